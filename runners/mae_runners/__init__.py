@@ -1,0 +1,1 @@
+"""The doing: models, training, evaluation, deployment. The only room that imports torch."""

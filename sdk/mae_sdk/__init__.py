@@ -1,0 +1,1 @@
+"""The caller's side: plans, jobs, data, AutoML. No torch."""

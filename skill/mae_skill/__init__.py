@@ -1,0 +1,1 @@
+"""The contract as code: spec models, schemas, recipes, errors. No torch, no network."""

@@ -1,0 +1,193 @@
+"""Every error a user can cause.
+
+::
+
+    MaeError                      code                exit
+    ├── SpecError                 spec_invalid           2   one or more fields of a spec are wrong (all reported together)
+    ├── UsageError                usage                  2   the call itself is wrong: unknown action, option, policy word
+    ├── DataError                 data                   3   a data source is missing, empty, hostile or corrupt
+    ├── NotFoundError             not_found              4   a job, checkpoint, bundle or file does not exist
+    ├── CheckpointError           checkpoint             4   a checkpoint exists but cannot be used (wrong arch, key, format)
+    ├── JobFailedError            job_failed             5   the job ended in ERROR
+    ├── JobCanceledError          job_canceled           6   the job was cancelled
+    ├── DependencyError           missing_dependency     7   an optional package, library or device is missing
+    ├── StorageError              storage                8   storage or network failed (retryable)
+    └── PreemptedError            preempted             75   stopped by the scheduler after saving; resumable
+
+Anything else that reaches the command line is a fault of ours: exit 1. An interrupt (Ctrl-C) is exit 130.
+Codes are stable: agents may match on them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class MaeError(Exception):
+    """An error that the user can mend.
+
+    Args:
+        message: one sentence that says what is wrong.
+        field: dotted spec key or option name, where there is one.
+        got: the offending value.
+        expected: what would have been accepted.
+        hint: how to mend it.
+        retryable: whether the same call may succeed later unchanged.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        got: Any = None,
+        expected: str | None = None,
+        hint: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+        self.retryable = self.default_retryable if retryable is None else retryable
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as plain JSON types: ``code, message, field, got, expected, hint, retryable, exit_code``."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+            "got": _jsonable(self.got),
+            "expected": self.expected,
+            "hint": self.hint,
+            "retryable": self.retryable,
+            "exit_code": self.exit_code,
+        }
+
+    def __str__(self) -> str:
+        head = f"{self.field}: {self.message}" if self.field else self.message
+        lines = [head]
+        if self.got is not None:
+            lines.append(f"  got:      {_short(self.got)}")
+        if self.expected:
+            lines.append(f"  expected: {self.expected}")
+        if self.hint:
+            lines.append(f"  hint:     {self.hint}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword-only arguments do not pickle by default; loader workers and pools need them to.
+        return (_rebuild, (type(self), self.__dict__, self.args))
+
+
+def _rebuild(cls: type[MaeError], state: dict[str, Any], args: tuple[Any, ...]) -> MaeError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class SpecError(MaeError):
+    """One or more fields of a spec are wrong. ``problems`` holds one `MaeError` a field; all are reported at once."""
+
+    code = "spec_invalid"
+    exit_code = 2
+
+    def __init__(self, message: str, *, problems: Sequence[MaeError] = (), **details: Any) -> None:
+        super().__init__(message, **details)
+        self.problems: list[MaeError] = list(problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "problems": [problem.to_dict() for problem in self.problems]}
+
+    def __str__(self) -> str:
+        if not self.problems:
+            return super().__str__()
+        count = len(self.problems)
+        return "\n".join([f"{count} error{'s' if count != 1 else ''} in the spec", *(str(problem) for problem in self.problems)])
+
+
+class UsageError(MaeError):
+    """The call itself is wrong: an unknown action, option or policy word."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class DataError(MaeError):
+    """A data source is missing, empty, hostile or corrupt."""
+
+    code = "data"
+    exit_code = 3
+
+
+class NotFoundError(MaeError):
+    """A job, checkpoint, bundle or file does not exist."""
+
+    code = "not_found"
+    exit_code = 4
+
+
+class CheckpointError(MaeError):
+    """A checkpoint exists but cannot be used: wrong architecture, wrong key, unreadable, too little of it matched."""
+
+    code = "checkpoint"
+    exit_code = 4
+
+
+class JobFailedError(MaeError):
+    """The job ended in ERROR."""
+
+    code = "job_failed"
+    exit_code = 5
+
+
+class JobCanceledError(MaeError):
+    """The job was cancelled."""
+
+    code = "job_canceled"
+    exit_code = 6
+
+
+class DependencyError(MaeError):
+    """An optional package, a library or a device that the request needs is missing."""
+
+    code = "missing_dependency"
+    exit_code = 7
+
+
+class StorageError(MaeError):
+    """Storage or network failed; the same call may succeed later."""
+
+    code = "storage"
+    exit_code = 8
+    default_retryable = True
+
+
+class PreemptedError(MaeError):
+    """Stopped by the scheduler after saving; a new attempt resumes."""
+
+    code = "preempted"
+    exit_code = 75
+    default_retryable = True
+
+
+def _jsonable(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
+
+
+def _short(value: Any, limit: int = 200) -> str:
+    text = json.dumps(value) if isinstance(value, (str, int, float, bool, list, dict)) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
