@@ -1,0 +1,195 @@
+"""``python -m mae_runners <action> -e spec.yaml [key=value …]``: one action, in this process or as ranks of one run.
+
+Exit codes are those of `mae_skill.errors`; 75 = preempted after saving. Errors leave `<results_dir>/error.json`;
+success leaves `<results_dir>/<action>/result.json`, written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import MaeError, PreemptedError, UsageError
+
+ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+DISTRIBUTED = ("train", "evaluate", "inference")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one action and returns the process exit code."""
+    parser = argparse.ArgumentParser(prog="python -m mae_runners", description="Run one MAE action.")
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("-e", "--experiment_spec", required=True, metavar="FILE", help="spec file, YAML or JSON; - reads standard input")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, such as train.num_epochs=2")
+    args = parser.parse_intermixed_args(argv)
+    folder: Path | None = None
+    context: Any = None
+    try:
+        resolved, provenance = resolve(args.action, args.experiment_spec, args.overrides)
+        from mae_skill.spec import ExperimentSpec
+
+        spec = ExperimentSpec.model_validate(resolved)
+        from mae_runners.context import job_dir_of
+
+        folder = job_dir_of(spec)
+        ranks = ranks_to_start(args.action, spec)
+        if ranks is not None:
+            return start_ranks(args.action, resolved, ranks, folder)
+        from mae_runners.context import make_context
+
+        context = make_context(args.action, spec, provenance)
+        run_action(args.action, spec, context)
+        return 0
+    except PreemptedError as error:
+        if context is not None:
+            context.status.running(error.message)
+        print(error, file=sys.stderr)
+        return leave(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return leave(130)
+    except MaeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        record_failure(folder, error.to_dict(), context)
+        return leave(error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        fault = {
+            "code": "internal",
+            "message": f"{type(error).__name__}: {error}",
+            "field": None,
+            "got": None,
+            "expected": None,
+            "hint": "this is a fault of the program; the log holds the traceback",
+            "retryable": False,
+            "exit_code": 1,
+        }
+        record_failure(folder, fault, context)
+        return leave(1)
+
+
+def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once."""
+    from mae_skill import knowledge
+    from mae_skill.bundle import Bundle
+    from mae_skill.errors import SpecError
+    from mae_skill.merge import merge
+    from mae_skill.overrides import parse_override, set_dotted
+    from mae_skill.reader import read_spec
+    from mae_skill.validate import check
+
+    bundle = Bundle.load(None)
+    schema = bundle.schema(action)
+    given: dict[str, Any] = {}
+    for text in overrides:
+        key, value = parse_override(text)
+        if key == "encryption_key" and value and not str(value).startswith("env:"):
+            raise UsageError(
+                "a key on a command line is visible to everybody on the machine",
+                field="encryption_key",
+                hint="export MAE_ENCRYPTION_KEY and pass encryption_key=env:MAE_ENCRYPTION_KEY",
+            )
+        set_dotted(given, key, value)
+    merged = merge([("file", read_spec(source)), ("override", given)], schema)
+    check(merged.spec, schema)
+    errors, warnings = knowledge.check(action, merged.spec, merged.provenance, {})
+    if errors:
+        raise SpecError(f"the {action} spec has {len(errors)} problem(s)", problems=errors)
+    if int(os.environ.get("RANK", 0)) == 0:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    return merged.spec, merged.provenance
+
+
+def ranks_to_start(action: str, spec: Any) -> int | None:
+    """How many ranks this process has to start on this node, or None when it is itself the (only) rank."""
+    if "RANK" in os.environ or action not in DISTRIBUTED:
+        return None
+    from mae_runners.context import device_kind, processes_per_node
+
+    section = getattr(spec, action)
+    count = int(os.environ.get("NUM_GPU_PER_NODE") or 0) or processes_per_node(section)
+    nodes = max(int(getattr(section, "num_nodes", 1) or 1), int(os.environ.get("WORLD_SIZE") or 1))
+    if count * nodes == 1:
+        return None
+    device_kind(spec, action)  # more devices than exist is an error before any rank starts
+    return count
+
+
+def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path) -> int:
+    """Runs this action again as `count` ranks and returns their common exit code. The key travels by environment only."""
+    from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
+    from mae_sdk.supervisor import run_ranks
+
+    env = dict(os.environ)
+    key = resolve_key(resolved.get("encryption_key"))
+    if key:
+        env[ENCRYPTION_VARIABLE] = key
+        resolved = {**resolved, "encryption_key": f"env:{ENCRYPTION_VARIABLE}"}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
+        path = Path(temporary) / "spec.json"
+        path.write_text(json.dumps(resolved))
+        return int(run_ranks([sys.executable, "-m", "mae_runners", action, "-e", str(path)], count, env))
+
+
+def run_action(action: str, spec: Any, context: Any) -> dict[str, Any]:
+    """Runs the action and writes `result.json` last; only rank 0 writes."""
+    module = importlib.import_module(f"mae_runners.actions.{action}")
+    (context.results_dir / "error.json").unlink(missing_ok=True)
+    context.status.started(f"{action} started")
+    result: dict[str, Any] = module.run(spec, context)
+    if context.is_main:
+        context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
+        write_json(context.action_dir / "result.json", result)
+        if context.action_dir != context.results_dir / action:  # the job folder's contract names this path
+            write_json(context.results_dir / action / "result.json", result)
+    return result
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON by temporary file and rename. NaN is refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False))
+    temporary.replace(path)
+
+
+def record_failure(folder: Path | None, error: dict[str, Any], context: Any) -> None:
+    """Leaves `error.json` (the first rank to fail wins) and a FAILURE line."""
+    if folder is None:
+        job = os.environ.get("MAE_JOB_DIR")
+        if not job:
+            return
+        folder = Path(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "error.json"
+    attempt = os.environ.get("MAE_ATTEMPT")
+    if context is not None and context.world_size > 1 and target.exists():
+        return
+    write_json(
+        target, {**error, "rank": int(os.environ.get("RANK", 0)), **({"attempt": int(attempt)} if attempt and attempt.isdigit() else {})}
+    )
+    if context is not None:
+        context.status.failure(error["message"], error=error)
+
+
+def leave(code: int) -> int:
+    """The exit code; a failed rank leaves at once, since tearing down a process group that others still use can hang."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

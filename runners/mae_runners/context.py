@@ -1,0 +1,259 @@
+"""What an action is given beside its spec: where to write, which rank it is, on which device, whom to tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae_skill.errors import DependencyError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mae_skill.spec import ExperimentSpec
+
+ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
+LINE_INTERVAL_S = 5.0  # without a terminal: at most one progress line in this many seconds
+
+
+class QuietStatus:
+    """The status writer of every rank but the first: there is one `status.json`, and one writer of it."""
+
+    def started(self, message: str, **fields: Any) -> None: ...
+
+    def running(self, message: str, **fields: Any) -> None: ...
+
+    def success(self, message: str, **fields: Any) -> None: ...
+
+    def failure(self, message: str, **fields: Any) -> None: ...
+
+
+class Progress:
+    """Counts steps: a bar on a terminal, one JSON line every few seconds otherwise, nothing on ranks above 0."""
+
+    def __init__(self, total: int, description: str, *, enabled: bool, initial: int = 0) -> None:
+        self.total, self.description, self.done, self.enabled = total, description, initial, enabled
+        self._bar: Any = None
+        self._last_line = time.monotonic()
+        if enabled and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[values]}"),
+            )
+            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(description, total=total, completed=initial, values="")
+            self._bar.start()
+
+    def advance(self, count: int = 1, **values: float) -> None:
+        """Counts `count` more steps and shows `values` (name → number) beside them."""
+        self.done += count
+        if self._bar is not None:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._bar.update(self._task, completed=self.done, values=shown)
+        elif self.enabled and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
+            self._last_line = time.monotonic()
+            line = {"progress": self.description, "done": self.done, "total": self.total}
+            line |= {name: round(float(value), 6) for name, value in values.items() if value == value}
+            print(json.dumps(line), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+@dataclass
+class RunContext:
+    """Where and as what an action runs.
+
+    Attributes:
+        action: the action's name.
+        results_dir: the job folder (holds `status.json`, `error.json`, one folder an action).
+        action_dir: `results_dir/<action>`, or `<action>.results_dir` of the spec.
+        rank, local_rank, world_size: this process among all processes of the run.
+        device: the torch device of this process.
+        status: the writer of `status.json`; does nothing on ranks above 0.
+        encryption_key: the key for checkpoints at rest, already resolved; None = not encrypted.
+        provenance: dotted spec key → where its value came from (`default`, `file`, `override` …).
+    """
+
+    action: str
+    results_dir: Path
+    action_dir: Path
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    status: Any
+    encryption_key: str | None = field(default=None, repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def log(self, message: str) -> None:
+        """Says one line to people, once (rank 0), on stderr."""
+        if self.is_main:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        self.log(f"warning: {message}")
+
+    @contextmanager
+    def progress(self, total: int, description: str, initial: int = 0) -> Iterator[Progress]:
+        """A progress display for `total` steps: a bar on a terminal, JSON lines otherwise."""
+        progress = Progress(total, description, enabled=self.is_main, initial=initial)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+
+def make_context(action: str, spec: ExperimentSpec, provenance: dict[str, Any] | None = None) -> RunContext:
+    """The context of this process, from the spec and the torchelastic variables the supervisor sets.
+
+    Raises:
+        DependencyError: the spec asks for a GPU and there is none.
+    """
+    import torch
+
+    rank, local_rank, world_size = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+    )
+    if "RANK" not in os.environ:
+        world_size = 1  # an orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone
+    results_dir = job_dir_of(spec)
+    section = getattr(spec, action, None)
+    own = getattr(section, "results_dir", None)
+    action_dir = Path(own) if own else results_dir / action
+    action_dir.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        from mae_sdk.jobfolder.status import StatusWriter
+
+        status: Any = StatusWriter(results_dir / "status.json")
+    else:
+        status = QuietStatus()
+    kind, why = device_kind(spec, action)
+    if kind == "gpu":
+        ids = device_ids(section)
+        index = ids[local_rank] if local_rank < len(ids) else local_rank
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    context = RunContext(
+        action=action,
+        results_dir=results_dir,
+        action_dir=action_dir,
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        device=device,
+        status=status,
+        encryption_key=resolve_key(spec.encryption_key),
+        provenance=provenance or {},
+    )
+    if why:
+        context.log(why)
+    return context
+
+
+def job_dir_of(spec: ExperimentSpec) -> Path:
+    """The job folder: the supervisor's, else `results_dir` of the spec, else `./results`."""
+    return Path(spec.results_dir or os.environ.get("MAE_JOB_DIR") or "results").expanduser().absolute()
+
+
+def device_ids(section: Any) -> list[int]:
+    """The device indices a section asks for: `gpu_ids`, stretched when `num_gpus` is larger (the documented reconciliation)."""
+    ids = list(getattr(section, "gpu_ids", None) or [])
+    single = getattr(section, "gpu_id", None)
+    if not ids and single is not None:
+        ids = [int(single)]
+    wanted = max(int(getattr(section, "num_gpus", 1) or 1), len(ids))
+    candidate = 0
+    while len(ids) < wanted:
+        if candidate not in ids:
+            ids.append(candidate)
+        candidate += 1
+    return ids
+
+
+def processes_per_node(section: Any) -> int:
+    """How many processes a node runs: the larger of `num_gpus` and the length of `gpu_ids`."""
+    return len(device_ids(section))
+
+
+def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
+    """("gpu" | "cpu", a sentence to say or None) for `train.accelerator`, the action's devices and what this machine has.
+
+    Raises:
+        DependencyError: a GPU, or more GPUs than exist, are asked for.
+    """
+    wanted = spec.train.accelerator
+    if wanted == "cpu":
+        return "cpu", None
+    import torch
+
+    section = getattr(spec, action, None)
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    field_name = f"{action}.gpu_ids" if list(getattr(section, "gpu_ids", None) or [0]) != [0] else f"{action}.num_gpus"
+    ids = device_ids(section)
+    if available == 0:
+        if wanted == "gpu":
+            raise DependencyError(
+                "there is no usable GPU on this machine", field="train.accelerator", got="gpu", hint="set train.accelerator to cpu or auto"
+            )
+        if len(ids) > 1:
+            raise DependencyError(
+                f"{len(ids)} devices are asked for and this machine has no GPU",
+                field=field_name,
+                got=len(ids),
+                expected="1",
+                hint="set train.accelerator=cpu to run that many CPU processes",
+            )
+        return "cpu", "accelerator auto: no GPU found, running as one CPU process"
+    if max(ids) >= available:
+        raise DependencyError(
+            f"device {max(ids)} is asked for and this machine has {available}",
+            field=field_name,
+            got=ids,
+            expected=f"indices below {available}",
+            hint="lower num_gpus, or name existing devices in gpu_ids",
+        )
+    return "gpu", None
+
+
+def resolve_key(value: str | None) -> str | None:
+    """The encryption key behind `encryption_key`: `env:NAME` reads the variable; a literal is taken as it is; empty = no encryption.
+
+    Raises:
+        UsageError: the variable that the reference names is not set.
+    """
+    if not value:
+        return None
+    if value.startswith("env:"):
+        name = value[4:]
+        if not os.environ.get(name):
+            raise UsageError(
+                f"the environment variable {name} is not set",
+                field="encryption_key",
+                got=value,
+                hint=f"export {name}, or clear encryption_key",
+            )
+        return os.environ[name]
+    return value
