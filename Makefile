@@ -1,0 +1,45 @@
+# Every target is self-sufficient: it builds .venv from nothing first, and again when the dependencies change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+K ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two test workers share the cores with the processes they start: more threads each only makes them wait.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: quickstart test test-long lint bench docs clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+# The whole chain on real digits: about six minutes on two cores. Results land in quickstart-out/.
+quickstart: $(STAMP)
+	OMP_NUM_THREADS= $(BIN)/python examples/quickstart.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Slow suites by area: make test-long K=chaos (or sweep, notebooks, docs, rtx, db, fuzz, parity, curves, bench). Without K: all of them.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config --import-mode=importlib" --timeout 1800 tests/long$(if $(K),/$(K))
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mae skill generate --check
+
+bench: $(STAMP)
+	set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+# The API reference, into site/.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) build dist site quickstart-out .pytest_cache .mypy_cache .ruff_cache
