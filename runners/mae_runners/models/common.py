@@ -1,0 +1,133 @@
+"""Services that the training loop asks of every model: layer ids, weight decay, freezing, gradient checkpointing, fused attention."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from mae_skill.errors import SpecError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+
+class Backbone(nn.Module):
+    """An encoder with timm's parameter names.
+
+    ``num_features``: width of its output. ``block_classes``: modules that FSDP and activation checkpointing may treat as units.
+    """
+
+    num_features: int
+    grad_checkpointing: bool = False
+    block_classes: tuple[type[nn.Module], ...] = ()
+
+    def layer_id(self, name: str) -> tuple[int, int]:
+        """``(layer id, number of layers)`` of the parameter ``name`` for layer-wise decay: its rate is scaled by ``decay^(layers −
+        id)``."""
+        raise NotImplementedError
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Four feature maps ``[B, C_i, h_i, w_i]``, finest first."""
+        raise NotImplementedError
+
+
+def run_block(encoder: Any, block: Callable[..., T], *args: Any) -> T:
+    """``block(*args)``, recomputed in the backward pass when ``encoder.grad_checkpointing`` is on."""
+    if encoder.grad_checkpointing and encoder.training and torch.is_grad_enabled():
+        result: T = checkpoint(block, *args, use_reentrant=False)
+        return result
+    return block(*args)
+
+
+class Backboned(nn.Module):
+    """A model around ``self.encoder``; ``config`` (plain JSON) is enough to build it again."""
+
+    encoder: Any  # a Backbone, or a timm model with the same duties
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.input_size: tuple[int, int] = (int(config["input_size"][0]), int(config["input_size"][1]))
+
+    @property
+    def arch(self) -> str:
+        """The name of the architecture, as in ``model.arch``."""
+        return str(self.config["arch"])
+
+    @property
+    def block_classes(self) -> tuple[type[nn.Module], ...]:
+        """Classes of the repeated blocks: the units for FSDP."""
+        return tuple({type(block) for block in self.encoder.blocks_in_order()})
+
+    def head_parameter_names(self) -> set[str]:
+        """Names of the parameters that are not backbone."""
+        raise NotImplementedError
+
+    def layer_ids(self) -> dict[str, tuple[int, int]]:
+        """Parameter name → ``(layer id, number of layers)``; what is not backbone has the last id, scale 1."""
+        heads = self.head_parameter_names()
+        last = self.encoder.layer_id("head.")[1]
+        return {
+            name: (last, last) if name in heads or not name.startswith("encoder.") else self.encoder.layer_id(name.removeprefix("encoder."))
+            for name, _ in self.named_parameters()
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay: one-dimensional ones (norms, biases, GRN), tokens and position embeddings."""
+        tokens = ("pos_embed", "cls_token", "mask_token", "decoder_pos_embed")
+        return {name for name, parameter in self.named_parameters() if parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in tokens}
+
+    def freeze(self, names: Iterable[str]) -> list[str]:
+        """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix may be left out); returns the frozen
+        parameters.
+
+        Raises:
+            SpecError: a name is not in the model, or nothing trainable is left.
+        """
+        modules = [name for name, _ in self.named_modules() if name] + [name for name, _ in self.named_parameters()]
+        frozen: list[str] = []
+        for wanted in names:
+            full = next((name for name in (wanted, f"encoder.{wanted}") if name in modules), None)
+            if full is None:
+                close = difflib.get_close_matches(wanted, [name.removeprefix("encoder.") for name in modules], n=3)
+                raise SpecError(
+                    "no module of the model has this name",
+                    field="train.freeze",
+                    got=wanted,
+                    expected="names of modules or parameters of the model",
+                    hint=f"did you mean {', '.join(close)}?"
+                    if close
+                    else f"top level: {', '.join(sorted({m.split('.')[0] for m in modules}))}",
+                )
+            frozen += [name for name, _ in self.named_parameters() if name == full or name.startswith(f"{full}.")]
+        parameters = dict(self.named_parameters())
+        for name in frozen:
+            parameters[name].requires_grad_(False)
+        if frozen and not any(parameter.requires_grad for parameter in parameters.values()):
+            raise SpecError(
+                "every parameter of the model would be frozen", field="train.freeze", got=list(names), hint="leave at least the head out"
+            )
+        return sorted(set(frozen))
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations of the encoder's blocks in the backward pass: less memory, about a third more time."""
+        self.encoder.grad_checkpointing = enabled
+
+    def set_fused_attention(self, enabled: bool) -> None:
+        """Use the fused attention kernel (default) or plain matrix products (exports to opsets below 14 need these)."""
+        for module in self.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = enabled
+
+
+def transformer_layer_id(name: str, depth: int) -> tuple[int, int]:
+    """Layer ids of a transformer: embeddings 0, block i → i + 1, the rest ``depth + 1`` (BEiT's rule, as MAE fine-tunes)."""
+    layers = depth + 1
+    if name.startswith(("cls_token", "pos_embed", "patch_embed")):
+        return 0, layers
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1, layers
+    return layers, layers

@@ -1,0 +1,118 @@
+"""Masks, gather and scatter by index, and image patches: the arithmetic that the three families share.
+
+A mask is drawn from noise ``[B, L]``: the units with the smallest noise stay visible (He et al., arXiv 2111.06377). The count of
+visible units is the same for every sample, so everything after it is a gather with a fixed shape, never boolean indexing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Mask(NamedTuple):
+    """Which units a sample shows. ``visible [B, K]`` and ``hidden [B, M]`` are ascending unit indices; ``hidden_map [B, L]`` is True
+    where hidden."""
+
+    visible: Tensor
+    hidden: Tensor
+    hidden_map: Tensor
+
+
+def visible_count(units: int, mask_ratio: float) -> int:
+    """``floor(units × (1 − mask_ratio))``, between 1 and ``units − 1``.
+
+    A tolerance keeps 10 units at ratio 0.9 at one visible unit: in binary, ``10 × (1 − 0.9)`` falls just short of 1.
+    """
+    return max(1, min(units - 1, math.floor(units * (1.0 - mask_ratio) + 1e-6)))
+
+
+def draw_mask(noise: Tensor, mask_ratio: float) -> Mask:
+    """The mask that ``noise [B, L]`` stands for. Ties fall to the lower index."""
+    keep = visible_count(noise.shape[1], mask_ratio)
+    order = noise.argsort(dim=1, stable=True)
+    visible = order[:, :keep].sort(dim=1).values
+    hidden = order[:, keep:].sort(dim=1).values
+    hidden_map = torch.ones(noise.shape, dtype=torch.bool, device=noise.device).scatter(1, visible, False)
+    return Mask(visible, hidden, hidden_map)
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``x [B, N, …]`` at ``index [B, K]`` → ``[B, K, …]``."""
+    shape = index.shape + (1,) * (x.dim() - 2)
+    return x.gather(1, index.view(shape).expand(-1, -1, *x.shape[2:]))
+
+
+def put(base: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """``base [B, N, …]`` with ``rows [B, K, …]`` at ``index [B, K]``; out of place."""
+    shape = index.shape + (1,) * (base.dim() - 2)
+    return base.scatter(1, index.view(shape).expand(-1, -1, *base.shape[2:]), rows)
+
+
+def take_patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
+    """The square patches ``index [B, K]`` (row-major) of ``images [B, C, H, W]`` → ``[B, K, C, patch, patch]``; the rest is not copied."""
+    batch, channels, height, width = images.shape
+    columns = width // patch
+    view = images.view(batch, channels, height // patch, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+    sample = torch.arange(batch, device=images.device).unsqueeze(1)
+    return view[sample, index // columns, index % columns]
+
+
+def put_patches(images: Tensor, index: Tensor, patches: Tensor) -> Tensor:
+    """``images [B, C, H, W]`` with the patches ``index [B, K]`` replaced by ``patches [B, K, C, p, p]``; out of place."""
+    batch, channels, height, width = images.shape
+    patch = patches.shape[-1]
+    columns = width // patch
+    out = images.clone().contiguous()
+    view = out.view(batch, channels, height // patch, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+    sample = torch.arange(batch, device=images.device).unsqueeze(1)
+    view[sample, index // columns, index % columns] = patches.to(out.dtype)
+    return out
+
+
+def patch_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (unbiased variance + 1e-6) of each patch, over the last dimension, kept."""
+    return target.mean(dim=-1, keepdim=True), (target.var(dim=-1, keepdim=True) + 1.0e-6).sqrt()
+
+
+class _Scatter(torch.autograd.Function):
+    """Rows into a zero grid. The rows are unique, so the gradient is a plain gather: no atomic adds."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.new_zeros(size, rows.shape[1]).index_copy_(0, index, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return grads[0].contiguous().index_select(0, index), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a grid. The rows are unique, so the gradient is a plain scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = grid.shape[0]
+        return grid.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        return grad.new_zeros(ctx.size, grad.shape[1]).index_copy_(0, index, grad), None
+
+
+def scatter_rows(rows: Tensor, index: Tensor, size: int) -> Tensor:
+    """``rows [R, C]`` at the unique positions ``index [R]`` of a zero grid ``[size, C]``."""
+    return _Scatter.apply(rows, index, size)
+
+
+def gather_rows(grid: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``grid [S, C]`` at the unique positions ``index [R]`` → ``[R, C]``."""
+    return _Gather.apply(grid, index)

@@ -1,0 +1,170 @@
+"""From the spec to a model: one place where the families are told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mae_skill.archs import Arch, get_arch
+from mae_skill.errors import SpecError
+
+from .classifier import Classifier
+from .common import Backboned
+from .convnext import ConvNextBackbone
+from .fcmae import FcMae
+from .hiera import HieraBackbone
+from .hiera_mae import HieraMae
+from .mae import MaskedAutoencoder
+from .vit import VitBackbone
+from .vit_mae import VitMae
+
+_MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
+DECODER_HEADS = 16
+_SHAPE_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+
+
+def size_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """``size`` or ``[height, width]`` as ``(height, width)``."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
+def build_mae(model_spec: Any, train_spec: Any, input_size: int | Sequence[int]) -> MaskedAutoencoder:
+    """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the decoder's shape does not work.
+    """
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "mask_ratio": float(train_spec.mask_ratio),
+        "norm_pix_loss": bool(train_spec.norm_pix_loss),
+        "decoder_depth": int(model_spec.decoder_depth),
+        "decoder_embed_dim": int(model_spec.decoder_embed_dim),
+        "decoder_num_heads": int(model_spec.decoder_num_heads or DECODER_HEADS),
+        "decoder_mlp_ratio": float(model_spec.decoder_mlp_ratio),
+    }
+    model = build_from_config(config)
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classifier:
+    """The classifier of ``model`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the shape does not work.
+    """
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "num_classes": int(model_spec.num_classes),
+        "drop_path_rate": float(model_spec.drop_path_rate),
+    }
+    model = build_from_config(config)
+    assert isinstance(model, Classifier)
+    return model
+
+
+def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[str, Any]:
+    shape = {name: getattr(model_spec, name, None) for name in _SHAPE_FIELDS}
+    return {
+        "arch": str(model_spec.arch),
+        "input_size": list(size_pair(input_size)),
+        "global_pool": bool(model_spec.global_pool),
+        **{name: value for name, value in shape.items() if value is not None},
+    }
+
+
+def build_from_config(config: Mapping[str, Any]) -> Backboned:
+    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else a classifier."""
+    arch = get_arch(config["arch"])
+    size = size_pair(config["input_size"])
+    _check_size(arch, size)
+    config = {**config, "input_size": list(size)}
+    if "mask_ratio" in config:
+        _check_decoder(arch, config)
+        return _MAE[arch.family](build_encoder(config, pretraining=True), config)
+    return Classifier(build_encoder(config, pretraining=False), config)
+
+
+def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
+    """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice instead of three times."""
+    arch = get_arch(config["arch"])
+    size = size_pair(config["input_size"])
+    classes = 0 if pretraining else int(config["num_classes"])
+    drop_path = 0.0 if pretraining else float(config.get("drop_path_rate", 0.0))
+    mean_pool = bool(config["global_pool"])
+    overrides = {name: config[name] for name in _SHAPE_FIELDS if config.get(name) is not None}
+    if arch.family == "vit":
+        dim, heads = int(overrides.get("embed_dim", arch.dims[0])), int(overrides.get("num_heads", arch.heads))
+        if dim % heads or dim % 4:
+            raise SpecError(
+                "the width must be a multiple of 4 and of the number of heads",
+                field="model.embed_dim",
+                got=dim,
+                expected=f"a multiple of {math.lcm(4, heads)}",
+            )
+        return VitBackbone(
+            size,
+            patch=arch.patch,
+            embed_dim=dim,
+            depth=int(overrides.get("depth", arch.depths[0])),
+            num_heads=heads,
+            mlp_ratio=float(overrides.get("mlp_ratio", arch.mlp_ratio)),
+            num_classes=classes,
+            # The autoencoder needs the final norm on all tokens, which timm keeps under token pooling.
+            pool="avg" if mean_pool and not pretraining else "token",
+            drop_path=drop_path,
+        )
+    if overrides:
+        raise SpecError(
+            "only ViT architectures take shape overrides", field=f"model.{min(overrides)}", got=arch.name, hint="leave the field null"
+        )
+    pool = "avg" if mean_pool else "max"
+    if arch.family == "convnextv2":
+        return ConvNextBackbone(depths=arch.depths, dims=arch.dims, num_classes=classes, pool=pool, drop_path=drop_path)
+    return HieraBackbone(
+        size,
+        embed_dim=arch.dims[0],
+        num_heads=arch.heads,
+        stages=arch.depths,
+        q_pool=2 if pretraining else 3,
+        num_classes=classes,
+        pool=pool,
+        drop_path=drop_path,
+    )
+
+
+def _check_size(arch: Arch, size: tuple[int, int]) -> None:
+    if any(side < arch.unit or side % arch.unit for side in size):
+        near = [max(arch.unit, round(side / arch.unit) * arch.unit) for side in size]
+        raise SpecError(
+            f"{arch.name} cannot take this input size",
+            field="dataset.augmentation.input_size",
+            got=list(size),
+            expected=f"height and width as multiples of {arch.unit}",
+            hint=f"the nearest is {near}",
+        )
+
+
+def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
+    rows, columns = arch.grid(size_pair(config["input_size"]))
+    if rows * columns < 2:
+        raise SpecError(
+            "one mask unit cannot be both seen and predicted",
+            field="dataset.augmentation.input_size",
+            got=config["input_size"],
+            expected=f"at least two units of {arch.unit} pixels",
+        )
+    width, heads = config["decoder_embed_dim"], config["decoder_num_heads"]
+    if arch.family != "convnextv2" and (width % heads or width % 4):
+        raise SpecError(
+            "the decoder's width must be a multiple of 4 and of its number of heads",
+            field="model.decoder_embed_dim",
+            got=width,
+            expected=f"a multiple of {math.lcm(4, heads)}",
+            hint="change model.decoder_embed_dim or model.decoder_num_heads",
+        )
