@@ -1,0 +1,160 @@
+"""URLs of data and results: telling local from remote, joining, redaction, and the file system behind one.
+
+A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, ``https://…``, ``memory://…``). ``file://`` counts as local.
+fsspec and s3fs load only when a remote URL is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mae_skill.errors import DependencyError, UsageError
+
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_SECRET_QUERY = re.compile(
+    r"(?i)(^|&)(x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|signature|sig|expires|token|access_token|key|secret)=[^&]*"
+)
+_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE)
+
+_filesystems: dict[tuple[Any, ...], Any] = {}
+_filesystems_lock = threading.Lock()
+
+
+def scheme(url: str | os.PathLike[str]) -> str | None:
+    """The lower-case scheme of a remote URL; ``None`` for local paths and ``file://`` URLs."""
+    match = _SCHEME.match(os.fspath(url))
+    name = match.group(1).lower() if match else None
+    return None if name in (None, "file", "local") else name
+
+
+def is_remote(url: str | os.PathLike[str]) -> bool:
+    """Whether ``url`` needs a network or an fsspec file system."""
+    return scheme(url) is not None
+
+
+def local_path(url: str | os.PathLike[str]) -> Path:
+    """The path behind a local path or ``file://`` URL."""
+    text = os.fspath(url)
+    if is_remote(text):
+        raise UsageError("this URL is not local", got=redact(text), expected="a path or a file:// URL")
+    match = _SCHEME.match(text)
+    return Path(text[match.end() :] if match else text).expanduser()
+
+
+def join(root: str | os.PathLike[str], *parts: str) -> str:
+    """``root`` with ``parts`` below it; parts are relative and may hold ``/``.
+
+    Raises:
+        UsageError: a part is absolute or climbs with ``..``.
+    """
+    text = os.fspath(root)
+    for part in parts:
+        pieces = PurePosixPath(part)
+        if pieces.is_absolute() or ".." in pieces.parts or _SCHEME.match(part):
+            raise UsageError("a path below a root must be relative, without '..'", got=part)
+    tail = "/".join(str(PurePosixPath(part)) for part in parts if part not in ("", "."))
+    if not tail:
+        return text
+    if is_remote(text):
+        base, query = (text.split("?", 1) + [""])[:2] if scheme(text) in ("http", "https") else (text, "")
+        return base.rstrip("/") + "/" + tail + (f"?{query}" if query else "")
+    return str(Path(text) / tail)
+
+
+def name_of(url: str | os.PathLike[str]) -> str:
+    """The last component of a URL's path, without query."""
+    text = os.fspath(url)
+    path = urlsplit(text).path if scheme(text) in ("http", "https") else text
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def is_archive(url: str | os.PathLike[str]) -> bool:
+    """Whether the name ends as one of the archive formats, in any case."""
+    return bool(_ARCHIVE.search(name_of(url)))
+
+
+def redact(url: str | os.PathLike[str]) -> str:
+    """The URL without user, password and signed query: fit for logs, errors and records."""
+    text = os.fspath(url)
+    if not is_remote(text):
+        return text
+    parts = urlsplit(text)
+    netloc = parts.netloc.rsplit("@", 1)[-1]
+    query = _SECRET_QUERY.sub(r"\1\2=…", parts.query)
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def unsigned(url: str) -> str:
+    """The URL without credentials or signature, so that two presigned URLs of one object are one."""
+    parts = urlsplit(url)
+    query = "&".join(piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece))
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, query, ""))
+
+
+def timeout_seconds() -> float:
+    """How long one request may stay silent before it counts as stalled (``MAE_STORAGE_TIMEOUT``, 30 s)."""
+    return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
+
+
+def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple[Any, str]:
+    """The fsspec file system of ``url`` and the path inside it.
+
+    One file system is kept per process, options and credentials in the environment: rotated credentials are seen at the next call.
+
+    Raises:
+        DependencyError: the package for this scheme is missing.
+        UsageError: fsspec does not know the scheme.
+    """
+    name = scheme(url) or "file"
+    options = dict(storage_options or {})
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))))
+    key = (os.getpid(), name, repr(sorted(options.items())), timeout_seconds(), environment)
+    try:
+        import fsspec
+
+        with _filesystems_lock:
+            fs = _filesystems.get(key)
+            if fs is None:
+                fs = _filesystems[key] = _make(fsspec, name, options)
+    except ImportError as error:
+        package = _EXTRA.get(name, f"the fsspec driver for {name}://")
+        extra = "s3" if name in ("s3", "s3a") else None
+        raise DependencyError(
+            f"reading {name}:// needs {package}",
+            got=redact(url),
+            hint=f"pip install 'mae-skill[{extra}]'" if extra else f"pip install {package}",
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"no file system for the scheme {name}://", got=redact(url), expected="a path or an fsspec URL such as s3://"
+        ) from error
+    return fs, fs._strip_protocol(url)
+
+
+def forget_filesystems() -> None:
+    """Drop kept file systems, so that the next call reads credentials anew."""
+    with _filesystems_lock:
+        _filesystems.clear()
+
+
+def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
+    if name not in ("s3", "s3a"):
+        return fsspec.filesystem(name, use_listings_cache=False, **options)
+    seconds = timeout_seconds()
+    config = {
+        "read_timeout": seconds,
+        "connect_timeout": min(seconds, 10.0),
+        "max_pool_connections": 64,
+        # Retries live in `transfer.attempt` alone: three layers of five attempts each turn one stall into minutes.
+        "retries": {"total_max_attempts": 1, "mode": "standard"},
+        **options.pop("config_kwargs", {}),
+    }
+    fs = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options)
+    fs.retries = 1
+    return fs
