@@ -1,0 +1,1 @@
+"""Artefacts: ONNX that is proven against torch, reduced precision, TensorRT engines, and what runs them."""
