@@ -1,0 +1,171 @@
+"""``mae``: one program for people, agents and schedulers.
+
+Commands load when they are called, so ``mae --help`` costs little more than Python and click. Data goes to stdout, talk to stderr;
+an error is text for people or, with ``--json``, one object on stderr. Exit codes are those of `mae_skill.errors`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+
+# name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that help imports no command.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "plan": ("run", "plan", "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing."),
+    "run": ("run", "run", "Launch exactly that job; --wait to stay with it."),
+    "jobs": ("jobs", "jobs", "list, status, logs, wait, cancel, resume, metrics, show"),
+    "get-spec": ("spec", "get_spec", "The spec template of an action, as YAML."),
+    "validate": ("spec", "validate", "Every error of a spec at once."),
+    "explain": ("spec", "explain", "What a spec field is, when it acts, where its default comes from."),
+    "diff": ("spec", "diff", "What differs between two specs."),
+    "inspect": ("data", "inspect", "A data source before it costs anything."),
+    "cache": ("data", "cache", "The archive cache: what it holds; `clear` empties it."),
+    "train": ("action", "train", "Train in the foreground, no job."),
+    "evaluate": ("action", "evaluate", "Evaluate in the foreground, no job."),
+    "inference": ("action", "inference", "Run inference in the foreground, no job."),
+    "export": ("action", "export", "Export to ONNX in the foreground, no job."),
+    "gen_trt_engine": ("action", "gen_trt_engine", "Build a TensorRT engine in the foreground, no job."),
+    "skill": ("skill", "skill", "The bundle: validate, generate, install."),
+    "mcp": ("skill", "mcp", "Serve these commands as MCP tools over stdio."),
+    "completion": ("skill", "completion", 'Shell completion: eval "$(mae completion bash)".'),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called, never for help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"mae_sdk.cli.{module}"), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = click.utils.make_str(args[0])
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            from mae_skill.errors import UsageError
+
+            raise UsageError(
+                "no such command",
+                field="command",
+                got=name,
+                expected=", ".join(self.list_commands(ctx)),
+                hint=did_you_mean(name, self.list_commands(ctx)),
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str | None:
+    """``did you mean 'x'?``, or None when nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"mae {version('mae-skill')}")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
+def cli() -> None:
+    """Masked-autoencoder pretraining and fine-tuning: plan, run, watch, chain.
+
+    \b
+    mae plan train --train-datasets s3://bucket/data/train     look before you launch
+    mae run  train --train-datasets s3://bucket/data/train     launch (AutoML unless --automl-policy off)
+    mae jobs status JOB                                        watch
+    mae run evaluate --parent JOB --eval-dataset s3://...      chain
+
+    Every command takes --json. Exit codes: 0 fine, 1 fault of ours, 2 spec or usage, 3 data, 4 not found, 5 job failed, 6 cancelled,
+    7 missing optional dependency, 8 storage or network, 75 preempted, 130 interrupted.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point: run one command and leave with its documented exit code."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    as_json = _wants_json(arguments)
+    try:
+        code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write('{"code": "interrupted", "message": "interrupted", "exit_code": 130}\n' if as_json else "interrupted\n")
+        code = 130
+    except BrokenPipeError:
+        # `mae … | head` closed the pipe: nothing went wrong, and the interpreter's own flush must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = _fail(error, as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    upto = arguments.index("--") if "--" in arguments else len(arguments)
+    return "--json" in arguments[:upto]
+
+
+def _fail(error: Exception, as_json: bool) -> int:
+    from mae_skill.errors import MaeError, UsageError
+
+    from .render import print_error
+
+    if isinstance(error, click.ClickException):
+        hint = None
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f"see `{error.ctx.command_path} --help`"
+        option = getattr(error, "option_name", None) or (error.param.opts[0] if getattr(error, "param", None) else None)  # type: ignore[attr-defined]
+        error = UsageError(error.format_message(), field=option, hint=hint)
+    if isinstance(error, MaeError):
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    return _fault(error, as_json)
+
+
+def _fault(error: Exception, as_json: bool) -> int:
+    """A bug of ours: the traceback for people, one object for machines, exit 1."""
+    import json
+    import traceback
+
+    if as_json:
+        where: Any = traceback.extract_tb(error.__traceback__)[-1]
+        document = {
+            "code": "internal",
+            "message": f"{type(error).__name__}: {error}",
+            "field": None,
+            "got": None,
+            "expected": None,
+            "hint": f"a fault of ours at {os.path.basename(where.filename)}:{where.lineno}; please report it",  # noqa: PTH119
+            "retryable": False,
+            "exit_code": 1,
+        }
+        sys.stderr.write(json.dumps(document) + "\n")
+    else:
+        traceback.print_exception(error)
+        sys.stderr.write("mae: that is a fault of ours, not of your input; please report the lines above\n")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

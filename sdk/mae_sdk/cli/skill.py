@@ -1,0 +1,141 @@
+"""``mae skill …``, ``mae mcp``, ``mae completion``: the bundle as agents and shells meet it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .render import emit, json_option
+
+AGENT_FOLDERS = {
+    "claude": "~/.claude/skills",
+    "codex": "~/.codex/skills",
+    "agents": "~/.agents/skills",
+    "cursor": "~/.cursor/skills",
+    "gemini": "~/.gemini/skills",
+}
+"""Where the usual agents look for skills."""
+
+
+@click.group()
+def skill() -> None:
+    """The bundle: validate, generate, install."""
+
+
+@skill.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@json_option
+def validate(directory: str | None, as_json: bool) -> None:
+    """Whether a bundle is whole: front matter, schemas, templates, skill_info, links. Exit 0 or 2."""
+    from mae_skill.errors import SpecError
+
+    from .bundle_check import check_bundle
+
+    root, problems = check_bundle(directory)
+    if problems:
+        raise SpecError("the bundle is not whole", problems=problems)
+    emit({"valid": True, "bundle": str(root)}, as_json=as_json, text=f"valid: {root}", next_commands=["mae skill install --dest DIR"])
+
+
+@skill.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 2 when a generated file is stale.")
+@json_option
+def generate(check: bool, as_json: bool) -> None:
+    """Write schemas, manifest, templates and tables from the models (a maintainer's command, in a checkout)."""
+    from mae_skill import generate as generator
+    from mae_skill.errors import SpecError
+
+    changed = [str(path) for path in generator.generate(check=check)]
+    if check and changed:
+        raise SpecError("generated files are stale", got=changed, hint="mae skill generate")
+    emit({"changed": changed, "checked": check}, as_json=as_json, text="\n".join(changed) or "everything is current")
+
+
+@skill.command()
+@click.option("--dest", metavar="DIR", help="The folder that holds skills; the bundle becomes a folder inside it.")
+@click.option(
+    "--agent", "agents", multiple=True, type=click.Choice(sorted(AGENT_FOLDERS)), help="An agent's own folder, by name; may be repeated."
+)
+@click.option("--force", is_flag=True, help="Replace an installed copy.")
+@json_option
+def install(dest: str | None, agents: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """Copy the bundle and its AutoML companion to where agents look for skills."""
+    from mae_skill.bundle import find_bundle_root
+    from mae_skill.errors import UsageError
+
+    targets = [Path(dest).expanduser()] if dest else []
+    targets += [Path(AGENT_FOLDERS[name]).expanduser() for name in agents]
+    if not targets:
+        raise UsageError("install where?", field="--dest", expected=f"a folder, or --agent {'|'.join(sorted(AGENT_FOLDERS))}")
+    root = Path(find_bundle_root())
+    installed = [str(path) for target in targets for path in install_bundle(root, target, force=force)]
+    missing = "" if shutil.which("mae") else "\n`mae` is not on PATH: the installed skill needs it (pip install 'mae-skill[train]')"
+    emit({"installed": installed, "mae_on_path": not missing}, as_json=as_json, text="\n".join(installed) + missing)
+
+
+def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Path]:
+    """Copy the bundle at ``root`` to ``target/<name>`` and the AutoML companion beside it; whole or not at all.
+
+    Raises:
+        UsageError: a copy is already there and ``force`` is false.
+    """
+    from mae_skill.errors import UsageError
+
+    from .bundle_check import front_matter
+
+    name = front_matter(root / "SKILL.md")["name"]
+    companion = root / "references" / "tao-run-automl.md"
+    plan: list[tuple[str, Any]] = [(name, None), ("tao-run-automl", companion)]
+    for folder, _ in plan:
+        if (target / folder).exists() and not force:
+            raise UsageError("already installed", field="--dest", got=str(target / folder), hint="--force replaces it")
+    done = []
+    for folder, page in plan:
+        staging = target / f".{folder}.new"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        if page is None:
+            shutil.copy2(root / "SKILL.md", staging / "SKILL.md")
+            for part in ("schemas", "references"):
+                shutil.copytree(root / part, staging / part)
+        else:
+            shutil.copy2(page, staging / "SKILL.md")
+        final = target / folder
+        if final.exists():
+            shutil.rmtree(final)
+        staging.rename(final)
+        done.append(final)
+    return done
+
+
+@click.command()
+@json_option
+def mcp(as_json: bool) -> None:
+    """Serve plan, run, status, logs, cancel, metrics, explain and inspect as MCP tools over stdio."""
+    from importlib.util import find_spec
+
+    from mae_skill.errors import DependencyError
+
+    if find_spec("mcp") is None:
+        raise DependencyError("the MCP SDK is not installed", field="mcp", hint="pip install 'mae-skill[mcp]'")
+    from mae_sdk.mcp_server import serve
+
+    serve()
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@json_option
+def completion(shell: str, as_json: bool) -> None:
+    """Print the completion script of a shell; bash: eval "$(mae completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    from .main import cli
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(cli, {}, "mae", "_MAE_COMPLETE").source()
+    emit({"shell": shell, "script": script}, as_json=as_json, text=script)

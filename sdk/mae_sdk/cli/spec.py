@@ -1,0 +1,152 @@
+"""``mae get-spec``, ``validate``, ``explain``, ``diff``: specs, before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .main import ACTIONS, did_you_mean
+from .render import bounded, dumps, emit, json_option, pairs, say, show
+
+
+def _bundle(skill_dir: str | None) -> Any:
+    from mae_skill.bundle import Bundle
+
+    return Bundle.load(skill_dir)
+
+
+def _known_action(bundle: Any, action: str) -> None:
+    from mae_skill.errors import UsageError
+
+    known = list(bundle.info["actions"])
+    if action not in known:
+        raise UsageError("no such action", field="ACTION", got=action, expected=", ".join(known), hint=did_you_mean(action, known))
+
+
+skill_dir_option = click.option("--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one.")
+
+
+@click.command("get-spec")
+@click.argument("action", metavar="ACTION", required=False)
+@click.option("--recipe", metavar="NAME", help="Fill in a published recipe.")
+@click.option("--list-recipes", is_flag=True, help="The recipes, with what they are for.")
+@click.option("-o", "--output", metavar="FILE", help="Write here instead of stdout.")
+@skill_dir_option
+@json_option
+def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output: str | None, skill_dir: str | None, as_json: bool) -> None:
+    """The spec template of an action as YAML: every field it reads, with its default."""
+    if list_recipes:
+        _print_recipes(as_json)
+        return
+    from mae_skill.errors import UsageError
+
+    if action is None:
+        raise UsageError("which action?", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train")
+    bundle = _bundle(skill_dir)
+    _known_action(bundle, action)
+    template = bundle.template(action)
+    if recipe:
+        from mae_skill.overrides import flatten, set_dotted
+        from mae_skill.recipes import recipe_spec
+
+        for key, value in flatten(recipe_spec(recipe)).items():
+            set_dotted(template, key, value)
+    import yaml
+
+    text = dumps(template) + "\n" if as_json else yaml.safe_dump(template, sort_keys=False)
+    if output:
+        from pathlib import Path
+
+        Path(output).write_text(text)
+        say(f"wrote {output}")
+        say(f"\nnext:\n  mae validate {action} -e {output}\n  mae plan {action} -e {output}")
+    else:
+        click.echo(text, nl=False)
+
+
+def _print_recipes(as_json: bool) -> None:
+    from mae_skill.recipes import list_recipes
+
+    found = list_recipes()
+    emit(
+        {"recipes": found},
+        as_json=as_json,
+        text=pairs({item["name"]: item["description"] for item in found}),
+        next_commands=[f"mae get-spec train --recipe {found[0]['name']}"],
+    )
+
+
+@click.command()
+@click.argument("action", metavar="ACTION")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("-e", "--experiment_spec", "spec", metavar="FILE", required=True, help="The spec, YAML or JSON; - is stdin.")
+@skill_dir_option
+@json_option
+def validate(action: str, overrides: tuple[str, ...], spec: str, skill_dir: str | None, as_json: bool) -> None:
+    """Every error of a spec at once: exit 0 or 2."""
+    bundle = _bundle(skill_dir)
+    _known_action(bundle, action)
+    from mae_skill.overrides import parse_override
+    from mae_skill.reader import read_spec
+
+    from mae_sdk import Skill
+
+    warnings = Skill(skill_dir).validate(action, read_spec(spec), spec_overrides=dict(parse_override(item) for item in overrides))
+    listed = [warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings or []]
+    text = "valid" + "".join(
+        f"\nwarning: {item['field']}: {item['message']}" if isinstance(item, dict) else f"\nwarning: {item}" for item in listed
+    )
+    emit({"valid": True, "warnings": listed}, as_json=as_json, text=text, next_commands=[f"mae plan {action} -e {spec}"])
+
+
+@click.command()
+@click.argument("key", metavar="KEY")
+@click.option("--action", default="train", show_default=True, help="Whose schema.")
+@skill_dir_option
+@json_option
+def explain(key: str, action: str, skill_dir: str | None, as_json: bool) -> None:
+    """What a spec field is, when it acts, what it does with its neighbours, where its default comes from."""
+    from mae_skill.explain import explain as explain_field
+
+    bundle = _bundle(skill_dir)
+    _known_action(bundle, action)
+    found = explain_field(bundle.schema(action), key)
+    document = found if isinstance(found, dict) else found.to_dict()
+    lines = [line for name, value in document.items() if value not in (None, [], {}) for line in _field_lines(name, value)]
+    emit(document, as_json=as_json, text=bounded(lines, more="--json", limit=120))
+
+
+def _field_lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{name}:", *(f"  {key}  {show(item)}" for key, item in value.items())]
+    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+        return [f"{name}:", *(f"  {show(item)}" for item in value)]
+    return [f"{name.ljust(12)}  {show(value, 600)}"]
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@json_option
+def diff(first: str, second: str, as_json: bool) -> None:
+    """What differs between two specs: files, or jobs by id."""
+    from mae_skill.diff import diff_specs
+
+    changes = diff_specs(_spec_of(first), _spec_of(second))
+    rows = [change if isinstance(change, dict) else change.to_dict() for change in changes]
+    lines = [f"{row['key']}  {show(row.get('a', row.get('old')))} → {show(row.get('b', row.get('new')))}" for row in rows]
+    emit({"changes": rows}, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
+
+
+def _spec_of(name: str) -> dict[str, Any]:
+    from pathlib import Path
+
+    from mae_skill.reader import read_spec
+
+    if name == "-" or Path(name).is_file():
+        return read_spec(name)
+    from mae_sdk import Skill
+
+    job = Skill().job(name)
+    return read_spec(str(Path(str(job.folder)) / "spec.yaml"))
