@@ -1,0 +1,92 @@
+"""The metric contract: what a study optimises, in which direction, and where a trial's value is read.
+
+A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction}``; the first whose conditions hold is
+the default, and every entry makes its metric's direction known. A bundle without the annotation gets `CONTRACT`, the documented one.
+A direction is stored with the study and never guessed from a name. The **best** value of a trial over its epochs counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mae_skill.errors import SpecError, UsageError
+
+from mae_sdk.automl.fields import holds
+from mae_sdk.automl.options import AutoMLOptions, Objective
+
+CONTRACT: tuple[Mapping[str, Any], ...] = (
+    {
+        "when": {"train.stage": "pretrain", "dataset.probe_train_data_sources": {"set": True}, "train.probe.interval": {"gt": 0}},
+        "metric": "knn_acc",
+        "direction": "maximize",
+    },
+    {"when": {"train.stage": "pretrain"}, "metric": "train_loss", "direction": "minimize"},
+    {"when": {"train.stage": "finetune"}, "metric": "ACC_all", "direction": "maximize"},
+    {"when": {"train.stage": "finetune"}, "metric": "val_loss", "direction": "minimize"},
+    {"metric": "parameters", "direction": "minimize"},
+    {"metric": "latency_ms", "direction": "minimize"},
+    {"metric": "seconds", "direction": "minimize"},
+)
+
+
+def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions) -> tuple[Objective, ...]:
+    """The study's metrics with directions.
+
+    Raises:
+        SpecError: a metric has no known direction and none was given, or the bundle states no metric for this spec.
+    """
+    contract = schema.get("automl_metrics") or CONTRACT
+    known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
+    if not options.metric:
+        for entry in contract:
+            if entry.get("when") and holds(entry["when"], spec):
+                direction = options.direction[0] if options.direction else str(entry["direction"])
+                return (Objective(str(entry["metric"]), direction, "bundle"),)
+        problem = UsageError(
+            "the bundle states no metric for this spec", field="automl.metric", expected="metric=NAME direction=maximize|minimize"
+        )
+        raise SpecError("AutoML has no metric", problems=[problem])
+    found, problems = [], []
+    for position, name in enumerate(options.metric):
+        direction = options.direction[position] if options.direction else known.get(name, "")
+        if not direction:
+            problems.append(
+                UsageError(
+                    "direction of this metric is not known",
+                    field="automl.direction",
+                    got=name,
+                    expected="maximize or minimize",
+                    hint=f"metric={name}:maximize; known by themselves: {', '.join(known)}",
+                )
+            )
+            continue
+        found.append(Objective(name, direction, "given"))
+    if problems:
+        raise SpecError("AutoML has no direction", problems=list(problems))
+    return tuple(found)
+
+
+def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
+    """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside ``epoch``): one an epoch, the last one wins."""
+    found: dict[int, float] = {}
+    for record in records:
+        value = (record.get("kpi") or {}).get(metric, record.get(metric))
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        epoch = record.get("epoch")
+        if isinstance(epoch, int) and not isinstance(epoch, bool):
+            found[epoch] = float(value)
+        elif not found:
+            found[0] = float(value)
+    return sorted(found.items())
+
+
+def best(values: Sequence[tuple[int, float]], objective: Objective) -> tuple[int, float] | None:
+    """The best ``(epoch, value)``; the first of equals; values that are not finite never win."""
+    finite = [(epoch, value) for epoch, value in values if math.isfinite(value)]
+    if not finite:
+        return None
+    sign = -1.0 if objective.direction == "maximize" else 1.0
+    return min(finite, key=lambda item: (sign * item[1], item[0]))
