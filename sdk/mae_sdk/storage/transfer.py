@@ -169,7 +169,7 @@ def info(url: str, storage_options: Options = None) -> dict[str, Any]:
 
     found = attempt(request, url, "read")
     etag = found.get("ETag") or found.get("etag") or found.get("md5Hash")
-    stamp = found.get("LastModified") or found.get("mtime") or found.get("updated") or found.get("created")
+    stamp: Any = found.get("LastModified") or found.get("mtime") or found.get("updated") or found.get("created")
     mtime = stamp.timestamp() if hasattr(stamp, "timestamp") else (float(stamp) if isinstance(stamp, (int, float)) else None)
     size = found.get("size")
     return {

@@ -62,7 +62,7 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
     if not tail:
         return text
     if is_remote(text):
-        base, query = (text.split("?", 1) + [""])[:2] if scheme(text) in ("http", "https") else (text, "")
+        base, query = [*text.split("?", 1), ""][:2] if scheme(text) in ("http", "https") else (text, "")
         return base.rstrip("/") + "/" + tail + (f"?{query}" if query else "")
     return str(Path(text) / tail)
 

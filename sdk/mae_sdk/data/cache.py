@@ -1,0 +1,327 @@
+"""The archive cache: content-addressed, verified, atomic, locked across processes, evicted by size.
+
+Location: ``MAE_CACHE_DIR``, else the user's cache folder of the platform (``~/.cache/mae``, ``~/Library/Caches/mae``,
+``%LOCALAPPDATA%\\mae``). Size: ``MAE_CACHE_MAX_GB``, else four fifths of what its disk could give it. An entry's key is the hash of the URL
+without credentials and the object's ETag, size and (where there is no ETag) time of change. Neither index nor errors hold credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import DataError, NotFoundError, StorageError
+
+from mae_sdk.data.archive import Limits, Member, members
+from mae_sdk.data.names import safe_name
+from mae_sdk.data.pack import FORMAT, Pack, write_pack
+from mae_sdk.data.ranges import RangedFile
+from mae_sdk.storage import transfer, urls
+
+Options = dict[str, Any] | None
+OBJECTS_AT_ONCE = 48
+OBJECT_WINDOW = 48 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry as ``mae cache`` shows it."""
+
+    key: str
+    source: str
+    files: int
+    bytes: int
+    last_used: float
+    in_use: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
+    """The cache's folder: the argument, ``MAE_CACHE_DIR``, or the platform's place."""
+    if given or os.environ.get("MAE_CACHE_DIR"):
+        return Path(given or os.environ["MAE_CACHE_DIR"]).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mae"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "mae"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae"
+
+
+def max_bytes(root: Path) -> int:
+    """How large the cache may grow."""
+    given = os.environ.get("MAE_CACHE_MAX_GB")
+    if given:
+        return int(float(given) * 1e9)
+    return int(0.8 * (shutil.disk_usage(root).free + sum(entry.bytes for entry in list_entries(root))))
+
+
+def pack_of(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None, limits: Limits | None = None) -> Pack:
+    """The pack of an archive or an object-store prefix, fetched if it is not there.
+
+    Raises:
+        DataError: the source is missing, empty, hostile or corrupt.
+        StorageError: it could not be fetched, or does not fit.
+    """
+    folder = cache_dir(root)
+    identity, details = _identify(uri, storage_options)
+    key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
+    found = _open(folder / key)
+    if found is None:
+        with _locked(folder, key):
+            found = _open(folder / key)  # another process may have been faster
+            if found is None:
+                _build(folder, key, uri, identity, details, storage_options, limits or Limits())
+                found = _open(folder / key)
+        if found is None:
+            raise StorageError("the cache entry vanished while it was opened", got=str(folder / key), hint="run the same command again")
+    return found
+
+
+def _identify(uri: str, storage_options: Options) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
+    """What makes this source this one; for a prefix also its listing."""
+    where = urls.redact(uri)
+    if not urls.is_archive(uri):
+        details = transfer.list_details(uri, storage_options)
+        if not details:
+            raise DataError(f"there is nothing at {where}", got=where, expected="an archive, or a folder or prefix of images")
+        listing = hashlib.sha256(json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()).hexdigest()
+        return {"url": urls.unsigned(uri).rstrip("/"), "listing": listing}, details
+    try:
+        info = transfer.info(uri, storage_options)
+    except NotFoundError as error:
+        raise DataError(f"there is no data source at {where}", got=where, hint="check the path, the bucket and the spelling") from error
+    url = urls.unsigned(uri) if urls.is_remote(uri) else str(urls.local_path(uri).resolve())
+    return {"url": url, "etag": info["etag"], "size": info["size"], "mtime": None if info["etag"] else info["mtime"]}, None
+
+
+def _open(folder: Path) -> Pack | None:
+    if not (folder / "index.json").exists():
+        return None
+    try:
+        pack = Pack(folder)
+        pack.verify()
+    except StorageError:
+        return None
+    with contextlib.suppress(OSError):  # a read-only cache serves as well
+        os.utime(folder / "index.json")
+    return pack
+
+
+@contextlib.contextmanager
+def _locked(root: Path, key: str) -> Iterator[None]:
+    from filelock import FileLock
+
+    try:
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".locks" / key)
+        lock.acquire()
+    except OSError as error:
+        hint = "set MAE_CACHE_DIR to a folder that can be written"
+        raise StorageError(f"the cache folder cannot be used: {error.strerror}", got=str(root), retryable=False, hint=hint) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(
+    root: Path,
+    key: str,
+    uri: str,
+    identity: dict[str, Any],
+    details: dict[str, dict[str, Any]] | None,
+    storage_options: Options,
+    limits: Limits,
+) -> None:
+    for stale in root.glob(f".{key}.*"):  # an interrupted fetch; we hold its lock, so nobody is writing it
+        shutil.rmtree(stale, ignore_errors=True)
+    expected = sum(d["size"] for d in details.values()) if details else identity.get("size") or 0
+    make_room(root, expected)
+    if expected > shutil.disk_usage(root).free:
+        hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
+        raise StorageError(f"no room in the cache for {urls.redact(uri)} ({expected} bytes)", got=str(root), retryable=False, hint=hint)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
+    try:
+        meta = {"source": urls.redact(uri), "created": time.time()}
+        if limits.max_bytes is None:
+            from dataclasses import replace
+
+            limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
+        with _reading(uri, identity, details, storage_options, limits) as found:
+            write_pack(temporary, found, urls.redact(uri), meta)
+        if (root / key).exists():
+            shutil.rmtree(root / key)
+        temporary.rename(root / key)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    make_room(root, 0, keep=key)
+
+
+@contextlib.contextmanager
+def _reading(
+    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits
+) -> Iterator[Iterator[Member]]:
+    where = urls.redact(uri)
+    if details is not None:
+        yield _objects(uri, details, storage_options)
+    elif not urls.is_remote(uri):
+        with urls.local_path(uri).open("rb") as raw:
+            yield members(raw, identity["size"], where, limits)
+    elif identity["size"] is None:  # a server that does not say how long its answer is: one stream, no ranges
+        fs, inside = urls.filesystem(uri, storage_options)
+        with fs.open(inside, "rb") as raw:
+            yield members(raw, None, where, limits)
+    else:
+        with RangedFile(uri, identity["size"], storage_options) as raw:
+            yield members(raw, identity["size"], where, limits)
+        transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
+
+
+def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Options) -> Iterator[Member]:
+    """The objects of a prefix, many requests in flight, a bounded number of bytes in memory."""
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    where = urls.redact(uri)
+    base = uri.rstrip("/")
+    names = sorted(name for name in details if safe_name(name, where))
+    waiting: deque[tuple[str, int, Future[bytes]]] = deque()
+    held = 0
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects") as pool:
+        try:
+            for name in names:
+                size = details[name]["size"]
+                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or held + size > OBJECT_WINDOW):
+                    done, length, future = waiting.popleft()
+                    held -= length
+                    yield Member(safe_name(done, where), length, iter((future.result(),)))
+                waiting.append((name, size, pool.submit(transfer.read_range, f"{base}/{name}", 0, size, storage_options)))
+                held += size
+            while waiting:
+                done, length, future = waiting.popleft()
+                yield Member(safe_name(done, where), length, iter((future.result(),)))
+        finally:
+            for _, _, future in waiting:
+                future.cancel()
+
+
+def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None) -> Path:
+    """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry."""
+    if not urls.is_remote(uri) and urls.local_path(uri).is_dir():
+        return urls.local_path(uri)
+    pack = pack_of(uri, root, storage_options)
+    target = pack.folder / "folder"
+    if target.is_dir():
+        return target
+    with _locked(pack.folder.parent, pack.folder.name):
+        if target.is_dir():
+            return target
+        temporary = Path(tempfile.mkdtemp(prefix=".folder.", dir=pack.folder))
+        try:
+            for i, name in enumerate(pack.names):
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(pack.read(i))
+            temporary.rename(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return target
+
+
+def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """Every complete entry, the most recently used first."""
+    found = []
+    folder = cache_dir(root)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith(".") or not (path / "index.json").is_file():
+            continue
+        try:
+            index = json.loads((path / "index.json").read_text())
+            used = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+            found.append(Entry(path.name, index["source"], index["files"], used, (path / "index.json").stat().st_mtime, _in_use(path)))
+        except (OSError, ValueError, KeyError):
+            continue
+    return sorted(found, key=lambda entry: -entry.last_used)
+
+
+def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """Remove one entry (by key or an unambiguous prefix of it) or all; entries that a process reads stay. Returns what was removed.
+
+    Raises:
+        NotFoundError: no entry, or several, begin with ``key``.
+    """
+    folder = cache_dir(root)
+    entries = [entry for entry in list_entries(folder) if key is None or entry.key.startswith(key)]
+    if key is not None and len(entries) != 1:
+        raise NotFoundError(f"{len(entries) or 'no'} cache entries begin with {key!r}", got=key, hint="mae cache lists them")
+    removed = [entry for entry in entries if _remove(folder, entry.key)]
+    if key is None and folder.is_dir():
+        for leftover in folder.iterdir():  # parts of interrupted fetches whose writer is gone
+            if leftover.name.startswith(".") and leftover.name != ".locks":
+                with contextlib.suppress(TimeoutError), _try_lock(folder, leftover.name.split(".")[1]):
+                    shutil.rmtree(leftover, ignore_errors=True)
+    return removed
+
+
+def make_room(root: Path, wanted: int, keep: str | None = None) -> None:
+    """Evict the longest unused entries until ``wanted`` more bytes fit under the limit; entries in use stay."""
+    root.mkdir(parents=True, exist_ok=True)
+    limit = max_bytes(root)
+    entries = list_entries(root)
+    total = sum(entry.bytes for entry in entries) + wanted
+    for entry in reversed(entries):
+        if total <= limit:
+            return
+        if entry.key != keep and _remove(root, entry.key):
+            total -= entry.bytes
+
+
+def _remove(root: Path, key: str) -> bool:
+    path = root / key
+    try:
+        with _try_lock(root, key):
+            if _in_use(path):
+                return False
+            doomed = root / f".{key}.gone-{os.getpid()}-{time.monotonic_ns()}"
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+            return True
+    except (OSError, TimeoutError):
+        return False
+
+
+def _try_lock(root: Path, key: str) -> contextlib.AbstractContextManager[Any]:
+    from filelock import FileLock
+
+    (root / ".locks").mkdir(parents=True, exist_ok=True)
+    lock: Callable[..., contextlib.AbstractContextManager[Any]] = FileLock(root / ".locks" / key, timeout=0).acquire
+    return lock()
+
+
+def _in_use(path: Path) -> bool:
+    """Whether some process holds the pack open (see `Pack`)."""
+    try:
+        import fcntl
+
+        with (path / "data.bin").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False

@@ -1,0 +1,150 @@
+"""Streams of decompressed bytes: gzip through ISA-L, zstd, xz, bzip2 or none, chosen by the first bytes and bounded in memory."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+from typing import Any, Protocol, cast
+
+from mae_skill.errors import DataError, DependencyError
+
+XZ_MEMORY = 192 << 20
+ZSTD_WINDOW = 128 << 20
+CHUNK = 1 << 20
+
+
+class Reader(Protocol):
+    """What the archive readers need of a stream."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Counted(io.RawIOBase):
+    """A raw file that counts what was read from it: the denominator of the bomb ratio."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.consumed = 0
+
+    def readinto(self, buffer: Any) -> int:
+        data: bytes = self._raw.read(len(buffer)) or b""
+        self.consumed += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+
+def sniff(head: bytes) -> str:
+    """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none`` from the first six bytes or more."""
+    for magic, name in ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"), (b"PK", "zip")):
+        if head.startswith(magic):
+            return name
+    return "none"
+
+
+def open_stream(raw: Counted, kind: str) -> Reader:
+    """A reader of the decompressed bytes of ``raw``."""
+    if kind == "gzip":
+        stream: Reader = _gzip_reader()(fileobj=raw, mode="rb")
+        return stream
+    if kind == "zstd":
+        try:
+            import zstandard
+        except ImportError as error:
+            raise DependencyError("reading .zst needs zstandard", hint="pip install zstandard") from error
+        return _Blocks(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW), raw)
+    if kind == "xz":
+        return _Frames(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
+    if kind == "bzip2":
+        return _Frames(raw, bz2.BZ2Decompressor)
+    return cast(Reader, raw)
+
+
+def _gzip_reader() -> Any:
+    try:
+        from isal.igzip import IGzipFile
+    except ImportError:  # a platform without ISA-L wheels: the same bytes, slower
+        import gzip
+
+        return gzip.GzipFile
+    return IGzipFile
+
+
+class _Frames:
+    """xz and bzip2: concatenated frames; an unfinished one is an `EOFError`, junk after one is the decoder's error."""
+
+    def __init__(self, raw: Counted, make: Any) -> None:
+        self._raw, self._make = raw, make
+        self._decoder = make()
+        self._started = False
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK if size < 0 else size
+        while True:
+            if self._decoder.eof:
+                rest = (self._decoder.unused_data or self._raw.read(CHUNK)).lstrip(b"\0")
+                while not rest and (more := self._raw.read(CHUNK)):
+                    rest = more.lstrip(b"\0")  # xz allows zero padding between streams
+                if not rest:
+                    return b""
+                self._decoder, data = self._make(), rest
+            else:
+                data = self._raw.read(CHUNK) if self._decoder.needs_input else b""
+                if self._decoder.needs_input and not data:
+                    raise EOFError("the compressed stream ends early")
+            out: bytes = self._decoder.decompress(data, max_length=size)
+            if out:
+                return out
+
+
+class _Blocks:
+    """zstd: every frame must end where its own header or checksum says."""
+
+    def __init__(self, decompressor: Any, raw: Counted) -> None:
+        self._decompressor, self._raw = decompressor, raw
+        self._decoder: Any = None
+        self._pending = b""
+        self._out = io.BytesIO()
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK if size < 0 else size
+        while not (data := self._out.read(size)):
+            # Small inputs bound what one call can give out: a zstd block is at most 128 KiB, whatever its size on disk.
+            block = self._pending[:4096] or self._raw.read(4096)
+            self._pending = self._pending[4096:]
+            if not block:
+                if self._decoder is not None:
+                    raise EOFError("the compressed stream ends early")
+                return b""
+            if self._decoder is None:
+                self._decoder = self._decompressor.decompressobj()
+            self._out = io.BytesIO(self._decoder.decompress(block))
+            if self._decoder.eof:
+                self._pending = self._decoder.unused_data + self._pending
+                self._decoder = None
+        return data
+
+
+def damaged(error: BaseException, source: str, compressed: str) -> DataError | None:
+    """The data error that a decoder's exception means; ``None`` when it is not the archive's fault."""
+    import zlib
+
+    kinds: tuple[Any, ...] = (EOFError, zlib.error, lzma.LZMAError, ValueError)
+    try:
+        from isal import igzip_lib, isal_zlib
+
+        kinds = (*kinds, isal_zlib.error, igzip_lib.error)
+    except ImportError:
+        pass
+    name = type(error).__name__
+    if isinstance(error, EOFError):
+        return DataError(
+            f"{source} is truncated: the {compressed} stream ends before its end", got=source, hint="fetch or pack the archive again"
+        )
+    # bz2 and gzip raise plain OSError without errno for bad data
+    if isinstance(error, kinds) or name in ("ZstdError", "BadGzipFile") or (type(error) is OSError and error.errno is None):
+        return DataError(f"{source} is corrupt: {str(error)[:160] or name}", got=source, hint="fetch or pack the archive again")
+    return None
