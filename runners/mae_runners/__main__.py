@@ -126,8 +126,9 @@ def ranks_to_start(action: str, spec: Any) -> int | None:
 
 def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path) -> int:
     """Runs this action again as `count` ranks and returns their common exit code. The key travels by environment only."""
-    from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
     from mae_sdk.supervisor import run_ranks
+
+    from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
 
     env = dict(os.environ)
     key = resolve_key(resolved.get("encryption_key"))

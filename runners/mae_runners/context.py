@@ -16,7 +16,6 @@ from mae_skill.errors import DependencyError, UsageError
 
 if TYPE_CHECKING:
     import torch
-
     from mae_skill.spec import ExperimentSpec
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"

@@ -1,0 +1,1 @@
+"""Training: objectives, optimiser groups, schedules, the loop, exact resume, quality probes and trackers."""

@@ -1,0 +1,95 @@
+"""Optimiser parameter groups: layer-wise rates baked into each group, no decay on biases, norms and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mae_skill.errors import SpecError
+
+WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The rate after scaling, and what the scaling multiplied it by."""
+
+    value: float
+    factor: float
+
+
+def scaled_lr(optim: Any, effective_batch: int) -> LearningRate:
+    """`lr` as given, or `lr × effective batch / 256` under `lr_scaling: linear` (Goyal et al., arXiv 1706.02677)."""
+    factor = effective_batch / 256 if optim.lr_scaling == "linear" else 1.0
+    return LearningRate(optim.lr * factor, factor)
+
+
+def beta2(optim: Any, stage: str) -> float:
+    """AdamW's second β: as given, else 0.95 in pretraining (arXiv 2111.06377) and 0.999 in fine-tuning."""
+    if optim.beta2 is not None:
+        return float(optim.beta2)
+    return 0.95 if stage == "pretrain" else 0.999
+
+
+def layerwise_active(stage: str, pretrained: bool) -> bool:
+    """Whether `layer_decay` and `backbone_multiplier` act: only when fine-tuning pretrained weights."""
+    return stage == "finetune" and pretrained
+
+
+def plain_name(name: str) -> str:
+    """A parameter's own name, without what DDP, FSDP, Fabric and compile put in front or between."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "") if wrapper != "module." else name.removeprefix(wrapper)
+    return name
+
+
+def parameter_groups(model: nn.Module, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]] | None = None) -> list[dict[str, Any]]:
+    """AdamW parameter groups, one for each (rate scale, weight decay).
+
+    Args:
+        model: offers `layer_ids()`, `no_weight_decay()` and `head_parameter_names()`.
+        optim: `train.optim` of the spec.
+        layerwise: see `layerwise_active`.
+        named: the parameters to group when the model is wrapped (FSDP); the model's own by default.
+
+    Returns:
+        Groups with `params, param_names, scale, weight_decay`; `scale` = layer_decay^(n − id) (BEiT, arXiv 2106.08254),
+        times `backbone_multiplier` outside the head. Frozen parameters are left out.
+
+    Raises:
+        SpecError: everything is frozen.
+    """
+    layers = model.layer_ids()
+    no_decay, heads = set(model.no_weight_decay()), set(model.head_parameter_names())
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for wrapped_name, parameter in named if named is not None else list(model.named_parameters()):
+        if not parameter.requires_grad:
+            continue
+        name = plain_name(wrapped_name)
+        scale = 1.0
+        if layerwise:
+            layer, total = layers[name]
+            scale = float(optim.layer_decay) ** (total - layer) * (1.0 if name in heads else float(optim.backbone_multiplier))
+        decay = 0.0 if name in no_decay or name.endswith(".bias") or _is_vector(model, name, parameter) else float(optim.weight_decay)
+        group = groups.setdefault((scale, decay), {"params": [], "param_names": [], "scale": scale, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["param_names"].append(name)
+    if not groups:
+        raise SpecError("train.freeze leaves nothing to train", field="train.freeze", hint="name fewer modules")
+    return [groups[key] for key in sorted(groups)]
+
+
+def _is_vector(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    # A sharded parameter is flat, so its own shape says nothing; norms and biases are recognised by the shapes taken before wrapping.
+    shapes: dict[str, tuple[int, ...]] = getattr(model, "_shapes_before_wrapping", {})
+    shape = shapes.get(name, tuple(parameter.shape))
+    return len([size for size in shape if size != 1]) <= 1
+
+
+def build_optimizer(groups: list[dict[str, Any]], optim: Any, *, stage: str, lr: float, device: torch.device) -> torch.optim.AdamW:
+    """AdamW with β1 = `momentum`; fused on a GPU. Each group's `lr` carries its scale."""
+    ready = [{"params": g["params"], "scale": g["scale"], "weight_decay": g["weight_decay"], "lr": lr * g["scale"]} for g in groups]
+    return torch.optim.AdamW(ready, lr=lr, betas=(float(optim.momentum), beta2(optim, stage)), fused=device.type == "cuda")
