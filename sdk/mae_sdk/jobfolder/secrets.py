@@ -1,0 +1,43 @@
+"""Which values are secrets, and their removal from text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
+ENCRYPTION_REFERENCE = f"env:{ENCRYPTION_VARIABLE}"
+HIDDEN = "[redacted]"
+
+_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]+):([^/\s@]+)(?=@)")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or field of this name holds a secret by its looks."""
+    return bool(_NAME.search(name)) and not name.upper().endswith(("_FILE", "_PATH"))
+
+
+def secret_values(environment: Mapping[str, str]) -> list[str]:
+    """The values to hide, longest first. Very short ones are left: hiding them would garble the text and hide nothing."""
+    values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= 6 and not value.startswith("env:")}
+    return sorted(values, key=len, reverse=True)
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """`text` without the secrets and without passwords inside URLs."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return _URL_PASSWORD.sub(rf"\1:{HIDDEN}", text)
+
+
+def redact_tree(value: Any, secrets: list[str]) -> Any:
+    """A JSON value with every text redacted."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, dict):
+        return {key: redact_tree(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact_tree(item, secrets) for item in value]
+    return value
