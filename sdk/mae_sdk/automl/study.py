@@ -1,0 +1,319 @@
+"""The Optuna side of a study: storage, its repair, samplers that are a function of (seed, trial number), pruners.
+
+Optuna is imported inside functions only: a plan needs none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import math
+import os
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae_skill.errors import DependencyError, StorageError, UsageError
+
+from mae_sdk.automl.options import AutoMLOptions, Objective
+from mae_sdk.automl.space import Knob, SearchSpace
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "journal.log"
+FAILED = "failed"
+"""User attribute of a trial: why it failed. A configuration that failed is told as pruned, so that the sampler learns to avoid it."""
+LOST = "lost"
+"""User attribute of a trial that ended through no fault of its configuration: it spends no budget."""
+
+
+def require_optuna() -> None:
+    """Raise `DependencyError` (exit 7) where Optuna 5 is not installed; imports nothing."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    hint = "pip install 'mae-skill[train]', or run plain training with automl_policy=off"
+    try:
+        found = version("optuna")
+    except PackageNotFoundError:
+        raise DependencyError(
+            "AutoML needs Optuna, which is not installed", field="automl_policy", expected="optuna>=5", hint=hint
+        ) from None
+    if int(found.split(".")[0]) < 5:
+        raise DependencyError("AutoML needs a newer Optuna", field="automl_policy", got=found, expected="optuna>=5", hint=hint)
+
+
+@contextlib.contextmanager
+def controller_lock(folder: Path) -> Iterator[None]:
+    """One controller per study: an OS lock that dies with its holder.
+
+    Raises:
+        StorageError: another controller holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(
+                "another controller runs this study", field="automl", got=str(folder), hint="wait for it, or cancel the job"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def repair_journal(path: Path) -> int:
+    """Cut a journal back to its last newline and remove Optuna's stale lock. Only for the holder of the controller's lock.
+
+    A torn last line would otherwise be glued to the next record and corrupt the study.
+
+    Returns:
+        Bytes cut off.
+    """
+    for stale in path.parent.glob(f"{path.name}.lock*"):
+        stale.unlink(missing_ok=True)
+    try:
+        with path.open("r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            keep, position = 0, size
+            while position > 0:
+                start = max(0, position - 65536)
+                stream.seek(start)
+                found = stream.read(position - start).rfind(b"\n")
+                if found >= 0:
+                    keep = start + found + 1
+                    break
+                position = start
+            if keep < size:
+                stream.truncate(keep)
+                os.fsync(stream.fileno())
+            return size - keep
+    except FileNotFoundError:
+        return 0
+
+
+def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseStorage:
+    """The storage of a study: a journal file in ``automl_dir`` (or at a path), or an RDB URL.
+
+    Raises:
+        StorageError: the database does not answer. DependencyError: its driver is missing.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if storage and "://" in storage:
+        url = storage.replace("postgresql://", "postgresql+psycopg://", 1) if storage.startswith("postgresql://") else storage
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_compatibility_check=False)
+        except ImportError as error:
+            hint = "pip install 'psycopg[binary]'"
+            raise DependencyError(
+                "the driver of this database is not installed", field="automl.storage", got=str(error), hint=hint
+            ) from None
+        except SQLAlchemyError as error:
+            first = str(error).splitlines()[0]
+            raise StorageError(
+                "the study's database does not answer", field="automl.storage", got=first, expected="a reachable RDB URL"
+            ) from None
+    path = Path(storage) if storage else automl_dir / JOURNAL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if storage is None:
+        repair_journal(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage,
+    name: str,
+    objectives: Sequence[Objective],
+    space: SearchSpace,
+    spec: Mapping[str, Any],
+    options: AutoMLOptions,
+    *,
+    max_epochs: int | None,
+) -> optuna.Study:
+    """Create the study or load it. Directions and metric names are stored in it; a study of another shape is refused.
+
+    Raises:
+        UsageError: the stored study has other metrics or directions.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = make_sampler(space, spec, options, len(objectives))
+    pruner = make_pruner(options, len(objectives), max_epochs)
+    directions: list[Any] = [objective.direction for objective in objectives]
+    try:
+        study = optuna.create_study(
+            study_name=name, storage=storage, directions=directions, load_if_exists=True, sampler=sampler, pruner=pruner
+        )
+    except optuna.exceptions.DuplicatedStudyError:  # two workers created it at once
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+    names = [objective.metric for objective in objectives]
+    stored = study.metric_names
+    if [direction.name.lower() for direction in study.directions] != directions or (stored is not None and stored != names):
+        raise UsageError(
+            "the storage already holds a study of this name with other metrics",
+            field="automl.study",
+            got=f"{stored} {[direction.name.lower() for direction in study.directions]}",
+            expected=f"{names} {directions}",
+            hint="choose another study name",
+        )
+    if stored is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # metric names are marked experimental
+            study.set_metric_names(names)
+    return study
+
+
+def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> optuna.pruners.BasePruner:
+    """The pruner of the options; its resource is the epoch, counted from 1."""
+    from optuna import pruners
+
+    kind = "none" if metrics > 1 else options.pruner or "successive_halving"
+    if kind == "none" or (max_epochs is not None and max_epochs <= options.min_epochs):
+        return pruners.NopPruner()
+    if kind == "median":
+        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=options.min_epochs - 1)
+    if kind == "hyperband":
+        return pruners.HyperbandPruner(options.min_epochs, max_epochs or "auto", options.reduction_factor)
+    return pruners.SuccessiveHalvingPruner(options.min_epochs, options.reduction_factor)
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """The seed of one trial's proposals. A seeded sampler that is restarted would repeat itself."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+
+
+def startup_trials(max_trials: int) -> int:
+    """Trials before TPE starts to model: a quarter of the budget, between 3 and 10."""
+    return max(3, min(10, max_trials // 4))
+
+
+def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
+    """Every combination of knob values, in an order that is a function of the seed."""
+    axes: list[list[Any]] = [_points(knob, options.grid_points) for knob in space.knobs]
+    names = [knob.name for knob in space.knobs]
+    if math.prod(len(axis) for axis in axes) > 100_000:
+        raise UsageError(
+            "the grid is too large", field="automl.grid_points", got=options.grid_points, expected="at most 100,000 combinations"
+        )
+    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
+    random.Random(trial_seed(options.seed, -1)).shuffle(points)
+    return points
+
+
+def _points(knob: Knob, count: int) -> list[Any]:
+    if knob.kind == "categorical":
+        return list(knob.choices)
+    assert knob.low is not None and knob.high is not None
+    shares = [i / (count - 1) for i in range(count)]
+    if knob.log:
+        raw = [math.exp(math.log(knob.low) + share * (math.log(knob.high) - math.log(knob.low))) for share in shares]
+    else:
+        raw = [knob.low + share * (knob.high - knob.low) for share in shares]
+    return list(dict.fromkeys(knob.nearest(value) for value in raw))
+
+
+def grid_size(space: SearchSpace, options: AutoMLOptions) -> int | None:
+    """Trials of a grid search, trial 0 included; None under another sampler."""
+    return 1 + len(_grid(space, options)) if options.sampler == "grid" else None
+
+
+def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOptions, metrics: int) -> optuna.samplers.BaseSampler:
+    """A sampler whose proposals depend on (seed, trial number) and on the finished trials alone.
+
+    Trial 0 is the spec as given; grid points are taken in order; options with weights are drawn by them until TPE has a model.
+    """
+    from optuna import samplers
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    kind = options.sampler or ("nsga2" if metrics > 1 else "tpe")
+    startup = startup_trials(options.max_trials)
+    dynamic = any(knob.when or knob.relations for knob in space.knobs)
+    weighted = {knob.name: knob for knob in space.knobs if knob.weights}
+    given, _ = space.given(spec)
+    grid = _grid(space, options) if kind == "grid" else []
+
+    def base(seed: int) -> samplers.BaseSampler:
+        if kind == "cmaes":
+            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False, independent_sampler=samplers.RandomSampler(seed))
+        if kind == "nsga2":
+            return samplers.NSGAIISampler(population_size=max(4, min(50, options.max_trials // 4)), seed=seed)
+        if kind in ("random", "grid"):
+            return samplers.RandomSampler(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `group` is marked experimental
+            return samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=True, group=dynamic, warn_independent_sampling=False, constant_liar=True
+            )
+
+    class Sampler(samplers.BaseSampler):
+        def __init__(self) -> None:
+            self._bases: dict[int, samplers.BaseSampler] = {}
+
+        def _for(self, number: int) -> samplers.BaseSampler:
+            if number not in self._bases:
+                self._bases = {number: base(trial_seed(options.seed, number))}
+            return self._bases[number]
+
+        def _fixed(self, number: int) -> Mapping[str, Any]:
+            if number == 0:
+                return given
+            return grid[number - 1] if 0 < number <= len(grid) else {}
+
+        def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+            if self._fixed(trial.number):
+                return {}
+            return self._for(trial.number).infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+            if self._fixed(trial.number):
+                return {}
+            return self._for(trial.number).sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+            fixed = self._fixed(trial.number)
+            if name in fixed and distribution._contains(distribution.to_internal_repr(fixed[name])):
+                return fixed[name]
+            if name in weighted:
+                finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                if kind != "tpe" or len(finished) < startup:
+                    knob = weighted[name]
+                    draw = random.Random(trial_seed(options.seed, trial.number) ^ trial_seed(0, len(name)))
+                    return draw.choices(knob.choices, knob.weights)[0]
+            return self._for(trial.number).sample_independent(study, trial, name, distribution)
+
+        def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+            self._for(trial.number).before_trial(study, trial)
+
+        def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+            self._for(trial.number).after_trial(study, trial, state, values)
+
+    return Sampler()
+
+
+def spent(study: optuna.Study) -> int:
+    """Trials that count against ``max_trials``: all but those lost to the machine."""
+    return sum(LOST not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+
+
+def better_so_far(values: Sequence[tuple[int, float]], objective: Objective) -> list[tuple[int, float]]:
+    """The best value up to each epoch: what pruners compare, since the best of a trial counts."""
+    out: list[tuple[int, float]] = []
+    for epoch, value in values:
+        if math.isfinite(value) and (not out or objective.better(value, out[-1][1])):
+            out.append((epoch, value))
+        elif out:
+            out.append((epoch, out[-1][1]))
+    return out
