@@ -9,6 +9,7 @@ facebookresearch/ConvNeXt-V2           model          ``downsample_layers``, ``d
 facebookresearch/hiera                 model_state    ``head.projection``, ``norm``
 this project, TAO                      state_dict     ``model.``, ``encoder.`` prefixes
 timm, safetensors                      none           nothing
+transformers ViTMAE                    none           ``vit.`` and ``decoder.`` names; queries, keys and values apart
 =====================================  =============  =====================================================================
 """
 
@@ -18,6 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mae_skill.archs import ARCHS
 from torch import Tensor
 
@@ -36,6 +38,8 @@ def unwrap(data: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
 
 def to_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``state`` without wrapper prefixes, sparse kernels made dense, and in timm's names."""
+    if any(name.startswith("vit.embeddings.") for name in state):
+        return _transformers_names(state)
     plain = {strip_prefixes(name): value for name, value in state.items()}
     if any(name.startswith("downsample_layers.") for name in plain):
         plain = _convnext_names({name: value for key, tensor in plain.items() for name, value in [_dense(key, tensor)]})
@@ -92,6 +96,39 @@ def _hiera_name(name: str, state: Mapping[str, Tensor]) -> str:
     if name.startswith("norm.") and any(key.endswith(".proj.weight") and key.count(".") == 3 for key in state if key.startswith("blocks.")):
         return f"head.{name}"
     return name
+
+
+_TRANSFORMERS = (
+    # names up to transformers 4
+    (r"^vit\.encoder\.layer\.", "vit.layers."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match.group(1)[0]}_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    # names from transformers 5 on
+    (r"^vit\.embeddings\.cls_token$", "cls_token"),
+    (r"^vit\.embeddings\.position_embeddings$", "pos_embed"),
+    (r"^vit\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^vit\.layers\.", "blocks."),
+    (r"^vit\.layernorm\.", "norm."),
+    (r"^decoder\.", ""),
+    (r"^decoder_layers\.", "decoder_blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+)
+
+
+def _transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for pattern, replacement in _TRANSFORMERS:
+            name = re.sub(pattern, replacement, name)
+        out[name] = value
+    for name in [name for name in out if ".attention.q_proj." in name]:
+        parts = [out.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        out[name.replace(".attention.q_proj.", ".attn.qkv.")] = torch.cat(parts)
+    return out
 
 
 def guess_arch(state: Mapping[str, Tensor]) -> str | None:
