@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-
 from mae_skill.errors import SpecError
+from torch import nn
 
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
@@ -46,7 +45,9 @@ def plain_name(name: str) -> str:
     return name
 
 
-def parameter_groups(model: nn.Module, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]] | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]] | None = None
+) -> list[dict[str, Any]]:
     """AdamW parameter groups, one for each (rate scale, weight decay).
 
     Args:
