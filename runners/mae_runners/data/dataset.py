@@ -1,0 +1,162 @@
+"""Images and labels of a source as a torch data set whose every draw is a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mae_sdk.data import Source, open_source
+from mae_skill.errors import DataError
+from torch.utils.data import Dataset
+
+from mae_runners.data.transforms import EvalTransform, TrainTransform, sample_key
+
+log = logging.getLogger("mae.data")
+REPLACEMENTS = 64
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "label": int64, "index": int64, "valid": bool, "noise": float32 [L]}``.
+
+    ``label`` is -1 for unlabelled images; ``noise`` is there when ``num_units`` is given (units with the smallest noise stay visible).
+    An unreadable image is named in the log, counted, and replaced by another one that (seed, epoch, index) chooses; the replacement carries
+    ``valid`` false. `check_corrupt` raises once more than ``max_corrupt_fraction`` of the images proved unreadable; the loader calls it
+    after every batch.
+
+    Attributes:
+        classes: class names in the order of the labels; empty without labels.
+        labels: int64 [n].
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: TrainTransform | EvalTransform,
+        *,
+        seed: int,
+        classes: list[str],
+        labels: np.ndarray,
+        num_units: int | None,
+        max_corrupt_fraction: float,
+    ) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+        self.classes, self.labels, self.num_units = classes, labels, num_units
+        self.max_corrupt_fraction = max_corrupt_fraction
+        # One byte an image in shared memory: what a worker finds, the process that made it knows.
+        self._bad = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def paths(self) -> list[str]:
+        """``source/member`` of every image, in order."""
+        return [self.source.path(i) for i in range(len(self))]
+
+    def path(self, index: int) -> str:
+        """``source/member`` of one image."""
+        return self.source.path(index)
+
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, bool] | int) -> dict[str, Any]:
+        epoch, index, valid = (0, key, True) if isinstance(key, int) else (*key, True)[:3]
+        draw = sample_key(self.seed, epoch, index)
+        chosen = index
+        for attempt in range(REPLACEMENTS):
+            if not self._bad[chosen]:
+                try:
+                    pixels = self.transform(self.source.read(chosen), self.source.members[chosen], draw)
+                    break
+                except DataError as error:
+                    self._bad[chosen] = 1
+                    log.warning("skipped an unreadable image: %s: %s", self.source.path(chosen), error.message)
+            valid = False
+            chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
+        else:
+            raise self._too_many()
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "label": int(self.labels[chosen]),
+            "index": index,
+            "valid": bool(valid),
+        }
+        if self.num_units is not None:
+            noise = np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, index, "mask"))).random(
+                self.num_units, dtype=np.float32
+            )
+            item["noise"] = torch.from_numpy(noise)
+        return item
+
+    @property
+    def corrupt(self) -> list[str]:
+        """Images found unreadable so far, by this process and its workers."""
+        return [self.source.path(int(i)) for i in torch.nonzero(self._bad).flatten()]
+
+    def check_corrupt(self) -> None:
+        """Raise when too many images were unreadable.
+
+        Raises:
+            DataError: more than ``max_corrupt_fraction`` of them; the message names the first.
+        """
+        count = int(self._bad.count_nonzero())
+        if count and count > self.max_corrupt_fraction * len(self):
+            raise self._too_many()
+
+    def _too_many(self) -> DataError:
+        names = self.corrupt
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return DataError(
+            f"{len(names)} of {len(self)} images cannot be read: {shown}",
+            field="dataset.max_corrupt_fraction",
+            got=len(names) / len(self),
+            expected=f"at most {self.max_corrupt_fraction:g} of the images",
+            hint="mend or remove these files (mae inspect lists them), or raise dataset.max_corrupt_fraction",
+        )
+
+
+def build_dataset(
+    sources: str | Sequence[str],
+    *,
+    train: bool,
+    stage: str,
+    augmentation: Any,
+    seed: int,
+    classes: list[str] | None = None,
+    require_labels: bool = False,
+    num_units: int | None = None,
+    max_corrupt_fraction: float = 0.01,
+    cache_dir: str | None = None,
+) -> ImageDataset:
+    """Open ``sources`` and put a transform on them.
+
+    Args:
+        sources: a path or URL, or a list of them.
+        train: random augmentation, else the evaluation transform.
+        stage: ``pretrain`` or ``finetune``; in fine-tuning ``auto_aug`` and ``re_prob`` act.
+        augmentation: the spec's ``dataset.augmentation``.
+        seed: of every draw.
+        classes: label with these (a training set's); ``None`` finds them in the source.
+        require_labels: refuse images outside class folders.
+        num_units: length of the masking noise; ``None`` = none.
+        max_corrupt_fraction: share of unreadable images that is tolerated.
+
+    Raises:
+        DataError: the source is missing, empty, hostile, unlabelled where labels are needed, or holds unknown classes.
+        StorageError: it could not be fetched.
+    """
+    source = open_source(sources, cache_dir=cache_dir)
+    names, labels = source.label(classes)
+    if require_labels and (labels < 0).any():
+        first = source.path(int(np.flatnonzero(labels < 0)[0]))
+        raise DataError(
+            f"{int((labels < 0).sum())} of {len(labels)} images lie in no class folder, the first is {first}",
+            got=first,
+            expected="one folder per class: <source>/<class>/<image>",
+            hint="to pretrain on unlabelled images set train.stage=pretrain",
+        )
+    transform = TrainTransform(augmentation, finetune=stage == "finetune") if train else EvalTransform(augmentation)
+    return ImageDataset(
+        source, transform, seed=seed, classes=names, labels=labels, num_units=num_units, max_corrupt_fraction=max_corrupt_fraction
+    )

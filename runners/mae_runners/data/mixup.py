@@ -1,0 +1,93 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) with soft targets; any batch size, odd ones too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae_runners.data.transforms import sample_key
+
+
+def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """One-hot [B, num_classes] float32 with label smoothing: off = s / C, on = 1 - s + s / C (arXiv 1512.00567)."""
+    off = smoothing / num_classes
+    out = torch.full((labels.shape[0], num_classes), off, device=labels.device)
+    return out.scatter_(1, labels.long().view(-1, 1), 1.0 - smoothing + off)
+
+
+class Mixup:
+    """Mixes a batch with itself reversed.
+
+    Modes: ``batch`` draws one λ for the batch; ``pair`` one for each two partners; ``elem`` one for each element. A draw decides between
+    mixup and CutMix when both are on (``mixup_switch_prob`` = the chance of CutMix), and ``mixup_prob`` whether anything is mixed.
+    The middle element of an odd batch is its own partner and stays as it is.
+
+    Args:
+        augmentation: the spec's ``dataset.augmentation``.
+        num_classes: C.
+        smoothing: label smoothing; ``None`` takes ``augmentation.smoothing``.
+    """
+
+    def __init__(self, augmentation: Any, num_classes: int, smoothing: float | None = None) -> None:
+        self.mixup, self.cutmix = augmentation.mixup, augmentation.cutmix
+        self.prob, self.switch, self.mode = augmentation.mixup_prob, augmentation.mixup_switch_prob, augmentation.mixup_mode
+        self.num_classes = num_classes
+        self.smoothing = augmentation.smoothing if smoothing is None else smoothing
+        if self.mode not in ("batch", "pair", "elem"):
+            raise ValueError(f"mixup_mode {self.mode!r}")
+
+    def __call__(self, images: Tensor, labels: Tensor, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Mix one batch; the arguments stay as they are.
+
+        Args:
+            images: [B, 3, H, W], floating point.
+            labels: int64 [B].
+            key: (seed, step, rank): all that the draws depend on.
+
+        Returns:
+            images [B, 3, H, W] and soft targets [B, C] float32.
+        """
+        size = images.shape[0]
+        targets = soft_targets(labels, self.num_classes, self.smoothing)
+        if self.mixup <= 0 and self.cutmix <= 0:
+            return images, targets
+        seed, step, rank = key
+        rng = np.random.Generator(np.random.Philox(key=sample_key(seed, step, rank, "mixup")))
+        draws = 1 if self.mode == "batch" else size
+        lam = np.ones(draws)
+        cut = np.zeros(draws, dtype=bool)
+        for i in range(draws):
+            if rng.random() >= self.prob:
+                continue
+            cut[i] = self.cutmix > 0 and (self.mixup <= 0 or rng.random() < self.switch)
+            alpha = self.cutmix if cut[i] else self.mixup
+            lam[i] = rng.beta(alpha, alpha)
+        boxes = [_box(rng, images.shape[-2], images.shape[-1], value) if c else None for value, c in zip(lam, cut, strict=True)]
+        for i, box in enumerate(boxes):
+            if box is not None:  # the border may have cut the box: λ follows the area that was really pasted
+                y0, y1, x0, x1 = box
+                lam[i] = 1 - (y1 - y0) * (x1 - x0) / (images.shape[-2] * images.shape[-1])
+        place = np.zeros(size, dtype=int) if self.mode == "batch" else np.arange(size)
+        if self.mode == "pair":
+            place = np.minimum(place, size - 1 - place)
+        weight = torch.as_tensor(lam[place], dtype=torch.float32, device=images.device)
+        blend = torch.where(torch.as_tensor(cut[place], device=images.device), torch.ones_like(weight), weight)
+        flipped = images.flip(0)
+        scale = blend.view(-1, 1, 1, 1).to(images.dtype)
+        mixed = images * scale + flipped * (1 - scale)
+        for i in range(size):
+            box = boxes[place[i]]
+            if box is not None:
+                y0, y1, x0, x1 = box
+                mixed[i, :, y0:y1, x0:x1] = flipped[i, :, y0:y1, x0:x1]
+        return mixed, targets * weight.view(-1, 1) + targets.flip(0) * (1 - weight.view(-1, 1))
+
+
+def _box(rng: np.random.Generator, height: int, width: int, lam: float) -> tuple[int, int, int, int]:
+    share = np.sqrt(1 - lam)
+    h, w = int(height * share), int(width * share)
+    y, x = int(rng.integers(0, height)), int(rng.integers(0, width))
+    return max(0, y - h // 2), min(height, y + h // 2), max(0, x - w // 2), min(width, x + w // 2)

@@ -1,0 +1,59 @@
+"""The order of samples as a function of (seed, epoch), shared out between ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from mae_runners.data.transforms import sample_key
+
+Key = tuple[int, int, bool]
+
+
+class FunctionalSampler(Sampler[Key]):
+    """Yields ``(epoch, index, valid)`` for one rank.
+
+    Ranks take every ``world``-th place of one common order, so together they see each sample once. When ``n`` does not divide by ``world``
+    the order is filled up from its start, so that every rank does as many steps; those fillers carry ``valid`` false, so that metrics do
+    not count them twice.
+
+    Args:
+        n: samples in the data set.
+        seed: of the order.
+        rank, world: this process among how many.
+        shuffle: a new order each epoch, else 0 … n-1.
+    """
+
+    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1, shuffle: bool = True) -> None:
+        if not 0 <= rank < world or n <= 0:
+            raise ValueError(f"rank {rank} of {world} over {n} samples")
+        self.n, self.seed, self.rank, self.world, self.shuffle = n, seed, rank, world, shuffle
+        self.epoch, self.start = 0, 0
+        self.per_rank = -(-n // world)
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Begin at ``epoch``, after the first ``start`` samples of this rank. Must be called before the loader's iterator is made."""
+        self.epoch, self.start = epoch, start
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin ``epoch``; a position inside that same epoch, set before, is kept (frameworks call this after a resume)."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        return max(0, self.per_rank - self.start)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The common order of all ranks: int64 [n]."""
+        if not self.shuffle:
+            return np.arange(self.n)
+        return np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))).permutation(self.n)
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, start = self.epoch, self.start
+        order = self.order(epoch)
+        for step in range(start, self.per_rank):
+            place = step * self.world + self.rank
+            yield epoch, int(order[place % self.n]), place < self.n
