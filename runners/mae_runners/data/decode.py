@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from mae_skill.errors import DataError
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -84,7 +84,8 @@ def _pillow(data: bytes, name: str, max_pixels: int) -> Pixels:
         raise
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError … for damaged files.
-        raise DataError(f"{name} cannot be read as an image: {str(error)[:120] or type(error).__name__}", got=name) from error
+        detail = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)[:120] or type(error).__name__
+        raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
 
 
 def to_rgb(picture: Image.Image) -> Pixels:

@@ -65,7 +65,8 @@ def max_bytes(root: Path) -> int:
     given = os.environ.get("MAE_CACHE_MAX_GB")
     if given:
         return int(float(given) * 1e9)
-    return int(0.8 * (shutil.disk_usage(root).free + sum(entry.bytes for entry in list_entries(root))))
+    there = next(path for path in (root, *root.parents) if path.is_dir())
+    return int(0.8 * (shutil.disk_usage(there).free + sum(entry.bytes for entry in list_entries(root))))
 
 
 def pack_of(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None, limits: Limits | None = None) -> Pack:
@@ -257,6 +258,23 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
         except (OSError, ValueError, KeyError):
             continue
     return sorted(found, key=lambda entry: -entry.last_used)
+
+
+def cache_info(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What ``mae cache`` shows: ``path, used_bytes, max_bytes, entries`` (each as `Entry.to_dict`)."""
+    folder = cache_dir(root)
+    entries = list_entries(folder)
+    return {
+        "path": str(folder),
+        "used_bytes": sum(entry.bytes for entry in entries),
+        "max_bytes": max_bytes(folder),
+        "entries": [entry.to_dict() for entry in entries],
+    }
+
+
+def clear_cache(root: str | os.PathLike[str] | None = None) -> int:
+    """Remove every entry that no process reads; returns the bytes freed."""
+    return sum(entry.bytes for entry in clear(None, root))
 
 
 def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) -> list[Entry]:

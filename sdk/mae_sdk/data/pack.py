@@ -206,7 +206,7 @@ class Pack:
             raise StorageError(
                 f"the cached copy of {self.names[index]!r} is damaged",
                 got=str(self.folder),
-                hint=f"remove it with: mae cache clear {self.folder.name}",
+                hint="run mae cache clear; it is fetched anew",
             )
         return data
 
