@@ -160,7 +160,7 @@ class Loop:
             _, exact = self.space.given(self.spec)
             spec = self.space.apply(self.spec, {**params, **exact})
             if exact and "exact" not in trial.user_attrs:
-                trial.set_user_attr("exact", {name: value for name, value in exact.items()})
+                trial.set_user_attr("exact", exact)
         child = self.backend.create(trial.number, spec)
         if trial.user_attrs.get("child") != child.name:
             trial.set_user_attr("child", child.name)
@@ -173,6 +173,8 @@ class Loop:
         item.pruning = "pruned_at" in frozen.user_attrs
         self.running[trial.number] = item
         self.backend.start(child, slot)
+        if item.pruning:  # decided before the controller died; the request may not have been made
+            self._cancel(item)
         shown = ", ".join(
             f"{name.rpartition('.')[2]}={value:.4g}" if isinstance(value, float) else f"{name.rpartition('.')[2]}={value}"
             for name, value in params.items()
@@ -270,7 +272,14 @@ class Loop:
         batch_key, accumulate_key = self.keys.get("batch", ""), self.keys.get("accumulate", "")
         spec = self.backend.spec(item.child)
         batch, accumulate = get(spec, batch_key), get(spec, accumulate_key)
-        if "halved" in item.trial.user_attrs or not isinstance(batch, int) or not isinstance(accumulate, int) or batch < 2 or batch % 2:
+        halved = item.trial.user_attrs.get("halved")
+        if halved and halved.get(batch_key) != batch:  # decided before the controller died; the retry was not made
+            for key, value in halved.items():
+                put(spec, key, value)
+            self.backend.retry(item.child, item.slot, spec)
+            item.size = -1
+            return True
+        if halved or not isinstance(batch, int) or not isinstance(accumulate, int) or batch < 2 or batch % 2:
             return False
         put(spec, batch_key, batch // 2)
         put(spec, accumulate_key, accumulate * 2)

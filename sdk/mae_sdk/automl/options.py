@@ -202,25 +202,32 @@ def _split_metrics(
 
 
 def _typed(raw: Any) -> Any:
-    """Text from a command line as a value: JSON first, then the spec reader's YAML 1.2 words; anything else stays text."""
+    """Text from a command line as a value: JSON, or true, false and null in any case; anything else stays text."""
     if not isinstance(raw, str):
         return raw
     text = raw.strip()
+    words = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except ValueError:
-        pass
-    from mae_skill.reader import parse_value
+        return text
 
-    try:
-        return parse_value(text)
-    except MaeError:
-        return raw
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a finite number")
 
 
 def _whole(minimum: int) -> Any:
     def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < minimum:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or value != int(value)
+            or value < minimum
+        ):
             raise ValueError(f"a whole number of at least {minimum}")
         return int(value)
 
@@ -245,8 +252,6 @@ def _seconds(value: Any) -> float:
 
 def _word(words: tuple[str, ...]) -> Any:
     def read(value: Any) -> str:
-        if value is None and "none" in words:
-            return "none"
         word = _ALIASES.get(str(value).lower(), str(value).lower())
         if word not in words:
             near = difflib.get_close_matches(word, words, n=1)
@@ -264,7 +269,7 @@ def _concurrency(value: Any) -> int | None:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    items = [part.strip() for part in value.strip("[]").split(",")] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
         raise ValueError("text, or a list of text")
     return tuple(items)
@@ -298,7 +303,7 @@ _READERS: dict[str, Any] = {
     "timeout": _or_null(_seconds),
     "concurrency": _concurrency,
     "sampler": _or_null(_word(SAMPLERS)),
-    "pruner": lambda value: _word(PRUNERS)(value),
+    "pruner": _or_null(_word(PRUNERS)),
     "min_epochs": _whole(1),
     "reduction_factor": _whole(2),
     "seed": _whole(0),

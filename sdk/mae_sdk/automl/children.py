@@ -1,0 +1,232 @@
+"""Trials as child jobs on this machine: ``<results root>/<automl job>.t003``, each under its own supervisor.
+
+A trial's folder is made whole (in a temporary name, then renamed), so that it exists or does not. A supervisor is started under the
+folder's start lock and its process is recorded, so that a trial never has two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_sdk.automl.loop import Seen
+from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.process import identify, is_alive, kill_leftovers
+from mae_sdk.jobfolder.status import read_status
+
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_START_SECONDS = 20.0
+
+
+class LocalChildren:
+    """The local backend of a study; see `loop.Backend`.
+
+    Args:
+        job_dir: the AutoML job's folder; children lie beside it.
+        study: the content of ``study.json``.
+        socket: of the warm runner, or None.
+    """
+
+    def __init__(self, job_dir: Path, study: Mapping[str, Any], *, concurrency: int = 1, socket: Path | None = None) -> None:
+        self.job_dir = job_dir
+        self.owner = job_dir.name
+        self.study = study
+        self.concurrency = concurrency
+        self.socket = socket
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def path(self, number: int) -> Path:
+        return self.job_dir.parent / f"{self.job_dir.name}.t{number:03d}"
+
+    def create(self, number: int, spec: Mapping[str, Any]) -> Path:
+        child = self.path(number)
+        if (child / records.RECORD_NAME).exists():
+            return child
+        temporary = Path(tempfile.mkdtemp(dir=self.job_dir.parent, prefix=f".{child.name}."))
+        try:
+            temporary.chmod(0o755)
+            _write_spec(temporary / "spec.yaml", {**spec, **({"results_dir": str(child)} if "results_dir" in spec else {})})
+            parent = records.read_record(self.job_dir)
+            launch = dict(self.study["launch"])
+            places = {"{config_path}": str(child / "spec.yaml"), "{job_dir}": str(child), "{python}": sys.executable}
+            launch["command"] = [_fill(word, places) for word in launch["command"]]
+            record: dict[str, Any] = {key: parent[key] for key in _INHERITED if key in parent}
+            record.update(
+                id=child.name,
+                action=self.study.get("action", "train"),
+                automl_parent=self.job_dir.name,
+                trial=number,
+                created=records.now(),
+                launch=launch,
+            )
+            records.new_attempt(record)
+            records.write_json(temporary / records.RECORD_NAME, record)
+            if child.exists():
+                shutil.rmtree(child)
+            temporary.rename(child)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return child
+
+    def start(self, child: Path, slot: int) -> None:
+        with _start_lock(child):
+            record = records.read_record(child)
+            if records.is_terminal(records.last_attempt(record)["state"]) or self._supervised(child):
+                return
+            kill_leftovers(child)
+            environment = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")}
+            environment.pop("MAE_ATTEMPT", None)
+            if self.concurrency > 1:
+                environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.concurrency)))
+            if self.socket is not None and int(record["launch"].get("processes") or 1) == 1:
+                environment["MAE_WARM_SOCKET"] = str(self.socket)
+                self._warm(child)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mae_sdk.supervisor", str(child)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+            )
+            records.write_json(child / "supervisor.json", {**identify(process.pid), "slot": slot, "at": time.time()})
+            self._started[child.name] = process
+
+    def _warm(self, child: Path) -> None:
+        """The runner's command goes through the warm client, which falls back to the command itself."""
+
+        def change(record: dict[str, Any]) -> None:
+            command = record["launch"]["command"]
+            if "mae_sdk.automl.warm_client" not in command:
+                record["launch"]["command"] = [sys.executable, "-m", "mae_sdk.automl.warm_client", *command]
+
+        records.update_record(child, change)
+
+    def retry(self, child: Path, slot: int, spec: Mapping[str, Any] | None) -> None:
+        if spec is not None:
+            _write_spec(child / "spec.yaml", spec)
+
+        def change(record: dict[str, Any]) -> None:
+            if not records.is_terminal(records.last_attempt(record)["state"]):
+                records.advance(record, records.ERROR, "its supervisor is gone")
+            records.new_attempt(record, "retried by the study")
+
+        (child / records.CANCEL_NAME).unlink(missing_ok=True)
+        records.update_record(child, change)
+        self.start(child, slot)
+
+    def observe(self, child: Path) -> Seen:
+        process = self._started.get(child.name)
+        if process is not None:
+            process.poll()
+        record = records.read_record(child)
+        attempt = records.last_attempt(record)
+        if records.is_terminal(attempt["state"]):
+            problem = attempt.get("failure") or {}
+            state = attempt["state"] if attempt["state"] != records.PREEMPTED else records.ERROR
+            category = "signal" if attempt["state"] == records.PREEMPTED else str(problem.get("category", ""))
+            return Seen(state, category, str(problem.get("message", "") or attempt["transitions"][-1].get("reason", "")))
+        if not self._supervised(child):
+            record = records.read_record(child)  # it may have ended between the two looks
+            if not records.is_terminal(records.last_attempt(record)["state"]):
+                return Seen(records.ERROR, "lost_process", "its supervisor is gone")
+        return Seen(attempt["state"])
+
+    def _supervised(self, child: Path) -> bool:
+        try:
+            identity = records.read_json(child / "supervisor.json")
+        except (OSError, ValueError):
+            return False
+        process = self._started.get(child.name)
+        if process is not None and process.pid == identity.get("pid"):
+            return process.poll() is None
+        return is_alive(identity) is not False
+
+    def records(self, child: Path) -> list[dict[str, Any]]:
+        return read_status(child / "status.json")
+
+    def spec(self, child: Path) -> dict[str, Any]:
+        import yaml
+
+        # written by `_write_spec`, whose output YAML 1.1 and 1.2 readers take alike
+        return dict(yaml.load((child / "spec.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+    def slot(self, child: Path) -> int | None:
+        try:
+            return int(records.read_json(child / "supervisor.json")["slot"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def cancel(self, child: Path) -> None:
+        if not records.is_terminal(records.state_of(records.read_record(child))):
+            (child / records.CANCEL_NAME).touch()
+
+
+_INHERITED = ("platform", "results_root", "data", "versions", "inputs", "parent_job_id")
+
+
+def _fill(word: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        word = word.replace(name, value)
+    return word
+
+
+def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Floats as YAML 1.2 and 1.1 readers both take them: with a dot and a signed exponent."""
+
+    def number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+        text = repr(value)
+        mantissa, _, exponent = text.partition("e")
+        text = text if not exponent or "." in mantissa else f"{mantissa}.0e{exponent}"
+        return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+    Dumper.add_representer(float, number)
+    records.write_text(path, yaml.dump(dict(spec), Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+@contextlib.contextmanager
+def _start_lock(child: Path) -> Iterator[None]:
+    descriptor = os.open(child / ".start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def start_warm(job_dir: Path, command: Sequence[str], socket: Path) -> Path | None:
+    """Start (or find) the warm runner of a job; it is detached and ends by itself when idle. None when it does not come up."""
+    import socket as sockets
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), sockets.socket(sockets.AF_UNIX) as probe:
+            probe.connect(str(socket))
+            return True
+        return False
+
+    if answers():
+        return socket
+    socket.unlink(missing_ok=True)
+    words = [_fill(word, {"{python}": sys.executable, "{socket}": str(socket)}) for word in command]
+    environment = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")}
+    with open(job_dir / "automl" / "warm.log", "ab") as log:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment)
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline and process.poll() is None:
+        if answers():
+            return socket
+        time.sleep(0.05)
+    return None

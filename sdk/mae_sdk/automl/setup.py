@@ -1,0 +1,93 @@
+"""``<job>/automl/study.json``: everything that a controller needs, written once when the AutoML job is created.
+
+The launcher of jobs calls `write`; the plan shows the same `describe`. Nothing here is secret: the environment travels with the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mae_sdk.automl.fields import MISSING, get, put
+from mae_sdk.automl.metrics import objectives
+from mae_sdk.automl.options import AutoMLOptions, parse
+from mae_sdk.automl.space import build
+
+STUDY_NAME = "study.json"
+_KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
+
+
+def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted keys of ``batch``, ``accumulate`` and ``epochs``: from the bundle's shorthand keys, and its ``automl_keys`` where given."""
+    short = info.get("spec_shorthand_keys") or {}
+    found = {"accumulate": "train.accum_grad_batches", "epochs": "train.num_epochs", "batch": "dataset.batch_size"}
+    found.update({word: str(short[name]) for word, name in _KEYS.items() if name in short})
+    found.update(info.get("automl_keys") or {})
+    return {word: key for word, key in found.items() if get(spec, key) is not MISSING}
+
+
+def describe(
+    schema: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None,
+    options: AutoMLOptions | Mapping[str, Any] | None,
+    *,
+    info: Mapping[str, Any] | None = None,
+    devices: Sequence[Any] | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec`` (epochs bounded by ``max_epochs``).
+
+    Raises:
+        SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there is nothing to search.
+    """
+    from mae_skill.errors import SpecError, UsageError
+
+    if not isinstance(options, AutoMLOptions):
+        options = parse(options)
+    keys = keys_of(info or {}, spec)
+    bounded = _bounded(spec, keys, options)
+    space = build(schema, bounded, provenance, options)
+    if not space.knobs:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items()) or "the schema names no parameter"
+        problem = UsageError(
+            "nothing is left to search", field="automl.parameters", got=reasons, hint="name parameters=, or use automl_policy=off"
+        )
+        raise SpecError("AutoML has no search space", problems=[problem])
+    concurrency = options.concurrency or max(1, len(devices or ()) // max(1, processes))
+    return {
+        "options": options.to_dict(),
+        "objectives": [asdict(objective) for objective in objectives(schema, bounded, options)],
+        "space": space.to_dict(),
+        "keys": keys,
+        "concurrency": concurrency,
+        "spec": bounded,
+    }
+
+
+def _bounded(spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions) -> dict[str, Any]:
+    import copy
+
+    out = copy.deepcopy(dict(spec))
+    key = keys.get("epochs")
+    if key and options.max_epochs is not None and isinstance(get(out, key), int) and get(out, key) > options.max_epochs:
+        put(out, key, options.max_epochs)
+    return out
+
+
+def write(
+    job_dir: Path, study: Mapping[str, Any], launch: Mapping[str, Any], *, action: str = "train", warm_command: Sequence[str] = ()
+) -> Path:
+    """Write what `describe` gave, with the child jobs' ``launch`` record.
+
+    Args:
+        launch: as in job.json; ``command`` is a list whose ``{config_path}`` and ``{job_dir}`` are filled in for every child.
+        warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
+    """
+    from mae_sdk.jobfolder.records import write_json
+
+    path = job_dir / "automl" / STUDY_NAME
+    write_json(path, {**study, "launch": dict(launch), "action": action, "warm_command": list(warm_command)})
+    return path

@@ -1,0 +1,204 @@
+"""A study over real child jobs: budget, pruning, faults, restart."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk.automl import controller, results
+from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
+from mae_sdk.jobfolder import records
+from mae_skill.errors import JobFailedError, NotFoundError, StorageError
+
+from tests.support.automl_toy import SPEC, children, make_job, start_controller
+
+
+def _rows(job: Path) -> list[dict[str, str]]:
+    with (job / "automl" / "trials.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Any:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_results(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=6, concurrency=2)
+    with pytest.raises(NotFoundError):
+        results.best_child(job)
+    assert controller.main([str(job)]) == 0
+    rows = _rows(job)
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 6
+    assert float(rows[0]["train.lr"]) == SPEC["train"]["lr"] and float(rows[0]["train.decay"]) == SPEC["train"]["decay"]
+    best = max(rows, key=lambda row: float(row["acc"]))
+    assert results.best_child(job) == best["child"]
+    # the curve falls in its last epoch: the best epoch counts
+    assert int(best["best_epoch"]) == 4
+    names = {path.name for path in (job / "automl").iterdir()}
+    assert {"history.png", "slices.png", "parallel_coordinates.png", "importance.png", "importance.csv", "best_spec.yaml"} <= names
+    assert records.read_json(job / "train" / "result.json")["best_child"] == best["child"]
+    assert (job / "automl" / "best_spec.yaml").read_text() == (tmp_path / best["child"] / "spec.yaml").read_text()
+    assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in children(job))
+    # a second controller finds nothing left to do
+    assert controller.main([str(job)]) == 0
+    assert len(_rows(job)) == 6
+
+
+def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: Path) -> None:
+    def params(name: str, seed: int) -> list[tuple[str, str]]:
+        job = make_job(tmp_path, name, max_trials=5, seed=seed, spec={"num_epochs": 1})
+        assert controller.main([str(job)]) == 0
+        return [(row["train.lr"], row["train.decay"]) for row in _rows(job)]
+
+    first = params("a", 1)
+    assert first == params("b", 1)
+    assert first[1:] != params("c", 2)[1:]
+    assert len(set(first)) == 5
+
+
+def test_a_pruned_trial_is_cancelled_and_counts_its_epochs(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=8, pruner="successive_halving", sampler="random", spec={"num_epochs": 8, "sleep": 0.08})
+    assert controller.main([str(job)]) == 0
+    rows = _rows(job)
+    pruned = [row for row in rows if row["state"] == "PRUNED"]
+    assert len(rows) == 8 and pruned
+    assert all(int(row["epochs"]) < 8 for row in pruned)
+    assert all(records.state_of(records.read_record(tmp_path / row["child"])) == "CANCELED" for row in pruned)
+    assert results.best_child(job) not in {row["child"] for row in pruned}
+
+
+def test_a_killed_runner_is_started_again_and_spends_no_budget(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=2, spec={"fault": "flaky", "num_epochs": 1})
+    assert controller.main([str(job)]) == 0
+    assert [row["state"] for row in _rows(job)] == ["COMPLETE"] * 2
+    assert [line.split()[0] for line in (children(job)[0] / "starts.txt").read_text().splitlines()] == ["1", "2"]
+
+
+def test_out_of_memory_halves_the_batch_once_and_doubles_the_accumulation(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=1, spec={"fault": "oom", "num_epochs": 1})
+    assert controller.main([str(job)]) == 0
+    child = children(job)[0]
+    assert [line.split()[1] for line in (child / "starts.txt").read_text().splitlines()] == ["8", "4"]
+    assert "accum_grad_batches: 2" in (child / "spec.yaml").read_text()
+    assert "out of memory" in (job / "status.json").read_text()
+
+
+def test_a_configuration_that_fails_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=8, sampler="random", spec={"fault": "high", "num_epochs": 1})
+    assert controller.main([str(job)]) == 0
+    rows = _rows(job)
+    failed = [row for row in rows if row["state"] == "FAILED"]
+    assert len(rows) == 8 and failed and len(failed) < 8
+    assert all(float(row["train.lr"]) > 1e-3 and row["reason"] == "loss is nan" for row in failed)
+
+
+@pytest.mark.parametrize(("fault", "words", "trials"), [("data", "the spec as given fails: no images", 1), ("always", "none succeeded", 3)])
+def test_a_study_that_cannot_succeed_ends_early_with_the_childs_reason(tmp_path: Path, fault: str, words: str, trials: int) -> None:
+    job = make_job(tmp_path, max_trials=9, spec={"fault": fault})
+    with pytest.raises(JobFailedError, match=words):
+        controller.control(job)
+    assert len(children(job)) == trials
+
+
+def test_a_plateau_and_a_timeout_end_a_study(tmp_path: Path) -> None:
+    job = make_job(
+        tmp_path, "flat", max_trials=30, plateau=2, sampler="random", parameters=["train.decay"], spec={"num_epochs": 1, "decay": 0.2}
+    )
+    assert controller.main([str(job)]) == 0
+    assert records.read_json(job / "train" / "result.json")["ended"] == "plateau"
+    assert len(_rows(job)) == 3
+    job = make_job(tmp_path, "slow", max_trials=30, timeout=1.0, spec={"num_epochs": 40, "sleep": 0.05})
+    begun = time.monotonic()
+    with pytest.raises(JobFailedError, match="timeout"):
+        controller.control(job)
+    assert time.monotonic() - begun < 20
+
+
+def test_max_epochs_bounds_every_trial(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=2, max_epochs=2)
+    assert controller.main([str(job)]) == 0
+    assert [row["epochs"] for row in _rows(job)] == ["2", "2"]
+
+
+def test_several_metrics_give_a_pareto_front(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=8, metric=["acc", "cost"], spec={"num_epochs": 2})
+    assert controller.main([str(job)]) == 0
+    front = [row for row in _rows(job) if row["pareto"] == "True"]
+    assert front
+    for a in front:
+        assert not any(float(b["acc"]) > float(a["acc"]) and float(b["cost"]) < float(a["cost"]) for b in _rows(job))
+    assert (job / "automl" / "pareto.png").exists()
+
+
+def test_a_grid_is_walked_once_without_repeating(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=50, sampler="grid", grid_points=2, spec={"num_epochs": 1})
+    assert controller.main([str(job)]) == 0
+    rows = _rows(job)
+    assert len(rows) == 5
+    assert len({(row["train.lr"], row["train.decay"]) for row in rows[1:]}) == 4
+
+
+def test_a_killed_controller_goes_on_where_it_was_and_no_trial_runs_twice(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "killed", max_trials=5, spec={"num_epochs": 2, "sleep": 0.1})
+    for pause in (0.9, 1.1, 1.3):
+        process = start_controller(job)
+        time.sleep(pause)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    with open(job / "automl" / "journal.log", "ab") as journal:
+        journal.write(b'{"op_code":5,"torn')
+    (job / "automl" / "journal.log.lock").symlink_to("journal.log")
+    assert controller.main([str(job)]) == 0
+    calm = make_job(tmp_path, "calm", max_trials=5, spec={"num_epochs": 2})
+    assert controller.main([str(calm)]) == 0
+
+    def shape(path: Path) -> list[tuple[str, ...]]:
+        return [(row["trial"], row["state"], row["acc"], row["train.lr"], row["train.decay"]) for row in _rows(path)]
+
+    assert shape(job) == shape(calm)
+    assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in children(job))
+
+
+def test_told_to_stop_it_leaves_its_trials_running_and_a_request_to_cancel_ends_them(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=3, spec={"num_epochs": 100, "sleep": 0.05})
+    process = start_controller(job)
+    while not (children(job) and (children(job)[0] / "status.json").exists()):
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 75
+    child = children(job)[0]
+    assert records.state_of(records.read_record(child)) == "RUNNING"
+    (job / records.CANCEL_NAME).touch()
+    assert controller.main([str(job)]) == 6
+    deadline = time.monotonic() + 10
+    while records.state_of(records.read_record(child)) == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert records.state_of(records.read_record(child)) == "CANCELED"
+
+
+def test_a_study_has_one_controller(tmp_path: Path) -> None:
+    with controller_lock(tmp_path), pytest.raises(StorageError, match="another controller"), controller_lock(tmp_path):
+        pass
+
+
+def test_a_torn_journal_line_is_cut_off_and_whole_lines_stay(tmp_path: Path) -> None:
+    import optuna
+
+    study = optuna.create_study(study_name="x", storage=open_storage(tmp_path, None))
+    study.ask()
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_co')
+    assert repair_journal(journal) == 7
+    assert journal.read_bytes() == whole
+    assert len(optuna.load_study(study_name="x", storage=open_storage(tmp_path, None)).trials) == 1
