@@ -1,7 +1,8 @@
 """What an exported artefact says about itself: enough to preprocess for it and to name its outputs, with no checkpoint at hand.
 
 In an ONNX file the fields are metadata properties named ``mae.<field>`` (JSON values); an engine, which has no room for them, gets
-``<engine>.json`` beside it. Input and output names are fixed: ``images`` [B, 3, H, W]; ``logits`` [B, classes] for a classifier, ``features``
+``<engine>.json`` beside it. Input and output names are fixed: ``images`` [B, 3, H, W]; ``logits`` [B, classes] for a classifier,
+``features``
 [B, D] (pooled) or [B, N, D] (tokens) for a backbone.
 """
 

@@ -1,6 +1,7 @@
 """Torch module → ONNX file: any batch or a fixed one, an opset that is checked in the file, the file's description of itself inside.
 
-The TorchScript-based exporter is used on purpose: it keeps the opset asked for (the dynamo one turned 12 and 17 into 18 on every family, and fails
+The TorchScript-based exporter is used on purpose: it keeps the opset asked for (the dynamo one turned 12 and 17 into 18 on every
+family, and fails
 on Hiera with fused attention). Attention is unfused while tracing: below opset 14 there is no operator for the fused form, and one
 graph for every opset is one graph to test.
 """
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_skill.errors import CheckpointError, SpecError, UsageError
 from torch import Tensor, nn
 
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
-from mae_skill.errors import CheckpointError, SpecError, UsageError
 
 OPSETS = range(12, 21)  # 12: documented floor; 20: the last the exporter writes
 EXTERNAL_DATA_BYTES = 2_000_000_000  # protobuf ends at 2^31 bytes; some room for the graph itself
@@ -157,7 +158,8 @@ def read_meta(model: Any, path: Path) -> ArtefactMeta:
 
 
 def fold_identities(model: Any) -> None:
-    """Removes `Identity` nodes (the exporter shares equal weights through them), so that every weight is an initializer of the node that uses it."""
+    """Removes `Identity` nodes (the exporter shares equal weights through them), so that every weight is an initializer of the node
+    that uses it."""
     outputs = {value.name for value in model.graph.output}
     renamed: dict[str, str] = {}
     kept = []
@@ -238,7 +240,8 @@ def tensor_bytes(tensor: Any) -> int:
 
 
 def session_of(model: Any, threads: int | None = None, optimise: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU for a model in memory (through a temporary file when it is too large for one message) or at a path."""
+    """An ONNX Runtime session on the CPU for a model in memory (through a temporary file when it is too large for one message) or at a
+    path."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

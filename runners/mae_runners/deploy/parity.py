@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from mae_skill.errors import CheckpointError
 
 
@@ -26,7 +25,8 @@ class Thresholds:
     min_top1_agreement: float
 
 
-# float32 kernels reorder sums: differences of some 1e-6 to 1e-5 of the largest value were seen over all families; the bounds leave a factor of 20.
+# float32 kernels reorder sums: differences of some 1e-6 to 1e-5 of the largest value were seen over all families; the bounds leave a
+# factor of 20.
 # Reduced precision: fp16 has 11 bits, bf16 has 8, int8 has 8 with one scale for a whole tensor.
 DEFAULTS = {
     "fp32": Thresholds(0.9999, 1e-3, 1.0),

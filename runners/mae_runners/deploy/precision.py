@@ -1,7 +1,9 @@
 """Reduced precision written into the graph itself, as strongly typed TensorRT networks want it: fp16 and bf16, layer by layer.
 
-Every node computes in one type. A `Cast` stands wherever a tensor crosses from one type to another, so the graph is well typed for strict parsers
-too: a `LayerNormalization` whose scale is float16 gets a float16 input (the naive conversion leaves one of the two behind, and TensorRT refuses
+Every node computes in one type. A `Cast` stands wherever a tensor crosses from one type to another, so the graph is well typed for
+strict parsers
+too: a `LayerNormalization` whose scale is float16 gets a float16 input (the naive conversion leaves one of the two behind, and
+TensorRT refuses
 it). Inputs and outputs of the graph stay float32. Operators whose sums or squares leave float16's range keep float32.
 """
 
@@ -12,10 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from mae_skill.errors import SpecError
 
-# Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a decomposed LayerNorm); Resize scales are float32 by definition.
+# Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a decomposed LayerNorm); Resize scales are
+# float32 by definition.
 KEEP_FP32 = frozenset({"ReduceL2", "ReduceSum", "ReduceSumSquare", "Pow", "Sqrt", "Resize", "QuantizeLinear", "DequantizeLinear"})
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -161,9 +163,11 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
 
 
 def emulate_low_precision(model: Any) -> Any:
-    """A copy-free rewrite of a bf16 graph for runtimes with no bf16 kernels: every bf16 tensor is rounded to bf16, and computed on in float32.
+    """A copy-free rewrite of a bf16 graph for runtimes with no bf16 kernels: every bf16 tensor is rounded to bf16, and computed on in
+    float32.
 
-    ONNX Runtime's CPU provider has few bf16 kernels, yet the parity gate must run there; storage rounding, which dominates bf16's error, is kept.
+    ONNX Runtime's CPU provider has few bf16 kernels, yet the parity gate must run there; storage rounding, which dominates bf16's
+    error, is kept.
     """
     from onnx import TensorProto, helper, numpy_helper
 

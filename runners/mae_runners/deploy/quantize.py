@@ -1,8 +1,10 @@
 """Int8 by explicit quantise/dequantise pairs, calibrated on the user's images: one graph for ONNX Runtime and for strongly typed TensorRT.
 
 Quantised are the matrix products and convolutions that carry weights (nearly all of the arithmetic): weights symmetric per output channel,
-activations symmetric per tensor, zero points 0 as TensorRT wants. Attention products, normalisations and depthwise convolutions stay float32:
-they are a small part of the work and lose the most. The scale of an activation is the one that loses least (mean square) over the values the
+activations symmetric per tensor, zero points 0 as TensorRT wants. Attention products, normalisations and depthwise convolutions stay
+float32:
+they are a small part of the work and lose the most. The scale of an activation is the one that loses least (mean square) over the
+values the
 calibration images gave, never simply their maximum: a single outlier would cost every other value its bits.
 """
 
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from mae_skill.errors import CheckpointError, DataError, SpecError
 
 SAMPLES_PER_BATCH = 8192  # values kept of each tensor and batch; the largest is always among them
@@ -28,9 +29,9 @@ def quantizable(model: Any) -> list[Any]:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     chosen = []
     for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and len(weights[node.input[1]].dims) == 2:
-            chosen.append(node)
-        elif node.op_type == "Conv" and node.input[1] in weights and attribute(node, "group", 1) == 1:
+        if (node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and len(weights[node.input[1]].dims) == 2) or (
+            node.op_type == "Conv" and node.input[1] in weights and attribute(node, "group", 1) == 1
+        ):
             chosen.append(node)
     return chosen
 
@@ -82,7 +83,8 @@ def calibrate(model: Any, batches: Iterable[np.ndarray], names: Sequence[str]) -
 
 
 def best_scale(magnitudes: np.ndarray) -> float:
-    """The scale whose rounding and clipping of `magnitudes` (≥ 0) loses least in the mean square; 48 candidates from 20 % of the maximum up."""
+    """The scale whose rounding and clipping of `magnitudes` (≥ 0) loses least in the mean square; 48 candidates from 20 % of the
+    maximum up."""
     top = float(magnitudes.max())
     if top == 0.0:
         return 1.0 / 127.0
@@ -107,7 +109,7 @@ def quantize(model: Any, scales: dict[str, float], exclude: Sequence[str] = ()) 
         SpecError: the opset has no per-channel dequantisation.
         CheckpointError: a scale is missing (a cache of another model).
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < 13:

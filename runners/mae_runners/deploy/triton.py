@@ -1,0 +1,85 @@
+"""A Triton Inference Server model repository: ``<repository>/<model>/config.pbtxt`` and ``<model>/1/model.onnx`` (or ``model.plan``).
+
+The text is protobuf text format of `inference.ModelConfig`; the tests parse it with the message class that the PyPI package
+``tritonclient`` ships
+(``tritonclient.grpc.model_config_pb2``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
+from mae_runners.deploy.onnx_export import refuse_existing
+
+MAX_BATCH = 64  # for artefacts that take any batch
+QUEUE_DELAY_US = 500  # how long a request may wait for others to share its batch
+LABELS = "labels.txt"
+
+
+def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_batch: int, platform: str = "onnxruntime_onnx") -> str:
+    """The config.pbtxt of one model.
+
+    Args:
+        name: model name, equal to its folder's.
+        output_dims: shape of the output without the batch.
+        max_batch: the largest batch; an artefact with a fixed batch gets 0 (no batching by the server) and full shapes.
+    """
+    fixed = meta.batch > 0
+    lead = [meta.batch] if fixed else []
+    dtype = "TYPE_UINT8" if meta.preprocessing else "TYPE_FP32"
+    labels = f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes else ""
+    batching = "" if fixed else f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
+    described = "".join(
+        f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
+        for key, value in meta.to_properties().items()
+    )
+    return f"""name: {json.dumps(name)}
+platform: {json.dumps(platform)}
+max_batch_size: {0 if fixed else max_batch}
+input [
+  {{
+    name: {json.dumps(INPUT_NAME)}
+    data_type: {dtype}
+    dims: {[*lead, 3, *meta.input_size]}
+  }}
+]
+output [
+  {{
+    name: {json.dumps(meta.output_name)}
+    data_type: TYPE_FP32
+    dims: {[*lead, *output_dims]}{labels}
+  }}
+]{batching}{described}
+"""
+
+
+def write_repository(root: Path, meta: ArtefactMeta, onnx_files: list[Path], output_dims: list[int], *, overwrite: bool) -> list[Path]:
+    """Lays an exported ONNX file (with its data file, if it has one) out as a one-model repository at `root`, all at once.
+
+    Returns:
+        The files, configuration first.
+    """
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
+    target = root / name
+    refuse_existing(target, overwrite)
+    root.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+    try:
+        (draft / "1").mkdir()
+        for source in onnx_files:
+            shutil.copy2(source, draft / "1" / source.name)  # names stay: an ONNX file refers to its data file by name
+        (draft / "config.pbtxt").write_text(config_text(name, meta, output_dims, max_batch=MAX_BATCH))
+        if meta.classes:
+            (draft / LABELS).write_text("".join(f"{label}\n" for label in meta.classes))
+        draft.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return sorted((path for path in target.rglob("*") if path.is_file()), key=lambda path: path.name != "config.pbtxt")
