@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mae_sdk import Skill  # noqa: E402
+
 from tests.support.s3 import S3Server  # noqa: E402
 
 SIZE = 64  # 16 patches of 16 pixels: enough mask units to learn from, few enough for two cores
@@ -119,9 +120,8 @@ def main() -> int:
     say(f"predictions   {Path(inference.folder) / 'inference' / 'results.csv'}")
     say(f"onnx          {onnx}")
     say(f"picture       {picture}")
-    say(
-        f"\nheld-out accuracy, 15 labels a class, 4 trials each:  pretrained {pretrained_accuracy:.1%}   from scratch {scratch_accuracy:.1%}"
-    )
+    say("\nheld-out accuracy with 15 labels a class and 4 trials each:")
+    say(f"pretrained {pretrained_accuracy:.1%}   from scratch {scratch_accuracy:.1%}")
     say(f"took {time.monotonic() - started:.0f} s")
     if pretrained_accuracy <= scratch_accuracy:
         say("FAILED: pretraining did not beat training from scratch")

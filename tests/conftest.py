@@ -1,0 +1,17 @@
+"""Every test gets its own results root and archive cache, and no credentials of the machine it runs on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "MAE_")) and name != "MAE_UPDATE_GOLDEN":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))

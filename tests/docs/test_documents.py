@@ -1,0 +1,139 @@
+"""The documents are true: links resolve, commands parse with the real command line, JSON and dotted keys exist in the schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.docs import ROOT, commands, fences, links, pages
+
+TRIGGERS = ("pretrain MAE", "self-supervised vision pretraining", "Masked Autoencoder", "Mask Auto-Encoder", "MAE fine-tune")
+PAGES = pages()
+SECTIONS = "model|dataset|train|evaluate|inference|export|gen_trt_engine"
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_resolves(page: Path) -> None:
+    assert [target for target in links(page) if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_is_one_that_mae_takes(page: Path) -> None:
+    import click
+    from mae_sdk.cli.main import cli
+
+    for words in commands(page):
+        command: Any = cli
+        rest = list(words)
+        if rest[0].startswith("-") or rest[0] == "COMMAND":
+            continue
+        path = ["mae"]
+        while isinstance(command, click.Group) and rest:
+            context = click.Context(command, info_name=" ".join(path))
+            if rest[0].startswith("-"):
+                break
+            found = command.get_command(context, rest[0])
+            assert found is not None, f"{name(page)}: mae {' '.join(words)}"
+            command = found
+            path.append(rest.pop(0))
+        if not rest and not isinstance(command, click.Group):
+            continue  # a bare mention of the command
+        if "--help" in rest or isinstance(command, click.Group):
+            continue
+        rest = [word for word in rest if word not in ("DIR]",)]
+        rest = [re.sub(r"^(auto\|on\|off|best\|latest\|epoch:N)$", "auto", word) for word in rest]
+        optional_only = [parameter for parameter in command.params if parameter.required]
+        context = command.make_context(
+            " ".join(path), rest, resilient_parsing=bool(optional_only) and all(word.startswith("-") for word in rest)
+        )
+        unknown = [word for word in context.args if word.startswith("-")]
+        assert not unknown, f"{name(page)}: mae {' '.join(words)}"
+
+
+@pytest.fixture(scope="module")
+def keys() -> set[str]:
+    """Every dotted key, sections included, of every schema."""
+    found: set[str] = set()
+
+    def walk(node: dict[str, Any], prefix: str) -> None:
+        for child_name, child in (node.get("properties") or {}).items():
+            key = f"{prefix}.{child_name}" if prefix else child_name
+            found.add(key)
+            walk(child, key)
+
+    for path in sorted((ROOT / "schemas").glob("*.schema.json")):
+        walk(json.loads(path.read_text()), "")
+    assert "train.optim.lr" in found
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_dotted_key_is_in_a_schema(page: Path, keys: set[str]) -> None:
+    text = page.read_text(encoding="utf-8")
+    aliases = {"model.mask_ratio", "model.norm_pix_loss"}
+    files = re.compile(r"\.(md|yaml|json|py|gz|csv|onnx|engine|pth|html|schema)\b")
+    used = {match for match in re.findall(rf"(?<![\w/.])(?:{SECTIONS})(?:\.[a-z_0-9]+)+", text) if not files.search(match)}
+    assert sorted(used - keys - aliases) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_json_block_is_json(page: Path) -> None:
+    for body in fences(page, "json"):
+        assert isinstance(json.loads(body), (dict, list))
+
+
+def test_the_skill_description_carries_the_trigger_phrases() -> None:
+    from mae_sdk.cli.bundle_check import front_matter
+
+    description = front_matter(ROOT / "SKILL.md")["description"]
+    assert [phrase for phrase in TRIGGERS if f'"{phrase}"' not in description] == []
+
+
+def test_the_skill_is_short_enough_to_read_every_time() -> None:
+    text = (ROOT / "SKILL.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 500
+    assert len(text) / 4 < 5000  # four characters a token, on average
+
+
+def test_the_installed_skills_pass_the_reference_validator(tmp_path: Path) -> None:
+    from mae_sdk.cli.skill import install_bundle
+    from skills_ref import validate
+
+    installed = install_bundle(ROOT, tmp_path)
+    assert [path.name for path in installed] == ["tao-train-mask-auto-encoder", "tao-run-automl"]
+    assert [problem for path in installed for problem in validate(path)] == []
+
+
+def test_installing_over_a_copy_is_refused_unless_forced(tmp_path: Path) -> None:
+    from mae_sdk.cli.skill import install_bundle
+    from mae_skill.errors import UsageError
+
+    install_bundle(ROOT, tmp_path)
+    marker = tmp_path / "tao-train-mask-auto-encoder" / "mine.txt"
+    marker.write_text("keep me")
+    with pytest.raises(UsageError, match="already installed"):
+        install_bundle(ROOT, tmp_path)
+    assert marker.exists()
+    install_bundle(ROOT, tmp_path, force=True)
+    assert not marker.exists()
+
+
+def test_the_error_page_names_every_code_with_its_exit() -> None:
+    from mae_skill import errors
+
+    text = (ROOT / "references" / "errors.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \| (\d+) \|", text, re.MULTILINE))
+    classes = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.MaeError) and kind is not errors.MaeError
+    ]
+    assert {kind.code: str(kind.exit_code) for kind in classes}.items() <= rows.items()
