@@ -1,0 +1,53 @@
+"""The evals can be passed and can be failed: the runner grades what is on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.support.docs import ROOT
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evals_run", ROOT / "evals" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_twenty_triggers_half_of_them_near_misses_and_fifteen_tasks() -> None:
+    triggers = json.loads((ROOT / "evals" / "triggers.json").read_text())
+    assert len({item["query"] for item in triggers}) == 20
+    assert sum(item["fires"] for item in triggers) == 10
+    tasks = json.loads((ROOT / "evals" / "tasks.json").read_text())
+    assert len({task["id"] for task in tasks}) == 15
+    assert all(task["expect"] for task in tasks)
+
+
+def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = f"""{sys.executable} -c 'import json; json.dump(dict(images=40, classes=4), open("answer.json", "w"))' {{prompt}}"""
+    assert runner.run_tasks(worker, "inspect-counts", 60, False)
+    talker = f"""{sys.executable} -c 'print("40 images in 4 classes")' {{prompt}}"""
+    assert not runner.run_tasks(talker, "inspect-counts", 60, False)
+    assert "FAIL  inspect-counts" in capsys.readouterr().out
+
+
+def test_a_task_folder_holds_the_installed_skill_and_its_data(runner: ModuleType, tmp_path: Path) -> None:
+    runner.prepare({"data": ["labelled", "flat"], "write": {"a.txt": "x"}}, tmp_path)
+    assert (tmp_path / ".agents/skills/tao-train-mask-auto-encoder/SKILL.md").is_file()
+    assert len(list((tmp_path / "labelled").rglob("*.png"))) == 40
+    assert len(list((tmp_path / "flat").glob("*.png"))) == 25
+
+
+def test_a_prompt_with_quotes_reaches_the_agent_as_one_argument(runner: ModuleType, tmp_path: Path) -> None:
+    prompt = 'it\'s $(touch hacked) "quoted"; rm x'
+    shown = runner.ask(f"{sys.executable} -c 'import sys; print(sys.argv[1:])' {{prompt}}", prompt, tmp_path, 60)
+    assert shown.strip() == repr([prompt])
+    assert not (tmp_path / "hacked").exists()
