@@ -18,7 +18,6 @@ def mae_config(arch: str, size: tuple[int, int], **overrides: Any) -> dict[str, 
     return {
         "arch": arch,
         "input_size": list(size),
-        "global_pool": True,
         "mask_ratio": 0.6,
         "norm_pix_loss": True,
         "decoder_depth": 2,

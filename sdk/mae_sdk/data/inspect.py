@@ -39,8 +39,9 @@ def inspect_source(
         statistics_from: mean and std come from at most this many evenly spaced images.
 
     Returns:
-        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width/height {min, median, max}, formats, channels,
-        unreadable {count, files}, mean, std (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs}, contact_sheet``.
+        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and height {min, median, max}, formats,
+        channels, unreadable {count, files}, mean, std (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
+        contact_sheet``.
         Lists of files are bounded to 50; the counts are not.
 
     Raises:
@@ -175,7 +176,8 @@ def _duplicates(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any
 
 
 def _shared(source: Source, hashes: dict[bytes, list[int]], other: Source) -> dict[str, Any]:
-    count, pairs = 0, []
+    count = 0
+    pairs: list[list[str]] = []
     for i in range(len(other)):
         twins = hashes.get(_hash(other.read(i)))
         if twins:

@@ -1,0 +1,133 @@
+"""An HTTP proxy in front of an S3 server that injects latency and faults."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+# What happens to one request: None = nothing; otherwise a word of `FAULTS`.
+Decide = Callable[[str, str, int], "str | None"]
+CODES = {
+    "500": (500, "InternalError"),
+    "503": (503, "ServiceUnavailable"),
+    "SlowDown": (503, "SlowDown"),
+    "ExpiredToken": (400, "ExpiredToken"),
+    "AccessDenied": (403, "AccessDenied"),
+}
+FAULTS = ("reset", "truncate", "stall", *CODES)
+
+
+class FaultProxy:
+    """Relays to ``upstream`` (an endpoint URL).
+
+    Args:
+        latency: seconds before each request is passed on.
+        decide: ``(method, path with query, number of the request) -> fault``.
+        stall_seconds: how long a stalled answer stays silent.
+    """
+
+    def __init__(self, upstream: str, latency: float = 0.0, decide: Decide | None = None, stall_seconds: float = 5.0) -> None:
+        host, port = upstream.removeprefix("http://").split(":")
+        self.requests: list[tuple[str, str]] = []
+        lock = threading.Lock()
+        proxy = self
+        local = threading.local()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                return
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except (ConnectionError, TimeoutError):
+                    self.close_connection = True
+
+            def relay(self) -> None:
+                with lock:
+                    number = len(proxy.requests)
+                    proxy.requests.append((self.command, self.path))
+                fault = decide(self.command, self.path, number) if decide else None
+                if latency:
+                    time.sleep(latency)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if fault in CODES:
+                    self.refuse(*CODES[fault])
+                    return
+                if not hasattr(local, "upstream"):
+                    local.upstream = http.client.HTTPConnection(host, int(port), timeout=60)
+                local.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for key, value in self.headers.items():
+                    local.upstream.putheader(key, value)
+                local.upstream.endheaders(body or None)
+                answer = local.upstream.getresponse()
+                if fault is None and answer.getheader("Content-Length") and self.command != "HEAD":
+                    self.head(answer)
+                    while chunk := answer.read(1 << 18):
+                        self.wfile.write(chunk)
+                    return
+                data = answer.read()
+                self.head(answer, None if self.command == "HEAD" else len(data))
+                if self.command == "HEAD":
+                    return
+                if fault in ("reset", "truncate", "stall"):
+                    self.wfile.write(data[: len(data) // 2])
+                    self.wfile.flush()
+                    if fault == "stall":
+                        time.sleep(stall_seconds)
+                    if fault == "reset":
+                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                    return
+                self.wfile.write(data)
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = relay
+
+            def head(self, answer: http.client.HTTPResponse, length: int | None = None) -> None:
+                self.send_response_only(answer.status)
+                for key, value in answer.getheaders():
+                    if key.lower() not in ("transfer-encoding", "connection") and not (
+                        length is not None and key.lower() == "content-length"
+                    ):
+                        self.send_header(key, value)
+                if length is not None:
+                    self.send_header("Content-Length", str(length))
+                self.end_headers()
+
+            def refuse(self, status: int, code: str) -> None:
+                data = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+                self.send_response_only(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Type", "application/xml")
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 256
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> FaultProxy:
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+if __name__ == "__main__":  # python -m tests.support.proxy UPSTREAM LATENCY: a latency proxy in a process of its own, for benchmarks
+    with FaultProxy(sys.argv[1], float(sys.argv[2])) as running:
+        print(running.endpoint, flush=True)
+        threading.Event().wait()
