@@ -56,7 +56,7 @@ class CheckpointMeta:
             "input_size": list(config["input_size"]),
             "model": config,
             "num_classes": config.get("num_classes"),
-            "global_pool": config["global_pool"],
+            "global_pool": config.get("global_pool", True),
         }
         return cls(**{**known, **details})
 

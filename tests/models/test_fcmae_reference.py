@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mae_runners.models.masking import draw_mask
-from tests.support.models import build, gradients, inputs, mae_config, relative
 from torch import Tensor
+
+from tests.support.models import build, gradients, inputs, mae_config, relative
 
 
 def dense_block(block: Any, x: Tensor, shown: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from mae_runners.models import load_pretrained
 from mae_runners.models.conversion import to_our_names
 from mae_runners.models.masking import draw_mask
+
 from tests.support.models import build, disturb, gradients, inputs, mae_config, relative
 
 with warnings.catch_warnings():

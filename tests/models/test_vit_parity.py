@@ -8,8 +8,9 @@ import pytest
 import torch
 from mae_runners.models import build_from_config, load_pretrained
 from mae_runners.models.conversion import to_our_names
-from tests.support.models import build, disturb, gradients, inputs, mae_config, relative
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+from tests.support.models import build, disturb, gradients, inputs, mae_config, relative
 
 SIZE = (64, 64)
 
@@ -29,7 +30,9 @@ def reference(norm_pix: bool, mask_ratio: float) -> ViTMAEForPreTraining:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
 @pytest.mark.parametrize(("norm_pix", "mask_ratio"), [(True, 0.75), (False, 0.5)])
-def test_loss_and_gradients_equal_transformers(tmp_path: Path, dtype: torch.dtype, tolerance: float, norm_pix: bool, mask_ratio: float) -> None:
+def test_loss_and_gradients_equal_transformers(
+    tmp_path: Path, dtype: torch.dtype, tolerance: float, norm_pix: bool, mask_ratio: float
+) -> None:
     peer = reference(norm_pix, mask_ratio)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     ours = build(mae_config("vit_tiny_patch16", SIZE, norm_pix_loss=norm_pix, mask_ratio=mask_ratio))

@@ -13,9 +13,7 @@ from .common import Backboned
 class Classifier(Backboned):
     """Image classification on any of the encoders.
 
-    ``global_pool`` true: mean over positions (ViT: patch tokens, then ``fc_norm``). False: the class token for ViT, the maximum over
-    positions
-    for the families that have no class token.
+    Features are the mean over positions. ViT with ``global_pool`` false takes the class token instead (``norm``, not ``fc_norm``).
     """
 
     def __init__(self, encoder: Any, config: dict[str, Any]) -> None:

@@ -8,13 +8,14 @@ wherever a neighbour could see them, and GRN is taken per sample over visible ce
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm, LayerNorm2d, NormMlpClassifierHead, calculate_drop_path_rates, trunc_normal_
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .common import Backbone, run_block
 from .masking import gather_rows, scatter_rows, take_patches
@@ -44,11 +45,63 @@ def stage_layout(visible: Tensor, units: tuple[int, int], side: int) -> Layout:
     return Layout(index.flatten(), (batch, height, width), side)
 
 
+class _DepthwiseOnCpu(torch.autograd.Function):
+    """Stride-1 "same" depthwise convolution whose weight gradient is itself a convolution, image with gradient, one group per image and
+    channel.
+
+    PyTorch's own weight gradient takes most of a training step on small maps: 14.9 ms against 0.7 ms for [8, 768, 7, 7] on two cores, 4.1
+    against
+    1.3 for [8, 384, 14, 14], 6.7 against 4.1 for [8, 192, 28, 28]; on [8, 96, 56, 56] it is the faster one (13 against 23).
+    """
+
+    MAX_CELLS = 28 * 28
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        batch, channels, height, width = x.shape
+        pad = weight.shape[-1] // 2
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            # The transpose of a "same" convolution with an odd kernel is the convolution with the kernel turned by 180 degrees.
+            grad_x = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=channels)
+        images = x.transpose(0, 1).reshape(1, channels * batch, height, width)
+        kernels = grad.transpose(0, 1).reshape(channels * batch, 1, height, width)
+        grad_weight = F.conv2d(images, kernels, padding=pad, groups=channels * batch).view(channels, batch, *weight.shape[2:]).sum(dim=1)
+        return grad_x, grad_weight.unsqueeze(1), grad.sum(dim=(0, 2, 3))
+
+
+class DepthwiseConv(nn.Conv2d):
+    """7×7 depthwise convolution; in training on the CPU, on small maps, with a faster weight gradient."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, 7, padding=3, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        small = x.shape[2] * x.shape[3] <= _DepthwiseOnCpu.MAX_CELLS
+        if (
+            small
+            and x.device.type == "cpu"
+            and torch.is_grad_enabled()
+            and self.weight.requires_grad
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return _DepthwiseOnCpu.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
 class Block(ConvNeXtBlock):
     """Depthwise 7×7, LayerNorm, pointwise, GELU, GRN, pointwise; dense on ``[B, C, H, W]``, or on the rows of a layout."""
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__(dim, dim, mlp_ratio=mlp_ratio, use_grn=True, ls_init_value=None, norm_layer=LayerNorm, drop_path=drop_path)
+        self.conv_dw = DepthwiseConv(dim)
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
         if layout is None:
@@ -62,11 +115,34 @@ class Block(ConvNeXtBlock):
         return x + self.mlp.fc2(y).view_as(x)
 
 
+class _GlobalResponse(torch.autograd.Function):
+    """GRN on ``[B, N, C]`` with a backward pass of three sweeps over the values; left to autograd it takes seven."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        response = x.norm(p=2, dim=1, keepdim=True)
+        level = response.mean(dim=-1, keepdim=True) + eps
+        scale = torch.addcmul(torch.ones_like(weight), weight, response / level)
+        ctx.save_for_backward(x, weight, response, level, scale)
+        return torch.addcmul(bias, x, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, response, level, scale = ctx.saved_tensors
+        by_scale = (grad * x).sum(dim=1, keepdim=True)
+        by_ratio = by_scale * weight
+        by_level = -(by_ratio * response).sum(dim=-1, keepdim=True) / level.square()
+        by_response = by_ratio / level + by_level / x.shape[-1]
+        # A channel that is zero everywhere has no direction: its norm has the subgradient 0.
+        along = torch.where(response > 0, by_response / response.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+        grad_x = torch.addcmul(grad * scale, x, along.to(x.dtype))
+        return grad_x, (by_scale * response / level).sum(dim=(0, 1)), grad.sum(dim=(0, 1)), None
+
+
 def global_response(x: Tensor, grn: nn.Module) -> Tensor:
     """GRN over the visible cells of each sample: ``x [B, N, C]``."""
-    response = x.norm(p=2, dim=1, keepdim=True)
-    scale = response / (response.mean(dim=-1, keepdim=True) + grn.eps)
-    return torch.addcmul(grn.bias, x, 1 + grn.weight * scale)
+    return _GlobalResponse.apply(x, grn.weight, grn.bias, grn.eps)
 
 
 class Stage(nn.Module):
@@ -99,10 +175,9 @@ class ConvNextBackbone(Backbone):
 
     Args:
         num_classes: 0 leaves the head out.
-        pool: ``avg`` or ``max`` over positions, before the head's norm.
     """
 
-    def __init__(self, *, depths: tuple[int, ...], dims: tuple[int, ...], num_classes: int, pool: str, drop_path: float) -> None:
+    def __init__(self, *, depths: tuple[int, ...], dims: tuple[int, ...], num_classes: int, drop_path: float) -> None:
         super().__init__()
         self.depths, self.num_features = depths, dims[-1]
         self.stem = nn.Sequential(nn.Conv2d(3, dims[0], STEM, stride=STEM), LayerNorm2d(dims[0]))
@@ -111,7 +186,7 @@ class ConvNextBackbone(Backbone):
         self.stages = nn.ModuleList(Stage(widths[i], dims[i], rates[i]) for i in range(4))
         self.head: nn.Module = nn.Identity()
         if num_classes:
-            self.head = NormMlpClassifierHead(dims[-1], num_classes, pool_type=pool, norm_layer=LayerNorm2d)
+            self.head = NormMlpClassifierHead(dims[-1], num_classes, norm_layer=LayerNorm2d)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 trunc_normal_(module.weight, std=0.02)

@@ -54,4 +54,4 @@ class FcMae(MaskedAutoencoder):
         x = self.encoder.forward_features(images)
         if not pool:
             return x.flatten(2).transpose(1, 2)
-        return x.mean(dim=(2, 3)) if self.config["global_pool"] else x.amax(dim=(2, 3))
+        return x.mean(dim=(2, 3))

@@ -107,7 +107,6 @@ class HieraBackbone(Backbone):
     Args:
         q_pool: how many times queries are pooled: 2 in pretraining (a unit ends as 2×2 tokens), 3 in fine-tuning (one token).
         num_classes: 0 leaves the head out.
-        pool: ``avg`` or ``max`` over tokens, before the head's norm.
     """
 
     def __init__(
@@ -119,7 +118,6 @@ class HieraBackbone(Backbone):
         stages: tuple[int, ...],
         q_pool: int,
         num_classes: int,
-        pool: str,
         drop_path: float,
     ) -> None:
         super().__init__()
@@ -147,7 +145,7 @@ class HieraBackbone(Backbone):
         self.stage_dims = [embed_dim * 2**i for i in range(len(stages))]
         self.head: nn.Module = nn.Identity()
         if num_classes:
-            self.head = ClNormMlpClassifierHead(dim, num_classes, pool_type=pool, norm_layer=LayerNorm, input_fmt="NLC")
+            self.head = ClNormMlpClassifierHead(dim, num_classes, norm_layer=LayerNorm, input_fmt="NLC")
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -82,4 +82,4 @@ class HieraMae(MaskedAutoencoder):
         tokens = fused.flatten(1, 2)
         if not pool:
             return tokens[:, self.token_numbers.flatten().argsort()]
-        return tokens.mean(dim=1) if self.config["global_pool"] else tokens.amax(dim=1)
+        return tokens.mean(dim=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_skill.archs import get_arch
+from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from torch import Tensor
 
@@ -106,7 +106,7 @@ def _grid_pixels(data: Mapping[str, Any]) -> tuple[int, int] | None:
 class _Loader:
     def __init__(self, model: Backboned, state: Mapping[str, Tensor], pixels: tuple[int, int] | None, name: str) -> None:
         self.model, self.state, self.pixels, self.file = model, state, pixels, name
-        self.arch = get_arch(model.arch)
+        self.arch = ARCHS[model.arch]
         self.targets = dict(model.named_parameters())
         self.clashes: list[str] = []
         self.report = LoadReport()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_skill.archs import Arch, get_arch
+from mae_skill.archs import ARCHS, Arch, hw, nearest_sizes, num_units, size_fits
 from mae_skill.errors import SpecError
 
 from .classifier import Classifier
@@ -20,16 +20,13 @@ from .vit import VitBackbone
 from .vit_mae import VitMae
 
 _MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
-DECODER_HEADS = 16
+DECODER_HEADS = 16  # the papers'
 _SHAPE_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 
 
-def size_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """``size`` or ``[height, width]`` as ``(height, width)``."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
+def default_decoder_heads(width: int) -> int:
+    """16, or the largest count below that divides the decoder's ``width``."""
+    return next(heads for heads in range(DECODER_HEADS, 0, -1) if width % heads == 0)
 
 
 def build_mae(model_spec: Any, train_spec: Any, input_size: int | Sequence[int]) -> MaskedAutoencoder:
@@ -44,7 +41,7 @@ def build_mae(model_spec: Any, train_spec: Any, input_size: int | Sequence[int])
         "norm_pix_loss": bool(train_spec.norm_pix_loss),
         "decoder_depth": int(model_spec.decoder_depth),
         "decoder_embed_dim": int(model_spec.decoder_embed_dim),
-        "decoder_num_heads": int(model_spec.decoder_num_heads or DECODER_HEADS),
+        "decoder_num_heads": int(model_spec.decoder_num_heads or default_decoder_heads(int(model_spec.decoder_embed_dim))),
         "decoder_mlp_ratio": float(model_spec.decoder_mlp_ratio),
     }
     model = build_from_config(config)
@@ -60,6 +57,7 @@ def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classi
     """
     config = {
         **_encoder_config(model_spec, input_size),
+        "global_pool": bool(model_spec.global_pool),
         "num_classes": int(model_spec.num_classes),
         "drop_path_rate": float(model_spec.drop_path_rate),
     }
@@ -72,16 +70,15 @@ def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[st
     shape = {name: getattr(model_spec, name, None) for name in _SHAPE_FIELDS}
     return {
         "arch": str(model_spec.arch),
-        "input_size": list(size_pair(input_size)),
-        "global_pool": bool(model_spec.global_pool),
+        "input_size": list(hw(input_size)),
         **{name: value for name, value in shape.items() if value is not None},
     }
 
 
 def build_from_config(config: Mapping[str, Any]) -> Backboned:
     """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else a classifier."""
-    arch = get_arch(config["arch"])
-    size = size_pair(config["input_size"])
+    arch = _arch(config["arch"])
+    size = hw(config["input_size"])
     _check_size(arch, size)
     config = {**config, "input_size": list(size)}
     if "mask_ratio" in config:
@@ -92,14 +89,13 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
 
 def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
     """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice instead of three times."""
-    arch = get_arch(config["arch"])
-    size = size_pair(config["input_size"])
+    arch = _arch(config["arch"])
+    size = hw(config["input_size"])
     classes = 0 if pretraining else int(config["num_classes"])
     drop_path = 0.0 if pretraining else float(config.get("drop_path_rate", 0.0))
-    mean_pool = bool(config["global_pool"])
     overrides = {name: config[name] for name in _SHAPE_FIELDS if config.get(name) is not None}
     if arch.family == "vit":
-        dim, heads = int(overrides.get("embed_dim", arch.dims[0])), int(overrides.get("num_heads", arch.heads))
+        dim, heads = int(overrides.get("embed_dim", arch.dims[0])), int(overrides.get("num_heads", arch.heads[0]))
         if dim % heads or dim % 4:
             raise SpecError(
                 "the width must be a multiple of 4 and of the number of heads",
@@ -116,43 +112,46 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
             mlp_ratio=float(overrides.get("mlp_ratio", arch.mlp_ratio)),
             num_classes=classes,
             # The autoencoder needs the final norm on all tokens, which timm keeps under token pooling.
-            pool="avg" if mean_pool and not pretraining else "token",
+            pool="avg" if not pretraining and config["global_pool"] else "token",
             drop_path=drop_path,
         )
     if overrides:
         raise SpecError(
             "only ViT architectures take shape overrides", field=f"model.{min(overrides)}", got=arch.name, hint="leave the field null"
         )
-    pool = "avg" if mean_pool else "max"
     if arch.family == "convnextv2":
-        return ConvNextBackbone(depths=arch.depths, dims=arch.dims, num_classes=classes, pool=pool, drop_path=drop_path)
+        return ConvNextBackbone(depths=arch.depths, dims=arch.dims, num_classes=classes, drop_path=drop_path)
     return HieraBackbone(
         size,
         embed_dim=arch.dims[0],
-        num_heads=arch.heads,
+        num_heads=arch.heads[0],
         stages=arch.depths,
         q_pool=2 if pretraining else 3,
         num_classes=classes,
-        pool=pool,
         drop_path=drop_path,
     )
 
 
+def _arch(name: str) -> Arch:
+    if name not in ARCHS:
+        raise SpecError("unknown architecture", field="model.arch", got=name, expected=", ".join(ARCHS))
+    return ARCHS[name]
+
+
 def _check_size(arch: Arch, size: tuple[int, int]) -> None:
-    if any(side < arch.unit or side % arch.unit for side in size):
-        near = [max(arch.unit, round(side / arch.unit) * arch.unit) for side in size]
+    if not size_fits(arch.name, size):
+        near = [nearest_sizes(arch.name, side) for side in size]
         raise SpecError(
             f"{arch.name} cannot take this input size",
             field="dataset.augmentation.input_size",
             got=list(size),
-            expected=f"height and width as multiples of {arch.unit}",
-            hint=f"the nearest is {near}",
+            expected=f"height and width as multiples of {arch.size_multiple}",
+            hint=f"nearest heights: {near[0]}, widths: {near[1]}",
         )
 
 
 def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
-    rows, columns = arch.grid(size_pair(config["input_size"]))
-    if rows * columns < 2:
+    if num_units(arch.name, hw(config["input_size"])) < 2:
         raise SpecError(
             "one mask unit cannot be both seen and predicted",
             field="dataset.augmentation.input_size",

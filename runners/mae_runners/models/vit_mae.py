@@ -71,4 +71,4 @@ class VitMae(MaskedAutoencoder):
         tokens = self.encoder.forward_features(images)
         if not pool:
             return tokens[:, 1:]
-        return tokens[:, 1:].mean(dim=1) if self.config["global_pool"] else tokens[:, 0]
+        return tokens[:, 1:].mean(dim=1)
