@@ -161,8 +161,7 @@ def _explain(skill: Skill, arguments: dict[str, Any]) -> Any:
 def _inspect(skill: Skill, arguments: dict[str, Any]) -> Any:
     from mae_sdk.data import inspect_source
 
-    found: Any = inspect_source(arguments["source"])
-    return found if isinstance(found, dict) else found.to_dict()
+    return inspect_source(arguments["source"])
 
 
 def tools(skill: Skill) -> list[ToolSpec]:

@@ -11,13 +11,14 @@ from .render import bounded, emit, json_option, pairs, show, size
 
 @click.command()
 @click.argument("source", metavar="SOURCE")
+@click.option("--other", metavar="SOURCE", help="A second source, e.g. validation: pictures that are in both are reported.")
+@click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced pictures.")
 @json_option
-def inspect(source: str, as_json: bool) -> None:
+def inspect(source: str, other: str | None, contact_sheet: str | None, as_json: bool) -> None:
     """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or archive, local or s3://."""
     from mae_sdk.data import inspect_source
 
-    found: Any = inspect_source(source)
-    document: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
+    document: dict[str, Any] = inspect_source(source, other=other, contact_sheet=contact_sheet)
     emit(
         document,
         as_json=as_json,
