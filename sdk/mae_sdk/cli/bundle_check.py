@@ -87,8 +87,8 @@ def _check_action(root: Path, action: str, entry: dict[str, Any]) -> list[MaeErr
     template_name = entry.get("spec_template")
     if template_name:
         template = read_spec(str(_find(root, str(template_name), "references")))
-        for error in Draft202012Validator(schema).iter_errors(template):
-            problems.append(SpecError("the template does not fit its schema", field=f"{action}:{error.json_path}", got=error.message[:200]))
+        for found in Draft202012Validator(schema).iter_errors(template):
+            problems.append(SpecError("the template does not fit its schema", field=f"{action}:{found.json_path}", got=found.message[:200]))
         if "default" in schema and template != schema["default"]:
             problems.append(SpecError("the template differs from the schema's default", field=action, hint="mae skill generate"))
     return problems
