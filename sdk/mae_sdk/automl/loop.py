@@ -29,6 +29,7 @@ INFRASTRUCTURE = frozenset({"lost_process", "storage", "signal"})
 """Failure categories that are no fault of the configuration."""
 HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint"})
 """Failure categories that every trial would meet when trial 0, the spec as given, meets them."""
+WITHDRAWN = "another worker had taken the last trial of the budget"
 POLL_SECONDS = 0.02
 SLOW_POLL_SECONDS = 0.5
 
@@ -122,7 +123,8 @@ class Loop:
                 for item in self.running.values():
                     self._cancel(item)
             while not self.reason and len(self.running) < self.concurrency and spent(self.study) < self.budget:
-                self._next()
+                if not self._next():
+                    break
                 moved = True
             for item in list(self.running.values()):
                 moved |= self._watch(item)
@@ -148,8 +150,17 @@ class Loop:
     def _owner(self) -> str:
         return str(getattr(self.backend, "owner", "controller"))
 
-    def _next(self) -> None:
-        self._launch(self.study.ask())
+    def _next(self) -> bool:
+        """Ask for a trial and start it. Workers that asked at the same moment may overshoot the budget: the later numbers step back."""
+        from optuna.trial import TrialState
+
+        trial = self.study.ask()
+        if sum(LOST not in t.user_attrs and t.number < trial.number for t in self.study.get_trials(deepcopy=False)) >= self.budget:
+            trial.set_user_attr(LOST, WITHDRAWN)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return False
+        self._launch(trial)
+        return True
 
     def _launch(self, trial: optuna.Trial, resumed: bool = False) -> None:
         if "owner" not in trial.user_attrs:
@@ -304,7 +315,7 @@ class Loop:
         first = [t for t in failed if t.number == 0 and t.user_attrs.get("category") in HOPELESS]
         lost_in_a_row = 0
         for t in reversed(trials):
-            if LOST not in t.user_attrs:
+            if t.user_attrs.get(LOST, WITHDRAWN) == WITHDRAWN:
                 break
             lost_in_a_row += 1
         if first or (len(trials) >= 3 and len(failed) == len(trials)) or lost_in_a_row >= 3:

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import random
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,11 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_compatibility_check=False)
+            for pause in (0.2, 0.6, 1.5):  # workers that create the tables at the same moment stumble over each other
+                with contextlib.suppress(SQLAlchemyError):
+                    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+                time.sleep(pause)
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except ImportError as error:
             hint = "pip install 'psycopg[binary]'"
             raise DependencyError(
