@@ -114,7 +114,7 @@ class TrainTransform:
         self.color_jitter = augmentation.color_jitter
         self.re_prob = augmentation.re_prob if finetune else 0.0
         self.mean, self.std = list(augmentation.mean), list(augmentation.std)
-        self.reduced = bool(getattr(augmentation, "reduced_decode", False))
+        self.reduced = augmentation.reduced_decode
         self.policy = _policy(augmentation.auto_aug, self.height, self.width, self.mean, self.interpolation) if finetune else None
 
     def __call__(self, data: bytes, name: str, key: int) -> Pixels:
