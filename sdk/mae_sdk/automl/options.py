@@ -49,7 +49,7 @@ TABLE: tuple[Key, ...] = (
     Key("timeout", "seconds | text such as 90m", None, "no new trial starts after this long; running ones are cancelled"),
     Key("concurrency", "int | auto", "auto", "trials at a time (auto: the number of devices divided by the devices of a trial)"),
     Key("sampler", "|".join(SAMPLERS), "tpe", "how knobs are proposed (several metrics: nsga2 unless given)"),
-    Key("pruner", "|".join(PRUNERS), "successive_halving", "which trials end early (several metrics: none)"),
+    Key("pruner", "|".join(PRUNERS), "hyperband", "which trials end early (several metrics: none)"),
     Key("min_epochs", "int", 1, "epochs before a pruner may end a trial"),
     Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung"),
     Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),

@@ -184,7 +184,7 @@ def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) ->
     """The pruner of the options; its resource is the epoch, counted from 1."""
     from optuna import pruners
 
-    kind = "none" if metrics > 1 else options.pruner or "successive_halving"
+    kind = "none" if metrics > 1 else options.pruner or "hyperband"
     if kind == "none" or (max_epochs is not None and max_epochs <= options.min_epochs):
         return pruners.NopPruner()
     if kind == "median":
@@ -200,8 +200,8 @@ def trial_seed(seed: int, number: int) -> int:
 
 
 def startup_trials(max_trials: int) -> int:
-    """Trials before TPE starts to model: a quarter of the budget, between 3 and 10."""
-    return max(3, min(10, max_trials // 4))
+    """Trials before TPE starts to model: an eighth of the budget, between 3 and 10 (``benchmarks/automl.py quality``)."""
+    return max(3, min(10, max_trials // 8))
 
 
 def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
