@@ -1,78 +1,130 @@
-"""The 19 architectures: what they are made of and which input sizes they take. The one table; runners build from it, validation and estimates read it."""
+"""Every architecture, as a table: family, patch, mask unit, widths, depths, admissible input sizes.
+
+Pure data, no third-party import: the schemas, the validator, the estimates and the runners all read this one table.
+Widths and depths are those of the papers (ViT: arXiv 2010.11929, ConvNeXt V2: 2301.00808, Hiera: 2306.00989) and equal timm's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from .errors import SpecError
+Family = Literal["vit", "convnextv2", "hiera"]
 
 
 @dataclass(frozen=True)
 class Arch:
-    """One architecture.
+    """One row of the table.
 
-    ``unit``: pixels a side of a mask unit; both sides of an input must be multiples of it. ``patch``: pixels a side of the first token (ViT patch,
-    4 for the others). ``depths`` and ``dims``: blocks and widths by stage (one stage for ViT). ``heads``: attention heads of the first stage.
+    Attributes:
+        name: the value of ``model.arch``.
+        family: ``vit`` (ViT-MAE), ``convnextv2`` (FCMAE) or ``hiera`` (Hiera-MAE).
+        patch: side in pixels of one input token (ViT: the patch; ConvNeXt V2 and Hiera: the stem's stride, 4).
+        unit: side in pixels of one mask unit: what is masked or kept as a whole. Input sides must be multiples of it.
+        target_patch: side in pixels of one prediction of the decoder.
+        dims: width of each stage (ViT: one).
+        depths: blocks in each stage (ViT: one).
+        heads: attention heads of each stage; empty for convolutions.
+        mlp_ratio: hidden width of a block's MLP over its width.
+        paper_mask_ratio: the mask ratio of the family's paper.
+        title: what the paper calls it.
     """
 
     name: str
-    family: str
-    unit: int
+    family: Family
     patch: int
-    depths: tuple[int, ...]
+    unit: int
+    target_patch: int
     dims: tuple[int, ...]
-    heads: int = 0
-    mlp_ratio: float = 4.0
-    default_size: int = 224
-    paper: str = ""
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    mlp_ratio: float
+    paper_mask_ratio: float
+    title: str
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of mask units for an input of ``(height, width)`` pixels."""
-        return size[0] // self.unit, size[1] // self.unit
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled feature vector."""
+        return self.dims[-1]
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks over all stages."""
+        return sum(self.depths)
 
-def _convnext(size: str, depths: tuple[int, ...], width: int) -> Arch:
-    dims = (width, width * 2, width * 4, width * 8)
-    return Arch(f"convnextv2_{size}", "convnextv2", 32, 4, depths, dims, paper="arXiv:2301.00808")
-
-
-def _vit(size: str, patch: int, dim: int, depth: int, heads: int) -> Arch:
-    return Arch(f"vit_{size}_patch{patch}", "vit", patch, patch, (depth,), (dim,), heads, paper="arXiv:2111.06377")
-
-
-def _hiera(size: str, depths: tuple[int, ...], width: int, heads: int) -> Arch:
-    return Arch(f"hiera_{size}_224", "hiera", 32, 4, depths, (width, width * 2, width * 4, width * 8), heads, paper="arXiv:2306.00989")
-
-
-ARCHS: dict[str, Arch] = {
-    arch.name: arch
-    for arch in (
-        _convnext("atto", (2, 2, 6, 2), 40),
-        _convnext("femto", (2, 2, 6, 2), 48),
-        _convnext("pico", (2, 2, 6, 2), 64),
-        _convnext("nano", (2, 2, 8, 2), 80),
-        _convnext("tiny", (3, 3, 9, 3), 96),
-        _convnext("base", (3, 3, 27, 3), 128),
-        _convnext("large", (3, 3, 27, 3), 192),
-        _convnext("huge", (3, 3, 27, 3), 352),
-        _vit("tiny", 16, 192, 12, 3),
-        _vit("small", 16, 384, 12, 6),
-        _vit("base", 16, 768, 12, 12),
-        _vit("large", 16, 1024, 24, 16),
-        _vit("huge", 14, 1280, 32, 16),
-        _hiera("tiny", (1, 2, 7, 2), 96, 1),
-        _hiera("small", (1, 2, 11, 2), 96, 1),
-        _hiera("base", (2, 3, 16, 3), 96, 1),
-        _hiera("base_plus", (2, 3, 16, 3), 112, 2),
-        _hiera("large", (2, 6, 36, 4), 144, 2),
-        _hiera("huge", (2, 6, 36, 4), 256, 4),
-    )
-}
+    @property
+    def size_multiple(self) -> int:
+        """Input height and width must each be a multiple of this many pixels."""
+        return self.unit
 
 
-def get_arch(name: str) -> Arch:
-    """The architecture called ``name``; raises `SpecError` with the list of names."""
-    try:
-        return ARCHS[name]
-    except KeyError:
-        raise SpecError("unknown architecture", field="model.arch", got=name, expected=", ".join(ARCHS)) from None
+def _vit(name: str, patch: int, dim: int, depth: int, heads: int, title: str) -> Arch:
+    return Arch(name, "vit", patch, patch, patch, (dim,), (depth,), (heads,), 4.0, 0.75, title)
+
+
+def _convnextv2(name: str, dim: int, depths: tuple[int, int, int, int], title: str) -> Arch:
+    dims = (dim, 2 * dim, 4 * dim, 8 * dim)
+    return Arch(name, "convnextv2", 4, 32, 32, dims, depths, (), 4.0, 0.6, title)
+
+
+def _hiera(name: str, dim: int, heads: int, depths: tuple[int, int, int, int], title: str) -> Arch:
+    dims = (dim, 2 * dim, 4 * dim, 8 * dim)
+    return Arch(name, "hiera", 4, 32, 16, dims, depths, (heads, 2 * heads, 4 * heads, 8 * heads), 4.0, 0.6, title)
+
+
+_ROWS = (
+    _convnextv2("convnextv2_atto", 40, (2, 2, 6, 2), "ConvNeXt V2-A"),
+    _convnextv2("convnextv2_femto", 48, (2, 2, 6, 2), "ConvNeXt V2-F"),
+    _convnextv2("convnextv2_pico", 64, (2, 2, 6, 2), "ConvNeXt V2-P"),
+    _convnextv2("convnextv2_nano", 80, (2, 2, 8, 2), "ConvNeXt V2-N"),
+    _convnextv2("convnextv2_tiny", 96, (3, 3, 9, 3), "ConvNeXt V2-T"),
+    _convnextv2("convnextv2_base", 128, (3, 3, 27, 3), "ConvNeXt V2-B"),
+    _convnextv2("convnextv2_large", 192, (3, 3, 27, 3), "ConvNeXt V2-L"),
+    _convnextv2("convnextv2_huge", 352, (3, 3, 27, 3), "ConvNeXt V2-H"),
+    _vit("vit_tiny_patch16", 16, 192, 12, 3, "ViT-Ti/16"),
+    _vit("vit_small_patch16", 16, 384, 12, 6, "ViT-S/16"),
+    _vit("vit_base_patch16", 16, 768, 12, 12, "ViT-B/16"),
+    _vit("vit_large_patch16", 16, 1024, 24, 16, "ViT-L/16"),
+    _vit("vit_huge_patch14", 14, 1280, 32, 16, "ViT-H/14"),
+    _hiera("hiera_tiny_224", 96, 1, (1, 2, 7, 2), "Hiera-T"),
+    _hiera("hiera_small_224", 96, 1, (1, 2, 11, 2), "Hiera-S"),
+    _hiera("hiera_base_224", 96, 1, (2, 3, 16, 3), "Hiera-B"),
+    _hiera("hiera_base_plus_224", 112, 2, (2, 3, 16, 3), "Hiera-B+"),
+    _hiera("hiera_large_224", 144, 2, (2, 6, 36, 4), "Hiera-L"),
+    _hiera("hiera_huge_224", 256, 4, (2, 6, 36, 4), "Hiera-H"),
+)
+
+ARCHS: dict[str, Arch] = {row.name: row for row in _ROWS}
+"""Every architecture by name, in the order of the documentation."""
+
+
+def arch_names(family: Family | None = None) -> list[str]:
+    """Names of all architectures, or of one family."""
+    return [row.name for row in _ROWS if family is None or row.family == family]
+
+
+def hw(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """``(height, width)`` in pixels of a spec's ``input_size`` (one side, or ``[height, width]``)."""
+    if isinstance(input_size, int):
+        return input_size, input_size
+    return int(input_size[0]), int(input_size[1])
+
+
+def size_fits(arch: str, input_size: int | list[int] | tuple[int, int]) -> bool:
+    """Whether both sides are positive multiples of the architecture's unit."""
+    multiple = ARCHS[arch].size_multiple
+    return all(side > 0 and side % multiple == 0 for side in hw(input_size))
+
+
+def nearest_sizes(arch: str, side: int) -> list[int]:
+    """The admissible sides just below and just above ``side`` (pixels); one value where there is nothing below."""
+    multiple = ARCHS[arch].size_multiple
+    below = side // multiple * multiple
+    return [value for value in dict.fromkeys((below, below if below == side else below + multiple)) if value > 0]
+
+
+def num_units(arch: str, input_size: int | list[int] | tuple[int, int]) -> int:
+    """Mask units in one image: what ``mask_ratio`` is a share of."""
+    height, width = hw(input_size)
+    unit = ARCHS[arch].unit
+    return (height // unit) * (width // unit)

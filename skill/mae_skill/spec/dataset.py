@@ -1,0 +1,157 @@
+"""``dataset``: where images come from and how they are augmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mae_skill.spec.fields import FINETUNE, PRETRAIN, NonEmpty, Positive, Sources, SpecModel, search, spec_field
+
+Side = Annotated[int, Field(ge=1)]
+InputSize = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
+Std = Annotated[float, Field(gt=0.0)]
+
+
+class AugmentationSpec(SpecModel):
+    """Hyperparameters of data augmentation."""
+
+    input_size: InputSize = spec_field(
+        224,
+        "Input size: one side, or [height, width]. Each side a multiple of the patch for ViT and of 32 for ConvNeXt V2 and Hiera.",
+        unit="pixels",
+        popular=True,
+        automl_disabled=True,
+        related=["model.arch"],
+    )
+    mean: list[float] = spec_field(
+        [0.485, 0.456, 0.406], "Mean of each channel for normalisation, of pixels in [0, 1].", min_length=3, max_length=3
+    )
+    std: list[Std] = spec_field(
+        [0.229, 0.224, 0.225], "Standard deviation of each channel for normalisation, of pixels in [0, 1].", min_length=3, max_length=3
+    )
+    min_scale: float = spec_field(
+        0.1,
+        "Smallest area of the random crop, as a share of the image.",
+        gt=0.0,
+        search=search(0.05, 0.9),
+        related=["dataset.augmentation.max_scale"],
+    )
+    max_scale: float = spec_field(
+        2.0,
+        "Largest area of the random crop, as a share of the image. Above 1 it has the meaning RandomResizedCrop gives it: "
+        "areas beyond the image are drawn again, so large crops become likelier.",
+        gt=0.0,
+        related=["dataset.augmentation.min_scale"],
+    )
+    min_ratio: float = spec_field(
+        0.75, "Smallest aspect ratio (width over height) of the random crop.", gt=0.0, related=["dataset.augmentation.max_ratio"]
+    )
+    max_ratio: float = spec_field(
+        1.33, "Largest aspect ratio (width over height) of the random crop.", gt=0.0, related=["dataset.augmentation.min_ratio"]
+    )
+    smoothing: float = spec_field(
+        0.1, "Label smoothing.", ge=0.0, lt=1.0, applies_when=FINETUNE, search=search(0.0, 0.3), related=["dataset.augmentation.mixup"]
+    )
+    color_jitter: float = spec_field(
+        0.0, "Strength of the random change of brightness, contrast and saturation; 0 = off.", ge=0.0, search=search(0.0, 0.5)
+    )
+    auto_aug: NonEmpty | None = spec_field(
+        "rand-m9-mstd0.5-inc1",
+        "Auto-augmentation policy in timm's notation; null = off.",
+        applies_when=FINETUNE,
+    )
+    mixup: float = spec_field(
+        0.8,
+        "Mixup alpha; 0 = off.",
+        ge=0.0,
+        applies_when=FINETUNE,
+        search=search(0.0, 1.0),
+        automl_default=True,
+        popular=True,
+        related=["dataset.augmentation.cutmix", "dataset.augmentation.mixup_prob", "dataset.augmentation.mixup_switch_prob"],
+    )
+    cutmix: float = spec_field(
+        1.0,
+        "CutMix alpha; 0 = off.",
+        ge=0.0,
+        applies_when=FINETUNE,
+        search=search(0.0, 1.0),
+        popular=True,
+        related=["dataset.augmentation.mixup", "dataset.augmentation.mixup_prob", "dataset.augmentation.mixup_switch_prob"],
+    )
+    mixup_prob: float = spec_field(
+        1.0,
+        "Probability of applying mixup or CutMix to a batch (or pair, or element).",
+        ge=0.0,
+        le=1.0,
+        applies_when=FINETUNE,
+        search=search(0.0, 1.0),
+    )
+    mixup_switch_prob: float = spec_field(
+        0.5,
+        "Probability of CutMix rather than mixup where both are on.",
+        ge=0.0,
+        le=1.0,
+        applies_when={**FINETUNE, "dataset.augmentation.mixup": {"gt": 0}, "dataset.augmentation.cutmix": {"gt": 0}},
+        search=search(0.0, 1.0),
+        parent_param="dataset.augmentation.cutmix",
+    )
+    mixup_mode: Literal["batch", "pair", "elem"] = spec_field(
+        "batch",
+        "One mixing ratio for the batch, for each pair, or for each element.",
+        applies_when=FINETUNE,
+        automl_enabled=True,
+        option_weights=[0.5, 0.25, 0.25],
+    )
+    interpolation: Literal["random", "bilinear", "bicubic"] = spec_field(
+        "random", "Interpolation of the random crop; random = bilinear or bicubic, drawn for every image.", automl_enabled=True
+    )
+    hflip: float = spec_field(0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5))
+    re_prob: float = spec_field(0.0, "Probability of random erasing.", ge=0.0, le=1.0, applies_when=FINETUNE, search=search(0.0, 0.5))
+    reduced_decode: bool = spec_field(
+        False,
+        "Decode large JPEGs at a half, quarter or eighth of their size in training, never below the crop's size in pixels. "
+        "Several times faster on photographs much larger than the input; pixels differ slightly from a full decode.",
+    )
+
+
+class DatasetSpec(SpecModel):
+    """Where images come from, batches and augmentation.
+
+    A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …) or a URL of either (s3://…).
+    """
+
+    train_data_sources: Sources = spec_field(None, "Training images. Fine-tuning needs one folder for each class inside.", popular=True)
+    val_data_sources: Sources = spec_field(
+        None,
+        "Validation images; evaluate reads these. Null in fine-tuning: a seeded 10 % of the training set is held out when a metric is needed.",
+        popular=True,
+    )
+    test_data_sources: Sources = spec_field(None, "Images for inference.", popular=True)
+    probe_train_data_sources: Sources = spec_field(
+        None,
+        "Labelled images that the kNN probe of pretraining takes as its bank.",
+        applies_when=PRETRAIN,
+        related=["dataset.probe_val_data_sources", "train.probe.interval"],
+    )
+    probe_val_data_sources: Sources = spec_field(
+        None,
+        "Labelled images that the kNN probe of pretraining is scored on.",
+        applies_when=PRETRAIN,
+        related=["dataset.probe_train_data_sources", "train.probe.interval"],
+    )
+    batch_size: Positive = spec_field(
+        3,
+        "Images in a batch, for each process. Effective batch = batch_size × processes × train.accum_grad_batches.",
+        unit="images",
+        popular=True,
+        related=["train.accum_grad_batches", "train.num_gpus", "train.optim.lr_scaling"],
+    )
+    num_workers_per_gpu: int = spec_field(
+        2, "Loader processes for each training process; 0 = load in the process itself.", ge=0, unit="processes"
+    )
+    max_corrupt_fraction: float = spec_field(
+        0.01, "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.", ge=0.0, le=1.0
+    )
+    augmentation: AugmentationSpec = spec_field(AugmentationSpec, "Hyperparameters of data augmentation.")

@@ -1,0 +1,49 @@
+"""The whole spec: every section, for every action.
+
+``ExperimentSpec.model_validate(resolved)`` is what the runners call; the models are strict, so a value of the wrong type is an error
+here exactly where the schemas say so.
+"""
+
+from __future__ import annotations
+
+from mae_skill.spec.dataset import DatasetSpec
+from mae_skill.spec.evaluate import EvaluateSpec
+from mae_skill.spec.export import ExportSpec
+from mae_skill.spec.fields import NonEmpty, Path, SpecModel, spec_field
+from mae_skill.spec.inference import InferenceSpec
+from mae_skill.spec.model import ModelSpec
+from mae_skill.spec.tensorrt import GenTrtEngineSpec
+from mae_skill.spec.tracking import WandbSpec
+from mae_skill.spec.train import TrainSpec
+
+ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+
+_COMMON = ("model_name", "encryption_key", "results_dir")
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "train": (*_COMMON, "wandb", "model", "dataset", "train"),
+    "evaluate": (*_COMMON, "model", "dataset", "train", "evaluate"),
+    "inference": (*_COMMON, "model", "dataset", "train", "inference"),
+    "export": (*_COMMON, "model", "dataset", "train", "export"),
+    "gen_trt_engine": (*_COMMON, "dataset", "gen_trt_engine"),
+}
+"""The top-level keys that each action reads, in the order of its template."""
+
+
+class ExperimentSpec(SpecModel):
+    """A whole experiment: one spec serves every action, and each reads its own sections."""
+
+    model_name: NonEmpty | None = spec_field(None, "A name for the model, kept with it.")
+    encryption_key: NonEmpty | None = spec_field(
+        None,
+        "Reference to the key that encrypts checkpoints, env:NAME. The key itself never rests in a spec.",
+        automl_disabled=True,
+    )
+    results_dir: Path = spec_field(None, "Folder that the action writes under; a job fills it in.", automl_disabled=True)
+    wandb: WandbSpec = spec_field(WandbSpec, "Logging to Weights & Biases.")
+    model: ModelSpec = spec_field(ModelSpec, "Configurable parameters to construct the model.")
+    dataset: DatasetSpec = spec_field(DatasetSpec, "Configurable parameters to construct the data set.")
+    train: TrainSpec = spec_field(TrainSpec, "Configurable parameters to construct the trainer.")
+    evaluate: EvaluateSpec = spec_field(EvaluateSpec, "Configurable parameters to construct the evaluator.")
+    inference: InferenceSpec = spec_field(InferenceSpec, "Configurable parameters to construct the inferencer.")
+    export: ExportSpec = spec_field(ExportSpec, "Configurable parameters to construct the exporter.")
+    gen_trt_engine: GenTrtEngineSpec = spec_field(GenTrtEngineSpec, "Configurable parameters to construct the TensorRT engine builder.")

@@ -1,0 +1,67 @@
+"""``export``: a checkpoint becomes an ONNX file that is proven to give the same answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mae_skill.spec.fields import Index, Path, Positive, SpecModel, spec_field
+
+
+class ParitySpec(SpecModel):
+    """What the artefact must agree to, against its model on real images, before it may exist. Null = by precision."""
+
+    min_cosine: float | None = spec_field(
+        None,
+        "Least cosine between the outputs of any image; null = 0.9999 (FP32), 0.999 (FP16), 0.99 (BF16), 0.95 (INT8).",
+        ge=-1.0,
+        le=1.0,
+    )
+    max_abs: float | None = spec_field(
+        None,
+        "Largest difference of any output, relative to the largest output where that exceeds 1; null = 0.001 (FP32), 0.05 (FP16), "
+        "0.2 (BF16), 1.0 (INT8).",
+        gt=0.0,
+    )
+    min_top1_agreement: float | None = spec_field(
+        None,
+        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (FP32), 0.95 (FP16), 0.9 (BF16), 0.85 (INT8).",
+        ge=0.0,
+        le=1.0,
+    )
+
+
+class ExportSpec(SpecModel):
+    """Configurable parameters of export."""
+
+    checkpoint: Path = spec_field(None, "The .pth checkpoint to export.", popular=True)
+    onnx_file: Path = spec_field(None, "The file to write; null = <results_dir>/export/model.onnx.", popular=True)
+    format: Literal["onnx", "torchscript", "torch_export", "triton"] = spec_field(
+        "onnx", "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model repository around the ONNX file)."
+    )
+    on_cpu: bool = spec_field(True, "Trace on the CPU; false traces on the GPU. These models need no plugin.")
+    gpu_id: Index = spec_field(0, "The GPU to trace on.", applies_when={"export.on_cpu": False})
+    opset_version: int = spec_field(17, "ONNX opset of the file. Attention is written unfused.", ge=12, le=20)
+    input_channel: Literal[3] = spec_field(3, "Channels of the input; only 3.")
+    input_width: Positive | None = spec_field(
+        None, "Width of the input; null = the size that the checkpoint was trained at.", unit="pixels", related=["export.input_height"]
+    )
+    input_height: Positive | None = spec_field(
+        None, "Height of the input; null = the size that the checkpoint was trained at.", unit="pixels", related=["export.input_width"]
+    )
+    batch_size: int = spec_field(-1, "Batch size of the file; -1 = dynamic.", ge=-1, unit="images")
+    features: Literal["pooled", "tokens"] = spec_field(
+        "pooled",
+        "Output of a pretrained backbone: one pooled vector an image, or one vector a patch.",
+        applies_when={"train.stage": "pretrain"},
+    )
+    data_type: Literal["FP32", "FP16", "INT8"] = spec_field(
+        "FP32",
+        "Arithmetic of an ONNX file, for ONNX Runtime; INT8 is calibrated on gen_trt_engine.tensorrt.calibration.cal_image_dir, else on "
+        "the data sources. Export FP32 for gen_trt_engine, which reduces precision itself.",
+        related=["gen_trt_engine.tensorrt.data_type"],
+    )
+    include_preprocessing: bool = spec_field(False, "Put normalisation into the graph: the input is then uint8 RGB.")
+    overwrite: bool = spec_field(False, "Replace files that exist.")
+    parity: ParitySpec = spec_field(ParitySpec, "What the exported model must agree to before it may exist.")
+    verbose: bool = spec_field(False, "Print the graph.")
+    results_dir: Path = spec_field(None, "Where results go; null = <results_dir>/export.")

@@ -1,0 +1,128 @@
+"""How a spec field is declared: type and bounds for pydantic, and the annotations that its schema carries.
+
+A field says everything about itself here, once: default, bounds, unit, description, the condition under which it acts, and what
+AutoML may do with it. Schemas, templates, parameter tables, ``mae explain`` and the search space are all derived from it.
+
+Annotations (JSON Schema keywords of our own; validators ignore them):
+
+=====================  ==========================================================================================
+``unit``               unit of the value, in words (``pixels``, ``epochs``, ``MB``)
+``applies_when``       ``{dotted key: condition}``: the field acts only where every condition holds. A condition is a
+                       value, a list of values, or ``{"set": true}`` (not null), ``{"gt": n}``
+``search``             ``{low, high, log}`` and optionally ``step``: the range that AutoML searches
+``automl_enabled``     whether AutoML may search the field at all
+``popular``            whether people set it often
+``option_weights``     weight of each enum value when AutoML samples it
+``math_cond``          relation that a sampled value must satisfy: ``"> 0.0"``, ``"/ 8"`` (multiple of), ``"^ 2"`` (power
+                       of), ``"< depends_on"``
+``depends_on``         dotted key that ``math_cond`` refers to
+``parent_param``       dotted key of the knob that switches this one on
+=====================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Condition = Any
+PRETRAIN: dict[str, Condition] = {"train.stage": "pretrain"}
+FINETUNE: dict[str, Condition] = {"train.stage": "finetune"}
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+Path = NonEmpty | None
+"""A path or URL; null = not given. (The reader turns an empty string into null.)"""
+Sources = NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] | None
+"""One data source, a list of them, or none."""
+Positive = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class SpecModel(BaseModel):
+    """Base of every section: strict types, no unknown key, no infinity or NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=())
+
+
+def search(low: float, high: float, *, log: bool = False, step: float | None = None) -> dict[str, Any]:
+    """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid."""
+    found: dict[str, Any] = {"low": low, "high": high, "log": log}
+    if step is not None:
+        found["step"] = step
+    return found
+
+
+def spec_field(
+    default: Any,
+    description: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    unit: str | None = None,
+    applies_when: Mapping[str, Condition] | None = None,
+    search: Mapping[str, Any] | None = None,
+    automl_enabled: bool = False,
+    automl_default: bool = False,
+    automl_disabled: bool = False,
+    popular: bool = False,
+    option_weights: Sequence[float] | None = None,
+    math_cond: str | None = None,
+    depends_on: str | None = None,
+    parent_param: str | None = None,
+    related: Sequence[str] = (),
+) -> Any:
+    """Declare one field.
+
+    Args:
+        default: the default value; lists are copied for every instance.
+        description: one or two sentences; shown by ``mae explain`` and in the tables.
+        gt, ge, lt, le: bounds. min_length, max_length: of a string or list.
+        unit: unit of the value, in words.
+        applies_when: conditions under which the field acts (see the module's text).
+        search: range for AutoML; implies ``automl_enabled``.
+        automl_enabled: AutoML may search it (an enum or a boolean needs no range).
+        automl_default: AutoML searches it unless told otherwise.
+        automl_disabled: AutoML must never search it, even when asked.
+        popular: people set it often.
+        option_weights, math_cond, depends_on, parent_param: see the module's text.
+        related: dotted keys of neighbours that it acts together with.
+    """
+    notes: dict[str, Any] = {}
+    if unit:
+        notes["unit"] = unit
+    if applies_when:
+        notes["applies_when"] = dict(applies_when)
+    if search is not None or automl_enabled or automl_default:
+        notes["automl_enabled"] = True
+    if search is not None:
+        notes["search"] = dict(search)
+    if automl_default:
+        notes["automl_default"] = True
+    if automl_disabled:
+        notes["automl_disabled"] = True
+    if popular:
+        notes["popular"] = True
+    if option_weights is not None:
+        notes["option_weights"] = list(option_weights)
+    if math_cond:
+        notes["math_cond"] = math_cond
+    if depends_on:
+        notes["depends_on"] = depends_on
+    if parent_param:
+        notes["parent_param"] = parent_param
+    if related:
+        notes["related"] = list(related)
+    bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le, "min_length": min_length, "max_length": max_length}
+    given: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
+    if isinstance(default, type) and issubclass(default, BaseModel):
+        return Field(default_factory=default, description=description, json_schema_extra=notes, **given)
+    if isinstance(default, (list, dict)):
+        return Field(default_factory=lambda: copy.deepcopy(default), description=description, json_schema_extra=notes, **given)
+    return Field(default, description=description, json_schema_extra=notes, **given)

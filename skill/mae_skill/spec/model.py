@@ -1,0 +1,123 @@
+"""``model``: which architecture, and the shape of its decoder and head."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mae_skill.archs import arch_names
+from mae_skill.spec.fields import FINETUNE, PRETRAIN, Positive, SpecModel, search, spec_field
+
+ArchName = Literal[
+    "convnextv2_atto",
+    "convnextv2_femto",
+    "convnextv2_pico",
+    "convnextv2_nano",
+    "convnextv2_tiny",
+    "convnextv2_base",
+    "convnextv2_large",
+    "convnextv2_huge",
+    "vit_tiny_patch16",
+    "vit_small_patch16",
+    "vit_base_patch16",
+    "vit_large_patch16",
+    "vit_huge_patch14",
+    "hiera_tiny_224",
+    "hiera_small_224",
+    "hiera_base_224",
+    "hiera_base_plus_224",
+    "hiera_large_224",
+    "hiera_huge_224",
+]
+
+_VIT = {"model.arch": arch_names("vit")}
+_DECODER_WITH_ATTENTION = {**PRETRAIN, "model.arch": arch_names("vit") + arch_names("hiera")}
+
+
+class ModelSpec(SpecModel):
+    """Configurable parameters to construct the model."""
+
+    arch: ArchName = spec_field(
+        "convnextv2_base",
+        "The architecture of the backbone. Sizes and defaults of all of them: references/architectures.md.",
+        popular=True,
+        related=["dataset.augmentation.input_size", "train.mask_ratio"],
+    )
+    num_classes: int = spec_field(
+        1000,
+        "Number of classes of the classifier. Must equal the number of classes in the training data.",
+        ge=1,
+        applies_when=FINETUNE,
+        popular=True,
+        automl_disabled=True,
+    )
+    drop_path_rate: float = spec_field(
+        0.1,
+        "Stochastic depth: probability of dropping the last block's residual branch; rises linearly from 0 over the blocks.",
+        ge=0.0,
+        lt=1.0,
+        applies_when=FINETUNE,
+        search=search(0.0, 0.4),
+        automl_default=True,
+        popular=True,
+    )
+    global_pool: bool = spec_field(
+        True,
+        "Average the tokens before the head (ViT: with fc_norm). False: the class token for ViT; the other families always average.",
+        applies_when={**FINETUNE, "model.arch": arch_names("vit")},
+        automl_enabled=True,
+    )
+    decoder_depth: int = spec_field(
+        1,
+        "Blocks of the decoder (the papers: 8 for ViT and Hiera, 1 for ConvNeXt V2).",
+        ge=1,
+        applies_when=PRETRAIN,
+        search=search(1, 8, step=1),
+        popular=True,
+        related=["model.decoder_embed_dim"],
+    )
+    decoder_embed_dim: int = spec_field(
+        512,
+        "Width of the decoder. With attention it must divide by the decoder's heads and by 4.",
+        ge=1,
+        applies_when=PRETRAIN,
+        search=search(128, 512, step=128),
+        math_cond="/ 64",
+        related=["model.decoder_num_heads", "model.decoder_depth"],
+    )
+    decoder_num_heads: Positive | None = spec_field(
+        None,
+        "Attention heads of the decoder; null = 16, or the largest count up to 16 that divides the decoder's width.",
+        applies_when=_DECODER_WITH_ATTENTION,
+        related=["model.decoder_embed_dim"],
+    )
+    decoder_mlp_ratio: float = spec_field(
+        4.0,
+        "Hidden width of the MLP of a decoder block, over its width.",
+        gt=0.0,
+        applies_when=PRETRAIN,
+    )
+    embed_dim: Positive | None = spec_field(
+        None,
+        "Overrides the width of a ViT; null = the architecture's. Must divide by the heads and by 4.",
+        applies_when=_VIT,
+        automl_disabled=True,
+        related=["model.num_heads"],
+    )
+    depth: Positive | None = spec_field(
+        None, "Overrides the number of blocks of a ViT; null = the architecture's.", applies_when=_VIT, automl_disabled=True
+    )
+    num_heads: Positive | None = spec_field(
+        None,
+        "Overrides the attention heads of a ViT; null = the architecture's.",
+        applies_when=_VIT,
+        automl_disabled=True,
+        related=["model.embed_dim"],
+    )
+    mlp_ratio: Annotated[float, Field(gt=0.0)] | None = spec_field(
+        None,
+        "Overrides the hidden width of a ViT's MLPs over its width; null = the architecture's.",
+        applies_when=_VIT,
+        automl_disabled=True,
+    )

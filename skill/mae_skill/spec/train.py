@@ -1,0 +1,219 @@
+"""``train``: stage, duration, devices, optimiser, checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mae_skill.spec.fields import FINETUNE, PRETRAIN, Index, NonEmpty, Path, Positive, SpecModel, search, spec_field
+
+_FINETUNE_FROM_WEIGHTS = {**FINETUNE, "train.pretrained_model_path": {"set": True}}
+_MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
+_COSINE = {"train.optim.lr_scheduler": "cosine"}
+_PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
+OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class OptimSpec(SpecModel):
+    """The optimiser and its schedule."""
+
+    type: Literal["AdamW"] = spec_field("AdamW", "The optimiser.")
+    monitor_name: Literal["train_loss", "val_loss"] = spec_field(
+        "train_loss",
+        "The loss that early stopping watches, and that chooses the best checkpoint where there is no accuracy.",
+        related=["train.early_stopping.patience"],
+    )
+    lr: float = spec_field(
+        2e-4,
+        "Peak learning rate. With lr_scaling linear it is the base rate, multiplied by effective batch / 256.",
+        gt=0.0,
+        search=search(1e-5, 5e-3, log=True),
+        automl_default=True,
+        popular=True,
+        related=["train.optim.lr_scaling", "train.optim.warmup_epochs", "dataset.batch_size"],
+    )
+    lr_scaling: Literal["none", "linear"] = spec_field(
+        "none",
+        "linear: the rate used is lr × effective batch / 256 (the papers' base learning rate); none: lr as it stands.",
+        related=["train.optim.lr", "dataset.batch_size"],
+    )
+    min_lr: float = spec_field(
+        0.0, "The rate at the end of the cosine; not scaled.", ge=0.0, applies_when=_COSINE, related=["train.optim.lr"]
+    )
+    backbone_multiplier: float = spec_field(
+        0.1,
+        "Multiplies the learning rate of the backbone (everything but the head). Acts only in fine-tuning from pretrained weights.",
+        gt=0.0,
+        applies_when=_FINETUNE_FROM_WEIGHTS,
+        search=search(0.05, 1.0, log=True),
+        related=["train.optim.layer_decay"],
+    )
+    momentum: float = spec_field(0.9, "β1 of AdamW.", gt=0.0, lt=1.0)
+    beta2: OpenUnit | None = spec_field(
+        None, "β2 of AdamW; null = 0.95 in pretraining and 0.999 in fine-tuning.", search=search(0.9, 0.999)
+    )
+    weight_decay: float = spec_field(
+        0.05,
+        "Decoupled weight decay; biases, norms and position embeddings are exempt.",
+        ge=0.0,
+        search=search(1e-3, 0.3, log=True),
+        automl_default=True,
+        popular=True,
+    )
+    layer_decay: float = spec_field(
+        0.75,
+        "Layer-wise decay of the learning rate: layer i of n is scaled by layer_decay^(n-i). "
+        "Acts only in fine-tuning from pretrained weights.",
+        gt=0.0,
+        applies_when=_FINETUNE_FROM_WEIGHTS,
+        search=search(0.5, 1.0),
+        automl_default=True,
+        popular=True,
+        related=["train.optim.backbone_multiplier"],
+    )
+    lr_scheduler: Literal["MultiStep", "cosine"] = spec_field(
+        "MultiStep",
+        "MultiStep: lr × gamma at every milestone; cosine: half a cosine down to min_lr. Both after the warm-up.",
+        automl_enabled=True,
+        popular=True,
+    )
+    milestones: list[Positive] = spec_field(
+        [88, 96],
+        "Epochs at which the rate is multiplied by gamma.",
+        unit="epochs",
+        applies_when=_MULTISTEP,
+        related=["train.num_epochs", "train.optim.gamma"],
+    )
+    gamma: float = spec_field(
+        0.1,
+        "Factor of the rate at each milestone.",
+        gt=0.0,
+        applies_when=_MULTISTEP,
+        search=search(0.05, 0.9, log=True),
+        related=["train.optim.milestones"],
+    )
+    warmup_epochs: int = spec_field(
+        1,
+        "Epochs of linear warm-up from 0, per step; acts with both schedulers.",
+        ge=0,
+        unit="epochs",
+        search=search(0, 20, step=1),
+        automl_default=True,
+        math_cond="< depends_on",
+        depends_on="train.num_epochs",
+        popular=True,
+        related=["train.num_epochs"],
+    )
+
+
+class CudnnSpec(SpecModel):
+    """cuDNN switches."""
+
+    benchmark: bool = spec_field(False, "Let cuDNN time its kernels and pick the fastest.")
+    deterministic: bool = spec_field(True, "Only deterministic kernels.")
+
+
+class EarlyStoppingSpec(SpecModel):
+    """Stop when the monitored loss no longer falls."""
+
+    patience: Positive | None = spec_field(
+        None, "Validations (or epochs) without improvement before the run stops; null = off.", unit="epochs"
+    )
+    min_delta: float = spec_field(
+        0.0, "Least fall of the loss that counts as improvement.", ge=0.0, applies_when={"train.early_stopping.patience": {"set": True}}
+    )
+
+
+class ProbeSpec(SpecModel):
+    """A kNN classifier on frozen features: the quality signal of pretraining."""
+
+    interval: int = spec_field(
+        0,
+        "Epochs between probes; 0 = off.",
+        ge=0,
+        unit="epochs",
+        applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}, "dataset.probe_val_data_sources": {"set": True}},
+    )
+    k: Positive = spec_field(20, "Neighbours of the kNN vote.", applies_when=_PROBE)
+
+
+class TrainSpec(SpecModel):
+    """Configurable parameters of training."""
+
+    stage: Literal["pretrain", "finetune"] = spec_field(
+        "pretrain",
+        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a classifier on labelled ones.",
+        popular=True,
+        automl_disabled=True,
+    )
+    num_epochs: Positive = spec_field(10, "Epochs of the run.", unit="epochs", popular=True, automl_disabled=True)
+    accum_grad_batches: Positive = spec_field(
+        1, "Batches whose gradients are summed before one optimiser step.", unit="batches", related=["dataset.batch_size"]
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = spec_field("fp32", "Arithmetic of forward and backward.", popular=True)
+    accelerator: Literal["auto", "gpu", "cpu"] = spec_field(
+        "auto", "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes."
+    )
+    distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
+        "ddp",
+        "ddp: a replica on every device; fsdp: parameters sharded over the devices, in fp16 or bf16.",
+        related=["train.num_gpus", "train.num_nodes", "train.precision"],
+    )
+    norm_pix_loss: bool = spec_field(
+        True,
+        "Reconstruct pixels normalised by their own patch's mean and variance.",
+        applies_when=PRETRAIN,
+        automl_enabled=True,
+        popular=True,
+    )
+    mask_ratio: float = spec_field(
+        0.75,
+        "Share of the mask units that is hidden (the papers: 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera).",
+        gt=0.0,
+        lt=1.0,
+        applies_when=PRETRAIN,
+        search=search(0.4, 0.9),
+        popular=True,
+        related=["model.arch", "dataset.augmentation.input_size"],
+    )
+    num_gpus: Positive = spec_field(
+        1, "Devices on each node. Where gpu_ids names more, its count is taken.", unit="devices", popular=True, related=["train.gpu_ids"]
+    )
+    gpu_ids: list[Index] = spec_field(
+        [0],
+        "Indices of the devices. Where num_gpus is larger, the first num_gpus devices are taken.",
+        min_length=1,
+        related=["train.num_gpus"],
+    )
+    num_nodes: Positive = spec_field(1, "Machines that train together.", unit="nodes", related=["train.num_gpus"])
+    seed: int = spec_field(1234, "Seed of everything random: order, augmentation, masks, initial weights.", ge=1, le=2**32 - 1)
+    cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.")
+    checkpoint_interval: Positive = spec_field(
+        1, "Epochs (or steps) between checkpoints.", popular=True, related=["train.checkpoint_interval_unit"]
+    )
+    checkpoint_interval_unit: Literal["epoch", "step"] = spec_field("epoch", "What checkpoint_interval counts.")
+    validation_interval: Positive = spec_field(
+        1, "Epochs between validations.", unit="epochs", applies_when={"dataset.val_data_sources": {"set": True}}
+    )
+    resume_training_checkpoint_path: Path = spec_field(None, "A checkpoint of this run to continue from, to the very step.")
+    pretrained_model_path: Path = spec_field(
+        None, "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.", popular=True
+    )
+    freeze: list[NonEmpty] = spec_field(
+        [], "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0."
+    )
+    clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = spec_field(
+        None, "Largest norm of the gradient; beyond it gradients are scaled down. Null = no clipping."
+    )
+    ema_decay: OpenUnit | None = spec_field(
+        None, "Decay of a moving average of the weights, which then is what is validated and saved. Null = off."
+    )
+    gradient_checkpointing: bool = spec_field(False, "Recompute activations in the backward pass: less memory, more time.")
+    compile: bool = spec_field(False, "Compile the model with torch.compile.")
+    early_stopping: EarlyStoppingSpec = spec_field(
+        EarlyStoppingSpec, "Stop when the monitored loss no longer falls.", related=["train.optim.monitor_name"]
+    )
+    probe: ProbeSpec = spec_field(ProbeSpec, "A kNN classifier on frozen features: the quality signal of pretraining.")
+    optim: OptimSpec = spec_field(OptimSpec, "The optimiser and its schedule.")
+    results_dir: Path = spec_field(None, "Where checkpoints go; null = <results_dir>/train.")
