@@ -139,6 +139,7 @@ def fetch(rounds: int, megabytes: int, files: int) -> dict[str, Any]:
                             started = time.perf_counter()
                             call("s3://bench/a.tar.gz", folder)
                             seconds = time.perf_counter() - started
+                        print(f"{way} at {latency * 1000:.0f} ms: {seconds:.2f} s", file=sys.stderr, flush=True)
                         if number:  # the first round warms imports and the server's page cache
                             times[way].append(seconds)
                             disks[way].append(disk(folder) / 1e6)
@@ -254,10 +255,11 @@ def decode(rounds: int, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
+    parser.add_argument("--rounds", type=int, help="how often each way is timed")
     parser.add_argument("--only", choices=["fetch", "objects", "decode"])
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "data.json"))
     options = parser.parse_args()
-    rounds = 2 if options.quick else 5
+    rounds = options.rounds or (2 if options.quick else 5)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
         "fetch": lambda: fetch(rounds, 20 if options.quick else 250, 300 if options.quick else 4000),
         "objects": lambda: objects(min(rounds, 3), 60 if options.quick else 1000),

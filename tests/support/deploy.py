@@ -1,0 +1,87 @@
+"""Checkpoints with weights that mean something, specs and contexts for the artefact actions, all in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mae_runners import checkpoint
+from mae_runners.context import QuietStatus, RunContext
+from mae_runners.models import build_classifier, build_mae
+from mae_skill.spec import ExperimentSpec
+
+FAMILIES = {"vit_tiny_patch16": 64, "convnextv2_atto": 96, "hiera_tiny_224": 96}
+CLASSES = ["eight", "five", "one", "zero"]
+
+
+def make_spec(**values: Any) -> ExperimentSpec:
+    """A spec with `values` (dots written as two underscores: ``train__stage="finetune"``) over the defaults."""
+    given: dict[str, Any] = {}
+    defaults = {"dataset.batch_size": 5, "dataset.num_workers_per_gpu": 0, "train.accelerator": "cpu"}
+    for key, value in {**defaults, **{name.replace("__", "."): value for name, value in values.items()}}.items():
+        *sections, name = key.split(".")
+        section = given
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return ExperimentSpec.model_validate(given)
+
+
+def make_context(action: str, folder: Path, provenance: dict[str, Any] | None = None) -> RunContext:
+    """A one-process context that writes under ``folder/<action>``."""
+    (folder / action).mkdir(parents=True, exist_ok=True)
+    return RunContext(action, folder, folder / action, 0, 0, 1, torch.device("cpu"), QuietStatus(), provenance=provenance or {})
+
+
+def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> Any:
+    """A model whose every part matters: heads (freshly made ones are almost zero) and GRN (zero) get real values, seeded."""
+    torch.manual_seed(0)
+    small = {f"model__{name}": value for name, value in model.items()}
+    spec = make_spec(
+        model__arch=arch,
+        model__num_classes=len(CLASSES),
+        model__decoder_embed_dim=64,
+        model__decoder_num_heads=4,
+        train__stage=stage,
+        **small,
+    )
+    built = build_classifier(spec.model, size) if stage == "finetune" else build_mae(spec.model, spec.train, size)
+    awaken(built)
+    return built.eval()
+
+
+def awaken(model: Any) -> None:
+    """Random values of a useful size where initialisation leaves zeros."""
+    heads = model.head_parameter_names()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in heads and parameter.dim() > 1 and "pos_embed" not in name:
+                parameter.normal_(std=0.2)
+            elif "grn" in name:
+                parameter.normal_(std=0.3)
+
+
+def save_checkpoint(model: Any, path: Path, key: str | None = None) -> Path:
+    """The model as a checkpoint of the train action."""
+    details = {"classes": CLASSES} if hasattr(model, "num_classes") else {}
+    meta = checkpoint.CheckpointMeta.for_model(model, **details)
+    checkpoint.save({"state_dict": checkpoint.model_state(model), "epoch": 0, "global_step": 0, "mae": meta.to_dict()}, path, key)
+    return path
+
+
+def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
+    """Real digits 8, 5, 1 and 0 in folders named by `CLASSES`."""
+    import numpy as np
+    from PIL import Image
+
+    from tests.support.images import digits
+
+    images, labels = digits()
+    for name, digit in zip(CLASSES, (8, 5, 1, 0), strict=True):
+        (root / name).mkdir(parents=True)
+        for number, index in enumerate(np.flatnonzero(labels == digit)[:per_class]):
+            Image.fromarray(images[index]).resize((size, size), Image.Resampling.BICUBIC).convert("RGB").save(
+                root / name / f"{number:03}.png"
+            )
+    return root
