@@ -1,0 +1,179 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from mae_runners.actions import evaluate, export, inference
+from mae_runners.deploy import artefact, metrics, probe, runtimes
+from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
+from PIL import Image
+
+from tests.support.deploy import CLASSES, make_context, make_model, make_spec, save_checkpoint, write_digits
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"), per_class=6)
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    return save_checkpoint(make_model("vit_tiny_patch16", "finetune", 64, depth=2), tmp_path_factory.mktemp("model") / "model.pth")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return save_checkpoint(make_model("vit_tiny_patch16", "pretrain", 64, depth=2), tmp_path_factory.mktemp("model") / "model.pth")
+
+
+def evaluate_on(folder, checkpoint, source, **values):
+    spec = make_spec(evaluate__checkpoint=str(checkpoint), dataset__val_data_sources=source and str(source), **values)
+    result = evaluate.run(spec, make_context("evaluate", folder))
+    return result, json.loads((folder / "evaluate" / "metrics.json").read_text())
+
+
+def infer(folder, checkpoint, source):
+    spec = make_spec(inference__checkpoint=str(checkpoint), dataset__test_data_sources=str(source))
+    return inference.run(spec, make_context("inference", folder))
+
+
+def test_metrics_from_a_confusion_matrix_are_the_textbook_ones():
+    figures = metrics.summarise(np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 4.0, ["a", "b", "c"])
+    assert figures["ACC_all"] == 5 / 8
+    assert figures["mean_class_accuracy"] == pytest.approx((3 / 4 + 2 / 4) / 2)
+    assert figures["ACC_top5"] is None
+    assert figures["per_class"]["a"] == {"precision": 3 / 5, "recall": 3 / 4, "f1": pytest.approx(6 / 9), "images": 4}
+    assert figures["per_class"]["c"] == {"precision": None, "recall": None, "f1": None, "images": 0}
+
+
+def test_evaluate_and_inference_see_the_same_images_and_agree(finetuned, digits, tmp_path):
+    result, figures = evaluate_on(tmp_path, finetuned, digits)
+    infer(tmp_path, finetuned, digits)
+    with (tmp_path / "inference" / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == figures["images"] == 24
+    truth = [row["path"].split("/")[-2] for row in rows]
+    assert sum(row["label"] == name for row, name in zip(rows, truth, strict=True)) / 24 == pytest.approx(result["kpis"]["ACC_all"])
+    with (tmp_path / "evaluate" / "confusion_matrix.csv").open() as stream:
+        table = list(csv.reader(stream))
+    assert table[0][1:] == CLASSES
+    for row in table[1:]:
+        for name, count in zip(CLASSES, row[1:], strict=True):
+            assert int(count) == sum(t == row[0] and r["label"] == name for t, r in zip(truth, rows, strict=True))
+    assert all(CLASSES[int(row["class_index"])] == row["label"] for row in rows)
+    for row in rows:
+        assert sum(float(row[f"probability{rank}"]) for rank in ("", "_2", "_3", "_4")) == pytest.approx(1.0, abs=1e-5)
+    assert Image.open(tmp_path / "evaluate" / "confusion_matrix.png").size[0] > 200
+
+
+@pytest.mark.parametrize("batch", [-1, 3])
+def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(batch, finetuned, digits, tmp_path):
+    spec = make_spec(export__checkpoint=str(finetuned), export__batch_size=batch, dataset__val_data_sources=str(digits))
+    artefact_path = export.run(spec, make_context("export", tmp_path))["artefacts"][0]
+    _, torch_figures = evaluate_on(tmp_path / "torch", finetuned, digits)
+    _, onnx_figures = evaluate_on(tmp_path / "onnx", artefact_path, digits)
+    assert onnx_figures["per_class"] == torch_figures["per_class"]
+    assert onnx_figures["val_loss"] == pytest.approx(torch_figures["val_loss"], abs=1e-5)
+    assert onnx_figures["model"]["kind"] == "onnx"
+    for figures in (torch_figures, onnx_figures):
+        best = figures["speed"]["best"]
+        assert 0 < best["median_ms"] <= best["p95_ms"]
+        assert ("batch_1" in figures["speed"]) == (figures is torch_figures or batch == -1)
+
+
+def test_a_subset_of_the_classes_keeps_the_models_labels(finetuned, digits, tmp_path):
+    part = tmp_path / "part"
+    for name in ("zero", "one"):
+        (part / name).mkdir(parents=True)
+        for file in sorted((digits / name).iterdir()):
+            (part / name / file.name).write_bytes(file.read_bytes())
+    _, whole = evaluate_on(tmp_path / "a", finetuned, digits)
+    _, some = evaluate_on(tmp_path / "b", finetuned, part)
+    assert some["per_class"]["zero"]["recall"] == whole["per_class"]["zero"]["recall"]
+    assert some["per_class"]["eight"]["images"] == 0
+
+
+def test_classes_that_the_model_does_not_know_are_refused(finetuned, digits, tmp_path):
+    (tmp_path / "data" / "martian").mkdir(parents=True)
+    first = next((digits / "zero").iterdir())
+    (tmp_path / "data" / "martian" / "a.png").write_bytes(first.read_bytes())
+    with pytest.raises(DataError):
+        evaluate_on(tmp_path, finetuned, tmp_path / "data")
+
+
+def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits, tmp_path):
+    result, figures = evaluate_on(tmp_path, pretrained, digits)
+    assert set(result["kpis"]) >= {"knn_acc", "linear_acc", "reconstruction_loss"}
+    assert "5 stratified folds" in figures["protocol"]
+    _, banked = evaluate_on(tmp_path / "bank", pretrained, digits, dataset__probe_train_data_sources=str(digits))
+    assert banked["knn_acc"] >= figures["knn_acc"]
+    assert banked["linear_acc"] == 1.0  # the bank holds the very images, and four classes of six are separable
+    again, _ = evaluate_on(tmp_path / "again", pretrained, digits)
+    for name in ("knn_acc", "linear_acc", "reconstruction_loss"):
+        assert again["kpis"][name] == result["kpis"][name]
+
+
+def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(pretrained, digits, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted(digits.rglob("*.png"))[::6]):
+        (flat / f"{number}.png").write_bytes(file.read_bytes())
+    result, figures = evaluate_on(tmp_path, pretrained, flat)
+    assert "knn_acc" not in result["kpis"]
+    assert result["kpis"]["reconstruction_loss"] > 0
+    assert any("no class folders" in note for note in figures["notes"])
+
+
+def test_embeddings_are_deterministic_and_indexed_and_pictures_are_drawn(pretrained, digits, tmp_path):
+    for name in ("a", "b"):
+        infer(tmp_path / name, pretrained, digits)
+    first, second = (np.load(tmp_path / name / "inference" / "embeddings.npy") for name in ("a", "b"))
+    np.testing.assert_array_equal(first, second)
+    with (tmp_path / "a" / "inference" / "embeddings.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert first.shape == (len(rows), 192)
+    assert np.ptp(first, axis=0).max() > 0
+    picture = np.asarray(Image.open(tmp_path / "a" / "inference" / "reconstructions.png"))
+    assert picture.shape == (8 * 66 - 2, 3 * 66 - 2, 3)
+    original, masked, rebuilt = picture[:64, :64], picture[:64, 66:130], picture[:64, 132:]
+    visible = (masked != 128).any(axis=2)
+    assert 0.15 < visible.mean() < 0.35
+    np.testing.assert_array_equal(original[visible], rebuilt[visible])
+
+
+def test_folds_hold_every_class_evenly():
+    labels = torch.tensor([0] * 10 + [1] * 15)
+    fold = probe.stratified_folds(labels, 5, seed=1)
+    for number in range(5):
+        assert (labels[fold == number] == 0).sum() == 2
+        assert (labels[fold == number] == 1).sum() == 3
+
+
+def test_what_is_missing_or_named_twice_is_said(finetuned, digits, tmp_path):
+    with pytest.raises(SpecError) as none:
+        evaluate.run(make_spec(dataset__val_data_sources=str(digits)), make_context("evaluate", tmp_path))
+    assert none.value.field == "evaluate.checkpoint"
+    both = make_spec(evaluate__checkpoint=str(finetuned), evaluate__trt_engine="x.engine", dataset__val_data_sources=str(digits))
+    with pytest.raises(SpecError) as two:
+        evaluate.run(both, make_context("evaluate", tmp_path))
+    assert two.value.field == "evaluate.trt_engine"
+    with pytest.raises(NotFoundError):
+        evaluate_on(tmp_path, tmp_path / "nothing.pth", digits)
+    with pytest.raises(SpecError) as empty:
+        evaluate_on(tmp_path, finetuned, None)
+    assert empty.value.field == "dataset.val_data_sources"
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        runtimes.open_runtime(tmp_path / "broken.onnx", torch.device("cpu"))
+
+
+def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_checked(finetuned, digits, tmp_path):
+    runtime = runtimes.open_runtime(finetuned, torch.device("cpu"))
+    spec = make_spec(model__num_classes=7, dataset__augmentation__mean=[0.1, 0.1, 0.1])
+    artefact.check_agreement(spec, {"model.num_classes": "default"}, runtime.meta, "evaluate.checkpoint")
+    with pytest.raises(SpecError) as caught:
+        artefact.check_agreement(
+            spec, {"model.num_classes": "file", "dataset.augmentation.mean[0]": "file"}, runtime.meta, "evaluate.checkpoint"
+        )
+    assert {problem.field for problem in caught.value.problems} == {"model.num_classes", "dataset.augmentation.mean"}
