@@ -49,7 +49,6 @@ SCHEMA: dict[str, Any] = {
                     "exclusiveMaximum": 1,
                     "search": {"low": 0.5, "high": 0.9},
                     "applies_when": {"train.stage": "pretrain"},
-                    "automl_incomparable": ["train_loss", "val_loss"],
                 },
                 "note": {"type": ["string", "null"]},
                 "optim": {

@@ -1,7 +1,8 @@
 """The metric contract: what a study optimises, in which direction, and where a trial's value is read.
 
-A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction}``; the first whose conditions hold is
-the default, and every entry makes its metric's direction known. A bundle without the annotation gets `CONTRACT`, the documented one.
+A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction, incomparable}``; the first whose
+conditions hold is the default, every entry makes its metric's direction known, and ``incomparable`` names the fields across whose values
+the metric does not compare. A bundle without the annotation gets `CONTRACT`, the documented one.
 A direction is stored with the study and never guessed from a name. The **best** value of a trial over its epochs counts.
 """
 
@@ -22,7 +23,12 @@ CONTRACT: tuple[Mapping[str, Any], ...] = (
         "metric": "knn_acc",
         "direction": "maximize",
     },
-    {"when": {"train.stage": "pretrain"}, "metric": "train_loss", "direction": "minimize"},
+    {
+        "when": {"train.stage": "pretrain"},
+        "metric": "train_loss",
+        "direction": "minimize",
+        "incomparable": ("train.mask_ratio", "train.norm_pix_loss"),
+    },
     {"when": {"train.stage": "finetune"}, "metric": "ACC_all", "direction": "maximize"},
     {"when": {"train.stage": "finetune"}, "metric": "val_loss", "direction": "minimize"},
     {"metric": "parameters", "direction": "minimize"},
@@ -66,6 +72,13 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
     if problems:
         raise SpecError("AutoML has no direction", problems=list(problems))
     return tuple(found)
+
+
+def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+    """Dotted key → the metric of ``metrics`` that does not compare across its values."""
+    wanted = set(metrics)
+    entries = [entry for entry in schema.get("automl_metrics") or CONTRACT if entry["metric"] in wanted]
+    return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:

@@ -82,6 +82,9 @@ def default_range(node: Mapping[str, Any], value: Any, spec: Mapping[str, Any], 
         if acts(entry.get("when"), spec) is None:
             if "choices" in entry:
                 return Range("categorical", choices=tuple(entry["choices"]), weights=tuple(entry.get("weights", ())))
+            step = entry.get("step")
+            if kind == "int" and isinstance(step, int) and step > 1 and not (cond.divisor and step % cond.divisor):
+                cond = replace(cond, divisor=step)
             return _finish(node, kind, entry["low"], entry["high"], bool(entry.get("log")), cond, value)
     if cond.base and kind == "int":
         bounds = _bounds(node, cond)

@@ -3,9 +3,9 @@
 Only knobs that act under the spec enter; everything that was left out is named with its reason. Pure Python, so a plan can show it.
 
 Schema annotations read here: at the top ``automl_default_parameters`` and ``automl_disabled_parameters``; at a field ``search``
-({low, high, log}, or a list of these with ``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``, ``< depends_on``;
-several joined by ``,``), ``depends_on``, ``parent_param`` (drawn before the rest), ``applies_when`` and ``automl_incomparable``
-(metrics that do not compare across values of the field).
+({low, high, log, step}, or a list of these with ``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``,
+``< depends_on``; several joined by ``,``), ``depends_on``, ``parent_param`` (the knob that this one hangs on, or a mark on that knob:
+drawn first) and ``applies_when``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from mae_skill.errors import MaeError, SpecError, UsageError
 
 from mae_sdk.automl.fields import MISSING, Relation, acts, get, holds, math_conditions, nodes, put
-from mae_sdk.automl.metrics import objectives
+from mae_sdk.automl.metrics import incomparable, objectives
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.ranges import Range, RangeError, default_range, given_range
 
@@ -245,7 +245,7 @@ def build(
     """
     if not isinstance(options, AutoMLOptions):
         options = parse(options)
-    metrics = [objective.metric for objective in objectives(schema, spec, options)]
+    clashes = incomparable(schema, [objective.metric for objective in objectives(schema, spec, options)])
     parameters = options.parameters
     ranges = dict(options.ranges)
     fields = nodes(schema)
@@ -275,7 +275,7 @@ def build(
             else:
                 left_out[name] = "disabled for AutoML by the schema"
             continue
-        reason = _why_not(name, key, node, spec, provenance or {}, wanted, asked, metrics)
+        reason = _why_not(name, key, node, spec, provenance or {}, wanted, asked, clashes)
         if reason:
             left_out[name] = reason
             continue
@@ -289,6 +289,7 @@ def build(
     if problems:
         raise SpecError("the search space is wrong", problems=problems)
     parents = {key for key, node in fields.items() if str(node.get("parent_param")).lower() == "true"}
+    parents |= {str(node["parent_param"]) for node in fields.values() if node.get("parent_param")}
     ordered = _order(sorted(knobs, key=lambda knob: knob.key not in parents))
     for knob in ordered:
         if knob.default is not MISSING and knob.refuses(knob.default):
@@ -304,14 +305,13 @@ def _why_not(
     provenance: Mapping[str, Any],
     wanted: Sequence[str],
     asked: Sequence[str],
-    metrics: Sequence[str],
+    clashes: Mapping[str, str],
 ) -> str | None:
     inactive = acts(node.get("applies_when"), spec, searched={item.partition("[")[0] for item in wanted})
     if inactive:
         return f"does not act here: {inactive}"
-    clash = [metric for metric in node.get("automl_incomparable") or () if metric in metrics]
-    if clash:
-        return f"{clash[0]} does not compare across its values; give a probe set, or search it against another metric"
+    if key in clashes:
+        return f"{clashes[key]} does not compare across its values; give a probe set, or search it against another metric"
     origin = provenance.get(key)
     kind = getattr(origin, "kind", None) or (origin.get("kind") if isinstance(origin, Mapping) else origin)
     if name not in asked and kind is not None and str(kind) in PINNED_BY:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import itertools
 import math
 import os
@@ -120,7 +121,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                 time.sleep(pause)
             return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except ImportError as error:
-            hint = "pip install 'psycopg[binary]'"
+            hint = "pip install 'mae-skill[postgres]'"
             raise DependencyError(
                 "the driver of this database is not installed", field="automl.storage", got=str(error), hint=hint
             ) from None
@@ -244,6 +245,10 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
     from optuna.trial import FrozenTrial, TrialState
 
     kind = options.sampler or ("nsga2" if metrics > 1 else "tpe")
+    if kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise DependencyError(
+            "the CMA-ES sampler is not installed", field="automl.sampler", expected="cmaes", hint="pip install 'mae-skill[train]'"
+        )
     startup = startup_trials(options.max_trials)
     dynamic = any(knob.when or knob.relations for knob in space.knobs)
     weighted = {knob.name: knob for knob in space.knobs if knob.weights}

@@ -1,0 +1,67 @@
+"""What a plan shows of a study, and what its controller is given."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from mae_sdk.automl import setup
+from mae_sdk.automl.options import TABLE, AutoMLOptions
+from mae_skill.errors import SpecError
+
+from tests.support.automl_toy import SCHEMA, SPEC
+
+
+def _describe(
+    provenance: dict[str, Any] | None = None, devices: list[int] | None = None, processes: int = 1, **options: Any
+) -> dict[str, Any]:
+    return setup.describe(SCHEMA, SPEC, provenance, options, devices=devices, processes=processes)
+
+
+def test_a_plan_names_knobs_ranges_metric_and_direction_as_json() -> None:
+    shown = json.loads(json.dumps(_describe()))
+    assert [(k["name"], k["low"], k["high"], k["log"]) for k in shown["space"]["knobs"]] == [
+        ("train.lr", 1e-6, 0.1, True),
+        ("train.decay", 0.0, 1.0, False),
+    ]
+    assert [(o["metric"], o["direction"]) for o in shown["objectives"]] == [("acc", "maximize")]
+    assert shown["options"]["max_trials"] == 10
+
+
+def test_concurrency_is_the_devices_divided_by_the_devices_of_a_trial() -> None:
+    assert _describe()["concurrency"] == 1
+    assert _describe(devices=[0, 1, 2, 3])["concurrency"] == 4
+    assert _describe(devices=[0, 1, 2, 3], processes=2)["concurrency"] == 2
+    assert _describe(devices=[0], concurrency=3)["concurrency"] == 3
+
+
+def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it_is_an_error() -> None:
+    shown = _describe({"train.lr": "override"})
+    assert [knob["name"] for knob in shown["space"]["knobs"]] == ["train.decay"]
+    assert shown["spec"]["train"]["lr"] == SPEC["train"]["lr"]
+    with pytest.raises(SpecError) as caught:
+        _describe({"train.lr": "override", "train.decay": "override"})
+    assert "nothing is left to search" in str(caught.value)
+
+
+def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> None:
+    info = {
+        "spec_shorthand_keys": {"batch_size": "dataset.batch_size", "num_epochs": "train.num_epochs"},
+        "automl_keys": {"accumulate": "none.such"},
+    }
+    assert setup.keys_of(info, SPEC) == {"batch": "dataset.batch_size", "epochs": "train.num_epochs"}
+
+
+def test_the_table_lists_every_option_and_its_default() -> None:
+    fields = AutoMLOptions.__dataclass_fields__
+    assert [key.name for key in TABLE] == list(fields)
+    assert all(key.meaning for key in TABLE)
+
+
+def test_a_plan_needs_no_optuna_and_no_torch() -> None:
+    code = "import sys; import mae_sdk.automl.setup, mae_sdk.automl.loop, mae_sdk.automl.results, mae_sdk.automl.study, mae_sdk.automl.children;"
+    code += "print([m for m in ('optuna', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
