@@ -41,7 +41,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
             "reduced precision is written into ONNX graphs only",
             field="export.data_type",
             got=section.data_type,
-            expected="fp32",
+            expected="FP32",
             hint="set export.format=onnx",
         )
     module = onnx_export.deployable(model, meta).to(trace_device(section))
@@ -115,7 +115,7 @@ def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
         preprocessing=section.include_preprocessing,
-        precision=section.data_type,
+        precision=section.data_type.lower(),
         batch=section.batch_size if section.batch_size > 0 else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
         checkpoint_sha256=file_digest(path),

@@ -42,7 +42,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     tensorrt_build.choose_targets(library, section.backend, section.targets)
     require_onnx()
     target = Path(section.trt_engine) if section.trt_engine else context.action_dir / "model.engine"
-    onnx_export.refuse_existing(target, bool(getattr(section, "overwrite", False)), "gen_trt_engine.overwrite")
+    onnx_export.refuse_existing(target, bool(section.overwrite), "gen_trt_engine.overwrite")
     model, meta, digest = read_graph(section)
     if meta.precision != "fp32":
         raise SpecError(
@@ -50,7 +50,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
             field="gen_trt_engine.onnx_file",
             got=meta.precision,
             expected="an fp32 export",
-            hint="gen_trt_engine reduces precision itself; export with export.data_type=fp32",
+            hint="gen_trt_engine reduces precision itself; export with export.data_type=FP32",
         )
     profile = batch_profile(section, meta)
     images, origin = gate_images(spec, meta)
@@ -77,7 +77,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
         workspace_mb=int(settings.workspace_size),
         timing_cache=timing_cache,
         verbose=bool(section.verbose),
-        overwrite=bool(getattr(section, "overwrite", False)),
+        overwrite=bool(section.overwrite),
         extra={"onnx_sha256": digest, "calibration": calibration, "layers_precision": [f"{pattern}:{kind}" for pattern, kind in rules]},
     )
     context.log(f"{target}: {description['engine_bytes'] / 1e6:.1f} MB for {', '.join(description['targets'])}")
@@ -174,7 +174,9 @@ def check(model: Any, meta: ArtefactMeta, images: Any, reference: np.ndarray, sp
         runnable = onnx.ModelProto()
         runnable.CopyFrom(model)
         emulate_low_precision(runnable)
-    report = gate.judge(reference, gate.onnx_outputs(runnable, meta, images), meta, thresholds_for(meta.precision, spec.export.parity))
+    report = gate.judge(
+        reference, gate.onnx_outputs(runnable, meta, images), meta, thresholds_for(meta.precision, spec.gen_trt_engine.parity)
+    )
     if not report.passed:
-        raise gate.refuse(report, meta)
+        raise gate.refuse(report, meta, field="gen_trt_engine.parity")
     return report.to_dict()

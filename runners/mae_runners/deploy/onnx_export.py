@@ -85,6 +85,22 @@ def unfused_attention(module: nn.Module) -> Iterator[None]:
             part.fused_attn = value
 
 
+@contextlib.contextmanager
+def plain_reshapes() -> Iterator[None]:
+    """`Tensor.unflatten` traced as a reshape: the exporter has no unflatten below opset 13, and a reshape computes less shape arithmetic."""
+
+    def unflatten(self: Tensor, dim: int, sizes: Any) -> Tensor:
+        dim %= self.dim()
+        return self.reshape(*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
+
+    original = Tensor.unflatten
+    Tensor.unflatten = unflatten  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Tensor.unflatten = original  # type: ignore[method-assign]
+
+
 def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> Any:
     """Traces `module` (from `deployable`) into an `onnx.ModelProto` with all weights loaded.
 
@@ -106,7 +122,11 @@ def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> 
     images = example_input(meta, meta.batch if meta.batch > 0 else 2).to(device)
     dynamic = {INPUT_NAME: {0: "batch"}, meta.output_name: {0: "batch"}} if meta.batch <= 0 else None
     said = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="mae-export-") as folder, unfused_attention(module), warnings.catch_warnings(), torch.no_grad():
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mae-export-"))
+        for guard in (unfused_attention(module), warnings.catch_warnings(), torch.no_grad()):
+            stack.enter_context(guard)
+        stack.enter_context(plain_reshapes())
         warnings.simplefilter("ignore")  # tracer warnings about shapes that are constant here; the parity gate judges the result
         target = Path(folder) / "model.onnx"
         try:

@@ -31,6 +31,7 @@ def parse_layers_precision(entries: Sequence[str] | str | None) -> list[tuple[st
     rules: list[tuple[str, str]] = []
     for entry in [entries] if isinstance(entries, str) else entries or []:
         pattern, _, precision = str(entry).rpartition(":")
+        precision = precision.lower()
         if not pattern or precision not in PRECISIONS:
             raise SpecError(
                 "an entry is not PATTERN:PRECISION",

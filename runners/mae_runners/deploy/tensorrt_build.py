@@ -74,11 +74,11 @@ class Profile:
 def choose_targets(trt: Any, backend: str, wanted: Sequence[str] | None) -> list[str]:
     """The compute capabilities to build for, such as ``["8.6", "12.0"]``, or ``["current"]``.
 
-    Null means the GPU at hand, and on a machine without one every capability that the library can name.
+    An empty list means the GPU at hand, and on a machine without one every capability that the library can name.
 
     Raises:
         SpecError: a capability that the library cannot build for.
-        DependencyError: ``current``, or a library that needs a GPU, without a GPU.
+        DependencyError: a library that needs a GPU, without a GPU.
     """
     gpu = torch.cuda.is_available()
     targets = [str(target) for target in wanted or []]
@@ -91,36 +91,25 @@ def choose_targets(trt: Any, backend: str, wanted: Sequence[str] | None) -> list
                 expected="a machine with an NVIDIA GPU and driver",
                 hint="run on one, or set gen_trt_engine.backend=tensorrt_rtx (pip install 'mae-skill[tensorrt-rtx]'), which needs none",
             )
-        if targets not in ([], [CURRENT]):
+        if targets:
             raise SpecError(
                 "tensorrt builds for the GPU at hand only",
                 field="gen_trt_engine.targets",
                 got=targets,
-                expected="null",
+                expected="an empty list",
                 hint="set gen_trt_engine.backend=tensorrt_rtx for other targets",
             )
         return [CURRENT]
     known = known_targets(trt)
     if not targets:
         return [CURRENT] if gpu else known
-    unknown = [target for target in targets if target not in known and target != CURRENT]
+    unknown = [target for target in targets if target not in known]
     if unknown:
         raise SpecError(
             "the library cannot build for this compute capability",
             field="gen_trt_engine.targets",
             got=unknown[0],
-            expected=f"{', '.join(known)}, or {CURRENT}",
-        )
-    if CURRENT in targets and (not gpu or len(targets) > 1):
-        if gpu:
-            raise SpecError(
-                "current stands alone", field="gen_trt_engine.targets", got=targets, expected=f"[{CURRENT}], or a list of capabilities"
-            )
-        raise DependencyError(
-            "there is no GPU here to build for",
-            field="gen_trt_engine.targets",
-            got=targets,
-            hint=f"name capabilities instead: {', '.join(known)}",
+            expected=", ".join(known),
         )
     return list(dict.fromkeys(targets))
 
