@@ -23,7 +23,8 @@ def _describe(
 
 def test_a_plan_names_knobs_ranges_metric_and_direction_as_json() -> None:
     shown = json.loads(json.dumps(_describe()))
-    assert [(k["name"], k["low"], k["high"], k["log"]) for k in shown["space"]["knobs"]] == [
+    knobs = shown["space"]["knobs"]
+    assert [(k["name"], k["low"], k["high"], k["log"]) for k in knobs] == [
         ("train.lr", 1e-6, 0.1, True),
         ("train.decay", 0.0, 1.0, False),
     ]

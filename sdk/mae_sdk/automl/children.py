@@ -56,17 +56,17 @@ class LocalChildren:
             temporary.chmod(0o755)
             _write_spec(temporary / "spec.yaml", {**spec, **({"results_dir": str(child)} if "results_dir" in spec else {})})
             parent = records.read_record(self.job_dir)
-            launch = dict(self.study["launch"])
-            places = {"{config_path}": str(child / "spec.yaml"), "{job_dir}": str(child), "{python}": sys.executable}
+            places = {
+                "{config_path}": str(child / "spec.yaml"),
+                "{job_dir}": str(child),
+                "{job_id}": child.name,
+                "{python}": sys.executable,
+            }
+            launch = {name: _fill(value, places) if isinstance(value, str) else value for name, value in self.study["launch"].items()}
             launch["command"] = [_fill(word, places) for word in launch["command"]]
-            record: dict[str, Any] = {key: parent[key] for key in _INHERITED if key in parent}
+            record: dict[str, Any] = {key: value for key, value in parent.items() if key not in _OWN}
             record.update(
-                id=child.name,
-                action=self.study.get("action", "train"),
-                automl_parent=self.job_dir.name,
-                trial=number,
-                created=records.now(),
-                launch=launch,
+                id=child.name, action=self.study.get("action", "train"), automl_parent=self.job_dir.name, trial=number, launch=launch
             )
             records.new_attempt(record)
             records.write_json(temporary / records.RECORD_NAME, record)
@@ -172,7 +172,8 @@ class LocalChildren:
             (child / records.CANCEL_NAME).touch()
 
 
-_INHERITED = ("platform", "results_root", "data", "versions", "inputs", "parent_job_id")
+_OWN = frozenset({"id", "attempts", "launch", "automl", "idempotency_key", "spec_digest", "digest"})
+"""Fields of the AutoML job's record that its children do not take over."""
 
 
 def _fill(word: str, places: Mapping[str, str]) -> str:

@@ -83,7 +83,8 @@ def write(
     """Write what `describe` gave, with the child jobs' ``launch`` record.
 
     Args:
-        launch: as in job.json; ``command`` is a list whose ``{config_path}`` and ``{job_dir}`` are filled in for every child.
+        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for every child in ``command`` (a list)
+            and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
     from mae_sdk.jobfolder.records import write_json
