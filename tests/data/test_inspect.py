@@ -1,0 +1,66 @@
+"""What ``mae inspect`` says is what is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mae_sdk.data import inspect_source
+from PIL import Image
+
+from tests.support.images import make_tarball, write_imagefolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = write_imagefolder(tmp_path / "train", 2, 3, size=40)
+    Image.new("L", (80, 20), 128).save(root / "1" / "grey.PGM", "PPM")
+    shutil.copy(root / "0" / "0000.png", root / "1" / "twin.png")
+    (root / "0" / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    Image.new("RGB", (30, 90)).save(root / "top.bmp")
+    return root
+
+
+def test_the_report_counts_what_is_there_and_names_what_is_broken(folder: Path, tmp_path: Path) -> None:
+    report = inspect_source(folder)
+    json.dumps(report, allow_nan=False)
+    assert report["images"] == 10
+    assert report["bytes"] == sum(path.stat().st_size for path in folder.rglob("*.*"))
+    assert report["classes"] == {"0": 4, "1": 5} and report["unlabelled"] == 1
+    assert report["width"] == {"min": 30, "median": 40, "max": 80} and report["height"] == {"min": 20, "median": 40, "max": 90}
+    assert report["channels"] == {"RGB": 8, "L": 1}
+    assert report["formats"] == {"PNG": 7, "PPM": 1, "BMP": 1}
+    assert report["unreadable"] == {"count": 1, "files": [str(folder / "0" / "broken.jpg")]}
+    assert report["duplicates"]["groups"] == [[str(folder / "0" / "0000.png"), str(folder / "1" / "twin.png")]]
+    packed = inspect_source(make_tarball(folder, tmp_path / "a.tar.gz"), cache_dir=tmp_path / "cache")
+    assert {key: packed[key] for key in ("classes", "mean", "std", "width", "channels")} == {
+        key: report[key] for key in ("classes", "mean", "std", "width", "channels")
+    }
+
+
+def test_mean_and_std_are_those_of_the_pixels(tmp_path: Path) -> None:
+    root = write_imagefolder(tmp_path, 2, 4, size=24, kind="photos", suffix=".png")
+    pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in sorted(root.rglob("*.png"))]) / 255
+    report = inspect_source(root)
+    assert np.allclose(report["mean"], pixels.mean(0), atol=1e-4) and np.allclose(report["std"], pixels.std(0), atol=1e-4)
+
+
+def test_a_picture_in_both_train_and_val_is_reported(folder: Path, tmp_path: Path) -> None:
+    val = write_imagefolder(tmp_path / "val", 2, 2, size=40, start=10)
+    assert inspect_source(folder, other=val)["shared"] == {"count": 0, "pairs": []}
+    shutil.copy(folder / "1" / "0001.png", val / "0" / "leak.png")
+    shared = inspect_source(folder, other=val)["shared"]
+    assert shared == {"count": 1, "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]]}
+
+
+def test_the_contact_sheet_is_a_picture_of_the_pictures(folder: Path, tmp_path: Path) -> None:
+    report = inspect_source(folder, contact_sheet=tmp_path / "out" / "sheet.png")
+    with Image.open(report["contact_sheet"]) as sheet:
+        assert sheet.format == "PNG" and sheet.size == (8 * 100 + 4, 2 * 100 + 4)
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60)
+    assert red.any()  # the unreadable one is crossed out
+    assert pixels.std() > 20

@@ -1,0 +1,105 @@
+"""Wide fuzzing of the archive readers and decoders: right bytes or a clear error, whatever comes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mae_runners.data.decode import decode
+from mae_sdk.data.archive import Limits, members
+from mae_skill.errors import DataError, MaeError
+from PIL import Image
+
+from tests.support.hostile import CORPUS, PHOTO, tar, zipped
+
+LIMITS = Limits(max_ratio=100, ratio_from=8 << 20, max_members=5000)
+GOOD = [("a/1.jpg", PHOTO), ("b/2.jpg", PHOTO[::-1]), ("b/" + "long" * 40 + ".jpg", b"")]
+WIDE = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+
+# Checksums cover every byte of these; a plain tar and a zip's names have none, so there only crashes are looked for.
+CHECKED = {
+    "gzip": gzip.compress(tar(*GOOD), mtime=0),
+    "xz": lzma.compress(tar(*GOOD)),
+    "bzip2": bz2.compress(tar(*GOOD)),
+    "zstd": zstandard.ZstdCompressor(write_checksum=True).compress(tar(*GOOD)),
+}
+UNCHECKED = {"tar": tar(*GOOD), "gnu": tar(*GOOD, format=tarfile.GNU_FORMAT), "zip": zipped(*GOOD)}
+
+
+def read_all(data: bytes) -> list[tuple[str, bytes]]:
+    return [(m.name, b"".join(m.chunks)) for m in members(io.BytesIO(data), len(data), "fuzz", LIMITS)]
+
+
+def broken(data: st.DataObject, whole: bytes) -> bytes:
+    out = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(out) - 1))
+        kind = data.draw(st.sampled_from(["set", "cut", "insert", "delete"]))
+        if kind == "set":
+            out[at] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            out = out[: max(1, at)]
+        elif kind == "insert":
+            out[at:at] = data.draw(st.binary(min_size=1, max_size=20))
+        elif len(out) > 30:
+            del out[at : at + data.draw(st.integers(1, 20))]
+    return bytes(out)
+
+
+@WIDE
+@given(st.data(), st.sampled_from(sorted(CHECKED)))
+def test_checked_streams_give_the_right_bytes_or_an_error(data: st.DataObject, kind: str) -> None:
+    try:
+        found = read_all(broken(data, CHECKED[kind]))
+    except MaeError:
+        return
+    assert found == GOOD
+
+
+@WIDE
+@given(st.data(), st.sampled_from(sorted(UNCHECKED)))
+def test_unchecked_streams_never_crash_and_never_climb(data: st.DataObject, kind: str) -> None:
+    try:
+        found = read_all(broken(data, UNCHECKED[kind]))
+    except MaeError:
+        return
+    assert all(".." not in name.split("/") and not name.startswith("/") for name, _ in found)
+
+
+@WIDE
+@given(st.binary(max_size=3000))
+def test_noise_is_no_archive(noise: bytes) -> None:
+    try:
+        assert all(isinstance(chunk, bytes) for _, chunk in read_all(noise))
+    except MaeError:
+        return
+
+
+@WIDE
+@given(st.data(), st.sampled_from(sorted(CORPUS)))
+def test_a_mutated_hostile_archive_raises_nothing_but_our_errors(data: st.DataObject, case: str) -> None:
+    if "bomb" in case:
+        return
+    payload = CORPUS[case][1]() or b"\0"
+    try:
+        read_all(broken(data, payload))
+    except MaeError:
+        return
+
+
+@WIDE
+@given(st.data(), st.sampled_from(["JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF"]))
+def test_a_damaged_picture_decodes_or_is_a_data_error(data: st.DataObject, kind: str) -> None:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(PHOTO)).save(out, kind)
+    try:
+        pixels = decode(broken(data, out.getvalue()), "x", max_pixels=1 << 20)
+    except DataError:
+        return
+    assert pixels.ndim == 3 and pixels.shape[2] == 3
