@@ -31,7 +31,7 @@ HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint"})
 """Failure categories that every trial would meet when trial 0, the spec as given, meets them."""
 WITHDRAWN = "another worker had taken the last trial of the budget"
 POLL_SECONDS = 0.02
-SLOW_POLL_SECONDS = 0.5
+SLOW_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Loop:
                 moved |= self._watch(item)
             if not self.running and (self.reason or spent(self.study) >= self.budget):
                 return self.reason or "max_trials"
-            idle = POLL_SECONDS if moved else min(idle * 1.2, SLOW_POLL_SECONDS if len(self.running) == 0 else 0.1)
+            idle = POLL_SECONDS if moved else min(idle * 1.2, SLOW_POLL_SECONDS)
             time.sleep(idle)
 
     def _reconcile(self) -> None:
