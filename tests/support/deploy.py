@@ -38,14 +38,8 @@ def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> An
     """A model whose every part matters: heads (freshly made ones are almost zero) and GRN (zero) get real values, seeded."""
     torch.manual_seed(0)
     small = {f"model__{name}": value for name, value in model.items()}
-    spec = make_spec(
-        model__arch=arch,
-        model__num_classes=len(CLASSES),
-        model__decoder_embed_dim=64,
-        model__decoder_num_heads=4,
-        train__stage=stage,
-        **small,
-    )
+    decoder = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
+    spec = make_spec(model__arch=arch, model__num_classes=len(CLASSES), train__stage=stage, **decoder, **small)
     built = build_classifier(spec.model, size) if stage == "finetune" else build_mae(spec.model, spec.train, size)
     awaken(built)
     return built.eval()

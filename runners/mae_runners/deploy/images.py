@@ -89,7 +89,7 @@ def gate_images(spec: Any, meta: ArtefactMeta, count: int = GATE_IMAGES) -> tupl
             images = Images(spec, sources, meta, labelled=False)
             picked = _first(images, count)
             return picked, f"{len(picked)} images of dataset.{name}"
-    return _photograph(meta, count), f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
+    return sample_photograph(meta, count), f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
 
 
 def calibration_batches(spec: Any, meta: ArtefactMeta) -> tuple[list[np.ndarray], str]:
@@ -135,7 +135,7 @@ def _first(images: Images, count: int) -> Tensor:
     return torch.cat([batch["input"] for batch in _spread(images, count, count)])
 
 
-def _photograph(meta: ArtefactMeta, count: int) -> Tensor:
+def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
     from matplotlib import get_data_path
     from PIL import Image
 

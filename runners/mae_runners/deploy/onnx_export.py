@@ -87,7 +87,7 @@ def unfused_attention(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_reshapes() -> Iterator[None]:
-    """`Tensor.unflatten` traced as a reshape: the exporter has no unflatten below opset 13, and a reshape computes less shape arithmetic."""
+    """`Tensor.unflatten` traced as a reshape; the exporter has none below opset 13, and gets it wrong above."""
 
     def unflatten(self: Tensor, dim: int, sizes: Any) -> Tensor:
         dim %= self.dim()
