@@ -125,7 +125,7 @@ class DatasetSpec(SpecModel):
     train_data_sources: Sources = spec_field(None, "Training images. Fine-tuning needs one folder for each class inside.", popular=True)
     val_data_sources: Sources = spec_field(
         None,
-        "Validation images; evaluate reads these. Null in fine-tuning: a seeded 10 % of the training set is held out when a metric is needed.",
+        "Validation images; evaluate reads these. Null in fine-tuning: a seeded 10 % of the training set is held out when needed.",
         popular=True,
     )
     test_data_sources: Sources = spec_field(None, "Images for inference.", popular=True)
