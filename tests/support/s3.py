@@ -71,13 +71,16 @@ def client_env(endpoint: str) -> dict[str, str]:
 class S3Server(_Server):
     """``rclone serve s3`` over a local folder: its sub-folders are the buckets.
 
+    ``etag=False`` for large objects: with ETags rclone hashes the whole object anew at every ranged request, which no object store does.
+
     >>> with S3Server(tmp_path) as server:
     ...     (tmp_path / "bucket").mkdir()
     ...     os.environ.update(server.env)
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, etag: bool = True) -> None:
         self.root = Path(root)
+        self.etag = etag
         self.port = free_port()
 
     def bucket(self, name: str) -> Path:
@@ -89,7 +92,7 @@ class S3Server(_Server):
         program = Path(sys.executable).parent / "rclone"
         command = [str(program) if program.exists() else str(shutil.which("rclone")), "serve", "s3", str(self.root)]
         command += ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull]
-        command += ["--vfs-cache-mode", "off", "--dir-cache-time", "0s", "--poll-interval", "0"]
+        command += ["--etag-hash", "MD5" if self.etag else "", "--vfs-cache-mode", "off", "--dir-cache-time", "0s", "--poll-interval", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait()
         return self

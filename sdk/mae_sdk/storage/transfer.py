@@ -263,7 +263,7 @@ def list_files(url: str, storage_options: Options = None) -> list[str]:
 
 
 def list_details(url: str, storage_options: Options = None) -> dict[str, dict[str, Any]]:
-    """Every file below a folder or prefix: relative path → ``{"size", "etag"}``."""
+    """Every file below a folder or prefix: relative path → ``{"size", "etag"}`` (the time of change where there is no ETag)."""
     if not urls.is_remote(url):
         root = urls.local_path(url)
         return {str(p.relative_to(root)): {"size": p.stat().st_size, "etag": None} for p in sorted(root.rglob("*")) if p.is_file()}
@@ -279,10 +279,17 @@ def list_details(url: str, storage_options: Options = None) -> dict[str, dict[st
         result = {}
         for name, entry in found.items():
             if name.startswith(prefix) and name != prefix and not name.endswith("/") and entry.get("type") != "directory":
-                result[name[len(prefix) :]] = {"size": int(entry.get("size") or 0), "etag": entry.get("ETag") or entry.get("etag")}
+                result[name[len(prefix) :]] = {"size": int(entry.get("size") or 0), "etag": _stamp(entry)}
         return result
 
     return attempt(request, url, "list")
+
+
+def _stamp(entry: dict[str, Any]) -> str | None:
+    """A listed object's ETag, or its time of change in stores without."""
+    etag = str(entry.get("ETag") or entry.get("etag") or "")
+    changed = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
+    return etag if etag.strip('"') else (str(changed) if changed else None)
 
 
 def upload(path: str | os.PathLike[str], url: str, storage_options: Options = None) -> None:
