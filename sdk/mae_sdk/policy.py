@@ -74,7 +74,9 @@ def decide(bundle: Any, action: str, automl_policy: Any = None, request: str | N
             if not read(action):
                 raise ValueError("empty")
         except (MaeError, OSError, ValueError, KeyError) as error:
-            return Decision(False, "auto", f"the {action} {what} is missing or cannot be parsed: {str(error).splitlines()[0]}", NOT_RUNNABLE)
+            return Decision(
+                False, "auto", f"the {action} {what} is missing or cannot be parsed: {str(error).splitlines()[0]}", NOT_RUNNABLE
+            )
     return Decision(True, "auto", "the bundle enables AutoML" if explicit is None else "asked for by automl_policy")
 
 

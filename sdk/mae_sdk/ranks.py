@@ -239,7 +239,7 @@ def start_and_watch(
                     stdin=subprocess.DEVNULL if sink else None,
                     stdout=subprocess.PIPE if sink else None,
                     stderr=subprocess.STDOUT if sink else None,
-                    preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
+                    preexec_fn=prepare,
                 )
                 ranks.append(process)
                 group = group or process.pid

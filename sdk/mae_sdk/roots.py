@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
@@ -115,9 +114,13 @@ class Root:
         top = [job_id for job_id in found if "." not in job_id]
         found = top if len(top) == 1 else found
         if not found:
-            raise NotFoundError("no such job", field="job", got=prefix, expected=f"a job under {urls.redact(self.url)}", hint="mae jobs list")
+            raise NotFoundError(
+                "no such job", field="job", got=prefix, expected=f"a job under {urls.redact(self.url)}", hint="mae jobs list"
+            )
         if len(found) > 1:
-            raise UsageError("the prefix names more than one job", field="job", got=prefix, expected="one of " + ", ".join(sorted(found)[:8]))
+            raise UsageError(
+                "the prefix names more than one job", field="job", got=prefix, expected="one of " + ", ".join(sorted(found)[:8])
+            )
         return found[0]
 
 

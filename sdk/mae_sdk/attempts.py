@@ -1,0 +1,37 @@
+"""What a further attempt of a job needs: its spec pointed at the newest checkpoint of its own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mae_skill.errors import NotFoundError
+
+from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+
+
+def prepare(job_dir: Path) -> Path | None:
+    """Rewrite ``spec.yaml`` for the newest attempt, by the resume mappings in the record (``resume_keys``, ``ptm_keys``).
+
+    Returns:
+        The checkpoint that it resumes from; None where there is none yet.
+    """
+    record = records.read_record(job_dir)
+    keys = record.get("resume_keys") or []
+    if not keys:
+        return None
+    try:
+        checkpoint = CheckpointIndex(job_dir / record["action"]).select("latest")
+    except NotFoundError:
+        return None
+    import yaml
+    from mae_skill.overrides import set_dotted
+
+    path = job_dir / "spec.yaml"
+    spec = yaml.safe_load(path.read_text())
+    for key in keys:
+        set_dotted(spec, key, str(checkpoint))
+    for key in record.get("ptm_keys") or []:
+        set_dotted(spec, key, None)
+    records.write_text(path, yaml.safe_dump(spec, sort_keys=False))
+    return checkpoint

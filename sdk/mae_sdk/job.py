@@ -1,0 +1,169 @@
+"""A job, seen through its folder: nothing is kept in memory, so any process may hold one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import JobCanceledError, JobFailedError, PreemptedError, StorageError, UsageError
+
+from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+from mae_sdk.jobfolder.failure import failure
+from mae_sdk.jobfolder.process import is_alive, kill_leftovers
+from mae_sdk.jobfolder.status import metrics_of, read_status
+from mae_sdk.platforms import local
+
+_NEVER_LAUNCHED_SECONDS = 60.0
+
+
+def observe(job_dir: Path) -> tuple[records.Record, str]:
+    """The record and the true state. A job of this host whose supervisor is gone becomes ERROR, or CANCELED when that was asked for."""
+    local.reap()
+    record = records.read_record(job_dir)
+    attempt = records.last_attempt(record)
+    if records.is_terminal(attempt["state"]):
+        return record, records.state_of(record)
+    alive = is_alive(attempt["process"]) if attempt["process"] else _launching(job_dir)
+    if alive:
+        return record, attempt["state"]
+    if alive is None:
+        age = records.heartbeat_age(job_dir)
+        stale = age is not None and age > records.STALE_SECONDS
+        return record, records.UNKNOWN if stale else attempt["state"]
+    with records.locked(job_dir):
+        record = records.read_record(job_dir)
+        attempt = records.last_attempt(record)
+        gone = is_alive(attempt["process"]) is False if attempt["process"] else not _launching(job_dir)
+        if gone and not records.is_terminal(attempt["state"]):
+            kill_leftovers(job_dir)
+            if (job_dir / records.CANCEL_NAME).exists():
+                records.advance(record, records.CANCELED, "cancelled on request")
+                (job_dir / records.CANCEL_NAME).unlink(missing_ok=True)
+            else:
+                message = "its supervisor is gone" if attempt["process"] else "it was never launched"
+                records.advance(record, records.ERROR, message, failure=failure("lost_process", message))
+            records.write_json(job_dir / records.RECORD_NAME, record)
+    return record, records.state_of(record)
+
+
+def _launching(job_dir: Path) -> bool:
+    return time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime < _NEVER_LAUNCHED_SECONDS
+
+
+class Job:
+    """One job of a local results root.
+
+    Args:
+        folder: its folder.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).resolve()
+        self.id = self.folder.name
+
+    @property
+    def record(self) -> records.Record:
+        """``job.json``, with the failure of the last attempt under ``error``."""
+        record = records.read_record(self.folder)
+        return {**record, "error": records.last_attempt(record)["failure"]}
+
+    @property
+    def state(self) -> str:
+        """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN where it cannot be seen from here."""
+        return observe(self.folder)[1]
+
+    def wait(self, timeout: float | None = None) -> Job:
+        """Wait for the end.
+
+        Raises:
+            JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE. StorageError: still running after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.005
+        while True:
+            record, state = observe(self.folder)
+            attempt = records.last_attempt(record)
+            if attempt["state"] == records.PREEMPTED and attempt.get("told_to_stop"):
+                raise PreemptedError("the job was preempted after saving", got=self.id, hint=f"mae jobs resume {self.id}")
+            if state == records.COMPLETE:
+                return self
+            if state == records.CANCELED:
+                raise JobCanceledError("the job was cancelled", got=self.id, hint=f"mae jobs resume {self.id}")
+            if state == records.ERROR:
+                problem = attempt["failure"] or {}
+                raise JobFailedError(problem.get("message") or "the job ended in ERROR", got=self.id, hint=problem.get("hint"))
+            if deadline is not None and time.monotonic() > deadline:
+                raise StorageError("still running when the time to wait was over", got=self.id, hint="the job goes on")
+            time.sleep(pause)
+            pause = min(0.25, pause * 1.3)
+
+    def status(self) -> dict[str, Any]:
+        """``state, attempt, progress`` (the newest status line) and ``error``."""
+        record, state = observe(self.folder)
+        attempt = records.last_attempt(record)
+        lines = read_status(self.folder / "status.json")
+        return {"state": state, "attempt": attempt["number"], "progress": lines[-1] if lines else {}, "error": attempt["failure"]}
+
+    def logs(self) -> str:
+        """What the runner has printed so far."""
+        path = self.folder / "log.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def metrics(self) -> dict[str, Any]:
+        """The newest value of every figure."""
+        return metrics_of(read_status(self.folder / "status.json"))
+
+    def best_checkpoint(self, policy: str = "best") -> Path:
+        """The checkpoint by policy; of an AutoML job that of its best child."""
+        record = records.read_record(self.folder)
+        if record.get("kind") == "automl":
+            from mae_sdk.automl.results import best_child
+
+            return Job(self.folder.parent / best_child(self.folder)).best_checkpoint(policy)
+        return CheckpointIndex(self.folder / record["action"]).select(policy)
+
+    def cancel(self, wait: float = 40.0) -> str:
+        """Stop every process of the job: SIGTERM, then SIGKILL after the grace period. Returns the state; an ended job is left as it is."""
+        record, state = observe(self.folder)
+        attempt = records.last_attempt(record)
+        if records.is_terminal(attempt["state"]):
+            return state
+        (self.folder / records.CANCEL_NAME).touch()
+        process = attempt["process"]
+        if process and is_alive(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process["pid"]), signal.SIGTERM)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and not records.is_terminal(state):
+            time.sleep(0.02)
+            state = observe(self.folder)[1]
+        return state
+
+    def resume(self, env: Mapping[str, str] | None = None) -> Job:
+        """Open a new attempt in the same folder, from its newest checkpoint. A live job is left as it is.
+
+        Raises:
+            UsageError: it is complete, or its state cannot be seen from here.
+        """
+        record, state = observe(self.folder)
+        preempted = records.last_attempt(record)["state"] == records.PREEMPTED
+        if state in (records.COMPLETE, records.UNKNOWN):
+            raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected="ERROR, CANCELED or preempted")
+        if records.is_terminal(state) or preempted:
+            with records.locked(self.folder):
+                record = records.read_record(self.folder)
+                if records.is_terminal(records.last_attempt(record)["state"]):
+                    records.new_attempt(record, "resumed")
+                    (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
+                    records.write_json(self.folder / records.RECORD_NAME, record)
+            from mae_sdk.attempts import prepare
+
+            prepare(self.folder)
+            local.submit(self.folder, env)
+        return self
