@@ -61,7 +61,7 @@ def leave_as(job: Job) -> None:
 
     state = str(job.state)
     if state == "ERROR":
-        failure = job.record.get("error") or {}
+        failure = job.record["attempts"][-1].get("failure") or {}
         raise JobFailedError(
             failure.get("message") or "the job ended in ERROR", got=job.id, hint=failure.get("hint") or f"mae jobs logs {job.id}"
         )

@@ -52,9 +52,9 @@ def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output:
 
         for key, value in flatten(recipe_spec(recipe)).items():
             set_dotted(template, key, value)
-    import yaml
+    from mae_skill.reader import dump_yaml
 
-    text = dumps(template) + "\n" if as_json else yaml.safe_dump(template, sort_keys=False)
+    text = dumps(template) + "\n" if as_json else dump_yaml(template)
     if output:
         from pathlib import Path
 
@@ -77,6 +77,28 @@ def _print_recipes(as_json: bool) -> None:
     )
 
 
+def check_spec(bundle: Any, action: str, spec: dict[str, Any], overrides: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """All errors and all warnings of a spec: the schema's, then those of the bundle's ``validator`` entry point where it names one."""
+    from importlib import import_module
+
+    from mae_skill.merge import merge
+    from mae_skill.overrides import expand_shorthand, set_dotted
+    from mae_skill.validate import validate as validate_spec
+
+    schema = bundle.schema(action)
+    nested: dict[str, Any] = {}
+    for key, value in expand_shorthand(overrides, bundle.info.get("spec_shorthand_keys") or {}).items():
+        set_dotted(nested, key, value)
+    resolved = merge([("template", bundle.template(action)), ("spec file", spec), ("override", nested)], schema)
+    errors = list(validate_spec(resolved.spec, schema))
+    entry = bundle.info.get("validator")
+    if errors or not entry:
+        return errors, []
+    module, _, function = str(entry).partition(":")
+    more, warnings = getattr(import_module(module), function)(action, resolved.spec, resolved.provenance, {})
+    return list(more), list(warnings)
+
+
 @click.command()
 @click.argument("action", metavar="ACTION")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -87,13 +109,14 @@ def validate(action: str, overrides: tuple[str, ...], spec: str, skill_dir: str 
     """Every error of a spec at once: exit 0 or 2."""
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
+    from mae_skill.errors import SpecError
     from mae_skill.overrides import parse_override
     from mae_skill.reader import read_spec
 
-    from mae_sdk import Skill
-
-    warnings = Skill(skill_dir).validate(action, read_spec(spec), spec_overrides=dict(parse_override(item) for item in overrides))
-    listed = [warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings or []]
+    errors, warnings = check_spec(bundle, action, read_spec(spec), dict(parse_override(item) for item in overrides))
+    if errors:
+        raise SpecError("the spec is not valid", problems=errors)
+    listed = [warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings]
     text = "valid" + "".join(
         f"\nwarning: {item['field']}: {item['message']}" if isinstance(item, dict) else f"\nwarning: {item}" for item in listed
     )
