@@ -1,0 +1,81 @@
+"""Jobs through the real supervisor, with shell commands as runners."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk.job import Job
+from mae_sdk.jobfolder import records
+from mae_sdk.platforms import local
+from mae_sdk.policy import policy_word
+from mae_skill.errors import JobFailedError, UsageError
+
+
+def start(root: Path, command: str, result: str | None = None, **launch: Any) -> Job:
+    record: dict[str, Any] = {"id": "job", "action": "train"}
+    record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
+    records.new_attempt(record)
+    records.write_json(root / "job" / records.RECORD_NAME, record)
+    assert local.submit(root / "job")
+    return Job(root / "job")
+
+
+@pytest.mark.parametrize(
+    ("command", "result", "category"),
+    [
+        ("true", "train/result.json", "runner"),
+        ("echo CUDA out of memory; exit 1", None, "out_of_memory"),
+        ("kill -9 $$", None, "signal"),
+        ("exit 3", None, "data"),
+    ],
+)
+def test_a_failed_run_ends_in_error_with_its_category(tmp_path: Path, command: str, result: str | None, category: str) -> None:
+    job = start(tmp_path, command, result)
+    with pytest.raises(JobFailedError):
+        job.wait(20)
+    assert job.record["error"]["category"] == category
+
+
+def test_a_preempted_run_goes_on_as_a_second_attempt(tmp_path: Path) -> None:
+    job = start(tmp_path, "[ $MAE_ATTEMPT = 2 ] || exit 75").wait(20)
+    assert [attempt["state"] for attempt in job.record["attempts"]] == ["PREEMPTED", "COMPLETE"]
+
+
+def test_a_killed_supervisor_leaves_an_error_and_no_process(tmp_path: Path) -> None:
+    job = start(tmp_path, "echo $$ > pid; exec sleep 100")
+    pid_file = tmp_path / "job" / "pid"
+    deadline = time.monotonic() + 10
+    while not (pid_file.exists() and pid_file.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(job.record["attempts"][-1]["process"]["pid"], signal.SIGKILL)
+    with pytest.raises(JobFailedError):
+        job.wait(10)
+    assert job.record["error"]["category"] == "lost_process"
+    assert not Path(f"/proc/{pid_file.read_text().strip()}").exists()
+
+
+def test_cancel_ends_a_run_that_ignores_sigterm(tmp_path: Path) -> None:
+    job = start(tmp_path, "trap '' TERM; touch up; sleep 100", grace_seconds=0.5)
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "job" / "up").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert job.cancel(20) == "CANCELED"
+    assert job.resume().record["attempts"][-1]["number"] == 2
+    job.cancel(20)
+
+
+def test_a_secret_in_the_environment_never_reaches_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAE_ENCRYPTION_KEY", "canary-4711")
+    job = start(tmp_path, "echo key=$MAE_ENCRYPTION_KEY").wait(20)
+    assert "canary-4711" not in job.logs() and "key=[redacted]" in job.logs()
+
+
+def test_an_unknown_policy_word_is_refused() -> None:
+    assert [policy_word(word) for word in ("auto", "on", True, "off", False)] == ["auto", "auto", "auto", "off", "off"]
+    with pytest.raises(UsageError):
+        policy_word("maybe")
