@@ -1,0 +1,193 @@
+"""Merging layers of a spec, with the origin of every value.
+
+Layers come lowest first: defaults (the schema's), template, recipe, file, inherited, inferred, override. Values are converted only where a
+schema leaves one reading (``"3e-4"`` for a number, ``2.0`` for an integer, ``on`` for a boolean), and every conversion is recorded.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import MaeError, SpecError
+from .overrides import get_dotted, set_dotted
+from .reader import parse_value
+
+TRUE_WORDS = frozenset({"true", "on", "yes"})
+FALSE_WORDS = frozenset({"false", "off", "no"})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value comes from: ``kind`` names the layer; ``note`` says how it was converted or moved, if it was."""
+
+    kind: str
+    note: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.note})" if self.note else self.kind
+
+
+@dataclass
+class Resolved:
+    """A merged spec, the origin of each dotted key, and notices for the user."""
+
+    spec: dict[str, Any]
+    provenance: dict[str, Origin] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    def given(self) -> set[str]:
+        """The dotted keys that somebody set: those whose value is not a default."""
+        return {key for key, origin in self.provenance.items() if origin.kind not in ("default", "template")}
+
+
+def merge(layers: Sequence[tuple[str, Mapping[str, Any]]], schema: Mapping[str, Any]) -> Resolved:
+    """``layers`` (origin, nested sections) merged over the schema's defaults. A mapping merges into a section; anything else replaces.
+
+    Raises:
+        SpecError: both spellings of an aliased field are given and differ, or a number is not finite.
+    """
+    resolved = Resolved(copy.deepcopy(dict(schema.get("default") or {})))
+    for key in _leaves(resolved.spec, schema):
+        resolved.provenance[key] = Origin("default")
+    problems: list[MaeError] = []
+    aliases: Mapping[str, str] = schema.get("x_aliases") or {}
+    for layer, document in layers:
+        moved = _move_aliases(copy.deepcopy(dict(document)), aliases, layer, resolved.notices, problems)
+        _merge_into(resolved, moved, schema, layer, "", problems)
+    if problems:
+        raise SpecError("the spec cannot be merged", problems=problems)
+    return resolved
+
+
+def _leaves(document: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for name, value in document.items():
+        if isinstance(value, Mapping) and _is_section(_child(schema, name)):
+            yield from _leaves(value, _child(schema, name), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _merge_into(
+    resolved: Resolved, document: Mapping[str, Any], schema: Mapping[str, Any], layer: str, prefix: str, problems: list[MaeError]
+) -> None:
+    for name, value in document.items():
+        key = f"{prefix}{name}"
+        child = _child(schema, str(name))
+        if isinstance(value, Mapping) and (_is_section(child) or not child):
+            if not isinstance(get_dotted(resolved.spec, key), dict):
+                set_dotted(resolved.spec, key, {})
+            _merge_into(resolved, value, child, layer, f"{key}.", problems)
+            continue
+        if value is None and _is_section(child):
+            continue  # "train:" with nothing under it leaves the section as it was
+        bad = _non_finite(value)
+        if bad is not None:
+            problems.append(SpecError("a number must be finite", field=key, got=repr(bad), expected="a finite number"))
+            continue
+        coerced, note = coerce(value, child)
+        set_dotted(resolved.spec, key, coerced)
+        resolved.provenance[key] = Origin(layer, note)
+
+
+def _move_aliases(
+    document: dict[str, Any], aliases: Mapping[str, str], layer: str, notices: list[str], problems: list[MaeError]
+) -> dict[str, Any]:
+    missing = object()
+    for old, new in aliases.items():
+        value = get_dotted(document, old, missing)
+        if value is missing:
+            continue
+        section, _, name = old.rpartition(".")
+        del get_dotted(document, section)[name]
+        both = get_dotted(document, new, missing)
+        if both is not missing and both != value:
+            problems.append(
+                SpecError(f"{old} and {new} are both given and differ", field=new, got={old: value, new: both}, expected=f"{new} alone")
+            )
+            continue
+        set_dotted(document, new, value)
+        notices.append(f"{old} ({layer}) is read as {new}")
+    return document
+
+
+def _child(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = (schema.get("properties") or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_section(schema: Mapping[str, Any]) -> bool:
+    return bool(schema.get("properties"))
+
+
+def _non_finite(value: Any) -> float | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    for item in value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, Mapping) else ():
+        bad = _non_finite(item)
+        if bad is not None:
+            return bad
+    return None
+
+
+def coerce(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """``value`` in the type that ``schema`` asks for where there is one reading, and a note of the change; else as it is."""
+    types = accepted_types(schema)
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, bool) or not types:
+        return value, None
+    if value == "" and "null" in types and not _allows_empty(schema):
+        return None, "an empty text is null"
+    if isinstance(value, str) and "string" not in types:
+        return _from_text(value, schema, types)
+    if isinstance(value, str) and value not in schema.get("enum", [value]):
+        return _enum_case(value, schema)
+    if isinstance(value, float) and "number" not in types and "integer" in types and value.is_integer():
+        return int(value), f"{value!r} is a whole number"
+    if isinstance(value, list) and "array" in types:
+        items = schema.get("items") or next((branch["items"] for branch in schema.get("anyOf", ()) if "items" in branch), {})
+        pairs = [coerce(item, items) for item in value]
+        notes = [note for _, note in pairs if note]
+        return [item for item, _ in pairs], notes[0] if notes else None
+    return value, None
+
+
+def _from_text(text: str, schema: Mapping[str, Any], types: set[str]) -> tuple[Any, str | None]:
+    word = text.strip().lower()
+    if "boolean" in types and word in TRUE_WORDS | FALSE_WORDS:
+        return word in TRUE_WORDS, f"{text!r} is a boolean"
+    if types & {"number", "integer", "array"}:
+        parsed = parse_value(text.strip())
+        if "array" in types and isinstance(parsed, list):
+            return coerce(parsed, schema)[0], f"{text!r} is a list"
+        if isinstance(parsed, (int, float)) and not isinstance(parsed, bool):
+            number, _ = coerce(parsed, schema)
+            if "number" in types or isinstance(number, int):
+                return number, f"{text!r} is a number"
+    if "null" in types and word in ("null", "~", "none"):
+        return None, f"{text!r} is null"
+    return text, None
+
+
+def _enum_case(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
+    options = [option for option in schema["enum"] if isinstance(option, str) and option.lower() == text.lower()]
+    if len(options) == 1:
+        return options[0], f"{text!r} is {options[0]!r}"
+    return text, None
+
+
+def _allows_empty(schema: Mapping[str, Any]) -> bool:
+    return "minLength" not in schema and "enum" not in schema and not any("minLength" in branch for branch in schema.get("anyOf", ()))
+
+
+def accepted_types(schema: Mapping[str, Any]) -> set[str]:
+    """The JSON type names that a schema node accepts; empty when it does not say."""
+    found = schema.get("type")
+    types = {found} if isinstance(found, str) else set(found or ())
+    for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        types |= accepted_types(branch)
+    return types
