@@ -19,6 +19,7 @@ from timm.layers import ClNormMlpClassifierHead, DropPath, LayerNorm, Mlp, calcu
 from torch import Tensor, nn
 
 from .common import Backbone, run_block, transformer_layer_id
+from .masking import split
 from .vit import attend
 
 UNIT = 32  # pixels a side of a mask unit
@@ -52,7 +53,7 @@ def roll_order(side: int) -> tuple[int, ...]:
 
 def pool_max(x: Tensor, factor: int) -> Tensor:
     """Maximum over the leading ``factor`` of the tokens of each unit: ``[B, K, T, C]`` → ``[B, K, T / factor, C]``."""
-    return x if factor == 1 else x.unflatten(2, (factor, -1)).amax(dim=2)
+    return x if factor == 1 else split(x, 2, factor, -1).amax(dim=2)
 
 
 class UnitAttention(nn.Module):
@@ -76,7 +77,7 @@ class UnitAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         x = x.flatten(0, 1) if self.in_units else x.flatten(1, 2)
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return split(x, 2, self.heads, -1).transpose(1, 2)
 
 
 class UnitBlock(nn.Module):
@@ -201,12 +202,12 @@ class HieraBackbone(Backbone):
         """Unrolled tokens ``[B, K, s·s, C]`` → the picture of each unit ``[B, K, s, s, C]``."""
         side = int(x.shape[2] ** 0.5)
         order: Any = getattr(self, f"roll{side}")
-        return x[:, :, order].unflatten(2, (side, side))
+        return split(x[:, :, order], 2, side, side)
 
     def to_map(self, x: Tensor) -> Tensor:
         """Unrolled tokens of all units ``[B, L, s·s, C]`` → ``[B, rows·s, columns·s, C]``."""
         rows, columns = self.units
-        x = self.roll(x).unflatten(1, (rows, columns)).permute(0, 1, 3, 2, 4, 5)
+        x = split(self.roll(x), 1, rows, columns).permute(0, 1, 3, 2, 4, 5)
         return x.flatten(3, 4).flatten(1, 2)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .hiera import SIDE, UNIT, HieraBackbone
 from .mae import MaskedAutoencoder, init_like_mae
-from .masking import Mask, put
+from .masking import Mask, put, split
 from .vit import DecoderBlock, decode, mask_tokens
 
 
@@ -60,7 +60,7 @@ class HieraMae(MaskedAutoencoder):
             batch, units = picture.shape[:2]
             kernel = head.kernel_size[0]
             # The fusing convolution's kernel equals its stride: a matrix product on patches.
-            patches = picture.unflatten(3, (-1, kernel)).unflatten(2, (-1, kernel)).permute(0, 1, 2, 4, 3, 5, 6)
+            patches = split(split(picture, 3, -1, kernel), 2, -1, kernel).permute(0, 1, 2, 4, 3, 5, 6)
             patches = patches.reshape(batch, units, self.final_side**2, -1)
             fused = fused + nn.functional.linear(patches, head.weight.permute(0, 2, 3, 1).flatten(1), head.bias)
         return self.encoder_norm(fused)

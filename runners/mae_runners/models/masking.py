@@ -78,6 +78,11 @@ def patch_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
     return target.mean(dim=-1, keepdim=True), (target.var(dim=-1, keepdim=True) + 1.0e-6).sqrt()
 
 
+def split(x: Tensor, dim: int, *sizes: int) -> Tensor:
+    """Dimension ``dim`` (not negative) as several; `Tensor.unflatten` would need ONNX opset 13."""
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 class _Scatter(torch.autograd.Function):
     """Rows into a zero grid. The rows are unique, so the gradient is a plain gather: no atomic adds."""
 
