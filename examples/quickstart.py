@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mae_sdk import Skill  # noqa: E402
+from mae_skill.errors import MaeError  # noqa: E402
 
 from tests.support.s3 import S3Server  # noqa: E402
 
@@ -168,10 +169,11 @@ def step(name: str, job):  # type: ignore[no-untyped-def]
     """Wait for a job, say how it ended, and stop everything when it failed."""
     began = time.monotonic()
     say(f"{name:<9} {job.id}", end="  ")
-    state = str(job.wait() or job.state)
+    try:
+        job.wait()
+    except MaeError as error:
+        raise SystemExit(f"{error}\n{job.logs()[-4000:]}") from None
     say(f"{job.state}  {time.monotonic() - began:.0f} s")
-    if str(job.state) != "COMPLETE":
-        raise SystemExit(f"{name} ended {state}:\n{job.logs()[-4000:]}")
     return job
 
 

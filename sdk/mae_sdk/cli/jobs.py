@@ -56,17 +56,8 @@ def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
 
 
 def leave_as(job: Job) -> None:
-    """End this command with the job's own exit code: 0, 5 (failed), 6 (cancelled), 75 (preempted)."""
-    from mae_skill.errors import JobCanceledError, JobFailedError
-
-    state = str(job.state)
-    if state == "ERROR":
-        failure = job.record["attempts"][-1].get("failure") or {}
-        raise JobFailedError(
-            failure.get("message") or "the job ended in ERROR", got=job.id, hint=failure.get("hint") or f"mae jobs logs {job.id}"
-        )
-    if state == "CANCELED":
-        raise JobCanceledError("the job was cancelled", got=job.id, hint=f"mae jobs resume {job.id}")
+    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (cancelled), 75 (preempted)."""
+    job.wait(timeout=0)
 
 
 @jobs.command("list")
@@ -204,17 +195,21 @@ def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: 
 
 def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
     """Wait for the end with a progress bar on a terminal, JSON lines on stderr for machines, silence in a plain pipe."""
-    from mae_skill.errors import StorageError
+    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
     deadline = None if timeout is None else time.monotonic() + timeout
     bar = _Bar() if sys.stderr.isatty() and not as_json else None
     last: Any = None
     try:
-        while str(job.state) not in TERMINAL:
-            if deadline is not None and time.monotonic() > deadline:
-                raise StorageError(
-                    "still running when the time to wait was over", got=job.id, hint=f"the job goes on: mae jobs wait {job.id}"
-                )
+        while True:
+            try:
+                job.wait(timeout=0.2)
+                return
+            except (JobFailedError, JobCanceledError):
+                return  # the caller prints how it ended, then `leave_as` raises
+            except StorageError:
+                if deadline is not None and time.monotonic() > deadline:
+                    raise
             if bar is not None or as_json:
                 progress = _progress(job)
                 if progress != last:
@@ -223,7 +218,6 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
                         bar.show(progress)
                     else:
                         click.echo(_line(job, progress), err=True)
-            time.sleep(0.2)
     finally:
         if bar is not None:
             bar.close()
