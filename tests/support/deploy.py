@@ -79,3 +79,13 @@ def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
                 root / name / f"{number:03}.png"
             )
     return root
+
+
+def scale_weight(model: Any, node_suffix: str, factor: float = -3.0) -> None:
+    """Damages an ONNX model in place: the weight of the node whose name ends so is multiplied. (Biases are shared while they are equal.)"""
+    import numpy as np
+    from onnx import numpy_helper
+
+    node = next(node for node in model.graph.node if node.name.endswith(node_suffix))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
