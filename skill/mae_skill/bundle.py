@@ -52,7 +52,9 @@ class Bundle:
         root = Path(path) if path is not None else find_bundle_root()
         file = next((item for item in (root / "references" / "skill_info.yaml", root / "skill_info.yaml") if item.is_file()), None)
         if file is None:
-            raise NotFoundError("no skill bundle here", field="skill_dir", got=str(root), expected="a folder with references/skill_info.yaml")
+            raise NotFoundError(
+                "no skill bundle here", field="skill_dir", got=str(root), expected="a folder with references/skill_info.yaml"
+            )
         info = read_spec(file)
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
             raise SpecError("the bundle names no actions", field="actions", got=info.get("actions"), expected="a mapping of action names")
@@ -112,9 +114,13 @@ class Bundle:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise SpecError("the schema is not JSON", field=f"schemas.{action}", got=str(error)[:200], hint="mae skill generate") from error
+                raise SpecError(
+                    "the schema is not JSON", field=f"schemas.{action}", got=str(error)[:200], hint="mae skill generate"
+                ) from error
             if not isinstance(found, Mapping) or not isinstance(found.get("properties"), Mapping):
-                raise SpecError("the schema describes no fields", field=f"schemas.{action}", got=path.name, expected="a JSON Schema with properties")
+                raise SpecError(
+                    "the schema describes no fields", field=f"schemas.{action}", got=path.name, expected="a JSON Schema with properties"
+                )
             self._schemas[action], notes = normalise(found)
             self.notes += [note for note in notes if note not in self.notes]
         return self._schemas[action]
@@ -135,7 +141,9 @@ class Bundle:
         self.action(action)
         path = self.template_path(action)
         if not path.is_file():
-            raise NotFoundError("the action has no spec template", field=f"spec_templates.{action}", got=path.name, hint="mae skill generate")
+            raise NotFoundError(
+                "the action has no spec template", field=f"spec_templates.{action}", got=path.name, hint="mae skill generate"
+            )
         return read_spec(path)
 
 

@@ -48,7 +48,11 @@ def _node(node: Mapping[str, Any], key: str, notes: list[str]) -> dict[str, Any]
             del found["type"]
     for name in _BOUNDS:
         bound = found.get(name)
-        if isinstance(bound, bool) or (bound is not None and not isinstance(bound, (int, float))) or (isinstance(bound, float) and not math.isfinite(bound)):
+        if (
+            isinstance(bound, bool)
+            or (bound is not None and not isinstance(bound, (int, float)))
+            or (isinstance(bound, float) and not math.isfinite(bound))
+        ):
             del found[name]
     if "valid_min" in found and _finite(found["valid_min"]):
         found.setdefault("minimum", found["valid_min"])
@@ -65,7 +69,11 @@ def _node(node: Mapping[str, Any], key: str, notes: list[str]) -> dict[str, Any]
             found["enum"] = [*found["enum"], None]
     properties = found.get("properties")
     if isinstance(properties, Mapping):
-        found["properties"] = {name: _node(child, f"{key}.{name}" if key else str(name), notes) for name, child in properties.items() if isinstance(child, Mapping)}
+        found["properties"] = {
+            name: _node(child, f"{key}.{name}" if key else str(name), notes)
+            for name, child in properties.items()
+            if isinstance(child, Mapping)
+        }
     if isinstance(found.get("items"), Mapping):
         found["items"] = _node(found["items"], f"{key}[]", notes)
     return found

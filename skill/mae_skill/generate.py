@@ -182,7 +182,14 @@ def parameter_table(action: str, schema: Mapping[str, Any]) -> str:
         section = key.rpartition(".")[0] or "top level"
         sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     for section, rows in sections.items():
-        lines += [f"## {section}", "", "| key | default | accepted | meaning | acts when | AutoML |", "|---|---|---|---|---|---|", *rows, ""]
+        lines += [
+            f"## {section}",
+            "",
+            "| key | default | accepted | meaning | acts when | AutoML |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
     return "\n".join(lines)
 
 

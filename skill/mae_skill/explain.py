@@ -1,0 +1,63 @@
+"""What a spec field is: read from the schema alone, so that it works for any bundle."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import UsageError
+from .overrides import get_dotted
+from .validate import describe, field_nodes
+
+
+def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Everything the schema says of a field (or the fields of a section).
+
+    Returns ``key, type, accepted, default, unit, description, acts_when, neighbours, automl`` for a field; ``key, description, fields`` for a
+    section. An alias is followed and named.
+
+    Raises:
+        UsageError: there is no such field; the error lists near ones.
+    """
+    alias = (schema.get("x_aliases") or {}).get(key)
+    fields = field_nodes(schema)
+    target = alias or key
+    if target not in fields:
+        matches = [name for name in fields if name.rpartition(".")[2] == target]
+        if len(matches) == 1:
+            target = matches[0]
+    if target in fields:
+        found = _field(target, fields[target], fields)
+        if alias:
+            found["alias"] = f"{key} is read as {alias}"
+        return found
+    section = get_dotted(schema, "properties." + target.replace(".", ".properties."))
+    if isinstance(section, Mapping):
+        prefix = f"{target}."
+        inside = {name: str(node.get("description", "")) for name, node in fields.items() if name.startswith(prefix)}
+        return {"key": target, "description": section.get("description"), "fields": inside}
+    near = difflib.get_close_matches(target, fields, n=3, cutoff=0.5)
+    near += [name for name in fields if name.rpartition(".")[2] == target.rpartition(".")[2] and name not in near][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "mae explain train lists a section"
+    raise UsageError("there is no such field", field=key, got=key, expected="a dotted key of the spec, or a section", hint=hint)
+
+
+def _field(key: str, node: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    conditions = node.get("applies_when") or {}
+    automl = {name: node[name] for name in ("search", "option_weights", "math_cond", "depends_on", "parent_param") if name in node}
+    neighbours = dict.fromkeys(node.get("related") or (), "named by this field")
+    neighbours |= dict.fromkeys(conditions, "decides whether this field acts")
+    neighbours |= {other: "acts or not by this field" for other, entry in fields.items() if key in (entry.get("applies_when") or {})}
+    neighbours |= {other: "named with this field" for other, entry in fields.items() if key in (entry.get("related") or ())}
+    return {
+        "key": key,
+        "description": node.get("description"),
+        "accepted": describe(node),
+        "default": node.get("default"),
+        "default_from": "the schema of the bundle",
+        "unit": node.get("unit"),
+        "acts_when": dict(conditions) or "always",
+        "neighbours": neighbours,
+        "automl": {"enabled": True, **automl} if node.get("automl_enabled") else {"enabled": False},
+    }
