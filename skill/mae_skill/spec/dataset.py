@@ -125,7 +125,7 @@ class DatasetSpec(SpecModel):
     train_data_sources: Sources = spec_field(None, "Training images. Fine-tuning needs one folder for each class inside.", popular=True)
     val_data_sources: Sources = spec_field(
         None,
-        "Validation images; evaluate reads these. Null in fine-tuning: a seeded 10 % of the training set is held out when needed.",
+        "Validation images; evaluate reads these. Null: see val_fraction.",
         popular=True,
     )
     test_data_sources: Sources = spec_field(None, "Images for inference.", popular=True)
@@ -140,6 +140,13 @@ class DatasetSpec(SpecModel):
         "Labelled images that the kNN probe of pretraining is scored on.",
         applies_when=PRETRAIN,
         related=["dataset.probe_train_data_sources", "train.probe.interval"],
+    )
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = spec_field(
+        None,
+        "Share of the training images held out for validation (seeded, by class) where there is no validation source; null = none. "
+        "AutoML fills in 0.1 when it needs an accuracy.",
+        applies_when={**FINETUNE, "dataset.val_data_sources": {"set": False}},
+        related=["dataset.val_data_sources"],
     )
     batch_size: Positive = spec_field(
         3,
