@@ -9,6 +9,7 @@
     ├── NotFoundError             not_found              4   a job, checkpoint, bundle or file does not exist
     ├── CheckpointError           checkpoint             4   a checkpoint exists but cannot be used (wrong arch, key, format)
     ├── JobFailedError            job_failed             5   the job ended in ERROR
+    ├── NumericError              numeric                5   a loss or gradient that is not a finite number
     ├── JobCanceledError          job_canceled           6   the job was cancelled
     ├── DependencyError           missing_dependency     7   an optional package, library or device is missing
     ├── StorageError              storage                8   storage or network failed (retryable)
@@ -147,6 +148,13 @@ class JobFailedError(MaeError):
     """The job ended in ERROR."""
 
     code = "job_failed"
+    exit_code = 5
+
+
+class NumericError(MaeError):
+    """Training met a loss that is not a finite number."""
+
+    code = "numeric"
     exit_code = 5
 
 

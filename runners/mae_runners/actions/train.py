@@ -1,0 +1,27 @@
+"""``mae train``: pretraining or fine-tuning, from data to checkpoints.
+
+python -m mae_runners train -e spec.yaml train.num_epochs=2
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+
+from mae_runners.context import RunContext
+from mae_runners.training.loop import Loop
+from mae_runners.training.task import make_task
+
+
+def run(spec: Any, context: RunContext) -> dict[str, Any]:
+    """Trains; returns ``{"kpis", "artefacts", "best"}``. Files: checkpoints, ``checkpoints.json``, ``metrics.csv``, ``derived.json``,
+    TensorBoard logs and pictures under the action's folder."""
+    task = make_task(spec, context)
+    loop = Loop(task, spec, context)
+    kpis = loop.run()
+    if not context.is_main:
+        return {}
+    index = CheckpointIndex(context.action_dir)
+    best = index.choose("best")
+    return {"kpis": kpis, "artefacts": [entry["file"] for entry in index.read()["checkpoints"]], "best": best.entry}

@@ -1,0 +1,88 @@
+"""What an epoch of pretraining is worth: kNN on a probe set, a linear probe at the end, pictures of reconstructions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae_runners.training.probe import knn_accuracy, linear_probe_accuracy, split_bank
+from mae_runners.training.task import Task
+
+PICTURES = 8
+
+
+@torch.no_grad()
+def after_epoch(task: Task, trackers: Any, step: int, epoch: int, final: bool) -> dict[str, float]:
+    """``knn_acc`` every ``train.probe.interval`` epochs and at the end, ``linear_acc`` at the end, and a picture at validations.
+
+    Rank 0 works, the others wait at the next collective call: the probe sets are small.
+    """
+    if task.stage != "pretrain" or not task.context.is_main:
+        return {}
+    train, data = task.spec.train, task.spec.dataset
+    found: dict[str, float] = {}
+    interval = int(train.probe.interval)
+    if interval and data.probe_train_data_sources and (final or (epoch + 1) % interval == 0):
+        found = probe(task, linear=final)
+    if final or (epoch + 1) % int(train.validation_interval) == 0:
+        picture(task, trackers, step, epoch)
+    return found
+
+
+def probe(task: Task, linear: bool) -> dict[str, float]:
+    """kNN (and linear) accuracy of the frozen, unmasked, pooled features on the probe sets; without a second set, on a fifth of the first."""
+    data = task.spec.dataset
+    bank, labels, classes = features(task, data.probe_train_data_sources, None)
+    if data.probe_val_data_sources:
+        queries, wanted, _ = features(task, data.probe_val_data_sources, classes)
+    else:
+        kept, held = split_bank(labels, task.seed)
+        queries, wanted, bank, labels = bank[held], labels[held], bank[kept], labels[kept]
+    found = {"knn_acc": knn_accuracy(bank, labels, queries, wanted, k=int(task.spec.train.probe.k))}
+    if linear:
+        found["linear_acc"] = linear_probe_accuracy(bank, labels, queries, wanted)
+    return found
+
+
+def features(task: Task, sources: Any, classes: list[str] | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Pooled features [N, D], labels int64 [N], class names of a labelled source."""
+    from mae_runners.data import FunctionalSampler, build_loader
+
+    dataset = task._dataset(sources, train=False, classes=classes, labels=True)
+    sampler = FunctionalSampler(len(dataset), task.seed, shuffle=False)
+    size = max(32, int(task.spec.dataset.batch_size))
+    parts, labels = [], []
+    for batch in build_loader(dataset, sampler, size, int(task.spec.dataset.num_workers_per_gpu), persistent=False):
+        batch = task.to_device(batch)
+        keep = batch["valid"]
+        parts.append(task.model.encode(task.inputs(batch)[keep], pool=True).float().cpu())
+        labels.append(batch["label"][keep].cpu())
+    return torch.cat(parts), torch.cat(labels), list(dataset.classes)
+
+
+def picture(task: Task, trackers: Any, step: int, epoch: int) -> None:
+    """``pictures/reconstruction_epoch_NNN.png``: rows of original, masked, reconstruction; the same images and masks at every epoch."""
+    if task.val is not None:
+        dataset = task.val
+    else:
+        if not hasattr(task, "_picture_set"):
+            task._picture_set = task._dataset(task.spec.dataset.train_data_sources, train=False, units=True)  # type: ignore[attr-defined]
+        dataset = task._picture_set  # type: ignore[attr-defined]
+    from mae_runners.data import collate
+
+    count = min(PICTURES, len(dataset))
+    batch = task.to_device(collate([dataset[0, index * len(dataset) // count] for index in range(count)]))
+    images, model = task.inputs(batch), task.model
+    output = model(images, batch["noise"])
+    restored = model.reconstruct(images, batch["noise"])
+    unit = model.unit
+    grid = (images.shape[2] // unit, images.shape[3] // unit)
+    hidden = output.mask.view(count, 1, *grid).repeat_interleave(unit, 2).repeat_interleave(unit, 3)
+    mean = torch.tensor(task.aug.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(task.aug.std, device=images.device).view(1, 3, 1, 1)
+    shown = [images * std + mean, torch.where(hidden, torch.full_like(images, 0.5), images * std + mean), restored * std + mean]
+    rows = torch.cat([torch.cat(list(group), dim=2) for group in shown], dim=1)
+    path = task.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"
+    trackers.picture(step, "reconstruction", rows, path)
