@@ -240,8 +240,8 @@ def _required(action: str, s: _Findings) -> None:
 def _in_vain(action: str, s: _Findings) -> None:
     """Warn about fields that somebody set and that act nowhere under this spec."""
     sections = {action, "model", "dataset", "train", "wandb"}
-    for key, conditions in applies().items():
-        if key.split(".")[0] not in sections or not s.given(key):
+    for key, (conditions, default) in applies().items():
+        if key.split(".")[0] not in sections or not s.given(key) or s(key) == default:
             continue
         if action != "train" and key.split(".")[0] != action:
             continue  # other actions are handed whole specs on purpose
@@ -250,10 +250,10 @@ def _in_vain(action: str, s: _Findings) -> None:
             s.warn(key, f"is set in vain: {why}")
 
 
-def applies() -> dict[str, Mapping[str, Any]]:
-    """Dotted key → conditions of every field that acts only sometimes, from the packaged train schema."""
+def applies() -> dict[str, tuple[Mapping[str, Any], Any]]:
+    """Dotted key → (conditions, default) of every field that acts only sometimes, from the packaged train schema."""
     from .bundle import Bundle
     from .validate import field_nodes
 
     fields = field_nodes(Bundle.load().schema("train"))
-    return {key: node["applies_when"] for key, node in fields.items() if node.get("applies_when")}
+    return {key: (node["applies_when"], node.get("default")) for key, node in fields.items() if node.get("applies_when")}

@@ -150,7 +150,7 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
 
 def environment(world_size: int) -> dict[str, Any]:
     """What bit-identity depends on beside the spec."""
-    return {"world_size": world_size, "threads": torch.get_num_threads(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"world_size": world_size, "threads": torch.get_num_threads(), "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def warn_when_not_identical(data: dict[str, Any], context: RunContext) -> None:
