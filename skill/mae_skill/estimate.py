@@ -87,4 +87,5 @@ def activation_values(arch: Arch, size: tuple[int, int], spec: Mapping[str, Any]
         return 17.0 * dim * depth * (size[0] // arch.patch) * (size[1] // arch.patch)
     positions = (size[0] // 4) * (size[1] // 4)
     each = 22.0 if arch.family == "convnextv2" else 17.0
-    return sum(each * dim * depth * positions / 4**stage for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)))
+    stages = enumerate(zip(arch.dims, arch.depths, strict=True))
+    return float(sum(each * dim * depth * positions / 4.0**stage for stage, (dim, depth) in stages))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle, find_bundle_root
+from .errors import MaeError
 from .overrides import get_dotted, set_dotted
 from .reader import dump_yaml
 from .validate import describe, field_nodes
 
 SCHEMA_VERSION = 1
+INTERRUPTED = 130
 ALIASES = {"model.mask_ratio": "train.mask_ratio", "model.norm_pix_loss": "train.norm_pix_loss"}
 DEPLOY_TEMPLATE = "spec_template_deploy_gen_trt_engine.yaml"
 DEPLOY_KEYS = (
@@ -66,12 +68,14 @@ def documents(root: Path) -> dict[str, str]:
     found[f"references/{DEPLOY_TEMPLATE}"] = f"# {_NOTE}\n{dump_yaml(deploy)}"
     found["references/mappings.md"] = mapping_table(info)
     found["references/recipes.md"] = recipe_table()
+    found["references/error_catalogue.md"] = error_table()
     return found
 
 
 def action_schema(action: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an action: every section is accepted, ``default`` holds those the action reads."""
     from .spec import SECTIONS, ExperimentSpec
+    from .spec.train import AUTOML_METRICS
 
     raw = ExperimentSpec.model_json_schema(mode="validation")
     defaults = ExperimentSpec().model_dump(mode="json")
@@ -95,6 +99,7 @@ def action_schema(action: str) -> dict[str, Any]:
     if action == "train":
         schema["automl_default_parameters"] = listed("automl_default")
         schema["automl_disabled_parameters"] = listed("automl_disabled")
+        schema["automl_metrics"] = AUTOML_METRICS
     schema["properties"] = node["properties"]
     return schema
 
@@ -195,8 +200,10 @@ def parameter_table(action: str, schema: Mapping[str, Any]) -> str:
 
 def _condition(need: Any) -> str:
     if isinstance(need, Mapping):
-        words = {"set": "is given", "gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "ne": "is not {}"}
-        return " and ".join(words.get(name, f"{name} {{}}").format(limit) for name, limit in need.items())
+        words = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "not": "is not {}", "startswith": "starts with {}"}
+        return " and ".join(
+            ("is given" if limit else "is not given") if name == "set" else words[name].format(limit) for name, limit in need.items()
+        )
     if isinstance(need, list):
         return "is one of " + ", ".join(f"{item}" for item in need)
     return f"is {need}"
@@ -248,6 +255,37 @@ def recipe_table() -> str:
     lines += ["| recipe | what it is | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {recipe.description} | {recipe.paper} |" for name, recipe in RECIPES.items()]
     return "\n".join(lines) + "\n"
+
+
+def error_table() -> str:
+    """The page of errors, from the tree of `mae_skill.errors`."""
+    from . import errors
+
+    lines = [
+        "# Error catalogue",
+        "",
+        f"<!-- {_NOTE} -->",
+        "",
+        "Codes are stable: match on them. What to do about each: [errors](errors.md).",
+        "",
+    ]
+    lines += ["| code | exit | retryable | class | meaning |", "|---|---|---|---|---|"]
+    for kind in error_classes():
+        meaning = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        again = "yes" if kind.default_retryable else "no"
+        lines.append(f"| `{kind.code}` | {kind.exit_code} | {again} | `{kind.__name__}` | {meaning} |")
+    lines += [
+        f"| `internal` | {errors.MaeError.exit_code} | no | any other exception | A fault of ours. |",
+        f"| `interrupted` | {INTERRUPTED} | no | `KeyboardInterrupt` | Ctrl-C. |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def error_classes() -> list[type[MaeError]]:
+    """Every error class that users meet, in the order of their definition."""
+    from . import errors
+
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MaeError) and kind is not MaeError]
 
 
 def _json(document: Any) -> str:

@@ -149,7 +149,9 @@ def coerce(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
     if isinstance(value, float) and "number" not in types and "integer" in types and value.is_integer():
         return int(value), f"{value!r} is a whole number"
     if isinstance(value, list) and "array" in types:
-        items: Mapping[str, Any] = schema.get("items") or next((branch["items"] for branch in schema.get("anyOf", ()) if "items" in branch), {})
+        items: Mapping[str, Any] = schema.get("items") or next(
+            (branch["items"] for branch in schema.get("anyOf", ()) if "items" in branch), {}
+        )
         pairs = [coerce(item, items) for item in value]
         notes = [note for _, note in pairs if note]
         return [item for item, _ in pairs], notes[0] if notes else None

@@ -12,6 +12,7 @@ from mae_sdk.automl import space
 from mae_sdk.automl.metrics import best, epochs, objectives
 from mae_sdk.automl.options import Objective, parse
 from mae_skill.errors import SpecError
+from mae_skill.spec.train import AUTOML_METRICS
 
 SCHEMA: dict[str, Any] = {
     "automl_default_parameters": [
@@ -23,6 +24,7 @@ SCHEMA: dict[str, Any] = {
         "model.drop_path_rate",
     ],
     "automl_disabled_parameters": ["train.seed"],
+    "automl_metrics": AUTOML_METRICS,
     "properties": {
         "model": {
             "properties": {

@@ -2,7 +2,7 @@
 
 A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction, incomparable}``; the first whose
 conditions hold is the default, every entry makes its metric's direction known, and ``incomparable`` names the fields across whose values
-the metric does not compare. A bundle without the annotation gets `CONTRACT`, the documented one.
+the metric does not compare. In a bundle without the annotation the user names metric and direction.
 A direction is stored with the study and never guessed from a name. The **best** value of a trial over its epochs counts.
 """
 
@@ -17,25 +17,6 @@ from mae_skill.errors import SpecError, UsageError
 from mae_sdk.automl.fields import holds
 from mae_sdk.automl.options import AutoMLOptions, Objective
 
-CONTRACT: tuple[Mapping[str, Any], ...] = (
-    {
-        "when": {"train.stage": "pretrain", "dataset.probe_train_data_sources": {"set": True}, "train.probe.interval": {"gt": 0}},
-        "metric": "knn_acc",
-        "direction": "maximize",
-    },
-    {
-        "when": {"train.stage": "pretrain"},
-        "metric": "train_loss",
-        "direction": "minimize",
-        "incomparable": ("train.mask_ratio", "train.norm_pix_loss"),
-    },
-    {"when": {"train.stage": "finetune"}, "metric": "ACC_all", "direction": "maximize"},
-    {"when": {"train.stage": "finetune"}, "metric": "val_loss", "direction": "minimize"},
-    {"metric": "parameters", "direction": "minimize"},
-    {"metric": "latency_ms", "direction": "minimize"},
-    {"metric": "seconds", "direction": "minimize"},
-)
-
 
 def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions) -> tuple[Objective, ...]:
     """The study's metrics with directions.
@@ -43,7 +24,7 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
     Raises:
         SpecError: a metric has no known direction and none was given, or the bundle states no metric for this spec.
     """
-    contract = schema.get("automl_metrics") or CONTRACT
+    contract = schema.get("automl_metrics") or ()
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
     if not options.metric:
         for entry in contract:
@@ -64,7 +45,7 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
                     field="automl.direction",
                     got=name,
                     expected="maximize or minimize",
-                    hint=f"metric={name}:maximize; known by themselves: {', '.join(known)}",
+                    hint=f"metric={name}:maximize" + (f"; known by themselves: {', '.join(known)}" if known else ""),
                 )
             )
             continue
@@ -77,7 +58,7 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
 def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
     """Dotted key → the metric of ``metrics`` that does not compare across its values."""
     wanted = set(metrics)
-    entries = [entry for entry in schema.get("automl_metrics") or CONTRACT if entry["metric"] in wanted]
+    entries = [entry for entry in schema.get("automl_metrics") or () if entry["metric"] in wanted]
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 

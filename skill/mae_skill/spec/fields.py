@@ -9,7 +9,8 @@ Annotations (JSON Schema keywords of our own; validators ignore them):
 ``unit``               unit of the value, in words (``pixels``, ``epochs``, ``MB``)
 ``applies_when``       ``{dotted key: condition}``: the field acts only where every condition holds. A condition is a
                        value, a list of values, or ``{"set": true}`` (not null), ``{"gt": n}``
-``search``             ``{low, high, log}`` and optionally ``step``: the range that AutoML searches
+``search``             ``{low, high, log}`` and optionally ``step``: the range that AutoML searches; or a list of these, each with
+                       ``when`` (conditions as in ``applies_when``), of which the first that holds is taken
 ``automl_enabled``     whether AutoML may search the field at all
 ``popular``            whether people set it often
 ``option_weights``     weight of each enum value when AutoML samples it
@@ -47,11 +48,15 @@ class SpecModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=())
 
 
-def search(low: float, high: float, *, log: bool = False, step: float | None = None) -> dict[str, Any]:
-    """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid."""
+def search(
+    low: float, high: float, *, log: bool = False, step: float | None = None, when: Mapping[str, Condition] | None = None
+) -> dict[str, Any]:
+    """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid; ``when``: where it holds."""
     found: dict[str, Any] = {"low": low, "high": high, "log": log}
     if step is not None:
         found["step"] = step
+    if when is not None:
+        found["when"] = dict(when)
     return found
 
 
@@ -67,7 +72,7 @@ def spec_field(
     max_length: int | None = None,
     unit: str | None = None,
     applies_when: Mapping[str, Condition] | None = None,
-    search: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     automl_enabled: bool = False,
     automl_default: bool = False,
     automl_disabled: bool = False,
@@ -86,7 +91,7 @@ def spec_field(
         gt, ge, lt, le: bounds. min_length, max_length: of a string or list.
         unit: unit of the value, in words.
         applies_when: conditions under which the field acts (see the module's text).
-        search: range for AutoML; implies ``automl_enabled``.
+        search: range for AutoML, or a list of ranges with ``when``; implies ``automl_enabled``.
         automl_enabled: AutoML may search it (an enum or a boolean needs no range).
         automl_default: AutoML searches it unless told otherwise.
         automl_disabled: AutoML must never search it, even when asked.
@@ -102,7 +107,7 @@ def spec_field(
     if search is not None or automl_enabled or automl_default:
         notes["automl_enabled"] = True
     if search is not None:
-        notes["search"] = dict(search)
+        notes["search"] = dict(search) if isinstance(search, Mapping) else [dict(entry) for entry in search]
     if automl_default:
         notes["automl_default"] = True
     if automl_disabled:

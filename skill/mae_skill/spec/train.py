@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,21 @@ _FINETUNE_FROM_WEIGHTS = {**FINETUNE, "train.pretrained_model_path": {"set": Tru
 _MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
 _COSINE = {"train.optim.lr_scheduler": "cosine"}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
+AUTOML_METRICS: list[dict[str, Any]] = [
+    {
+        "when": {**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}, "train.probe.interval": {"gt": 0}},
+        "metric": "knn_acc",
+        "direction": "maximize",
+    },
+    {"when": PRETRAIN, "metric": "train_loss", "direction": "minimize", "incomparable": ["train.mask_ratio", "train.norm_pix_loss"]},
+    {"when": FINETUNE, "metric": "ACC_all", "direction": "maximize"},
+    {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
+    {"metric": "parameters", "direction": "minimize"},
+    {"metric": "latency_ms", "direction": "minimize"},
+    {"metric": "seconds", "direction": "minimize"},
+]
+"""What a search optimises: the first entry whose ``when`` holds is the default, every entry makes its metric's direction known, and
+``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -28,7 +43,7 @@ class OptimSpec(SpecModel):
         2e-4,
         "Peak learning rate. With lr_scaling linear it is the base rate, multiplied by effective batch / 256.",
         gt=0.0,
-        search=search(1e-5, 5e-3, log=True),
+        search=[search(1e-5, 2e-3, log=True, when=PRETRAIN), search(1e-5, 5e-3, log=True, when=FINETUNE)],
         automl_default=True,
         popular=True,
         related=["train.optim.lr_scaling", "train.optim.warmup_epochs", "dataset.batch_size"],
