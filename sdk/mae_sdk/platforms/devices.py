@@ -57,3 +57,15 @@ class Reservation:
         for descriptor in self.held.values():
             os.close(descriptor)
         self.held.clear()
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA devices of this machine that ``CUDA_VISIBLE_DEVICES`` leaves, by the names it takes. No driver call is made."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        names = os.listdir("/dev")
+    except OSError:
+        return []
+    return sorted((name.removeprefix("nvidia") for name in names if name.removeprefix("nvidia").isdigit() and name != name.removeprefix("nvidia")), key=int)

@@ -1,0 +1,203 @@
+"""A request for a job, and the plan made of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mae_skill.errors import UsageError
+
+from mae_sdk.jobfolder.secrets import is_secret_name, redact_tree
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks for; every field is an option of `Skill.plan` and `Skill.create_job`.
+
+    Attributes:
+        spec: a whole or partial spec (nested sections, or the path of a file); None: the action's template alone.
+        train_datasets, eval_dataset, inference_dataset: data source URIs, as the bundle's ``data_sources`` name them.
+        parent_job_id: the job whose model this one takes: an id or a prefix.
+        checkpoint: which of the parent's: ``best`` (default), ``latest``, ``epoch:N``.
+        ptm: pretrained weights: a path or URL.
+        automl_policy: ``auto``, ``on`` (the same) or ``off``.  request: the person's own words, which may turn AutoML off.
+        automl: AutoML options.  spec_overrides: dotted or shorthand key → value.  recipe: a published preset.
+        env: environment of the job; never written.  platform: where it runs.  results_root: folder or URL of the job folders.
+        idempotency_key: the same key gives the same job.
+    """
+
+    action: str
+    spec: Mapping[str, Any] | str | None = None
+    train_datasets: Any = None
+    eval_dataset: Any = None
+    inference_dataset: Any = None
+    parent_job_id: str | None = None
+    checkpoint: str | None = None
+    ptm: str | None = None
+    automl_policy: Any = None
+    request: str | None = None
+    automl: Mapping[str, Any] = field(default_factory=dict)
+    spec_overrides: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    platform: str = "local"
+    results_root: str | None = None
+    idempotency_key: str | None = None
+    skill_dir: str | None = None
+
+    @classmethod
+    def of(cls, action: str, options: Mapping[str, Any], skill_dir: str | None = None) -> Request:
+        """The request of a call's keyword arguments.
+
+        Raises:
+            UsageError: an option is unknown.
+        """
+        known = {item.name for item in fields(cls)} - {"action", "skill_dir"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            import difflib
+
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean {near[0]}?" if near else None
+            raise UsageError("unknown option", field=unknown[0], got=unknown, expected=", ".join(sorted(known)), hint=hint)
+        given = {name: value for name, value in options.items() if value is not None}
+        for name in ("spec", "parent_job_id", "ptm", "results_root"):
+            if isinstance(given.get(name), os.PathLike):
+                given[name] = os.fspath(given[name])
+        return cls(action=action, skill_dir=skill_dir, **given)
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Source name → URI, of those given."""
+        names = ("train_datasets", "eval_dataset", "inference_dataset")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+@dataclass
+class Plan:
+    """A job that has not been launched: everything it will be, and why.
+
+    Attributes:
+        spec: the resolved spec.  provenance: dotted key → origin.  sources: dotted key → what is read, with counts where counted.
+        mappings: the fields filled by inference functions.  policy: whether AutoML runs and why.  automl: the study, or None.
+        steps_per_epoch, effective_batch: of one training run; None where the data is not counted.
+        estimates: of the bundle's estimator, with their basis.  warnings, notices: for the user.
+    """
+
+    request: Request
+    job_id: str
+    job_dir: str
+    results_root: str
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+    mappings: list[dict[str, Any]]
+    policy: dict[str, Any]
+    launch: dict[str, Any]
+    facts: dict[str, Any]
+    parent: dict[str, Any] | None = None
+    study: dict[str, Any] | None = None
+    steps_per_epoch: int | None = None
+    effective_batch: int | None = None
+    estimates: dict[str, Any] = field(default_factory=dict)
+    warnings: list[Any] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    stage: str | None = None
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def action(self) -> str:
+        return self.request.action
+
+    @property
+    def automl(self) -> dict[str, Any] | None:
+        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is no AutoML run."""
+        if self.study is None:
+            return None
+        space = self.study["space"]
+        knobs = {knob["name"]: _range_text(knob) for knob in space["knobs"]}
+        metric = ", ".join(f"{item['metric']} ({item['direction']})" for item in self.study["objectives"])
+        return {
+            "metric": metric,
+            "knobs": knobs,
+            "left_out": space.get("left_out") or {},
+            "max_trials": self.study["options"]["max_trials"],
+            "concurrency": self.study["concurrency"],
+            "options": self.study["options"],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types, without secrets: what ``mae plan --json`` prints."""
+        document = {
+            "action": self.action,
+            "stage": self.stage,
+            "job_id": self.job_id,
+            "platform": self.request.platform,
+            "results_root": self.results_root,
+            "command": " ".join(self.launch["command"]),
+            "parent": self.parent,
+            "policy": self.policy,
+            "automl": self.automl,
+            "sources": self.sources,
+            "mappings": self.mappings,
+            "processes": self.launch.get("trial_processes", self.launch["processes"]),
+            "effective_batch": self.effective_batch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "estimates": self.estimates,
+            "env": sorted({*self.request.env, *self.secrets}),
+            "spec": self.spec,
+            "provenance": {key: _origin(value) for key, value in self.provenance.items()},
+            "notices": self.notices,
+            "warnings": [item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings],
+        }
+        hidden = [*self.secrets.values(), *(value for name, value in self.request.env.items() if is_secret_name(name) and value)]
+        shown: dict[str, Any] = redact_tree(document, hidden)
+        return shown
+
+    def to_python(self) -> str:
+        """The short script that launches this plan through the SDK. Secret values are read from the environment, never printed."""
+        request = self.request
+        lines = []
+        for item in fields(Request):
+            value = getattr(request, item.name)
+            default = {} if item.name in ("automl", "spec_overrides", "env") else "local" if item.name == "platform" else None
+            if item.name in ("action", "skill_dir") or value is None or value == default:
+                continue
+            if item.name == "env":
+                lines.append(f"    env={{{', '.join(_env_item(name, text) for name, text in value.items())}}},")
+                continue
+            if item.name == "spec" and not isinstance(value, str):
+                value = redact_tree(_without_key(value), list(self.secrets.values()))
+            lines.append(f"    {item.name}={value!r},")
+        body = "\n".join(lines)
+        imports = "import os\n\n" if "os.environ" in body else ""
+        skill = f"Skill({request.skill_dir!r})" if request.skill_dir else "Skill()"
+        return (
+            f"{imports}from mae_sdk import Skill\n\nskill = {skill}\njob = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
+            "print(job.id)\njob.wait()\nprint(job.metrics())\n"
+        )
+
+
+def _env_item(name: str, text: str) -> str:
+    return f"{name!r}: os.environ[{name!r}]" if is_secret_name(name) else f"{name!r}: {text!r}"
+
+
+def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:
+    from mae_sdk.jobfolder.secrets import ENCRYPTION_REFERENCE
+
+    return {name: ENCRYPTION_REFERENCE if name == "encryption_key" and value else value for name, value in spec.items()}
+
+
+def _origin(value: Any) -> dict[str, Any]:
+    note = getattr(value, "note", None)
+    return {"origin": str(getattr(value, "kind", value)), **({"note": note} if note else {})}
+
+
+def _range_text(knob: Mapping[str, Any]) -> str:
+    if knob.get("choices"):
+        return "one of " + ", ".join(str(choice) for choice in knob["choices"])
+    scale = ", log" if knob.get("log") else ""
+    step = f", step {knob['step']}" if knob.get("step") else ""
+    return f"{knob['low']:g} … {knob['high']:g}{scale}{step} (trial 0: {knob['default']})"

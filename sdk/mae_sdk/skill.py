@@ -1,0 +1,88 @@
+"""A skill: a bundle's actions, planned and launched as jobs."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from mae_skill.errors import UsageError
+
+if TYPE_CHECKING:
+    from mae_skill.bundle import Bundle
+
+    from mae_sdk.job import Job
+    from mae_sdk.plan import Plan
+
+
+class Skill:
+    """The packaged skill, or the bundle in folder `path`.
+
+    Args:
+        path: a folder with ``references/skill_info.yaml``; None: the packaged bundle.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = None if path is None else os.fspath(path)
+        self._bundle: Bundle | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle's files.
+
+        Raises:
+            NotFoundError: there is no bundle. SpecError: it cannot be read.
+        """
+        if self._bundle is None:
+            from mae_skill.bundle import Bundle
+
+            self._bundle = Bundle.load(self.path)
+        return self._bundle
+
+    def plan(self, action: str, **options: Any) -> Plan:
+        """What a job would do. Nothing starts and nothing is written, except that a local archive is indexed in the cache.
+
+        Args:
+            action: one of the bundle's actions.
+            options: the fields of `mae_sdk.plan.Request`: ``spec, train_datasets, eval_dataset, inference_dataset, parent_job_id,
+                checkpoint, ptm, automl_policy, request, automl, spec_overrides, recipe, env, platform, results_root, idempotency_key``.
+
+        Raises:
+            UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all problems of the spec together.
+        """
+        from mae_sdk.plan import Request
+        from mae_sdk.planning import make_plan
+
+        return make_plan(self.bundle, Request.of(action, options, skill_dir=self.path))
+
+    def create_job(self, action: str | Plan, **options: Any) -> Job:
+        """Launch what `plan` would show, or exactly a plan that was made.
+
+        Data behind a URL is fetched into the cache and counted first, so that a class count that does not fit is refused before
+        anything trains. With an idempotency key that a job already has, that job is returned and nothing is started.
+        """
+        from mae_sdk.create import create, existing
+        from mae_sdk.plan import Plan
+
+        if isinstance(action, Plan):
+            if options:
+                raise UsageError("a plan is launched as it is", field="options", got=sorted(options), expected="create_job(plan)")
+            return create(self.bundle, action)
+        found = existing(action, options.get("results_root"), options.get("idempotency_key"))
+        return found if found is not None else create(self.bundle, self.plan(action, **options))
+
+    def job(self, job_id: str, results_root: str | os.PathLike[str] | None = None) -> Job:
+        """The job with this id, or the only one whose id starts with it.
+
+        Raises:
+            NotFoundError: none. UsageError: more than one.
+        """
+        from mae_sdk.roots import Root, open_job
+
+        root = Root(results_root)
+        return open_job(root, root.resolve(job_id))
+
+    def jobs(self, results_root: str | os.PathLike[str] | None = None, *, all: bool = False) -> list[Job]:
+        """Every job of a results root, newest first; AutoML trials only with `all`."""
+        from mae_sdk.roots import Root, list_jobs
+
+        return list_jobs(Root(results_root), trials=all)
