@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import DataError, MaeError, UsageError
@@ -52,7 +53,7 @@ def resolve(
             continue
         many = not isinstance(source, (str, os.PathLike))
         found = []
-        for one in source if many else [source]:  # type: ignore[union-attr,list-item]
+        for one in [source] if isinstance(source, (str, os.PathLike)) else source:
             try:
                 found.append(_one(os.fspath(one), row.get("path"), name))
             except MaeError as error:
@@ -75,7 +76,7 @@ def _one(uri: str, path: Any, name: str) -> str:
     local = not urls.is_remote(uri)
     base = str(urls.local_path(uri).absolute()) if local else uri
     if urls.is_archive(uri):
-        if _is_file(base) or (local and os.path.isdir(base)):
+        if _is_file(base) or (local and Path(base).is_dir()):
             return base
         raise DataError("there is no such archive", field=name, got=urls.redact(uri))
     tried = [base]
@@ -99,7 +100,7 @@ def _is_file(uri: str) -> bool:
     from mae_sdk.storage import transfer
 
     if not urls.is_remote(uri):
-        return os.path.isfile(uri)
+        return Path(uri).is_file()
     return transfer.exists(uri) and transfer.info(uri)["type"] == "file"
 
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def claim(url: str, record: records.Record) -> records.Record | None:
         StorageError: the store failed.
     """
     target = urls.join(url, records.RECORD_NAME)
+    record = {**record, "claim": uuid.uuid4().hex}  # tells a repeated request of ours from another caller's
     data = json.dumps(record, indent=1, allow_nan=False).encode()
     try:
         transfer.write_bytes(target, data, if_none_match=True)
@@ -43,7 +45,7 @@ def claim(url: str, record: records.Record) -> records.Record | None:
         if error.retryable or not transfer.exists(target):
             raise
         first: records.Record = json.loads(transfer.read_bytes(target))
-        return first if first != record else None
+        return None if first.get("claim") == record["claim"] else first
     return None
 
 
