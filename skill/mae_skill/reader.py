@@ -150,7 +150,8 @@ def _dump_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
 
 def _dump_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     # Quoted where YAML 1.2 would read it as something else than text (YAML 1.1's own cases PyYAML quotes by itself).
-    style = "'" if not isinstance(_plain(value), str) else None
+    # Line breaks of every kind survive only as escapes, in double quotes.
+    style = '"' if not value.isprintable() else "'" if not isinstance(_plain(value), str) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
