@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -64,7 +63,7 @@ def launch_record(info: Mapping[str, Any], action: str, spec: Mapping[str, Any],
     record: dict[str, Any] = {
         "command": [_fill(word, places) for word in words(entry, action)],
         "result": entry.get("result"),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "grace_seconds": float(entry.get("grace_seconds") or 30.0),
         **shape(info, action, spec),
     }
@@ -82,7 +81,9 @@ def words(entry: Mapping[str, Any], action: str) -> list[str]:
     try:
         found = shlex.split(str(entry.get("command") or ""))
     except ValueError as error:
-        raise SpecError("the command cannot be split", field=f"actions.{action}.command", got=entry.get("command"), hint=str(error)) from None
+        raise SpecError(
+            "the command cannot be split", field=f"actions.{action}.command", got=entry.get("command"), hint=str(error)
+        ) from None
     if not found:
         raise SpecError("the action names no command", field=f"actions.{action}.command", expected="a command with {config_path}")
     return found

@@ -106,6 +106,7 @@ class Plan:
     notices: list[str] = field(default_factory=list)
     stage: str | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    applied: list[Any] = field(default_factory=list, repr=False)
 
     @property
     def action(self) -> str:

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.records import Record
 from mae_sdk.storage import urls
+
+if TYPE_CHECKING:
+    from mae_sdk.job import Job
 
 DEFAULT_ROOT = "mae-results"
 
@@ -122,6 +126,24 @@ class Root:
                 "the prefix names more than one job", field="job", got=prefix, expected="one of " + ", ".join(sorted(found)[:8])
             )
         return found[0]
+
+
+def open_job(root: Root, job_id: str) -> Job:
+    """The job of an id that exists."""
+    from mae_sdk.job import Job
+
+    return Job(root.work_dir(job_id))
+
+
+def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
+    """The jobs of a root, newest first; trials of AutoML jobs on request."""
+    from mae_sdk.job import Job
+
+    found = [job_id for job_id in root.ids() if (trials or "." not in job_id) and (root.work_dir(job_id) / records.RECORD_NAME).exists()]
+    jobs = [Job(root.work_dir(job_id)) for job_id in found]
+    return sorted(
+        jobs, key=lambda job: (job.folder / "spec.yaml").stat().st_mtime if (job.folder / "spec.yaml").exists() else 0.0, reverse=True
+    )
 
 
 def check_id(job_id: str) -> None:

@@ -66,7 +66,12 @@ class LocalChildren:
             launch["command"] = [_fill(word, places) for word in launch["command"]]
             record: dict[str, Any] = {key: value for key, value in parent.items() if key not in _OWN}
             record.update(
-                id=child.name, action=self.study.get("action", "train"), automl_parent=self.job_dir.name, trial=number, launch=launch
+                id=child.name,
+                kind="trial",
+                action=self.study.get("action", "train"),
+                automl_parent=self.job_dir.name,
+                trial=number,
+                launch=launch,
             )
             records.new_attempt(record)
             records.write_json(temporary / records.RECORD_NAME, record)

@@ -64,8 +64,5 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
-    try:
-        names = os.listdir("/dev")
-    except OSError:
-        return []
-    return sorted((name.removeprefix("nvidia") for name in names if name.removeprefix("nvidia").isdigit() and name != name.removeprefix("nvidia")), key=int)
+    names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    return sorted((name for name in names if name.isdigit()), key=int)

@@ -1,0 +1,179 @@
+"""Making a plan's job: a whole folder under its final name, or nothing; then the launch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import StorageError
+
+from mae_sdk.jobfolder import records
+from mae_sdk.plan import Plan
+from mae_sdk.roots import Root
+
+RESUME = ("resume_model", "resume_model_or_ptm")
+PRETRAINED = ("ptm_if_no_resume_model", "ptm")
+
+
+def existing(action: str, results_root: Any, idempotency_key: str | None) -> Any:
+    """The job that already has this idempotency key, or None."""
+    if idempotency_key is None:
+        return None
+    from mae_skill.errors import NotFoundError
+
+    from mae_sdk.planning import job_id_for
+    from mae_sdk.roots import open_job
+
+    root = Root(results_root)
+    job_id = job_id_for(action, idempotency_key)
+    try:
+        root.record(job_id)
+    except NotFoundError:
+        return None
+    return open_job(root, job_id)
+
+
+def create(bundle: Any, plan: Plan) -> Any:
+    """Launch a plan; a plan that has been launched already gives the same job again.
+
+    Raises:
+        MaeError: remote data that does not fit the spec; the results root cannot be written.
+    """
+    from mae_sdk.planning import recheck
+    from mae_sdk.platforms.base import platform
+    from mae_sdk.roots import open_job
+
+    root = Root(plan.results_root)
+    job_dir = Path(plan.job_dir)
+    if not (job_dir / records.RECORD_NAME).exists():
+        recheck(bundle, plan)
+        from mae_sdk.mappings import fetch
+
+        fetch(plan.applied)
+        record = record_of(bundle, plan)
+        if root.remote and not _claim(root, plan.job_id, record):
+            return open_job(root, plan.job_id)
+        _write_folder(bundle, plan, job_dir, record)
+    environment = {**{name: str(value) for name, value in plan.request.env.items()}, **plan.secrets}
+    platform(plan.request.platform).submit(job_dir, environment)
+    return open_job(root, plan.job_id)
+
+
+def _claim(root: Root, job_id: str, record: records.Record) -> bool:
+    """Create the remote record unless there is one; whether it was this call that did."""
+    from mae_sdk.storage import transfer, urls
+
+    url = urls.join(root.job_url(job_id), records.RECORD_NAME)
+    try:
+        transfer.write_bytes(url, (json.dumps(record, indent=1) + "\n").encode(), if_none_match=True)
+    except StorageError as error:
+        if not error.retryable and transfer.exists(url):
+            return False
+        raise
+    return True
+
+
+def record_of(bundle: Any, plan: Plan) -> records.Record:
+    """``job.json`` of a plan; it holds no secret."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from mae_skill.reader import dump_yaml
+
+    from mae_sdk.storage import urls
+
+    rows = bundle.spec_params.get(plan.action) or {}
+    versions = {}
+    for name in ("mae-skill", "torch", "timm", "optuna"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    launch = dict(plan.launch)
+    if plan.study is not None:
+        import sys
+
+        launch.update(
+            command=[sys.executable, "-m", "mae_sdk.automl.controller", plan.job_dir],
+            processes=1,
+            result="train/result.json",
+            devices=[],
+            device_count=0,
+        )
+    parent = plan.parent or {}
+    record: records.Record = {
+        "id": plan.job_id,
+        "action": plan.action,
+        "kind": "automl" if plan.study is not None else "plain",
+        "skill": str(bundle.info.get("name") or ""),
+        "created_at": records.now(),
+        "parent": parent.get("id"),
+        **({"parent_automl": parent["best_child_of"]} if parent.get("best_child_of") else {}),
+        "platform": plan.request.platform,
+        "results_root": urls.redact(plan.results_root),
+        "idempotency_key": None if plan.request.idempotency_key is None else _digest(plan.request.idempotency_key),
+        "spec_digest": _digest(dump_yaml(plan.spec)),
+        "data": plan.sources,
+        "data_digest": _digest(json.dumps([seen.get("digest") for seen in plan.sources.values()])),
+        "policy": plan.policy,
+        "env_names": sorted({*plan.request.env, *plan.secrets}),
+        "versions": versions,
+        "resume_keys": [key for key, row in rows.items() if _function(row) in RESUME],
+        "ptm_keys": [key for key, row in rows.items() if _function(row) in PRETRAINED],
+        "launch": launch,
+    }
+    records.new_attempt(record)
+    return record
+
+
+def _function(row: Any) -> str:
+    return str(row.get("function")) if isinstance(row, dict) else str(row).split(",", 1)[0].strip()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.Record) -> None:
+    """Build beside, then rename: the folder is there whole or not at all. Another caller's folder, come first, is left as it is."""
+    from mae_skill.overrides import set_dotted
+    from mae_skill.reader import dump_yaml
+
+    from mae_sdk.planning import gpu_ids_key
+
+    launch = plan.launch
+    key = gpu_ids_key(bundle.info, plan.action, plan.spec)
+    if key and launch["devices"]:
+        # The job sees only the devices that it is given, counted from 0.
+        for spec in (plan.spec, *([plan.study["spec"]] if plan.study is not None else [])):
+            set_dotted(spec, key, list(range(launch["device_count"])))
+    job_dir.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=job_dir.parent, prefix=f".{job_dir.name}."))
+    try:
+        temporary.chmod(0o755)
+        records.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
+        if plan.study is not None:
+            _write_study(bundle, plan, temporary)
+        records.write_json(temporary / records.RECORD_NAME, record)
+        temporary.rename(job_dir)
+    except OSError:
+        if not (job_dir / records.RECORD_NAME).exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_study(bundle: Any, plan: Plan, folder: Path) -> None:
+    from mae_sdk.automl import setup
+    from mae_sdk.launching import words
+
+    assert plan.study is not None
+    command = words(bundle.info["actions"][plan.action] or {}, plan.action)
+    launch = {**plan.launch, "command": command}
+    if plan.launch.get("remote"):
+        launch["remote"] = Root(plan.results_root).url + "/{job_id}"
+    warm = str(bundle.info.get("warm_command") or "").split()
+    setup.write(folder, plan.study, launch, action=plan.action, warm_command=warm)

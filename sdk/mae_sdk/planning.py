@@ -1,0 +1,284 @@
+"""Making a plan: layers merged, functions applied, data counted, everything checked at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import MaeError, SpecError, UsageError
+
+from mae_sdk import counting
+from mae_sdk.launching import device_key, launch_record
+from mae_sdk.layers import Layers, given_layers
+from mae_sdk.plan import Plan, Request
+from mae_sdk.policy import Decision, decide, require_optuna
+from mae_sdk.roots import Root
+
+
+def job_id_for(action: str, idempotency_key: str | None) -> str:
+    """``<action>-<12 hex digits>``: of the key where one is given, else random."""
+    tail = secrets.token_hex(6) if idempotency_key is None else hashlib.sha256(idempotency_key.encode()).hexdigest()[:12]
+    return f"{action}-{tail}"
+
+
+def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
+    """Plan a job.
+
+    Args:
+        remote: count data behind URLs too, which fetches it into the cache.
+
+    Raises:
+        MaeError: of one kind when all problems are of it, else a SpecError with all problems.
+    """
+    from mae_skill.merge import merge
+    from mae_skill.overrides import get_dotted, set_dotted
+
+    from mae_sdk import inherit, mappings, sources
+    from mae_sdk.platforms.base import platform
+
+    action = request.action
+    bundle.action(action)
+    platform(request.platform)
+    decision = decide(bundle, action, request.automl_policy, request.request)
+    if decision.automl:
+        require_optuna()
+    elif request.automl and action != "train":
+        raise UsageError(f"{action} is never searched", field="automl", got=sorted(request.automl), expected="no AutoML options")
+    layers = given_layers(bundle, request)
+    root = Root(request.results_root)
+    parent = None
+    if request.parent_job_id:
+        from mae_sdk.parents import parent_info
+
+        parent = parent_info(request.parent_job_id, request.results_root)
+    job_id = job_id_for(action, request.idempotency_key)
+    job_dir = root.work_dir(job_id)
+
+    problems: list[MaeError] = []
+    found, missing = sources.resolve(action, bundle.info, request.sources, _settled(bundle.info, request, layers))
+    inherited = {key: value for key, value in inherit.settings(action, bundle.info, parent).items() if key not in layers.given}
+    argued = dict(found)
+    layers.given |= set(argued)
+    rows = bundle.spec_params.get(action) or {}
+    owned = {key for key, function in rows.items() if function == "output_dir"}
+    for key in sorted(owned & layers.given):
+        layers.notices.append(f"{key} of the spec is not used: a job writes into its own folder")
+    environment = {**os.environ, **request.env, **layers.secrets}
+    context = mappings.MappingContext(
+        action=action,
+        job_dir=None,
+        results_dir=str(job_dir),
+        parent=parent,
+        ptm=request.ptm,
+        checkpoint=request.checkpoint or "best",
+        actions=bundle.info["actions"],
+        given=frozenset(layers.given - owned),
+        env=environment,
+    )
+    applied = mappings.apply(action, rows, context)
+
+    nested: list[tuple[str, dict[str, Any]]] = []
+    for kind, values in (("inherited", inherited), ("argument", argued), ("inferred", {item.field: item.value for item in applied})):
+        section: dict[str, Any] = {}
+        for key, value in values.items():
+            set_dotted(section, key, value)
+        nested.append((kind, section))
+    order = [*layers.below, nested[0], nested[1], *layers.above, nested[2]]
+    resolved = merge(order, layers.schema)
+    problems += inherit.contradictions(action, bundle.info, parent, resolved.spec, layers.given)
+    problems += [item for item in missing if not (item.field and get_dotted(resolved.spec, item.field))]
+    _hold_out(bundle, action, decision, resolved, layers)
+
+    keys = (bundle.info.get("data_sources") or {}).get(action) or {}
+    plan = Plan(
+        request=request,
+        job_id=job_id,
+        job_dir=str(job_dir),
+        results_root=root.url,
+        spec=resolved.spec,
+        provenance=resolved.provenance,
+        sources=counting.count_all(keys, resolved.spec, problems, remote=remote),
+        mappings=[{"field": item.field, "function": item.function, "value": item.value, "note": item.note} for item in applied],
+        policy=decision.to_dict(),
+        launch={},
+        facts={},
+        parent=_parent_dict(parent),
+        notices=[*layers.notices, *resolved.notices, *([decision.report] if decision.report else [])],
+        stage=_stage(bundle.info, action, resolved.spec),
+        secrets=layers.secrets,
+        applied=applied,
+    )
+    _check(bundle, plan, layers.schema, problems)
+    finish(bundle, plan, layers.schema, decision, root, job_dir)
+    return plan
+
+
+def _settled(info: Mapping[str, Any], request: Request, layers: Layers) -> set[str]:
+    """Data fields that no source argument fills: set by an override, or by the file where the argument is not given."""
+    from mae_skill.overrides import flatten
+
+    rows = (info.get("data_sources") or {}).get(request.action) or {}
+    overridden = {key for _, document in layers.above for key in flatten(document)}
+    named = {key for key, row in rows.items() if isinstance(row, Mapping) and row.get("source") in request.sources}
+    return overridden | (layers.given - named)
+
+
+def _hold_out(bundle: Any, action: str, decision: Decision, resolved: Any, layers: Layers) -> None:
+    """AutoML of a labelled stage needs a metric: without validation data a share of the training data is held out."""
+    from mae_skill.merge import Origin
+    from mae_skill.overrides import get_dotted, set_dotted
+    from mae_skill.validate import field_nodes
+
+    from mae_sdk.automl.fields import acts
+
+    if not decision.automl:
+        return
+    node = field_nodes(layers.schema).get("dataset.val_fraction")
+    held = [
+        key
+        for key, entry in ((bundle.info.get("data_sources") or {}).get(action) or {}).items()
+        if isinstance(entry, Mapping) and entry.get("source") == "eval_dataset"
+    ]
+    if node is None or get_dotted(resolved.spec, "dataset.val_fraction") is not None or any(get_dotted(resolved.spec, key) for key in held):
+        return
+    if acts(node.get("applies_when"), resolved.spec):
+        return
+    set_dotted(resolved.spec, "dataset.val_fraction", 0.1)
+    resolved.provenance["dataset.val_fraction"] = Origin("inferred", "AutoML needs a metric and there is no validation data")
+    layers.notices.append("no validation data: a seeded 10 % of the training images is held out for the metric")
+
+
+def _stage(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
+    from mae_skill.overrides import get_dotted
+
+    key = (info.get("spec_shorthand_keys") or {}).get("stage")
+    value = get_dotted(spec, key) if key else None
+    return str(value) if value is not None else None
+
+
+def _parent_dict(parent: Any) -> dict[str, Any] | None:
+    if parent is None:
+        return None
+    found = {"id": parent.id, "action": parent.action, "kind": parent.kind}
+    return {**found, **({"best_child_of": parent.resolved_from} if parent.resolved_from else {})}
+
+
+def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[MaeError]) -> None:
+    """Schema, then the bundle's validator, told what was counted; all problems are raised together."""
+    action, info = plan.action, bundle.info
+    if schema:
+        from mae_skill.validate import validate
+
+        shaped = validate(plan.spec, schema)
+    else:
+        shaped = []
+        plan.notices.append(f"not checked: {action} has no schema that can be read; the runner still checks the spec")
+    plan.facts = counting.facts_of(info, action, plan.sources)
+    plan.steps_per_epoch, plan.effective_batch = None, None
+    if not shaped:
+        _figures(bundle, plan)
+        entry = info.get("validator")
+        if entry:
+            facts = {**plan.facts, "effective_batch": plan.effective_batch}
+            errors, warnings = entry_point(entry)(action, plan.spec, plan.provenance, facts)
+            known = {problem.field for problem in problems}
+            problems += [error for error in errors if error.field not in known]
+            plan.warnings = list(warnings)
+        else:
+            plan.notices.append("not checked: the bundle names no validator for rules between fields")
+    raise_all([*shaped, *problems], action)
+
+
+def _figures(bundle: Any, plan: Plan) -> None:
+    from mae_skill.overrides import get_dotted
+
+    from mae_sdk.automl.setup import keys_of
+    from mae_sdk.launching import shape
+
+    if plan.action != "train":
+        return
+    keys = keys_of(bundle.info, plan.spec)
+    batch = get_dotted(plan.spec, keys["batch"]) if "batch" in keys else None
+    accumulate = get_dotted(plan.spec, keys["accumulate"]) if "accumulate" in keys else 1
+    processes = shape(bundle.info, plan.action, plan.spec)["processes"]
+    if isinstance(batch, int):
+        plan.steps_per_epoch, plan.effective_batch = counting.steps(plan.facts.get("images"), batch, processes, int(accumulate or 1))
+
+
+def entry_point(text: str) -> Any:
+    """The function that ``module:function`` names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    module, _, name = str(text).partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError("the bundle names a function that cannot be loaded", field="skill_info", got=text, hint=str(error)) from error
+
+
+def raise_all(problems: Sequence[MaeError], action: str) -> None:
+    """Raise what there is: one problem as it is, several of one kind as that kind, mixed ones as a `SpecError`; nothing when none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0]
+    kinds = {type(problem) for problem in problems}
+    if len(kinds) == 1 and SpecError not in kinds:
+        kind = kinds.pop()
+        lines = "; ".join(f"{item.field}: {item.message}" if item.field else item.message for item in problems)
+        raise kind(lines, field=problems[0].field, got=problems[0].got, expected=problems[0].expected, hint=problems[0].hint)
+    raise SpecError(f"the {action} spec has {len(problems)} problems", problems=problems)
+
+
+def finish(bundle: Any, plan: Plan, schema: Mapping[str, Any], decision: Decision, root: Root, job_dir: Path) -> None:
+    """The launch, the study of an AutoML run, and the estimates."""
+    info, action = bundle.info, plan.action
+    plan.launch = launch_record(info, action, plan.spec, root, plan.job_id, job_dir)
+    entry = info.get("estimator")
+    if entry:
+        plan.estimates = entry_point(entry)(action, plan.spec, plan.facts) or {}
+    if not decision.automl:
+        return
+    from mae_sdk.automl import setup
+
+    launch = plan.launch
+    devices = launch["devices"] or []
+    plan.study = setup.describe(
+        schema, plan.spec, plan.provenance, dict(plan.request.automl), info=info, devices=devices, processes=launch["processes"]
+    )
+    plan.notices += list(plan.study["space"].get("notes") or [])
+
+
+def recheck(bundle: Any, plan: Plan) -> None:
+    """Before a launch: count what a plan left uncounted because it is remote, and check again with what was found.
+
+    Raises:
+        MaeError: as `make_plan`; the data is missing, empty, or does not fit the spec.
+    """
+    if all(seen.get("counted", True) for seen in plan.sources.values()):
+        return
+    problems: list[MaeError] = []
+    notices = list(plan.notices)
+    plan.sources = {**plan.sources, **counting.count_all(plan.sources, plan.spec, problems, remote=True)}
+    try:
+        schema = bundle.schema(plan.action)
+    except MaeError:
+        schema = {}
+    _check(bundle, plan, schema, problems)
+    plan.notices = notices
+
+
+def gpu_ids_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
+    """The field beside the number of devices that names them."""
+    from mae_skill.overrides import get_dotted
+
+    key = device_key(info, action, spec)
+    name = f"{key.rpartition('.')[0]}.gpu_ids" if key else None
+    return name if name and isinstance(get_dotted(spec, name), list) else None
