@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import MaeError, SpecError, UsageError
+from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 
 from mae_sdk import counting
 from mae_sdk.launching import device_key, launch_record
@@ -184,7 +184,11 @@ def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[Ma
         _figures(bundle, plan)
         entry = info.get("validator")
         if entry:
-            facts = {**plan.facts, "effective_batch": plan.effective_batch}
+            facts = {
+                **plan.facts,
+                "effective_batch": plan.effective_batch,
+                "sources_later": any(isinstance(p, DataError) for p in problems),
+            }
             errors, warnings = entry_point(entry)(action, plan.spec, plan.provenance, facts)
             known = {problem.field for problem in problems}
             problems += [error for error in errors if error.field not in known]

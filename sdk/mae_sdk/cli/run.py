@@ -87,17 +87,14 @@ def _check_action(action: str) -> None:
 
 @click.command()
 @_job_options
-@click.option("--measure", is_flag=True, help="Measure a few steps here for the time estimate.")
 @click.option("--python", "as_python", is_flag=True, help="Print the equivalent SDK script instead.")
 @click.option("--full", is_flag=True, help="Every field of the spec with its origin, not only those that differ from the default.")
-def plan(action: str, as_json: bool, measure: bool, as_python: bool, full: bool, skill_dir: str | None, **options: Any) -> None:
+def plan(action: str, as_json: bool, as_python: bool, full: bool, skill_dir: str | None, **options: Any) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
     _check_action(action)
     from mae_sdk import Skill
 
     call = arguments(action, options)
-    if measure:
-        call["measure"] = True
     made = Skill(skill_dir).plan(**call)
     if as_python:
         click.echo(made.to_python())
@@ -117,7 +114,7 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
         if document.get(key) is not None:
             head[key] = document[key]
     blocks = [pairs(head)]
-    for key, value in document.items():
+    for key, value in _brief(document).items():
         if key in head or key in ("spec", "provenance", "warnings", "next", "notices") or value in (None, [], {}):
             continue
         blocks.append(_block(key, value))
@@ -129,6 +126,27 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
         if document.get(key):
             blocks.append(f"{key}:\n" + "\n".join(f"  - {_sentence(item)}" for item in document[key]))
     return "\n".join(blocks)
+
+
+def _brief(document: dict[str, Any]) -> dict[str, Any]:
+    """The plan without what a person reads elsewhere on the page."""
+    brief = dict(document)
+    if isinstance(brief.get("automl"), dict):
+        brief["automl"] = {key: value for key, value in brief["automl"].items() if key != "options"}
+        knobs = brief["automl"].pop("knobs", {})
+        brief["automl"] |= {f"knob {name}": text for name, text in knobs.items()}
+    if isinstance(brief.get("sources"), dict):
+        brief["sources"] = {key: _source(seen) for key, seen in brief["sources"].items()}
+    if isinstance(brief.get("mappings"), list):
+        brief["mappings"] = {row["field"]: f"{row['value']}   ({row['note']})" for row in brief["mappings"]}
+    return brief
+
+
+def _source(seen: dict[str, Any]) -> str:
+    if "images" not in seen:
+        return f"{seen['uri']}   ({seen.get('why', 'not counted')})"
+    labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
+    return f"{seen['uri']}   ({seen['images']} images, {labels})"
 
 
 def _sentence(item: Any) -> str:
