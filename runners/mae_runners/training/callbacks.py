@@ -22,8 +22,12 @@ class Preemption:
     def __init__(self) -> None:
         self.flag = False
         self.group: Any = None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._raise_flag)
+        self._before = {number: signal.signal(number, self._raise_flag) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def release(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _raise_flag(self, number: int, frame: Any) -> None:
         self.flag = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class Loop:
             model.load_state_dict(state)
         self.module: Any = self.fabric.setup_module(torch.compile(model) if train.compile else model)
         self.lr = scaled_lr(train.optim, self.effective_batch)
-        # A resumed run is fine-tuned from pretrained weights when its first attempt was: the spec still names them.
-        self.layerwise = layerwise_active(train.stage, bool(train.pretrained_model_path))
+        # A resumed run was fine-tuned from pretrained weights when its first attempt was, whether or not the spec still names them.
+        self.layerwise = bool(found["layerwise"]) if found else layerwise_active(train.stage, bool(train.pretrained_model_path))
         named = [(plain_name(name), parameter) for name, parameter in self.module.named_parameters()]
         groups = parameter_groups(model, train.optim, layerwise=self.layerwise, named=named)
         self.groups = [{"scale": g["scale"], "weight_decay": g["weight_decay"], "parameters": len(g["params"])} for g in groups]
@@ -114,14 +115,14 @@ class Loop:
         """Trains to the end; returns the last epoch's metrics."""
         done = self.position.step
         with self.context.progress(self.total_steps, self.task.stage, initial=done) as progress:
-            while self.position.epoch < self.train.num_epochs:
-                self._epoch(progress)
-                if self._stale():
-                    self.context.log(
-                        f"early stopping: {self.train.optim.monitor_name} has not fallen for {self.position.stale_epochs} epochs"
-                    )
-                    break
-        self.trackers.close()
+            try:
+                while self.position.epoch < self.train.num_epochs and not self._stale():
+                    self._epoch(progress)
+            finally:
+                self.preemption.release()
+                self.trackers.close()
+        if self._stale():
+            self.context.log(f"early stopping: {self.train.optim.monitor_name} has not fallen for {self.position.stale_epochs} epochs")
         return self.position.metrics
 
     def _epoch(self, progress: Any) -> None:
@@ -182,26 +183,33 @@ class Loop:
         _, (total, count) = self.preemption.agree([position.loss_sum, position.loss_count])
         metrics: dict[str, float] = {"train_loss": total / max(count, 1)}
         final = epoch + 1 == self.train.num_epochs
+        validated = final or (epoch + 1) % self.train.validation_interval == 0
+        if validated:
+            metrics |= self._judge(lambda: self.task.validate(self.module, lambda values: self.preemption.agree(values)[1]))
+        self._watch(metrics)
+        stopping = self._stale()
+        if stopping and not validated:  # the last checkpoint must carry what chooses the best
+            metrics |= self._judge(lambda: self.task.validate(self.module, lambda values: self.preemption.agree(values)[1]))
+        metrics |= self._judge(lambda: quality.after_epoch(self.task, self.trackers, position.step, epoch, final or stopping))
+        position.epoch, position.batch, position.loss_sum, position.loss_count, position.metrics = epoch + 1, 0, 0.0, 0.0, metrics
+        by_epoch = self.train.checkpoint_interval_unit == "epoch" and (epoch + 1) % self.train.checkpoint_interval == 0
+        by_step = self.train.checkpoint_interval_unit == "step" and position.step % self.train.checkpoint_interval == 0
+        self.trackers.log(position.step, epoch, metrics)
+        if by_epoch or by_step or final or stopping:
+            self.save(self.folder / f"model_epoch_{epoch:03d}.pth", metrics)
+        self.trackers.flush()
+        self._report(epoch, metrics, seconds, steps)
+
+    def _judge(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What `measure` finds with the model in evaluation mode and, where there is one, the average of weights in its place."""
         if self.ema is not None:
             self.ema.swap()
         try:
             self.module.eval()
-            if (epoch + 1) % self.train.validation_interval == 0 or final:
-                metrics |= self.task.validate(self.module, lambda values: self.preemption.agree(values)[1])
-            metrics |= quality.after_epoch(self.task, self.trackers, position.step, epoch, final)
+            return measure()
         finally:
             if self.ema is not None:
                 self.ema.swap()
-        self._watch(metrics)
-        position.epoch, position.batch, position.loss_sum, position.loss_count, position.metrics = epoch + 1, 0, 0.0, 0.0, metrics
-        stopping = self._stale()
-        by_epoch = self.train.checkpoint_interval_unit == "epoch" and (epoch + 1) % self.train.checkpoint_interval == 0
-        by_step = self.train.checkpoint_interval_unit == "step" and position.step % self.train.checkpoint_interval == 0
-        if by_epoch or by_step or final or stopping:
-            self.save(self.folder / f"model_epoch_{epoch:03d}.pth", metrics)
-        self.trackers.log(position.step, epoch, metrics)
-        self.trackers.flush()
-        self._report(epoch, metrics, seconds, steps)
 
     def _report(self, epoch: int, metrics: dict[str, float], seconds: float, steps: int) -> None:
         left = self.train.num_epochs - epoch - 1
@@ -236,6 +244,7 @@ class Loop:
     # ---- files -------------------------------------------------------------------------------------------------------------------
     def save(self, path: Path, metrics: dict[str, float] | None = None) -> None:
         """Writes a checkpoint of this position; every rank calls it, rank 0 writes."""
+        self.trackers.flush()  # a checkpoint never stands without the rows that led to it
         live, optimizer_state = full_states(self.module, self.task.model, self.bare_optimizer)
         deployed = live
         if self.ema is not None:
@@ -267,6 +276,7 @@ class Loop:
             "identity": resume.identity(self.plain_spec),
             "environment": resume.environment(self.context.world_size),
             "metrics": metrics,
+            "layerwise": self.layerwise,
             "mae": meta.to_dict(),
         }
         if self.ema is not None:

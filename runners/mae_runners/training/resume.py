@@ -33,8 +33,9 @@ FREE_TRAIN = (
     "checkpoint_interval_unit",
     "validation_interval",
 )
-FREE_TRAIN += ("gpu_ids", "num_gpus", "num_nodes", "accelerator", "early_stopping", "pretrained_model_path", "compile", "cudnn")
-FREE_DATASET = ("workers", "pin_memory", "train_data_sources", "val_data_sources", "test_data_sources")
+FREE_TRAIN += ("gpu_ids", "num_gpus", "num_nodes", "accelerator", "early_stopping", "pretrained_model_path", "compile", "cudnn", "probe")
+FREE_DATASET = ("num_workers_per_gpu", "max_corrupt_fraction", "train_data_sources", "val_data_sources", "test_data_sources")
+FREE_DATASET += ("probe_train_data_sources", "probe_val_data_sources")
 
 
 @dataclass

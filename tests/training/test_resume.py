@@ -1,0 +1,195 @@
+"""A run that was left and found again follows the curve of one that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mae_runners import checkpoint
+from mae_runners.training import loop
+
+from tests.support.training import curve, digits_folder, read, spec, start, train
+
+SERIES = ("train_loss_step", "lr", "grad_norm", "train_loss", "val_loss")
+EVERYTHING = {
+    "train__num_epochs": 3,
+    "dataset__batch_size": 2,
+    "train__accum_grad_batches": 2,
+    "train__ema_decay": 0.9,
+    "train__clip_grad_norm": 1.0,
+    "train__checkpoint_interval": 2,
+    "train__checkpoint_interval_unit": "step",
+    "train__optim__lr": 1e-3,
+    "train__optim__lr_scheduler": "cosine",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("digits"), per_class=5)
+
+
+class Killed(BaseException):
+    """Ends a run where it stands, as a kill would: nothing catches it and nothing is saved on the way out."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    whole = loop.Loop._step
+
+    def counted(self: Any, *args: Any) -> None:
+        whole(self, *args)
+        if self.position.step == step:
+            self.trackers.flush()
+            raise Killed
+
+    monkeypatch.setattr(loop.Loop, "_step", counted)
+
+
+def run_killed(made: dict[str, Any], step: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(Killed):
+            train(made)
+
+
+def weights(results: Path) -> dict[str, torch.Tensor]:
+    newest = max((results / "train").glob("model_epoch_*.pth"), key=lambda path: (path.name[:15], "step" not in path.name, path.name))
+    data = checkpoint.read(newest)
+    return data["state_dict"] | {f"live.{name}": value for name, value in data.get("live_state_dict", {}).items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in SERIES:
+        assert curve(one, name) == curve(other, name), name
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 9])
+def test_a_run_killed_after_any_step_continues_bit_for_bit(data: Path, tmp_path: Path, stage: str, step: int) -> None:
+    """15 images, 8 micro-batches and 4 steps an epoch: the steps lie before the first checkpoint, inside epochs and at an epoch's end."""
+    changes = {**EVERYTHING, "dataset__val_data_sources": str(data)}
+    if stage == "finetune":
+        changes |= {"model__drop_path_rate": 0.2, "dataset__augmentation__re_prob": 0.5}
+    assert train(spec(data, tmp_path / "whole", stage, **changes)) == 0
+    made = spec(data, tmp_path / "parts", stage, **changes)
+    run_killed(made, step)
+    assert train(made) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("arch", ["convnextv2_atto", "hiera_tiny_224"])
+def test_the_other_families_continue_bit_for_bit_too(data: Path, tmp_path: Path, arch: str) -> None:
+    changes = {"train__num_epochs": 1, "train__checkpoint_interval": 2, "train__checkpoint_interval_unit": "step"}
+    stage = "pretrain" if arch.startswith("conv") else "finetune"
+    assert train(spec(data, tmp_path / "whole", stage, arch, **changes)) == 0
+    made = spec(data, tmp_path / "parts", stage, arch, **changes)
+    run_killed(made, 3)
+    assert train(made) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(spec(data, tmp_path / "whole", **EVERYTHING)) == 0
+    made = spec(data, tmp_path / "parts", **EVERYTHING)
+    run_killed(made, 7)
+    newest = tmp_path / "parts/train/model_epoch_001_step_00006.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    capsys.readouterr()
+    assert train(made) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"warning: model_epoch_001_step_00006\.pth cannot be read .*taking the checkpoint before it", told)
+    assert "resuming from model_epoch_000.pth" in told
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_when_no_checkpoint_can_be_read_the_run_fails_and_does_not_start_over(data: Path, tmp_path: Path) -> None:
+    made = spec(data, tmp_path / "job", **EVERYTHING)
+    run_killed(made, 3)
+    only = tmp_path / "job/train/model_epoch_000_step_00002.pth"
+    only.write_bytes(b"not a checkpoint")
+    assert train(made) == 4
+    assert read(tmp_path / "job", "error.json")["code"] == "checkpoint"
+
+
+def test_the_number_of_workers_does_not_change_the_curve_even_between_attempts(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "none", train__num_epochs=2)) == 0
+    assert train(spec(data, tmp_path / "two", train__num_epochs=1, dataset__num_workers_per_gpu=2)) == 0
+    assert train(spec(data, tmp_path / "two", train__num_epochs=2, dataset__num_workers_per_gpu=1)) == 0
+    assert curve(tmp_path / "none") == curve(tmp_path / "two")
+
+
+def test_a_finished_run_trained_again_does_nothing_and_a_longer_one_goes_on(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "whole", train__num_epochs=3)) == 0
+    made = spec(data, tmp_path / "job", train__num_epochs=2)
+    assert train(made) == 0
+    before = curve(tmp_path / "job")
+    assert train(made) == 0
+    assert curve(tmp_path / "job") == before
+    assert train(spec(data, tmp_path / "job", train__num_epochs=3)) == 0
+    assert curve(tmp_path / "job") == curve(tmp_path / "whole")
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "job/train").glob("*.pth")}
+    assert train(spec(data, tmp_path / "job", train__num_epochs=1, train__optim__weight_decay=0.2)) == 2
+    error = read(tmp_path / "job", "error.json")
+    assert error["field"] == "train.optim.weight_decay" and "0.05" in str(error["got"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "job/train").glob("*.pth")} == before
+
+
+def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
+    named = str(tmp_path / "first/train/model_epoch_000.pth")
+    made = spec(data, tmp_path / "job", train__num_epochs=2, train__optim__lr=1e-3, train__resume_training_checkpoint_path=named)
+    assert train(made) == 0
+    assert min(curve(tmp_path / "job")) == 5
+    assert {float(value) for value in curve(tmp_path / "job", "lr").values()} == {1e-3}
+
+
+def test_layer_wise_rates_survive_a_resume_that_no_longer_names_the_weights(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
+    path = str(tmp_path / "pre/train/model_epoch_000.pth")
+    whole = spec(data, tmp_path / "whole", "finetune", train__pretrained_model_path=path, **EVERYTHING)
+    assert train(whole) == 0
+    run_killed(spec(data, tmp_path / "parts", "finetune", train__pretrained_model_path=path, **EVERYTHING), 5)
+    assert train(spec(data, tmp_path / "parts", "finetune", **EVERYTHING)) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_killed_process_continues_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    """A real process, kill -9 in the middle of an epoch; then the same command again."""
+    changes = {**EVERYTHING, "train__num_epochs": 12, "dataset__val_data_sources": str(data)}
+    made = spec(data, tmp_path / "parts", **changes)
+    process = start(made)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "parts/train").glob("model_epoch_*_step_*.pth")) and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        process.kill()
+    reached = len(list((tmp_path / "parts/train").glob("model_epoch_*.pth")))
+    assert 0 < reached < 36, "the run must have been killed on its way"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the process: another number of threads is other arithmetic
+    try:
+        assert train(spec(data, tmp_path / "whole", **changes)) == 0
+        assert train(made) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
