@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,13 +23,20 @@ _WORDS = {
 
 def validate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeError]:
     """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), in the order of the schema; empty when it is valid."""
-    from jsonschema import Draft202012Validator
-
     problems: dict[tuple[str | None, str], MaeError] = {}
-    for error in sorted(Draft202012Validator(schema).iter_errors(spec), key=lambda item: [str(part) for part in item.absolute_path]):
+    for error in sorted(_validator()(schema).iter_errors(spec), key=lambda item: [str(part) for part in item.absolute_path]):
         for problem in _problems(error, schema):
             problems.setdefault((problem.field, problem.message), problem)
     return list(problems.values())
+
+
+@functools.cache
+def _validator() -> Any:
+    """Draft 2020-12, where 1.0 is no integer: merging has made whole numbers integers, and the runners' models are strict."""
+    from jsonschema import Draft202012Validator, validators
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
+    return validators.extend(Draft202012Validator, type_checker=types)
 
 
 def check(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
