@@ -71,12 +71,15 @@ def _one(uri: str, path: Any, name: str) -> str:
     Raises:
         DataError: neither place holds anything.
     """
-    if not uri.strip():
-        raise DataError("the source is empty", field=name, got=uri, expected="a path or URL")
+    if not uri.strip() or "\0" in uri:
+        raise DataError("the source is no path", field=name, got=uri, expected="a path or URL")
     local = not urls.is_remote(uri)
-    base = str(urls.local_path(uri).absolute()) if local else uri
+    try:
+        base = str(urls.local_path(uri).absolute()) if local else uri
+    except RuntimeError as error:  # ~nobody
+        raise DataError(f"the source is no path: {error}", field=name, got=uri, expected="a path or URL") from error
     if urls.is_archive(uri):
-        if _is_file(base) or (local and Path(base).is_dir()):
+        if _is_file(base) or (local and _holds_something(base)):
             return base
         raise DataError("there is no such archive", field=name, got=urls.redact(uri))
     tried = [base]
@@ -100,7 +103,10 @@ def _is_file(uri: str) -> bool:
     from mae_sdk.storage import transfer
 
     if not urls.is_remote(uri):
-        return Path(uri).is_file()
+        try:
+            return Path(uri).is_file()
+        except OSError:  # a name too long
+            return False
     return transfer.exists(uri) and transfer.info(uri)["type"] == "file"
 
 
