@@ -293,7 +293,7 @@ def resume(job_id: str, waiting: bool, results_root: str | None, as_json: bool) 
         follow(resumed, as_json=as_json)
     document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(resumed.record.get("attempts") or [])}
     emit(
-        document, as_json=as_json, text=pairs(document), next_commands=next_for(resumed.id, document["state"], "", root_flag(results_root))
+        document, as_json=as_json, text=pairs(document), next_commands=next_for(resumed.id, str(resumed.state), "", root_flag(results_root))
     )
     if waiting:
         leave_as(resumed)
