@@ -7,19 +7,20 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from mae_skill.errors import StorageError
+from typing import TYPE_CHECKING, Any
 
 from mae_sdk.jobfolder import records
 from mae_sdk.plan import Plan
 from mae_sdk.roots import Root
 
+if TYPE_CHECKING:
+    from mae_sdk.job import Job
+
 RESUME = ("resume_model", "resume_model_or_ptm")
 PRETRAINED = ("ptm_if_no_resume_model", "ptm")
 
 
-def existing(action: str, results_root: Any, idempotency_key: str | None) -> Any:
+def existing(action: str, results_root: Any, idempotency_key: str | None) -> Job | None:
     """The job that already has this idempotency key, or None."""
     if idempotency_key is None:
         return None
@@ -37,7 +38,7 @@ def existing(action: str, results_root: Any, idempotency_key: str | None) -> Any
     return open_job(root, job_id)
 
 
-def create(bundle: Any, plan: Plan) -> Any:
+def create(bundle: Any, plan: Plan) -> Job:
     """Launch a plan; a plan that has been launched already gives the same job again.
 
     Raises:
@@ -55,26 +56,15 @@ def create(bundle: Any, plan: Plan) -> Any:
 
         fetch(plan.applied)
         record = record_of(bundle, plan)
-        if root.remote and not _claim(root, plan.job_id, record):
-            return open_job(root, plan.job_id)
+        if root.remote:
+            from mae_sdk.storage.sync import claim
+
+            if claim(root.job_url(plan.job_id), record) is not None:
+                return open_job(root, plan.job_id)
         _write_folder(bundle, plan, job_dir, record)
     environment = {**{name: str(value) for name, value in plan.request.env.items()}, **plan.secrets}
     platform(plan.request.platform).submit(job_dir, environment)
     return open_job(root, plan.job_id)
-
-
-def _claim(root: Root, job_id: str, record: records.Record) -> bool:
-    """Create the remote record unless there is one; whether it was this call that did."""
-    from mae_sdk.storage import transfer, urls
-
-    url = urls.join(root.job_url(job_id), records.RECORD_NAME)
-    try:
-        transfer.write_bytes(url, (json.dumps(record, indent=1) + "\n").encode(), if_none_match=True)
-    except StorageError as error:
-        if not error.retryable and transfer.exists(url):
-            return False
-        raise
-    return True
 
 
 def record_of(bundle: Any, plan: Plan) -> records.Record:

@@ -76,7 +76,14 @@ class Job:
     @property
     def state(self) -> str:
         """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN where it cannot be seen from here."""
-        return observe(self.folder)[1]
+        return self.observe()[1]
+
+    def observe(self) -> tuple[records.Record, str]:
+        """The record and the true state."""
+        return observe(self.folder)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return read_status(self.folder / "status.json")
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
@@ -87,7 +94,7 @@ class Job:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.005
         while True:
-            record, state = observe(self.folder)
+            record, state = self.observe()
             attempt = records.last_attempt(record)
             if attempt["state"] == records.PREEMPTED and attempt.get("told_to_stop"):
                 raise PreemptedError("the job was preempted after saving", got=self.id, hint=f"mae jobs resume {self.id}")
@@ -105,9 +112,9 @@ class Job:
 
     def status(self) -> dict[str, Any]:
         """``state, attempt, progress`` (the newest status line) and ``error``."""
-        record, state = observe(self.folder)
+        record, state = self.observe()
         attempt = records.last_attempt(record)
-        lines = read_status(self.folder / "status.json")
+        lines = self._lines()
         return {"state": state, "attempt": attempt["number"], "progress": lines[-1] if lines else {}, "error": attempt["failure"]}
 
     def logs(self) -> str:
@@ -117,7 +124,7 @@ class Job:
 
     def metrics(self) -> dict[str, Any]:
         """The newest value of every figure."""
-        return metrics_of(read_status(self.folder / "status.json"))
+        return metrics_of(self._lines())
 
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best child."""
@@ -130,7 +137,7 @@ class Job:
 
     def cancel(self, wait: float = 40.0) -> str:
         """Stop every process of the job: SIGTERM, then SIGKILL after the grace period. Returns the state; an ended job is left as it is."""
-        record, state = observe(self.folder)
+        record, state = self.observe()
         attempt = records.last_attempt(record)
         if records.is_terminal(attempt["state"]):
             return state
@@ -142,7 +149,7 @@ class Job:
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline and not records.is_terminal(state):
             time.sleep(0.02)
-            state = observe(self.folder)[1]
+            state = self.observe()[1]
         return state
 
     def resume(self, env: Mapping[str, str] | None = None) -> Job:
@@ -151,7 +158,7 @@ class Job:
         Raises:
             UsageError: it is complete, or its state cannot be seen from here.
         """
-        record, state = observe(self.folder)
+        record, state = self.observe()
         preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         if state in (records.COMPLETE, records.UNKNOWN):
             raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected="ERROR, CANCELED or preempted")

@@ -163,7 +163,7 @@ class Plan:
         lines = []
         for item in fields(Request):
             value = getattr(request, item.name)
-            default = {} if item.name in ("automl", "spec_overrides", "env") else "local" if item.name == "platform" else None
+            default: Any = {} if item.name in ("automl", "spec_overrides", "env") else "local" if item.name == "platform" else None
             if item.name in ("action", "skill_dir") or value is None or value == default:
                 continue
             if item.name == "env":

@@ -130,6 +130,10 @@ class Root:
 
 def open_job(root: Root, job_id: str) -> Job:
     """The job of an id that exists."""
+    if root.remote:
+        from mae_sdk.remote import RemoteJob
+
+        return RemoteJob(root, job_id)
     from mae_sdk.job import Job
 
     return Job(root.work_dir(job_id))
@@ -137,13 +141,33 @@ def open_job(root: Root, job_id: str) -> Job:
 
 def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
     """The jobs of a root, newest first; trials of AutoML jobs on request."""
-    from mae_sdk.job import Job
+    found = [open_job(root, job_id) for job_id in root.ids() if trials or "." not in job_id]
+    if root.remote:
+        from concurrent.futures import ThreadPoolExecutor
 
-    found = [job_id for job_id in root.ids() if (trials or "." not in job_id) and (root.work_dir(job_id) / records.RECORD_NAME).exists()]
-    jobs = [Job(root.work_dir(job_id)) for job_id in found]
-    return sorted(
-        jobs, key=lambda job: (job.folder / "spec.yaml").stat().st_mtime if (job.folder / "spec.yaml").exists() else 0.0, reverse=True
-    )
+        with ThreadPoolExecutor(16) as pool:
+            made = list(pool.map(_created, found))
+    else:
+        made = [_changed(job.folder) for job in found]
+    ordered = sorted((pair for pair in zip(made, found, strict=True) if pair[0] is not None), key=lambda pair: str(pair[0]), reverse=True)
+    return [job for _, job in ordered]
+
+
+def _created(job: Job) -> str | None:
+    try:
+        return str(job.record.get("created_at") or "")
+    except NotFoundError:
+        return None
+
+
+def _changed(folder: Path) -> str | None:
+    """When a local job was made, from its spec file: nothing is read."""
+    for name in ("spec.yaml", records.RECORD_NAME):
+        try:
+            return f"{(folder / name).stat().st_mtime:020.6f}"
+        except OSError:
+            continue
+    return None
 
 
 def check_id(job_id: str) -> None:
