@@ -1,0 +1,101 @@
+"""What cannot work ends before any training: one clear error, its exit code, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.images import write_flat
+from tests.support.training import digits_folder, read, spec, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("digits"))
+
+
+def refused(made: dict[str, Any], code: int) -> dict[str, Any]:
+    """Trains, expects the exit code, and returns what `error.json` says (a spec error: its first problem)."""
+    assert train(made) == code
+    folder = Path(made["results_dir"])
+    assert not list(folder.rglob("*.pth")) and not list(folder.rglob("checkpoints.json")) and not list(folder.rglob("result.json"))
+    error = read(folder, "error.json")
+    assert error["exit_code"] == code and error["message"]
+    assert error["hint"] or error["expected"]
+    return error
+
+
+def test_unlabelled_images_are_refused_for_fine_tuning(tmp_path: Path) -> None:
+    flat = write_flat(tmp_path / "flat", count=4)
+    error = refused(spec(flat, tmp_path / "job", "finetune"), 3)
+    assert "class folder" in error["message"]
+
+
+def test_another_number_of_classes_is_refused_with_the_right_number(data: Path, tmp_path: Path) -> None:
+    error = refused(spec(data, tmp_path / "job", "finetune", model__num_classes=7), 2)
+    assert (error["field"], error["got"], error["expected"]) == ("model.num_classes", 7, "3")
+
+
+def test_a_validation_class_that_training_lacks_is_refused(data: Path, tmp_path: Path) -> None:
+    val = digits_folder(tmp_path / "val", classes=4, per_class=1)
+    error = refused(spec(data, tmp_path / "job", "finetune", dataset__val_data_sources=str(val)), 3)
+    assert "3" in str(error)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in str(refused(spec(tmp_path / "empty", tmp_path / "job"), 3))
+
+
+def test_a_missing_tarball_is_refused(tmp_path: Path) -> None:
+    assert "gone.tar.gz" in str(refused(spec(tmp_path / "gone.tar.gz", tmp_path / "job"), 3))
+
+
+def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
+    path = str(tmp_path / "pre/train/model_epoch_000.pth")
+    size = {"dataset__augmentation__input_size": 64}
+    error = refused(spec(data, tmp_path / "job", "finetune", "convnextv2_atto", train__pretrained_model_path=path, **size), 4)
+    assert error["code"] == "checkpoint"
+    error = refused(spec(data, tmp_path / "other", "pretrain", "convnextv2_atto", train__resume_training_checkpoint_path=path, **size), 4)
+    assert error["field"] == "model.arch"
+
+
+def test_pretrained_weights_that_are_not_there_are_refused(data: Path, tmp_path: Path) -> None:
+    made = spec(data, tmp_path / "job", train__pretrained_model_path=str(tmp_path / "gone.pth"))
+    assert train(made) != 0
+    assert "gone.pth" in str(read(tmp_path / "job", "error.json"))
+    assert not list((tmp_path / "job").rglob("*.pth"))
+
+
+def test_more_devices_than_there_are_is_refused(data: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    error = refused(spec(data, tmp_path / "job", train__accelerator="auto", train__num_gpus=2), 7)
+    assert error["field"] == "train.num_gpus" and "train.accelerator=cpu" in error["hint"]
+    assert refused(spec(data, tmp_path / "one", train__accelerator="gpu"), 7)["field"] == "train.accelerator"
+
+
+def test_all_mistakes_of_a_spec_are_told_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = spec(data, tmp_path / "job", train__num_epochz=3, train__optim__lr="fast", train__mask_ratio=1.5)
+    assert train(made) == 2
+    told = capsys.readouterr().err
+    assert "num_epochs" in told and "train.optim.lr" in told and "train.mask_ratio" in told
+    assert not list((tmp_path / "job").rglob("*.pth"))
+
+
+def test_a_literal_key_on_the_command_line_is_refused(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "job"), "encryption_key=secret") == 2
+
+
+def test_too_many_unreadable_images_end_the_run_and_a_tolerated_share_does_not(data: Path, tmp_path: Path) -> None:
+    broken = digits_folder(tmp_path / "broken")
+    victim = sorted(broken.rglob("*.png"))[0]
+    victim.write_bytes(b"no image")
+    assert train(spec(broken, tmp_path / "job")) == 3
+    assert victim.name in str(read(tmp_path / "job", "error.json"))
+    assert train(spec(broken, tmp_path / "kind", dataset__max_corrupt_fraction=0.2)) == 0
