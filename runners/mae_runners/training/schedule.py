@@ -15,7 +15,7 @@ class Schedule:
     Attributes:
         kind: `MultiStep` or `cosine`.
         lr: the peak rate, already scaled.
-        min_lr: where the cosine ends; the floor of MultiStep.
+        min_lr: where the cosine ends.
         warmup_steps, total_steps: in optimiser steps.
         milestones: optimiser steps at which MultiStep multiplies by `gamma`.
     """
@@ -36,7 +36,7 @@ class Schedule:
             share = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
             return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
         passed = sum(step >= milestone for milestone in self.milestones)
-        return max(self.min_lr, self.lr * self.gamma**passed)
+        return self.lr * self.gamma**passed
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         """Sets every group's `lr` to this step's rate times the group's `scale`; returns the unscaled rate."""

@@ -148,7 +148,7 @@ class ProbeSpec(SpecModel):
         "Epochs between probes; 0 = off.",
         ge=0,
         unit="epochs",
-        applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}, "dataset.probe_val_data_sources": {"set": True}},
+        applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}},
     )
     k: Positive = spec_field(20, "Neighbours of the kNN vote.", applies_when=_PROBE)
 
@@ -209,7 +209,9 @@ class TrainSpec(SpecModel):
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = spec_field("epoch", "What checkpoint_interval counts.")
     validation_interval: Positive = spec_field(
-        1, "Epochs between validations.", unit="epochs", applies_when={"dataset.val_data_sources": {"set": True}}
+        1,
+        "Epochs between validations, and between pictures of reconstructions in pretraining; the last epoch always counts.",
+        unit="epochs",
     )
     resume_training_checkpoint_path: Path = spec_field(None, "A checkpoint of this run to continue from, to the very step.")
     pretrained_model_path: Path = spec_field(
