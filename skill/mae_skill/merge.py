@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,11 @@ def _merge_into(
         if bad is not None:
             problems.append(SpecError("a number must be finite", field=key, got=repr(bad), expected="a finite number"))
             continue
-        coerced, note = coerce(value, child)
+        try:
+            coerced, note = coerce(value, child)
+        except SpecError as error:
+            problems.append(SpecError(error.message, field=key, got=value, expected=error.expected))
+            continue
         set_dotted(resolved.spec, key, coerced)
         resolved.provenance[key] = Origin(layer, note)
 
@@ -124,8 +129,11 @@ def _is_section(schema: Mapping[str, Any]) -> bool:
 
 
 def _non_finite(value: Any) -> float | None:
+    """The first number in ``value`` that no float can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return value
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return math.inf if value > 0 else -math.inf
     for item in value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, Mapping) else ():
         bad = _non_finite(item)
         if bad is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .errors import MaeError, SpecError
 from .merge import accepted_types
+from .overrides import flatten
 
 _WORDS = {
     "integer": "a whole number",
@@ -53,6 +54,12 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
         known = list(node.get("properties") or {})
         for name in sorted(set(map(str, error.instance)) - set(known)):
             full = f"{key}.{name}" if key else name
+            misplaced = _misplaced(name, error.instance[name], schema)
+            if misplaced:
+                for leaf, (value, targets) in misplaced.items():
+                    where = f"did you mean {' or '.join(targets[:3])}?" if targets else None
+                    yield SpecError("unknown key", field=f"{full}.{leaf}", got=value, expected=_listed(known), hint=where)
+                continue
             yield SpecError(
                 "unknown key", field=full, got=error.instance[name], expected=_listed(known), hint=_did_you_mean(name, full, known, schema)
             )
@@ -104,6 +111,16 @@ def _dotted(path: Any) -> str:
     return text
 
 
+def _misplaced(name: str, value: Any, schema: Mapping[str, Any]) -> dict[str, tuple[Any, list[str]]]:
+    """Where a whole section stands in the wrong place: its keys → (value, the dotted keys they may have been meant for)."""
+    if not isinstance(value, Mapping) or not value:
+        return {}
+    fields = list(field_nodes(schema))
+    if not any(f".{name}." in f".{field}" for field in fields):
+        return {}
+    return {leaf: (item, [field for field in fields if f".{field}".endswith(f".{name}.{leaf}")]) for leaf, item in flatten(value).items()}
+
+
 def _listed(names: list[str], limit: int = 30) -> str:
     return "one of " + ", ".join(names[:limit]) + (", …" if len(names) > limit else "") if names else "no key here"
 
@@ -151,9 +168,13 @@ def describe(node: Mapping[str, Any]) -> str:
     return " or ".join(words) or "a value that the schema accepts"
 
 
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}" if abs(bound) < 1e6 or not bound.is_integer() else str(int(bound))
+
+
 def _bounds(node: Mapping[str, Any]) -> str:
     parts = [
-        f"{sign} {node[name]:g}"
+        f"{sign} {_number(node[name])}"
         for name, sign in (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
         if name in node
     ]

@@ -1,0 +1,139 @@
+"""Whatever is wrong with a spec, all of it is said at once, by key, with what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mae_skill.bundle import Bundle
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.merge import merge
+from mae_skill.overrides import get_dotted, parse_override, set_dotted
+from mae_skill.reader import parse_yaml
+from mae_skill.validate import check, describe, field_nodes, validate
+
+from tests.support.specs import ANYTHING, put
+
+SCHEMA = Bundle.load().schema("train")
+FIELDS = field_nodes(SCHEMA)
+
+
+def problems(document: dict[str, Any]) -> dict[str | None, MaeError]:
+    return {problem.field: problem for problem in validate(merge([("file", document)], SCHEMA).spec, SCHEMA)}
+
+
+def test_every_error_of_a_spec_is_reported_at_once() -> None:
+    spec = parse_yaml("""
+        model: {arch: vit_base, num_clases: 10, num_classes: 0}
+        dataset: {batch_size: two, augmentation: {mean: [0.5, 0.5], hflip: 1.5}}
+        train: {stage: fine-tune, gpu_ids: [], optim: {lr: 0, lrr: 1, milestones: [0]}}
+        trainn: 3
+    """)
+    with pytest.raises(SpecError) as caught:
+        check(merge([("file", spec)], SCHEMA).spec, SCHEMA)
+    found = {problem.field: problem for problem in caught.value.problems}
+    assert set(found) == {
+        *("model.arch", "model.num_clases", "model.num_classes", "dataset.batch_size", "dataset.augmentation.mean"),
+        *("dataset.augmentation.hflip", "train.stage", "train.gpu_ids", "train.optim.lr", "train.optim.lrr"),
+        *("train.optim.milestones[0]", "trainn"),
+    }
+    assert found["model.num_clases"].hint == "did you mean model.num_classes?"
+    assert found["train.optim.lrr"].hint == "did you mean train.optim.lr?"
+    assert found["trainn"].hint == "did you mean train?"
+    assert found["train.stage"].hint == "did you mean finetune?"
+    assert found["train.stage"].expected == "one of pretrain, finetune"
+    assert (found["train.optim.lr"].got, found["train.optim.lr"].expected) == (0, "a number > 0")
+    assert found["dataset.augmentation.mean"].expected.startswith("a list of 3 items")
+    assert str(caught.value).startswith("12 errors in the spec\n")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "hint"),
+    [
+        ({"optim": {"lr": 1e-3}}, "optim.lr", "did you mean train.optim.lr?"),
+        ({"augmentation": {"input_size": 96}}, "augmentation.input_size", "did you mean dataset.augmentation.input_size?"),
+        ({"train": {"augmentation": {"mixup": 0.1}}}, "train.augmentation.mixup", "did you mean dataset.augmentation.mixup?"),
+        ({"tensorrt": {"calibration": {"cal_batches": 2}}}, "tensorrt.calibration.cal_batches", None),
+        ({"lr": 1e-3}, "lr", "did you mean train.optim.lr?"),
+        ({"train": {"lr": 1e-3}}, "train.lr", "did you mean train.optim.lr?"),
+        ({"train": {"optim": {"epochs": 3}}}, "train.optim.epochs", None),
+        ({"model": {"input_size": 96}}, "model.input_size", "did you mean dataset.augmentation.input_size?"),
+        ({"train": {"num_epoch": 3}}, "train.num_epoch", "did you mean train.num_epochs?"),
+    ],
+)
+def test_a_misplaced_or_misspelt_key_is_led_home(document: dict[str, Any], field: str, hint: str | None) -> None:
+    found = problems(document)
+    assert list(found) == [field]
+    assert found[field].message == "unknown key"
+    if hint:
+        assert found[field].hint == hint
+
+
+def test_every_key_of_a_misplaced_section_is_listed() -> None:
+    found = problems({"optim": {"lr": 1e-3, "nothing_like_it": 2}})
+    assert {key: problem.hint for key, problem in found.items()} == {
+        "optim.lr": "did you mean train.optim.lr?",
+        "optim.nothing_like_it": None,
+    }
+    nested = problems({"tensorrt": {"calibration": {"cal_batches": 2}}})
+    assert nested["tensorrt.calibration.cal_batches"].hint == "did you mean gen_trt_engine.tensorrt.calibration.cal_batches?"
+
+
+def test_large_bounds_are_written_out() -> None:
+    assert describe(FIELDS["train.seed"]) == "a whole number ≥ 1, ≤ 4294967295"
+    assert describe({"type": "integer", "maximum": 10**18}) == "a whole number ≤ 1000000000000000000"
+    assert describe({"type": "number", "exclusiveMaximum": 1e7}) == "a number < 10000000"
+    assert describe(FIELDS["train.mask_ratio"]) == "a number > 0, < 1"
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), [1, 10**400], "1e999", ".nan", float("inf")], ids=["large", "small", "inside", "text", "nan", "inf"]
+)
+def test_a_number_that_no_float_holds_is_refused(value: Any) -> None:
+    with pytest.raises(SpecError) as caught:
+        merge([("file", {"train": {"optim": {"lr": value}}})], SCHEMA)
+    assert [problem.field for problem in caught.value.problems] == ["train.optim.lr"]
+
+
+def test_a_section_given_as_a_value_and_a_value_given_as_a_section() -> None:
+    found = problems({"train": {"optim": 3, "num_epochs": {"a": 1}}})
+    assert set(found) == {"train.optim", "train.num_epochs"}
+    assert found["train.optim"].expected == "a section"
+
+
+BREAK = st.sampled_from([key for key, node in sorted(FIELDS.items())])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(BREAK, ANYTHING, min_size=1, max_size=5), st.sets(st.sampled_from(["train.lrr", "zzz", "model.archh"]), max_size=2))
+def test_random_bad_specs_end_in_one_clean_error_that_names_each_bad_key(changes: dict[str, Any], unknown: set[str]) -> None:
+    document: dict[str, Any] = {}
+    for key, value in {**changes, **dict.fromkeys(unknown, 1)}.items():
+        set_dotted(document, key, value)
+    resolved = merge([("file", document)], SCHEMA)
+    alone = set(unknown)
+    for key in changes:
+        value = get_dotted(resolved.spec, key)
+        if validate(put(SCHEMA["default"], key, value), SCHEMA):
+            alone.add(key)
+    found = validate(resolved.spec, SCHEMA)
+    named = {str(problem.field) for problem in found}
+    assert all(any(name == key or name.startswith((f"{key}[", f"{key}.")) for name in named) for key in alone)
+    assert all(any(name == key or name.startswith((f"{key}[", f"{key}.")) for key in alone) for name in named)
+    for problem in found:
+        assert isinstance(problem, SpecError)
+        assert problem.expected
+        assert problem.to_dict()["exit_code"] == 2
+        assert "Traceback" not in str(problem)
+    for key in unknown - {"zzz"}:
+        assert next(problem for problem in found if problem.field == key).hint
+
+
+@pytest.mark.parametrize("text", ["train.num_epochs", "=3", "a..b=1", ".a=1", "", "a.=1"])
+def test_an_override_that_is_no_key_and_value_is_a_usage_error(text: str) -> None:
+    with pytest.raises(MaeError, match="key=value") as caught:
+        parse_override(text)
+    assert (caught.value.code, caught.value.exit_code) == ("usage", 2)

@@ -1,0 +1,168 @@
+"""Layers merge lowest first; every value knows where it came from, and every conversion is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mae_skill.bundle import Bundle
+from mae_skill.diff import diff_specs
+from mae_skill.errors import SpecError, UsageError
+from mae_skill.explain import explain
+from mae_skill.merge import merge
+from mae_skill.overrides import expand_shorthand, flatten, get_dotted, parse_override, set_dotted
+
+BUNDLE = Bundle.load()
+SCHEMA = BUNDLE.schema("train")
+
+
+def one(key: str, value: Any) -> tuple[Any, str | None]:
+    """The value and the note of its conversion after merging ``key``."""
+    document: dict[str, Any] = {}
+    set_dotted(document, key, value)
+    resolved = merge([("file", document)], SCHEMA)
+    return get_dotted(resolved.spec, key), resolved.provenance[key].note
+
+
+def test_the_last_layer_wins_and_is_named() -> None:
+    layers = [
+        ("template", {"train": {"num_epochs": 1, "seed": 7}}),
+        ("recipe", {"train": {"num_epochs": 2, "precision": "bf16"}}),
+        ("file", {"train": {"num_epochs": 3, "optim": {"lr": 1e-3}}}),
+        ("override", {"train": {"num_epochs": 4}}),
+    ]
+    resolved = merge(layers, SCHEMA)
+    kinds = {key: resolved.provenance[f"train.{key}"].kind for key in ("num_epochs", "optim.lr", "precision", "seed", "stage")}
+    assert kinds == {"num_epochs": "override", "optim.lr": "file", "precision": "recipe", "seed": "template", "stage": "default"}
+    assert resolved.spec["train"]["num_epochs"] == 4
+    assert resolved.spec["train"]["optim"]["weight_decay"] == SCHEMA["default"]["train"]["optim"]["weight_decay"]
+    assert resolved.given() == {"train.num_epochs", "train.optim.lr", "train.precision"}
+    assert set(flatten(resolved.spec)) == set(resolved.provenance)
+
+
+def test_merging_changes_neither_the_layers_nor_the_schema() -> None:
+    layer = {"model": {"mask_ratio": 0.5}, "train": {"gpu_ids": [0, 1]}}
+    resolved = merge([("file", layer)], SCHEMA)
+    resolved.spec["train"]["gpu_ids"].append(9)
+    assert layer == {"model": {"mask_ratio": 0.5}, "train": {"gpu_ids": [0, 1]}}
+    assert SCHEMA["default"]["train"]["gpu_ids"] == [0]
+
+
+def test_an_empty_section_leaves_it_and_a_null_clears_a_field() -> None:
+    resolved = merge([("recipe", {"train": {"clip_grad_norm": 1.0}}), ("file", {"model": None, "train": {"clip_grad_norm": None}})], SCHEMA)
+    assert resolved.spec["model"] == SCHEMA["default"]["model"]
+    assert resolved.spec["train"]["clip_grad_norm"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "result"),
+    [
+        ("train.optim.lr", "3e-4", 3e-4),
+        ("train.num_epochs", "12", 12),
+        ("train.num_epochs", 12.0, 12),
+        ("train.num_epochs", "1e1", 10),
+        ("train.norm_pix_loss", "on", True),
+        ("train.norm_pix_loss", "False", False),
+        ("train.clip_grad_norm", "null", None),
+        ("train.gpu_ids", "[0, 1]", [0, 1]),
+        ("train.gpu_ids", [0.0, "1"], [0, 1]),
+        ("train.stage", "FineTune", "finetune"),
+        ("dataset.augmentation.input_size", [224.0, 96], [224, 96]),
+        ("train.pretrained_model_path", "", None),
+    ],
+)
+def test_a_value_with_one_reading_is_converted_and_the_conversion_recorded(key: str, value: Any, result: Any) -> None:
+    found, note = one(key, value)
+    assert found == result
+    assert type(found) is type(result)
+    assert note
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.num_epochs", "ten"),
+        ("train.num_epochs", 1.5),
+        ("train.num_epochs", True),
+        ("train.norm_pix_loss", 1),
+        ("train.norm_pix_loss", "1"),
+        ("model_name", "on"),
+        ("dataset.train_data_sources", "012"),
+        ("train.optim.lr", "fast"),
+        ("train.stage", "tune"),
+        ("train.optim.lr", 3),
+    ],
+)
+def test_a_value_with_no_or_two_readings_is_left_as_it_is(key: str, value: Any) -> None:
+    found, note = one(key, value)
+    assert found == value
+    assert type(found) is type(value)
+    assert note is None
+
+
+@pytest.mark.parametrize("name", ["mask_ratio", "norm_pix_loss"])
+def test_an_alias_moves_with_a_notice(name: str) -> None:
+    value = 0.6 if name == "mask_ratio" else False
+    resolved = merge([("file", {"model": {name: value}})], SCHEMA)
+    assert resolved.spec["train"][name] == value
+    assert name not in resolved.spec["model"]
+    assert resolved.notices == [f"model.{name} (file) is read as train.{name}"]
+    assert merge([("file", {"model": {name: value}, "train": {name: value}})], SCHEMA).spec["train"][name] == value
+
+
+def test_both_spellings_with_different_values_are_an_error_that_shows_both() -> None:
+    with pytest.raises(SpecError) as caught:
+        merge([("file", {"model": {"mask_ratio": 0.6}, "train": {"mask_ratio": 0.75}})], SCHEMA)
+    (problem,) = caught.value.problems
+    assert problem.field == "train.mask_ratio"
+    assert problem.got == {"model.mask_ratio": 0.6, "train.mask_ratio": 0.75}
+
+
+def test_a_later_layer_may_override_an_alias_of_an_earlier_one() -> None:
+    resolved = merge([("file", {"model": {"mask_ratio": 0.6}}), ("override", {"train": {"mask_ratio": 0.5}})], SCHEMA)
+    assert resolved.spec["train"]["mask_ratio"] == 0.5
+
+
+def test_shorthand_keys_become_dotted_paths() -> None:
+    words = BUNDLE.info["spec_shorthand_keys"]
+    given = dict(
+        parse_override(text) for text in ("num_epochs=2", "learning_rate=1e-3", "image_size=[96, 64]", "model.arch=vit_tiny_patch16")
+    )
+    assert expand_shorthand(given, words) == {
+        "train.num_epochs": 2,
+        "train.optim.lr": 1e-3,
+        "dataset.augmentation.input_size": [96, 64],
+        "model.arch": "vit_tiny_patch16",
+    }
+    assert set(words) == {"num_epochs", "batch_size", "learning_rate", "num_classes", "stage", "arch", "image_size", "resume_checkpoint"}
+    with pytest.raises(UsageError, match="twice"):
+        expand_shorthand({"num_epochs": 1, "train.num_epochs": 2}, words)
+
+
+def test_a_dotted_key_through_a_value_is_refused() -> None:
+    with pytest.raises(UsageError, match="not a section"):
+        set_dotted({"train": 3}, "train.num_epochs", 1)
+
+
+def test_a_diff_lists_changed_added_and_removed_keys() -> None:
+    rows = diff_specs({"train": {"seed": 1, "precision": "bf16", "x": 1}}, {"train": {"seed": 2, "precision": "bf16", "y": None}})
+    assert [(row["key"], row["change"], row["a"], row["b"]) for row in rows] == [
+        ("train.seed", "changed", 1, 2),
+        ("train.x", "removed", 1, None),
+        ("train.y", "added", None, None),
+    ]
+    assert diff_specs(SCHEMA["default"], SCHEMA["default"]) == []
+
+
+def test_explain_tells_a_field_its_neighbours_an_alias_and_near_names() -> None:
+    found = explain(SCHEMA, "train.optim.milestones")
+    assert found["default"] == [88, 96]
+    assert found["acts_when"] == {"train.optim.lr_scheduler": "MultiStep"}
+    assert "train.optim.lr_scheduler" in found["neighbours"]
+    assert explain(SCHEMA, "model.mask_ratio")["key"] == "train.mask_ratio"
+    assert explain(SCHEMA, "weight_decay")["key"] == "train.optim.weight_decay"
+    assert "beyond the image" in explain(SCHEMA, "dataset.augmentation.max_scale")["description"]
+    assert "train.optim.lr" in explain(SCHEMA, "train.optim")["fields"]
+    with pytest.raises(UsageError) as caught:
+        explain(SCHEMA, "train.optim.learning_rat")
+    assert "did you mean" in str(caught.value.hint)
