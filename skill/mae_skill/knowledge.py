@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -214,8 +215,6 @@ def _papers(s: _Findings) -> None:
 def _quality(s: _Findings) -> None:
     if s("train.precision") == "fp16" and s("train.accelerator") == "cpu":
         s.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
-    if s("train.probe.interval") and not s("dataset.probe_train_data_sources"):
-        s.warn("train.probe.interval", "needs dataset.probe_train_data_sources: no probe runs")
 
 
 def _required(action: str, s: _Findings) -> None:
@@ -250,6 +249,7 @@ def _in_vain(action: str, s: _Findings) -> None:
             s.warn(key, f"is set in vain: {why}")
 
 
+@functools.cache
 def applies() -> dict[str, tuple[Mapping[str, Any], Any]]:
     """Dotted key → (conditions, default) of every field that acts only sometimes, from the packaged train schema."""
     from .bundle import Bundle

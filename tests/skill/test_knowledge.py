@@ -1,0 +1,185 @@
+"""Rules between fields: each rule once where it speaks, and silence where it should be silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mae_skill.bundle import Bundle
+from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
+from mae_skill.knowledge import Notice, check
+from mae_skill.merge import merge
+from mae_skill.overrides import set_dotted
+
+BUNDLE = Bundle.load()
+BASE = {
+    "dataset.train_data_sources": "/data/train",
+    "train.accelerator": "cpu",
+    "model.arch": "vit_tiny_patch16",
+    "model.decoder_depth": 8,
+}
+TUNE = {**BASE, "train.stage": "finetune", "train.pretrained_model_path": "/w.pth", "dataset.val_data_sources": "/data/val"}
+
+
+def run(action: str, settings: dict[str, Any], **facts: Any) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
+    """Errors and warnings of ``settings`` (dotted keys, all set by the user) over the defaults, by field."""
+    document: dict[str, Any] = {}
+    for key, value in settings.items():
+        set_dotted(document, key, value)
+    resolved = merge([("file", document)], BUNDLE.schema(action))
+    errors, warnings = check(action, resolved.spec, resolved.provenance, facts)
+    return {str(error.field): error for error in errors}, {notice.field: notice for notice in warnings}
+
+
+ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]]] = [
+    ("train", {**BASE, "dataset.augmentation.input_size": 100}, {}, "dataset.augmentation.input_size", "96 or 112", SpecError),
+    (
+        "train",
+        {**BASE, "model.arch": "hiera_tiny_224", "dataset.augmentation.input_size": [224, 230]},
+        {},
+        "dataset.augmentation.input_size",
+        "224 × 224 or 256",
+        SpecError,
+    ),
+    ("train", {**BASE, "dataset.augmentation.input_size": 16}, {}, "train.mask_ratio", "larger input_size", SpecError),
+    ("train", {**BASE, "dataset.augmentation.input_size": 32, "train.mask_ratio": 0.95}, {}, "train.mask_ratio", "nearer 0.5", SpecError),
+    ("train", {**BASE, "train.gpu_ids": [0, 0]}, {}, "train.gpu_ids", "each index once", SpecError),
+    ("train", {**BASE, "train.accelerator": "gpu"}, {"gpus": 0}, "train.accelerator", "no GPU", DependencyError),
+    ("train", {**BASE, "train.accelerator": "auto", "train.num_gpus": 2}, {"gpus": 0}, "train.num_gpus", "processes", DependencyError),
+    ("train", {**BASE, "train.accelerator": "auto", "train.num_gpus": 3}, {"gpus": 2}, "train.num_gpus", "2 GPU", DependencyError),
+    ("train", {**BASE, "model.decoder_num_heads": 7}, {}, "model.decoder_num_heads", "divisor", SpecError),
+    ("train", {**BASE, "model.decoder_embed_dim": 66, "model.decoder_num_heads": 3}, {}, "model.decoder_embed_dim", "of 4", SpecError),
+    ("train", {**BASE, "model.num_heads": 5}, {}, "model.num_heads", "not a multiple of 5", SpecError),
+    ("train", {**BASE, "model.embed_dim": 30}, {}, "model.embed_dim", "multiple of 4", SpecError),
+    ("train", {**BASE, "dataset.augmentation.min_scale": 3.0}, {}, "dataset.augmentation.min_scale", "max_scale", SpecError),
+    ("train", {**BASE, "dataset.augmentation.min_ratio": 2.0}, {}, "dataset.augmentation.min_ratio", "max_ratio", SpecError),
+    ("train", TUNE, {"classes": None}, "dataset.train_data_sources", "no labels", DataError),
+    ("train", TUNE, {"classes": 10}, "model.num_classes", "num_classes=10", SpecError),
+    (
+        "train",
+        {**BASE, "train.optim.lr_scheduler": "cosine", "train.optim.min_lr": 1.0},
+        {},
+        "train.optim.min_lr",
+        "at most",
+        SpecError,
+    ),
+    ("train", {**BASE, "train.optim.monitor_name": "val_loss"}, {}, "train.optim.monitor_name", "validation data", SpecError),
+    ("train", {}, {}, "dataset.train_data_sources", "never means everything", SpecError),
+    ("evaluate", {"evaluate.checkpoint": "/a.pth"}, {}, "dataset.val_data_sources", "never means everything", SpecError),
+    ("inference", {"inference.checkpoint": "/a.pth"}, {}, "dataset.test_data_sources", "never means everything", SpecError),
+    ("evaluate", {"dataset.val_data_sources": "/v"}, {}, "evaluate.checkpoint", "parent", SpecError),
+    ("export", {}, {}, "export.checkpoint", "parent", SpecError),
+    ("gen_trt_engine", {}, {}, "gen_trt_engine.onnx_file", "parent", SpecError),
+    (
+        "inference",
+        {"dataset.test_data_sources": "/t", "inference.checkpoint": "/a.pth", "inference.trt_engine": "/a.engine"},
+        {},
+        "inference.trt_engine",
+        "one of the two",
+        SpecError,
+    ),
+    (
+        "export",
+        {"model.arch": "vit_huge_patch14", "export.checkpoint": "/a.pth", "export.input_width": 224, "export.input_height": 230},
+        {},
+        "export.input_height",
+        "224 or 238",
+        SpecError,
+    ),
+]
+
+
+@pytest.mark.parametrize(("action", "settings", "facts", "field", "says", "kind"), ERRORS, ids=[f"{row[3]}-{row[4]}" for row in ERRORS])
+def test_a_broken_rule_is_one_error_at_its_field(
+    action: str, settings: dict[str, Any], facts: dict[str, Any], field: str, says: str, kind: type[MaeError]
+) -> None:
+    errors, _ = run(action, settings, **facts)
+    assert list(errors) == [field]
+    assert type(errors[field]) is kind
+    assert says in str(errors[field])
+
+
+WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
+    ({**BASE, "train.num_gpus": 1, "train.gpu_ids": [0, 1]}, {}, "train.num_gpus", "2 devices are used, the larger setting"),
+    ({**BASE, "train.accelerator": "auto"}, {"gpus": 0}, "train.accelerator", "one CPU process"),
+    ({**BASE, "train.distributed_strategy": "fsdp"}, {}, "train.precision", "half precision"),
+    ({**BASE, "train.num_gpus": 2}, {}, None, "OMP_NUM_THREADS=1"),
+    ({**TUNE, "dataset.val_data_sources": None}, {}, "dataset.val_data_sources", "chosen by train_loss"),
+    ({**TUNE, "train.pretrained_model_path": None}, {}, "train.pretrained_model_path", "from scratch"),
+    ({**BASE, "train.optim.warmup_epochs": 40, "train.num_epochs": 1}, {}, "train.optim.warmup_epochs", "never reaches its peak"),
+    (BASE, {}, "train.optim.milestones", "beyond the run of 10 epochs"),
+    ({**BASE, "train.mask_ratio": 0.3}, {}, "train.mask_ratio", "the paper of ViT-Ti/16 uses 0.75"),
+    ({**BASE, "model.decoder_depth": 1}, {}, "model.decoder_depth", "uses 8"),
+    ({**BASE, "dataset.batch_size": 64}, {"images": 10, "effective_batch": 64}, "dataset.batch_size", "larger than the 10"),
+    ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
+    ({**BASE, "train.probe.interval": 1}, {}, "train.probe.interval", "set in vain: dataset.probe_train_data_sources"),
+]
+
+
+@pytest.mark.parametrize(("settings", "facts", "field", "says"), WARNINGS, ids=[f"{row[2]}-{row[3][:20]}" for row in WARNINGS])
+def test_a_doubtful_setting_is_a_warning_and_no_error(
+    settings: dict[str, Any], facts: dict[str, Any], field: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    errors, warnings = run("train", settings, **facts)
+    assert errors == {}
+    assert says in str(warnings[field])
+
+
+VAIN = [
+    (BASE, "train.optim.layer_decay", 0.9, "train.pretrained_model_path is None"),
+    (BASE, "train.optim.backbone_multiplier", 1.0, "train.pretrained_model_path is None"),
+    (BASE, "model.drop_path_rate", 0.3, "train.stage is 'pretrain'"),
+    (BASE, "model.global_pool", False, "train.stage is 'pretrain'"),
+    (BASE, "dataset.augmentation.mixup", 0.2, "train.stage is 'pretrain'"),
+    (TUNE, "train.mask_ratio", 0.6, "train.stage is 'finetune'"),
+    (TUNE, "model.decoder_depth", 4, "train.stage is 'finetune'"),
+    ({**TUNE, "train.pretrained_model_path": None}, "train.optim.layer_decay", 0.9, "train.pretrained_model_path"),
+    (BASE, "train.optim.min_lr", 1e-6, "lr_scheduler is 'MultiStep'"),
+    ({**BASE, "train.optim.lr_scheduler": "cosine"}, "train.optim.gamma", 0.5, "lr_scheduler is 'cosine'"),
+    ({**BASE, "model.arch": "hiera_tiny_224"}, "model.depth", 4, "model.arch is 'hiera_tiny_224'"),
+    (BASE, "wandb.project", "mine", "wandb.enable is False"),
+]
+
+
+@pytest.mark.parametrize(("settings", "key", "value", "why"), VAIN, ids=[f"{row[1]}-{row[3]}" for row in VAIN])
+def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(settings: dict[str, Any], key: str, value: Any, why: str) -> None:
+    _, warnings = run("train", {**settings, key: value})
+    assert "set in vain" in warnings[key].message
+    assert why in warnings[key].message
+    _, silent = run("train", {other: item for other, item in settings.items() if other != key})
+    assert "set in vain" not in str(silent.get(key))
+
+
+def test_warm_up_acts_with_both_schedulers_and_is_never_called_vain() -> None:
+    for scheduler in ("MultiStep", "cosine"):
+        _, warnings = run("train", {**BASE, "train.optim.warmup_epochs": 3, "train.optim.lr_scheduler": scheduler})
+        assert "train.optim.warmup_epochs" not in warnings
+
+
+def test_fields_of_other_stages_are_no_matter_for_actions_that_are_handed_whole_specs() -> None:
+    settings = {
+        "dataset.val_data_sources": "/v",
+        "evaluate.checkpoint": "/a.pth",
+        "train.optim.layer_decay": 0.9,
+        "model.drop_path_rate": 0.3,
+    }
+    errors, warnings = run("evaluate", settings)
+    assert errors == {}
+    assert not any("in vain" in str(notice) for notice in warnings.values())
+
+
+def test_a_fact_that_is_not_known_is_not_judged() -> None:
+    errors, warnings = run("train", TUNE)
+    assert errors == {}
+    assert set(warnings) == {"train.optim.milestones", "model.decoder_depth"}
+
+
+def test_what_a_parent_or_a_later_step_brings_is_not_demanded_now() -> None:
+    assert run("train", {"train.accelerator": "cpu"}, sources_later=True)[0] == {}
+    assert run("export", {}, parent_later=True)[0] == {}
+
+
+def test_a_notice_is_plain_data() -> None:
+    assert Notice("train.seed", "why").to_dict() == {"field": "train.seed", "message": "why"}
+    assert str(Notice(None, "why")) == "why"

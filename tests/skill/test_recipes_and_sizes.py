@@ -1,0 +1,124 @@
+"""Recipes say what the papers say; parameter counts and admissible sizes are exact."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import timm
+import torch
+from mae_skill.archs import ARCHS, nearest_sizes, num_units, size_fits
+from mae_skill.bundle import Bundle
+from mae_skill.errors import UsageError
+from mae_skill.estimate import encoder_parameters, estimate
+from mae_skill.knowledge import check
+from mae_skill.merge import merge
+from mae_skill.overrides import get_dotted
+from mae_skill.recipes import RECIPES, list_recipes, recipe_spec
+from mae_skill.validate import validate
+
+SCHEMA = Bundle.load().schema("train")
+TIMM = {name: name if not name.startswith("vit") else f"{name}_224" for name in ARCHS}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_encoder_has_exactly_as_many_parameters_as_timms(arch: str) -> None:
+    with torch.device("meta"):
+        model: Any = timm.create_model(TIMM[arch], pretrained=False, num_classes=0)
+    assert encoder_parameters(ARCHS[arch]) == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_valid_names_its_paper_and_breaks_no_rule(name: str) -> None:
+    resolved = merge([("recipe", recipe_spec(name)), ("override", {"dataset": {"train_data_sources": "/data"}})], SCHEMA)
+    assert validate(resolved.spec, SCHEMA) == []
+    assert check("train", resolved.spec, resolved.provenance)[0] == []
+    assert re.search(r"arXiv:\d{4}\.\d{5}", RECIPES[name].paper)
+    assert resolved.spec["train"]["stage"] == RECIPES[name].stage
+    assert resolved.spec["train"]["optim"]["lr_scheduler"] == "cosine"
+
+
+# recipe: epochs, warm-up, rate, weight decay, and the rest by stage
+PRETRAIN = {
+    "mae_vit_base_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
+    "mae_vit_large_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
+    "mae_vit_huge_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
+    "fcmae_atto_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
+    "fcmae_tiny_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
+    "fcmae_base_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
+    "hiera_tiny_pretrain": (1600, 8e-4, "none", 0.6, 8),
+    "hiera_base_pretrain": (1600, 8e-4, "none", 0.6, 8),
+}
+FINETUNE = {
+    "mae_vit_base_finetune": (100, 5, 5e-4, 0.65, 0.05, 0.1, (0.8, 1.0, 0.1)),
+    "mae_vit_large_finetune": (50, 5, 1e-3, 0.75, 0.05, 0.2, (0.8, 1.0, 0.1)),
+    "mae_vit_huge_finetune": (50, 5, 1e-3, 0.75, 0.05, 0.3, (0.8, 1.0, 0.1)),
+    "fcmae_atto_finetune": (600, 0, 2e-4, 0.9, 0.3, 0.1, (0.0, 0.0, 0.2)),
+    "fcmae_tiny_finetune": (300, 40, 8e-4, 0.9, 0.05, 0.2, (0.8, 1.0, 0.1)),
+    "fcmae_base_finetune": (100, 20, 6.25e-4, 0.6, 0.05, 0.1, (0.8, 1.0, 0.1)),
+    "hiera_base_finetune": (100, 5, 5e-4, 0.65, 0.05, 0.1, (0.8, 1.0, 0.1)),
+}
+
+
+def numbers(name: str, *keys: str) -> tuple[Any, ...]:
+    spec = merge([("recipe", recipe_spec(name))], SCHEMA).spec
+    return tuple(get_dotted(spec, key) for key in keys)
+
+
+@pytest.mark.parametrize("name", PRETRAIN)
+def test_a_pretraining_recipe_has_the_papers_numbers(name: str) -> None:
+    keys = ("train.num_epochs", "train.optim.lr", "train.optim.lr_scaling", "train.mask_ratio", "model.decoder_depth")
+    assert numbers(name, *keys) == PRETRAIN[name]
+    common = ("train.optim.warmup_epochs", "train.optim.momentum", "train.optim.beta2", "train.optim.weight_decay")
+    assert numbers(name, *common, "dataset.augmentation.min_scale", "model.decoder_embed_dim") == (40, 0.9, 0.95, 0.05, 0.2, 512)
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_a_finetuning_recipe_has_the_papers_numbers_and_learns_at_the_full_rate(name: str) -> None:
+    optim = tuple(f"train.optim.{key}" for key in ("warmup_epochs", "lr", "layer_decay", "weight_decay"))
+    mix = tuple(f"dataset.augmentation.{key}" for key in ("mixup", "cutmix", "smoothing"))
+    found = numbers(name, "train.num_epochs", *optim, "model.drop_path_rate", *mix)
+    assert (*found[:6], found[6:]) == FINETUNE[name]
+    common = ("backbone_multiplier", "momentum", "beta2", "min_lr", "lr_scaling")
+    assert numbers(name, *(f"train.optim.{key}" for key in common)) == (1.0, 0.9, 0.999, 1e-6, "linear")
+    assert numbers(name, "dataset.augmentation.auto_aug", "dataset.augmentation.re_prob") == ("rand-m9-mstd0.5-inc1", 0.25)
+
+
+def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() -> None:
+    assert set(RECIPES) == {*PRETRAIN, *FINETUNE} == {row["name"] for row in list_recipes()}
+    with pytest.raises(UsageError) as caught:
+        recipe_spec("mae_vit_base_finetun")
+    assert caught.value.hint == "did you mean mae_vit_base_finetune?"
+
+
+@pytest.mark.parametrize(
+    ("arch", "side", "near", "units"),
+    [
+        ("vit_base_patch16", 224, [224], 196),
+        ("vit_huge_patch14", 230, [224, 238], None),
+        ("convnextv2_atto", 100, [96, 128], None),
+        ("hiera_base_224", 20, [32], None),
+        ("hiera_base_224", 224, [224], 49),
+    ],
+)
+def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(arch: str, side: int, near: list[int], units: int | None) -> None:
+    assert size_fits(arch, side) == (units is not None)
+    assert nearest_sizes(arch, side) == near
+    assert all(size_fits(arch, value) for value in near)
+    if units is not None:
+        assert num_units(arch, [side, side]) == units
+
+
+def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_says_its_basis() -> None:
+    spec = merge([("recipe", recipe_spec("mae_vit_base_pretrain"))], SCHEMA).spec
+    small = estimate("train", spec)
+    spec["dataset"]["batch_size"] *= 2
+    large = estimate("train", spec)
+    spec["train"]["gradient_checkpointing"] = True
+    lean = estimate("train", spec)
+    assert large["memory_mb"]["activations"] == pytest.approx(2 * small["memory_mb"]["activations"], rel=1e-3)
+    assert lean["memory_mb"]["total"] < large["memory_mb"]["total"]
+    assert small["memory_mb"]["weights"] == pytest.approx(small["encoder_parameters"] * 8 / 2**20, abs=0.1)
+    assert "encoder only" in small["basis"]
+    assert estimate("export", spec) == {}
