@@ -151,10 +151,12 @@ def _table(text: str) -> dict[str, dict[str, str]]:
     """The rows ``| action | spec field | function | … |`` under the heading that names the mappings."""
     _, found, rest = text.partition("Spec Param / Parent Model Inference")
     rows: dict[str, dict[str, str]] = {}
+    body = False  # the rows after the line of dashes
     for line in rest.splitlines() if found else []:
         if line.startswith("#"):
             break
         cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
-        if line.lstrip().startswith("|") and len(cells) >= 3 and cells[2].isidentifier() and cells[0].isidentifier():
+        body = body or (set(line.strip()) <= set("|-: ") and "-" in line)
+        if body and line.lstrip().startswith("|") and len(cells) >= 3 and cells[2].isidentifier() and cells[0].isidentifier():
             rows.setdefault(cells[0], {})[cells[1]] = cells[2]
     return rows

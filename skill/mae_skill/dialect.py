@@ -54,9 +54,12 @@ def _node(node: Mapping[str, Any], key: str, notes: list[str]) -> dict[str, Any]
             or (isinstance(bound, float) and not math.isfinite(bound))
         ):
             del found[name]
-    if "valid_min" in found and _finite(found["valid_min"]):
+    for name in ("valid_min", "valid_max"):
+        if name in found and not _finite(found[name]):
+            del found[name]
+    if "valid_min" in found:
         found.setdefault("minimum", found["valid_min"])
-    if "valid_max" in found and _finite(found["valid_max"]):
+    if "valid_max" in found:
         found.setdefault("maximum", found["valid_max"])
     if found.get("valid_options") and "enum" not in found:
         found["enum"] = list(found["valid_options"])

@@ -37,7 +37,8 @@ def _validator() -> Any:
     from jsonschema import Draft202012Validator, validators
 
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool))
-    return validators.extend(Draft202012Validator, type_checker=types)
+    extend: Any = validators.extend
+    return extend(Draft202012Validator, type_checker=types)
 
 
 def check(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
