@@ -69,6 +69,7 @@ def launch_record(info: Mapping[str, Any], action: str, spec: Mapping[str, Any],
     }
     if root.remote:
         record["remote"] = root.job_url(job_id)
+        record["upload_excludes"] = list(entry.get("upload_excludes") or [])
     return record
 
 
