@@ -35,9 +35,7 @@ def count(value: Any, *, remote: bool) -> dict[str, Any]:
     return {**found, "images": len(source), "classes": len(source.classes), "unlabelled": unlabelled, "digest": source.digest}
 
 
-def count_all(
-    keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[MaeError], *, remote: bool
-) -> dict[str, dict[str, Any]]:
+def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[MaeError], *, remote: bool) -> dict[str, dict[str, Any]]:
     """Dotted key → count, for every data source field of an action that has a value. What cannot be read is added to `problems`."""
     from mae_skill.overrides import get_dotted
 
