@@ -9,7 +9,7 @@ import torch
 from mae_runners import checkpoint
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 
-from tests.support.training import FAMILIES, PLAIN, curve, digits_folder, read, spec, status_lines, train, values
+from tests.support.training import PLAIN, curve, digits_folder, read, spec, status_lines, train, values
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +18,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-@pytest.mark.parametrize("arch", FAMILIES)
-def test_the_loss_falls_in_every_family_and_stage(data: Path, tmp_path: Path, arch: str, stage: str) -> None:
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto"])  # Hiera: in test_golden.py
+def test_the_loss_falls(data: Path, tmp_path: Path, arch: str, stage: str) -> None:
     # The same images without random crops: what is left to learn is the task itself.
     changes = {key.replace(".", "__"): value for key, value in PLAIN.items()} if stage == "finetune" else {}
     if stage == "finetune":
         changes |= {"dataset__augmentation__auto_aug": None, "dataset__augmentation__smoothing": 0.0}
     changes |= {"dataset__augmentation__min_scale": 0.9, "dataset__augmentation__max_scale": 1.0, "dataset__augmentation__hflip": 0.0}
-    epochs = {"vit_tiny_patch16": 25, "convnextv2_atto": 15, "hiera_tiny_224": 4}[arch]
-    rate = {"vit_tiny_patch16": 3e-3, "convnextv2_atto": 1e-3 if stage == "pretrain" else 3e-4, "hiera_tiny_224": 3e-4}[arch]
+    epochs = {"vit_tiny_patch16": 25, "convnextv2_atto": 15}[arch]
+    rate = {"vit_tiny_patch16": 3e-3, "convnextv2_atto": 1e-3 if stage == "pretrain" else 3e-4}[arch]
     if arch == "vit_tiny_patch16":
         changes |= {"model__embed_dim": 96, "model__num_heads": 4}
     made = spec(data, tmp_path / "job", stage, arch, train__num_epochs=epochs, train__optim__lr=rate, dataset__batch_size=6, **changes)
