@@ -1,0 +1,168 @@
+"""A job folder and its copy on S3: followed, verified, claimed once, brought back; a remote parent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk.job import Job
+from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+from mae_sdk.mappings import MappingContext, apply, fetch, parent_info
+from mae_sdk.platforms import local
+from mae_sdk.storage import sync, transfer
+from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError
+
+from tests.support.folders import add_checkpoints, job_folder
+from tests.support.s3 import MotoServer, environment
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MotoServer]:
+    with MotoServer() as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(server: MotoServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty bucket. moto, since it holds callers to conditional creation and lists at once."""
+    import fsspec
+
+    name = f"b{abs(hash(request.node.name)) % 10**8}"
+    with environment({**server.env, "MAE_SYNC_SECONDS": "0.2"}):
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+        yield f"s3://{name}"
+
+
+def wait_for(ready: Any, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(bucket: str, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "j", "train", launch={"command": ["true"], "upload_excludes": ["train/scratch*"]})
+    index = add_checkpoints(folder, [0.1, 0.2])
+    (folder / "train/toy_latest.pth").symlink_to("model_epoch_001.pth")
+    (folder / "train/scratch.bin").write_bytes(b"not wanted")
+    follower = sync.Follower(folder, f"{bucket}/r/j", seconds=0.1)
+    copy = f"{bucket}/r/j"
+    wait_for(lambda: transfer.exists(f"{copy}/train/checkpoints.json"))
+    assert transfer.exists(f"{copy}/train/model_epoch_001.pth")  # a file before the index that names it
+    index.forget("model_epoch_000.pth")
+    (folder / "train/model_epoch_000.pth").unlink()
+    for line in range(50):
+        with (folder / "log.txt").open("a") as log:
+            log.write(f"line {line}\n")
+    follower.finish()
+    names = set(transfer.list_files(copy))
+    assert {"spec.yaml", "job.json", "log.txt", "sync.json", "train/model_epoch_001.pth"} <= names
+    assert not names & {"train/scratch.bin", "train/model_epoch_000.pth", "train/toy_latest.pth", ".lock"}
+    assert transfer.read_bytes(f"{copy}/log.txt") == (folder / "log.txt").read_bytes()
+
+
+def test_a_copy_that_cannot_arrive_is_an_error_at_the_end(bucket: str, tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "j", "train")
+    follower = sync.Follower(folder, "s3://no-such-bucket/j", seconds=60)
+    with pytest.raises(MaeError, match="no-such-bucket"):
+        follower.finish()
+    assert (folder / "spec.yaml").exists()
+
+
+def start(scratch: Path, url: str, command: str) -> Job:
+    record: dict[str, Any] = {"id": "job", "action": "train", "resume_keys": ["train.resume"]}
+    record["launch"] = {"command": ["sh", "-c", command, str(scratch / "job/spec.yaml")], "remote": url}
+    records.new_attempt(record)
+    records.write_json(scratch / "job/job.json", record)
+    (scratch / "job/spec.yaml").write_text(f"results_dir: {scratch}/job\ntrain: {{resume: null}}\n")
+    add_checkpoints(scratch / "job", [0.5])
+    assert local.submit(scratch / "job")
+    return Job(scratch / "job")
+
+
+def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(bucket: str, tmp_path: Path) -> None:
+    url = f"{bucket}/job"
+    job = start(tmp_path / "here", url, "echo working; [ $MAE_ATTEMPT = 2 ] || exit 1")
+    with pytest.raises(JobFailedError):
+        job.wait(30)
+    wait_for(lambda: b'"ERROR"' in transfer.read_bytes(f"{url}/job.json"))
+    assert {"log.txt", "status.json", "train/model_epoch_000.pth"} <= set(transfer.list_files(url))
+    (tmp_path / "here").rename(tmp_path / "lost")
+
+    there = tmp_path / "there/job"
+    sync.pull(url, there)
+    assert CheckpointIndex(there / "train").select("latest") == there / "train/model_epoch_000.pth"
+    resumed = Job(there)
+    resumed.resume().wait(30)
+    spec = (there / "spec.yaml").read_text()
+    assert f"resume: {there}/train/model_epoch_000.pth" in spec and f"results_dir: {there}" in spec and "/here/" not in spec
+    assert resumed.record["launch"]["command"][-1] == str(there / "spec.yaml")
+    wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
+
+
+def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(bucket: str, tmp_path: Path) -> None:
+    url = f"{bucket}/j"
+    with pytest.raises(NotFoundError):
+        sync.pull(url, tmp_path / "new")
+    folder = job_folder(tmp_path, "j", "train")
+    add_checkpoints(folder, [0.1])
+    (folder / "train/toy_latest.pth").symlink_to("model_epoch_000.pth")
+    sync.Follower(folder, url, seconds=60).finish()
+    (tmp_path / "new/train").mkdir(parents=True)
+    (tmp_path / "new/train/model_epoch_000.pth").write_bytes(b"half")
+    sync.pull(url, tmp_path / "new")
+    assert (tmp_path / "new/train/toy_latest.pth").read_bytes() == b"weights 0"
+    (tmp_path / "new/log.txt").write_text("newer")
+    sync.pull(url, tmp_path / "new")
+    assert (tmp_path / "new/log.txt").read_text() == "newer"
+
+
+def test_a_parent_on_s3_gives_its_model_like_a_local_one(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "scratch"))
+    root = f"{bucket}/results"
+    folder = job_folder(tmp_path, "t1", "train", spec={"model": {"arch": "toy"}})
+    add_checkpoints(folder, [0.1, 0.8])
+    sync.Follower(folder, f"{root}/t1", seconds=60).finish()
+    info = parent_info("t1", root)
+    assert (info.kind, info.spec, info.checkpoint_meta and info.checkpoint_meta["arch"]) == (
+        "checkpoint",
+        {"model": {"arch": "toy"}},
+        "toy",
+    )
+    applied = apply("evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", info))
+    path = Path(applied[0].value)
+    assert not path.exists() and path.is_relative_to(tmp_path / "scratch")  # a plan copies nothing
+    assert fetch(applied) == [path] and path.read_bytes() == b"weights 1"
+
+    path.unlink()
+    transfer.write_bytes(f"{root}/t1/train/model_epoch_001.pth", b"weightsX1")  # as long, and damaged
+    with pytest.raises(CheckpointError):
+        fetch(applied)
+    assert not path.exists()
+    transfer.delete(f"{root}/t1/train/model_epoch_001.pth")
+    applied = apply("evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", parent_info("t1", root)))
+    assert applied[0].value.endswith("model_epoch_000.pth") and "passed over" in applied[0].note
+
+
+def test_pretrained_weights_behind_a_url_are_fetched_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    transfer.write_bytes(f"{bucket}/w.pth", b"weights")
+    context = MappingContext("train", None, "/out", ptm=f"{bucket}/w.pth")
+    applied = apply("train", {"a.path": "ptm"}, context)
+    assert [path.read_bytes() for path in fetch(applied)] == [b"weights"]
+    assert fetch(apply("train", {"a.path": "ptm"}, context)) == []
+    with pytest.raises(NotFoundError):
+        apply("train", {"a.path": "ptm"}, MappingContext("train", None, "/out", ptm=f"{bucket}/none.pth"))
+
+
+def test_of_many_callers_one_creates_a_remote_job_and_the_others_are_given_it(bucket: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: sync.claim(f"{bucket}/job", {"caller": n}), range(8)))
+    winners = [number for number, record in enumerate(found) if record is None]
+    assert len(winners) == 1
+    assert {record["caller"] for record in found if record is not None} == set(winners)
