@@ -35,7 +35,7 @@ def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
     capsule = checkpoint.read(path)
     built = ExperimentSpec.model_validate(made)
     model = build_mae(built.model, built.train, 64)
-    model.load_state_dict(capsule["state_dict"])
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in capsule["state_dict"].items()})
     images = task.to_input(capsule["batch"]["image"], built.dataset.augmentation.mean, built.dataset.augmentation.std)
     assert not torch.isfinite(model(images, capsule["batch"]["noise"]).loss)
     assert capsule["seed_key"][0] == built.train.seed and capsule["step"] == max(curve(tmp_path / "job"), default=0)
