@@ -45,10 +45,10 @@ def validate(directory: str | None, as_json: bool) -> None:
 @json_option
 def generate(check: bool, as_json: bool) -> None:
     """Write schemas, manifest, templates and tables from the models (a maintainer's command, in a checkout)."""
-    from mae_skill import generate as generator
+    from mae_skill.generate import generate as write_generated
     from mae_skill.errors import SpecError
 
-    changed = [str(path) for path in generator.generate(check=check)]
+    changed = [str(path) for path in write_generated(check=check)]
     if check and changed:
         raise SpecError("generated files are stale", got=changed, hint="mae skill generate")
     emit({"changed": changed, "checked": check}, as_json=as_json, text="\n".join(changed) or "everything is current")
