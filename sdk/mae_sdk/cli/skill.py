@@ -45,8 +45,8 @@ def validate(directory: str | None, as_json: bool) -> None:
 @json_option
 def generate(check: bool, as_json: bool) -> None:
     """Write schemas, manifest, templates and tables from the models (a maintainer's command, in a checkout)."""
-    from mae_skill.generate import generate as write_generated
     from mae_skill.errors import SpecError
+    from mae_skill.generate import generate as write_generated
 
     changed = [str(path) for path in write_generated(check=check)]
     if check and changed:
