@@ -117,7 +117,15 @@ def ranks_to_start(action: str, spec: Any) -> int | None:
 
     section = getattr(spec, action)
     count = int(os.environ.get("NUM_GPU_PER_NODE") or 0) or processes_per_node(section)
-    nodes = max(int(getattr(section, "num_nodes", 1) or 1), int(os.environ.get("WORLD_SIZE") or 1))
+    nodes, wanted = int(os.environ.get("WORLD_SIZE") or 1), int(getattr(section, "num_nodes", 1) or 1)
+    if wanted > nodes:
+        raise UsageError(
+            f"{wanted} nodes are asked for and the orchestrator's variables name {nodes}",
+            field=f"{action}.num_nodes",
+            got=wanted,
+            expected="WORLD_SIZE (number of nodes), NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment of each node",
+            hint=f"set them, or {action}.num_nodes=1",
+        )
     if count * nodes == 1:
         return None
     device_kind(spec, action)  # more devices than exist is an error before any rank starts
@@ -136,6 +144,7 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
         env[ENCRYPTION_VARIABLE] = key
         resolved = {**resolved, "encryption_key": f"env:{ENCRYPTION_VARIABLE}"}
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "error.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
         path = Path(temporary) / "spec.json"
         path.write_text(json.dumps(resolved))
@@ -145,7 +154,8 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
 def run_action(action: str, spec: Any, context: Any) -> dict[str, Any]:
     """Runs the action and writes `result.json` last; only rank 0 writes."""
     module = importlib.import_module(f"mae_runners.actions.{action}")
-    (context.results_dir / "error.json").unlink(missing_ok=True)
+    if context.world_size == 1:  # with several ranks, whoever starts them clears it: a slow rank must not erase a fast one's error
+        (context.results_dir / "error.json").unlink(missing_ok=True)
     context.status.started(f"{action} started")
     result: dict[str, Any] = module.run(spec, context)
     if context.is_main:

@@ -48,7 +48,7 @@ class Loop:
         self.index = CheckpointIndex(self.folder)
         if context.is_main:
             self.index.set_best_policy(*self.best_metric())
-        self.trackers = Trackers(self.folder, spec.wandb, self.plain_spec, context, self.position.step)
+        self.trackers = Trackers(self.folder, spec.wandb, {**self.plain_spec, "encryption_key": None}, context, self.position.step)
         self._derived()
 
     def _make_model(self, found: dict[str, Any] | None) -> None:
