@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
 	touch $@
 
-# The whole chain on real digits: about six minutes on two cores. Results land in quickstart-out/.
+# The whole chain on real digits: under ten minutes on two cores. Results land in quickstart-out/.
 quickstart: $(STAMP)
 	OMP_NUM_THREADS= $(BIN)/python examples/quickstart.py
 
