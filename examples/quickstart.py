@@ -37,7 +37,6 @@ MODEL = {
     "model.decoder_num_heads": 4,
     "dataset.augmentation.input_size": SIZE,
     "dataset.augmentation.hflip": 0.0,  # a mirrored digit is another sign
-    "dataset.num_workers_per_gpu": 1,
     "train.optim.lr_scheduler": "cosine",
     "train.validation_interval": 10,
 }
@@ -50,6 +49,7 @@ PRETRAIN = {
     "train.optim.warmup_epochs": 2,
     "train.checkpoint_interval": 6,
     "dataset.batch_size": 128,
+    "dataset.num_workers_per_gpu": 1,
     "dataset.augmentation.min_scale": 0.6,
     "dataset.augmentation.max_scale": 1.0,
 }
@@ -64,6 +64,7 @@ FINETUNE = {
     "train.optim.layer_decay": 0.9,
     "train.optim.warmup_epochs": 3,
     "dataset.batch_size": 50,
+    "dataset.num_workers_per_gpu": 0,  # starting a loader process takes longer than reading 150 digits
     "dataset.augmentation.min_scale": 0.7,
     "dataset.augmentation.max_scale": 1.0,
     "dataset.augmentation.mixup": 0.0,  # fifteen images a class: blends of them teach nothing in thirty epochs
