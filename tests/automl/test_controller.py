@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mae_sdk.automl import controller, results
+from mae_sdk.automl.children import LocalChildren
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.process import identify
 from mae_skill.errors import JobFailedError, NotFoundError, StorageError
 
 from tests.support.automl_toy import SPEC, children, make_job, start_controller
@@ -202,3 +206,19 @@ def test_a_torn_journal_line_is_cut_off_and_whole_lines_stay(tmp_path: Path) -> 
     assert repair_journal(journal) == 7
     assert journal.read_bytes() == whole
     assert len(optuna.load_study(study_name="x", storage=open_storage(tmp_path, None)).trials) == 1
+
+
+def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_path: Path) -> None:
+    """Its last state is written before it ends: a retry in between starts the runner all the same."""
+    job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
+    backend = LocalChildren(job, records.read_json(job / "automl" / "study.json"))
+    child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
+    records.update_record(child, lambda record: records.advance(record, records.ERROR, "killed"))
+    leaving = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
+    records.write_json(child / "supervisor.json", {**identify(leaving.pid), "slot": 0, "at": time.time()})
+    backend._started[child.name] = leaving
+    backend.retry(child, 0, None)
+    deadline = time.monotonic() + 30
+    while backend.observe(child).state != records.COMPLETE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [line.split()[0] for line in (child / "starts.txt").read_text().splitlines()] == ["2"]

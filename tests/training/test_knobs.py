@@ -12,6 +12,7 @@ from mae_runners.training import loop, task, wrap
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
+from mae_skill.errors import UsageError
 from mae_skill.merge import merge
 from mae_skill.overrides import set_dotted
 from mae_skill.spec import ExperimentSpec
@@ -285,7 +286,11 @@ def test_devices_decide_how_the_run_is_started(places: dict[str, str], monkeypat
     assert ranks() is None
     assert ranks(train__num_gpus=2) == 2 and ranks(train__gpu_ids=[0, 1, 2]) == 3
     assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == 3, "the larger setting"
+    with pytest.raises(UsageError, match="2 nodes are asked for"):
+        ranks(train__num_nodes=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert ranks(train__num_nodes=2) == 1, "one rank of two nodes"
+    monkeypatch.delenv("WORLD_SIZE")
     if not torch.cuda.is_available():
         made = spec(Path(places[DATA]), Path(places["<root>"]) / "gpu", train__accelerator="gpu")
         assert train(made) == 7

@@ -126,9 +126,16 @@ class LocalChildren:
                 records.advance(record, records.ERROR, "its supervisor is gone")
             records.new_attempt(record, "retried by the study")
 
+        self._let_go(child)
         (child / records.CANCEL_NAME).unlink(missing_ok=True)
         records.update_record(child, change)
         self.start(child, slot)
+
+    def _let_go(self, child: Path) -> None:
+        """Waits for a supervisor that has written its last state and is on its way out; `start` would take it for a live one."""
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        while self._supervised(child) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def observe(self, child: Path) -> Seen:
         process = self._started.get(child.name)
@@ -136,6 +143,8 @@ class LocalChildren:
             process.poll()
         record = records.read_record(child)
         attempt = records.last_attempt(record)
+        if attempt["state"] == records.PREEMPTED and self._supervised(child) and not attempt.get("told_to_stop"):
+            return Seen(records.RUNNING)  # its supervisor starts the next attempt by itself
         if records.is_terminal(attempt["state"]):
             problem = attempt.get("failure") or {}
             state = attempt["state"] if attempt["state"] != records.PREEMPTED else records.ERROR
@@ -176,6 +185,9 @@ class LocalChildren:
         if not records.is_terminal(records.state_of(records.read_record(child))):
             (child / records.CANCEL_NAME).touch()
 
+
+_LAST_WORDS_SECONDS = 60.0
+"""Between a supervisor's terminal state and its end it copies the record to the results' remote place, at most."""
 
 _OWN = frozenset({"id", "attempts", "launch", "automl", "idempotency_key", "spec_digest", "digest"})
 """Fields of the AutoML job's record that its children do not take over."""
