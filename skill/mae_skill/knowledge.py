@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .archs import ARCHS, hw, nearest_sizes, num_units, size_fits
+from .classes import read_class_list
 from .conditions import acts
 from .errors import DataError, DependencyError, MaeError, SpecError
 from .overrides import get_dotted
@@ -45,7 +46,7 @@ def check(
     _sizes(found)
     _devices(action, found)
     if action == "train":
-        for rule in (_shape, _data, _schedule, _papers, _quality):
+        for rule in (_shape, _task, _data, _schedule, _papers, _quality):
             rule(found)
     _required(action, found)
     _in_vain(action, found)
@@ -168,7 +169,9 @@ def _data(s: _Findings) -> None:
             s.error(f"dataset.augmentation.{low}", f"is above {high}={s(f'dataset.augmentation.{high}')}", f"at most {high}")
     if s("train.stage") != "finetune":
         return
-    if "classes" in s.facts:
+    if s("model.task") == "segmentation":
+        _masks(s)
+    elif "classes" in s.facts:
         classes, wanted = s.facts["classes"], s("model.num_classes")
         if classes is None:
             s.error("dataset.train_data_sources", "the training images have no labels", "one folder of images a class", kind=DataError)
@@ -180,6 +183,46 @@ def _data(s: _Findings) -> None:
         s.warn("train.pretrained_model_path", "fine-tuning without pretrained weights trains from scratch")
 
 
+def _task(s: _Findings) -> None:
+    if s("model.task") != "segmentation" or s("train.stage") == "finetune":
+        return
+    s.error(
+        "model.task",
+        "pretraining knows no task",
+        "classification (the default), or train.stage=finetune",
+        "pretrain on the images alone, then fine-tune with model.task=segmentation and train.pretrained_model_path",
+    )
+
+
+def _masks(s: _Findings) -> None:
+    wanted = s("model.num_classes")
+    listed = s("dataset.segmentation.class_list")
+    if listed:
+        try:
+            names = read_class_list(listed)
+        except MaeError as error:
+            s.errors.append(error)
+        else:
+            if names is not None and len(names) != wanted:
+                s.error(
+                    "model.num_classes",
+                    f"dataset.segmentation.class_list names {len(names)} classes",
+                    str(len(names)),
+                    f"set model.num_classes={len(names)}",
+                )
+    ignored = s("dataset.segmentation.ignore_index")
+    if ignored is not None and wanted is not None and ignored < wanted:
+        s.error(
+            "dataset.segmentation.ignore_index",
+            f"is the number of one of the {wanted} classes",
+            f"at least {wanted}",
+            None if s.given("model.num_classes") else "model.num_classes is at its default: set it to the number of classes in the masks",
+        )
+    low, high = s("dataset.augmentation.segmentation.scale_jitter", [1.0, 1.0])
+    if low > high:
+        s.error("dataset.augmentation.segmentation.scale_jitter", "the smallest factor is above the largest", "[smallest, largest]")
+
+
 def _schedule(s: _Findings) -> None:
     epochs = s("train.num_epochs")
     warmup = s("train.optim.warmup_epochs", 0)
@@ -189,7 +232,7 @@ def _schedule(s: _Findings) -> None:
         late = [item for item in s("train.optim.milestones", []) if item >= epochs]
         if late:
             s.warn("train.optim.milestones", f"milestones {late} are beyond the run of {epochs} epochs: the rate does not fall there")
-    if s("train.optim.lr_scheduler") == "cosine" and s("train.optim.min_lr", 0.0) > s("train.optim.lr"):
+    if s("train.optim.lr_scheduler") in ("cosine", "poly") and s("train.optim.min_lr", 0.0) > s("train.optim.lr"):
         s.error("train.optim.min_lr", f"is above train.optim.lr={s('train.optim.lr')}", "at most train.optim.lr")
     if s("train.optim.monitor_name") == "val_loss" and not s("dataset.val_data_sources") and not s("dataset.val_fraction"):
         s.error("train.optim.monitor_name", "val_loss needs validation data", "train_loss, or dataset.val_data_sources")

@@ -95,7 +95,7 @@ TABLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("train.optim.beta2", None, ABOVE_ZERO),
     ("train.optim.weight_decay", 0.05, NOT_NEGATIVE),
     ("train.optim.layer_decay", 0.75, ABOVE_ZERO),
-    ("train.optim.lr_scheduler", "MultiStep", {"enum": ["MultiStep", "cosine"]}),
+    ("train.optim.lr_scheduler", "MultiStep", {"enum": ["MultiStep", "cosine", "poly"]}),
     ("train.optim.milestones", [88, 96], {}),
     ("train.optim.gamma", 0.1, ABOVE_ZERO),
     ("train.optim.warmup_epochs", 1, NOT_NEGATIVE),

@@ -22,7 +22,12 @@ from tests.support.images import write_imagefolder
 from tests.support.training import digits_folder, read, spec, train
 
 SECTIONS = ("model", "dataset", "train")
-FIELDS = {key: node for key, node in field_nodes(Bundle.load().schema("train")).items() if key.split(".")[0] in SECTIONS}
+SEGMENTATION = {"model.task": "segmentation"}
+FIELDS = {
+    key: node
+    for key, node in field_nodes(Bundle.load().schema("train")).items()
+    if key.split(".")[0] in SECTIONS and not SEGMENTATION.items() <= node.get("applies_when", {}).items()  # theirs: test_segmentation.py
+}
 AUG, OPT = "dataset.augmentation.", "train.optim."
 DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN = "<data>", "<held>", "<weights>", "<state>", "<photos>", "<broken>"
 COSINE = {OPT + "lr_scheduler": "cosine"}
@@ -109,6 +114,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 #: fields whose effect is no number of a run, and the test that shows it
 ELSEWHERE = {
+    "model.task": "test_segmentation_is_a_task_of_fine_tuning",
     "dataset.num_workers_per_gpu": "test_workers_load_the_batches",
     "dataset.test_data_sources": "test_test_data_sources_are_for_inference",
     "train.accelerator": "test_devices_decide_how_the_run_is_started",
@@ -193,6 +199,7 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
     others: dict[str, list[Any]] = {
         "train.stage": ["pretrain", "finetune"],
         "model.arch": ["convnextv2_atto", "vit_tiny_patch16"],
+        "model.task": ["classification", "segmentation"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],
     }
     found = []
@@ -319,6 +326,14 @@ def test_test_data_sources_are_for_inference() -> None:
     merged = merge([("file", {"inference": {"checkpoint": "a.pth"}})], Bundle.load().schema("inference"))
     errors, _ = knowledge.check("inference", merged.spec, merged.provenance, {})
     assert "dataset.test_data_sources" in {error.field for error in errors}
+
+
+def test_segmentation_is_a_task_of_fine_tuning() -> None:
+    """What the task changes in a fine-tuning is shown with the segmenter's own fields; in pretraining it is refused."""
+    given = {"model": {"task": "segmentation"}, "dataset": {"train_data_sources": "images"}}
+    merged = merge([("file", given)], Bundle.load().schema("train"))
+    errors, _ = knowledge.check("train", merged.spec, merged.provenance, {})
+    assert "model.task" in {error.field for error in errors}
 
 
 def test_the_optimiser_has_one_admissible_value() -> None:

@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up for every iteration, then MultiStep or a half-cosine down to `min_lr`.
+    """Linear warm-up for every iteration, then MultiStep, or a half-cosine or a straight line (poly of power 1) down to `min_lr`.
 
     Attributes:
-        kind: `MultiStep` or `cosine`.
+        kind: `MultiStep`, `cosine` or `poly`.
         lr: the peak rate, already scaled.
-        min_lr: where the cosine ends.
+        min_lr: where cosine and poly end.
         warmup_steps, total_steps: in optimiser steps.
         milestones: optimiser steps at which MultiStep multiplies by `gamma`.
     """
@@ -32,9 +32,10 @@ class Schedule:
         """The rate of optimiser step `step` (from 0). Warm-up starts from 0 and its first step is already above it."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
-        if self.kind == "cosine":
+        if self.kind in ("cosine", "poly"):
             share = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
-            return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
+            left = 0.5 * (1.0 + math.cos(math.pi * share)) if self.kind == "cosine" else 1.0 - share
+            return self.min_lr + (self.lr - self.min_lr) * left
         passed = sum(step >= milestone for milestone in self.milestones)
         return self.lr * self.gamma**passed
 

@@ -6,11 +6,46 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mae_skill.spec.fields import FINETUNE, PRETRAIN, NonEmpty, Positive, Sources, SpecModel, search, spec_field
+from mae_skill.spec.fields import (
+    CLASSIFICATION,
+    FINETUNE,
+    PRETRAIN,
+    SEGMENTATION,
+    NonEmpty,
+    Positive,
+    Sources,
+    SpecModel,
+    search,
+    spec_field,
+)
 
 Side = Annotated[int, Field(ge=1)]
 InputSize = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
 Std = Annotated[float, Field(gt=0.0)]
+Factor = Annotated[float, Field(gt=0.0)]
+_LABELS = {**FINETUNE, **CLASSIFICATION}
+
+
+class SegmentationAugmentationSpec(SpecModel):
+    """What is drawn anew for image and mask together in training a segmenter."""
+
+    scale_jitter: list[Factor] = spec_field(
+        [0.5, 2.0],
+        "Smallest and largest factor of the random resize, over the scale at which the short side equals that of the crop.",
+        min_length=2,
+        max_length=2,
+        applies_when=SEGMENTATION,
+    )
+    max_class_share: float = spec_field(
+        0.75,
+        "A crop is drawn again, up to ten times, while one class covers more than this share of its labelled pixels; 1 = never.",
+        gt=0.0,
+        le=1.0,
+        applies_when=SEGMENTATION,
+    )
+    photometric: bool = spec_field(
+        True, "Random brightness, contrast, saturation and hue, each with probability 0.5.", applies_when=SEGMENTATION
+    )
 
 
 class AugmentationSpec(SpecModel):
@@ -36,6 +71,7 @@ class AugmentationSpec(SpecModel):
         gt=0.0,
         search=search(0.05, 0.9),
         related=["dataset.augmentation.max_scale"],
+        applies_when=CLASSIFICATION,
     )
     max_scale: float = spec_field(
         2.0,
@@ -43,29 +79,42 @@ class AugmentationSpec(SpecModel):
         "areas beyond the image are drawn again, so large crops become likelier.",
         gt=0.0,
         related=["dataset.augmentation.min_scale"],
+        applies_when=CLASSIFICATION,
     )
     min_ratio: float = spec_field(
-        0.75, "Smallest aspect ratio (width over height) of the random crop.", gt=0.0, related=["dataset.augmentation.max_ratio"]
+        0.75,
+        "Smallest aspect ratio (width over height) of the random crop.",
+        gt=0.0,
+        related=["dataset.augmentation.max_ratio"],
+        applies_when=CLASSIFICATION,
     )
     max_ratio: float = spec_field(
-        1.33, "Largest aspect ratio (width over height) of the random crop.", gt=0.0, related=["dataset.augmentation.min_ratio"]
+        1.33,
+        "Largest aspect ratio (width over height) of the random crop.",
+        gt=0.0,
+        related=["dataset.augmentation.min_ratio"],
+        applies_when=CLASSIFICATION,
     )
     smoothing: float = spec_field(
-        0.1, "Label smoothing.", ge=0.0, lt=1.0, applies_when=FINETUNE, search=search(0.0, 0.3), related=["dataset.augmentation.mixup"]
+        0.1, "Label smoothing.", ge=0.0, lt=1.0, applies_when=_LABELS, search=search(0.0, 0.3), related=["dataset.augmentation.mixup"]
     )
     color_jitter: float = spec_field(
-        0.0, "Strength of the random change of brightness, contrast and saturation; 0 = off.", ge=0.0, search=search(0.0, 0.5)
+        0.0,
+        "Strength of the random change of brightness, contrast and saturation; 0 = off.",
+        ge=0.0,
+        search=search(0.0, 0.5),
+        applies_when=CLASSIFICATION,
     )
     auto_aug: NonEmpty | None = spec_field(
         "rand-m9-mstd0.5-inc1",
         "Auto-augmentation policy in timm's notation; null = off.",
-        applies_when=FINETUNE,
+        applies_when=_LABELS,
     )
     mixup: float = spec_field(
         0.8,
         "Mixup alpha; 0 = off.",
         ge=0.0,
-        applies_when=FINETUNE,
+        applies_when=_LABELS,
         search=search(0.0, 1.0),
         automl_default=True,
         popular=True,
@@ -75,7 +124,7 @@ class AugmentationSpec(SpecModel):
         1.0,
         "CutMix alpha; 0 = off.",
         ge=0.0,
-        applies_when=FINETUNE,
+        applies_when=_LABELS,
         search=search(0.0, 1.0),
         popular=True,
         related=["dataset.augmentation.mixup", "dataset.augmentation.mixup_prob", "dataset.augmentation.mixup_switch_prob"],
@@ -85,7 +134,7 @@ class AugmentationSpec(SpecModel):
         "Probability of applying mixup or CutMix to a batch (or pair, or element).",
         ge=0.0,
         le=1.0,
-        applies_when=FINETUNE,
+        applies_when=_LABELS,
         search=search(0.0, 1.0),
     )
     mixup_switch_prob: float = spec_field(
@@ -93,26 +142,70 @@ class AugmentationSpec(SpecModel):
         "Probability of CutMix rather than mixup where both are on.",
         ge=0.0,
         le=1.0,
-        applies_when={**FINETUNE, "dataset.augmentation.mixup": {"gt": 0}, "dataset.augmentation.cutmix": {"gt": 0}},
+        applies_when={**_LABELS, "dataset.augmentation.mixup": {"gt": 0}, "dataset.augmentation.cutmix": {"gt": 0}},
         search=search(0.0, 1.0),
         parent_param="dataset.augmentation.cutmix",
     )
     mixup_mode: Literal["batch", "pair", "elem"] = spec_field(
         "batch",
         "One mixing ratio for the batch, for each pair, or for each element.",
-        applies_when=FINETUNE,
+        applies_when=_LABELS,
         automl_enabled=True,
         option_weights=[0.5, 0.25, 0.25],
     )
     interpolation: Literal["random", "bilinear", "bicubic"] = spec_field(
-        "random", "Interpolation of the random crop; random = bilinear or bicubic, drawn for every image.", automl_enabled=True
+        "random",
+        "Interpolation of the random crop; random = bilinear or bicubic, drawn for every image.",
+        automl_enabled=True,
+        applies_when=CLASSIFICATION,
     )
     hflip: float = spec_field(0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5))
-    re_prob: float = spec_field(0.0, "Probability of random erasing.", ge=0.0, le=1.0, applies_when=FINETUNE, search=search(0.0, 0.5))
+    re_prob: float = spec_field(0.0, "Probability of random erasing.", ge=0.0, le=1.0, applies_when=_LABELS, search=search(0.0, 0.5))
     reduced_decode: bool = spec_field(
         False,
         "Decode large JPEGs at a half, quarter or eighth of their size in training, never below the crop's size in pixels. "
         "Several times faster on photographs much larger than the input; pixels differ slightly from a full decode.",
+        applies_when=CLASSIFICATION,
+    )
+    segmentation: SegmentationAugmentationSpec = spec_field(
+        SegmentationAugmentationSpec, "What is drawn anew for image and mask together in training a segmenter."
+    )
+
+
+class SegmentationSpec(SpecModel):
+    """Where the masks of the images lie, and what their values mean.
+
+    A mask is a picture of one channel (or a palette), as large as its image, with the same relative path but for the suffix.
+    Without mask sources, images lie under `images/` and masks under `annotations/` of the same folder or archive.
+    """
+
+    train_mask_sources: Sources = spec_field(
+        None, "Masks of the training images. Null: `annotations/` beside `images/`.", applies_when=SEGMENTATION
+    )
+    val_mask_sources: Sources = spec_field(
+        None, "Masks of the validation images. Null: `annotations/` beside `images/`.", applies_when=SEGMENTATION
+    )
+    test_mask_sources: Sources = spec_field(
+        None,
+        "Masks of the images for inference, where there are any: predictions are then scored too. "
+        "Null: `annotations/` beside `images/`, or none.",
+        applies_when=SEGMENTATION,
+    )
+    class_list: Sources = spec_field(
+        None,
+        "Names of the classes: a list of them, or a text file with one a line or a YAML list. "
+        "Null: the names of ADE20K where there are 150 classes, else the numbers.",
+        applies_when=SEGMENTATION,
+        related=["model.num_classes"],
+    )
+    ignore_index: int = spec_field(
+        255, "Mask value of pixels that count neither in the loss nor in the metrics.", ge=0, le=65535, applies_when=SEGMENTATION
+    )
+    reduce_zero_label: bool = spec_field(
+        True,
+        "true: 0 in a mask means unlabelled and is ignored, 1 … N are the classes (ADE20K). false: the classes are 0 … N-1.",
+        applies_when=SEGMENTATION,
+        related=["dataset.segmentation.ignore_index"],
     )
 
 
@@ -122,7 +215,9 @@ class DatasetSpec(SpecModel):
     A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …) or a URL of either (s3://…).
     """
 
-    train_data_sources: Sources = spec_field(None, "Training images. Fine-tuning needs one folder for each class inside.", popular=True)
+    train_data_sources: Sources = spec_field(
+        None, "Training images. A classifier needs one folder for each class inside, a segmenter a mask for each image.", popular=True
+    )
     val_data_sources: Sources = spec_field(
         None,
         "Validation images; evaluate reads these. Null: see val_fraction.",
@@ -162,3 +257,4 @@ class DatasetSpec(SpecModel):
         0.01, "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.", ge=0.0, le=1.0
     )
     augmentation: AugmentationSpec = spec_field(AugmentationSpec, "Hyperparameters of data augmentation.")
+    segmentation: SegmentationSpec = spec_field(SegmentationSpec, "Where the masks of the images lie, and what their values mean.")

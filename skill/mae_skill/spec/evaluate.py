@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mae_skill.spec.fields import Index, Path, SpecModel, spec_field
+from mae_skill.spec.fields import SEGMENTATION, Index, Path, Positive, SpecModel, spec_field
 
 DeviceIds = Annotated[list[Index], Field(min_length=1)]
 
 
+class WindowSpec(SpecModel):
+    """How a segmenter sees images of another size than its input's."""
+
+    window: Literal["whole", "slide"] = spec_field(
+        "whole",
+        "whole: the image resized to the input size. slide: the image scaled until it just covers the input size, overlapping windows of "
+        "that size over all of it, their logits averaged. Either way the prediction has the size of the image.",
+        applies_when=SEGMENTATION,
+    )
+
+
+STRIDE = "Step of the sliding window; null = two thirds of the input size."
+
+
+class EvaluateWindowSpec(WindowSpec):
+    """How a segmenter sees images of another size than its input's."""
+
+    stride: Positive | None = spec_field(
+        None, STRIDE, unit="pixels", applies_when={**SEGMENTATION, "evaluate.segmentation.window": "slide"}
+    )
+
+
 class EvaluateSpec(SpecModel):
-    """Accuracy of a fine-tuned model; kNN, linear probe and reconstruction loss of a pretrained one."""
+    """Accuracy of a fine-tuned model, IoU of a segmenter; kNN, linear probe and reconstruction loss of a pretrained one."""
 
     checkpoint: Path = spec_field(None, "What to evaluate: a .pth checkpoint or an .onnx export.", popular=True)
     trt_engine: Path = spec_field(None, "A TensorRT engine to evaluate instead of a checkpoint.")
@@ -21,3 +43,4 @@ class EvaluateSpec(SpecModel):
     gpu_ids: DeviceIds = spec_field([0], "Device indices; the larger of num_gpus and this list holds.")
     num_nodes: int = spec_field(1, "Machines.", gt=0)
     results_dir: Path = spec_field(None, "Where evaluation writes. Null: <results_dir>/evaluate.")
+    segmentation: EvaluateWindowSpec = spec_field(EvaluateWindowSpec, "How a segmenter sees images of another size than its input's.")

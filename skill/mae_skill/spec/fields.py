@@ -32,6 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Condition = Any
 PRETRAIN: dict[str, Condition] = {"train.stage": "pretrain"}
 FINETUNE: dict[str, Condition] = {"train.stage": "finetune"}
+CLASSIFICATION: dict[str, Condition] = {"model.task": "classification"}
+SEGMENTATION: dict[str, Condition] = {"model.task": "segmentation"}
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 Path = NonEmpty | None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mae_skill.archs import arch_names
-from mae_skill.spec.fields import FINETUNE, PRETRAIN, Positive, SpecModel, search, spec_field
+from mae_skill.spec.fields import CLASSIFICATION, FINETUNE, PRETRAIN, SEGMENTATION, Positive, SpecModel, search, spec_field
 
 ArchName = Literal[
     "convnextv2_atto",
@@ -32,7 +32,26 @@ ArchName = Literal[
 ]
 
 _VIT = {"model.arch": arch_names("vit")}
+_AUXILIARY = {**SEGMENTATION, "model.segmentation.auxiliary_weight": {"gt": 0}}
 _DECODER_WITH_ATTENTION = {**PRETRAIN, "model.arch": arch_names("vit") + arch_names("hiera")}
+
+
+class SegmentationHeadSpec(SpecModel):
+    """The UperNet head of a segmenter (arXiv:1807.10221): pyramid pooling, feature pyramid, fusion; and an auxiliary FCN head."""
+
+    channels: Positive = spec_field(
+        512, "Width of the head.", unit="channels", applies_when=SEGMENTATION, related=["model.segmentation.auxiliary_channels"]
+    )
+    auxiliary_channels: Positive = spec_field(
+        256, "Width of the auxiliary head on the third level.", unit="channels", applies_when=_AUXILIARY
+    )
+    auxiliary_weight: float = spec_field(
+        0.4, "Weight of the auxiliary head's loss; 0 = no auxiliary head.", ge=0.0, applies_when=SEGMENTATION
+    )
+    dropout: float = spec_field(0.1, "Dropout before the classifier of either head.", ge=0.0, lt=1.0, applies_when=SEGMENTATION)
+    pool_scales: list[Positive] = spec_field(
+        [1, 2, 3, 6], "Grids to which pyramid pooling averages the last level.", min_length=1, applies_when=SEGMENTATION
+    )
 
 
 class ModelSpec(SpecModel):
@@ -44,9 +63,16 @@ class ModelSpec(SpecModel):
         popular=True,
         related=["dataset.augmentation.input_size", "train.mask_ratio"],
     )
+    task: Literal["classification", "segmentation"] = spec_field(
+        "classification",
+        "What fine-tuning trains: a classifier of images, or of their pixels (UperNet). Pretraining knows no task.",
+        popular=True,
+        automl_disabled=True,
+        related=["train.stage", "model.num_classes"],
+    )
     num_classes: int = spec_field(
         1000,
-        "Number of classes of the classifier. Must equal the number of classes in the training data.",
+        "Number of classes. Must equal the number of classes in the training data; in segmentation pixels without a label are no class.",
         ge=1,
         applies_when=FINETUNE,
         popular=True,
@@ -65,7 +91,7 @@ class ModelSpec(SpecModel):
     global_pool: bool = spec_field(
         True,
         "Average the tokens before the head (ViT: with fc_norm). False: the class token for ViT; the other families always average.",
-        applies_when={**FINETUNE, "model.arch": arch_names("vit")},
+        applies_when={**FINETUNE, **CLASSIFICATION, "model.arch": arch_names("vit")},
         automl_enabled=True,
     )
     decoder_depth: int = spec_field(
@@ -121,3 +147,4 @@ class ModelSpec(SpecModel):
         applies_when=_VIT,
         automl_disabled=True,
     )
+    segmentation: SegmentationHeadSpec = spec_field(SegmentationHeadSpec, "The UperNet head of a segmenter.")

@@ -6,11 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mae_skill.spec.fields import FINETUNE, PRETRAIN, Index, NonEmpty, Path, Positive, SpecModel, search, spec_field
+from mae_skill.spec.fields import (
+    CLASSIFICATION,
+    FINETUNE,
+    PRETRAIN,
+    SEGMENTATION,
+    Index,
+    NonEmpty,
+    Path,
+    Positive,
+    SpecModel,
+    search,
+    spec_field,
+)
 
 _FINETUNE_FROM_WEIGHTS = {**FINETUNE, "train.pretrained_model_path": {"set": True}}
 _MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
-_COSINE = {"train.optim.lr_scheduler": "cosine"}
+_DECAYS = {"train.optim.lr_scheduler": ["cosine", "poly"]}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
@@ -19,7 +31,10 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         "direction": "maximize",
     },
     {"when": PRETRAIN, "metric": "train_loss", "direction": "minimize", "incomparable": ["train.mask_ratio", "train.norm_pix_loss"]},
-    {"when": FINETUNE, "metric": "ACC_all", "direction": "maximize"},
+    {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mIoU", "direction": "maximize"},
+    {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
+    {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
+    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ACC_all", "direction": "maximize"},
     {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
@@ -54,7 +69,7 @@ class OptimSpec(SpecModel):
         related=["train.optim.lr", "dataset.batch_size"],
     )
     min_lr: float = spec_field(
-        0.0, "The rate at the end of the cosine; not scaled.", ge=0.0, applies_when=_COSINE, related=["train.optim.lr"]
+        0.0, "The rate at the end of the cosine or of poly; not scaled.", ge=0.0, applies_when=_DECAYS, related=["train.optim.lr"]
     )
     backbone_multiplier: float = spec_field(
         0.1,
@@ -87,9 +102,10 @@ class OptimSpec(SpecModel):
         popular=True,
         related=["train.optim.backbone_multiplier"],
     )
-    lr_scheduler: Literal["MultiStep", "cosine"] = spec_field(
+    lr_scheduler: Literal["MultiStep", "cosine", "poly"] = spec_field(
         "MultiStep",
-        "MultiStep: lr × gamma at every milestone; cosine: half a cosine down to min_lr. Both after the warm-up.",
+        "MultiStep: lr × gamma at every milestone; cosine: half a cosine down to min_lr; poly: a straight line down to min_lr (power 1, "
+        "as the MAE and BEiT segmentation recipes have it). All after the warm-up.",
         automl_enabled=True,
         popular=True,
     )
@@ -110,7 +126,7 @@ class OptimSpec(SpecModel):
     )
     warmup_epochs: int = spec_field(
         1,
-        "Epochs of linear warm-up from 0, per step; acts with both schedulers.",
+        "Epochs of linear warm-up from 0, per step; acts with every scheduler.",
         ge=0,
         unit="epochs",
         search=search(0, 20, step=1),
@@ -158,7 +174,8 @@ class TrainSpec(SpecModel):
 
     stage: Literal["pretrain", "finetune"] = spec_field(
         "pretrain",
-        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a classifier on labelled ones.",
+        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a classifier or a segmenter on labelled ones "
+        "(see model.task).",
         popular=True,
         automl_disabled=True,
     )

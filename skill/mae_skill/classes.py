@@ -1,0 +1,72 @@
+"""Names of a segmenter's classes: a list in the spec, a text file with one a line, a YAML list, or those of ADE20K."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+FIELD = "dataset.segmentation.class_list"
+
+
+def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> list[str]:
+    """The names of ``num_classes`` classes; without a list those of ADE20K where there are 150, else the numbers as text.
+
+    Raises:
+        DataError: the list cannot be read, names a class twice, or has another length.
+    """
+    if not class_list:
+        from .ade20k import ADE20K
+
+        return list(ADE20K) if num_classes == len(ADE20K) else [str(i) for i in range(num_classes)]
+    names = read_class_list(class_list)
+    if names is None:
+        raise DataError("there is no class list", field=FIELD, got=class_list, expected="a text or YAML file, or a list of names")
+    if len(names) != num_classes:
+        raise DataError(
+            f"the class list names {len(names)} classes",
+            field=FIELD,
+            got=len(names),
+            expected=f"model.num_classes={num_classes} names",
+        )
+    return names
+
+
+def read_class_list(class_list: str | Sequence[str]) -> list[str] | None:
+    """The names in order; None where a path names no local file (it may lie elsewhere).
+
+    Raises:
+        DataError: the file is no list of names, is empty, or a name stands twice.
+    """
+    if not isinstance(class_list, str):
+        return _judged([str(name) for name in class_list], class_list)
+    path = Path(class_list).expanduser()
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the class list: {error}", field=FIELD, got=class_list) from error
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        return _judged(_listed(text, class_list), class_list)
+    return _judged([line.strip() for line in text.splitlines() if line.strip()], class_list)
+
+
+def _listed(text: str, where: str) -> list[str]:
+    from .reader import parse_yaml
+
+    found: Any = parse_yaml(text)
+    if not isinstance(found, list) or not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in found):
+        raise DataError("is no list of names", field=FIELD, got=where, expected="a YAML list, one name a class")
+    return [str(name) for name in found]
+
+
+def _judged(names: list[str], where: Any) -> list[str]:
+    if not names:
+        raise DataError("the class list is empty", field=FIELD, got=where, expected="one name a line")
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"the class list names {twice!r} twice", field=FIELD, got=where, expected="each class once")
+    return names
