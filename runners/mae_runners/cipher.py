@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 from typing import IO, Any
 
+from mae_sdk.storage.blocks import BlockFile
 from mae_skill.errors import CheckpointError, DependencyError
 
 MAGIC = b"MAESEAL1"
@@ -75,7 +76,7 @@ class SealWriter(io.RawIOBase):
         super().close()
 
 
-class SealReader(io.RawIOBase):
+class SealReader(BlockFile):
     """A seekable read-only view of an encrypted file; every byte it returns is authenticated.
 
     Raises:
@@ -88,14 +89,14 @@ class SealReader(io.RawIOBase):
         check = source.read(TAG)
         if len(check) < TAG:
             raise self._damaged()
-        _, salt, self._prefix, self._chunk = _HEADER.unpack(header)
+        _, salt, self._prefix, self.block = _HEADER.unpack(header)
         self._start = _HEADER.size + TAG
         size = source.seek(0, os.SEEK_END) - self._start
-        self._count = -(-size // (self._chunk + TAG)) if self._chunk else 0
+        self._count = -(-size // (self.block + TAG)) if self.block else 0
         if self._count < 1:
             raise self._damaged()
-        self._size = size - self._count * TAG
-        self._position, self._cached, self._data = 0, -1, b""
+        self.size = size - self._count * TAG
+        self._cached, self._data = -1, b""
         self._aead = _aead(passphrase, salt)
         if not self._opens(self._prefix + _CHECK_NONCE, check, header):
             raise CheckpointError(
@@ -103,7 +104,7 @@ class SealReader(io.RawIOBase):
                 field="encryption_key",
                 hint="set MAE_ENCRYPTION_KEY to the key that the checkpoint was written with",
             )
-        self._load(self._count - 1)  # a shortened file ends in a chunk that is not marked last
+        self.load(self._count - 1)  # a shortened file ends in a chunk that is not marked last
 
     def _opens(self, nonce: bytes, sealed: bytes, extra: bytes | None) -> bool:
         from cryptography.exceptions import InvalidTag
@@ -117,38 +118,13 @@ class SealReader(io.RawIOBase):
     def _damaged(self) -> CheckpointError:
         return CheckpointError(f"{self._name} is damaged or incomplete", hint="use another checkpoint: this one cannot be decrypted")
 
-    def _load(self, number: int) -> None:
-        self._source.seek(self._start + number * (self._chunk + TAG))
-        sealed = self._source.read(self._chunk + TAG)
-        self._cached = -1
-        if not self._opens(_nonce(self._prefix, number, number == self._count - 1), sealed, None):
-            raise self._damaged()
-        self._cached = number
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        wanted = min(len(view), max(0, self._size - self._position))
-        done = 0
-        while done < wanted:
-            number, offset = divmod(self._position, self._chunk)
-            if number != self._cached:
-                self._load(number)
-            part = self._data[offset : offset + wanted - done]
-            view[done : done + len(part)] = part
-            done += len(part)
-            self._position += len(part)
-        return done
+    def load(self, number: int) -> bytes:
+        """Chunk ``number``, decrypted; the last one stays in memory."""
+        if number != self._cached:
+            self._source.seek(self._start + number * (self.block + TAG))
+            sealed = self._source.read(self.block + TAG)
+            self._cached = -1
+            if not self._opens(_nonce(self._prefix, number, number == self._count - 1), sealed, None):
+                raise self._damaged()
+            self._cached = number
+        return self._data

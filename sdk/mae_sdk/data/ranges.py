@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from mae_sdk.storage import transfer
+from mae_sdk.storage.blocks import BlockFile
 
 BLOCK = 4 << 20
 AHEAD = 8
 
 
-class RangedFile(io.RawIOBase):
+class RangedFile(BlockFile):
     """Reads ``url`` in blocks of 4 MiB, eight of them in flight: at most some 40 MiB in memory, whatever the object's size.
 
     Raises:
@@ -21,41 +21,16 @@ class RangedFile(io.RawIOBase):
     """
 
     def __init__(self, url: str, size: int, storage_options: dict[str, Any] | None = None, block: int = BLOCK, ahead: int = AHEAD) -> None:
-        self.url, self.size, self._options, self._block, self._ahead = url, size, storage_options, block, ahead
-        self._position = 0
+        self.url, self.size, self._options, self.block, self._ahead = url, size, storage_options, block, ahead
         self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="ranges")
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
 
     def _fetch(self, number: int) -> bytes:
-        start = number * self._block
-        return transfer.read_range(self.url, start, min(start + self._block, self.size), self._options)
+        start = number * self.block
+        return transfer.read_range(self.url, start, min(start + self.block, self.size), self._options)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """At most one block's worth at a time, as raw files do."""
-        if self._position >= self.size:
-            return 0
-        number, skip = divmod(self._position, self._block)
-        data = memoryview(self._want(number))[skip : skip + len(buffer)]
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _want(self, number: int) -> bytes:
-        last = (self.size - 1) // self._block
+    def load(self, number: int) -> bytes:
+        last = (self.size - 1) // self.block
         # Only a forward reader is worth reading ahead for: a jump (a zip's directory) asks for its block alone.
         ahead = self._ahead if number == 0 or number - 1 in self._blocks or number in self._blocks else 1
         for wanted in range(number, min(number + ahead, last + 1)):
