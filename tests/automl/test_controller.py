@@ -222,3 +222,40 @@ def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_
     while backend.observe(child).state != records.COMPLETE and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [line.split()[0] for line in (child / "starts.txt").read_text().splitlines()] == ["2"]
+
+
+def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=2, spec={"num_epochs": 4, "sleep": 0.3})
+    process = start_controller(job)
+    while not (children(job) and (children(job)[0] / "status.json").exists()):
+        time.sleep(0.02)
+    (job / records.CANCEL_NAME).touch()
+    process.communicate(timeout=60)
+    assert process.returncode == 6
+    (job / records.CANCEL_NAME).unlink()
+    assert controller.main([str(job)]) == 0
+    assert [row["state"] for row in _rows(job)] == ["COMPLETE"] * 2
+    assert len(records.read_record(children(job)[0])["attempts"]) == 2
+
+
+def test_a_trial_of_several_processes_is_pruned_as_one(tmp_path: Path) -> None:
+    job = make_job(
+        tmp_path, max_trials=6, pruner="successive_halving", sampler="random", spec={"num_epochs": 9, "sleep": 0.08}, processes=2
+    )
+    assert controller.main([str(job)]) == 0
+    pruned = [tmp_path / row["child"] for row in _rows(job) if row["state"] == "PRUNED"]
+    assert pruned
+    assert all(len((child / "starts.txt").read_text().splitlines()) == 2 for child in pruned)  # both ranks started once, and both ended
+    assert all(records.state_of(records.read_record(child)) == "CANCELED" for child in pruned)
+
+
+def test_trials_at_a_time_share_the_cores_and_a_number_of_threads_that_was_given_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, expected in ((None, str(max(1, (os.cpu_count() or 1) // 2))), ("7", "7")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        job = make_job(tmp_path / str(given), max_trials=2, concurrency=2, spec={"num_epochs": 1})
+        assert controller.main([str(job)]) == 0
+        assert {(child / "threads.txt").read_text() for child in children(job)} == {expected}

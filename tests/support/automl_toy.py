@@ -48,6 +48,7 @@ RUNNER = textwrap.dedent(
     job = pathlib.Path(os.environ["MAE_JOB_DIR"])
     with open(job / "starts.txt", "a") as f:
         f.write("%s %s\\n" % (os.environ["MAE_ATTEMPT"], spec["batch_size"]))
+    (job / "threads.txt").write_text(os.environ.get("OMP_NUM_THREADS", ""))
     first = os.environ["MAE_ATTEMPT"] == "1"
     def fail(category, message, code):
         (job / "error.json").write_text(json.dumps({"category": category, "message": message})); sys.exit(code)
@@ -68,8 +69,8 @@ RUNNER = textwrap.dedent(
 )
 
 
-def make_job(root: Path, name: str = "study", *, spec: dict[str, Any] | None = None, **options: Any) -> Path:
-    """An AutoML job folder, ready for its controller. ``spec`` holds changes of the train section."""
+def make_job(root: Path, name: str = "study", *, spec: dict[str, Any] | None = None, processes: int = 1, **options: Any) -> Path:
+    """An AutoML job folder, ready for its controller. ``spec`` holds changes of the train section, ``processes`` is that of a trial."""
     root.mkdir(parents=True, exist_ok=True)
     runner = root / "runner.py"
     if not runner.exists():
@@ -86,7 +87,8 @@ def make_job(root: Path, name: str = "study", *, spec: dict[str, Any] | None = N
     records.new_attempt(record)
     records.write_json(job / records.RECORD_NAME, record)
     study = setup.describe(SCHEMA, whole, {}, {"seed": 1, "pruner": "none", **options})
-    setup.write(job, study, {"command": ["{python}", "-S", str(runner), "{config_path}"], "result": "train/result.json", "processes": 1})
+    command = ["{python}", "-S", str(runner), "{config_path}"]
+    setup.write(job, study, {"command": command, "result": "train/result.json", "processes": processes})
     return job
 
 

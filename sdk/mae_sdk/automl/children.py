@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae_sdk.automl.loop import Seen
+from mae_sdk.automl.backend import Seen
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.process import identify, is_alive, kill_leftovers
 from mae_sdk.jobfolder.status import read_status
@@ -129,6 +129,10 @@ class LocalChildren:
         self._let_go(child)
         (child / records.CANCEL_NAME).unlink(missing_ok=True)
         records.update_record(child, change)
+        if spec is None:
+            from mae_sdk.attempts import prepare
+
+            prepare(child)  # it goes on from its own newest checkpoint
         self.start(child, slot)
 
     def _let_go(self, child: Path) -> None:

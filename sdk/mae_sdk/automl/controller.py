@@ -121,8 +121,7 @@ def control(job_dir: Path) -> int:
         if reason == "preempted":
             return 75
         if reason == "cancelled":
-            for item in loop.running.values():
-                children.cancel(item.child)
+            loop.cancel()
             changed()
             return 6
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)

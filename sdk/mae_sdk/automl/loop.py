@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import JobFailedError
 
+from mae_sdk.automl.backend import Backend, Seen
 from mae_sdk.automl.fields import get, put
 from mae_sdk.automl.metrics import best, epochs
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.space import SearchSpace
-from mae_sdk.automl.study import FAILED, LOST, better_so_far, grid_size, spent
+from mae_sdk.automl.study import AGAIN, FAILED, LOST, SILENT, better_so_far, grid_size, spent
+from mae_sdk.automl.workers import Workers
 
 if TYPE_CHECKING:
     import optuna
@@ -29,31 +31,11 @@ INFRASTRUCTURE = frozenset({"lost_process", "storage", "signal"})
 """Failure categories that are no fault of the configuration."""
 HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint"})
 """Failure categories that every trial would meet when trial 0, the spec as given, meets them."""
+STOPPED = "stopped"
+"""User attribute of a trial that ended because its study was cancelled: it goes on when the study does."""
 WITHDRAWN = "another worker had taken the last trial of the budget"
 POLL_SECONDS = 0.02
 SLOW_POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A child job as observed: its state and, where it failed, category and message."""
-
-    state: str
-    category: str = ""
-    message: str = ""
-
-
-class Backend(Protocol):
-    """Where trials run. `create` and `start` are idempotent: a second call for the same trial finds the first one's child."""
-
-    def create(self, number: int, spec: Mapping[str, Any]) -> Path: ...
-    def start(self, child: Path, slot: int) -> None: ...
-    def retry(self, child: Path, slot: int, spec: Mapping[str, Any] | None) -> None: ...
-    def observe(self, child: Path) -> Seen: ...
-    def records(self, child: Path) -> list[dict[str, Any]]: ...
-    def spec(self, child: Path) -> dict[str, Any]: ...
-    def slot(self, child: Path) -> int | None: ...
-    def cancel(self, child: Path) -> None: ...
 
 
 @dataclass
@@ -99,12 +81,13 @@ class Loop:
         self.started = time.time() if started is None else started
         self.say, self.changed, self.stopped = say, changed, stopped
         self.running: dict[int, Running] = {}
+        self.workers = Workers(study, self._owner(), options.worker_timeout, say) if options.storage is not None else None
         self.reason = ""
         size = grid_size(space, options)
         self.budget = options.max_trials if size is None else min(options.max_trials, size)
 
     def run(self) -> str:
-        """Until the budget, the time or the patience is spent. Returns why it ended.
+        """Until the budget, the time or the patience is spent, and no other worker's trial is left to wait for. Returns why it ended.
 
         Raises:
             JobFailedError: no trial can succeed: the spec as given fails, or the first trials all do.
@@ -127,8 +110,10 @@ class Loop:
                     break
                 moved = True
             for item in list(self.running.values()):
-                moved |= self._watch(item)
-            if not self.running and (self.reason or spent(self.study) >= self.budget):
+                moved |= self._watch_or_lose(item)
+            if self.workers is not None:
+                moved |= self.workers.look()
+            if not self.running and (self.reason or (spent(self.study) >= self.budget and not (self.workers and self.workers.others()))):
                 return self.reason or "max_trials"
             idle = POLL_SECONDS if moved else min(idle * 1.2, SLOW_POLL_SECONDS)
             time.sleep(idle)
@@ -146,6 +131,9 @@ class Loop:
             if stored is None and self.options.storage is not None:
                 continue  # drawn by a worker that died before it signed, or is about to sign
             self._launch(optuna.Trial(self.study, frozen._trial_id), resumed=True)
+        for number in self.workers.taken(owner) if self.workers is not None else ():
+            if (child := self.backend.path(number)).exists():
+                self.backend.cancel(child)  # others run it now
 
     def _owner(self) -> str:
         return str(getattr(self.backend, "owner", "controller"))
@@ -166,12 +154,12 @@ class Loop:
         if "owner" not in trial.user_attrs:
             trial.set_user_attr("owner", self._owner())
         params = self._draw(trial)
-        spec = self.space.apply(self.spec, params)
-        if trial.number == 0:
+        exact = dict(trial.user_attrs.get("exact") or {})
+        if trial.number == 0 and not exact:
             _, exact = self.space.given(self.spec)
-            spec = self.space.apply(self.spec, {**params, **exact})
-            if exact and "exact" not in trial.user_attrs:
+            if exact:
                 trial.set_user_attr("exact", exact)
+        spec = self.space.apply(self.spec, {**params, **exact})
         child = self.backend.create(trial.number, spec)
         if trial.user_attrs.get("child") != child.name:
             trial.set_user_attr("child", child.name)
@@ -190,14 +178,35 @@ class Loop:
             f"{name.rpartition('.')[2]}={value:.4g}" if isinstance(value, float) else f"{name.rpartition('.')[2]}={value}"
             for name, value in params.items()
         )
-        self.say(f"trial {trial.number}{' taken up again' if resumed else ''}: {'the spec as given; ' if trial.number == 0 else ''}{shown}")
+        again = trial.user_attrs.get(AGAIN)
+        how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"
+        self.say(f"trial {trial.number}{how}: {'the spec as given; ' if trial.user_attrs.get(AGAIN, trial.number) == 0 else ''}{shown}")
 
     def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
         skip = []
-        if trial.number == 0:
+        if trial.user_attrs.get(AGAIN, trial.number) == 0:
             given, _ = self.space.given(self.spec)
             skip = [knob.name for knob in self.space.knobs if knob.name not in given]
         return self.space.suggest(trial, self.spec, skip)
+
+    def _watch_or_lose(self, item: Running) -> bool:
+        """`_watch`; a trial that others have given up, since this worker was silent for too long, is let go."""
+        import optuna
+
+        if item.number not in self.running:
+            return False
+        try:
+            if self.workers is not None:
+                self.workers.sign([other.trial for other in self.running.values()])
+            return self._watch(item)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            gone = [number for number in self.workers.taken(self._owner()) if number in self.running] if self.workers is not None else []
+            if not gone:
+                raise
+            for number in gone:
+                self._cancel(self.running.pop(number))
+                self.say(f"trial {number}: given to another worker while this one was silent")
+            return True
 
     def _watch(self, item: Running) -> bool:
         """Look at one child; True when something changed."""
@@ -233,6 +242,13 @@ class Loop:
                 self._cancel(item)
                 self.say(f"trial {item.number}: pruned after epoch {epoch} at {self.objectives[0].metric} {value:.5g}")
 
+    def cancel(self) -> None:
+        """Stop every trial because the study is cancelled; a resumed study takes them up again."""
+        for item in self.running.values():
+            if not item.pruning:
+                item.trial.set_user_attr(STOPPED, True)
+            self._cancel(item)
+
     def _cancel(self, item: Running) -> None:
         self.backend.cancel(item.child)
 
@@ -250,6 +266,11 @@ class Loop:
             return
         if item.pruning:
             self._tell(item, records, None, TrialState.PRUNED)
+            return
+        if seen.state == "CANCELED" and trial.user_attrs.get(STOPPED):  # the study was cancelled, and has been resumed
+            trial.set_user_attr(STOPPED, False)
+            self.backend.retry(item.child, item.slot, None)
+            item.size = -1
             return
         if seen.state == "CANCELED":
             cause = self.reason or "cancelled from outside"
@@ -315,7 +336,7 @@ class Loop:
         first = [t for t in failed if t.number == 0 and t.user_attrs.get("category") in HOPELESS]
         lost_in_a_row = 0
         for t in reversed(trials):
-            if t.user_attrs.get(LOST, WITHDRAWN) == WITHDRAWN:
+            if t.user_attrs.get(LOST, WITHDRAWN) in (WITHDRAWN, SILENT):
                 break
             lost_in_a_row += 1
         if first or (len(trials) >= 3 and len(failed) == len(trials)) or lost_in_a_row >= 3:

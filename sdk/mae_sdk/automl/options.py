@@ -64,6 +64,12 @@ TABLE: tuple[Key, ...] = (
     Key(
         "study", "text | null", None, "name of the study in a shared storage (null: the job's id); workers that give the same name share it"
     ),
+    Key(
+        "worker_timeout",
+        "seconds | text such as 10m",
+        300.0,
+        "shared storage: a worker that shows no sign of life for this long is given up, and its trials run again elsewhere",
+    ),
     Key("warm", "bool", True, "trials fork from a process that has the libraries loaded, where the bundle offers one"),
 )
 _NAMES = {key.name: key for key in TABLE}
@@ -104,6 +110,7 @@ class AutoMLOptions:
     retries: int = 2
     storage: str | None = None
     study: str | None = None
+    worker_timeout: float = 300.0
     warm: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -316,5 +323,6 @@ _READERS: dict[str, Any] = {
     "retries": _whole(0),
     "storage": _or_null(_text),
     "study": _or_null(_text),
+    "worker_timeout": _seconds,
     "warm": _bool,
 }

@@ -84,7 +84,14 @@ def write(study: optuna.Study, folder: Path, space: SearchSpace, objectives: Seq
             seconds,
             *(params.get(name, "") for name in names),
         ]
-        table.writerow([*row, attrs.get("child", ""), attrs.get(FAILED, ""), *([trial.number in front] if len(objectives) > 1 else [])])
+        table.writerow(
+            [
+                *row,
+                attrs.get("child", ""),
+                attrs.get(FAILED) or attrs.get(LOST, ""),
+                *([trial.number in front] if len(objectives) > 1 else []),
+            ]
+        )
     records.write_text(folder / "trials.csv", text.getvalue())
     top = _best(study, objectives)
     if top is not None:

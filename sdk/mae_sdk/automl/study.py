@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.util
 import itertools
+import json
 import math
 import os
 import random
@@ -32,6 +33,10 @@ FAILED = "failed"
 """User attribute of a trial: why it failed. A configuration that failed is told as pruned, so that the sampler learns to avoid it."""
 LOST = "lost"
 """User attribute of a trial that ended through no fault of its configuration: it spends no budget."""
+SILENT = "its worker went silent"
+"""The value of `LOST` where another worker gave the trial up."""
+AGAIN = "again"
+"""User attribute of a trial that runs the parameters of a lost one: the number that it was first drawn under."""
 
 
 def require_optuna() -> None:
@@ -80,6 +85,11 @@ def repair_journal(path: Path) -> int:
     """
     for stale in path.parent.glob(f"{path.name}.lock*"):
         stale.unlink(missing_ok=True)
+    return cut_torn_line(path)
+
+
+def cut_torn_line(path: Path) -> int:
+    """Cut a file back to its last newline; returns the bytes cut off. Only for who keeps others from writing."""
     try:
         with path.open("r+b") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -108,7 +118,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     """
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     if storage and "://" in storage:
         url = storage.replace("postgresql://", "postgresql+psycopg://", 1) if storage.startswith("postgresql://") else storage
@@ -134,7 +144,25 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     path.parent.mkdir(parents=True, exist_ok=True)
     if storage is None:
         repair_journal(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path)))
+    lock = JournalFileSymlinkLock(str(path))
+
+    class SharedJournal(JournalFileBackend):
+        """A worker that dies while it writes leaves half a line: whoever writes next, under the lock, cuts it off first."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+            lock.acquire()
+            try:
+                cut_torn_line(path)
+                with path.open("ab") as stream:
+                    stream.write(text.encode())
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            finally:
+                lock.release()
+
+    return JournalStorage(SharedJournal(str(path), lock_obj=lock))
 
 
 def open_study(
@@ -314,8 +342,10 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
 
 
 def spent(study: optuna.Study) -> int:
-    """Trials that count against ``max_trials``: all but those lost to the machine."""
-    return sum(LOST not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    """Trials that count against ``max_trials``: all but those lost to the machine, and those that wait to be run again."""
+    from optuna.trial import TrialState
+
+    return sum(LOST not in trial.user_attrs and trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
 
 
 def better_so_far(values: Sequence[tuple[int, float]], objective: Objective) -> list[tuple[int, float]]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from mae_sdk.automl import controller
-from mae_sdk.automl.study import open_storage
+from mae_sdk.automl.study import LOST, SILENT, open_storage
+from mae_sdk.jobfolder import records
 from mae_skill.errors import StorageError, UsageError
 
 from tests.support.automl_toy import children, make_job, start_controller
@@ -65,6 +66,29 @@ def test_a_killed_worker_takes_up_its_own_trials_and_leaves_the_others_alone(tmp
     assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in ran)
     with (first / "automl" / "trials.csv").open() as stream:
         assert {row["state"] for row in csv.DictReader(stream)} <= {"COMPLETE", "LOST", "RUNNING"}
+
+
+def test_a_worker_that_never_returns_costs_the_others_time_and_no_trial(tmp_path: Path, url: str) -> None:
+    options = {"storage": url, "study": "silent", "max_trials": 5, "worker_timeout": 2}
+    gone = make_job(tmp_path / "gone", "gone", **options, concurrency=2, spec={"num_epochs": 1, "sleep": 60})
+    worker = start_controller(gone)
+    while len(children(gone)) < 2 or not (children(gone)[1] / "starts.txt").exists():
+        time.sleep(0.05)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.communicate()
+    for child in children(gone):  # the machine is gone, and its trials with it
+        (child / records.CANCEL_NAME).touch()
+    others = [start_controller(make_job(tmp_path / f"o{i}", f"o{i}", **options, spec={"num_epochs": 2})) for i in range(2)]
+    for other in others:
+        out, _ = other.communicate(timeout=180)
+        assert other.returncode == 0, out
+    import optuna
+
+    trials = optuna.load_study(study_name="silent", storage=open_storage(tmp_path, url)).trials
+    lost = [trial for trial in trials if trial.user_attrs.get(LOST) == SILENT]
+    assert [trial.number for trial in lost] == [0, 1]
+    done = [trial.params for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(done) == 5 and all(trial.params in done for trial in lost)
 
 
 def test_a_study_of_other_metrics_under_the_same_name_is_refused(tmp_path: Path, url: str) -> None:
