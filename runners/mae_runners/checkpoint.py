@@ -46,8 +46,8 @@ class CheckpointMeta:
 
     @classmethod
     def for_model(cls, model: nn.Module, **details: Any) -> CheckpointMeta:
-        """The meta of ``model`` (a `MaskedAutoencoder` or a `Classifier`); ``details`` are the fields the model does not know (classes,
-        mean …)."""
+        """The meta of ``model`` (a `MaskedAutoencoder`, a `Classifier` or a `Segmenter`); ``details`` are the fields the model does not
+        know (classes, mean …)."""
         config: dict[str, Any] = dict(model.config)  # type: ignore[arg-type]
         stage = "pretrain" if "mask_ratio" in config else "finetune"
         known = {
@@ -55,6 +55,7 @@ class CheckpointMeta:
             "stage": stage,
             "input_size": list(config["input_size"]),
             "model": config,
+            "task": config.get("task", "classification"),
             "num_classes": config.get("num_classes"),
             "global_pool": config.get("global_pool", True),
         }

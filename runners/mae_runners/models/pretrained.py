@@ -21,10 +21,14 @@ from .conversion import guess_arch, to_our_names, unwrap
 from .hiera import SIDE, UNIT
 from .mae import MaskedAutoencoder
 from .position import resize_table, resize_windowed_table, square_grid
+from .upernet import Segmenter
 
 #: the share of the backbone's values that must come from the file
 MIN_SHARE = 0.9
 _HEADS = ("head.", "fc_norm.", "norm.")
+_DECODER = ("decoder", "mask_token", "proj.", "pred.", "multi_scale_fusion_heads.", "encoder_norm.")
+_SEGMENTER = ("neck.", "uper.", "auxiliary.")
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")  # the buffers that training changes
 
 
 @dataclass
@@ -67,7 +71,8 @@ def load_pretrained(model: Backboned, path: str | os.PathLike[str], key: str | N
     """Fill ``model`` from a checkpoint of any of the sources in `conversion`.
 
     Position tables are resized to the model's grid. A classifier takes the encoder, and a head of the same number of classes; a masked
-    autoencoder takes encoder and, where the shapes fit, decoder.
+    autoencoder takes encoder and, where the shapes fit, decoder; a segmenter takes the encoder and, from another segmenter, what fits of
+    its head.
 
     Raises:
         NotFoundError: no such file.
@@ -107,7 +112,8 @@ class _Loader:
     def __init__(self, model: Backboned, state: Mapping[str, Tensor], pixels: tuple[int, int] | None, name: str) -> None:
         self.model, self.state, self.pixels, self.file = model, state, pixels, name
         self.arch = ARCHS[model.arch]
-        self.targets = dict(model.named_parameters())
+        self.targets: dict[str, Tensor] = dict(model.named_parameters())
+        self.targets |= {name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)}
         self.clashes: list[str] = []
         self.report = LoadReport()
 
@@ -140,13 +146,18 @@ class _Loader:
 
     def _reason_to_leave(self, name: str, value: Tensor, target: str | None) -> str | None:
         """Why an entry is left out on purpose, or None."""
-        if isinstance(self.model, Classifier):
+        if target is None and name.startswith(_SEGMENTER):
+            return "belongs to a segmenter"
+        if isinstance(self.model, Segmenter):
+            if target is None and name.startswith(_DECODER):
+                return "belongs to the decoder"
+            if target is None and name.startswith(_HEADS):
+                return "belongs to a classifier, or is the last norm, which comes after the levels"
+        elif isinstance(self.model, Classifier):
             if name in self.model.encoder.head_names():
                 classes = self.model.num_classes
                 return None if value.shape[0] == classes else f"the head has {value.shape[0]} classes, the model {classes}"
-            if target is None and name.startswith(
-                ("decoder", "mask_token", "proj.", "pred.", "multi_scale_fusion_heads.", "encoder_norm.")
-            ):
+            if target is None and name.startswith(_DECODER):
                 return "belongs to the decoder"
             if target is None and name.startswith("norm."):
                 return "mean pooling has a norm of its own (fc_norm)"

@@ -16,6 +16,7 @@ from .fcmae import FcMae
 from .hiera import HieraBackbone
 from .hiera_mae import HieraMae
 from .mae import MaskedAutoencoder
+from .upernet import Segmenter
 from .vit import VitBackbone
 from .vit_mae import VitMae
 
@@ -66,6 +67,28 @@ def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classi
     return model
 
 
+def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segmenter:
+    """The segmenter (UperNet) of ``model`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the shape does not work.
+    """
+    head = model_spec.segmentation
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "task": "segmentation",
+        "num_classes": int(model_spec.num_classes),
+        "drop_path_rate": float(model_spec.drop_path_rate),
+        "channels": int(head.channels),
+        "scales": [int(scale) for scale in head.pool_scales],
+        "dropout": float(head.dropout),
+        "auxiliary_channels": int(head.auxiliary_channels) if head.auxiliary_weight > 0 else 0,
+    }
+    model = build_from_config(config)
+    assert isinstance(model, Segmenter)
+    return model
+
+
 def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[str, Any]:
     shape = {name: getattr(model_spec, name, None) for name in _SHAPE_FIELDS}
     return {
@@ -76,7 +99,8 @@ def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[st
 
 
 def build_from_config(config: Mapping[str, Any]) -> Backboned:
-    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else a classifier."""
+    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else what ``task`` says, else a
+    classifier."""
     arch = _arch(config["arch"])
     size = hw(config["input_size"])
     _check_size(arch, size)
@@ -84,6 +108,8 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
     if "mask_ratio" in config:
         _check_decoder(arch, config)
         return _MAE[arch.family](build_encoder(config, pretraining=True), config)
+    if config.get("task") == "segmentation":
+        return Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
     return Classifier(build_encoder(config, pretraining=False), config)
 
 
@@ -112,7 +138,7 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
             mlp_ratio=float(overrides.get("mlp_ratio", arch.mlp_ratio)),
             num_classes=classes,
             # The autoencoder needs the final norm on all tokens, which timm keeps under token pooling.
-            pool="avg" if not pretraining and config["global_pool"] else "token",
+            pool="avg" if not pretraining and config.get("global_pool", True) else "token",
             drop_path=drop_path,
         )
     if overrides:

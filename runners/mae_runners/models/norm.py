@@ -1,0 +1,44 @@
+"""Batch normalisation that sees the whole batch: over ranks on any device, and with a map of one value."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with statistics over all ranks (`torch.nn.SyncBatchNorm` is for GPUs alone, and this is for processes on CPUs too).
+
+    Segmentation trains with few images a device, and statistics of two images are noise: so they are summed over ranks, and n ranks of
+    b images give what one rank of n·b gives. Gradient accumulation does not widen them. Where a channel has a single value (one image
+    and a 1×1 map) there is no variance: there the running statistics stand in and are left as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if x.numel() // x.shape[1] * ranks == 1:
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x) if ranks == 1 else self._over_ranks(x)
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce
+
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.float()
+            own = values.new_tensor([values.numel() // values.shape[1]])
+            total = all_reduce(torch.cat([values.sum(dim=(0, 2, 3)), own]))
+            count = total[-1].detach()
+            mean = total[:-1] / count
+            centred = values - mean[:, None, None]
+            variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+            scale = self.weight.float() * (variance + self.eps).rsqrt()
+            with torch.no_grad():
+                assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+                momentum = float(self.momentum or 0.0)
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
+            return (centred * scale[:, None, None] + self.bias.float()[:, None, None]).to(x.dtype)

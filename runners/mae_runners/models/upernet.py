@@ -1,0 +1,186 @@
+"""UperNet (Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221) on any of the encoders.
+
+Four levels of strides 4, 8, 16, 32. The coarsest goes through pyramid pooling (Zhao et al., arXiv 1612.01105), the others are added to it
+from coarse to fine (Lin et al., arXiv 1612.03144); all four are brought to stride 4, fused and classified. In training a small fully
+convolutional head on the third level gives a second loss.
+
+ViT has one stride: the outputs of blocks 3, 5, 7 and 11 of 12 are rescaled by 4, 2, 1 and ½, which makes the same four levels. The maps of
+ConvNeXt V2 and Hiera are their stages, each with a LayerNorm of its own, as these backbones have it in the published segmenters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mae_skill.archs import ARCHS
+from mae_skill.errors import SpecError
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from .common import Backboned
+from .norm import BatchNorm
+
+STRIDES = (4, 8, 16, 32)
+AUXILIARY_LEVEL = 2
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners not aligned: ``[B, C, h, w]`` → ``[B, C, *size]``."""
+    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def conv_block(width_in: int, width: int, kernel: int) -> nn.Sequential:
+    """ "Same" convolution without bias, batch normalisation, ReLU."""
+    block = nn.Sequential(nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False), BatchNorm(width), nn.ReLU())
+    nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+    return block
+
+
+def classifier(width: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Whole channels dropped, then a 1×1 convolution to the classes."""
+    layer = nn.Conv2d(width, num_classes, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Dropout2d(dropout), layer)
+
+
+def pooling_weights(length: int, bins: int) -> Tensor:
+    """``[bins, length]``: row i averages the cells ⌊i·length/bins⌋ … ⌈(i+1)·length/bins⌉, as adaptive average pooling does."""
+    weights = torch.zeros(bins, length)
+    for i in range(bins):
+        start, end = i * length // bins, -(-(i + 1) * length // bins)
+        weights[i, start:end] = 1.0 / (end - start)
+    return weights
+
+
+class AveragePool(nn.Module):
+    """Adaptive average pooling of maps of one known size to ``bins × bins``, as two matrix products.
+
+    ONNX has no such operator for sizes that ``bins`` does not divide, and on GPUs its backward pass is not deterministic; a product is both.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int], bins: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", pooling_weights(size[0], bins), persistent=False)
+        self.register_buffer("columns", pooling_weights(size[1], bins).T.contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows.to(x.dtype) @ x @ self.columns.to(x.dtype)
+
+
+class PyramidPooling(nn.Module):
+    """The map beside its averages over 1, 2², 3², 6² regions, fused: ``[B, C, h, w]`` → ``[B, width, h, w]``."""
+
+    def __init__(self, width_in: int, width: int, scales: Sequence[int], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.branches = nn.ModuleList(nn.Sequential(AveragePool(size, scale), conv_block(width_in, width, 1)) for scale in scales)
+        self.fuse = conv_block(width_in + len(scales) * width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x, *[resize(branch(x), self.size) for branch in self.branches]]
+        result: Tensor = self.fuse(torch.cat(parts, dim=1))
+        return result
+
+
+class UperHead(nn.Module):
+    """Four maps of the widths ``widths`` and the sizes ``sizes``, finest first → logits ``[B, num_classes, *sizes[0]]``."""
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        num_classes: int,
+        *,
+        channels: int = 512,
+        scales: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.sizes = [tuple(size) for size in sizes]
+        self.pooling = PyramidPooling(widths[-1], channels, scales, sizes[-1])
+        self.lateral = nn.ModuleList(conv_block(width, channels, 1) for width in widths[:-1])
+        self.smooth = nn.ModuleList(conv_block(channels, channels, 3) for _ in widths[:-1])
+        self.fuse = conv_block(len(widths) * channels, channels, 3)
+        self.classify = classifier(channels, num_classes, dropout)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        levels = [lateral(x) for lateral, x in zip(self.lateral, maps[:-1], strict=True)] + [self.pooling(maps[-1])]
+        for i in range(len(levels) - 1, 0, -1):
+            levels[i - 1] = levels[i - 1] + resize(levels[i], self.sizes[i - 1])
+        smoothed = [smooth(x) for smooth, x in zip(self.smooth, levels[:-1], strict=True)] + [levels[-1]]
+        fused = self.fuse(torch.cat([resize(x, self.sizes[0]) for x in smoothed], dim=1))
+        result: Tensor = self.classify(fused)
+        return result
+
+
+def rescaling(width: int) -> nn.ModuleList:
+    """ViT's neck: ×4, ×2, ×1, ×½ (as BEiT and MAE are fine-tuned for segmentation)."""
+
+    def double() -> nn.ConvTranspose2d:
+        return nn.ConvTranspose2d(width, width, 2, stride=2)
+
+    four = nn.Sequential(double(), BatchNorm(width), nn.GELU(), double())
+    return nn.ModuleList([four, double(), nn.Identity(), nn.MaxPool2d(2)])
+
+
+class Segmenter(Backboned):
+    """An encoder, its levels in pyramid order, UperNet, and in training the auxiliary head.
+
+    ``config`` beside the encoder's: ``num_classes, channels, scales, dropout, auxiliary_channels`` (0 = no auxiliary head).
+    """
+
+    def __init__(self, encoder: Any, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.encoder = encoder
+        self.num_classes = int(config["num_classes"])
+        arch, (height, width) = ARCHS[self.arch], self.input_size
+        if arch.family == "vit":
+            dims = (encoder.num_features,) * 4
+            rows, columns = encoder.grid
+            if min(rows, columns) < 2:
+                raise SpecError(
+                    "a pyramid needs two patches a side",
+                    field="dataset.augmentation.input_size",
+                    got=list(self.input_size),
+                    expected=f"at least {2 * arch.patch} pixels",
+                )
+            sizes = [(4 * rows, 4 * columns), (2 * rows, 2 * columns), (rows, columns), (rows // 2, columns // 2)]
+            encoder.norm, encoder.fc_norm = nn.Identity(), nn.Identity()  # the levels come from before the last norm
+            self.neck = rescaling(dims[0])
+        else:
+            dims = arch.dims
+            sizes = [(height // stride, width // stride) for stride in STRIDES]
+            self.neck = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
+        dropout = float(config["dropout"])
+        self.uper = UperHead(
+            dims, sizes, self.num_classes, channels=int(config["channels"]), scales=list(config["scales"]), dropout=dropout
+        )
+        self.auxiliary: nn.Sequential | None = None
+        if config["auxiliary_channels"]:
+            between = int(config["auxiliary_channels"])
+            self.auxiliary = nn.Sequential(conv_block(dims[AUXILIARY_LEVEL], between, 3), *classifier(between, self.num_classes, dropout))
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The encoder's maps in pyramid order, strides 4, 8, 16, 32 (of a 16-pixel patch)."""
+        return [scale(x) for scale, x in zip(self.neck, self.encoder.pyramid(images), strict=True)]
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """``images [B, 3, H, W]`` normalised, of the model's size → logits ``[B, num_classes, H, W]``; in training a tuple of these and,
+        where there is an auxiliary head, of its logits."""
+        maps = self.levels(images)
+        logits = resize(self.uper(maps), self.input_size)
+        if not self.training:
+            return logits
+        if self.auxiliary is None:
+            return (logits,)
+        return logits, resize(self.auxiliary(maps[AUXILIARY_LEVEL]), self.input_size)
+
+    def head_parameter_names(self) -> set[str]:
+        return {name for name, _ in self.named_parameters() if not name.startswith("encoder.")}

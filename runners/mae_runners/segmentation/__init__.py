@@ -1,0 +1,1 @@
+"""Semantic segmentation outside the network: loss, figures, whole pictures from windows, colours."""
