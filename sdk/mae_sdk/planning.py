@@ -90,6 +90,10 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         nested.append((kind, section))
     order = [*layers.below, nested[0], nested[1], *layers.above, nested[2]]
     resolved = merge(order, layers.schema)
+    for key in (f"{action}.{name}" for name in owned):  # an action's own folder, which would part the results from the job's record
+        if get_dotted(resolved.spec, key):
+            layers.notices.append(f"{key} of the spec is not used: a job writes into its own folder")
+            set_dotted(resolved.spec, key, None)
     problems += inherit.contradictions(action, bundle.info, parent, resolved.spec, layers.given)
     problems += [item for item in missing if not (item.field and get_dotted(resolved.spec, item.field))]
     _hold_out(bundle, action, decision, resolved, layers)

@@ -145,3 +145,9 @@ def test_a_written_out_template_is_no_choice_of_every_default(data: Path) -> Non
     spec["train"]["num_epochs"] = 3
     made = skill.plan("train", spec=spec, train_datasets=str(data), spec_overrides=SMALL)
     assert made.automl is not None and made.spec["train"]["num_epochs"] == 3
+
+
+def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(data: Path) -> None:
+    made = plan(data, spec_overrides={"train.results_dir": "/elsewhere"}, automl_policy="off")
+    assert made.spec["train"]["results_dir"] is None and made.spec["results_dir"] == str(made.job_dir)
+    assert any("train.results_dir of the spec is not used" in notice for notice in made.notices)

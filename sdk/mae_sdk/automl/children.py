@@ -54,7 +54,7 @@ class LocalChildren:
         temporary = Path(tempfile.mkdtemp(dir=self.job_dir.parent, prefix=f".{child.name}."))
         try:
             temporary.chmod(0o755)
-            _write_spec(temporary / "spec.yaml", {**spec, **({"results_dir": str(child)} if "results_dir" in spec else {})})
+            _write_spec(temporary / "spec.yaml", _moved(spec, str(self.job_dir), str(child)))
             parent = records.read_record(self.job_dir)
             places = {
                 "{config_path}": str(child / "spec.yaml"),
@@ -201,6 +201,17 @@ def _fill(word: str, places: Mapping[str, str]) -> str:
     for name, value in places.items():
         word = word.replace(name, value)
     return word
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """A copy of a spec in which every path of the study's own folder is the same path of the child's."""
+    if isinstance(value, Mapping):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value[len(old) :]
+    return value
 
 
 def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ action=$1; config=$2; job=$3
 rate=$(sed -n 's/^ *rate: //p' "$config"); fault=$(sed -n 's/^ *fault: //p' "$config")
 [ "$fault" = exit ] && { echo "it broke"; exit 1; }
 [ "$fault" = sleep ] && sleep 100
-echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate"
+echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate device ${CUDA_VISIBLE_DEVICES:-none}"
 printf '{"status": "RUNNING", "message": "", "epoch": 0, "kpi": {"score": %s}}\n' "${rate:-0}" >> "$job/status.json"
 mkdir -p "$job/$action"
 if [ "$action" = train ]; then
