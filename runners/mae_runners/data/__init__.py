@@ -1,9 +1,10 @@
 """Sources to batches on the device."""
 
-from mae_runners.data.dataset import ImageDataset, build_dataset
-from mae_runners.data.loader import build_loader, collate, to_input
+from mae_runners.data.dataset import ImageDataset, build_dataset, collate
+from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
 from mae_runners.data.sampler import FunctionalSampler
+from mae_runners.data.segmentation import SegmentationDataset, build_segmentation_dataset
 from mae_runners.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "FunctionalSampler",
     "ImageDataset",
     "Mixup",
+    "SegmentationDataset",
     "TrainTransform",
     "build_dataset",
     "build_loader",
+    "build_segmentation_dataset",
     "collate",
     "soft_targets",
     "to_input",

@@ -51,6 +51,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.source)
 
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Items as a batch; see the function `collate`."""
+        return collate(samples)
+
+    @property
+    def item_bytes(self) -> int:
+        """About how much memory an item takes."""
+        return 3 * self.transform.height * self.transform.width + 4 * (self.num_units or 0) + 64
+
     @property
     def paths(self) -> list[str]:
         """``source/member`` of every image, in order."""
@@ -67,7 +76,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         for attempt in range(REPLACEMENTS):
             if not self._bad[chosen]:
                 try:
-                    pixels = self.transform(self.source.read(chosen), self.source.members[chosen], draw)
+                    item = self._load(chosen, draw)
                     break
                 except DataError as error:
                     self._bad[chosen] = 1
@@ -76,18 +85,18 @@ class ImageDataset(Dataset[dict[str, Any]]):
             chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
         else:
             raise self._too_many()
-        item: dict[str, Any] = {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            "label": int(self.labels[chosen]),
-            "index": index,
-            "valid": bool(valid),
-        }
+        item |= {"index": index, "valid": bool(valid)}
         if self.num_units is not None:
             noise = np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, index, "mask"))).random(
                 self.num_units, dtype=np.float32
             )
             item["noise"] = torch.from_numpy(noise)
         return item
+
+    def _load(self, index: int, draw: int) -> dict[str, Any]:
+        """What of an item depends on the file; raises `DataError` where it is unreadable."""
+        pixels = self.transform(self.source.read(index), self.source.members[index], draw)
+        return {"image": planes(pixels), "label": int(self.labels[index])}
 
     @property
     def corrupt(self) -> list[str]:
@@ -104,16 +113,42 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if count and count > self.max_corrupt_fraction * len(self):
             raise self._too_many()
 
+    def _why(self) -> str:
+        """What is the matter with the first of them, for an error."""
+        try:
+            self._load(int(torch.nonzero(self._bad)[0]), 0)
+        except DataError as error:
+            return f" ({error.message})"
+        return ""
+
     def _too_many(self) -> DataError:
         names = self.corrupt
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return DataError(
-            f"{len(names)} of {len(self)} images cannot be read: {shown}",
+            f"{len(names)} of {len(self)} images cannot be read: {shown}{self._why()}",
             field="dataset.max_corrupt_fraction",
             got=len(names) / len(self),
             expected=f"at most {self.max_corrupt_fraction:g} of the images",
             hint="mend or remove these files (mae inspect lists them), or raise dataset.max_corrupt_fraction",
         )
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """``image`` uint8 [B, 3, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool [B], ``noise`` float32 [B, L] where there is any."""
+    batch = {
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
+        "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
+        "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
+    }
+    if "noise" in samples[0]:
+        batch["noise"] = torch.stack([sample["noise"] for sample in samples])
+    return batch
+
+
+def planes(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] → uint8 [3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def build_dataset(
@@ -154,7 +189,7 @@ def build_dataset(
             f"{int((labels < 0).sum())} of {len(labels)} images lie in no class folder, the first is {first}",
             got=first,
             expected="one folder per class: <source>/<class>/<image>",
-            hint="to pretrain on unlabelled images set train.stage=pretrain",
+            hint="images without labels serve pretraining (train.stage=pretrain) and the inference action",
         )
     transform = TrainTransform(augmentation, finetune=stage == "finetune") if train else EvalTransform(augmentation)
     return ImageDataset(

@@ -19,19 +19,6 @@ PREFETCH_SHARE = 0.1
 MAX_PREFETCH = 8
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """``image`` uint8 [B, 3, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool [B], ``noise`` float32 [B, L] where there is any."""
-    batch = {
-        "image": torch.stack([sample["image"] for sample in samples]),
-        "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
-        "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
-        "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
-    }
-    if "noise" in samples[0]:
-        batch["noise"] = torch.stack([sample["noise"] for sample in samples])
-    return batch
-
-
 def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32, one multiply and one add."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
@@ -70,9 +57,7 @@ def build_loader(
         drop_last: leave out a last batch that is not full.
         persistent: keep the workers between epochs.
     """
-    height, width = dataset.transform.height, dataset.transform.width
-    batch_bytes = batch_size * (3 * height * width + 4 * (dataset.num_units or 0) + 64)
-    workers, prefetch = plan_workers(workers, batch_bytes)
+    workers, prefetch = plan_workers(workers, batch_size * dataset.item_bytes)
     options: dict[str, Any] = {}
     if workers:
         options = {
@@ -86,7 +71,7 @@ def build_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         drop_last=drop_last,
         **options,

@@ -30,20 +30,23 @@ class FunctionalSampler(Sampler[Key]):
         if not 0 <= rank < world or n <= 0:
             raise ValueError(f"rank {rank} of {world} over {n} samples")
         self.n, self.seed, self.rank, self.world, self.shuffle = n, seed, rank, world, shuffle
-        self.epoch, self.start = 0, 0
-        self.per_rank = -(-n // world)
+        self.epoch, self.done = 0, 0
 
     def set_position(self, epoch: int, start: int = 0) -> None:
         """Begin at ``epoch``, after the first ``start`` samples of this rank. Must be called before the loader's iterator is made."""
-        self.epoch, self.start = epoch, start
+        self.set_place(epoch, start * self.world)
+
+    def set_place(self, epoch: int, done: int) -> None:
+        """Begin at ``epoch``, after the first ``done`` places of the common order: the same for every number of ranks."""
+        self.epoch, self.done = epoch, done
 
     def set_epoch(self, epoch: int) -> None:
         """Begin ``epoch``; a position inside that same epoch, set before, is kept (frameworks call this after a resume)."""
         if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
+            self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
-        return max(0, self.per_rank - self.start)
+        return max(0, -(-(self.n - self.done) // self.world))
 
     def order(self, epoch: int) -> np.ndarray:
         """The common order of all ranks: int64 [n]."""
@@ -52,8 +55,7 @@ class FunctionalSampler(Sampler[Key]):
         return np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))).permutation(self.n)
 
     def __iter__(self) -> Iterator[Key]:
-        epoch, start = self.epoch, self.start
+        epoch, done = self.epoch, self.done
         order = self.order(epoch)
-        for step in range(start, self.per_rank):
-            place = step * self.world + self.rank
+        for place in range(done + self.rank, done + len(self) * self.world, self.world):
             yield epoch, int(order[place % self.n]), place < self.n

@@ -1,0 +1,237 @@
+"""Images and the masks that belong to them: one folder or archive with both, or a mask source for every image source.
+
+An image and its mask have the same path but for the suffix, relative to their sources (wrapper folders around everything do not count).
+Without mask sources there are two layouts: ``images/`` and ``annotations/`` inside one source, either split into ``training/`` and
+``validation/`` (ADE20K) or not; or a source that is itself ``…/images[/…]``, its masks in ``…/annotations[/…]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mae_skill.errors import DataError
+
+from mae_sdk.data.sources import Source, open_source
+from mae_sdk.storage import urls
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IMAGES, MASKS = "images", "annotations"
+SPLITS = {"train": ("training", "train"), "val": ("validation", "val"), "test": ("testing", "test")}
+Given = str | os.PathLike[str] | Sequence[str]
+
+
+class Pairs(Sequence[str]):
+    """Images with their masks, by index. Fork- and pickle-safe.
+
+    Attributes:
+        members: relative names of the images.
+        masked: int, how many images have a mask.
+        digest: sha256 that identifies images, masks and what belongs to what.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Source, Source | None, np.ndarray[Any, Any]]]) -> None:
+        import numpy as np
+
+        self._parts = [(images, masks) for images, masks, _ in parts]
+        rows = [np.insert(rows, 0, number, axis=1) for number, (_, _, rows) in enumerate(parts)]
+        self._rows: np.ndarray[Any, Any] = np.concatenate(rows)  # part, image, mask (-1 = none)
+        self.masked = int((self._rows[:, 2] >= 0).sum())
+        digests = [f"{images.digest} {masks.digest if masks else '-'}" for images, masks in self._parts]
+        digests.append(hashlib.sha256(self._rows.tobytes()).hexdigest())
+        self.digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        images, image, _, _ = self._locate(index)
+        return images.members[image]
+
+    def _locate(self, index: int) -> tuple[Source, int, Source | None, int]:
+        part, image, mask = (int(value) for value in self._rows[index])
+        images, masks = self._parts[part]
+        return images, image, None if mask < 0 else masks, mask
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Relative names of the images."""
+        return self
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of an image."""
+        images, image, _, _ = self._locate(index)
+        return images.read(image)
+
+    def read_mask(self, index: int) -> bytes | None:
+        """The encoded bytes of its mask; None where it has none."""
+        _, _, masks, mask = self._locate(index)
+        return None if masks is None else masks.read(mask)
+
+    def path(self, index: int) -> str:
+        """``source/member`` of an image."""
+        images, image, _, _ = self._locate(index)
+        return images.path(image)
+
+    def mask_path(self, index: int) -> str | None:
+        """``source/member`` of its mask; None where it has none."""
+        _, _, masks, mask = self._locate(index)
+        return None if masks is None else masks.path(mask)
+
+
+def open_pairs(
+    images: Given,
+    masks: Given | None = None,
+    *,
+    role: str,
+    required: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Pairs:
+    """Open image sources with their masks.
+
+    Args:
+        images: what `open_source` takes, or a list.
+        masks: as many mask sources as image sources, in the same order; None: beside the images (see the module's text).
+        role: ``train``, ``val`` or ``test``: which split of an ADE20K layout.
+        required: refuse images without a mask; else they are taken too.
+
+    Raises:
+        DataError: a source is missing or empty, no masks are found, an image has none, or the numbers of sources differ.
+        StorageError: a source could not be read.
+    """
+    places, beside = _listed(images), None if masks is None else _listed(masks)
+    if beside is not None and len(beside) != len(places):
+        raise DataError(
+            f"{len(places)} image sources and {len(beside)} mask sources",
+            field=f"dataset.segmentation.{role}_mask_sources",
+            got=[urls.redact(one) for one in beside],
+            expected="one mask source for each image source, in the same order",
+        )
+    parts: list[tuple[Source, Source | None, np.ndarray[Any, Any]]] = []
+    for number, place in enumerate(places):
+        source = open_source(place, cache_dir)
+        if beside is not None:
+            found = open_source(beside[number], cache_dir)
+            rows = _rows(_stems(source.members), _stems(found.members))
+            parts.append((source, found, rows))
+        else:
+            parts.append(_beside(source, place, role, required, cache_dir))
+    pairs = Pairs(parts)
+    if required and pairs.masked < len(pairs):
+        raise _unpaired(pairs, role)
+    return pairs
+
+
+def _beside(source: Source, place: str, role: str, required: bool, cache_dir: Any) -> tuple[Source, Source | None, np.ndarray[Any, Any]]:
+    """A source that names no masks: its own layout, the folder beside it, or none."""
+    import numpy as np
+
+    names = list(source.members)
+    skip = len(_wrapper(names, stop=(IMAGES, MASKS)))
+    tops = {name[skip:].partition("/")[0] for name in names}
+    if {IMAGES, MASKS} <= tops:
+        rows = _layout(names, skip, role, urls.redact(place))
+        return source, source, rows
+    sibling = _sibling(place)
+    if sibling is not None:
+        try:
+            found = open_source(sibling, cache_dir)
+        except DataError:
+            if required:
+                raise
+        else:
+            return source, found, _rows(_stems(names), _stems(found.members))
+    if required:
+        raise DataError(
+            f"no masks belong to {urls.redact(place)}",
+            field=f"dataset.segmentation.{role}_mask_sources",
+            expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, or mask sources",
+        )
+    return source, None, np.stack([np.arange(len(names)), np.full(len(names), -1)], axis=1)
+
+
+def _layout(names: Sequence[str], skip: int, role: str, where: str) -> np.ndarray[Any, Any]:
+    """Rows of ``images/…`` and ``annotations/…`` inside one source; of the role's split where there are splits."""
+    images: dict[int, str] = {}
+    masks: dict[int, str] = {}
+    for i, name in enumerate(names):
+        top, _, rest = name[skip:].partition("/")
+        if rest and top in (IMAGES, MASKS):
+            (images if top == IMAGES else masks)[i] = _stem(rest)
+    folders = {stem.partition("/")[0] for stem in images.values() if "/" in stem}
+    known = folders & {name for split in SPLITS.values() for name in split}
+    if known:
+        own = sorted(known & set(SPLITS[role]))
+        if not own:
+            raise DataError(
+                f"{where} has no {' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
+                got=sorted(known),
+                expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
+            )
+        images = {i: stem for i, stem in images.items() if stem.partition("/")[0] in own}
+    return _rows(images, masks)
+
+
+def _sibling(place: str) -> str | None:
+    """``…/images/…`` → ``…/annotations/…`` (the last such folder); None for archives and where there is none."""
+    if urls.is_archive(place):
+        return None
+    head, mark, query = place.partition("?")
+    words = head.split("/")
+    at = next((i for i in range(len(words) - 1, -1, -1) if words[i] == IMAGES), None)
+    return None if at is None else "/".join([*words[:at], MASKS, *words[at + 1 :]]) + mark + query
+
+
+def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]:
+    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around everything, whichever fits more."""
+    import numpy as np
+
+    place = {stem: i for i, stem in masks.items()}
+    found = [place.get(stem, -1) for stem in images.values()]
+    if -1 in found:
+        cut, short = len(_wrapper(list(images.values()))), len(_wrapper(list(masks.values())))
+        bare = {stem[short:]: i for stem, i in place.items()}
+        again = [bare.get(stem[cut:], -1) for stem in images.values()]
+        found = again if again.count(-1) < found.count(-1) else found
+    return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
+
+
+def _wrapper(names: Sequence[str], stop: Sequence[str] = ()) -> str:
+    """The folders around every name, with their ``/``; none of ``stop`` is among them."""
+    common = ""
+    while names:
+        head, slash, _ = names[0][len(common) :].partition("/")
+        longer = common + head + slash
+        if not slash or head in stop or not all(name.startswith(longer) for name in names):
+            break
+        common = longer
+    return common
+
+
+def _stem(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.rpartition(".")[0]
+
+
+def _stems(names: Sequence[str]) -> dict[int, str]:
+    return {i: _stem(name) for i, name in enumerate(names)}
+
+
+def _listed(given: Given) -> list[str]:
+    return [os.fspath(given)] if isinstance(given, (str, os.PathLike)) else [os.fspath(one) for one in given]
+
+
+def _unpaired(pairs: Pairs, role: str) -> DataError:
+    bare = [i for i in range(len(pairs)) if pairs.mask_path(i) is None]
+    shown = ", ".join(pairs.path(i) for i in bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
+    return DataError(
+        f"{len(bare)} of {len(pairs)} images have no mask: {shown}",
+        field=f"dataset.segmentation.{role}_mask_sources",
+        got=len(bare),
+        expected="a mask for each image: the same relative path, any suffix",
+        hint="add the masks, or take these images out",
+    )
