@@ -92,7 +92,8 @@ class S3Server(_Server):
         program = Path(sys.executable).parent / "rclone"
         command = [str(program) if program.exists() else str(shutil.which("rclone")), "serve", "s3", str(self.root)]
         command += ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull]
-        command += ["--etag-hash", "MD5" if self.etag else "", "--vfs-cache-mode", "off", "--dir-cache-time", "0s", "--poll-interval", "0"]
+        # A cached listing lives for 2 ms: with 0, rclone's clean-up timer fires without end and starves the requests.
+        command += ["--etag-hash", "MD5" if self.etag else "", "--vfs-cache-mode", "off", "--dir-cache-time", "2ms", "--poll-interval", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait()
         return self
