@@ -141,3 +141,40 @@ def test_a_full_disk_is_said_and_not_retried(archive: Path, tmp_path: Path, monk
         open_source(archive, cache_dir=tmp_path / "c")
     assert not caught.value.retryable
     assert "MAE_CACHE_DIR" in str(caught.value)
+
+
+def test_a_plain_tar_on_a_local_disk_is_indexed_where_it_is_and_a_change_is_noticed(tmp_path: Path) -> None:
+    folder = write_imagefolder(tmp_path / "images", 2, 3)
+    path = make_tarball(folder, tmp_path / "a.TAR")
+    root = tmp_path / "c"
+    source = open_source(path, cache_dir=root)
+    want = [file.read_bytes() for file in sorted(folder.rglob("*.png"))]
+    assert [source.read(i) for i in range(6)] == want
+    assert sum(entry.bytes for entry in cache.list_entries(root)) < path.stat().st_size / 4
+    assert cache.clear_cache(root) == 0  # in use
+    whole = path.read_bytes()
+    assert whole.count(want[2]) == 1
+    with path.open("r+b") as handle:  # in place, as a careless copy over it would
+        handle.seek(whole.index(want[2]))
+        handle.write(b"other")
+    assert source.read(1) == want[1]
+    with pytest.raises(StorageError, match="no longer what it was") as caught:
+        source.read(2)
+    assert caught.value.got == str(path) and caught.value.retryable
+    again = open_source(path, cache_dir=root)  # another time of change: another entry
+    assert again.read(2) == b"other" + want[2][5:]
+    del source, caught  # an exception holds the frames it came through
+    path.unlink()
+    assert again.read(0) == want[0]  # it holds the file open
+    assert cache.clear_cache(root) > 0
+
+
+def test_an_entry_of_a_tar_that_was_replaced_within_one_tick_is_not_used(tmp_path: Path) -> None:
+    path = make_tarball(write_imagefolder(tmp_path / "one", 1, 3), tmp_path / "a.tar")
+    stamp = path.stat()
+    open_source(path, cache_dir=tmp_path / "c")
+    other = write_imagefolder(tmp_path / "two", 1, 4, start=5)
+    make_tarball(other, path)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    source = open_source(path, cache_dir=tmp_path / "c")
+    assert [source.read(i) for i in range(len(source))] == [file.read_bytes() for file in sorted(other.rglob("*.png"))]

@@ -109,6 +109,29 @@ def test_an_object_that_changes_while_it_is_read_is_refused(s3: S3Server, tmp_pa
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
 
 
+@pytest.mark.parametrize("change", ["grows", "is replaced", "joins"])
+def test_a_prefix_that_changes_while_it_is_read_is_refused(change: str, s3: S3Server, tmp_path: Path) -> None:
+    folder = s3.bucket("faults") / f"prefix {change}"
+    write_imagefolder(folder, 1, 4)
+    target = sorted(folder.rglob("*.png"))[1]
+    old = target.read_bytes()
+    new = {"grows": old + b"more", "is replaced": old[:-4] + b"swap", "joins": old}[change]
+
+    def swap(method: str, path: str, number: int) -> str | None:
+        if method == "GET" and ".png" in path and "list-type" not in path:
+            (folder / "0" / "late.png" if change == "joins" else target).write_bytes(new)
+        return None
+
+    with (
+        FaultProxy(s3.endpoint, decide=swap) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.endpoint}),
+        pytest.raises(StorageError, match="changed while it was read") as caught,
+    ):
+        open_source(f"s3://faults/prefix {change}", cache_dir=tmp_path / "cache")
+    assert caught.value.retryable
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
+
+
 @pytest.mark.parametrize("fault", ["reset", "truncate", "500"])
 def test_downloads_and_uploads_survive_faults(fault: str, s3: S3Server, tmp_path: Path) -> None:
     data = bytes(range(256)) * 4000

@@ -64,3 +64,25 @@ def test_the_contact_sheet_is_a_picture_of_the_pictures(folder: Path, tmp_path: 
     red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60)
     assert red.any()  # the unreadable one is crossed out
     assert pixels.std() > 20
+
+
+def test_the_command_compares_two_sources_and_draws_the_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mae_sdk.cli.main import main
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["inspect", *words])
+        assert ended.value.code in (0, None)
+        return capsys.readouterr().out
+
+    val = write_imagefolder(tmp_path / "val", 1, 2, size=40, start=10)
+    shutil.copy(folder / "1" / "0001.png", val / "0" / "leak.png")
+    sheet = tmp_path / "sheet.png"
+    report = json.loads(run(str(folder), "--other", str(val), "--contact-sheet", str(sheet), "--json"))
+    assert report["shared"] == {"count": 1, "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]]}
+    assert report["duplicates"]["count"] == 1
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+    text = run(str(folder), "--other", str(val))
+    assert f"    {folder / '1' / '0001.png'} = {val / '0' / 'leak.png'}\n" in text and "mean" in text
+    assert "shared" not in run(str(folder))

@@ -107,6 +107,18 @@ def test_normalising_on_the_device_equals_torchvisions() -> None:
     torch.testing.assert_close(to_input(images, mean, std), normalize(images.float() / 255, mean, std), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_workers_stay_between_epochs_and_memory_is_pinned_where_there_is_a_gpu(
+    cuda: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(loader_module, "plan_workers", lambda workers, size: (workers, 3))
+    data = dataset(folder)
+    loader = build_loader(data, FunctionalSampler(len(data), 5), 4, 1)
+    assert (loader.persistent_workers, loader.pin_memory, loader.prefetch_factor) == (True, cuda, 3)
+    assert next(iter(build_loader(data, FunctionalSampler(len(data), 5), 4, 0, pin_memory=False)))["image"].dtype == torch.uint8
+
+
 def test_workers_and_prefetch_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(loader_module, "free_memory", lambda: 10 << 30)

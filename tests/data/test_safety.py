@@ -33,6 +33,31 @@ def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing_behind(case: st
     assert left == []
 
 
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zst"])
+@pytest.mark.parametrize("harm", ["cut", "flip"])
+def test_damage_deep_inside_a_large_archive_is_the_archives_error(kind: str, harm: str, tmp_path: Path) -> None:
+    import bz2
+    import gzip
+    import lzma
+    import random
+
+    import zstandard
+
+    payload = random.Random(0).randbytes(2_500_000)
+    pack = {"gz": gzip.compress, "xz": lambda data: lzma.compress(data, preset=0), "bz2": lambda data: bz2.compress(data, 1)}
+    pack["zst"] = zstandard.ZstdCompressor(level=1, write_checksum=True).compress
+    data = bytearray(pack[kind](tar(("a/1.jpg", payload), ("a/2.jpg", PHOTO))))
+    middle = len(data) * 2 // 3
+    if harm == "cut":
+        del data[middle:]
+    else:
+        data[middle] ^= 0x55
+    (tmp_path / f"x.tar.{kind}").write_bytes(data)
+    with pytest.raises(DataError, match=f"x.tar.{kind} is (truncated|corrupt)"):
+        open_source(tmp_path / f"x.tar.{kind}", cache_dir=tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
+
+
 def test_ordinary_oddities_are_read(tmp_path: Path) -> None:
     long = "deep/" * 30 + "picture.jpg"
     for name, data in {

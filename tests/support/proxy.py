@@ -20,7 +20,7 @@ CODES = {
     "ExpiredToken": (400, "ExpiredToken"),
     "AccessDenied": (403, "AccessDenied"),
 }
-FAULTS = ("reset", "truncate", "stall", *CODES)
+FAULTS = ("drop", "reset", "truncate", "short", "stall", *CODES)
 
 
 class FaultProxy:
@@ -30,9 +30,17 @@ class FaultProxy:
         latency: seconds before each request is passed on.
         decide: ``(method, path with query, number of the request) -> fault``.
         stall_seconds: how long a stalled answer stays silent.
+        cut: the share of a body that arrives before it breaks off; asked once for each fault.
     """
 
-    def __init__(self, upstream: str, latency: float = 0.0, decide: Decide | None = None, stall_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        latency: float = 0.0,
+        decide: Decide | None = None,
+        stall_seconds: float = 5.0,
+        cut: Callable[[], float] = lambda: 0.5,
+    ) -> None:
         host, port = upstream.removeprefix("http://").split(":")
         self.requests: list[tuple[str, str]] = []
         lock = threading.Lock()
@@ -75,11 +83,16 @@ class FaultProxy:
                         self.wfile.write(chunk)
                     return
                 data = answer.read()
+                if fault == "drop":  # the connection ends before a word was said
+                    self.close_connection = True
+                    return
+                if fault == "short":  # part of the body, announced as the whole
+                    data = data[: int(len(data) * cut())]
                 self.head(answer, None if self.command == "HEAD" else len(data))
                 if self.command == "HEAD":
                     return
                 if fault in ("reset", "truncate", "stall"):
-                    self.wfile.write(data[: len(data) // 2])
+                    self.wfile.write(data[: int(len(data) * cut())])
                     self.wfile.flush()
                     if fault == "stall":
                         time.sleep(stall_seconds)

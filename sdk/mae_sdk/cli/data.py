@@ -32,7 +32,12 @@ def _lines(document: dict[str, Any]) -> list[str]:
     for key, value in document.items():
         if isinstance(value, dict) and value:
             lines.append(f"{key}:")
-            lines += [f"  {name}  {show(item)}" for name, item in value.items()]
+            for name, item in value.items():
+                if isinstance(item, list) and item:  # files, or groups of files: one line each, so that they can be read and copied
+                    lines.append(f"  {name}:")
+                    lines += [f"    {' = '.join(map(str, one)) if isinstance(one, list) else one}" for one in item]
+                else:
+                    lines.append(f"  {name}  {show(item)}")
         elif value not in (None, [], {}):
             lines.append(f"{key}  {size(value) if key.endswith('bytes') else show(value)}")
     return lines

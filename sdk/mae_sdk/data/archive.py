@@ -6,11 +6,12 @@ would pass for a whole one. Here the end must be marked (zero blocks), nothing m
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mae_skill.errors import DataError
@@ -42,11 +43,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file: its clean name, size in bytes, and its bytes in chunks (to be read before the next member)."""
+    """One regular file: its clean name, size in bytes, its bytes in chunks (to be read before the next member), and in an uncompressed
+    tar where they begin."""
 
     name: str
     size: int
     chunks: Iterator[bytes]
+    offset: int | None = None
 
 
 def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator[Member]:
@@ -77,8 +80,16 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
         )
     counted = decompress.Counted(_Prefixed(head, raw))
     stream = decompress.open_stream(counted, kind)
+    with _naming_damage(source, kind):
+        for member in _TarReader(stream, counted, source, limits, kind).members():
+            yield replace(member, chunks=_guarded(member.chunks, source, kind))
+
+
+@contextlib.contextmanager
+def _naming_damage(source: str, kind: str) -> Iterator[None]:
+    """Turns what decoders raise into the data error that it means."""
     try:
-        yield from _TarReader(stream, counted, source, limits, kind).members()
+        yield
     except DataError:
         raise
     except Exception as error:
@@ -86,6 +97,12 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
         if known is None:
             raise
         raise known from error
+
+
+def _guarded(chunks: Iterator[bytes], source: str, kind: str) -> Iterator[bytes]:
+    """The consumer of a member's bytes meets the decoder's exceptions outside the reader's own loop."""
+    with _naming_damage(source, kind):
+        yield from chunks
 
 
 class _Prefixed:
@@ -186,7 +203,8 @@ class _TarReader:
                 raise refused(name, f"is of an unknown type {info.type!r}", self._source)
             clean = safe_name(name, self._source)
             chunks = self._payload(size, clean)
-            yield Member(clean, size, chunks)
+            offset = self._total - len(self._ready) + self._at if self._kind == "none" else None
+            yield Member(clean, size, chunks, offset)
             for _ in chunks:  # whatever the consumer left
                 pass
 
@@ -275,7 +293,7 @@ def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:
 
 
 def _zip_members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator[Member]:
-    try:
+    with _naming_damage(source, "zip"):
         archive = zipfile.ZipFile(raw)
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         _judge_zip(archive, infos, raw, size, source, limits)
@@ -283,16 +301,7 @@ def _zip_members(raw: Any, size: int | None, source: str, limits: Limits) -> Ite
             name = safe_name(info.filename, source) if info.filename.strip("./") else ""
             if info.is_dir() or not name:
                 continue
-            yield Member(name, info.file_size, _zip_chunks(archive, info))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} is corrupt: {str(error)[:160]}", got=source, hint="fetch or pack the archive again") from error
-    except DataError:
-        raise
-    except Exception as error:
-        known = decompress.damaged(error, source, "zip")
-        if known is None:
-            raise
-        raise known from error
+            yield Member(name, info.file_size, _guarded(_zip_chunks(archive, info), source, "zip"))
 
 
 def _judge_zip(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], raw: Any, size: int | None, source: str, limits: Limits) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk.data.archive import Limits, Member, members
+from mae_sdk.data.decompress import sniff
 from mae_sdk.data.names import safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.data.ranges import RangedFile
@@ -98,14 +99,27 @@ def _identify(uri: str, storage_options: Options) -> tuple[dict[str, Any], dict[
         details = transfer.list_details(uri, storage_options)
         if not details:
             raise DataError(f"there is nothing at {where}", got=where, expected="an archive, or a folder or prefix of images")
-        listing = hashlib.sha256(json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()).hexdigest()
-        return {"url": urls.unsigned(uri).rstrip("/"), "listing": listing}, details
+        return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
     try:
         info = transfer.info(uri, storage_options)
     except NotFoundError as error:
         raise DataError(f"there is no data source at {where}", got=where, hint="check the path, the bucket and the spelling") from error
     url = urls.unsigned(uri) if urls.is_remote(uri) else str(urls.local_path(uri).resolve())
     return {"url": url, "etag": info["etag"], "size": info["size"], "mtime": None if info["etag"] else info["mtime"]}, None
+
+
+def _listing(details: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()).hexdigest()
+
+
+def _in_place(uri: str) -> Path | None:
+    """The local archive that needs no copy because nothing in it is compressed: a plain tar."""
+    if urls.is_remote(uri):
+        return None
+    path = urls.local_path(uri).resolve()
+    with path.open("rb") as raw:
+        head = raw.read(6)
+    return path if path.name.lower().endswith(".tar") and sniff(head) == "none" else None
 
 
 def _open(folder: Path) -> Pack | None:
@@ -149,7 +163,9 @@ def _build(
 ) -> None:
     for stale in root.glob(f".{key}.*"):  # an interrupted fetch; we hold its lock, so nobody is writing it
         shutil.rmtree(stale, ignore_errors=True)
+    in_place = _in_place(uri)
     expected = sum(d["size"] for d in details.values()) if details else identity.get("size") or 0
+    expected = 0 if in_place else expected
     make_room(root, expected)
     if expected > shutil.disk_usage(root).free:
         hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
@@ -157,12 +173,12 @@ def _build(
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
     try:
         meta = {"source": urls.redact(uri), "created": time.time()}
-        if limits.max_bytes is None:
+        if limits.max_bytes is None and in_place is None:
             from dataclasses import replace
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
         with _reading(uri, identity, details, storage_options, limits) as found:
-            write_pack(temporary, found, urls.redact(uri), meta)
+            write_pack(temporary, found, urls.redact(uri), meta, in_place)
         if (root / key).exists():
             shutil.rmtree(root / key)
         temporary.rename(root / key)
@@ -179,9 +195,12 @@ def _reading(
     where = urls.redact(uri)
     if details is not None:
         yield _objects(uri, details, storage_options)
+        if _listing(transfer.list_details(uri, storage_options)) != identity["listing"]:
+            raise StorageError(f"{where} changed while it was read", got=where, hint="run the same command again")
     elif not urls.is_remote(uri):
         with urls.local_path(uri).open("rb") as raw:
             yield members(raw, identity["size"], where, limits)
+        transfer.check_unchanged(uri, identity)
     elif identity["size"] is None:  # a server that does not say how long its answer is: one stream, no ranges
         fs, inside = urls.filesystem(uri, storage_options)
         with fs.open(inside, "rb") as raw:

@@ -130,9 +130,12 @@ class _Blocks:
 
 def damaged(error: BaseException, source: str, compressed: str) -> DataError | None:
     """The data error that a decoder's exception means; ``None`` when it is not the archive's fault."""
+    import zipfile
     import zlib
 
-    kinds: tuple[Any, ...] = (EOFError, zlib.error, lzma.LZMAError, ValueError)
+    kinds: tuple[Any, ...] = (EOFError, zlib.error, lzma.LZMAError, ValueError, zipfile.BadZipFile)
+    if compressed == "zip":
+        kinds = (*kinds, NotImplementedError, RuntimeError)  # methods it does not know, passwords
     try:
         from isal import igzip_lib, isal_zlib
 

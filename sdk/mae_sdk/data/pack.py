@@ -2,20 +2,25 @@
 
 ::
 
-    <entry>/data.bin     the payloads, one behind the other, in the archive's order
+    <entry>/data.bin     the payloads, one behind the other, in the archive's order; empty where an uncompressed archive is read in place
     <entry>/names.bin    the names, sorted, one behind the other
     <entry>/table.npy    per name: end of its name, offset, size, crc32
     <entry>/index.json   source, counts, sizes and the digests of the other files; written last
+
+Names are sorted in runs on disk: memory grows by the eight bytes of a hash a file, and by nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import heapq
 import json
 import mmap
 import os
+import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,6 +32,10 @@ from mae_sdk.data.names import Names, fold, refused
 if TYPE_CHECKING:
     import numpy as np
 
+Row = tuple[bytes, int, int, int]  # name, offset, size, crc32
+RUN = 50_000
+_HEAD = struct.Struct("<IQQI")
+_FIELDS = [("end", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 FORMAT = 1
 
 
@@ -49,61 +58,117 @@ def crc32(data: bytes, value: int = 0) -> int:
 _crc: Any = None
 
 
-def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[str, Any]) -> None:
+def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[str, Any], in_place: Path | None = None) -> None:
     """Stream ``members`` into ``folder`` (empty, private to the caller).
+
+    Args:
+        in_place: the uncompressed archive that the members' offsets point into: it is indexed, not copied.
 
     Raises:
         DataError: duplicate names, names that differ in case alone, a file that is also a folder, no file at all.
         StorageError: the disk is full.
     """
-    import numpy as np
-
-    names: list[bytes] = []
-    offsets, sizes, crcs, folded = array("Q"), array("Q"), array("L"), array("q")
-    parents: dict[str, None] = {}
+    rows: list[Row] = []
+    runs: list[Path] = []
+    hashes, folders = array("q"), _Folders()
     position = 0
     try:
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
-                crc = _copy(member, out)
-                names.append(member.name.encode("utf-8", "surrogateescape"))
-                offsets.append(position)
-                sizes.append(member.size)
-                crcs.append(crc)
-                folded.append(_hash(fold(member.name)))
-                parents.setdefault(member.name.rpartition("/")[0])
+                crc = _copy(member, None if in_place else out)
+                offset = position if in_place is None else member.offset
+                assert offset is not None, "only members of an uncompressed archive lie somewhere"
+                rows.append((member.name.encode("utf-8", "surrogateescape"), offset, member.size, crc))
+                hashes.append(_hash(fold(member.name)))
+                folders.add(member.name.rpartition("/")[0])
                 position += member.size
+                if len(rows) == RUN:
+                    runs.append(folder / f"run{len(runs)}")
+                    _write_run(runs[-1], rows)
+                    rows = []
             out.flush()
             os.fsync(out.fileno())
+        if not hashes:
+            raise DataError(f"{source} holds no files", got=source)
+        rows.sort()
+        with contextlib.ExitStack() as stack:
+            _write_table(folder, heapq.merge(*(_read_run(stack, run) for run in runs), rows), len(hashes))
+        del rows
+        for run in runs:
+            run.unlink()
     except OSError as error:
         if error.errno in (28, 122):
             hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
             raise StorageError(f"no room in the cache for {source}", got=str(folder.parent), retryable=False, hint=hint) from error
         raise
-    _refuse_collisions(names, folded, parents, source)
-    if not names:
-        raise DataError(f"{source} holds no files", got=source)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    table = np.zeros(len(names), dtype=[("end", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")])
-    table["end"] = np.cumsum([len(names[i]) for i in order])
-    for field, values in (("offset", offsets), ("size", sizes), ("crc", crcs)):
-        table[field] = np.frombuffer(values, dtype=f"u{values.itemsize}")[order]
-    (folder / "names.bin").write_bytes(b"".join(names[i] for i in order))
-    np.save(folder / "table.npy", table)
+    _refuse_collisions(folder, hashes, folders.hashes, source)
     index = {
         "format": FORMAT,
         **meta,
-        "files": len(names),
+        "files": len(hashes),
         "bytes": position,
         "digest": _digest(folder),
     }
+    if in_place is not None:
+        stat = in_place.stat()
+        index["in_place"] = {"path": str(in_place), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
-def _copy(member: Member, out: IO[bytes]) -> int:
+def _write_run(path: Path, rows: list[Row]) -> None:
+    rows.sort()
+    with path.open("wb", buffering=1 << 20) as out:
+        for name, offset, size, crc in rows:
+            out.write(_HEAD.pack(len(name), offset, size, crc) + name)
+
+
+def _read_run(stack: contextlib.ExitStack, path: Path) -> Iterator[Row]:
+    handle = stack.enter_context(path.open("rb", buffering=1 << 16))
+    while head := handle.read(_HEAD.size):
+        length, offset, size, crc = _HEAD.unpack(head)
+        yield handle.read(length), offset, size, crc
+
+
+def _write_table(folder: Path, rows: Iterator[Row], count: int) -> None:
+    import itertools
+
+    import numpy as np
+
+    end = 0
+    with (folder / "names.bin").open("wb", buffering=1 << 20) as names, (folder / "table.npy").open("wb") as table:
+        header = {"descr": _FIELDS, "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(table, header)
+        while part := list(itertools.islice(rows, RUN)):
+            block = np.zeros(len(part), dtype=_FIELDS)
+            block["end"] = end + np.cumsum([len(name) for name, *_ in part])
+            for place, field in enumerate(("offset", "size", "crc"), 1):
+                block[field] = [row[place] for row in part]
+            names.writelines(row[0] for row in part)
+            table.write(block.tobytes())
+            end = int(block["end"][-1])
+
+
+class _Folders:
+    """Hashes of every folder that holds a file, its parents too; one that was met a moment ago is not added again."""
+
+    def __init__(self) -> None:
+        self.hashes = array("q")
+        self._lately: set[str] = set()
+
+    def add(self, folder: str) -> None:
+        if folder in self._lately:
+            return
+        if len(self._lately) >= RUN:
+            self._lately.clear()
+        self._lately.add(folder)
+        self.hashes.extend(_hash(fold(ancestor)) for ancestor in _ancestors(folder))
+
+
+def _copy(member: Member, out: IO[bytes] | None) -> int:
     crc = written = 0
     for chunk in member.chunks:
-        out.write(chunk)
+        if out is not None:
+            out.write(chunk)
         crc = crc32(chunk, crc)
         written += len(chunk)
     if written != member.size:
@@ -115,23 +180,30 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little", signed=True)
 
 
-def _refuse_collisions(names: list[bytes], folded: array[int], parents: dict[str, None], source: str) -> None:
+def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], source: str) -> None:
     import numpy as np
 
     hashes = np.frombuffer(folded, dtype=np.int64)
-    unique, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-    if len(unique) != len(hashes):
-        double = unique[np.argmax(counts > 1)]
-        pair = [names[i].decode("utf-8", "surrogateescape") for i in np.flatnonzero(hashes == double)[:2]]
+    hashes.sort()  # in place: a copy would double what a large archive costs
+    twice = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(twice):
+        pair = _named(folder, int(hashes[twice[0]]))
         problem = "is there twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
         raise refused(pair[1], problem, source)
-    folders = {p for name in parents for p in _ancestors(name)}
     if folders:
-        ours = np.array([_hash(fold(p)) for p in folders], dtype=np.int64)
-        clash = np.isin(unique, ours)
-        if clash.any():
-            name = names[int(first[np.argmax(clash)])].decode("utf-8", "surrogateescape")
-            raise refused(name, "is both a file and a folder", source)
+        ours = np.frombuffer(folders, dtype=np.int64)
+        places = np.searchsorted(hashes, ours)
+        clash = ours[hashes[np.minimum(places, len(hashes) - 1)] == ours]
+        if len(clash):
+            raise refused(_named(folder, int(clash[0]))[0], "is both a file and a folder", source)
+
+
+def _named(folder: Path, wanted: int) -> list[str]:
+    """The members whose folded name has this hash."""
+    import numpy as np
+
+    names = Names((folder / "names.bin").read_bytes(), np.load(folder / "table.npy")["end"])
+    return [name for name in names if _hash(fold(name)) == wanted]
 
 
 def _ancestors(name: str) -> list[str]:
@@ -143,10 +215,16 @@ def _digest(folder: Path) -> str:
     """Names, sizes and checksums in name order: equal for equal content, however it was packed."""
     import numpy as np
 
-    table = np.load(folder / "table.npy", mmap_mode="r")
-    digest = hashlib.sha256((folder / "names.bin").read_bytes())
+    digest = hashlib.sha256()
+    with (folder / "names.bin").open("rb") as names:
+        while block := names.read(1 << 20):
+            digest.update(block)
     for field in ("end", "size", "crc"):
-        digest.update(np.ascontiguousarray(table[field]).tobytes())
+        with (folder / "table.npy").open("rb") as table:
+            np.lib.format.read_magic(table)
+            np.lib.format.read_array_header_1_0(table)
+            while block := table.read(np.dtype(_FIELDS).itemsize << 15):
+                digest.update(np.ascontiguousarray(np.frombuffer(block, dtype=_FIELDS)[field]).tobytes())
     return digest.hexdigest()
 
 
@@ -154,7 +232,8 @@ class Pack:
     """An entry of the cache, open for reading.
 
     Reads use ``pread`` on one descriptor, so threads and forked workers share it; pickling carries the path alone. While it is open the
-    entry is not evicted (a shared ``flock`` on ``data.bin``).
+    entry is not evicted (a shared ``flock`` on ``data.bin``). An uncompressed local archive is read where it is: its size and time of
+    change must be those that were indexed, and every member its checksum.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -166,14 +245,22 @@ class Pack:
 
         try:
             self.index: dict[str, Any] = json.loads((self.folder / "index.json").read_text())
-            self._descriptor = os.open(self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            _flock_shared(self._descriptor)
+            self._lock = self._descriptor = os.open(self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            _flock_shared(self._lock)
+            elsewhere = self.index.get("in_place")
+            if elsewhere:
+                self._descriptor = os.open(elsewhere["path"], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            stat = os.fstat(self._descriptor)
             self._table: np.ndarray[Any, Any] = np.load(self.folder / "table.npy", mmap_mode="r")
             with (self.folder / "names.bin").open("rb") as handle:
                 blob = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _gone(self.folder) from error
-        whole = os.fstat(self._descriptor).st_size == self.index.get("bytes") and len(self._table) == self.index.get("files")
+        if elsewhere:
+            whole = (stat.st_size, stat.st_mtime_ns) == (elsewhere.get("size"), elsewhere.get("mtime_ns"))
+        else:
+            whole = stat.st_size == self.index.get("bytes")
+        whole = whole and len(self._table) == self.index.get("files")
         if self.index.get("format") != FORMAT or not whole or (len(self._table) and int(self._table["end"][-1]) != len(blob)):
             raise _gone(self.folder)
         self.names = Names(blob, self._table["end"])
@@ -203,6 +290,12 @@ class Pack:
         while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
             data += more
         if len(data) != size or crc32(data) != int(row["crc"]):
+            if "in_place" in self.index:
+                raise StorageError(
+                    f"{self.names[index]!r} is no longer what it was when its archive was indexed",
+                    got=self.index["in_place"]["path"],
+                    hint="the archive was changed while it was in use; run the same command again",
+                )
             raise StorageError(
                 f"the cached copy of {self.names[index]!r} is damaged",
                 got=str(self.folder),
@@ -211,13 +304,13 @@ class Pack:
         return data
 
     def close(self) -> None:
-        """Release the descriptor and with it the lock."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Release the descriptors and with them the lock."""
+        for descriptor in {self._descriptor, self._lock} - {-1}:
+            os.close(descriptor)
+        self._descriptor = self._lock = -1
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:
+        if hasattr(self, "_lock"):
             self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -186,7 +186,7 @@ class _Packed:
 
         self.uri = urls.redact(uri)
         self._pack = pack
-        self._rows = np.array([i for i, name in enumerate(pack.names) if is_image(name)], dtype=np.int64)
+        self._rows = np.flatnonzero(np.fromiter((is_image(name) for name in pack.names), dtype=bool, count=len(pack.names)))
         whole = len(self._rows) == len(pack.names)
         self.names = pack.names if whole else Names.of(pack.names[int(i)] for i in self._rows)
         self.digest = pack.index["digest"]
