@@ -12,22 +12,30 @@ from mae_sdk.platforms.devices import visible_gpus
 SOURCE_KEY = {"train": "train_datasets"}
 
 
-def count(value: Any, *, remote: bool) -> dict[str, Any]:
+def count(value: Any, *, remote: bool, masks: Any = None, role: str = "") -> dict[str, Any]:
     """``{uri, images, classes, unlabelled, digest}`` of a source or list of them; ``{uri, counted: false, why}`` where it is remote.
 
     Args:
         remote: fetch what is behind a URL into the cache, and count it.
+        masks: the mask sources of the images (None: beside them).
+        role: count images with their masks, ``{uri, images, masks, digest}``, of this split (see `mae_sdk.data.pairs`); empty: images alone.
 
     Raises:
-        DataError, StorageError: it is missing, empty, hostile, or cannot be read.
+        DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no masks that must.
     """
     from mae_sdk.storage import urls
 
     names = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
     shown = [urls.redact(name) for name in names]
     found: dict[str, Any] = {"uri": shown[0] if len(shown) == 1 else shown}
-    if not remote and any(urls.is_remote(name) for name in names):
+    others = [str(item) for item in masks] if isinstance(masks, (list, tuple)) else [str(masks)] if masks else []
+    if not remote and any(urls.is_remote(name) for name in [*names, *others]):
         return {**found, "counted": False, "why": "not counted: it is remote; the job counts it before anything runs"}
+    if role:
+        from mae_sdk.data.pairs import open_pairs
+
+        pairs = open_pairs(names, others or None, role=role, required=role != "test")
+        return {**found, "images": len(pairs), "masks": pairs.masked, "digest": pairs.digest}
     from mae_sdk.data.sources import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
@@ -36,16 +44,24 @@ def count(value: Any, *, remote: bool) -> dict[str, Any]:
 
 
 def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[MaeError], *, remote: bool) -> dict[str, dict[str, Any]]:
-    """Dotted key → count, for every data source field of an action that has a value. What cannot be read is added to `problems`."""
+    """Dotted key → count, for every data source field of an action that has a value. What cannot be read is added to `problems`.
+
+    Args:
+        keys: the action's ``data_sources``: dotted key → its row.
+    """
+    from mae_skill.conditions import holds
     from mae_skill.overrides import get_dotted
 
     found: dict[str, dict[str, Any]] = {}
-    for key in keys:
+    for key, row in keys.items():
         value = get_dotted(spec, key)
         if not value:
             continue
+        paired = row.get("masks") if isinstance(row, Mapping) else None
+        paired = paired if isinstance(paired, Mapping) and holds(paired.get("when"), spec) else {}
         try:
-            found[key] = count(value, remote=remote)
+            masks = get_dotted(spec, str(paired["field"])) if paired else None
+            found[key] = count(value, remote=remote, masks=masks, role=str(paired.get("role") or ""))
         except (DataError, StorageError) as error:
             error.field = error.field or key
             problems.append(error)
@@ -53,13 +69,15 @@ def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[M
 
 
 def facts_of(info: Mapping[str, Any], action: str, counts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the bundle's validator is told: ``gpus``, and of counted training data ``images`` and ``classes`` (None = unlabelled)."""
+    """What the bundle's validator is told: ``gpus``, and of counted training data ``images`` and ``classes`` (None = unlabelled; not there
+    for images with masks)."""
     facts: dict[str, Any] = {"gpus": len(visible_gpus())}
     for key, entry in ((info.get("data_sources") or {}).get(action) or {}).items():
         seen = counts.get(key) or {}
         if isinstance(entry, Mapping) and entry.get("source") == SOURCE_KEY.get(action) and "images" in seen:
             facts["images"] = seen["images"]
-            facts["classes"] = seen["classes"] or None
+            if "classes" in seen:
+                facts["classes"] = seen["classes"] or None
     return facts
 
 

@@ -274,7 +274,9 @@ def recheck(bundle: Any, plan: Plan) -> None:
         return
     problems: list[MaeError] = []
     notices = list(plan.notices)
-    plan.sources = {**plan.sources, **counting.count_all(plan.sources, plan.spec, problems, remote=True)}
+    rows = (bundle.info.get("data_sources") or {}).get(plan.action) or {}
+    again = {key: rows.get(key) or {} for key in plan.sources}
+    plan.sources = {**plan.sources, **counting.count_all(again, plan.spec, problems, remote=True)}
     try:
         schema = bundle.schema(plan.action)
     except MaeError:

@@ -134,7 +134,8 @@ def test_shorthand_keys_become_dotted_paths() -> None:
         "dataset.augmentation.input_size": [96, 64],
         "model.arch": "vit_tiny_patch16",
     }
-    assert set(words) == {"num_epochs", "batch_size", "learning_rate", "num_classes", "stage", "arch", "image_size", "resume_checkpoint"}
+    documented = {"num_epochs", "batch_size", "learning_rate", "num_classes", "stage", "arch", "image_size", "resume_checkpoint"}
+    assert set(words) == documented | {"task"}
     with pytest.raises(UsageError, match="twice"):
         expand_shorthand({"num_epochs": 1, "train.num_epochs": 2}, words)
 

@@ -34,8 +34,8 @@ def backgrounds(split: str) -> tuple[Image.Image, ...]:
 
 
 def scene(split: str, number: int, size: int = 96, seed: int = 0) -> tuple[Image.Image, Image.Image]:
-    """One picture and its mask, a function of the arguments: its sides are ``size`` to 1.5 × ``size``, with two to five digits of a quarter
-    to two thirds of ``size``, later ones over earlier ones."""
+    """One picture and its mask, a function of the arguments: its sides are ``size`` to 1.5 × ``size``, with one to four digits of a third
+    to nine tenths of ``size``, later ones over earlier ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     width, height = (int(side) for side in rng.integers(size, size * 3 // 2 + 1, 2))
     photos = backgrounds(split)
@@ -47,9 +47,9 @@ def scene(split: str, number: int, size: int = 96, seed: int = 0) -> tuple[Image
     mask = np.ones((height, width), np.uint8)
     pictures, labels = digits()
     mine = np.flatnonzero((np.arange(len(labels)) % 5 == 0) == (split == "validation"))
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(1, 5))):
         index = int(rng.choice(mine))
-        side = int(rng.uniform(0.25, 0.67) * size)
+        side = int(rng.uniform(0.35, 0.9) * size)
         digit = Image.fromarray(pictures[index]).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
         ink = np.asarray(digit.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
         top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))

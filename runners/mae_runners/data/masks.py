@@ -1,17 +1,13 @@
-"""Encoded masks to class numbers: what a value means, and what is no mask."""
+"""Encoded masks to class numbers: what a value means."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from mae_skill.errors import DataError
-from PIL import Image, ImageOps
-
-from mae_runners.data.decode import MAX_PIXELS
+from mae_sdk.data.masks import read_values
 
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
 _OUTSIDE = -1
@@ -59,40 +55,3 @@ class MaskReader:
         if self.reduce_zero_label:
             table[0] = self.ignore_index
         return table
-
-
-def read_values(data: bytes, name: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """The values of a mask file as they stand, [H, W]; of a palette picture the indices.
-
-    Raises:
-        DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{name} has more than {MAX_PIXELS} pixels", got=name)
-            if picture.format == "JPEG":
-                raise DataError(
-                    f"{name} is a JPEG: its compression changes class numbers", got=name, expected="PNG or another exact format"
-                )
-            if picture.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-                raise DataError(
-                    f"{name} has the channels {picture.mode}, not class numbers",
-                    got=picture.mode,
-                    expected="one channel (or a palette) of class numbers",
-                    hint="map the colours to class numbers once, and save one channel",
-                )
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            values = np.asarray(upright if upright is not None else picture)
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error … for damaged files
-        raise DataError(f"{name} cannot be read as a mask: {str(error)[:120] or type(error).__name__}", got=name) from error
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype == np.uint8:
-        return values
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise DataError(f"{name} holds values beyond 16 bits", got=name, expected="class numbers below 65536")
-    return values.astype(np.uint16)

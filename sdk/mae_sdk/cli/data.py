@@ -13,12 +13,19 @@ from .render import bounded, emit, json_option, pairs, show, size
 @click.argument("source", metavar="SOURCE")
 @click.option("--other", metavar="SOURCE", help="A second source, e.g. validation: pictures that are in both are reported.")
 @click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced pictures.")
+@click.option(
+    "--masks",
+    metavar="SOURCE",
+    help="Masks of the images, for segmentation: their values and what is missing. 'beside' takes annotations/ beside images/.",
+)
 @json_option
-def inspect(source: str, other: str | None, contact_sheet: str | None, as_json: bool) -> None:
+def inspect(source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool) -> None:
     """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or archive, local or s3://."""
-    from mae_sdk.data import inspect_source
+    from mae_sdk.data import inspect_masks, inspect_source
 
     document: dict[str, Any] = inspect_source(source, other=other, contact_sheet=contact_sheet)
+    if masks:
+        document["masks"] = inspect_masks(source, None if masks == "beside" else masks)
     emit(
         document,
         as_json=as_json,

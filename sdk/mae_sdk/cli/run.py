@@ -145,7 +145,10 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
 def _source(seen: dict[str, Any]) -> str:
     if "images" not in seen:
         return f"{seen['uri']}   ({seen.get('why', 'not counted')})"
-    labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
+    if "masks" in seen:
+        labels = f"{seen['masks']} masks"
+    else:
+        labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
     return f"{seen['uri']}   ({seen['images']} images, {labels})"
 
 
