@@ -12,7 +12,7 @@ from .dialect import normalise
 from .errors import NotFoundError, SpecError, UsageError
 from .reader import read_spec
 
-DEPLOY_SUFFIX = ".skill_info.yaml"
+INFO = "skill_info.yaml"
 
 
 def find_bundle_root() -> Path:
@@ -44,17 +44,23 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Bundle:
-        """The bundle in folder ``path``, or the bundled skill.
+        """The bundle in folder ``path``, or the bundled skill; ``path`` may also be one ``….skill_info.yaml`` of a folder that holds several.
 
         Raises:
             NotFoundError: there is no ``skill_info.yaml``.  SpecError: it is no mapping or names no actions.
         """
         root = Path(path) if path is not None else find_bundle_root()
-        file = next((item for item in (root / "references" / "skill_info.yaml", root / "skill_info.yaml") if item.is_file()), None)
+        if root.is_file() and root.name.endswith(INFO):
+            return cls._of(root, root.parents[1] if root.parent.name == "references" else root.parent)
+        file = next((item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None)
         if file is None:
             raise NotFoundError(
                 "no skill bundle here", field="skill_dir", got=str(root), expected="a folder with references/skill_info.yaml"
             )
+        return cls._of(file, root)
+
+    @classmethod
+    def _of(cls, file: Path, root: Path) -> Bundle:
         info = read_spec(file)
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
             raise SpecError("the bundle names no actions", field="actions", got=info.get("actions"), expected="a mapping of action names")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .errors import DataError, DependencyError, MaeError, SpecError
 from .overrides import get_dotted
 
 READS_IMAGES = {"train": "dataset.train_data_sources", "evaluate": "dataset.val_data_sources", "inference": "dataset.test_data_sources"}
+
+ENGINE_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module → package
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ def check(
     if action == "train":
         for rule in (_shape, _task, _data, _schedule, _papers, _quality):
             rule(found)
+    if action == "gen_trt_engine":
+        _engine(found)
+    elif found(f"{action}.trt_engine") and found.facts.get("gpus") == 0:
+        found.warn(f"{action}.trt_engine", "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7")
     _required(action, found)
     _in_vain(action, found)
     return found.errors, found.warnings
@@ -143,6 +150,21 @@ def _devices(action: str, s: _Findings) -> None:
         s.warn("train.precision", "fsdp trains in half precision: bf16 where the hardware has it, else fp16")
     if wanted > 1 and not os.environ.get("OMP_NUM_THREADS"):
         s.warn(None, "several processes: if one dies of a segmentation fault, set OMP_NUM_THREADS=1")
+
+
+def _engine(s: _Findings) -> None:
+    """What would end the job with exit 7: a library or a GPU that is not here."""
+    backend = str(s("gen_trt_engine.backend"))
+    if backend not in ENGINE_PACKAGES:
+        return
+    lacking, mend = None, f"pip install 'mae-skill[{ENGINE_PACKAGES[backend]}]'"
+    if importlib.util.find_spec(backend) is None:
+        lacking = f"{ENGINE_PACKAGES[backend]} is not installed here"
+    elif backend == "tensorrt" and s.facts.get("gpus") == 0:
+        lacking, mend = "tensorrt needs the GPU it builds for, and there is none here", "run it where one is"
+    if lacking:
+        other = "; gen_trt_engine.backend=tensorrt_rtx builds without a GPU" if backend == "tensorrt" else ""
+        s.warn("gen_trt_engine.backend", f"{lacking}: the job would end with exit 7; {mend}{other}")
 
 
 def _shape(s: _Findings) -> None:
