@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     folder: Path | None = None
     context: Any = None
+    from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
+
+    preemption = Preemption() if args.action == "train" else None
     try:
         resolved, provenance = resolve(args.action, args.experiment_spec, args.overrides)
         from mae_skill.spec import ExperimentSpec
@@ -46,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mae_runners.context import make_context
 
         context = make_context(args.action, spec, provenance)
+        context.preemption = preemption
         run_action(args.action, spec, context)
         return 0
     except PreemptedError as error:
@@ -53,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             context.status.running(error.message)
         print(error, file=sys.stderr)
         return leave(error.exit_code)
+    except StoppedBeforeTraining:
+        message = "stopped by a signal before anything was trained; there was nothing to save"
+        if context is not None:
+            context.status.running(message)
+        print(message, file=sys.stderr)
+        return leave(PreemptedError.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return leave(130)
@@ -74,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         record_failure(folder, fault, context)
         return leave(1)
+    finally:
+        if preemption is not None:
+            preemption.release()
 
 
 def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -113,11 +126,11 @@ def ranks_to_start(action: str, spec: Any) -> int | None:
     """How many ranks this process has to start on this node, or None when it is itself the (only) rank."""
     if "RANK" in os.environ or action not in DISTRIBUTED:
         return None
-    from mae_runners.context import device_kind, processes_per_node
+    from mae_runners.context import device_kind, environment_number, processes_per_node
 
     section = getattr(spec, action)
-    count = int(os.environ.get("NUM_GPU_PER_NODE") or 0) or processes_per_node(section)
-    nodes, wanted = int(os.environ.get("WORLD_SIZE") or 1), int(getattr(section, "num_nodes", 1) or 1)
+    count = processes_per_node(section)
+    nodes, wanted = environment_number("WORLD_SIZE", 1), int(getattr(section, "num_nodes", 1) or 1)
     if wanted > nodes:
         raise UsageError(
             f"{wanted} nodes are asked for and the orchestrator's variables name {nodes}",

@@ -88,6 +88,7 @@ class RunContext:
         status: the writer of `status.json`; does nothing on ranks above 0.
         encryption_key: the key for checkpoints at rest, already resolved; None = not encrypted.
         provenance: dotted spec key → where its value came from (`default`, `file`, `override` …).
+        preemption: training's watch over SIGTERM and SIGUSR1, set up before anything else; None in other actions.
     """
 
     action: str
@@ -100,6 +101,7 @@ class RunContext:
     status: Any
     encryption_key: str | None = field(default=None, repr=False)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    preemption: Any = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -149,9 +151,7 @@ def make_context(action: str, spec: ExperimentSpec, provenance: dict[str, Any] |
         status = QuietStatus()
     kind, why = device_kind(spec, action)
     if kind == "gpu":
-        ids = device_ids(section)
-        index = ids[local_rank] if local_rank < len(ids) else local_rank
-        device = torch.device("cuda", index)
+        device = torch.device("cuda", device_ids(section, local_rank + 1)[local_rank])
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
@@ -177,13 +177,18 @@ def job_dir_of(spec: ExperimentSpec) -> Path:
     return Path(spec.results_dir or os.environ.get("MAE_JOB_DIR") or "results").expanduser().absolute()
 
 
-def device_ids(section: Any) -> list[int]:
-    """The device indices a section asks for: `gpu_ids`, stretched when `num_gpus` is larger (the documented reconciliation)."""
+def device_ids(section: Any, at_least: int = 1) -> list[int]:
+    """The device indices a section asks for: `gpu_ids`, stretched to the largest of their number, `num_gpus`, an orchestrator's
+    `NUM_GPU_PER_NODE` and `at_least` (the documented reconciliation: the larger setting).
+
+    Raises:
+        UsageError: `NUM_GPU_PER_NODE` is not a number.
+    """
     ids = list(getattr(section, "gpu_ids", None) or [])
     single = getattr(section, "gpu_id", None)
     if not ids and single is not None:
         ids = [int(single)]
-    wanted = max(int(getattr(section, "num_gpus", 1) or 1), len(ids))
+    wanted = max(int(getattr(section, "num_gpus", 1) or 1), len(ids), at_least, environment_number("NUM_GPU_PER_NODE", 0))
     candidate = 0
     while len(ids) < wanted:
         if candidate not in ids:
@@ -193,8 +198,20 @@ def device_ids(section: Any) -> list[int]:
 
 
 def processes_per_node(section: Any) -> int:
-    """How many processes a node runs: the larger of `num_gpus` and the length of `gpu_ids`."""
+    """How many processes a node runs: the largest of `num_gpus`, the length of `gpu_ids` and an orchestrator's `NUM_GPU_PER_NODE`."""
     return len(device_ids(section))
+
+
+def environment_number(name: str, default: int) -> int:
+    """An orchestrator's variable as a number.
+
+    Raises:
+        UsageError: it is none.
+    """
+    text = os.environ.get(name) or str(default)
+    if not text.strip().isdigit():
+        raise UsageError(f"the environment variable {name} is not a number", field=name, got=text, expected="a number from 0")
+    return int(text)
 
 
 def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:

@@ -318,7 +318,7 @@ def test_the_strategy_of_several_ranks_is_the_one_asked_for(places: dict[str, st
     for name in ("ddp", "fsdp"):
         made.spec.train.distributed_strategy = name
         wrap.make_fabric(made.spec, made.context, made.task.model, unused=False)
-    assert asked == ["DDPStrategy", "FSDPStrategy"]
+    assert asked == ["DDPStrategy", "ModelParallelStrategy"]
 
 
 def test_test_data_sources_are_for_inference() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 
 from mae_runners.context import RunContext
+from mae_runners.training import resume
 from mae_runners.training.loop import Loop
 from mae_runners.training.task import make_task
 
@@ -17,8 +18,9 @@ from mae_runners.training.task import make_task
 def run(spec: Any, context: RunContext) -> dict[str, Any]:
     """Trains; returns ``{"kpis", "artefacts", "best"}``. Files: checkpoints, ``checkpoints.json``, ``metrics.csv``, ``derived.json``,
     TensorBoard logs and pictures under the action's folder."""
-    task = make_task(spec, context)
-    loop = Loop(task, spec, context)
+    found = resume.find(context.action_dir, spec.train.resume_training_checkpoint_path, spec.model_dump(mode="json"), context)
+    task = make_task(spec, context, found is None)
+    loop = Loop(task, spec, context, found)
     kpis = loop.run()
     if not context.is_main:
         return {}

@@ -1,72 +1,46 @@
-"""What watches a run: the preemption flag, the non-finite guard, the average of weights, the trackers."""
+"""What goes along with a run: the average of weights, the trackers."""
 
 from __future__ import annotations
 
 import csv
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mae_skill.errors import DependencyError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mae_runners.context import RunContext
 
 
-class Preemption:
-    """SIGTERM and SIGUSR1 raise a flag; ranks agree on it where all of them are at the same place."""
-
-    def __init__(self) -> None:
-        self.flag = False
-        self.group: Any = None
-        self._before = {number: signal.signal(number, self._raise_flag) for number in (signal.SIGTERM, signal.SIGUSR1)}
-
-    def release(self) -> None:
-        """Gives the signals back to whoever had them."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _raise_flag(self, number: int, frame: Any) -> None:
-        self.flag = True
-
-    def agree(self, values: list[float] | None = None) -> tuple[bool, list[float]]:
-        """(does any rank want to stop, the sums of `values` over ranks). A gloo group on the host: the GPU is not waited for."""
-        values = values or []
-        if self.group is None:
-            return self.flag, values
-        packed = torch.tensor([float(self.flag), *values], dtype=torch.float64)
-        dist.all_reduce(packed, group=self.group)
-        return bool(packed[0] > 0), packed[1:].tolist()
-
-    def gather(self, value: Any) -> list[Any]:
-        """`value` of every rank, in the order of ranks."""
-        if self.group is None:
-            return [value]
-        out: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(out, value, group=self.group)
-        return out
-
-
 class WeightAverage:
-    """Exponential moving average of the trained parameters: ema ← decay · ema + (1 − decay) · live."""
+    """Exponential moving average of the trained parameters: ema ← decay · ema + (1 − decay) · live. The running statistics of batch
+    normalisation go with the weights that made them, so they are averaged too."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = [p for p in module.parameters() if p.requires_grad]
-        self.shadow = [p.detach().clone() for p in self.live]
+        parameters = [p.detach() for p in module.parameters() if p.requires_grad]
+        self.live: list[Tensor] = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]  # a rank averages its own shards
+        self.live += [b for name, b in module.named_buffers() if name.endswith((".running_mean", ".running_var"))]
+        self.shadow = [p.clone() for p in self.live]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Starts anew from the live values."""
+        for live, shadow in zip(self.live, self.shadow, strict=True):
+            shadow.copy_(live)
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.live], 1.0 - self.decay)
+        torch._foreach_lerp_(self.shadow, self.live, 1.0 - self.decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges live and averaged values in place; called twice it is the identity."""
         for live, shadow in zip(self.live, self.shadow, strict=True):
-            kept = live.detach().clone()
+            kept = live.clone()
             live.copy_(shadow)
             shadow.copy_(kept)
 

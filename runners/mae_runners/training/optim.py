@@ -45,16 +45,32 @@ def plain_name(name: str) -> str:
     return name
 
 
-def parameter_groups(
-    model: nn.Module, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]] | None = None
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Traits:
+    """What the groups depend on, taken from the bare model: once it is sharded, names and shapes say nothing any more.
+
+    Attributes:
+        layers: parameter → (layer id, number of layers).  no_decay, heads: names.
+    """
+
+    layers: dict[str, tuple[int, int]]
+    no_decay: set[str]
+    heads: set[str]
+
+    @classmethod
+    def of(cls, model: Any) -> Traits:
+        vectors = {name for name, p in model.named_parameters() if len([size for size in p.shape if size != 1]) <= 1}
+        return cls(model.layer_ids(), set(model.no_weight_decay()) | vectors, set(model.head_parameter_names()))
+
+
+def parameter_groups(traits: Traits, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
     """AdamW parameter groups, one for each (rate scale, weight decay).
 
     Args:
-        model: offers `layer_ids()`, `no_weight_decay()` and `head_parameter_names()`.
+        traits: of the bare model.
         optim: `train.optim` of the spec.
         layerwise: see `layerwise_active`.
-        named: the parameters to group when the model is wrapped (FSDP); the model's own by default.
+        named: the parameters to group, wrapped or not.
 
     Returns:
         Groups with `params, param_names, scale, weight_decay`; `scale` = layer_decay^(n − id) (BEiT, arXiv 2106.08254),
@@ -63,31 +79,22 @@ def parameter_groups(
     Raises:
         SpecError: everything is frozen.
     """
-    layers = model.layer_ids()
-    no_decay, heads = set(model.no_weight_decay()), set(model.head_parameter_names())
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for wrapped_name, parameter in named if named is not None else list(model.named_parameters()):
+    for wrapped_name, parameter in named:
         if not parameter.requires_grad:
             continue
         name = plain_name(wrapped_name)
         scale = 1.0
         if layerwise:
-            layer, total = layers[name]
-            scale = float(optim.layer_decay) ** (total - layer) * (1.0 if name in heads else float(optim.backbone_multiplier))
-        decay = 0.0 if name in no_decay or name.endswith(".bias") or _is_vector(model, name, parameter) else float(optim.weight_decay)
+            layer, total = traits.layers[name]
+            scale = float(optim.layer_decay) ** (total - layer) * (1.0 if name in traits.heads else float(optim.backbone_multiplier))
+        decay = 0.0 if name in traits.no_decay or name.endswith(".bias") else float(optim.weight_decay)
         group = groups.setdefault((scale, decay), {"params": [], "param_names": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)
         group["param_names"].append(name)
     if not groups:
         raise SpecError("train.freeze leaves nothing to train", field="train.freeze", hint="name fewer modules")
     return [groups[key] for key in sorted(groups)]
-
-
-def _is_vector(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    # A sharded parameter is flat, so its own shape says nothing; norms and biases are recognised by the shapes taken before wrapping.
-    shapes: dict[str, tuple[int, ...]] = getattr(model, "_shapes_before_wrapping", {})
-    shape = shapes.get(name, tuple(parameter.shape))
-    return len([size for size in shape if size != 1]) <= 1
 
 
 def build_optimizer(groups: list[dict[str, Any]], optim: Any, *, stage: str, lr: float, device: torch.device) -> torch.optim.AdamW:

@@ -2,68 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mae_runners.models.masking import draw_mask
 from mae_runners.training.probe import knn_accuracy, linear_probe_accuracy, split_bank
 from mae_runners.training.task import Task
 
 PICTURES = 8
 
 
+class Ranks(Protocol):
+    """What the loop offers to an evaluation on several ranks."""
+
+    sharded: bool
+
+    def call(self, name: str, *args: Any, **options: Any) -> Any:
+        """A method of the model, called by all ranks where the weights are sharded."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in the order of ranks."""
+
+
 @torch.no_grad()
-def after_epoch(task: Task, trackers: Any, step: int, epoch: int, final: bool) -> dict[str, float]:
+def after_epoch(task: Task, ranks: Ranks, trackers: Any, step: int, epoch: int, final: bool) -> dict[str, float]:
     """``knn_acc`` every ``train.probe.interval`` epochs and at the end, ``linear_acc`` at the end, and a picture at validations.
 
-    Rank 0 works, the others wait at the next collective call: the probe sets are small.
+    Every rank must call it: each runs a share of the probe sets, all get the same figures.
     """
-    if task.stage != "pretrain" or not task.context.is_main:
+    if task.stage != "pretrain":
+        task.show(trackers, step, epoch)
         return {}
     train, data = task.spec.train, task.spec.dataset
     found: dict[str, float] = {}
     interval = int(train.probe.interval)
     if interval and data.probe_train_data_sources and (final or (epoch + 1) % interval == 0):
-        found = probe(task, linear=final)
+        found = probe(task, ranks, linear=final)
     if final or (epoch + 1) % int(train.validation_interval) == 0:
-        picture(task, trackers, step, epoch)
+        picture(task, ranks, trackers, step, epoch)
     return found
 
 
-def probe(task: Task, linear: bool) -> dict[str, float]:
+def probe(task: Task, ranks: Ranks, linear: bool) -> dict[str, float]:
     """kNN (and linear) accuracy of the frozen, unmasked, pooled features on the probe sets; without a second set, on a fifth of the first."""
     data = task.spec.dataset
-    bank, labels, classes = features(task, data.probe_train_data_sources, None)
+    bank, labels, classes = features(task, ranks, data.probe_train_data_sources, None)
     if data.probe_val_data_sources:
-        queries, wanted, _ = features(task, data.probe_val_data_sources, classes)
+        queries, wanted, _ = features(task, ranks, data.probe_val_data_sources, classes)
     else:
         kept, held = split_bank(labels, task.seed)
         queries, wanted, bank, labels = bank[held], labels[held], bank[kept], labels[kept]
-    found = {"knn_acc": knn_accuracy(bank, labels, queries, wanted, k=int(task.spec.train.probe.k))}
-    if linear:
-        found["linear_acc"] = linear_probe_accuracy(bank, labels, queries, wanted)
-    return found
+    found: dict[str, float] = {}
+    if task.context.is_main:
+        found["knn_acc"] = knn_accuracy(bank, labels, queries, wanted, k=int(task.spec.train.probe.k))
+        if linear:
+            found["linear_acc"] = linear_probe_accuracy(bank, labels, queries, wanted)
+    result: dict[str, float] = ranks.gather(found)[0]
+    return result
 
 
-def features(task: Task, sources: Any, classes: list[str] | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Pooled features [N, D], labels int64 [N], class names of a labelled source."""
+def features(task: Task, ranks: Ranks, sources: Any, classes: list[str] | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Pooled features [N, D], labels int64 [N] in the order of the source, class names; every rank makes a share and gets them all."""
     from mae_runners.data import FunctionalSampler, build_loader
 
     dataset = task._dataset(sources, train=False, classes=classes, labels=True)
-    sampler = FunctionalSampler(len(dataset), task.seed, shuffle=False)
+    sampler = FunctionalSampler(len(dataset), task.seed, task.context.rank, task.context.world_size, shuffle=False)
     size = max(32, int(task.spec.dataset.batch_size))
-    parts, labels = [], []
+    parts, labels, places = [], [], []
     for batch in build_loader(dataset, sampler, size, int(task.spec.dataset.num_workers_per_gpu), persistent=False):
         batch = task.to_device(batch)
         keep = batch["valid"]
-        parts.append(task.model.encode(task.inputs(batch)[keep], pool=True).float().cpu())
+        parts.append(ranks.call("encode", task.inputs(batch), pool=True).float()[keep].cpu())
         labels.append(batch["label"][keep].cpu())
-    return torch.cat(parts), torch.cat(labels), list(dataset.classes)
+        places.append(batch["index"][keep].cpu())
+        task.between_batches()
+    shares = ranks.gather((torch.cat(parts), torch.cat(labels), torch.cat(places)))
+    order = torch.cat([share[2] for share in shares]).argsort()
+    return torch.cat([share[0] for share in shares])[order], torch.cat([share[1] for share in shares])[order], list(dataset.classes)
 
 
-def picture(task: Task, trackers: Any, step: int, epoch: int) -> None:
-    """``pictures/reconstruction_epoch_NNN.png``: rows of original, masked, reconstruction; the same images and masks at every epoch."""
+def picture(task: Task, ranks: Ranks, trackers: Any, step: int, epoch: int) -> None:
+    """``pictures/reconstruction_epoch_NNN.png``: rows of original, masked, reconstruction; the same images and masks at every epoch.
+
+    Rank 0 draws; the others only lend their share of the weights, where they are sharded.
+    """
+    if not (task.context.is_main or ranks.sharded):
+        return
     if task.val is not None:
         dataset = task.val
     else:
@@ -75,11 +101,12 @@ def picture(task: Task, trackers: Any, step: int, epoch: int) -> None:
     count = min(PICTURES, len(dataset))
     batch = task.to_device(collate([dataset[0, index * len(dataset) // count] for index in range(count)]))
     images, model = task.inputs(batch), task.model
-    output = model(images, batch["noise"])
-    restored = model.reconstruct(images, batch["noise"])
+    restored = ranks.call("reconstruct", images, batch["noise"])
     unit = model.unit
     grid = (images.shape[2] // unit, images.shape[3] // unit)
-    hidden = output.mask.view(count, 1, *grid).repeat_interleave(unit, 2).repeat_interleave(unit, 3)
+    hidden = (
+        draw_mask(batch["noise"], model.mask_ratio).hidden_map.view(count, 1, *grid).repeat_interleave(unit, 2).repeat_interleave(unit, 3)
+    )
     mean = torch.tensor(task.aug.mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(task.aug.std, device=images.device).view(1, 3, 1, 1)
     shown = [images * std + mean, torch.where(hidden, torch.full_like(images, 0.5), images * std + mean), restored * std + mean]

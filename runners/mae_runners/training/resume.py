@@ -1,13 +1,15 @@
 """Where training is, written and read back exactly.
 
-A checkpoint is taken at an optimiser-step boundary. Beside the weights it holds the optimiser, the EMA, the position (epoch, micro-batch in the
-epoch, optimiser step), each rank's own sums of the running epoch and what early stopping remembers. Schedule and randomness are functions of
-the position, so nothing else is needed. With `ema_decay`, `state_dict` holds the averaged weights (what one deploys) and
+A checkpoint is taken at an optimiser-step boundary. Beside the weights it holds the optimiser, the EMA, the fp16 scaler, the position (epoch,
+place in the epoch's order, optimiser step), the sums of the running epoch and what early stopping remembers. Schedule and randomness are
+functions of the position, so nothing else is needed. The place counts images in the order that all ranks share, so that another number of
+ranks goes on with the images that are left, each once. With `ema_decay`, `state_dict` holds the averaged weights (what one deploys) and
 `live_state_dict` the ones being trained.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import zlib
@@ -36,14 +38,17 @@ FREE_TRAIN = (
 FREE_TRAIN += ("gpu_ids", "num_gpus", "num_nodes", "accelerator", "early_stopping", "pretrained_model_path", "compile", "cudnn", "probe")
 FREE_DATASET = ("num_workers_per_gpu", "max_corrupt_fraction", "train_data_sources", "val_data_sources", "test_data_sources")
 FREE_DATASET += ("probe_train_data_sources", "probe_val_data_sources")
+FREE_DATASET += tuple(f"segmentation.{role}_mask_sources" for role in ("train", "val", "test"))
 
 
 @dataclass
 class Position:
-    """How far training is. `batch` counts the micro-batches done in `epoch`; `step` the optimiser steps done in all."""
+    """How far training is. In `epoch`, `batch` counts the micro-batches done and `place` the images of the common order; `step` the
+    optimiser steps done in all; the sums are of the running epoch, over all ranks."""
 
     epoch: int = 0
     batch: int = 0
+    place: int = 0
     step: int = 0
     loss_sum: float = 0.0
     loss_count: float = 0.0
@@ -149,28 +154,59 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
         )
 
 
-def environment(world_size: int) -> dict[str, Any]:
+def environment(world_size: int, effective_batch: int) -> dict[str, Any]:
     """What bit-identity depends on beside the spec."""
-    return {"world_size": world_size, "threads": torch.get_num_threads(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return {
+        "world_size": world_size,
+        "effective_batch": effective_batch,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
 
 
-def warn_when_not_identical(data: dict[str, Any], context: RunContext) -> None:
+def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: RunContext) -> None:
     """Says which of the conditions of bit-identity changed since the checkpoint was written."""
-    now, before = environment(context.world_size), data.get("environment") or {}
+    before = data.get("environment") or {}
     changed = [f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         context.warn("the curve continues, but not bit for bit: " + ", ".join(changed))
 
 
-def restore_position(data: dict[str, Any], context: RunContext) -> Position:
-    """The position for this rank: its own sums when the number of ranks is the same, else all sums on rank 0."""
-    position = Position(**{key: value for key, value in data["position"].items() if key in Position.__dataclass_fields__})
-    sums: list[list[float]] = data.get("rank_sums") or [[position.loss_sum, position.loss_count]]
-    if len(sums) == context.world_size:
-        position.loss_sum, position.loss_count = sums[context.rank]
-    else:
-        totals = [sum(column) for column in zip(*sums, strict=True)]
-        position.loss_sum, position.loss_count = totals if context.rank == 0 else (0.0, 0.0)
+def data_identity(task: Any) -> dict[str, Any]:
+    """What tells one training set from another: how many images, and a digest of their names inside the source (not of where it lies)."""
+    digest = hashlib.sha256()
+    for name in task.train.source.members:
+        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+    return {"images": len(task.train_indices), "names": digest.hexdigest()}
+
+
+def check_data(found: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool) -> None:
+    """Compares the training images with those that the checkpoint was trained on.
+
+    Raises:
+        UsageError: they are others, and the checkpoint was not named by the user.
+    """
+    before = found.get("data") or now
+    if before == now:
+        return
+    told = f"{before['images']} images" + (f" → {now['images']}" if before["images"] != now["images"] else " with other names")
+    if not explicit:
+        raise UsageError(
+            "the results folder holds a run on other training images",
+            field="dataset.train_data_sources",
+            got=told,
+            expected="the images that the run was started with; they may lie elsewhere",
+            hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue on other images",
+        )
+    context.warn(f"the training images are not those of the checkpoint ({told}): the epoch it was in starts over")
+
+
+def restore_position(found: dict[str, Any], data: dict[str, Any]) -> Position:
+    """The position of a checkpoint; on other images (`data`) at the start of its epoch."""
+    position = Position(**{key: value for key, value in found["position"].items() if key in Position.__dataclass_fields__})
+    if (found.get("data") or data) != data:
+        position.batch, position.place, position.loss_sum, position.loss_count = 0, 0, 0.0, 0.0
     return position
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,10 +37,15 @@ class Task:
 
     Attributes:
         model: the bare module.  train, val: data sets (val may be None).  report: how the pretrained weights fitted, or None.
+        between_batches: called after every batch of an evaluation, as often on every rank; what it raises ends the evaluation.
+
+    Args:
+        pretrained: start from ``train.pretrained_model_path``; not when a checkpoint of this run follows.
     """
 
-    def __init__(self, spec: Any, context: RunContext) -> None:
+    def __init__(self, spec: Any, context: RunContext, pretrained: bool = True) -> None:
         self.spec, self.context = spec, context
+        self.between_batches: Callable[[], None] = lambda: None
         self.aug, self.seed = spec.dataset.augmentation, int(spec.train.seed)
         self.val: ImageDataset | None = None
         self.train_indices: np.ndarray
@@ -50,7 +54,7 @@ class Task:
         self._make_data()
         seed_all(self.seed, 0)
         self.model: Any = self._build()
-        if spec.train.pretrained_model_path:
+        if pretrained and spec.train.pretrained_model_path:
             path = local_copy(spec.train.pretrained_model_path, context)
             self.report = load_pretrained(self.model, path, context.encryption_key)
             context.log(f"pretrained weights: {self.report.summary()}")
@@ -60,6 +64,7 @@ class Task:
 
     # ---- supplied by the stage ---------------------------------------------------------------------------------------------------
     stage = ""
+    accuracy: str | None = None  # the validation's figure that chooses the best checkpoint, where there is one
 
     def _build(self) -> nn.Module:
         raise NotImplementedError
@@ -71,6 +76,9 @@ class Task:
     def validate(self, module: nn.Module, reduce: Callable[[list[float]], list[float]]) -> dict[str, float]:
         """Metrics over the validation set; ``reduce`` sums numbers over ranks."""
         raise NotImplementedError
+
+    def show(self, trackers: Any, step: int, epoch: int) -> None:
+        """Makes pictures of what the last validation saw, where the stage has any."""
 
     # ---- shared ------------------------------------------------------------------------------------------------------------------
     def _dataset(
@@ -115,16 +123,20 @@ class Task:
             held = len(self.val_indices)
             self.context.log(f"held out {held} of {len(self.train)} training images for validation (seed {self.seed}, by class)")
 
-    def train_loader(self, epoch: int, batch: int) -> Any:
-        """The loader of this rank's epoch, after its first ``batch`` micro-batches."""
-        size = int(self.spec.dataset.batch_size)
+    def train_loader(self, epoch: int, place: int, workers: int | None = None) -> Any:
+        """The loader of this rank's epoch, after the first ``place`` samples of the order that all ranks share."""
         sampler = SubsetSampler(self.train_indices, self.seed, self.context.rank, self.context.world_size, shuffle=True)
-        sampler.set_position(epoch, batch * size)
-        return build_loader(self.train, sampler, size, int(self.spec.dataset.num_workers_per_gpu), persistent=False)
+        sampler.set_place(epoch, place)
+        workers = int(self.spec.dataset.num_workers_per_gpu) if workers is None else workers
+        return build_loader(self.train, sampler, int(self.spec.dataset.batch_size), workers, persistent=False)
 
-    def batches_per_epoch(self) -> int:
-        """Micro-batches of a rank in an epoch."""
-        return math.ceil(math.ceil(len(self.train_indices) / self.context.world_size) / int(self.spec.dataset.batch_size))
+    @staticmethod
+    def counted(batch: Batch) -> tuple[Batch, int]:
+        """The samples of a batch that count, and how many they are. Fillers, and stand-ins for unreadable images, do not count; where
+        nothing else is there the batch stays whole, for every rank has to run as many passes, and its count is 0."""
+        keep = batch["valid"]
+        count = int(keep.sum())
+        return (batch if count in (0, len(keep)) else {name: value[keep] for name, value in batch.items()}), count
 
     def batches(self, dataset: ImageDataset, indices: np.ndarray | None = None) -> Iterator[tuple[Tensor, Batch]]:
         """``(normalised images, batch)`` of this rank over a data set in evaluation order, on the device."""
@@ -134,6 +146,7 @@ class Task:
         for batch in build_loader(dataset, sampler, int(self.spec.dataset.batch_size), workers, persistent=False):
             batch = self.to_device(batch)
             yield self.inputs(batch), batch
+            self.between_batches()
 
     def to_device(self, batch: Batch) -> Batch:
         return {name: tensor.to(self.context.device, non_blocking=True) for name, tensor in batch.items()}
@@ -160,11 +173,11 @@ class PretrainTask(Task):
         if self.val is None:
             return {}
         total, count = 0.0, 0.0
-        for images, batch in self.batches(self.val, self.val_indices):
-            keep = batch["valid"]
-            if keep.any():
-                total += float(module(images[keep], batch["noise"][keep]).loss) * int(keep.sum())
-                count += int(keep.sum())
+        for _, whole in self.batches(self.val, self.val_indices):
+            batch, weight = self.counted(whole)
+            loss = float(module(self.inputs(batch), batch["noise"]).loss)  # also for fillers alone: every rank runs as many passes
+            total += loss * weight if weight else 0.0
+            count += weight
         total, count = reduce([total, count])
         return {"val_loss": total / max(count, 1)}
 
@@ -173,6 +186,7 @@ class FinetuneTask(Task):
     """Classification with soft targets (mixup, CutMix, label smoothing)."""
 
     stage = "finetune"
+    accuracy = "ACC_all"
 
     def _build(self) -> nn.Module:
         self.mixup = Mixup(self.aug, self.spec.model.num_classes) if self.aug.mixup > 0 or self.aug.cutmix > 0 else None
@@ -210,9 +224,13 @@ class FinetuneTask(Task):
         return found | ({"ACC_5": top5 / count} if self.spec.model.num_classes > 5 else {})
 
 
-def make_task(spec: Any, context: RunContext) -> Task:
-    """The task of ``train.stage``."""
-    return (PretrainTask if spec.train.stage == "pretrain" else FinetuneTask)(spec, context)
+def make_task(spec: Any, context: RunContext, pretrained: bool = True) -> Task:
+    """The task of ``train.stage`` and, in fine-tuning, ``model.task``; ``pretrained`` as in `Task`."""
+    if spec.train.stage == "finetune" and spec.model.task == "segmentation":
+        from mae_runners.training.segmentation import SegmentationTask
+
+        return SegmentationTask(spec, context, pretrained)
+    return (PretrainTask if spec.train.stage == "pretrain" else FinetuneTask)(spec, context, pretrained)
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,68 @@
+"""Runs on several ranks without paying for a cold start of each: one process imports everything, then forks the ranks of every run.
+
+As a program it reads ``[{"spec": path, "world": n}, …]`` from standard input, runs them one after another and writes their exit codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def train_on_ranks(*runs: tuple[dict[str, Any], int], timeout: float = 250) -> tuple[list[list[int]], str]:
+    """Trains every ``(spec, number of ranks)`` in turn. Returns the exit codes of the ranks of each run, and all they printed."""
+    from tests.support.training import write_spec
+
+    asked = []
+    for number, (made, world) in enumerate(runs):
+        folder = Path(made["results_dir"])
+        asked.append({"spec": str(write_spec(made, folder.parent / f"{folder.name}.{number}.json")), "world": world})
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(asked),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _serve() -> None:
+    import mae_runners.actions.train
+    from mae_runners.__main__ import main
+
+    codes = []
+    for run in json.load(sys.stdin):
+        port, pids = _free_port(), []
+        for rank in range(run["world"]):
+            pid = os.fork()
+            if pid == 0:
+                world = str(run["world"])
+                names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+                os.environ.update({**names, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if run["world"] > 1 else {})
+                code = 1
+                try:
+                    code = main(["train", "-e", run["spec"]])
+                finally:
+                    sys.stderr.flush()
+                    os._exit(code)
+            pids.append(pid)
+        codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+    print(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    _serve()
