@@ -164,11 +164,11 @@ def test_a_fixed_batch_is_declared_in_full_to_triton():
 
 
 def parse_config(text: str):
-    """The text as the server's own message (``tritonclient`` ships it)."""
-    config = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs the package tritonclient")
+    """The text as the server's own message (``tritonclient`` ships it); a field that it does not know is an error."""
     from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
 
-    return text_format.Parse(text, config.ModelConfig())
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def test_weights_above_the_limit_go_beside_the_file_and_leave_with_it(checkpoints, tmp_path):
