@@ -1,4 +1,7 @@
-"""Parameters and memory of a run before it starts. The bundle's ``estimator:`` entry point; counts are exact, memory is a stated model."""
+"""Parameters, memory and time of a run before it starts. The bundle's ``estimator:`` entry point.
+
+Counts are exact; memory and time are stated models.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,100 @@ from collections.abc import Mapping
 from typing import Any
 
 from .archs import ARCHS, Arch, hw, num_units
+from .costs import decoder_parameters, forward_operations, is_pretraining, kept_values, unlearned
 from .overrides import get_dotted
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
+# Dense peak in tera-operations a second, (fp32 by tensor cores' TF32 or else plain, bf16 or fp16), from the makers' data sheets.
+_GPUS = {
+    "H200": (494, 989),
+    "H100": (494, 989),
+    "GH200": (494, 989),
+    "B200": (1100, 2250),
+    "A100": (156, 312),
+    "A40": (75, 150),
+    "A10": (62, 125),
+    "A6000": (77, 155),
+    "L40S": (183, 366),
+    "L40": (90, 181),
+    "L4": (60, 121),
+    "V100": (15.7, 125),
+    "T4": (8.1, 65),
+    "4090": (82.6, 165),
+    "3090": (35.6, 71),
+}
+_GPU_SHARE = 0.35  # of the peak, which well-tuned transformer training reaches
+_CPU_GIGA = 32.0  # operations a second of one core in training: some half of eight fp32 lanes with two fused units at 3 GHz
+_OVERHEAD_SECONDS = 0.004  # of a step: launching kernels, the optimiser's loop, the loader's hand-over
+
 
 def estimate(action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """``{"encoder_parameters", "memory_mb": {"weights", "optimizer", "activations", "total"}, "basis"}`` of a train run for one device.
+    """What one device of a train run needs.
 
-    The encoder's parameters are counted from its shape and equal the model's; memory is weights and gradients and AdamW's two moments in
-    fp32, and activations by a linear model (bytes a token and layer) without fragmentation or the framework's own 300–600 MB.
+    Args:
+        facts: ``device`` (a GPU's name, or ``cpu``) and ``cores``, where known.
+
+    Returns:
+        ``parameters`` (learned ones: encoder, decoder or head, total), ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with
+        ``basis``, ``forward_gflops`` an image, and, where the device is known, ``seconds_per_step`` with ``seconds_basis``.
+
+    Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear model (values a channel and position),
+    without fragmentation or the framework's own 300–600 MB.
     """
     arch = ARCHS.get(str(get_dotted(spec, "model.arch")))
     if action != "train" or arch is None:
         return {}
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
-    parameters = encoder_parameters(arch, spec)
+    encoder = encoder_parameters(arch, spec) - unlearned(arch, spec)
+    part = "decoder" if is_pretraining(spec) else "head"
+    rest = decoder_parameters(arch, spec) if part == "decoder" else _head_parameters(arch, spec)
     batch = int(get_dotted(spec, "dataset.batch_size", 1))
-    width = BYTES[str(get_dotted(spec, "train.precision", "fp32"))]
-    pretrain = get_dotted(spec, "train.stage") == "pretrain"
-    visible = 1.0 - float(get_dotted(spec, "train.mask_ratio", 0.75)) if pretrain else 1.0
-    values = activation_values(arch, size, spec) * visible
-    if get_dotted(spec, "train.gradient_checkpointing"):
-        values *= 0.2
+    precision = str(get_dotted(spec, "train.precision", "fp32"))
     mega = 1 / 2**20
-    weights, optimizer = parameters * 4 * 2 * mega, parameters * 8 * mega
-    activations = values * batch * width * mega
-    rounded = {
-        "weights": round(weights, 1),
-        "optimizer": round(optimizer, 1),
-        "activations": round(activations, 1),
-        "total": round(weights + optimizer + activations, 1),
+    weights, optimizer = (encoder + rest) * 8 * mega, (encoder + rest) * 8 * mega
+    activations = kept_values(arch, spec) * batch * BYTES[precision] * mega
+    operations = forward_operations(arch, spec)
+    return {
+        "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
+        "mask_units": num_units(arch.name, size),
+        "memory_mb": {
+            "weights": round(weights, 1),
+            "optimizer": round(optimizer, 1),
+            "activations": round(activations, 1),
+            "total": round(weights + optimizer + activations, 1),
+        },
+        "basis": "a device: weights and gradients fp32, AdamW moments fp32, activations by a linear model; the framework's own comes on top",
+        "forward_gflops": round(operations / 1e9, 4),
+        **_seconds(operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1), precision, dict(facts or {})),
     }
-    basis = "encoder only: weights and gradients fp32, AdamW moments fp32, activations by a linear model; decoder and head come on top"
-    return {"encoder_parameters": parameters, "mask_units": num_units(arch.name, size), "memory_mb": rounded, "basis": basis}
+
+
+def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Time of an optimiser step: three forward passes' work over what the device does in a second."""
+    device, cores = str(facts.get("device") or ""), facts.get("cores")
+    if device == "cpu" and cores:
+        rate, words = _CPU_GIGA * 1e9 * int(cores), f"{cores} cores at {_CPU_GIGA:g} GFLOP/s"
+    else:
+        name = max((name for name in _GPUS if name in device.replace(" ", "-").split("-")), key=len, default=None)
+        if name is None:
+            return {}
+        peak = _GPUS[name][0 if precision == "fp32" else 1]
+        rate, words = peak * 1e12 * _GPU_SHARE, f"{_GPU_SHARE:.0%} of {name}'s {peak:g} TFLOP/s"
+    return {
+        "seconds_per_step": round(operations / rate + _OVERHEAD_SECONDS, 5),
+        "seconds_basis": f"analytic: 3 forward passes' work, {words}",
+    }
+
+
+def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """A linear classifier; another task's head is not counted."""
+    classes = int(get_dotted(spec, "model.num_classes", 0) or 0)
+    return (_width(arch, spec) + 1) * classes if get_dotted(spec, "model.task", "classification") == "classification" else 0
+
+
+def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
+    return int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) if arch.family == "vit" else arch.feature_dim
 
 
 def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int:
@@ -76,16 +139,3 @@ def _hiera_parameters(arch: Arch, size: tuple[int, int]) -> int:
                 total += source * dim + dim
         before = dim
     return total + 2 * arch.dims[-1]
-
-
-def activation_values(arch: Arch, size: tuple[int, int], spec: Mapping[str, Any]) -> float:
-    """Values an image's forward pass keeps for the backward pass, all positions visible (about 17 a channel in a transformer block with
-    fused attention, 22 in a ConvNeXt V2 block)."""
-    if arch.family == "vit":
-        dim = int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
-        depth = int(get_dotted(spec, "model.depth") or arch.depths[0])
-        return 17.0 * dim * depth * (size[0] // arch.patch) * (size[1] // arch.patch)
-    positions = (size[0] // 4) * (size[1] // 4)
-    each = 22.0 if arch.family == "convnextv2" else 17.0
-    stages = enumerate(zip(arch.dims, arch.depths, strict=True))
-    return float(sum(each * dim * depth * positions / 4.0**stage for stage, (dim, depth) in stages))
