@@ -1,4 +1,4 @@
-"""The data plane's figures: ``python benchmarks/data.py [--quick] [--only fetch|objects|decode]``.
+"""The data plane's figures: ``python benchmarks/data.py [--quick] [--only fetch|objects|decode|loader]``.
 
 Each ratio sets us against the usual way, alternately in one run on one machine, and is written with median and spread to
 ``benchmarks/results/data.json``.
@@ -7,6 +7,7 @@ Each ratio sets us against the usual way, alternately in one run on one machine,
   (``s3fs.get_file``, ``tarfile.extractall``); wall time, disk, and peak memory above idle; at 0 and at 20 ms injected latency.
 * objects: 1,000 objects of 4 KB at 20 ms, against one at a time.
 * decode: JPEG 500 × 375 → RandomResizedCrop 224 + flip, images a second on one core, against Pillow + torchvision.
+* loader: the same from files to normalised batches with one worker process, images a second of all processor time that was spent.
 """
 
 from __future__ import annotations
@@ -262,11 +263,58 @@ def decode(rounds: int, count: int) -> dict[str, Any]:
     return result
 
 
+def loader(rounds: int, count: int) -> dict[str, Any]:
+    import resource
+
+    import torch
+    from mae_runners.data import FunctionalSampler, build_dataset, build_loader, to_input
+    from torch.utils.data import DataLoader
+    from torchvision import transforms as tv
+    from torchvision.datasets import ImageFolder
+
+    torch.set_num_threads(1)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+    def spent() -> float:
+        return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for i in range(count):
+            path = root / f"class_{i % 4}" / f"{i:05d}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(jpeg(i % 64))
+        pipeline = [tv.RandomResizedCrop(224, scale=(0.2, 1.0)), tv.RandomHorizontalFlip(), tv.ToTensor(), tv.Normalize(mean, std)]
+        theirs = ImageFolder(str(root), tv.Compose(pipeline))
+        mine = build_dataset(str(root), train=True, stage="pretrain", augmentation=augmentation(), seed=0, num_units=196)
+
+        def usual() -> int:
+            return sum(len(images) for images, _ in DataLoader(theirs, batch_size=64, shuffle=True, num_workers=1))
+
+        def ours() -> int:
+            batches = build_loader(mine, FunctionalSampler(len(mine), 0), 64, 1, persistent=False)
+            return sum(len(to_input(batch["image"], mean, std)) for batch in batches)
+
+        def rate(call: Callable[[], int]) -> float:
+            before = spent()
+            assert call() == count
+            return count / (spent() - before)
+
+        rate(usual), rate(ours)
+        pairs = [(rate(usual), rate(ours)) for _ in range(rounds)]
+    return {
+        "images": count,
+        "usual_images_per_core_second": spread([a for a, _ in pairs]),
+        "ours_images_per_core_second": spread([b for _, b in pairs]),
+        "speed_ratio": spread([b / a for a, b in pairs]),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
     parser.add_argument("--rounds", type=int, help="how often each way is timed")
-    parser.add_argument("--only", choices=["fetch", "objects", "decode"])
+    parser.add_argument("--only", choices=["fetch", "objects", "decode", "loader"])
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "data.json"))
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
@@ -274,6 +322,7 @@ def main() -> None:
         "fetch": lambda: fetch(rounds, 20 if options.quick else 250, 300 if options.quick else 4000),
         "objects": lambda: objects(min(rounds, 3), 60 if options.quick else 1000),
         "decode": lambda: decode(rounds, 64 if options.quick else 600),
+        "loader": lambda: loader(rounds, 128 if options.quick else 1200),
     }
     out = Path(options.out)
     report = json.loads(out.read_text()) if out.exists() and options.only else {}

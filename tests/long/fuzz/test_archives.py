@@ -7,11 +7,14 @@ import gzip
 import io
 import lzma
 import tarfile
+import tempfile
+from pathlib import Path
 
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mae_runners.data.decode import decode
+from mae_sdk.data import cache
 from mae_sdk.data.archive import Limits, members
 from mae_skill.errors import DataError, MaeError
 from PIL import Image
@@ -103,3 +106,56 @@ def test_a_damaged_picture_decodes_or_is_a_data_error(data: st.DataObject, kind:
     except DataError:
         return
     assert pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+PARTS = st.one_of(
+    st.sampled_from(["a", "b", "A", "..", ".", "", "a.jpg", "b.JPG", ".hidden", "\\", "C:", "ä", "a\u0308", "\udce4", "x" * 120, "\n"]),
+    st.text(min_size=1, max_size=6),
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+KINDS = st.sampled_from([tarfile.REGTYPE] * 8 + [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+ENTRIES = st.lists(st.tuples(NAMES, KINDS, st.binary(max_size=700)), min_size=1, max_size=6)
+PACKERS = {"tar": bytes, "tar.gz": lambda data: gzip.compress(data, 1), "tar.zst": zstandard.compress, "tar.bz2": bz2.compress}
+
+
+def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
+    """What the standard library writes of these entries; None where it cannot."""
+    out = io.BytesIO()
+    try:
+        with tarfile.open(fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape") as archive:
+            for name, kind, data in entries:
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname, info.size = kind, "a", len(data) if kind == tarfile.REGTYPE else 0
+                archive.addfile(info, io.BytesIO(data))
+    except (ValueError, UnicodeError):
+        return None
+    return out.getvalue()
+
+
+@settings(WIDE, max_examples=1500)
+@given(ENTRIES, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]), st.sampled_from(sorted(PACKERS)))
+def test_an_archive_of_any_names_gives_what_is_in_it_or_is_refused_and_nothing_lands_elsewhere(
+    entries: list[tuple[str, bytes, bytes]], form: int, kind: str
+) -> None:
+    data = made_up(entries, form)
+    if data is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        path = root / f"in.{kind}"
+        path.write_bytes(PACKERS[kind](data))
+        try:
+            pack = cache.pack_of(str(path), root / "cache", limits=LIMITS)
+        except MaeError as error:
+            assert not error.retryable
+            assert [left.name for left in (root / "cache").iterdir()] == [".locks"]
+        else:
+            found = {name: pack.read(i) for i, name in enumerate(pack.names)}
+            files = [(name, payload) for name, entry, payload in entries if entry == tarfile.REGTYPE and not name.endswith("/")]
+            assert sorted(found.values()) == sorted(payload for _, payload in files)
+            assert all(entry in (tarfile.REGTYPE, tarfile.DIRTYPE) for _, entry, _ in entries)
+            out = cache.extracted_folder(str(path), root / "cache")
+            for name, payload in found.items():
+                assert (out / name).read_bytes() == payload
+                assert (out / name).resolve().is_relative_to(out.resolve())
+        assert sorted(left.name for left in root.iterdir()) == ["cache", path.name]
