@@ -1,7 +1,7 @@
 """evaluate: how good is a checkpoint, an ONNX file or an engine, on labelled images (`dataset.val_data_sources`)?
 
-A fine-tuned model: top-1, top-5, per class, confusion matrix. A pretrained one: nearest neighbours and a linear probe on its features, and
-its reconstruction loss. Either way the same preprocessing as inference, and how fast the artefact is.
+A classifier: top-1, top-5, per class, confusion matrix. A segmenter: mean IoU, accuracies, IoU of each class. A pretrained model: nearest
+neighbours and a linear probe on its features, and its reconstruction loss. Always the same preprocessing as inference, and how fast the artefact is.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from mae_runners.deploy import artefact, metrics, ranks
 from mae_runners.deploy.images import Images
 from mae_runners.deploy.probe import probe
 from mae_runners.deploy.runtimes import measure, run_batch
+from mae_runners.segmentation.evaluation import segment
 
 
 def run(spec: Any, context: Any) -> dict[str, Any]:
     """Evaluates and writes `metrics.json` (and the confusion matrix); returns ``{"kpis", "artefacts", "device", "model"}``."""
     runtime = artefact.open_artefact(spec, context, "evaluate")
     with ranks.process_group(context):
-        figures, files = (classify if runtime.meta.output == "logits" else judge_features)(spec, context, runtime)
+        if runtime.meta.segments:
+            figures, files, first = segment(spec, context, runtime)
+            if context.is_main:
+                figures["speed"] = speed(runtime, first)
+        else:
+            figures, files = (classify if runtime.meta.output == "logits" else judge_features)(spec, context, runtime)
     if not context.is_main:
         return {}
     figures["model"] = {"kind": runtime.kind, "arch": runtime.meta.arch, "stage": runtime.meta.stage, "precision": runtime.meta.precision}
@@ -33,7 +39,18 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     temporary = path.with_name(".metrics.json.partial")
     temporary.write_text(json.dumps(figures, indent=2, allow_nan=False))
     temporary.replace(path)
-    names = ("ACC_all", "ACC_top5", "val_loss", "mean_class_accuracy", "knn_acc", "linear_acc", "reconstruction_loss")
+    names = (
+        "mIoU",
+        "mAcc",
+        "aAcc",
+        "ACC_all",
+        "ACC_top5",
+        "val_loss",
+        "mean_class_accuracy",
+        "knn_acc",
+        "linear_acc",
+        "reconstruction_loss",
+    )
     kpis = {name: figures[name] for name in names if figures.get(name) is not None}
     kpis |= {f"latency_{name}": value for name, value in figures["speed"].get("batch_1", {}).items() if name != "repetitions"}
     kpis["best_images_per_s"] = figures["speed"]["best"]["images_per_s"]

@@ -48,7 +48,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     images, origin = gate_images(spec, meta)
     context.log(f"parity is judged on {origin}")
     reference = gate.torch_outputs(module, images)
-    thresholds = thresholds_for(meta.precision, section.parity)
+    thresholds = thresholds_for(meta.precision, section.parity, pixels=meta.segments)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
@@ -119,6 +119,7 @@ def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
         batch=section.batch_size if section.batch_size > 0 else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
         checkpoint_sha256=file_digest(path),
+        task=saved.task,
     )
     described = ArtefactMeta(**{**vars(meta), "input_size": trained})
     artefact.check_agreement(spec, context.provenance, described, "export.checkpoint")

@@ -174,9 +174,8 @@ def check(model: Any, meta: ArtefactMeta, images: Any, reference: np.ndarray, sp
         runnable = onnx.ModelProto()
         runnable.CopyFrom(model)
         emulate_low_precision(runnable)
-    report = gate.judge(
-        reference, gate.onnx_outputs(runnable, meta, images), meta, thresholds_for(meta.precision, spec.gen_trt_engine.parity)
-    )
+    thresholds = thresholds_for(meta.precision, spec.gen_trt_engine.parity, pixels=meta.segments)
+    report = gate.judge(reference, gate.onnx_outputs(runnable, meta, images), meta, thresholds)
     if not report.passed:
         raise gate.refuse(report, meta, field="gen_trt_engine.parity")
     return report.to_dict()

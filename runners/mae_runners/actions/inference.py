@@ -1,7 +1,8 @@
 """inference: what does a model say of images (`dataset.test_data_sources`)?
 
-A fine-tuned model: `results.csv` with path, label (class name), probability, and the runners-up. A pretrained one: `embeddings.npy` with
-`embeddings.csv` (row → path), and pictures of what it reconstructs. Preprocessing is evaluate's.
+A classifier: `results.csv` with path, label (class name), probability, and the runners-up. A segmenter: label maps, coloured masks and
+overlays (see `mae_runners.segmentation.prediction`). A pretrained model: `embeddings.npy` with `embeddings.csv` (row → path), and pictures
+of what it reconstructs. Preprocessing is evaluate's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from mae_runners.deploy import artefact, ranks
 from mae_runners.deploy.images import Images
 from mae_runners.deploy.runtimes import run_batch
+from mae_runners.segmentation.prediction import segment
 
 TOP_K = 5
 PICTURES = 8
@@ -25,6 +27,8 @@ PICTURES = 8
 def run(spec: Any, context: Any) -> dict[str, Any]:
     """Runs the model over the test images and writes its answers; returns ``{"kpis", "artefacts"}``."""
     runtime = artefact.open_artefact(spec, context, "inference")
+    if runtime.meta.segments:
+        return segment(spec, context, runtime)
     source = artefact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
     decoder = getattr(runtime, "model", None)

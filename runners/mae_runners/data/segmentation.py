@@ -155,6 +155,7 @@ def build_segmentation_dataset(
     num_classes: int,
     seed: int,
     classes: Sequence[str] | None = None,
+    required: bool = True,
     cache_dir: str | None = None,
 ) -> SegmentationDataset:
     """Open images with their masks and put a transform on them.
@@ -162,12 +163,13 @@ def build_segmentation_dataset(
     Args:
         sources: the images: a path or URL, or a list of them.
         masks: their masks likewise, in the same order; None: beside the images (see `mae_sdk.data.pairs`).
-        role: ``train``, ``val`` or ``test``: which split of an ADE20K layout; only in ``test`` may images lack a mask.
+        role: ``train``, ``val`` or ``test``: which split of an ADE20K layout; in ``test`` images may lack a mask.
         train: random augmentation, else image and mask as they are.
         dataset: the spec's ``dataset``.
         num_classes: how many classes.
         seed: of every draw.
         classes: names that a checkpoint knows; None: those of ``dataset.segmentation.class_list``.
+        required: whether images of the other roles must have one.
 
     Raises:
         DataError: a source is missing or empty, images lack masks, or the class list does not fit.
@@ -183,7 +185,7 @@ def build_segmentation_dataset(
             expected=f"at least {num_classes}",
         )
     names = list(classes) if classes else class_names(meaning.class_list, num_classes)
-    pairs = open_pairs(sources, masks, role=role, required=role != "test", cache_dir=cache_dir)
+    pairs = open_pairs(sources, masks, role=role, required=required and role != "test", cache_dir=cache_dir)
     reader = MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label)
     augmentation = dataset.augmentation
     transform = JointTrainTransform(augmentation, meaning.ignore_index) if train else WholeSize(augmentation)

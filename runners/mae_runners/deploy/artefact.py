@@ -56,6 +56,8 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
         ("dataset.augmentation.mean", list(spec.dataset.augmentation.mean), list(meta.mean)),
         ("dataset.augmentation.std", list(spec.dataset.augmentation.std), list(meta.std)),
     ]
+    if meta.stage == "finetune":
+        pairs.append(("model.task", spec.model.task, meta.task))
     if meta.num_classes is not None:
         pairs.append(("model.num_classes", spec.model.num_classes, meta.num_classes))
     problems: list[MaeError] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from torch import Tensor
 from mae_runners.deploy.meta import ArtefactMeta
 
 GATE_IMAGES = 16
+GATE_ELEMENTS = 2**26  # output elements that are compared at most: a segmenter's logits are as large as its images, once a class
+
+
+def gate_count(meta: ArtefactMeta) -> int:
+    """How many images the parity gate looks at."""
+    one = int(meta.num_classes or 1) * meta.input_size[0] * meta.input_size[1] if meta.segments else 1
+    return max(1, min(GATE_IMAGES, GATE_ELEMENTS // one))
 
 
 class Images:
@@ -76,18 +83,36 @@ class Images:
             batch["input"] = pixels if self.meta.preprocessing else to_input(pixels, self.meta.mean, self.meta.std, torch.float32)
             yield batch
 
+    def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The batch, ``input`` included, of the images at these places; unreadable ones left out of ``input``."""
+        from mae_runners.data import collate, to_input
 
-def gate_images(spec: Any, meta: ArtefactMeta, count: int = GATE_IMAGES) -> tuple[Tensor, str]:
+        batch = collate([self.dataset[0, position] for position in positions])
+        self.dataset.check_corrupt()
+        pixels = batch["image"][batch["valid"]]
+        batch["input"] = pixels if self.meta.preprocessing else to_input(pixels, self.meta.mean, self.meta.std, torch.float32)
+        return batch
+
+
+def source_images(spec: Any, meta: ArtefactMeta, name: str | None, sources: Any = None) -> Any:
+    """The unlabelled view of a source of ``dataset`` (or of ``sources``), as the artefact's task sees it."""
+    if meta.segments:
+        from mae_runners.deploy.scenes import Scenes
+
+        return Scenes(spec, name, meta, labelled=False, sources=sources)
+    return Images(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)
+
+
+def gate_images(spec: Any, meta: ArtefactMeta, count: int | None = None) -> tuple[Tensor, str]:
     """Real images to compare an artefact with its model on, [N, 3, H, W] as `Runtime.run` takes them, and where they came from.
 
     The first of val, test, train data that the spec names; when it names none, crops of the photograph that matplotlib installs
     (``grace_hopper.jpg``, public domain), and the result says so. Random noise is never used: it drives a network where no image does.
     """
+    count = count or gate_count(meta)
     for name in ("val_data_sources", "test_data_sources", "train_data_sources"):
-        sources = getattr(spec.dataset, name)
-        if sources:
-            images = Images(spec, sources, meta, labelled=False)
-            picked = _first(images, count)
+        if getattr(spec.dataset, name):
+            picked = _first(source_images(spec, meta, name), count)
             return picked, f"{len(picked)} images of dataset.{name}"
     return sample_photograph(meta, count), f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
 
@@ -100,38 +125,32 @@ def calibration_batches(spec: Any, meta: ArtefactMeta) -> tuple[list[np.ndarray]
         SpecError: no source is named: scales from anything but the user's images would be wrong in silence.
     """
     section = spec.gen_trt_engine.tensorrt.calibration
-    sources, origin = section.cal_image_dir, "gen_trt_engine.tensorrt.calibration.cal_image_dir"
-    for name in ("train_data_sources", "val_data_sources"):
-        if not sources:
-            sources, origin = getattr(spec.dataset, name), f"dataset.{name}"
-    if not sources:
+    fields = [name for name in ("train_data_sources", "val_data_sources") if getattr(spec.dataset, name)]
+    if section.cal_image_dir:
+        images, origin = source_images(spec, meta, None, section.cal_image_dir), "gen_trt_engine.tensorrt.calibration.cal_image_dir"
+    elif fields:
+        images, origin = source_images(spec, meta, fields[0]), f"dataset.{fields[0]}"
+    else:
         raise SpecError(
             "int8 needs calibration images",
             field="gen_trt_engine.tensorrt.calibration.cal_image_dir",
             expected="a folder or archive with images like those the model will see",
         )
-    images = Images(spec, sources, meta, labelled=False)
     size = int(section.cal_batch_size)
     spread = _spread(images, size, size * int(section.cal_batches))
     batches = [batch["input"].numpy() for batch in spread if len(batch["input"])]
     return batches, f"{sum(map(len, batches))} images of {origin}"
 
 
-def _spread(images: Images, size: int, wanted: int) -> Iterator[dict[str, Tensor]]:
+def _spread(images: Any, size: int, wanted: int) -> Iterator[dict[str, Tensor]]:
     """Batches spread over the whole source: sources are sorted by class, and the first ones alone would show one class."""
-    from mae_runners.data import collate, to_input
-
     total = min(wanted, len(images))
     positions = [int(i) for i in np.linspace(0, len(images) - 1, total).round()]
     for start in range(0, total, size):
-        batch = collate([images.dataset[0, position] for position in positions[start : start + size]])
-        images.dataset.check_corrupt()
-        pixels = batch["image"][batch["valid"]]
-        batch["input"] = pixels if images.meta.preprocessing else to_input(pixels, images.meta.mean, images.meta.std, torch.float32)
-        yield batch
+        yield images.at(positions[start : start + size])
 
 
-def _first(images: Images, count: int) -> Tensor:
+def _first(images: Any, count: int) -> Tensor:
     return torch.cat([batch["input"] for batch in _spread(images, count, count)])
 
 

@@ -2,8 +2,7 @@
 
 In an ONNX file the fields are metadata properties named ``mae.<field>`` (JSON values); an engine, which has no room for them, gets
 ``<engine>.json`` beside it. Input and output names are fixed: ``images`` [B, 3, H, W]; ``logits`` [B, classes] for a classifier,
-``features``
-[B, D] (pooled) or [B, N, D] (tokens) for a backbone.
+[B, classes, H, W] for a segmenter, ``features`` [B, D] (pooled) or [B, N, D] (tokens) for a backbone.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class ArtefactMeta:
     """The self-description of an ONNX file or engine.
 
     Attributes:
-        arch, stage: as in the checkpoint.
+        arch, stage, task: as in the checkpoint; ``task`` is ``classification`` or ``segmentation``.
         input_size: [height, width] in pixels.
         mean, std: per channel, of pixels in [0, 1].
         output: ``logits`` | ``pooled`` | ``tokens``.
@@ -52,7 +51,13 @@ class ArtefactMeta:
     batch: int = -1
     opset: int = 17
     checkpoint_sha256: str | None = None
+    task: str = "classification"
     format: int = FORMAT_VERSION
+
+    @property
+    def segments(self) -> bool:
+        """Whether the output is a class for every pixel."""
+        return self.output == "logits" and self.task == "segmentation"
 
     @property
     def output_name(self) -> str:

@@ -17,7 +17,7 @@ class Thresholds:
     Attributes:
         min_cosine: the lowest cosine similarity an image's output may have with the reference.
         max_abs: the largest difference of any output element, in units of the largest magnitude of the reference when that exceeds 1.
-        min_top1_agreement: the least share of images whose largest logit stays the same (classifiers only).
+        min_top1_agreement: the least share of images whose largest logit stays the same (classifiers), or of pixels (segmenters).
     """
 
     min_cosine: float
@@ -34,11 +34,18 @@ DEFAULTS = {
     "bf16": Thresholds(0.99, 2e-1, 0.9),
     "int8": Thresholds(0.95, 1.0, 0.85),
 }
+# On the borders of regions two classes are as good as equal, and rounding decides between them: not every pixel can stay.
+PIXELS = {"fp32": 0.999, "fp16": 0.99, "bf16": 0.95, "int8": 0.85}
 
 
-def thresholds_for(precision: str, spec: Any = None) -> Thresholds:
-    """The bounds for a precision; a bound the spec's ``parity`` section sets (not None) replaces the default."""
+def thresholds_for(precision: str, spec: Any = None, *, pixels: bool = False) -> Thresholds:
+    """The bounds for a precision; a bound the spec's ``parity`` section sets (not None) replaces the default.
+
+    ``pixels``: the outputs are a class for every pixel.
+    """
     default = DEFAULTS[precision]
+    if pixels:
+        default = dataclasses.replace(default, min_top1_agreement=PIXELS[precision])
     named = {field.name: getattr(spec, field.name, None) for field in dataclasses.fields(Thresholds)}
     return dataclasses.replace(default, **{name: value for name, value in named.items() if value is not None})
 
@@ -72,7 +79,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds
         reference: [N, ...] float, from torch.
         candidate: the same shape, from the artefact.
         thresholds: what counts as the same.
-        logits: outputs are [N, classes], so top-1 agreement means something.
+        logits: outputs are [N, classes] or [N, classes, H, W], so top-1 agreement (of images, of pixels) means something.
 
     Raises:
         CheckpointError: the reference itself says nothing (not finite, or the same for every image, as with a head of zeros): any artefact
@@ -107,7 +114,7 @@ def compare(reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds
     element = int(difference[worst].argmax())
     scale = float(max(1.0, np.abs(flat).max()))
     largest = float(difference.max()) / scale
-    agreement = float((flat.argmax(axis=1) == other.argmax(axis=1)).mean()) if logits else None
+    agreement = float((reference.argmax(axis=1) == other.reshape(reference.shape).argmax(axis=1)).mean()) if logits else None
     if cosine.min() < thresholds.min_cosine:
         failures.append(f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below min_cosine {thresholds.min_cosine}")
     if largest > thresholds.max_abs:

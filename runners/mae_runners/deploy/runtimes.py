@@ -34,8 +34,9 @@ class Runtime(Protocol):
     largest_batch: int | None
     fixed_batch: int | None
 
-    def run(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] (float32 normalised; uint8 when `meta.preprocessing`) → outputs, float32 on the CPU."""
+    def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
+        """Images [B, 3, H, W] (float32 normalised; uint8 when `meta.preprocessing`) → outputs, float32 on the CPU; with `stay` where
+        they were computed (a segmenter's are large)."""
         ...
 
 
@@ -53,9 +54,9 @@ class TorchRuntime:
         self.device = device
 
     @torch.inference_mode()
-    def run(self, images: Tensor) -> Tensor:
-        result: Tensor = self.module(images.to(self.device, non_blocking=True))
-        return result.float().cpu()
+    def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
+        result: Tensor = self.module(images.to(self.device, non_blocking=True)).float()
+        return result if stay else result.cpu()
 
 
 class OnnxRuntime:
@@ -82,8 +83,8 @@ class OnnxRuntime:
         self.device = torch.device("cpu")
         self.fixed_batch: int | None = self.meta.batch if self.meta.batch > 0 else None
 
-    def run(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run([self.meta.output_name], {INPUT_NAME: images.numpy()})[0])
+    def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
+        return torch.from_numpy(self.session.run([self.meta.output_name], {INPUT_NAME: images.cpu().numpy()})[0])
 
 
 class EngineRuntime:
@@ -121,7 +122,7 @@ class EngineRuntime:
         self.largest_batch: int | None = int(profile["maximum"]) if profile else None
         self.fixed_batch: int | None = self.meta.batch if self.meta.batch > 0 else None
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
         name = self.meta.output_name
         images = images.to(self.device).contiguous()
         self.context.set_input_shape(INPUT_NAME, tuple(images.shape))
@@ -131,7 +132,7 @@ class EngineRuntime:
         stream = torch.cuda.current_stream(self.device)
         self.context.execute_async_v3(stream.cuda_stream)
         stream.synchronize()
-        return output.cpu()
+        return output if stay else output.cpu()
 
 
 def read_engine_description(path: Path) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def open_checkpoint(path: Path, device: torch.device, key: str | None, *, output
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
         checkpoint_sha256=file_digest(path),
+        task=saved.task,
     )
     return TorchRuntime(deployable(model, meta), meta, device, model)
 
@@ -194,14 +196,14 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
     return open_checkpoint(path, device, key)
 
 
-def run_batch(runtime: Any, images: Tensor) -> Tensor:
+def run_batch(runtime: Any, images: Tensor, *, stay: bool = False) -> Tensor:
     """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up where its batch is fixed."""
     size = runtime.fixed_batch or runtime.largest_batch or len(images)
     outputs = []
     for part in images.split(size):
         missing = (runtime.fixed_batch or len(part)) - len(part)
         padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-        outputs.append(runtime.run(padded)[: len(part)])
+        outputs.append(runtime.run(padded, stay=stay)[: len(part)])
     return torch.cat(outputs)
 
 

@@ -32,7 +32,7 @@ def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_ba
     fixed = meta.batch > 0
     lead = [meta.batch] if fixed else []
     dtype = "TYPE_UINT8" if meta.preprocessing else "TYPE_FP32"
-    labels = f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes else ""
+    labels = f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes and not meta.segments else ""
     batching = "" if fixed else f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
     described = "".join(
         f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
