@@ -12,6 +12,7 @@ from typing import Any
 
 from .archs import Arch, hw
 from .overrides import get_dotted
+from .upernet import head_costs, is_segmentation
 
 # Values kept a channel and position of a block: fused attention keeps queries, keys, values, both norms and the MLP's hidden layer.
 KEPT = {"vit": 17.0, "convnextv2": 20.0, "hiera": 19.0}
@@ -79,7 +80,10 @@ def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
 
 
 def unlearned(arch: Arch, spec: Mapping[str, Any]) -> int:
-    """Parameters of an encoder alone that pretraining has not: ViT's position table is fixed there, ConvNeXt's last norm is the head's."""
+    """Parameters of an encoder alone that the model has not: in pretraining ViT's position table is fixed and ConvNeXt's last norm is the
+    head's; a segmenter has no last norm."""
+    if is_segmentation(spec):
+        return 2 * (int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) if arch.family == "vit" else arch.feature_dim)
     if not is_pretraining(spec):
         return 0
     if arch.family == "convnextv2":
@@ -109,7 +113,7 @@ def decoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
 
 
 def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
-    """Of one image through encoder and, in pretraining, decoder."""
+    """Of one image through encoder and, in pretraining, decoder; or a segmenter's head."""
     encoder = encoder_blocks(arch, spec)
     found = sum(stage.operations for stage in encoder)
     first = encoder[0]
@@ -119,7 +123,7 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
         found += 2 * stage.tokens * before.dim * stage.dim * (4 if arch.family == "convnextv2" else 1)
     decoder = decoder_blocks(arch, spec)
     if decoder is None:
-        return found
+        return found + (head_costs(arch, spec).operations if is_segmentation(spec) else 0.0)
     hidden = decoder.tokens * float(get_dotted(spec, "train.mask_ratio", 0.75))
     return found + decoder.operations + 2 * decoder.dim * (encoder[-1].tokens * encoder[-1].dim + hidden * 3 * arch.target_patch**2)
 
@@ -129,5 +133,7 @@ def kept_values(arch: Arch, spec: Mapping[str, Any]) -> float:
     encoder = sum(stage.values for stage in encoder_blocks(arch, spec))
     if get_dotted(spec, "train.gradient_checkpointing"):
         encoder *= 0.2
+    if is_segmentation(spec):
+        return encoder + head_costs(arch, spec).values
     decoder = decoder_blocks(arch, spec)
     return encoder + (decoder.values if decoder else 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 from .archs import ARCHS, Arch, hw, num_units
 from .costs import decoder_parameters, forward_operations, is_pretraining, kept_values, unlearned
 from .overrides import get_dotted
+from .upernet import head_costs, is_segmentation
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -96,9 +97,10 @@ def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dic
 
 
 def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
-    """A linear classifier; another task's head is not counted."""
-    classes = int(get_dotted(spec, "model.num_classes", 0) or 0)
-    return (_width(arch, spec) + 1) * classes if get_dotted(spec, "model.task", "classification") == "classification" else 0
+    """A linear classifier, or a segmenter's neck, UperNet and auxiliary head."""
+    if is_segmentation(spec):
+        return head_costs(arch, spec).parameters
+    return (_width(arch, spec) + 1) * int(get_dotted(spec, "model.num_classes", 0) or 0)
 
 
 def _width(arch: Arch, spec: Mapping[str, Any]) -> int:

@@ -146,16 +146,21 @@ def test_the_work_of_an_image_is_what_the_papers_print(arch: str) -> None:
     assert estimate("train", spec)["forward_gflops"] / 2 == pytest.approx(PRINTED[arch], rel=0.05)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune", "segmentation"])
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
 def test_estimated_parameters_are_the_models_and_activations_what_its_backward_pass_keeps(arch: str, stage: str) -> None:
-    from mae_runners.models import build_classifier, build_mae
+    from mae_runners.models import build_classifier, build_mae, build_segmenter
     from mae_skill.spec import ExperimentSpec
 
-    layer = {"model": {"arch": arch, "num_classes": 7}, "dataset": {"batch_size": 2, "augmentation": {"input_size": 96}}}
-    resolved = merge([("file", {**layer, "train": {"stage": stage}})], SCHEMA).spec
+    head = {"task": "segmentation", "segmentation": {"channels": 64, "auxiliary_channels": 32}} if stage == "segmentation" else {}
+    layer = {"model": {"arch": arch, "num_classes": 7, **head}, "dataset": {"batch_size": 2, "augmentation": {"input_size": 96}}}
+    resolved = merge([("file", {**layer, "train": {"stage": "pretrain" if stage == "pretrain" else "finetune"}})], SCHEMA).spec
     spec = ExperimentSpec.model_validate(resolved)
-    model = build_mae(spec.model, spec.train, (96, 96)) if stage == "pretrain" else build_classifier(spec.model, (96, 96))
+    model: torch.nn.Module
+    if stage == "pretrain":
+        model = build_mae(spec.model, spec.train, (96, 96))
+    else:
+        model = (build_segmenter if head else build_classifier)(spec.model, (96, 96))
     found = estimate("train", resolved)
     assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
     own, kept = {p.data_ptr() for p in model.parameters()}, {}

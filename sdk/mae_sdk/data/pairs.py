@@ -140,16 +140,16 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
     if sibling is not None:
         try:
             found = open_source(sibling, cache_dir)
-        except DataError:
-            if required:
-                raise
-        else:
+        except DataError:  # there is no such folder, or it is empty
+            found = None
+        if found is not None:
             return source, found, _rows(_stems(names), _stems(found.members))
     if required:
         raise DataError(
             f"no masks belong to {urls.redact(place)}",
             field=f"dataset.segmentation.{role}_mask_sources",
             expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, or mask sources",
+            hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
         )
     return source, None, np.stack([np.arange(len(names)), np.full(len(names), -1)], axis=1)
 
