@@ -27,7 +27,7 @@ from mae_sdk.data.decompress import sniff
 from mae_sdk.data.names import safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.data.ranges import RangedFile
-from mae_sdk.storage import transfer, urls
+from mae_sdk.storage import streams, transfer, urls
 
 Options = dict[str, Any] | None
 OBJECTS_AT_ONCE = 48
@@ -177,7 +177,7 @@ def _build(
             from dataclasses import replace
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
-        with _reading(uri, identity, details, storage_options, limits) as found:
+        with _reading(uri, identity, details, storage_options, limits, root) as found:
             write_pack(temporary, found, urls.redact(uri), meta, in_place)
         if (root / key).exists():
             shutil.rmtree(root / key)
@@ -190,7 +190,7 @@ def _build(
 
 @contextlib.contextmanager
 def _reading(
-    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits
+    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits, root: Path
 ) -> Iterator[Iterator[Member]]:
     where = urls.redact(uri)
     if details is not None:
@@ -201,10 +201,16 @@ def _reading(
         with urls.local_path(uri).open("rb") as raw:
             yield members(raw, identity["size"], where, limits)
         transfer.check_unchanged(uri, identity)
-    elif identity["size"] is None:  # a server that does not say how long its answer is: one stream, no ranges
-        fs, inside = urls.filesystem(uri, storage_options)
-        with fs.open(inside, "rb") as raw:
-            yield members(raw, None, where, limits)
+    elif identity["size"] is None or not streams.takes_ranges(uri, storage_options):
+        with streams.StreamedFile(uri, identity["size"], storage_options) as raw, tempfile.TemporaryFile(dir=root) as whole:
+            if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
+                shutil.copyfileobj(raw, whole, 1 << 20)
+                size = whole.tell()
+                whole.seek(0)
+                yield members(whole, size, where, limits)
+            else:
+                yield members(raw, identity["size"], where, limits)
+        transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
     else:
         with RangedFile(uri, identity["size"], storage_options) as raw:
             yield members(raw, identity["size"], where, limits)

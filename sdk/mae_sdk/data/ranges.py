@@ -9,12 +9,12 @@ from typing import Any
 from mae_sdk.storage import transfer
 from mae_sdk.storage.blocks import BlockFile
 
-BLOCK = 4 << 20
+BLOCK = 3 << 20
 AHEAD = 8
 
 
 class RangedFile(BlockFile):
-    """Reads ``url`` in blocks of 4 MiB, eight of them in flight: at most some 40 MiB in memory, whatever the object's size.
+    """Reads ``url`` in blocks of 3 MiB, eight of them in flight: at most some 30 MiB in memory, whatever the object's size.
 
     Raises:
         StorageError: a range failed for good (each is retried on its own).

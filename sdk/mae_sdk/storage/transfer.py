@@ -86,6 +86,9 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
     """The storage error that an exception of a driver means; ``None`` for anything that is no storage fault."""
     if isinstance(error, MaeError):
         return error
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and _web_fault(cause):
+        return translate(cause, url, doing, tries)  # fsspec's web client calls every failure "not found"
     where = urls.redact(url)
     code = _code(error)
     if code in _EXPIRED:
@@ -119,6 +122,12 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
             f"cannot {doing} {where}{times}: {detail}", got=where, hint="the fault looks passing; run the same command again"
         )
     return None
+
+
+def _web_fault(error: BaseException) -> bool:
+    """Whether a web client's failure is another one than a missing page."""
+    network = type(error).__module__.split(".")[0] == "aiohttp" or isinstance(error, (ConnectionError, TimeoutError))
+    return network and getattr(error, "status", None) not in (404, 410)
 
 
 def _code(error: BaseException | None) -> str | None:
@@ -326,10 +335,16 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
         with atomic_file(target) as temporary:
             attempt(lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1)
         return
+    from mae_sdk.storage import streams
+
     before = info(url, storage_options)
     with atomic_file(target) as temporary, temporary.open("r+b") as handle:
-        if before["size"] is None:
-            handle.write(read_bytes(url, storage_options))
+        if before["size"] is None or not streams.takes_ranges(url, storage_options):
+            import shutil
+
+            with streams.StreamedFile(url, before["size"], storage_options) as raw:
+                shutil.copyfileobj(raw, handle, 1 << 20)
+            check_unchanged(url, before, storage_options)
             return
         size: int = before["size"]
         handle.truncate(size)

@@ -144,6 +144,13 @@ def forget_filesystems() -> None:
 
 
 def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
+    if name in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is on silence.
+        silence = ClientTimeout(total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds())
+        options["client_kwargs"] = {"timeout": silence, **options.get("client_kwargs", {})}
+        return fsspec.filesystem(name, skip_instance_cache=True, use_listings_cache=False, **options)
     if name not in ("s3", "s3a"):
         return fsspec.filesystem(name, use_listings_cache=False, **options)
     seconds = timeout_seconds()

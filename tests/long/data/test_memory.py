@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import zstandard
@@ -37,21 +37,27 @@ print(len(source), size, round(peak.above, 1))
 """
 
 
-class _Xz(io.RawIOBase):
-    """Fast to write and as dear as xz gets to read: a dictionary of 64 MiB."""
+def write_xz(path: Path, megabytes: int) -> int:
+    """As dear as xz gets to read, a full dictionary of 64 MiB, then one block again and again as a stream of its own: random bytes take
+    the compressor seconds a megabyte."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 << 20}]
-        self._raw, self._stream = raw, lzma.LZMACompressor(lzma.FORMAT_XZ, filters=filters)
+    def stream(data: bytes) -> bytes:
+        packer = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 << 20}])
+        return packer.compress(data) + packer.flush()
 
-    def write(self, data: Any) -> int:
-        self._raw.write(self._stream.compress(data))
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.write(self._stream.flush())
-        super().close()
+    first, block = os.urandom(min(megabytes // 2, 70) << 20), os.urandom(1 << 18)
+    packed, count = stream(block), 1
+    with path.open("wb") as raw:
+        large = tarfile.TarInfo("a/large.jpg")
+        large.size = len(first)
+        raw.write(stream(large.tobuf() + first))
+        while raw.tell() < megabytes * 1_040_000:
+            info = tarfile.TarInfo(f"b/{count:06d}.jpg")
+            info.size = len(block)
+            raw.write(stream(info.tobuf()) + packed)
+            count += 1
+        raw.write(stream(bytes(1024)))
+    return count
 
 
 def payloads(megabytes: int) -> Iterator[tuple[str, bytes]]:
@@ -63,6 +69,8 @@ def payloads(megabytes: int) -> Iterator[tuple[str, bytes]]:
 
 def write(path: Path, kind: str, megabytes: int) -> int:
     """An archive of that many MB; returns the number of its files."""
+    if kind == "tar.xz":
+        return write_xz(path, megabytes)
     count = 0
     with path.open("wb") as raw:
         if kind == "zip":
@@ -77,8 +85,6 @@ def write(path: Path, kind: str, megabytes: int) -> int:
         elif kind == "tar.zst":  # the largest window that is read
             parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
             stream = zstandard.ZstdCompressor(compression_params=parameters).stream_writer(raw, closefd=False)
-        elif kind == "tar.xz":
-            stream = _Xz(raw)
         with tarfile.open(fileobj=stream, mode="w|") as tar:
             for name, data in payloads(megabytes):
                 info = tarfile.TarInfo(name)

@@ -24,7 +24,7 @@ QUICK = {"MAE_STORAGE_TIMEOUT": "0.5"}
 
 @pytest.fixture(scope="module")
 def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """The sources in the bucket ``random``: name → what it holds. The archives span seven blocks of a ranged read."""
+    """The sources in the bucket ``random``: name → what it holds. The archives span some nine blocks of a ranged read."""
     rng = random.Random(0)
     bucket = s3_server.bucket("random")
     held = {}

@@ -1,0 +1,148 @@
+"""Archives on plain web servers: with ranges or without, with a length or without; broken answers are retryable errors."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from mae_sdk.data import open_source, ranges
+from mae_sdk.storage import transfer
+from mae_skill.errors import DataError, StorageError
+
+from tests.support.images import make_tarball
+from tests.support.s3 import environment
+
+
+class Web(ThreadingHTTPServer):
+    """Serves ``files``; ``ranges`` and ``lengths`` say what it can, ``cut`` ends every whole answer early, ``status`` replaces all answers."""
+
+    daemon_threads = True
+    ranges, lengths = True, True
+    cut: int | None = None
+    stall = 0.0
+    status = 200
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str | None] = []
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *words: object) -> None:
+                return
+
+            def do_HEAD(self) -> None:
+                self.answer(body=False)
+
+            def do_GET(self) -> None:
+                self.answer(body=True)
+
+            def answer(self, body: bool) -> None:
+                data = web.files.get(self.path)
+                if data is None or web.status != 200:
+                    self.send_error(404 if data is None else web.status)
+                    return
+                wanted = self.headers.get("Range")
+                if body:
+                    web.asked.append(wanted)
+                partial = web.ranges and wanted is not None
+                if partial and wanted is not None:
+                    first, _, last = wanted.removeprefix("bytes=").partition("-")
+                    data = data[int(first) : int(last) + 1]
+                self.send_response(206 if partial else 200)
+                if web.lengths or partial:
+                    self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if body:
+                    self.wfile.write(data if web.cut is None or partial else data[: web.cut])
+                    self.wfile.flush()
+                    if web.stall:
+                        threading.Event().wait(web.stall)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    server = Web()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[bytes]]:
+    rng, root = random.Random(0), tmp_path_factory.mktemp("packed")
+    folder = root / "pictures"
+    folder.mkdir()
+    for i in range(8):
+        (folder / f"{i}.jpg").write_bytes(rng.randbytes(50_000))
+    files = {f"/a.{kind}": make_tarball(folder, root / f"a.{kind}").read_bytes() for kind in ("tar", "tar.gz", "tar.xz", "zip")}
+    return files, [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture
+def held(web: Web, packed: tuple[dict[str, bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Archives of some 400 kB that span several blocks of a ranged read."""
+    monkeypatch.setattr(ranges.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
+    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
+    web.files.update(packed[0])
+    return packed[1]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "zip"])
+@pytest.mark.parametrize(("able", "lengths"), [(True, True), (False, True), (False, False)])
+def test_an_archive_is_read_whatever_the_server_can(
+    kind: str, able: bool, lengths: bool, web: Web, held: list[bytes], tmp_path: Path
+) -> None:
+    web.ranges, web.lengths = able, lengths
+    source = open_source(web.url(f"a.{kind}"), cache_dir=tmp_path / "cache")
+    assert [source.read(i) for i in range(len(source))] == held
+    whole = [wanted for wanted in web.asked if wanted is None]
+    assert able == (not whole) and (able or len(web.asked) <= 4)  # one whole answer; without a length HEAD is asked again as GET
+    transfer.download(web.url(f"a.{kind}"), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == web.files[f"/a.{kind}"]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "zip"])
+@pytest.mark.parametrize("stall", [0.0, 1.5])
+def test_an_answer_that_breaks_off_or_falls_silent_is_retryable_and_leaves_nothing(
+    kind: str, stall: float, web: Web, held: list[bytes], tmp_path: Path
+) -> None:
+    web.ranges, web.cut, web.stall = False, 150_000, stall
+    with environment({"MAE_STORAGE_TIMEOUT": "0.4"}):
+        with pytest.raises(StorageError, match=f"cannot read http://127.0.0.1:.*a.{kind}") as caught:
+            open_source(web.url(f"a.{kind}"), cache_dir=tmp_path / "cache")
+        with pytest.raises(StorageError):
+            transfer.download(web.url(f"a.{kind}"), tmp_path / "copy")
+    assert caught.value.retryable
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".locks"]
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(503, True), (500, True), (403, False)])
+def test_a_server_that_fails_is_not_taken_for_a_missing_file(
+    status: int, retryable: bool, web: Web, held: list[bytes], tmp_path: Path
+) -> None:
+    web.status = status
+    with pytest.raises(StorageError, match=str(status)) as caught:
+        open_source(web.url("a.tar.gz"), cache_dir=tmp_path)
+    assert caught.value.retryable == retryable
+
+
+def test_a_missing_file_and_a_server_that_is_not_there_are_told_apart(web: Web, held: list[bytes], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no data source"):
+        open_source(web.url("none.tar.gz"), cache_dir=tmp_path)
+    web.server_close()
+    web.shutdown()
+    with pytest.raises(StorageError) as caught:
+        open_source(web.url("a.tar.gz"), cache_dir=tmp_path)
+    assert caught.value.retryable
