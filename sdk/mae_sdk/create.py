@@ -76,6 +76,8 @@ def record_of(bundle: Any, plan: Plan) -> records.Record:
     from mae_sdk.storage import urls
 
     rows = bundle.spec_params.get(plan.action) or {}
+    from mae_sdk.timing import cost_key
+
     versions = {}
     for name in ("mae-skill", "torch", "timm", "optuna"):
         try:
@@ -109,6 +111,7 @@ def record_of(bundle: Any, plan: Plan) -> records.Record:
         "data": plan.sources,
         "data_digest": _digest(json.dumps([seen.get("digest") for seen in plan.sources.values()])),
         "policy": plan.policy,
+        "cost_key": None if plan.study is not None else cost_key(bundle.info, plan.action, plan.spec, plan.launch),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
         "versions": versions,
         "resume_keys": [key for key, row in rows.items() if _function(row) in RESUME],

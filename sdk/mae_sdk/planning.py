@@ -247,13 +247,35 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
 
 def finish(bundle: Any, plan: Plan, schema: Mapping[str, Any], decision: Decision, root: Root, job_dir: Path) -> None:
     """The launch, the study of an AutoML run, and the estimates."""
+    from mae_sdk import timing
+
     info, action = bundle.info, plan.action
     plan.launch = launch_record(info, action, plan.spec, root, plan.job_id, job_dir)
     entry = info.get("estimator")
     if entry:
-        plan.estimates = entry_point(entry)(action, plan.spec, plan.facts) or {}
-    if not decision.automl:
+        plan.estimates = entry_point(entry)(action, plan.spec, {**plan.facts, **timing.device_facts()}) or {}
+    if decision.automl:
+        _study(info, plan, schema)
+    if plan.estimates or action in (info.get("cost_keys") or {}):
+        plan.estimates["time"] = timing.time_of(info, plan)
+        for name in ("seconds_per_step", "seconds_basis"):  # the estimator's guess, which `time` has taken or bettered
+            plan.estimates.pop(name, None)
+
+
+def measure(bundle: Any, plan: Plan) -> None:
+    """Time some steps of the planned run and say so in its estimates; a run that fails doing so is a warning."""
+    from mae_sdk import timing
+
+    try:
+        found = timing.measure(bundle.info, plan)
+    except MaeError as error:
+        plan.warnings.append(error)
         return
+    plan.estimates["measured"] = found
+    plan.estimates["time"] = timing.time_of(bundle.info, plan, measured=found)
+
+
+def _study(info: Mapping[str, Any], plan: Plan, schema: Mapping[str, Any]) -> None:
     from mae_sdk.automl import setup
 
     launch = plan.launch

@@ -38,21 +38,25 @@ class Skill:
             self._bundle = Bundle.load(self.path)
         return self._bundle
 
-    def plan(self, action: str, **options: Any) -> Plan:
+    def plan(self, action: str, *, measure: bool = False, **options: Any) -> Plan:
         """What a job would do. Nothing starts and nothing is written, except that a local archive is indexed in the cache.
 
         Args:
             action: one of the bundle's actions.
+            measure: time some real steps of the run (``measure_command`` of the bundle); data behind a URL is fetched for that.
             options: the fields of `mae_sdk.plan.Request`: ``spec, train_datasets, eval_dataset, inference_dataset, parent_job_id,
                 checkpoint, ptm, automl_policy, request, automl, spec_overrides, recipe, env, platform, results_root, idempotency_key``.
 
         Raises:
             UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all problems of the spec together.
         """
+        from mae_sdk import planning
         from mae_sdk.plan import Request
-        from mae_sdk.planning import make_plan
 
-        return make_plan(self.bundle, Request.of(action, options, skill_dir=self.path))
+        plan = planning.make_plan(self.bundle, Request.of(action, options, skill_dir=self.path), remote=measure)
+        if measure:
+            planning.measure(self.bundle, plan)
+        return plan
 
     def create_job(self, action: str | Plan, **options: Any) -> Job:
         """Launch what `plan` would show, or exactly a plan that was made.

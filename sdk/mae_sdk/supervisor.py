@@ -92,6 +92,7 @@ def _attempt(job_dir: Path) -> str:
     outcome: Outcome | None = None
     problem: dict[str, Any] | None = None
     devices = None
+    share = None
     sync = None
     try:
         if launch.get("devices"):
@@ -101,6 +102,8 @@ def _attempt(job_dir: Path) -> str:
             granted = devices.wait(lambda: cancel.exists(), lambda: records.beat(job_dir))
             if granted is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(granted)
+        elif record.get("kind") != "automl":  # a controller computes nothing itself
+            share = _share_cores(job_dir, launch, environment)
         if cancel.exists():
             outcome = Outcome(0, stopped=True)
         else:
@@ -133,9 +136,24 @@ def _attempt(job_dir: Path) -> str:
         category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
         problem = failure(category, f"the runner could not be started: {error}")
     finally:
-        if devices:
-            devices.release()
+        for held in (devices, share):
+            if held:
+                held.release()
     return _finish(job_dir, record, outcome, problem, cancel, secrets, sync)
+
+
+def _share_cores(job_dir: Path, launch: dict[str, Any], environment: dict[str, str]) -> Any:
+    """Take part in the CPU jobs of this machine and set the number of threads; the first attempt's number is kept for later ones."""
+    from mae_sdk.platforms.cores import THREADS, CoreShare
+
+    share = CoreShare(int(launch.get("processes") or 1))
+    with contextlib.suppress(OSError):  # no cache folder: every job takes what it likes
+        share.join()
+        given = share.settings(environment, launch.get("threads"))
+        environment.update(given)
+        if THREADS in given:
+            records.update_record(job_dir, lambda record: record["launch"].update(threads=int(given[THREADS])))
+    return share
 
 
 def _finish(

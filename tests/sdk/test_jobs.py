@@ -6,24 +6,13 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mae_sdk.job import Job
-from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.process import identify, is_alive
-from mae_sdk.platforms import local
 from mae_sdk.policy import policy_word
 from mae_skill.errors import JobFailedError, UsageError
 
-
-def start(root: Path, command: str, result: str | None = None, **launch: Any) -> Job:
-    record: dict[str, Any] = {"id": "job", "action": "train"}
-    record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
-    records.new_attempt(record)
-    records.write_json(root / "job" / records.RECORD_NAME, record)
-    assert local.submit(root / "job")
-    return Job(root / "job")
+from tests.support.jobs import start
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def seconds(value: float | None) -> str:
         return "unknown"
     total = round(value)
     if total < 60:
-        return f"{value:.1f}s" if value < 10 else f"{total}s"
+        return f"{value * 1000:.0f}ms" if 0 < value < 1 else f"{value:.1f}s" if value < 10 else f"{total}s"
     hours, rest = divmod(total, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{left:02d}s"

@@ -88,14 +88,15 @@ def _check_action(action: str) -> None:
 @click.command()
 @_job_options
 @click.option("--python", "as_python", is_flag=True, help="Print the equivalent SDK script instead.")
+@click.option("--measure", is_flag=True, help="Time some real steps of the run (a minute or so) for the estimate of time.")
 @click.option("--full", is_flag=True, help="Every field of the spec with its origin, not only those that differ from the default.")
-def plan(action: str, as_json: bool, as_python: bool, full: bool, skill_dir: str | None, **options: Any) -> None:
+def plan(action: str, as_json: bool, as_python: bool, measure: bool, full: bool, skill_dir: str | None, **options: Any) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
     _check_action(action)
     from mae_sdk import Skill
 
     call = arguments(action, options)
-    made = Skill(skill_dir).plan(**call)
+    made = Skill(skill_dir).plan(**call, measure=measure)
     if as_python:
         click.echo(made.to_python())
         return
@@ -135,6 +136,10 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
         brief["automl"] = {key: value for key, value in brief["automl"].items() if key != "options"}
         knobs = brief["automl"].pop("knobs", {})
         brief["automl"] |= {f"knob {name}": text for name, text in knobs.items()}
+    if isinstance(brief.get("estimates"), dict):
+        from mae_skill.overrides import flatten
+
+        brief["estimates"] = flatten(brief["estimates"])
     if isinstance(brief.get("sources"), dict):
         brief["sources"] = {key: _source(seen) for key, seen in brief["sources"].items()}
     if isinstance(brief.get("mappings"), list):
@@ -172,7 +177,7 @@ def _unit(name: str, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if name.endswith("bytes"):
             return size(value)
-        if name.endswith("seconds"):
+        if name.rpartition(".")[2].startswith("seconds") or name.endswith("seconds"):
             return seconds(value)
     return value
 
