@@ -50,15 +50,20 @@ def step_of(model: Any, loss: Callable[[], torch.Tensor]) -> Step:
     return step
 
 
+def plain(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """A linear layer as `nn.Linear` runs it."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
 def dense_block(block: Any, x: torch.Tensor, cover: torch.Tensor | None) -> torch.Tensor:
-    """One ConvNeXt V2 block on ``[B, C, H, W]``, with torch's own depthwise convolution."""
+    """One ConvNeXt V2 block on ``[B, C, H, W]``, with torch's own depthwise convolution and linear layers."""
     conv, mlp = block.conv_dw, block.mlp
     y = F.conv2d(x, conv.weight, conv.bias, padding=3, groups=x.shape[1]).permute(0, 2, 3, 1)
-    y = mlp.act(mlp.fc1(block.norm(y)))
+    y = mlp.act(plain(mlp.fc1, block.norm(y)))
     seen = y if cover is None else y * cover.permute(0, 2, 3, 1)
     response = seen.norm(p=2, dim=(1, 2), keepdim=True)
     y = torch.addcmul(mlp.grn.bias, y, 1 + mlp.grn.weight * response / (response.mean(dim=-1, keepdim=True) + 1e-6))
-    y = x + mlp.fc2(y).permute(0, 3, 1, 2)
+    y = x + plain(mlp.fc2, y).permute(0, 3, 1, 2)
     return y if cover is None else y * cover
 
 
@@ -75,11 +80,11 @@ def masked_dense_loss(model: Any, images: torch.Tensor, noise: torch.Tensor) -> 
         x = (stage.downsample(x) if number else x) * cover
         for block in stage.blocks:
             x = dense_block(block, x, cover)
-    x = model.proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    x = plain(model.proj, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     x = x * shown + model.mask_token.view(1, -1, 1, 1) * (1 - shown)
     for block in model.decoder:
         x = dense_block(block, x, None)
-    x = model.pred(x.permute(0, 2, 3, 1).flatten(1, 2))
+    x = plain(model.pred, x.permute(0, 2, 3, 1).flatten(1, 2))
     target = images.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 4, 5, 1).flatten(1, 2).flatten(2)
     target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     loss = (x - target).square().mean(-1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .common import Backbone, run_block
+from .linear import linear
 from .masking import gather_rows, scatter_rows, take_patches
 
 UNIT = 32  # pixels a side of a mask unit
@@ -162,7 +163,7 @@ class Stage(nn.Module):
         norm, conv = self.downsample
         x = rows_norm(norm, x).view(-1, side // 2, 2, side // 2, 2, x.shape[-1])
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4 * x.shape[-1])
-        return F.linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+        return linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 def rows_norm(norm: nn.Module, x: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class ConvNextBackbone(Backbone):
         pixels = take_patches(images, visible, UNIT).unflatten(4, (side, STEM)).unflatten(3, (side, STEM))
         pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * STEM * STEM)
         conv, norm = self.stem
-        x = rows_norm(norm, F.linear(pixels, conv.weight.flatten(1), conv.bias))
+        x = rows_norm(norm, linear(pixels, conv.weight.flatten(1), conv.bias))
         for stage in self.stages:
             if not isinstance(stage.downsample, nn.Identity):
                 x, side = stage.downsample_rows(x, side), side // 2

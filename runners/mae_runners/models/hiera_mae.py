@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .hiera import SIDE, UNIT, HieraBackbone
+from .linear import linear
 from .mae import MaskedAutoencoder, init_like_mae
 from .masking import Mask, put, split
 from .vit import DecoderBlock, decode, mask_tokens
@@ -62,7 +63,7 @@ class HieraMae(MaskedAutoencoder):
             # The fusing convolution's kernel equals its stride: a matrix product on patches.
             patches = split(split(picture, 3, -1, kernel), 2, -1, kernel).permute(0, 1, 2, 4, 3, 5, 6)
             patches = patches.reshape(batch, units, self.final_side**2, -1)
-            fused = fused + nn.functional.linear(patches, head.weight.permute(0, 2, 3, 1).flatten(1), head.bias)
+            fused = fused + linear(patches, head.weight.permute(0, 2, 3, 1).flatten(1), head.bias)
         return self.encoder_norm(fused)
 
     def predict(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:

@@ -77,9 +77,8 @@ class _OneDnnLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, by oneDNN where that is faster."""
-    if (
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and type(x) in _PLAIN
@@ -87,8 +86,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.numel() * weight.shape[0] >= LEAST
         and onednn_is_faster()
         and torch.backends.mkldnn.enabled
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
-    ):
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, by oneDNN where that is faster."""
+    if not torch.compiler.is_compiling() and not torch.jit.is_tracing() and _by_onednn(x, weight):
         y: Tensor = _OneDnnLinear.apply(x, weight, bias)
         return y
     return F.linear(x, weight, bias)

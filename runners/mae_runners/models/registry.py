@@ -15,6 +15,7 @@ from .convnext import ConvNextBackbone
 from .fcmae import FcMae
 from .hiera import HieraBackbone
 from .hiera_mae import HieraMae
+from .linear import speed_up
 from .mae import MaskedAutoencoder
 from .upernet import Segmenter
 from .vit import VitBackbone
@@ -105,12 +106,16 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
     size = hw(config["input_size"])
     _check_size(arch, size)
     config = {**config, "input_size": list(size)}
+    model: Backboned
     if "mask_ratio" in config:
         _check_decoder(arch, config)
-        return _MAE[arch.family](build_encoder(config, pretraining=True), config)
-    if config.get("task") == "segmentation":
-        return Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
-    return Classifier(build_encoder(config, pretraining=False), config)
+        model = _MAE[arch.family](build_encoder(config, pretraining=True), config)
+    elif config.get("task") == "segmentation":
+        model = Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
+    else:
+        model = Classifier(build_encoder(config, pretraining=False), config)
+    speed_up(model)
+    return model
 
 
 def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:

@@ -7,6 +7,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from .common import transformer_layer_id
+from .linear import linear
 from .masking import take
 
 
@@ -97,8 +98,8 @@ class DecoderBlock(Block):
         attn, width = self.attn, x.shape[-1]
         normed = self.norm1(x)
         weight, bias = attn.qkv.weight, attn.qkv.bias
-        q = F.linear(take(normed, index), weight[:width], bias[:width])
-        k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q = linear(take(normed, index), weight[:width], bias[:width])
+        k, v = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
         heads = [part.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2) for part in (q, k, v)]
         out = attend(*heads, fused=attn.fused_attn).transpose(1, 2).flatten(2)
         x = take(x, index) + attn.proj(out)
@@ -114,7 +115,7 @@ def decode(blocks: nn.ModuleList, x: Tensor, index: Tensor) -> Tensor:
 
 def embed_patches(projection: nn.Conv2d, patches: Tensor) -> Tensor:
     """A patch convolution as a matrix product on gathered patches: ``[B, K, C, p, p]`` → ``[B, K, D]``."""
-    return F.linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
+    return linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
 
 
 def mask_tokens(token: Tensor, rows: Tensor, count: int) -> Tensor:
