@@ -14,8 +14,11 @@ action=$1; config=$2; job=$3
 rate=$(sed -n 's/^ *rate: //p' "$config"); fault=$(sed -n 's/^ *fault: //p' "$config")
 [ "$fault" = exit ] && { echo "it broke"; exit 1; }
 [ "$fault" = sleep ] && sleep 100
+[ "$fault" = slow ] && sleep 0.2
+[ "$action" = measure ] && { echo noise; echo '{"seconds_per_step": 0.125, "steps": 3, "device": "paper"}'; exit; }
 echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate device ${CUDA_VISIBLE_DEVICES:-none}"
-printf '{"status": "RUNNING", "message": "", "epoch": 0, "kpi": {"score": %s}}\n' "${rate:-0}" >> "$job/status.json"
+line='{"status": "RUNNING", "message": "", "epoch": 0, "time_per_step": 0.25, "kpi": {"score": %s}}\n'
+printf "$line" "${rate:-0}" >> "$job/status.json"
 mkdir -p "$job/$action"
 if [ "$action" = train ]; then
   echo weights > "$job/train/model_epoch_000.pth"
@@ -24,6 +27,7 @@ if [ "$action" = train ]; then
   printf '{"best": {"metric": "score", "direction": "maximize"}, "checkpoints": [{%s, ' "$entry" > "$index"
   printf '"metrics": {"score": %s}, "sha256": "%s"}]}' "$rate" "$sum" >> "$index"
 fi
+[ "$fault" = slow ] && sleep 0.2
 echo '{}' > "$job/$action/result.json"
 """
 
