@@ -218,6 +218,9 @@ def _task(s: _Findings) -> None:
 
 def _masks(s: _Findings) -> None:
     wanted = s("model.num_classes")
+    arch, size = ARCHS.get(str(s("model.arch"))), s("dataset.augmentation.input_size")
+    if arch is not None and arch.family == "vit" and size is not None and min(hw(size)) < 2 * arch.patch:
+        s.error("dataset.augmentation.input_size", "UperNet's pyramid needs two patches a side", f"at least {2 * arch.patch} px")
     listed = s("dataset.segmentation.class_list")
     if listed:
         try:

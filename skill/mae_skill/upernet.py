@@ -54,6 +54,7 @@ def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
     channels, between = int(get_dotted(spec, section + "channels", 512)), int(get_dotted(spec, section + "auxiliary_channels", 256))
     scales = [int(scale) for scale in get_dotted(spec, section + "pool_scales", [1, 2, 3, 6])]
     head = Head()
+    dims: tuple[int, ...]
     if arch.family == "vit":
         dim = int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
         rows, columns = height // arch.patch, width_px // arch.patch
@@ -64,7 +65,7 @@ def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
         head.parameters += 2 * dim  # of the normalisation between the two doublings
         head.values += 8.0 * dim * cells[2]
     else:
-        dims, cells = tuple(arch.dims), [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)]
+        dims, cells = arch.dims, [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)]
         head.parameters += sum(2 * dim for dim in dims)
         head.values += sum(2.0 * dim * count for dim, count in zip(dims, cells, strict=True))
     for scale in scales:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mae_skill.bundle import Bundle
+from mae_skill.classes import class_names, read_class_list
 from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
 from mae_skill.knowledge import Notice, check
 from mae_skill.merge import merge
@@ -19,6 +21,8 @@ BASE = {
     "model.decoder_depth": 8,
 }
 TUNE = {**BASE, "train.stage": "finetune", "train.pretrained_model_path": "/w.pth", "dataset.val_data_sources": "/data/val"}
+
+SEGMENT = {**TUNE, "model.task": "segmentation", "model.num_classes": 3}
 
 
 def run(action: str, settings: dict[str, Any], **facts: Any) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
@@ -55,6 +59,40 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
     ("train", {**BASE, "dataset.augmentation.min_ratio": 2.0}, {}, "dataset.augmentation.min_ratio", "max_ratio", SpecError),
     ("train", TUNE, {"classes": None}, "dataset.train_data_sources", "no labels", DataError),
     ("train", TUNE, {"classes": 10}, "model.num_classes", "num_classes=10", SpecError),
+    ("train", {**BASE, "model.task": "segmentation"}, {}, "model.task", "train.stage=finetune", SpecError),
+    (
+        "train",
+        {**SEGMENT, "dataset.segmentation.class_list": ["cat", "dog"]},
+        {},
+        "model.num_classes",
+        "class_list names 2 classes",
+        SpecError,
+    ),
+    (
+        "train",
+        {**SEGMENT, "dataset.segmentation.class_list": ["cat", "dog", "cat"]},
+        {},
+        "dataset.segmentation.class_list",
+        "'cat' twice",
+        DataError,
+    ),
+    (
+        "train",
+        {**SEGMENT, "dataset.segmentation.ignore_index": 2},
+        {},
+        "dataset.segmentation.ignore_index",
+        "number of one of the 3",
+        SpecError,
+    ),
+    ("train", {**SEGMENT, "dataset.augmentation.input_size": 16}, {}, "dataset.augmentation.input_size", "two patches a side", SpecError),
+    (
+        "train",
+        {**SEGMENT, "dataset.augmentation.segmentation.scale_jitter": [2.0, 0.5]},
+        {},
+        "dataset.augmentation.segmentation.scale_jitter",
+        "above the largest",
+        SpecError,
+    ),
     (
         "train",
         {**BASE, "train.optim.lr_scheduler": "cosine", "train.optim.min_lr": 1.0},
@@ -139,6 +177,11 @@ VAIN = [
     ({**BASE, "train.optim.lr_scheduler": "cosine"}, "train.optim.gamma", 0.5, "lr_scheduler is 'cosine'"),
     ({**BASE, "model.arch": "hiera_tiny_224"}, "model.depth", 4, "model.arch is 'hiera_tiny_224'"),
     (BASE, "wandb.project", "mine", "wandb.enable is False"),
+    (TUNE, "model.segmentation.channels", 64, "model.task is 'classification'"),
+    (TUNE, "dataset.segmentation.reduce_zero_label", False, "model.task is 'classification'"),
+    (SEGMENT, "dataset.augmentation.mixup", 0.2, "model.task is 'segmentation'"),
+    (SEGMENT, "dataset.augmentation.min_scale", 0.2, "model.task is 'segmentation'"),
+    ({**SEGMENT, "model.segmentation.auxiliary_weight": 0.0}, "model.segmentation.auxiliary_channels", 64, "it needs more than 0"),
 ]
 
 
@@ -151,8 +194,8 @@ def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(settin
     assert "set in vain" not in str(silent.get(key))
 
 
-def test_warm_up_acts_with_both_schedulers_and_is_never_called_vain() -> None:
-    for scheduler in ("MultiStep", "cosine"):
+def test_warm_up_acts_with_every_scheduler_and_is_never_called_vain() -> None:
+    for scheduler in ("MultiStep", "cosine", "poly"):
         _, warnings = run("train", {**BASE, "train.optim.warmup_epochs": 3, "train.optim.lr_scheduler": scheduler})
         assert "train.optim.warmup_epochs" not in warnings
 
@@ -183,3 +226,42 @@ def test_what_a_parent_or_a_later_step_brings_is_not_demanded_now() -> None:
 def test_a_notice_is_plain_data() -> None:
     assert Notice("train.seed", "why").to_dict() == {"field": "train.seed", "message": "why"}
     assert str(Notice(None, "why")) == "why"
+
+
+def test_a_segmenter_is_not_judged_by_class_folders_and_its_default_number_of_classes_is_explained() -> None:
+    errors, _ = run("train", SEGMENT, classes=7)
+    assert errors == {}
+    errors, _ = run("train", {key: value for key, value in SEGMENT.items() if key != "model.num_classes"})
+    assert list(errors) == ["dataset.segmentation.ignore_index"]
+    assert "model.num_classes is at its default" in str(errors["dataset.segmentation.ignore_index"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("names.txt", "cat\n\n dog \nbird\n"), ("names.yaml", "[cat, dog, bird]"), ("names.yml", "- cat\n- dog\n- bird\n")],
+)
+def test_a_class_list_is_text_or_yaml(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_class_list(str(path)) == class_names(str(path), 3) == ["cat", "dog", "bird"]
+    errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path)})
+    assert errors == {}
+    errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path), "model.num_classes": 4})
+    assert list(errors) == ["model.num_classes"] and "set model.num_classes=3" in str(errors["model.num_classes"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "no list of names"), ("a: 1", "no list of names"), ("[1, null]", "no list"), ("[]", "empty")]
+)
+def test_a_file_that_lists_no_names_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text(text)
+    errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path)})
+    assert says in str(errors["dataset.segmentation.class_list"])
+
+
+def test_ade20k_has_its_150_names_in_order() -> None:
+    names = class_names(None, 150)
+    assert len(set(names)) == 150
+    assert (names[0], names[12], names[149]) == ("wall", "person", "flag")
+    assert class_names(None, 2) == ["0", "1"]

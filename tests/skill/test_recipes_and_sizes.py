@@ -36,7 +36,7 @@ def test_a_recipe_is_valid_names_its_paper_and_breaks_no_rule(name: str) -> None
     assert check("train", resolved.spec, resolved.provenance)[0] == []
     assert re.search(r"arXiv:\d{4}\.\d{5}", RECIPES[name].paper)
     assert resolved.spec["train"]["stage"] == RECIPES[name].stage
-    assert resolved.spec["train"]["optim"]["lr_scheduler"] == "cosine"
+    assert resolved.spec["train"]["optim"]["lr_scheduler"] == ("poly" if name in SEGMENT else "cosine")
 
 
 # recipe: epochs, warm-up, rate, weight decay, and the rest by stage
@@ -59,6 +59,8 @@ FINETUNE = {
     "fcmae_base_finetune": (100, 20, 6.25e-4, 0.6, 0.05, 0.1, (0.8, 1.0, 0.1)),
     "hiera_base_finetune": (100, 5, 5e-4, 0.65, 0.05, 0.1, (0.8, 1.0, 0.1)),
 }
+
+SEGMENT = {"mae_vit_base_ade20k": (100, 1, 1e-4, 0.65, 0.05, 0.1, (16, 512, 150, 768))}
 
 
 def numbers(name: str, *keys: str) -> tuple[Any, ...]:
@@ -85,8 +87,17 @@ def test_a_finetuning_recipe_has_the_papers_numbers_and_learns_at_the_full_rate(
     assert numbers(name, "dataset.augmentation.auto_aug", "dataset.augmentation.re_prob") == ("rand-m9-mstd0.5-inc1", 0.25)
 
 
+@pytest.mark.parametrize("name", SEGMENT)
+def test_a_segmentation_recipe_has_the_published_numbers(name: str) -> None:
+    found = numbers(name, "train.num_epochs", "train.optim.warmup_epochs", "train.optim.lr", "train.optim.layer_decay")
+    found += numbers(name, "train.optim.weight_decay", "model.drop_path_rate")
+    head = ("dataset.batch_size", "dataset.augmentation.input_size", "model.num_classes", "model.segmentation.channels")
+    assert (*found, numbers(name, *head)) == SEGMENT[name]
+    assert numbers(name, "train.optim.backbone_multiplier", "train.optim.lr_scaling") == (1.0, "none")
+
+
 def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() -> None:
-    assert set(RECIPES) == {*PRETRAIN, *FINETUNE} == {row["name"] for row in list_recipes()}
+    assert set(RECIPES) == {*PRETRAIN, *FINETUNE, *SEGMENT} == {row["name"] for row in list_recipes()}
     with pytest.raises(UsageError) as caught:
         recipe_spec("mae_vit_base_finetun")
     assert caught.value.hint == "did you mean mae_vit_base_finetune?"

@@ -388,7 +388,9 @@ class Loop:
         checkpoint.save(data, path, self.context.encryption_key)
         epoch = self.position.epoch - (1 if self.position.batch == 0 else 0)
         size = list(self.task.model.input_size)
-        self.index.add(path, epoch, self.position.step, metrics, stage=self.task.stage, arch=self.task.model.arch, input_size=size)
+        self.index.add(
+            path, epoch, self.position.step, metrics, stage=self.task.stage, arch=self.task.model.arch, input_size=size, task=meta.task
+        )
         resume.point_latest(self.folder, self.task.model.arch, path)
 
     def _environment(self) -> dict[str, Any]:
