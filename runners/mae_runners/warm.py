@@ -34,6 +34,7 @@ PRELOAD = (
     "torchvision.transforms.v2",
     "timm",
     "pytorch_lightning",
+    "torch.utils.tensorboard",
     "mae_skill.spec",
     "mae_skill.bundle",
     "mae_skill.knowledge",
@@ -47,6 +48,8 @@ PRELOAD = (
 )
 READ_AT_START = ("PYTHONPATH", "PYTHONHASHSEED", "LD_LIBRARY_PATH", "LD_PRELOAD")
 """Variables that act only when a process starts; a request that changes one is refused and runs cold."""
+_AT_START = {name: os.environ.get(name) for name in READ_AT_START}
+"""Their values before anything was imported: some libraries (OpenCV) change them for their own process."""
 IDLE_SECONDS = 600.0
 MAX_REQUEST = 16 << 20
 
@@ -242,7 +245,7 @@ def _refusal(request: dict[str, Any], descriptors: list[int]) -> str | None:
     if os.path.realpath(argv[0]) != os.path.realpath(sys.executable):
         return "another interpreter"
     for name in READ_AT_START:
-        if env.get(name) != os.environ.get(name):
+        if env.get(name) != _AT_START[name]:
             return f"{name} differs"
     return None
 

@@ -24,6 +24,7 @@ SERVER = textwrap.dedent(
     import mae_runners.warm as warm
     warm.PRELOAD = ("torch", "numpy")
     import types
+    os.environ["LD_LIBRARY_PATH"] = "/set/by/a/library/as/it/is/imported"
     def main(argv):
         import numpy, torch
         seen = dict(argv=argv, env=dict(os.environ), cwd=os.getcwd(), threads=torch.get_num_threads(), session=os.getsid(0) == os.getpid(),
@@ -119,3 +120,4 @@ def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(server
     for path in (tmp_path / "none.sock", server):
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MAE_WARM_SOCKET": str(path)}, timeout=60)
         assert (done.returncode, done.stdout) == (0, "cold\n")
+        assert ("only `python -m mae_runners …` can be forked" in done.stderr) == (path == server)

@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         connection.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         connection.sendall(body)
         stream = connection.makefile("r")
-        pid = int(json.loads(stream.readline())["pid"])
+        answer = json.loads(stream.readline())
+        if "refused" in answer:
+            print(f"the warm runner does not take this run ({answer['refused']}): it starts cold", file=sys.stderr, flush=True)
+        pid = int(answer["pid"])
     except (OSError, ValueError, KeyError):
         connection.close()
         os.execvp(command[0], command)
@@ -42,11 +45,11 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, forward)
-    answer = stream.readline()
-    if not answer:
+    last = stream.readline()
+    if not last:
         print("the warm runner ended before the run did", file=sys.stderr)
         return 8
-    code = int(json.loads(answer)["exit_code"])
+    code = int(json.loads(last)["exit_code"])
     if code < 0:  # end as the run ended, so that the supervisor sees the signal
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)
