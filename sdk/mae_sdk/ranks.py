@@ -24,6 +24,7 @@ from typing import Any
 from mae_sdk.jobfolder.secrets import redact
 
 PREEMPTED_EXIT = 75
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # schedulers announce a preemption with either of the first two
 GRACE_SECONDS = 30.0
 _PEER_GRACE_SECONDS = 5.0
 
@@ -153,7 +154,7 @@ class _Log:
 
 @contextlib.contextmanager
 def _signals(stop: list[int]) -> Iterator[int]:
-    """SIGTERM and SIGINT are noted in `stop`; those and SIGCHLD wake the loop through the yielded descriptor."""
+    """SIGTERM, SIGUSR1 and SIGINT are noted in `stop`; those and SIGCHLD wake the loop through the yielded descriptor."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -165,11 +166,8 @@ def _signals(stop: list[int]) -> Iterator[int]:
             os.close(writer)
         return
     old_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number)),
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: stop.append(number)),
-        signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda number, frame: None),
-    }
+    old = {number: signal.signal(number, lambda number, frame: stop.append(number)) for number in _STOP_SIGNALS}
+    old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
     try:
         yield reader
     finally:

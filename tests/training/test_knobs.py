@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.__main__ import ranks_to_start
+from mae_runners.context import device_ids
 from mae_runners.training import loop, task, wrap
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
@@ -293,6 +294,15 @@ def test_devices_decide_how_the_run_is_started(places: dict[str, str], monkeypat
     assert ranks() is None
     assert ranks(train__num_gpus=2) == 2 and ranks(train__gpu_ids=[0, 1, 2]) == 3
     assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == 3, "the larger setting"
+    for number, wanted in ((1, 3), (3, 3), (4, 4)):
+        monkeypatch.setenv("NUM_GPU_PER_NODE", str(number))
+        assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == wanted, "the orchestrator's number is one more setting"
+        section = ExperimentSpec.model_validate(spec(Path(places[DATA]), Path("unused"), train__gpu_ids=[5])).train
+        assert device_ids(section) == [5, 0, 1, 2][:number]
+    monkeypatch.setenv("NUM_GPU_PER_NODE", "many")
+    with pytest.raises(UsageError, match="NUM_GPU_PER_NODE is not a number"):
+        ranks()
+    monkeypatch.delenv("NUM_GPU_PER_NODE")
     with pytest.raises(UsageError, match="2 nodes are asked for"):
         ranks(train__num_nodes=2)
     monkeypatch.setenv("WORLD_SIZE", "2")

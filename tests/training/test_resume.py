@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -193,3 +194,47 @@ def test_a_killed_process_continues_bit_for_bit(data: Path, tmp_path: Path) -> N
     finally:
         torch.set_num_threads(threads)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_training_images_in_the_same_folder_are_refused_wherever_they_lie(data: Path, tmp_path: Path) -> None:
+    made = spec(data, tmp_path / "job", train__num_epochs=1)
+    assert train(made) == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    assert train(spec(moved, tmp_path / "job", train__num_epochs=2)) == 0, "the same images in another place"
+    saved = {path.name for path in (tmp_path / "job/train").glob("*.pth")}
+    victim = next(moved.rglob("*.png"))
+    victim.rename(victim.with_name("another.png"))
+    assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
+    error = read(tmp_path / "job", "error.json")
+    assert error["field"] == "dataset.train_data_sources" and "other names" in error["got"]
+    next(moved.rglob("another.png")).unlink()
+    assert train(spec(moved, tmp_path / "job", train__num_epochs=3)) == 2
+    assert read(tmp_path / "job", "error.json")["got"] == "15 images → 14"
+    assert {path.name for path in (tmp_path / "job/train").glob("*.pth")} == saved
+
+
+def test_a_named_checkpoint_goes_on_with_other_images_and_its_epoch_starts_over(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = digits_folder(tmp_path / "other", per_class=6)
+    steps = {"train__checkpoint_interval": 1, "train__checkpoint_interval_unit": "step"}
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1, **steps)) == 0
+    named = str(tmp_path / "first/train/model_epoch_000_step_00002.pth")
+    capsys.readouterr()
+    assert train(spec(other, tmp_path / "job", train__num_epochs=1, train__resume_training_checkpoint_path=named)) == 0
+    assert re.search("warning: the training images are not those of the checkpoint .15 images → 18", capsys.readouterr().err)
+    assert sorted(curve(tmp_path / "job")) == [3, 4, 5, 6, 7], "all 18 images after the two steps before"
+
+
+def test_pretrained_weights_that_are_gone_do_not_matter_once_there_is_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
+    path = tmp_path / "pre/train/model_epoch_000.pth"
+    made = spec(data, tmp_path / "job", "finetune", train__pretrained_model_path=str(path), train__num_epochs=1)
+    assert train(made) == 0
+    told = read(tmp_path / "job", "train/derived.json")["pretrained"]
+    assert told["share"] > 0.9
+    path.unlink()
+    assert train(made, "train.num_epochs=2") == 0
+    assert read(tmp_path / "job", "train/derived.json")["pretrained"] == told
+    assert train(spec(data, tmp_path / "new", "finetune", train__pretrained_model_path=str(path))) == 4

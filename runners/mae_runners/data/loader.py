@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype:
     """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32, one multiply and one add."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
-    return torch.addcmul(shift, images.float(), scale).to(dtype)
+    if images.device.type != "cpu":
+        return torch.addcmul(shift, images.float(), scale).to(dtype)
+    out = torch.empty(images.shape, dtype=torch.float32)
+    for picture, place in zip(images, out, strict=True):  # one at a time its float copy stays in the processor's cache: half the time
+        torch.addcmul(shift[0], picture.float(), scale[0], out=place)
+    return out.to(dtype)
 
 
 class ImageLoader(DataLoader[dict[str, Tensor]]):
@@ -79,8 +85,13 @@ def build_loader(
 
 
 def start_worker(worker: int) -> None:
-    """One thread a worker: the parallelism is in their number."""
+    """One thread a worker: the parallelism is in their number. Where the run handles a signal itself, a signal to the whole group must not
+    end its workers first."""
     import cv2
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -149,7 +149,10 @@ def full_states(bare: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict
 
 
 def restore_optimizer(bare: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it."""
+    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it. Which kernel does the update is this
+    machine's choice, not that of the one that wrote the state."""
+    own = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable") if name in optimizer.defaults}
+    state = {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
     if not is_sharded(bare):
         optimizer.load_state_dict(state)
         return

@@ -1,0 +1,146 @@
+"""SIGTERM and SIGUSR1 at any moment of a run: what there is to keep is kept, the exit code is 75, the next attempt goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_runners.training import loop, preemption, quality, task
+from mae_sdk.ranks import start_and_watch
+
+from tests.support.training import curve, digits_folder, read, spec, status_lines, train
+
+PREEMPTED = 75
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("digits"))
+
+
+def signalled(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1, number: int = signal.SIGTERM) -> list[int]:
+    """Sends this process a signal at the beginning of the `call`-th call of a function; returns a list with an entry a call."""
+    whole, calls = getattr(owner, name), []
+
+    def wrapped(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return whole(*args, **options)
+
+    patch.setattr(owner, name, wrapped)
+    return calls
+
+
+def stopped(made: dict[str, Any]) -> None:
+    """Trains and expects the exit of a run that was stopped: no failure, no result."""
+    assert train(made) == PREEMPTED
+    folder = Path(made["results_dir"])
+    assert not (folder / "error.json").exists() and not (folder / "train/result.json").exists()
+    lines = status_lines(folder) if (folder / "status.json").exists() else []
+    assert not lines or lines[-1]["status"] in ("STARTED", "RUNNING")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "owner, name", [("mae_runners.__main__", "resolve"), ("task", "build_dataset"), ("task", "build_mae"), ("loop", "make_fabric")]
+)
+def test_a_signal_before_training_ends_the_run_at_once_with_nothing_to_save(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mae_runners.__main__ as program
+
+    places = {"mae_runners.__main__": program, "task": task, "loop": loop}
+    before = [signal.getsignal(n) for n in preemption.SIGNALS]
+    made = spec(data, tmp_path / "job", train__num_epochs=1)
+    with monkeypatch.context() as patch:
+        signalled(patch, places[owner], name, number=number)
+        stopped(made)
+    assert "nothing to save" in capsys.readouterr().err
+    assert not list((tmp_path / "job").rglob("*.pth"))
+    assert [signal.getsignal(n) for n in preemption.SIGNALS] == before, "the signals are given back"
+    assert train(made) == 0
+
+
+def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_the_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = spec(data, tmp_path / "job", train__num_epochs=1)
+    with monkeypatch.context() as patch:
+        signalled(patch, preemption.Preemption, "agree")
+        patch.setattr(preemption.Preemption, "begin", lambda self: setattr(self, "training", True))
+        stopped(made)
+    assert "nothing was trained" in capsys.readouterr().err and not list((tmp_path / "job").rglob("*.pth"))
+    with monkeypatch.context() as patch:
+        signalled(patch, loop.Loop, "_step")
+        stopped(made)
+    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00001.pth"]
+    with monkeypatch.context() as patch:  # resumed, and stopped again before it did anything
+        signalled(patch, task.Task, "train_loader")
+        signalled(patch, loop.Loop, "_epoch")
+        stopped(made)
+    assert sorted(curve(tmp_path / "job")) == [1, 2]
+    assert train(made) == 0 and sorted(curve(tmp_path / "job")) == [1, 2, 3]
+
+
+OPTIONS = {"train__num_epochs": 3, "train__ema_decay": 0.9, "train__early_stopping__patience": 2, "train__probe__interval": 1}
+WHERE = {"validation": (task.Task, "to_device", 5), "probe": (quality, "features", 3), "pictures": (quality, "picture", 2)}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_a_signal_during_an_evaluation_is_noticed_after_a_batch_and_the_epoch_is_judged_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    changes = {**OPTIONS, "dataset__val_data_sources": str(data), "dataset__probe_train_data_sources": str(data)}
+    assert train(spec(data, tmp_path / "whole", **changes)) == 0
+    made = spec(data, tmp_path / "job", **changes)
+    owner, name, call = WHERE[where]
+    with monkeypatch.context() as patch:
+        calls = signalled(patch, owner, name, call)
+        stopped(made)
+    if where == "validation":  # three batches of training, then the second of three of validation
+        assert len(calls) == 5
+    assert train(made) == 0
+    for series in ("train_loss_step", "train_loss", "val_loss", "knn_acc", "linear_acc", "lr"):
+        assert curve(tmp_path / "whole", series) == curve(tmp_path / "job", series), series
+    assert read(tmp_path / "job", "train/result.json")["kpis"] == read(tmp_path / "whole", "train/result.json")["kpis"]
+
+
+def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = spec(data, tmp_path / "job", train__num_epochs=3, dataset__num_workers_per_gpu=1, dataset__batch_size=1)
+    whole = loop.Loop._step
+
+    def step(self: Any, *args: Any) -> None:
+        if self.position.step == 4:
+            workers = multiprocessing.active_children()
+            assert workers
+            for process in (*workers, multiprocessing.current_process()):
+                os.kill(process.pid or 0, signal.SIGTERM)
+        whole(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "_step", step)
+        stopped(made)
+    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00005.pth"]
+
+
+def test_the_launcher_of_several_ranks_passes_a_preemption_signal_on(tmp_path: Path) -> None:
+    """SIGUSR1 to the launcher alone, by default the end of it and of all its ranks, becomes an orderly stop."""
+    sent: list[int] = []
+    ready = tmp_path / "ready"
+
+    def tick() -> bool:
+        if not sent and ready.exists():
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return False
+
+    script = f"trap 'exit {PREEMPTED}' TERM; touch {ready}; while :; do sleep 0.05; done"
+    outcome = start_and_watch(["sh", "-c", script], 2, dict(os.environ), tick=tick, tick_seconds=0.05)
+    assert outcome.exit_code == PREEMPTED and outcome.stopped
