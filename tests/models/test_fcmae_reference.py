@@ -58,7 +58,7 @@ def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     return (loss * hidden).sum() / hidden.sum(), latent
 
 
-@pytest.mark.parametrize(("size", "mask_ratio", "norm_pix"), [((96, 128), 0.6, True), ((64, 64), 0.75, False)])
+@pytest.mark.parametrize(("size", "mask_ratio", "norm_pix"), [((96, 128), 0.6, True), ((64, 64), 0.75, False), ((128, 160), 0.75, True)])
 def test_sparse_equals_masked_dense_in_loss_and_gradients(size: tuple[int, int], mask_ratio: float, norm_pix: bool) -> None:
     model = build(mae_config("convnextv2_atto", size, mask_ratio=mask_ratio, norm_pix_loss=norm_pix), dtype=torch.float64)
     images, noise = inputs(model, dtype=torch.float64)
