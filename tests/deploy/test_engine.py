@@ -122,10 +122,11 @@ def test_the_full_library_without_a_gpu_is_exit_7(monkeypatch):
     assert "tensorrt_rtx" in caught.value.hint
 
 
-def test_without_a_gpu_the_default_is_every_target_the_library_names(monkeypatch):
+def test_without_a_gpu_the_default_is_every_target_that_builds_in_every_type(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     targets = tensorrt_build.choose_targets(tensorrt_build.load_backend("tensorrt_rtx"), "tensorrt_rtx", [])
     assert {"8.0", "8.6", "8.9", "12.0"} <= set(targets)
+    assert "7.5" not in targets  # its float32 products do not build
 
 
 def test_a_file_that_is_not_ours_or_not_there_is_refused(digits, tmp_path):

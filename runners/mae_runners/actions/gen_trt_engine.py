@@ -15,7 +15,7 @@ from mae_skill.errors import CheckpointError, NotFoundError, SpecError
 
 from mae_runners.actions.export import sized
 from mae_runners.deploy import gate, onnx_export, tensorrt_build
-from mae_runners.deploy.images import calibration_batches, gate_images
+from mae_runners.deploy.images import calibration_batches, gate_count, gate_images
 from mae_runners.deploy.meta import ArtefactMeta, file_digest, sidecar
 from mae_runners.deploy.parity import thresholds_for
 from mae_runners.deploy.precision import convert, emulate_low_precision, match_rules, parse_layers_precision
@@ -53,7 +53,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
             hint="gen_trt_engine reduces precision itself; export with export.data_type=FP32",
         )
     profile = batch_profile(section, meta)
-    images, origin = gate_images(spec, meta)
+    images, origin = gate_images(spec, meta, gate_count(meta, data_type))
     reference = gate.onnx_outputs(model, meta, images)
     meta.precision = data_type
     calibration = reduce(model, meta, rules, spec, digest, context)

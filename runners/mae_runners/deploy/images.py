@@ -14,13 +14,15 @@ from torch import Tensor
 from mae_runners.deploy.meta import ArtefactMeta
 
 GATE_IMAGES = 16
+GATE_IMAGES_INT8 = 64  # rounding errors differ from image to image; the more that look, the fewer wrong scales pass
 GATE_ELEMENTS = 2**26  # output elements that are compared at most: a segmenter's logits are as large as its images, once a class
 
 
-def gate_count(meta: ArtefactMeta) -> int:
-    """How many images the parity gate looks at."""
+def gate_count(meta: ArtefactMeta, precision: str | None = None) -> int:
+    """How many images the parity gate looks at, for an artefact of that precision (its own, where none is said)."""
+    wanted = GATE_IMAGES_INT8 if (precision or meta.precision) == "int8" else GATE_IMAGES
     one = int(meta.num_classes or 1) * meta.input_size[0] * meta.input_size[1] if meta.segments else 1
-    return max(1, min(GATE_IMAGES, GATE_ELEMENTS // one))
+    return max(1, min(wanted, GATE_ELEMENTS // one))
 
 
 class Images:

@@ -25,6 +25,7 @@ from mae_runners.deploy.onnx_export import refuse_existing, tensor_bytes
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 DATA_TYPES = ("fp32", "fp16", "bf16", "int8")
 CURRENT = "current"
+FROM = "8.0"  # before it float32 products do not build: Turing (7.5) is a target for fp16 alone, and only when it is named
 
 
 def load_backend(backend: str) -> Any:
@@ -74,7 +75,7 @@ class Profile:
 def choose_targets(trt: Any, backend: str, wanted: Sequence[str] | None) -> list[str]:
     """The compute capabilities to build for, such as ``["8.6", "12.0"]``, or ``["current"]``.
 
-    An empty list means the GPU at hand, and on a machine without one every capability that the library can name.
+    An empty list means the GPU at hand, and on a machine without one every capability from `FROM` on that the library can name.
 
     Raises:
         SpecError: a capability that the library cannot build for.
@@ -102,7 +103,7 @@ def choose_targets(trt: Any, backend: str, wanted: Sequence[str] | None) -> list
         return [CURRENT]
     known = known_targets(trt)
     if not targets:
-        return [CURRENT] if gpu else known
+        return [CURRENT] if gpu else [target for target in known if float(target) >= float(FROM)]
     unknown = [target for target in targets if target not in known]
     if unknown:
         raise SpecError(

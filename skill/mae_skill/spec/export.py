@@ -12,19 +12,19 @@ class ParitySpec(SpecModel):
 
     min_cosine: float | None = spec_field(
         None,
-        "Least cosine between the outputs of any image; null = 0.9999 (FP32), 0.999 (FP16), 0.99 (BF16), 0.95 (INT8).",
+        "Least cosine between the outputs of any image; null = 0.9999 (FP32), 0.999 (FP16), 0.99 (BF16 and INT8).",
         ge=-1.0,
         le=1.0,
     )
     max_abs: float | None = spec_field(
         None,
         "Largest difference of any output, relative to the largest output where that exceeds 1; null = 0.001 (FP32), 0.05 (FP16), "
-        "0.2 (BF16), 1.0 (INT8).",
+        "0.2 (BF16), 0.15 (INT8).",
         gt=0.0,
     )
     min_top1_agreement: float | None = spec_field(
         None,
-        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (FP32), 0.95 (FP16), 0.9 (BF16), 0.85 (INT8).",
+        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (FP32), 0.95 (FP16), 0.9 (BF16 and INT8).",
         ge=0.0,
         le=1.0,
     )

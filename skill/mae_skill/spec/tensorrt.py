@@ -48,7 +48,7 @@ class GenTrtEngineSpec(SpecModel):
     )
     targets: list[ComputeCapability] = spec_field(
         [],
-        "Compute capabilities to build for, e.g. 8.6; empty = the GPU at hand, and where there is none all that the library can name.",
+        "Compute capabilities to build for, e.g. 8.6; empty = the GPU at hand; without one, all from 8.0 on that the library can name.",
         applies_when={"gen_trt_engine.backend": "tensorrt_rtx"},
     )
     gpu_id: Index = spec_field(0, "The GPU to build on.")

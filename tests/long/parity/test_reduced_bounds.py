@@ -1,0 +1,146 @@
+"""The default bounds of reduced precision, on models that learnt real digits and photographs: sane artefacts pass, broken ones do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from mae_runners.deploy import gate, onnx_export, parity
+from mae_runners.deploy.images import GATE_IMAGES_INT8
+from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy.precision import convert, emulate_low_precision
+from mae_runners.deploy.quantize import calibrate, quantizable, quantize
+from mae_runners.models import build_classifier, build_mae
+from onnx import numpy_helper
+from PIL import Image
+
+from tests.support.deploy import make_spec
+from tests.support.images import digits, photo
+
+SIZE = 64
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+ARCHS = ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"]
+HELD_OUT = 128
+
+
+def pictures(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised images [N, 3, 64, 64] and labels [N]; the last `HELD_OUT` are never trained on."""
+    if kind == "digits":
+        images, labels = digits()
+        chosen = np.random.default_rng(0).permutation(len(images))[:1500]
+        sized = [np.asarray(Image.fromarray(images[i]).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")) for i in chosen]
+        targets = torch.from_numpy(labels[chosen])
+    else:
+        sized = [np.asarray(photo(i, SIZE, SIZE)) for i in range(900)]
+        targets = torch.arange(900) % 4
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255 - mean) / std, targets
+
+
+def trained(arch: str, stage: str, images: torch.Tensor, labels: torch.Tensor, epochs: int = 5) -> Any:
+    torch.manual_seed(0)
+    small = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
+    spec = make_spec(model__arch=arch, model__num_classes=int(labels.max()) + 1, train__stage=stage, **small)
+    model: Any = build_classifier(spec.model, SIZE) if stage == "finetune" else build_mae(spec.model, spec.train, SIZE)
+    count = len(images) - HELD_OUT
+    rate = 1e-3 if arch.startswith("convnext") else 5e-4
+    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * (count // 50))
+    for _ in range(epochs):
+        for chosen in torch.randperm(count)[: count // 50 * 50].view(-1, 50):
+            if stage == "finetune":
+                loss = torch.nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+            else:
+                loss = model(images[chosen], torch.rand(50, model.num_units)).loss
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+    return model.eval()
+
+
+def copied(graph: Any) -> Any:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    return copy
+
+
+def edited(graph: Any, suffix: str, place: float, change: Any) -> Any:
+    """The quantised graph with one of its weight tensors changed; ``place`` 0 = the first layer, 1 = the last."""
+    copy = copied(graph)
+    names = {tensor.name for tensor in copy.graph.initializer}
+    found = [t for t in copy.graph.initializer if t.name.endswith(suffix) and t.name[: -len(suffix)] + "::int8" in names]
+    tensor = found[round(place * (len(found) - 1))]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), tensor.name))
+    return copy
+
+
+def sane_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, str, Any]]:
+    yield "fp16", "fp16", convert(copied(graph), "fp16")
+    yield "bf16", "bf16", emulate_low_precision(convert(copied(graph), "bf16"))
+    names = sorted({node.input[0] for node in quantizable(graph)})
+    for count in (8, 128):
+        scales = calibrate(graph, [images[i : i + 8].numpy() for i in range(0, count, 8)], names)
+        yield "int8", f"int8, {count} calibration images", quantize(copied(graph), scales)
+
+
+def broken_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, Any]]:
+    """What goes wrong with int8 in practice: pixels that were not normalised, ranges too small, a layer's scale or weights not its own."""
+    names = sorted({node.input[0] for node in quantizable(graph)})
+    order = [node.input[0] for node in quantizable(graph)]
+    batches = [images[i : i + 8].numpy() for i in range(0, 128, 8)]
+    scales = calibrate(graph, batches, names)
+    good = quantize(copied(graph), scales)
+    yield "every range a quarter", quantize(copied(graph), {name: scale / 4 for name, scale in scales.items()})
+    yield "every range fifty times too large", quantize(copied(graph), {name: scale * 50 for name, scale in scales.items()})
+    yield "the head's range a tenth", quantize(copied(graph), {**scales, order[-1]: scales[order[-1]] / 10})
+    yield "the stem's weights of another channel", edited(good, "::int8", 0, lambda values: np.roll(values, 1, axis=0))
+    yield "the head's weights of another class", edited(good, "::int8", 1, lambda values: np.roll(values, 1, axis=0))
+    yield "a negated layer", edited(good, "::int8", 0.5, lambda values: -values)
+
+
+def judged(graph: Any, meta: ArtefactMeta, images: torch.Tensor, reference: np.ndarray, precision: str) -> parity.ParityReport:
+    return gate.judge(reference, gate.onnx_outputs(graph, meta, images), meta, parity.thresholds_for(precision))
+
+
+@pytest.mark.parametrize("kind", ["digits", "photographs"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str, kind: str) -> None:
+    images, labels = pictures(kind)
+    model = trained(arch, "finetune", images, labels)
+    classes = int(labels.max()) + 1
+    meta = ArtefactMeta(arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, classes)
+    module = onnx_export.deployable(model, meta)
+    graph = onnx_export.to_onnx(module, meta)
+    gated = images[-GATE_IMAGES_INT8:]
+    reference = gate.torch_outputs(module, gated)
+    print(f"\n{arch}, {kind}: accuracy {(torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]).float().mean():.2f}")
+    for precision, name, reduced in sane_graphs(graph, images):
+        report = judged(reduced, meta, gated, reference, precision)
+        print(f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}")
+        assert report.passed, (name, report.failures)
+    for name, reduced in broken_graphs(graph, images):
+        report = judged(reduced, meta, gated, reference, "int8")
+        print(f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}")
+        assert not report.passed, name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_sane_features_of_a_pretrained_model_pass_the_defaults(arch: str) -> None:
+    images, labels = pictures("photographs")
+    model = trained(arch, "pretrain", images, labels, epochs=3)
+    for output in ("pooled", "tokens"):
+        meta = ArtefactMeta(arch, "pretrain", [SIZE, SIZE], MEAN, STD, output)
+        module = onnx_export.deployable(model, meta)
+        graph = onnx_export.to_onnx(module, meta)
+        gated = images[-GATE_IMAGES_INT8:]
+        reference = gate.torch_outputs(module, gated)
+        for precision, name, reduced in sane_graphs(graph, images):
+            report = judged(reduced, meta, gated, reference, precision)
+            print(f"  {arch} {output} {name:32} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}")
+            assert report.passed, (output, name, report.failures)
