@@ -29,7 +29,7 @@ class Request:
     """
 
     action: str
-    spec: Mapping[str, Any] | str | None = None
+    spec: Mapping[str, Any] | str | None = field(default=None, repr=False)  # may hold a key until the plan has moved it
     train_datasets: Any = None
     eval_dataset: Any = None
     inference_dataset: Any = None
@@ -38,7 +38,7 @@ class Request:
     ptm: str | None = None
     automl_policy: Any = None
     request: str | None = None
-    automl: Mapping[str, Any] = field(default_factory=dict)
+    automl: Mapping[str, Any] = field(default_factory=dict, repr=False)
     spec_overrides: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     elif request.automl and action != "train":
         raise UsageError(f"{action} is never searched", field="automl", got=sorted(request.automl), expected="no AutoML options")
     layers = given_layers(bundle, request)
+    request = _hide_password(request, layers)
     root = Root(request.results_root)
     parent = None
     if request.parent_job_id:
@@ -120,6 +122,18 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     _check(bundle, plan, layers.schema, problems)
     finish(bundle, plan, layers.schema, decision, root, job_dir)
     return plan
+
+
+def _hide_password(request: Request, layers: Layers) -> Request:
+    """A database password travels in the job's environment; no record holds it."""
+    from mae_sdk.jobfolder.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_password
+
+    storage = request.automl.get("storage")
+    if not isinstance(storage, str) or not has_password(storage):
+        return request
+    layers.secrets[DATABASE_VARIABLE] = storage
+    layers.notices.append(f"automl.storage travels in the job's environment; the study holds {DATABASE_REFERENCE}")
+    return replace(request, automl={**request.automl, "storage": DATABASE_REFERENCE})
 
 
 def _settled(info: Mapping[str, Any], request: Request, layers: Layers) -> set[str]:

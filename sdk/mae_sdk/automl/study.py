@@ -111,15 +111,21 @@ def cut_torn_line(path: Path) -> int:
 
 
 def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseStorage:
-    """The storage of a study: a journal file in ``automl_dir`` (or at a path), or an RDB URL.
+    """The storage of a study: a journal file in ``automl_dir`` (or at a path), or an RDB URL; ``env:NAME`` is what that variable holds.
 
     Raises:
+        UsageError: that variable is not set.
         StorageError: the database does not answer. DependencyError: its driver is missing.
     """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    if storage and storage.startswith("env:"):
+        name = storage.removeprefix("env:")
+        if not os.environ.get(name):
+            raise UsageError("the variable that holds the study's database is not set", field="automl.storage", got=name)
+        storage = os.environ[name]
     if storage and "://" in storage:
         url = storage.replace("postgresql://", "postgresql+psycopg://", 1) if storage.startswith("postgresql://") else storage
         from sqlalchemy.exc import SQLAlchemyError

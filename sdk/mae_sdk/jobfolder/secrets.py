@@ -8,6 +8,8 @@ from typing import Any
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 ENCRYPTION_REFERENCE = f"env:{ENCRYPTION_VARIABLE}"
+DATABASE_VARIABLE = "MAE_DATABASE_SECRET"
+DATABASE_REFERENCE = f"env:{DATABASE_VARIABLE}"
 HIDDEN = "[redacted]"
 
 _NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -20,9 +22,16 @@ def is_secret_name(name: str) -> bool:
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
-    """The values to hide, longest first. Very short ones are left: hiding them would garble the text and hide nothing."""
-    values = {value for name, value in environment.items() if is_secret_name(name) and len(value) >= 6 and not value.startswith("env:")}
-    return sorted(values, key=len, reverse=True)
+    """The values to hide, passwords inside URLs among them, longest first. Very short ones are left: hiding them would garble the text and
+    hide nothing."""
+    values = {value for name, value in environment.items() if is_secret_name(name) and not value.startswith("env:")}
+    values |= {password for value in environment.values() if "://" in value for _, password in _URL_PASSWORD.findall(value)}
+    return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds one."""
+    return bool(_URL_PASSWORD.search(url))
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

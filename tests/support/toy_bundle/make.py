@@ -15,6 +15,8 @@ rate=$(sed -n 's/^ *rate: //p' "$config"); fault=$(sed -n 's/^ *fault: //p' "$co
 [ "$fault" = exit ] && { echo "it broke"; exit 1; }
 [ "$fault" = sleep ] && sleep 100
 [ "$fault" = slow ] && sleep 0.2
+[ "$fault" = show ] && env
+[ "$fault" = leak ] && { env; echo "no access with $MAE_ENCRYPTION_KEY to $DATABASE" >&2; exit 1; }
 [ "$action" = measure ] && { echo noise; echo '{"seconds_per_step": 0.125, "steps": 3, "device": "paper"}'; exit; }
 echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate device ${CUDA_VISIBLE_DEVICES:-none}"
 line='{"status": "RUNNING", "message": "", "epoch": 0, "time_per_step": 0.25, "kpi": {"score": %s}}\n'
@@ -57,10 +59,10 @@ def schema(action: str) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "default": {"out": None, **default},
+        "default": {"out": None, "encryption_key": None, **default},
         "automl_default_parameters": ["train.rate"],
         "automl_metrics": [{"when": {"train.shade": "light"}, "metric": "score", "direction": "maximize"}],
-        "properties": {"out": text, **properties},
+        "properties": {"out": text, "encryption_key": text, **properties},
     }
 
 
