@@ -6,6 +6,7 @@ python evals/run.py tasks --agent "my-agent --print {prompt}"
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -54,17 +55,30 @@ def ask(agent: str, prompt: str, folder: Path, timeout: float) -> str:
     return done.stdout + done.stderr
 
 
-def jobs(folder: Path) -> list[dict[str, Any]]:
-    """Every job record under the folder's results root; a job that is still running is observed, not guessed."""
+def jobs(folder: Path) -> list[Any]:
+    """Every job under the folder's results root."""
     from mae_sdk import Skill
 
     root = folder / "mae-results"
-    if not root.is_dir():
-        return []
-    return [
-        {"id": job.id, "action": job.record.get("action"), "state": str(job.state)}
-        for job in Skill().jobs(results_root=str(root), all=True)
-    ]
+    return list(Skill().jobs(results_root=str(root), all=True)) if root.is_dir() else []
+
+
+def facts(job: Any) -> dict[str, Any]:
+    """What an expectation may ask of a job; one that is still running is observed, not guessed."""
+    from mae_skill.overrides import flatten
+    from mae_skill.reader import read_spec
+
+    record = job.record
+    spec = flatten(read_spec(str(job.folder / "spec.yaml")))
+    return {"id": job.id, "action": record.get("action"), "state": str(job.state), "kind": record.get("kind"), "spec": spec}
+
+
+def put_away(folder: Path) -> None:
+    """End what the agent left running, then remove the folder."""
+    for job in jobs(folder):
+        if job.state in ("PENDING", "RUNNING"):
+            job.cancel()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def grade(expected: dict[str, Any], folder: Path) -> str | None:
@@ -78,22 +92,60 @@ def grade(expected: dict[str, Any], folder: Path) -> str | None:
         got = path.read_text().strip().lower().rstrip(".") if path.is_file() else None
         return None if got == expected["equals"] else f"{expected['text']}: {got!r}"
     if "number" in expected:
-        path = folder / expected["number"]
-        try:
-            got_number = float(path.read_text())
-        except (OSError, ValueError) as error:
-            return f"{expected['number']}: {error}"
-        return None if expected["min"] <= got_number <= expected["max"] else f"{expected['number']}: {got_number}"
-    if "spec" in expected:
+        return _grade_number(expected, folder)
+    if "rows" in expected:
+        return _grade_rows(expected, folder / expected["csv"])
+    if "onnx" in expected:
+        return _grade_onnx(expected, folder / expected["onnx"])
+    if "jobs" not in expected and "no_state" not in expected:
         return _grade_spec(expected, folder / expected["spec"])
-    found = jobs(folder)
+    found = [facts(job) for job in jobs(folder)]
     if "no_state" in expected:
         bad = [job["id"] for job in found if job["state"] == expected["no_state"]]
         return f"jobs that should not be there: {bad}" if bad else None
-    matching = [job for job in found if all(job[key] == expected[key] for key in ("action", "state") if key in expected)]
+    matching = [job for job in found if _fits(job, expected)]
+    shown = [{key: value for key, value in job.items() if key != "spec"} for job in found]
     if expected["jobs"] == 0:
-        return f"jobs were started: {found}" if found else None
-    return None if len(matching) >= expected["jobs"] else f"expected {expected['jobs']} of {expected}, found {found}"
+        return f"jobs that should not be there: {[job['id'] for job in matching]}" if matching else None
+    return None if len(matching) >= expected["jobs"] else f"expected {expected}, found {shown}"
+
+
+def _fits(job: dict[str, Any], expected: dict[str, Any]) -> bool:
+    plain = all(job[key] == expected[key] for key in ("action", "state", "kind") if key in expected)
+    return plain and all(job["spec"].get(key) == value for key, value in expected.get("spec", {}).items())
+
+
+def _grade_number(expected: dict[str, Any], folder: Path) -> str | None:
+    """A number in a file: that of a finished job's metric, to the digits that people round to."""
+    try:
+        got = float((folder / expected["number"]).read_text())
+    except (OSError, ValueError) as error:
+        return f"{expected['number']}: {error}"
+    true = [
+        job.metrics().get(expected["metric"]) for job in jobs(folder) if (job.record["action"], job.state) == (expected["of"], "COMPLETE")
+    ]
+    fits = any(isinstance(value, (int, float)) and abs(value - got) < 0.006 for value in true)
+    return None if fits else f"{expected['number']}: {got}, and {expected['metric']} is {true}"
+
+
+def _grade_rows(expected: dict[str, Any], path: Path) -> str | None:
+    try:
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        return f"{path.name}: {error}"
+    return None if len(rows) == expected["rows"] else f"{path.name}: {len(rows)} rows, not {expected['rows']}"
+
+
+def _grade_onnx(expected: dict[str, Any], path: Path) -> str | None:
+    import onnx
+
+    try:
+        outputs = onnx.load(str(path), load_external_data=False).graph.output
+    except Exception as error:  # whatever a broken file makes of the parser
+        return f"{path.name}: {error}"
+    widths = {output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim][-1] for output in outputs}
+    return None if widths == expected["outputs"] else f"{path.name}: outputs {widths}"
 
 
 def _grade_json(expected: dict[str, Any], path: Path) -> str | None:
@@ -139,7 +191,7 @@ def run_tasks(agent: str, only: str | None, timeout: float, keep: bool) -> bool:
         if keep:
             print(f"      {folder}")
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            put_away(folder)
     print(f"{good} of {len(tasks)} tasks passed")
     return good == len(tasks) and good > 0
 

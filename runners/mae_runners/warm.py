@@ -35,6 +35,7 @@ PRELOAD = (
     "timm",
     "pytorch_lightning",
     "torch.utils.tensorboard",
+    "jsonschema",
     "mae_skill.spec",
     "mae_skill.bundle",
     "mae_skill.knowledge",
