@@ -69,6 +69,13 @@ def test_separate_mask_sources_are_matched_by_relative_path_whatever_wraps_them(
     assert both.read_mask(4) == (ade / "annotations/validation/00001.png").read_bytes()
 
 
+def test_mask_sources_replace_the_annotations_of_a_layout(ade: Path) -> None:
+    pairs = open_pairs(str(ade), str(ade / "annotations"), role="val")
+    assert seen(pairs) == VALIDATION
+    pairs = open_pairs(str(ade), str(ade / "annotations" / "training"), role="val")
+    assert seen(pairs) == [(image, mask) for (image, _), (_, mask) in zip(VALIDATION, TRAINING, strict=False)]
+
+
 def test_extra_masks_do_no_harm(ade: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     shutil.copy(ade / "images/training/00001.jpg", tmp_path / "images" / "00001.jpg")

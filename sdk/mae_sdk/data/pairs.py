@@ -116,8 +116,7 @@ def open_pairs(
         source = open_source(place, cache_dir)
         if beside is not None:
             found = open_source(beside[number], cache_dir)
-            rows = _rows(_stems(source.members), _stems(found.members))
-            parts.append((source, found, rows))
+            parts.append((source, found, _rows(_images(source, place, role)[0], _stems(found.members))))
         else:
             parts.append(_beside(source, place, role, required, cache_dir))
     pairs = Pairs(parts)
@@ -128,14 +127,9 @@ def open_pairs(
 
 def _beside(source: Source, place: str, role: str, required: bool, cache_dir: Any) -> tuple[Source, Source | None, np.ndarray[Any, Any]]:
     """A source that names no masks: its own layout, the folder beside it, or none."""
-    import numpy as np
-
-    names = list(source.members)
-    skip = len(_wrapper(names, stop=(IMAGES, MASKS)))
-    tops = {name[skip:].partition("/")[0] for name in names}
-    if {IMAGES, MASKS} <= tops:
-        rows = _layout(names, skip, role, urls.redact(place))
-        return source, source, rows
+    images, masks = _images(source, place, role)
+    if masks:
+        return source, source, _rows(images, masks)
     sibling = _sibling(place)
     if sibling is not None:
         try:
@@ -143,7 +137,7 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
         except DataError:  # there is no such folder, or it is empty
             found = None
         if found is not None:
-            return source, found, _rows(_stems(names), _stems(found.members))
+            return source, found, _rows(images, _stems(found.members))
     if required:
         raise DataError(
             f"no masks belong to {urls.redact(place)}",
@@ -151,11 +145,19 @@ def _beside(source: Source, place: str, role: str, required: bool, cache_dir: An
             expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, or mask sources",
             hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
         )
-    return source, None, np.stack([np.arange(len(names)), np.full(len(names), -1)], axis=1)
+    return source, None, _rows(images, {})
 
 
-def _layout(names: Sequence[str], skip: int, role: str, where: str) -> np.ndarray[Any, Any]:
-    """Rows of ``images/…`` and ``annotations/…`` inside one source; of the role's split where there are splits."""
+def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict[int, str]]:
+    """Index → path without suffix of the images and of the masks that a source holds beside them.
+
+    Where it has ``images/`` and ``annotations/``, paths are relative to these, and images are those of the role's split where there are
+    splits. Elsewhere every file is an image.
+    """
+    names = list(source.members)
+    skip = len(_wrapper(names, stop=(IMAGES, MASKS)))
+    if not {IMAGES, MASKS} <= {name[skip:].partition("/")[0] for name in names}:
+        return _stems(names), {}
     images: dict[int, str] = {}
     masks: dict[int, str] = {}
     for i, name in enumerate(names):
@@ -164,16 +166,14 @@ def _layout(names: Sequence[str], skip: int, role: str, where: str) -> np.ndarra
             (images if top == IMAGES else masks)[i] = _stem(rest)
     folders = {stem.partition("/")[0] for stem in images.values() if "/" in stem}
     known = folders & {name for split in SPLITS.values() for name in split}
-    if known:
-        own = sorted(known & set(SPLITS[role]))
-        if not own:
-            raise DataError(
-                f"{where} has no {' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
-                got=sorted(known),
-                expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
-            )
-        images = {i: stem for i, stem in images.items() if stem.partition("/")[0] in own}
-    return _rows(images, masks)
+    own = known & set(SPLITS[role])
+    if known and not own:
+        raise DataError(
+            f"{urls.redact(place)} has no {' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
+            got=sorted(known),
+            expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
+        )
+    return {i: stem for i, stem in images.items() if not known or stem.partition("/")[0] in own}, masks
 
 
 def _sibling(place: str) -> str | None:
