@@ -31,7 +31,7 @@ class SegmentationAugmentationSpec(SpecModel):
 
     scale_jitter: list[Factor] = spec_field(
         [0.5, 2.0],
-        "Smallest and largest factor of the random resize, over the scale at which the short side equals that of the crop.",
+        "Smallest and largest factor of the random resize, over the scale at which the image just covers the crop.",
         min_length=2,
         max_length=2,
         applies_when=SEGMENTATION,

@@ -16,13 +16,13 @@ class WindowSpec(SpecModel):
 
     window: Literal["whole", "slide"] = spec_field(
         "whole",
-        "whole: the image resized to the input size. slide: the image scaled until it just covers the input size, overlapping windows of "
-        "that size over all of it, their logits averaged. Either way the prediction has the size of the image.",
+        "whole: the image scaled until it fits the input size, the rest filled with the mean colour. slide: the image scaled until it just "
+        "covers the input size, overlapping windows over all of it, their logits averaged. Either way the prediction has the image's size.",
         applies_when=SEGMENTATION,
     )
 
 
-STRIDE = "Step of the sliding window; null = two thirds of the input size."
+STRIDE = "Step of the sliding window, at most its size; null = two thirds of it."
 
 
 class EvaluateWindowSpec(WindowSpec):
