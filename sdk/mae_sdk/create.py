@@ -55,6 +55,7 @@ def create(bundle: Any, plan: Plan) -> Job:
         from mae_sdk.mappings import fetch
 
         fetch(plan.applied)
+        _unpack(bundle, plan)
         record = record_of(bundle, plan)
         if root.remote:
             from mae_sdk.storage.sync import claim
@@ -65,6 +66,25 @@ def create(bundle: Any, plan: Plan) -> Job:
     environment = {**{name: str(value) for name, value in plan.request.env.items()}, **plan.secrets}
     platform(plan.request.platform).submit(job_dir, environment)
     return open_job(root, plan.job_id)
+
+
+def _unpack(bundle: Any, plan: Plan) -> None:
+    """Archives and prefixes that the bundle's runner wants as folders (``runtime: extracted_folder``) become folders of the cache.
+
+    Raises:
+        DataError, StorageError: one is hostile or corrupt, or cannot be fetched.
+    """
+    from mae_skill.overrides import get_dotted, set_dotted
+
+    for key, row in ((bundle.info.get("data_sources") or {}).get(plan.action) or {}).items():
+        value = get_dotted(plan.spec, key)
+        if not isinstance(row, dict) or row.get("runtime") != "extracted_folder" or not value:
+            continue
+        from mae_sdk.data.cache import extracted_folder
+
+        folders = [str(extracted_folder(one)) for one in ([value] if isinstance(value, str) else value)]
+        for spec in (plan.spec, *([plan.study["spec"]] if plan.study is not None else [])):
+            set_dotted(spec, key, folders[0] if isinstance(value, str) else folders)
 
 
 def record_of(bundle: Any, plan: Plan) -> records.Record:
