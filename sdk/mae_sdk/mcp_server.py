@@ -1,7 +1,8 @@
 """The MCP server behind ``mae mcp``: the SDK's calls as tools, over stdio.
 
 Tool schemas derive from the bundle's own schemas (`plan_schema`), so another bundle gets its own tools with no line changed. Launching
-and stopping need ``confirmed=true``; everything else is marked read-only.
+and stopping need ``confirmed=true``; everything else is marked read-only. Answers are bounded, say how to get the rest, and name the
+sensible next calls.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mae_sdk import Skill
 
 MAX_LINES = 60
+MAX_ITEMS = 60
+"""Items of a list or mapping in an answer; more are counted, not shown."""
 _TEXT = {"type": "string"}
 _ROOT = {
     "results_root": {"type": "string", "description": "Where jobs live: a folder or URL. Default: MAE_RESULTS_ROOT, else ./mae-results."}
@@ -100,7 +103,13 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plan(skill: Skill, arguments: dict[str, Any]) -> Any:
-    return skill.plan(**arguments).to_dict()
+    given = dict(arguments)
+    full = given.pop("full", False)
+    document = skill.plan(**given).to_dict()
+    if not full:
+        document["provenance"] = {key: value for key, value in document["provenance"].items() if value["origin"] != "template"}
+        document["more"] = "full=true lists the origin of every value, the template's too"
+    return {**document, "next": ["run, with the same arguments and confirmed=true, once the person agrees", "explain key=FIELD"]}
 
 
 def _confirm(arguments: dict[str, Any], does: str) -> dict[str, Any]:
@@ -113,7 +122,8 @@ def _confirm(arguments: dict[str, Any], does: str) -> dict[str, Any]:
 def _run(skill: Skill, arguments: dict[str, Any]) -> Any:
     given = _confirm(arguments, "launching a job")
     job = skill.create_job(**given)
-    return {"job_id": job.id, "state": str(job.state), "folder": str(job.folder), "next": ["status", "logs", "metrics"]}
+    calls = [f"status job_id={job.id}", f"logs job_id={job.id}", f"cancel job_id={job.id} confirmed=true"]
+    return {"job_id": job.id, "state": str(job.state), "folder": str(job.folder), "next": calls}
 
 
 def _job(skill: Skill, arguments: dict[str, Any]) -> Any:
@@ -123,45 +133,51 @@ def _job(skill: Skill, arguments: dict[str, Any]) -> Any:
 def _status(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, arguments)
     found = job.status()
-    return {"id": job.id, **(found if isinstance(found, dict) else {"status": found}), "state": str(job.state)}
+    state = str(job.state)
+    after = {"COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"], "ERROR": [f"logs job_id={job.id}"]}
+    following = after.get(state, [f"status job_id={job.id}", f"logs job_id={job.id}"])
+    return {"id": job.id, **(found if isinstance(found, dict) else {"status": found}), "state": state, "next": following}
 
 
 def _logs(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, arguments)
     lines = job.logs().splitlines()
     count = arguments.get("lines", MAX_LINES)
-    return {"id": job.id, "lines": lines[-count:], "total_lines": len(lines)}
+    more = {"more": f"lines={min(2000, len(lines))} shows more"} if len(lines) > count else {}
+    return {"id": job.id, "lines": lines[-count:], "total_lines": len(lines), **more, "next": [f"status job_id={job.id}"]}
 
 
 def _metrics(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, arguments)
-    return {"id": job.id, "metrics": job.metrics()}
+    return {"id": job.id, "metrics": job.metrics(), "next": [f"plan action=… parent_job_id={job.id}"]}
 
 
 def _cancel(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, _confirm(arguments, "cancelling a job"))
     job.cancel()
-    return {"id": job.id, "state": str(job.state), "next": ["status"]}
+    return {"id": job.id, "state": str(job.state), "next": [f"status job_id={job.id}"]}
 
 
 def _jobs(skill: Skill, arguments: dict[str, Any]) -> Any:
     found = skill.jobs(results_root=arguments.get("results_root"))
     rows = [{"id": job.id, "action": job.record.get("action"), "state": str(job.state)} for job in found]
     limit = arguments.get("limit", 30)
-    return {"jobs": rows[:limit], "total": len(rows)}
+    more = {"more": f"limit={min(500, len(rows))} shows more"} if len(rows) > limit else {}
+    return {"jobs": rows[:limit], "total": len(rows), **more, "next": ["status job_id=JOB", "inspect source=URI"]}
 
 
 def _explain(skill: Skill, arguments: dict[str, Any]) -> Any:
     from mae_skill.explain import explain
 
     found: Any = explain(skill.bundle.schema(arguments.get("action", "train")), arguments["key"])
-    return found if isinstance(found, dict) else found.to_dict()
+    document = found if isinstance(found, dict) else found.to_dict()
+    return {**document, "next": ["plan with spec_overrides"]}
 
 
 def _inspect(skill: Skill, arguments: dict[str, Any]) -> Any:
     from mae_sdk.data import inspect_source
 
-    return inspect_source(arguments["source"])
+    return {**inspect_source(arguments["source"]), "next": ["plan action=train train_datasets=SOURCE"]}
 
 
 def tools(skill: Skill) -> list[ToolSpec]:
@@ -171,7 +187,11 @@ def tools(skill: Skill) -> list[ToolSpec]:
     lines = {"lines": {"type": "integer", "minimum": 1, "maximum": 2000, "default": MAX_LINES, "description": "The last N lines."}}
     return [
         ToolSpec(
-            "plan", "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.", options, ("action",), _plan
+            "plan",
+            "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
+            {**options, "full": {"type": "boolean", "default": False, "description": "Also the origin of every value left as it was."}},
+            ("action",),
+            _plan,
         ),
         ToolSpec(
             "run",
@@ -222,7 +242,20 @@ def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dic
         document = tool.call(skill, dict(arguments))
     except MaeError as error:
         return error.to_dict(), True
-    return json.loads(_dumps(document)), False
+    document = json.loads(_dumps(document))
+    whole = tool.name in ("logs", "jobs") or arguments.get("full") is True  # these have a limit of their own
+    return document if whole else bounded(document), False
+
+
+def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
+    """A JSON document whose lists and mappings have at most ``limit`` items, with the number of those left out."""
+    if isinstance(value, dict):
+        kept = {key: bounded(item, limit) for key, item in list(value.items())[:limit]}
+        return kept if len(value) <= limit else {**kept, "…": f"{len(value) - limit} more"}
+    if isinstance(value, list):
+        shown = [bounded(item, limit) for item in value[:limit]]
+        return shown if len(value) <= limit else [*shown, f"… {len(value) - limit} more"]
+    return value
 
 
 def _dumps(document: Any) -> str:

@@ -13,14 +13,14 @@ import anyio
 from tests.support.images import write_imagefolder
 
 
-def talk(conversation: Any, environment: dict[str, str]) -> Any:
+def talk(conversation: Any, environment: dict[str, str], *words: str) -> Any:
     """Start ``mae mcp``, run ``conversation(client)`` against it, return what it returns."""
     from mcp.client import Client
     from mcp.client.stdio import StdioServerParameters
 
     async def go() -> Any:
         command = str(Path(sys.executable).with_name("mae"))
-        async with Client(StdioServerParameters(command=command, args=["mcp"], env=environment)) as client:
+        async with Client(StdioServerParameters(command=command, args=["mcp", *words], env=environment)) as client:
             return await conversation(client)
 
     return anyio.run(go)
@@ -58,7 +58,10 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
 
     for name in ("explain", "inspect", "plan", "jobs"):
         assert not found[name].is_error, found[name]
-    assert found["plan"].structured_content["action"] == "train"
+        assert found[name].structured_content["next"]
+    plan_shown = found["plan"].structured_content
+    assert plan_shown["action"] == "train" and len(json.dumps(plan_shown)) < 10_000
+    assert "full=true" in plan_shown["more"] and "train.seed" not in plan_shown["provenance"]
     assert found["jobs"].structured_content["total"] == 0
     assert found["unconfirmed"].is_error
     assert json.loads(found["unconfirmed"].content[0].text)["field"] == "confirmed"
@@ -66,3 +69,55 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
     assert "num_epochs" in found["wrong"].content[0].text
     assert json.loads(found["unknown"].content[0].text)["code"] == "not_found"
     assert not (tmp_path / "results").exists(), "nothing was started or written"
+
+
+def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(tmp_path: Path) -> None:
+    from tests.support.toy_bundle.make import write_bundle
+
+    bundle = write_bundle(tmp_path / "bundle")
+    data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
+    environment = {**os.environ, "MAE_RESULTS_ROOT": str(tmp_path / "results")}
+    run = {"action": "train", "train_datasets": str(data), "automl_policy": "off", "confirmed": True}
+
+    async def conversation(client: Any) -> dict[str, Any]:
+        async def call(tool: str, **arguments: Any) -> Any:
+            answer = await client.call_tool(tool, arguments)
+            assert not answer.is_error, answer
+            return answer.structured_content
+
+        async def ended(job: str) -> Any:
+            with anyio.fail_after(60):
+                while (status := await call("status", job_id=job))["state"] not in ("COMPLETE", "ERROR", "CANCELED"):
+                    await anyio.sleep(0.1)
+            return status
+
+        found: dict[str, Any] = {"launched": await call("run", **run, spec_overrides={"train.rate": 0.25})}
+        job = found["launched"]["job_id"]
+        found["status"] = await ended(job)
+        found["logs"] = await call("logs", job_id=job, lines=1)
+        found["metrics"] = await call("metrics", job_id=job)
+        slow = await call("run", **run, spec_overrides={"train.fault": "sleep"})
+        refused = await client.call_tool("cancel", {"job_id": slow["job_id"], "confirmed": False})
+        found["refused"] = json.loads(refused.content[0].text)
+        await call("cancel", job_id=slow["job_id"], confirmed=True)
+        found["cancelled"] = await ended(slow["job_id"])
+        found["jobs"] = await call("jobs", limit=1)
+        return found
+
+    found = talk(conversation, environment, "--skill-dir", str(bundle))
+    job = found["launched"]["job_id"]
+    assert found["launched"]["next"][0] == f"status job_id={job}"
+    assert found["status"]["state"] == "COMPLETE" and found["status"]["next"][0] == f"metrics job_id={job}"
+    assert len(found["logs"]["lines"]) == 1
+    assert found["metrics"]["metrics"] == {"score": 0.25}
+    assert found["refused"]["field"] == "confirmed"
+    assert found["cancelled"]["state"] == "CANCELED"
+    assert len(found["jobs"]["jobs"]) == 1 and found["jobs"]["total"] == 2 and "limit=2" in found["jobs"]["more"]
+
+
+def test_a_long_answer_is_cut_and_says_how_much_is_left() -> None:
+    from mae_sdk.mcp_server import bounded
+
+    shown = bounded({"unreadable": [f"{i}.jpg" for i in range(100)], "classes": {str(i): i for i in range(61)}})
+    assert len(shown["unreadable"]) == 61 and shown["unreadable"][-1] == "… 40 more"
+    assert shown["classes"]["…"] == "1 more"

@@ -112,8 +112,9 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
 
 
 @click.command()
+@click.option("--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one.")
 @json_option
-def mcp(as_json: bool) -> None:
+def mcp(skill_dir: str | None, as_json: bool) -> None:
     """Serve plan, run, status, logs, cancel, metrics, explain and inspect as MCP tools over stdio."""
     from importlib.util import find_spec
 
@@ -123,7 +124,7 @@ def mcp(as_json: bool) -> None:
         raise DependencyError("the MCP SDK is not installed", field="mcp", hint="pip install 'mae-skill[mcp]'")
     from mae_sdk.mcp_server import serve
 
-    serve()
+    serve(skill_dir)
 
 
 @click.command()

@@ -23,7 +23,8 @@ RIGHT = {
     'json.dump({"images": d["images"], "classes": n}, open("answer.json","w"))\'',
     "template": "mae get-spec train -o all.yaml && python -c '"
     'import yaml; s={"train":{"stage":"finetune","num_epochs":2},"model":{"num_classes":4,"arch":"vit_tiny_patch16"},'
-    '"dataset":{"augmentation":{"input_size":32}}}; yaml.safe_dump(s, open("spec.yaml","w"))\' && mae validate train -e spec.yaml',
+    '"dataset":{"train_data_sources":"labelled","augmentation":{"input_size":32}}}; yaml.safe_dump(s, open("spec.yaml","w"))\''
+    " && mae validate train -e spec.yaml",
     "plan-only": f"mae plan train --train-datasets flat --automl-policy off --json train.stage=pretrain {ARCH} > plan.json",
     "pretrain-plain": PRETRAIN,
     "no-hpo-words": FINETUNE.replace("--automl-policy off", "--request 'Fine-tune, no HPO'"),
@@ -54,7 +55,7 @@ WRONG = {
     "evaluate-accuracy": "echo 0.87 > accuracy.txt",  # made up
     "predictions": "printf 'path,label,probability\\n' > results.csv",
     "class-count-recovery": FINETUNE.replace("num_classes=4", "num_classes=7"),  # gives up
-    "typo-recovery": "echo 'train: {}' > spec.yaml",  # valid, and empty
+    "typo-recovery": "printf 'dataset: {train_data_sources: flat}\\n' > spec.yaml",  # valid, and all that it said is gone
     "corrupt-archive": "echo yes > answer.txt",
     "negative-unlabelled": f"echo 'no labels' > reason.txt; {PRETRAIN}",  # trains something else
     "negative-other-model": f"echo no > answer.txt; mkdir -p d && mae run train --train-datasets notes.txt {ARCH}; echo yes > answer.txt",
