@@ -137,3 +137,62 @@ def test_the_error_page_names_every_code_with_its_exit() -> None:
         if isinstance(kind, type) and issubclass(kind, errors.MaeError) and kind is not errors.MaeError
     ]
     assert {kind.code: str(kind.exit_code) for kind in classes}.items() <= rows.items()
+
+
+def test_the_skill_installs_by_an_agents_name_and_the_copy_is_a_whole_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+    from mae_sdk import Skill
+    from mae_sdk.cli.bundle_check import check_bundle
+    from mae_sdk.cli.main import cli
+    from mae_sdk.cli.skill import AGENT_FOLDERS
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [word for agent in AGENT_FOLDERS for word in ("--agent", agent)]
+    done = CliRunner().invoke(cli, ["skill", "install", *names, "--json"])
+    assert done.exit_code == 0, done.output
+    copies = [Path(place).expanduser() / "tao-train-mask-auto-encoder" for place in AGENT_FOLDERS.values()]
+    assert all((copy / "SKILL.md").is_file() and tmp_path in copy.parents for copy in copies)
+    assert check_bundle(str(copies[0]))[1] == []
+    assert [target for page in copies[0].rglob("*.md") for target in links(page) if not (page.parent / target).exists()] == []
+    assert list(Skill(copies[0]).bundle.info["actions"]) == list(Skill().bundle.info["actions"])
+
+
+def test_an_install_without_the_program_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+    from mae_sdk.cli.main import cli
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(cli, ["skill", "install", "--dest", str(tmp_path / "skills")])
+    assert done.exit_code == 0 and "pip install 'mae-skill[train]'" in done.output
+    assert "pip install 'mae-skill[train]'" in (tmp_path / "skills/tao-train-mask-auto-encoder/SKILL.md").read_text()
+
+
+def test_the_manifests_for_agents_name_what_is_there() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    plugin = json.loads((ROOT / ".claude-plugin/plugin.json").read_text())
+    market = json.loads((ROOT / ".claude-plugin/marketplace.json").read_text())
+    gemini = json.loads((ROOT / "gemini-extension.json").read_text())
+    assert {plugin["name"], market["plugins"][0]["name"], gemini["name"]} == {project["name"]}
+    version = project.get("version") or plugin["version"]
+    assert {plugin["version"], gemini["version"]} == {version}
+    assert (ROOT / market["plugins"][0]["source"] / ".claude-plugin" / "plugin.json").is_file()
+    assert all((ROOT / folder / "SKILL.md").is_file() for folder in plugin["skills"])
+    assert (ROOT / gemini["contextFileName"]).is_file()
+    for servers in (plugin["mcpServers"], gemini["mcpServers"]):
+        assert servers["mae"]["command"] in project["scripts"] and servers["mae"]["args"] == ["mcp"]
+
+
+def test_the_mappings_page_is_the_table_of_skill_info() -> None:
+    from mae_sdk import Skill
+
+    rows = re.findall(r"^\| (\w+) \| ([\w.]+) \| (\w+) \|", (ROOT / "references" / "mappings.md").read_text(), re.MULTILINE)
+    rows = [row for row in rows if row[0] != "action"]
+    params = Skill().bundle.spec_params
+    expected = [
+        (action, key, row["function"] if isinstance(row, dict) else str(row))
+        for action, table in params.items()
+        for key, row in table.items()
+    ]
+    assert sorted(rows) == sorted(expected) and len(rows) == 20
