@@ -221,6 +221,18 @@ def test_int8_for_onnx_runtime_is_calibrated_on_the_users_images_and_smaller(che
     assert caught.value.field == "export.opset_version"
 
 
+def test_fp16_for_onnx_runtime_is_half_the_size_and_behind_the_same_gate(checkpoints, digits, tmp_path):
+    full = run(tmp_path / "a", checkpoints("vit_tiny_patch16"), digits)
+    half = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="FP16")
+    assert half["kpis"]["size_mb"] < full["kpis"]["size_mb"] * 0.55
+    assert 1e-6 < half["parity"]["max_abs"] < 1e-2
+    session = onnxruntime.InferenceSession(half["artefacts"][0], providers=["CPUExecutionProvider"])
+    assert {value.type for value in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}
+    with pytest.raises(JobFailedError) as caught:
+        run(tmp_path / "c", checkpoints("vit_tiny_patch16"), digits, export__data_type="FP16", export__parity__max_abs=1e-7)
+    assert caught.value.field == "export.parity"
+
+
 def test_calibration_images_are_spread_over_all_classes(digits):
     spec = make_spec(gen_trt_engine__tensorrt__calibration__cal_batch_size=2, gen_trt_engine__tensorrt__calibration__cal_batches=2)
     spec.dataset.val_data_sources = str(digits)
