@@ -130,6 +130,17 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
     assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00005.pth"]
 
 
+def test_a_signal_after_the_last_step_does_not_keep_the_result_from_being_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mae_runners.__main__ as program
+
+    with monkeypatch.context() as patch:
+        calls = signalled(patch, program, "write_json")
+        assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
+    assert calls and read(tmp_path / "job", "train/result.json")["kpis"]
+
+
 def test_the_launcher_of_several_ranks_passes_a_preemption_signal_on(tmp_path: Path) -> None:
     """SIGUSR1 to the launcher alone, by default the end of it and of all its ranks, becomes an orderly stop."""
     sent: list[int] = []

@@ -156,7 +156,8 @@ class Loop:
                         self._leave()
                     self._epoch(progress)
             finally:
-                self.preemption.release()
+                if self.context.preemption is None:  # else whoever made it still needs it: the result is not written yet
+                    self.preemption.release()
                 self.trackers.close()
         if self._stale():
             self.context.log(f"early stopping: {self.train.optim.monitor_name} has not fallen for {self.position.stale_epochs} epochs")
