@@ -66,6 +66,7 @@ class Request:
         for name in ("spec", "parent_job_id", "ptm", "results_root"):
             if isinstance(given.get(name), os.PathLike):
                 given[name] = os.fspath(given[name])
+        _check_types(action, given)
         return cls(action=action, skill_dir=skill_dir, **given)
 
     @property
@@ -73,6 +74,33 @@ class Request:
         """Source name → URI, of those given."""
         names = ("train_datasets", "eval_dataset", "inference_dataset")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+_TEXTS = ("parent_job_id", "checkpoint", "ptm", "request", "recipe", "platform", "results_root", "idempotency_key")
+_MAPPINGS = ("automl", "spec_overrides", "env")
+
+
+def _check_types(action: Any, given: Mapping[str, Any]) -> None:
+    """Refuse an option of a kind that it cannot be.
+
+    Raises:
+        UsageError: it names the first of them.
+    """
+    for name, value in {"action": action, **{name: given[name] for name in _TEXTS if name in given}}.items():
+        if not isinstance(value, str) or "\0" in value:
+            raise UsageError("not a text", field=name, got=repr(value), expected="text")
+    for name in ("train_datasets", "eval_dataset", "inference_dataset"):
+        value = given.get(name, [])
+        several = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(one, (str, os.PathLike)) for one in several):
+            raise UsageError("not a data source", field=name, got=repr(value), expected="a path or URL, or a list of them")
+    for name in _MAPPINGS:
+        value = given.get(name, {})
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise UsageError("not a mapping of names to values", field=name, got=repr(value), expected="a mapping whose keys are text")
+    for name, value in given.get("env", {}).items():
+        if not isinstance(value, (str, int, float)) or "=" in name or "\0" in f"{name}{value}":
+            raise UsageError("not an environment setting", field=f"env.{name}", got=repr(value), expected="a name without '=' and a text")
 
 
 @dataclass

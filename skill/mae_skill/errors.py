@@ -197,5 +197,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def _short(value: Any, limit: int = 200) -> str:
-    text = json.dumps(value) if isinstance(value, (str, int, float, bool, list, dict)) else repr(value)
+    try:
+        text = json.dumps(value) if isinstance(value, (str, int, float, bool, list, dict)) else repr(value)
+    except (TypeError, ValueError):
+        text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
