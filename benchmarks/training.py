@@ -5,7 +5,7 @@ masks
 and precision, forward and backward; the figure is the median over rounds of the ratio of times, with the quartiles as its spread.
 Peak memory is what building and training one side alone adds to the resident set of a fresh process (Linux).
 
-- FCMAE: ours against the same network run dense with masked cells set to zero (convnextv2_tiny, 224 px, batch 8).
+- FCMAE: ours against the same network run dense with masked cells set to zero, by PyTorch's own layers (convnextv2_tiny, 224 px, batch 8).
 - ViT-MAE: against `transformers.ViTMAEForPreTraining`; Hiera-MAE: against `hiera-transformer`.
 """
 
@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,57 @@ from mae_runners.models import build_from_config
 from mae_runners.models.masking import draw_mask
 
 Step = Callable[[], None]
-DECODER = {"decoder_num_heads": 16, "decoder_mlp_ratio": 4.0, "decoder_embed_dim": 512}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CASES = ("fcmae_0.6", "fcmae_0.75", "vit_base", "hiera_tiny")
 TARGETS = {"fcmae_0.6": 2.5, "fcmae_0.75": 3.2, "vit_base": 0.95, "hiera_tiny": 1.2}
 
 
-def config(arch: str, mask_ratio: float, depth: int) -> dict[str, Any]:
-    """Plain arguments of the recipe's autoencoder at 224 px."""
-    base = {"arch": arch, "input_size": [224, 224], "mask_ratio": mask_ratio, "norm_pix_loss": True}
-    return {**base, **DECODER, "decoder_depth": depth}
+@dataclass(frozen=True)
+class Setting:
+    """Where and how the steps of a case run; `benchmarks/gpu.sh` uses others than the defaults."""
+
+    batch: int = 8
+    device: str = "cpu"
+    precision: str = "fp32"  # fp32, or the type that autocast computes in: bf16, fp16
+    optimizer: bool = False  # AdamW after each backward pass (fused), for both sides
+    small: bool = False  # shapes that show that the code runs, and nothing else
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images."""
+        return 64 if self.small else 224
+
+    def arch(self, family: str) -> str:
+        """The architecture of a family."""
+        usual = {"convnextv2": "convnextv2_tiny", "vit": "vit_base_patch16", "hiera": "hiera_tiny_224"}
+        little = {"convnextv2": "convnextv2_atto", "vit": "vit_tiny_patch16", "hiera": "hiera_tiny_224"}
+        return (little if self.small else usual)[family]
+
+    def decoder(self, depth: int) -> dict[str, Any]:
+        """Shape of the decoder."""
+        shape = {"decoder_embed_dim": 64, "decoder_num_heads": 4} if self.small else {"decoder_embed_dim": 512, "decoder_num_heads": 16}
+        return {**shape, "decoder_mlp_ratio": 4.0, "decoder_depth": min(depth, 2) if self.small else depth}
 
 
-def step_of(model: Any, loss: Callable[[], torch.Tensor]) -> Step:
-    """One forward and backward pass."""
+def config(family: str, mask_ratio: float, depth: int, setting: Setting) -> dict[str, Any]:
+    """Plain arguments of the recipe's autoencoder."""
+    base = {"arch": setting.arch(family), "input_size": [setting.size] * 2, "mask_ratio": mask_ratio, "norm_pix_loss": True}
+    return {**base, **setting.decoder(depth)}
+
+
+def step_of(model: Any, loss: Callable[[], torch.Tensor], setting: Setting) -> Step:
+    """One forward and backward pass, and the optimiser's step where it belongs to the setting."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if setting.optimizer else None
+    scaler = torch.amp.GradScaler(setting.device, enabled=setting.precision == "fp16")
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loss().backward()
+        with torch.autocast(setting.device, dtype=DTYPES[setting.precision], enabled=setting.precision != "fp32"):
+            value = loss()
+        scaler.scale(value).backward()
+        if optimizer is not None:
+            scaler.step(optimizer)
+            scaler.update()
 
     return step
 
@@ -91,52 +126,73 @@ def masked_dense_loss(model: Any, images: torch.Tensor, noise: torch.Tensor) -> 
     return (loss * mask.hidden_map).sum() / mask.hidden_map.sum()
 
 
-def sides(case: str, batch: int) -> dict[str, Callable[[], Step]]:
-    """Builders of our step and the peer's."""
+def sides(case: str, setting: Setting, *, compiled: bool = False) -> dict[str, Callable[[], Step]]:
+    """Builders of our step and the peer's; ``compiled``: by `torch.compile`."""
     torch.manual_seed(0)
-    images = torch.randn(batch, 3, 224, 224)
+    images = torch.randn(setting.batch, 3, setting.size, setting.size).to(setting.device)
 
-    def ours(arch: str, mask_ratio: float, depth: int) -> tuple[Any, torch.Tensor]:
-        model = build_from_config(config(arch, mask_ratio, depth))
-        return model, torch.rand(batch, model.num_units)
+    def compile_if(function: Any) -> Any:
+        return torch.compile(function, backend="aot_eager" if setting.small else "inductor") if compiled else function
+
+    def ours(family: str, mask_ratio: float, depth: int) -> tuple[Any, torch.Tensor]:
+        model = build_from_config(config(family, mask_ratio, depth, setting)).to(setting.device)
+        return model, torch.rand(setting.batch, model.num_units, device=setting.device)
+
+    def build_ours(family: str, mask_ratio: float, depth: int) -> Step:
+        model, noise = ours(family, mask_ratio, depth)
+        call = compile_if(model)
+        return step_of(model, lambda: call(images, noise).loss, setting)
 
     if case.startswith("fcmae"):
         ratio = float(case.split("_")[1])
 
-        def build(loss: Callable[..., torch.Tensor]) -> Step:
-            model, noise = ours("convnextv2_tiny", ratio, 1)
-            return step_of(model, lambda: loss(model, images, noise))
+        def build_dense() -> Step:
+            model, noise = ours("convnextv2", ratio, 1)
+            loss = compile_if(masked_dense_loss)
+            return step_of(model, lambda: loss(model, images, noise), setting)
 
-        return {
-            "ours": lambda: build(lambda model, x, noise: model(x, noise).loss),
-            "masked-dense": lambda: build(masked_dense_loss),
-        }
+        return {"ours": lambda: build_ours("convnextv2", ratio, 1), "masked-dense": build_dense}
     if case == "vit_base":
 
-        def build_ours() -> Step:
-            model, noise = ours("vit_base_patch16", 0.75, 8)
-            return step_of(model, lambda: model(images, noise).loss)
-
         def build_peer() -> Step:
-            from transformers import ViTMAEConfig, ViTMAEForPreTraining
+            peer = vit_peer(setting).to(setting.device)
+            call = compile_if(peer)
+            return step_of(peer, lambda: call(images).loss, setting)
 
-            peer = ViTMAEForPreTraining(ViTMAEConfig(norm_pix_loss=True, mask_ratio=0.75))
-            return step_of(peer, lambda: peer(images).loss)
-
-        return {"ours": build_ours, "transformers": build_peer}
-
-    def build_hiera() -> Step:
-        model, noise = ours("hiera_tiny_224", 0.6, 8)
-        return step_of(model, lambda: model(images, noise).loss)
+        return {"ours": lambda: build_ours("vit", 0.75, 8), "transformers": build_peer}
 
     def build_hiera_peer() -> Step:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from hiera.hiera_mae import mae_hiera_tiny_224
-        peer = mae_hiera_tiny_224()
-        return step_of(peer, lambda: peer(images, mask_ratio=0.6)[0])
+        peer = hiera_peer(setting).to(setting.device)
+        call = compile_if(peer)
+        return step_of(peer, lambda: call(images, mask_ratio=0.6)[0], setting)
 
-    return {"ours": build_hiera, "hiera-transformer": build_hiera_peer}
+    return {"ours": lambda: build_ours("hiera", 0.6, 8), "hiera-transformer": build_hiera_peer}
+
+
+def vit_peer(setting: Setting) -> Any:
+    """The ViT-MAE of `transformers` in the setting's shape."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    decoder = setting.decoder(8)
+    shape: dict[str, Any] = {
+        "image_size": setting.size,
+        "decoder_hidden_size": decoder["decoder_embed_dim"],
+        "decoder_num_attention_heads": decoder["decoder_num_heads"],
+        "decoder_intermediate_size": 4 * decoder["decoder_embed_dim"],
+        "decoder_num_hidden_layers": decoder["decoder_depth"],
+    }
+    if setting.small:
+        shape |= {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    return ViTMAEForPreTraining(ViTMAEConfig(norm_pix_loss=True, mask_ratio=0.75, **shape))
+
+
+def hiera_peer(setting: Setting) -> Any:
+    """The Hiera-MAE of `hiera-transformer` in the setting's shape."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from hiera.hiera_mae import mae_hiera_tiny_224
+    decoder = {name: value for name, value in setting.decoder(8).items() if name != "decoder_mlp_ratio"}
+    return mae_hiera_tiny_224(input_size=(setting.size, setting.size), **decoder)
 
 
 def peak_memory(case: str, side: str, batch: int) -> float:
@@ -151,7 +207,7 @@ def measure_memory(case: str, side: str, batch: int) -> float:
     import transformers.models.vit_mae.modeling_vit_mae  # noqa: F401 (so that imports are not counted for one side only)
 
     before, _ = _resident()
-    step = sides(case, batch)[side]()
+    step = sides(case, Setting(batch))[side]()
     for _ in range(3):
         step()
     return max(0.0, _resident()[1] - before)
@@ -178,7 +234,7 @@ def quantiles(values: list[float]) -> list[float]:
 
 def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
     """Times, ratio and memory of one case."""
-    steps = {name: build() for name, build in sides(case, batch).items()}
+    steps = {name: build() for name, build in sides(case, Setting(batch)).items()}
     for step in steps.values():
         step()
         step()
