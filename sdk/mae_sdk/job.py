@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import JobCanceledError, JobFailedError, PreemptedError, StorageError, UsageError
+from mae_skill.errors import DependencyError, JobCanceledError, JobFailedError, PreemptedError, StorageError, UsageError
 
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
@@ -54,6 +54,16 @@ def observe(job_dir: Path) -> tuple[records.Record, str]:
 
 def _launching(job_dir: Path) -> bool:
     return time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime < _NEVER_LAUNCHED_SECONDS
+
+
+def _number(text: str) -> Any:
+    """A cell of a table: a number where it is one, None where it is empty."""
+    if text == "":
+        return None
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 class Job:
@@ -119,12 +129,41 @@ class Job:
 
     def logs(self) -> str:
         """What the runner has printed so far."""
-        path = self.folder / "log.txt"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return self._text("log.txt")
 
     def metrics(self) -> dict[str, Any]:
         """The newest value of every figure."""
         return metrics_of(self._lines())
+
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch with its figures, in order; of an AutoML job one row a trial, with its values and parameters."""
+        if self.record.get("kind") == "automl":
+            import csv
+
+            return [
+                {name: _number(text) for name, text in row.items()} for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
+            ]
+        rows: dict[int, dict[str, Any]] = {}
+        for line in self._lines():
+            if isinstance(line.get("epoch"), int) and isinstance(line.get("kpi"), dict):  # a resumed epoch takes its first run's place
+                rows.setdefault(line["epoch"], {"epoch": line["epoch"]}).update({"step": line.get("step"), **line["kpi"]})
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    def frame(self) -> Any:
+        """`history` as a pandas DataFrame.
+
+        Raises:
+            DependencyError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise DependencyError("tables of results need pandas", got=str(error), hint="pip install pandas") from None
+        return pandas.DataFrame(self.history())
+
+    def _text(self, relative: str) -> str:
+        path = self.folder / relative
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best child."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import UsageError
+from mae_skill.errors import NotFoundError, UsageError
 
 from mae_sdk.job import Job
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.failure import failure
-from mae_sdk.jobfolder.status import metrics_of, read_status
+from mae_sdk.jobfolder.status import metrics_of, parse_status
 from mae_sdk.roots import Root
 
 
@@ -57,18 +56,15 @@ class RemoteJob(Job):
         return 0.0 if changed is None else max(0.0, time.time() - float(changed))
 
     def _lines(self) -> list[dict[str, Any]]:
-        if self._here:
-            return super()._lines()
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "status.json"
-            if "status.json" in self.root.files(self.id):
-                path.write_bytes(self.root.read(self.id, "status.json"))
-            return read_status(path)
+        return super()._lines() if self._here else parse_status(self._text("status.json"))
 
-    def logs(self) -> str:
+    def _text(self, relative: str) -> str:
         if self._here:
-            return super().logs()
-        return self.root.read(self.id, "log.txt").decode(errors="replace") if "log.txt" in self.root.files(self.id) else ""
+            return super()._text(relative)
+        try:
+            return self.root.read(self.id, relative).decode(errors="replace")
+        except NotFoundError:
+            return ""
 
     def metrics(self) -> dict[str, Any]:
         return metrics_of(self._lines())

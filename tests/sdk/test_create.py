@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from mae_sdk import Job, Skill
 from mae_sdk.jobfolder import records
-from mae_skill.errors import JobFailedError, UsageError
+from mae_skill.errors import DependencyError, JobFailedError, UsageError
 from mae_skill.reader import read_spec
 
 from tests.support.images import write_imagefolder
@@ -161,3 +162,17 @@ def test_the_list_of_five_thousand_jobs_takes_well_under_a_second(skill: Skill, 
     states = {job.state for job in found}
     assert (len(found), states) == (5000, {"COMPLETE"})
     assert time.perf_counter() - began < 3.0  # measured alone: see benchmarks/sdk.py; here other work may share the machine
+
+
+def test_results_are_a_table_on_request(train: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    job = train(spec_overrides={"train.rate": 0.25}).wait(20)
+    assert job.history() == [{"epoch": 0, "step": None, "score": 0.25}]
+    frame = job.frame()
+    assert list(frame.columns) == ["epoch", "step", "score"] and frame["score"].tolist() == [0.25]
+    study = train(automl_policy="auto", automl={"max_trials": 2, "pruner": "none"}).wait(60)
+    trials = study.frame()
+    assert trials["trial"].tolist() == [0, 1] and set(trials["state"]) == {"COMPLETE"}
+    assert trials["score"].tolist() == trials["train.rate"].tolist()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(DependencyError):
+        job.frame()
