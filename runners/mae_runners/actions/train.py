@@ -10,7 +10,7 @@ from typing import Any
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 
 from mae_runners.context import RunContext
-from mae_runners.training import resume
+from mae_runners.training import cost, resume
 from mae_runners.training.loop import Loop
 from mae_runners.training.task import make_task
 
@@ -24,6 +24,11 @@ def run(spec: Any, context: RunContext) -> dict[str, Any]:
     kpis = loop.run()
     if not context.is_main:
         return {}
+    whole = context.world_size == 1 or spec.train.distributed_strategy != "fsdp"  # one rank alone cannot run a sharded model
+    costs = cost.asked_for(loop.task.model, spec.dataset.augmentation.input_size, context.device, spec.train.stage, whole)
+    if costs:
+        kpis = {**kpis, **costs}
+        context.status.running("what the model costs", kpi=costs)
     index = CheckpointIndex(context.action_dir)
     best = index.choose("best")
     return {"kpis": kpis, "artefacts": [entry["file"] for entry in index.read()["checkpoints"]], "best": best.entry}

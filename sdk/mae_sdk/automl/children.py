@@ -91,6 +91,7 @@ class LocalChildren:
             kill_leftovers(child)
             environment = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")}
             environment.pop("MAE_ATTEMPT", None)
+            environment["MAE_TRIAL_METRICS"] = ",".join(item["metric"] for item in self.study.get("objectives", ()))
             if self.concurrency > 1:
                 environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.concurrency)))
             if self.socket is not None and int(record["launch"].get("processes") or 1) == 1:
