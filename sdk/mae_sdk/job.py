@@ -78,6 +78,11 @@ class Job:
         self.id = self.folder.name
 
     @property
+    def _longest_pause(self) -> float:
+        """Seconds between two looks of `wait`."""
+        return 0.25
+
+    @property
     def record(self) -> records.Record:
         """``job.json``, with the failure of the last attempt under ``error``."""
         record = records.read_record(self.folder)
@@ -118,7 +123,7 @@ class Job:
             if deadline is not None and time.monotonic() > deadline:
                 raise StorageError("still running when the time to wait was over", got=self.id, hint="the job goes on")
             time.sleep(pause)
-            pause = min(0.25, pause * 1.3)
+            pause = min(self._longest_pause, pause * 1.3)
 
     def status(self) -> dict[str, Any]:
         """``state, attempt, progress`` (the newest status line) and ``error``."""

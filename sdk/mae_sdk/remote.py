@@ -32,6 +32,10 @@ class RemoteJob(Job):
         return (self.folder / records.RECORD_NAME).exists()
 
     @property
+    def _longest_pause(self) -> float:
+        return super()._longest_pause if self._here else 2.0
+
+    @property
     def record(self) -> records.Record:
         if self._here:
             return super().record

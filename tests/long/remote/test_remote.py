@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from mae_skill.errors import DataError, MaeError
 from mae_skill.reader import read_spec
 
 from tests.support.images import make_tarball, write_imagefolder
+from tests.support.jobs import wait_until
 from tests.support.s3 import MotoServer, S3Server, environment
 from tests.support.toy_bundle.make import write_bundle
 
@@ -71,6 +74,53 @@ def test_a_failed_job_is_resumed_on_another_machine(skill: Skill, data: str, roo
             again.wait(90)
         assert again.folder.is_relative_to(tmp_path / "elsewhere")
         assert [attempt["state"] for attempt in again.record["attempts"]] == ["ERROR", "ERROR"]
+
+
+def test_another_machine_sees_the_heartbeat_and_its_end_and_can_take_the_job_over(
+    skill: Skill, data: str, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "STALE_SECONDS", 4.0)
+    overrides = {"train.fault": "once"}
+    job = skill.create_job("train", train_datasets=data, automl_policy="off", results_root=root, spec_overrides=overrides)
+    wait_until(lambda: job.state == "RUNNING")
+    with environment({"MAE_SCRATCH": str(tmp_path / "elsewhere")}):
+        seen = skill.job(job.id, results_root=root)
+        wait_until(lambda: seen.state == "RUNNING")
+        until = time.monotonic() + 8
+        while time.monotonic() < until:  # far longer than the patience: the supervisor shows itself through the store
+            assert seen.state == "RUNNING"
+            time.sleep(0.5)
+        with pytest.raises(MaeError, match="cannot be resumed"):
+            seen.resume()
+        with pytest.raises(MaeError, match="another machine"):
+            seen.cancel()
+    process = records.last_attempt(records.read_record(job.folder))["process"]
+    os.kill(process["pid"], signal.SIGKILL)
+    shutil.rmtree(tmp_path / "scratch")
+    with environment({"MAE_SCRATCH": str(tmp_path / "elsewhere")}):
+        wait_until(lambda: seen.state == "UNKNOWN", 60)
+        again = seen.resume().wait(90)
+        assert again.state == "COMPLETE" and again.metrics() == {"score": 0.5}
+        assert [attempt["state"] for attempt in again.record["attempts"]] == ["ERROR", "COMPLETE"]
+        assert again.record["attempts"][0]["failure"]["category"] == "lost_process"
+
+
+def test_automl_on_s3_runs_and_its_best_child_is_a_parent_without_the_scratch(skill: Skill, data: str, root: str, tmp_path: Path) -> None:
+    automl = {"max_trials": 3, "pruner": "none"}
+    study = skill.create_job("train", train_datasets=data, results_root=root, automl=automl).wait(180)
+    trials = [job for job in skill.jobs(results_root=root, all=True) if job.id.startswith(f"{study.id}.")]
+    best = max(trials, key=lambda job: job.metrics()["score"])
+    assert len(trials) == 3
+    time.sleep(0.5)
+    with environment({"MAE_SCRATCH": str(tmp_path / "elsewhere")}):
+        shutil.rmtree(tmp_path / "scratch")
+        seen = skill.job(study.id, results_root=root)
+        assert seen.state == "COMPLETE" and len(seen.frame()) == 3
+        plan = skill.plan("check", parent_job_id=study.id, results_root=root)
+        parent = plan.to_dict()["parent"]
+        assert (parent["id"], parent["best_child_of"]) == (best.id, study.id)
+        child = skill.create_job(plan).wait(90)
+        assert Path(read_spec(child.folder / "spec.yaml")["check"]["model"]).read_text() == "weights\n"
 
 
 def test_one_key_gives_one_job_on_a_store_that_enforces_conditional_writes(skill: Skill, data: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ action=$1; config=$2; job=$3
 rate=$(sed -n 's/^ *rate: //p' "$config"); fault=$(sed -n 's/^ *fault: //p' "$config")
 [ "$fault" = exit ] && { echo "it broke"; exit 1; }
 [ "$fault" = sleep ] && sleep 100
+[ "$fault$MAE_ATTEMPT" = once1 ] && sleep 100
 [ "$fault" = slow ] && sleep 0.2
 [ "$fault" = show ] && env
 [ "$fault" = leak ] && { env; echo "no access with $MAE_ENCRYPTION_KEY to $DATABASE" >&2; exit 1; }
