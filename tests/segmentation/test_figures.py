@@ -59,16 +59,18 @@ def test_a_class_that_occurs_nowhere_has_no_figure_and_no_part_in_the_mean(tmp_p
     assert figures(np.zeros((2, 2)))["mIoU"] == 0.0
 
 
-def test_the_loss_is_the_mean_over_labelled_pixels_and_the_second_weighs_four_tenths() -> None:
+def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_four_tenths() -> None:
     logits, extra = torch.randn(2, 4, 5, 6, requires_grad=True), torch.randn(2, 4, 5, 6)
     masks = torch.randint(0, 4, (2, 5, 6))
     masks[0, :3] = 255
     kept = masks != 255
-    wanted = -torch.log_softmax(logits, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].mean()
-    second = -torch.log_softmax(extra, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].mean()
+    wanted = -torch.log_softmax(logits, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
+    second = -torch.log_softmax(extra, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
     assert torch.allclose(pixel_loss(logits, masks.to(torch.uint8), 255), wanted)
     loss = segmentation_loss((logits, extra), masks, ignore_index=255, auxiliary_weight=0.4)
     assert torch.allclose(loss, wanted + 0.4 * second)
+    halves = [pixel_loss(logits[i : i + 1], masks[i : i + 1], 255) for i in range(2)]
+    assert torch.allclose(sum(halves) / 2, wanted), "a batch in two parts"
     nothing = pixel_loss(logits, torch.full_like(masks, 255), 255)
     nothing.backward()
     assert float(nothing.detach()) == 0.0 and logits.grad is not None and not logits.grad.any()

@@ -14,7 +14,7 @@ from mae_skill.errors import SpecError
 from torch import Tensor
 
 from tests.support.models import SMALL, build, classifier_config, mae_config, relative
-from tests.support.segmentation import segmenter_config
+from tests.support.segmentation import awake, segmenter_config
 
 State = dict[str, Tensor]
 
@@ -45,15 +45,6 @@ def plain_upernet(state: State, maps: list[Tensor]) -> Tensor:
     outputs = [conv_norm_relu(state, f"uper.smooth.{i}", p) for i, p in enumerate((p2, p3, p4))] + [p5]
     fused = conv_norm_relu(state, "uper.fuse", torch.cat([bilinear(p, c2) for p in outputs], dim=1))
     return F.conv2d(fused, state["uper.classify.1.weight"], state["uper.classify.1.bias"])
-
-
-def awake(arch: str, size: tuple[int, int] = (64, 96), **changes: Any) -> Any:
-    """A segmenter whose statistics are those of some images, not 0 and 1."""
-    model = build(segmenter_config(arch, size, **changes)).train()
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(2, 3, *size))
-    return model.eval()
 
 
 @pytest.mark.parametrize("arch", SMALL)

@@ -5,8 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tests.support.models import build
 from tests.support.scenes import write_digit_scenes
 from tests.support.training import spec
+
+#: every crop is the whole picture as it is
+PLAIN = {
+    "dataset__augmentation__segmentation__scale_jitter": [1.0, 1.0],
+    "dataset__augmentation__segmentation__photometric": False,
+    "dataset__augmentation__segmentation__max_class_share": 1.0,
+    "dataset__augmentation__hflip": 0.0,
+}
 
 
 def segmenter_config(arch: str, size: tuple[int, int], **overrides: Any) -> dict[str, Any]:
@@ -23,6 +34,15 @@ def segmenter_config(arch: str, size: tuple[int, int], **overrides: Any) -> dict
         "auxiliary_channels": 8,
         **overrides,
     }
+
+
+def awake(arch: str, size: tuple[int, int] = (64, 96), **changes: Any) -> Any:
+    """A segmenter whose statistics are those of some images, not 0 and 1."""
+    model = build(segmenter_config(arch, size, **changes)).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(2, 3, *size))
+    return model.eval()
 
 
 def scenes(root: Path, training: int = 8, validation: int = 4, size: int = 64) -> Path:

@@ -9,15 +9,17 @@ from torch import Tensor
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
-    """Mean cross-entropy over the labelled pixels; 0 (with zero gradients) where none is labelled.
+    """Cross-entropy summed over the labelled pixels, divided by the number of all pixels.
+
+    So the published segmenters are trained (MMSegmentation's default): an ignored pixel adds nothing, and what an image adds does not
+    depend on which others share its batch, so that splitting a batch over ranks or accumulating it changes nothing.
 
     Args:
         logits: ``[B, C, H, W]``.
         masks: ``[B, H, W]`` class of each pixel, or ``ignore_index``.
     """
-    masks = masks.long()
-    total = F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction="sum")
-    return total / (masks != ignore_index).sum().clamp_min(1)
+    total = F.cross_entropy(logits.float(), masks.long(), ignore_index=ignore_index, reduction="sum")
+    return total / masks.numel()
 
 
 def segmentation_loss(outputs: Sequence[Tensor], masks: Tensor, *, ignore_index: int, auxiliary_weight: float) -> Tensor:

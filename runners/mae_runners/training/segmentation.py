@@ -1,4 +1,4 @@
-"""Fine-tuning a segmenter: the fourth of four things that a stage supplies to the one loop (data, model, loss, validation)."""
+"""Fine-tuning a segmenter: what a stage supplies to the one loop, which is data, model, loss and validation."""
 
 from __future__ import annotations
 
