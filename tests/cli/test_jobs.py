@@ -1,0 +1,106 @@
+"""``mae jobs``: logs that follow, bars for people, lines for machines, exit codes of ended jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk.cli.main import main
+
+from tests.support.jobs import start
+
+EPOCHS = """
+for epoch in 0 1 2; do
+  echo "line $epoch"; printf 'half '; sleep 0.3; echo whole
+  printf '{{"status": "RUNNING", "epoch": %s, "max_epoch": 3, "kpi": {{"loss": 0.5}}}}\\n' $epoch >> {folder}/job/status.json
+done
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["jobs", *words])
+    printed = capsys.readouterr()
+    return int(end.value.code or 0), printed.out, printed.err
+
+
+def test_logs_follow_a_job_to_its_end_line_by_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(root, EPOCHS.format(folder=root))
+    code, out, _ = call(capsys, "logs", "job", "-f", "--results-root", str(root))
+    assert (code, out.split("\n")) == (0, [line for n in range(3) for line in (f"line {n}", "half whole")] + [""])
+    code, out, _ = call(capsys, "logs", "job", "-f", "--json", "--results-root", str(root))
+    assert [json.loads(line)["line"] for line in out.splitlines()][:2] == ["line 0", "half whole"]
+    code, out, err = call(capsys, "logs", "jo", "-n", "2", "--results-root", str(root))
+    assert out == "line 2\nhalf whole\n" and "4 earlier lines" in err
+
+
+def test_machines_get_progress_as_json_lines_and_one_document_at_the_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(root, EPOCHS.format(folder=root))
+    code, out, err = call(capsys, "wait", "job", "--json", "--results-root", str(root))
+    assert code == 0 and json.loads(out)["state"] == "COMPLETE"
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert lines and all(line["id"] == "job" for line in lines)
+    epochs = [line["epoch"] for line in lines if "epoch" in line]
+    assert epochs == sorted(epochs) and epochs
+
+
+def test_a_terminal_shows_a_bar_and_a_plain_pipe_nothing(root: Path) -> None:
+    command = [sys.executable, "-m", "mae_sdk.cli.main", "jobs", "wait", "job", "--results-root", str(root)]
+    shown: dict[str, Any] = {}
+    for kind in ("terminal", "pipe"):
+        start(root / kind, EPOCHS.format(folder=root / kind))
+        words = [*command[:-1], str(root / kind)]
+        if kind == "pipe":
+            shown[kind] = subprocess.run(words, capture_output=True, text=True, timeout=120).stderr
+            continue
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+        os.close(theirs)
+        seen = bytearray()
+        while True:
+            try:
+                block = os.read(ours, 4096)
+            except OSError:  # the other end has closed
+                break
+            if not block:
+                break
+            seen += block
+        assert process.stdout is not None and b"COMPLETE" in process.stdout.read() and process.wait(60) == 0
+        os.close(ours)
+        shown[kind] = seen.decode(errors="replace")
+    assert "/3" in shown["terminal"] and "loss 0.5" in shown["terminal"]
+    assert shown["pipe"].strip().startswith("next:")
+
+
+def test_commands_leave_with_the_jobs_own_exit_code(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--results-root", str(root))
+    start(root, "echo it broke; exit 1", name="broken")
+    code, out, _ = call(capsys, "wait", "broken", *where)
+    assert code == 5 and "ERROR" in out and "it broke" in out
+    sleeper = start(root, "exec sleep 100", name="sleeper")
+    assert call(capsys, "wait", "sleeper", "--timeout", "0.1", *where)[0] == 8
+    canceller = threading.Thread(target=lambda: (time.sleep(0.5), sleeper.cancel()))
+    canceller.start()
+    assert call(capsys, "wait", "sleeper", *where)[0] == 6
+    canceller.join()
+    assert json.loads(call(capsys, "cancel", "sleeper", "--json", *where)[1])["state"] == "CANCELED"
+    code, out, _ = call(capsys, "resume", "broken", "--wait", "--json", *where)
+    assert code == 5 and json.loads(out)["attempt"] == 2
+    code, out, _ = call(capsys, "list", "--json", *where)
+    assert {row["id"]: row["state"] for row in json.loads(out)["jobs"]} == {"broken": "ERROR", "sleeper": "CANCELED"}
+    assert call(capsys, "status", "nothing", *where)[0] == 4
+    assert json.loads(call(capsys, "show", "broken", "--json", *where)[1])["attempts"][1]["state"] == "ERROR"
