@@ -140,6 +140,17 @@ class Job:
         """The newest value of every figure."""
         return metrics_of(self._lines())
 
+    def files(self) -> list[Path]:
+        """What the job made, as its result names it; empty before it is complete, and for a folder that is not on this machine."""
+        record = self.record
+        path = self.folder / str(record["launch"].get("result") or "")
+        try:
+            named = records.read_json(path).get("artefacts") or []
+        except (OSError, ValueError, AttributeError):
+            return []
+        found = [path.parent / str(name) for name in named] + [self.folder / str(name) for name in named]
+        return [place for place in dict.fromkeys(found) if place.is_file()]
+
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch with its figures, in order; of an AutoML job one row a trial, with its values and parameters."""
         if self.record.get("kind") == "automl":

@@ -135,8 +135,15 @@ def _status(skill: Skill, arguments: dict[str, Any]) -> Any:
     found = job.status()
     state = str(job.state)
     after = {"COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"], "ERROR": [f"logs job_id={job.id}"]}
+    made = [str(path) for path in job.files()]
     following = after.get(state, [f"status job_id={job.id}", f"logs job_id={job.id}"])
-    return {"id": job.id, **(found if isinstance(found, dict) else {"status": found}), "state": state, "next": following}
+    return {
+        "id": job.id,
+        **(found if isinstance(found, dict) else {"status": found}),
+        "state": state,
+        **({"files": made} if made else {}),
+        "next": following,
+    }
 
 
 def _logs(skill: Skill, arguments: dict[str, Any]) -> Any:

@@ -196,3 +196,15 @@ def test_the_mappings_page_is_the_table_of_skill_info() -> None:
         for key, row in table.items()
     ]
     assert sorted(rows) == sorted(expected) and len(rows) == 20
+
+
+def test_the_automl_page_lists_every_key_with_its_default_and_meaning() -> None:
+    from mae_sdk.automl.options import TABLE
+
+    text = (ROOT / "references" / "tao-run-automl.md").read_text(encoding="utf-8").partition("## Every")[2]
+    rows = [
+        [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    assert rows[1:] == [[key.name, key.type, json.dumps(key.default), key.meaning] for key in TABLE]

@@ -330,7 +330,7 @@ def _flat_lines(value: Any, prefix: str = "") -> list[str]:
 def show_(job_id: str, results_root: str | None, as_json: bool) -> None:
     """The whole record of a job: spec, attempts, files."""
     job = _job(job_id, results_root)
-    document = {**job.record, "state": str(job.state), "folder": str(job.folder)}
+    document = {**job.record, "state": str(job.state), "folder": str(job.folder), "files": [str(path) for path in job.files()]}
     text = bounded(_flat_lines(document), more="--json")
     emit(
         document,

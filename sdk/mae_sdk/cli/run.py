@@ -216,8 +216,18 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     if wait:
         say(f"job {job.id}")
         follow(job, as_json=as_json)
-    document = {"job_id": job.id, "action": action, "state": str(job.state), "folder": str(job.folder)}
-    emit(document, as_json=as_json, text=pairs(document), next_commands=next_for(job.id, str(job.state), action, where))
+    document: dict[str, Any] = {"job_id": job.id, "action": action, "state": str(job.state), "folder": str(job.folder)}
+    made_files = [str(path) for path in job.files()] if wait else []
+    if made_files:
+        document["files"] = made_files[:20]
+        document |= {"more_files": len(made_files) - 20} if len(made_files) > 20 else {}
+    text = pairs({key: value for key, value in document.items() if key != "files"})
+    emit(
+        document,
+        as_json=as_json,
+        text="\n".join([text, *document.get("files", [])]),
+        next_commands=next_for(job.id, str(job.state), action, where),
+    )
     if wait:
         from .jobs import leave_as
 

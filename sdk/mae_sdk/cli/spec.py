@@ -60,7 +60,9 @@ def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output:
 
         Path(output).write_text(text)
         say(f"wrote {output}")
-        say(f"\nnext:\n  mae validate {action} -e {output}\n  mae plan {action} -e {output}")
+        say(
+            f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)\n  mae validate {action} -e {output} KEY=VALUE"
+        )
     else:
         click.echo(text, nl=False)
 
