@@ -176,3 +176,13 @@ def test_results_are_a_table_on_request(train: Callable[..., Job], monkeypatch: 
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(DependencyError):
         job.frame()
+
+
+def test_the_script_that_a_plan_prints_makes_the_planned_job(skill: Skill, tmp_path: Path) -> None:
+    import subprocess
+
+    data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
+    plan = skill.plan("train", train_datasets=str(data), automl_policy="off", spec_overrides={"train.rate": 0.75}, idempotency_key="script")
+    done = subprocess.run([sys.executable, "-c", plan.to_python()], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == [plan.job_id, "{'score': 0.75}"]
+    assert read_spec(Path(plan.job_dir) / "spec.yaml") == plan.spec

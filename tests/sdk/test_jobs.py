@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from mae_sdk.job import Job
+from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.process import identify, is_alive
+from mae_sdk.platforms import local
 from mae_sdk.policy import policy_word
 from mae_skill.errors import JobFailedError, UsageError
 
-from tests.support.jobs import start
+from tests.support.jobs import start, write
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,13 @@ from tests.support.jobs import start
         ("echo CUDA out of memory; exit 1", None, "out_of_memory"),
         ("kill -9 $$", None, "signal"),
         ("exit 3", None, "data"),
+        ("exit 2", None, "spec"),
+        ("exit 7", None, "dependency"),
+        ("exit 8", None, "storage"),
+        ("echo step 3 loss is nan; exit 1", None, "numeric"),
+        ("echo ModuleNotFoundError: no torch; exit 1", None, "dependency"),
+        ("echo OSError: No space left on device; exit 1", None, "storage"),
+        ("""echo '{"code": "checkpoint", "message": "cut short"}' > $MAE_JOB_DIR/error.json; exit 2""", None, "checkpoint"),
     ],
 )
 def test_a_failed_run_ends_in_error_with_its_category(tmp_path: Path, command: str, result: str | None, category: str) -> None:
@@ -29,6 +39,19 @@ def test_a_failed_run_ends_in_error_with_its_category(tmp_path: Path, command: s
     with pytest.raises(JobFailedError):
         job.wait(20)
     assert job.record["error"]["category"] == category
+    assert job.record["error"]["hint"] and job.record["error"]["message"]
+    said = command.removeprefix("echo ").partition(";")[0]
+    if command.startswith("echo ") and "error.json" not in command:
+        assert said in job.record["error"]["lines"]
+
+
+def test_a_runner_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> None:
+    folder = write(tmp_path, "true")
+    records.update_record(folder, lambda record: record["launch"].update(command=["/no/such/program"]))
+    assert local.submit(folder)
+    with pytest.raises(JobFailedError):
+        Job(folder).wait(20)
+    assert Job(folder).record["error"]["category"] == "dependency"
 
 
 def test_a_preempted_run_goes_on_as_a_second_attempt(tmp_path: Path) -> None:
