@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_re
     assert records.read_json(job / "train" / "result.json")["best_child"] == best["child"]
     assert (job / "automl" / "best_spec.yaml").read_text() == (tmp_path / best["child"] / "spec.yaml").read_text()
     assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in children(job))
+    said = (job / "status.json").read_text()  # progress while it runs: trials, best so far, time left
+    assert re.search(r"3 of 6 trials; best acc 0\.\d+ \(trial \d\); about \d+ s left", said) and "6 of 6 trials; best acc" in said
     # a second controller finds nothing left to do
     assert controller.main([str(job)]) == 0
     assert len(_rows(job)) == 6

@@ -51,3 +51,18 @@ def test_a_prompt_with_quotes_reaches_the_agent_as_one_argument(runner: ModuleTy
     shown = runner.ask(f"{sys.executable} -c 'import sys; print(sys.argv[1:])' {{prompt}}", prompt, tmp_path, 60)
     assert shown.strip() == repr([prompt])
     assert not (tmp_path / "hacked").exists()
+
+
+def test_triggers_are_passed_by_an_agent_that_tells_them_apart_and_failed_by_one_that_always_fires(
+    runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knows = tmp_path / "knows.py"
+    knows.write_text(
+        "import json, sys\n"
+        f"fires = {{item['query']: item['fires'] for item in json.load(open({str(ROOT / 'evals' / 'triggers.json')!r}))}}\n"
+        "query = sys.argv[1].rpartition('Request: ')[2]\n"
+        f"print({runner.SKILL!r} if fires[query] else 'none')\n"
+    )
+    assert runner.run_triggers(f"{sys.executable} -S {knows} {{prompt}}", 60)
+    assert not runner.run_triggers(f"{sys.executable} -S -c 'print({json.dumps(runner.SKILL)})' {{prompt}}", 60)
+    assert "10 of 20 triggers right" in capsys.readouterr().out

@@ -1,0 +1,82 @@
+"""Samplers and pruners: every one that can be asked for searches, within its ranges, the same under the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+import pytest
+from mae_sdk.automl import study
+from mae_sdk.automl.options import PRUNERS, SAMPLERS, Objective, parse
+from mae_sdk.automl.space import Knob, SearchSpace
+
+SPACE = SearchSpace(
+    (
+        Knob("lr", "float", 1e-3, low=1e-5, high=1e-1, log=True),
+        Knob("depth", "int", 4, low=2, high=8, step=2),
+        Knob("kind", "categorical", "a", choices=("a", "b"), weights=(0.9, 0.1)),
+    )
+)
+SPEC: dict[str, Any] = {"lr": 1e-3, "depth": 4, "kind": "a"}
+
+
+def _search(trials: int = 12, metrics: int = 1, **options: Any) -> list[dict[str, Any]]:
+    """The parameters of a study whose best lies at lr 1e-2; every other epoch is reported and pruners are asked."""
+    parsed = parse({"max_trials": trials, **options})
+    objectives = [Objective(f"m{i}", "maximize") for i in range(metrics)]
+    opened = study.open_study(optuna.storages.InMemoryStorage(), "s", objectives, SPACE, SPEC, parsed, max_epochs=9)
+    drawn = []
+    for _ in range(trials):
+        trial = opened.ask()
+        params = SPACE.suggest(trial, SPEC)
+        drawn.append(params)
+        value = 1 - abs(params["lr"] - 1e-2)
+        pruned = False
+        for epoch in range(1, 10):
+            if metrics == 1 and not pruned:
+                trial.report(value * epoch / 9, epoch)
+                pruned = trial.should_prune()
+        if pruned:
+            opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            opened.tell(trial, [value] * metrics)
+    return drawn
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_starts_from_the_spec_stays_in_range_and_repeats_under_its_seed(sampler: str) -> None:
+    metrics = 2 if sampler == "nsga2" else 1
+    drawn = _search(sampler=sampler, metrics=metrics, seed=1)
+    assert drawn[0] == SPEC
+    for params in drawn:
+        assert 1e-5 <= params["lr"] <= 1e-1 and params["depth"] in (2, 4, 6, 8) and params["kind"] in ("a", "b")
+    assert len({str(params) for params in drawn}) > 6
+    assert drawn == _search(sampler=sampler, metrics=metrics, seed=1)
+    assert drawn != _search(sampler=sampler, metrics=metrics, seed=2)
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_every_pruner_ends_what_is_clearly_worse_and_never_the_best(pruner: str) -> None:
+    parsed = parse({"max_trials": 20, "pruner": pruner, "sampler": "random"})
+    opened = study.open_study(optuna.storages.InMemoryStorage(), "s", [Objective("m", "maximize")], SPACE, SPEC, parsed, max_epochs=9)
+    ended = {}
+    for number in range(20):
+        trial = opened.ask()
+        SPACE.suggest(trial, SPEC)
+        value = 1.0 if number == 10 else 0.5 - number / 100
+        for epoch in range(1, 10):
+            trial.report(value, epoch)
+            if epoch < 9 and trial.should_prune():
+                ended[number] = epoch
+                opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            opened.tell(trial, value)
+    assert 10 not in ended
+    assert bool(ended) == (pruner != "none")
+    assert opened.best_trial.number == 10
+
+
+def test_options_with_weights_are_drawn_by_them_before_there_is_a_model() -> None:
+    kinds = [params["kind"] for params in _search(200, sampler="random", pruner="none")[1:]]
+    assert 0.8 < kinds.count("a") / len(kinds) < 0.97
