@@ -59,6 +59,8 @@ def main() -> None:
             path = base / "many" / f"train-{number:05d}" / "job.json"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(record))
+        many = {**options, "results_root": str(base / "many")}
+        found["plan_beside_5000_jobs"] = (median_ms(lambda: packaged.plan("train", **many), 5), 300)
         found["list_5000_with_states"] = (median_ms(lambda: [job.state for job in toy.jobs(results_root=base / "many")], 3), 1000)
     print(json.dumps({name: {"ms": value, "target_ms": target} for name, (value, target) in found.items()}, indent=1))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import json
 import os
 import shlex
@@ -108,22 +109,31 @@ def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
         return None, ""
     from mae_sdk.jobfolder.process import same_host
     from mae_sdk.jobfolder.status import read_status
-    from mae_sdk.roots import list_jobs
 
     steps: list[float] = []
     jobs = 0
-    for job in list_jobs(Root(plan.results_root))[:_LOOK_BACK]:
+    for folder in _newest(plan.results_root, plan.action):
         try:
-            record = records.read_record(job.folder)
+            record = records.read_record(folder)
         except MaeError:
             continue
         if record.get("cost_key") != wanted or not same_host(records.last_attempt(record)["process"] or {}):
             continue
-        lines = read_status(job.folder / "status.json")
+        lines = read_status(folder / "status.json")
         taken = [float(line["time_per_step"]) for line in lines if isinstance(line.get("time_per_step"), (int, float))]
         steps += taken
         jobs += bool(taken)
     return (statistics.median(steps), f"recorded: {jobs} earlier job{'s' * (jobs > 1)} of the same shape here") if steps else (None, "")
+
+
+def _newest(root: str, action: str) -> list[Path]:
+    """The folders of the jobs of an action that changed last."""
+    try:
+        with os.scandir(root) as entries:
+            found = [(e.stat().st_mtime, e.path) for e in entries if e.name.startswith(f"{action}-") and "." not in e.name]
+    except OSError:
+        return []
+    return [Path(path) for _, path in heapq.nlargest(_LOOK_BACK, found)]
 
 
 def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS) -> dict[str, Any]:
