@@ -121,3 +121,18 @@ def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(server
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MAE_WARM_SOCKET": str(path)}, timeout=60)
         assert (done.returncode, done.stdout) == (0, "cold\n")
         assert ("only `python -m mae_runners …` can be forked" in done.stderr) == (path == server)
+
+
+def test_the_socket_lies_where_nobody_else_can_put_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mae_sdk.automl.children import socket_folder
+
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    folder = socket_folder(str(tmp_path))
+    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
+    assert socket_folder(str(tmp_path)) == folder
+    folder.chmod(0o755)
+    assert socket_folder(str(tmp_path)) is None
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert socket_folder(str(tmp_path)) is None

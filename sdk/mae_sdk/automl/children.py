@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -239,6 +240,23 @@ def _start_lock(child: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def socket_folder(base: str = "/tmp") -> Path | None:
+    """A folder that this user alone can enter, with a short path; None where somebody else holds its name.
+
+    Whoever answers at the socket is handed the environment of a trial: nobody else may put one there.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or base
+    folder = Path(runtime if os.path.isdir(runtime) else base) / f"mae-warm-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError:
+        return None
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return folder if mine else None
 
 
 def start_warm(job_dir: Path, command: Sequence[str], socket: Path) -> Path | None:

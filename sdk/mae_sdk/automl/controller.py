@@ -6,7 +6,6 @@ on where it was when it is started again. On SIGTERM it leaves its trials runnin
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -42,7 +41,7 @@ def control(job_dir: Path) -> int:
         MaeError: the study cannot run or no trial succeeded.
     """
     from mae_sdk.automl import results
-    from mae_sdk.automl.children import LocalChildren, start_warm
+    from mae_sdk.automl.children import LocalChildren, socket_folder, start_warm
     from mae_sdk.automl.loop import Loop
     from mae_sdk.automl.options import Objective, parse
     from mae_sdk.automl.setup import STUDY_NAME
@@ -89,7 +88,8 @@ def control(job_dir: Path) -> int:
             study.set_user_attr("started", started)
         socket = None
         if options.warm and content.get("warm_command"):
-            socket = start_warm(job_dir, content["warm_command"], Path(f"/tmp/mae-warm-{os.getuid()}-{_short(job_dir)}.sock"))
+            place = socket_folder()
+            socket = None if place is None else start_warm(job_dir, content["warm_command"], place / f"{_short(job_dir)}.sock")
             if socket is None:
                 print("the warm runner did not come up (automl/warm.log); trials start cold", flush=True)
         concurrency = int(content["concurrency"])
