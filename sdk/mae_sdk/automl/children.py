@@ -248,7 +248,7 @@ def socket_folder(base: str = "/tmp") -> Path | None:
     Whoever answers at the socket is handed the environment of a trial: nobody else may put one there.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR") or base
-    folder = Path(runtime if os.path.isdir(runtime) else base) / f"mae-warm-{os.getuid()}"
+    folder = Path(runtime if Path(runtime).is_dir() else base) / f"mae-warm-{os.getuid()}"
     try:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
