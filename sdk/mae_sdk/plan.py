@@ -229,4 +229,5 @@ def _range_text(knob: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(str(choice) for choice in knob["choices"])
     scale = ", log" if knob.get("log") else ""
     step = f", step {knob['step']}" if knob.get("step") else ""
-    return f"{knob['low']:g} … {knob['high']:g}{scale}{step} (trial 0: {knob['default']})"
+    bound = "".join(f", {relation}" for relation in knob.get("relations") or ())
+    return f"{knob['low']:g} … {knob['high']:g}{scale}{step}{bound} (trial 0: {knob['default']})"

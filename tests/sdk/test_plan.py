@@ -31,6 +31,7 @@ def test_a_train_plan_names_automl_its_knobs_and_ranges_and_writes_no_job(data: 
     shown = plan(data).to_dict()
     assert shown["policy"]["enabled"] and "train.optim.lr" in shown["automl"]["knobs"]
     assert "log" in shown["automl"]["knobs"]["train.optim.lr"]
+    assert "< train.num_epochs" in shown["automl"]["knobs"]["train.optim.warmup_epochs"]
     assert shown["automl"]["metric"] == "train_loss (minimize)"
     assert not (tmp_path / "results").exists()
     json.dumps(shown, allow_nan=False)
