@@ -7,13 +7,15 @@ request. Requests come from `mae_sdk.automl.warm_client`, over a Unix socket tha
 ``8 bytes of length, JSON {"argv", "cwd", "env"}`` with the descriptors of stdout and stderr
 → ``{"pid"}`` at once, ``{"exit_code"}`` at the end, or ``{"refused": reason}``.
 
-A client that is killed takes its run with it. The process ends when told to (``{"end": true}``), or after ten idle minutes.
+A client that is killed takes its run with it, and so does this process (on Linux). The process ends when told to (``{"end": true}``), or
+after ten idle minutes.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -52,6 +54,7 @@ READ_AT_START = ("PYTHONPATH", "PYTHONHASHSEED", "LD_LIBRARY_PATH", "LD_PRELOAD"
 _AT_START = {name: os.environ.get(name) for name in READ_AT_START}
 """Their values before anything was imported: some libraries (OpenCV) change them for their own process."""
 IDLE_SECONDS = 600.0
+_PR_SET_PDEATHSIG = 1
 MAX_REQUEST = 16 << 20
 
 
@@ -89,6 +92,8 @@ class _Server:
         import torch
 
         self.listener = listener
+        self.pid = os.getpid()
+        self.libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
         self.threads = torch.get_num_threads()
         self.running: dict[int, socket.socket] = {}
         self.selector = selectors.DefaultSelector()
@@ -173,6 +178,10 @@ class _Server:
         code = 1
         try:
             os.setsid()
+            if self.libc is not None:
+                self.libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+                if os.getppid() != self.pid:
+                    os._exit(1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(descriptors[0], 1)

@@ -42,15 +42,20 @@ SERVER = textwrap.dedent(
 )
 
 
+def _start(path: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(path)])
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "warm.sock"
-        process = subprocess.Popen([sys.executable, "-c", SERVER, str(path)])
-        deadline = time.monotonic() + 60
-        while not path.exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.05)
+        process = _start(path)
         yield path
         body = b'{"end": true}'
         with socket.socket(socket.AF_UNIX) as connection:
@@ -136,3 +141,22 @@ def test_the_socket_lies_where_nobody_else_can_put_one(tmp_path: Path, monkeypat
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "elsewhere")
     assert socket_folder(str(tmp_path)) is None
+
+
+def test_a_run_ends_with_the_warm_runner_so_that_a_retry_is_alone(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        process = _start(Path(folder) / "warm.sock")
+        client = _client(Path(folder) / "warm.sock", "train", "sleep")
+        assert client.stdout is not None
+        client.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+        process.kill()
+        process.wait()
+        _, err = client.communicate(timeout=20)
+        assert client.returncode == 8 and "ended before the run did" in err
+        stat = Path(f"/proc/{children[0]}/stat")
+        deadline = time.monotonic() + 20
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":  # gone, or waiting for somebody to look
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
