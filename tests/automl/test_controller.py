@@ -96,6 +96,7 @@ def test_out_of_memory_halves_the_batch_once_and_doubles_the_accumulation(tmp_pa
     child = children(job)[0]
     assert [line.split()[1] for line in (child / "starts.txt").read_text().splitlines()] == ["8", "4"]
     assert "accum_grad_batches: 2" in (child / "spec.yaml").read_text()
+    assert not (child / "train" / "model_epoch_000.pth").exists()
     assert "out of memory" in (job / "status.json").read_text()
 
 

@@ -120,9 +120,6 @@ class LocalChildren:
         records.update_record(child, change)
 
     def retry(self, child: Path, slot: int, spec: Mapping[str, Any] | None) -> None:
-        if spec is not None:
-            _write_spec(child / "spec.yaml", spec)
-
         def change(record: dict[str, Any]) -> None:
             if not records.is_terminal(records.last_attempt(record)["state"]):
                 records.advance(record, records.ERROR, "its supervisor is gone")
@@ -135,6 +132,9 @@ class LocalChildren:
             from mae_sdk.attempts import prepare
 
             prepare(child)  # it goes on from its own newest checkpoint
+        else:  # checkpoints of another spec are of no use to it
+            shutil.rmtree(child / str(self.study.get("action", "train")), ignore_errors=True)
+            _write_spec(child / "spec.yaml", spec)
         self.start(child, slot)
 
     def _let_go(self, child: Path) -> None:
