@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
         for name, value in places.items():
             words = [word.replace(name, value) for word in words]
         environment = {**without_cluster(os.environ), **{k: str(v) for k, v in plan.request.env.items()}, **plan.secrets}
-        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        with _as_a_job_would(plan.launch, environment), (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
             try:
                 code = process.wait(timeout)
@@ -172,6 +172,21 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
         raise UsageError(f"the measurement could not be started: {error}", field="measure", got=command) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _as_a_job_would(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
+    """Threads as a job that started now would get them."""
+    from mae_sdk.platforms.cores import CoreShare
+
+    share = CoreShare()
+    if not launch.get("devices"):
+        with contextlib.suppress(OSError):
+            environment.update(share.join().settings(environment))
+    try:
+        yield
+    finally:
+        share.release()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -105,6 +105,16 @@ def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(bucket: str,
     wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
 
 
+def test_a_cancelled_job_keeps_its_results_on_s3(bucket: str, tmp_path: Path) -> None:
+    url = f"{bucket}/job"
+    job = start(tmp_path / "here", url, "echo working; exec sleep 100")
+    wait_for(lambda: "working" in job.logs())
+    assert job.cancel() == "CANCELED"
+    wait_for(lambda: b'"CANCELED"' in transfer.read_bytes(f"{url}/job.json"))
+    assert {"log.txt", "status.json", "train/model_epoch_000.pth", "train/checkpoints.json"} <= set(transfer.list_files(url))
+    assert transfer.read_bytes(f"{url}/log.txt") == b"working\n"
+
+
 def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(bucket: str, tmp_path: Path) -> None:
     url = f"{bucket}/j"
     with pytest.raises(NotFoundError):

@@ -1,0 +1,62 @@
+"""``get-spec``, ``validate``, ``explain`` and ``diff``, for every action."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mae_sdk.cli.main import ACTIONS, main
+from mae_skill.bundle import Bundle
+from mae_skill.overrides import flatten
+from mae_skill.reader import read_spec
+
+NEEDS = {
+    "train": ["dataset.train_data_sources=/d"],
+    "evaluate": ["dataset.val_data_sources=/d", "evaluate.checkpoint=/c.pth", "train.stage=finetune"],
+    "inference": ["dataset.test_data_sources=/d", "inference.checkpoint=/c.pth", "train.stage=finetune"],
+    "export": ["export.checkpoint=/c.pth"],
+    "gen_trt_engine": ["gen_trt_engine.onnx_file=/m.onnx"],
+}
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    printed = capsys.readouterr()
+    return int(end.value.code or 0), printed.out, printed.err
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_template_is_written_judged_changed_and_compared(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "spec.yaml"
+    assert call(capsys, "get-spec", action, "-o", str(file))[0] == 0
+    assert read_spec(str(file)) == Bundle.load().schema(action)["default"]
+    code, out, err = call(capsys, "validate", action, "-e", str(file), *NEEDS[action])
+    assert code == 0, out + err
+    code, _, err = call(capsys, "validate", action, "-e", str(file), *NEEDS[action], "--json", "model.archh=x", "dataset.batch_size=0")
+    problems = json.loads(err)["problems"]
+    assert code == 2 and {problem["field"] for problem in problems} >= {"model.archh", "dataset.batch_size"}
+    other = tmp_path / "other.yaml"
+    other.write_text(file.read_text().replace("results_dir: null", "results_dir: /elsewhere"))
+    code, out, _ = call(capsys, "diff", str(file), str(other), "--json")
+    assert code == 0 and "results_dir" in out and "/elsewhere" in out
+
+
+def test_fields_of_every_action_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = sorted({key for action in ACTIONS for key in flatten(Bundle.load().schema(action)["default"])})
+    assert len(keys) > 80
+    for key in keys[::9]:  # a sample: every call loads the bundle
+        code, out, err = call(capsys, "explain", key, "--json")
+        assert code == 0 and json.loads(out), (key, err)
+    code, _, err = call(capsys, "explain", "train.optim.lrr", "--json")
+    assert code in (2, 4) and "train.optim.lr" in err
+
+
+def test_recipes_are_listed_and_each_is_a_template(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "get-spec", "train", "--list-recipes", "--json")
+    assert code == 0 and "mae_vit_base_pretrain" in out
+    code, out, _ = call(capsys, "get-spec", "train", "--recipe", "mae_vit_base_pretrain")
+    assert code == 0 and "vit_base_patch16" in out
+    assert call(capsys, "get-spec", "train", "--recipe", "mae_vit_bass_pretrain")[0] in (2, 4)
