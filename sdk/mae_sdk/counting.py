@@ -9,7 +9,7 @@ from mae_skill.errors import DataError, MaeError, StorageError
 
 from mae_sdk.platforms.devices import visible_gpus
 
-SOURCE_KEY = {"train": "train_datasets"}
+SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
 
 def count(value: Any, *, remote: bool, masks: Any = None, role: str = "") -> dict[str, Any]:
@@ -69,7 +69,7 @@ def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[M
 
 
 def facts_of(info: Mapping[str, Any], action: str, counts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the bundle's validator is told: ``gpus``, and of counted training data ``images`` and ``classes`` (None = unlabelled; not there
+    """What the bundle's validator is told: ``gpus``, and of the counted data of the action ``images`` and ``classes`` (None = unlabelled; not there
     for images with masks)."""
     facts: dict[str, Any] = {"gpus": len(visible_gpus())}
     for key, entry in ((info.get("data_sources") or {}).get(action) or {}).items():

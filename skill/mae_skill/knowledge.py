@@ -42,7 +42,7 @@ def check(
 
     Args:
         provenance: dotted key → origin (``.kind``); fields that somebody set are warned about when they act nowhere.
-        facts: what the caller knows of the world: ``classes`` (count found in the training data, None when unlabelled), ``images`` (count),
+        facts: what the caller knows of the world: ``classes`` (count found in the data of the action, None when unlabelled), ``images`` (count),
             ``cached`` … each optional; a rule whose fact is missing is not checked.
     """
     found = _Findings(spec, dict(provenance or {}), dict(facts or {}))
@@ -51,6 +51,8 @@ def check(
     if action == "train":
         for rule in (_shape, _task, _data, _schedule, _papers, _quality):
             rule(found)
+    if action == "evaluate":
+        _judged(found)
     if action == "gen_trt_engine":
         _engine(found)
     elif found(f"{action}.trt_engine") and found.facts.get("gpus") == 0:
@@ -185,6 +187,19 @@ def _shape(s: _Findings) -> None:
             s.error("model.embed_dim", "sin-cos position embeddings need a multiple of 4", "a multiple of 4")
 
 
+def _unlabelled(s: _Findings, key: str, message: str, hint: str | None = None) -> None:
+    s.error(key, message, "one folder of images a class", hint, kind=DataError)
+
+
+def _judged(s: _Findings) -> None:
+    """A classifier that is known to be one (from its parent, or as somebody said) is judged on labelled images."""
+    known = s.given("train.stage") or str(getattr(s.provenance.get("train.stage"), "kind", "")).startswith("inherited")
+    if known and s("train.stage") == "finetune" and s("model.task") != "segmentation" and s.facts.get("classes", 0) is None:
+        _unlabelled(
+            s, "dataset.val_data_sources", "these images have no labels to compare with", "the inference action takes unlabelled images"
+        )
+
+
 def _data(s: _Findings) -> None:
     for low, high in (("min_scale", "max_scale"), ("min_ratio", "max_ratio")):
         if s(f"dataset.augmentation.{low}", 0) > s(f"dataset.augmentation.{high}", 1):
@@ -196,7 +211,7 @@ def _data(s: _Findings) -> None:
     elif "classes" in s.facts:
         classes, wanted = s.facts["classes"], s("model.num_classes")
         if classes is None:
-            s.error("dataset.train_data_sources", "the training images have no labels", "one folder of images a class", kind=DataError)
+            _unlabelled(s, "dataset.train_data_sources", "the training images have no labels")
         elif classes != wanted:
             s.error("model.num_classes", f"the training data has {classes} classes", str(classes), f"set model.num_classes={classes}")
     if not s("dataset.val_data_sources") and not s("dataset.val_fraction"):

@@ -58,6 +58,14 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
     ("train", {**BASE, "dataset.augmentation.min_scale": 3.0}, {}, "dataset.augmentation.min_scale", "max_scale", SpecError),
     ("train", {**BASE, "dataset.augmentation.min_ratio": 2.0}, {}, "dataset.augmentation.min_ratio", "max_ratio", SpecError),
     ("train", TUNE, {"classes": None}, "dataset.train_data_sources", "no labels", DataError),
+    (
+        "evaluate",
+        {**TUNE, "dataset.val_data_sources": "/val", "evaluate.checkpoint": "/a.pth"},
+        {"classes": None},
+        "dataset.val_data_sources",
+        "no labels",
+        DataError,
+    ),
     ("train", TUNE, {"classes": 10}, "model.num_classes", "num_classes=10", SpecError),
     ("train", {**BASE, "model.task": "segmentation"}, {}, "model.task", "train.stage=finetune", SpecError),
     (
