@@ -140,3 +140,10 @@ def test_json_never_holds_a_number_that_json_does_not_have() -> None:
     from mae_sdk.cli.render import dumps
 
     assert json.loads(dumps({"loss": float("nan"), "best": [float("inf"), 1.5]})) == {"loss": None, "best": [None, 1.5]}
+
+
+def test_a_line_of_json_is_one_line_for_every_reader() -> None:
+    from mae_sdk.cli.render import one_line
+
+    document = {"key": "a\x85b\u2028c\u2029d\ne"}
+    assert len(one_line(document).splitlines()) == 1 and json.loads(one_line(document)) == document

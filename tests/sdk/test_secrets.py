@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +11,10 @@ from mae_sdk.cli.main import main
 from mae_sdk.jobfolder.secrets import DATABASE_VARIABLE, redact, secret_values
 from mae_skill.errors import JobFailedError
 
+from tests.support.canaries import MARK, NAMES, files_with_mark, watched_argv
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
 
-NAMES = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_CREDENTIALS", "AZURE_STORAGE_KEY"),
-    *("WANDB_API_KEY", "HF_TOKEN", "MY_PASSWORD", "PROXY_AUTH"),
-)
-MARK = "kanarienvogel"  # in no path and no test name
 DATABASE = f"postgresql://user:{MARK}-in-url@localhost/db"
 
 
@@ -42,36 +34,6 @@ def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
         "env": {"JOB_SECRET": f"{MARK}-for-the-job"},
         **more,
     }
-
-
-@contextmanager
-def watched_argv() -> Iterator[list[str]]:
-    """Every command line of this machine that shows a canary while the block runs."""
-    seen: list[str] = []
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                except OSError:
-                    continue
-                if MARK in text:
-                    seen.append(text)
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-
-
-def files_with_mark(root: Path) -> list[str]:
-    return [str(path) for path in root.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
 
 
 def test_no_canary_of_the_chain_rests_or_shows_anywhere(skill: Skill, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def calls(draw: st.DrawFn, data: Path) -> tuple[str, dict[str, Any]]:
                 )
                 | _STRANGE
             )
-            good["spec"] = spec
+            good["spec"] = None if spec == "-" else spec  # standard input
         else:
             name = draw(st.sampled_from(OPTIONS))
             good[name] = draw(_STRANGE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .render import MAX_LINES, bounded, dumps, emit, json_option, pairs, results_root_option, say, seconds, show, table
+from .render import MAX_LINES, bounded, dumps, emit, json_option, one_line, pairs, results_root_option, say, seconds, show, table
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
@@ -168,9 +168,7 @@ def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_
 
 
 def _log_line(line: str, as_json: bool) -> None:
-    import json
-
-    click.echo(json.dumps({"line": line}, ensure_ascii=False) if as_json else line)
+    click.echo(one_line({"line": line}) if as_json else line)
     sys.stdout.flush()
 
 
@@ -234,9 +232,7 @@ def _progress(job: Job) -> dict[str, Any]:
 
 
 def _line(job: Job, progress: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps({"id": job.id, "state": str(job.state), **progress}, default=str)
+    return one_line({"id": job.id, "state": str(job.state), **progress})
 
 
 class _Bar:

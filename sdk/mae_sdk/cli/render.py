@@ -66,6 +66,12 @@ def dumps(document: Any) -> str:
     return json.dumps(_finite(document), indent=2, default=str, allow_nan=False, ensure_ascii=False)
 
 
+def one_line(document: Any) -> str:
+    """Strict JSON on one line, also for readers who take Unicode's own line separators for line ends."""
+    text = json.dumps(_finite(document), default=str, allow_nan=False, ensure_ascii=False)
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
@@ -79,7 +85,7 @@ def _finite(value: Any) -> Any:
 def print_error(error: MaeError, *, as_json: bool) -> None:
     """One error (with all its problems) on stderr: text for people, one line of JSON for machines."""
     if as_json:
-        sys.stderr.write(json.dumps(_finite(error.to_dict()), default=str, ensure_ascii=False) + "\n")
+        sys.stderr.write(one_line(error.to_dict()) + "\n")
     else:
         sys.stderr.write(f"error [{error.code}] {error}\n")
 
