@@ -25,7 +25,7 @@ from typing import Any
 
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.failure import analyse, failure
-from mae_sdk.jobfolder.process import identify
+from mae_sdk.jobfolder.process import identify, kill_leftovers
 from mae_sdk.jobfolder.secrets import redact_tree, secret_values
 from mae_sdk.jobfolder.status import StatusWriter, read_status
 from mae_sdk.ranks import PREEMPTED_EXIT, Outcome, run_ranks, start_and_watch
@@ -184,6 +184,8 @@ def _finish(
         problem = redact_tree(problem, secrets)
         state, reason = records.ERROR, str((problem or {}).get("message", ""))
         fields["failure"] = problem
+    if state in (records.CANCELED, records.ERROR) and record.get("kind") != "automl":
+        kill_leftovers(job_dir)  # what left the process group
     _close_status(job_dir, state, reason, problem)
     if sync is not None:
         try:

@@ -15,7 +15,7 @@ from mae_sdk.platforms import local
 from mae_sdk.policy import policy_word
 from mae_skill.errors import JobFailedError, UsageError
 
-from tests.support.jobs import start, write
+from tests.support.jobs import start, wait_until, write
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,14 @@ def test_cancel_ends_a_run_that_ignores_sigterm(tmp_path: Path) -> None:
     assert job.cancel(20) == "CANCELED"
     assert job.resume().record["attempts"][-1]["number"] == 2
     job.cancel(20)
+
+
+def test_cancel_reaches_a_process_that_left_the_group(tmp_path: Path) -> None:
+    job = start(tmp_path, "setsid sleep 100 & echo $! > pid; wait", cwd=str(tmp_path))
+    escaped = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()))
+    identity = identify(escaped)
+    assert job.cancel(30) == "CANCELED"
+    wait_until(lambda: not is_alive(identity))
 
 
 def test_a_secret_in_the_environment_never_reaches_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
