@@ -24,7 +24,7 @@ from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk.data.archive import Limits, Member, members
 from mae_sdk.data.decompress import sniff
-from mae_sdk.data.names import safe_name
+from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.data.ranges import RangedFile
 from mae_sdk.storage import streams, transfer, urls
@@ -70,35 +70,47 @@ def max_bytes(root: Path) -> int:
     return int(0.8 * (shutil.disk_usage(there).free + sum(entry.bytes for entry in list_entries(root))))
 
 
-def pack_of(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None, limits: Limits | None = None) -> Pack:
+def pack_of(
+    uri: str,
+    root: str | os.PathLike[str] | None = None,
+    storage_options: Options = None,
+    limits: Limits | None = None,
+    images_only: bool = False,
+) -> Pack:
     """The pack of an archive or an object-store prefix, fetched if it is not there.
+
+    Args:
+        images_only: of a prefix, leave aside what is no image; an archive is read whole anyway.
 
     Raises:
         DataError: the source is missing, empty, hostile or corrupt.
         StorageError: it could not be fetched, or does not fit.
     """
     folder = cache_dir(root)
-    identity, details = _identify(uri, storage_options)
+    identity, details = _identify(uri, storage_options, images_only)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     found = _open(folder / key)
     if found is None:
         with _locked(folder, key):
             found = _open(folder / key)  # another process may have been faster
             if found is None:
-                _build(folder, key, uri, identity, details, storage_options, limits or Limits())
+                _build(folder, key, uri, identity, details, storage_options, limits or Limits(), images_only)
                 found = _open(folder / key)
         if found is None:
             raise StorageError("the cache entry vanished while it was opened", got=str(folder / key), hint="run the same command again")
     return found
 
 
-def _identify(uri: str, storage_options: Options) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
+def _identify(uri: str, storage_options: Options, images_only: bool) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
     """What makes this source this one; for a prefix also its listing."""
     where = urls.redact(uri)
     if not urls.is_archive(uri):
-        details = transfer.list_details(uri, storage_options)
-        if not details:
+        there = transfer.list_details(uri, storage_options)
+        if not there:
             raise DataError(f"there is nothing at {where}", got=where, expected="an archive, or a folder or prefix of images")
+        details = {name: entry for name, entry in there.items() if safe_name(name, where) and (is_image(name) or not images_only)}
+        if not details:
+            raise DataError(f"{where} holds no images", got=where, expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case")
         return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
     try:
         info = transfer.info(uri, storage_options)
@@ -160,6 +172,7 @@ def _build(
     details: dict[str, dict[str, Any]] | None,
     storage_options: Options,
     limits: Limits,
+    images_only: bool,
 ) -> None:
     for stale in root.glob(f".{key}.*"):  # an interrupted fetch; we hold its lock, so nobody is writing it
         shutil.rmtree(stale, ignore_errors=True)
@@ -177,7 +190,7 @@ def _build(
             from dataclasses import replace
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
-        with _reading(uri, identity, details, storage_options, limits, root) as found:
+        with _reading(uri, identity, details, storage_options, limits, root, images_only) as found:
             write_pack(temporary, found, urls.redact(uri), meta, in_place)
         if (root / key).exists():
             shutil.rmtree(root / key)
@@ -190,12 +203,18 @@ def _build(
 
 @contextlib.contextmanager
 def _reading(
-    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits, root: Path
+    uri: str,
+    identity: dict[str, Any],
+    details: dict[str, dict[str, Any]] | None,
+    storage_options: Options,
+    limits: Limits,
+    root: Path,
+    images_only: bool,
 ) -> Iterator[Iterator[Member]]:
     where = urls.redact(uri)
     if details is not None:
         yield _objects(uri, details, storage_options)
-        if _listing(transfer.list_details(uri, storage_options)) != identity["listing"]:
+        if _identify(uri, storage_options, images_only)[0] != identity:
             raise StorageError(f"{where} changed while it was read", got=where, hint="run the same command again")
     elif not urls.is_remote(uri):
         with urls.local_path(uri).open("rb") as raw:
@@ -225,24 +244,41 @@ def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Opti
     where = urls.redact(uri)
     base = uri.rstrip("/")
     names = sorted(name for name in details if safe_name(name, where))
-    waiting: deque[tuple[str, int, Future[bytes]]] = deque()
+    waiting: deque[tuple[str, int, Future[bytes] | None]] = deque()
     held = 0
+
+    def first() -> Member:
+        nonlocal held
+        name, size, future = waiting.popleft()
+        if future is None:
+            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options))
+        held -= size
+        return Member(safe_name(name, where), size, iter((future.result(),)))
+
     with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects") as pool:
         try:
             for name in names:
                 size = details[name]["size"]
-                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or held + size > OBJECT_WINDOW):
-                    done, length, future = waiting.popleft()
-                    held -= length
-                    yield Member(safe_name(done, where), length, iter((future.result(),)))
+                large = size > OBJECT_WINDOW // 4
+                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or (not large and held + size > OBJECT_WINDOW)):
+                    yield first()
+                if large:
+                    waiting.append((name, size, None))
+                    continue
                 waiting.append((name, size, pool.submit(transfer.read_range, f"{base}/{name}", 0, size, storage_options)))
                 held += size
             while waiting:
-                done, length, future = waiting.popleft()
-                yield Member(safe_name(done, where), length, iter((future.result(),)))
+                yield first()
         finally:
             for _, _, future in waiting:
-                future.cancel()
+                if future is not None:
+                    future.cancel()
+
+
+def _large(url: str, size: int, storage_options: Options) -> Iterator[bytes]:
+    with RangedFile(url, size, storage_options) as raw:
+        while data := raw.read(1 << 20):
+            yield data
 
 
 def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None) -> Path:

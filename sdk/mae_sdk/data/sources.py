@@ -242,7 +242,7 @@ def _open_one(uri: str, cache_dir: Any, storage_options: dict[str, Any] | None, 
     else:
         from mae_sdk.data.cache import pack_of
 
-        part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits))
+        part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits, images_only=True))
     if not len(part.names):
         raise DataError(f"{where} holds no images", got=where, expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case")
     return part
