@@ -68,35 +68,44 @@ def leave_as(job: Job) -> None:
 @json_option
 def list_(state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool) -> None:
     """The newest jobs first."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from mae_sdk import Skill
 
     found = Skill().jobs(results_root=results_root, all=everything)
-    rows = [_row(item) for item in found]
+    with ThreadPoolExecutor(16) as pool:  # a remote root answers slowly; only what is shown or judged is read
+        rows = [row for row in pool.map(_row, found if state else found[:limit]) if row]
     if state:
         rows = [row for row in rows if row["state"] == state.upper()]
     rows.sort(key=lambda row: str(row["created"] or ""), reverse=True)
-    shown = rows[:limit]
+    total, shown = len(rows) if state else len(found), rows[:limit]
     text = table(
         [(row["id"], row["action"], row["state"], row["created"], row["parent"]) for row in shown],
         ("JOB", "ACTION", "STATE", "CREATED", "PARENT"),
     )
-    if len(rows) > limit:
-        text += f"\n… {len(rows) - limit} more: --limit {len(rows)}"
+    if total > limit:
+        text += f"\n… {total - limit} more: --limit {total}"
     if not rows:
         text = "no jobs here"
     root = root_flag(results_root)
     follow_up = [f"mae jobs status {shown[0]['id']}{root}"] if shown else [f"mae plan train --train-datasets URI{root}"]
-    emit({"jobs": shown, "total": len(rows)}, as_json=as_json, text=text, next_commands=follow_up)
+    emit({"jobs": shown, "total": total}, as_json=as_json, text=text, next_commands=follow_up)
 
 
-def _row(item: Any) -> dict[str, Any]:
-    record = item if isinstance(item, dict) else {"id": item.id, "state": str(item.state), **item.record}
+def _row(job: Job) -> dict[str, Any] | None:
+    """What the list says of a job; None where it has gone since the root was listed."""
+    from mae_skill.errors import NotFoundError
+
+    try:
+        record, state = job.observe()
+    except NotFoundError:
+        return None
     return {
-        "id": record.get("id"),
+        "id": job.id,
         "action": record.get("action"),
-        "state": str(record.get("state")),
-        "created": record.get("created_at") or record.get("created"),
-        "parent": record.get("parent_job_id") or record.get("parent"),
+        "state": state,
+        "created": record.get("created_at"),
+        "parent": record.get("parent"),
     }
 
 
