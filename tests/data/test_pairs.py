@@ -15,6 +15,7 @@ from mae_skill.errors import DataError
 from PIL import Image
 
 from tests.support.images import make_tarball, photo
+from tests.support.s3 import S3Server
 from tests.support.scenes import write_digit_scenes
 
 
@@ -91,6 +92,14 @@ def test_an_image_without_mask_is_named_before_anything_starts(ade: Path, tmp_pa
         open_pairs(str(copy), role="train")
     assert caught.value.field == "dataset.segmentation.train_mask_sources"
     assert open_pairs(str(copy), role="train", required=False).masked == 2
+
+
+def test_two_masks_for_one_image_are_refused(ade: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ade, tmp_path / "copy"))
+    Image.open(copy / "annotations/training/00001.png").save(copy / "annotations/training/00001.tif")
+    with pytest.raises(DataError, match="two masks have the path training/00001"):
+        open_pairs(str(copy), role="train")
+    assert len(open_pairs(str(copy), role="val")) == 2, "another split is no matter"
 
 
 def test_what_cannot_be_paired_says_what_is_expected(ade: Path, tmp_path: Path) -> None:
@@ -180,3 +189,11 @@ def test_inspect_tells_values_and_everything_that_does_not_fit(ade: Path, tmp_pa
     report = json.loads(capsys.readouterr().out)["masks"]
     assert [report[key]["count"] for key in ("without_mask", "unreadable", "other_size")] == [1, 1, 1]
     assert report["other_size"]["files"] == [str(folder / "00002.png")]
+
+
+def test_a_prefix_of_images_finds_the_annotations_beside_it_in_the_bucket(ade: Path, s3: S3Server, tmp_path: Path) -> None:
+    shutil.copytree(ade, s3.bucket("pairs") / "ade", dirs_exist_ok=True)
+    pairs = open_pairs("s3://pairs/ade/images/training", role="train", cache_dir=tmp_path)
+    assert seen(pairs) == TRAINING
+    assert pairs.read_mask(0) == (ade / "annotations/training/00000.png").read_bytes()
+    assert seen(open_pairs("s3://pairs/ade/", role="val", cache_dir=tmp_path)) == VALIDATION

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,11 @@ def _sibling(place: str) -> str | None:
 
 
 def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]:
-    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around everything, whichever fits more."""
+    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around everything, whichever fits more.
+
+    Raises:
+        DataError: two masks have an image's path.
+    """
     import numpy as np
 
     place = {stem: i for i, stem in masks.items()}
@@ -197,6 +202,11 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
         bare = {stem[short:]: i for stem, i in place.items()}
         again = [bare.get(stem[cut:], -1) for stem in images.values()]
         found = again if again.count(-1) < found.count(-1) else found
+    if len(place) < len(masks):
+        times = Counter(masks.values())
+        twice = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
+        if twice is not None:
+            raise DataError(f"two masks have the path {twice}, without the suffix", got=twice, expected="one mask for an image")
     return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
 
 
