@@ -16,11 +16,12 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
         ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if x.numel() // x.shape[1] * ranks == 1:
-            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if not self.training or x.numel() // x.shape[1] * ranks == 1:
+            # Sharded training may hold weight and bias in half precision; the statistics never are.
+            assert self.running_mean is not None
+            weight, bias = self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype)
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps)
         return super().forward(x) if ranks == 1 else self._over_ranks(x)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
