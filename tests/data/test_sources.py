@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mae_sdk.data import cache, open_source
+from mae_sdk.data import cache, fetch, open_source
 from mae_skill.errors import DataError, DependencyError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
@@ -57,8 +57,8 @@ def test_of_a_prefix_only_the_images_are_fetched_and_large_ones_in_parts(
     from tests.support.proxy import FaultProxy
     from tests.support.s3 import environment
 
-    monkeypatch.setattr(cache, "OBJECT_WINDOW", 200_000)
-    monkeypatch.setattr(cache.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
+    monkeypatch.setattr(fetch, "OBJECT_WINDOW", 200_000)
+    monkeypatch.setattr(fetch.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
     place = s3.bucket("sources") / "mixed"
     shutil.copytree(folder, place)
     (place / "labels.json").write_text("{}")

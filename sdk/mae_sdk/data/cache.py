@@ -22,16 +22,14 @@ from typing import Any
 
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
-from mae_sdk.data.archive import Limits, Member, members
+from mae_sdk.data.archive import Limits
 from mae_sdk.data.decompress import sniff
+from mae_sdk.data.fetch import reading
 from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
-from mae_sdk.data.ranges import RangedFile
-from mae_sdk.storage import streams, transfer, urls
+from mae_sdk.storage import transfer, urls
 
 Options = dict[str, Any] | None
-OBJECTS_AT_ONCE = 48
-OBJECT_WINDOW = 48 << 20
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,13 @@ def _build(
             from dataclasses import replace
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
-        with _reading(uri, identity, details, storage_options, limits, root, images_only) as found:
+        with reading(uri, identity, details, storage_options, limits, root) as found:
             write_pack(temporary, found, urls.redact(uri), meta, in_place)
+        if details is None:
+            transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
+        elif _identify(uri, storage_options, images_only)[0] != identity:
+            where = urls.redact(uri)
+            raise StorageError(f"{where} changed while it was read", got=where, hint="run the same command again")
         if (root / key).exists():
             shutil.rmtree(root / key)
         temporary.rename(root / key)
@@ -199,86 +202,6 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     make_room(root, 0, keep=key)
-
-
-@contextlib.contextmanager
-def _reading(
-    uri: str,
-    identity: dict[str, Any],
-    details: dict[str, dict[str, Any]] | None,
-    storage_options: Options,
-    limits: Limits,
-    root: Path,
-    images_only: bool,
-) -> Iterator[Iterator[Member]]:
-    where = urls.redact(uri)
-    if details is not None:
-        yield _objects(uri, details, storage_options)
-        if _identify(uri, storage_options, images_only)[0] != identity:
-            raise StorageError(f"{where} changed while it was read", got=where, hint="run the same command again")
-    elif not urls.is_remote(uri):
-        with urls.local_path(uri).open("rb") as raw:
-            yield members(raw, identity["size"], where, limits)
-        transfer.check_unchanged(uri, identity)
-    elif identity["size"] is None or not streams.takes_ranges(uri, storage_options):
-        with streams.StreamedFile(uri, identity["size"], storage_options) as raw, tempfile.TemporaryFile(dir=root) as whole:
-            if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
-                shutil.copyfileobj(raw, whole, 1 << 20)
-                size = whole.tell()
-                whole.seek(0)
-                yield members(whole, size, where, limits)
-            else:
-                yield members(raw, identity["size"], where, limits)
-        transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
-    else:
-        with RangedFile(uri, identity["size"], storage_options) as raw:
-            yield members(raw, identity["size"], where, limits)
-        transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
-
-
-def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Options) -> Iterator[Member]:
-    """The objects of a prefix, many requests in flight, a bounded number of bytes in memory."""
-    from collections import deque
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    where = urls.redact(uri)
-    base = uri.rstrip("/")
-    names = sorted(name for name in details if safe_name(name, where))
-    waiting: deque[tuple[str, int, Future[bytes] | None]] = deque()
-    held = 0
-
-    def first() -> Member:
-        nonlocal held
-        name, size, future = waiting.popleft()
-        if future is None:
-            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options))
-        held -= size
-        return Member(safe_name(name, where), size, iter((future.result(),)))
-
-    with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects") as pool:
-        try:
-            for name in names:
-                size = details[name]["size"]
-                large = size > OBJECT_WINDOW // 4
-                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or (not large and held + size > OBJECT_WINDOW)):
-                    yield first()
-                if large:
-                    waiting.append((name, size, None))
-                    continue
-                waiting.append((name, size, pool.submit(transfer.read_range, f"{base}/{name}", 0, size, storage_options)))
-                held += size
-            while waiting:
-                yield first()
-        finally:
-            for _, _, future in waiting:
-                if future is not None:
-                    future.cancel()
-
-
-def _large(url: str, size: int, storage_options: Options) -> Iterator[bytes]:
-    with RangedFile(url, size, storage_options) as raw:
-        while data := raw.read(1 << 20):
-            yield data
 
 
 def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None) -> Path:

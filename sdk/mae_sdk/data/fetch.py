@@ -1,0 +1,88 @@
+"""From a source to its files in one forward pass: local archives, ranged or streamed remote ones, and prefixes of loose objects."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mae_sdk.data.archive import Limits, Member, members
+from mae_sdk.data.names import safe_name
+from mae_sdk.data.ranges import RangedFile
+from mae_sdk.storage import streams, transfer, urls
+
+Options = dict[str, Any] | None
+OBJECTS_AT_ONCE = 48
+OBJECT_WINDOW = 48 << 20
+
+
+@contextlib.contextmanager
+def reading(
+    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits, root: Path
+) -> Iterator[Iterator[Member]]:
+    """The files of an archive, or of a prefix whose listing is ``details``, in one pass; ``root`` is where a zip may lie meanwhile."""
+    where = urls.redact(uri)
+    if details is not None:
+        yield _objects(uri, details, storage_options)
+    elif not urls.is_remote(uri):
+        with urls.local_path(uri).open("rb") as raw:
+            yield members(raw, identity["size"], where, limits)
+    elif identity["size"] is None or not streams.takes_ranges(uri, storage_options):
+        with streams.StreamedFile(uri, identity["size"], storage_options) as raw, tempfile.TemporaryFile(dir=root) as whole:
+            if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
+                shutil.copyfileobj(raw, whole, 1 << 20)
+                size = whole.tell()
+                whole.seek(0)
+                yield members(whole, size, where, limits)
+            else:
+                yield members(raw, identity["size"], where, limits)
+    else:
+        with RangedFile(uri, identity["size"], storage_options) as raw:
+            yield members(raw, identity["size"], where, limits)
+
+
+def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Options) -> Iterator[Member]:
+    """The objects of a prefix, many requests in flight, a bounded number of bytes in memory."""
+    where = urls.redact(uri)
+    base = uri.rstrip("/")
+    names = sorted(name for name in details if safe_name(name, where))
+    waiting: deque[tuple[str, int, Future[bytes] | None]] = deque()
+    held = 0
+
+    def first() -> Member:
+        nonlocal held
+        name, size, future = waiting.popleft()
+        if future is None:
+            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options))
+        held -= size
+        return Member(safe_name(name, where), size, iter((future.result(),)))
+
+    with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects") as pool:
+        try:
+            for name in names:
+                size = details[name]["size"]
+                large = size > OBJECT_WINDOW // 4
+                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or (not large and held + size > OBJECT_WINDOW)):
+                    yield first()
+                if large:
+                    waiting.append((name, size, None))
+                    continue
+                waiting.append((name, size, pool.submit(transfer.read_range, f"{base}/{name}", 0, size, storage_options)))
+                held += size
+            while waiting:
+                yield first()
+        finally:
+            for _, _, future in waiting:
+                if future is not None:
+                    future.cancel()
+
+
+def _large(url: str, size: int, storage_options: Options) -> Iterator[bytes]:
+    with RangedFile(url, size, storage_options) as raw:
+        while data := raw.read(1 << 20):
+            yield data
