@@ -208,3 +208,22 @@ def test_the_automl_page_lists_every_key_with_its_default_and_meaning() -> None:
         if line.startswith("| ")
     ]
     assert rows[1:] == [[key.name, key.type, json.dumps(key.default), key.meaning] for key in TABLE]
+
+
+def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action() -> None:
+    from mae_sdk.cli.spec import check_spec
+    from mae_skill.bundle import Bundle
+
+    bundle = Bundle.load(None)
+    seen = set()
+    for page in sorted((ROOT / "references").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for body in [*fences(page, "json"), *re.findall(r"`(\{\"[^`\n]+\})`", text)]:
+            overrides = json.loads(body)
+            if not all(re.match(rf"({SECTIONS})\.", key) for key in overrides):
+                continue
+            action = page.stem if page.stem in bundle.info["actions"] else "train"
+            errors, _ = check_spec(bundle, action, {}, overrides)
+            assert not {str(error.field) for error in errors} & set(overrides), f"{name(page)}: {errors}"
+            seen.add(page.stem)
+    assert {"train", "evaluate", "inference"} <= seen
