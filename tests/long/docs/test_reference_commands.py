@@ -60,7 +60,7 @@ def test_the_commands_of_a_page_run_as_printed(place: Place, page: str) -> None:
         line = line.replace("s3://bucket/data/", f"{place.root}/data/")
         words = shlex.split(line, comments=True)
         values = {
-            "TRAIN": f"{place.root}/data/train",
+            "TRAIN": f"{place.root}/data/train/images_train.tar.gz",
             "VAL": f"{place.root}/data/eval/images_val.tar.gz",
             "TRAIN_JOB": place.trained,
             "EXPORT_JOB": place.exported,
