@@ -219,3 +219,10 @@ def test_labels_of_many_classes_follow_the_sorted_order(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert source.classes == sorted(f"c{i}" for i in range(120))
     assert np.array_equal(source.labels, np.arange(120))
+
+
+def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path: Path) -> None:
+    make_tarball(write_imagefolder(tmp_path / "pictures", classes=2, per_class=1), tmp_path / "data" / "images_train.tar.gz")
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path / "data"))
+    assert caught.value.hint == "it holds images_train.tar.gz: name the archive itself"

@@ -244,5 +244,8 @@ def _open_one(uri: str, cache_dir: Any, storage_options: dict[str, Any] | None, 
 
         part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits, images_only=True))
     if not len(part.names):
-        raise DataError(f"{where} holds no images", got=where, expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case")
+        inside = sorted(path.name for path in local.iterdir() if urls.is_archive(path.name)) if local is not None and local.is_dir() else []
+        hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
+        expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
+        raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
     return part
