@@ -17,9 +17,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mae_sdk.jobfolder.secrets import redact
 
@@ -35,8 +34,7 @@ _CLUSTER_NAMES = (
 _CLUSTER_PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "LSB_", "PL_GLOBAL_SEED")
 
 
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(NamedTuple):
     """What the orchestrator said: this node among how many, and where rank 0 listens."""
 
     nodes: int = 1
@@ -46,8 +44,7 @@ class Cluster:
     processes_per_node: int | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How the ranks ended. ``exit_code`` is that of the rank that failed first (negative = killed by that signal), 75 when preempted."""
 
     exit_code: int
