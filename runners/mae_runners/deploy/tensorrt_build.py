@@ -185,8 +185,11 @@ def build_engine(
         config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
+        old = [target for target in chosen if target != CURRENT and float(target) < float(FROM)]
         raise CheckpointError(
-            f"{PACKAGES[backend]} cannot build the engine: {listener.last or 'no reason given'}", field="gen_trt_engine.onnx_file"
+            f"{PACKAGES[backend]} cannot build the engine: {listener.last or 'no reason given'}",
+            field="gen_trt_engine.onnx_file",
+            hint=f"for {', '.join(old)} set gen_trt_engine.tensorrt.data_type=FP16, or name targets from {FROM} on" if old else None,
         )
     content = bytes(plan)
     if timing_cache is not None and caches:

@@ -205,7 +205,10 @@ def _build(
 
 
 def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None) -> Path:
-    """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry."""
+    """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry.
+
+    Nothing holds it against eviction while a consumer reads it: of a full cache the longest unused entry goes first.
+    """
     if not urls.is_remote(uri) and urls.local_path(uri).is_dir():
         return urls.local_path(uri)
     pack = pack_of(uri, root, storage_options)

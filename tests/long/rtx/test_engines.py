@@ -6,6 +6,7 @@ import pytest
 import torch
 from mae_runners.actions import export, gen_trt_engine
 from mae_sdk import Skill
+from mae_skill.errors import CheckpointError
 
 from tests.support.deploy import make_context, make_model, make_spec, save_checkpoint, write_digits
 
@@ -49,6 +50,11 @@ def test_with_no_target_named_every_precision_builds_for_all_of_them(arch, tmp_p
         }
         built = gen_trt_engine.run(make_spec(**values), make_context("gen_trt_engine", tmp_path))["engine"]["targets"]
         assert set(built) == {"7.5"} if targets else {"8.0", "8.6", "8.9", "12.0"} <= set(built)
+    values |= {"gen_trt_engine__tensorrt__data_type": "FP32", "gen_trt_engine__trt_engine": str(tmp_path / "old.engine")}
+    with pytest.raises(CheckpointError) as caught:
+        gen_trt_engine.run(make_spec(**values), make_context("gen_trt_engine", tmp_path))
+    assert "for 7.5 set gen_trt_engine.tensorrt.data_type=FP16" in caught.value.hint
+    assert not (tmp_path / "old.engine").exists()
 
 
 def test_a_chain_of_jobs_ends_in_an_engine_with_nothing_named_but_the_parent(tmp_path, monkeypatch):
