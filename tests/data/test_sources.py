@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mae_sdk.data import cache, fetch, open_source
-from mae_skill.errors import DataError, DependencyError
+from mae_skill.errors import DataError, DependencyError, StorageError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
 from tests.support.s3 import SECRET_KEY, S3Server
@@ -226,3 +227,24 @@ def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path / "data"))
     assert caught.value.hint == "it holds images_train.tar.gz: name the archive itself"
+
+
+def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_sdk.data import sources
+
+    for name in ("a", "b"):
+        write_imagefolder(tmp_path / "set" / name, classes=1, per_class=1)
+    real = os.scandir
+
+    def scandir(path: Path, error: type[OSError]) -> Any:
+        if Path(path).name == "b":
+            raise error(13, "no", str(path))
+        return real(path)
+
+    monkeypatch.setattr(sources.os, "scandir", lambda path: scandir(path, FileNotFoundError))
+    assert len(sources._walk(tmp_path / "set")) == 1
+    monkeypatch.setattr(sources.os, "scandir", lambda path: scandir(path, PermissionError))
+    with pytest.raises(StorageError):
+        sources._walk(tmp_path / "set")

@@ -5,6 +5,7 @@ Archives and remote sources are read from the local cache; a local folder is rea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -155,26 +156,36 @@ class _Folder:
 
 
 def _walk(root: Path) -> list[tuple[str, int, int]]:
-    """``(name, size, mtime_ns)`` of every image; links are followed, circles are not."""
+    """``(name, size, mtime_ns)`` of every image; links are followed, circles are not; what goes while we look was never there.
+
+    Raises:
+        StorageError: a folder may not be read.
+    """
     found: list[tuple[str, int, int]] = []
     seen: set[tuple[int, int]] = set()
     stack = [("", root)]
     while stack:
         prefix, folder = stack.pop()
-        stat = folder.stat()
-        if (stat.st_dev, stat.st_ino) in seen:
+        try:
+            stat = folder.stat()
+            if (stat.st_dev, stat.st_ino) in seen:
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    if entry.is_dir():
+                        stack.append((name + "/", Path(entry.path)))
+                    elif is_image(name) and entry.is_file():
+                        with contextlib.suppress(FileNotFoundError):
+                            info = entry.stat()
+                            found.append((name, info.st_size, info.st_mtime_ns))
+        except FileNotFoundError:
             continue
-        seen.add((stat.st_dev, stat.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if entry.is_dir():
-                    stack.append((name + "/", Path(entry.path)))
-                elif is_image(name) and entry.is_file():
-                    info = entry.stat()
-                    found.append((name, info.st_size, info.st_mtime_ns))
+        except OSError as error:
+            raise StorageError(f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False) from error
     return found
 
 
