@@ -49,6 +49,14 @@ def test_the_fields_of_finetuning_act_there_alone(changed: dict[str, Any]) -> No
     assert all(np.array_equal(train("pretrain", key), train("pretrain", key, **changed)) for key in range(8))
 
 
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "rand-m0", "augmix-m10", "original", "v0", "originalr", "v0r", "3a"])
+def test_a_policy_at_its_extremes_never_fails(policy: str) -> None:
+    plain = train("finetune", 0)
+    assert {(image.shape, image.dtype) for image in (train("finetune", key, auto_aug=policy) for key in range(60))} == {
+        (plain.shape, plain.dtype)
+    }
+
+
 def test_an_unknown_policy_names_the_field() -> None:
     with pytest.raises(SpecError) as caught:
         train(auto_aug="rand-zz9")

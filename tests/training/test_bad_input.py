@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.images import write_flat
-from tests.support.training import digits_folder, read, spec, train
+from tests.support.training import command, digits_folder, read, spec, train
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,18 @@ def test_too_many_unreadable_images_end_the_run_and_a_tolerated_share_does_not(d
     assert train(spec(broken, tmp_path / "job")) == 3
     assert victim.name in str(read(tmp_path / "job", "error.json"))
     assert train(spec(broken, tmp_path / "kind", dataset__max_corrupt_fraction=0.2)) == 0
+
+
+FAULTY = """
+import runpy, sys
+from mae_runners.data.transforms import TrainTransform
+def fail(*_): raise ValueError("no such picture")
+TrainTransform.__call__ = fail
+runpy.run_module("mae_runners", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_error_in_a_data_worker_ends_the_process_though_workers_outlive_sigterm(data: Path, tmp_path: Path) -> None:
+    words = command(spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1))
+    ended = subprocess.run([words[0], "-c", FAULTY, *words[3:]], capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 1 and "no such picture" in read(tmp_path / "job", "error.json")["message"], ended.stderr[-2000:]

@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from mae_runners.data.decode import Pixels, decode, jpeg_shape
 
@@ -230,5 +230,13 @@ def _policy(
             got=text,
             expected="rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, v0r, 3a, or none",
         ) from error
+    for step in getattr(policy, "ops", None) or [step for steps in policy.policy for step in steps]:
+        if step.name.startswith("Posterize"):
+            step.aug_fn = _posterize
     result: Callable[[Image.Image], Image.Image] = policy
     return result
+
+
+def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """At least one bit stays: the strongest levels of timm's policies ask for none, which Pillow refuses."""
+    return picture if bits >= 8 else ImageOps.posterize(picture, max(1, bits))
