@@ -60,7 +60,12 @@ TABLE: tuple[Key, ...] = (
     Key("plateau", "int | null", None, "stop after this many finished trials in a row without a better one"),
     Key("grid_points", "int", 3, "points a numeric knob gets under the grid sampler"),
     Key("retries", "int", 2, "times a trial is started again after a fault of the machine or of storage"),
-    Key("storage", "text | null", None, "RDB URL shared by many workers, or env:NAME of one (null: a journal file in the job folder; a path: one there)"),
+    Key(
+        "storage",
+        "text | null",
+        None,
+        "RDB URL shared by many workers, or env:NAME of one (null: a journal file in the job folder; a path: one there)",
+    ),
     Key(
         "study", "text | null", None, "name of the study in a shared storage (null: the job's id); workers that give the same name share it"
     ),
