@@ -95,7 +95,7 @@ SCHEMA: dict[str, Any] = {
     },
 }
 SPEC: dict[str, Any] = {
-    "model": {"drop_path_rate": 0.1, "width": 32, "heads": 16, "pool": "mean"},
+    "model": {"drop_path_rate": 0.1, "width": 32, "heads": 16, "pool": "mean", "task": "classification"},
     "train": {
         "stage": "finetune",
         "seed": 1,
