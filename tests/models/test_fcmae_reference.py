@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mae_runners.models.convnext import Block, stage_layout
 from mae_runners.models.masking import draw_mask
 from torch import Tensor
 
@@ -114,3 +115,20 @@ def test_grn_of_one_sample_does_not_see_the_others() -> None:
         together = model(images, noise).pred[:1]
         alone = model(images[:1], noise[:1]).pred
     assert relative(together, alone) < 1e-12
+
+
+def test_a_compiled_block_gives_the_same_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    block = Block(16).double()
+    layout = stage_layout(torch.rand(2, 25).argsort(1)[:, :6].sort(1).values, (5, 5), 8)  # a map above SMALL_MAP: unit by unit when eager
+    x = torch.randn(layout.index.numel(), 16, dtype=torch.float64, requires_grad=True)
+    results = []
+    for call in (block, torch.compile(block, backend="eager", fullgraph=True)):
+        block.zero_grad()
+        x.grad = None
+        y = call(x, layout)
+        y.square().sum().backward()
+        assert x.grad is not None
+        results.append([y, x.grad.clone(), *(grad.clone() for grad in gradients(block).values())])
+    for eager, compiled in zip(*results, strict=True):
+        assert relative(eager, compiled) < 1e-12

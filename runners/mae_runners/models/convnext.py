@@ -23,6 +23,8 @@ from .masking import gather_rows, scatter_rows, take_patches
 
 UNIT = 32  # pixels a side of a mask unit
 STEM = 4
+SMALL_MAP = 28 * 28  # cells; up to here a depthwise weight gradient is taken from whole maps on the CPU
+LEAST_SIDE = 4  # cells; smaller units make more windows than work
 
 
 class Layout(NamedTuple):
@@ -69,14 +71,6 @@ class _DepthwiseOnCpu(torch.autograd.Function):
     unit takes 4.4 ms at mask ratio 0.75.
     """
 
-    MAX_CELLS = 28 * 28
-    MIN_SIDE = 4  # smaller units make more windows than work
-
-    @classmethod
-    def serves(cls, x: Tensor, layout: Layout | None) -> bool:
-        """Whether this weight gradient is the faster one."""
-        return x.shape[2] * x.shape[3] <= cls.MAX_CELLS or (layout is not None and layout.side >= cls.MIN_SIDE)
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layout: Layout | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -93,7 +87,7 @@ class _DepthwiseOnCpu(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # The transpose of a "same" convolution with an odd kernel is the convolution with the kernel turned by 180 degrees.
             grad_x = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=channels)
-        if height * width > _DepthwiseOnCpu.MAX_CELLS:
+        if height * width > SMALL_MAP:
             grad_weight = window_products(x, grad, ctx.layout, weight.shape[-1])
         else:
             images = x.transpose(0, 1).reshape(1, channels * batch, height, width)
@@ -113,12 +107,14 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, 7, padding=3, groups=dim)
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+        if torch.compiler.is_compiling():
+            layout = None  # graphs hold tensors and numbers; whole maps need no more
         if (
             x.device.type == "cpu"
             and torch.is_grad_enabled()
             and self.weight.requires_grad
             and not torch.is_autocast_enabled("cpu")
-            and _DepthwiseOnCpu.serves(x, layout)
+            and (x.shape[2] * x.shape[3] <= SMALL_MAP or (layout is not None and layout.side >= LEAST_SIDE))
         ):
             return _DepthwiseOnCpu.apply(x, self.weight, self.bias, layout)
         return super().forward(x)
