@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from mae_runners.training import loop, preemption, quality, task
 from mae_sdk.ranks import start_and_watch
 
-from tests.support.training import curve, digits_folder, read, spec, status_lines, train
+from tests.support.training import command, curve, digits_folder, read, spec, status_lines, train
 
 PREEMPTED = 75
 
@@ -120,14 +122,27 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
         if self.position.step == 4:
             workers = multiprocessing.active_children()
             assert workers
-            for process in (*workers, multiprocessing.current_process()):
-                os.kill(process.pid or 0, signal.SIGTERM)
+            pids = [str(process.pid) for process in (*workers, multiprocessing.current_process())]
+            subprocess.run(["kill", "-TERM", *pids], check=True)
         whole(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_step", step)
         stopped(made)
     assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00005.pth"]
+
+
+def test_an_error_ends_a_run_with_workers(data: Path, tmp_path: Path) -> None:
+    """Its workers end with it, though the traceback still holds the loader when the interpreter ends."""
+    code = (
+        "import sys\nfrom mae_runners.training import loop\n"
+        "def step(self, *a): raise ValueError('no step')\nloop.Loop._step = step\n"
+        "from mae_runners.__main__ import main\ncode = main(sys.argv[1:])\nkept = sys.exc_info()\nsys.exit(code)\n"
+    )
+    made = spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1, dataset__batch_size=1)
+    done = subprocess.run([sys.executable, "-c", code, *command(made)[3:]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "no step" in read(tmp_path / "job", "error.json")["message"]
 
 
 def test_a_signal_after_the_last_step_does_not_keep_the_result_from_being_written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,16 +86,28 @@ def build_loader(
 
 
 def start_worker(worker: int) -> None:
-    """One thread a worker: the parallelism is in their number. Where the run handles a signal itself, a signal to the whole group must not
-    end its workers first."""
+    """One thread a worker: the parallelism is in their number."""
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_IGN)
+    if callable(signal.getsignal(signal.SIGTERM)) and hasattr(signal, "sigwaitinfo"):
+        _heed_parent_only()
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _heed_parent_only() -> None:
+    """The run handles SIGTERM and SIGUSR1 itself, so one sent to all its processes must not end its workers first; one from the run itself,
+    which it sends when it ends, must."""
+    numbers = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(numbers).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def plan_workers(workers: int, batch_bytes: int) -> tuple[int, int]:
