@@ -218,7 +218,7 @@ def _fine_tune(root: Path, spec: dict[str, Any], name: str) -> float:
     return found[1] if found else 0.0
 
 
-def real(trials: int = 16, seeds: int = 4) -> dict[str, Any]:
+def real(trials: int = 12, seeds: int = 3) -> dict[str, Any]:
     """Search on real fine-tuning: digits, a small ViT pretrained first, every trial a real run of the default search space.
 
     ours: the packaged schema's space with TPE. random: the same space. uniform_tpe: TPE with lr and weight decay uniform on [0, 1].
