@@ -98,9 +98,21 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         value = given.get(name, {})
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
             raise UsageError("not a mapping of names to values", field=name, got=repr(value), expected="a mapping whose keys are text")
+    for name in ("spec", "spec_overrides", "automl"):
+        if (odd := _not_plain(given.get(name))) is not None:
+            raise UsageError("not a value of a spec", field=name, got=repr(odd), expected="texts, numbers, booleans, null, lists, mappings")
     for name, value in given.get("env", {}).items():
         if not isinstance(value, (str, int, float)) or "=" in name or "\0" in f"{name}{value}":
             raise UsageError("not an environment setting", field=f"env.{name}", got=repr(value), expected="a name without '=' and a text")
+
+
+def _not_plain(value: Any, depth: int = 64) -> Any:
+    """The first value inside `value` that no spec can hold (one that is too deep, or holds itself, among them), or None."""
+    if isinstance(value, (Mapping, list, tuple)) and depth:
+        inside = value.values() if isinstance(value, Mapping) else value
+        return next((odd for item in inside if (odd := _not_plain(item, depth - 1)) is not None), None)
+    plain = value is None or isinstance(value, (str, int, float)) or callable(getattr(value, "item", None))  # item: numpy's scalars
+    return None if plain else value
 
 
 @dataclass

@@ -13,6 +13,8 @@ from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
 
+CIRCLE: dict[str, Any] = {}
+CIRCLE["train"] = CIRCLE
 SMALL = {"arch": "vit_tiny_patch16", "image_size": 64}
 
 
@@ -152,3 +154,25 @@ def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(dat
     made = plan(data, spec_overrides={"train.results_dir": "/elsewhere"}, automl_policy="off")
     assert made.spec["train"]["results_dir"] is None and made.spec["results_dir"] == str(made.job_dir)
     assert any("train.results_dir of the spec is not used" in notice for notice in made.notices)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"spec_overrides": {"train.seed": object}}, "spec_overrides"),
+        ({"spec": {"train": {"seed": [{"a": b"x"}]}}}, "spec"),
+        ({"spec": CIRCLE}, "spec"),
+        ({"spec_overrides": 3.5}, "spec_overrides"),
+        ({"spec_overrides": {1: 2}}, "spec_overrides"),
+        ({"automl": []}, "automl"),
+        ({"env": {"A=B": "c"}}, "env.A=B"),
+        ({"env": {"A": None}}, "env.A"),
+        ({"ptm": 7}, "ptm"),
+        ({"recipe": ["x"]}, "recipe"),
+        ({"eval_dataset": {"a": 1}}, "eval_dataset"),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_named(data: Path, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Skill().plan("train", train_datasets=str(data), **options)
+    assert caught.value.field == field
