@@ -176,6 +176,7 @@ def vit_peer(setting: Setting) -> Any:
     decoder = setting.decoder(8)
     shape: dict[str, Any] = {
         "image_size": setting.size,
+        "layer_norm_eps": 1e-6,  # as published
         "decoder_hidden_size": decoder["decoder_embed_dim"],
         "decoder_num_attention_heads": decoder["decoder_num_heads"],
         "decoder_intermediate_size": 4 * decoder["decoder_embed_dim"],
