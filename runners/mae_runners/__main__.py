@@ -215,21 +215,5 @@ def leave(code: int) -> int:
     return code
 
 
-def end_workers() -> None:
-    """Data workers ignore SIGTERM while the run handles it, and at its end Python sends them that and waits: after an error, for ever."""
-    if "multiprocessing" not in sys.modules:
-        return
-    import multiprocessing
-    import signal
-
-    children = multiprocessing.active_children()
-    if children:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for every worker that a signal ends
-    for child in children:
-        child.kill()
-
-
 if __name__ == "__main__":
-    exit_code = main()
-    end_workers()
-    sys.exit(exit_code)
+    sys.exit(main())
