@@ -118,7 +118,7 @@ def measure(case: str, setting: Setting, rounds: int) -> dict[str, Any]:
         "peak_tflops": peak,
         "sides": figures,
         "ratios": ratios,
-        "target": TARGETS[case],
+        "target": None if setting.small else TARGETS[case],  # tiny shapes say nothing about speed
         "speedup_over_eager_peer": best,
         "errors": errors,
     }
@@ -137,10 +137,11 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """A case for the terminal."""
-    verdict = "reached" if result["speedup_over_eager_peer"] >= result["target"] else "MISSED"
-    out = [
-        f"{result['case']}: {result['speedup_over_eager_peer']:.2f}× over {result['peer']} (eager); target {result['target']}× {verdict}"
-    ]
+    target = result["target"]
+    verdict = "a rehearsal"
+    if target is not None:
+        verdict = f"target {target}× {'reached' if result['speedup_over_eager_peer'] >= target else 'MISSED'}"
+    out = [f"{result['case']}: {result['speedup_over_eager_peer']:.2f}× over {result['peer']} (eager); {verdict}"]
     for name, side in result["sides"].items():
         mfu = "MFU unknown" if side["mfu"] is None else f"MFU {side['mfu']:.1%}"
         out.append(f"  {name:30} {side['images_per_s']:9.1f} images/s  {side['tflops']:8.2f} TFLOP/s  {mfu}  peak {side['peak_mib']} MiB")
