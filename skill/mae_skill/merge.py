@@ -79,7 +79,11 @@ def _merge_into(
         key = f"{prefix}{name}"
         child = _child(schema, str(name))
         if isinstance(value, Mapping) and (_is_section(child) or not child):
-            if not isinstance(get_dotted(resolved.spec, key), dict):
+            here = get_dotted(resolved.spec, key)
+            if here is not None and not isinstance(here, dict) and _is_section(child):  # an earlier layer's mistake is not covered up
+                problems.append(SpecError("a section is given as a value", field=key, got=here, expected="a section"))
+                continue
+            if not isinstance(here, dict):
                 set_dotted(resolved.spec, key, {})
             _merge_into(resolved, value, child, layer, f"{key}.", problems)
             continue

@@ -48,6 +48,12 @@ def test_merging_changes_neither_the_layers_nor_the_schema() -> None:
     assert SCHEMA["default"]["train"]["gpu_ids"] == [0]
 
 
+def test_a_section_given_as_a_value_is_an_error_though_a_later_layer_sets_one_of_its_fields() -> None:
+    with pytest.raises(SpecError) as caught:
+        merge([("file", {"model": ""}), ("override", {"model": {"arch": "vit_tiny_patch16"}})], SCHEMA)
+    assert [(problem.field, problem.expected) for problem in caught.value.problems] == [("model", "a section")]
+
+
 def test_an_empty_section_leaves_it_and_a_null_clears_a_field() -> None:
     resolved = merge([("recipe", {"train": {"clip_grad_norm": 1.0}}), ("file", {"model": None, "train": {"clip_grad_norm": None}})], SCHEMA)
     assert resolved.spec["model"] == SCHEMA["default"]["model"]
