@@ -50,7 +50,7 @@ TABLE: tuple[Key, ...] = (
     Key("concurrency", "int | auto", "auto", "trials at a time (auto: the number of devices divided by the devices of a trial)"),
     Key("sampler", "|".join(SAMPLERS), "tpe", "how knobs are proposed (several metrics: nsga2 unless given)"),
     Key("pruner", "|".join(PRUNERS), "hyperband", "which trials end early (several metrics: none)"),
-    Key("min_epochs", "int", 1, "epochs before a pruner may end a trial"),
+    Key("min_epochs", "int | null", None, "epochs before a pruner may end a trial (null: a ninth of the run's, at least one)"),
     Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung"),
     Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),
     Key("metric", "text | list", None, "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front"),
@@ -103,7 +103,7 @@ class AutoMLOptions:
     concurrency: int | None = None
     sampler: str | None = None
     pruner: str | None = None
-    min_epochs: int = 1
+    min_epochs: int | None = None
     reduction_factor: int = 3
     seed: int = 0
     metric: tuple[str, ...] = ()
@@ -316,7 +316,7 @@ _READERS: dict[str, Any] = {
     "concurrency": _concurrency,
     "sampler": _or_null(_word(SAMPLERS)),
     "pruner": _or_null(_word(PRUNERS)),
-    "min_epochs": _whole(1),
+    "min_epochs": _or_null(_whole(1)),
     "reduction_factor": _whole(2),
     "seed": _whole(0),
     "metric": lambda value: () if value is None else _texts(value),

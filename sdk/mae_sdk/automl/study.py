@@ -220,13 +220,14 @@ def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) ->
     from optuna import pruners
 
     kind = "none" if metrics > 1 else options.pruner or "hyperband"
-    if kind == "none" or (max_epochs is not None and max_epochs <= options.min_epochs):
+    least = options.min_epochs or max(1, (max_epochs or 1) // 9)  # a ninth: ``benchmarks/automl.py pruning``
+    if kind == "none" or (max_epochs is not None and max_epochs <= least):
         return pruners.NopPruner()
     if kind == "median":
-        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=options.min_epochs - 1)
+        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=least - 1)
     if kind == "hyperband":
-        return pruners.HyperbandPruner(options.min_epochs, max_epochs or "auto", options.reduction_factor)
-    return pruners.SuccessiveHalvingPruner(options.min_epochs, options.reduction_factor)
+        return pruners.HyperbandPruner(least, max_epochs or "auto", options.reduction_factor)
+    return pruners.SuccessiveHalvingPruner(least, options.reduction_factor)
 
 
 def trial_seed(seed: int, number: int) -> int:
