@@ -73,7 +73,7 @@ def test_vit_gives_blocks_3_5_7_and_11_of_12_rescaled_by_4_2_1_and_a_half() -> N
             assert torch.equal(level, seen[block])
         double = model.neck[1]
         wanted = F.conv_transpose2d(maps[1], double.weight, double.bias, stride=2)
-        assert relative(model.neck[1](maps[1]), wanted) == 0
+        assert relative(model.neck[1](maps[1]), wanted) < 1e-5
         assert torch.equal(model.neck[2](maps[2]), maps[2])
         assert torch.equal(model.neck[3](maps[3]), F.max_pool2d(maps[3], 2))
         assert model.neck[0](maps[0]).shape[-2:] == (16, 16)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mae_runners.deploy import artefact, metrics, ranks
 from mae_runners.deploy.images import Images
+from mae_runners.deploy.onnx_export import example_input
 from mae_runners.deploy.probe import probe
 from mae_runners.deploy.runtimes import measure, run_batch
 from mae_runners.segmentation.evaluation import segment
@@ -27,9 +28,9 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     runtime = artefact.open_artefact(spec, context, "evaluate")
     with ranks.process_group(context):
         if runtime.meta.segments:
-            figures, files, first = segment(spec, context, runtime)
+            figures, files = segment(spec, context, runtime)
             if context.is_main:
-                figures["speed"] = speed(runtime, first)
+                figures["speed"] = speed(runtime, example_input(runtime.meta, 1))
         else:
             figures, files = (classify if runtime.meta.output == "logits" else judge_features)(spec, context, runtime)
     if not context.is_main:

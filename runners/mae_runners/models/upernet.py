@@ -120,14 +120,25 @@ class UperHead(nn.Module):
         return result
 
 
+class Double(nn.ConvTranspose2d):
+    """A transposed 2×2 convolution of stride 2, whose windows do not overlap: a 1×1 convolution to four times the channels and a shuffle.
+
+    Engines are built from it in every precision (TensorRT-RTX has no transposed convolution in bf16), and int8 reaches it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 2, stride=2)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert self.bias is not None
+        kernel = self.weight.permute(1, 2, 3, 0).reshape(4 * self.out_channels, self.in_channels, 1, 1)
+        return F.pixel_shuffle(F.conv2d(x, kernel), 2) + self.bias[:, None, None]
+
+
 def rescaling(width: int) -> nn.ModuleList:
     """ViT's neck: ×4, ×2, ×1, ×½ (as BEiT and MAE are fine-tuned for segmentation)."""
-
-    def double() -> nn.ConvTranspose2d:
-        return nn.ConvTranspose2d(width, width, 2, stride=2)
-
-    four = nn.Sequential(double(), BatchNorm(width), nn.GELU(), double())
-    return nn.ModuleList([four, double(), nn.Identity(), nn.MaxPool2d(2)])
+    four = nn.Sequential(Double(width), BatchNorm(width), nn.GELU(), Double(width))
+    return nn.ModuleList([four, Double(width), nn.Identity(), nn.MaxPool2d(2)])
 
 
 class Segmenter(Backboned):

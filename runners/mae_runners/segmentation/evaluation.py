@@ -59,9 +59,9 @@ def by_class(found: dict[str, Any], classes: list[str]) -> dict[str, Any]:
     return {**{name: value for name, value in found.items() if name not in lists}, "per_class": table}
 
 
-def segment(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list[Path], Tensor | None]:
+def segment(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list[Path]]:
     """Figures of a segmenter on ``dataset.val_data_sources`` and the files written: ``per_class_iou.csv``, the confusion matrix,
-    ``segmentation.png`` (rows of image, truth, prediction) with ``colours.csv``. Third, one input to measure speed with."""
+    ``segmentation.png`` (rows of image, truth, prediction) with ``colours.csv``."""
     meta, settings = runtime.meta, spec.evaluate.segmentation
     artefact.need_source(spec, "val_data_sources", "evaluate")
     scenes = Scenes(spec, "val_data_sources", meta, labelled=True)
@@ -81,7 +81,7 @@ def segment(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list
             progress.advance()
     tally.sums = ranks.add_up(context, tally.sums)
     if not context.is_main:
-        return {}, [], None
+        return {}, []
     found = tally.figures()
     folder = context.action_dir
     files = [iou.write_table(found, classes, folder / "per_class_iou.csv")]
@@ -91,7 +91,7 @@ def segment(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list
     figures |= {"window": settings.window, "unreadable": scenes.dataset.corrupt}
     if settings.window == "slide":
         figures["stride"] = list(default_stride(scenes.window, settings.stride))
-    return figures, files, scenes.at([0])["input"]
+    return figures, files
 
 
 def write_board(rows: list[list[np.ndarray]], path: Path) -> Path:
