@@ -263,3 +263,18 @@ def test_trials_at_a_time_share_the_cores_and_a_number_of_threads_that_was_given
         job = make_job(tmp_path / str(given), max_trials=2, concurrency=2, spec={"num_epochs": 1})
         assert controller.main([str(job)]) == 0
         assert {(child / "threads.txt").read_text() for child in children(job)} == {expected}
+
+
+def test_a_supervisor_that_nobody_wrote_down_is_found_and_not_started_twice(tmp_path: Path) -> None:
+    """A controller can be killed between starting a supervisor and recording it."""
+    job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 2, "sleep": 0.5})
+    backend = LocalChildren(job, records.read_json(job / "automl" / "study.json"))
+    child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 2, "sleep": 0.5}})
+    first = subprocess.Popen([sys.executable, "-m", "mae_sdk.supervisor", str(child)], start_new_session=True)
+    while not (child / "starts.txt").exists():
+        time.sleep(0.02)
+    backend.start(child, 0)
+    assert records.read_json(child / "supervisor.json")["pid"] == first.pid
+    assert first.wait(60) == 0
+    assert backend.observe(child).state == records.COMPLETE
+    assert len((child / "starts.txt").read_text().splitlines()) == 1

@@ -89,6 +89,9 @@ class LocalChildren:
             record = records.read_record(child)
             if records.is_terminal(records.last_attempt(record)["state"]) or self._supervised(child):
                 return
+            if found := _unrecorded(child):  # a controller was killed between starting it and writing it down
+                records.write_json(child / "supervisor.json", {**identify(found), "slot": slot, "at": time.time()})
+                return
             kill_leftovers(child)
             environment = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")}
             environment.pop("MAE_ATTEMPT", None)
@@ -190,6 +193,16 @@ class LocalChildren:
     def cancel(self, child: Path) -> None:
         if not records.is_terminal(records.state_of(records.read_record(child))):
             (child / records.CANCEL_NAME).touch()
+
+
+def _unrecorded(child: Path) -> int | None:
+    """The process id of a live supervisor of this child, found by its command line (Linux; elsewhere None)."""
+    wanted = b"\0".join([b"-m", b"mae_sdk.supervisor", os.fsencode(child)]) + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(b"\0" + wanted):
+                return int(path.parent.name)
+    return None
 
 
 _LAST_WORDS_SECONDS = 60.0

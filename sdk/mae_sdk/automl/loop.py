@@ -21,7 +21,7 @@ from mae_sdk.automl.fields import get, put
 from mae_sdk.automl.metrics import best, epochs
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.space import SearchSpace
-from mae_sdk.automl.study import AGAIN, FAILED, LOST, SILENT, better_so_far, grid_size, spent
+from mae_sdk.automl.study import AGAIN, FAILED, LOST, SILENT, better_so_far, counted, grid_size, spent
 from mae_sdk.automl.workers import Workers
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Loop:
         from optuna.trial import TrialState
 
         trial = self.study.ask()
-        if sum(LOST not in t.user_attrs and t.number < trial.number for t in self.study.get_trials(deepcopy=False)) >= self.budget:
+        if sum(other.number < trial.number for other in counted(self.study)) >= self.budget:
             trial.set_user_attr(LOST, WITHDRAWN)
             self.study.tell(trial, state=TrialState.FAIL)
             return False

@@ -35,6 +35,8 @@ LOST = "lost"
 """User attribute of a trial that ended through no fault of its configuration: it spends no budget."""
 SILENT = "its worker went silent"
 """The value of `LOST` where another worker gave the trial up."""
+INSTEAD_OF = "instead_of"
+"""User attribute of a trial that runs the parameters of a lost one: that trial's number."""
 AGAIN = "again"
 """User attribute of a trial that runs the parameters of a lost one: the number that it was first drawn under."""
 
@@ -349,10 +351,26 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
 
 
 def spent(study: optuna.Study) -> int:
-    """Trials that count against ``max_trials``: all but those lost to the machine, and those that wait to be run again."""
+    """Trials that count against ``max_trials``; see `counted`."""
+    return len(counted(study))
+
+
+def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """All trials but those lost to the machine and those that wait to be run again.
+
+    A silent worker's trial counts until the one that runs in its stead is queued, so that no other trial takes its place in between.
+    """
     from optuna.trial import TrialState
 
-    return sum(LOST not in trial.user_attrs and trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    replaced = {trial.user_attrs.get(INSTEAD_OF) for trial in trials}
+
+    def counts(trial: optuna.trial.FrozenTrial) -> bool:
+        lost = trial.user_attrs.get(LOST)
+        waits_for_another = lost == SILENT and bool(trial.params) and trial.number not in replaced
+        return trial.state != TrialState.WAITING and (lost is None or waits_for_another)
+
+    return [trial for trial in trials if counts(trial)]
 
 
 def better_so_far(values: Sequence[tuple[int, float]], objective: Objective) -> list[tuple[int, float]]:

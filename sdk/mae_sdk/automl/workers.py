@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mae_sdk.automl.study import AGAIN, LOST, SILENT
+from mae_sdk.automl.study import AGAIN, INSTEAD_OF, LOST, SILENT
 
 if TYPE_CHECKING:
     import optuna
@@ -83,7 +83,11 @@ class Workers:
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             return False  # its worker, or another watcher, was faster
         if trial.params:
-            again = {AGAIN: attrs.get(AGAIN, trial.number), **({"exact": attrs["exact"]} if "exact" in attrs else {})}
+            again = {
+                AGAIN: attrs.get(AGAIN, trial.number),
+                INSTEAD_OF: trial.number,
+                **({"exact": attrs["exact"]} if "exact" in attrs else {}),
+            }
             self.study.enqueue_trial(dict(trial.params), user_attrs=again)
         self.say(f"trial {trial.number}: {attrs.get('owner', 'its worker')} has been silent for {self.timeout:.0f} s; it will run again")
         return True
