@@ -63,7 +63,7 @@ def test_masking_noise_and_pixels_keep_their_digits_in_mixed_precision() -> None
 
 def test_a_captured_graph_has_the_gradients_of_the_eager_model() -> None:
     """`torch.compile` without code generation, of the family with most backward passes of its own: the graphs, and the derivative of each,
-    are the compiler's. The generated code of all families runs in the long suite."""
+    are the compiler's. Generated code runs in the long suite."""
     model = made("convnextv2_atto", "pretrain")
     images, noise = inputs(model)
     model.train()
