@@ -104,17 +104,13 @@ def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(
     assert result["parity"]["top1_agreement"] >= 0.999 and result["parity"]["cosine_min"] > 0.9999
     assert result["meta"]["task"] == "segmentation" and "dataset.val_data_sources" in result["parity"]["images_from"]
     found = []
-    for window in (
-        {},
-        {"evaluate__segmentation__window": "slide"},
-        {"evaluate__segmentation__window": "slide", "evaluate__segmentation__stride": 16},
-    ):
+    for window in ({}, {"evaluate__segmentation__window": "slide", "evaluate__segmentation__stride": 16}):
         torch_figures = evaluate_on(tmp_path, model, data, **window)
         onnx_figures = evaluate_on(tmp_path, path, data, **window)
         assert onnx_figures["mIoU"] == pytest.approx(torch_figures["mIoU"], abs=2e-3)
         assert onnx_figures["val_loss"] == pytest.approx(torch_figures["val_loss"], rel=1e-4)
         found.append(torch_figures["val_loss"])
-    assert len(set(found)) == 3, "window and stride act"
+    assert found[0] != found[1], "the window acts"
 
 
 def test_the_gate_refuses_an_artefact_whose_pixels_differ(

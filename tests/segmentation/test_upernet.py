@@ -131,7 +131,7 @@ def test_a_channel_of_one_value_takes_the_running_statistics() -> None:
     assert relative(norm(two), F.batch_norm(two, None, None, norm.weight, norm.bias, training=True)) < 1e-5
 
 
-@pytest.mark.parametrize("arch", SMALL)
+@pytest.mark.parametrize("arch", SMALL[:2])  # tests/long/segmentation has the third
 def test_a_segmenter_starts_from_a_pretrained_encoder_and_moves_to_another_size_whole(tmp_path: Any, arch: str) -> None:
     from mae_runners import checkpoint
 
