@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mae_sdk.automl.study import LOST, SILENT, cut_torn_line, open_storage
 from mae_sdk.jobfolder import records
 
@@ -102,3 +103,21 @@ def test_half_a_line_of_a_worker_that_died_while_writing_spoils_no_shared_journa
     study.ask()
     assert len(_trials(str(path), tmp_path)) == 2
     assert cut_torn_line(path) == 0
+
+
+def test_a_worker_stopped_while_it_writes_goes_on_though_its_lock_was_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    path = tmp_path / "study.log"
+    study = optuna.create_study(study_name="shared", storage=open_storage(tmp_path, str(path)))
+    real = os.fsync
+
+    def broken(descriptor: int) -> None:
+        real(descriptor)
+        next(tmp_path.glob("*.lock")).unlink()
+
+    monkeypatch.setattr(os, "fsync", broken)
+    study.ask()
+    monkeypatch.undo()
+    study.ask()
+    assert len(_trials(str(path), tmp_path)) == 2

@@ -168,7 +168,8 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                     stream.flush()
                     os.fsync(stream.fileno())
             finally:
-                lock.release()
+                with contextlib.suppress(RuntimeError):  # stopped inside for so long that another worker broke the lock
+                    lock.release()
 
     return JournalStorage(SharedJournal(str(path), lock_obj=lock))
 
