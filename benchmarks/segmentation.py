@@ -5,6 +5,10 @@ steps than a few minutes hold). A small ViT is pretrained on pictures without ma
 same fine-tuning, step for step, is run from random weights. Every run's mIoU is that of its last epoch, on photographs and digits that no
 labelled picture shows. The unlabelled pictures come from the photographs of both sides, as they do where pictures are many and masks few;
 none of them is judged. One thread; about five minutes of processor time in all.
+
+What it does not show: at this budget the model from random weights still calls everything background (mIoU 0.46), so the gap is that of an
+earlier start, not of a better end. Two other settings were tried before this one: eleven classes, where neither learnt anything in the time,
+and 100 labelled pictures with 780 steps, pretrained on training photographs only: 0.555 and 0.577 against 0.585 and 0.461 (two seeds).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The head against `transformers`' UperNet with the same weights; two ranks against one; Hiera's golden curve."""
+"""The head against `transformers`' UperNet with the same weights; two ranks against one."""
 
 from __future__ import annotations
 
