@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,16 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.support.docs import ROOT
+from tests.support.docs import ROOT, evals_runner
 
 
 @pytest.fixture(scope="module")
 def runner() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evals_run", ROOT / "evals" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return evals_runner()
 
 
 def test_there_are_twenty_triggers_half_of_them_near_misses_and_fifteen_tasks() -> None:

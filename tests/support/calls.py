@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mae_sdk import Skill
 from mae_sdk.cli.main import main
@@ -17,6 +18,7 @@ from mae_skill.errors import MaeError
 from mae_skill.overrides import flatten
 from mae_skill.validate import field_nodes
 
+from tests.support.images import write_imagefolder
 from tests.support.specs import ANYTHING
 
 EXITS = {0, 2, 3, 4, 7, 8}
@@ -121,3 +123,19 @@ def command_or_clean_error(action: str, options: dict[str, Any], root: Path, fil
         assert json.loads(said.strip().splitlines()[-1])["exit_code"] == code
     else:
         json.loads(out.getvalue())
+
+
+def many_calls(root: Path, way: str, count: int) -> None:
+    """``count`` drawn calls through ``python`` or the ``command line``; each must give a plan or a clean error."""
+    data = write_imagefolder(root / "data", classes=2, per_class=2)
+
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def call(drawn: st.DataObject) -> None:
+        action, options = drawn.draw(calls(data))
+        if way == "python":
+            plan_or_clean_error(action, options, root / "results")
+        else:
+            command_or_clean_error(action, options, root / "results", root / "spec.yaml")
+
+    call()

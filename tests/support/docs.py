@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -42,3 +44,12 @@ def links(page: Path) -> Iterator[str]:
     for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if not re.match(r"[a-z]+:|#", target):
             yield target.split("#")[0]
+
+
+def evals_runner() -> ModuleType:
+    """`evals/run.py` as a module."""
+    spec = importlib.util.spec_from_file_location("evals_run", ROOT / "evals" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.support.docs import ROOT
+from tests.support.docs import ROOT, evals_runner
 
 TASKS = {task["id"]: task for task in json.loads((ROOT / "evals" / "tasks.json").read_text())}
 ARCH = "model.arch=vit_tiny_patch16 dataset.augmentation.input_size=32 train.num_epochs=1"
@@ -65,11 +64,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def runner() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evals_run", ROOT / "evals" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return evals_runner()
 
 
 def test_the_two_scripts_cover_every_task() -> None:

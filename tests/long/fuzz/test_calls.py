@@ -5,24 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from tests.support.calls import calls, command_or_clean_error, plan_or_clean_error
-from tests.support.images import write_imagefolder
+from tests.support.calls import many_calls
 
 
 @pytest.mark.parametrize("way", ["python", "command line"])
 def test_two_thousand_bad_calls_are_clean_errors(tmp_path: Path, way: str) -> None:
-    data = write_imagefolder(tmp_path / "data", classes=2, per_class=2)
-
-    @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.data())
-    def call(drawn: st.DataObject) -> None:
-        action, options = drawn.draw(calls(data))
-        if way == "python":
-            plan_or_clean_error(action, options, tmp_path / "results")
-        else:
-            command_or_clean_error(action, options, tmp_path / "results", tmp_path / "spec.yaml")
-
-    call()
+    many_calls(tmp_path, way, 2000)
