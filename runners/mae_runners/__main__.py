@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once."""
+    from mae_sdk.storage.urls import held, seal_tree
     from mae_skill import knowledge
     from mae_skill.bundle import Bundle
     from mae_skill.errors import SpecError
@@ -111,7 +112,8 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[st
                 hint="export MAE_ENCRYPTION_KEY and pass encryption_key=env:MAE_ENCRYPTION_KEY",
             )
         set_dotted(given, key, value)
-    merged = merge([("file", read_spec(source)), ("override", given)], schema)
+    merged = merge([("file", seal_tree(read_spec(source))), ("override", seal_tree(given))], schema)
+    os.environ.update(held(merged.spec))  # nothing that a run writes holds the credentials of a URL; its ranks inherit them
     check(merged.spec, schema)
     errors, warnings = knowledge.check(action, merged.spec, merged.provenance, {})
     if errors:

@@ -10,6 +10,7 @@ from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobfolder.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
 from mae_sdk.plan import Request
+from mae_sdk.storage.urls import seal_tree
 
 Layer = tuple[str, dict[str, Any]]
 
@@ -54,7 +55,7 @@ def given_layers(bundle: Any, request: Request) -> Layers:
     spec = read_spec(request.spec) if isinstance(request.spec, str) else request.spec
     if spec is not None and not isinstance(spec, Mapping):
         raise UsageError("a spec is a mapping of sections or a file", field="spec", got=type(spec).__name__)
-    document = _copy(spec or {})
+    document = seal_tree(_copy(spec or {}))
     _take_key(bundle, action, document, layers, refuse=False)
     layers.below.append(("spec file", document))
     flat = flatten(document)

@@ -19,6 +19,7 @@ from mae_sdk.layers import Layers, given_layers
 from mae_sdk.plan import Plan, Request
 from mae_sdk.policy import Decision, decide, require_optuna
 from mae_sdk.roots import Root
+from mae_sdk.storage import urls
 
 
 def job_id_for(action: str, idempotency_key: str | None) -> str:
@@ -50,6 +51,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         require_optuna()
     elif request.automl and action != "train":
         raise UsageError(f"{action} is never searched", field="automl", got=sorted(request.automl), expected="no AutoML options")
+    request = _sealed(request)
     layers = given_layers(bundle, request)
     request = _hide_password(request, layers)
     root = Root(request.results_root)
@@ -96,6 +98,10 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         if get_dotted(resolved.spec, key):
             layers.notices.append(f"{key} of the spec is not used: a job writes into its own folder")
             set_dotted(resolved.spec, key, None)
+    signed = urls.held(resolved.spec)
+    layers.secrets.update(signed)
+    for name in signed:
+        layers.notices.append(f"the credentials of a URL travel in the job's environment, as {name}; the written spec names the variable")
     problems += inherit.contradictions(action, bundle.info, parent, resolved.spec, layers.given)
     problems += [item for item in missing if not (item.field and get_dotted(resolved.spec, item.field))]
     _hold_out(bundle, action, decision, resolved, layers)
@@ -122,6 +128,12 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     _check(bundle, plan, layers.schema, problems)
     finish(bundle, plan, layers.schema, decision, root, job_dir)
     return plan
+
+
+def _sealed(request: Request) -> Request:
+    """Passwords and signatures inside URLs leave the request before anything else reads it."""
+    names = ("spec", "train_datasets", "eval_dataset", "inference_dataset", "ptm", "spec_overrides")
+    return replace(request, **{name: urls.seal_tree(getattr(request, name)) for name in names})
 
 
 def _hide_password(request: Request, layers: Layers) -> Request:

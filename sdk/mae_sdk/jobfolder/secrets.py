@@ -13,7 +13,11 @@ DATABASE_REFERENCE = f"env:{DATABASE_VARIABLE}"
 HIDDEN = "[redacted]"
 
 _NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]+):([^/\s@]+)(?=@)")
+_URL_PASSWORD = re.compile(r"(?<=://)(?!env:MAE_URL_SECRET_)([^/\s:@]+):([^/\s@]+)(?=@)")  # a sealed URL says where its secret is
+
+_SIGNATURE = re.compile(
+    r"""(?i)((?<=[?&])(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|access_token)=)[^&\s"'<>]+"""
+)
 
 
 def is_secret_name(name: str) -> bool:
@@ -35,10 +39,10 @@ def has_password(url: str) -> bool:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` without the secrets and without passwords inside URLs."""
+    """`text` without the secrets and without passwords and signatures inside URLs."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    return _URL_PASSWORD.sub(rf"\1:{HIDDEN}", text)
+    return _SIGNATURE.sub(rf"\1{HIDDEN}", _URL_PASSWORD.sub(rf"\1:{HIDDEN}", text))
 
 
 def redact_tree(value: Any, secrets: list[str]) -> Any:

@@ -6,9 +6,11 @@ fsspec and s3fs load only when a remote URL is used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -22,6 +24,8 @@ _SECRET_QUERY = re.compile(
 _EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
 _ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE)
 
+_SEALED = re.compile(r"env:(MAE_URL_SECRET_[A-Za-z0-9_]+)@")
+_held: dict[str, str] = {}
 _filesystems: dict[tuple[Any, ...], Any] = {}
 _filesystems_lock = threading.Lock()
 
@@ -97,6 +101,64 @@ def unsigned(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, query, ""))
 
 
+def seal(url: str) -> str:
+    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and records, and it still opens.
+
+    This process remembers what the variable stands for; `held` gives it to a job's environment. A URL without credentials, or sealed
+    already, comes back as it is.
+    """
+    if not is_remote(url):
+        return url
+    parts = urlsplit(url)
+    if _SEALED.match(parts.netloc) or not (parts.password or _SECRET_QUERY.search(parts.query)):
+        return url
+    plain = unsigned(url)
+    name = "MAE_URL_SECRET_" + hashlib.sha256(plain.encode()).hexdigest()[:8].upper()
+    _held[name] = url
+    rest = urlsplit(plain)
+    return urlunsplit((rest.scheme, f"env:{name}@{rest.netloc}", rest.path, rest.query, ""))
+
+
+def seal_tree(value: Any) -> Any:
+    """A copy of a spec, or of a part of one, with every URL in it sealed."""
+    if isinstance(value, str):
+        return seal(value)
+    if isinstance(value, Mapping):
+        return {key: seal_tree(item) for key, item in value.items()}
+    return [seal_tree(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def held(value: Any) -> dict[str, str]:
+    """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials this process was given."""
+    if isinstance(value, str):
+        found = _SEALED.match(urlsplit(value).netloc) if is_remote(value) else None
+        return {found[1]: _held[found[1]]} if found and found[1] in _held else {}
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return {name: url for item in items for name, url in held(item).items()}
+
+
+def _opened(url: str) -> str:
+    """The URL with its credentials put back.
+
+    Raises:
+        UsageError: the variable that holds them is not set here.
+    """
+    parts = urlsplit(url)
+    found = _SEALED.match(parts.netloc)
+    if not found:
+        return url
+    secret = _held.get(found[1]) or os.environ.get(found[1])
+    if not secret:
+        raise UsageError(
+            "the variable that holds the credentials of this URL is not set",
+            got=redact(url),
+            expected=f"{found[1]} in the environment",
+            hint=f"export {found[1]}=<the whole URL, freshly signed>, then run the same command again",
+        )
+    signed = urlsplit(secret)
+    return urlunsplit((parts.scheme, signed.netloc, parts.path, signed.query, ""))
+
+
 def timeout_seconds() -> float:
     """How long one request may stay silent before it counts as stalled (``MAE_STORAGE_TIMEOUT``, 30 s)."""
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
@@ -134,7 +196,7 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
         raise UsageError(
             f"no file system for the scheme {name}://", got=redact(url), expected="a path or an fsspec URL such as s3://"
         ) from error
-    return fs, fs._strip_protocol(url)
+    return fs, fs._strip_protocol(_opened(url))
 
 
 def forget_filesystems() -> None:
