@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 T = TypeVar("T")
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """An encoder with timm's parameter names.
 
     ``num_features``: width of its output. ``block_classes``: modules that FSDP and activation checkpointing may treat as units.
@@ -24,14 +25,14 @@ class Backbone(nn.Module):
     grad_checkpointing: bool = False
     block_classes: tuple[type[nn.Module], ...] = ()
 
+    @abstractmethod
     def layer_id(self, name: str) -> tuple[int, int]:
         """``(layer id, number of layers)`` of the parameter ``name`` for layer-wise decay: its rate is scaled by ``decay^(layers −
         id)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Four feature maps ``[B, C_i, h_i, w_i]``, finest first."""
-        raise NotImplementedError
 
 
 def run_block(encoder: Any, block: Callable[..., T], *args: Any) -> T:
@@ -42,7 +43,7 @@ def run_block(encoder: Any, block: Callable[..., T], *args: Any) -> T:
     return block(*args)
 
 
-class Backboned(nn.Module):
+class Backboned(nn.Module, ABC):
     """A model around ``self.encoder``; ``config`` (plain JSON) is enough to build it again."""
 
     encoder: Any  # a Backbone, or a timm model with the same duties
@@ -62,9 +63,9 @@ class Backboned(nn.Module):
         """Classes of the repeated blocks: the units for FSDP."""
         return tuple({type(block) for block in self.encoder.blocks_in_order()})
 
+    @abstractmethod
     def head_parameter_names(self) -> set[str]:
         """Names of the parameters that are not backbone."""
-        raise NotImplementedError
 
     def layer_ids(self) -> dict[str, tuple[int, int]]:
         """Parameter name → ``(layer id, number of layers)``; what is not backbone has the last id, scale 1."""

@@ -5,6 +5,7 @@ A family (`vit_mae`, `fcmae`, `hiera_mae`) supplies an encoder under ``self.enco
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,13 +43,13 @@ class MaskedAutoencoder(Backboned):
         self.norm_pix_loss = bool(config["norm_pix_loss"])
 
     # ---- what a family supplies -------------------------------------------------------------------------------------------------
+    @abstractmethod
     def predict(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
         """``(pred [B, M, p·p·3], hidden target patches [B, M])`` for ``images [B, 3, H, W]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, images: Tensor, pool: bool = True) -> Tensor:
         """Deterministic, unmasked features: ``[B, D]``, or with ``pool=False`` the tokens ``[B, N, D]`` in row-major order of the grid."""
-        raise NotImplementedError
 
     # ---- shared -----------------------------------------------------------------------------------------------------------------
     def targets(self, images: Tensor, index: Tensor) -> Tensor:

@@ -6,16 +6,14 @@ import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 from mae_skill.errors import PreemptedError
 
-from mae_runners import checkpoint
 from mae_runners.context import RunContext
-from mae_runners.training import capsule, quality, resume
+from mae_runners.training import capsule, quality, resume, saving
 from mae_runners.training.callbacks import Trackers, WeightAverage
 from mae_runners.training.ledger import Ledger, Step
 from mae_runners.training.optim import Traits, build_optimizer, layerwise_active, parameter_groups, plain_name, scaled_lr
@@ -24,7 +22,6 @@ from mae_runners.training.schedule import build_schedule
 from mae_runners.training.task import Task
 from mae_runners.training.wrap import (
     call,
-    full_states,
     gradient_norm,
     has_unused,
     host_group,
@@ -70,7 +67,7 @@ class Loop:
         self.first_step = self.position.step
         self.total_steps = self.first_step + self._steps_left()
         if found:
-            resume.warn_when_not_identical(found, self._environment(), context)
+            resume.warn_when_not_identical(found, self.environment(), context)
         deferred = bool(self.bare_optimizer.defaults.get("fused")) and not self.sharded
         self.ledger = Ledger(deferred, context.device, lambda sums: self.preemption.agree(sums)[1])
         self.shown: dict[str, float] = {}
@@ -180,7 +177,7 @@ class Loop:
             whole = position.batch == 0
             name = f"model_epoch_{position.epoch - whole:03d}" + ("" if whole else f"_step_{position.step:05d}") + ".pth"
             if not (whole and (self.folder / name).exists()):
-                self.save(self.folder / name, position.metrics if whole else None)
+                saving.save(self, self.folder / name, position.metrics if whole else None)
             what = "a checkpoint was written"
         self.trackers.flush()
         raise PreemptedError(
@@ -250,7 +247,7 @@ class Loop:
         if stop:
             self._leave()
         if by_step and not last:
-            self.save(self.folder / f"model_epoch_{position.epoch:03d}_step_{position.step:05d}.pth")
+            saving.save(self, self.folder / f"model_epoch_{position.epoch:03d}_step_{position.step:05d}.pth")
 
     def _read(self) -> None:
         """Brings the numbers of the last steps from the device to the trackers; raises on one that is not finite."""
@@ -289,7 +286,7 @@ class Loop:
         by_step = self.train.checkpoint_interval_unit == "step" and position.step % self.train.checkpoint_interval == 0
         self.trackers.log(position.step, epoch, metrics)
         if by_epoch or by_step or final or stopping:
-            self.save(self.folder / f"model_epoch_{epoch:03d}.pth", metrics)
+            saving.save(self, self.folder / f"model_epoch_{epoch:03d}.pth", metrics)
         self.trackers.flush()
         self._report(epoch, metrics, seconds, steps)
 
@@ -345,56 +342,8 @@ class Loop:
         patience = self.train.early_stopping.patience
         return patience is not None and self.position.stale_epochs >= patience
 
-    # ---- files -------------------------------------------------------------------------------------------------------------------
-    def save(self, path: Path, metrics: dict[str, float] | None = None) -> None:
-        """Writes a checkpoint of this position, all of whose steps were read; every rank calls it, rank 0 writes."""
-        self.trackers.flush()  # a checkpoint never stands without the rows that led to it
-        live, optimizer_state = full_states(self.task.model, self.bare_optimizer)
-        deployed = live
-        if self.ema is not None:
-            live = {name: tensor.clone() for name, tensor in live.items()}
-            self.ema.swap()
-            deployed, _ = full_states(self.task.model, self.bare_optimizer)
-        try:
-            if self.context.is_main:
-                self._write(path, live, deployed, optimizer_state, metrics or {})
-        finally:
-            if self.ema is not None:
-                self.ema.swap()
-
-    def _write(self, path: Path, live: Any, deployed: Any, optimizer_state: Any, metrics: dict[str, float]) -> None:
-        meta = checkpoint.CheckpointMeta.for_model(
-            self.task.model,
-            classes=self.task.train.classes if self.task.stage == "finetune" else None,
-            mean=list(self.task.aug.mean),
-            std=list(self.task.aug.std),
-        )
-        data: dict[str, Any] = {
-            "state_dict": {f"model.{name}": tensor for name, tensor in deployed.items()},
-            "optimizer_states": [optimizer_state],
-            "epoch": self.position.epoch,
-            "global_step": self.position.step,
-            "position": resume.pack_position(self.position),
-            "precision_state": self.fabric.strategy.precision.state_dict(),
-            "identity": resume.identity(self.plain_spec),
-            "data": self.data,
-            "environment": self._environment(),
-            "metrics": metrics,
-            "layerwise": self.layerwise,
-            "pretrained": self.pretrained,
-            "mae": meta.to_dict(),
-        }
-        if self.ema is not None:
-            data["live_state_dict"] = {f"model.{name}": tensor for name, tensor in live.items()}
-        checkpoint.save(data, path, self.context.encryption_key)
-        epoch = self.position.epoch - (1 if self.position.batch == 0 else 0)
-        size = list(self.task.model.input_size)
-        self.index.add(
-            path, epoch, self.position.step, metrics, stage=self.task.stage, arch=self.task.model.arch, input_size=size, task=meta.task
-        )
-        resume.point_latest(self.folder, self.task.model.arch, path)
-
-    def _environment(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, Any]:
+        """What a bit-identical continuation depends on."""
         return resume.environment(self.context.world_size, self.effective_batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ class SubsetSampler(FunctionalSampler):
             yield epoch, int(self.indices[index]), valid
 
 
-class Task:
+class Task(ABC):
     """One stage over one spec.
 
     Attributes:
@@ -66,18 +67,18 @@ class Task:
     stage = ""
     accuracy: str | None = None  # the validation's figure that chooses the best checkpoint, where there is one
 
-    def _build(self) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def _build(self) -> nn.Module: ...
 
+    @abstractmethod
     def loss(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         """The mean loss of a batch that is on the device; ``key`` = (seed, micro-batch since the start, rank)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self, module: nn.Module, reduce: Callable[[list[float]], list[float]]) -> dict[str, float]:
         """Metrics over the validation set; ``reduce`` sums numbers over ranks."""
-        raise NotImplementedError
 
-    def show(self, trackers: Any, step: int, epoch: int) -> None:
+    def show(self, trackers: Any, step: int, epoch: int) -> None:  # noqa: B027 - most stages have none
         """Makes pictures of what the last validation saw, where the stage has any."""
 
     # ---- shared ------------------------------------------------------------------------------------------------------------------

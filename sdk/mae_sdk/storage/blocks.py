@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import abstractmethod
 from typing import Any
 
 
@@ -13,9 +14,9 @@ class BlockFile(io.RawIOBase):
     block = 1
     _position = 0
 
+    @abstractmethod
     def load(self, number: int) -> bytes:
         """The content of block ``number``, from 0; the last may be shorter."""
-        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
