@@ -11,7 +11,7 @@ from tests.support.training import digits_folder, spec, train, values
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="the compiler needs a C++ toolchain")
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto"])
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
 def test_a_compiled_run_gives_the_losses_of_the_eager_one(tmp_path: Path, arch: str) -> None:
     data = digits_folder(tmp_path / "digits")
     losses = {}
