@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from mae_runners import checkpoint
+from mae_runners.training.segmentation import SegmentationTask
+from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
+from tests.support.deploy import make_context
 from tests.support.segmentation import PLAIN, scenes, seg_spec
 from tests.support.training import curve, read, spec, train, values
 
@@ -58,7 +62,7 @@ def test_two_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in table] == ["class", "ground", "post", "sign"]
 
 
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto"])
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
 def test_twelve_steps_give_the_golden_losses(data: Path, tmp_path: Path, arch: str) -> None:
     changes = {"train__num_epochs": 4, "dataset__batch_size": 2, "train__checkpoint_interval": 4, "train__optim__lr": 1e-3}
     made = seg_spec(data, tmp_path / "job", arch, **changes, train__optim__lr_scheduler="cosine", train__optim__warmup_epochs=1)
@@ -121,6 +125,25 @@ def test_pretrained_weights_bring_layer_wise_rates_and_the_best_is_chosen_by_iou
     assert (meta.task, meta.num_classes, meta.classes[:2]) == ("segmentation", 11, ["background", "digit 0"])
     pictures = sorted((tmp_path / "job" / "train" / "pictures").iterdir())
     assert [path.name for path in pictures] == ["segmentation_epoch_000.png", "segmentation_epoch_001.png"]
+
+
+def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_picture_counts_twice(tmp_path: Path) -> None:
+    """5 pictures over 2 ranks in batches of 2: rank 1's last batch holds nothing but a filler, and sharded weights need its pass all the
+    same. Two real processes: tests/long/segmentation/test_peers.py."""
+    data = scenes(tmp_path / "scenes", training=2, validation=5)
+    made = seg_spec(data, tmp_path, dataset__val_data_sources=str(data), dataset__batch_size=2)
+    whole, sums = make_context("train", tmp_path), []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        task = SegmentationTask(ExperimentSpec.model_validate(made), dataclasses.replace(whole, rank=rank, world_size=world))
+        passes: list[int] = []
+        module = task.model.eval()
+        module.register_forward_pre_hook(lambda _, images, passes=passes: passes.append(len(images[0])))
+        found: list[list[float]] = []
+        task.validate(module, lambda values, found=found: found.append(values) or values)
+        assert passes == ([2, 1] if world == 2 else [2, 2, 1])
+        sums.append(np.asarray(found[0]))
+    assert np.allclose(sums[0], sums[1] + sums[2])
+    assert sums[0][-1] == sums[0][:121].sum() > 0, "pixels"
 
 
 def test_masks_without_a_label_to_judge_by_are_an_error(tmp_path: Path) -> None:
