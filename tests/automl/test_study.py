@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import optuna
 import pytest
 from mae_sdk.automl import study
 from mae_sdk.automl.options import PRUNERS, SAMPLERS, Objective, parse
+from mae_sdk.automl.pruner import rungs
 from mae_sdk.automl.space import Knob, SearchSpace
 
 SPACE = SearchSpace(
@@ -80,3 +82,45 @@ def test_every_pruner_ends_what_is_clearly_worse_and_never_the_best(pruner: str)
 def test_options_with_weights_are_drawn_by_them_before_there_is_a_model() -> None:
     kinds = [params["kind"] for params in _search(200, sampler="random", pruner="none")[1:]]
     assert 0.8 < kinds.count("a") / len(kinds) < 0.97
+
+
+def test_rungs_are_shares_of_the_run_and_follow_what_was_asked_for() -> None:
+    assert rungs(100) == {8: 0.75, 20: 0.5, 30: 0.5, 50: 0.5}
+    assert rungs(10) == {1: 0.75, 2: 0.5, 3: 0.5, 5: 0.5}
+    assert rungs(100, min_epochs=40) == {40: 0.5, 60: 0.5}
+    assert rungs(100, reduction_factor=4)[20] == 0.25
+    assert all(at < epochs for epochs in range(1, 8) for at in rungs(epochs)) and rungs(1) == {}
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("every", [1, 4])
+def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_trial_reports(direction: str, every: int) -> None:
+    """Forty trials in a shuffled order, epochs 1 to 20; the controller is a new one before every decision."""
+    parsed = parse({"max_trials": 40, "sampler": "random"})
+    storage = optuna.storages.InMemoryStorage()
+    sign = 1 if direction == "maximize" else -1
+    order = random.Random(1).sample(range(40), 40)
+    ended: dict[int, int] = {}
+    for rank in order:
+        opened = study.open_study(storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20)
+        trial = opened.ask()
+        for epoch in range(every, 21, every):
+            trial.report(sign * rank / 40, epoch)
+            opened = study.open_study(storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20)
+            if epoch < 20 and optuna.Trial(opened, trial._trial_id).should_prune():
+                ended[rank] = epoch
+                opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            opened.tell(trial, sign * rank / 40)
+    judged = {2: 0.75, 4: 0.5, 6: 0.5, 10: 0.5} if every == 1 else {4: 0.5, 8: 0.5, 12: 0.5}  # the first report at or after a rung
+    assert rungs(20) == {2: 0.75, 4: 0.5, 6: 0.5, 10: 0.5} and set(ended.values()) <= set(judged)
+    for position, rank in enumerate(order):
+        for at, share in judged.items():
+            if ended.get(rank, 20) < at:
+                break
+            better = sum(other > rank for other in order[:position] if ended.get(other, 20) >= at)
+            there = 1 + sum(ended.get(other, 20) >= at for other in order[:position])
+            assert (ended.get(rank) == at) == (better >= max(1, int(share * there)))
+    assert 39 not in ended and order[0] not in ended  # the best; and trial 0, the spec as given
+    assert len(ended) > 20

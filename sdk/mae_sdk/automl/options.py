@@ -49,9 +49,20 @@ TABLE: tuple[Key, ...] = (
     Key("timeout", "seconds | text such as 90m", None, "no new trial starts after this long; running ones are cancelled"),
     Key("concurrency", "int | auto", "auto", "trials at a time (auto: the number of devices divided by the devices of a trial)"),
     Key("sampler", "|".join(SAMPLERS), "tpe", "how knobs are proposed (several metrics: nsga2 unless given)"),
-    Key("pruner", "|".join(PRUNERS), "hyperband", "which trials end early (several metrics: none)"),
-    Key("min_epochs", "int | null", None, "epochs before a pruner may end a trial (null: a ninth of the run's, at least one)"),
-    Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung"),
+    Key("pruner", "|".join(PRUNERS), "successive_halving", "which trials end early (several metrics: none)"),
+    Key(
+        "min_epochs",
+        "int | null",
+        None,
+        "epochs before a pruner may end a trial (null: successive halving drops the worst after 7.5 % of the run's epochs and keeps one in "
+        "`reduction_factor` from 20 % on; Hyperband and median wait for a ninth)",
+    ),
+    Key(
+        "reduction_factor",
+        "int | null",
+        None,
+        "successive halving and Hyperband keep one trial in this many at every rung (null: 2; Hyperband: 3)",
+    ),
     Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),
     Key("metric", "text | list", None, "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front"),
     Key("direction", "maximize|minimize | list", None, "direction of the metric; required for a metric that the bundle does not know"),
@@ -104,7 +115,7 @@ class AutoMLOptions:
     sampler: str | None = None
     pruner: str | None = None
     min_epochs: int | None = None
-    reduction_factor: int = 3
+    reduction_factor: int | None = None
     seed: int = 0
     metric: tuple[str, ...] = ()
     direction: tuple[str, ...] = ()
@@ -317,7 +328,7 @@ _READERS: dict[str, Any] = {
     "sampler": _or_null(_word(SAMPLERS)),
     "pruner": _or_null(_word(PRUNERS)),
     "min_epochs": _or_null(_whole(1)),
-    "reduction_factor": _whole(2),
+    "reduction_factor": _or_null(_whole(2)),
     "seed": _whole(0),
     "metric": lambda value: () if value is None else _texts(value),
     "direction": lambda value: () if value is None else _directions(value),

@@ -1,4 +1,4 @@
-"""The Optuna side of a study: storage, its repair, samplers that are a function of (seed, trial number), pruners.
+"""The Optuna side of a study: storage, its repair, samplers that are a function of (seed, trial number).
 
 Optuna is imported inside functions only: a plan needs none of it.
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.errors import DependencyError, StorageError, UsageError
 
 from mae_sdk.automl.options import AutoMLOptions, Objective
+from mae_sdk.automl.pruner import make_pruner
 from mae_sdk.automl.space import Knob, SearchSpace
 
 if TYPE_CHECKING:
@@ -216,21 +217,6 @@ def open_study(
             warnings.simplefilter("ignore")  # metric names are marked experimental
             study.set_metric_names(names)
     return study
-
-
-def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> optuna.pruners.BasePruner:
-    """The pruner of the options; its resource is the epoch, counted from 1."""
-    from optuna import pruners
-
-    kind = "none" if metrics > 1 else options.pruner or "hyperband"
-    least = options.min_epochs or max(1, (max_epochs or 1) // 9)  # a ninth: ``benchmarks/automl.py pruning``
-    if kind == "none" or (max_epochs is not None and max_epochs <= least):
-        return pruners.NopPruner()
-    if kind == "median":
-        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=least - 1)
-    if kind == "hyperband":
-        return pruners.HyperbandPruner(least, max_epochs or "auto", options.reduction_factor)
-    return pruners.SuccessiveHalvingPruner(least, options.reduction_factor)
 
 
 def trial_seed(seed: int, number: int) -> int:
