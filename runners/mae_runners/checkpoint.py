@@ -7,8 +7,10 @@ so `torch.load(weights_only=True)` always opens it. ``mae`` is a `CheckpointMeta
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from pathlib import Path, PosixPath
 from typing import IO, Any
 
 import torch
-from mae_skill.errors import CheckpointError, NotFoundError
+from mae_skill.errors import CheckpointError, NotFoundError, StorageError
 from torch import Tensor, nn
 
 from .cipher import SealReader, SealWriter, is_sealed
@@ -80,7 +82,11 @@ class CheckpointMeta:
 
 
 def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None = None) -> None:
-    """Write ``obj`` to ``path`` atomically (temporary file in the same folder, fsync, rename); with ``key``, encrypted."""
+    """Write ``obj`` to ``path`` atomically (temporary file in the same folder, fsync, rename); with ``key``, encrypted.
+
+    Raises:
+        StorageError: the disk is full, or a quota or limit is reached; what was there before stays.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -95,9 +101,27 @@ def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None =
             os.fsync(file.fileno())
         Path(temporary).chmod(0o600 if key else 0o644)
         Path(temporary).replace(target)
-    except BaseException:
+    except BaseException as error:
+        written = Path(temporary).stat().st_size
         Path(temporary).unlink(missing_ok=True)
-        raise
+        if not _no_room(error):
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise StorageError(
+            f"no room for the checkpoint {target.name}: the write broke off after {written} bytes",
+            field="results_dir",
+            got=f"{free} bytes free in {target.parent}",
+            hint="make room, then resume the job; train.keep_checkpoints and train.checkpoint_interval make fewer files",
+        ) from error
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Whether a full disk is at the root of it: PyTorch's writer raises an error of its own over the system's."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import DataError, MaeError, SpecError, UsageError
+from mae_skill.errors import DataError, MaeError, SpecError, StorageError, UsageError
 
 from mae_sdk import counting
 from mae_sdk.launching import device_key, launch_record
@@ -279,9 +280,10 @@ def finish(bundle: Any, plan: Plan, schema: Mapping[str, Any], decision: Decisio
     plan.launch = launch_record(info, action, plan.spec, root, plan.job_id, job_dir)
     entry = info.get("estimator")
     if entry:
-        plan.estimates = entry_point(entry)(action, plan.spec, {**plan.facts, **timing.device_facts()}) or {}
+        plan.estimates = entry_point(entry)(action, plan.spec, _estimator_facts(plan)) or {}
     if decision.automl:
-        _study(info, plan, schema)
+        _study(info, plan, schema, entry)
+    _disk(plan, root, job_dir)
     if plan.estimates or action in (info.get("cost_keys") or {}):
         plan.estimates["time"] = timing.time_of(info, plan)
         for name in ("seconds_per_step", "seconds_basis"):  # the estimator's guess, which `time` has taken or bettered
@@ -301,7 +303,33 @@ def measure(bundle: Any, plan: Plan) -> None:
     plan.estimates["time"] = timing.time_of(bundle.info, plan, measured=found)
 
 
-def _study(info: Mapping[str, Any], plan: Plan, schema: Mapping[str, Any]) -> None:
+def _estimator_facts(plan: Plan) -> dict[str, Any]:
+    from mae_sdk import timing
+
+    return {**plan.facts, **timing.device_facts(), "steps_per_epoch": plan.steps_per_epoch}
+
+
+def _disk(plan: Plan, root: Root, job_dir: Path) -> None:
+    """Warn where the estimated checkpoints of all trials are more than the disk has free."""
+    total = (plan.estimates.get("disk_mb") or {}).get("total")
+    place = next((folder for folder in job_dir.parents if folder.is_dir()), None)
+    if total is None or place is None:
+        return
+    free = shutil.disk_usage(place).free / 2**20
+    if total > free:
+        hint = "make room, keep fewer checkpoints (train.keep_checkpoints, train.checkpoint_interval), or choose another results root"
+        plan.warnings.append(
+            StorageError(
+                "the checkpoints may not fit",
+                field="results_root",
+                got=f"{free:,.0f} MiB free at {place}",
+                expected=f"{total:,.0f} MiB",
+                hint=hint,
+            )
+        )
+
+
+def _study(info: Mapping[str, Any], plan: Plan, schema: Mapping[str, Any], estimator: str | None) -> None:
     from mae_sdk.automl import setup
 
     launch = plan.launch
@@ -310,6 +338,11 @@ def _study(info: Mapping[str, Any], plan: Plan, schema: Mapping[str, Any]) -> No
         schema, plan.spec, plan.provenance, dict(plan.request.automl), info=info, devices=devices, processes=launch["processes"]
     )
     plan.notices += list(plan.study["space"].get("notes") or [])
+    if estimator:  # a trial's spec is not quite the plan's: it may run shorter and keeps fewer checkpoints
+        disk = (entry_point(estimator)(plan.action, plan.study["spec"], _estimator_facts(plan)) or {}).get("disk_mb")
+        if disk:
+            trials = int(plan.study["options"]["max_trials"])
+            plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": round(disk["total"] * trials, 1)}
 
 
 def recheck(bundle: Any, plan: Plan) -> None:

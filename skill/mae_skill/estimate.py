@@ -42,11 +42,12 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | No
     """What one device of a train run needs.
 
     Args:
-        facts: ``device`` (a GPU's name, or ``cpu``) and ``cores``, where known.
+        facts: ``device`` (a GPU's name, or ``cpu``), ``cores`` and ``steps_per_epoch``, where known.
 
     Returns:
         ``parameters`` (learned ones: encoder, decoder or head, total), ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with
-        ``basis``, ``forward_gflops`` an image, and, where the device is known, ``seconds_per_step`` with ``seconds_basis``.
+        ``basis``, ``disk_mb`` of the checkpoints that stay (each, number, total), ``forward_gflops`` an image, and, where the device is
+        known, ``seconds_per_step`` with ``seconds_basis``.
 
     Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear model (values a channel and position),
     without fragmentation or the framework's own 300–600 MB.
@@ -74,9 +75,23 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | No
             "total": round(weights + optimizer + activations, 1),
         },
         "basis": "a device: weights and gradients fp32, AdamW moments fp32, activations by a linear model; the framework's own comes on top",
+        "disk_mb": _disk(spec, encoder + rest, dict(facts or {})),
         "forward_gflops": round(operations / 1e9, 4),
         **_seconds(operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1), precision, dict(facts or {})),
     }
+
+
+def _disk(spec: Mapping[str, Any], parameters: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Checkpoints: weights, their moving average where there is one, and AdamW's two moments, all in fp32."""
+    each = parameters * (16 if get_dotted(spec, "train.ema_decay") is not None else 12) / 2**20
+    epochs, interval = int(get_dotted(spec, "train.num_epochs", 1)), int(get_dotted(spec, "train.checkpoint_interval", 1) or 1)
+    if get_dotted(spec, "train.checkpoint_interval_unit") == "step":
+        number = epochs * int(facts.get("steps_per_epoch") or 1) // interval + 1
+    else:
+        number = -(-epochs // interval)
+    keep = get_dotted(spec, "train.keep_checkpoints")
+    number = number if keep is None else min(number, int(keep) + 1)  # the best one may be older than the newest ones
+    return {"checkpoint": round(each, 1), "checkpoints": number, "total": round(each * number, 1)}
 
 
 def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from mae_sdk.automl import setup
 from mae_sdk.automl.options import TABLE, AutoMLOptions
+from mae_skill.bundle import Bundle
 from mae_skill.errors import SpecError
+from mae_skill.merge import merge
 
 from tests.support.automl_toy import SCHEMA, SPEC
+
+SMALL = {"model": {"arch": "vit_tiny_patch16"}, "train": {"stage": "pretrain"}, "dataset": {"train_data_sources": "/data"}}
 
 
 def _describe(
@@ -67,3 +71,14 @@ def test_a_plan_needs_no_optuna_and_no_torch() -> None:
     code = f"import sys; import {modules};"
     code += "print([m for m in ('optuna', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_trials_keep_their_best_and_newest_checkpoint_unless_the_person_chose() -> None:
+    schema = Bundle.load(None).schema("train")
+    for value, layer, kept in ((None, "template", 1), (4, "override", 4), (None, "override", None)):
+        layers = [("template", SMALL), (layer, {"train": {"keep_checkpoints": value}})]
+        merged = merge(layers, schema)
+        study = setup.describe(schema, merged.spec, merged.provenance, {})
+        assert study["spec"]["train"]["keep_checkpoints"] == kept
+        assert any("newest checkpoint" in note for note in study["space"]["notes"]) == (layer == "template")
+        assert merged.spec["train"]["keep_checkpoints"] == value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from mae_runners import checkpoint
 from mae_runners.cipher import CHUNK, SealReader, SealWriter
-from mae_skill.errors import CheckpointError, NotFoundError
+from mae_skill.errors import CheckpointError, NotFoundError, StorageError
 
 from tests.support.models import SMALL, build, classifier_config, inputs, mae_config
 
@@ -121,3 +122,18 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         checkpoint.save({"epoch": (value for value in ())}, tmp_path / "c.pth")
     assert checkpoint.read(tmp_path / "c.pth") == {"epoch": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_write_that_finds_no_room_says_so_and_leaves_what_was_there(tmp_path: Path, key: str | None) -> None:
+    path = tmp_path / "c.pth"
+    checkpoint.save({"epoch": 1}, path, key)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # the system's own refusal to write on, as of a full disk
+    try:
+        with pytest.raises(StorageError, match=r"no room for the checkpoint c.pth") as caught:
+            checkpoint.save({"state_dict": {"w": torch.randn(1 << 20)}, "epoch": 2}, path, key)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "free in" in str(caught.value.got) and "resume" in str(caught.value.hint) and caught.value.exit_code == 8
+    assert checkpoint.read(path, key)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]

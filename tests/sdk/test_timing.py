@@ -73,3 +73,18 @@ def test_a_plan_of_the_packaged_bundle_tells_the_time_of_epoch_run_and_study(tmp
     assert "analytic" in time["basis"] and "4 cores" in time["basis"]
     memory = plan.estimates["memory_mb"]
     assert memory["total"] == pytest.approx(memory["weights"] + memory["optimizer"] + memory["activations"], abs=0.2)
+    disk = plan.estimates["disk_mb"]
+    assert disk["checkpoints"] == 2 and disk["total"] == pytest.approx(6 * 2 * disk["checkpoint"], abs=0.1)
+
+
+def test_a_plan_warns_where_the_checkpoints_do_not_fit_on_the_disk(tmp_path: Path) -> None:
+    folder = write_imagefolder(tmp_path / "d", classes=2, per_class=2)
+    overrides = {"arch": "vit_huge_patch14", "image_size": 224, "num_epochs": 1_000_000, "train.optim.warmup_epochs": 0}
+    options: dict[str, Any] = {"train_datasets": str(folder), "automl_policy": "off"}
+    plan = Skill().plan("train", spec_overrides=overrides, **options)
+    said = [warning for warning in plan.warnings if getattr(warning, "field", None) == "results_root"]
+    assert len(said) == 1 and "MiB free" in said[0].got and "train.keep_checkpoints" in said[0].hint
+    kept = Skill().plan("train", spec_overrides={**overrides, "train.keep_checkpoints": 2}, **options)
+    assert kept.estimates["disk_mb"]["checkpoints"] == 3
+    each = kept.estimates["disk_mb"]["checkpoint"]
+    assert plan.estimates["disk_mb"]["total"] == pytest.approx(1_000_000 * each, rel=1e-3)

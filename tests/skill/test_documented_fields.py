@@ -72,6 +72,7 @@ TABLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("train.cudnn.deterministic", True, {}),
     ("train.checkpoint_interval", 1, ONE_UP),
     ("train.checkpoint_interval_unit", "epoch", {"enum": ["epoch", "step"]}),
+    ("train.keep_checkpoints", None, ONE_UP),
     ("train.validation_interval", 1, ONE_UP),
     ("train.resume_training_checkpoint_path", None, {}),
     ("train.pretrained_model_path", None, {}),

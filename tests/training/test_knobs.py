@@ -88,6 +88,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.seed": (5, {}),
     "train.checkpoint_interval": (2, {}),
     "train.checkpoint_interval_unit": ("step", {}),
+    "train.keep_checkpoints": (1, {}),
     "train.validation_interval": (2, {"dataset.val_data_sources": HELD}),
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),

@@ -96,6 +96,21 @@ def test_every_second_epoch_is_kept_and_the_last_always(data: Path, tmp_path: Pa
     assert sorted(p.name for p in (tmp_path / "job/train").glob("model_*.pth")) == ["model_epoch_001.pth", "model_epoch_002.pth"]
 
 
+def test_the_newest_checkpoints_and_the_best_one_stay(data: Path, tmp_path: Path) -> None:
+    """The rate rises until nothing is learnt any more: an early epoch stays the best."""
+    changes = {"train__keep_checkpoints": 2, "train__num_epochs": 6, "dataset__val_data_sources": str(data)}
+    changes |= {"train__optim__lr": 0.3, "train__optim__warmup_epochs": 5}
+    assert train(spec(data, tmp_path, **changes, train__optim__monitor_name="val_loss")) == 0
+    folder = tmp_path / "train"
+    index = CheckpointIndex(folder)
+    best = index.select("best").name
+    assert best not in ("model_epoch_004.pth", "model_epoch_005.pth"), "the test's rate did not make a late epoch worse"
+    files = {"model_epoch_004.pth", "model_epoch_005.pth", best}
+    assert {path.name for path in folder.glob("model_epoch_*.pth")} == files
+    assert {entry["file"] for entry in index.read()["checkpoints"]} == files
+    assert (folder / "vit_tiny_patch16_latest.pth").resolve().name == "model_epoch_005.pth"
+
+
 def test_accumulated_batches_make_one_step(data: Path, tmp_path: Path) -> None:
     """12 images in batches of 2 with 4 to a step: 6 micro-batches, hence 2 steps an epoch, the second of them short."""
     assert train(spec(data, tmp_path / "job", dataset__batch_size=2, train__accum_grad_batches=4)) == 0

@@ -33,6 +33,7 @@ FREE_TRAIN = (
     "results_dir",
     "checkpoint_interval",
     "checkpoint_interval_unit",
+    "keep_checkpoints",
     "validation_interval",
 )
 FREE_TRAIN += ("gpu_ids", "num_gpus", "num_nodes", "accelerator", "early_stopping", "pretrained_model_path", "compile", "cudnn", "probe")

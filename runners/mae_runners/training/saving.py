@@ -61,3 +61,6 @@ def _write(loop: Loop, path: Path, live: Any, deployed: Any, optimizer_state: An
         path, epoch, loop.position.step, metrics, stage=loop.task.stage, arch=loop.task.model.arch, input_size=size, task=meta.task
     )
     resume.point_latest(loop.folder, loop.task.model.arch, path)
+    if loop.train.keep_checkpoints is not None:
+        for name in loop.index.thin(loop.train.keep_checkpoints):
+            (loop.folder / name).unlink(missing_ok=True)

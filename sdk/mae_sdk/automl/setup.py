@@ -20,9 +20,10 @@ _KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
 
 
 def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys of ``batch``, ``accumulate`` and ``epochs``: from the bundle's shorthand keys, and its ``automl_keys`` where given."""
+    """Dotted keys of ``batch``, ``accumulate``, ``epochs``, ``keep`` (newest checkpoints that stay): the bundle's shorthand keys and ``automl_keys``."""
     short = info.get("spec_shorthand_keys") or {}
     found = {"accumulate": "train.accum_grad_batches", "epochs": "train.num_epochs", "batch": "dataset.batch_size"}
+    found["keep"] = "train.keep_checkpoints"
     found.update({word: str(short[name]) for word, name in _KEYS.items() if name in short})
     found.update(info.get("automl_keys") or {})
     return {word: key for word, key in found.items() if get(spec, key) is not MISSING}
@@ -49,6 +50,10 @@ def describe(
         options = parse(options)
     keys = keys_of(info or {}, spec)
     bounded = _bounded(spec, keys, options)
+    notes, key = [], keys.get("keep")
+    if key and get(bounded, key) is None and getattr((provenance or {}).get(key), "kind", "default") in ("default", "template"):
+        put(bounded, key, 1)
+        notes.append(f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise")
     space = build(schema, bounded, provenance, options)
     if not space.knobs:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items()) or "the schema names no parameter"
@@ -60,7 +65,7 @@ def describe(
     return {
         "options": options.to_dict(),
         "objectives": [asdict(objective) for objective in objectives(schema, bounded, options)],
-        "space": space.to_dict(),
+        "space": {**space.to_dict(), "notes": [*space.notes, *notes]},
         "keys": keys,
         "concurrency": concurrency,
         "spec": bounded,

@@ -7,6 +7,7 @@ an error.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -196,11 +197,21 @@ class CheckpointIndex:
         content["best"] = {"metric": metric, "direction": direction}
         write_json(self.path, content)
 
-    def forget(self, file_name: str) -> None:
-        """Remove an entry whose file the writer has deleted (keeping only the last few)."""
+    def thin(self, keep: int) -> list[str]:
+        """Remove the entries of all but the newest `keep` checkpoints and the best one.
+
+        Returns:
+            Their file names, for the writer to delete: the index never names a file that is gone.
+        """
         content = self.read()
-        content["checkpoints"] = [entry for entry in content["checkpoints"] if entry["file"] != file_name]
-        write_json(self.path, content)
+        entries: list[Entry] = sorted(content["checkpoints"], key=lambda entry: (entry["epoch"], entry["step"]))
+        kept = {entry["file"] for entry in entries[-keep:]}
+        with contextlib.suppress(NotFoundError):  # no metric yet
+            kept.add(choose(content, "best", lambda entry: None).entry["file"])
+        gone = [str(entry["file"]) for entry in entries if entry["file"] not in kept]
+        if gone:
+            write_json(self.path, {**content, "checkpoints": [entry for entry in content["checkpoints"] if entry["file"] in kept]})
+        return gone
 
     def choose(self, policy: str = "best") -> Choice:
         """Like `select`, with the entry and the reasons."""

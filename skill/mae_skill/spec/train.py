@@ -222,9 +222,18 @@ class TrainSpec(SpecModel):
     seed: int = spec_field(1234, "Seed of everything random: order, augmentation, masks, initial weights.", ge=1, le=2**32 - 1)
     cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.")
     checkpoint_interval: Positive = spec_field(
-        1, "Epochs (or steps) between checkpoints.", popular=True, related=["train.checkpoint_interval_unit"]
+        1,
+        "Epochs (or steps) between checkpoints.",
+        popular=True,
+        related=["train.checkpoint_interval_unit", "train.keep_checkpoints"],
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = spec_field("epoch", "What checkpoint_interval counts.")
+    keep_checkpoints: Positive | None = spec_field(
+        None,
+        "How many of the newest checkpoints stay on disk, beside the best one. Null = all; the trials of a search keep 1.",
+        unit="checkpoints",
+        related=["train.checkpoint_interval"],
+    )
     validation_interval: Positive = spec_field(
         1,
         "Epochs between validations, and between pictures of reconstructions in pretraining; the last epoch always counts.",
