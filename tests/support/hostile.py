@@ -83,6 +83,7 @@ def _bomb() -> bytes:
 CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an absolute path": ("x.tar", lambda: tar(("/etc/evil.jpg", PHOTO)), "/etc/evil.jpg"),
     "a climbing path": ("x.tar.gz", lambda: gzip.compress(tar(("a/../../evil.jpg", PHOTO))), "evil.jpg"),
+    "the folder above": ("x.tar", lambda: tar(special("..", tarfile.DIRTYPE), _GOOD), "climbs with '..'"),
     "a climbing folder": ("x.tar", lambda: tar(special("../evil", tarfile.DIRTYPE), _GOOD), "../evil"),
     "a symbolic link out": ("x.tar", lambda: tar(special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"), _GOOD), "a/link.jpg"),
     "a symbolic link in": ("x.tar", lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "1.jpg")), "a/2.jpg"),
@@ -117,6 +118,9 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a pax path that climbs": ("x.tar", lambda: _pax("a/1.jpg", {"path": "../../evil.jpg"}), "evil.jpg"),
     "a volume label": ("x.tar", lambda: tar(special("label", b"V"), _GOOD), "label"),
     "a zip that climbs": ("x.zip", lambda: zipped(("../evil.jpg", PHOTO)), "evil.jpg"),
+    "a zip of the folder above": ("x.zip", lambda: zipped(("..", PHOTO), _GOOD), "climbs with '..'"),
+    "a zip with a nameless file": ("x.zip", lambda: zipped(("", PHOTO), _GOOD), "is empty"),
+    "a zip with a climbing folder": ("x.zip", lambda: zipped(("../", b""), _GOOD), "climbs with '..'"),
     "a zip with an absolute path": ("x.zip", lambda: zipped(("/etc/evil.jpg", PHOTO)), "/etc/evil.jpg"),
     "a zip with a link": ("x.zip", lambda: zipped(("a/link.jpg", b"/etc/passwd"), mode=0o120777), "a/link.jpg"),
     "an encrypted zip": ("x.zip", _encrypted_flag, "a/1.jpg"),

@@ -17,7 +17,7 @@ from typing import Any
 from mae_skill.errors import DataError
 
 from mae_sdk.data import decompress
-from mae_sdk.data.names import refused, safe_name
+from mae_sdk.data.names import check_folder, refused, safe_name
 
 BLOCK = 512
 CHUNK = 1 << 20
@@ -194,8 +194,7 @@ class _TarReader:
             if info.type in (b"3", b"4", b"6"):
                 raise refused(name, "is a device or a pipe", self._source)
             if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
-                if name.strip("./"):
-                    safe_name(name, self._source)
+                check_folder(name, self._source)
                 for _ in self._payload(size, name):
                     pass
                 continue
@@ -298,10 +297,10 @@ def _zip_members(raw: Any, size: int | None, source: str, limits: Limits) -> Ite
         infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
         _judge_zip(archive, infos, raw, size, source, limits)
         for info in infos:
-            name = safe_name(info.filename, source) if info.filename.strip("./") else ""
-            if info.is_dir() or not name:
+            if info.filename.endswith("/"):
+                check_folder(info.filename, source)
                 continue
-            yield Member(name, info.file_size, _guarded(_zip_chunks(archive, info), source, "zip"))
+            yield Member(safe_name(info.filename, source), info.file_size, _guarded(_zip_chunks(archive, info), source, "zip"))
 
 
 def _judge_zip(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], raw: Any, size: int | None, source: str, limits: Limits) -> None:

@@ -58,6 +58,16 @@ def safe_name(name: str, source: str) -> str:
     return clean
 
 
+def check_folder(name: str, source: str) -> None:
+    """Refuse a hostile name of a folder; ``./`` and ``/``, which packers write for the place itself, are none.
+
+    Raises:
+        DataError: as `safe_name`.
+    """
+    if set(name.split("/")) - {"", "."}:
+        safe_name(name, source)
+
+
 def refused(name: str, problem: str, source: str) -> DataError:
     """The error for one hostile member."""
     return DataError(
