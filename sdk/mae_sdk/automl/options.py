@@ -54,15 +54,10 @@ TABLE: tuple[Key, ...] = (
         "min_epochs",
         "int | null",
         None,
-        "epochs before a pruner may end a trial (null: successive halving drops the worst after 7.5 % of the run's epochs and keeps one in "
-        "`reduction_factor` from 20 % on; Hyperband and median wait for a ninth)",
+        "epochs before a pruner may end a trial (null: successive halving drops the worst quarter after 10 % of the run's epochs and keeps "
+        "one in `reduction_factor` after 40 and 60 %; Hyperband and median wait for a ninth)",
     ),
-    Key(
-        "reduction_factor",
-        "int | null",
-        None,
-        "successive halving and Hyperband keep one trial in this many at every rung (null: 2; Hyperband: 3)",
-    ),
+    Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung"),
     Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),
     Key("metric", "text | list", None, "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front"),
     Key("direction", "maximize|minimize | list", None, "direction of the metric; required for a metric that the bundle does not know"),
@@ -115,7 +110,7 @@ class AutoMLOptions:
     sampler: str | None = None
     pruner: str | None = None
     min_epochs: int | None = None
-    reduction_factor: int | None = None
+    reduction_factor: int = 3
     seed: int = 0
     metric: tuple[str, ...] = ()
     direction: tuple[str, ...] = ()
@@ -328,7 +323,7 @@ _READERS: dict[str, Any] = {
     "sampler": _or_null(_word(SAMPLERS)),
     "pruner": _or_null(_word(PRUNERS)),
     "min_epochs": _or_null(_whole(1)),
-    "reduction_factor": _or_null(_whole(2)),
+    "reduction_factor": _whole(2),
     "seed": _whole(0),
     "metric": lambda value: () if value is None else _texts(value),
     "direction": lambda value: () if value is None else _directions(value),
