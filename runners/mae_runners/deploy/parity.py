@@ -36,12 +36,16 @@ DEFAULTS = {
     "bf16": Thresholds(0.99, 2e-1, 0.9),
     "int8": Thresholds(0.99, 0.15, 0.9),
 }
-# On the borders of regions two classes are as good as equal, and rounding decides between them: not every pixel can stay.
+# On the borders of regions two classes are as good as equal, and rounding decides between them: not every pixel can stay. On segmenters of
+# every family that learnt to find ink on photographs, int8 with the default 128 calibration images lost at most 0.0024 of the cosine, 0.12 of
+# the largest logit and 0.0013 of the pixels; what cost more than 0.02 of the mIoU lost at least 0.027 of the cosine, mostly five times that
+# (tests/long/segmentation). Pixels get more room than these need: with many classes more of them are undecided. With 8 calibration images
+# one of the three lost 0.038 and 0.5: too few to calibrate on.
 PIXELS = {
     "fp32": dataclasses.replace(DEFAULTS["fp32"], min_top1_agreement=0.999),
     "fp16": dataclasses.replace(DEFAULTS["fp16"], min_top1_agreement=0.99),
     "bf16": dataclasses.replace(DEFAULTS["bf16"], min_top1_agreement=0.95),
-    "int8": Thresholds(0.95, 1.0, 0.85),
+    "int8": Thresholds(0.98, 0.5, 0.9),
 }
 
 

@@ -17,7 +17,7 @@ from tests.support.training import train
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
 def test_every_family_builds_in_every_precision_behind_the_gate(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    data = scenes(tmp_path / "scenes", training=16, validation=8)
+    data = scenes(tmp_path / "scenes", training=16, validation=32)
     changes = {"train__num_epochs": 12, "train__validation_interval": 12, "train__optim__lr": 2e-3, "train__optim__lr_scheduler": "poly"}
     assert train(seg_spec(data, tmp_path / "job", arch, **changes, dataset__val_data_sources=str(data))) == 0
     weights = str(tmp_path / "job" / "train" / f"{arch}_latest.pth")
