@@ -135,7 +135,7 @@ def summary(found: dict[str, list[list[dict[str, Any]]]], trials: int) -> dict[s
 
     curves = {label: [tops(run) for run in runs] for label, runs in found.items()}
     known = max(curve[-1] for runs in curves.values() for curve in runs)
-    seeds = min(len(runs) for runs in curves.values())
+    seeds = max(len(runs) for runs in curves.values())
     out: dict[str, Any] = {"best_known": known / JUDGED, "trials": trials, "seeds": seeds, "epochs": EPOCHS, "judged_pictures": JUDGED}
     for label, runs in curves.items():
         reached = [next((i + 1 for i, value in enumerate(curve) if value >= 0.99 * known), trials + 1) for curve in runs]

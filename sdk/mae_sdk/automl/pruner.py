@@ -30,7 +30,7 @@ def rungs(epochs: int, min_epochs: int | None = None, reduction_factor: int = 3)
     With the defaults three trials in four pass the gate at 10 % of the epochs, and one in three each of the rungs at 40 and 60 %.
     Between them nothing is decided: there, in the warm-up of real fine-tuning, low rates look best that end up worst.
     ``min_epochs`` moves the first rung there and leaves the gate out. The numbers were chosen on two analytic surfaces and on curves of
-    real fine-tuning, and held against two other surfaces: ``benchmarks/automl.py pruning``.
+    real fine-tuning, and held against two other surfaces: ``benchmarks/automl.py pruning`` (34 to 49 % of the epochs saved).
     """
     first = min_epochs or FIRST_SHARE * epochs
     wanted = [(first * step, 1 / reduction_factor) for step in STEPS]
