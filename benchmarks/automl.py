@@ -5,7 +5,7 @@ training      a real fine-tuning trial through the warm runner, against the same
 concurrency   four one-second trials at a time against one at a time, on waiting work
 quality       trials to come within 1 % of the best known on analytic surrogates whose optimum lies on a log scale (two on which
               defaults were chosen, two held out): our search, random search on the same space, and TPE on a uniform scale over the schema's bounds
-real          the same on real fine-tuning of digits: our search, random search, and TPE with uniform rates (``automl_real.py``; 20 minutes)
+real          the same on real fine-tuning of digits: our search, random search, and TPE with uniform rates (``automl_real.py``; 35 minutes)
 pruning       epochs saved at equal trials, and what it costs in the best value (paired seeds), on the surfaces and on recorded real curves
 """
 
