@@ -85,8 +85,8 @@ def test_options_with_weights_are_drawn_by_them_before_there_is_a_model() -> Non
 
 
 def test_rungs_are_shares_of_the_run_and_follow_what_was_asked_for() -> None:
-    assert rungs(100) == {10: 0.75, 40: 1 / 3, 60: 1 / 3}
-    assert rungs(10) == {1: 0.75, 4: 1 / 3, 6: 1 / 3}
+    assert rungs(100) == {10: 2 / 3, 40: 1 / 3, 60: 1 / 3}
+    assert rungs(10) == {1: 2 / 3, 4: 1 / 3, 6: 1 / 3}
     assert rungs(100, min_epochs=20) == {20: 1 / 3, 30: 1 / 3}
     assert rungs(100, reduction_factor=4)[40] == 0.25
     assert all(at < epochs for epochs in range(1, 8) for at in rungs(epochs)) and rungs(1) == {}
@@ -113,8 +113,8 @@ def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_tr
                 break
         else:
             opened.tell(trial, sign * rank / 40)
-    judged = {2: 0.75, 8: 1 / 3, 12: 1 / 3} if every == 1 else {5: 0.75, 10: 1 / 3, 15: 1 / 3}  # the first report at or after a rung
-    assert rungs(20) == {2: 0.75, 8: 1 / 3, 12: 1 / 3} and set(ended.values()) <= set(judged)
+    judged = {2: 2 / 3, 8: 1 / 3, 12: 1 / 3} if every == 1 else {5: 2 / 3, 10: 1 / 3, 15: 1 / 3}  # the first report at or after a rung
+    assert rungs(20) == {2: 2 / 3, 8: 1 / 3, 12: 1 / 3} and set(ended.values()) <= set(judged)
     for position, rank in enumerate(order):
         for at, share in judged.items():
             if ended.get(rank, 20) < at:

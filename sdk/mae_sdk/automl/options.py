@@ -54,7 +54,7 @@ TABLE: tuple[Key, ...] = (
         "min_epochs",
         "int | null",
         None,
-        "epochs before a pruner may end a trial (null: successive halving drops the worst quarter after 10 % of the run's epochs and keeps "
+        "epochs before a pruner may end a trial (null: successive halving drops the worst third after 10 % of the run's epochs and keeps "
         "one in `reduction_factor` after 40 and 60 %; Hyperband and median wait for a ninth)",
     ),
     Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung"),
