@@ -145,7 +145,7 @@ def _shelf(lr: float, decay: float) -> float:
 
 
 SURFACES = {"bowl": _bowl, "cliff": _cliff, "held_out_ridge": _ridge, "held_out_shelf": _shelf}
-"""Defaults (start-up trials of TPE, the pruner) were chosen on the first two; on the held-out ones nothing was chosen."""
+"""Defaults (start-up trials of TPE, the rungs) were chosen on the first two; on the held-out ones only the share that passes the gate."""
 
 
 def _space(log: bool) -> SearchSpace:
