@@ -44,8 +44,9 @@ def test_builders_that_are_killed_harm_neither_the_others_nor_the_next(archive: 
         for child in children:
             child.start()
         doomed = children[: rng.choice([1, 2, 3, 3])]
-        for child in doomed:
-            time.sleep(rng.uniform(0, alone))
+        began, moments = time.perf_counter(), sorted(rng.uniform(0, alone) for _ in doomed)
+        for child, moment in zip(doomed, moments, strict=True):  # each at any moment of the time one build takes by itself
+            time.sleep(max(0.0, began + moment - time.perf_counter()))
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
         for child in children:
