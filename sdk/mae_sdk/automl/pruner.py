@@ -31,7 +31,7 @@ def rungs(epochs: int, min_epochs: int | None = None, reduction_factor: int = 3)
     Between them nothing is decided: there, in the warm-up of real fine-tuning, low rates look best that end up worst.
     ``min_epochs`` moves the first rung there and leaves the gate out. The rungs were chosen on two analytic surfaces and on curves of
     real fine-tuning, and held against two other surfaces; the gate's share was settled on all of them: ``benchmarks/automl.py pruning``
-    (41 to 46 % of the epochs saved on the surfaces; 52 % on the curves in random orders, 35 % in the order in which TPE drew them).
+    (41 to 46 % of the epochs saved on the surfaces; 50 % on the curves in random orders, 34 % in the order in which TPE drew them).
     """
     first = min_epochs or FIRST_SHARE * epochs
     wanted = [(first * step, 1 / reduction_factor) for step in STEPS]
@@ -61,12 +61,13 @@ def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) ->
         return pruners.HyperbandPruner(least, max_epochs or "auto", options.reduction_factor)
     if max_epochs is None:
         return pruners.SuccessiveHalvingPruner(least, options.reduction_factor)
-    return _halving(rungs(max_epochs, options.min_epochs, options.reduction_factor))
+    return _halving(rungs(max_epochs, options.min_epochs, options.reduction_factor), options.reduction_factor)
 
 
-def _halving(shares: Mapping[int, float]) -> optuna.pruners.BasePruner:
-    """Asynchronous successive halving (arXiv 1810.05934) over given rungs.
+def _halving(shares: Mapping[int, float], least: int) -> optuna.pruners.BasePruner:
+    """Asynchronous successive halving (arXiv 1810.05934) over given rungs; none decides among fewer than ``least`` trials.
 
+    Of two trials no third can be kept: in a small search each would have to beat all before it, on a few early epochs.
     A decision is a function of the stored reports alone: a restarted controller and every worker of a shared study decide alike.
     """
     from optuna.pruners import BasePruner
@@ -88,7 +89,7 @@ def _halving(shares: Mapping[int, float]) -> optuna.pruners.BasePruner:
                 there = [value_at(values, rung) for values in others]
                 ranked = sorted([own, *(sign * value for value in there if value is not None)], reverse=True)
                 kept = max(1, math.floor(shares[rung] * len(ranked) + 1e-9))
-                if own < ranked[kept - 1]:
+                if len(ranked) >= least and own < ranked[kept - 1]:
                     return True
             return False
 
