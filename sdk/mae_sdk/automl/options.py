@@ -57,7 +57,12 @@ TABLE: tuple[Key, ...] = (
         "epochs before a pruner may end a trial (null: successive halving drops the worst third after 10 % of the run's epochs and keeps "
         "one in `reduction_factor` after 40 and 60 %; Hyperband and median wait for a ninth)",
     ),
-    Key("reduction_factor", "int", 3, "successive halving and Hyperband keep one trial in this many at every rung; successive halving decides once so many got there"),
+    Key(
+        "reduction_factor",
+        "int",
+        3,
+        "successive halving and Hyperband keep one trial in this many at every rung; successive halving decides once so many got there",
+    ),
     Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),
     Key("metric", "text | list", None, "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front"),
     Key("direction", "maximize|minimize | list", None, "direction of the metric; required for a metric that the bundle does not know"),
