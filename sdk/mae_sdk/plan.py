@@ -63,21 +63,41 @@ class Request:
             hint = f"did you mean {near[0]}?" if near else None
             raise UsageError("unknown option", field=unknown[0], got=unknown, expected=", ".join(sorted(known)), hint=hint)
         given = {name: value for name, value in options.items() if value is not None}
-        for name in ("spec", "parent_job_id", "ptm", "results_root"):
-            if isinstance(given.get(name), os.PathLike):
-                given[name] = os.fspath(given[name])
+        given = {name: _as_text(value) if name in _PATHS else value for name, value in given.items()}
         _check_types(action, given)
+        for name in _DOCUMENTS:
+            if name in given and not isinstance(given[name], str):
+                given[name] = _plain(given[name])
         return cls(action=action, skill_dir=skill_dir, **given)
 
     @property
     def sources(self) -> dict[str, Any]:
         """Source name → URI, of those given."""
-        names = ("train_datasets", "eval_dataset", "inference_dataset")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        return {name: getattr(self, name) for name in _SOURCES if getattr(self, name)}
 
 
 _TEXTS = ("parent_job_id", "checkpoint", "ptm", "request", "recipe", "platform", "results_root", "idempotency_key")
+_SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
+_PATHS = ("spec", "parent_job_id", "ptm", "results_root", *_SOURCES)
 _MAPPINGS = ("automl", "spec_overrides", "env")
+_DOCUMENTS = ("spec", "spec_overrides", "automl")
+
+
+def _as_text(value: Any) -> Any:
+    """A path, or a list of them, as text."""
+    if isinstance(value, (list, tuple)):
+        return [_as_text(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _plain(value: Any) -> Any:
+    """A copy in which numpy's scalars and arrays are Python's numbers and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    convert = getattr(value, "tolist", None)
+    return convert() if callable(convert) else value
 
 
 def _check_types(action: Any, given: Mapping[str, Any]) -> None:
@@ -89,7 +109,10 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
     for name, value in {"action": action, **{name: given[name] for name in _TEXTS if name in given}}.items():
         if not isinstance(value, str) or "\0" in value:
             raise UsageError("not a text", field=name, got=repr(value), expected="text")
-    for name in ("train_datasets", "eval_dataset", "inference_dataset"):
+    for name in (*(name for name in _TEXTS if name != "request"), *_SOURCES):  # a variable of the shell that was never set
+        if given.get(name) == "":
+            raise UsageError("an empty text names nothing", field=name, got="", expected="a value, or leave the option out")
+    for name in _SOURCES:
         value = given.get(name, [])
         several = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, (str, os.PathLike)) for one in several):
@@ -98,7 +121,7 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         value = given.get(name, {})
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
             raise UsageError("not a mapping of names to values", field=name, got=repr(value), expected="a mapping whose keys are text")
-    for name in ("spec", "spec_overrides", "automl"):
+    for name in _DOCUMENTS:
         if (odd := _not_plain(given.get(name))) is not None:
             raise UsageError("not a value of a spec", field=name, got=repr(odd), expected="texts, numbers, booleans, null, lists, mappings")
     for name, value in given.get("env", {}).items():
@@ -111,7 +134,7 @@ def _not_plain(value: Any, depth: int = 64) -> Any:
     if isinstance(value, (Mapping, list, tuple)) and depth:
         inside = value.values() if isinstance(value, Mapping) else value
         return next((odd for item in inside if (odd := _not_plain(item, depth - 1)) is not None), None)
-    plain = value is None or isinstance(value, (str, int, float)) or callable(getattr(value, "item", None))  # item: numpy's scalars
+    plain = value is None or isinstance(value, (str, int, float)) or callable(getattr(value, "tolist", None))  # numpy's scalars, arrays
     return None if plain else value
 
 

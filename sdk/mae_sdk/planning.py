@@ -52,8 +52,13 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         require_optuna()
     elif request.automl and action != "train":
         raise UsageError(f"{action} is never searched", field="automl", got=sorted(request.automl), expected="no AutoML options")
+    if request.checkpoint and not request.parent_job_id:
+        expected = "a parent job whose checkpoints it chooses among"
+        raise UsageError("a checkpoint policy without a parent", field="checkpoint", got=request.checkpoint, expected=expected)
     request = _sealed(request)
     layers = given_layers(bundle, request)
+    if request.automl and not decision.automl:
+        layers.notices.append(f"the AutoML options are not used ({', '.join(sorted(request.automl))}): {decision.reason}")
     request = _hide_password(request, layers)
     root = Root(request.results_root)
     parent = None

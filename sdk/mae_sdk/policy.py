@@ -15,12 +15,15 @@ from mae_skill.errors import DependencyError, MaeError, UsageError
 
 NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
 
+_NOT = r"\b(?:don['’]?t|do\s+not|not|never)\s+"
 _OFF_WORDS = re.compile(
     r"\b(?:(?:turn(?:ed)?|switch(?:ed)?)\s+(?:auto-?ml|hpo)\s+off|(?:turn|switch)\s+off\s+(?:the\s+)?(?:auto-?ml|hpo)"
     r"|(?:disabl\w+|no|without|skip)\s+(?:the\s+)?(?:auto-?ml|hpo|hyper-?parameter\s+(?:search|optimi[sz]ation|tuning))"
-    r"|(?:auto-?ml|hpo)(?:[_ ]policy)?\s*[:=]?\s*(?:off|disabled)|plain\s+(?:training|train|run))\b",
+    r"|(?:auto-?ml|hpo)(?:[_ ]policy)?\s*[:=]?\s*(?:off|disabled)|plain\s+(?:training|train|run)"
+    rf"|{_NOT}(?:use|using|run|running|do|start|want|need)\s+(?:any\s+|the\s+)?(?:auto-?ml|hpo))\b",
     re.IGNORECASE,
 )
+_NEGATED = re.compile(rf"{_NOT}(?:\w+\s+){{0,1}}$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def decide(bundle: Any, action: str, automl_policy: Any = None, request: str | N
     if explicit == "off":
         return Decision(False, "off", "turned off for this run by automl_policy")
     if explicit is None and request:
-        words = _OFF_WORDS.search(request)
+        words = next((found for found in _OFF_WORDS.finditer(request) if not _NEGATED.search(request[: found.start()])), None)
         if words:
             return Decision(False, "off", f"turned off for this run by the request: “{words[0]}”")
     if not bundle.info.get("automl_enabled"):

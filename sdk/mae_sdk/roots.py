@@ -26,11 +26,18 @@ class Root:
     Args:
         where: a path or URL; None means ``MAE_RESULTS_ROOT``, else ``./mae-results``.
 
+    Raises:
+        UsageError: it is an empty text.
+
     A job under a remote root is run in a local scratch folder; on the machine that runs it, its state is read there.
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
-        text = os.fspath(where) if where else os.environ.get("MAE_RESULTS_ROOT") or DEFAULT_ROOT
+        text = os.environ.get("MAE_RESULTS_ROOT") or DEFAULT_ROOT if where is None else os.fspath(where)
+        if not text:
+            raise UsageError(
+                "an empty text names nothing", field="results_root", got="", expected="a folder or URL, or leave the option out"
+            )
         self.remote = urls.is_remote(text)
         self.url = text.rstrip("/") if self.remote else str(urls.local_path(text).resolve())
 

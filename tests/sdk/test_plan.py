@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
 from mae_skill.errors import DataError, MaeError, SpecError, UsageError
@@ -39,9 +40,22 @@ def test_a_train_plan_names_automl_its_knobs_and_ranges_and_writes_no_job(data: 
     json.dumps(shown, allow_nan=False)
 
 
-@pytest.mark.parametrize("words", [{"automl_policy": "off"}, {"automl_policy": False}, {"request": "please train, no HPO this time"}])
+@pytest.mark.parametrize(
+    "words",
+    [{"automl_policy": "off"}, {"automl_policy": False}, {"request": "please train, no HPO this time"}, {"request": "Don't use AutoML."}],
+)
 def test_automl_is_off_for_this_run_when_asked(data: Path, words: dict[str, Any]) -> None:
     assert plan(data, **words).automl is None
+
+
+@pytest.mark.parametrize("request_text", ["Please do not turn off AutoML", "never disable HPO", "this is not a plain run"])
+def test_words_that_forbid_turning_automl_off_leave_it_on(data: Path, request_text: str) -> None:
+    assert plan(data, request=request_text).automl is not None
+
+
+def test_automl_options_of_a_plain_run_are_named_as_unused(data: Path) -> None:
+    made = plan(data, automl_policy="off", automl={"max_trials": 3})
+    assert any("AutoML options are not used (max_trials)" in notice for notice in made.notices)
 
 
 def test_an_explicit_policy_wins_over_the_words_of_the_request(data: Path) -> None:
@@ -126,6 +140,19 @@ def test_the_printed_script_is_python_and_names_the_same_call(data: Path) -> Non
     assert "canary" not in script and "os.environ['HF_TOKEN']" in script
 
 
+def test_paths_and_numpys_numbers_are_taken_and_the_printed_script_needs_neither(data: Path) -> None:
+    spec = {"train": {"num_epochs": np.int64(3), "optim": {"milestones": np.array([1, 2])}}}
+    made = Skill().plan(
+        "train", train_datasets=[data], spec=spec, spec_overrides={**SMALL, "train.optim.lr": np.float64(1e-4)}, automl_policy="off"
+    )
+    assert made.spec["train"]["num_epochs"] == 3 and type(made.spec["train"]["optim"]["lr"]) is float
+    call = ast.parse(made.to_python()).body[-4]
+    assert isinstance(call, ast.Assign) and isinstance(call.value, ast.Call)
+    words = {word.arg: ast.literal_eval(word.value) for word in call.value.keywords}
+    assert words["train_datasets"] == [str(data)] and words["spec_overrides"]["train.optim.lr"] == 1e-4
+    assert words["spec"] == {"train": {"num_epochs": 3, "optim": {"milestones": [1, 2]}}}
+
+
 @pytest.mark.parametrize("missing", ["schema", "template"])
 def test_without_schema_or_template_training_is_plain_and_says_why(data: Path, tmp_path: Path, missing: str) -> None:
     import shutil
@@ -170,6 +197,12 @@ def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(dat
         ({"ptm": 7}, "ptm"),
         ({"recipe": ["x"]}, "recipe"),
         ({"eval_dataset": {"a": 1}}, "eval_dataset"),
+        ({"parent_job_id": ""}, "parent_job_id"),
+        ({"ptm": ""}, "ptm"),
+        ({"eval_dataset": ""}, "eval_dataset"),
+        ({"idempotency_key": ""}, "idempotency_key"),
+        ({"results_root": ""}, "results_root"),
+        ({"checkpoint": "epoch:3"}, "checkpoint"),
     ],
 )
 def test_an_option_of_the_wrong_kind_is_named(data: Path, options: dict[str, Any], field: str) -> None:

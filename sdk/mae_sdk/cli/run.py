@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -47,8 +47,8 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
 
     datasets = list(options["train_datasets"])
     given = {
-        "spec": read_spec(options["spec"]) if options["spec"] else None,
-        "train_datasets": (datasets[0] if len(datasets) == 1 else datasets) or None,
+        "spec": None if options["spec"] is None else read_spec(options["spec"]),
+        "train_datasets": datasets[0] if len(datasets) == 1 else datasets or None,
         "eval_dataset": options["eval_dataset"],
         "inference_dataset": options["inference_dataset"],
         "parent_job_id": options["parent"],
@@ -56,8 +56,8 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "ptm": options["ptm"],
         "automl_policy": options["automl_policy"],
         "request": options["request"],
-        "automl": dict(parse_override(item) for item in options["automl"]),
-        "spec_overrides": dict(parse_override(item) for item in options["overrides"]),
+        "automl": in_order(parse_override(item) for item in options["automl"]),
+        "spec_overrides": in_order(parse_override(item) for item in options["overrides"]),
         "recipe": options["recipe"],
         "env": dict(_environment(item) for item in options["env"]),
         "platform": options["platform"],
@@ -65,6 +65,15 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "idempotency_key": options["idempotency_key"],
     }
     return {"action": action, **{key: value for key, value in given.items() if value not in (None, {})}}
+
+
+def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Settings as a mapping in which one given again stands where it was given last: it wins over all before it."""
+    found: dict[str, Any] = {}
+    for key, value in settings:
+        found.pop(key, None)
+        found[key] = value
+    return found
 
 
 def _environment(item: str) -> tuple[str, str]:

@@ -115,7 +115,9 @@ def validate(action: str, overrides: tuple[str, ...], spec: str, skill_dir: str 
     from mae_skill.overrides import parse_override
     from mae_skill.reader import read_spec
 
-    errors, warnings = check_spec(bundle, action, read_spec(spec), dict(parse_override(item) for item in overrides))
+    from .run import in_order
+
+    errors, warnings = check_spec(bundle, action, read_spec(spec), in_order(parse_override(item) for item in overrides))
     if errors:
         raise SpecError("the spec is not valid", problems=errors)
     listed = [warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings]
