@@ -24,14 +24,14 @@ def prepare(job_dir: Path) -> Path | None:
         checkpoint = CheckpointIndex(job_dir / record["action"]).select("latest")
     except NotFoundError:
         return None
-    import yaml
     from mae_skill.overrides import set_dotted
+    from mae_skill.reader import dump_yaml, read_spec
 
     path = job_dir / "spec.yaml"
-    spec = yaml.safe_load(path.read_text())
+    spec = read_spec(path)
     for key in keys:
         set_dotted(spec, key, str(checkpoint))
     for key in record.get("ptm_keys") or []:
         set_dotted(spec, key, None)
-    records.write_text(path, yaml.safe_dump(spec, sort_keys=False))
+    records.write_text(path, dump_yaml(spec))
     return checkpoint

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import attempts
 from mae_sdk.automl import controller, results
 from mae_sdk.automl.children import LocalChildren
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 from mae_sdk.jobfolder.process import identify
 from mae_skill.errors import JobFailedError, NotFoundError, StorageError
+from mae_skill.reader import read_spec
 
 from tests.support.automl_toy import SPEC, children, make_job, start_controller
 
@@ -115,6 +118,28 @@ def test_a_study_that_cannot_succeed_ends_early_with_the_childs_reason(tmp_path:
     with pytest.raises(JobFailedError, match=words):
         controller.control(job)
     assert len(children(job)) == trials
+
+
+def test_a_metric_that_the_spec_as_given_does_not_report_ends_the_study_with_its_first_trial(tmp_path: Path) -> None:
+    job = make_job(tmp_path, max_trials=9, metric="accuracy:maximize", spec={"num_epochs": 1})
+    with pytest.raises(JobFailedError, match="the spec as given fails: the trial reported no accuracy"):
+        controller.control(job)
+    assert len(children(job)) == 1
+
+
+def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_text(tmp_path: Path) -> None:
+    words = {"name": "1e4", "tags": ["2e5", "on", "012", "0o17"], "rate": 1e-05}
+    job = make_job(tmp_path, max_trials=1)
+    child = LocalChildren(job, records.read_json(job / "automl" / "study.json")).create(0, {"train": {"stage": "fine"}, "words": words})
+    assert read_spec(child / "spec.yaml")["words"] == words
+    train = child / "train"
+    train.mkdir()
+    (train / "model.pth").write_bytes(b"x")
+    CheckpointIndex(train).add(train / "model.pth", 0, 1, {})
+    records.update_record(child, lambda record: record.update(resume_keys=["train.resume"]))
+    attempts.prepare(child)
+    again = read_spec(child / "spec.yaml")
+    assert again["words"] == words and again["train"]["resume"] == str(train / "model.pth")
 
 
 def test_a_plateau_and_a_timeout_end_a_study(tmp_path: Path) -> None:

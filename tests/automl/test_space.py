@@ -204,6 +204,13 @@ def test_the_users_range_is_clamped_to_the_schema_with_a_note() -> None:
         ({"ranges": {"model.pool": [0, 1]}}, "model.pool", "not an option"),
         ({"parameters": ["train.optim.lrr"]}, "train.optim.lrr", "no such field"),
         ({"parameters": ["train.seed"]}, "train.seed", "disables AutoML"),
+        ({"ranges": {"train.optim.lr": [0, 0]}}, "train.optim.lr", "outside what the schema allows"),
+        ({"ranges": {"train.optim.lr": [1e-3, 1e-3]}}, "train.optim.lr", "holds one value"),
+        ({"ranges": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "choices": [1e-4]}}}, "train.optim.lr", "choices and an interval"),
+        ({"ranges": {"train.optim.lr": {"choices": [1e-4], "weights": 1}}}, "train.optim.lr", "weights must be"),
+        ({"parameters": ["train.optim.lr[0]"]}, "train.optim.lr[0]", "no list"),
+        ({"parameters": ["train.optim.milestones[a]"]}, "train.optim.milestones[a]", "not an element"),
+        ({"parameters": "train.optim.milestones[-1]"}, "train.optim.milestones[-1]", "not an element"),
         ({"ranges": {"train.optim.weight_decay": {"low": 0, "high": 0.1, "log": True}}}, "train.optim.weight_decay", "log scale"),
     ],
 )
@@ -332,6 +339,7 @@ def test_the_default_metric_follows_the_stage_and_a_direction_is_never_guessed_f
     with pytest.raises(SpecError, match="not known"):
         objectives(SCHEMA, SPEC, parse({"metric": "my_loss"}))
     assert objectives(SCHEMA, SPEC, parse({"metric": "my_loss:maximize"}))[0].direction == "maximize"
+    assert objectives(SCHEMA, SPEC, parse({"direction": "maximize"})) == (Objective("ACC_all", "maximize", "bundle"),)
 
 
 def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:

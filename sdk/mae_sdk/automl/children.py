@@ -230,19 +230,9 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:
-    import yaml
+    from mae_skill.reader import dump_yaml
 
-    class Dumper(yaml.SafeDumper):
-        """Floats as YAML 1.2 and 1.1 readers both take them: with a dot and a signed exponent."""
-
-    def number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-        text = repr(value)
-        mantissa, _, exponent = text.partition("e")
-        text = text if not exponent or "." in mantissa else f"{mantissa}.0e{exponent}"
-        return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-    Dumper.add_representer(float, number)
-    records.write_text(path, yaml.dump(dict(spec), Dumper=Dumper, sort_keys=False, allow_unicode=True))
+    records.write_text(path, dump_yaml(dict(spec)))
 
 
 @contextlib.contextmanager

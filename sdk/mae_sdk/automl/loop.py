@@ -18,7 +18,7 @@ from mae_skill.errors import JobFailedError
 
 from mae_sdk.automl.backend import Backend, Seen
 from mae_sdk.automl.fields import get, put
-from mae_sdk.automl.metrics import best, epochs
+from mae_sdk.automl.metrics import best, epochs, reports
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import AGAIN, FAILED, LOST, SILENT, better_so_far, counted, grid_size, spent
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 INFRASTRUCTURE = frozenset({"lost_process", "storage", "signal"})
 """Failure categories that are no fault of the configuration."""
-HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint"})
+HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint", "no_metric"})
 """Failure categories that every trial would meet when trial 0, the spec as given, meets them."""
 STOPPED = "stopped"
 """User attribute of a trial that ended because its study was cancelled: it goes on when the study does."""
@@ -293,10 +293,13 @@ class Loop:
             return
         missing = [o.metric for o, value in zip(self.objectives, values, strict=True) if value is None]
         cause = seen.message or f"the trial reported no {' and no '.join(missing)}"
+        category = seen.category
+        if seen.state == COMPLETE and not all(any(reports(record, metric) for record in records) for metric in missing):
+            category = "no_metric"  # not even a value that is not finite
         trial.set_user_attr(FAILED, cause)
-        trial.set_user_attr("category", seen.category or "no_metric")
+        trial.set_user_attr("category", category)
         self.say(f"trial {item.number}: failed: {cause}")
-        bad = TrialState.PRUNED if len(self.objectives) == 1 and seen.category not in HOPELESS else TrialState.FAIL
+        bad = TrialState.PRUNED if len(self.objectives) == 1 and category not in HOPELESS else TrialState.FAIL
         self._tell(item, records, None, bad)
 
     def _halve(self, item: Running) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mae_skill.errors import SpecError, UsageError
 
-from mae_sdk.automl.fields import holds
+from mae_sdk.automl.fields import acts, holds
 from mae_sdk.automl.options import AutoMLOptions, Objective
 
 
@@ -60,6 +60,21 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
     wanted = set(metrics)
     entries = [entry for entry in schema.get("automl_metrics") or () if entry["metric"] in wanted]
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
+
+
+def unstated(schema: Mapping[str, Any], spec: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+    """Metric → why, of those that the bundle states for other runs only: this run may not report them."""
+    found = {}
+    for metric in metrics:
+        reasons = [acts(entry.get("when"), spec) for entry in schema.get("automl_metrics") or () if entry["metric"] == metric]
+        if reasons and all(reasons):
+            found[metric] = str(reasons[0])
+    return found
+
+
+def reports(record: Mapping[str, Any], metric: str) -> bool:
+    """Whether a status record names the metric, with a number or (where it was not finite) without."""
+    return metric in (record.get("kpi") or {}) or metric in record
 
 
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:

@@ -210,13 +210,13 @@ def _split_metrics(
             UsageError("direction given twice", field="automl.direction", got=list(directions), expected="once, in metric or here")
         )
     ways = ways or list(directions)
-    if ways and len(ways) != len(names):
+    if ways and len(ways) != len(names) and (names or len(ways) > 1):  # one direction alone is that of the bundle's metric
         problems.append(
             UsageError(
                 "as many directions as metrics are needed",
                 field="automl.direction",
                 got=ways,
-                expected=f"{len(names)} of maximize|minimize",
+                expected=f"{max(1, len(names))} of maximize|minimize",
             )
         )
     if len(set(names)) != len(names):
@@ -292,7 +292,10 @@ def _concurrency(value: Any) -> int | None:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    items = [part.strip() for part in value.strip("[]").split(",")] if isinstance(value, str) else value
+    if isinstance(value, str):
+        text = value.strip()
+        value = [part.strip() for part in (text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text).split(",")]
+    items = value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
         raise ValueError("text, or a list of text")
     return tuple(items)

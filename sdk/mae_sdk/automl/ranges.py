@@ -56,6 +56,8 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
         if unknown:
             raise RangeError(f"unknown word in a range: {', '.join(sorted(unknown))}", expected="low, high, log or choices, weights")
         if "choices" in given:
+            if {"low", "high", "log"} & set(given):
+                raise RangeError("choices and an interval at once", expected="{low, high, log} or {choices: [...]}")
             return _given_choices(node, options, given["choices"], given.get("weights"), cond)
         if not {"low", "high"} <= set(given):
             raise RangeError("a range needs low and high", expected="{low, high, log} or {choices: [...]}")
@@ -128,8 +130,14 @@ def _given_interval(node: Mapping[str, Any], value: Any, low: Any, high: Any, lo
         raise RangeError("log is true or false")
     kind = _kind(node, value)
     bounds = _bounds(node, cond)
-    if (bounds.high is not None and low > bounds.high) or (bounds.low is not None and high < bounds.low):
+    above = bounds.high is not None and (low > bounds.high or (low == bounds.high and bounds.high_open))
+    below = bounds.low is not None and (high < bounds.low or (high == bounds.low and bounds.low_open))
+    if above or below:
         raise RangeError("the range lies outside what the schema allows", expected=str(bounds))
+    if low == high:
+        raise RangeError(
+            "the range holds one value", expected="[low, high] with low below high", hint="to fix the field, set it in the spec"
+        )
     if log is None:
         search = node.get("search")
         hints = [search] if isinstance(search, Mapping) else list(search or ())
@@ -146,7 +154,10 @@ def _given_choices(node: Mapping[str, Any], options: list[Any] | None, given: An
     if not isinstance(given, (list, tuple)) or not given:
         raise RangeError("choices must be a list that is not empty")
     if weights is not None and (
-        len(weights) != len(given) or not all(_is_number(w) and w >= 0 for w in weights) or not any(w > 0 for w in weights)
+        not isinstance(weights, (list, tuple))
+        or len(weights) != len(given)
+        or not all(_is_number(w) and w >= 0 for w in weights)
+        or not any(w > 0 for w in weights)
     ):
         raise RangeError("weights must be as many numbers of at least 0 as there are choices, one of them above 0")
     bounds = _bounds(node, cond)

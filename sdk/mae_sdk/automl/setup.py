@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.automl.fields import MISSING, get, put
-from mae_sdk.automl.metrics import objectives
+from mae_sdk.automl.metrics import objectives, unstated
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.space import build
 
@@ -61,10 +61,13 @@ def describe(
             "nothing is left to search", field="automl.parameters", got=reasons, hint="name parameters=, or use automl_policy=off"
         )
         raise SpecError("AutoML has no search space", problems=[problem])
+    found = objectives(schema, bounded, options)
+    for metric, reason in unstated(schema, bounded, [objective.metric for objective in found]).items():
+        notes.append(f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it")
     concurrency = options.concurrency or max(1, len(devices or ()) // max(1, processes))
     return {
         "options": options.to_dict(),
-        "objectives": [asdict(objective) for objective in objectives(schema, bounded, options)],
+        "objectives": [asdict(objective) for objective in found],
         "space": {**space.to_dict(), "notes": [*space.notes, *notes]},
         "keys": keys,
         "concurrency": concurrency,

@@ -337,8 +337,10 @@ def _knobs(
     conditions = node.get("applies_when") or {}
     searched = {item.partition("[")[0] for item in wanted} - {key}
     when = {other: need for other, need in conditions.items() if other in searched}
+    index = name[len(key) :].removeprefix("[").removesuffix("]")
+    if name != key and (not index.isdecimal() or name != f"{key}[{index}]"):
+        raise RangeError("not an element of a list", expected=f"{key} or {key}[0]")
     if "array" in _types(node) or isinstance(value, list):
-        index = name.partition("[")[2].rstrip("]")
         if not isinstance(value, list) or not value:
             raise RangeError("the spec gives no list to search around", leave_out=True)
         items = node.get("items") or {}
@@ -347,6 +349,8 @@ def _knobs(
             raise RangeError(f"the list has {len(value)} elements", expected=f"an index below {len(value)}")
         wide = {**{k: v for k, v in node.items() if k in ("search", "math_cond", "option_weights")}, **items}
         return [_knob(f"{key}[{i}]", wide, value[i], given, spec, cond, when, notes) for i in chosen]
+    if index:
+        raise RangeError("this field is no list", expected=key)
     return [_knob(name, node, value, given, spec, cond, when, notes)]
 
 
