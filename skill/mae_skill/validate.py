@@ -165,7 +165,7 @@ def describe(node: Mapping[str, Any]) -> str:
     words = []
     for kind in ("integer", "number", "string", "boolean", "array", "object", "null"):
         if kind in accepted_types(node):
-            words.append(_WORDS[kind] + (_bounds(node) if kind in ("integer", "number", "array", "string") else ""))
+            words.append(_WORDS[kind] + _bounds(node, kind))
     return " or ".join(words) or "a value that the schema accepts"
 
 
@@ -173,17 +173,17 @@ def _number(bound: float) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}" if abs(bound) < 1e6 or not bound.is_integer() else str(int(bound))
 
 
-def _bounds(node: Mapping[str, Any]) -> str:
-    parts = [
-        f"{sign} {_number(node[name])}"
-        for name, sign in (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
-        if name in node
-    ]
-    if "minItems" in node or "maxItems" in node:
+def _bounds(node: Mapping[str, Any], kind: str) -> str:
+    """What the keywords that speak of values of this kind add to its word."""
+    parts = []
+    if kind in ("integer", "number"):
+        signs = (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤"))
+        parts = [f"{sign} {_number(node[name])}" for name, sign in signs if name in node]
+    if kind == "array" and ("minItems" in node or "maxItems" in node):
         low, high = node.get("minItems"), node.get("maxItems")
         parts.append(f"of {low} items" if low == high else f"of at least {low} items" if high is None else f"of at most {high} items")
-        if isinstance(node.get("items"), Mapping) and accepted_types(node["items"]):
-            parts.append(f"each {describe(node['items'])}")
-    if node.get("minLength"):
+    if kind == "array" and isinstance(node.get("items"), Mapping) and accepted_types(node["items"]):
+        parts.append(f"{'' if parts else 'of items, '}each {describe(node['items'])}")
+    if kind == "string" and node.get("minLength"):
         parts.append("that is not empty")
     return (" " + ", ".join(parts)) if parts else ""

@@ -50,6 +50,14 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
+    problems = validate({"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA)
+    assert [problem.expected for problem in problems] == [
+        "a whole number ≥ 1 or a list of 2 items, each a whole number ≥ 1",
+        "text that is not empty or a list of at least 1 items, each text that is not empty or null",
+    ]
+
+
 @pytest.mark.parametrize(
     ("document", "field", "hint"),
     [

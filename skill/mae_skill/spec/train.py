@@ -185,7 +185,9 @@ class TrainSpec(SpecModel):
     )
     precision: Literal["fp32", "bf16", "fp16"] = spec_field("fp32", "Arithmetic of forward and backward.", popular=True)
     accelerator: Literal["auto", "gpu", "cpu"] = spec_field(
-        "auto", "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes."
+        "auto",
+        "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes.",
+        automl_disabled=True,
     )
     distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp",
@@ -210,15 +212,21 @@ class TrainSpec(SpecModel):
         related=["model.arch", "dataset.augmentation.input_size"],
     )
     num_gpus: Positive = spec_field(
-        1, "Devices on each node. Where gpu_ids names more, its count is taken.", unit="devices", popular=True, related=["train.gpu_ids"]
+        1,
+        "Devices on each node. Where gpu_ids names more, its count is taken.",
+        unit="devices",
+        popular=True,
+        related=["train.gpu_ids"],
+        automl_disabled=True,
     )
     gpu_ids: list[Index] = spec_field(
         [0],
         "Indices of the devices. Where num_gpus is larger, the first num_gpus devices are taken.",
         min_length=1,
         related=["train.num_gpus"],
+        automl_disabled=True,
     )
-    num_nodes: Positive = spec_field(1, "Machines that train together.", unit="nodes", related=["train.num_gpus"])
+    num_nodes: Positive = spec_field(1, "Machines that train together.", unit="nodes", related=["train.num_gpus"], automl_disabled=True)
     seed: int = spec_field(1234, "Seed of everything random: order, augmentation, masks, initial weights.", ge=1, le=2**32 - 1)
     cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.")
     checkpoint_interval: Positive = spec_field(
