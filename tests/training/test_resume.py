@@ -159,6 +159,40 @@ def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(dat
     assert {float(value) for value in curve(tmp_path / "job", "lr").values()} == {1e-3}
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"train__optim__weight_decay": 0.0}, {"train__optim__weight_decay": 0.3, "train__freeze": ["blocks.0"]}],
+    ids=["fewer", "frozen"],
+)
+def test_a_named_checkpoint_goes_on_under_the_optimiser_of_the_new_spec(data: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
+    named = tmp_path / "first/train/model_epoch_000.pth"
+    changed = {**changed, "train__optim__momentum": 0.8, "train__optim__beta2": 0.9}
+    made = spec(data, tmp_path / "job", train__num_epochs=2, train__resume_training_checkpoint_path=str(named), **changed)
+    assert train(made) == 0
+    before, after = (checkpoint.read(path) for path in (named, tmp_path / "job/train/model_epoch_001.pth"))
+    moments = [dict(zip(data["optimizer_names"], range(10**6), strict=False)) for data in (before, after)]
+    groups = after["optimizer_states"][0]["param_groups"]
+    assert max(group["weight_decay"] for group in groups) == changed["train__optim__weight_decay"]
+    assert {tuple(group["betas"]) for group in groups} == {(0.8, 0.9)}
+    assert any(name.startswith("encoder.blocks.0.") for name in moments[0])
+    assert any(name.startswith("encoder.blocks.0.") for name in moments[1]) == ("train__freeze" not in changed)
+    steps = [
+        {name: float(data["optimizer_states"][0]["state"][number]["step"]) for name, number in table.items()}
+        for data, table in zip((before, after), moments, strict=True)
+    ]
+    assert {name: steps[0][name] for name in moments[1]} == dict.fromkeys(moments[1], 4.0)
+    assert steps[1] == dict.fromkeys(moments[1], 8.0)
+
+
+def test_a_named_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Path) -> None:
+    assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
+    named = str(tmp_path / "first/train/model_epoch_000.pth")
+    assert train(spec(data, tmp_path / "job", train__num_epochs=2, model__depth=3, train__resume_training_checkpoint_path=named)) == 4
+    error = read(tmp_path / "job", "error.json")
+    assert error["field"] == "train.resume_training_checkpoint_path" and "pretrained_model_path" in error["hint"]
+
+
 def test_layer_wise_rates_survive_a_resume_that_no_longer_names_the_weights(data: Path, tmp_path: Path) -> None:
     assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
     path = str(tmp_path / "pre/train/model_epoch_000.pth")

@@ -87,7 +87,7 @@ class Loop:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = train.cudnn.benchmark, train.cudnn.deterministic
         if found:
             state = {k.removeprefix("model."): v for k, v in (found.get("live_state_dict") or found["state_dict"]).items()}
-            model.load_state_dict(state)
+            resume.fill(model, state)
         self.module: Any = self.fabric.setup_module(torch.compile(model) if train.compile else model)
         self.lr = scaled_lr(train.optim, self.effective_batch)
         # A resumed run was fine-tuned from pretrained weights when its first attempt was, whether or not the spec still names them.
@@ -107,7 +107,7 @@ class Loop:
                 load_weights(model, {k.removeprefix("model."): v for k, v in found["state_dict"].items()})
                 self.ema.take()
                 load_weights(model, state)
-            restore_optimizer(model, self.bare_optimizer, found["optimizer_states"][0])
+            restore_optimizer(model, self.bare_optimizer, found["optimizer_states"][0], found.get("optimizer_names"))
             if found.get("precision_state"):
                 self.fabric.strategy.precision.load_state_dict(found["precision_state"])
 

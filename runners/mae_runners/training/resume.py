@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+from torch import nn
 
 from mae_runners import checkpoint
 from mae_runners.context import RunContext
@@ -153,6 +154,24 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
             expected="the spec that the run was started with",
             hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue under the new spec",
         )
+
+
+def fill(model: nn.Module, state: dict[str, Any]) -> None:
+    """Loads a checkpoint's weights into the model that goes on from them.
+
+    Raises:
+        CheckpointError: the spec describes a model of another shape.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            "the spec describes another model than the checkpoint holds",
+            field="train.resume_training_checkpoint_path",
+            got=" ".join(str(error).split("\n\t")[1:2])[:300],
+            expected="the model and the input size that the run was started with",
+            hint="start a new run from its weights with train.pretrained_model_path",
+        ) from error
 
 
 def environment(world_size: int, effective_batch: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_runners import checkpoint
 from mae_runners.training import resume
-from mae_runners.training.wrap import full_states
+from mae_runners.training.wrap import full_states, optimizer_names
 
 if TYPE_CHECKING:
     from mae_runners.training.loop import Loop
@@ -40,6 +40,7 @@ def _write(loop: Loop, path: Path, live: Any, deployed: Any, optimizer_state: An
     data: dict[str, Any] = {
         "state_dict": {f"model.{name}": tensor for name, tensor in deployed.items()},
         "optimizer_states": [optimizer_state],
+        "optimizer_names": optimizer_names(loop.task.model, loop.bare_optimizer),
         "epoch": loop.position.epoch,
         "global_step": loop.position.step,
         "position": resume.pack_position(loop.position),

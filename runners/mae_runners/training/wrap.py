@@ -148,19 +148,38 @@ def full_states(bare: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict
     return dict(model_state), {"state": entries, "param_groups": groups}
 
 
-def restore_optimizer(bare: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it. Which kernel does the update is this
-    machine's choice, not that of the one that wrote the state."""
-    own = {name: optimizer.defaults[name] for name in ("fused", "foreach", "capturable") if name in optimizer.defaults}
-    state = {**state, "param_groups": [{**group, **own} for group in state["param_groups"]]}
-    if not is_sharded(bare):
-        optimizer.load_state_dict(state)
-        return
+def optimizer_names(bare: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of an optimiser's parameters, in the order in which its state numbers them."""
     names = {id(parameter): name for name, parameter in bare.named_parameters()}
-    ordered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def restore_optimizer(bare: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], saved: list[str] | None) -> None:
+    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it.
+
+    Moments go to their parameters by name. All else (groups, weight decay, betas, which kernel does the update) is what this run's spec
+    and machine say. A parameter that was not trained before starts with no moments.
+
+    Args:
+        saved: `optimizer_names` of the run that wrote the state; None: those of this one.
+    """
+    ordered = optimizer_names(bare, optimizer)
+    saved = saved or ordered
+    entries = {saved[number]: entry for number, entry in state["state"].items()}
+    groups = optimizer.state_dict()["param_groups"]
+    if not is_sharded(bare):
+        found = {number: entries[name] for number, name in enumerate(ordered) if name in entries}
+        optimizer.load_state_dict({"state": found, "param_groups": groups})
+        return
+    parameters = dict(bare.named_parameters())
+
+    def fresh(name: str) -> dict[str, Tensor]:
+        shape = parameters[name].shape
+        return {"step": torch.zeros(()), "exp_avg": torch.zeros(shape), "exp_avg_sq": torch.zeros(shape)}
+
     named: dict[str, Any] = {
-        "state": {ordered[number]: entry for number, entry in state["state"].items()},
-        "param_groups": [{**group, "params": [ordered[number] for number in group["params"]]} for group in state["param_groups"]],
+        "state": {name: entries.get(name) or fresh(name) for name in ordered},
+        "param_groups": [{**group, "params": [ordered[number] for number in group["params"]]} for group in groups],
     }
     set_optimizer_state_dict(bare, optimizer, named, options=StateDictOptions(full_state_dict=True))
 
