@@ -45,6 +45,27 @@ def test_a_validation_class_that_training_lacks_is_refused(data: Path, tmp_path:
     assert "3" in str(error)
 
 
+def test_one_image_a_class_leaves_nothing_to_hold_out(data: Path, tmp_path: Path) -> None:
+    single = digits_folder(tmp_path / "single", per_class=1)
+    error = refused(spec(single, tmp_path / "job", "finetune", dataset__val_data_sources=None, dataset__val_fraction=0.1), 3)
+    assert error["field"] == "dataset.val_fraction" and "val_data_sources" in error["hint"]
+
+
+def test_a_probe_that_cannot_work_is_refused_before_any_training(data: Path, tmp_path: Path) -> None:
+    made = {"train__num_epochs": 2, "train__probe__interval": 2, "train__checkpoint_interval": 1}
+    single = digits_folder(tmp_path / "single", per_class=1)
+    error = refused(spec(data, tmp_path / "one", dataset__probe_train_data_sources=str(single), **made), 3)
+    assert error["field"] == "dataset.probe_train_data_sources" and "probe_val_data_sources" in error["hint"]
+    sources = {"dataset__probe_train_data_sources": str(single), "dataset__probe_val_data_sources": str(tmp_path / "nowhere")}
+    assert "nowhere" in refused(spec(data, tmp_path / "two", **sources, **made), 3)["message"]
+
+
+def test_compiling_without_a_compiler_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    error = refused(spec(data, tmp_path / "job", train__compile=True), 7)
+    assert (error["field"], error["got"]) == ("train.compile", "no-such-compiler")
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in str(refused(spec(tmp_path / "empty", tmp_path / "job"), 3))

@@ -22,6 +22,7 @@ from mae_runners.training.schedule import build_schedule
 from mae_runners.training.task import Task
 from mae_runners.training.wrap import (
     call,
+    compiled,
     gradient_norm,
     has_unused,
     host_group,
@@ -88,7 +89,7 @@ class Loop:
         if found:
             state = {k.removeprefix("model."): v for k, v in (found.get("live_state_dict") or found["state_dict"]).items()}
             resume.fill(model, state)
-        self.module: Any = self.fabric.setup_module(torch.compile(model) if train.compile else model)
+        self.module: Any = self.fabric.setup_module(compiled(model, context.device) if train.compile else model)
         self.lr = scaled_lr(train.optim, self.effective_batch)
         # A resumed run was fine-tuned from pretrained weights when its first attempt was, whether or not the spec still names them.
         self.layerwise = bool(found["layerwise"]) if found else layerwise_active(train.stage, bool(train.pretrained_model_path))

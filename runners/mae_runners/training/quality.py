@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mae_runners.data import ImageDataset
 from mae_runners.models.masking import draw_mask
 from mae_runners.training.probe import knn_accuracy, linear_probe_accuracy, split_bank
 from mae_runners.training.task import Task
@@ -47,10 +48,10 @@ def after_epoch(task: Task, ranks: Ranks, trackers: Any, step: int, epoch: int, 
 
 def probe(task: Task, ranks: Ranks, linear: bool) -> dict[str, float]:
     """kNN (and linear) accuracy of the frozen, unmasked, pooled features on the probe sets; without a second set, on a fifth of the first."""
-    data = task.spec.dataset
-    bank, labels, classes = features(task, ranks, data.probe_train_data_sources, None)
-    if data.probe_val_data_sources:
-        queries, wanted, _ = features(task, ranks, data.probe_val_data_sources, classes)
+    bank_set, query_set = task.probe_sets  # type: ignore[attr-defined]
+    bank, labels = features(task, ranks, bank_set)
+    if query_set is not None:
+        queries, wanted = features(task, ranks, query_set)
     else:
         kept, held = split_bank(labels, task.seed)
         queries, wanted, bank, labels = bank[held], labels[held], bank[kept], labels[kept]
@@ -63,11 +64,10 @@ def probe(task: Task, ranks: Ranks, linear: bool) -> dict[str, float]:
     return result
 
 
-def features(task: Task, ranks: Ranks, sources: Any, classes: list[str] | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Pooled features [N, D], labels int64 [N] in the order of the source, class names; every rank makes a share and gets them all."""
+def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+    """Pooled features [N, D], labels int64 [N] in the order of the source; every rank makes a share and gets them all."""
     from mae_runners.data import FunctionalSampler, build_loader
 
-    dataset = task._dataset(sources, train=False, classes=classes, labels=True)
     sampler = FunctionalSampler(len(dataset), task.seed, task.context.rank, task.context.world_size, shuffle=False)
     size = max(32, int(task.spec.dataset.batch_size))
     parts, labels, places = [], [], []
@@ -80,7 +80,7 @@ def features(task: Task, ranks: Ranks, sources: Any, classes: list[str] | None) 
         task.between_batches()
     shares = ranks.gather((torch.cat(parts), torch.cat(labels), torch.cat(places)))
     order = torch.cat([share[2] for share in shares]).argsort()
-    return torch.cat([share[0] for share in shares])[order], torch.cat([share[1] for share in shares])[order], list(dataset.classes)
+    return torch.cat([share[0] for share in shares])[order], torch.cat([share[1] for share in shares])[order]
 
 
 def picture(task: Task, ranks: Ranks, trackers: Any, step: int, epoch: int) -> None:

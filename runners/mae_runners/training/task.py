@@ -161,6 +161,25 @@ class PretrainTask(Task):
 
     stage = "pretrain"
 
+    def _make_data(self) -> None:
+        super()._make_data()
+        data = self.spec.dataset
+        if not (self.spec.train.probe.interval and data.probe_train_data_sources):
+            return
+        # Opened before training, so that what is wrong with them does not come up epochs later.
+        bank = self._dataset(data.probe_train_data_sources, train=False, labels=True)
+        queries = None
+        if data.probe_val_data_sources:
+            queries = self._dataset(data.probe_val_data_sources, train=False, classes=bank.classes, labels=True)
+        elif np.bincount(bank.labels).max() < 2:
+            raise DataError(
+                "the probe has nothing to judge: every image of its bank is the only one of its class",
+                field="dataset.probe_train_data_sources",
+                expected="two images of a class, or more",
+                hint="name dataset.probe_val_data_sources, or add images",
+            )
+        self.probe_sets = bank, queries
+
     def _build(self) -> nn.Module:
         return build_mae(self.spec.model, self.spec.train, self.aug.input_size)
 
@@ -235,13 +254,25 @@ def make_task(spec: Any, context: RunContext, pretrained: bool = True) -> Task:
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A seeded split by class: (kept, held out) indices, int64, sorted; a class of one image keeps it."""
+    """A seeded split by class: (kept, held out) indices, int64, sorted; a class of one image keeps it.
+
+    Raises:
+        DataError: every class has one image.
+    """
     rng = np.random.Generator(np.random.Philox(key=seed))
     held: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = max(1, round(share * len(members))) if len(members) > 1 else 0
         held += rng.permutation(members)[:count].tolist()
+    if not held:
+        raise DataError(
+            "nothing can be held out for validation: every image is the only one of its class",
+            field="dataset.val_fraction",
+            got=share,
+            expected="two images of a class, or more",
+            hint="name dataset.val_data_sources, or set dataset.val_fraction=0 to train without validation",
+        )
     mask = np.ones(len(labels), dtype=bool)
     mask[held] = False
     return np.flatnonzero(mask), np.flatnonzero(~mask)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 import warnings
 from typing import Any
 
@@ -14,6 +17,7 @@ from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.plugins.precision.precision import Precision as FullPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from mae_skill.errors import DependencyError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -49,6 +53,25 @@ def shard(model: Any, mesh: Any) -> Any:
         if isinstance(part, model.block_classes):
             fully_shard(part, mesh=mesh["data_parallel"])
     return fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=True)
+
+
+def compiled(model: nn.Module, device: torch.device) -> Any:
+    """`torch.compile`, of whose generated code a C++ compiler makes the kernels (on a GPU a C compiler what launches them).
+
+    Raises:
+        DependencyError: there is no such compiler. PyTorch would say so in the first step, at length.
+    """
+    variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",))
+    chosen = shlex.split(os.environ.get(variable, ""))[:1] or usual
+    if not any(shutil.which(name) for name in chosen):
+        raise DependencyError(
+            "compiling needs a compiler, and there is none",
+            field="train.compile",
+            got=", ".join(chosen),
+            expected=f"{' or '.join(usual)} on the path, or another one named by {variable}",
+            hint="install one (apt-get install g++), or set train.compile=false",
+        )
+    return torch.compile(model)
 
 
 def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fabric:
