@@ -210,14 +210,26 @@ class Job:
     def resume(self, env: Mapping[str, str] | None = None) -> Job:
         """Open a new attempt in the same folder, from its newest checkpoint. A live job is left as it is.
 
+        Args:
+            env: settings of its environment. No record holds values: what the job was given must be given again, here or in this process.
+
         Raises:
-            UsageError: it is complete, or its state cannot be seen from here.
+            UsageError: it is complete, its state cannot be seen from here, or a setting that it was given is missing.
         """
         record, state = self.observe()
         preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         if state in (records.COMPLETE, records.UNKNOWN):
             raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected="ERROR, CANCELED or preempted")
         if records.is_terminal(state) or preempted:
+            missing = [name for name in record.get("env_names") or [] if name not in os.environ and name not in (env or {})]
+            if missing:
+                raise UsageError(
+                    "the job was started with settings of its environment that are not set here",
+                    field="env",
+                    got=missing,
+                    expected="each of them, with its value",
+                    hint=f"export them, or mae jobs resume {self.id} --env {missing[0]}=VALUE",
+                )
             with records.locked(self.folder):
                 record = records.read_record(self.folder)
                 if records.is_terminal(records.last_attempt(record)["state"]):

@@ -97,8 +97,9 @@ def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
 
     from mae_sdk.automl.setup import keys_of
 
-    key = keys_of(info, plan.spec).get("epochs")
-    value = get_dotted(plan.spec, key) if key else None
+    spec = plan.spec if plan.study is None else plan.study["spec"]  # whose trials may run shorter
+    key = keys_of(info, spec).get("epochs")
+    value = get_dotted(spec, key) if key else None
     return value if isinstance(value, int) else None
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from mae_sdk.cli.main import main
+from mae_sdk.cli.run import in_order
+from mae_skill.overrides import flatten
 
 from tests.support.jobs import start
 
@@ -104,3 +106,18 @@ def test_commands_leave_with_the_jobs_own_exit_code(root: Path, capsys: pytest.C
     assert {row["id"]: row["state"] for row in json.loads(out)["jobs"]} == {"broken": "ERROR", "sleeper": "CANCELED"}
     assert call(capsys, "status", "nothing", *where)[0] == 4
     assert json.loads(call(capsys, "show", "broken", "--json", *where)[1])["attempts"][1]["state"] == "ERROR"
+
+
+def test_resume_takes_the_environment_and_the_list_knows_its_states(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(root, 'test "$SHADE" = light', env={"SHADE": "dark"})
+    assert call(capsys, "wait", "job", "--results-root", str(root))[0] == 5
+    assert call(capsys, "resume", "job", "--env", "SHADE=light", "--wait", "--results-root", str(root))[0] == 0
+    code, out, _ = call(capsys, "list", "--state", "complete", "--json", "--results-root", str(root))
+    assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
+    assert call(capsys, "list", "--state", "done", "--results-root", str(root))[0] == 2
+    assert call(capsys, "list", "--limit", "0", "--results-root", str(root))[0] == 2
+
+
+def test_a_setting_given_again_stands_where_it_was_given_last() -> None:
+    settings = [("train.num_epochs", 1), ("train", {"num_epochs": 5}), ("train.num_epochs", 7)]
+    assert flatten(in_order(settings)) == {"train.num_epochs": 7}

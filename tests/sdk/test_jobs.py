@@ -82,6 +82,17 @@ def test_cancel_ends_a_run_that_ignores_sigterm(tmp_path: Path) -> None:
     job.cancel(20)
 
 
+def test_a_job_is_not_resumed_without_the_environment_it_was_given(tmp_path: Path) -> None:
+    job = start(tmp_path, 'test "$SHADE" = light', env={"SHADE": "dark"})
+    with pytest.raises(JobFailedError):
+        job.wait(20)
+    records.update_record(job.folder, lambda record: record.update(env_names=["SHADE"]))
+    with pytest.raises(UsageError) as caught:
+        job.resume()
+    assert caught.value.got == ["SHADE"] and len(job.record["attempts"]) == 1
+    assert job.resume({"SHADE": "light"}).wait(20).state == "COMPLETE"
+
+
 def test_cancel_reaches_a_process_that_left_the_group(tmp_path: Path) -> None:
     job = start(tmp_path, "setsid sleep 100 & echo $! > pid; wait", cwd=str(tmp_path))
     escaped = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()))

@@ -71,6 +71,9 @@ def test_a_plan_of_the_packaged_bundle_tells_the_time_of_epoch_run_and_study(tmp
     assert time["seconds_total"] == pytest.approx(time["seconds_per_step"] * 20, abs=0.1)
     assert time["seconds_study_at_most"] >= time["seconds_total"] * 3
     assert "analytic" in time["basis"] and "4 cores" in time["basis"]
+    options = {"max_trials": 6, "max_epochs": 2}
+    shorter = time_of(Skill().plan("train", train_datasets=str(folder), spec_overrides=overrides, automl=options))
+    assert shorter["seconds_total"] == pytest.approx(shorter["seconds_per_step"] * 8, abs=0.06)
     memory = plan.estimates["memory_mb"]
     assert memory["total"] == pytest.approx(memory["weights"] + memory["optimizer"] + memory["activations"], abs=0.2)
     disk = plan.estimates["disk_mb"]

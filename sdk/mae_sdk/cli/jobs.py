@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mae_sdk.job import Job
 
 TERMINAL = ("COMPLETE", "ERROR", "CANCELED")
+STATES = ("PENDING", "RUNNING", *TERMINAL, "UNKNOWN")
 
 
 @click.group()
@@ -61,9 +62,9 @@ def leave_as(job: Job) -> None:
 
 
 @jobs.command("list")
-@click.option("--state", metavar="STATE", help="Only jobs in this state.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only jobs in this state.")
 @click.option("--all", "everything", is_flag=True, help="AutoML trials too.")
-@click.option("--limit", default=30, show_default=True, help="The newest N.")
+@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="The newest N.")
 @results_root_option
 @json_option
 def list_(state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool) -> None:
@@ -146,7 +147,7 @@ def _status_text(document: dict[str, Any]) -> str:
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job ends.")
-@click.option("-n", "--lines", default=MAX_LINES, show_default=True, help="The last N lines; 0 = all.")
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=MAX_LINES, show_default=True, help="The last N lines; 0 = all.")
 @results_root_option
 @json_option
 def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_json: bool) -> None:
@@ -288,12 +289,14 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--wait", "waiting", is_flag=True, help="Stay until it ends.")
+@click.option("--env", metavar="K=V", multiple=True, help="Environment of the job, which no record holds; may be repeated.")
 @results_root_option
 @json_option
-def resume(job_id: str, waiting: bool, results_root: str | None, as_json: bool) -> None:
+def resume(job_id: str, waiting: bool, env: tuple[str, ...], results_root: str | None, as_json: bool) -> None:
     """A new attempt in the same folder, from its newest checkpoint."""
-    job = _job(job_id, results_root)
-    resumed = job.resume() or job
+    from .run import environment
+
+    resumed = _job(job_id, results_root).resume(environment(env))
     if waiting:
         follow(resumed, as_json=as_json)
     document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(resumed.record.get("attempts") or [])}

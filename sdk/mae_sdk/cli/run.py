@@ -59,7 +59,7 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "automl": in_order(parse_override(item) for item in options["automl"]),
         "spec_overrides": in_order(parse_override(item) for item in options["overrides"]),
         "recipe": options["recipe"],
-        "env": dict(_environment(item) for item in options["env"]),
+        "env": environment(options["env"]),
         "platform": options["platform"],
         "results_root": options["results_root"],
         "idempotency_key": options["idempotency_key"],
@@ -76,13 +76,21 @@ def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _environment(item: str) -> tuple[str, str]:
+def environment(settings: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping.
+
+    Raises:
+        UsageError: one has no name or no ``=``.
+    """
     from mae_skill.errors import UsageError
 
-    name, separator, value = item.partition("=")
-    if not separator or not name:
-        raise UsageError("not an environment setting", field="--env", got=item, expected="NAME=VALUE")
-    return name, value
+    found = {}
+    for item in settings:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise UsageError("not an environment setting", field="--env", got=item, expected="NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _check_action(action: str) -> None:
