@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.errors import StorageError
+
 from mae_sdk.jobfolder import records
 from mae_sdk.plan import Plan
 from mae_sdk.roots import Root
@@ -163,8 +165,11 @@ def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.Record
         # The job sees only the devices that it is given, counted from 0.
         for spec in (plan.spec, *([plan.study["spec"]] if plan.study is not None else [])):
             set_dotted(spec, key, list(range(launch["device_count"])))
-    job_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=job_dir.parent, prefix=f".{job_dir.name}."))
+    try:
+        job_dir.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=job_dir.parent, prefix=f".{job_dir.name}."))
+    except OSError as error:
+        raise _unwritable(job_dir, error) from None
     try:
         temporary.chmod(0o755)
         records.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
@@ -172,11 +177,16 @@ def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.Record
             _write_study(bundle, plan, temporary)
         records.write_json(temporary / records.RECORD_NAME, record)
         temporary.rename(job_dir)
-    except OSError:
+    except OSError as error:
         if not (job_dir / records.RECORD_NAME).exists():
-            raise
+            raise _unwritable(job_dir, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(job_dir: Path, error: OSError) -> StorageError:
+    hint = "choose another results root, or mend its permissions or its disk"
+    return StorageError(f"the job's folder cannot be written: {error}", field="results_root", got=str(job_dir.parent), hint=hint)
 
 
 def _write_study(bundle: Any, plan: Plan, folder: Path) -> None:

@@ -93,13 +93,19 @@ class Root:
         return {name: int(details.get("size") or 0) for name, details in transfer.list_details(self.job_url(job_id)).items()}
 
     def ids(self) -> list[str]:
-        """Every job id under the root."""
+        """Every job id under the root.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
         if not self.remote:
             try:
                 with os.scandir(self.url) as entries:
                     return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
             except FileNotFoundError:
                 return []
+            except OSError as error:
+                raise StorageError(f"the results root cannot be listed: {error}", field="results_root", got=self.url) from None
         fs, path = urls.filesystem(self.url)
         try:
             found = fs.ls(path, detail=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +80,14 @@ class Bundle:
         """
         entry = self.info["actions"].get(name)
         if entry is None:
-            raise UsageError("the bundle has no such action", field="action", got=name, expected=f"one of {', '.join(self.actions)}")
+            near = difflib.get_close_matches(name, self.actions, n=1)
+            raise UsageError(
+                "the bundle has no such action",
+                field="action",
+                got=name,
+                expected=f"one of {', '.join(self.actions)}",
+                hint=f"did you mean {near[0]}?" if near else None,
+            )
         return dict(entry or {})
 
     @property

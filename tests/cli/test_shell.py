@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -89,6 +90,16 @@ def test_a_fault_of_ours_ends_with_1_and_is_named_as_ours(monkeypatch: pytest.Mo
     assert "ZeroDivisionError" in error["message"]
     assert mae("plan", "train") == 1
     assert "fault of ours" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/results/x")
+
+    monkeypatch.setattr("mae_sdk.Skill.jobs", full)
+    assert mae("jobs", "list", "--json") == 8
+    error = json.loads(capsys.readouterr().err)
+    assert (error["code"], error["got"]) == ("storage", "/results/x")
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

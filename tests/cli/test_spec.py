@@ -11,6 +11,8 @@ from mae_skill.bundle import Bundle
 from mae_skill.overrides import flatten
 from mae_skill.reader import read_spec
 
+from tests.support.jobs import write
+
 NEEDS = {
     "train": ["dataset.train_data_sources=/d"],
     "evaluate": ["dataset.val_data_sources=/d", "evaluate.checkpoint=/c.pth", "train.stage=finetune"],
@@ -60,3 +62,16 @@ def test_recipes_are_listed_and_each_is_a_template(capsys: pytest.CaptureFixture
     code, out, _ = call(capsys, "get-spec", "train", "--recipe", "mae_vit_base_pretrain")
     assert code == 0 and "vit_base_patch16" in out
     assert call(capsys, "get-spec", "train", "--recipe", "mae_vit_bass_pretrain")[0] in (2, 4)
+
+
+def test_a_spec_that_cannot_be_written_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "get-spec", "train", "-o", str(tmp_path / "nowhere" / "spec.yaml"), "--json")
+    assert code == 2 and json.loads(err)["field"] == "--output"
+
+
+def test_jobs_of_another_root_are_compared_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, epochs in (("one", 1), ("two", 2)):
+        folder = write(tmp_path, "true", name=name)
+        (folder / "spec.yaml").write_text(f"train: {{num_epochs: {epochs}}}\n")
+    code, out, _ = call(capsys, "diff", "one", "two", "--results-root", str(tmp_path), "--json")
+    assert code == 0 and [(row["a"], row["b"]) for row in json.loads(out)["changes"]] == [(1, 2)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mae_sdk import Job, Skill
 from mae_sdk.jobfolder import records
-from mae_skill.errors import DependencyError, JobFailedError, UsageError
+from mae_skill.errors import DependencyError, JobFailedError, StorageError, UsageError
 from mae_skill.reader import read_spec
 
 from tests.support.images import write_imagefolder
@@ -99,6 +99,17 @@ def test_a_failing_plan_leaves_nothing_behind(train: Callable[..., Job], tmp_pat
     with pytest.raises(Exception, match=r"train\.rounds"):
         train(spec_overrides={"train.rounds": 0})
     assert not (tmp_path / "results").exists()
+
+
+def test_a_results_root_that_cannot_be_written_or_listed_is_a_storage_error(
+    skill: Skill, train: Callable[..., Job], tmp_path: Path
+) -> None:
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(StorageError) as caught:
+        train(results_root=str(tmp_path / "a file"))
+    assert caught.value.field == "results_root" and str(tmp_path) in str(caught.value.got)
+    with pytest.raises(StorageError, match="cannot be listed"):
+        skill.jobs(tmp_path / "a file")
 
 
 def test_automl_is_a_job_whose_best_child_is_the_parent_of_the_next(skill: Skill, train: Callable[..., Job]) -> None:

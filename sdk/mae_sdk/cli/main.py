@@ -6,6 +6,7 @@ an error is text for people or, with ``--json``, one object on stderr. Exit code
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -15,6 +16,9 @@ from typing import Any
 import click
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+
+_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""Faults of a file system that no code of ours causes, wherever they are met."""
 
 # name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that help imports no command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -127,7 +131,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def _fail(error: Exception, as_json: bool) -> int:
-    from mae_skill.errors import MaeError, UsageError
+    from mae_skill.errors import MaeError, StorageError, UsageError
 
     from .render import print_error
 
@@ -137,6 +141,8 @@ def _fail(error: Exception, as_json: bool) -> int:
             hint = f"see `{error.ctx.command_path} --help`"
         option = getattr(error, "option_name", None) or (error.param.opts[0] if getattr(error, "param", None) else None)  # type: ignore[attr-defined]
         error = UsageError(error.format_message(), field=option, hint=hint)
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        error = StorageError(f"{error.strerror}", got=error.filename, hint="mend the path, its permissions or its disk")
     if isinstance(error, MaeError):
         print_error(error, as_json=as_json)
         return error.exit_code

@@ -80,7 +80,7 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
     """Copy the bundle at ``root`` to ``target/<name>`` and the AutoML companion beside it; whole or not at all.
 
     Raises:
-        UsageError: a copy is already there and ``force`` is false.
+        UsageError: a copy is already there and ``force`` is false, or the folder cannot be made.
     """
     from mae_skill.errors import UsageError
 
@@ -96,7 +96,10 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
     for folder, page in plan:
         staging = target / f".{folder}.new"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        try:
+            staging.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError("the folder cannot be made", field="--dest", got=str(target), hint=str(error)) from None
         if page is None:
             shutil.copy2(root / "SKILL.md", staging / "SKILL.md")
             for part in ("schemas", "references"):

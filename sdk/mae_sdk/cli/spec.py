@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .main import ACTIONS, did_you_mean
-from .render import bounded, dumps, emit, json_option, pairs, say, show
+from .render import bounded, dumps, emit, json_option, pairs, results_root_option, say, show
 
 
 def _bundle(skill_dir: str | None) -> Any:
@@ -58,7 +58,11 @@ def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output:
     if output:
         from pathlib import Path
 
-        Path(output).write_text(text)
+        try:
+            Path(output).write_text(text)
+        except OSError as error:
+            expected = "a file in a folder that is there and can be written"
+            raise UsageError("the spec cannot be written", field="--output", got=output, expected=expected, hint=str(error)) from None
         say(f"wrote {output}")
         say(
             f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)\n  mae validate {action} -e {output} KEY=VALUE"
@@ -155,25 +159,27 @@ def _field_lines(name: str, value: Any) -> list[str]:
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
+@results_root_option
 @json_option
-def diff(first: str, second: str, as_json: bool) -> None:
+def diff(first: str, second: str, results_root: str | None, as_json: bool) -> None:
     """What differs between two specs: files, or jobs by id."""
     from mae_skill.diff import diff_specs
 
-    changes = diff_specs(_spec_of(first), _spec_of(second))
+    changes = diff_specs(_spec_of(first, results_root), _spec_of(second, results_root))
     rows = [change if isinstance(change, dict) else change.to_dict() for change in changes]
     lines = [f"{row['key']}  {show(row.get('a', row.get('old')))} → {show(row.get('b', row.get('new')))}" for row in rows]
     emit({"changes": rows}, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
 
 
-def _spec_of(name: str) -> dict[str, Any]:
+def _spec_of(name: str, results_root: str | None) -> dict[str, Any]:
     from pathlib import Path
 
-    from mae_skill.reader import read_spec
+    from mae_skill.reader import parse_yaml, read_spec
 
     if name == "-" or Path(name).is_file():
         return read_spec(name)
-    from mae_sdk import Skill
+    from mae_sdk.roots import Root
 
-    job = Skill().job(name)
-    return read_spec(str(Path(str(job.folder)) / "spec.yaml"))
+    root = Root(results_root)
+    job_id = root.resolve(name)
+    return dict(parse_yaml(root.read(job_id, "spec.yaml").decode(), f"the spec of {job_id}"))
