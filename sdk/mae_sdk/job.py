@@ -207,20 +207,24 @@ class Job:
             state = self.observe()[1]
         return state
 
-    def resume(self, env: Mapping[str, str] | None = None) -> Job:
+    def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
         """Open a new attempt in the same folder, from its newest checkpoint. A live job is left as it is.
 
         Args:
             env: settings of its environment. No record holds values: what the job was given must be given again, here or in this process.
+            lost: the caller knows that the machine of a job in state UNKNOWN is gone; from here that cannot be seen.
 
         Raises:
             UsageError: it is complete, its state cannot be seen from here, or a setting that it was given is missing.
         """
         record, state = self.observe()
         preempted = records.last_attempt(record)["state"] == records.PREEMPTED
-        if state in (records.COMPLETE, records.UNKNOWN):
-            raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected="ERROR, CANCELED or preempted")
-        if records.is_terminal(state) or preempted:
+        gone = state == records.UNKNOWN and lost
+        if state in (records.COMPLETE, records.UNKNOWN) and not gone:
+            hint = f"if its machine is gone for good: mae jobs resume {self.id} --lost" if state == records.UNKNOWN else None
+            expected = "ERROR, CANCELED or preempted"
+            raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected=expected, hint=hint)
+        if gone or records.is_terminal(state) or preempted:
             missing = [name for name in record.get("env_names") or [] if name not in os.environ and name not in (env or {})]
             if missing:
                 raise UsageError(
@@ -232,6 +236,9 @@ class Job:
                 )
             with records.locked(self.folder):
                 record = records.read_record(self.folder)
+                if gone:
+                    message = "its machine was said to be gone"
+                    records.advance(record, records.ERROR, message, failure=failure("lost_process", message))
                 if records.is_terminal(records.last_attempt(record)["state"]):
                     records.new_attempt(record, "resumed")
                     (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)

@@ -97,7 +97,7 @@ class RemoteJob(Job):
             raise UsageError("the job runs on another machine; cancel it there", field="job", got=self.id)
         return state
 
-    def resume(self, env: Mapping[str, str] | None = None) -> Job:
+    def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
         """Bring the folder here and open a new attempt from its newest checkpoint.
 
         Raises:
@@ -113,6 +113,8 @@ class RemoteJob(Job):
             pull(self.root.job_url(self.id), self.folder)
             if not ended:
                 message = "the machine that ran it has not shown itself"
-                lost = failure("lost_process", message)
-                records.update_record(self.folder, lambda record: (records.advance(record, records.ERROR, message, failure=lost), None)[1])
-        return super().resume(env)
+                reason = failure("lost_process", message)
+                records.update_record(
+                    self.folder, lambda record: (records.advance(record, records.ERROR, message, failure=reason), None)[1]
+                )
+        return super().resume(env, lost=lost)

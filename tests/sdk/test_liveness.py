@@ -72,9 +72,12 @@ def test_a_run_of_another_host_is_unknown_once_its_heartbeat_is_old_and_is_never
     old = time.time() - 2 * records.STALE_SECONDS
     os.utime(job.folder / records.HEARTBEAT_NAME, (old, old))
     assert job.state == "UNKNOWN"
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="--lost"):
         job.resume()
     assert records.last_attempt(records.read_record(job.folder))["state"] == "RUNNING"  # nothing was written
+    job.resume(lost=True).wait(20)
+    attempts = job.record["attempts"]
+    assert [attempt["state"] for attempt in attempts] == ["ERROR", "COMPLETE"] and attempts[0]["failure"]["category"] == "lost_process"
 
 
 def test_a_job_that_nobody_launched_does_not_wait_for_ever(tmp_path: Path) -> None:

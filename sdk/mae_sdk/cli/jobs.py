@@ -289,14 +289,15 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--wait", "waiting", is_flag=True, help="Stay until it ends.")
+@click.option("--lost", is_flag=True, help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs there any more.")
 @click.option("--env", metavar="K=V", multiple=True, help="Environment of the job, which no record holds; may be repeated.")
 @results_root_option
 @json_option
-def resume(job_id: str, waiting: bool, env: tuple[str, ...], results_root: str | None, as_json: bool) -> None:
+def resume(job_id: str, waiting: bool, lost: bool, env: tuple[str, ...], results_root: str | None, as_json: bool) -> None:
     """A new attempt in the same folder, from its newest checkpoint."""
     from .run import environment
 
-    resumed = _job(job_id, results_root).resume(environment(env))
+    resumed = _job(job_id, results_root).resume(environment(env), lost=lost)
     if waiting:
         follow(resumed, as_json=as_json)
     document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(resumed.record.get("attempts") or [])}
@@ -312,7 +313,7 @@ def resume(job_id: str, waiting: bool, env: tuple[str, ...], results_root: str |
 @results_root_option
 @json_option
 def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """The job's figures: best and last, with the epoch they belong to."""
+    """The newest value of every figure of a job; of an AutoML job those of its best trial."""
     job = _job(job_id, results_root)
     found = job.metrics()
     document = {"id": job.id, "metrics": found}
