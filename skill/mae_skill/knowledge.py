@@ -46,13 +46,15 @@ def check(
             ``cached`` … each optional; a rule whose fact is missing is not checked.
     """
     found = _Findings(spec, dict(provenance or {}), dict(facts or {}))
-    _sizes(found)
+    _sizes(action, found)
     _devices(action, found)
     if action == "train":
         for rule in (_shape, _task, _data, _schedule, _papers, _quality):
             rule(found)
     if action == "evaluate":
         _judged(found)
+    if action == "export":
+        _artefact(found)
     if action == "gen_trt_engine":
         _engine(found)
     elif found(f"{action}.trt_engine") and found.facts.get("gpus") == 0:
@@ -81,6 +83,11 @@ class _Findings:
             "inherited",
         )
 
+    def known(self, action: str, key: str) -> bool:
+        """Whether the spec's value is the one that counts: a trained model brings its own where this one is a mere default."""
+        origin = self.provenance.get(key)
+        return action == "train" or origin is None or str(getattr(origin, "kind", origin)).split(" ")[0] not in ("default", "template")
+
     def error(self, key: str, message: str, expected: str, hint: str | None = None, kind: Callable[..., MaeError] = SpecError) -> None:
         self.errors.append(kind(message, field=key, got=self(key), expected=expected, hint=hint))
 
@@ -88,9 +95,9 @@ class _Findings:
         self.warnings.append(Notice(key, message))
 
 
-def _sizes(s: _Findings) -> None:
+def _sizes(action: str, s: _Findings) -> None:
     arch, size = s("model.arch"), s("dataset.augmentation.input_size")
-    if arch not in ARCHS or size is None:
+    if arch not in ARCHS or size is None or not s.known(action, "model.arch"):
         return
     if not size_fits(arch, size):
         multiple = ARCHS[arch].size_multiple
@@ -111,7 +118,7 @@ def _sizes(s: _Findings) -> None:
             )
     for side in ("height", "width"):
         value = s(f"export.input_{side}")
-        if arch in ARCHS and value is not None and not size_fits(arch, [value, value]):
+        if value is not None and not size_fits(arch, [value, value]):
             near = " or ".join(str(item) for item in nearest_sizes(arch, value))
             s.error(
                 f"export.input_{side}",
@@ -300,6 +307,12 @@ def _quality(s: _Findings) -> None:
         s.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
 
 
+def _artefact(s: _Findings) -> None:
+    path = s("export.onnx_file")
+    if path and s("export.format") == "onnx" and not str(path).endswith(".onnx"):
+        s.error("export.onnx_file", "the name does not say what the file is", "a path that ends in .onnx")
+
+
 def _required(action: str, s: _Findings) -> None:
     key = READS_IMAGES.get(action)
     if key and not s(key) and not s.facts.get("sources_later"):
@@ -322,12 +335,13 @@ def _required(action: str, s: _Findings) -> None:
 def _in_vain(action: str, s: _Findings) -> None:
     """Warn about fields that somebody set and that act nowhere under this spec."""
     sections = {action, "model", "dataset", "train", "wandb"}
+    brought = {key for key in ("model.arch", "model.task", "train.stage") if not s.known(action, key)}  # by the model
     for key, (conditions, default) in applies().items():
         if key.split(".")[0] not in sections or not s.given(key) or s(key) == default:
             continue
         if action != "train" and key.split(".")[0] != action:
             continue  # other actions are handed whole specs on purpose
-        why = acts(conditions, s.spec)
+        why = acts(conditions, s.spec, brought)
         if why:
             s.warn(key, f"is set in vain: {why}")
 

@@ -2,6 +2,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mae_runners.actions import evaluate, export, gen_trt_engine
 from mae_runners.deploy import precision, runtimes, tensorrt_build
 from mae_runners.deploy.meta import sidecar
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, NotFoundError, SpecError, UsageError
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.deploy import FAMILIES, make_context, make_model, make_spec, save_checkpoint, write_digits
 
@@ -199,3 +201,49 @@ def test_an_engine_is_not_overwritten_runs_only_on_a_gpu_and_keeps_its_descripti
     sidecar(engine).unlink()
     with pytest.raises(CheckpointError, match="no readable description"):
         runtimes.read_engine_description(engine)
+
+
+def test_an_engine_is_known_by_its_description_whatever_its_name_and_never_lands_on_a_folder(exported, digits, tmp_path):
+    target = tmp_path / "model.bin"
+    build(tmp_path, exported("vit_tiny_patch16"), digits, gen_trt_engine__trt_engine=str(target))
+    with pytest.raises(DependencyError, match="an engine runs on an NVIDIA GPU"):
+        runtimes.open_runtime(target, torch.device("cpu"))
+    (tmp_path / "folder.engine").mkdir()
+    with pytest.raises(UsageError) as caught:
+        values = {"gen_trt_engine__trt_engine": str(tmp_path / "folder.engine"), "gen_trt_engine__overwrite": True}
+        build(tmp_path, exported("vit_tiny_patch16"), digits, **values)
+    assert caught.value.field == "gen_trt_engine.trt_engine"
+
+
+@pytest.mark.parametrize("least, most", [(3, 8), (8, 8)])
+def test_an_engine_gets_no_batch_outside_its_profile(least, most):
+    class Strict:
+        smallest_batch, largest_batch, fixed_batch = least, most, None
+
+        def run(self, images, stay=False):
+            assert least <= len(images) <= most
+            return images.flatten(1).sum(dim=1, keepdim=True)
+
+    images = torch.arange(10 * 3.0).view(10, 3, 1, 1)
+    assert torch.equal(runtimes.run_batch(Strict(), images), images.flatten(1).sum(dim=1, keepdim=True))
+    figures = runtimes.measure(Strict(), images, seconds=0.0)
+    assert all(least <= int(size) <= most for size in figures["batches"])
+
+
+def test_the_variance_of_a_written_out_layer_norm_stays_in_float32():
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Pow", ["x", "two"], ["square"], name="pow"),
+        helper.make_node("ReduceMean", ["square"], ["mean"], name="mean", axes=[-1], keepdims=1),
+        helper.make_node("Add", ["mean", "epsilon"], ["sum"], name="add"),
+        helper.make_node("Sqrt", ["sum"], ["root"], name="sqrt"),
+        helper.make_node("Div", ["x", "root"], ["y"], name="div"),
+    ]
+    weights = [numpy_helper.from_array(np.float32(number), name) for name, number in (("two", 2.0), ("epsilon", 1e-6))]
+    ends = [[value(name, TensorProto.FLOAT, [1, 8])] for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "norm", *ends, weights), opset_imports=[helper.make_opsetid("", 12)])
+    precision.convert(model, "fp16")
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    types = {entry.name: entry.type.tensor_type.elem_type for entry in inferred.graph.value_info}
+    assert {types[name] for name in ("square", "mean", "sum", "root")} == {TensorProto.FLOAT}  # 300² is beyond float16
+    assert types[next(node for node in model.graph.node if node.name == "div").input[0]] == TensorProto.FLOAT16

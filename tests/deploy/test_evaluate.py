@@ -33,8 +33,8 @@ def evaluate_on(folder, checkpoint, source, **values):
     return result, json.loads((folder / "evaluate" / "metrics.json").read_text())
 
 
-def infer(folder, checkpoint, source):
-    spec = make_spec(inference__checkpoint=str(checkpoint), dataset__test_data_sources=str(source))
+def infer(folder, checkpoint, source, **values):
+    spec = make_spec(inference__checkpoint=str(checkpoint), dataset__test_data_sources=str(source), **values)
     return inference.run(spec, make_context("inference", folder))
 
 
@@ -80,6 +80,20 @@ def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(batch, fi
         best = figures["speed"]["best"]
         assert 0 < best["median_ms"] <= best["p95_ms"]
         assert ("batch_1" in figures["speed"]) == (figures is torch_figures or batch == -1)
+
+
+def test_as_many_classes_are_listed_as_are_asked_for(finetuned, digits, tmp_path):
+    infer(tmp_path, finetuned, digits, inference__top_k=2)
+    with (tmp_path / "inference" / "results.csv").open() as stream:
+        header = next(csv.reader(stream))
+    assert header == ["path", "label", "probability", "class_index", "label_2", "probability_2"]
+
+
+@pytest.mark.parametrize("name", ["model.ts", "model.pt2"])
+def test_exports_for_other_programs_are_named_as_such(name, tmp_path):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="made for other programs"):
+        runtimes.open_runtime(tmp_path / name, torch.device("cpu"))
 
 
 def test_a_subset_of_the_classes_keeps_the_models_labels(finetuned, digits, tmp_path):

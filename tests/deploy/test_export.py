@@ -6,6 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mae_runners.__main__ import resolve
 from mae_runners.actions import export
 from mae_runners.checkpoint import load_model
 from mae_runners.deploy import images as images_module
@@ -77,6 +78,34 @@ def test_an_existing_file_is_replaced_only_when_allowed(checkpoints, digits, tmp
     assert target.read_bytes() == b"mine"
     run(tmp_path, checkpoints("vit_tiny_patch16"), digits, export__overwrite=True)
     onnx.checker.check_model(str(target))
+
+
+def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(checkpoints, digits, tmp_path):
+    (tmp_path / "taken.onnx").mkdir()
+    with pytest.raises(UsageError) as caught:
+        values = {"export__onnx_file": str(tmp_path / "taken.onnx"), "export__overwrite": True}
+        run(tmp_path, checkpoints("vit_tiny_patch16"), digits, **values)
+    assert caught.value.field == "export.onnx_file"
+    (tmp_path / "export/model_repository/other").mkdir(parents=True)
+    run(tmp_path, checkpoints("vit_tiny_patch16"), digits, export__format="triton")
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path, checkpoints("vit_tiny_patch16"), digits, export__format="triton")
+    assert caught.value.field == "export.overwrite"
+
+
+def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("export: {checkpoint: vit.pth, features: tokens}\nevaluate: {checkpoint: vit.pth, segmentation: {window: slide}}\n")
+    resolve("export", str(spec), ["export.input_height=48"])  # the default, ConvNeXt V2, takes multiples of 32
+    resolve("evaluate", str(spec), ["dataset.val_data_sources=here"])
+    assert "in vain" not in capsys.readouterr().err
+    with pytest.raises(SpecError, match="take this size"):
+        resolve("export", str(spec), ["export.input_height=48", "model.arch=convnextv2_base"])
+    resolve("export", str(spec), ["train.stage=finetune"])
+    assert "export.features: is set in vain" in capsys.readouterr().err
+    with pytest.raises(SpecError) as caught:
+        resolve("export", str(spec), ["export.onnx_file=model"])
+    assert "ends in .onnx" in str(caught.value)
 
 
 def test_a_graph_that_departs_fails_the_job_says_where_and_leaves_nothing(checkpoints, digits, tmp_path, monkeypatch):

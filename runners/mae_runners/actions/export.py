@@ -34,8 +34,12 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     if section.format in ("onnx", "triton"):
         require_onnx()
     target = target_path(section, context)
-    onnx_export.refuse_existing(target, section.overwrite)
+    if section.format != "triton":
+        onnx_export.refuse_folder(target, "export.onnx_file")
+        onnx_export.refuse_existing(target, section.overwrite)
     model, meta = load(spec, context)
+    if section.format == "triton":
+        onnx_export.refuse_existing(triton.model_folder(target, meta), section.overwrite)
     if section.format not in ("onnx", "triton") and meta.precision != "fp32":
         raise SpecError(
             "reduced precision is written into ONNX graphs only",

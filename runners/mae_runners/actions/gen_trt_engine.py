@@ -42,6 +42,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     tensorrt_build.choose_targets(library, section.backend, section.targets)
     require_onnx()
     target = Path(section.trt_engine) if section.trt_engine else context.action_dir / "model.engine"
+    onnx_export.refuse_folder(target, "gen_trt_engine.trt_engine")
     onnx_export.refuse_existing(target, bool(section.overwrite), "gen_trt_engine.overwrite")
     model, meta, digest = read_graph(section)
     if meta.precision != "fp32":

@@ -20,7 +20,6 @@ from mae_runners.deploy.images import Images
 from mae_runners.deploy.runtimes import run_batch
 from mae_runners.segmentation.prediction import segment
 
-TOP_K = 5
 PICTURES = 8
 
 
@@ -51,7 +50,8 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     paths = [images.dataset.path(index) for index, _ in answers]
     stacked = np.stack([output for _, output in answers])
     if classifies:
-        files = [write_results(context.action_dir, paths, stacked, artefact.class_names(runtime.meta, None))]
+        names = artefact.class_names(runtime.meta, None)
+        files = [write_results(context.action_dir, paths, stacked, names, int(spec.inference.top_k))]
     else:
         files = write_embeddings(context.action_dir, paths, stacked)
         if pictures:
@@ -62,11 +62,11 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     return {"kpis": kpis, "artefacts": [str(file) for file in files], "device": str(runtime.device)}
 
 
-def write_results(folder: Path, paths: list[str], logits: np.ndarray, classes: list[str]) -> Path:
-    """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … of the next classes; rows in the order of
-    the source."""
+def write_results(folder: Path, paths: list[str], logits: np.ndarray, classes: list[str], top_k: int) -> Path:
+    """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … up to the ``top_k`` most probable classes;
+    rows in the order of the source."""
     probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    values, indices = probabilities.topk(min(TOP_K, len(classes)), dim=1)
+    values, indices = probabilities.topk(min(top_k, len(classes)), dim=1)
     header = ["path", "label", "probability", "class_index"]
     header += [f"{name}_{rank}" for rank in range(2, values.shape[1] + 1) for name in ("label", "probability")]
     target = folder / "results.csv"

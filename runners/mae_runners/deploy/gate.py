@@ -52,7 +52,8 @@ def refuse(report: ParityReport, meta: ArtefactMeta, where: str | None = None, f
         got={"cosine_min": report.cosine_min, "max_abs": report.max_abs, "top1_agreement": report.top1_agreement},
         expected="agreement within the thresholds; nothing was written",
         hint=("calibrate on more images, " if meta.precision == "int8" else "")
-        + "export in fp32, keep the layer in fp32 with layers_precision, or, knowing the cost, set looser thresholds",
+        + ("export in fp32, " if field == "export.parity" else "build in fp32, keep the layer in fp32 with layers_precision, ")
+        + "or, knowing the cost, set looser thresholds",
     )
 
 

@@ -252,6 +252,12 @@ def refuse_existing(path: Path, overwrite: bool, field: str = "export.overwrite"
         )
 
 
+def refuse_folder(path: Path, field: str) -> None:
+    """Raises `UsageError` when a folder stands where a file is to be written."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", field=field, got=str(path), expected="the path of a file")
+
+
 def tensor_bytes(tensor: Any) -> int:
     """The size of an initializer in bytes."""
     import onnx

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from mae_skill.errors import SpecError
 
-# Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a decomposed LayerNorm); Resize scales are
-# float32 by definition.
-KEEP_FP32 = frozenset({"ReduceL2", "ReduceSum", "ReduceSumSquare", "Pow", "Sqrt", "Resize", "QuantizeLinear", "DequantizeLinear"})
+# Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a LayerNorm that opsets below 17 write out);
+# Resize scales are float32 by definition.
+KEEP_FP32 = frozenset(
+    {"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pow", "Sqrt", "Resize", "QuantizeLinear", "DequantizeLinear"}
+)
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -105,6 +107,8 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
     new_weights: dict[str, Any] = {}
     short = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
+    between = between_kept(graph)
+
     def as_type(name: str, wanted: int) -> str:
         """The name under which tensor `name` is available in `wanted`."""
         if name in weights:
@@ -122,7 +126,7 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
     for node in graph.node:
         if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
             raise SpecError(f"node {node.name} holds a subgraph, which reduced precision does not support", got=node.op_type)
-        default = TensorProto.FLOAT if node.op_type in KEEP_FP32 else types[precision]
+        default = TensorProto.FLOAT if node.op_type in KEEP_FP32 or node.output[0] in between else types[precision]
         kind = types[chosen[node.name]] if node.name in chosen else default
         produces_float = any(name in floats for name in node.output)
         if node.op_type in ("Constant", "ConstantOfShape") and produces_float:
@@ -161,6 +165,21 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
     del graph.value_info[:]
     assert all(isinstance(numpy_helper.to_array(t), np.ndarray) for t in list(graph.initializer)[:1])
     return model
+
+
+def between_kept(graph: Any) -> set[str]:
+    """First outputs of the nodes all of whose inputs come from, and all of whose outputs go to, nodes of `KEEP_FP32` (constants aside):
+    such as the ε that is added to a variance. What they pass on needs the range of both ends."""
+    kept = {name for node in graph.node if node.op_type in KEEP_FP32 for name in node.output}
+    fixed = {tensor.name for tensor in graph.initializer} | {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    goes_elsewhere = {value.name for value in graph.output}
+    goes_elsewhere |= {name for node in graph.node if node.op_type not in KEEP_FP32 for name in node.input}
+    found: set[str] = set()
+    for node in graph.node:
+        given = [name for name in node.input if name and name not in fixed]
+        if given and kept.issuperset(given) and not goes_elsewhere.intersection(node.output):
+            found.add(node.output[0])
+    return found
 
 
 def emulate_low_precision(model: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta, file_digest, sidecar
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+TORCH_SUFFIXES = (".ts", ".pt2")
 
 
 class Runtime(Protocol):
@@ -25,6 +26,7 @@ class Runtime(Protocol):
         meta: the artefact's description.
         device: where `run` wants its input.
         largest_batch: the most images one call takes; None = any.
+        smallest_batch: the fewest images one call takes.
         fixed_batch: the only batch size one call takes; None = any up to `largest_batch`.
     """
 
@@ -32,6 +34,7 @@ class Runtime(Protocol):
     meta: ArtefactMeta
     device: torch.device
     largest_batch: int | None
+    smallest_batch: int
     fixed_batch: int | None
 
     def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
@@ -45,6 +48,7 @@ class TorchRuntime:
 
     kind = "torch"
     largest_batch: int | None = None
+    smallest_batch = 1
     fixed_batch: int | None = None
 
     def __init__(self, module: nn.Module, meta: ArtefactMeta, device: torch.device, model: nn.Module) -> None:
@@ -64,6 +68,7 @@ class OnnxRuntime:
 
     kind = "onnx"
     largest_batch: int | None = None
+    smallest_batch = 1
 
     def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
         ort = _onnxruntime()
@@ -120,6 +125,7 @@ class EngineRuntime:
         self.device = device
         profile = self.description.get("profile")
         self.largest_batch: int | None = int(profile["maximum"]) if profile else None
+        self.smallest_batch = int(profile["minimum"]) if profile else 1
         self.fixed_batch: int | None = self.meta.batch if self.meta.batch > 0 else None
 
     def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
@@ -181,7 +187,8 @@ def open_checkpoint(path: Path, device: torch.device, key: str | None, *, output
 
 
 def open_runtime(path: str | Path, device: torch.device, key: str | None = None) -> Any:
-    """Whatever `path` is, by its suffix: ``.onnx``, an engine (``.engine``, ``.plan``, ``.trt``), else a checkpoint.
+    """Whatever `path` is: ``.onnx``, an engine (``.engine``, ``.plan``, ``.trt``, or any name with a description beside it), else a
+    checkpoint.
 
     Raises:
         NotFoundError, CheckpointError, DependencyError: it is missing, unusable, or needs something that is not here.
@@ -191,17 +198,24 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
         raise NotFoundError(f"there is no model at {path}", got=str(path), hint="name a .pth, .onnx or .engine file")
     if path.suffix == ".onnx":
         return OnnxRuntime(path, device)
-    if path.suffix in ENGINE_SUFFIXES:
+    if path.suffix in ENGINE_SUFFIXES or sidecar(path).is_file():
         return EngineRuntime(path, device)
+    if path.suffix in TORCH_SUFFIXES:
+        raise CheckpointError(
+            f"{path.name} is made for other programs; no action here runs it",
+            got=str(path),
+            expected="a .pth checkpoint, an .onnx export or an engine",
+            hint="run the checkpoint that it was exported from; the export itself compared the two",
+        )
     return open_checkpoint(path, device, key)
 
 
 def run_batch(runtime: Any, images: Tensor, *, stay: bool = False) -> Tensor:
-    """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up where its batch is fixed."""
+    """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up where it takes more."""
     size = runtime.fixed_batch or runtime.largest_batch or len(images)
     outputs = []
     for part in images.split(size):
-        missing = (runtime.fixed_batch or len(part)) - len(part)
+        missing = max(0, (runtime.fixed_batch or runtime.smallest_batch) - len(part))
         padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
         outputs.append(runtime.run(padded, stay=stay)[: len(part)])
     return torch.cat(outputs)
@@ -218,7 +232,11 @@ def measure(runtime: Any, images: Tensor, *, seconds: float = 1.0, most: int = 2
     Returns:
         ``{"batch_1": {"median_ms", "p95_ms", "images_per_s"}, "best": {"batch", …}, "batches": {size: …}}``.
     """
-    sizes = [runtime.fixed_batch] if runtime.fixed_batch else [size for size in (1, 4, 16, 64) if size <= (runtime.largest_batch or 64)]
+    if runtime.fixed_batch:
+        sizes = [runtime.fixed_batch]
+    else:
+        least, most_images = runtime.smallest_batch, runtime.largest_batch or 64
+        sizes = [size for size in (1, 4, 16, 64) if least <= size <= most_images] or [most_images]
     figures: dict[int, dict[str, float]] = {}
     for size in sizes:
         batch = images[torch.arange(size) % len(images)].contiguous()

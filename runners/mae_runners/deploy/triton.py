@@ -58,14 +58,19 @@ output [
 """
 
 
+def model_folder(root: Path, meta: ArtefactMeta) -> Path:
+    """Where in a repository a model lies; its folder's name is the model's."""
+    return root / re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
+
+
 def write_repository(root: Path, meta: ArtefactMeta, onnx_files: list[Path], output_dims: list[int], *, overwrite: bool) -> list[Path]:
     """Lays an exported ONNX file (with its data file, if it has one) out as a one-model repository at `root`, all at once.
 
     Returns:
         The files, configuration first.
     """
-    name = re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
-    target = root / name
+    target = model_folder(root, meta)
+    name = target.name
     refuse_existing(target, overwrite)
     root.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
