@@ -34,7 +34,7 @@ from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex, parse_policy, sha256_of
 from mae_sdk.jobfolder.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
-from mae_sdk.parents import CHECKPOINT, ENGINE, ONNX, ParentInfo, parent_info
+from mae_sdk.parents import CHECKPOINT, ENGINE, ONNX, Artefact, ParentInfo, parent_info
 from mae_sdk.storage import urls
 
 __all__ = ["FUNCTIONS", "Applied", "MappingContext", "ParentInfo", "apply", "fetch", "parent_info"]
@@ -247,8 +247,8 @@ def _from_ptm(name: str, function: str, ptm: str) -> Applied:
     return Applied(name, function, str(path), f"the pretrained weights at {urls.redact(ptm)}", needs)
 
 
-def fetch(applied: Iterable[Applied]) -> list[Path]:
-    """Bring the files that filled fields name but that are not on this machine yet.
+def fetch(applied: Iterable[Applied | Artefact]) -> list[Path]:
+    """Bring the files that filled fields, or chosen files of a parent, name but that are not on this machine yet.
 
     Raises:
         StorageError, NotFoundError: one could not be brought.  CheckpointError: what came is not what its index says.

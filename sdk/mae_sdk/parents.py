@@ -152,22 +152,24 @@ def _numbers(stem: str) -> set[int]:
     return {int(after) for word, after in pairwise(words) if word.lower().endswith("epoch") and after.isdigit()}
 
 
-def parent_info(parent_job_id: str, results_root: str | Path | None = None) -> ParentInfo:
+def parent_info(parent_job_id: str, results_root: str | Path | None = None, *, complete: bool = True) -> ParentInfo:
     """Look at a parent job.
 
     Args:
         parent_job_id: its id or an unambiguous prefix; an AutoML job resolves to its best child.
         results_root: where it lies; None as in `Root`.
+        complete: whether it must have ended well; one that has not may still have left checkpoints.
 
     Raises:
         NotFoundError: no such job, or an AutoML job without a successful trial.  UsageError: it is not COMPLETE, or the prefix is ambiguous.
     """
     root = Root(results_root)
     job_id, asked = root.resolve(parent_job_id), None
-    record = _complete(root, job_id)
+    look = _complete if complete else Root.record
+    record = look(root, job_id)
     if record.get("kind") == "automl":
         asked, job_id = job_id, _best_child(root, job_id)
-        record = _complete(root, job_id)
+        record = look(root, job_id)
     action = str(record["action"])
     files = root.files(job_id)
     index, elsewhere = _index(root, job_id, action, files), _elsewhere(root, job_id, action, files)
@@ -191,10 +193,9 @@ def _complete(root: Root, job_id: str) -> records.Record:
         record = root.record(job_id)
         state = records.state_of(record)
     if state != records.COMPLETE:
+        hint = f"mae jobs {'wait' if state in (records.PENDING, records.RUNNING) else 'resume'} {job_id}"
         if record.get("kind") == "automl":
-            hint = "wait for it, or pass one of its finished children as the parent: mae jobs list --all"
-        else:
-            hint = f"mae jobs {'wait' if state in (records.PENDING, records.RUNNING) else 'resume'} {job_id}"
+            hint += "; or pass one of its finished children as the parent: mae jobs list --all"
         raise UsageError(f"the parent job is {state}", field="parent_job_id", got=job_id, expected="a job that is COMPLETE", hint=hint)
     return record
 

@@ -77,11 +77,11 @@ class RemoteJob(Job):
         """The checkpoint by policy, brought into the local scratch."""
         if self._here:
             return super().best_checkpoint(policy)
+        from mae_sdk.mappings import fetch
         from mae_sdk.parents import parent_info
-        from mae_sdk.storage import transfer
 
-        made = parent_info(self.id, self.root.url).model(policy)
-        transfer.download_many([(url, str(path)) for url, path, _ in made.needs])
+        made = parent_info(self.id, self.root.url, complete=False).model(policy)
+        fetch([made])
         return made.path
 
     def cancel(self, wait: float = 40.0) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import Skill
 from mae_sdk.job import Job
 from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 from mae_sdk.mappings import MappingContext, apply, fetch, parent_info
 from mae_sdk.platforms import local
 from mae_sdk.storage import sync, transfer
-from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError
+from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
 from tests.support.folders import add_checkpoints, job_folder
 from tests.support.s3 import MotoServer, environment
@@ -105,7 +106,10 @@ def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(bucket: str,
     wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
 
 
-def test_a_cancelled_job_keeps_its_results_on_s3(bucket: str, tmp_path: Path) -> None:
+def test_a_cancelled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))
     url = f"{bucket}/job"
     job = start(tmp_path / "here", url, "echo working; exec sleep 100")
     wait_for(lambda: "working" in job.logs())
@@ -113,6 +117,10 @@ def test_a_cancelled_job_keeps_its_results_on_s3(bucket: str, tmp_path: Path) ->
     wait_for(lambda: b'"CANCELED"' in transfer.read_bytes(f"{url}/job.json"))
     assert {"log.txt", "status.json", "train/model_epoch_000.pth", "train/checkpoints.json"} <= set(transfer.list_files(url))
     assert transfer.read_bytes(f"{url}/log.txt") == b"working\n"
+    seen = Skill().job("job", bucket)
+    assert seen.state == "CANCELED" and seen.best_checkpoint().read_bytes() == b"weights 0"
+    with pytest.raises(UsageError, match="CANCELED"):
+        parent_info("job", bucket)
 
 
 def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(bucket: str, tmp_path: Path) -> None:
