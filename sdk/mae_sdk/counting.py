@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mae_skill.errors import DataError, MaeError, StorageError
@@ -12,13 +13,14 @@ from mae_sdk.platforms.devices import visible_gpus
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
 
-def count(value: Any, *, remote: bool, masks: Any = None, role: str = "") -> dict[str, Any]:
+def count(value: Any, *, remote: bool, masks: Any = None, role: str = "", share: float = 0.0) -> dict[str, Any]:
     """``{uri, images, classes, unlabelled, digest}`` of a source or list of them; ``{uri, counted: false, why}`` where it is remote.
 
     Args:
         remote: fetch what is behind a URL into the cache, and count it.
         masks: the mask sources of the images (None: beside them).
         role: count images with their masks, ``{uri, images, masks, digest}``, of this split (see `mae_sdk.data.pairs`); empty: images alone.
+        share: of the images of each class that the run holds out; above 0, ``held_out`` says how many that are.
 
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no masks that must.
@@ -35,19 +37,29 @@ def count(value: Any, *, remote: bool, masks: Any = None, role: str = "") -> dic
         from mae_sdk.data.pairs import open_pairs
 
         pairs = open_pairs(names, others or None, role=role, required=role != "test")
-        return {**found, "images": len(pairs), "masks": pairs.masked, "digest": pairs.digest}
+        held = {"held_out": held_out([len(pairs)], share)} if share else {}
+        return {**found, "images": len(pairs), "masks": pairs.masked, **held, "digest": pairs.digest}
     from mae_sdk.data.sources import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
     unlabelled = int((source.labels < 0).sum())
-    return {**found, "images": len(source), "classes": len(source.classes), "unlabelled": unlabelled, "digest": source.digest}
+    held = {"held_out": held_out(Counter(source.labels.tolist()).values(), share)} if share else {}
+    return {**found, "images": len(source), "classes": len(source.classes), "unlabelled": unlabelled, **held, "digest": source.digest}
 
 
-def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[MaeError], *, remote: bool) -> dict[str, dict[str, Any]]:
+def held_out(classes: Iterable[int], share: float) -> int:
+    """Images held out of classes of these sizes: the share of each, at least one, and none of a class of one."""
+    return sum(max(1, round(share * size)) for size in classes if size > 1)
+
+
+def count_all(
+    keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[MaeError], *, remote: bool, share: float = 0.0
+) -> dict[str, dict[str, Any]]:
     """Dotted key → count, for every data source field of an action that has a value. What cannot be read is added to `problems`.
 
     Args:
         keys: the action's ``data_sources``: dotted key → its row.
+        share: of the training images that the run holds out for validation.
     """
     from mae_skill.conditions import holds
     from mae_skill.overrides import get_dotted
@@ -61,7 +73,8 @@ def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[M
         paired = paired if isinstance(paired, Mapping) and holds(paired.get("when"), spec) else {}
         try:
             masks = get_dotted(spec, str(paired["field"])) if paired else None
-            found[key] = count(value, remote=remote, masks=masks, role=str(paired.get("role") or ""))
+            part = share if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"] else 0.0
+            found[key] = count(value, remote=remote, masks=masks, role=str(paired.get("role") or ""), share=part)
         except (DataError, StorageError) as error:
             error.field = error.field or key
             problems.append(error)
@@ -69,13 +82,13 @@ def count_all(keys: Mapping[str, Any], spec: Mapping[str, Any], problems: list[M
 
 
 def facts_of(info: Mapping[str, Any], action: str, counts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the bundle's validator is told: ``gpus``, and of the counted data of the action ``images`` and ``classes`` (None = unlabelled; not there
-    for images with masks)."""
+    """What the bundle's validator is told: ``gpus``, and of the counted data of the action ``images`` (less those held out) and ``classes``
+    (None = unlabelled; not there for images with masks)."""
     facts: dict[str, Any] = {"gpus": len(visible_gpus())}
     for key, entry in ((info.get("data_sources") or {}).get(action) or {}).items():
         seen = counts.get(key) or {}
         if isinstance(entry, Mapping) and entry.get("source") == SOURCE_KEY.get(action) and "images" in seen:
-            facts["images"] = seen["images"]
+            facts["images"] = seen["images"] - seen.get("held_out", 0)
             if "classes" in seen:
                 facts["classes"] = seen["classes"] or None
     return facts

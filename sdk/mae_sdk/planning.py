@@ -22,6 +22,9 @@ from mae_sdk.policy import Decision, decide, require_optuna
 from mae_sdk.roots import Root
 from mae_sdk.storage import urls
 
+VAL_FRACTION = "dataset.val_fraction"
+"""The field that says which share of the training images is held out, in a bundle that has it."""
+
 
 def job_id_for(action: str, idempotency_key: str | None) -> str:
     """``<action>-<12 hex digits>``: of the key where one is given, else random."""
@@ -120,7 +123,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         results_root=root.url,
         spec=resolved.spec,
         provenance=resolved.provenance,
-        sources=counting.count_all(keys, resolved.spec, problems, remote=remote),
+        sources=counting.count_all(keys, resolved.spec, problems, remote=remote, share=_held_share(layers.schema, resolved.spec)),
         mappings=[{"field": item.field, "function": item.function, "value": item.value, "note": item.note} for item in applied],
         policy=decision.to_dict(),
         launch={},
@@ -174,19 +177,31 @@ def _hold_out(bundle: Any, action: str, decision: Decision, resolved: Any, layer
 
     if not decision.automl:
         return
-    node = field_nodes(layers.schema).get("dataset.val_fraction")
+    node = field_nodes(layers.schema).get(VAL_FRACTION)
     held = [
         key
         for key, entry in ((bundle.info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(entry, Mapping) and entry.get("source") == "eval_dataset"
     ]
-    if node is None or get_dotted(resolved.spec, "dataset.val_fraction") is not None or any(get_dotted(resolved.spec, key) for key in held):
+    if node is None or get_dotted(resolved.spec, VAL_FRACTION) is not None or any(get_dotted(resolved.spec, key) for key in held):
         return
     if acts(node.get("applies_when"), resolved.spec):
         return
-    set_dotted(resolved.spec, "dataset.val_fraction", 0.1)
-    resolved.provenance["dataset.val_fraction"] = Origin("inferred", "AutoML needs a metric and there is no validation data")
+    set_dotted(resolved.spec, VAL_FRACTION, 0.1)
+    resolved.provenance[VAL_FRACTION] = Origin("inferred", "AutoML needs a metric and there is no validation data")
     layers.notices.append("no validation data: a seeded 10 % of the training images is held out for the metric")
+
+
+def _held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
+    """The share of the training images that the run holds out for validation; 0 where it does not."""
+    from mae_skill.overrides import get_dotted
+    from mae_skill.validate import field_nodes
+
+    from mae_sdk.automl.fields import acts
+
+    node, value = field_nodes(schema).get(VAL_FRACTION), get_dotted(spec, VAL_FRACTION)
+    held = node is not None and isinstance(value, (int, float)) and 0 < value < 1 and not acts(node.get("applies_when"), spec)
+    return float(value) if held else 0.0
 
 
 def _stage(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
@@ -223,6 +238,7 @@ def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[Ma
             facts = {
                 **plan.facts,
                 "effective_batch": plan.effective_batch,
+                "here": plan.request.platform == "local",
                 "sources_later": any(isinstance(p, DataError) for p in problems),
             }
             errors, warnings = entry_point(entry)(action, plan.spec, plan.provenance, facts)
@@ -360,13 +376,13 @@ def recheck(bundle: Any, plan: Plan) -> None:
         return
     problems: list[MaeError] = []
     notices = list(plan.notices)
-    rows = (bundle.info.get("data_sources") or {}).get(plan.action) or {}
-    again = {key: rows.get(key) or {} for key in plan.sources}
-    plan.sources = {**plan.sources, **counting.count_all(again, plan.spec, problems, remote=True)}
     try:
         schema = bundle.schema(plan.action)
     except MaeError:
         schema = {}
+    rows = (bundle.info.get("data_sources") or {}).get(plan.action) or {}
+    again = {key: rows.get(key) or {} for key in plan.sources}
+    plan.sources = {**plan.sources, **counting.count_all(again, plan.spec, problems, remote=True, share=_held_share(schema, plan.spec))}
     _check(bundle, plan, schema, problems)
     plan.notices = notices
 

@@ -7,13 +7,15 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .archs import ARCHS, hw, nearest_sizes, num_units, size_fits
 from .classes import read_class_list
 from .conditions import acts
-from .errors import DataError, DependencyError, MaeError, SpecError
+from .errors import DataError, DependencyError, MaeError, NotFoundError, SpecError
 from .overrides import get_dotted
+from .recipes import recipe_of
 
 READS_IMAGES = {"train": "dataset.train_data_sources", "evaluate": "dataset.val_data_sources", "inference": "dataset.test_data_sources"}
 
@@ -43,13 +45,13 @@ def check(
     Args:
         provenance: dotted key → origin (``.kind``); fields that somebody set are warned about when they act nowhere.
         facts: what the caller knows of the world: ``classes`` (count found in the data of the action, None when unlabelled), ``images`` (count),
-            ``cached`` … each optional; a rule whose fact is missing is not checked.
+            ``effective_batch``, ``gpus``, ``here`` (it will run on this machine) … each optional; a rule whose fact is missing is not checked.
     """
     found = _Findings(spec, dict(provenance or {}), dict(facts or {}))
     _sizes(action, found)
     _devices(action, found)
     if action == "train":
-        for rule in (_shape, _task, _data, _schedule, _papers, _quality):
+        for rule in (_shape, _task, _data, _schedule, _papers, _recipe, _quality):
             rule(found)
     if action == "evaluate":
         _judged(found)
@@ -60,6 +62,8 @@ def check(
     elif found(f"{action}.trt_engine") and found.facts.get("gpus") == 0:
         found.warn(f"{action}.trt_engine", "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7")
     _required(action, found)
+    if found.facts.get("here"):
+        _named_files(action, found)
     _in_vain(action, found)
     return found.errors, found.warnings
 
@@ -302,6 +306,22 @@ def _papers(s: _Findings) -> None:
         )
 
 
+def _recipe(s: _Findings) -> None:
+    """Batch and rate against the published recipe. A rate may follow the batch linearly (SGD's rule) or by its root (Adam's)."""
+    batch, rate = s.facts.get("effective_batch"), s("train.optim.lr")
+    recipe = recipe_of(str(s("model.arch")), str(s("train.stage")), str(s("model.task")))
+    if recipe is None or not batch or not rate:
+        return
+    share = batch / recipe.batch
+    if not 1 / 64 <= share <= 4:
+        s.warn("dataset.batch_size", f"an effective batch of {batch} where {recipe.name} trains with {recipe.batch}")
+    rate = rate * (batch / 256 if s("train.optim.lr_scaling") == "linear" else 1.0)
+    expected = sorted((recipe.rate * share, recipe.rate * share**0.5))
+    if not expected[0] / 4 <= rate <= expected[1] * 4:
+        text = " to ".join(dict.fromkeys(f"{value:.2g}" for value in expected))
+        s.warn("train.optim.lr", f"a peak rate of {rate:.2g} at a batch of {batch}, where that of {recipe.name} would be {text}")
+
+
 def _quality(s: _Findings) -> None:
     if s("train.precision") == "fp16" and s("train.accelerator") == "cpu":
         s.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
@@ -311,6 +331,24 @@ def _artefact(s: _Findings) -> None:
     path = s("export.onnx_file")
     if path and s("export.format") == "onnx" and not str(path).endswith(".onnx"):
         s.error("export.onnx_file", "the name does not say what the file is", "a path that ends in .onnx")
+
+
+def _named_files(action: str, s: _Findings) -> None:
+    """Files that somebody named for this run must be there, where it is known that it runs on this machine."""
+    names = [f"{action}.{name}" for name in ("checkpoint", "trt_engine", "onnx_file")] if action != "train" else []
+    if action == "train":
+        names = ["train.pretrained_model_path", "train.resume_training_checkpoint_path"]
+        if s("train.stage") == "pretrain" and s("train.probe.interval"):
+            names += ["dataset.probe_train_data_sources", "dataset.probe_val_data_sources"]
+    for key in names:
+        origin = str(getattr(s.provenance.get(key), "kind", ""))
+        value = s(key)
+        if key == "export.onnx_file" or origin not in ("spec file", "shorthand", "override"):
+            continue
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
+                kind = DataError if key.endswith("sources") else NotFoundError
+                s.errors.append(kind("there is no such file or folder", field=key, got=path, expected="a path that exists, or a URL"))
 
 
 def _required(action: str, s: _Findings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
-from mae_skill.errors import DataError, MaeError, SpecError, UsageError
+from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 
 from tests.support.images import make_tarball, write_flat, write_imagefolder
 
@@ -112,6 +112,24 @@ def test_fine_tuning_under_automl_without_validation_data_holds_some_out(data: P
     made = plan(data, spec_overrides={"stage": "finetune", "num_classes": 3})
     assert made.spec["dataset"]["val_fraction"] == 0.1 and any("held out" in notice for notice in made.notices)
     assert plan(data, spec_overrides={"stage": "finetune", "num_classes": 3}, automl_policy="off").spec["dataset"]["val_fraction"] is None
+
+
+def test_images_held_out_are_no_steps_of_training(data: Path) -> None:
+    overrides = {"stage": "finetune", "num_classes": 3, "batch_size": 3, "dataset.val_fraction": 0.5}
+    made = plan(data, spec_overrides=overrides, automl_policy="off")
+    (seen,) = made.sources.values()
+    assert (seen["images"], seen["held_out"], made.steps_per_epoch) == (12, 6, 2)
+    archive = str(data / "images_train.tar.gz")
+    validated = Skill().plan(
+        "train", train_datasets=str(data), eval_dataset=archive, spec_overrides={**SMALL, **overrides}, automl_policy="off"
+    )
+    assert validated.steps_per_epoch == 4
+
+
+def test_a_model_that_is_not_there_is_not_planned_with(data: Path) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        plan(data, spec_overrides={"train.pretrained_model_path": "/nowhere/w.pth"})
+    assert caught.value.field == "train.pretrained_model_path"
 
 
 def test_a_key_in_a_file_moves_to_the_environment_and_is_shown_nowhere(data: Path) -> None:

@@ -48,7 +48,7 @@ def test_automl_of_a_segmenter_maximises_miou_over_knobs_that_act(scenes: Path) 
     knobs = set(shown["automl"]["knobs"])
     assert {"train.optim.lr", "train.optim.weight_decay", "model.drop_path_rate"} <= knobs
     assert "dataset.augmentation.mixup" not in knobs
-    weights = plan(scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": "/w.pth"}).to_dict()
+    weights = plan(scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": __file__}).to_dict()
     assert "train.optim.layer_decay" in weights["automl"]["knobs"]
 
 
@@ -90,7 +90,7 @@ def test_the_page_of_a_plan_says_how_many_masks(scenes: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code in (0, None)
-    assert "5 images, 5 masks" in capsys.readouterr().out
+    assert "5 images, 5 masks; 1 held out" in capsys.readouterr().out
 
 
 def parent(tmp_path: Path, meta: dict[str, Any] | None) -> ParentInfo:

@@ -12,6 +12,7 @@ from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
 from mae_skill.knowledge import Notice, check
 from mae_skill.merge import merge
 from mae_skill.overrides import set_dotted
+from mae_skill.recipes import RECIPES, Recipe
 
 BUNDLE = Bundle.load()
 BASE = {
@@ -22,6 +23,7 @@ BASE = {
 }
 TUNE = {**BASE, "train.stage": "finetune", "train.pretrained_model_path": "/w.pth", "dataset.val_data_sources": "/data/val"}
 
+VIT = {"model.arch": "vit_base_patch16"}
 SEGMENT = {**TUNE, "model.task": "segmentation", "model.num_classes": 3}
 
 
@@ -158,6 +160,9 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
     ({**BASE, "model.decoder_depth": 1}, {}, "model.decoder_depth", "uses 8"),
     ({**BASE, "dataset.batch_size": 64}, {"images": 10, "effective_batch": 64}, "dataset.batch_size", "larger than the 10"),
     ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
+    ({**BASE, **VIT, "train.optim.lr": 1.0}, {"effective_batch": 256}, "train.optim.lr", "vit_base_pretrain would be 0.00015 to 0.0006"),
+    ({**BASE, **VIT, "train.optim.lr": 1e-6}, {"effective_batch": 4096}, "train.optim.lr", "vit_base_pretrain would be 0.0024"),
+    ({**BASE, **VIT}, {"effective_batch": 8}, "dataset.batch_size", "an effective batch of 8 where mae_vit_base_pretrain trains with 4096"),
     ({**BASE, "train.probe.interval": 1}, {}, "train.probe.interval", "set in vain: dataset.probe_train_data_sources"),
 ]
 
@@ -273,3 +278,30 @@ def test_ade20k_has_its_150_names_in_order() -> None:
     assert len(set(names)) == 150
     assert (names[0], names[12], names[149]) == ("wall", "person", "flag")
     assert class_names(None, 2) == ["0", "1"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_a_recipe_at_its_papers_batch_is_near_itself(recipe: Recipe) -> None:
+    _, warnings = run("train", {**BASE, **recipe.settings}, effective_batch=recipe.batch)
+    assert not {"train.optim.lr", "dataset.batch_size"} & set(warnings)
+
+
+def test_the_default_rate_is_near_the_recipe_at_a_batch_of_one_machine() -> None:
+    assert "train.optim.lr" not in run("train", {**BASE, **VIT}, effective_batch=64)[1]
+
+
+def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "there.pth").write_bytes(b"")
+    settings = {
+        "train.pretrained_model_path": str(tmp_path / "there.pth"),
+        "train.resume_training_checkpoint_path": "s3://bucket/some.pth",
+        "train.probe.interval": 1,
+        "dataset.probe_train_data_sources": [str(tmp_path), "/nowhere/at/all"],
+    }
+    document: dict[str, Any] = {}
+    for key, value in {**BASE, **settings}.items():
+        set_dotted(document, key, value)
+    resolved = merge([("spec file", document)], BUNDLE.schema("train"))
+    for facts, expected in (({}, []), ({"here": True}, [("dataset.probe_train_data_sources", "/nowhere/at/all")])):
+        errors, _ = check("train", resolved.spec, resolved.provenance, facts)
+        assert [(error.field, error.got) for error in errors] == expected

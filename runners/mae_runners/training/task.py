@@ -271,7 +271,7 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
             field="dataset.val_fraction",
             got=share,
             expected="two images of a class, or more",
-            hint="name dataset.val_data_sources, or set dataset.val_fraction=0 to train without validation",
+            hint="name dataset.val_data_sources; or train without validation: dataset.val_fraction=null, and no AutoML",
         )
     mask = np.ones(len(labels), dtype=bool)
     mask[held] = False

@@ -171,7 +171,8 @@ def _source(seen: dict[str, Any]) -> str:
         labels = f"{seen['masks']} masks"
     else:
         labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
-    return f"{seen['uri']}   ({seen['images']} images, {labels})"
+    held = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
+    return f"{seen['uri']}   ({seen['images']} images, {labels}{held})"
 
 
 def _sentence(item: Any) -> str:
