@@ -90,13 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once."""
+    """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once.
+
+    Jobs and ranks are handed whole specs, in which nobody set what equals the default."""
     from mae_sdk.storage.urls import held, seal_tree
     from mae_skill import knowledge
     from mae_skill.bundle import Bundle
     from mae_skill.errors import SpecError
-    from mae_skill.merge import merge
-    from mae_skill.overrides import parse_override, set_dotted
+    from mae_skill.merge import Origin, merge
+    from mae_skill.overrides import get_dotted, parse_override, set_dotted
     from mae_skill.reader import read_spec
     from mae_skill.validate import check
 
@@ -114,6 +116,10 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[st
         set_dotted(given, key, value)
     merged = merge([("file", seal_tree(read_spec(source))), ("override", seal_tree(given))], schema)
     os.environ.update(held(merged.spec))  # nothing that a run writes holds the credentials of a URL; its ranks inherit them
+    if {"RANK", "MAE_JOB_DIR"} & os.environ.keys():
+        for key, origin in merged.provenance.items():
+            if origin.kind == "file" and get_dotted(merged.spec, key) == get_dotted(schema["default"], key):
+                merged.provenance[key] = Origin("default")
     check(merged.spec, schema)
     errors, warnings = knowledge.check(action, merged.spec, merged.provenance, {})
     if errors:

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mae_runners.__main__ import main
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.deploy import artefact, metrics, probe, runtimes
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
@@ -191,3 +192,16 @@ def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_chec
             spec, {"model.num_classes": "file", "dataset.augmentation.mean[0]": "file"}, runtime.meta, "evaluate.checkpoint"
         )
     assert {problem.field for problem in caught.value.problems} == {"model.num_classes", "dataset.augmentation.mean"}
+
+
+@pytest.mark.parametrize("variable", ["MAE_JOB_DIR", "RANK"])
+def test_the_defaults_of_a_whole_spec_give_way_too(variable, finetuned, digits, tmp_path, monkeypatch):
+    """A job's spec.yaml, and the spec that ranks are handed, holds every field."""
+    values = {"evaluate__checkpoint": str(finetuned), "dataset__val_data_sources": str(digits), "results_dir": str(tmp_path)}
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(make_spec(**values).model_dump(mode="json")))
+    command = ["evaluate", "-e", str(path), "train.accelerator=cpu"]
+    assert main(command) == 2  # by hand all of this was said
+    monkeypatch.setenv(variable, "0" if variable == "RANK" else str(tmp_path))
+    assert main([*command, "model.num_classes=7"]) == 2
+    assert main(command) == 0
