@@ -88,6 +88,9 @@ def _attempt(job_dir: Path) -> str:
         (job_dir / result).unlink(missing_ok=True)
     (job_dir / "error.json").unlink(missing_ok=True)
     records.beat(job_dir)
+    log_start = 0
+    with contextlib.suppress(OSError):
+        log_start = (job_dir / "log.txt").stat().st_size
     stop: list[int] = []
     outcome: Outcome | None = None
     problem: dict[str, Any] | None = None
@@ -139,7 +142,7 @@ def _attempt(job_dir: Path) -> str:
         for held in (devices, share):
             if held:
                 held.release()
-    return _finish(job_dir, record, outcome, problem, cancel, secrets, sync)
+    return _finish(job_dir, record, outcome, problem, cancel, secrets, sync, log_start)
 
 
 def _share_cores(job_dir: Path, launch: dict[str, Any], environment: dict[str, str]) -> Any:
@@ -164,6 +167,7 @@ def _finish(
     cancel: Path,
     secrets: list[str],
     sync: Any,
+    log_start: int,
 ) -> str:
     result = record["launch"].get("result")
     complete = outcome is not None and outcome.exit_code == 0 and (not result or (job_dir / result).is_file())
@@ -180,7 +184,7 @@ def _finish(
             if outcome.exit_code == 0:
                 problem = failure("runner", f"the runner ended without an error but wrote no {result}")
             else:
-                problem = analyse(job_dir, outcome.exit_code, rank=outcome.rank)
+                problem = analyse(job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start)
         problem = redact_tree(problem, secrets)
         state, reason = records.ERROR, str((problem or {}).get("message", ""))
         fields["failure"] = problem

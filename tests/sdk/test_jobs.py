@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mae_sdk.job import Job
 from mae_sdk.jobfolder import records
+from mae_sdk.jobfolder.failure import analyse
 from mae_sdk.jobfolder.process import identify, is_alive
 from mae_sdk.platforms import local
 from mae_sdk.policy import policy_word
@@ -31,6 +32,7 @@ from tests.support.jobs import start, wait_until, write
         ("echo step 3 loss is nan; exit 1", None, "numeric"),
         ("echo ModuleNotFoundError: no torch; exit 1", None, "dependency"),
         ("echo OSError: No space left on device; exit 1", None, "storage"),
+        ("nothing-of-this-name; exit 127", None, "dependency"),
         ("""echo '{"code": "checkpoint", "message": "cut short"}' > $MAE_JOB_DIR/error.json; exit 2""", None, "checkpoint"),
     ],
 )
@@ -57,6 +59,43 @@ def test_a_runner_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> N
 def test_a_preempted_run_goes_on_as_a_second_attempt(tmp_path: Path) -> None:
     job = start(tmp_path, "[ $MAE_ATTEMPT = 2 ] || exit 75").wait(20)
     assert [attempt["state"] for attempt in job.record["attempts"]] == ["PREEMPTED", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "category", "says"),
+    [
+        (
+            "WARNING: a.jpg is truncated, skipped\nTraceback:\nValueError: no such thing\nmore of it",
+            1,
+            "runner",
+            "ValueError: no such thing",
+        ),
+        ("it went out of memory once and went on\nepoch 3\nKeyError: 'a'", 1, "runner", "KeyError"),
+        (
+            "[rank 1] ModuleNotFoundError: No module named 'x'\n[rank 0] torch.OutOfMemoryError: CUDA out of memory",
+            1,
+            "out_of_memory",
+            "rank 0",
+        ),
+        ("terminate called: std::bad_alloc", -6, "out_of_memory", "bad_alloc"),
+        ("warning: loss is nan", -9, "signal", "SIGKILL"),
+    ],
+)
+def test_a_failure_is_told_by_what_ended_the_run_and_not_by_what_it_survived(
+    tmp_path: Path, log: str, code: int, category: str, says: str
+) -> None:
+    (tmp_path / "log.txt").write_text(f"CUDA out of memory, in an earlier attempt\n{log}\n")
+    found = analyse(tmp_path, code, log_start=len("CUDA out of memory, in an earlier attempt\n"))
+    assert found["category"] == category and says in found["message"]
+
+
+def test_an_attempt_is_not_explained_by_the_log_of_the_one_before(tmp_path: Path) -> None:
+    job = start(tmp_path, "[ $MAE_ATTEMPT = 1 ] && { echo CUDA out of memory; exit 1; }; kill -9 $$")
+    with pytest.raises(JobFailedError):
+        job.wait(20)
+    with pytest.raises(JobFailedError):
+        job.resume().wait(20)
+    assert [attempt["failure"]["category"] for attempt in job.record["attempts"]] == ["out_of_memory", "signal"]
 
 
 def test_a_killed_supervisor_leaves_an_error_and_no_process(tmp_path: Path) -> None:

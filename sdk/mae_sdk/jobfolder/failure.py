@@ -22,7 +22,7 @@ _OF_CODE = {
     "numeric": "numeric",
     "out_of_memory": "out_of_memory",
 }
-_OF_EXIT = {2: "spec", 3: "data", 4: "data", 7: "dependency", 8: "storage"}
+_OF_EXIT = {2: "spec", 3: "data", 4: "data", 7: "dependency", 8: "storage", 127: "dependency"}
 _PATTERNS = [
     ("out_of_memory", r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|MemoryError|Cannot allocate memory|std::bad_alloc"),
     ("dependency", r"ModuleNotFoundError|ImportError|command not found|cannot open shared object file"),
@@ -43,6 +43,8 @@ _HINTS = {
     "checkpoint": "choose another checkpoint with --checkpoint",
     "runner": "see the log",
 }
+_RAISED = re.compile(r"(?:\[rank \d+\] )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)(?::|$)")
+"""The line that ends a Python traceback."""
 _NOISE = re.compile(r"^\s*$|warning", re.IGNORECASE)
 
 
@@ -52,13 +54,14 @@ def failure(category: str, message: str, *, lines: list[str] | None = None, erro
     return {"category": category, "message": message, "lines": lines or [], "hint": hint, "error": error}
 
 
-def analyse(job_dir: Path, exit_code: int, *, rank: int | None = None) -> dict[str, Any]:
+def analyse(job_dir: Path, exit_code: int, *, rank: int | None = None, log_start: int = 0) -> dict[str, Any]:
     """Explain an exit code from the error that the runner left, else from the log.
 
     Args:
         job_dir: the job folder.
         exit_code: of the rank that failed first; negative for a signal, as in `subprocess`.
         rank: which one it was.
+        log_start: where in the log the attempt begins; what earlier attempts said explains nothing.
     """
     who = "the runner" if not rank else f"rank {rank} of the runner"
     try:
@@ -67,9 +70,12 @@ def analyse(job_dir: Path, exit_code: int, *, rank: int | None = None) -> dict[s
         return failure(category, str(error.get("message", "")) or f"{who} ended with exit code {exit_code}", error=error)
     except (OSError, ValueError, AttributeError):
         pass
-    tail = _tail(job_dir / "log.txt")
+    tail = _tail(job_dir / "log.txt", log_start)
+    telling = [index for index, line in enumerate(tail) if not _NOISE.search(line)]
+    raised = [index for index in telling if _RAISED.match(tail[index])]
+    telling = raised[-1:] or telling  # an exception that ended it says more than anything that went before
     for category, pattern in _PATTERNS:
-        found = [index for index, line in enumerate(tail) if re.search(pattern, line)]
+        found = [index for index in telling if re.search(pattern, tail[index])]
         if found:
             line = tail[found[-1]].strip()
             return failure(category, f"{who} ended with exit code {exit_code}: {line[:300]}", lines=_around(tail, found[-1]))
@@ -77,16 +83,17 @@ def analyse(job_dir: Path, exit_code: int, *, rank: int | None = None) -> dict[s
         name = signal.Signals(-exit_code).name if -exit_code in signal.Signals._value2member_map_ else f"signal {-exit_code}"
         extra = "; on Linux this is also how the kernel ends a process when memory runs out" if name == "SIGKILL" else ""
         return failure("signal", f"{who} was killed by {name}{extra}", lines=_last(tail))
-    last = _last(tail)
-    message = f"{who} ended with exit code {exit_code}" + (f": {last[-1].strip()[:300]}" if last else "")
+    last = _around(tail, raised[-1]) if raised else _last(tail)
+    said = tail[raised[-1]] if raised else last[-1] if last else ""
+    message = f"{who} ended with exit code {exit_code}" + (f": {said.strip()[:300]}" if said else "")
     return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=last)
 
 
-def _tail(path: Path, size: int = 65536) -> list[str]:
+def _tail(path: Path, start: int, size: int = 65536) -> list[str]:
     try:
         with path.open("rb") as stream:
             stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - size))
+            stream.seek(max(0, start, stream.tell() - size))
             return stream.read().decode(errors="replace").splitlines()
     except OSError:
         return []
