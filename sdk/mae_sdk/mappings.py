@@ -114,6 +114,20 @@ def apply(action: str, spec_params: Mapping[str, Any], context: MappingContext) 
     return found
 
 
+def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
+    """Refuse a checkpoint policy, other than the default, that has nothing to choose among.
+
+    Raises:
+        UsageError: there is no parent, or it left no checkpoints; or the policy is unknown.
+    """
+    if policy is None or parse_policy(policy)[0] == "best" or (parent is not None and parent.kind == CHECKPOINT):
+        return
+    message = "a checkpoint policy without a parent"
+    if parent is not None:
+        message = f"the parent did {parent.action}, and left no checkpoints to choose among"
+    raise UsageError(message, field="checkpoint", got=policy, expected="a parent job that trained")
+
+
 def _parse(name: str, row: Any) -> tuple[str, Any]:
     """``"function"``, ``"function,constant"`` or ``{function, value}`` as (function, constant).
 

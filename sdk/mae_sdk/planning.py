@@ -15,6 +15,7 @@ from typing import Any
 from mae_skill.errors import DataError, MaeError, SpecError, StorageError, UsageError
 
 from mae_sdk import counting
+from mae_sdk.automl.options import require_variable
 from mae_sdk.launching import device_key, launch_record
 from mae_sdk.layers import Layers, given_layers
 from mae_sdk.plan import Plan, Request
@@ -53,11 +54,9 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     decision = decide(bundle, action, request.automl_policy, request.request)
     if decision.automl:
         require_optuna()
+        require_variable(request.automl.get("storage"), {**os.environ, **request.env})
     elif request.automl and action != "train":
         raise UsageError(f"{action} is never searched", field="automl", got=sorted(request.automl), expected="no AutoML options")
-    if request.checkpoint and not request.parent_job_id:
-        expected = "a parent job whose checkpoints it chooses among"
-        raise UsageError("a checkpoint policy without a parent", field="checkpoint", got=request.checkpoint, expected=expected)
     request = _sealed(request)
     layers = given_layers(bundle, request)
     if request.automl and not decision.automl:
@@ -69,6 +68,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
         from mae_sdk.parents import parent_info
 
         parent = parent_info(request.parent_job_id, request.results_root)
+    mappings.check_policy(request.checkpoint, parent)
     job_id = job_id_for(action, request.idempotency_key)
     job_dir = root.work_dir(job_id)
 

@@ -84,6 +84,15 @@ def test_the_policy_chooses_the_checkpoint(root: Path, policy: str, epoch: int) 
     assert fill(root, "evaluate", "t1", checkpoint=policy)["evaluate.checkpoint"] == f"t1/train/model_epoch_{epoch:03d}.pth"
 
 
+def test_a_policy_with_nothing_to_choose_among_is_refused(root: Path) -> None:
+    for parent in (None, parent_info("x1", root)):
+        mappings.check_policy("best", parent)
+        with pytest.raises(UsageError) as caught:
+            mappings.check_policy("latest", parent)
+        assert caught.value.field == "checkpoint"
+    mappings.check_policy("epoch:0", parent_info("t1", root))
+
+
 def test_an_epoch_that_was_not_saved_is_an_error_that_names_those_that_were(root: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         fill(root, "evaluate", "t1", checkpoint="epoch:7")

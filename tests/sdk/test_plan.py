@@ -221,6 +221,7 @@ def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(dat
         ({"idempotency_key": ""}, "idempotency_key"),
         ({"results_root": ""}, "results_root"),
         ({"checkpoint": "epoch:3"}, "checkpoint"),
+        ({"automl": {"storage": "env:NO_SUCH_DATABASE"}}, "automl.storage"),
     ],
 )
 def test_an_option_of_the_wrong_kind_is_named(data: Path, options: dict[str, Any], field: str) -> None:

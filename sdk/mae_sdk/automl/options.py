@@ -192,6 +192,18 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
     return AutoMLOptions(**values)
 
 
+def require_variable(storage: Any, environment: Mapping[str, str]) -> None:
+    """Refuse a storage ``env:NAME`` whose variable the job would not find.
+
+    Raises:
+        UsageError: it is not set, or empty.
+    """
+    if isinstance(storage, str) and storage.startswith("env:") and not environment.get(storage.removeprefix("env:")):
+        name = storage.removeprefix("env:")
+        hint = f"export it, or give the job --env {name}=URL"
+        raise UsageError("the variable that holds the study's database is not set", field="automl.storage", got=name, hint=hint)
+
+
 def _split_metrics(
     metrics: tuple[str, ...], directions: tuple[str, ...], problems: list[MaeError]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
