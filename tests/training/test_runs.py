@@ -50,6 +50,8 @@ def test_files_of_a_run_have_the_documented_names_and_content(data: Path, tmp_pa
     assert loaded["mae"]["arch"] == "vit_tiny_patch16" and loaded["mae"]["classes"] == ["0", "1", "2"]
     index = read(job, "train/checkpoints.json")
     assert [entry["epoch"] for entry in index["checkpoints"]] == [0, 1, 2]
+    inherited = index["checkpoints"][0]  # what a child job must agree with
+    assert (inherited["num_classes"], inherited["mean"], inherited["std"]) == (3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert (index["best"]["metric"], index["best"]["direction"]) == ("ACC_all", "maximize")
     best = CheckpointIndex(folder).select("best")
     accuracies = {entry["file"]: entry["metrics"]["ACC_all"] for entry in index["checkpoints"]}

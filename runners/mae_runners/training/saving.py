@@ -57,9 +57,18 @@ def _write(loop: Loop, path: Path, live: Any, deployed: Any, optimizer_state: An
         data["live_state_dict"] = {f"model.{name}": tensor for name, tensor in live.items()}
     checkpoint.save(data, path, loop.context.encryption_key)
     epoch = loop.position.epoch - (1 if loop.position.batch == 0 else 0)
-    size = list(loop.task.model.input_size)
     loop.index.add(
-        path, epoch, loop.position.step, metrics, stage=loop.task.stage, arch=loop.task.model.arch, input_size=size, task=meta.task
+        path,
+        epoch,
+        loop.position.step,
+        metrics,
+        stage=loop.task.stage,
+        arch=loop.task.model.arch,
+        input_size=list(loop.task.model.input_size),
+        task=meta.task,
+        num_classes=meta.num_classes if loop.task.stage == "finetune" else None,
+        mean=meta.mean,
+        std=meta.std,
     )
     resume.point_latest(loop.folder, loop.task.model.arch, path)
     if loop.train.keep_checkpoints is not None:
