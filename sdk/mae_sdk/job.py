@@ -16,6 +16,7 @@ from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 from mae_sdk.jobfolder.failure import failure
 from mae_sdk.jobfolder.process import is_alive, kill_leftovers
+from mae_sdk.jobfolder.secrets import is_secret_name
 from mae_sdk.jobfolder.status import metrics_of, read_status
 from mae_sdk.platforms import local
 
@@ -227,12 +228,13 @@ class Job:
         if gone or records.is_terminal(state) or preempted:
             missing = [name for name in record.get("env_names") or [] if name not in os.environ and name not in (env or {})]
             if missing:
+                open_names = [name for name in missing if not is_secret_name(name)]  # a command line is seen by everybody
                 raise UsageError(
                     "the job was started with settings of its environment that are not set here",
                     field="env",
                     got=missing,
                     expected="each of them, with its value",
-                    hint=f"export them, or mae jobs resume {self.id} --env {missing[0]}=VALUE",
+                    hint="export them" + (f", or mae jobs resume {self.id} --env {open_names[0]}=VALUE" if open_names else ""),
                 )
             with records.locked(self.folder):
                 record = records.read_record(self.folder)

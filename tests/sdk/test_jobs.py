@@ -128,7 +128,12 @@ def test_a_job_is_not_resumed_without_the_environment_it_was_given(tmp_path: Pat
     records.update_record(job.folder, lambda record: record.update(env_names=["SHADE"]))
     with pytest.raises(UsageError) as caught:
         job.resume()
-    assert caught.value.got == ["SHADE"] and len(job.record["attempts"]) == 1
+    assert caught.value.got == ["SHADE"] and len(job.record["attempts"]) == 1 and "--env SHADE=" in str(caught.value.hint)
+    records.update_record(job.folder, lambda record: record.update(env_names=["NO_SUCH_TOKEN"]))
+    with pytest.raises(UsageError) as caught:
+        job.resume()
+    assert caught.value.hint == "export them"  # a secret has no place on a command line
+    records.update_record(job.folder, lambda record: record.update(env_names=["SHADE"]))
     assert job.resume({"SHADE": "light"}).wait(20).state == "COMPLETE"
 
 

@@ -300,10 +300,10 @@ def resume(job_id: str, waiting: bool, lost: bool, env: tuple[str, ...], results
     resumed = _job(job_id, results_root).resume(environment(env), lost=lost)
     if waiting:
         follow(resumed, as_json=as_json)
-    document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(resumed.record.get("attempts") or [])}
-    emit(
-        document, as_json=as_json, text=pairs(document), next_commands=next_for(resumed.id, str(resumed.state), "", root_flag(results_root))
-    )
+    record = resumed.record
+    document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(record.get("attempts") or [])}
+    following = next_for(resumed.id, document["state"], str(record.get("action")), root_flag(results_root))
+    emit(document, as_json=as_json, text=pairs(document), next_commands=following)
     if waiting:
         leave_as(resumed)
 
