@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from mae_runners.models import build_from_config, load_pretrained
 from mae_runners.models.norm import BatchNorm
 from mae_runners.models.upernet import AveragePool
 from mae_skill.errors import SpecError
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.models import SMALL, build, classifier_config, mae_config, relative
 from tests.support.segmentation import awake, segmenter_config
@@ -118,6 +120,25 @@ def test_without_a_weight_there_is_no_auxiliary_head() -> None:
 def test_one_patch_is_no_pyramid() -> None:
     with pytest.raises(SpecError, match="two patches"):
         build_from_config(segmenter_config("vit_tiny_patch16", (16, 32)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_statistics_over_ranks_are_those_of_the_whole_batch_and_so_are_their_gradients(tmp_path: Path) -> None:
+    images = torch.randn(4, 3, 5, 5, dtype=torch.float32)
+    plain, ours = nn.BatchNorm2d(3).train(), BatchNorm(3).train()
+    results = []
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for call in (plain, ours._over_ranks):
+            x = images.clone().requires_grad_()
+            out = call(x)
+            (out * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
+            results.append((out, x.grad))
+    finally:
+        dist.destroy_process_group()
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.running_var, plain.running_var)
 
 
 def test_a_channel_of_one_value_takes_the_running_statistics() -> None:

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+class _Sum(torch.autograd.Function):
+    """Every rank's result depends on every rank's value alike, so the gradients are summed as the values are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all ranks, on each of them; differentiable."""
+    total: Tensor = _Sum.apply(x)
+    return total
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -25,16 +49,14 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x) if ranks == 1 else self._over_ranks(x)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
-
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
             own = values.new_tensor([values.numel() // values.shape[1]])
-            total = all_reduce(torch.cat([values.sum(dim=(0, 2, 3)), own]))
+            total = sum_over_ranks(torch.cat([values.sum(dim=(0, 2, 3)), own]))
             count = total[-1].detach()
             mean = total[:-1] / count
             centred = values - mean[:, None, None]
-            variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+            variance = sum_over_ranks(centred.square().sum(dim=(0, 2, 3))) / count
             scale = self.weight.float() * (variance + self.eps).rsqrt()
             with torch.no_grad():
                 assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
