@@ -11,7 +11,7 @@ import pytest
 from mae_sdk.automl import setup
 from mae_sdk.automl.options import TABLE, AutoMLOptions
 from mae_skill.bundle import Bundle
-from mae_skill.errors import SpecError
+from mae_skill.errors import SpecError, UsageError
 from mae_skill.merge import merge
 
 from tests.support.automl_toy import SCHEMA, SPEC
@@ -58,6 +58,27 @@ def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> 
         "automl_keys": {"accumulate": "none.such"},
     }
     assert setup.keys_of(info, SPEC) == {"batch": "dataset.batch_size", "epochs": "train.num_epochs"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"grid_points": 5}, "grid_points is set in vain: the sampler is not grid"),
+        ({"study": "shared"}, "study is set in vain: the study has no shared storage"),
+        ({"reduction_factor": 4, "pruner": "median"}, "reduction_factor is set in vain: the pruner is median"),
+        ({"plateau": 3, "metric": "acc:maximize,cost:minimize"}, "plateau is set in vain: there are several metrics"),
+        ({"min_epochs": 6}, "min_epochs=6 leaves no room for pruning in runs of 6 epochs"),
+        ({"sampler": "grid", "grid_points": 4}, "the grid has 17 trials, trial 0 included; max_trials is 10"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_named_and_a_grid_is_counted(options: dict[str, Any], says: str) -> None:
+    assert says in _describe(**options)["space"]["notes"]
+    assert not any("in vain" in note for note in _describe(plateau=3, min_epochs=2)["space"]["notes"])
+
+
+def test_a_grid_that_is_too_large_is_refused_when_planned() -> None:
+    with pytest.raises(UsageError, match="grid is too large"):
+        _describe(sampler="grid", grid_points=400)
 
 
 def test_the_table_lists_every_option_and_its_default() -> None:

@@ -226,6 +226,8 @@ def test_all_wrong_parameters_are_reported_together() -> None:
         _build(parameters=["train.optim.lrr", "train.seed"], ranges={"train.optim.gamma": [3, 4]})
     assert len(caught.value.problems) == 3
     assert "train.optim.lr" in str(caught.value.problems[0].hint)
+    with pytest.raises(SpecError, match=r"did you mean train\.optim\.gamma\?"):
+        _build(parameters=["gamma"])
 
 
 def test_powers_multiples_and_weighted_options_follow_their_annotations() -> None:

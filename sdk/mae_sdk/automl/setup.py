@@ -43,6 +43,7 @@ def describe(
 
     Raises:
         SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there is nothing to search.
+        UsageError: a grid is too large.
     """
     from mae_skill.errors import SpecError, UsageError
 
@@ -64,6 +65,11 @@ def describe(
     found = objectives(schema, bounded, options)
     for metric, reason in unstated(schema, bounded, [objective.metric for objective in found]).items():
         notes.append(f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it")
+    notes += _in_vain(options, get(bounded, keys["epochs"]) if "epochs" in keys else None)
+    if options.sampler == "grid":
+        from mae_sdk.automl.study import grid_size
+
+        notes.append(f"the grid has {grid_size(space, options)} trials, trial 0 included; max_trials is {options.max_trials}")
     concurrency = options.concurrency or max(1, len(devices or ()) // max(1, processes))
     return {
         "options": options.to_dict(),
@@ -73,6 +79,26 @@ def describe(
         "concurrency": concurrency,
         "spec": bounded,
     }
+
+
+def _in_vain(options: AutoMLOptions, epochs: Any) -> list[str]:
+    """A note for every option that was given and changes nothing beside the others."""
+    pruner = "none" if len(options.metric) > 1 else options.pruner or "successive_halving"
+    rules = {
+        "grid_points": (options.sampler != "grid", "the sampler is not grid"),
+        "study": (options.storage is None, "the study has no shared storage"),
+        "worker_timeout": (options.storage is None, "the study has no shared storage"),
+        "reduction_factor": (pruner not in ("successive_halving", "hyperband"), f"the pruner is {pruner}"),
+        "min_epochs": (pruner == "none", "the pruner is none"),
+        "plateau": (len(options.metric) > 1, "there are several metrics"),
+    }
+    default = AutoMLOptions()
+    found = [
+        f"{name} is set in vain: {why}" for name, (vain, why) in rules.items() if vain and getattr(options, name) != getattr(default, name)
+    ]
+    if options.min_epochs is not None and pruner != "none" and isinstance(epochs, int) and options.min_epochs >= epochs:
+        found.append(f"min_epochs={options.min_epochs} leaves no room for pruning in runs of {epochs} epochs")
+    return found
 
 
 def _bounded(spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions) -> dict[str, Any]:

@@ -263,8 +263,8 @@ def build(
             if name not in asked:
                 left_out[name] = "the schema names it for AutoML but has no such field"
                 continue
-            near = difflib.get_close_matches(key, list(fields), n=1)
-            hint = f"did you mean {near[0]}?" if near else "see `mae explain`"
+            near = [field for field in fields if field.endswith(f".{key}")][:3] or difflib.get_close_matches(key, list(fields), n=1)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see `mae explain`"
             problems.append(
                 UsageError("no such field to search", field=name, got=name, expected="a dotted key of the train spec", hint=hint)
             )

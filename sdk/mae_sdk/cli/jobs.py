@@ -302,7 +302,7 @@ def resume(job_id: str, waiting: bool, lost: bool, env: tuple[str, ...], results
         follow(resumed, as_json=as_json)
     record = resumed.record
     document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(record.get("attempts") or [])}
-    following = next_for(resumed.id, document["state"], str(record.get("action")), root_flag(results_root))
+    following = next_for(resumed.id, str(document["state"]), str(record.get("action")), root_flag(results_root))
     emit(document, as_json=as_json, text=pairs(document), next_commands=following)
     if waiting:
         leave_as(resumed)
