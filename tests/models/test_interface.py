@@ -160,8 +160,10 @@ def test_freeze_stops_what_it_names_and_refuses_what_is_not_there() -> None:
     with pytest.raises(SpecError) as caught:
         model.freeze(["patch_embd"])
     assert caught.value.field == "train.freeze" and "patch_embed" in (caught.value.hint or "")
+    model.freeze(["encoder"])
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"encoder.head.weight", "encoder.head.bias"}
     with pytest.raises(SpecError, match="every parameter"):
-        model.freeze(["encoder"])
+        model.freeze(["encoder", "head"])
 
 
 def test_pyramids_have_four_levels_of_the_families_strides() -> None:

@@ -83,7 +83,7 @@ class Backboned(nn.Module, ABC):
 
     def freeze(self, names: Iterable[str]) -> list[str]:
         """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix may be left out); returns the frozen
-        parameters.
+        parameters. ``encoder`` is the backbone: a head that lies inside it learns on.
 
         Raises:
             SpecError: a name is not in the model, or nothing trainable is left.
@@ -103,7 +103,8 @@ class Backboned(nn.Module, ABC):
                     if close
                     else f"top level: {', '.join(sorted({m.split('.')[0] for m in modules}))}",
                 )
-            frozen += [name for name, _ in self.named_parameters() if name == full or name.startswith(f"{full}.")]
+            spared = self.head_parameter_names() if full == "encoder" else set()
+            frozen += [name for name, _ in self.named_parameters() if (name == full or name.startswith(f"{full}.")) and name not in spared]
         parameters = dict(self.named_parameters())
         for name in frozen:
             parameters[name].requires_grad_(False)

@@ -252,7 +252,7 @@ class TrainSpec(SpecModel):
         None, "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.", popular=True
     )
     freeze: list[NonEmpty] = spec_field(
-        [], "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0."
+        [], "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0; encoder: all but the head."
     )
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = spec_field(
         None, "Largest norm of the gradient; beyond it gradients are scaled down. Null = no clipping."
