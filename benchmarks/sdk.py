@@ -52,7 +52,7 @@ def main() -> None:
         found["status"] = (median_ms(job.status, 9), 50)
         packaged = Skill()
         found["plan"] = (median_ms(lambda: packaged.plan("train", **options), 5), 300)
-        record = {"action": "train"}
+        record = {"action": "train", "launch": {}}
         records.new_attempt(record)
         records.advance(record, records.COMPLETE)
         for number in range(5000):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +63,8 @@ class Root:
         scratch = self.work_dir(job_id)
         if (scratch / records.RECORD_NAME).exists():
             return records.read_record(scratch)
-        content: Record = json.loads(self.read(job_id, records.RECORD_NAME))
-        return content
+        text = self.read(job_id, records.RECORD_NAME).decode(errors="replace")
+        return records.parse_record(text, job_id, urls.join(urls.redact(self.url), job_id))
 
     def read(self, job_id: str, relative: str) -> bytes:
         """A file of a job folder.

@@ -121,3 +121,14 @@ def test_resume_takes_the_environment_and_the_list_knows_its_states(root: Path, 
 def test_a_setting_given_again_stands_where_it_was_given_last() -> None:
     settings = [("train.num_epochs", 1), ("train", {"num_epochs": 5}), ("train.num_epochs", 7)]
     assert flatten(in_order(settings)) == {"train.num_epochs": 7}
+
+
+def test_a_damaged_record_hides_no_other_job_and_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(root, "true").wait(20)
+    for name, text in (("torn", "{"), ("other", "[]"), ("short", '{"id": "short"}')):
+        (root / name).mkdir()
+        (root / name / "job.json").write_text(text)
+    code, out, err = call(capsys, "list", "--json", "--results-root", str(root))
+    assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
+    assert all(name in err for name in ("torn", "other", "short"))
+    assert call(capsys, "status", "short", "--results-root", str(root))[0] == 4

@@ -161,7 +161,7 @@ def test_a_resumed_job_starts_from_its_own_checkpoint(train: Callable[..., Job])
 
 def test_the_list_of_five_thousand_jobs_takes_well_under_a_second(skill: Skill, tmp_path: Path) -> None:
     root = tmp_path / "many"
-    record: dict[str, Any] = {"action": "train"}
+    record: dict[str, Any] = {"action": "train", "launch": {}}
     records.new_attempt(record)
     records.advance(record, records.COMPLETE)
     text = json.dumps(record)

@@ -76,10 +76,14 @@ def list_(state: str | None, everything: bool, limit: int, results_root: str | N
     found = Skill().jobs(results_root=results_root, all=everything)
     with ThreadPoolExecutor(16) as pool:  # a remote root answers slowly; only what is shown or judged is read
         rows = [row for row in pool.map(_row, found if state else found[:limit]) if row]
+    unreadable = [row["id"] for row in rows if row["state"] is None]
+    rows = [row for row in rows if row["state"] is not None]
+    if unreadable:
+        say(f"warning: the record of {', '.join(unreadable[:8])}{' …' if len(unreadable) > 8 else ''} cannot be read")
     if state:
         rows = [row for row in rows if row["state"] == state.upper()]
     rows.sort(key=lambda row: str(row["created"] or ""), reverse=True)
-    total, shown = len(rows) if state else len(found), rows[:limit]
+    total, shown = len(rows) if state else len(found) - len(unreadable), rows[:limit]
     text = table(
         [(row["id"], row["action"], row["state"], row["created"], row["parent"]) for row in shown],
         ("JOB", "ACTION", "STATE", "CREATED", "PARENT"),
@@ -94,13 +98,14 @@ def list_(state: str | None, everything: bool, limit: int, results_root: str | N
 
 
 def _row(job: Job) -> dict[str, Any] | None:
-    """What the list says of a job; None where it has gone since the root was listed."""
+    """What the list says of a job, with no state where its record cannot be read; None where it has gone since the root was listed."""
     from mae_skill.errors import NotFoundError
 
     try:
         record, state = job.observe()
     except NotFoundError:
-        return None
+        damaged = (job.folder / "job.json").exists()
+        return {"id": job.id, "state": None, "created": None} if damaged else None
     return {
         "id": job.id,
         "action": record.get("action"),

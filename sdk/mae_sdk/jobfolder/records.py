@@ -82,11 +82,25 @@ def read_record(job_dir: Path) -> Record:
         NotFoundError: the folder holds no readable record.
     """
     try:
-        return read_json(job_dir / RECORD_NAME)
+        text = (job_dir / RECORD_NAME).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"no job {job_dir.name}", got=str(job_dir), expected="a folder with job.json") from None
-    except ValueError:
-        raise NotFoundError(f"the record of job {job_dir.name} cannot be read", got=str(job_dir / RECORD_NAME)) from None
+    return parse_record(text, job_dir.name, str(job_dir / RECORD_NAME))
+
+
+def parse_record(text: str, job_id: str, where: str) -> Record:
+    """The record in `text`.
+
+    Raises:
+        NotFoundError: it is not one: damaged, or another program's file of that name.
+    """
+    try:
+        content = json.loads(text)
+        if isinstance(content["action"], str) and isinstance(content["launch"], dict) and content["attempts"][-1]["state"] in _RANK:
+            return dict(content)
+    except (ValueError, KeyError, TypeError, IndexError):
+        pass
+    raise NotFoundError(f"the record of job {job_id} cannot be read", got=where, expected="job.json as this program writes it")
 
 
 def update_record(job_dir: Path, change: Callable[[Record], None]) -> Record:
