@@ -29,7 +29,8 @@ def test_the_deploy_page_is_a_bundle_with_the_same_contract_as_the_whole_skill()
 
 
 def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> None:
-    overrides = {"gen_trt_engine.onnx_file": "model.onnx", "gen_trt_engine.tensorrt.data_type": "FP16"}
+    (tmp_path / "model.onnx").write_bytes(b"")
+    overrides = {"gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"), "gen_trt_engine.tensorrt.data_type": "FP16"}
     plan = Skill(PAGE).plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path)).to_dict()
     assert plan["spec"]["gen_trt_engine"]["trt_engine"]
     assert not any("not checked" in str(notice) for notice in plan["notices"])
@@ -41,7 +42,8 @@ def warnings(spec: dict[str, object], gpus: int, action: str = "gen_trt_engine")
 
 
 def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    overrides = {"gen_trt_engine.onnx_file": "model.onnx", "gen_trt_engine.backend": "tensorrt_rtx"}
+    (tmp_path / "model.onnx").write_bytes(b"")
+    overrides = {"gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"), "gen_trt_engine.backend": "tensorrt_rtx"}
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "tensorrt_rtx", None)
         plan = Skill().plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path)).to_dict()
