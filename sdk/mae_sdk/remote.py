@@ -39,19 +39,28 @@ class RemoteJob(Job):
     def record(self) -> records.Record:
         if self._here:
             return super().record
-        record = self.root.record(self.id)
+        record = self._there()
         return {**record, "error": records.last_attempt(record)["failure"]}
 
     def observe(self) -> tuple[records.Record, str]:
         """The record, and the state; UNKNOWN when a run elsewhere has not shown itself for a while."""
         if self._here:
             return super().observe()
-        record = self.root.record(self.id)
+        record = self._there()
         state = records.state_of(record)
         attempt = records.last_attempt(record)["state"]
         if not records.is_terminal(attempt) and self._silent_seconds() > records.STALE_SECONDS:
             state = records.UNKNOWN
         return record, state
+
+    def _there(self) -> records.Record:
+        """The record behind the URL. A store that does not replace objects at once may show none, or half of one, for a moment."""
+        for pause in (0.1, 0.4):
+            try:
+                return self.root.record(self.id)
+            except NotFoundError:
+                time.sleep(pause)
+        return self.root.record(self.id)
 
     def _silent_seconds(self) -> float:
         from mae_sdk.storage import transfer, urls

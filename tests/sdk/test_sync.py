@@ -15,6 +15,8 @@ from mae_sdk.jobfolder import records
 from mae_sdk.jobfolder.checkpoints import CheckpointIndex
 from mae_sdk.mappings import MappingContext, apply, fetch, parent_info
 from mae_sdk.platforms import local
+from mae_sdk.remote import RemoteJob
+from mae_sdk.roots import Root
 from mae_sdk.storage import sync, transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
@@ -184,3 +186,19 @@ def test_of_many_callers_one_creates_a_remote_job_and_the_others_are_given_it(bu
     winners = [number for number, record in enumerate(found) if record is None]
     assert len(winners) == 1
     assert {record["caller"] for record in found if record is not None} == set(winners)
+
+
+def test_a_record_that_is_being_replaced_is_read_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))
+    folder = job_folder(tmp_path, "t1", "train")
+    whole = (folder / "job.json").read_bytes()
+    answers = iter([b"", NotFoundError("gone for a moment"), whole])
+
+    def read(root: Root, job_id: str, name: str) -> bytes:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(Root, "read", read)
+    assert RemoteJob(Root(bucket), "t1").record["id"] == "t1"
