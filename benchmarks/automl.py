@@ -50,7 +50,11 @@ def overhead() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         few = _run(make_job(Path(folder), "few", max_trials=4, spec={"num_epochs": 1}))
         many = _run(make_job(Path(folder), "many", max_trials=24, spec={"num_epochs": 1}))
-    return {"seconds_per_trial": round((many - few) / 20, 3), "goal": "<= 1 s", "fixed_seconds": round(few - 4 * (many - few) / 20, 2)}
+    return {
+        "seconds_per_trial": round((many - few) / 20, 3),
+        "goal": "<= 1 s",
+        "fixed_seconds": round(few - 4 * (many - few) / 20, 2),
+    }
 
 
 def training() -> dict[str, Any]:
@@ -63,8 +67,19 @@ def training() -> dict[str, Any]:
 
     from tests.support.images import write_imagefolder
 
-    small = {"model.arch": "vit_tiny_patch16", "model.embed_dim": 48, "model.depth": 2, "model.num_heads": 3}
-    spec = {**small, "train.stage": "finetune", "train.num_epochs": 2, "model.num_classes": 4, "dataset.augmentation.input_size": 32}
+    small = {
+        "model.arch": "vit_tiny_patch16",
+        "model.embed_dim": 48,
+        "model.depth": 2,
+        "model.num_heads": 3,
+    }
+    spec = {
+        **small,
+        "train.stage": "finetune",
+        "train.num_epochs": 2,
+        "model.num_classes": 4,
+        "dataset.augmentation.input_size": 32,
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = write_imagefolder(root / "train", classes=4, per_class=25, size=32)
@@ -78,7 +93,12 @@ def training() -> dict[str, Any]:
                 eval_dataset=str(val),
                 results_root=str(root / f"results{trials}"),
                 spec_overrides={**spec, "dataset.batch_size": 20, "dataset.num_workers_per_gpu": 0},
-                automl={"max_trials": trials, "pruner": "none", "concurrency": 1, "sampler": "random"},
+                automl={
+                    "max_trials": trials,
+                    "pruner": "none",
+                    "concurrency": 1,
+                    "sampler": "random",
+                },
             )
             job.wait(600)
             seconds[trials] = time.perf_counter() - begun
@@ -89,7 +109,17 @@ def training() -> dict[str, Any]:
             child = next(iter(sorted((root / "results8").glob(f"*.t{number + 1:03d}"))))
             begun = time.perf_counter()
             with contextlib.redirect_stdout(sys.stderr):
-                if runner(["train", "-e", str(child / "spec.yaml"), f"results_dir={root / f'alone{number}'}"]) != 0:
+                if (
+                    runner(
+                        [
+                            "train",
+                            "-e",
+                            str(child / "spec.yaml"),
+                            f"results_dir={root / f'alone{number}'}",
+                        ]
+                    )
+                    != 0
+                ):
                     raise SystemExit("the run alone failed")
             alone.append(time.perf_counter() - begun)
     itself = statistics.mean(alone[1:])
@@ -107,17 +137,34 @@ def _span(job: Path) -> float:
     import optuna
 
     _run(job)
-    trials = optuna.load_study(study_name=job.name, storage=study.open_storage(job / "automl", None)).trials
-    starts, ends = [t.datetime_start for t in trials if t.datetime_start], [t.datetime_complete for t in trials if t.datetime_complete]
+    trials = optuna.load_study(
+        study_name=job.name, storage=study.open_storage(job / "automl", None)
+    ).trials
+    starts, ends = (
+        [t.datetime_start for t in trials if t.datetime_start],
+        [t.datetime_complete for t in trials if t.datetime_complete],
+    )
     return (max(ends) - min(starts)).total_seconds()
 
 
 def concurrency() -> dict[str, Any]:
     """Speed-up of four trials at a time, each waiting one second, over twelve trials."""
-    options: dict[str, Any] = {"max_trials": 12, "spec": {"num_epochs": 1, "sleep": 1.0}, "sampler": "random"}
+    options: dict[str, Any] = {
+        "max_trials": 12,
+        "spec": {"num_epochs": 1, "sleep": 1.0},
+        "sampler": "random",
+    }
     with tempfile.TemporaryDirectory() as folder:
-        one, four = (_span(make_job(Path(folder), f"by{width}", concurrency=width, **options)) for width in (1, 4))
-    return {"one_at_a_time_s": round(one, 2), "four_at_a_time_s": round(four, 2), "speed_up": round(one / four, 2), "goal": ">= 3.5"}
+        one, four = (
+            _span(make_job(Path(folder), f"by{width}", concurrency=width, **options))
+            for width in (1, 4)
+        )
+    return {
+        "one_at_a_time_s": round(one, 2),
+        "four_at_a_time_s": round(four, 2),
+        "speed_up": round(one / four, 2),
+        "goal": ">= 3.5",
+    }
 
 
 def _bowl(lr: float, decay: float) -> float:
@@ -149,7 +196,9 @@ SURFACES = {"bowl": _bowl, "cliff": _cliff, "held_out_ridge": _ridge, "held_out_
 
 
 def _space(log: bool) -> SearchSpace:
-    lr = (1e-5, 5e-3, True) if log else (1e-9, 1.0, False)  # the uniform search takes the schema's bounds, as the peers do
+    lr = (
+        (1e-5, 5e-3, True) if log else (1e-9, 1.0, False)
+    )  # the uniform search takes the schema's bounds, as the peers do
     return SearchSpace(
         (
             Knob("lr", "float", 1e-5, low=lr[0], high=lr[1], log=lr[2]),
@@ -158,7 +207,9 @@ def _space(log: bool) -> SearchSpace:
     )
 
 
-def _study(space: SearchSpace, sampler: str, seed: int, trials: int, **options: Any) -> tuple[Any, Any]:
+def _study(
+    space: SearchSpace, sampler: str, seed: int, trials: int, **options: Any
+) -> tuple[Any, Any]:
     import optuna
 
     parsed = parse({"sampler": sampler, "seed": seed, "max_trials": trials, **options})
@@ -175,7 +226,13 @@ def _study(space: SearchSpace, sampler: str, seed: int, trials: int, **options: 
     return opened, spec
 
 
-def _trials_to_best(surface: Callable[[float, float], float], space: SearchSpace, sampler: str, seed: int, limit: int = 200) -> int:
+def _trials_to_best(
+    surface: Callable[[float, float], float],
+    space: SearchSpace,
+    sampler: str,
+    seed: int,
+    limit: int = 200,
+) -> int:
     """Trials until the best is within 1 % of 0.9; ``limit`` where it never is."""
     opened, spec = _study(space, sampler, seed, 40)
     for count in range(1, limit + 1):
@@ -193,7 +250,9 @@ def quality() -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, surface in SURFACES.items():
         out[name] = {
-            label: statistics.median(_trials_to_best(surface, _space(log), sampler, seed) for seed in range(15))
+            label: statistics.median(
+                _trials_to_best(surface, _space(log), sampler, seed) for seed in range(15)
+            )
             for label, log, sampler in (
                 ("ours", True, "tpe"),
                 ("cmaes", True, "cmaes"),
@@ -204,7 +263,14 @@ def quality() -> dict[str, Any]:
     return out
 
 
-def _curve(surface: Callable[[float, float], float], lr: float, decay: float, epoch: int, epochs: int, seed: int) -> float:
+def _curve(
+    surface: Callable[[float, float], float],
+    lr: float,
+    decay: float,
+    epoch: int,
+    epochs: int,
+    seed: int,
+) -> float:
     """A learning curve: accuracy rises to the surface's value; a low rate rises later; noise of half a point."""
     import random
 
@@ -213,7 +279,9 @@ def _curve(surface: Callable[[float, float], float], lr: float, decay: float, ep
     return max(0.05, surface(lr, decay)) * (1 - math.exp(-speed * epoch / epochs * 1.6)) + noise
 
 
-def _learned(surface: Callable[[float, float], float], lr: float, decay: float, epochs: int) -> float:
+def _learned(
+    surface: Callable[[float, float], float], lr: float, decay: float, epochs: int
+) -> float:
     """What `_curve` ends at without its noise: what the user gets who trains with these knobs."""
     speed = 2.0 + 2.5 * max(0.0, min(1.0, math.log10(lr / 1e-5) / 2.7))
     return max(0.05, surface(lr, decay)) * (1 - math.exp(-speed * 1.6))
@@ -241,9 +309,14 @@ def pruning(trials: int = 27, epochs: int = 27) -> dict[str, Any]:
 
 
 def _prune(surface: Callable[[float, float], float], trials: int, epochs: int) -> dict[str, Any]:
-    found = {pruner: [_pruned_search(surface, pruner, seed, trials, epochs) for seed in range(PAIRED)] for pruner in PRUNED_BY}
+    found = {
+        pruner: [_pruned_search(surface, pruner, seed, trials, epochs) for seed in range(PAIRED)]
+        for pruner in PRUNED_BY
+    }
     whole = found["none"]
-    out: dict[str, Any] = {"noise_of_best": round(statistics.stdev(best for _, best, _ in whole), 4)}
+    out: dict[str, Any] = {
+        "noise_of_best": round(statistics.stdev(best for _, best, _ in whole), 4)
+    }
     for pruner in PRUNED_BY[1:]:
         pairs = list(zip(found[pruner], whole, strict=True))
         best = [a[1] - b[1] for a, b in pairs]
@@ -262,7 +335,9 @@ def _interval(values: list[float]) -> str:
     return f"{statistics.mean(values):+.4f} ± {1.96 * statistics.stdev(values) / math.sqrt(len(values)):.4f}"
 
 
-def _pruned_search(surface: Callable[[float, float], float], pruner: str, seed: int, trials: int, epochs: int) -> tuple[int, float, float]:
+def _pruned_search(
+    surface: Callable[[float, float], float], pruner: str, seed: int, trials: int, epochs: int
+) -> tuple[int, float, float]:
     """Epochs spent, the best figure of a trial that was not pruned, and what that trial's knobs are worth without noise."""
     opened, spec = _study(_space(True), "tpe", seed, trials, pruner=pruner, max_epochs=epochs)
     used, done = 0, []
@@ -300,7 +375,11 @@ def _replay(draws: int = 200, trials: int = 20) -> dict[str, Any]:
     }
     out: dict[str, Any] = {
         "noise_of_best": round(
-            statistics.stdev(max(max(right, default=0) for right in order) for order in orders["random_orders"]) / automl_real.JUDGED, 4
+            statistics.stdev(
+                max(max(right, default=0) for right in order) for order in orders["random_orders"]
+            )
+            / automl_real.JUDGED,
+            4,
         )
     }
     for name, runs in orders.items():
@@ -310,7 +389,10 @@ def _replay(draws: int = 200, trials: int = 20) -> dict[str, Any]:
             for order in runs:
                 used, best = _replayed(order, pruner)
                 spent += used / sum(len(right) for right in order)
-                losses.append((best - max(max(right) for right in order if len(right) == automl_real.EPOCHS)) / automl_real.JUDGED)
+                losses.append(
+                    (best - max(max(right) for right in order if len(right) == automl_real.EPOCHS))
+                    / automl_real.JUDGED
+                )
             out[name][pruner] = {
                 "epochs_saved": f"{1 - spent / len(runs):.1%}",
                 "change_of_best": _interval(losses),
@@ -321,7 +403,9 @@ def _replay(draws: int = 200, trials: int = 20) -> dict[str, Any]:
 
 def _replayed(order: list[list[int]], pruner: str) -> tuple[int, int]:
     """Epochs spent and the best of the trials that were not pruned."""
-    opened, spec = _study(_space(True), "random", 0, len(order), pruner=pruner, max_epochs=automl_real.EPOCHS)
+    opened, spec = _study(
+        _space(True), "random", 0, len(order), pruner=pruner, max_epochs=automl_real.EPOCHS
+    )
     used, best = 0, 0
     for right in order:
         trial = opened.ask()

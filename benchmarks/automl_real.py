@@ -45,9 +45,19 @@ class Problem:
 
         self.root, self.bundle, self.runs = root, Bundle.load(None), dict[str, list[int]]()
         data = write_imagefolder(root / "train", classes=CLASSES, per_class=60, size=32)
-        val = write_imagefolder(root / "val", classes=CLASSES, per_class=JUDGED // CLASSES, size=32, start=100)
-        more = write_imagefolder(root / "unlabelled", classes=CLASSES, per_class=200, size=32, start=300)
-        augmentation = {"input_size": 32, "hflip": 0.0, "auto_aug": None, "min_scale": 0.8, "max_scale": 1.0}
+        val = write_imagefolder(
+            root / "val", classes=CLASSES, per_class=JUDGED // CLASSES, size=32, start=100
+        )
+        more = write_imagefolder(
+            root / "unlabelled", classes=CLASSES, per_class=200, size=32, start=300
+        )
+        augmentation = {
+            "input_size": 32,
+            "hflip": 0.0,
+            "auto_aug": None,
+            "min_scale": 0.8,
+            "max_scale": 1.0,
+        }
         spec: dict[str, Any] = {
             "model": {
                 "arch": "vit_tiny_patch16",
@@ -57,16 +67,30 @@ class Problem:
                 "decoder_embed_dim": 64,
                 "num_classes": CLASSES,
             },
-            "dataset": {"batch_size": 50, "num_workers_per_gpu": 0, "train_data_sources": str(more), "augmentation": augmentation},
+            "dataset": {
+                "batch_size": 50,
+                "num_workers_per_gpu": 0,
+                "train_data_sources": str(more),
+                "augmentation": augmentation,
+            },
             "train": {"stage": "pretrain", "num_epochs": 5, "optim": {"lr": 2e-3}},
         }
         if self._run(spec, "pretrained") != 0:
             raise SystemExit("pretraining failed")
         weights = root / "pretrained" / "train" / "vit_tiny_patch16_latest.pth"
-        spec["dataset"].update(train_data_sources=str(data), val_data_sources=str(val), batch_size=20)
-        spec["train"] = {"stage": "finetune", "num_epochs": EPOCHS, "pretrained_model_path": str(weights), "optim": {"lr": 1e-4}}
+        spec["dataset"].update(
+            train_data_sources=str(data), val_data_sources=str(val), batch_size=20
+        )
+        spec["train"] = {
+            "stage": "finetune",
+            "num_epochs": EPOCHS,
+            "pretrained_model_path": str(weights),
+            "optim": {"lr": 1e-4},
+        }
         self.schema = self.bundle.schema("train")
-        self.spec = merge([("template", self.bundle.template("train")), ("spec file", spec)], self.schema).spec
+        self.spec = merge(
+            [("template", self.bundle.template("train")), ("spec file", spec)], self.schema
+        ).spec
 
     def _run(self, spec: dict[str, Any], name: str) -> int:
         from mae_runners.__main__ import main as runner
@@ -79,7 +103,7 @@ class Problem:
     def curve(self, spec: dict[str, Any]) -> list[int]:
         """Pictures that a real run of ``spec`` gets right after each epoch; of one that diverges, up to there."""
         from mae_sdk.automl.metrics import epochs
-        from mae_sdk.jobfolder.status import read_status
+        from mae_sdk.jobs.status import read_status
 
         key = json.dumps(spec, sort_keys=True)
         if key not in self.runs:
@@ -99,9 +123,13 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
     from optuna.trial import TrialState
 
     options = parse({"seed": seed, "max_trials": trials, **SEARCHES[label]})
-    space = SearchSpace.from_dict(setup.describe(problem.schema, problem.spec, {}, options, info=problem.bundle.info)["space"])
+    space = SearchSpace.from_dict(
+        setup.describe(problem.schema, problem.spec, {}, options, info=problem.bundle.info)["space"]
+    )
     storage, objective = optuna.storages.InMemoryStorage(), Objective("ACC_all", "maximize")
-    opened = study.open_study(storage, "real", [objective], space, problem.spec, options, max_epochs=EPOCHS)
+    opened = study.open_study(
+        storage, "real", [objective], space, problem.spec, options, max_epochs=EPOCHS
+    )
     out = []
     for _ in range(trials):
         trial = opened.ask()
@@ -114,11 +142,16 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
             if epoch < EPOCHS and trial.should_prune():
                 right, pruned = right[:epoch], True
                 break
-        if pruned or len(right) < EPOCHS:  # a rate that diverges ends the run; the sampler learns to avoid it
+        if (
+            pruned or len(right) < EPOCHS
+        ):  # a rate that diverges ends the run; the sampler learns to avoid it
             opened.tell(trial, state=TrialState.PRUNED)
         else:
             opened.tell(trial, seen / JUDGED)
-        shown = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in knobs.items()}
+        shown = {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value
+            for name, value in knobs.items()
+        }
         out.append({"knobs": shown, "right": right})
     return out
 
@@ -136,9 +169,18 @@ def summary(found: dict[str, list[list[dict[str, Any]]]], trials: int) -> dict[s
     curves = {label: [tops(run) for run in runs] for label, runs in found.items()}
     known = max(curve[-1] for runs in curves.values() for curve in runs)
     seeds = max(len(runs) for runs in curves.values())
-    out: dict[str, Any] = {"best_known": known / JUDGED, "trials": trials, "seeds": seeds, "epochs": EPOCHS, "judged_pictures": JUDGED}
+    out: dict[str, Any] = {
+        "best_known": known / JUDGED,
+        "trials": trials,
+        "seeds": seeds,
+        "epochs": EPOCHS,
+        "judged_pictures": JUDGED,
+    }
     for label, runs in curves.items():
-        reached = [next((i + 1 for i, value in enumerate(curve) if value >= 0.99 * known), trials + 1) for curve in runs]
+        reached = [
+            next((i + 1 for i, value in enumerate(curve) if value >= 0.99 * known), trials + 1)
+            for curve in runs
+        ]
         middle = statistics.median(reached)
         spent = sum(len(trial["right"]) for run in found[label] for trial in run)
         out[label] = {
@@ -146,14 +188,23 @@ def summary(found: dict[str, list[list[dict[str, Any]]]], trials: int) -> dict[s
             "reached": f"{sum(number <= trials for number in reached)} of {len(runs)}",
             "best": round(statistics.mean(curve[-1] for curve in runs) / JUDGED, 4),
             "spread_of_best": round(statistics.stdev(curve[-1] for curve in runs) / JUDGED, 4),
-            "best_after_half": round(statistics.mean(curve[trials // 2 - 1] for curve in runs) / JUDGED, 4),
+            "best_after_half": round(
+                statistics.mean(curve[trials // 2 - 1] for curve in runs) / JUDGED, 4
+            ),
             "epochs": f"{spent / (len(runs) * trials * EPOCHS):.0%}",
         }
         if label != "ours" and "ours" in curves:
-            for name, at in (("ours_is_better_by", -1), ("ours_is_better_by_after_half", trials // 2 - 1)):
-                a, b = ([curve[at] / JUDGED for curve in curves[which]] for which in ("ours", label))
+            for name, at in (
+                ("ours_is_better_by", -1),
+                ("ours_is_better_by_after_half", trials // 2 - 1),
+            ):
+                a, b = (
+                    [curve[at] / JUDGED for curve in curves[which]] for which in ("ours", label)
+                )
                 error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
-                out[label][name] = f"{statistics.mean(a) - statistics.mean(b):+.4f} ± {1.96 * error:.4f}"
+                out[label][name] = (
+                    f"{statistics.mean(a) - statistics.mean(b):+.4f} ± {1.96 * error:.4f}"
+                )
     return out
 
 
@@ -161,7 +212,10 @@ def real(trials: int = 20, seeds: int = 5) -> dict[str, Any]:
     """All searches; the curves are left in `CURVES`."""
     with tempfile.TemporaryDirectory() as folder:
         problem = Problem(Path(folder))
-        found = {label: [search(problem, label, seed, trials) for seed in range(seeds)] for label in SEARCHES}
+        found = {
+            label: [search(problem, label, seed, trials) for seed in range(seeds)]
+            for label in SEARCHES
+        }
     record(found)
     return summary(found, trials)
 
@@ -170,6 +224,9 @@ def record(found: dict[str, list[list[dict[str, Any]]]]) -> None:
     """Write the curves down, one trial a line."""
     runs = []
     for label, searches in found.items():
-        inner = ",\n".join("[\n" + ",\n".join(json.dumps(trial, separators=(",", ":")) for trial in run) + "]" for run in searches)
+        inner = ",\n".join(
+            "[\n" + ",\n".join(json.dumps(trial, separators=(",", ":")) for trial in run) + "]"
+            for run in searches
+        )
         runs.append(f"{json.dumps(label)}: [\n{inner}]")
     CURVES.write_text("{\n" + ",\n".join(runs) + "\n}\n")

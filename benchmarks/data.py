@@ -38,7 +38,12 @@ from tests.support.s3 import S3Server, environment  # noqa: E402
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4), "runs": len(values)}
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+        "runs": len(values),
+    }
 
 
 def disk(path: Path) -> int:
@@ -127,7 +132,13 @@ def fresh_memory(folder: Path) -> float:
         "with PeakMemory() as peak: fetch_ours('s3://bench/a.tar.gz', Path(sys.argv[1]))\n"
         "print(peak.above)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     shutil.rmtree(folder)
     return float(done.stdout.split()[-1])
 
@@ -142,7 +153,10 @@ def fetch(rounds: int, megabytes: int, files: int) -> dict[str, Any]:
             times: dict[str, list[float]] = {"usual": [], "ours": []}
             disks: dict[str, list[float]] = {"usual": [], "ours": []}
             memory: list[float] = []
-            with behind(server.endpoint, latency) as endpoint, environment({**server.env, "AWS_ENDPOINT_URL": endpoint}):
+            with (
+                behind(server.endpoint, latency) as endpoint,
+                environment({**server.env, "AWS_ENDPOINT_URL": endpoint}),
+            ):
                 for number in range(rounds + 1):
                     for way, call in (("usual", fetch_usual), ("ours", fetch_ours)):
                         folder = root / way
@@ -151,7 +165,11 @@ def fetch(rounds: int, megabytes: int, files: int) -> dict[str, Any]:
                         started = time.perf_counter()
                         call("s3://bench/a.tar.gz", folder)
                         seconds = time.perf_counter() - started
-                        print(f"{way} at {latency * 1000:.0f} ms: {seconds:.2f} s", file=sys.stderr, flush=True)
+                        print(
+                            f"{way} at {latency * 1000:.0f} ms: {seconds:.2f} s",
+                            file=sys.stderr,
+                            flush=True,
+                        )
                         if number:  # the first round warms imports and the server's page cache
                             times[way].append(seconds)
                             disks[way].append(disk(folder) / 1e6)
@@ -162,8 +180,12 @@ def fetch(rounds: int, megabytes: int, files: int) -> dict[str, Any]:
                 "files": files,
                 "usual_seconds": spread(times["usual"]),
                 "ours_seconds": spread(times["ours"]),
-                "time_ratio": spread([o / u for o, u in zip(times["ours"], times["usual"], strict=True)]),
-                "disk_ratio": spread([o / u for o, u in zip(disks["ours"], disks["usual"], strict=True)]),
+                "time_ratio": spread(
+                    [o / u for o, u in zip(times["ours"], times["usual"], strict=True)]
+                ),
+                "disk_ratio": spread(
+                    [o / u for o, u in zip(disks["ours"], disks["usual"], strict=True)]
+                ),
                 "peak_memory_mb_above_idle": spread(memory),
             }
     return result
@@ -178,7 +200,10 @@ def objects(rounds: int, count: int) -> dict[str, Any]:
         for i in range(count):
             (folder / f"{i:05d}.jpg").write_bytes(os.urandom(4096))
         usual, ours = [], []
-        with behind(server.endpoint, 0.02) as endpoint, environment({**server.env, "AWS_ENDPOINT_URL": endpoint}):
+        with (
+            behind(server.endpoint, 0.02) as endpoint,
+            environment({**server.env, "AWS_ENDPOINT_URL": endpoint}),
+        ):
             import s3fs
 
             for number in range(rounds):
@@ -234,27 +259,43 @@ def decode(rounds: int, count: int) -> dict[str, Any]:
 
     def way(aug: Any) -> Callable[[bytes, int], Any]:
         transform = TrainTransform(aug, finetune=False)
-        return lambda data, i: torch.from_numpy(np.ascontiguousarray(transform(data, "x", i).transpose(2, 0, 1)))
+        return lambda data, i: torch.from_numpy(
+            np.ascontiguousarray(transform(data, "x", i).transpose(2, 0, 1))
+        )
 
     small = [jpeg(i) for i in range(64)]
     large = [jpeg(i, 2000, 1500) for i in range(6)]
     ours = way(augmentation())
 
     def rate(call: Callable[[bytes, int], Any], pictures: list[bytes], total: int) -> float:
-        started = time.thread_time()  # this core's own seconds: other processes on the machine do not count
+        started = (
+            time.thread_time()
+        )  # this core's own seconds: other processes on the machine do not count
         for i in range(total):
             call(pictures[i % len(pictures)], i)
         return total / (time.thread_time() - started)
 
     kinds = {
         "JPEG 500x375": (usual, ours, small, count),
-        "JPEG 500x375, interpolation random": (usual, way(augmentation(interpolation="random")), small, count),
-        "JPEG 2000x1500, reduced_decode": (usual, way(augmentation(reduced_decode=True)), large, max(12, count // 20)),
+        "JPEG 500x375, interpolation random": (
+            usual,
+            way(augmentation(interpolation="random")),
+            small,
+            count,
+        ),
+        "JPEG 2000x1500, reduced_decode": (
+            usual,
+            way(augmentation(reduced_decode=True)),
+            large,
+            max(12, count // 20),
+        ),
     }
     result = {}
     for name, (theirs, mine, pictures, total) in kinds.items():
         rate(theirs, pictures, 8), rate(mine, pictures, 8)
-        pairs = [(rate(theirs, pictures, total), rate(mine, pictures, total)) for _ in range(rounds)]
+        pairs = [
+            (rate(theirs, pictures, total), rate(mine, pictures, total)) for _ in range(rounds)
+        ]
         result[name] = {
             "torchvision_images_per_core_second": spread([a for a, _ in pairs]),
             "ours_images_per_core_second": spread([b for _, b in pairs]),
@@ -276,7 +317,10 @@ def loader(rounds: int, count: int) -> dict[str, Any]:
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
     def spent() -> float:
-        return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+        return sum(
+            usage.ru_utime + usage.ru_stime
+            for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        )
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -284,12 +328,27 @@ def loader(rounds: int, count: int) -> dict[str, Any]:
             path = root / f"class_{i % 4}" / f"{i:05d}.jpg"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(jpeg(i % 64))
-        pipeline = [tv.RandomResizedCrop(224, scale=(0.2, 1.0)), tv.RandomHorizontalFlip(), tv.ToTensor(), tv.Normalize(mean, std)]
+        pipeline = [
+            tv.RandomResizedCrop(224, scale=(0.2, 1.0)),
+            tv.RandomHorizontalFlip(),
+            tv.ToTensor(),
+            tv.Normalize(mean, std),
+        ]
         theirs = ImageFolder(str(root), tv.Compose(pipeline))
-        mine = build_dataset(str(root), train=True, stage="pretrain", augmentation=augmentation(), seed=0, num_units=196)
+        mine = build_dataset(
+            str(root),
+            train=True,
+            stage="pretrain",
+            augmentation=augmentation(),
+            seed=0,
+            num_units=196,
+        )
 
         def usual() -> int:
-            return sum(len(images) for images, _ in DataLoader(theirs, batch_size=64, shuffle=True, num_workers=1))
+            return sum(
+                len(images)
+                for images, _ in DataLoader(theirs, batch_size=64, shuffle=True, num_workers=1)
+            )
 
         def ours() -> int:
             batches = build_loader(mine, FunctionalSampler(len(mine), 0), 64, 1, persistent=False)
@@ -311,15 +370,21 @@ def loader(rounds: int, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, proves nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: shows that it runs, proves nothing"
+    )
     parser.add_argument("--rounds", type=int, help="how often each way is timed")
     parser.add_argument("--only", choices=["fetch", "objects", "decode", "loader"])
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "data.json"))
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
-        "fetch": lambda: fetch(rounds, 20 if options.quick else 250, 300 if options.quick else 4000),
+        "fetch": lambda: fetch(
+            rounds, 20 if options.quick else 250, 300 if options.quick else 4000
+        ),
         "objects": lambda: objects(min(rounds, 3), 60 if options.quick else 1000),
         "decode": lambda: decode(rounds, 64 if options.quick else 600),
         "loader": lambda: loader(rounds, 128 if options.quick else 1200),
@@ -327,7 +392,11 @@ def main() -> None:
     out = Path(options.out)
     report = json.loads(out.read_text()) if out.exists() and options.only else {}
     cores = len(os.sched_getaffinity(0))
-    report["machine"] = {"cpu": platform.processor() or platform.machine(), "cores": cores, "python": platform.python_version()}
+    report["machine"] = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": cores,
+        "python": platform.python_version(),
+    }
     for name, job in jobs.items():
         if options.only in (None, name):
             report[name] = job()

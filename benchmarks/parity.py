@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_runners.deploy import gate, onnx_export
-from mae_runners.deploy.images import sample_photograph
+from mae_runners.deploy import gate
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy.eval_images import sample_photograph
 from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.deploy.parity import thresholds_for
 from mae_runners.models import build_classifier, build_mae
@@ -50,7 +51,9 @@ def make(arch: str, stage: str, size: list[int]) -> Any:
     """A model with random weights, none of them without effect."""
     torch.manual_seed(0)
     spec = ModelSpec(arch=arch, num_classes=CLASSES, decoder_embed_dim=64, decoder_num_heads=4)
-    model = build_classifier(spec, size) if stage == "finetune" else build_mae(spec, TrainSpec(), size)
+    model = (
+        build_classifier(spec, size) if stage == "finetune" else build_mae(spec, TrainSpec(), size)
+    )
     heads = model.head_parameter_names()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -65,14 +68,25 @@ def row(arch: str, stage: str, size: list[int], images: int) -> dict[str, Any]:
     """One line of the table."""
     model = make(arch, stage, size)
     meta = ArtefactMeta(
-        arch, stage, size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], "logits" if stage == "finetune" else "pooled", opset=OPSETS[stage]
+        arch,
+        stage,
+        size,
+        [0.485, 0.456, 0.406],
+        [0.229, 0.224, 0.225],
+        "logits" if stage == "finetune" else "pooled",
+        opset=OPSETS[stage],
     )
     module = onnx_export.deployable(model, meta)
     pixels = sample_photograph(meta, images)
     begin = time.perf_counter()
     graph = onnx_export.to_onnx(module, meta)
     seconds = time.perf_counter() - begin
-    report = gate.judge(gate.torch_outputs(module, pixels), gate.onnx_outputs(graph, meta, pixels), meta, thresholds_for("fp32"))
+    report = gate.judge(
+        gate.torch_outputs(module, pixels),
+        gate.onnx_outputs(graph, meta, pixels),
+        meta,
+        thresholds_for("fp32"),
+    )
     return {
         "arch": arch,
         "stage": stage,
@@ -124,7 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     versions = f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, {about}"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".md").write_text(table(rows, versions))
-    args.out.with_suffix(".json").write_text(json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n")
+    args.out.with_suffix(".json").write_text(
+        json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n"
+    )
     return 0 if all(r["passed"] for r in rows) else 1
 
 

@@ -30,7 +30,7 @@ def median_ms(call: Callable[[], object], times: int) -> float:
 def main() -> None:
     """Measure and print."""
     from mae_sdk import Skill
-    from mae_sdk.jobfolder import records
+    from mae_sdk.jobs import records
 
     from tests.support.toy_bundle.make import write_bundle
 
@@ -38,16 +38,28 @@ def main() -> None:
         return lambda: subprocess.run([sys.executable, *words], check=True, capture_output=True)
 
     bare = median_ms(python("-c", "pass"), 7)
-    found = {"import_over_bare_python": (round(median_ms(python("-c", "import mae_sdk"), 7) - bare, 1), 150)}
+    found = {
+        "import_over_bare_python": (
+            round(median_ms(python("-c", "import mae_sdk"), 7) - bare, 1),
+            150,
+        )
+    }
     found["mae_help"] = (median_ms(python("-m", "mae_sdk.cli.main", "--help"), 7), 300)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         toy = Skill(write_bundle(base / "bundle"))
         (base / "data/pictures").mkdir(parents=True)
         (base / "data/pictures/a.png").write_bytes(b"")
-        options = {"train_datasets": str(base / "data"), "automl_policy": "off", "results_root": str(base / "r")}
+        options = {
+            "train_datasets": str(base / "data"),
+            "automl_policy": "off",
+            "results_root": str(base / "r"),
+        }
         toy.create_job("train", **options).wait(30)
-        found["create_to_complete_toy"] = (median_ms(lambda: toy.create_job("train", **options).wait(30), 9), 150)
+        found["create_to_complete_toy"] = (
+            median_ms(lambda: toy.create_job("train", **options).wait(30), 9),
+            150,
+        )
         job = toy.create_job("train", **options).wait(30)
         found["status"] = (median_ms(job.status, 9), 50)
         packaged = Skill()
@@ -61,8 +73,16 @@ def main() -> None:
             path.write_text(json.dumps(record))
         many = {**options, "results_root": str(base / "many")}
         found["plan_beside_5000_jobs"] = (median_ms(lambda: packaged.plan("train", **many), 5), 300)
-        found["list_5000_with_states"] = (median_ms(lambda: [job.state for job in toy.jobs(results_root=base / "many")], 3), 1000)
-    print(json.dumps({name: {"ms": value, "target_ms": target} for name, (value, target) in found.items()}, indent=1))
+        found["list_5000_with_states"] = (
+            median_ms(lambda: [job.state for job in toy.jobs(results_root=base / "many")], 3),
+            1000,
+        )
+    print(
+        json.dumps(
+            {name: {"ms": value, "target_ms": target} for name, (value, target) in found.items()},
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

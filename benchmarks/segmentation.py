@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mae_runners.__main__ import main as run  # noqa: E402
-from mae_skill.overrides import set_dotted  # noqa: E402
+from mae_skill.dotted import set_dotted  # noqa: E402
 
 from tests.support.inked import GROUPS, photographs, write_inked  # noqa: E402
 
@@ -46,7 +46,12 @@ UNLABELLED, LABELLED, CHOSEN_ON, JUDGED = 3000, 24, 100, 150
 PRETRAIN_EPOCHS, FINETUNE_EPOCHS, POINTS = 40, 102, 6
 RATES = (3e-4, 1e-3, 3e-3, 9e-3)  # either side takes the one that is best on the selection group
 SIDES = ("pretrained", "scratch")
-MODEL = {"model.arch": "vit_tiny_patch16", "model.embed_dim": 128, "model.depth": 6, "model.num_heads": 4}
+MODEL = {
+    "model.arch": "vit_tiny_patch16",
+    "model.embed_dim": 128,
+    "model.depth": 6,
+    "model.num_heads": 4,
+}
 SHARED = {
     **MODEL,
     "dataset.augmentation.input_size": SIZE,
@@ -112,7 +117,9 @@ def train(work: Path, name: str, fields: dict[str, Any]) -> tuple[Path, float]:
 def series(folder: Path, name: str) -> list[float]:
     """One figure at every validation of a run."""
     with (folder / "metrics.csv").open() as file:
-        return [round(float(row["value"]), 4) for row in csv.DictReader(file) if row["name"] == name]
+        return [
+            round(float(row["value"]), 4) for row in csv.DictReader(file) if row["name"] == name
+        ]
 
 
 def classes(folder: Path) -> dict[str, float]:
@@ -126,16 +133,32 @@ class Benchmark:
 
     def __init__(self, work: Path) -> None:
         self.work = work
-        counts = {"unlabelled": UNLABELLED, "labelled": LABELLED, "selection": CHOSEN_ON, "judged": JUDGED}
+        counts = {
+            "unlabelled": UNLABELLED,
+            "labelled": LABELLED,
+            "selection": CHOSEN_ON,
+            "judged": JUDGED,
+        }
         self.data = {name: work / "data" / name for name in counts}
         for seed, (name, count) in enumerate(counts.items(), 1):
             if not self.data[name].exists():
-                made = write_inked(work / "data" / f"{name}.part", name if name in GROUPS else "training", count, KINDS, SIZE, seed)
+                made = write_inked(
+                    work / "data" / f"{name}.part",
+                    name if name in GROUPS else "training",
+                    count,
+                    KINDS,
+                    SIZE,
+                    seed,
+                )
                 made.rename(self.data[name])
 
     def pretrain(self) -> tuple[Path, float]:
         """(the weights, seconds of processor time)"""
-        folder, seconds = train(self.work, "pretrain", {**PRETRAIN, "dataset.train_data_sources": str(self.data["unlabelled"] / "images")})
+        folder, seconds = train(
+            self.work,
+            "pretrain",
+            {**PRETRAIN, "dataset.train_data_sources": str(self.data["unlabelled"] / "images")},
+        )
         return folder / "vit_tiny_patch16_latest.pth", seconds
 
     def finetune(self, side: str, rate: float, seed: int, judged_on: str) -> tuple[Path, float]:
@@ -143,14 +166,18 @@ class Benchmark:
         fields = {**FINETUNE, "train.optim.lr": rate, "train.seed": seed}
         for role, name in (("train", "labelled"), ("val", judged_on)):
             fields[f"dataset.{role}_data_sources"] = str(self.data[name] / "images")
-            fields[f"dataset.segmentation.{role}_mask_sources"] = str(self.data[name] / "annotations")
+            fields[f"dataset.segmentation.{role}_mask_sources"] = str(
+                self.data[name] / "annotations"
+            )
         if side == "pretrained":
             fields |= {**STARTED, "train.pretrained_model_path": str(self.pretrain()[0])}
         return train(self.work, f"{side}-{rate:g}-{seed}-{judged_on}", fields)
 
     def choose(self, side: str) -> dict[float, float]:
         """Learning rate → mIoU on the selection group, with a seed that is not judged."""
-        return {rate: series(self.finetune(side, rate, 1, "selection")[0], "mIoU")[-1] for rate in RATES}
+        return {
+            rate: series(self.finetune(side, rate, 1, "selection")[0], "mIoU")[-1] for rate in RATES
+        }
 
     def side(self, side: str, seeds: int) -> dict[str, Any]:
         """All of one side: what was chosen, and every judged run."""
@@ -160,7 +187,15 @@ class Benchmark:
         for seed in range(2, 2 + seeds):
             folder, seconds = self.finetune(side, rate, seed, "judged")
             curve = series(folder, "mIoU")
-            rows.append({"seed": seed, "mIoU": curve[-1], "iou": classes(folder), "curve": curve, "cpu_s": round(seconds, 1)})
+            rows.append(
+                {
+                    "seed": seed,
+                    "mIoU": curve[-1],
+                    "iou": classes(folder),
+                    "curve": curve,
+                    "cpu_s": round(seconds, 1),
+                }
+            )
         ends = [row["mIoU"] for row in rows]
         return {
             "selection_mIoU": {f"{rate:g}": value for rate, value in tried.items()},
@@ -176,16 +211,28 @@ def measure(work: Path, seeds: int) -> dict[str, Any]:
     found = {side: bench.side(side, seeds) for side in SIDES}
     empty = 1 / len(CLASSES)
     return {
-        "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "python": platform.python_version()},
+        "machine": {
+            "cpu": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+        },
         "data": {
-            **{name: len(list((folder / "images").iterdir())) for name, folder in bench.data.items()},
+            **{
+                name: len(list((folder / "images").iterdir()))
+                for name, folder in bench.data.items()
+            },
             "photographs": {group: len(photographs(group)) for group in GROUPS},
             "size": SIZE,
             "classes": CLASSES,
         },
         "model": MODEL,
         "pretrain": {"epochs": PRETRAIN_EPOCHS, "cpu_s": round(bench.pretrain()[1], 1)},
-        "finetune": {"epochs": FINETUNE_EPOCHS, "steps": FINETUNE_EPOCHS * (LABELLED // 8), "batch": 8, "rates": list(RATES)},
+        "finetune": {
+            "epochs": FINETUNE_EPOCHS,
+            "steps": FINETUNE_EPOCHS * (LABELLED // 8),
+            "batch": 8,
+            "rates": list(RATES),
+        },
         "all_one_class_mIoU_at_most": round(empty, 4),
         **found,
         "lead": round(found["pretrained"]["mean_mIoU"] - found["scratch"]["mean_mIoU"], 4),
@@ -205,9 +252,20 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for side, colour in zip(SIDES, ("tab:blue", "tab:orange"), strict=True):
         curves = list(zip(*(row["curve"] for row in found[side]["runs"]), strict=True))
         label = f"{side} (lr {found[side]['lr']:g})"
-        axes.plot(steps, [sum(values) / len(values) for values in curves], color=colour, label=label)
-        axes.fill_between(steps, [min(values) for values in curves], [max(values) for values in curves], color=colour, alpha=0.2, lw=0)
-    axes.set(xlabel="fine-tuning steps", ylabel="mIoU on held-out photographs and digits", ylim=(0, None))
+        axes.plot(
+            steps, [sum(values) / len(values) for values in curves], color=colour, label=label
+        )
+        axes.fill_between(
+            steps,
+            [min(values) for values in curves],
+            [max(values) for values in curves],
+            color=colour,
+            alpha=0.2,
+            lw=0,
+        )
+    axes.set(
+        xlabel="fine-tuning steps", ylabel="mIoU on held-out photographs and digits", ylim=(0, None)
+    )
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
     figure.tight_layout()
@@ -216,9 +274,15 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", default=ROOT / "benchmarks" / "results" / "segmentation.json", type=Path)
-    parser.add_argument("--work", type=Path, help="keep the runs here; those that are there are not run again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "-o", "--output", default=ROOT / "benchmarks" / "results" / "segmentation.json", type=Path
+    )
+    parser.add_argument(
+        "--work", type=Path, help="keep the runs here; those that are there are not run again"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,7 +294,14 @@ def main() -> int:
             shutil.rmtree(work, ignore_errors=True)
     args.output.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, args.output.with_suffix(".png"))
-    print(json.dumps({side: {key: found[side][key] for key in ("lr", "mean_mIoU", "range_mIoU")} for side in SIDES}))
+    print(
+        json.dumps(
+            {
+                side: {key: found[side][key] for key in ("lr", "mean_mIoU", "range_mIoU")}
+                for side in SIDES
+            }
+        )
+    )
     return 0 if found["apart"] else 1
 
 

@@ -52,30 +52,55 @@ class Setting:
 
     def arch(self, family: str) -> str:
         """The architecture of a family."""
-        usual = {"convnextv2": "convnextv2_tiny", "vit": "vit_base_patch16", "hiera": "hiera_tiny_224"}
-        little = {"convnextv2": "convnextv2_atto", "vit": "vit_tiny_patch16", "hiera": "hiera_tiny_224"}
+        usual = {
+            "convnextv2": "convnextv2_tiny",
+            "vit": "vit_base_patch16",
+            "hiera": "hiera_tiny_224",
+        }
+        little = {
+            "convnextv2": "convnextv2_atto",
+            "vit": "vit_tiny_patch16",
+            "hiera": "hiera_tiny_224",
+        }
         return (little if self.small else usual)[family]
 
     def decoder(self, depth: int) -> dict[str, Any]:
         """Shape of the decoder."""
-        shape = {"decoder_embed_dim": 64, "decoder_num_heads": 4} if self.small else {"decoder_embed_dim": 512, "decoder_num_heads": 16}
-        return {**shape, "decoder_mlp_ratio": 4.0, "decoder_depth": min(depth, 2) if self.small else depth}
+        shape = (
+            {"decoder_embed_dim": 64, "decoder_num_heads": 4}
+            if self.small
+            else {"decoder_embed_dim": 512, "decoder_num_heads": 16}
+        )
+        return {
+            **shape,
+            "decoder_mlp_ratio": 4.0,
+            "decoder_depth": min(depth, 2) if self.small else depth,
+        }
 
 
 def config(family: str, mask_ratio: float, depth: int, setting: Setting) -> dict[str, Any]:
     """Plain arguments of the recipe's autoencoder."""
-    base = {"arch": setting.arch(family), "input_size": [setting.size] * 2, "mask_ratio": mask_ratio, "norm_pix_loss": True}
+    base = {
+        "arch": setting.arch(family),
+        "input_size": [setting.size] * 2,
+        "mask_ratio": mask_ratio,
+        "norm_pix_loss": True,
+    }
     return {**base, **setting.decoder(depth)}
 
 
 def step_of(model: Any, loss: Callable[[], torch.Tensor], setting: Setting) -> Step:
     """One forward and backward pass, and the optimiser's step where it belongs to the setting."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if setting.optimizer else None
+    optimizer = (
+        torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if setting.optimizer else None
+    )
     scaler = torch.amp.GradScaler(setting.device, enabled=setting.precision == "fp16")
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with torch.autocast(setting.device, dtype=DTYPES[setting.precision], enabled=setting.precision != "fp32"):
+        with torch.autocast(
+            setting.device, dtype=DTYPES[setting.precision], enabled=setting.precision != "fp32"
+        ):
             value = loss()
         scaler.scale(value).backward()
         if optimizer is not None:
@@ -97,7 +122,11 @@ def dense_block(block: Any, x: torch.Tensor, cover: torch.Tensor | None) -> torc
     y = mlp.act(plain(mlp.fc1, block.norm(y)))
     seen = y if cover is None else y * cover.permute(0, 2, 3, 1)
     response = seen.norm(p=2, dim=(1, 2), keepdim=True)
-    y = torch.addcmul(mlp.grn.bias, y, 1 + mlp.grn.weight * response / (response.mean(dim=-1, keepdim=True) + 1e-6))
+    y = torch.addcmul(
+        mlp.grn.bias,
+        y,
+        1 + mlp.grn.weight * response / (response.mean(dim=-1, keepdim=True) + 1e-6),
+    )
     y = x + plain(mlp.fc2, y).permute(0, 3, 1, 2)
     return y if cover is None else y * cover
 
@@ -120,7 +149,13 @@ def masked_dense_loss(model: Any, images: torch.Tensor, noise: torch.Tensor) -> 
     for block in model.decoder:
         x = dense_block(block, x, None)
     x = plain(model.pred, x.permute(0, 2, 3, 1).flatten(1, 2))
-    target = images.unfold(2, 32, 32).unfold(3, 32, 32).permute(0, 2, 3, 4, 5, 1).flatten(1, 2).flatten(2)
+    target = (
+        images.unfold(2, 32, 32)
+        .unfold(3, 32, 32)
+        .permute(0, 2, 3, 4, 5, 1)
+        .flatten(1, 2)
+        .flatten(2)
+    )
     target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     loss = (x - target).square().mean(-1)
     return (loss * mask.hidden_map).sum() / mask.hidden_map.sum()
@@ -132,7 +167,11 @@ def sides(case: str, setting: Setting, *, compiled: bool = False) -> dict[str, C
     images = torch.randn(setting.batch, 3, setting.size, setting.size).to(setting.device)
 
     def compile_if(function: Any) -> Any:
-        return torch.compile(function, backend="aot_eager" if setting.small else "inductor") if compiled else function
+        return (
+            torch.compile(function, backend="aot_eager" if setting.small else "inductor")
+            if compiled
+            else function
+        )
 
     def ours(family: str, mask_ratio: float, depth: int) -> tuple[Any, torch.Tensor]:
         model = build_from_config(config(family, mask_ratio, depth, setting)).to(setting.device)
@@ -192,14 +231,28 @@ def hiera_peer(setting: Setting) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from hiera.hiera_mae import mae_hiera_tiny_224
-    decoder = {name: value for name, value in setting.decoder(8).items() if name != "decoder_mlp_ratio"}
+    decoder = {
+        name: value for name, value in setting.decoder(8).items() if name != "decoder_mlp_ratio"
+    }
     return mae_hiera_tiny_224(input_size=(setting.size, setting.size), **decoder)
 
 
 def peak_memory(case: str, side: str, batch: int) -> float:
     """Peak resident set of training steps, less what the process needs before them, in MiB; in a process of its own."""
-    command = [sys.executable, __file__, "--memory", case, side, "--batch", str(batch), "--threads", str(torch.get_num_threads())]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--memory",
+        case,
+        side,
+        "--batch",
+        str(batch),
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def measure_memory(case: str, side: str, batch: int) -> float:
@@ -230,7 +283,11 @@ def timed(step: Step) -> float:
 
 def quantiles(values: list[float]) -> list[float]:
     """First quartile, median, third quartile."""
-    return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return (
+        torch.tensor(values, dtype=torch.float64)
+        .quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+        .tolist()
+    )
 
 
 def measure(case: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -265,12 +322,22 @@ def machine() -> dict[str, Any]:
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         model = next(
-            (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), model
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            model,
         )
     from importlib.metadata import version
 
     packages = ("torch", "timm", "transformers", "hiera-transformer")
-    return {"cpu": model, "threads": torch.get_num_threads(), "cores": os.cpu_count(), **{name: version(name) for name in packages}}
+    return {
+        "cpu": model,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def main() -> None:
@@ -296,7 +363,11 @@ def main() -> None:
         figures = f"{case:12} {result['speedup']:.2f}× ({low:.2f}–{high:.2f}) over {result['peer']}"
         print(f"{figures}; target {result['target']}× {verdict}; peak {memory}", flush=True)
     if options.output:
-        report = {"command": "python benchmarks/training.py", "machine": machine(), "results": results}
+        report = {
+            "command": "python benchmarks/training.py",
+            "machine": machine(),
+            "results": results,
+        }
         options.output.write_text(json.dumps(report, indent=2) + "\n")
 
 

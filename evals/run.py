@@ -37,7 +37,9 @@ def prepare(task: dict[str, Any], folder: Path) -> None:
 
         (folder / "flat").mkdir()
         for number, pixels in enumerate(digits()[0][::200]):
-            Image.fromarray(pixels).resize((32, 32)).convert("RGB").save(folder / "flat" / f"{number:03d}.png")
+            Image.fromarray(pixels).resize((32, 32)).convert("RGB").save(
+                folder / "flat" / f"{number:03d}.png"
+            )
     for name, text in task.get("write", {}).items():
         (folder / name).write_text(text)
 
@@ -45,11 +47,23 @@ def prepare(task: dict[str, Any], folder: Path) -> None:
 def ask(agent: str, prompt: str, folder: Path, timeout: float) -> str:
     """Run the agent in ``folder``; its output. ``{prompt}`` in the command is replaced, without a shell."""
     words = [word.replace("{prompt}", prompt) for word in shlex.split(agent)]
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAE_RESULTS_ROOT", "MAE_CACHE_DIR")}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAE_RESULTS_ROOT", "MAE_CACHE_DIR")
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MAE_CACHE_DIR"] = str(folder / ".cache")
     try:
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
     except subprocess.TimeoutExpired:
         return "timeout"
     return done.stdout + done.stderr
@@ -65,12 +79,18 @@ def jobs(folder: Path) -> list[Any]:
 
 def facts(job: Any) -> dict[str, Any]:
     """What an expectation may ask of a job; one that is still running is observed, not guessed."""
-    from mae_skill.overrides import flatten
+    from mae_skill.dotted import flatten
     from mae_skill.reader import read_spec
 
     record = job.record
     spec = flatten(read_spec(str(job.folder / "spec.yaml")))
-    return {"id": job.id, "action": record.get("action"), "state": str(job.state), "kind": record.get("kind"), "spec": spec}
+    return {
+        "id": job.id,
+        "action": record.get("action"),
+        "state": str(job.state),
+        "kind": record.get("kind"),
+        "spec": spec,
+    }
 
 
 def put_away(folder: Path) -> None:
@@ -84,7 +104,11 @@ def put_away(folder: Path) -> None:
 def grade(expected: dict[str, Any], folder: Path) -> str | None:
     """What is wrong with one expectation, or None."""
     if "files" in expected:
-        return None if any(path.stat().st_size for path in folder.glob(expected["files"])) else f"no file {expected['files']}"
+        return (
+            None
+            if any(path.stat().st_size for path in folder.glob(expected["files"]))
+            else f"no file {expected['files']}"
+        )
     if "json" in expected:
         return _grade_json(expected, folder / expected["json"])
     if "text" in expected:
@@ -106,13 +130,19 @@ def grade(expected: dict[str, Any], folder: Path) -> str | None:
     matching = [job for job in found if _fits(job, expected)]
     shown = [{key: value for key, value in job.items() if key != "spec"} for job in found]
     if expected["jobs"] == 0:
-        return f"jobs that should not be there: {[job['id'] for job in matching]}" if matching else None
+        return (
+            f"jobs that should not be there: {[job['id'] for job in matching]}"
+            if matching
+            else None
+        )
     return None if len(matching) >= expected["jobs"] else f"expected {expected}, found {shown}"
 
 
 def _fits(job: dict[str, Any], expected: dict[str, Any]) -> bool:
     plain = all(job[key] == expected[key] for key in ("action", "state", "kind") if key in expected)
-    return plain and all(job["spec"].get(key) == value for key, value in expected.get("spec", {}).items())
+    return plain and all(
+        job["spec"].get(key) == value for key, value in expected.get("spec", {}).items()
+    )
 
 
 def _grade_number(expected: dict[str, Any], folder: Path) -> str | None:
@@ -122,7 +152,9 @@ def _grade_number(expected: dict[str, Any], folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{expected['number']}: {error}"
     true = [
-        job.metrics().get(expected["metric"]) for job in jobs(folder) if (job.record["action"], job.state) == (expected["of"], "COMPLETE")
+        job.metrics().get(expected["metric"])
+        for job in jobs(folder)
+        if (job.record["action"], job.state) == (expected["of"], "COMPLETE")
     ]
     fits = any(isinstance(value, (int, float)) and abs(value - got) < 0.006 for value in true)
     return None if fits else f"{expected['number']}: {got}, and {expected['metric']} is {true}"
@@ -134,7 +166,11 @@ def _grade_rows(expected: dict[str, Any], path: Path) -> str | None:
             rows = list(csv.DictReader(stream))
     except OSError as error:
         return f"{path.name}: {error}"
-    return None if len(rows) == expected["rows"] else f"{path.name}: {len(rows)} rows, not {expected['rows']}"
+    return (
+        None
+        if len(rows) == expected["rows"]
+        else f"{path.name}: {len(rows)} rows, not {expected['rows']}"
+    )
 
 
 def _grade_onnx(expected: dict[str, Any], path: Path) -> str | None:
@@ -144,7 +180,10 @@ def _grade_onnx(expected: dict[str, Any], path: Path) -> str | None:
         outputs = onnx.load(str(path), load_external_data=False).graph.output
     except Exception as error:  # whatever a broken file makes of the parser
         return f"{path.name}: {error}"
-    widths = {output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim][-1] for output in outputs}
+    widths = {
+        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim][-1]
+        for output in outputs
+    }
     return None if widths == expected["outputs"] else f"{path.name}: outputs {widths}"
 
 
@@ -162,8 +201,8 @@ def _grade_json(expected: dict[str, Any], path: Path) -> str | None:
 def _grade_spec(expected: dict[str, Any], path: Path) -> str | None:
     from mae_sdk.cli.spec import check_spec
     from mae_skill.bundle import Bundle
+    from mae_skill.dotted import flatten
     from mae_skill.errors import MaeError
-    from mae_skill.overrides import flatten
     from mae_skill.reader import read_spec
 
     try:
@@ -179,7 +218,9 @@ def _grade_spec(expected: dict[str, Any], path: Path) -> str | None:
 
 
 def run_tasks(agent: str, only: str | None, timeout: float, keep: bool) -> bool:
-    tasks = [task for task in json.loads((HERE / "tasks.json").read_text()) if only in (None, task["id"])]
+    tasks = [
+        task for task in json.loads((HERE / "tasks.json").read_text()) if only in (None, task["id"])
+    ]
     good = 0
     for task in tasks:
         folder = Path(tempfile.mkdtemp(prefix=f"eval-{task['id']}-"))
@@ -187,7 +228,11 @@ def run_tasks(agent: str, only: str | None, timeout: float, keep: bool) -> bool:
         (folder / ".agent-output.txt").write_text(ask(agent, task["prompt"], folder, timeout))
         wrong = [problem for expected in task["expect"] if (problem := grade(expected, folder))]
         good += not wrong
-        print(f"{'pass' if not wrong else 'FAIL'}  {task['id']}" + "".join(f"\n      {problem}" for problem in wrong), flush=True)
+        print(
+            f"{'pass' if not wrong else 'FAIL'}  {task['id']}"
+            + "".join(f"\n      {problem}" for problem in wrong),
+            flush=True,
+        )
         if keep:
             print(f"      {folder}")
         else:
@@ -215,7 +260,9 @@ def run_triggers(agent: str, timeout: float) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("set", choices=["tasks", "triggers"])
     parser.add_argument("--agent", required=True, help="the agent's command; {prompt} is replaced")
     parser.add_argument("--only", help="one task by id")
@@ -223,7 +270,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the folders")
     given = parser.parse_args()
     fine = (
-        run_tasks(given.agent, given.only, given.timeout, given.keep) if given.set == "tasks" else run_triggers(given.agent, given.timeout)
+        run_tasks(given.agent, given.only, given.timeout, given.keep)
+        if given.set == "tasks"
+        else run_triggers(given.agent, given.timeout)
     )
     return 0 if fine else 1
 

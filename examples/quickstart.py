@@ -27,7 +27,12 @@ from mae_skill.errors import MaeError  # noqa: E402
 from tests.support.s3 import S3Server  # noqa: E402
 
 SIZE = 64  # 16 patches of 16 pixels: enough mask units to learn from, few enough for two cores
-PER_CLASS = {"pretrain": 400, "labelled": 15, "choose": 20, "heldout": 65}  # adds up to the 500 digits of a class
+PER_CLASS = {
+    "pretrain": 400,
+    "labelled": 15,
+    "choose": 20,
+    "heldout": 65,
+}  # adds up to the 500 digits of a class
 BUCKET = "quickstart"
 
 MODEL = {
@@ -71,12 +76,20 @@ FINETUNE = {
     "dataset.augmentation.cutmix": 0.0,
     "dataset.augmentation.auto_aug": "",
 }
-SEARCH = {"max_trials": 4, "parameters": ["train.optim.lr", "train.optim.weight_decay"], "ranges": {"train.optim.lr": [3e-4, 3e-3]}}
+SEARCH = {
+    "max_trials": 4,
+    "parameters": ["train.optim.lr", "train.optim.weight_decay"],
+    "ranges": {"train.optim.lr": [3e-4, 3e-3]},
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("quickstart-out"), help="where everything lands (replaced)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("quickstart-out"), help="where everything lands (replaced)"
+    )
     out = parser.parse_args().out.resolve()
     started = time.monotonic()
     shutil.rmtree(out, ignore_errors=True)
@@ -92,7 +105,11 @@ def main() -> int:
         pretrain = step(
             "pretrain",
             skill.create_job(
-                "train", train_datasets=f"{data}/pretrain", spec_overrides=PRETRAIN, automl_policy="off", results_root=results
+                "train",
+                train_datasets=f"{data}/pretrain",
+                spec_overrides=PRETRAIN,
+                automl_policy="off",
+                results_root=results,
             ),
         )
         search = {
@@ -105,15 +122,35 @@ def main() -> int:
         finetune = step("finetune", skill.create_job("train", parent_job_id=pretrain.id, **search))
         scratch = step("scratch", skill.create_job("train", **search))
         evaluate = step(
-            "evaluate", skill.create_job("evaluate", parent_job_id=finetune.id, eval_dataset=f"{data}/heldout", results_root=results)
+            "evaluate",
+            skill.create_job(
+                "evaluate",
+                parent_job_id=finetune.id,
+                eval_dataset=f"{data}/heldout",
+                results_root=results,
+            ),
         )
         baseline = step(
-            "baseline", skill.create_job("evaluate", parent_job_id=scratch.id, eval_dataset=f"{data}/heldout", results_root=results)
+            "baseline",
+            skill.create_job(
+                "evaluate",
+                parent_job_id=scratch.id,
+                eval_dataset=f"{data}/heldout",
+                results_root=results,
+            ),
         )
         inference = step(
-            "inference", skill.create_job("inference", parent_job_id=finetune.id, inference_dataset=f"{data}/heldout", results_root=results)
+            "inference",
+            skill.create_job(
+                "inference",
+                parent_job_id=finetune.id,
+                inference_dataset=f"{data}/heldout",
+                results_root=results,
+            ),
         )
-        export = step("export", skill.create_job("export", parent_job_id=finetune.id, results_root=results))
+        export = step(
+            "export", skill.create_job("export", parent_job_id=finetune.id, results_root=results)
+        )
 
     pretrained_accuracy, scratch_accuracy = accuracy(evaluate), accuracy(baseline)
     picture = draw(out, inference, pretrained_accuracy, scratch_accuracy)
@@ -148,9 +185,14 @@ def write_tarballs(bucket: Path) -> None:
                 number = int(next(numbers))
                 buffer = io.BytesIO()
                 picture = Image.fromarray(pixels[number].reshape(28, 28).astype("uint8"))
-                picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
+                picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB").save(
+                    buffer, "PNG"
+                )
                 parts[name].append((f"{digit}/{number:04d}.png", buffer.getvalue()))
-    flat = {name: [(path.split("/")[1], data) for path, data in members] for name, members in parts.items()}
+    flat = {
+        name: [(path.split("/")[1], data) for path, data in members]
+        for name, members in parts.items()
+    }
     write_tarball(bucket / "data/pretrain/images_train.tar.gz", flat["pretrain"])
     write_tarball(bucket / "data/labelled/images_train.tar.gz", parts["labelled"])
     write_tarball(bucket / "data/choose/images_val.tar.gz", parts["choose"])
@@ -209,7 +251,11 @@ def draw(out: Path, inference, pretrained: float, scratch: float) -> Path:  # ty
         axes.set_title(f"{row['label']}  {float(row['probability']):.0%}", fontsize=8)
         axes.axis("off")
     axes = right.subplots()
-    bars = axes.bar(["from scratch", "pretrained"], [100 * scratch, 100 * pretrained], color=["#9aa5b1", "#2f6fde"])
+    bars = axes.bar(
+        ["from scratch", "pretrained"],
+        [100 * scratch, 100 * pretrained],
+        color=["#9aa5b1", "#2f6fde"],
+    )
     axes.bar_label(bars, fmt="%.1f %%")
     axes.set_ylim(0, 100)
     axes.set_title("held-out accuracy,\n15 labels a class", fontsize=10)

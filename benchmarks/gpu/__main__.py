@@ -25,13 +25,33 @@ def parser() -> argparse.ArgumentParser:
         "engines. Ends with 1 where a check of numbers failed, with 7 where there is no GPU.",
     )
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    made.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="what is timed")
+    made.add_argument(
+        "--cases", nargs="+", choices=CASES, default=list(CASES), help="what is timed"
+    )
     made.add_argument("--batch", type=int, help="images a step (default 128; 2 in a smoke run)")
-    made.add_argument("--precision", choices=("bf16", "fp16", "fp32"), default="bf16", help="of what is timed (default bf16)")
-    made.add_argument("--rounds", type=int, help="timings of each side, interleaved (default 9; 1 in a smoke run)")
-    made.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --smoke only")
-    made.add_argument("--smoke", action="store_true", help="tiny shapes: shows that the code runs; its figures mean nothing")
-    made.add_argument("-o", "--output", type=Path, help="JSON file (default benchmarks/results/gpu.json; none in a smoke run)")
+    made.add_argument(
+        "--precision",
+        choices=("bf16", "fp16", "fp32"),
+        default="bf16",
+        help="of what is timed (default bf16)",
+    )
+    made.add_argument(
+        "--rounds", type=int, help="timings of each side, interleaved (default 9; 1 in a smoke run)"
+    )
+    made.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --smoke only"
+    )
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="tiny shapes: shows that the code runs; its figures mean nothing",
+    )
+    made.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="JSON file (default benchmarks/results/gpu.json; none in a smoke run)",
+    )
     return made
 
 
@@ -40,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
     if options.device == "cpu" and not options.smoke:
-        parser().error("--device cpu goes with --smoke: figures for the CPU come from benchmarks/training.py")
+        parser().error(
+            "--device cpu goes with --smoke: figures for the CPU come from benchmarks/training.py"
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         print(
             "no GPU: PyTorch sees no CUDA device here, so there is nothing to measure.\n"
@@ -64,12 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if output is not None:
         from benchmarks.gpu import report
 
-        report.write(output, " ".join(["benchmarks/gpu.sh", *given]), options.device, options.smoke, parts)
+        report.write(
+            output, " ".join(["benchmarks/gpu.sh", *given]), options.device, options.smoke, parts
+        )
         print(f"figures written to {output}")
     checks = parts.get("numerics", []) + parts.get("engines", [])
     failed = [check for check in checks if check.passed is False]
     passed = sum(check.passed is True for check in checks)
-    print(f"{passed} checks passed, {len(failed)} failed, {len(checks) - passed - len(failed)} not run")
+    print(
+        f"{passed} checks passed, {len(failed)} failed, {len(checks) - passed - len(failed)} not run"
+    )
     return 1 if failed else 0
 
 
@@ -86,7 +112,9 @@ def timed_cases(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     if options.device == "cuda":
         # For every side: TF32 for what stays in fp32, and the fastest convolution is sought.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+            torch.backends.cudnn.benchmark
+        ) = True
     results = []
     for case in options.cases:
         torch._dynamo.reset()

@@ -50,10 +50,16 @@ def made(family: str) -> tuple[Any, Tensor, Tensor]:
 
 def gradients(model: Any) -> dict[str, Tensor]:
     """The gradients by parameter name."""
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
-def backward(model: Any, images: Tensor, noise: Tensor, *, precision: str = "fp32", call: Any = None) -> tuple[float, dict[str, Tensor]]:
+def backward(
+    model: Any, images: Tensor, noise: Tensor, *, precision: str = "fp32", call: Any = None
+) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one pass on the model's device."""
     device = next(model.parameters()).device
     dtype = next(model.parameters()).dtype
@@ -66,7 +72,10 @@ def backward(model: Any, images: Tensor, noise: Tensor, *, precision: str = "fp3
 
 def cosine(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """Cosine of all gradients as one vector."""
-    x, y = (torch.cat([grads[name].detach().double().cpu().flatten() for name in sorted(a)]) for grads in (a, b))
+    x, y = (
+        torch.cat([grads[name].detach().double().cpu().flatten() for name in sorted(a)])
+        for grads in (a, b)
+    )
     return float(torch.nn.functional.cosine_similarity(x, y, dim=0))
 
 
@@ -79,9 +88,17 @@ def double_precision(family: str, device: str, precision: str) -> Check:
     error = abs(found_loss - loss) / loss
     if precision == "fp32":
         worst = max(relative(found[name], grad) for name, grad in expected.items())
-        return Check(f"{family} {precision} against fp64", error < 1e-5 and worst < 1e-3, {"loss": error, "gradients": worst})
+        return Check(
+            f"{family} {precision} against fp64",
+            error < 1e-5 and worst < 1e-3,
+            {"loss": error, "gradients": worst},
+        )
     alike = cosine(found, expected)
-    return Check(f"{family} {precision} against fp64", error < 2e-2 and alike > 0.99, {"loss": error, "cosine": alike})
+    return Check(
+        f"{family} {precision} against fp64",
+        error < 2e-2 and alike > 0.99,
+        {"loss": error, "cosine": alike},
+    )
 
 
 def scaled_training(family: str, device: str) -> Check:
@@ -100,9 +117,15 @@ def scaled_training(family: str, device: str) -> Check:
         scaler.step(optimizer)
         scaler.update()
         losses.append(float(loss))
-    finite = all(np.isfinite(losses)) and all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    finite = all(np.isfinite(losses)) and all(
+        bool(torch.isfinite(p).all()) for p in model.parameters()
+    )
     figures = {"first": losses[0], "last": losses[-1], "scale": scaler.get_scale()}
-    return Check(f"{family} fp16 with gradient scaler", finite and losses[-1] < losses[0] and scaler.get_scale() >= 1.0, figures)
+    return Check(
+        f"{family} fp16 with gradient scaler",
+        finite and losses[-1] < losses[0] and scaler.get_scale() >= 1.0,
+        figures,
+    )
 
 
 def compiled(family: str, device: str, backend: str) -> Check:
@@ -117,7 +140,11 @@ def compiled(family: str, device: str, backend: str) -> Check:
     breaks = torch._dynamo.utils.counters["graph_break"]
     worst = max(relative(found[name], grad) for name, grad in expected.items())
     error = abs(found_loss - loss) / loss
-    figures = {"loss": error, "gradients": worst, "graph_breaks": [reason[:80] for reason in breaks]}
+    figures = {
+        "loss": error,
+        "gradients": worst,
+        "graph_breaks": [reason[:80] for reason in breaks],
+    }
     return Check(f"{family} compiled against eager", error < 1e-5 and worst < 1e-3, figures)
 
 
@@ -127,7 +154,9 @@ def against_peer(family: str, device: str) -> Check:
     torch.manual_seed(1)
     ours, images, noise = made(family)
     if family == "convnextv2":
-        expected_loss = training.masked_dense_loss(ours.to(device), images.to(device), noise.to(device))
+        expected_loss = training.masked_dense_loss(
+            ours.to(device), images.to(device), noise.to(device)
+        )
         expected_loss.backward()
         expected = {name: grad.clone() for name, grad in gradients(ours).items()}
         return judged(family, "masked-dense", ours, images, noise, float(expected_loss), expected)
@@ -146,18 +175,41 @@ def against_peer(family: str, device: str) -> Check:
         loss = peer(images.to(device), mask=~hidden.to(device))[0]
     loss.backward()
     expected = to_our_names(gradients(peer))
-    return judged(family, "transformers" if family == "vit" else "hiera-transformer", ours.to(device), images, noise, float(loss), expected)
+    return judged(
+        family,
+        "transformers" if family == "vit" else "hiera-transformer",
+        ours.to(device),
+        images,
+        noise,
+        float(loss),
+        expected,
+    )
 
 
-def judged(family: str, peer: str, ours: Any, images: Tensor, noise: Tensor, expected_loss: float, expected: dict[str, Tensor]) -> Check:
+def judged(
+    family: str,
+    peer: str,
+    ours: Any,
+    images: Tensor,
+    noise: Tensor,
+    expected_loss: float,
+    expected: dict[str, Tensor],
+) -> Check:
     """Ours against what the peer gave."""
     loss, found = backward(ours, images, noise)
-    found = {name if name in expected else name.removeprefix("encoder."): grad for name, grad in found.items()}
+    found = {
+        name if name in expected else name.removeprefix("encoder."): grad
+        for name, grad in found.items()
+    }
     shared = found.keys() & expected.keys()
     worst = max(relative(found[name], expected[name]) for name in shared)
     error = abs(loss - expected_loss) / expected_loss
     passed = error < 1e-4 and worst < 2e-3 and len(shared) == len(found)
-    return Check(f"{family} fp32 against {peer}", passed, {"loss": error, "gradients": worst, "parameters": len(shared)})
+    return Check(
+        f"{family} fp32 against {peer}",
+        passed,
+        {"loss": error, "gradients": worst, "parameters": len(shared)},
+    )
 
 
 def write_images(folder: Path, count: int = 16) -> Path:
@@ -171,13 +223,29 @@ def write_images(folder: Path, count: int = 16) -> Path:
     return folder
 
 
-def run_training(data: Path, results: Path, family: str, device: str, **changes: Any) -> tuple[int, list[float], str]:
+def run_training(
+    data: Path, results: Path, family: str, device: str, **changes: Any
+) -> tuple[int, list[float], str]:
     """A pretraining of two epochs by the runner: exit code, training losses by epoch, the end of its output."""
-    shape: dict[str, Any] = {"arch": Setting(small=True).arch(family), "decoder_embed_dim": 64, "decoder_depth": 1}
+    shape: dict[str, Any] = {
+        "arch": Setting(small=True).arch(family),
+        "decoder_embed_dim": 64,
+        "decoder_depth": 1,
+    }
     spec = {
         "model": {**shape, **({} if family == "convnextv2" else {"decoder_num_heads": 4})},
-        "dataset": {"train_data_sources": str(data), "batch_size": 8, "num_workers_per_gpu": 0, "augmentation": {"input_size": 64}},
-        "train": {"num_epochs": 2, "accelerator": "cpu" if device == "cpu" else "gpu", "precision": "fp32", "mask_ratio": 0.5},
+        "dataset": {
+            "train_data_sources": str(data),
+            "batch_size": 8,
+            "num_workers_per_gpu": 0,
+            "augmentation": {"input_size": 64},
+        },
+        "train": {
+            "num_epochs": 2,
+            "accelerator": "cpu" if device == "cpu" else "gpu",
+            "precision": "fp32",
+            "mask_ratio": 0.5,
+        },
         "results_dir": str(results),
     }
     for name, value in changes.items():
@@ -193,15 +261,28 @@ def losses_of(results: Path) -> list[float]:
     """The training loss of each epoch, from `status.json`."""
     status = results / "status.json"
     rows = [json.loads(line) for line in status.read_text().splitlines()] if status.exists() else []
-    found = {row["epoch"]: row["kpi"]["train_loss"] for row in rows if "train_loss" in (row.get("kpi") or {}) and "epoch" in row}
+    found = {
+        row["epoch"]: row["kpi"]["train_loss"]
+        for row in rows
+        if "train_loss" in (row.get("kpi") or {}) and "epoch" in row
+    }
     return [float(found[epoch]) for epoch in sorted(found)]
 
 
-def through_the_runner(data: Path, folder: Path, family: str, device: str, name: str, changes: dict[str, Any]) -> Check:
+def through_the_runner(
+    data: Path, folder: Path, family: str, device: str, name: str, changes: dict[str, Any]
+) -> Check:
     """The train action runs to its end with finite losses."""
-    code, losses, output = run_training(data, folder / f"{family}-{name}", family, device, **changes)
+    code, losses, output = run_training(
+        data, folder / f"{family}-{name}", family, device, **changes
+    )
     passed = code == 0 and len(losses) == 2 and all(np.isfinite(losses))
-    return Check(f"runner: {family} {name}", passed, {"losses": [round(loss, 4) for loss in losses]}, None if passed else output)
+    return Check(
+        f"runner: {family} {name}",
+        passed,
+        {"losses": [round(loss, 4) for loss in losses]},
+        None if passed else output,
+    )
 
 
 def several_ranks(data: Path, folder: Path, device: str, strategy: str, ranks: int) -> Check:
@@ -210,11 +291,23 @@ def several_ranks(data: Path, folder: Path, device: str, strategy: str, ranks: i
     if device != "cpu" and torch.cuda.device_count() < 2:
         return Check(name, None, reason="this machine has one GPU")
     precision = "bf16" if strategy == "fsdp" else "fp32"
-    single = run_training(data, folder / f"{strategy}-one", "vit", device, train__precision=precision)
-    changes = {"train__num_gpus": ranks, "train__distributed_strategy": strategy, "dataset__batch_size": 8 // ranks}
-    several = run_training(data, folder / f"{strategy}-several", "vit", device, train__precision=precision, **changes)
+    single = run_training(
+        data, folder / f"{strategy}-one", "vit", device, train__precision=precision
+    )
+    changes = {
+        "train__num_gpus": ranks,
+        "train__distributed_strategy": strategy,
+        "dataset__batch_size": 8 // ranks,
+    }
+    several = run_training(
+        data, folder / f"{strategy}-several", "vit", device, train__precision=precision, **changes
+    )
     if single[0] or several[0] or len(single[1]) != 2 or len(several[1]) != 2:
-        return Check(name, False, reason=(single[2] if single[0] else several[2]) or "no losses in status.json")
+        return Check(
+            name,
+            False,
+            reason=(single[2] if single[0] else several[2]) or "no losses in status.json",
+        )
     error = max(abs(a - b) / a for a, b in zip(single[1], several[1], strict=True))
     return Check(name, error < (2e-2 if strategy == "fsdp" else 1e-4), {"loss": error})
 
@@ -226,9 +319,19 @@ def run(device: str, smoke: bool) -> list[Check]:
     checks: list[tuple[str, Callable[[], Check]]] = []
     for family in families:
         for precision in ("fp32", "bf16"):
-            checks.append((f"{family} {precision}", lambda f=family, p=precision: double_precision(f, device, p)))
+            checks.append(
+                (
+                    f"{family} {precision}",
+                    lambda f=family, p=precision: double_precision(f, device, p),
+                )
+            )
         checks.append((f"{family} fp16", lambda f=family: scaled_training(f, device)))
-        checks.append((f"{family} compiled", lambda f=family: compiled(f, device, "aot_eager" if smoke else "inductor")))
+        checks.append(
+            (
+                f"{family} compiled",
+                lambda f=family: compiled(f, device, "aot_eager" if smoke else "inductor"),
+            )
+        )
         checks.append((f"{family} peer", lambda f=family: against_peer(f, device)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -240,9 +343,21 @@ def run(device: str, smoke: bool) -> list[Check]:
         for family in families[:1] if smoke else families:
             for kind, changes in variants.items():
                 checks.append(
-                    (f"runner {family} {kind}", lambda f=family, k=kind, c=changes: through_the_runner(data, folder, f, device, k, c))
+                    (
+                        f"runner {family} {kind}",
+                        lambda f=family, k=kind, c=changes: through_the_runner(
+                            data, folder, f, device, k, c
+                        ),
+                    )
                 )
-        ranks = 2 if device == "cpu" else max(2, 2 ** int(np.log2(max(1, torch.cuda.device_count()))))
+        ranks = (
+            2 if device == "cpu" else max(2, 2 ** int(np.log2(max(1, torch.cuda.device_count()))))
+        )
         for strategy in ("ddp",) if device == "cpu" else ("ddp", "fsdp"):
-            checks.append((f"runner {strategy}", lambda s=strategy: several_ranks(data, folder, device, s, min(ranks, 8))))
+            checks.append(
+                (
+                    f"runner {strategy}",
+                    lambda s=strategy: several_ranks(data, folder, device, s, min(ranks, 8)),
+                )
+            )
         return [attempt(label, check) for label, check in checks]

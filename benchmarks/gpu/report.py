@@ -29,9 +29,14 @@ class Check:
         """For the terminal."""
         verdict = {True: "ok", False: "FAILED", None: "not run"}[self.passed]
         figures = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.figures.items()
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.figures.items()
         )
-        return f"{verdict:8} {self.name}" + (f": {self.reason}" if self.reason else "") + (f" ({figures})" if figures else "")
+        return (
+            f"{verdict:8} {self.name}"
+            + (f": {self.reason}" if self.reason else "")
+            + (f" ({figures})" if figures else "")
+        )
 
 
 def attempt(name: str, check: Callable[[], Check]) -> Check:
@@ -57,15 +62,34 @@ def hardware(device: str) -> dict[str, Any]:
         return {"gpus": [], "versions": versions}
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     described = [
-        {"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1), "capability": f"{gpu.major}.{gpu.minor}"} for gpu in gpus
+        {
+            "name": gpu.name,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+            "capability": f"{gpu.major}.{gpu.minor}",
+        }
+        for gpu in gpus
     ]
-    return {"gpus": described, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "versions": versions}
+    return {
+        "gpus": described,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "versions": versions,
+    }
 
 
 def write(path: Path, command: str, device: str, smoke: bool, parts: dict[str, Any]) -> None:
     """The figures with date, hardware and command, as JSON."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    plain = {name: [asdict(row) if isinstance(row, Check) else row for row in rows] for name, rows in parts.items()}
+    plain = {
+        name: [asdict(row) if isinstance(row, Check) else row for row in rows]
+        for name, rows in parts.items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"command": command, "date": now, "smoke": smoke, "hardware": hardware(device), **plain}
+    report = {
+        "command": command,
+        "date": now,
+        "smoke": smoke,
+        "hardware": hardware(device),
+        **plain,
+    }
     path.write_text(json.dumps(report, indent=2) + "\n")

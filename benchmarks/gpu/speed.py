@@ -86,27 +86,37 @@ def measure(case: str, setting: Setting, rounds: int) -> dict[str, Any]:
     for name, build in builders.items():
         try:
             steps[name], peaks[name] = prepare(build, setting.device)
-        except Exception as error:  # a compiler or an allocator may fail for one side: the others still count
+        except (
+            Exception
+        ) as error:  # a compiler or an allocator may fail for one side: the others still count
             if name in ("ours", peer):
                 raise
-            errors[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            errors[name] = (
+                f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            )
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds):
         for name, step in list(steps.items())[:: 1 if number % 2 else -1]:
             times[name].append(timed(step, setting.device, 1 if setting.small else STEPS))
     flops = needed_flops(case, setting)
-    peak = peak_tflops(torch.cuda.get_device_name(setting.device)) if setting.device != "cpu" else None
+    peak = (
+        peak_tflops(torch.cuda.get_device_name(setting.device)) if setting.device != "cpu" else None
+    )
     median = {name: training.quantiles(values)[1] for name, values in times.items()}
     figures = {
         name: {
             "images_per_s": round(setting.batch / seconds, 3),
             "tflops": round(flops * setting.batch / seconds / 1e12, 3),
-            "mfu": round(flops * setting.batch / seconds / 1e12 / peak, 4) if peak and setting.precision != "fp32" else None,
+            "mfu": round(flops * setting.batch / seconds / 1e12 / peak, 4)
+            if peak and setting.precision != "fp32"
+            else None,
             "peak_mib": peaks[name],
         }
         for name, seconds in median.items()
     }
-    ratios = {f"{a} / {b}": ratio(times[a], times[b]) for a, b in pairs(peer) if a in times and b in times}
+    ratios = {
+        f"{a} / {b}": ratio(times[a], times[b]) for a, b in pairs(peer) if a in times and b in times
+    }
     best = max(value["median"] for name, value in ratios.items() if name.endswith(f" / {peer}"))
     return {
         "case": case,
@@ -141,9 +151,16 @@ def lines(result: dict[str, Any]) -> list[str]:
     verdict = "a rehearsal"
     if target is not None:
         verdict = f"target {target}× {'reached' if result['speedup_over_eager_peer'] >= target else 'MISSED'}"
-    out = [f"{result['case']}: {result['speedup_over_eager_peer']:.2f}× over {result['peer']} (eager); {verdict}"]
+    out = [
+        f"{result['case']}: {result['speedup_over_eager_peer']:.2f}× over {result['peer']} (eager); {verdict}"
+    ]
     for name, side in result["sides"].items():
         mfu = "MFU unknown" if side["mfu"] is None else f"MFU {side['mfu']:.1%}"
-        out.append(f"  {name:30} {side['images_per_s']:9.1f} images/s  {side['tflops']:8.2f} TFLOP/s  {mfu}  peak {side['peak_mib']} MiB")
-    out += [f"  {name}: {value['median']:.2f}× ({value['low']:.2f}–{value['high']:.2f})" for name, value in result["ratios"].items()]
+        out.append(
+            f"  {name:30} {side['images_per_s']:9.1f} images/s  {side['tflops']:8.2f} TFLOP/s  {mfu}  peak {side['peak_mib']} MiB"
+        )
+    out += [
+        f"  {name}: {value['median']:.2f}× ({value['low']:.2f}–{value['high']:.2f})"
+        for name, value in result["ratios"].items()
+    ]
     return out + [f"  {name}: {text}" for name, text in result["errors"].items()]

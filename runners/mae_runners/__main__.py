@@ -25,10 +25,23 @@ DISTRIBUTED = ("train", "evaluate", "inference")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one action and returns the process exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mae_runners", description="Run one MAE action.")
+    parser = argparse.ArgumentParser(
+        prog="python -m mae_runners", description="Run one MAE action."
+    )
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("-e", "--experiment_spec", required=True, metavar="FILE", help="spec file, YAML or JSON; - reads standard input")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, such as train.num_epochs=2")
+    parser.add_argument(
+        "-e",
+        "--experiment_spec",
+        required=True,
+        metavar="FILE",
+        help="spec file, YAML or JSON; - reads standard input",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="dotted overrides, such as train.num_epochs=2",
+    )
     args = parser.parse_intermixed_args(argv)
     folder: Path | None = None
     context: Any = None
@@ -89,18 +102,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             preemption.release()
 
 
-def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def resolve(
+    action: str, source: str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once.
 
     Jobs and ranks are handed whole specs, in which nobody set what equals the default."""
     from mae_sdk.storage.urls import held, seal_tree
     from mae_skill import knowledge
     from mae_skill.bundle import Bundle
+    from mae_skill.dotted import get_dotted, parse_override, set_dotted
     from mae_skill.errors import SpecError
     from mae_skill.merge import Origin, merge
-    from mae_skill.overrides import get_dotted, parse_override, set_dotted
     from mae_skill.reader import read_spec
-    from mae_skill.validate import check
+    from mae_skill.schema_check import check
 
     bundle = Bundle.load(None)
     schema = bundle.schema(action)
@@ -115,10 +130,14 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> tuple[dict[st
             )
         set_dotted(given, key, value)
     merged = merge([("file", seal_tree(read_spec(source))), ("override", seal_tree(given))], schema)
-    os.environ.update(held(merged.spec))  # nothing that a run writes holds the credentials of a URL; its ranks inherit them
+    os.environ.update(
+        held(merged.spec)
+    )  # nothing that a run writes holds the credentials of a URL; its ranks inherit them
     if {"RANK", "MAE_JOB_DIR"} & os.environ.keys():
         for key, origin in merged.provenance.items():
-            if origin.kind == "file" and get_dotted(merged.spec, key) == get_dotted(schema["default"], key):
+            if origin.kind == "file" and get_dotted(merged.spec, key) == get_dotted(
+                schema["default"], key
+            ):
                 merged.provenance[key] = Origin("default")
     check(merged.spec, schema)
     errors, warnings = knowledge.check(action, merged.spec, merged.provenance, {})
@@ -155,7 +174,7 @@ def ranks_to_start(action: str, spec: Any) -> int | None:
 
 def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path) -> int:
     """Runs this action again as `count` ranks and returns their common exit code. The key travels by environment only."""
-    from mae_sdk.supervisor import run_ranks
+    from mae_sdk.run.supervisor import run_ranks
 
     from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
 
@@ -169,20 +188,26 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
     with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
         path = Path(temporary) / "spec.json"
         path.write_text(json.dumps(resolved))
-        return int(run_ranks([sys.executable, "-m", "mae_runners", action, "-e", str(path)], count, env))
+        return int(
+            run_ranks([sys.executable, "-m", "mae_runners", action, "-e", str(path)], count, env)
+        )
 
 
 def run_action(action: str, spec: Any, context: Any) -> dict[str, Any]:
     """Runs the action and writes `result.json` last; only rank 0 writes."""
     module = importlib.import_module(f"mae_runners.actions.{action}")
-    if context.world_size == 1:  # with several ranks, whoever starts them clears it: a slow rank must not erase a fast one's error
+    if (
+        context.world_size == 1
+    ):  # with several ranks, whoever starts them clears it: a slow rank must not erase a fast one's error
         (context.results_dir / "error.json").unlink(missing_ok=True)
     context.status.started(f"{action} started")
     result: dict[str, Any] = module.run(spec, context)
     if context.is_main:
         context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
         write_json(context.action_dir / "result.json", result)
-        if context.action_dir != context.results_dir / action:  # the job folder's contract names this path
+        if (
+            context.action_dir != context.results_dir / action
+        ):  # the job folder's contract names this path
             write_json(context.results_dir / action / "result.json", result)
     return result
 
@@ -208,7 +233,12 @@ def record_failure(folder: Path | None, error: dict[str, Any], context: Any) -> 
     if context is not None and context.world_size > 1 and target.exists():
         return
     write_json(
-        target, {**error, "rank": int(os.environ.get("RANK", 0)), **({"attempt": int(attempt)} if attempt and attempt.isdigit() else {})}
+        target,
+        {
+            **error,
+            "rank": int(os.environ.get("RANK", 0)),
+            **({"attempt": int(attempt)} if attempt and attempt.isdigit() else {}),
+        },
     )
     if context is not None:
         context.status.failure(error["message"], error=error)

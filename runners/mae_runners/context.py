@@ -66,7 +66,9 @@ class Progress:
         elif self.enabled and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
             self._last_line = time.monotonic()
             line = {"progress": self.description, "done": self.done, "total": self.total}
-            line |= {name: round(float(value), 6) for name, value in values.items() if value == value}
+            line |= {
+                name: round(float(value), 6) for name, value in values.items() if value == value
+            }
             print(json.dumps(line), file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -125,7 +127,9 @@ class RunContext:
             progress.close()
 
 
-def make_context(action: str, spec: ExperimentSpec, provenance: dict[str, Any] | None = None) -> RunContext:
+def make_context(
+    action: str, spec: ExperimentSpec, provenance: dict[str, Any] | None = None
+) -> RunContext:
     """The context of this process, from the spec and the torchelastic variables the supervisor sets.
 
     Raises:
@@ -134,17 +138,20 @@ def make_context(action: str, spec: ExperimentSpec, provenance: dict[str, Any] |
     import torch
 
     rank, local_rank, world_size = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
     if "RANK" not in os.environ:
-        world_size = 1  # an orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone
+        world_size = (
+            1  # an orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone
+        )
     results_dir = job_dir_of(spec)
     section = getattr(spec, action, None)
     own = getattr(section, "results_dir", None)
     action_dir = Path(own) if own else results_dir / action
     action_dir.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        from mae_sdk.jobfolder.status import StatusWriter
+        from mae_sdk.jobs.status import StatusWriter
 
         status: Any = StatusWriter(results_dir / "status.json")
     else:
@@ -174,7 +181,9 @@ def make_context(action: str, spec: ExperimentSpec, provenance: dict[str, Any] |
 
 def job_dir_of(spec: ExperimentSpec) -> Path:
     """The job folder: the supervisor's, else `results_dir` of the spec, else `./results`."""
-    return Path(spec.results_dir or os.environ.get("MAE_JOB_DIR") or "results").expanduser().absolute()
+    return (
+        Path(spec.results_dir or os.environ.get("MAE_JOB_DIR") or "results").expanduser().absolute()
+    )
 
 
 def device_ids(section: Any, at_least: int = 1) -> list[int]:
@@ -188,7 +197,12 @@ def device_ids(section: Any, at_least: int = 1) -> list[int]:
     single = getattr(section, "gpu_id", None)
     if not ids and single is not None:
         ids = [int(single)]
-    wanted = max(int(getattr(section, "num_gpus", 1) or 1), len(ids), at_least, environment_number("NUM_GPU_PER_NODE", 0))
+    wanted = max(
+        int(getattr(section, "num_gpus", 1) or 1),
+        len(ids),
+        at_least,
+        environment_number("NUM_GPU_PER_NODE", 0),
+    )
     candidate = 0
     while len(ids) < wanted:
         if candidate not in ids:
@@ -210,7 +224,12 @@ def environment_number(name: str, default: int) -> int:
     """
     text = os.environ.get(name) or str(default)
     if not text.strip().isdigit():
-        raise UsageError(f"the environment variable {name} is not a number", field=name, got=text, expected="a number from 0")
+        raise UsageError(
+            f"the environment variable {name} is not a number",
+            field=name,
+            got=text,
+            expected="a number from 0",
+        )
     return int(text)
 
 
@@ -227,12 +246,19 @@ def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
 
     section = getattr(spec, action, None)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    field_name = f"{action}.gpu_ids" if list(getattr(section, "gpu_ids", None) or [0]) != [0] else f"{action}.num_gpus"
+    field_name = (
+        f"{action}.gpu_ids"
+        if list(getattr(section, "gpu_ids", None) or [0]) != [0]
+        else f"{action}.num_gpus"
+    )
     ids = device_ids(section)
     if available == 0:
         if wanted == "gpu":
             raise DependencyError(
-                "there is no usable GPU on this machine", field="train.accelerator", got="gpu", hint="set train.accelerator to cpu or auto"
+                "there is no usable GPU on this machine",
+                field="train.accelerator",
+                got="gpu",
+                hint="set train.accelerator to cpu or auto",
             )
         if len(ids) > 1:
             raise DependencyError(

@@ -50,9 +50,22 @@ class _Clock:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mae_runners.measure", description="Time the first steps of a training run.")
-    parser.add_argument("-e", "--experiment_spec", required=True, metavar="FILE", help="the spec of the train action")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"optimiser steps that are timed, after {WARM_UP} that are not")
+    parser = argparse.ArgumentParser(
+        prog="python -m mae_runners.measure", description="Time the first steps of a training run."
+    )
+    parser.add_argument(
+        "-e",
+        "--experiment_spec",
+        required=True,
+        metavar="FILE",
+        help="the spec of the train action",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        help=f"optimiser steps that are timed, after {WARM_UP} that are not",
+    )
     args = parser.parse_args(argv)
     try:
         found = measure(args.experiment_spec, args.steps)
@@ -76,8 +89,16 @@ def measure(source: str, steps: int = STEPS) -> dict[str, Any]:
     from mae_runners.__main__ import resolve
 
     resolved, provenance = resolve("train", source, [])
-    resolved["train"] |= {"num_gpus": 1, "gpu_ids": resolved["train"]["gpu_ids"][:1] or [0], "num_nodes": 1}
-    resolved["train"] |= {"checkpoint_interval": 10**6, "validation_interval": 10**6, "resume_training_checkpoint_path": None}
+    resolved["train"] |= {
+        "num_gpus": 1,
+        "gpu_ids": resolved["train"]["gpu_ids"][:1] or [0],
+        "num_nodes": 1,
+    }
+    resolved["train"] |= {
+        "checkpoint_interval": 10**6,
+        "validation_interval": 10**6,
+        "resume_training_checkpoint_path": None,
+    }
     resolved["wandb"] = {**(resolved.get("wandb") or {}), "enable": False}
     with tempfile.TemporaryDirectory(prefix="mae-measure-") as folder:
         resolved["results_dir"], resolved["train"]["results_dir"] = folder, None
@@ -92,7 +113,9 @@ def _run(spec: Any, provenance: dict[str, Any], steps: int, started: float) -> d
 
     context = make_context("train", spec, provenance)
     cuda = context.device.type == "cuda"
-    clock = _Clock(WARM_UP + steps, (lambda: torch.cuda.synchronize(context.device)) if cuda else lambda: None)
+    clock = _Clock(
+        WARM_UP + steps, (lambda: torch.cuda.synchronize(context.device)) if cuda else lambda: None
+    )
 
     class Timed(RunContext):
         @contextmanager
@@ -103,9 +126,15 @@ def _run(spec: Any, provenance: dict[str, Any], steps: int, started: float) -> d
     began = time.monotonic()
     with contextlib.suppress(_Enough):
         train.run(spec, timed)
-    peak = torch.cuda.max_memory_allocated(timed.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated(timed.device)
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     ends = clock.ends[WARM_UP - 1 :] if len(clock.ends) > WARM_UP else clock.ends
-    gaps = [after - before for before, after in itertools.pairwise(ends)] or [clock.ends[0] - began]  # one step in all: no better is known
+    gaps = [after - before for before, after in itertools.pairwise(ends)] or [
+        clock.ends[0] - began
+    ]  # one step in all: no better is known
     seconds = statistics.median(gaps)
     batch = int(spec.dataset.batch_size) * int(spec.train.accum_grad_batches)
     return {

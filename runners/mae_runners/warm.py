@@ -42,7 +42,7 @@ PRELOAD = (
     "mae_skill.bundle",
     "mae_skill.knowledge",
     "mae_skill.merge",
-    "mae_skill.validate",
+    "mae_skill.schema_check",
     "mae_runners.__main__",
     "mae_runners.context",
     "mae_runners.models",
@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     if len(arguments) != 1:
         print("usage: python -m mae_runners.warm SOCKET", file=sys.stderr)
         return 2
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asks for devices without creating a CUDA context
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
+        "1"  # asks for devices without creating a CUDA context
+    )
     for name in PRELOAD:
         try:
             importlib.import_module(name)
@@ -108,7 +110,9 @@ class _Server:
 
     def serve(self) -> None:
         last = time.monotonic()
-        while not (self.ending and not self.running) and (self.running or time.monotonic() - last < IDLE_SECONDS):
+        while not (self.ending and not self.running) and (
+            self.running or time.monotonic() - last < IDLE_SECONDS
+        ):
             for key, _ in self.selector.select(5.0):
                 last = time.monotonic()
                 if key.fileobj is self.listener:
@@ -168,12 +172,16 @@ class _Server:
             if connection is None:
                 continue
             with contextlib.suppress(OSError):
-                connection.sendall(json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+                connection.sendall(
+                    json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+                )
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(connection)
             connection.close()
 
-    def _child(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+    def _child(
+        self, connection: socket.socket, request: dict[str, Any], descriptors: list[int]
+    ) -> None:
         """The fork: become the run that was asked for. Never returns."""
         code = 1
         try:
@@ -250,7 +258,12 @@ def _receive(connection: socket.socket, descriptors: list[int]) -> dict[str, Any
 def _refusal(request: dict[str, Any], descriptors: list[int]) -> str | None:
     """Why a request cannot run in a fork, or None."""
     argv, env = request.get("argv"), request.get("env")
-    if not isinstance(argv, list) or argv[1:3] != ["-m", "mae_runners"] or not isinstance(env, dict) or len(descriptors) != 2:
+    if (
+        not isinstance(argv, list)
+        or argv[1:3] != ["-m", "mae_runners"]
+        or not isinstance(env, dict)
+        or len(descriptors) != 2
+    ):
         return "only `python -m mae_runners …` can be forked"
     if os.path.realpath(argv[0]) != os.path.realpath(sys.executable):
         return "another interpreter"

@@ -11,12 +11,17 @@ if TYPE_CHECKING:
     from mae_skill.errors import MaeError
 
     from mae_sdk.job import Job
-    from mae_sdk.plan import Plan
+    from mae_sdk.plan.plan import Plan
     from mae_sdk.skill import Skill
 
 __all__ = ["Job", "MaeError", "Plan", "Skill"]
 
-_HOMES = {"Job": "mae_sdk.job", "MaeError": "mae_skill.errors", "Plan": "mae_sdk.plan", "Skill": "mae_sdk.skill"}
+_HOMES = {
+    "Job": "mae_sdk.job",
+    "MaeError": "mae_skill.errors",
+    "Plan": "mae_sdk.plan.plan",
+    "Skill": "mae_sdk.skill",
+}
 
 
 def __getattr__(name: str) -> Any:

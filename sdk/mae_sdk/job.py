@@ -10,15 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import DependencyError, JobCanceledError, JobFailedError, PreemptedError, StorageError, UsageError
+from mae_skill.errors import (
+    DependencyError,
+    JobCanceledError,
+    JobFailedError,
+    PreemptedError,
+    StorageError,
+    UsageError,
+)
 
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.checkpoints import CheckpointIndex
-from mae_sdk.jobfolder.failure import failure
-from mae_sdk.jobfolder.process import is_alive, kill_leftovers
-from mae_sdk.jobfolder.secrets import is_secret_name
-from mae_sdk.jobfolder.status import metrics_of, read_status
-from mae_sdk.platforms import local
+from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.secrets import is_secret_name
+from mae_sdk.jobs.status import metrics_of, read_status
+from mae_sdk.run import local
+from mae_sdk.run.process import is_alive, kill_leftovers
 
 _NEVER_LAUNCHED_SECONDS = 60.0
 
@@ -40,15 +47,21 @@ def observe(job_dir: Path) -> tuple[records.Record, str]:
     with records.locked(job_dir):
         record = records.read_record(job_dir)
         attempt = records.last_attempt(record)
-        gone = is_alive(attempt["process"]) is False if attempt["process"] else not _launching(job_dir)
+        gone = (
+            is_alive(attempt["process"]) is False if attempt["process"] else not _launching(job_dir)
+        )
         if gone and not records.is_terminal(attempt["state"]):
             kill_leftovers(job_dir)
             if (job_dir / records.CANCEL_NAME).exists():
                 records.advance(record, records.CANCELED, "cancelled on request")
                 (job_dir / records.CANCEL_NAME).unlink(missing_ok=True)
             else:
-                message = "its supervisor is gone" if attempt["process"] else "it was never launched"
-                records.advance(record, records.ERROR, message, failure=failure("lost_process", message))
+                message = (
+                    "its supervisor is gone" if attempt["process"] else "it was never launched"
+                )
+                records.advance(
+                    record, records.ERROR, message, failure=failure("lost_process", message)
+                )
             records.write_json(job_dir / records.RECORD_NAME, record)
     return record, records.state_of(record)
 
@@ -113,16 +126,30 @@ class Job:
             record, state = self.observe()
             attempt = records.last_attempt(record)
             if attempt["state"] == records.PREEMPTED and attempt.get("told_to_stop"):
-                raise PreemptedError("the job was preempted after saving", got=self.id, hint=f"mae jobs resume {self.id}")
+                raise PreemptedError(
+                    "the job was preempted after saving",
+                    got=self.id,
+                    hint=f"mae jobs resume {self.id}",
+                )
             if state == records.COMPLETE:
                 return self
             if state == records.CANCELED:
-                raise JobCanceledError("the job was cancelled", got=self.id, hint=f"mae jobs resume {self.id}")
+                raise JobCanceledError(
+                    "the job was cancelled", got=self.id, hint=f"mae jobs resume {self.id}"
+                )
             if state == records.ERROR:
                 problem = attempt["failure"] or {}
-                raise JobFailedError(problem.get("message") or "the job ended in ERROR", got=self.id, hint=problem.get("hint"))
+                raise JobFailedError(
+                    problem.get("message") or "the job ended in ERROR",
+                    got=self.id,
+                    hint=problem.get("hint"),
+                )
             if deadline is not None and time.monotonic() > deadline:
-                raise StorageError("still running when the time to wait was over", got=self.id, hint="the job goes on")
+                raise StorageError(
+                    "still running when the time to wait was over",
+                    got=self.id,
+                    hint="the job goes on",
+                )
             time.sleep(pause)
             pause = min(self._longest_pause, pause * 1.3)
 
@@ -131,7 +158,12 @@ class Job:
         record, state = self.observe()
         attempt = records.last_attempt(record)
         lines = self._lines()
-        return {"state": state, "attempt": attempt["number"], "progress": lines[-1] if lines else {}, "error": attempt["failure"]}
+        return {
+            "state": state,
+            "attempt": attempt["number"],
+            "progress": lines[-1] if lines else {},
+            "error": attempt["failure"],
+        }
 
     def logs(self) -> str:
         """What the runner has printed so far."""
@@ -149,7 +181,9 @@ class Job:
             named = records.read_json(path).get("artefacts") or []
         except (OSError, ValueError, AttributeError):
             return []
-        found = [path.parent / str(name) for name in named] + [self.folder / str(name) for name in named]
+        found = [path.parent / str(name) for name in named] + [
+            self.folder / str(name) for name in named
+        ]
         return [place for place in dict.fromkeys(found) if place.is_file()]
 
     def history(self) -> list[dict[str, Any]]:
@@ -158,12 +192,17 @@ class Job:
             import csv
 
             return [
-                {name: _number(text) for name, text in row.items()} for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
+                {name: _number(text) for name, text in row.items()}
+                for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
             ]
         rows: dict[int, dict[str, Any]] = {}
         for line in self._lines():
-            if isinstance(line.get("epoch"), int) and isinstance(line.get("kpi"), dict):  # a resumed epoch takes its first run's place
-                rows.setdefault(line["epoch"], {"epoch": line["epoch"]}).update({"step": line.get("step"), **line["kpi"]})
+            if isinstance(line.get("epoch"), int) and isinstance(
+                line.get("kpi"), dict
+            ):  # a resumed epoch takes its first run's place
+                rows.setdefault(line["epoch"], {"epoch": line["epoch"]}).update(
+                    {"step": line.get("step"), **line["kpi"]}
+                )
         return [rows[epoch] for epoch in sorted(rows)]
 
     def frame(self) -> Any:
@@ -175,7 +214,9 @@ class Job:
         try:
             import pandas
         except ImportError as error:
-            raise DependencyError("tables of results need pandas", got=str(error), hint="pip install pandas") from None
+            raise DependencyError(
+                "tables of results need pandas", got=str(error), hint="pip install pandas"
+            ) from None
         return pandas.DataFrame(self.history())
 
     def _text(self, relative: str) -> str:
@@ -222,30 +263,53 @@ class Job:
         preempted = records.last_attempt(record)["state"] == records.PREEMPTED
         gone = state == records.UNKNOWN and lost
         if state in (records.COMPLETE, records.UNKNOWN) and not gone:
-            hint = f"if its machine is gone for good: mae jobs resume {self.id} --lost" if state == records.UNKNOWN else None
+            hint = (
+                f"if its machine is gone for good: mae jobs resume {self.id} --lost"
+                if state == records.UNKNOWN
+                else None
+            )
             expected = "ERROR, CANCELED or preempted"
-            raise UsageError(f"a job that is {state} cannot be resumed", field="job", got=self.id, expected=expected, hint=hint)
+            raise UsageError(
+                f"a job that is {state} cannot be resumed",
+                field="job",
+                got=self.id,
+                expected=expected,
+                hint=hint,
+            )
         if gone or records.is_terminal(state) or preempted:
-            missing = [name for name in record.get("env_names") or [] if name not in os.environ and name not in (env or {})]
+            missing = [
+                name
+                for name in record.get("env_names") or []
+                if name not in os.environ and name not in (env or {})
+            ]
             if missing:
-                open_names = [name for name in missing if not is_secret_name(name)]  # a command line is seen by everybody
+                open_names = [
+                    name for name in missing if not is_secret_name(name)
+                ]  # a command line is seen by everybody
                 raise UsageError(
                     "the job was started with settings of its environment that are not set here",
                     field="env",
                     got=missing,
                     expected="each of them, with its value",
-                    hint="export them" + (f", or mae jobs resume {self.id} --env {open_names[0]}=VALUE" if open_names else ""),
+                    hint="export them"
+                    + (
+                        f", or mae jobs resume {self.id} --env {open_names[0]}=VALUE"
+                        if open_names
+                        else ""
+                    ),
                 )
             with records.locked(self.folder):
                 record = records.read_record(self.folder)
                 if gone:
                     message = "its machine was said to be gone"
-                    records.advance(record, records.ERROR, message, failure=failure("lost_process", message))
+                    records.advance(
+                        record, records.ERROR, message, failure=failure("lost_process", message)
+                    )
                 if records.is_terminal(records.last_attempt(record)["state"]):
                     records.new_attempt(record, "resumed")
                     (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
                     records.write_json(self.folder / records.RECORD_NAME, record)
-            from mae_sdk.attempts import prepare
+            from mae_sdk.jobs.resume import prepare
 
             prepare(self.folder)
             local.submit(self.folder, env)

@@ -22,24 +22,52 @@ MAX_ITEMS = 60
 """Items of a list or mapping in an answer; more are counted, not shown."""
 _TEXT = {"type": "string"}
 _ROOT = {
-    "results_root": {"type": "string", "description": "Where jobs live: a folder or URL. Default: MAE_RESULTS_ROOT, else ./mae-results."}
+    "results_root": {
+        "type": "string",
+        "description": "Where jobs live: a folder or URL. Default: MAE_RESULTS_ROOT, else ./mae-results.",
+    }
 }
 _JOB = {"job_id": {"type": "string", "description": "A job id or an unambiguous prefix."}, **_ROOT}
-_CONFIRMED = {"confirmed": {"type": "boolean", "description": "Must be true: the person has agreed to this."}}
+_CONFIRMED = {
+    "confirmed": {"type": "boolean", "description": "Must be true: the person has agreed to this."}
+}
 _PLAN_OPTIONS: dict[str, Any] = {
-    "spec": {"type": "object", "description": "A whole or partial spec. Default: the action's template."},
-    "train_datasets": {"type": ["string", "array"], "items": _TEXT, "description": "Folder or archive of training images, local or s3://."},
+    "spec": {
+        "type": "object",
+        "description": "A whole or partial spec. Default: the action's template.",
+    },
+    "train_datasets": {
+        "type": ["string", "array"],
+        "items": _TEXT,
+        "description": "Folder or archive of training images, local or s3://.",
+    },
     "eval_dataset": {"type": "string", "description": "Folder or archive of validation images."},
-    "inference_dataset": {"type": "string", "description": "Folder or archive of images to predict."},
+    "inference_dataset": {
+        "type": "string",
+        "description": "Folder or archive of images to predict.",
+    },
     "parent_job_id": {"type": "string", "description": "The job whose model this one takes."},
-    "checkpoint": {"type": "string", "description": "best (default), latest or epoch:N of the parent."},
+    "checkpoint": {
+        "type": "string",
+        "description": "best (default), latest or epoch:N of the parent.",
+    },
     "ptm": {"type": "string", "description": "Pretrained weights: a path or URL."},
-    "automl_policy": {"type": "string", "enum": ["auto", "on", "off"], "description": "Training is AutoML unless off."},
-    "request": {"type": "string", "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off for this run."},
+    "automl_policy": {
+        "type": "string",
+        "enum": ["auto", "on", "off"],
+        "description": "Training is AutoML unless off.",
+    },
+    "request": {
+        "type": "string",
+        "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off for this run.",
+    },
     "automl": {"type": "object", "description": "AutoML settings such as max_trials."},
     "recipe": {"type": "string", "description": "A published recipe as the base."},
     "platform": {"type": "string", "description": "Where the job runs. Default: local."},
-    "idempotency_key": {"type": "string", "description": "The same key returns the same job and starts nothing twice."},
+    "idempotency_key": {
+        "type": "string",
+        "description": "The same key returns the same job and starts nothing twice.",
+    },
     **_ROOT,
 }
 
@@ -59,7 +87,12 @@ class ToolSpec:
 
     @property
     def input_schema(self) -> dict[str, Any]:
-        return {"type": "object", "properties": dict(self.properties), "required": list(self.required), "additionalProperties": False}
+        return {
+            "type": "object",
+            "properties": dict(self.properties),
+            "required": list(self.required),
+            "additionalProperties": False,
+        }
 
 
 def plan_schema(skill: Skill) -> dict[str, Any]:
@@ -83,10 +116,16 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
 
 def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → JSON Schema of the fields named in ``popular`` or carrying ``popular: true``, stripped of annotations."""
-    from mae_skill.overrides import flatten
+    from mae_skill.dotted import flatten
 
     listed = schema.get("popular")
-    names = {*listed} if isinstance(listed, list) else set(flatten(listed)) if isinstance(listed, dict) else set()
+    names = (
+        {*listed}
+        if isinstance(listed, list)
+        else set(flatten(listed))
+        if isinstance(listed, dict)
+        else set()
+    )
     found: dict[str, Any] = {}
 
     def walk(node: Mapping[str, Any], prefix: str) -> None:
@@ -95,7 +134,17 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
             if "properties" in child:
                 walk(child, key)
             elif key in names or child.get("popular") is True:
-                keep = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "default", "description", "items")
+                keep = (
+                    "type",
+                    "enum",
+                    "minimum",
+                    "maximum",
+                    "exclusiveMinimum",
+                    "exclusiveMaximum",
+                    "default",
+                    "description",
+                    "items",
+                )
                 found[key] = {word: child[word] for word in keep if word in child}
 
     walk(schema, "")
@@ -107,22 +156,41 @@ def _plan(skill: Skill, arguments: dict[str, Any]) -> Any:
     full = given.pop("full", False)
     document = skill.plan(**given).to_dict()
     if not full:
-        document["provenance"] = {key: value for key, value in document["provenance"].items() if value["origin"] != "template"}
+        document["provenance"] = {
+            key: value
+            for key, value in document["provenance"].items()
+            if value["origin"] != "template"
+        }
         document["more"] = "full=true lists the origin of every value, the template's too"
-    return {**document, "next": ["run, with the same arguments and confirmed=true, once the person agrees", "explain key=FIELD"]}
+    return {
+        **document,
+        "next": [
+            "run, with the same arguments and confirmed=true, once the person agrees",
+            "explain key=FIELD",
+        ],
+    }
 
 
 def _confirm(arguments: dict[str, Any], does: str) -> dict[str, Any]:
     given = dict(arguments)
     if given.pop("confirmed", False) is not True:
-        raise UsageError(f"{does} needs confirmed=true", field="confirmed", expected="true", hint="show the plan to the person first")
+        raise UsageError(
+            f"{does} needs confirmed=true",
+            field="confirmed",
+            expected="true",
+            hint="show the plan to the person first",
+        )
     return given
 
 
 def _run(skill: Skill, arguments: dict[str, Any]) -> Any:
     given = _confirm(arguments, "launching a job")
     job = skill.create_job(**given)
-    calls = [f"status job_id={job.id}", f"logs job_id={job.id}", f"cancel job_id={job.id} confirmed=true"]
+    calls = [
+        f"status job_id={job.id}",
+        f"logs job_id={job.id}",
+        f"cancel job_id={job.id} confirmed=true",
+    ]
     return {"job_id": job.id, "state": str(job.state), "folder": str(job.folder), "next": calls}
 
 
@@ -134,7 +202,10 @@ def _status(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, arguments)
     found = job.status()
     state = str(job.state)
-    after = {"COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"], "ERROR": [f"logs job_id={job.id}"]}
+    after = {
+        "COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"],
+        "ERROR": [f"logs job_id={job.id}"],
+    }
     made = [str(path) for path in job.files()]
     following = after.get(state, [f"status job_id={job.id}", f"logs job_id={job.id}"])
     return {
@@ -151,12 +222,22 @@ def _logs(skill: Skill, arguments: dict[str, Any]) -> Any:
     lines = job.logs().splitlines()
     count = arguments.get("lines", MAX_LINES)
     more = {"more": f"lines={min(2000, len(lines))} shows more"} if len(lines) > count else {}
-    return {"id": job.id, "lines": lines[-count:], "total_lines": len(lines), **more, "next": [f"status job_id={job.id}"]}
+    return {
+        "id": job.id,
+        "lines": lines[-count:],
+        "total_lines": len(lines),
+        **more,
+        "next": [f"status job_id={job.id}"],
+    }
 
 
 def _metrics(skill: Skill, arguments: dict[str, Any]) -> Any:
     job = _job(skill, arguments)
-    return {"id": job.id, "metrics": job.metrics(), "next": [f"plan action=… parent_job_id={job.id}"]}
+    return {
+        "id": job.id,
+        "metrics": job.metrics(),
+        "next": [f"plan action=… parent_job_id={job.id}"],
+    }
 
 
 def _cancel(skill: Skill, arguments: dict[str, Any]) -> Any:
@@ -167,10 +248,17 @@ def _cancel(skill: Skill, arguments: dict[str, Any]) -> Any:
 
 def _jobs(skill: Skill, arguments: dict[str, Any]) -> Any:
     found = skill.jobs(results_root=arguments.get("results_root"))
-    rows = [{"id": job.id, "action": job.record.get("action"), "state": str(job.state)} for job in found]
+    rows = [
+        {"id": job.id, "action": job.record.get("action"), "state": str(job.state)} for job in found
+    ]
     limit = arguments.get("limit", 30)
     more = {"more": f"limit={min(500, len(rows))} shows more"} if len(rows) > limit else {}
-    return {"jobs": rows[:limit], "total": len(rows), **more, "next": ["status job_id=JOB", "inspect source=URI"]}
+    return {
+        "jobs": rows[:limit],
+        "total": len(rows),
+        **more,
+        "next": ["status job_id=JOB", "inspect source=URI"],
+    }
 
 
 def _explain(skill: Skill, arguments: dict[str, Any]) -> Any:
@@ -184,19 +272,37 @@ def _explain(skill: Skill, arguments: dict[str, Any]) -> Any:
 def _inspect(skill: Skill, arguments: dict[str, Any]) -> Any:
     from mae_sdk.data import inspect_source
 
-    return {**inspect_source(arguments["source"]), "next": ["plan action=train train_datasets=SOURCE"]}
+    return {
+        **inspect_source(arguments["source"]),
+        "next": ["plan action=train train_datasets=SOURCE"],
+    }
 
 
 def tools(skill: Skill) -> list[ToolSpec]:
     """Every tool that the server offers for this bundle."""
     options = plan_schema(skill)
     action = {"type": "string", "enum": list(skill.bundle.info["actions"]), "default": "train"}
-    lines = {"lines": {"type": "integer", "minimum": 1, "maximum": 2000, "default": MAX_LINES, "description": "The last N lines."}}
+    lines = {
+        "lines": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 2000,
+            "default": MAX_LINES,
+            "description": "The last N lines.",
+        }
+    }
     return [
         ToolSpec(
             "plan",
             "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
-            {**options, "full": {"type": "boolean", "default": False, "description": "Also the origin of every value left as it was."}},
+            {
+                **options,
+                "full": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "Also the origin of every value left as it was.",
+                },
+            },
             ("action",),
             _plan,
         ),
@@ -209,7 +315,13 @@ def tools(skill: Skill) -> list[ToolSpec]:
             read_only=False,
             idempotent=False,
         ),
-        ToolSpec("status", "State, progress and newest figures of a job; the reason when it failed.", _JOB, ("job_id",), _status),
+        ToolSpec(
+            "status",
+            "State, progress and newest figures of a job; the reason when it failed.",
+            _JOB,
+            ("job_id",),
+            _status,
+        ),
         ToolSpec("logs", "The end of a job's log.", {**_JOB, **lines}, ("job_id",), _logs),
         ToolSpec("metrics", "The figures of a job.", _JOB, ("job_id",), _metrics),
         ToolSpec(
@@ -235,7 +347,13 @@ def tools(skill: Skill) -> list[ToolSpec]:
             ("key",),
             _explain,
         ),
-        ToolSpec("inspect", "A data source: counts, classes, sizes, unreadable files by name.", {"source": _TEXT}, ("source",), _inspect),
+        ToolSpec(
+            "inspect",
+            "A data source: counts, classes, sizes, unreadable files by name.",
+            {"source": _TEXT},
+            ("source",),
+            _inspect,
+        ),
     ]
 
 
@@ -245,12 +363,16 @@ def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dic
 
     try:
         for problem in Draft202012Validator(tool.input_schema).iter_errors(arguments):
-            raise UsageError(problem.message, field=".".join(str(part) for part in problem.path) or tool.name)
+            raise UsageError(
+                problem.message, field=".".join(str(part) for part in problem.path) or tool.name
+            )
         document = tool.call(skill, dict(arguments))
     except MaeError as error:
         return error.to_dict(), True
     document = json.loads(_dumps(document))
-    whole = tool.name in ("logs", "jobs") or arguments.get("full") is True  # these have a limit of their own
+    whole = (
+        tool.name in ("logs", "jobs") or arguments.get("full") is True
+    )  # these have a limit of their own
     return document if whole else bounded(document), False
 
 
@@ -312,9 +434,14 @@ async def _serve(skill_dir: str | None) -> None:
     async def on_call_tool(context: Any, params: Any) -> Any:
         tool = offered.get(params.name)
         if tool is None:
-            document, failed = UsageError("no such tool", got=params.name, expected=", ".join(offered)).to_dict(), True
+            document, failed = (
+                UsageError("no such tool", got=params.name, expected=", ".join(offered)).to_dict(),
+                True,
+            )
         else:
-            document, failed = await anyio.to_thread.run_sync(answer, skill, tool, params.arguments or {})
+            document, failed = await anyio.to_thread.run_sync(
+                answer, skill, tool, params.arguments or {}
+            )
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(document, ensure_ascii=False))],
             structured_content=document,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
 
     from mae_sdk.job import Job
-    from mae_sdk.plan import Plan
+    from mae_sdk.plan.plan import Plan
 
 
 class Skill:
@@ -44,16 +44,18 @@ class Skill:
         Args:
             action: one of the bundle's actions.
             measure: time some real steps of the run (``measure_command`` of the bundle); data behind a URL is fetched for that.
-            options: the fields of `mae_sdk.plan.Request`: ``spec, train_datasets, eval_dataset, inference_dataset, parent_job_id,
+            options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets, eval_dataset, inference_dataset, parent_job_id,
                 checkpoint, ptm, automl_policy, request, automl, spec_overrides, recipe, env, platform, results_root, idempotency_key``.
 
         Raises:
             UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all problems of the spec together.
         """
-        from mae_sdk import planning
-        from mae_sdk.plan import Request
+        from mae_sdk.plan import make as planning
+        from mae_sdk.plan.request import Request
 
-        plan = planning.make_plan(self.bundle, Request.of(action, options, skill_dir=self.path), remote=measure)
+        plan = planning.make_plan(
+            self.bundle, Request.of(action, options, skill_dir=self.path), remote=measure
+        )
         if measure:
             planning.measure(self.bundle, plan)
         return plan
@@ -64,12 +66,17 @@ class Skill:
         Data behind a URL is fetched into the cache and counted first, so that a class count that does not fit is refused before
         anything trains. With an idempotency key that a job already has, that job is returned and nothing is started.
         """
-        from mae_sdk.create import create, existing
-        from mae_sdk.plan import Plan
+        from mae_sdk.launch import create, existing
+        from mae_sdk.plan.plan import Plan
 
         if isinstance(action, Plan):
             if options:
-                raise UsageError("a plan is launched as it is", field="options", got=sorted(options), expected="create_job(plan)")
+                raise UsageError(
+                    "a plan is launched as it is",
+                    field="options",
+                    got=sorted(options),
+                    expected="create_job(plan)",
+                )
             return create(self.bundle, action)
         found = existing(action, options.get("results_root"), options.get("idempotency_key"))
         return found if found is not None else create(self.bundle, self.plan(action, **options))
@@ -80,13 +87,15 @@ class Skill:
         Raises:
             NotFoundError: none. UsageError: more than one.
         """
-        from mae_sdk.roots import Root, open_job
+        from mae_sdk.jobs.root import Root, open_job
 
         root = Root(results_root)
         return open_job(root, root.resolve(job_id))
 
-    def jobs(self, results_root: str | os.PathLike[str] | None = None, *, all: bool = False) -> list[Job]:
+    def jobs(
+        self, results_root: str | os.PathLike[str] | None = None, *, all: bool = False
+    ) -> list[Job]:
         """Every job of a results root, newest first; AutoML trials only with `all`."""
-        from mae_sdk.roots import Root, list_jobs
+        from mae_sdk.jobs.root import Root, list_jobs
 
         return list_jobs(Root(results_root), trials=all)

@@ -69,7 +69,19 @@ def _convnextv2(name: str, dim: int, depths: tuple[int, int, int, int], title: s
 
 def _hiera(name: str, dim: int, heads: int, depths: tuple[int, int, int, int], title: str) -> Arch:
     dims = (dim, 2 * dim, 4 * dim, 8 * dim)
-    return Arch(name, "hiera", 4, 32, 16, dims, depths, (heads, 2 * heads, 4 * heads, 8 * heads), 4.0, 0.6, title)
+    return Arch(
+        name,
+        "hiera",
+        4,
+        32,
+        16,
+        dims,
+        depths,
+        (heads, 2 * heads, 4 * heads, 8 * heads),
+        4.0,
+        0.6,
+        title,
+    )
 
 
 _ROWS = (
@@ -120,7 +132,11 @@ def nearest_sizes(arch: str, side: int) -> list[int]:
     """The admissible sides just below and just above ``side`` (pixels); one value where there is nothing below."""
     multiple = ARCHS[arch].size_multiple
     below = side // multiple * multiple
-    return [value for value in dict.fromkeys((below, below if below == side else below + multiple)) if value > 0]
+    return [
+        value
+        for value in dict.fromkeys((below, below if below == side else below + multiple))
+        if value > 0
+    ]
 
 
 def num_units(arch: str, input_size: int | list[int] | tuple[int, int]) -> int:

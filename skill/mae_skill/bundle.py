@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .dialect import normalise
-from .errors import NotFoundError, SpecError, UsageError
-from .reader import read_spec
+from mae_skill.dialect import normalise
+from mae_skill.errors import NotFoundError, SpecError, UsageError
+from mae_skill.reader import read_spec
 
 INFO = "skill_info.yaml"
 
@@ -27,7 +27,11 @@ def find_bundle_root() -> Path:
     for root in (here.parents[2], here.parent / "_bundle"):
         if (root / "references" / "skill_info.yaml").is_file():
             return root
-    raise NotFoundError("the bundled skill is not installed", got=str(here.parent / "_bundle"), hint="reinstall mae-skill")
+    raise NotFoundError(
+        "the bundled skill is not installed",
+        got=str(here.parent / "_bundle"),
+        hint="reinstall mae-skill",
+    )
 
 
 @dataclass
@@ -52,11 +56,18 @@ class Bundle:
         """
         root = Path(path) if path is not None else find_bundle_root()
         if root.is_file() and root.name.endswith(INFO):
-            return cls._of(root, root.parents[1] if root.parent.name == "references" else root.parent)
-        file = next((item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None)
+            return cls._of(
+                root, root.parents[1] if root.parent.name == "references" else root.parent
+            )
+        file = next(
+            (item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None
+        )
         if file is None:
             raise NotFoundError(
-                "no skill bundle here", field="skill_dir", got=str(root), expected="a folder with references/skill_info.yaml"
+                "no skill bundle here",
+                field="skill_dir",
+                got=str(root),
+                expected="a folder with references/skill_info.yaml",
             )
         return cls._of(file, root)
 
@@ -64,7 +75,12 @@ class Bundle:
     def _of(cls, file: Path, root: Path) -> Bundle:
         info = read_spec(file)
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
-            raise SpecError("the bundle names no actions", field="actions", got=info.get("actions"), expected="a mapping of action names")
+            raise SpecError(
+                "the bundle names no actions",
+                field="actions",
+                got=info.get("actions"),
+                expected="a mapping of action names",
+            )
         return cls(root, info)
 
     @property
@@ -94,7 +110,9 @@ class Bundle:
     def manifest(self) -> dict[str, Any]:
         """``schemas/manifest.json``; empty when there is none."""
         try:
-            found = json.loads((self.root / "schemas" / "manifest.json").read_text(encoding="utf-8"))
+            found = json.loads(
+                (self.root / "schemas" / "manifest.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -112,7 +130,11 @@ class Bundle:
         """Where the action's schema is, whether or not it is there."""
         entry = (self.manifest.get("actions") or {}).get(action) or {}
         named = self.root / "schemas" / str(entry.get("path") or f"{action}.schema.json")
-        return named if named.is_file() else self.root / str(entry.get("path") or f"schemas/{action}.schema.json")
+        return (
+            named
+            if named.is_file()
+            else self.root / str(entry.get("path") or f"schemas/{action}.schema.json")
+        )
 
     def schema(self, action: str) -> dict[str, Any]:
         """The action's schema as JSON Schema; upstream's type words and infinite bounds are translated.
@@ -124,16 +146,27 @@ class Bundle:
         if action not in self._schemas:
             path = self.schema_path(action)
             if not path.is_file():
-                raise NotFoundError("the action has no schema", field=f"schemas.{action}", got=path.name, hint="mae skill generate")
+                raise NotFoundError(
+                    "the action has no schema",
+                    field=f"schemas.{action}",
+                    got=path.name,
+                    hint="mae skill generate",
+                )
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise SpecError(
-                    "the schema is not JSON", field=f"schemas.{action}", got=str(error)[:200], hint="mae skill generate"
+                    "the schema is not JSON",
+                    field=f"schemas.{action}",
+                    got=str(error)[:200],
+                    hint="mae skill generate",
                 ) from error
             if not isinstance(found, Mapping) or not isinstance(found.get("properties"), Mapping):
                 raise SpecError(
-                    "the schema describes no fields", field=f"schemas.{action}", got=path.name, expected="a JSON Schema with properties"
+                    "the schema describes no fields",
+                    field=f"schemas.{action}",
+                    got=path.name,
+                    expected="a JSON Schema with properties",
                 )
             self._schemas[action], notes = normalise(found)
             self.notes += [note for note in notes if note not in self.notes]
@@ -142,7 +175,11 @@ class Bundle:
     def template_path(self, action: str) -> Path:
         """Where the action's spec template is, whether or not it is there."""
         entry = (self.manifest.get("actions") or {}).get(action) or {}
-        name = (self.info.get("spec_templates") or {}).get(action) or entry.get("spec_template") or f"spec_template_{action}.yaml"
+        name = (
+            (self.info.get("spec_templates") or {}).get(action)
+            or entry.get("spec_template")
+            or f"spec_template_{action}.yaml"
+        )
         named = self.root / "references" / str(name)
         return named if named.is_file() else self.root / str(name)
 
@@ -156,7 +193,10 @@ class Bundle:
         path = self.template_path(action)
         if not path.is_file():
             raise NotFoundError(
-                "the action has no spec template", field=f"spec_templates.{action}", got=path.name, hint="mae skill generate"
+                "the action has no spec template",
+                field=f"spec_templates.{action}",
+                got=path.name,
+                hint="mae skill generate",
             )
         return read_spec(path)
 
@@ -171,6 +211,12 @@ def _table(text: str) -> dict[str, dict[str, str]]:
             break
         cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
         body = body or (set(line.strip()) <= set("|-: ") and "-" in line)
-        if body and line.lstrip().startswith("|") and len(cells) >= 3 and cells[2].isidentifier() and cells[0].isidentifier():
+        if (
+            body
+            and line.lstrip().startswith("|")
+            and len(cells) >= 3
+            and cells[2].isidentifier()
+            and cells[0].isidentifier()
+        ):
             rows.setdefault(cells[0], {})[cells[1]] = cells[2]
     return rows

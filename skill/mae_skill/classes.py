@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from mae_skill.errors import DataError
 
 FIELD = "dataset.segmentation.class_list"
 
@@ -18,12 +18,17 @@ def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> lis
         DataError: the list cannot be read, names a class twice, or has another length.
     """
     if not class_list:
-        from .ade20k import ADE20K
+        from mae_skill.ade20k import ADE20K
 
         return list(ADE20K) if num_classes == len(ADE20K) else [str(i) for i in range(num_classes)]
     names = read_class_list(class_list)
     if names is None:
-        raise DataError("there is no class list", field=FIELD, got=class_list, expected="a text or YAML file, or a list of names")
+        raise DataError(
+            "there is no class list",
+            field=FIELD,
+            got=class_list,
+            expected="a text or YAML file, or a list of names",
+        )
     if len(names) != num_classes:
         raise DataError(
             f"the class list names {len(names)} classes",
@@ -48,25 +53,38 @@ def read_class_list(class_list: str | Sequence[str]) -> list[str] | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the class list: {error}", field=FIELD, got=class_list) from error
+        raise DataError(
+            f"cannot read the class list: {error}", field=FIELD, got=class_list
+        ) from error
     if path.suffix.lower() in (".yaml", ".yml", ".json"):
         return _judged(_listed(text, class_list), class_list)
     return _judged([line.strip() for line in text.splitlines() if line.strip()], class_list)
 
 
 def _listed(text: str, where: str) -> list[str]:
-    from .reader import parse_yaml
+    from mae_skill.reader import parse_yaml
 
     found: Any = parse_yaml(text)
-    if not isinstance(found, list) or not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in found):
-        raise DataError("is no list of names", field=FIELD, got=where, expected="a YAML list, one name a class")
+    if not isinstance(found, list) or not all(
+        isinstance(name, (str, int)) and not isinstance(name, bool) for name in found
+    ):
+        raise DataError(
+            "is no list of names", field=FIELD, got=where, expected="a YAML list, one name a class"
+        )
     return [str(name) for name in found]
 
 
 def _judged(names: list[str], where: Any) -> list[str]:
     if not names:
-        raise DataError("the class list is empty", field=FIELD, got=where, expected="one name a line")
+        raise DataError(
+            "the class list is empty", field=FIELD, got=where, expected="one name a line"
+        )
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise DataError(f"the class list names {twice!r} twice", field=FIELD, got=where, expected="each class once")
+        raise DataError(
+            f"the class list names {twice!r} twice",
+            field=FIELD,
+            got=where,
+            expected="each class once",
+        )
     return names

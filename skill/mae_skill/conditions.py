@@ -24,14 +24,20 @@ def get(spec: Mapping[str, Any], key: str) -> Any:
     return here
 
 
-def acts(conditions: Mapping[str, Any] | None, spec: Mapping[str, Any], searched: set[str] | frozenset[str] = frozenset()) -> str | None:
+def acts(
+    conditions: Mapping[str, Any] | None,
+    spec: Mapping[str, Any],
+    searched: set[str] | frozenset[str] = frozenset(),
+) -> str | None:
     """None when ``conditions`` hold in ``spec`` (or hang on a searched field), else the first that does not, in words."""
     for key, need in (conditions or {}).items():
         if key in searched:
             continue
         value = get(spec, key)
         if not _meets(value, need):
-            return f"{key} is {'not set' if value is MISSING else repr(value)}, it needs {_say(need)}"
+            return (
+                f"{key} is {'not set' if value is MISSING else repr(value)}, it needs {_say(need)}"
+            )
     return None
 
 
@@ -46,7 +52,9 @@ def _meets(value: Any, need: Any) -> bool:
     if isinstance(need, list):
         return any(_meets(value, item) for item in need)
     if isinstance(need, Mapping):
-        return all(_OPERATORS[name](value, limit) for name, limit in need.items() if name in _OPERATORS)
+        return all(
+            _OPERATORS[name](value, limit) for name, limit in need.items() if name in _OPERATORS
+        )
     if isinstance(need, bool) or isinstance(value, bool):
         return value is need
     return bool(value == need)
@@ -63,7 +71,10 @@ _OPERATORS: dict[str, Any] = {
     "ge": lambda value, limit: _number(value) and value >= limit,
     "lt": lambda value, limit: _number(value) and value < limit,
     "le": lambda value, limit: _number(value) and value <= limit,
-    "startswith": lambda value, prefix: isinstance(value, str) and value.startswith(tuple(prefix) if isinstance(prefix, list) else prefix),
+    "startswith": lambda value, prefix: (
+        isinstance(value, str)
+        and value.startswith(tuple(prefix) if isinstance(prefix, list) else prefix)
+    ),
 }
 
 
@@ -80,6 +91,9 @@ def _say(need: Any) -> str:
             "startswith": "a name that starts with",
         }
         return " and ".join(
-            ("a value" if limit else "no value") if name == "set" else f"{words.get(name, name)} {limit!r}" for name, limit in need.items()
+            ("a value" if limit else "no value")
+            if name == "set"
+            else f"{words.get(name, name)} {limit!r}"
+            for name, limit in need.items()
         )
     return repr(need)

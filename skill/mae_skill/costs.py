@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .archs import Arch, hw
-from .overrides import get_dotted
-from .upernet import head_costs, is_segmentation
+from mae_skill.archs import Arch, hw
+from mae_skill.dotted import get_dotted
+from mae_skill.upernet import head_costs, is_segmentation
 
 # Values kept a channel and position of a block: fused attention keeps queries, keys, values, both norms and the MLP's hidden layer.
 KEPT = {"vit": 17.0, "convnextv2": 20.0, "hiera": 19.0}
@@ -74,23 +74,39 @@ def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
         return None
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     tokens = float((size[0] // arch.target_patch) * (size[1] // arch.target_patch))
-    width, depth = int(get_dotted(spec, "model.decoder_embed_dim", 512)), int(get_dotted(spec, "model.decoder_depth", 1))
+    width, depth = (
+        int(get_dotted(spec, "model.decoder_embed_dim", 512)),
+        int(get_dotted(spec, "model.decoder_depth", 1)),
+    )
     ratio = float(get_dotted(spec, "model.decoder_mlp_ratio") or 4.0)
-    return Blocks(width, depth, tokens, 0.0 if arch.family == "convnextv2" else tokens, ratio, KEPT[arch.family])
+    return Blocks(
+        width,
+        depth,
+        tokens,
+        0.0 if arch.family == "convnextv2" else tokens,
+        ratio,
+        KEPT[arch.family],
+    )
 
 
 def unlearned(arch: Arch, spec: Mapping[str, Any]) -> int:
     """Parameters of an encoder alone that the model has not: in pretraining ViT's position table is fixed and ConvNeXt's last norm is the
     head's; a segmenter has no last norm."""
     if is_segmentation(spec):
-        return 2 * (int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) if arch.family == "vit" else arch.feature_dim)
+        return 2 * (
+            int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
+            if arch.family == "vit"
+            else arch.feature_dim
+        )
     if not is_pretraining(spec):
         return 0
     if arch.family == "convnextv2":
         return 2 * arch.feature_dim
     if arch.family == "vit":
         size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
-        return int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) * ((size[0] // arch.patch) * (size[1] // arch.patch) + 1)
+        return int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) * (
+            (size[0] // arch.patch) * (size[1] // arch.patch) + 1
+        )
     return 0
 
 
@@ -100,14 +116,30 @@ def decoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
     if blocks is None:
         return 0
     width, hidden = blocks.dim, int(blocks.dim * blocks.ratio)
-    features = int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) if arch.family == "vit" else arch.feature_dim
-    around = features * width + width + width + 3 * arch.target_patch**2 * (width + 1)  # embedding, mask token, prediction
+    features = (
+        int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
+        if arch.family == "vit"
+        else arch.feature_dim
+    )
+    around = (
+        features * width + width + width + 3 * arch.target_patch**2 * (width + 1)
+    )  # embedding, mask token, prediction
     if arch.family == "convnextv2":
-        return around + blocks.depth * (49 * width + width + 2 * width + 2 * width * hidden + hidden + width + 2 * hidden)
-    block = 4 * width + (3 * width * width + 3 * width) + (width * width + width) + (2 * width * hidden + hidden + width)
+        return around + blocks.depth * (
+            49 * width + width + 2 * width + 2 * width * hidden + hidden + width + 2 * hidden
+        )
+    block = (
+        4 * width
+        + (3 * width * width + 3 * width)
+        + (width * width + width)
+        + (2 * width * hidden + hidden + width)
+    )
     total = around + 2 * width + blocks.depth * block
     if arch.family == "hiera":
-        fusing = sum(features * dim * (4 // 2**stage) ** 2 + features for stage, dim in enumerate(arch.dims[:2]))
+        fusing = sum(
+            features * dim * (4 // 2**stage) ** 2 + features
+            for stage, dim in enumerate(arch.dims[:2])
+        )
         total += int(blocks.tokens) * width + fusing
     return total
 
@@ -119,13 +151,23 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
     first = encoder[0]
     kernel = 49 if arch.family == "hiera" else arch.patch**2
     found += 2 * first.tokens * 3 * kernel * first.dim
-    for before, stage in itertools.pairwise(encoder):  # between stages: a 2×2 convolution, or a wider projection
-        found += 2 * stage.tokens * before.dim * stage.dim * (4 if arch.family == "convnextv2" else 1)
+    for before, stage in itertools.pairwise(
+        encoder
+    ):  # between stages: a 2×2 convolution, or a wider projection
+        found += (
+            2 * stage.tokens * before.dim * stage.dim * (4 if arch.family == "convnextv2" else 1)
+        )
     decoder = decoder_blocks(arch, spec)
     if decoder is None:
         return found + (head_costs(arch, spec).operations if is_segmentation(spec) else 0.0)
     hidden = decoder.tokens * float(get_dotted(spec, "train.mask_ratio", 0.75))
-    return found + decoder.operations + 2 * decoder.dim * (encoder[-1].tokens * encoder[-1].dim + hidden * 3 * arch.target_patch**2)
+    return (
+        found
+        + decoder.operations
+        + 2
+        * decoder.dim
+        * (encoder[-1].tokens * encoder[-1].dim + hidden * 3 * arch.target_patch**2)
+    )
 
 
 def kept_values(arch: Arch, spec: Mapping[str, Any]) -> float:

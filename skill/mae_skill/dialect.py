@@ -65,7 +65,11 @@ def _node(node: Mapping[str, Any], key: str, notes: list[str]) -> dict[str, Any]
         found["enum"] = list(found["valid_options"])
     if "enum" in found and not found["enum"]:
         del found["enum"]
-    if foreign and found.get("type") not in ("object", None) and found.get("default", 0) in (None, ""):
+    if (
+        foreign
+        and found.get("type") not in ("object", None)
+        and found.get("default", 0) in (None, "")
+    ):
         # Upstream writes optional values with a null or empty default and no nullable type.
         found["type"] = [found["type"], "null"]
         if "enum" in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .overrides import flatten
+from mae_skill.dotted import flatten
 
 _ABSENT = object()
 

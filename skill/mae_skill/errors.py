@@ -113,7 +113,12 @@ class SpecError(MaeError):
         if not self.problems:
             return super().__str__()
         count = len(self.problems)
-        return "\n".join([f"{count} error{'s' if count != 1 else ''} in the spec", *(str(problem) for problem in self.problems)])
+        return "\n".join(
+            [
+                f"{count} error{'s' if count != 1 else ''} in the spec",
+                *(str(problem) for problem in self.problems),
+            ]
+        )
 
 
 class UsageError(MaeError):
@@ -198,7 +203,11 @@ def _jsonable(value: Any) -> Any:
 
 def _short(value: Any, limit: int = 200) -> str:
     try:
-        text = json.dumps(value) if isinstance(value, (str, int, float, bool, list, dict)) else repr(value)
+        text = (
+            json.dumps(value)
+            if isinstance(value, (str, int, float, bool, list, dict))
+            else repr(value)
+        )
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .archs import ARCHS, Arch, hw, num_units
-from .costs import decoder_parameters, forward_operations, is_pretraining, kept_values, unlearned
-from .overrides import get_dotted
-from .upernet import head_costs, is_segmentation
+from mae_skill.archs import ARCHS, Arch, hw, num_units
+from mae_skill.costs import (
+    decoder_parameters,
+    forward_operations,
+    is_pretraining,
+    kept_values,
+    unlearned,
+)
+from mae_skill.dotted import get_dotted
+from mae_skill.upernet import head_costs, is_segmentation
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -35,10 +41,14 @@ _GPUS = {
 }
 _GPU_SHARE = 0.35  # of the peak, which well-tuned transformer training reaches
 _CPU_GIGA = 64.0  # operations a second of one core in training: 48 to 98 were measured on a server's core with AVX-512
-_OVERHEAD_SECONDS = 0.004  # of a step: launching kernels, the optimiser's loop, the loader's hand-over
+_OVERHEAD_SECONDS = (
+    0.004  # of a step: launching kernels, the optimiser's loop, the loader's hand-over
+)
 
 
-def estimate(action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def estimate(
+    action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What one device of a train run needs.
 
     Args:
@@ -77,20 +87,29 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | No
         "basis": "a device: weights and gradients fp32, AdamW moments fp32, activations by a linear model; the framework's own comes on top",
         "disk_mb": _disk(spec, encoder + rest, dict(facts or {})),
         "forward_gflops": round(operations / 1e9, 4),
-        **_seconds(operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1), precision, dict(facts or {})),
+        **_seconds(
+            operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1),
+            precision,
+            dict(facts or {}),
+        ),
     }
 
 
 def _disk(spec: Mapping[str, Any], parameters: int, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Checkpoints: weights, their moving average where there is one, and AdamW's two moments, all in fp32."""
     each = parameters * (16 if get_dotted(spec, "train.ema_decay") is not None else 12) / 2**20
-    epochs, interval = int(get_dotted(spec, "train.num_epochs", 1)), int(get_dotted(spec, "train.checkpoint_interval", 1) or 1)
+    epochs, interval = (
+        int(get_dotted(spec, "train.num_epochs", 1)),
+        int(get_dotted(spec, "train.checkpoint_interval", 1) or 1),
+    )
     if get_dotted(spec, "train.checkpoint_interval_unit") == "step":
         number = epochs * int(facts.get("steps_per_epoch") or 1) // interval + 1
     else:
         number = -(-epochs // interval)
     keep = get_dotted(spec, "train.keep_checkpoints")
-    number = number if keep is None else min(number, int(keep) + 1)  # the best one may be older than the newest ones
+    number = (
+        number if keep is None else min(number, int(keep) + 1)
+    )  # the best one may be older than the newest ones
     return {"checkpoint": round(each, 1), "checkpoints": number, "total": round(each * number, 1)}
 
 
@@ -100,7 +119,11 @@ def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dic
     if device == "cpu" and cores:
         rate, words = _CPU_GIGA * 1e9 * int(cores), f"{cores} cores at {_CPU_GIGA:g} GFLOP/s"
     else:
-        name = max((name for name in _GPUS if name in device.replace(" ", "-").split("-")), key=len, default=None)
+        name = max(
+            (name for name in _GPUS if name in device.replace(" ", "-").split("-")),
+            key=len,
+            default=None,
+        )
         if name is None:
             return {}
         peak = _GPUS[name][0 if precision == "fp32" else 1]
@@ -119,7 +142,11 @@ def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
 
 
 def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
-    return int(get_dotted(spec, "model.embed_dim") or arch.dims[0]) if arch.family == "vit" else arch.feature_dim
+    return (
+        int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
+        if arch.family == "vit"
+        else arch.feature_dim
+    )
 
 
 def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int:
@@ -131,7 +158,12 @@ def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int
         depth = int(get_dotted(spec, "model.depth") or arch.depths[0])
         hidden = int(dim * float(get_dotted(spec, "model.mlp_ratio") or arch.mlp_ratio))
         tokens = (size[0] // arch.patch) * (size[1] // arch.patch) + 1
-        block = 4 * dim + (3 * dim * dim + 3 * dim) + (dim * dim + dim) + (2 * dim * hidden + hidden + dim)
+        block = (
+            4 * dim
+            + (3 * dim * dim + 3 * dim)
+            + (dim * dim + dim)
+            + (2 * dim * hidden + hidden + dim)
+        )
         return 3 * arch.patch**2 * dim + dim + dim + tokens * dim + depth * block + 2 * dim
     if arch.family == "convnextv2":
         total = 3 * 16 * arch.dims[0] + 3 * arch.dims[0]
@@ -151,7 +183,17 @@ def _hiera_parameters(arch: Arch, size: tuple[int, int]) -> int:
         for block in range(depth):
             source = before if block == 0 and stage else dim
             hidden = int(dim * arch.mlp_ratio)
-            total += 2 * source + 3 * source * dim + 3 * dim + dim * dim + dim + 2 * dim + 2 * dim * hidden + hidden + dim
+            total += (
+                2 * source
+                + 3 * source * dim
+                + 3 * dim
+                + dim * dim
+                + dim
+                + 2 * dim
+                + 2 * dim * hidden
+                + hidden
+                + dim
+            )
             if source != dim:
                 total += source * dim + dim
         before = dim

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UsageError
-from .overrides import get_dotted
-from .validate import describe, field_nodes
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import UsageError
+from mae_skill.schema_check import describe, field_nodes
 
 
 def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -35,21 +35,49 @@ def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
     section = get_dotted(schema, "properties." + target.replace(".", ".properties."))
     if isinstance(section, Mapping):
         prefix = f"{target}."
-        inside = {name: str(node.get("description", "")) for name, node in fields.items() if name.startswith(prefix)}
+        inside = {
+            name: str(node.get("description", ""))
+            for name, node in fields.items()
+            if name.startswith(prefix)
+        }
         return {"key": target, "description": section.get("description"), "fields": inside}
     near = difflib.get_close_matches(target, fields, n=3, cutoff=0.5)
-    near += [name for name in fields if name.rpartition(".")[2] == target.rpartition(".")[2] and name not in near][:3]
+    near += [
+        name
+        for name in fields
+        if name.rpartition(".")[2] == target.rpartition(".")[2] and name not in near
+    ][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else "mae explain train lists a section"
-    raise UsageError("there is no such field", field=key, got=key, expected="a dotted key of the spec, or a section", hint=hint)
+    raise UsageError(
+        "there is no such field",
+        field=key,
+        got=key,
+        expected="a dotted key of the spec, or a section",
+        hint=hint,
+    )
 
 
-def _field(key: str, node: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _field(
+    key: str, node: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     conditions = node.get("applies_when") or {}
-    automl = {name: node[name] for name in ("search", "option_weights", "math_cond", "depends_on", "parent_param") if name in node}
+    automl = {
+        name: node[name]
+        for name in ("search", "option_weights", "math_cond", "depends_on", "parent_param")
+        if name in node
+    }
     neighbours = dict.fromkeys(node.get("related") or (), "named by this field")
     neighbours |= dict.fromkeys(conditions, "decides whether this field acts")
-    neighbours |= {other: "acts or not by this field" for other, entry in fields.items() if key in (entry.get("applies_when") or {})}
-    neighbours |= {other: "named with this field" for other, entry in fields.items() if key in (entry.get("related") or ())}
+    neighbours |= {
+        other: "acts or not by this field"
+        for other, entry in fields.items()
+        if key in (entry.get("applies_when") or {})
+    }
+    neighbours |= {
+        other: "named with this field"
+        for other, entry in fields.items()
+        if key in (entry.get("related") or ())
+    }
     return {
         "key": key,
         "description": node.get("description"),

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, find_bundle_root
-from .errors import MaeError
-from .overrides import get_dotted, set_dotted
-from .reader import dump_yaml
-from .validate import describe, field_nodes
+from mae_skill.bundle import Bundle, find_bundle_root
+from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.errors import MaeError
+from mae_skill.reader import dump_yaml
+from mae_skill.schema_check import describe, field_nodes
 
 SCHEMA_VERSION = 1
 INTERRUPTED = 130
@@ -53,14 +53,16 @@ def generate(check: bool = False, root: str | Path | None = None) -> list[str]:
 
 def documents(root: Path) -> dict[str, str]:
     """Relative path → text of every generated file."""
-    from .spec import ACTIONS
+    from mae_skill.spec import ACTIONS
 
     schemas = {action: action_schema(action) for action in ACTIONS}
     info = Bundle.load(root).info
     found = {f"schemas/{action}.schema.json": _json(schema) for action, schema in schemas.items()}
     found["schemas/manifest.json"] = _json(manifest(schemas, info))
     for action, schema in schemas.items():
-        found[f"references/spec_template_{action}.yaml"] = f"# {_NOTE}\n{dump_yaml(schema['default'])}"
+        found[f"references/spec_template_{action}.yaml"] = (
+            f"# {_NOTE}\n{dump_yaml(schema['default'])}"
+        )
         found[f"references/parameters_{action}.md"] = parameter_table(action, schema)
     deploy: dict[str, Any] = {}
     for key in DEPLOY_KEYS:
@@ -74,13 +76,15 @@ def documents(root: Path) -> dict[str, str]:
 
 def action_schema(action: str) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of an action: every section is accepted, ``default`` holds those the action reads."""
-    from .spec import SECTIONS, ExperimentSpec
-    from .spec.train import AUTOML_METRICS
+    from mae_skill.spec import SECTIONS, ExperimentSpec
+    from mae_skill.spec.train import AUTOML_METRICS
 
     raw = ExperimentSpec.model_json_schema(mode="validation")
     defaults = ExperimentSpec().model_dump(mode="json")
     definitions = raw.get("$defs", {})
-    node = _inline({key: value for key, value in raw.items() if key != "$defs"}, definitions, defaults)
+    node = _inline(
+        {key: value for key, value in raw.items() if key != "$defs"}, definitions, defaults
+    )
     fields = field_nodes(node)
 
     def listed(mark: str) -> list[str]:
@@ -104,7 +108,9 @@ def action_schema(action: str) -> dict[str, Any]:
     return schema
 
 
-def _inline(node: Mapping[str, Any], definitions: Mapping[str, Any], default: Any) -> dict[str, Any]:
+def _inline(
+    node: Mapping[str, Any], definitions: Mapping[str, Any], default: Any
+) -> dict[str, Any]:
     """A schema node with ``$ref`` inlined, ``null`` and union branches as type lists, and its default written out."""
     found: dict[str, Any] = {}
     reference = node.get("$ref")
@@ -122,7 +128,10 @@ def _inline(node: Mapping[str, Any], definitions: Mapping[str, Any], default: An
     properties = found.pop("properties", None)
     if properties is not None:
         values = default if isinstance(default, Mapping) else {}
-        found["properties"] = {name: _inline(child, definitions, values.get(name)) for name, child in properties.items()}
+        found["properties"] = {
+            name: _inline(child, definitions, values.get(name))
+            for name, child in properties.items()
+        }
         found.pop("default", None)
     found["default"] = default
     return {key: found[key] for key in sorted(found, key=_order)}
@@ -181,11 +190,24 @@ def parameter_table(action: str, schema: Mapping[str, Any]) -> str:
     for key, node in field_nodes(schema).items():
         if key.split(".")[0] not in schema["default"]:
             continue
-        cells = [f"`{key}`", f"`{json.dumps(node.get('default'), ensure_ascii=False)}`", describe(node), str(node.get("description", ""))]
-        cells.append("; ".join(f"`{other}` {_condition(need)}" for other, need in (node.get("applies_when") or {}).items()) or "always")
+        cells = [
+            f"`{key}`",
+            f"`{json.dumps(node.get('default'), ensure_ascii=False)}`",
+            describe(node),
+            str(node.get("description", "")),
+        ]
+        cells.append(
+            "; ".join(
+                f"`{other}` {_condition(need)}"
+                for other, need in (node.get("applies_when") or {}).items()
+            )
+            or "always"
+        )
         cells.append(_search(node))
         section = key.rpartition(".")[0] or "top level"
-        sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        sections.setdefault(section, []).append(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        )
     for section, rows in sections.items():
         lines += [
             f"## {section}",
@@ -200,9 +222,19 @@ def parameter_table(action: str, schema: Mapping[str, Any]) -> str:
 
 def _condition(need: Any) -> str:
     if isinstance(need, Mapping):
-        words = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "not": "is not {}", "startswith": "starts with {}"}
+        words = {
+            "gt": "> {}",
+            "ge": "≥ {}",
+            "lt": "< {}",
+            "le": "≤ {}",
+            "not": "is not {}",
+            "startswith": "starts with {}",
+        }
         return " and ".join(
-            ("is given" if limit else "is not given") if name == "set" else words[name].format(limit) for name, limit in need.items()
+            ("is given" if limit else "is not given")
+            if name == "set"
+            else words[name].format(limit)
+            for name, limit in need.items()
         )
     if isinstance(need, list):
         return "is one of " + ", ".join(f"{item}" for item in need)
@@ -217,17 +249,34 @@ def _search(node: Mapping[str, Any]) -> str:
     words = []
     for entry in entries:
         when = "".join(f" ({value})" for value in (entry.get("when") or {}).values())
-        words.append(f"{entry['low']:g} … {entry['high']:g}{', log' if entry.get('log') else ''}{when}")
+        words.append(
+            f"{entry['low']:g} … {entry['high']:g}{', log' if entry.get('log') else ''}{when}"
+        )
     text = "; ".join(words) or "options"
     return f"{text}{', by default' if node.get('automl_default') else ''}"
 
 
 def mapping_table(info: Mapping[str, Any]) -> str:
     """The page of inference mappings, from ``spec_params``."""
-    lines = ["# Inference mappings", "", f"<!-- {_NOTE} -->", "", "Fields that the SDK fills in when the user has not.", ""]
-    lines += ["## Spec Param / Parent Model Inference", "", "| action | field | function | meaning |", "|---|---|---|---|"]
+    lines = [
+        "# Inference mappings",
+        "",
+        f"<!-- {_NOTE} -->",
+        "",
+        "Fields that the SDK fills in when the user has not.",
+        "",
+    ]
+    lines += [
+        "## Spec Param / Parent Model Inference",
+        "",
+        "| action | field | function | meaning |",
+        "|---|---|---|---|",
+    ]
     for action, rows in info["spec_params"].items():
-        lines += [f"| {action} | {field} | {function} | {MEANINGS[function]} |" for field, function in sorted(rows.items())]
+        lines += [
+            f"| {action} | {field} | {function} | {MEANINGS[function]} |"
+            for field, function in sorted(rows.items())
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -249,17 +298,26 @@ MEANINGS = {
 
 def recipe_table() -> str:
     """The page of recipes."""
-    from .recipes import RECIPES
+    from mae_skill.recipes import RECIPES
 
-    lines = ["# Recipes", "", f"<!-- {_NOTE} -->", "", "`mae get-spec train --recipe NAME` writes one; each states its paper.", ""]
+    lines = [
+        "# Recipes",
+        "",
+        f"<!-- {_NOTE} -->",
+        "",
+        "`mae get-spec train --recipe NAME` writes one; each states its paper.",
+        "",
+    ]
     lines += ["| recipe | what it is | paper |", "|---|---|---|"]
-    lines += [f"| `{name}` | {recipe.description} | {recipe.paper} |" for name, recipe in RECIPES.items()]
+    lines += [
+        f"| `{name}` | {recipe.description} | {recipe.paper} |" for name, recipe in RECIPES.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
 def error_table() -> str:
     """The page of errors, from the tree of `mae_skill.errors`."""
-    from . import errors
+    from mae_skill import errors
 
     lines = [
         "# Error catalogue",
@@ -273,7 +331,9 @@ def error_table() -> str:
     for kind in error_classes():
         meaning = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
         again = "yes" if kind.default_retryable else "no"
-        lines.append(f"| `{kind.code}` | {kind.exit_code} | {again} | `{kind.__name__}` | {meaning} |")
+        lines.append(
+            f"| `{kind.code}` | {kind.exit_code} | {again} | `{kind.__name__}` | {meaning} |"
+        )
     lines += [
         f"| `internal` | {errors.MaeError.exit_code} | no | any other exception | A fault of ours. |",
         f"| `interrupted` | {INTERRUPTED} | no | `KeyboardInterrupt` | Ctrl-C. |",
@@ -283,9 +343,13 @@ def error_table() -> str:
 
 def error_classes() -> list[type[MaeError]]:
     """Every error class that users meet, in the order of their definition."""
-    from . import errors
+    from mae_skill import errors
 
-    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MaeError) and kind is not MaeError]
+    return [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, MaeError) and kind is not MaeError
+    ]
 
 
 def _json(document: Any) -> str:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .archs import ARCHS, hw, nearest_sizes, num_units, size_fits
-from .classes import read_class_list
-from .conditions import acts
-from .errors import DataError, DependencyError, MaeError, NotFoundError, SpecError
-from .overrides import get_dotted
-from .recipes import recipe_of
+from mae_skill.archs import ARCHS, hw, nearest_sizes, num_units, size_fits
+from mae_skill.classes import read_class_list
+from mae_skill.conditions import acts
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import DataError, DependencyError, MaeError, NotFoundError, SpecError
+from mae_skill.recipes import recipe_of
 
-READS_IMAGES = {"train": "dataset.train_data_sources", "evaluate": "dataset.val_data_sources", "inference": "dataset.test_data_sources"}
+READS_IMAGES = {
+    "train": "dataset.train_data_sources",
+    "evaluate": "dataset.val_data_sources",
+    "inference": "dataset.test_data_sources",
+}
 
 ENGINE_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module → package
 
@@ -38,7 +42,10 @@ class Notice:
 
 
 def check(
-    action: str, spec: Mapping[str, Any], provenance: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None
+    action: str,
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[list[MaeError], list[Notice]]:
     """Errors and warnings of a spec that its schema already accepts.
 
@@ -60,7 +67,10 @@ def check(
     if action == "gen_trt_engine":
         _engine(found)
     elif found(f"{action}.trt_engine") and found.facts.get("gpus") == 0:
-        found.warn(f"{action}.trt_engine", "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7")
+        found.warn(
+            f"{action}.trt_engine",
+            "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7",
+        )
     _required(action, found)
     if found.facts.get("here"):
         _named_files(action, found)
@@ -69,7 +79,9 @@ def check(
 
 
 class _Findings:
-    def __init__(self, spec: Mapping[str, Any], provenance: dict[str, Any], facts: dict[str, Any]) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], provenance: dict[str, Any], facts: dict[str, Any]
+    ) -> None:
         self.spec, self.provenance, self.facts = spec, provenance, facts
         self.errors: list[MaeError] = []
         self.warnings: list[Notice] = []
@@ -90,9 +102,20 @@ class _Findings:
     def known(self, action: str, key: str) -> bool:
         """Whether the spec's value is the one that counts: a trained model brings its own where this one is a mere default."""
         origin = self.provenance.get(key)
-        return action == "train" or origin is None or str(getattr(origin, "kind", origin)).split(" ")[0] not in ("default", "template")
+        return (
+            action == "train"
+            or origin is None
+            or str(getattr(origin, "kind", origin)).split(" ")[0] not in ("default", "template")
+        )
 
-    def error(self, key: str, message: str, expected: str, hint: str | None = None, kind: Callable[..., MaeError] = SpecError) -> None:
+    def error(
+        self,
+        key: str,
+        message: str,
+        expected: str,
+        hint: str | None = None,
+        kind: Callable[..., MaeError] = SpecError,
+    ) -> None:
         self.errors.append(kind(message, field=key, got=self(key), expected=expected, hint=hint))
 
     def warn(self, key: str | None, message: str) -> None:
@@ -105,7 +128,9 @@ def _sizes(action: str, s: _Findings) -> None:
         return
     if not size_fits(arch, size):
         multiple = ARCHS[arch].size_multiple
-        near = " × ".join(" or ".join(str(value) for value in nearest_sizes(arch, side)) for side in hw(size))
+        near = " × ".join(
+            " or ".join(str(value) for value in nearest_sizes(arch, side)) for side in hw(size)
+        )
         s.error(
             "dataset.augmentation.input_size",
             f"{arch} cannot take this size",
@@ -118,7 +143,10 @@ def _sizes(action: str, s: _Findings) -> None:
         if units < 2 or not 0 < kept < units:
             hint = "choose a larger input_size or a mask_ratio nearer 0.5"
             s.error(
-                "train.mask_ratio", f"of {units} mask units {kept} would stay visible", "at least one visible and one hidden unit", hint
+                "train.mask_ratio",
+                f"of {units} mask units {kept} would stay visible",
+                "at least one visible and one hidden unit",
+                hint,
             )
     for side in ("height", "width"):
         value = s(f"export.input_{side}")
@@ -144,7 +172,8 @@ def _devices(action: str, s: _Findings) -> None:
         and s.given(f"{action}.gpu_ids")
     ):
         s.warn(
-            f"{action}.num_gpus", f"num_gpus={gpus} and gpu_ids={ids} differ: {max(gpus, len(ids))} devices are used, the larger setting"
+            f"{action}.num_gpus",
+            f"num_gpus={gpus} and gpu_ids={ids} differ: {max(gpus, len(ids))} devices are used, the larger setting",
         )
     if action != "train":
         return
@@ -154,15 +183,30 @@ def _devices(action: str, s: _Findings) -> None:
     if devices == 0 and accelerator == "gpu":
         s.error("train.accelerator", "this machine has no GPU", "auto or cpu", kind=DependencyError)
     elif devices == 0 and accelerator == "auto" and wanted > 1:
-        s.error("train.num_gpus", "this machine has no GPU", "1, or train.accelerator=cpu, where it counts processes", kind=DependencyError)
+        s.error(
+            "train.num_gpus",
+            "this machine has no GPU",
+            "1, or train.accelerator=cpu, where it counts processes",
+            kind=DependencyError,
+        )
     elif devices == 0 and accelerator == "auto":
         s.warn("train.accelerator", "no GPU here: trains in one CPU process")
     elif devices and accelerator != "cpu" and wanted > devices:
-        s.error("train.num_gpus", f"this machine has {devices} GPU(s)", f"at most {devices}", kind=DependencyError)
+        s.error(
+            "train.num_gpus",
+            f"this machine has {devices} GPU(s)",
+            f"at most {devices}",
+            kind=DependencyError,
+        )
     if s("train.distributed_strategy") == "fsdp" and s("train.precision") == "fp32":
-        s.warn("train.precision", "fsdp trains in half precision: bf16 where the hardware has it, else fp16")
+        s.warn(
+            "train.precision",
+            "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+        )
     if wanted > 1 and not os.environ.get("OMP_NUM_THREADS"):
-        s.warn(None, "several processes: if one dies of a segmentation fault, set OMP_NUM_THREADS=1")
+        s.warn(
+            None, "several processes: if one dies of a segmentation fault, set OMP_NUM_THREADS=1"
+        )
 
 
 def _engine(s: _Findings) -> None:
@@ -174,9 +218,16 @@ def _engine(s: _Findings) -> None:
     if importlib.util.find_spec(backend) is None:
         lacking = f"{ENGINE_PACKAGES[backend]} is not installed here"
     elif backend == "tensorrt" and s.facts.get("gpus") == 0:
-        lacking, mend = "tensorrt needs the GPU it builds for, and there is none here", "run it where one is"
+        lacking, mend = (
+            "tensorrt needs the GPU it builds for, and there is none here",
+            "run it where one is",
+        )
     if lacking:
-        other = "; gen_trt_engine.backend=tensorrt_rtx builds without a GPU" if backend == "tensorrt" else ""
+        other = (
+            "; gen_trt_engine.backend=tensorrt_rtx builds without a GPU"
+            if backend == "tensorrt"
+            else ""
+        )
         s.warn("gen_trt_engine.backend", f"{lacking}: the job would end with exit 7; {mend}{other}")
 
 
@@ -186,16 +237,32 @@ def _shape(s: _Findings) -> None:
     if arch is None:
         return
     if s("train.stage") == "pretrain" and arch.family != "convnextv2" and heads and width % heads:
-        s.error("model.decoder_num_heads", f"does not divide model.decoder_embed_dim={width}", "a divisor of the decoder's width")
+        s.error(
+            "model.decoder_num_heads",
+            f"does not divide model.decoder_embed_dim={width}",
+            "a divisor of the decoder's width",
+        )
     if s("train.stage") == "pretrain" and arch.family == "vit" and width % 4:
-        s.error("model.decoder_embed_dim", "sin-cos position embeddings need a multiple of 4", "a multiple of 4")
+        s.error(
+            "model.decoder_embed_dim",
+            "sin-cos position embeddings need a multiple of 4",
+            "a multiple of 4",
+        )
     if arch.family == "vit":
         dim, count = s("model.embed_dim") or arch.dims[0], s("model.num_heads") or arch.heads[0]
         if dim % count:
             key = "model.num_heads" if s("model.num_heads") else "model.embed_dim"
-            s.error(key, f"width {dim} is not a multiple of {count} heads", "a width that the heads divide")
+            s.error(
+                key,
+                f"width {dim} is not a multiple of {count} heads",
+                "a width that the heads divide",
+            )
         elif dim % 4:
-            s.error("model.embed_dim", "sin-cos position embeddings need a multiple of 4", "a multiple of 4")
+            s.error(
+                "model.embed_dim",
+                "sin-cos position embeddings need a multiple of 4",
+                "a multiple of 4",
+            )
 
 
 def _unlabelled(s: _Findings, key: str, message: str, hint: str | None = None) -> None:
@@ -204,17 +271,31 @@ def _unlabelled(s: _Findings, key: str, message: str, hint: str | None = None) -
 
 def _judged(s: _Findings) -> None:
     """A classifier that is known to be one (from its parent, or as somebody said) is judged on labelled images."""
-    known = s.given("train.stage") or str(getattr(s.provenance.get("train.stage"), "kind", "")).startswith("inherited")
-    if known and s("train.stage") == "finetune" and s("model.task") != "segmentation" and s.facts.get("classes", 0) is None:
+    known = s.given("train.stage") or str(
+        getattr(s.provenance.get("train.stage"), "kind", "")
+    ).startswith("inherited")
+    if (
+        known
+        and s("train.stage") == "finetune"
+        and s("model.task") != "segmentation"
+        and s.facts.get("classes", 0) is None
+    ):
         _unlabelled(
-            s, "dataset.val_data_sources", "these images have no labels to compare with", "the inference action takes unlabelled images"
+            s,
+            "dataset.val_data_sources",
+            "these images have no labels to compare with",
+            "the inference action takes unlabelled images",
         )
 
 
 def _data(s: _Findings) -> None:
     for low, high in (("min_scale", "max_scale"), ("min_ratio", "max_ratio")):
         if s(f"dataset.augmentation.{low}", 0) > s(f"dataset.augmentation.{high}", 1):
-            s.error(f"dataset.augmentation.{low}", f"is above {high}={s(f'dataset.augmentation.{high}')}", f"at most {high}")
+            s.error(
+                f"dataset.augmentation.{low}",
+                f"is above {high}={s(f'dataset.augmentation.{high}')}",
+                f"at most {high}",
+            )
     if s("train.stage") != "finetune":
         return
     if s("model.task") == "segmentation":
@@ -224,11 +305,22 @@ def _data(s: _Findings) -> None:
         if classes is None:
             _unlabelled(s, "dataset.train_data_sources", "the training images have no labels")
         elif classes != wanted:
-            s.error("model.num_classes", f"the training data has {classes} classes", str(classes), f"set model.num_classes={classes}")
+            s.error(
+                "model.num_classes",
+                f"the training data has {classes} classes",
+                str(classes),
+                f"set model.num_classes={classes}",
+            )
     if not s("dataset.val_data_sources") and not s("dataset.val_fraction"):
-        s.warn("dataset.val_data_sources", "no validation data: the best checkpoint is chosen by train_loss, and no accuracy is known")
+        s.warn(
+            "dataset.val_data_sources",
+            "no validation data: the best checkpoint is chosen by train_loss, and no accuracy is known",
+        )
     if not s("train.pretrained_model_path") and not s("train.resume_training_checkpoint_path"):
-        s.warn("train.pretrained_model_path", "fine-tuning without pretrained weights trains from scratch")
+        s.warn(
+            "train.pretrained_model_path",
+            "fine-tuning without pretrained weights trains from scratch",
+        )
 
 
 def _task(s: _Findings) -> None:
@@ -245,8 +337,17 @@ def _task(s: _Findings) -> None:
 def _masks(s: _Findings) -> None:
     wanted = s("model.num_classes")
     arch, size = ARCHS.get(str(s("model.arch"))), s("dataset.augmentation.input_size")
-    if arch is not None and arch.family == "vit" and size is not None and min(hw(size)) < 2 * arch.patch:
-        s.error("dataset.augmentation.input_size", "UperNet's pyramid needs two patches a side", f"at least {2 * arch.patch} px")
+    if (
+        arch is not None
+        and arch.family == "vit"
+        and size is not None
+        and min(hw(size)) < 2 * arch.patch
+    ):
+        s.error(
+            "dataset.augmentation.input_size",
+            "UperNet's pyramid needs two patches a side",
+            f"at least {2 * arch.patch} px",
+        )
     listed = s("dataset.segmentation.class_list")
     if listed:
         try:
@@ -267,26 +368,52 @@ def _masks(s: _Findings) -> None:
             "dataset.segmentation.ignore_index",
             f"is the number of one of the {wanted} classes",
             f"at least {wanted}",
-            None if s.given("model.num_classes") else "model.num_classes is at its default: set it to the number of classes in the masks",
+            None
+            if s.given("model.num_classes")
+            else "model.num_classes is at its default: set it to the number of classes in the masks",
         )
     low, high = s("dataset.augmentation.segmentation.scale_jitter", [1.0, 1.0])
     if low > high:
-        s.error("dataset.augmentation.segmentation.scale_jitter", "the smallest factor is above the largest", "[smallest, largest]")
+        s.error(
+            "dataset.augmentation.segmentation.scale_jitter",
+            "the smallest factor is above the largest",
+            "[smallest, largest]",
+        )
 
 
 def _schedule(s: _Findings) -> None:
     epochs = s("train.num_epochs")
     warmup = s("train.optim.warmup_epochs", 0)
     if warmup and warmup >= epochs:
-        s.warn("train.optim.warmup_epochs", f"{warmup} epochs of warm-up in a run of {epochs}: the rate never reaches its peak")
+        s.warn(
+            "train.optim.warmup_epochs",
+            f"{warmup} epochs of warm-up in a run of {epochs}: the rate never reaches its peak",
+        )
     if s("train.optim.lr_scheduler") == "MultiStep":
         late = [item for item in s("train.optim.milestones", []) if item >= epochs]
         if late:
-            s.warn("train.optim.milestones", f"milestones {late} are beyond the run of {epochs} epochs: the rate does not fall there")
-    if s("train.optim.lr_scheduler") in ("cosine", "poly") and s("train.optim.min_lr", 0.0) > s("train.optim.lr"):
-        s.error("train.optim.min_lr", f"is above train.optim.lr={s('train.optim.lr')}", "at most train.optim.lr")
-    if s("train.optim.monitor_name") == "val_loss" and not s("dataset.val_data_sources") and not s("dataset.val_fraction"):
-        s.error("train.optim.monitor_name", "val_loss needs validation data", "train_loss, or dataset.val_data_sources")
+            s.warn(
+                "train.optim.milestones",
+                f"milestones {late} are beyond the run of {epochs} epochs: the rate does not fall there",
+            )
+    if s("train.optim.lr_scheduler") in ("cosine", "poly") and s("train.optim.min_lr", 0.0) > s(
+        "train.optim.lr"
+    ):
+        s.error(
+            "train.optim.min_lr",
+            f"is above train.optim.lr={s('train.optim.lr')}",
+            "at most train.optim.lr",
+        )
+    if (
+        s("train.optim.monitor_name") == "val_loss"
+        and not s("dataset.val_data_sources")
+        and not s("dataset.val_fraction")
+    ):
+        s.error(
+            "train.optim.monitor_name",
+            "val_loss needs validation data",
+            "train_loss, or dataset.val_data_sources",
+        )
 
 
 def _papers(s: _Findings) -> None:
@@ -295,14 +422,18 @@ def _papers(s: _Findings) -> None:
         return
     ratio = s("train.mask_ratio")
     if abs(ratio - arch.paper_mask_ratio) > 0.1:
-        s.warn("train.mask_ratio", f"{ratio} where the paper of {arch.title} uses {arch.paper_mask_ratio}")
+        s.warn(
+            "train.mask_ratio",
+            f"{ratio} where the paper of {arch.title} uses {arch.paper_mask_ratio}",
+        )
     if arch.family != "convnextv2" and s("model.decoder_depth") == 1:
         s.warn("model.decoder_depth", f"1 block where the paper of {arch.title} uses 8")
     images = s.facts.get("images")
     batch = s.facts.get("effective_batch")
     if images is not None and batch and images < batch:
         s.warn(
-            "dataset.batch_size", f"the effective batch of {batch} is larger than the {images} training images: one partial step an epoch"
+            "dataset.batch_size",
+            f"the effective batch of {batch} is larger than the {images} training images: one partial step an epoch",
         )
 
 
@@ -314,12 +445,18 @@ def _recipe(s: _Findings) -> None:
         return
     share = batch / recipe.batch
     if not 1 / 64 <= share <= 4:
-        s.warn("dataset.batch_size", f"an effective batch of {batch} where {recipe.name} trains with {recipe.batch}")
+        s.warn(
+            "dataset.batch_size",
+            f"an effective batch of {batch} where {recipe.name} trains with {recipe.batch}",
+        )
     rate = rate * (batch / 256 if s("train.optim.lr_scaling") == "linear" else 1.0)
     expected = sorted((recipe.rate * share, recipe.rate * share**0.5))
     if not expected[0] / 4 <= rate <= expected[1] * 4:
         text = " to ".join(dict.fromkeys(f"{value:.2g}" for value in expected))
-        s.warn("train.optim.lr", f"a peak rate of {rate:.2g} at a batch of {batch}, where that of {recipe.name} would be {text}")
+        s.warn(
+            "train.optim.lr",
+            f"a peak rate of {rate:.2g} at a batch of {batch}, where that of {recipe.name} would be {text}",
+        )
 
 
 def _quality(s: _Findings) -> None:
@@ -330,12 +467,20 @@ def _quality(s: _Findings) -> None:
 def _artefact(s: _Findings) -> None:
     path = s("export.onnx_file")
     if path and s("export.format") == "onnx" and not str(path).endswith(".onnx"):
-        s.error("export.onnx_file", "the name does not say what the file is", "a path that ends in .onnx")
+        s.error(
+            "export.onnx_file",
+            "the name does not say what the file is",
+            "a path that ends in .onnx",
+        )
 
 
 def _named_files(action: str, s: _Findings) -> None:
     """Files that somebody named for this run must be there, where it is known that it runs on this machine."""
-    names = [f"{action}.{name}" for name in ("checkpoint", "trt_engine", "onnx_file")] if action != "train" else []
+    names = (
+        [f"{action}.{name}" for name in ("checkpoint", "trt_engine", "onnx_file")]
+        if action != "train"
+        else []
+    )
     if action == "train":
         names = ["train.pretrained_model_path", "train.resume_training_checkpoint_path"]
         if s("train.stage") == "pretrain" and s("train.probe.interval"):
@@ -348,7 +493,14 @@ def _named_files(action: str, s: _Findings) -> None:
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
                 kind = DataError if key.endswith("sources") else NotFoundError
-                s.errors.append(kind("there is no such file or folder", field=key, got=path, expected="a path that exists, or a URL"))
+                s.errors.append(
+                    kind(
+                        "there is no such file or folder",
+                        field=key,
+                        got=path,
+                        expected="a path that exists, or a URL",
+                    )
+                )
 
 
 def _required(action: str, s: _Findings) -> None:
@@ -360,20 +512,36 @@ def _required(action: str, s: _Findings) -> None:
             "a folder, an archive or a URL of either",
             "an empty source never means everything",
         )
-    wanted = {"evaluate": "checkpoint", "inference": "checkpoint", "export": "checkpoint", "gen_trt_engine": "onnx_file"}.get(action)
+    wanted = {
+        "evaluate": "checkpoint",
+        "inference": "checkpoint",
+        "export": "checkpoint",
+        "gen_trt_engine": "onnx_file",
+    }.get(action)
     if (wanted and not s(f"{action}.{wanted}") and not s(f"{action}.trt_engine")) or (
         action == "gen_trt_engine" and not s("gen_trt_engine.onnx_file")
     ):
         if not s.facts.get("parent_later"):
-            s.error(f"{action}.{wanted}", "there is no model to work on", "a file", "or give the job a parent")
-    elif action in ("evaluate", "inference") and s(f"{action}.checkpoint") and s(f"{action}.trt_engine"):
+            s.error(
+                f"{action}.{wanted}",
+                "there is no model to work on",
+                "a file",
+                "or give the job a parent",
+            )
+    elif (
+        action in ("evaluate", "inference")
+        and s(f"{action}.checkpoint")
+        and s(f"{action}.trt_engine")
+    ):
         s.error(f"{action}.trt_engine", f"{action}.checkpoint is given too", "one of the two")
 
 
 def _in_vain(action: str, s: _Findings) -> None:
     """Warn about fields that somebody set and that act nowhere under this spec."""
     sections = {action, "model", "dataset", "train", "wandb"}
-    brought = {key for key in ("model.arch", "model.task", "train.stage") if not s.known(action, key)}  # by the model
+    brought = {
+        key for key in ("model.arch", "model.task", "train.stage") if not s.known(action, key)
+    }  # by the model
     for key, (conditions, default) in applies().items():
         if key.split(".")[0] not in sections or not s.given(key) or s(key) == default:
             continue
@@ -387,8 +555,12 @@ def _in_vain(action: str, s: _Findings) -> None:
 @functools.cache
 def applies() -> dict[str, tuple[Mapping[str, Any], Any]]:
     """Dotted key → (conditions, default) of every field that acts only sometimes, from the packaged train schema."""
-    from .bundle import Bundle
-    from .validate import field_nodes
+    from mae_skill.bundle import Bundle
+    from mae_skill.schema_check import field_nodes
 
     fields = field_nodes(Bundle.load().schema("train"))
-    return {key: (node["applies_when"], node.get("default")) for key, node in fields.items() if node.get("applies_when")}
+    return {
+        key: (node["applies_when"], node.get("default"))
+        for key, node in fields.items()
+        if node.get("applies_when")
+    }

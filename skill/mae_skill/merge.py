@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import MaeError, SpecError
-from .overrides import get_dotted, set_dotted
-from .reader import parse_value
+from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.reader import parse_value
 
 TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
@@ -42,7 +42,11 @@ class Resolved:
 
     def given(self) -> set[str]:
         """The dotted keys that somebody set: those whose value is not a default."""
-        return {key for key, origin in self.provenance.items() if origin.kind not in ("default", "template")}
+        return {
+            key
+            for key, origin in self.provenance.items()
+            if origin.kind not in ("default", "template")
+        }
 
 
 def merge(layers: Sequence[tuple[str, Mapping[str, Any]]], schema: Mapping[str, Any]) -> Resolved:
@@ -57,14 +61,18 @@ def merge(layers: Sequence[tuple[str, Mapping[str, Any]]], schema: Mapping[str, 
     problems: list[MaeError] = []
     aliases: Mapping[str, str] = schema.get("x_aliases") or {}
     for layer, document in layers:
-        moved = _move_aliases(copy.deepcopy(dict(document)), aliases, layer, resolved.notices, problems)
+        moved = _move_aliases(
+            copy.deepcopy(dict(document)), aliases, layer, resolved.notices, problems
+        )
         _merge_into(resolved, moved, schema, layer, "", problems)
     if problems:
         raise SpecError("the spec cannot be merged", problems=problems)
     return resolved
 
 
-def _leaves(document: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+def _leaves(
+    document: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = ""
+) -> Iterable[str]:
     for name, value in document.items():
         if isinstance(value, Mapping) and _is_section(_child(schema, name)):
             yield from _leaves(value, _child(schema, name), f"{prefix}{name}.")
@@ -73,15 +81,26 @@ def _leaves(document: Mapping[str, Any], schema: Mapping[str, Any], prefix: str 
 
 
 def _merge_into(
-    resolved: Resolved, document: Mapping[str, Any], schema: Mapping[str, Any], layer: str, prefix: str, problems: list[MaeError]
+    resolved: Resolved,
+    document: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    layer: str,
+    prefix: str,
+    problems: list[MaeError],
 ) -> None:
     for name, value in document.items():
         key = f"{prefix}{name}"
         child = _child(schema, str(name))
         if isinstance(value, Mapping) and (_is_section(child) or not child):
             here = get_dotted(resolved.spec, key)
-            if here is not None and not isinstance(here, dict) and _is_section(child):  # an earlier layer's mistake is not covered up
-                problems.append(SpecError("a section is given as a value", field=key, got=here, expected="a section"))
+            if (
+                here is not None and not isinstance(here, dict) and _is_section(child)
+            ):  # an earlier layer's mistake is not covered up
+                problems.append(
+                    SpecError(
+                        "a section is given as a value", field=key, got=here, expected="a section"
+                    )
+                )
                 continue
             if not isinstance(here, dict):
                 set_dotted(resolved.spec, key, {})
@@ -91,7 +110,11 @@ def _merge_into(
             continue  # "train:" with nothing under it leaves the section as it was
         bad = _non_finite(value)
         if bad is not None:
-            problems.append(SpecError("a number must be finite", field=key, got=repr(bad), expected="a finite number"))
+            problems.append(
+                SpecError(
+                    "a number must be finite", field=key, got=repr(bad), expected="a finite number"
+                )
+            )
             continue
         try:
             coerced, note = coerce(value, child)
@@ -103,7 +126,11 @@ def _merge_into(
 
 
 def _move_aliases(
-    document: dict[str, Any], aliases: Mapping[str, str], layer: str, notices: list[str], problems: list[MaeError]
+    document: dict[str, Any],
+    aliases: Mapping[str, str],
+    layer: str,
+    notices: list[str],
+    problems: list[MaeError],
 ) -> dict[str, Any]:
     missing = object()
     for old, new in aliases.items():
@@ -115,7 +142,12 @@ def _move_aliases(
         both = get_dotted(document, new, missing)
         if both is not missing and both != value:
             problems.append(
-                SpecError(f"{old} and {new} are both given and differ", field=new, got={old: value, new: both}, expected=f"{new} alone")
+                SpecError(
+                    f"{old} and {new} are both given and differ",
+                    field=new,
+                    got={old: value, new: both},
+                    expected=f"{new} alone",
+                )
             )
             continue
         set_dotted(document, new, value)
@@ -138,7 +170,13 @@ def _non_finite(value: Any) -> float | None:
         return value
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         return math.inf if value > 0 else -math.inf
-    for item in value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, Mapping) else ():
+    for item in (
+        value
+        if isinstance(value, (list, tuple))
+        else value.values()
+        if isinstance(value, Mapping)
+        else ()
+    ):
         bad = _non_finite(item)
         if bad is not None:
             return bad
@@ -158,7 +196,12 @@ def coerce(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
         return _from_text(value, schema, types)
     if isinstance(value, str) and value not in schema.get("enum", [value]):
         return _enum_case(value, schema)
-    if isinstance(value, float) and "number" not in types and "integer" in types and value.is_integer():
+    if (
+        isinstance(value, float)
+        and "number" not in types
+        and "integer" in types
+        and value.is_integer()
+    ):
         return int(value), f"{value!r} is a whole number"
     if isinstance(value, list) and "array" in types:
         items: Mapping[str, Any] = schema.get("items") or next(
@@ -188,14 +231,22 @@ def _from_text(text: str, schema: Mapping[str, Any], types: set[str]) -> tuple[A
 
 
 def _enum_case(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
-    options = [option for option in schema["enum"] if isinstance(option, str) and option.lower() == text.lower()]
+    options = [
+        option
+        for option in schema["enum"]
+        if isinstance(option, str) and option.lower() == text.lower()
+    ]
     if len(options) == 1:
         return options[0], f"{text!r} is {options[0]!r}"
     return text, None
 
 
 def _allows_empty(schema: Mapping[str, Any]) -> bool:
-    return "minLength" not in schema and "enum" not in schema and not any("minLength" in branch for branch in schema.get("anyOf", ()))
+    return (
+        "minLength" not in schema
+        and "enum" not in schema
+        and not any("minLength" in branch for branch in schema.get("anyOf", ()))
+    )
 
 
 def accepted_types(schema: Mapping[str, Any]) -> set[str]:

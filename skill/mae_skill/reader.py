@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from .errors import NotFoundError, SpecError, UsageError
+from mae_skill.errors import NotFoundError, SpecError, UsageError
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,10 +26,16 @@ for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", "~nN"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
 ):
     _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else [])
+        f"tag:yaml.org,2002:{_tag}",
+        re.compile(rf"^(?:{_pattern})$"),
+        list(_first) + ([""] if _tag == "null" else []),
     )
 
 
@@ -44,7 +50,12 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     text = str(loader.construct_scalar(node))
     value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     if not math.isfinite(value):
-        raise SpecError("a number must be finite", got=text, expected="a finite number", hint=f"line {node.start_mark.line + 1}")
+        raise SpecError(
+            "a number must be finite",
+            got=text,
+            expected="a finite number",
+            hint=f"line {node.start_mark.line + 1}",
+        )
     return value
 
 
@@ -56,7 +67,9 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
         if not isinstance(key, str):
             raise SpecError("a key must be text", got=key, expected="a word", hint=where)
         if key in found:
-            raise SpecError("a key is given twice", field=key, got=key, expected="each key once", hint=where)
+            raise SpecError(
+                "a key is given twice", field=key, got=key, expected="each key once", hint=where
+            )
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
@@ -78,9 +91,15 @@ def parse_yaml(text: str, source: str = "the text") -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(f"{source} is not valid YAML{where}", got=str(problem), expected="YAML or JSON") from error
+        raise SpecError(
+            f"{source} is not valid YAML{where}", got=str(problem), expected="YAML or JSON"
+        ) from error
     except (RecursionError, ValueError, OverflowError) as error:
-        raise SpecError(f"{source} cannot be read", got=str(error)[:200], expected="YAML or JSON of ordinary size") from error
+        raise SpecError(
+            f"{source} cannot be read",
+            got=str(error)[:200],
+            expected="YAML or JSON of ordinary size",
+        ) from error
 
 
 def parse_value(text: str) -> Any:
@@ -107,26 +126,46 @@ def read_spec(path: str | Path) -> dict[str, Any]:
         shown = name
         file = Path(name)
         if not file.is_file():
-            raise NotFoundError("there is no such spec file", field="experiment_spec", got=name, expected="a YAML or JSON file")
+            raise NotFoundError(
+                "there is no such spec file",
+                field="experiment_spec",
+                got=name,
+                expected="a YAML or JSON file",
+            )
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                "the spec file cannot be read as text", field="experiment_spec", got=name, expected="UTF-8", hint=str(error)
+                "the spec file cannot be read as text",
+                field="experiment_spec",
+                got=name,
+                expected="UTF-8",
+                hint=str(error),
             ) from error
     found = parse_yaml(text, shown)
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise SpecError(
-            f"{shown} is not a spec", got=type(found).__name__, expected="a mapping of sections, such as train: {num_epochs: 10}"
+            f"{shown} is not a spec",
+            got=type(found).__name__,
+            expected="a mapping of sections, such as train: {num_epochs: 10}",
         )
     return found
 
 
 def dump_yaml(document: Any) -> str:
     """``document`` as YAML that this reader and YAML 1.1 readers take alike; key order is kept."""
-    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120))
+    return str(
+        yaml.dump(
+            document,
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+            width=120,
+        )
+    )
 
 
 class _Dumper(yaml.SafeDumper):

@@ -7,8 +7,8 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UsageError
-from .overrides import set_dotted
+from mae_skill.dotted import set_dotted
+from mae_skill.errors import UsageError
 
 MAE, FCMAE, HIERA = "arXiv:2111.06377", "arXiv:2301.00808", "arXiv:2306.00989"
 
@@ -35,7 +35,11 @@ def recipe_of(arch: str, stage: str, task: str) -> Recipe | None:
     """The published recipe of an architecture, stage and task; None where there is none."""
     for recipe in RECIPES.values():
         own = str(recipe.settings.get("model.task", "classification"))
-        if recipe.stage == stage and recipe.settings["model.arch"] == arch and (stage == "pretrain" or own == task):
+        if (
+            recipe.stage == stage
+            and recipe.settings["model.arch"] == arch
+            and (stage == "pretrain" or own == task)
+        ):
             return recipe
     return None
 
@@ -49,7 +53,13 @@ def recipe_spec(name: str) -> dict[str, Any]:
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {near[0]}?" if near else "mae get-spec train --list-recipes"
-        raise UsageError("there is no such recipe", field="recipe", got=name, expected=f"one of {', '.join(RECIPES)}", hint=hint)
+        raise UsageError(
+            "there is no such recipe",
+            field="recipe",
+            got=name,
+            expected=f"one of {', '.join(RECIPES)}",
+            hint=hint,
+        )
     spec: dict[str, Any] = {}
     for key, value in RECIPES[name].settings.items():
         set_dotted(spec, key, copy.deepcopy(value))
@@ -58,10 +68,26 @@ def recipe_spec(name: str) -> dict[str, Any]:
 
 def list_recipes() -> list[dict[str, str]]:
     """``name, stage, paper, description`` of every recipe."""
-    return [{"name": item.name, "stage": item.stage, "paper": item.paper, "description": item.description} for item in RECIPES.values()]
+    return [
+        {
+            "name": item.name,
+            "stage": item.stage,
+            "paper": item.paper,
+            "description": item.description,
+        }
+        for item in RECIPES.values()
+    ]
 
 
-def _pretrain(arch: str, *, lr: float, mask: float, epochs: int, decoder: tuple[int, int], scaling: str = "linear") -> dict[str, Any]:
+def _pretrain(
+    arch: str,
+    *,
+    lr: float,
+    mask: float,
+    epochs: int,
+    decoder: tuple[int, int],
+    scaling: str = "linear",
+) -> dict[str, Any]:
     return {
         "model.arch": arch,
         "model.decoder_depth": decoder[0],
@@ -86,7 +112,15 @@ def _pretrain(arch: str, *, lr: float, mask: float, epochs: int, decoder: tuple[
 
 
 def _finetune(
-    arch: str, *, epochs: int, warmup: int, lr: float, decay: float, wd: float, drop: float, mix: tuple[float, float, float]
+    arch: str,
+    *,
+    epochs: int,
+    warmup: int,
+    lr: float,
+    decay: float,
+    wd: float,
+    drop: float,
+    mix: tuple[float, float, float],
 ) -> dict[str, Any]:
     mixup, cutmix, smoothing = mix
     return {
@@ -146,47 +180,123 @@ _TOKENS = (8, 512)
 
 def _all() -> list[Recipe]:
     rows = []
-    for size, arch in (("base", "vit_base_patch16"), ("large", "vit_large_patch16"), ("huge", "vit_huge_patch14")):
+    for size, arch in (
+        ("base", "vit_base_patch16"),
+        ("large", "vit_large_patch16"),
+        ("huge", "vit_huge_patch14"),
+    ):
         settings = _pretrain(arch, lr=1.5e-4, mask=0.75, epochs=800, decoder=_TOKENS)
         rows.append(
             Recipe(
-                f"mae_vit_{size}_pretrain", "pretrain", MAE, f"MAE ViT-{size[0].upper()}: batch 4096, 800 epochs, mask 0.75", settings, 4096
+                f"mae_vit_{size}_pretrain",
+                "pretrain",
+                MAE,
+                f"MAE ViT-{size[0].upper()}: batch 4096, 800 epochs, mask 0.75",
+                settings,
+                4096,
             )
         )
     for size in ("atto", "tiny", "base"):
-        settings = _pretrain(f"convnextv2_{size}", lr=1.5e-4, mask=0.6, epochs=800, decoder=(1, 512))
+        settings = _pretrain(
+            f"convnextv2_{size}", lr=1.5e-4, mask=0.6, epochs=800, decoder=(1, 512)
+        )
         rows.append(
             Recipe(
-                f"fcmae_{size}_pretrain", "pretrain", FCMAE, f"FCMAE ConvNeXt V2 {size}: batch 4096, 800 epochs, mask 0.6", settings, 4096
+                f"fcmae_{size}_pretrain",
+                "pretrain",
+                FCMAE,
+                f"FCMAE ConvNeXt V2 {size}: batch 4096, 800 epochs, mask 0.6",
+                settings,
+                4096,
             )
         )
     for size in ("tiny", "base"):
-        settings = _pretrain(f"hiera_{size}_224", lr=8e-4, mask=0.6, epochs=1600, decoder=_TOKENS, scaling="none")
+        settings = _pretrain(
+            f"hiera_{size}_224", lr=8e-4, mask=0.6, epochs=1600, decoder=_TOKENS, scaling="none"
+        )
         rows.append(
             Recipe(
-                f"hiera_{size}_pretrain", "pretrain", HIERA, f"Hiera {size}: rate 8e-4 at batch 4096, 1600 epochs, mask 0.6", settings, 4096
+                f"hiera_{size}_pretrain",
+                "pretrain",
+                HIERA,
+                f"Hiera {size}: rate 8e-4 at batch 4096, 1600 epochs, mask 0.6",
+                settings,
+                4096,
             )
         )
     vit = ((100, 5, 5e-4, 0.65, 0.1), (50, 5, 1e-3, 0.75, 0.2), (50, 5, 1e-3, 0.75, 0.3))
     top1 = {"base": 83.7, "large": 86.0, "huge": 86.9}
     for (size, accuracy), (epochs, warmup, lr, decay, drop) in zip(top1.items(), vit, strict=True):
         arch = f"vit_{size}_patch{14 if size == 'huge' else 16}"
-        settings = _finetune(arch, epochs=epochs, warmup=warmup, lr=lr, decay=decay, wd=0.05, drop=drop, mix=_MIX)
+        settings = _finetune(
+            arch, epochs=epochs, warmup=warmup, lr=lr, decay=decay, wd=0.05, drop=drop, mix=_MIX
+        )
         text = f"ViT-{size[0].upper()}: batch 1024, {epochs} epochs; ImageNet-1k top-1 {accuracy}"
         rows.append(Recipe(f"mae_vit_{size}_finetune", "finetune", MAE, text, settings, 1024))
     convnext = {
-        "atto": (76.7, _finetune("convnextv2_atto", epochs=600, warmup=0, lr=2e-4, decay=0.9, wd=0.3, drop=0.1, mix=(0.0, 0.0, 0.2))),
-        "tiny": (83.0, _finetune("convnextv2_tiny", epochs=300, warmup=40, lr=8e-4, decay=0.9, wd=0.05, drop=0.2, mix=_MIX)),
-        "base": (84.9, _finetune("convnextv2_base", epochs=100, warmup=20, lr=6.25e-4, decay=0.6, wd=0.05, drop=0.1, mix=_MIX)),
+        "atto": (
+            76.7,
+            _finetune(
+                "convnextv2_atto",
+                epochs=600,
+                warmup=0,
+                lr=2e-4,
+                decay=0.9,
+                wd=0.3,
+                drop=0.1,
+                mix=(0.0, 0.0, 0.2),
+            ),
+        ),
+        "tiny": (
+            83.0,
+            _finetune(
+                "convnextv2_tiny",
+                epochs=300,
+                warmup=40,
+                lr=8e-4,
+                decay=0.9,
+                wd=0.05,
+                drop=0.2,
+                mix=_MIX,
+            ),
+        ),
+        "base": (
+            84.9,
+            _finetune(
+                "convnextv2_base",
+                epochs=100,
+                warmup=20,
+                lr=6.25e-4,
+                decay=0.6,
+                wd=0.05,
+                drop=0.1,
+                mix=_MIX,
+            ),
+        ),
     }
     for size, (accuracy, settings) in convnext.items():
         text = f"ConvNeXt V2 {size}: batch 1024; ImageNet-1k top-1 {accuracy}"
         rows.append(Recipe(f"fcmae_{size}_finetune", "finetune", FCMAE, text, settings, 1024))
-    settings = _finetune("hiera_base_224", epochs=100, warmup=5, lr=5e-4, decay=0.65, wd=0.05, drop=0.1, mix=_MIX)
+    settings = _finetune(
+        "hiera_base_224", epochs=100, warmup=5, lr=5e-4, decay=0.65, wd=0.05, drop=0.1, mix=_MIX
+    )
     text = "Hiera base by the ViT-B row: its own training script was never published"
-    rows.append(Recipe("hiera_base_finetune", "finetune", f"{HIERA}, settings of {MAE}", text, settings, 1024))
+    rows.append(
+        Recipe(
+            "hiera_base_finetune", "finetune", f"{HIERA}, settings of {MAE}", text, settings, 1024
+        )
+    )
     text = "UperNet on ViT-B, ADE20K at 512: batch 16, 100 epochs, rate of BEiT's published code; mIoU 48.1"
-    rows.append(Recipe("mae_vit_base_ade20k", "finetune", MAE, text, _segment("vit_base_patch16", channels=768), 16))
+    rows.append(
+        Recipe(
+            "mae_vit_base_ade20k",
+            "finetune",
+            MAE,
+            text,
+            _segment("vit_base_patch16", channels=768),
+            16,
+        )
+    )
     return rows
 
 

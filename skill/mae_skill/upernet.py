@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .archs import Arch, hw
-from .overrides import get_dotted
+from mae_skill.archs import Arch, hw
+from mae_skill.dotted import get_dotted
 
 
 @dataclass
@@ -43,7 +43,10 @@ class Head:
 
 def is_segmentation(spec: Mapping[str, Any]) -> bool:
     """Whether the spec trains a segmenter."""
-    return bool(get_dotted(spec, "train.stage") == "finetune" and get_dotted(spec, "model.task") == "segmentation")
+    return bool(
+        get_dotted(spec, "train.stage") == "finetune"
+        and get_dotted(spec, "model.task") == "segmentation"
+    )
 
 
 def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
@@ -51,21 +54,30 @@ def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
     height, width_px = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     classes = int(get_dotted(spec, "model.num_classes", 0) or 0)
     section = "model.segmentation."
-    channels, between = int(get_dotted(spec, section + "channels", 512)), int(get_dotted(spec, section + "auxiliary_channels", 256))
+    channels, between = (
+        int(get_dotted(spec, section + "channels", 512)),
+        int(get_dotted(spec, section + "auxiliary_channels", 256)),
+    )
     scales = [int(scale) for scale in get_dotted(spec, section + "pool_scales", [1, 2, 3, 6])]
     head = Head()
     dims: tuple[int, ...]
     if arch.family == "vit":
         dim = int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
         rows, columns = height // arch.patch, width_px // arch.patch
-        dims, cells = (dim,) * 4, [16 * rows * columns, 4 * rows * columns, rows * columns, (rows // 2) * (columns // 2)]
+        dims, cells = (
+            (dim,) * 4,
+            [16 * rows * columns, 4 * rows * columns, rows * columns, (rows // 2) * (columns // 2)],
+        )
         head.doubling(dim, cells[2])
         head.doubling(dim, cells[1])
         head.doubling(dim, cells[2])
         head.parameters += 2 * dim  # of the normalisation between the two doublings
         head.values += 8.0 * dim * cells[2]
     else:
-        dims, cells = arch.dims, [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)]
+        dims, cells = (
+            arch.dims,
+            [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)],
+        )
         head.parameters += sum(2 * dim for dim in dims)
         head.values += sum(2.0 * dim * count for dim, count in zip(dims, cells, strict=True))
     for scale in scales:

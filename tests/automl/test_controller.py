@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import attempts
 from mae_sdk.automl import controller, results
-from mae_sdk.automl.children import LocalChildren
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.checkpoints import CheckpointIndex
-from mae_sdk.jobfolder.process import identify
+from mae_sdk.automl.trials import LocalChildren
+from mae_sdk.jobs import records
+from mae_sdk.jobs import resume as attempts
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.run.process import identify
 from mae_skill.errors import JobFailedError, NotFoundError, StorageError
 from mae_skill.reader import read_spec
 
@@ -39,25 +39,44 @@ def _signals() -> Any:
         signal.signal(number, handler)
 
 
-def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_results(tmp_path: Path) -> None:
+def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_results(
+    tmp_path: Path,
+) -> None:
     job = make_job(tmp_path, max_trials=6, concurrency=2)
     with pytest.raises(NotFoundError):
         results.best_child(job)
     assert controller.main([str(job)]) == 0
     rows = _rows(job)
     assert [row["state"] for row in rows] == ["COMPLETE"] * 6
-    assert float(rows[0]["train.lr"]) == SPEC["train"]["lr"] and float(rows[0]["train.decay"]) == SPEC["train"]["decay"]
+    assert (
+        float(rows[0]["train.lr"]) == SPEC["train"]["lr"]
+        and float(rows[0]["train.decay"]) == SPEC["train"]["decay"]
+    )
     best = max(rows, key=lambda row: float(row["acc"]))
     assert results.best_child(job) == best["child"]
     # the curve falls in its last epoch: the best epoch counts
     assert int(best["best_epoch"]) == 4
     names = {path.name for path in (job / "automl").iterdir()}
-    assert {"history.png", "slices.png", "parallel_coordinates.png", "importance.png", "importance.csv", "best_spec.yaml"} <= names
+    assert {
+        "history.png",
+        "slices.png",
+        "parallel_coordinates.png",
+        "importance.png",
+        "importance.csv",
+        "best_spec.yaml",
+    } <= names
     assert records.read_json(job / "train" / "result.json")["best_child"] == best["child"]
-    assert (job / "automl" / "best_spec.yaml").read_text() == (tmp_path / best["child"] / "spec.yaml").read_text()
+    assert (job / "automl" / "best_spec.yaml").read_text() == (
+        tmp_path / best["child"] / "spec.yaml"
+    ).read_text()
     assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in children(job))
-    said = (job / "status.json").read_text()  # progress while it runs: trials, best so far, time left
-    assert re.search(r"3 of 6 trials; best acc 0\.\d+ \(trial \d\); about \d+ s left", said) and "6 of 6 trials; best acc" in said
+    said = (
+        job / "status.json"
+    ).read_text()  # progress while it runs: trials, best so far, time left
+    assert (
+        re.search(r"3 of 6 trials; best acc 0\.\d+ \(trial \d\); about \d+ s left", said)
+        and "6 of 6 trials; best acc" in said
+    )
     # a second controller finds nothing left to do
     assert controller.main([str(job)]) == 0
     assert len(_rows(job)) == 6
@@ -76,13 +95,22 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
 
 
 def test_a_pruned_trial_is_cancelled_and_counts_its_epochs(tmp_path: Path) -> None:
-    job = make_job(tmp_path, max_trials=8, pruner="successive_halving", sampler="random", spec={"num_epochs": 8, "sleep": 0.08})
+    job = make_job(
+        tmp_path,
+        max_trials=8,
+        pruner="successive_halving",
+        sampler="random",
+        spec={"num_epochs": 8, "sleep": 0.08},
+    )
     assert controller.main([str(job)]) == 0
     rows = _rows(job)
     pruned = [row for row in rows if row["state"] == "PRUNED"]
     assert len(rows) == 8 and pruned
     assert all(int(row["epochs"]) < 8 for row in pruned)
-    assert all(records.state_of(records.read_record(tmp_path / row["child"])) == "CANCELED" for row in pruned)
+    assert all(
+        records.state_of(records.read_record(tmp_path / row["child"])) == "CANCELED"
+        for row in pruned
+    )
     assert results.best_child(job) not in {row["child"] for row in pruned}
 
 
@@ -90,21 +118,28 @@ def test_a_killed_runner_is_started_again_and_spends_no_budget(tmp_path: Path) -
     job = make_job(tmp_path, max_trials=2, spec={"fault": "flaky", "num_epochs": 1})
     assert controller.main([str(job)]) == 0
     assert [row["state"] for row in _rows(job)] == ["COMPLETE"] * 2
-    assert [line.split()[0] for line in (children(job)[0] / "starts.txt").read_text().splitlines()] == ["1", "2"]
+    assert [
+        line.split()[0] for line in (children(job)[0] / "starts.txt").read_text().splitlines()
+    ] == ["1", "2"]
 
 
 def test_out_of_memory_halves_the_batch_once_and_doubles_the_accumulation(tmp_path: Path) -> None:
     job = make_job(tmp_path, max_trials=1, spec={"fault": "oom", "num_epochs": 1})
     assert controller.main([str(job)]) == 0
     child = children(job)[0]
-    assert [line.split()[1] for line in (child / "starts.txt").read_text().splitlines()] == ["8", "4"]
+    assert [line.split()[1] for line in (child / "starts.txt").read_text().splitlines()] == [
+        "8",
+        "4",
+    ]
     assert "accum_grad_batches: 2" in (child / "spec.yaml").read_text()
     assert not (child / "train" / "model_epoch_000.pth").exists()
     assert "out of memory" in (job / "status.json").read_text()
 
 
 def test_a_configuration_that_fails_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
-    job = make_job(tmp_path, max_trials=8, sampler="random", spec={"fault": "high", "num_epochs": 1})
+    job = make_job(
+        tmp_path, max_trials=8, sampler="random", spec={"fault": "high", "num_epochs": 1}
+    )
     assert controller.main([str(job)]) == 0
     rows = _rows(job)
     failed = [row for row in rows if row["state"] == "FAILED"]
@@ -112,25 +147,38 @@ def test_a_configuration_that_fails_is_recorded_and_the_study_goes_on(tmp_path: 
     assert all(float(row["train.lr"]) > 1e-3 and row["reason"] == "loss is nan" for row in failed)
 
 
-@pytest.mark.parametrize(("fault", "words", "trials"), [("data", "the spec as given fails: no images", 1), ("always", "none succeeded", 3)])
-def test_a_study_that_cannot_succeed_ends_early_with_the_childs_reason(tmp_path: Path, fault: str, words: str, trials: int) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words", "trials"),
+    [("data", "the spec as given fails: no images", 1), ("always", "none succeeded", 3)],
+)
+def test_a_study_that_cannot_succeed_ends_early_with_the_childs_reason(
+    tmp_path: Path, fault: str, words: str, trials: int
+) -> None:
     job = make_job(tmp_path, max_trials=9, spec={"fault": fault})
     with pytest.raises(JobFailedError, match=words):
         controller.control(job)
     assert len(children(job)) == trials
 
 
-def test_a_metric_that_the_spec_as_given_does_not_report_ends_the_study_with_its_first_trial(tmp_path: Path) -> None:
+def test_a_metric_that_the_spec_as_given_does_not_report_ends_the_study_with_its_first_trial(
+    tmp_path: Path,
+) -> None:
     job = make_job(tmp_path, max_trials=9, metric="accuracy:maximize", spec={"num_epochs": 1})
-    with pytest.raises(JobFailedError, match="the spec as given fails: the trial reported no accuracy"):
+    with pytest.raises(
+        JobFailedError, match="the spec as given fails: the trial reported no accuracy"
+    ):
         controller.control(job)
     assert len(children(job)) == 1
 
 
-def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_text(tmp_path: Path) -> None:
+def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_text(
+    tmp_path: Path,
+) -> None:
     words = {"name": "1e4", "tags": ["2e5", "on", "012", "0o17"], "rate": 1e-05}
     job = make_job(tmp_path, max_trials=1)
-    child = LocalChildren(job, records.read_json(job / "automl" / "study.json")).create(0, {"train": {"stage": "fine"}, "words": words})
+    child = LocalChildren(job, records.read_json(job / "automl" / "study.json")).create(
+        0, {"train": {"stage": "fine"}, "words": words}
+    )
     assert read_spec(child / "spec.yaml")["words"] == words
     train = child / "train"
     train.mkdir()
@@ -144,12 +192,20 @@ def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_
 
 def test_a_plateau_and_a_timeout_end_a_study(tmp_path: Path) -> None:
     job = make_job(
-        tmp_path, "flat", max_trials=30, plateau=2, sampler="random", parameters=["train.decay"], spec={"num_epochs": 1, "decay": 0.2}
+        tmp_path,
+        "flat",
+        max_trials=30,
+        plateau=2,
+        sampler="random",
+        parameters=["train.decay"],
+        spec={"num_epochs": 1, "decay": 0.2},
     )
     assert controller.main([str(job)]) == 0
     assert records.read_json(job / "train" / "result.json")["ended"] == "plateau"
     assert len(_rows(job)) == 3
-    job = make_job(tmp_path, "slow", max_trials=30, timeout=1.0, spec={"num_epochs": 40, "sleep": 0.05})
+    job = make_job(
+        tmp_path, "slow", max_trials=30, timeout=1.0, spec={"num_epochs": 40, "sleep": 0.05}
+    )
     begun = time.monotonic()
     with pytest.raises(JobFailedError, match="timeout"):
         controller.control(job)
@@ -168,7 +224,10 @@ def test_several_metrics_give_a_pareto_front(tmp_path: Path) -> None:
     front = [row for row in _rows(job) if row["pareto"] == "True"]
     assert front
     for a in front:
-        assert not any(float(b["acc"]) > float(a["acc"]) and float(b["cost"]) < float(a["cost"]) for b in _rows(job))
+        assert not any(
+            float(b["acc"]) > float(a["acc"]) and float(b["cost"]) < float(a["cost"])
+            for b in _rows(job)
+        )
     assert (job / "automl" / "pareto.png").exists()
 
 
@@ -195,13 +254,18 @@ def test_a_killed_controller_goes_on_where_it_was_and_no_trial_runs_twice(tmp_pa
     assert controller.main([str(calm)]) == 0
 
     def shape(path: Path) -> list[tuple[str, ...]]:
-        return [(row["trial"], row["state"], row["acc"], row["train.lr"], row["train.decay"]) for row in _rows(path)]
+        return [
+            (row["trial"], row["state"], row["acc"], row["train.lr"], row["train.decay"])
+            for row in _rows(path)
+        ]
 
     assert shape(job) == shape(calm)
     assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in children(job))
 
 
-def test_told_to_stop_it_leaves_its_trials_running_and_a_request_to_cancel_ends_them(tmp_path: Path) -> None:
+def test_told_to_stop_it_leaves_its_trials_running_and_a_request_to_cancel_ends_them(
+    tmp_path: Path,
+) -> None:
     job = make_job(tmp_path, max_trials=3, spec={"num_epochs": 100, "sleep": 0.05})
     process = start_controller(job)
     while not (children(job) and (children(job)[0] / "status.json").exists()):
@@ -220,7 +284,11 @@ def test_told_to_stop_it_leaves_its_trials_running_and_a_request_to_cancel_ends_
 
 
 def test_a_study_has_one_controller(tmp_path: Path) -> None:
-    with controller_lock(tmp_path), pytest.raises(StorageError, match="another controller"), controller_lock(tmp_path):
+    with (
+        controller_lock(tmp_path),
+        pytest.raises(StorageError, match="another controller"),
+        controller_lock(tmp_path),
+    ):
         pass
 
 
@@ -244,7 +312,9 @@ def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_
     child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
     records.update_record(child, lambda record: records.advance(record, records.ERROR, "killed"))
     leaving = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
-    records.write_json(child / "supervisor.json", {**identify(leaving.pid), "slot": 0, "at": time.time()})
+    records.write_json(
+        child / "supervisor.json", {**identify(leaving.pid), "slot": 0, "at": time.time()}
+    )
     backend._started[child.name] = leaving
     backend.retry(child, 0, None)
     deadline = time.monotonic() + 30
@@ -253,7 +323,9 @@ def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_
     assert [line.split()[0] for line in (child / "starts.txt").read_text().splitlines()] == ["2"]
 
 
-def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(tmp_path: Path) -> None:
+def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(
+    tmp_path: Path,
+) -> None:
     job = make_job(tmp_path, max_trials=2, spec={"num_epochs": 4, "sleep": 0.3})
     process = start_controller(job)
     while not (children(job) and (children(job)[0] / "status.json").exists()):
@@ -269,12 +341,19 @@ def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_runni
 
 def test_a_trial_of_several_processes_is_pruned_as_one(tmp_path: Path) -> None:
     job = make_job(
-        tmp_path, max_trials=6, pruner="successive_halving", sampler="random", spec={"num_epochs": 9, "sleep": 0.08}, processes=2
+        tmp_path,
+        max_trials=6,
+        pruner="successive_halving",
+        sampler="random",
+        spec={"num_epochs": 9, "sleep": 0.08},
+        processes=2,
     )
     assert controller.main([str(job)]) == 0
     pruned = [tmp_path / row["child"] for row in _rows(job) if row["state"] == "PRUNED"]
     assert pruned
-    assert all(len((child / "starts.txt").read_text().splitlines()) == 2 for child in pruned)  # both ranks started once, and both ended
+    assert all(
+        len((child / "starts.txt").read_text().splitlines()) == 2 for child in pruned
+    )  # both ranks started once, and both ended
     assert all(records.state_of(records.read_record(child)) == "CANCELED" for child in pruned)
 
 
@@ -295,7 +374,9 @@ def test_a_supervisor_that_nobody_wrote_down_is_found_and_not_started_twice(tmp_
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 2, "sleep": 0.5})
     backend = LocalChildren(job, records.read_json(job / "automl" / "study.json"))
     child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 2, "sleep": 0.5}})
-    first = subprocess.Popen([sys.executable, "-m", "mae_sdk.supervisor", str(child)], start_new_session=True)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "mae_sdk.run.supervisor", str(child)], start_new_session=True
+    )
     while not (child / "starts.txt").exists():
         time.sleep(0.02)
     backend.start(child, 0)

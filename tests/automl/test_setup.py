@@ -16,11 +16,18 @@ from mae_skill.merge import merge
 
 from tests.support.automl_toy import SCHEMA, SPEC
 
-SMALL = {"model": {"arch": "vit_tiny_patch16"}, "train": {"stage": "pretrain"}, "dataset": {"train_data_sources": "/data"}}
+SMALL = {
+    "model": {"arch": "vit_tiny_patch16"},
+    "train": {"stage": "pretrain"},
+    "dataset": {"train_data_sources": "/data"},
+}
 
 
 def _describe(
-    provenance: dict[str, Any] | None = None, devices: list[int] | None = None, processes: int = 1, **options: Any
+    provenance: dict[str, Any] | None = None,
+    devices: list[int] | None = None,
+    processes: int = 1,
+    **options: Any,
 ) -> dict[str, Any]:
     return setup.describe(SCHEMA, SPEC, provenance, options, devices=devices, processes=processes)
 
@@ -43,7 +50,9 @@ def test_concurrency_is_the_devices_divided_by_the_devices_of_a_trial() -> None:
     assert _describe(devices=[0], concurrency=3)["concurrency"] == 3
 
 
-def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it_is_an_error() -> None:
+def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it_is_an_error() -> (
+    None
+):
     shown = _describe({"train.lr": "override"})
     assert [knob["name"] for knob in shown["space"]["knobs"]] == ["train.decay"]
     assert shown["spec"]["train"]["lr"] == SPEC["train"]["lr"]
@@ -54,10 +63,16 @@ def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it
 
 def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> None:
     info = {
-        "spec_shorthand_keys": {"batch_size": "dataset.batch_size", "num_epochs": "train.num_epochs"},
+        "spec_shorthand_keys": {
+            "batch_size": "dataset.batch_size",
+            "num_epochs": "train.num_epochs",
+        },
         "automl_keys": {"accumulate": "none.such"},
     }
-    assert setup.keys_of(info, SPEC) == {"batch": "dataset.batch_size", "epochs": "train.num_epochs"}
+    assert setup.keys_of(info, SPEC) == {
+        "batch": "dataset.batch_size",
+        "epochs": "train.num_epochs",
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,15 +80,28 @@ def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> 
     [
         ({"grid_points": 5}, "grid_points is set in vain: the sampler is not grid"),
         ({"study": "shared"}, "study is set in vain: the study has no shared storage"),
-        ({"reduction_factor": 4, "pruner": "median"}, "reduction_factor is set in vain: the pruner is median"),
-        ({"plateau": 3, "metric": "acc:maximize,cost:minimize"}, "plateau is set in vain: there are several metrics"),
+        (
+            {"reduction_factor": 4, "pruner": "median"},
+            "reduction_factor is set in vain: the pruner is median",
+        ),
+        (
+            {"plateau": 3, "metric": "acc:maximize,cost:minimize"},
+            "plateau is set in vain: there are several metrics",
+        ),
         ({"min_epochs": 6}, "min_epochs=6 leaves no room for pruning in runs of 6 epochs"),
-        ({"sampler": "grid", "grid_points": 4}, "the grid has 17 trials, trial 0 included; max_trials is 10"),
+        (
+            {"sampler": "grid", "grid_points": 4},
+            "the grid has 17 trials, trial 0 included; max_trials is 10",
+        ),
     ],
 )
-def test_an_option_that_changes_nothing_is_named_and_a_grid_is_counted(options: dict[str, Any], says: str) -> None:
+def test_an_option_that_changes_nothing_is_named_and_a_grid_is_counted(
+    options: dict[str, Any], says: str
+) -> None:
     assert says in _describe(**options)["space"]["notes"]
-    assert not any("in vain" in note for note in _describe(plateau=3, min_epochs=2)["space"]["notes"])
+    assert not any(
+        "in vain" in note for note in _describe(plateau=3, min_epochs=2)["space"]["notes"]
+    )
 
 
 def test_a_grid_that_is_too_large_is_refused_when_planned() -> None:
@@ -88,10 +116,19 @@ def test_the_table_lists_every_option_and_its_default() -> None:
 
 
 def test_a_plan_needs_no_optuna_and_no_torch() -> None:
-    modules = ", ".join(f"mae_sdk.automl.{name}" for name in ("setup", "loop", "results", "study", "children"))
+    modules = ", ".join(
+        f"mae_sdk.automl.{name}" for name in ("setup", "loop", "results", "study", "children")
+    )
     code = f"import sys; import {modules};"
-    code += "print([m for m in ('optuna', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code += (
+        "print([m for m in ('optuna', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_trials_keep_their_best_and_newest_checkpoint_unless_the_person_chose() -> None:
@@ -101,5 +138,7 @@ def test_trials_keep_their_best_and_newest_checkpoint_unless_the_person_chose() 
         merged = merge(layers, schema)
         study = setup.describe(schema, merged.spec, merged.provenance, {})
         assert study["spec"]["train"]["keep_checkpoints"] == kept
-        assert any("newest checkpoint" in note for note in study["space"]["notes"]) == (layer == "template")
+        assert any("newest checkpoint" in note for note in study["space"]["notes"]) == (
+            layer == "template"
+        )
         assert merged.spec["train"]["keep_checkpoints"] == value

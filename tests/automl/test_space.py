@@ -37,7 +37,11 @@ SCHEMA: dict[str, Any] = {
                 },
                 "width": {"type": "integer", "minimum": 8, "maximum": 256, "math_cond": "^ 2"},
                 "heads": {"type": "integer", "minimum": 1, "maximum": 64, "math_cond": "/ 8"},
-                "pool": {"type": "string", "enum": ["mean", "cls", "max"], "option_weights": [0.7, 0.3, 0.0]},
+                "pool": {
+                    "type": "string",
+                    "enum": ["mean", "cls", "max"],
+                    "option_weights": [0.7, 0.3, 0.0],
+                },
             }
         },
         "train": {
@@ -60,11 +64,25 @@ SCHEMA: dict[str, Any] = {
                             "exclusiveMinimum": 0,
                             "maximum": 1,
                             "search": [
-                                {"when": {"train.stage": "pretrain"}, "low": 1e-5, "high": 1e-2, "log": True},
-                                {"when": {"train.stage": "finetune"}, "low": 1e-5, "high": 5e-3, "log": True},
+                                {
+                                    "when": {"train.stage": "pretrain"},
+                                    "low": 1e-5,
+                                    "high": 1e-2,
+                                    "log": True,
+                                },
+                                {
+                                    "when": {"train.stage": "finetune"},
+                                    "low": 1e-5,
+                                    "high": 5e-3,
+                                    "log": True,
+                                },
                             ],
                         },
-                        "weight_decay": {"type": "number", "minimum": 0, "search": {"low": 1e-4, "high": 0.3, "log": True}},
+                        "weight_decay": {
+                            "type": "number",
+                            "minimum": 0,
+                            "search": {"low": 1e-4, "high": 0.3, "log": True},
+                        },
                         "layer_decay": {
                             "type": "number",
                             "exclusiveMinimum": 0,
@@ -79,7 +97,10 @@ SCHEMA: dict[str, Any] = {
                             "maximum": 1,
                             "applies_when": {"train.optim.lr_scheduler": "MultiStep"},
                         },
-                        "milestones": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 100}},
+                        "milestones": {
+                            "type": "array",
+                            "items": {"type": "integer", "minimum": 1, "maximum": 100},
+                        },
                         "warmup_epochs": {
                             "type": "integer",
                             "minimum": 0,
@@ -87,7 +108,12 @@ SCHEMA: dict[str, Any] = {
                             "math_cond": "< depends_on",
                             "depends_on": "train.num_epochs",
                         },
-                        "rate": {"type": "number", "minimum": 0.0, "maximum": 1.0, "math_cond": "> 0.0"},
+                        "rate": {
+                            "type": "number",
+                            "minimum": 0.0,
+                            "maximum": 1.0,
+                            "math_cond": "> 0.0",
+                        },
                     }
                 },
             }
@@ -95,7 +121,13 @@ SCHEMA: dict[str, Any] = {
     },
 }
 SPEC: dict[str, Any] = {
-    "model": {"drop_path_rate": 0.1, "width": 32, "heads": 16, "pool": "mean", "task": "classification"},
+    "model": {
+        "drop_path_rate": 0.1,
+        "width": 32,
+        "heads": 16,
+        "pool": "mean",
+        "task": "classification",
+    },
     "train": {
         "stage": "finetune",
         "seed": 1,
@@ -122,10 +154,18 @@ class Draw:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
-        return math.exp(self.rng.uniform(math.log(low), math.log(high))) if log else self.rng.uniform(low, high)
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None
+    ) -> float:
+        return (
+            math.exp(self.rng.uniform(math.log(low), math.log(high)))
+            if log
+            else self.rng.uniform(low, high)
+        )
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
         return self.rng.randrange(low, high + 1, step)
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -143,7 +183,9 @@ def _spec(**changes: Any) -> dict[str, Any]:
     return spec
 
 
-def _build(spec: dict[str, Any] = SPEC, provenance: dict[str, Any] | None = None, **options: Any) -> space.SearchSpace:
+def _build(
+    spec: dict[str, Any] = SPEC, provenance: dict[str, Any] | None = None, **options: Any
+) -> space.SearchSpace:
     return space.build(SCHEMA, spec, provenance, options)
 
 
@@ -162,7 +204,11 @@ def test_only_knobs_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is
         "model.drop_path_rate",
     }
     pre = _build(_spec(train__stage="pretrain", train__optim__lr_scheduler="cosine"))
-    assert _names(pre) == {"train.optim.lr", "train.optim.weight_decay", "train.optim.warmup_epochs"}
+    assert _names(pre) == {
+        "train.optim.lr",
+        "train.optim.weight_decay",
+        "train.optim.warmup_epochs",
+    }
     assert "needs 'finetune'" in pre.left_out["train.optim.layer_decay"]
     assert "needs 'MultiStep'" in pre.left_out["train.optim.gamma"]
 
@@ -170,7 +216,11 @@ def test_only_knobs_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is
 def test_the_learning_rate_is_searched_on_a_log_scale_over_the_range_of_the_stage() -> None:
     (lr,) = (knob for knob in _build().knobs if knob.name == "train.optim.lr")
     assert (lr.low, lr.high, lr.log) == (1e-5, 5e-3, True)
-    (lr,) = (knob for knob in _build(_spec(train__stage="pretrain")).knobs if knob.name == "train.optim.lr")
+    (lr,) = (
+        knob
+        for knob in _build(_spec(train__stage="pretrain")).knobs
+        if knob.name == "train.optim.lr"
+    )
     assert lr.high == 1e-2
 
 
@@ -184,7 +234,9 @@ def test_a_value_set_for_this_run_is_not_searched_unless_it_is_named() -> None:
     pinned = _build(provenance={"train.optim.lr": "override"})
     assert "train.optim.lr" not in _names(pinned)
     assert "set to 0.0002" in pinned.left_out["train.optim.lr"]
-    assert "train.optim.lr" in _names(_build(provenance={"train.optim.lr": "override"}, parameters=["train.optim.lr"]))
+    assert "train.optim.lr" in _names(
+        _build(provenance={"train.optim.lr": "override"}, parameters=["train.optim.lr"])
+    )
 
 
 def test_the_users_range_is_clamped_to_the_schema_with_a_note() -> None:
@@ -197,24 +249,54 @@ def test_the_users_range_is_clamped_to_the_schema_with_a_note() -> None:
 @pytest.mark.parametrize(
     ("options", "field", "words"),
     [
-        ({"ranges": {"train.optim.lr": [2, 3]}}, "train.optim.lr", "outside what the schema allows"),
+        (
+            {"ranges": {"train.optim.lr": [2, 3]}},
+            "train.optim.lr",
+            "outside what the schema allows",
+        ),
         ({"ranges": {"train.optim.lr": [0.1, 0.01]}}, "train.optim.lr", "low is above high"),
         ({"ranges": {"train.optim.lr": {"low": 0.1}}}, "train.optim.lr", "needs low and high"),
         ({"ranges": {"model.pool": ["mean", "median"]}}, "model.pool", "not an option"),
         ({"ranges": {"model.pool": [0, 1]}}, "model.pool", "not an option"),
         ({"parameters": ["train.optim.lrr"]}, "train.optim.lrr", "no such field"),
         ({"parameters": ["train.seed"]}, "train.seed", "disables AutoML"),
-        ({"ranges": {"train.optim.lr": [0, 0]}}, "train.optim.lr", "outside what the schema allows"),
+        (
+            {"ranges": {"train.optim.lr": [0, 0]}},
+            "train.optim.lr",
+            "outside what the schema allows",
+        ),
         ({"ranges": {"train.optim.lr": [1e-3, 1e-3]}}, "train.optim.lr", "holds one value"),
-        ({"ranges": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "choices": [1e-4]}}}, "train.optim.lr", "choices and an interval"),
-        ({"ranges": {"train.optim.lr": {"choices": [1e-4], "weights": 1}}}, "train.optim.lr", "weights must be"),
+        (
+            {"ranges": {"train.optim.lr": {"low": 1e-4, "high": 1e-3, "choices": [1e-4]}}},
+            "train.optim.lr",
+            "choices and an interval",
+        ),
+        (
+            {"ranges": {"train.optim.lr": {"choices": [1e-4], "weights": 1}}},
+            "train.optim.lr",
+            "weights must be",
+        ),
         ({"parameters": ["train.optim.lr[0]"]}, "train.optim.lr[0]", "no list"),
-        ({"parameters": ["train.optim.milestones[a]"]}, "train.optim.milestones[a]", "not an element"),
-        ({"parameters": "train.optim.milestones[-1]"}, "train.optim.milestones[-1]", "not an element"),
-        ({"ranges": {"train.optim.weight_decay": {"low": 0, "high": 0.1, "log": True}}}, "train.optim.weight_decay", "log scale"),
+        (
+            {"parameters": ["train.optim.milestones[a]"]},
+            "train.optim.milestones[a]",
+            "not an element",
+        ),
+        (
+            {"parameters": "train.optim.milestones[-1]"},
+            "train.optim.milestones[-1]",
+            "not an element",
+        ),
+        (
+            {"ranges": {"train.optim.weight_decay": {"low": 0, "high": 0.1, "log": True}}},
+            "train.optim.weight_decay",
+            "log scale",
+        ),
     ],
 )
-def test_a_wrong_range_or_parameter_is_refused_with_its_reason(options: dict[str, Any], field: str, words: str) -> None:
+def test_a_wrong_range_or_parameter_is_refused_with_its_reason(
+    options: dict[str, Any], field: str, words: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         _build(**options)
     (problem,) = caught.value.problems
@@ -231,10 +313,19 @@ def test_all_wrong_parameters_are_reported_together() -> None:
 
 
 def test_powers_multiples_and_weighted_options_follow_their_annotations() -> None:
-    found = {k.name: k for k in _build(parameters=["model.width", "model.heads", "model.pool"]).knobs}
+    found = {
+        k.name: k for k in _build(parameters=["model.width", "model.heads", "model.pool"]).knobs
+    }
     assert found["model.width"].choices == (8, 16, 32, 64, 128, 256)
-    assert (found["model.heads"].low, found["model.heads"].high, found["model.heads"].step) == (8, 64, 8)
-    assert found["model.pool"].choices == ("mean", "cls") and found["model.pool"].weights == (0.7, 0.3)
+    assert (found["model.heads"].low, found["model.heads"].high, found["model.heads"].step) == (
+        8,
+        64,
+        8,
+    )
+    assert found["model.pool"].choices == ("mean", "cls") and found["model.pool"].weights == (
+        0.7,
+        0.3,
+    )
 
 
 def test_a_knob_bound_to_another_field_stays_below_it_in_every_trial() -> None:
@@ -244,7 +335,9 @@ def test_a_knob_bound_to_another_field_stays_below_it_in_every_trial() -> None:
         drawn = found.suggest(Draw(seed), SPEC)
         assert drawn["train.optim.warmup_epochs"] < drawn["train.num_epochs"]
     fixed = _build(parameters=["train.optim.warmup_epochs"])
-    assert {fixed.suggest(Draw(seed), SPEC)["train.optim.warmup_epochs"] for seed in range(100)} == set(range(6))
+    assert {
+        fixed.suggest(Draw(seed), SPEC)["train.optim.warmup_epochs"] for seed in range(100)
+    } == set(range(6))
 
 
 def test_a_knob_that_hangs_on_a_searched_option_is_drawn_only_under_that_option() -> None:
@@ -267,8 +360,17 @@ def test_list_elements_are_knobs_and_an_ascending_list_stays_ascending() -> None
 
 def test_a_mask_ratio_is_not_searched_against_a_loss_and_is_against_a_probe() -> None:
     spec = _spec(train__stage="pretrain")
-    assert "train_loss does not compare" in _build(spec, parameters=["train.mask_ratio", "train.optim.lr"]).left_out["train.mask_ratio"]
-    probed = {**spec, "dataset": {"probe_train_data_sources": "a.tar"}, "train": {**spec["train"], "probe": {"interval": 1}}}
+    assert (
+        "train_loss does not compare"
+        in _build(spec, parameters=["train.mask_ratio", "train.optim.lr"]).left_out[
+            "train.mask_ratio"
+        ]
+    )
+    probed = {
+        **spec,
+        "dataset": {"probe_train_data_sources": "a.tar"},
+        "train": {**spec["train"], "probe": {"interval": 1}},
+    }
     assert "train.mask_ratio" in _names(_build(probed, parameters=["train.mask_ratio"]))
 
 
@@ -280,8 +382,18 @@ def test_trial_zero_is_recorded_as_given_or_as_the_nearest_value_that_can_be() -
     assert any("trial 0 still runs it as given" in note for note in found.notes)
 
 
-def test_every_draw_satisfies_the_schema_bounds_and_survives_a_round_trip_through_the_plan() -> None:
-    found = _build(parameters=["train.optim.lr", "train.optim.gamma", "model.heads", "model.width", "train.optim.warmup_epochs"])
+def test_every_draw_satisfies_the_schema_bounds_and_survives_a_round_trip_through_the_plan() -> (
+    None
+):
+    found = _build(
+        parameters=[
+            "train.optim.lr",
+            "train.optim.gamma",
+            "model.heads",
+            "model.width",
+            "train.optim.warmup_epochs",
+        ]
+    )
     again = space.SearchSpace.from_dict(found.to_dict())
     assert again.knobs == found.knobs
     for seed in range(50):
@@ -329,19 +441,27 @@ def test_text_from_a_command_line_and_typed_values_give_the_same_options() -> No
         ({"warm": "perhaps"}, "true or false"),
     ],
 )
-def test_a_wrong_option_is_refused_and_the_right_one_is_named(given: dict[str, Any], words: str) -> None:
+def test_a_wrong_option_is_refused_and_the_right_one_is_named(
+    given: dict[str, Any], words: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         parse(given)
     assert words in str(caught.value)
 
 
-def test_the_default_metric_follows_the_stage_and_a_direction_is_never_guessed_from_a_name() -> None:
+def test_the_default_metric_follows_the_stage_and_a_direction_is_never_guessed_from_a_name() -> (
+    None
+):
     assert objectives(SCHEMA, SPEC, parse({})) == (Objective("ACC_all", "maximize", "bundle"),)
     assert objectives(SCHEMA, _spec(train__stage="pretrain"), parse({}))[0].direction == "minimize"
     with pytest.raises(SpecError, match="not known"):
         objectives(SCHEMA, SPEC, parse({"metric": "my_loss"}))
-    assert objectives(SCHEMA, SPEC, parse({"metric": "my_loss:maximize"}))[0].direction == "maximize"
-    assert objectives(SCHEMA, SPEC, parse({"direction": "maximize"})) == (Objective("ACC_all", "maximize", "bundle"),)
+    assert (
+        objectives(SCHEMA, SPEC, parse({"metric": "my_loss:maximize"}))[0].direction == "maximize"
+    )
+    assert objectives(SCHEMA, SPEC, parse({"direction": "maximize"})) == (
+        Objective("ACC_all", "maximize", "bundle"),
+    )
 
 
 def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:

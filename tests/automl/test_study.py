@@ -26,7 +26,9 @@ def _search(trials: int = 12, metrics: int = 1, **options: Any) -> list[dict[str
     """The parameters of a study whose best lies at lr 1e-2; every other epoch is reported and pruners are asked."""
     parsed = parse({"max_trials": trials, **options})
     objectives = [Objective(f"m{i}", "maximize") for i in range(metrics)]
-    opened = study.open_study(optuna.storages.InMemoryStorage(), "s", objectives, SPACE, SPEC, parsed, max_epochs=9)
+    opened = study.open_study(
+        optuna.storages.InMemoryStorage(), "s", objectives, SPACE, SPEC, parsed, max_epochs=9
+    )
     drawn = []
     for _ in range(trials):
         trial = opened.ask()
@@ -46,12 +48,18 @@ def _search(trials: int = 12, metrics: int = 1, **options: Any) -> list[dict[str
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_starts_from_the_spec_stays_in_range_and_repeats_under_its_seed(sampler: str) -> None:
+def test_every_sampler_starts_from_the_spec_stays_in_range_and_repeats_under_its_seed(
+    sampler: str,
+) -> None:
     metrics = 2 if sampler == "nsga2" else 1
     drawn = _search(sampler=sampler, metrics=metrics, seed=1)
     assert drawn[0] == SPEC
     for params in drawn:
-        assert 1e-5 <= params["lr"] <= 1e-1 and params["depth"] in (2, 4, 6, 8) and params["kind"] in ("a", "b")
+        assert (
+            1e-5 <= params["lr"] <= 1e-1
+            and params["depth"] in (2, 4, 6, 8)
+            and params["kind"] in ("a", "b")
+        )
     assert len({str(params) for params in drawn}) > 6
     assert drawn == _search(sampler=sampler, metrics=metrics, seed=1)
     assert drawn != _search(sampler=sampler, metrics=metrics, seed=2)
@@ -60,7 +68,15 @@ def test_every_sampler_starts_from_the_spec_stays_in_range_and_repeats_under_its
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_pruner_ends_what_is_clearly_worse_and_never_the_best(pruner: str) -> None:
     parsed = parse({"max_trials": 20, "pruner": pruner, "sampler": "random"})
-    opened = study.open_study(optuna.storages.InMemoryStorage(), "s", [Objective("m", "maximize")], SPACE, SPEC, parsed, max_epochs=9)
+    opened = study.open_study(
+        optuna.storages.InMemoryStorage(),
+        "s",
+        [Objective("m", "maximize")],
+        SPACE,
+        SPEC,
+        parsed,
+        max_epochs=9,
+    )
     ended = {}
     for number in range(20):
         trial = opened.ask()
@@ -94,27 +110,37 @@ def test_rungs_are_shares_of_the_run_and_follow_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("every", [1, 5])
-def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_trial_reports(direction: str, every: int) -> None:
+def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_trial_reports(
+    direction: str, every: int
+) -> None:
     """Forty trials in a shuffled order, epochs 1 to 20; the controller is a new one before every decision."""
     parsed = parse({"max_trials": 40, "sampler": "random"})
     storage = optuna.storages.InMemoryStorage()
     sign = 1 if direction == "maximize" else -1
     order = random.Random(1).sample(range(40), 40)
-    order[:2] = sorted(order[:2], reverse=True)  # the second is the worse of two, and no reason to end it
+    order[:2] = sorted(
+        order[:2], reverse=True
+    )  # the second is the worse of two, and no reason to end it
     ended: dict[int, int] = {}
     for rank in order:
-        opened = study.open_study(storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20)
+        opened = study.open_study(
+            storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20
+        )
         trial = opened.ask()
         for epoch in range(every, 21, every):
             trial.report(sign * rank / 40, epoch)
-            opened = study.open_study(storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20)
+            opened = study.open_study(
+                storage, "s", [Objective("m", direction)], SPACE, SPEC, parsed, max_epochs=20
+            )
             if epoch < 20 and optuna.Trial(opened, trial._trial_id).should_prune():
                 ended[rank] = epoch
                 opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 break
         else:
             opened.tell(trial, sign * rank / 40)
-    judged = {2: 2 / 3, 8: 1 / 3, 12: 1 / 3} if every == 1 else {5: 2 / 3, 10: 1 / 3, 15: 1 / 3}  # the first report at or after a rung
+    judged = (
+        {2: 2 / 3, 8: 1 / 3, 12: 1 / 3} if every == 1 else {5: 2 / 3, 10: 1 / 3, 15: 1 / 3}
+    )  # the first report at or after a rung
     assert rungs(20) == {2: 2 / 3, 8: 1 / 3, 12: 1 / 3} and set(ended.values()) <= set(judged)
     for position, rank in enumerate(order):
         for at, share in judged.items():
@@ -122,6 +148,10 @@ def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_tr
                 break
             better = sum(other > rank for other in order[:position] if ended.get(other, 20) >= at)
             there = 1 + sum(ended.get(other, 20) >= at for other in order[:position])
-            assert (ended.get(rank) == at) == (there >= 3 and better >= max(1, int(share * there + 1e-9)))
-    assert 39 not in ended and not {*order[:2]} & {*ended}  # the best; trial 0, the spec as given; and the one after it
+            assert (ended.get(rank) == at) == (
+                there >= 3 and better >= max(1, int(share * there + 1e-9))
+            )
+    assert 39 not in ended and not {*order[:2]} & {
+        *ended
+    }  # the best; trial 0, the spec as given; and the one after it
     assert len(ended) > 20

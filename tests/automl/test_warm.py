@@ -65,10 +65,26 @@ def server() -> Iterator[Path]:
         assert not path.exists()
 
 
-def _client(server: Path, *words: str, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "mae_sdk.automl.warm_client", sys.executable, "-m", "mae_runners", *words]
-    whole = {**{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}, "MAE_WARM_SOCKET": str(server), **env}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=whole, cwd=cwd)
+def _client(
+    server: Path, *words: str, cwd: Path | None = None, **env: str
+) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "mae_sdk.automl.warm_client",
+        sys.executable,
+        "-m",
+        "mae_runners",
+        *words,
+    ]
+    whole = {
+        **{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
+        "MAE_WARM_SOCKET": str(server),
+        **env,
+    }
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=whole, cwd=cwd
+    )
 
 
 def _seen(server: Path, *words: str, **kwargs: Any) -> dict[str, Any]:
@@ -78,7 +94,9 @@ def _seen(server: Path, *words: str, **kwargs: Any) -> dict[str, Any]:
     return dict(json.loads(out))
 
 
-def test_a_fork_has_its_own_environment_folder_arguments_threads_and_session(server: Path, tmp_path: Path) -> None:
+def test_a_fork_has_its_own_environment_folder_arguments_threads_and_session(
+    server: Path, tmp_path: Path
+) -> None:
     seen = _seen(server, "train", "-e", "x.yaml", cwd=tmp_path, OMP_NUM_THREADS="1", MAE_MARK="a")
     assert seen["argv"] == ["train", "-e", "x.yaml"]
     assert seen["cwd"] == str(tmp_path) and seen["threads"] == 1 and seen["session"]
@@ -87,15 +105,24 @@ def test_a_fork_has_its_own_environment_folder_arguments_threads_and_session(ser
 
 
 def test_nothing_leaks_from_one_run_into_the_next(server: Path) -> None:
-    first, second = _seen(server, "train", MAE_MARK="a", OMP_NUM_THREADS="1"), _seen(server, "train")
+    first, second = (
+        _seen(server, "train", MAE_MARK="a", OMP_NUM_THREADS="1"),
+        _seen(server, "train"),
+    )
     assert "MAE_MARK" not in second["env"] and not second["leaked"]
     assert second["threads"] == os.cpu_count() or second["threads"] >= 1
     assert first["draws"] != second["draws"]  # unseeded generators differ, as in new processes
-    assert first["torch"] == second["torch"]  # torch starts from its documented default seed, as in new processes
+    assert (
+        first["torch"] == second["torch"]
+    )  # torch starts from its documented default seed, as in new processes
 
 
 def test_exit_codes_and_signals_come_back_as_from_a_process(server: Path) -> None:
-    for words, code in ((["train", "preempt"], 75), (["train", "raise"], 1), (["train", "term"], -signal.SIGTERM)):
+    for words, code in (
+        (["train", "preempt"], 75),
+        (["train", "raise"], 1),
+        (["train", "term"], -signal.SIGTERM),
+    ):
         client = _client(server, *words)
         _, err = client.communicate(timeout=60)
         assert client.returncode == code
@@ -120,16 +147,33 @@ def test_a_fork_starts_in_a_fraction_of_a_second(server: Path) -> None:
     assert time.monotonic() - begun < 1.0
 
 
-def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(server: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mae_sdk.automl.warm_client", sys.executable, "-c", "print('cold')"]
+def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(
+    server: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mae_sdk.automl.warm_client",
+        sys.executable,
+        "-c",
+        "print('cold')",
+    ]
     for path in (tmp_path / "none.sock", server):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MAE_WARM_SOCKET": str(path)}, timeout=60)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "MAE_WARM_SOCKET": str(path)},
+            timeout=60,
+        )
         assert (done.returncode, done.stdout) == (0, "cold\n")
         assert ("only `python -m mae_runners …` can be forked" in done.stderr) == (path == server)
 
 
-def test_the_socket_lies_where_nobody_else_can_put_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mae_sdk.automl.children import socket_folder
+def test_the_socket_lies_where_nobody_else_can_put_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_sdk.automl.trials import socket_folder
 
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     folder = socket_folder(str(tmp_path))
@@ -157,6 +201,8 @@ def test_a_run_ends_with_the_warm_runner_so_that_a_retry_is_alone(tmp_path: Path
         assert client.returncode == 8 and "ended before the run did" in err
         stat = Path(f"/proc/{children[0]}/stat")
         deadline = time.monotonic() + 20
-        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":  # gone, or waiting for somebody to look
+        while (
+            stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+        ):  # gone, or waiting for somebody to look
             assert time.monotonic() < deadline
             time.sleep(0.05)

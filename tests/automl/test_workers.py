@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mae_sdk.automl.study import LOST, SILENT, cut_torn_line, open_storage
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 
 from tests.support.automl_toy import children, make_job, start_controller
 
@@ -41,7 +41,9 @@ def _finish(worker: subprocess.Popen[str]) -> str:
     return out
 
 
-def test_the_trials_of_a_worker_that_never_returns_run_again_elsewhere_and_cost_no_budget(tmp_path: Path) -> None:
+def test_the_trials_of_a_worker_that_never_returns_run_again_elsewhere_and_cost_no_budget(
+    tmp_path: Path,
+) -> None:
     storage = str(tmp_path / "shared" / "study.log")
     options = {"storage": storage, "study": "shared", "max_trials": 4, "worker_timeout": 1.5}
     dead = make_job(tmp_path / "there", "dead", **options, spec={"num_epochs": 1, "sleep": 30})
@@ -62,15 +64,23 @@ def test_the_trials_of_a_worker_that_never_returns_run_again_elsewhere_and_cost_
     assert {row["reason"] for row in _rows(alive)} == {"", SILENT}
 
 
-def test_a_worker_that_wakes_up_lets_go_of_the_trials_that_others_were_given(tmp_path: Path) -> None:
+def test_a_worker_that_wakes_up_lets_go_of_the_trials_that_others_were_given(
+    tmp_path: Path,
+) -> None:
     storage = str(tmp_path / "study.log")
     options = {"storage": storage, "study": "shared", "max_trials": 3, "worker_timeout": 1.5}
-    sleeper = make_job(tmp_path / "there", "sleeper", **options, spec={"num_epochs": 300, "sleep": 0.1})
+    sleeper = make_job(
+        tmp_path / "there", "sleeper", **options, spec={"num_epochs": 300, "sleep": 0.1}
+    )
     first = start_controller(sleeper)
     _until(lambda: children(sleeper) and (children(sleeper)[0] / "status.json").exists())
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        out = _finish(start_controller(make_job(tmp_path / "here", "awake", **options, spec={"num_epochs": 1})))
+        out = _finish(
+            start_controller(
+                make_job(tmp_path / "here", "awake", **options, spec={"num_epochs": 1})
+            )
+        )
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert "sleeper has been silent" in out
@@ -80,9 +90,16 @@ def test_a_worker_that_wakes_up_lets_go_of_the_trials_that_others_were_given(tmp
     assert sum(trial.state.name == "COMPLETE" for trial in _trials(storage, tmp_path)) == 3
 
 
-def test_workers_on_a_shared_journal_share_the_budget_and_end_with_the_same_study(tmp_path: Path) -> None:
+def test_workers_on_a_shared_journal_share_the_budget_and_end_with_the_same_study(
+    tmp_path: Path,
+) -> None:
     storage = str(tmp_path / "study.log")
-    options = {"storage": storage, "study": "shared", "max_trials": 6, "spec": {"num_epochs": 2, "sleep": 0.05}}
+    options = {
+        "storage": storage,
+        "study": "shared",
+        "max_trials": 6,
+        "spec": {"num_epochs": 2, "sleep": 0.05},
+    }
     jobs = [make_job(tmp_path / name, name, **options) for name in ("a", "b")]
     for worker in [start_controller(job) for job in jobs]:
         _finish(worker)
@@ -92,7 +109,9 @@ def test_workers_on_a_shared_journal_share_the_budget_and_end_with_the_same_stud
     assert one["best_child"] == other["best_child"] and one["trials"] == other["trials"] == 6
 
 
-def test_half_a_line_of_a_worker_that_died_while_writing_spoils_no_shared_journal(tmp_path: Path) -> None:
+def test_half_a_line_of_a_worker_that_died_while_writing_spoils_no_shared_journal(
+    tmp_path: Path,
+) -> None:
     import optuna
 
     path = tmp_path / "study.log"
@@ -105,7 +124,9 @@ def test_half_a_line_of_a_worker_that_died_while_writing_spoils_no_shared_journa
     assert cut_torn_line(path) == 0
 
 
-def test_a_worker_stopped_while_it_writes_goes_on_though_its_lock_was_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_stopped_while_it_writes_goes_on_though_its_lock_was_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import optuna
 
     path = tmp_path / "study.log"

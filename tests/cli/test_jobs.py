@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mae_sdk.cli.main import main
 from mae_sdk.cli.run import in_order
-from mae_skill.overrides import flatten
+from mae_skill.dotted import flatten
 
 from tests.support.jobs import start
 
@@ -40,17 +40,24 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
     return int(end.value.code or 0), printed.out, printed.err
 
 
-def test_logs_follow_a_job_to_its_end_line_by_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_follow_a_job_to_its_end_line_by_line(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start(root, EPOCHS.format(folder=root))
     code, out, _ = call(capsys, "logs", "job", "-f", "--results-root", str(root))
-    assert (code, out.split("\n")) == (0, [line for n in range(3) for line in (f"line {n}", "half whole")] + [""])
+    assert (code, out.split("\n")) == (
+        0,
+        [line for n in range(3) for line in (f"line {n}", "half whole")] + [""],
+    )
     code, out, _ = call(capsys, "logs", "job", "-f", "--json", "--results-root", str(root))
     assert [json.loads(line)["line"] for line in out.splitlines()][:2] == ["line 0", "half whole"]
     code, out, err = call(capsys, "logs", "jo", "-n", "2", "--results-root", str(root))
     assert out == "line 2\nhalf whole\n" and "4 earlier lines" in err
 
 
-def test_machines_get_progress_as_json_lines_and_one_document_at_the_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_machines_get_progress_as_json_lines_and_one_document_at_the_end(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start(root, EPOCHS.format(folder=root))
     code, out, err = call(capsys, "wait", "job", "--json", "--results-root", str(root))
     assert code == 0 and json.loads(out)["state"] == "COMPLETE"
@@ -61,7 +68,16 @@ def test_machines_get_progress_as_json_lines_and_one_document_at_the_end(root: P
 
 
 def test_a_terminal_shows_a_bar_and_a_plain_pipe_nothing(root: Path) -> None:
-    command = [sys.executable, "-m", "mae_sdk.cli.main", "jobs", "wait", "job", "--results-root", str(root)]
+    command = [
+        sys.executable,
+        "-m",
+        "mae_sdk.cli.main",
+        "jobs",
+        "wait",
+        "job",
+        "--results-root",
+        str(root),
+    ]
     shown: dict[str, Any] = {}
     for kind in ("terminal", "pipe"):
         start(root / kind, EPOCHS.format(folder=root / kind))
@@ -70,7 +86,12 @@ def test_a_terminal_shows_a_bar_and_a_plain_pipe_nothing(root: Path) -> None:
             shown[kind] = subprocess.run(words, capture_output=True, text=True, timeout=120).stderr
             continue
         ours, theirs = pty.openpty()
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+        process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        )
         os.close(theirs)
         seen = bytearray()
         while True:
@@ -81,14 +102,20 @@ def test_a_terminal_shows_a_bar_and_a_plain_pipe_nothing(root: Path) -> None:
             if not block:
                 break
             seen += block
-        assert process.stdout is not None and b"COMPLETE" in process.stdout.read() and process.wait(60) == 0
+        assert (
+            process.stdout is not None
+            and b"COMPLETE" in process.stdout.read()
+            and process.wait(60) == 0
+        )
         os.close(ours)
         shown[kind] = seen.decode(errors="replace")
     assert "/3" in shown["terminal"] and "loss 0.5" in shown["terminal"]
     assert shown["pipe"].strip().startswith("next:")
 
 
-def test_commands_leave_with_the_jobs_own_exit_code(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_leave_with_the_jobs_own_exit_code(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ("--results-root", str(root))
     start(root, "echo it broke; exit 1", name="broken")
     code, out, _ = call(capsys, "wait", "broken", *where)
@@ -103,16 +130,31 @@ def test_commands_leave_with_the_jobs_own_exit_code(root: Path, capsys: pytest.C
     code, out, _ = call(capsys, "resume", "broken", "--wait", "--json", *where)
     assert code == 5 and json.loads(out)["attempt"] == 2
     code, out, _ = call(capsys, "list", "--json", *where)
-    assert {row["id"]: row["state"] for row in json.loads(out)["jobs"]} == {"broken": "ERROR", "sleeper": "CANCELED"}
+    assert {row["id"]: row["state"] for row in json.loads(out)["jobs"]} == {
+        "broken": "ERROR",
+        "sleeper": "CANCELED",
+    }
     assert call(capsys, "status", "nothing", *where)[0] == 4
-    assert json.loads(call(capsys, "show", "broken", "--json", *where)[1])["attempts"][1]["state"] == "ERROR"
+    assert (
+        json.loads(call(capsys, "show", "broken", "--json", *where)[1])["attempts"][1]["state"]
+        == "ERROR"
+    )
 
 
-def test_resume_takes_the_environment_and_the_list_knows_its_states(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_takes_the_environment_and_the_list_knows_its_states(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start(root, 'test "$SHADE" = light', env={"SHADE": "dark"})
     assert call(capsys, "wait", "job", "--results-root", str(root))[0] == 5
-    assert call(capsys, "resume", "job", "--env", "SHADE=light", "--wait", "--results-root", str(root))[0] == 0
-    code, out, _ = call(capsys, "list", "--state", "complete", "--json", "--results-root", str(root))
+    assert (
+        call(
+            capsys, "resume", "job", "--env", "SHADE=light", "--wait", "--results-root", str(root)
+        )[0]
+        == 0
+    )
+    code, out, _ = call(
+        capsys, "list", "--state", "complete", "--json", "--results-root", str(root)
+    )
     assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
     assert call(capsys, "list", "--state", "done", "--results-root", str(root))[0] == 2
     assert call(capsys, "list", "--limit", "0", "--results-root", str(root))[0] == 2
@@ -123,7 +165,9 @@ def test_a_setting_given_again_stands_where_it_was_given_last() -> None:
     assert flatten(in_order(settings)) == {"train.num_epochs": 7}
 
 
-def test_a_damaged_record_hides_no_other_job_and_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_hides_no_other_job_and_is_named(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start(root, "true").wait(20)
     for name, text in (("torn", "{"), ("other", "[]"), ("short", '{"id": "short"}')):
         (root / name).mkdir()

@@ -20,13 +20,17 @@ def talk(conversation: Any, environment: dict[str, str], *words: str) -> Any:
 
     async def go() -> Any:
         command = str(Path(sys.executable).with_name("mae"))
-        async with Client(StdioServerParameters(command=command, args=["mcp", *words], env=environment)) as client:
+        async with Client(
+            StdioServerParameters(command=command, args=["mcp", *words], env=environment)
+        ) as client:
             return await conversation(client)
 
     return anyio.run(go)
 
 
-def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_launch(tmp_path: Path) -> None:
+def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_launch(
+    tmp_path: Path,
+) -> None:
     data = write_imagefolder(tmp_path / "data", classes=2, per_class=3, size=32)
     environment = {**os.environ, "MAE_RESULTS_ROOT": str(tmp_path / "results")}
     plan = {
@@ -37,24 +41,40 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
     }
 
     async def conversation(client: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {"tools": {tool.name: tool for tool in (await client.list_tools()).tools}}
+        found: dict[str, Any] = {
+            "tools": {tool.name: tool for tool in (await client.list_tools()).tools}
+        }
         found["explain"] = await client.call_tool("explain", {"key": "train.mask_ratio"})
         found["inspect"] = await client.call_tool("inspect", {"source": str(data)})
         found["plan"] = await client.call_tool("plan", plan)
         found["unconfirmed"] = await client.call_tool("run", {**plan, "confirmed": False})
-        found["wrong"] = await client.call_tool("plan", {**plan, "spec_overrides": {"train.num_epoch": 3}})
+        found["wrong"] = await client.call_tool(
+            "plan", {**plan, "spec_overrides": {"train.num_epoch": 3}}
+        )
         found["unknown"] = await client.call_tool("status", {"job_id": "nothere"})
         found["jobs"] = await client.call_tool("jobs", {})
         return found
 
     found = talk(conversation, environment)
     tools = found["tools"]
-    assert set(tools) == {"plan", "run", "status", "logs", "metrics", "jobs", "cancel", "explain", "inspect"}
+    assert set(tools) == {
+        "plan",
+        "run",
+        "status",
+        "logs",
+        "metrics",
+        "jobs",
+        "cancel",
+        "explain",
+        "inspect",
+    }
     assert tools["plan"].annotations.read_only_hint is True
     assert tools["cancel"].annotations.destructive_hint is True
     assert tools["run"].annotations.read_only_hint is False
     assert "confirmed" in tools["run"].input_schema["required"]
-    assert tools["plan"].input_schema["properties"]["spec_overrides"]["properties"], "the popular fields come from the schema"
+    assert tools["plan"].input_schema["properties"]["spec_overrides"]["properties"], (
+        "the popular fields come from the schema"
+    )
 
     for name in ("explain", "inspect", "plan", "jobs"):
         assert not found[name].is_error, found[name]
@@ -71,13 +91,20 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
     assert not (tmp_path / "results").exists(), "nothing was started or written"
 
 
-def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(tmp_path: Path) -> None:
+def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
+    tmp_path: Path,
+) -> None:
     from tests.support.toy_bundle.make import write_bundle
 
     bundle = write_bundle(tmp_path / "bundle")
     data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
     environment = {**os.environ, "MAE_RESULTS_ROOT": str(tmp_path / "results")}
-    run = {"action": "train", "train_datasets": str(data), "automl_policy": "off", "confirmed": True}
+    run = {
+        "action": "train",
+        "train_datasets": str(data),
+        "automl_policy": "off",
+        "confirmed": True,
+    }
 
     async def conversation(client: Any) -> dict[str, Any]:
         async def call(tool: str, **arguments: Any) -> Any:
@@ -87,11 +114,17 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
 
         async def ended(job: str) -> Any:
             with anyio.fail_after(60):
-                while (status := await call("status", job_id=job))["state"] not in ("COMPLETE", "ERROR", "CANCELED"):
+                while (status := await call("status", job_id=job))["state"] not in (
+                    "COMPLETE",
+                    "ERROR",
+                    "CANCELED",
+                ):
                     await anyio.sleep(0.1)
             return status
 
-        found: dict[str, Any] = {"launched": await call("run", **run, spec_overrides={"train.rate": 0.25})}
+        found: dict[str, Any] = {
+            "launched": await call("run", **run, spec_overrides={"train.rate": 0.25})
+        }
         job = found["launched"]["job_id"]
         found["status"] = await ended(job)
         found["logs"] = await call("logs", job_id=job, lines=1)
@@ -107,17 +140,26 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
     found = talk(conversation, environment, "--skill-dir", str(bundle))
     job = found["launched"]["job_id"]
     assert found["launched"]["next"][0] == f"status job_id={job}"
-    assert found["status"]["state"] == "COMPLETE" and found["status"]["next"][0] == f"metrics job_id={job}"
+    assert (
+        found["status"]["state"] == "COMPLETE"
+        and found["status"]["next"][0] == f"metrics job_id={job}"
+    )
     assert len(found["logs"]["lines"]) == 1
     assert found["metrics"]["metrics"] == {"score": 0.25}
     assert found["refused"]["field"] == "confirmed"
     assert found["cancelled"]["state"] == "CANCELED"
-    assert len(found["jobs"]["jobs"]) == 1 and found["jobs"]["total"] == 2 and "limit=2" in found["jobs"]["more"]
+    assert (
+        len(found["jobs"]["jobs"]) == 1
+        and found["jobs"]["total"] == 2
+        and "limit=2" in found["jobs"]["more"]
+    )
 
 
 def test_a_long_answer_is_cut_and_says_how_much_is_left() -> None:
     from mae_sdk.mcp_server import bounded
 
-    shown = bounded({"unreadable": [f"{i}.jpg" for i in range(100)], "classes": {str(i): i for i in range(61)}})
+    shown = bounded(
+        {"unreadable": [f"{i}.jpg" for i in range(100)], "classes": {str(i): i for i in range(61)}}
+    )
     assert len(shown["unreadable"]) == 61 and shown["unreadable"][-1] == "… 40 more"
     assert shown["classes"]["…"] == "1 more"

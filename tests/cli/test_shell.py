@@ -53,14 +53,18 @@ def test_every_command_takes_json_and_has_help() -> None:
             assert any("--json" in parameter.opts for parameter in command.params), path
 
 
-def test_an_unknown_command_is_a_usage_error_with_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_a_usage_error_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert mae("inspekt", "x") == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "did you mean 'inspect'" in shown.err
 
 
-def test_with_json_an_error_is_one_object_on_stderr_and_stdout_stays_empty(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_json_an_error_is_one_object_on_stderr_and_stdout_stays_empty(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert mae("evaluate", "-e", "/nowhere.yaml", "--json") == 4
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -68,18 +72,38 @@ def test_with_json_an_error_is_one_object_on_stderr_and_stdout_stays_empty(capsy
     assert error["code"] == "not_found"
     assert error["exit_code"] == 4
     assert error["got"] == "/nowhere.yaml"
-    assert set(error) >= {"code", "message", "field", "got", "expected", "hint", "retryable", "exit_code"}
+    assert set(error) >= {
+        "code",
+        "message",
+        "field",
+        "got",
+        "expected",
+        "hint",
+        "retryable",
+        "exit_code",
+    }
 
 
 @pytest.mark.parametrize(
-    "arguments", [("jobs", "status"), ("plan",), ("validate", "train"), ("jobs", "list", "--limit", "many"), ("train", "--nope")]
+    "arguments",
+    [
+        ("jobs", "status"),
+        ("plan",),
+        ("validate", "train"),
+        ("jobs", "list", "--limit", "many"),
+        ("train", "--nope"),
+    ],
 )
-def test_a_wrong_call_ends_with_2_and_says_where_help_is(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_ends_with_2_and_says_where_help_is(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert mae(*arguments) == 2
     assert "--help" in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_ends_with_1_and_is_named_as_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_ours_ends_with_1_and_is_named_as_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division by zero")
 
@@ -92,7 +116,9 @@ def test_a_fault_of_ours_ends_with_1_and_is_named_as_ours(monkeypatch: pytest.Mo
     assert "fault of ours" in capsys.readouterr().err
 
 
-def test_a_fault_of_the_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_the_disk_is_a_storage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/results/x")
 
@@ -111,32 +137,57 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {MAE} --help | head -1"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {MAE} --help | head -1"], capture_output=True, text=True
+    )
     assert done.returncode in (0, 141)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script_for_the_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_prints_a_script_for_the_shell(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert mae("completion", shell) == 0
     assert "_MAE_COMPLETE" in capsys.readouterr().out
 
 
 def test_completion_completes_commands_and_options() -> None:
-    environment = {**os.environ, "_MAE_COMPLETE": "bash_complete", "COMP_WORDS": "mae jobs st", "COMP_CWORD": "2"}
+    environment = {
+        **os.environ,
+        "_MAE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "mae jobs st",
+        "COMP_CWORD": "2",
+    }
     shown = subprocess.run([MAE], env=environment, capture_output=True, text=True).stdout
     assert shown.split() == ["plain,status"]
     environment |= {"COMP_WORDS": "mae plan --trai", "COMP_CWORD": "2"}
-    assert "plain,--train-datasets" in subprocess.run([MAE], env=environment, capture_output=True, text=True).stdout
+    assert (
+        "plain,--train-datasets"
+        in subprocess.run([MAE], env=environment, capture_output=True, text=True).stdout
+    )
 
 
-def test_an_action_in_the_foreground_becomes_the_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_action_in_the_foreground_becomes_the_runner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda program, arguments: called.append(arguments))
     spec = tmp_path / "spec.yaml"
     spec.write_text("train: {num_epochs: 1}\n")
     mae("train", "--experiment_spec", str(spec), "train.num_epochs=2", "results_dir=/tmp/x y")
-    assert called == [[sys.executable, "-m", "mae_runners", "train", "-e", str(spec), "train.num_epochs=2", "results_dir=/tmp/x y"]]
+    assert called == [
+        [
+            sys.executable,
+            "-m",
+            "mae_runners",
+            "train",
+            "-e",
+            str(spec),
+            "train.num_epochs=2",
+            "results_dir=/tmp/x y",
+        ]
+    ]
 
 
 def test_output_is_cut_with_a_word_on_how_to_see_the_rest() -> None:
@@ -150,7 +201,10 @@ def test_output_is_cut_with_a_word_on_how_to_see_the_rest() -> None:
 def test_json_never_holds_a_number_that_json_does_not_have() -> None:
     from mae_sdk.cli.render import dumps
 
-    assert json.loads(dumps({"loss": float("nan"), "best": [float("inf"), 1.5]})) == {"loss": None, "best": [None, 1.5]}
+    assert json.loads(dumps({"loss": float("nan"), "best": [float("inf"), 1.5]})) == {
+        "loss": None,
+        "best": [None, 1.5],
+    }
 
 
 def test_a_line_of_json_is_one_line_for_every_reader() -> None:

@@ -8,15 +8,23 @@ from pathlib import Path
 import pytest
 from mae_sdk.cli.main import ACTIONS, main
 from mae_skill.bundle import Bundle
-from mae_skill.overrides import flatten
+from mae_skill.dotted import flatten
 from mae_skill.reader import read_spec
 
 from tests.support.jobs import write
 
 NEEDS = {
     "train": ["dataset.train_data_sources=/d"],
-    "evaluate": ["dataset.val_data_sources=/d", "evaluate.checkpoint=/c.pth", "train.stage=finetune"],
-    "inference": ["dataset.test_data_sources=/d", "inference.checkpoint=/c.pth", "train.stage=finetune"],
+    "evaluate": [
+        "dataset.val_data_sources=/d",
+        "evaluate.checkpoint=/c.pth",
+        "train.stage=finetune",
+    ],
+    "inference": [
+        "dataset.test_data_sources=/d",
+        "inference.checkpoint=/c.pth",
+        "train.stage=finetune",
+    ],
     "export": ["export.checkpoint=/c.pth"],
     "gen_trt_engine": ["gen_trt_engine.onnx_file=/m.onnx"],
 }
@@ -31,15 +39,30 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_template_is_written_judged_changed_and_compared(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_template_is_written_judged_changed_and_compared(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "spec.yaml"
     assert call(capsys, "get-spec", action, "-o", str(file))[0] == 0
     assert read_spec(str(file)) == Bundle.load().schema(action)["default"]
     code, out, err = call(capsys, "validate", action, "-e", str(file), *NEEDS[action])
     assert code == 0, out + err
-    code, _, err = call(capsys, "validate", action, "-e", str(file), *NEEDS[action], "--json", "model.archh=x", "dataset.batch_size=0")
+    code, _, err = call(
+        capsys,
+        "validate",
+        action,
+        "-e",
+        str(file),
+        *NEEDS[action],
+        "--json",
+        "model.archh=x",
+        "dataset.batch_size=0",
+    )
     problems = json.loads(err)["problems"]
-    assert code == 2 and {problem["field"] for problem in problems} >= {"model.archh", "dataset.batch_size"}
+    assert code == 2 and {problem["field"] for problem in problems} >= {
+        "model.archh",
+        "dataset.batch_size",
+    }
     other = tmp_path / "other.yaml"
     other.write_text(file.read_text().replace("results_dir: null", "results_dir: /elsewhere"))
     code, out, _ = call(capsys, "diff", str(file), str(other), "--json")
@@ -47,7 +70,9 @@ def test_a_template_is_written_judged_changed_and_compared(action: str, tmp_path
 
 
 def test_fields_of_every_action_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    keys = sorted({key for action in ACTIONS for key in flatten(Bundle.load().schema(action)["default"])})
+    keys = sorted(
+        {key for action in ACTIONS for key in flatten(Bundle.load().schema(action)["default"])}
+    )
     assert len(keys) > 80
     for key in keys[::9]:  # a sample: every call loads the bundle
         code, out, err = call(capsys, "explain", key, "--json")
@@ -64,12 +89,18 @@ def test_recipes_are_listed_and_each_is_a_template(capsys: pytest.CaptureFixture
     assert call(capsys, "get-spec", "train", "--recipe", "mae_vit_bass_pretrain")[0] in (2, 4)
 
 
-def test_a_spec_that_cannot_be_written_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys, "get-spec", "train", "-o", str(tmp_path / "nowhere" / "spec.yaml"), "--json")
+def test_a_spec_that_cannot_be_written_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(
+        capsys, "get-spec", "train", "-o", str(tmp_path / "nowhere" / "spec.yaml"), "--json"
+    )
     assert code == 2 and json.loads(err)["field"] == "--output"
 
 
-def test_jobs_of_another_root_are_compared_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_of_another_root_are_compared_by_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, epochs in (("one", 1), ("two", 2)):
         folder = write(tmp_path, "true", name=name)
         (folder / "spec.yaml").write_text(f"train: {{num_epochs: {epochs}}}\n")

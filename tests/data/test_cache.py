@@ -26,9 +26,15 @@ def test_the_second_opening_fetches_nothing(s3: S3Server, archive: Path, tmp_pat
         open_source("s3://cache/a.tar.gz", cache_dir=tmp_path / "c")
         first = len(proxy.requests)
         open_source("s3://cache/a.tar.gz", cache_dir=tmp_path / "c")
-        assert not any(method == "GET" and "a.tar.gz" in path for method, path in proxy.requests[first:])
-        (s3.root / "cache" / "a.tar.gz").write_bytes(make_tarball(tmp_path / "images", tmp_path / "b.tar.gz", wrapper="w").read_bytes())
-        assert open_source("s3://cache/a.tar.gz", cache_dir=tmp_path / "c").members[0].startswith("w/")
+        assert not any(
+            method == "GET" and "a.tar.gz" in path for method, path in proxy.requests[first:]
+        )
+        (s3.root / "cache" / "a.tar.gz").write_bytes(
+            make_tarball(tmp_path / "images", tmp_path / "b.tar.gz", wrapper="w").read_bytes()
+        )
+        assert (
+            open_source("s3://cache/a.tar.gz", cache_dir=tmp_path / "c").members[0].startswith("w/")
+        )
 
 
 def _open_in_child(path: str, root: str, barrier, queue) -> None:  # type: ignore[no-untyped-def]
@@ -40,7 +46,12 @@ def _open_in_child(path: str, root: str, barrier, queue) -> None:  # type: ignor
 def test_processes_that_race_share_one_fetch(archive: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(4), context.Queue()
-    children = [context.Process(target=_open_in_child, args=(str(archive), str(tmp_path / "c"), barrier, queue)) for _ in range(4)]
+    children = [
+        context.Process(
+            target=_open_in_child, args=(str(archive), str(tmp_path / "c"), barrier, queue)
+        )
+        for _ in range(4)
+    ]
     for child in children:
         child.start()
     results = [queue.get(timeout=30) for _ in children]
@@ -62,7 +73,9 @@ def test_a_killed_fetch_is_never_taken_for_complete_and_its_rest_is_swept(
         os._exit(9)
 
     monkeypatch.setattr(cache, "write_pack", dies)
-    child = multiprocessing.get_context("fork").Process(target=open_source, args=(str(archive), str(root)))
+    child = multiprocessing.get_context("fork").Process(
+        target=open_source, args=(str(archive), str(root))
+    )
     child.start()
     child.join()
     assert child.exitcode == 9
@@ -84,7 +97,9 @@ def test_a_damaged_entry_is_fetched_again(part: str, archive: Path, tmp_path: Pa
     assert [again.read(i) for i in range(len(again))] == want
 
 
-def test_a_flipped_bit_in_the_data_is_an_error_and_never_wrong_bytes(archive: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_data_is_an_error_and_never_wrong_bytes(
+    archive: Path, tmp_path: Path
+) -> None:
     source = open_source(archive, cache_dir=tmp_path / "c")
     path = tmp_path / "c" / cache.list_entries(tmp_path / "c")[0].key / "data.bin"
     data = bytearray(path.read_bytes())
@@ -95,11 +110,17 @@ def test_a_flipped_bit_in_the_data_is_an_error_and_never_wrong_bytes(archive: Pa
         source.read(0)
 
 
-def test_the_longest_unused_entry_goes_first_and_one_in_use_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_unused_entry_goes_first_and_one_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "c"
     paths = []
     for i in range(3):
-        paths.append(make_tarball(write_imagefolder(tmp_path / f"i{i}", 1, 2, start=2 * i), tmp_path / f"{i}.tar"))
+        paths.append(
+            make_tarball(
+                write_imagefolder(tmp_path / f"i{i}", 1, 2, start=2 * i), tmp_path / f"{i}.tar"
+            )
+        )
     kept = open_source(paths[0], cache_dir=root)
     open_source(paths[1], cache_dir=root)
     for age, entry in enumerate(cache.list_entries(root)):
@@ -112,7 +133,9 @@ def test_the_longest_unused_entry_goes_first_and_one_in_use_stays(tmp_path: Path
     assert len(kept.read(0)) > 0
 
 
-def test_clearing_spares_what_is_in_use_and_names_what_is_unknown(archive: Path, tmp_path: Path) -> None:
+def test_clearing_spares_what_is_in_use_and_names_what_is_unknown(
+    archive: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "c"
     source = open_source(archive, cache_dir=root)
     assert cache.clear_cache(root) == 0
@@ -124,7 +147,9 @@ def test_clearing_spares_what_is_in_use_and_names_what_is_unknown(archive: Path,
         cache.clear("abc", root)
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_is_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "here"))
     assert cache.cache_dir() == tmp_path / "here"
     monkeypatch.delenv("MAE_CACHE_DIR")
@@ -132,7 +157,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert str(cache.cache_dir()).startswith((str(tmp_path / "xdg"), str(Path.home())))
 
 
-def test_a_full_disk_is_said_and_not_retried(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_and_not_retried(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     real = shutil.disk_usage
@@ -143,7 +170,9 @@ def test_a_full_disk_is_said_and_not_retried(archive: Path, tmp_path: Path, monk
     assert "MAE_CACHE_DIR" in str(caught.value)
 
 
-def test_a_plain_tar_on_a_local_disk_is_indexed_where_it_is_and_a_change_is_noticed(tmp_path: Path) -> None:
+def test_a_plain_tar_on_a_local_disk_is_indexed_where_it_is_and_a_change_is_noticed(
+    tmp_path: Path,
+) -> None:
     folder = write_imagefolder(tmp_path / "images", 2, 3)
     path = make_tarball(folder, tmp_path / "a.TAR")
     root = tmp_path / "c"
@@ -177,4 +206,6 @@ def test_an_entry_of_a_tar_that_was_replaced_within_one_tick_is_not_used(tmp_pat
     make_tarball(other, path)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     source = open_source(path, cache_dir=tmp_path / "c")
-    assert [source.read(i) for i in range(len(source))] == [file.read_bytes() for file in sorted(other.rglob("*.png"))]
+    assert [source.read(i) for i in range(len(source))] == [
+        file.read_bytes() for file in sorted(other.rglob("*.png"))
+    ]

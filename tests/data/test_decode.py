@@ -29,7 +29,9 @@ def test_lossless_formats_come_back_exactly(suffix: str) -> None:
     assert np.array_equal(decode(data, f"a.{suffix}"), np.asarray(PHOTO))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_jpeg_equals_pillow_within_one_level(options: dict[str, object], mode: str) -> None:
     data = saved(PHOTO.convert(mode), "JPEG", **options)
@@ -62,7 +64,9 @@ def test_cmyk_palette_bilevel_and_alpha_equal_pillow() -> None:
         "grey alpha": saved(alpha.convert("LA"), "PNG"),
     }
     for name, data in cases.items():
-        assert np.array_equal(decode(data, name), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))), name
+        assert np.array_equal(
+            decode(data, name), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        ), name
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -77,7 +81,9 @@ def test_exif_orientation_is_applied_at_every_reduction(orientation: int, reduce
     assert want is not None
     pixels = decode(data, "a.jpg", reduce=reduce)
     assert (pixels.shape[1] * reduce, pixels.shape[0] * reduce) == want.size
-    small = np.asarray(want.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BOX)).astype(int)
+    small = np.asarray(
+        want.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BOX)
+    ).astype(int)
     assert np.abs(pixels.astype(int) - small).mean() < 3
 
 

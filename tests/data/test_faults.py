@@ -28,7 +28,9 @@ def images(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncate", "stall", "500", "503", "SlowDown"])
-def test_a_passing_fault_costs_a_retry_and_no_bytes(fault: str, s3: S3Server, archive: Path, tmp_path: Path) -> None:
+def test_a_passing_fault_costs_a_retry_and_no_bytes(
+    fault: str, s3: S3Server, archive: Path, tmp_path: Path
+) -> None:
     hit: list[str] = []
 
     def once(method: str, path: str, number: int) -> str | None:
@@ -37,7 +39,10 @@ def test_a_passing_fault_costs_a_retry_and_no_bytes(fault: str, s3: S3Server, ar
             return fault
         return None
 
-    with FaultProxy(s3.endpoint, decide=once, stall_seconds=2) as proxy, environment({**QUICK, "AWS_ENDPOINT_URL": proxy.endpoint}):
+    with (
+        FaultProxy(s3.endpoint, decide=once, stall_seconds=2) as proxy,
+        environment({**QUICK, "AWS_ENDPOINT_URL": proxy.endpoint}),
+    ):
         source = open_source("s3://faults/a.tar.gz", cache_dir=tmp_path)
     assert hit
     assert [source.read(i) for i in range(len(source))] == images(archive)
@@ -63,26 +68,38 @@ def test_a_lasting_fault_is_a_clear_retryable_error_and_leaves_no_entry(
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
 
-def test_credentials_that_expire_midway_say_so_and_new_ones_finish_the_work(s3: S3Server, archive: Path, tmp_path: Path) -> None:
+def test_credentials_that_expire_midway_say_so_and_new_ones_finish_the_work(
+    s3: S3Server, archive: Path, tmp_path: Path
+) -> None:
     def expired(method: str, path: str, number: int) -> str | None:
         return "ExpiredToken" if method == "GET" else None
 
-    with FaultProxy(s3.endpoint, decide=expired) as proxy, environment({"AWS_ENDPOINT_URL": proxy.endpoint}):
+    with (
+        FaultProxy(s3.endpoint, decide=expired) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.endpoint}),
+    ):
         with pytest.raises(StorageError, match="credentials have expired") as caught:
             open_source("s3://faults/a.tar.gz", cache_dir=tmp_path)
-        assert sum(method == "GET" for method, _ in proxy.requests) == 1  # waiting does not renew credentials
+        assert (
+            sum(method == "GET" for method, _ in proxy.requests) == 1
+        )  # waiting does not renew credentials
     assert caught.value.retryable
     source = open_source("s3://faults/a.tar.gz", cache_dir=tmp_path)
     assert [source.read(i) for i in range(len(source))] == images(archive)
 
 
 def test_denied_access_is_not_retryable(s3: S3Server, archive: Path, tmp_path: Path) -> None:
-    with environment({"AWS_SECRET_ACCESS_KEY": "another"}), pytest.raises(StorageError, match="access denied") as caught:
+    with (
+        environment({"AWS_SECRET_ACCESS_KEY": "another"}),
+        pytest.raises(StorageError, match="access denied") as caught,
+    ):
         open_source("s3://faults/a.tar.gz", cache_dir=tmp_path)
     assert not caught.value.retryable
 
 
-def test_a_missing_archive_is_a_data_error_and_a_missing_file_not_found(s3: S3Server, tmp_path: Path) -> None:
+def test_a_missing_archive_is_a_data_error_and_a_missing_file_not_found(
+    s3: S3Server, tmp_path: Path
+) -> None:
     s3.bucket("faults")
     with pytest.raises(DataError, match="there is no data source"):
         open_source("s3://faults/none.tar.gz", cache_dir=tmp_path)
@@ -93,7 +110,9 @@ def test_a_missing_archive_is_a_data_error_and_a_missing_file_not_found(s3: S3Se
 def test_an_object_that_changes_while_it_is_read_is_refused(s3: S3Server, tmp_path: Path) -> None:
     target = s3.bucket("faults") / "changing.tar.gz"
     make_tarball(write_imagefolder(tmp_path / "one", 1, 3), target)
-    other = make_tarball(write_imagefolder(tmp_path / "two", 1, 3, start=5), tmp_path / "two.tar.gz").read_bytes()
+    other = make_tarball(
+        write_imagefolder(tmp_path / "two", 1, 3, start=5), tmp_path / "two.tar.gz"
+    ).read_bytes()
 
     def swap(method: str, path: str, number: int) -> str | None:
         if method == "GET" and "changing" in path:
@@ -110,7 +129,9 @@ def test_an_object_that_changes_while_it_is_read_is_refused(s3: S3Server, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["grows", "is replaced", "joins"])
-def test_a_prefix_that_changes_while_it_is_read_is_refused(change: str, s3: S3Server, tmp_path: Path) -> None:
+def test_a_prefix_that_changes_while_it_is_read_is_refused(
+    change: str, s3: S3Server, tmp_path: Path
+) -> None:
     folder = s3.bucket("faults") / f"prefix {change}"
     write_imagefolder(folder, 1, 4)
     target = sorted(folder.rglob("*.png"))[1]
@@ -145,7 +166,10 @@ def test_downloads_and_uploads_survive_faults(fault: str, s3: S3Server, tmp_path
         return None
 
     s3.bucket("faults")
-    with FaultProxy(s3.endpoint, decide=first_two) as proxy, environment({"AWS_ENDPOINT_URL": proxy.endpoint}):
+    with (
+        FaultProxy(s3.endpoint, decide=first_two) as proxy,
+        environment({"AWS_ENDPOINT_URL": proxy.endpoint}),
+    ):
         transfer.upload(tmp_path / "in.bin", "s3://faults/t.bin")
         transfer.download("s3://faults/t.bin", tmp_path / "out.bin")
     assert (tmp_path / "out.bin").read_bytes() == data

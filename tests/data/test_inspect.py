@@ -24,18 +24,28 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_report_counts_what_is_there_and_names_what_is_broken(folder: Path, tmp_path: Path) -> None:
+def test_the_report_counts_what_is_there_and_names_what_is_broken(
+    folder: Path, tmp_path: Path
+) -> None:
     report = inspect_source(folder)
     json.dumps(report, allow_nan=False)
     assert report["images"] == 10
     assert report["bytes"] == sum(path.stat().st_size for path in folder.rglob("*.*"))
     assert report["classes"] == {"0": 4, "1": 5} and report["unlabelled"] == 1
-    assert report["width"] == {"min": 30, "median": 40, "max": 80} and report["height"] == {"min": 20, "median": 40, "max": 90}
+    assert report["width"] == {"min": 30, "median": 40, "max": 80} and report["height"] == {
+        "min": 20,
+        "median": 40,
+        "max": 90,
+    }
     assert report["channels"] == {"RGB": 8, "L": 1}
     assert report["formats"] == {"PNG": 7, "PPM": 1, "BMP": 1}
     assert report["unreadable"] == {"count": 1, "files": [str(folder / "0" / "broken.jpg")]}
-    assert report["duplicates"]["groups"] == [[str(folder / "0" / "0000.png"), str(folder / "1" / "twin.png")]]
-    packed = inspect_source(make_tarball(folder, tmp_path / "a.tar.gz"), cache_dir=tmp_path / "cache")
+    assert report["duplicates"]["groups"] == [
+        [str(folder / "0" / "0000.png"), str(folder / "1" / "twin.png")]
+    ]
+    packed = inspect_source(
+        make_tarball(folder, tmp_path / "a.tar.gz"), cache_dir=tmp_path / "cache"
+    )
     assert {key: packed[key] for key in ("classes", "mean", "std", "width", "channels")} == {
         key: report[key] for key in ("classes", "mean", "std", "width", "channels")
     }
@@ -43,9 +53,16 @@ def test_the_report_counts_what_is_there_and_names_what_is_broken(folder: Path, 
 
 def test_mean_and_std_are_those_of_the_pixels(tmp_path: Path) -> None:
     root = write_imagefolder(tmp_path, 2, 4, size=24, kind="photos", suffix=".png")
-    pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in sorted(root.rglob("*.png"))]) / 255
+    pixels = (
+        np.concatenate(
+            [np.asarray(Image.open(path)).reshape(-1, 3) for path in sorted(root.rglob("*.png"))]
+        )
+        / 255
+    )
     report = inspect_source(root)
-    assert np.allclose(report["mean"], pixels.mean(0), atol=1e-4) and np.allclose(report["std"], pixels.std(0), atol=1e-4)
+    assert np.allclose(report["mean"], pixels.mean(0), atol=1e-4) and np.allclose(
+        report["std"], pixels.std(0), atol=1e-4
+    )
 
 
 def test_a_picture_in_both_train_and_val_is_reported(folder: Path, tmp_path: Path) -> None:
@@ -53,7 +70,10 @@ def test_a_picture_in_both_train_and_val_is_reported(folder: Path, tmp_path: Pat
     assert inspect_source(folder, other=val)["shared"] == {"count": 0, "pairs": []}
     shutil.copy(folder / "1" / "0001.png", val / "0" / "leak.png")
     shared = inspect_source(folder, other=val)["shared"]
-    assert shared == {"count": 1, "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]]}
+    assert shared == {
+        "count": 1,
+        "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]],
+    }
 
 
 def test_the_contact_sheet_is_a_picture_of_the_pictures(folder: Path, tmp_path: Path) -> None:
@@ -66,7 +86,9 @@ def test_the_contact_sheet_is_a_picture_of_the_pictures(folder: Path, tmp_path: 
     assert pixels.std() > 20
 
 
-def test_the_command_compares_two_sources_and_draws_the_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares_two_sources_and_draws_the_sheet(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mae_sdk.cli.main import main
 
     def run(*words: str) -> str:
@@ -78,11 +100,18 @@ def test_the_command_compares_two_sources_and_draws_the_sheet(folder: Path, tmp_
     val = write_imagefolder(tmp_path / "val", 1, 2, size=40, start=10)
     shutil.copy(folder / "1" / "0001.png", val / "0" / "leak.png")
     sheet = tmp_path / "sheet.png"
-    report = json.loads(run(str(folder), "--other", str(val), "--contact-sheet", str(sheet), "--json"))
-    assert report["shared"] == {"count": 1, "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]]}
+    report = json.loads(
+        run(str(folder), "--other", str(val), "--contact-sheet", str(sheet), "--json")
+    )
+    assert report["shared"] == {
+        "count": 1,
+        "pairs": [[str(folder / "1" / "0001.png"), str(val / "0" / "leak.png")]],
+    }
     assert report["duplicates"]["count"] == 1
     with Image.open(sheet) as picture:
         assert picture.format == "PNG"
     text = run(str(folder), "--other", str(val))
-    assert f"    {folder / '1' / '0001.png'} = {val / '0' / 'leak.png'}\n" in text and "mean" in text
+    assert (
+        f"    {folder / '1' / '0001.png'} = {val / '0' / 'leak.png'}\n" in text and "mean" in text
+    )
     assert "shared" not in run(str(folder))

@@ -8,34 +8,59 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mae_runners.data import FunctionalSampler, Mixup, build_dataset, build_loader, soft_targets, to_input
+from mae_runners.data import (
+    FunctionalSampler,
+    Mixup,
+    build_dataset,
+    build_loader,
+    soft_targets,
+    to_input,
+)
 from mae_runners.data import loader as loader_module
 from mae_skill.errors import DataError
 
 from tests.support.augment import augmentation
 from tests.support.images import write_flat, write_imagefolder
 
-RANDOM = {"min_scale": 0.2, "hflip": 0.5, "auto_aug": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, "interpolation": "random"}
+RANDOM = {
+    "min_scale": 0.2,
+    "hflip": 0.5,
+    "auto_aug": "rand-m9-mstd0.5-inc1",
+    "re_prob": 0.5,
+    "interpolation": "random",
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_imagefolder(tmp_path_factory.mktemp("images"), 3, 5, size=48, kind="photos", suffix=".jpg")
+    return write_imagefolder(
+        tmp_path_factory.mktemp("images"), 3, 5, size=48, kind="photos", suffix=".jpg"
+    )
 
 
 def dataset(folder: Path, **changed: Any) -> Any:
-    options: dict[str, Any] = {"train": True, "stage": "finetune", "augmentation": augmentation(**RANDOM), "seed": 5, "num_units": 16}
+    options: dict[str, Any] = {
+        "train": True,
+        "stage": "finetune",
+        "augmentation": augmentation(**RANDOM),
+        "seed": 5,
+        "num_units": 16,
+    }
     return build_dataset(str(folder), **{**options, **changed})
 
 
-def batches(data: Any, workers: int, epoch: int = 0, start: int = 0, size: int = 4) -> list[dict[str, torch.Tensor]]:
+def batches(
+    data: Any, workers: int, epoch: int = 0, start: int = 0, size: int = 4
+) -> list[dict[str, torch.Tensor]]:
     sampler = FunctionalSampler(len(data), 5)
     sampler.set_position(epoch, start)
     return list(build_loader(data, sampler, size, workers, pin_memory=False))
 
 
 def same(one: list[dict[str, torch.Tensor]], two: list[dict[str, torch.Tensor]]) -> bool:
-    return len(one) == len(two) and all(torch.equal(a[key], b[key]) for a, b in zip(one, two, strict=True) for key in a)
+    return len(one) == len(two) and all(
+        torch.equal(a[key], b[key]) for a, b in zip(one, two, strict=True) for key in a
+    )
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
@@ -43,7 +68,9 @@ def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
 
 
 def test_a_position_in_the_middle_of_an_epoch_continues_it_exactly(folder: Path) -> None:
-    assert same(batches(dataset(folder), 0, epoch=3)[2:], batches(dataset(folder), 0, epoch=3, start=8))
+    assert same(
+        batches(dataset(folder), 0, epoch=3)[2:], batches(dataset(folder), 0, epoch=3, start=8)
+    )
 
 
 def test_epochs_seeds_and_samples_differ_in_pixels_and_masks(folder: Path) -> None:
@@ -74,18 +101,24 @@ def test_orders_differ_between_epochs_and_seeds_and_a_resume_position_survives_s
     assert len(list(sampler)) == 100
 
 
-def test_labels_are_required_where_asked_and_unknown_classes_refused(folder: Path, tmp_path: Path) -> None:
+def test_labels_are_required_where_asked_and_unknown_classes_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     write_flat(tmp_path, 2, suffix=".jpg")
     with pytest.raises(DataError, match="no class folder"):
         dataset(tmp_path, require_labels=True)
     assert dataset(tmp_path)[0, 0]["label"] == -1
     with pytest.raises(DataError, match="class_2"):
         dataset(folder, classes=["class_0", "class_1"])
-    assert dataset(folder, classes=["class_0", "class_1", "class_2", "zebra"]).classes[-1] == "zebra"
+    assert (
+        dataset(folder, classes=["class_0", "class_1", "class_2", "zebra"]).classes[-1] == "zebra"
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_corrupt_images_fail_by_name_and_few_are_replaced_and_marked(workers: int, tmp_path: Path) -> None:
+def test_too_many_corrupt_images_fail_by_name_and_few_are_replaced_and_marked(
+    workers: int, tmp_path: Path
+) -> None:
     write_flat(tmp_path, 12)
     bad = tmp_path / "00003.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
@@ -95,7 +128,12 @@ def test_too_many_corrupt_images_fail_by_name_and_few_are_replaced_and_marked(wo
     data = dataset(tmp_path, max_corrupt_fraction=0.1)
     got = batches(data, workers)
     assert data.corrupt == [str(bad)]
-    assert [int(i) for batch in got for i, valid in zip(batch["index"], batch["valid"], strict=True) if not valid] == [3]
+    assert [
+        int(i)
+        for batch in got
+        for i, valid in zip(batch["index"], batch["valid"], strict=True)
+        if not valid
+    ] == [3]
     assert all(image.float().std() > 1 for batch in got for image in batch["image"])
 
 
@@ -104,7 +142,12 @@ def test_normalising_on_the_device_equals_torchvisions() -> None:
 
     images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    torch.testing.assert_close(to_input(images, mean, std), normalize(images.float() / 255, mean, std), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        to_input(images, mean, std),
+        normalize(images.float() / 255, mean, std),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("cuda", [False, True])
@@ -116,13 +159,20 @@ def test_workers_stay_between_epochs_and_memory_is_pinned_where_there_is_a_gpu(
     data = dataset(folder)
     loader = build_loader(data, FunctionalSampler(len(data), 5), 4, 1)
     assert (loader.persistent_workers, loader.pin_memory, loader.prefetch_factor) == (True, cuda, 3)
-    assert next(iter(build_loader(data, FunctionalSampler(len(data), 5), 4, 0, pin_memory=False)))["image"].dtype == torch.uint8
+    assert (
+        next(iter(build_loader(data, FunctionalSampler(len(data), 5), 4, 0, pin_memory=False)))[
+            "image"
+        ].dtype
+        == torch.uint8
+    )
 
 
 def test_workers_and_prefetch_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(loader_module, "free_memory", lambda: 10 << 30)
-    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda path: type("U", (), {"free": 8 << 30})())
+    monkeypatch.setattr(
+        loader_module.shutil, "disk_usage", lambda path: type("U", (), {"free": 8 << 30})()
+    )
     assert loader_module.plan_workers(4, 1 << 20) == (4, 8)
     assert loader_module.plan_workers(20, 1 << 20)[0] == 8
     workers, prefetch = loader_module.plan_workers(8, 100 << 20)
@@ -133,10 +183,16 @@ def test_workers_and_prefetch_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
-def test_mixup_targets_say_how_much_of_each_image_is_there(mode: str, size: int, alphas: tuple[float, float]) -> None:
+def test_mixup_targets_say_how_much_of_each_image_is_there(
+    mode: str, size: int, alphas: tuple[float, float]
+) -> None:
     mix = Mixup(augmentation(mixup=alphas[0], cutmix=alphas[1], mixup_mode=mode), num_classes=size)
-    images = torch.eye(size).view(size, size, 1, 1).expand(size, size, 16, 16)[:, :, :, :].contiguous()
-    images = torch.cat([images, torch.zeros(size, max(0, 3 - size), 16, 16)], 1)  # channel c of image i is 1 where i = c
+    images = (
+        torch.eye(size).view(size, size, 1, 1).expand(size, size, 16, 16)[:, :, :, :].contiguous()
+    )
+    images = torch.cat(
+        [images, torch.zeros(size, max(0, 3 - size), 16, 16)], 1
+    )  # channel c of image i is 1 where i = c
     for step in range(6):
         mixed, targets = mix(images, torch.arange(size), (1, step, 0))
         torch.testing.assert_close(mixed[:, :size].mean((2, 3)), targets, atol=1e-5, rtol=0)
@@ -149,7 +205,11 @@ def test_mixup_depends_on_its_key_alone_and_its_switches_act() -> None:
     images, labels = torch.rand(6, 3, 16, 16), torch.arange(6)
     kept = images.clone()
     both = Mixup(augmentation(mixup=0.8, cutmix=1.0, smoothing=0.1), 6)
-    one, two, other = both(images, labels, (1, 2, 0)), both(images, labels, (1, 2, 0)), both(images, labels, (1, 2, 1))
+    one, two, other = (
+        both(images, labels, (1, 2, 0)),
+        both(images, labels, (1, 2, 0)),
+        both(images, labels, (1, 2, 1)),
+    )
     assert torch.equal(one[0], two[0]) and not torch.equal(one[0], other[0])
     assert torch.equal(images, kept)
     never = Mixup(augmentation(mixup=0.8, cutmix=1.0, mixup_prob=0.0), 6)
@@ -163,4 +223,6 @@ def test_mixup_depends_on_its_key_alone_and_its_switches_act() -> None:
 def test_smoothed_targets_are_torchs() -> None:
     logits, labels = torch.randn(5, 7), torch.tensor([0, 6, 3, 3, 1])
     ours = torch.nn.functional.cross_entropy(logits, soft_targets(labels, 7, 0.1))
-    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
+    torch.testing.assert_close(
+        ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    )

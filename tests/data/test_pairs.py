@@ -22,7 +22,9 @@ from tests.support.scenes import write_digit_scenes
 @pytest.fixture(scope="module")
 def ade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ADE20K layout: three images to train on, two to validate with."""
-    return write_digit_scenes(tmp_path_factory.mktemp("ade") / "scenes", training=3, validation=2, size=32)
+    return write_digit_scenes(
+        tmp_path_factory.mktemp("ade") / "scenes", training=3, validation=2, size=32
+    )
 
 
 def seen(pairs: object) -> list[tuple[str, str | None]]:
@@ -56,16 +58,24 @@ def test_masks_and_images_are_read_from_where_they_say(ade: Path, tmp_path: Path
 
 def test_a_folder_of_images_finds_the_annotations_beside_it(ade: Path) -> None:
     assert seen(open_pairs(str(ade / "images" / "training"), role="train")) == TRAINING
-    assert seen(open_pairs(str(ade / "images" / "training"), role="val")) == TRAINING, "a named split is taken as it is"
+    assert seen(open_pairs(str(ade / "images" / "training"), role="val")) == TRAINING, (
+        "a named split is taken as it is"
+    )
 
 
-def test_separate_mask_sources_are_matched_by_relative_path_whatever_wraps_them(ade: Path, tmp_path: Path) -> None:
+def test_separate_mask_sources_are_matched_by_relative_path_whatever_wraps_them(
+    ade: Path, tmp_path: Path
+) -> None:
     images = make_tarball(ade / "images" / "training", tmp_path / "a.tar", wrapper="pictures")
     masks = make_tarball(ade / "annotations" / "training", tmp_path / "b.zip")
     names = [(image.split("/")[1], mask.split("/")[1]) for image, mask in TRAINING]
     found = seen(open_pairs(str(images), str(masks), role="train"))
     assert [(a.split("/")[1], (b or "").split("/")[1]) for a, b in found] == names
-    both = open_pairs([str(images), str(ade / "images/validation")], [str(masks), str(ade / "annotations/validation")], role="train")
+    both = open_pairs(
+        [str(images), str(ade / "images/validation")],
+        [str(masks), str(ade / "annotations/validation")],
+        role="train",
+    )
     assert len(both) == both.masked == 5
     assert both.read_mask(4) == (ade / "annotations/validation/00001.png").read_bytes()
 
@@ -74,21 +84,25 @@ def test_mask_sources_replace_the_annotations_of_a_layout(ade: Path) -> None:
     pairs = open_pairs(str(ade), str(ade / "annotations"), role="val")
     assert seen(pairs) == VALIDATION
     pairs = open_pairs(str(ade), str(ade / "annotations" / "training"), role="val")
-    assert seen(pairs) == [(image, mask) for (image, _), (_, mask) in zip(VALIDATION, TRAINING, strict=False)]
+    assert seen(pairs) == [
+        (image, mask) for (image, _), (_, mask) in zip(VALIDATION, TRAINING, strict=False)
+    ]
 
 
 def test_extra_masks_do_no_harm(ade: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     shutil.copy(ade / "images/training/00001.jpg", tmp_path / "images" / "00001.jpg")
-    assert seen(open_pairs(str(tmp_path / "images"), str(ade / "annotations" / "training"), role="train")) == [
-        ("images/00001.jpg", "training/00001.png")
-    ]
+    assert seen(
+        open_pairs(str(tmp_path / "images"), str(ade / "annotations" / "training"), role="train")
+    ) == [("images/00001.jpg", "training/00001.png")]
 
 
 def test_an_image_without_mask_is_named_before_anything_starts(ade: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(ade, tmp_path / "copy"))
     (copy / "annotations/training/00001.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 images have no mask: .*training/00001\.jpg") as caught:
+    with pytest.raises(
+        DataError, match=r"1 of 3 images have no mask: .*training/00001\.jpg"
+    ) as caught:
         open_pairs(str(copy), role="train")
     assert caught.value.field == "dataset.segmentation.train_mask_sources"
     assert open_pairs(str(copy), role="train", required=False).masked == 2
@@ -96,7 +110,9 @@ def test_an_image_without_mask_is_named_before_anything_starts(ade: Path, tmp_pa
 
 def test_two_masks_for_one_image_are_refused(ade: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(ade, tmp_path / "copy"))
-    Image.open(copy / "annotations/training/00001.png").save(copy / "annotations/training/00001.tif")
+    Image.open(copy / "annotations/training/00001.png").save(
+        copy / "annotations/training/00001.tif"
+    )
     with pytest.raises(DataError, match="two masks have the path training/00001"):
         open_pairs(str(copy), role="train")
     assert len(open_pairs(str(copy), role="val")) == 2, "another split is no matter"
@@ -126,7 +142,9 @@ def test_annotations_are_no_images_for_inference(tmp_path: Path) -> None:
     for folder in ("images", "annotations"):
         (tmp_path / folder).mkdir()
         photo(1, 20, 20).convert("L").save(tmp_path / folder / "a.png")
-    assert seen(open_pairs(str(tmp_path), role="test", required=False)) == [("images/a.png", "annotations/a.png")]
+    assert seen(open_pairs(str(tmp_path), role="test", required=False)) == [
+        ("images/a.png", "annotations/a.png")
+    ]
     (tmp_path / "annotations/a.png").rename(tmp_path / "annotations/b.png")
     assert seen(open_pairs(str(tmp_path), role="test", required=False)) == [("images/a.png", None)]
 
@@ -144,7 +162,11 @@ def test_the_values_of_every_kind_of_mask_come_back_as_they_stand() -> None:
     palette = Image.fromarray(values).convert("P")
     palette.putdata(list(values.ravel()))
     palette.putpalette([i * 7 % 256 for i in range(768)])
-    for picture, suffix in ((Image.fromarray(values), "PNG"), (palette, "PNG"), (Image.fromarray(values), "TIFF")):
+    for picture, suffix in (
+        (Image.fromarray(values), "PNG"),
+        (palette, "PNG"),
+        (Image.fromarray(values), "TIFF"),
+    ):
         assert np.array_equal(read_values(encoded(picture, suffix), "m"), values)
     deep = values.astype(np.uint16) * 257
     assert np.array_equal(read_values(encoded(Image.fromarray(deep), "PNG"), "m"), deep)
@@ -169,14 +191,18 @@ def test_what_is_no_mask_is_refused_by_name(data: bytes, says: str) -> None:
     assert "set/annotations/a.png" in caught.value.message
 
 
-def test_inspect_tells_values_and_everything_that_does_not_fit(ade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_tells_values_and_everything_that_does_not_fit(
+    ade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mae_sdk.cli.main import main
 
     copy = Path(shutil.copytree(ade, tmp_path / "copy"))
     report = inspect_masks(str(copy), role="train")
     stored = [np.asarray(Image.open(copy / f"annotations/training/{i:05d}.png")) for i in range(3)]
     total = sum(mask.size for mask in stored)
-    assert report["masks"] == 3 and set(report["values"]) == {str(value) for mask in stored for value in np.unique(mask)}
+    assert report["masks"] == 3 and set(report["values"]) == {
+        str(value) for mask in stored for value in np.unique(mask)
+    }
     ones = sum(int((mask == 1).sum()) for mask in stored)
     assert report["values"]["1"] == {"pixels": round(ones / total, 6), "images": 3}
     folder = copy / "annotations" / "training"
@@ -187,11 +213,17 @@ def test_inspect_tells_values_and_everything_that_does_not_fit(ade: Path, tmp_pa
         main(["inspect", str(copy / "images" / "training"), "--masks", "beside", "--json"])
     assert ended.value.code in (0, None)
     report = json.loads(capsys.readouterr().out)["masks"]
-    assert [report[key]["count"] for key in ("without_mask", "unreadable", "other_size")] == [1, 1, 1]
+    assert [report[key]["count"] for key in ("without_mask", "unreadable", "other_size")] == [
+        1,
+        1,
+        1,
+    ]
     assert report["other_size"]["files"] == [str(folder / "00002.png")]
 
 
-def test_a_prefix_of_images_finds_the_annotations_beside_it_in_the_bucket(ade: Path, s3: S3Server, tmp_path: Path) -> None:
+def test_a_prefix_of_images_finds_the_annotations_beside_it_in_the_bucket(
+    ade: Path, s3: S3Server, tmp_path: Path
+) -> None:
     shutil.copytree(ade, s3.bucket("pairs") / "ade", dirs_exist_ok=True)
     pairs = open_pairs("s3://pairs/ade/images/training", role="train", cache_dir=tmp_path)
     assert seen(pairs) == TRAINING

@@ -19,7 +19,9 @@ LIMITS = Limits(max_ratio=100, ratio_from=8 << 20, max_members=5000)
 
 
 @pytest.mark.parametrize("case", CORPUS)
-def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing_behind(case: str, tmp_path: Path) -> None:
+def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing_behind(
+    case: str, tmp_path: Path
+) -> None:
     name, make, named = CORPUS[case]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(make())
@@ -29,13 +31,19 @@ def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing_behind(case: st
         open_source(tmp_path / "in" / name, cache_dir=cache, limits=LIMITS)
     assert named in str(caught.value)
     assert not caught.value.retryable
-    left = [path for path in tmp_path.rglob("*") if path not in before and path != cache and ".locks" not in path.parts]
+    left = [
+        path
+        for path in tmp_path.rglob("*")
+        if path not in before and path != cache and ".locks" not in path.parts
+    ]
     assert left == []
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zst"])
 @pytest.mark.parametrize("harm", ["cut", "flip"])
-def test_damage_deep_inside_a_large_archive_is_the_archives_error(kind: str, harm: str, tmp_path: Path) -> None:
+def test_damage_deep_inside_a_large_archive_is_the_archives_error(
+    kind: str, harm: str, tmp_path: Path
+) -> None:
     import bz2
     import gzip
     import lzma
@@ -44,7 +52,11 @@ def test_damage_deep_inside_a_large_archive_is_the_archives_error(kind: str, har
     import zstandard
 
     payload = random.Random(0).randbytes(2_500_000)
-    pack = {"gz": gzip.compress, "xz": lambda data: lzma.compress(data, preset=0), "bz2": lambda data: bz2.compress(data, 1)}
+    pack = {
+        "gz": gzip.compress,
+        "xz": lambda data: lzma.compress(data, preset=0),
+        "bz2": lambda data: bz2.compress(data, 1),
+    }
     pack["zst"] = zstandard.ZstdCompressor(level=1, write_checksum=True).compress
     data = bytearray(pack[kind](tar(("a/1.jpg", payload), ("a/2.jpg", PHOTO))))
     middle = len(data) * 2 // 3
@@ -84,7 +96,9 @@ def test_a_safe_name_never_leaves_its_folder(text: str) -> None:
 
 
 def read_all(data: bytes) -> list[tuple[str, bytes]]:
-    return [(m.name, b"".join(m.chunks)) for m in members(io.BytesIO(data), len(data), "fuzz", LIMITS)]
+    return [
+        (m.name, b"".join(m.chunks)) for m in members(io.BytesIO(data), len(data), "fuzz", LIMITS)
+    ]
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mae_runners.data import FunctionalSampler, SegmentationDataset, build_loader, build_segmentation_dataset
-from mae_runners.data.joint import JointTrainTransform, distort
+from mae_runners.data import (
+    FunctionalSampler,
+    SegmentationDataset,
+    build_loader,
+    build_segmentation_dataset,
+)
+from mae_runners.data.joint_transforms import JointTrainTransform, distort
 from mae_runners.data.masks import MaskReader
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import ExperimentSpec
@@ -22,12 +27,19 @@ from tests.support.scenes import write_digit_scenes
 PLAIN = {"scale_jitter": [1.0, 1.0], "max_class_share": 1.0, "photometric": False}
 
 
-def dataset_spec(size: Any = 32, hflip: float = 0.0, joint: dict[str, Any] | None = None, **meaning: Any) -> Any:
-    section = {"augmentation": {"input_size": size, "hflip": hflip, "segmentation": joint or PLAIN}, "segmentation": meaning}
+def dataset_spec(
+    size: Any = 32, hflip: float = 0.0, joint: dict[str, Any] | None = None, **meaning: Any
+) -> Any:
+    section = {
+        "augmentation": {"input_size": size, "hflip": hflip, "segmentation": joint or PLAIN},
+        "segmentation": meaning,
+    }
     return ExperimentSpec.model_validate({"dataset": section}).dataset
 
 
-def transform(size: Any = 32, hflip: float = 0.0, ignore: int = 255, **joint: Any) -> JointTrainTransform:
+def transform(
+    size: Any = 32, hflip: float = 0.0, ignore: int = 255, **joint: Any
+) -> JointTrainTransform:
     return JointTrainTransform(dataset_spec(size, hflip, {**PLAIN, **joint}).augmentation, ignore)
 
 
@@ -40,13 +52,21 @@ def checker(height: int, width: int, cell: int = 10) -> tuple[np.ndarray, np.nda
 
 
 @pytest.mark.parametrize("size", [(90, 70), (70, 90), (33, 32), (200, 300)], ids=str)
-@pytest.mark.parametrize("joint", [{}, {"scale_jitter": [0.5, 0.5]}, {"scale_jitter": [2.0, 2.0]}, {"scale_jitter": [0.5, 2.0]}], ids=str)
-def test_image_and_mask_stay_aligned_through_resize_crop_flip_and_padding(size: tuple[int, int], joint: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "joint",
+    [{}, {"scale_jitter": [0.5, 0.5]}, {"scale_jitter": [2.0, 2.0]}, {"scale_jitter": [0.5, 2.0]}],
+    ids=str,
+)
+def test_image_and_mask_stay_aligned_through_resize_crop_flip_and_padding(
+    size: tuple[int, int], joint: dict[str, Any]
+) -> None:
     pixels, mask = checker(*size, cell=max(size) // 2)
     blend = 2 + int(max(64 / size[0], 48 / size[1]) * joint.get("scale_jitter", [1.0, 1.0])[1])
     for key in range(6):
         image, numbers = transform([64, 48], hflip=0.5, **joint)(pixels, mask, key)
-        assert image.shape == (64, 48, 3) and numbers.shape == (64, 48) and numbers.dtype == np.uint8
+        assert (
+            image.shape == (64, 48, 3) and numbers.shape == (64, 48) and numbers.dtype == np.uint8
+        )
         labelled = numbers != 255
         assert labelled.any()
         told = np.rint(image[..., 0] / 50).astype(int)
@@ -95,7 +115,9 @@ def test_a_crop_of_one_class_is_drawn_again() -> None:
 
     assert both(1.0) < 30 and both(0.75) > both(1.0) + 15
     mask[:] = 255
-    assert transform(32, max_class_share=0.5)(pixels, mask, 1)[1].shape == (32, 32), "nothing labelled: the last draw stands"
+    assert transform(32, max_class_share=0.5)(pixels, mask, 1)[1].shape == (32, 32), (
+        "nothing labelled: the last draw stands"
+    )
 
 
 def test_photometric_distortion_moves_colours_within_its_bounds_and_never_the_mask() -> None:
@@ -104,7 +126,9 @@ def test_photometric_distortion_moves_colours_within_its_bounds_and_never_the_ma
     import random
 
     made = [distort(pixels, random.Random(key)) for key in range(40)]
-    assert 1 < sum(np.array_equal(one, pixels) for one in made) < 20, "each of the four is off half of the time"
+    assert 1 < sum(np.array_equal(one, pixels) for one in made) < 20, (
+        "each of the four is off half of the time"
+    )
     grey = np.full((4, 4, 3), 100, np.uint8)
     means = [float(distort(grey, random.Random(key)).mean()) for key in range(300)]
     assert 100 * 0.5 - 33 <= min(means) < 60 and 150 < max(means) <= (100 + 32) * 1.5 + 1
@@ -125,21 +149,51 @@ def test_more_than_255_classes_take_16_bit_masks() -> None:
     stored = np.array([[0, 300, 1000, 65535]], np.uint16)
     reader = MaskReader(1000, 65535)
     numbers, strange = reader(encoded(Image.fromarray(stored), "PNG"), "m")
-    assert numbers.dtype == np.int32 and numbers.tolist() == [[65535, 299, 999, 65535]] and strange is None
+    assert (
+        numbers.dtype == np.int32
+        and numbers.tolist() == [[65535, 299, 999, 65535]]
+        and strange is None
+    )
     pixels = np.zeros((1, 4, 3), np.uint8)
     _, mask = transform(8, ignore=65535)(pixels, numbers, 0)
-    assert mask.dtype == np.int32 and mask.shape == (8, 8) and set(np.unique(mask)) <= {299, 999, 65535}
+    assert (
+        mask.dtype == np.int32
+        and mask.shape == (8, 8)
+        and set(np.unique(mask)) <= {299, 999, 65535}
+    )
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digit_scenes(tmp_path_factory.mktemp("scenes") / "set", training=5, validation=3, size=32)
+    return write_digit_scenes(
+        tmp_path_factory.mktemp("scenes") / "set", training=5, validation=3, size=32
+    )
 
 
-def build(root: Path, role: str = "train", seed: int = 1, classes: int = 11, corrupt: float = 0.01, **meaning: Any) -> SegmentationDataset:
-    made = dataset_spec(32, 0.5, {"scale_jitter": [0.5, 2.0], "max_class_share": 0.75, "photometric": True}, **meaning)
+def build(
+    root: Path,
+    role: str = "train",
+    seed: int = 1,
+    classes: int = 11,
+    corrupt: float = 0.01,
+    **meaning: Any,
+) -> SegmentationDataset:
+    made = dataset_spec(
+        32,
+        0.5,
+        {"scale_jitter": [0.5, 2.0], "max_class_share": 0.75, "photometric": True},
+        **meaning,
+    )
     made.max_corrupt_fraction = corrupt
-    return build_segmentation_dataset(str(root), None, role=role, train=role == "train", dataset=made, num_classes=classes, seed=seed)
+    return build_segmentation_dataset(
+        str(root),
+        None,
+        role=role,
+        train=role == "train",
+        dataset=made,
+        num_classes=classes,
+        seed=seed,
+    )
 
 
 def test_an_item_depends_on_seed_epoch_and_index_alone(scenes: Path) -> None:
@@ -152,23 +206,48 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(scenes: Path) -> None:
     assert one[0, 3]["image"].shape == (3, 32, 32) and one[0, 3]["mask"].shape == (32, 32)
 
 
-def batches(dataset: SegmentationDataset, size: int, workers: int = 0) -> list[dict[str, torch.Tensor]]:
-    return list(build_loader(dataset, FunctionalSampler(len(dataset), 1, shuffle=False), size, workers, persistent=False))
+def batches(
+    dataset: SegmentationDataset, size: int, workers: int = 0
+) -> list[dict[str, torch.Tensor]]:
+    return list(
+        build_loader(
+            dataset,
+            FunctionalSampler(len(dataset), 1, shuffle=False),
+            size,
+            workers,
+            persistent=False,
+        )
+    )
 
 
 def test_evaluation_batches_hold_whole_pictures_padded_to_the_largest(scenes: Path) -> None:
     dataset = build(scenes, "val", class_list=str(scenes / "classes.txt"))
     assert dataset.classes[0] == "background" and len(dataset.classes) == 11 and dataset.has_masks
     (batch,) = batches(dataset, 3, workers=1)
-    assert batch["image"].dtype == torch.uint8 and batch["mask"].dtype == torch.uint8 and batch["valid"].all()
-    assert batch["size"].amax(0).tolist() == list(batch["mask"].shape[1:]) == list(batch["image"].shape[2:])
+    assert (
+        batch["image"].dtype == torch.uint8
+        and batch["mask"].dtype == torch.uint8
+        and batch["valid"].all()
+    )
+    assert (
+        batch["size"].amax(0).tolist()
+        == list(batch["mask"].shape[1:])
+        == list(batch["image"].shape[2:])
+    )
     assert len({tuple(size) for size in batch["size"].tolist()}) > 1
     for i, (height, width) in enumerate(batch["size"].tolist()):
-        image, mask = (Image.open(scenes / f"{kind}/validation/{i:05d}.{end}") for kind, end in (("images", "jpg"), ("annotations", "png")))
+        image, mask = (
+            Image.open(scenes / f"{kind}/validation/{i:05d}.{end}")
+            for kind, end in (("images", "jpg"), ("annotations", "png"))
+        )
         assert mask.size == (width, height) == image.size
         expected = np.asarray(mask).astype(int) - 1
-        assert np.array_equal(batch["mask"][i, :height, :width].numpy(), np.where(expected < 0, 255, expected))
-        assert (batch["mask"][i, height:] == 255).all() and (batch["mask"][i, :, width:] == 255).all()
+        assert np.array_equal(
+            batch["mask"][i, :height, :width].numpy(), np.where(expected < 0, 255, expected)
+        )
+        assert (batch["mask"][i, height:] == 255).all() and (
+            batch["mask"][i, :, width:] == 255
+        ).all()
         assert not batch["image"][i, :, height:].any() and not batch["image"][i, :, :, width:].any()
 
 
@@ -184,7 +263,10 @@ def spoil(scenes: Path, root: Path, index: int, what: str) -> Path:
     import shutil
 
     copy = Path(shutil.copytree(scenes, root / "copy"))
-    image, mask = copy / f"images/training/{index:05d}.jpg", copy / f"annotations/training/{index:05d}.png"
+    image, mask = (
+        copy / f"images/training/{index:05d}.jpg",
+        copy / f"annotations/training/{index:05d}.png",
+    )
     if what == "image":
         image.write_bytes(image.read_bytes()[:200])
     elif what == "mask":
@@ -199,7 +281,9 @@ def spoil(scenes: Path, root: Path, index: int, what: str) -> Path:
 
 
 @pytest.mark.parametrize("what", ["image", "mask", "size"])
-def test_a_bad_pair_is_named_counted_and_replaced(scenes: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_pair_is_named_counted_and_replaced(
+    scenes: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     copy = spoil(scenes, tmp_path, 2, what)
     dataset = build(copy, corrupt=0.2)
     (batch,) = batches(dataset, 5)
@@ -213,7 +297,9 @@ def test_a_bad_pair_is_named_counted_and_replaced(scenes: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_value_that_is_no_class_stops_the_run_whatever_is_tolerated(scenes: Path, tmp_path: Path, workers: int) -> None:
+def test_a_value_that_is_no_class_stops_the_run_whatever_is_tolerated(
+    scenes: Path, tmp_path: Path, workers: int
+) -> None:
     copy = spoil(scenes, tmp_path, 1, "value")
     with pytest.raises(DataError, match="holds the value 200, which is no class") as caught:
         batches(build(copy, corrupt=1.0), 5, workers)

@@ -34,7 +34,9 @@ def contents(source) -> list[bytes]:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("remote", [False, True])
-def test_an_archive_equals_its_folder_locally_and_on_s3(kind: str, remote: bool, folder: Path, s3: S3Server, tmp_path: Path) -> None:
+def test_an_archive_equals_its_folder_locally_and_on_s3(
+    kind: str, remote: bool, folder: Path, s3: S3Server, tmp_path: Path
+) -> None:
     bucket = s3.bucket("sources")
     made = make_tarball(folder, bucket / f"a.{kind}", wrapper="wrapped")
     source = open_source(f"s3://sources/a.{kind}" if remote else made, cache_dir=tmp_path)
@@ -71,10 +73,16 @@ def test_of_a_prefix_only_the_images_are_fetched_and_large_ones_in_parts(
         asked = [path for method, path in proxy.requests if method == "GET"]
     assert not any("old.tar.gz" in path or "labels.json" in path for path in asked)
     assert sum("large.jpg" in path for path in asked) == 4  # blocks of 64 KiB
-    assert contents(source) == sorted([*contents(open_source(folder)), large], key=contents(source).index)
+    assert contents(source) == sorted(
+        [*contents(open_source(folder)), large], key=contents(source).index
+    )
     assert source.read(list(source.members).index("1/large.jpg")) == large
-    out = cache.extracted_folder("s3://sources/mixed", tmp_path)  # consumers of a folder get everything
-    assert (out / "labels.json").read_text() == "{}" and (out / "1" / "large.jpg").read_bytes() == large
+    out = cache.extracted_folder(
+        "s3://sources/mixed", tmp_path
+    )  # consumers of a folder get everything
+    assert (out / "labels.json").read_text() == "{}" and (
+        out / "1" / "large.jpg"
+    ).read_bytes() == large
     (place / "only").mkdir()
     (place / "only" / "a.txt").write_text("x")
     with pytest.raises(DataError, match="holds no images"):
@@ -95,8 +103,25 @@ def test_an_s3_key_that_climbs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_all_nine_extensions_count_in_any_case_and_hidden_things_do_not(tmp_path: Path) -> None:
-    names = ["a.jpg", "b.JPEG", "c.Png", "d.ppm", "e.bmp", "f.PGM", "g.tif", "h.TIFF", "sub/deeper/i.webp"]
-    for name in [*names, ".hidden/x.jpg", "._a.jpg", "__MACOSX/a.jpg", "notes.txt", "sub/.DS_Store"]:
+    names = [
+        "a.jpg",
+        "b.JPEG",
+        "c.Png",
+        "d.ppm",
+        "e.bmp",
+        "f.PGM",
+        "g.tif",
+        "h.TIFF",
+        "sub/deeper/i.webp",
+    ]
+    for name in [
+        *names,
+        ".hidden/x.jpg",
+        "._a.jpg",
+        "__MACOSX/a.jpg",
+        "notes.txt",
+        "sub/.DS_Store",
+    ]:
         (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "f" / name).write_bytes(b"x")
     assert list(open_source(tmp_path / "f").members) == names
@@ -104,7 +129,9 @@ def test_all_nine_extensions_count_in_any_case_and_hidden_things_do_not(tmp_path
     assert list(open_source(packed, cache_dir=tmp_path / "cache").members) == names
 
 
-def test_flat_pictures_are_unlabelled_and_a_known_class_is_not_taken_for_a_wrapper(tmp_path: Path) -> None:
+def test_flat_pictures_are_unlabelled_and_a_known_class_is_not_taken_for_a_wrapper(
+    tmp_path: Path,
+) -> None:
     flat = open_source(write_flat(tmp_path / "flat", 3))
     assert flat.classes == [] and flat.labels.tolist() == [-1, -1, -1]
     write_flat(tmp_path / "val" / "cat", 2)
@@ -151,9 +178,13 @@ def _child(source, queue) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_source_works_in_forked_and_spawned_processes(method: str, folder: Path, tmp_path: Path) -> None:
+def test_a_source_works_in_forked_and_spawned_processes(
+    method: str, folder: Path, tmp_path: Path
+) -> None:
     source = open_source(make_tarball(folder, tmp_path / "a.tar.gz"), cache_dir=tmp_path / "cache")
-    if method == "spawn":  # what a spawned worker gets is a pickle; a whole interpreter adds seconds and nothing else
+    if (
+        method == "spawn"
+    ):  # what a spawned worker gets is a pickle; a whole interpreter adds seconds and nothing else
         assert contents(pickle.loads(pickle.dumps(source))) == contents(source)
         return
     context = multiprocessing.get_context("fork")
@@ -174,7 +205,12 @@ def test_the_digest_depends_on_content_and_not_on_packing(folder: Path, tmp_path
     shutil.copytree(folder, tmp_path / "changed")
     picture = tmp_path / "changed" / "0" / "0000.png"
     picture.write_bytes(picture.read_bytes()[:-1] + b"!")
-    assert open_source(make_tarball(tmp_path / "changed", tmp_path / "c.tar"), cache_dir=tmp_path / "cache").digest != one.digest
+    assert (
+        open_source(
+            make_tarball(tmp_path / "changed", tmp_path / "c.tar"), cache_dir=tmp_path / "cache"
+        ).digest
+        != one.digest
+    )
 
 
 def test_an_extracted_folder_holds_every_file(folder: Path, tmp_path: Path) -> None:
@@ -190,9 +226,13 @@ def test_no_secret_is_written_to_the_cache(s3: S3Server, folder: Path, tmp_path:
     make_tarball(folder, s3.bucket("sources") / "secret.tar")
     open_source("s3://sources/secret.tar", cache_dir=tmp_path)
     open_source(
-        "s3://sources/secret.tar", cache_dir=tmp_path, storage_options={"secret": SECRET_KEY, "key": os.environ["AWS_ACCESS_KEY_ID"]}
+        "s3://sources/secret.tar",
+        cache_dir=tmp_path,
+        storage_options={"secret": SECRET_KEY, "key": os.environ["AWS_ACCESS_KEY_ID"]},
     )
-    assert not any(SECRET_KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(
+        SECRET_KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+    )
 
 
 def test_a_local_source_loads_neither_s3fs_nor_fsspec(folder: Path, tmp_path: Path) -> None:
@@ -223,7 +263,10 @@ def test_labels_of_many_classes_follow_the_sorted_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path: Path) -> None:
-    make_tarball(write_imagefolder(tmp_path / "pictures", classes=2, per_class=1), tmp_path / "data" / "images_train.tar.gz")
+    make_tarball(
+        write_imagefolder(tmp_path / "pictures", classes=2, per_class=1),
+        tmp_path / "data" / "images_train.tar.gz",
+    )
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path / "data"))
     assert caught.value.hint == "it holds images_train.tar.gz: name the archive itself"
@@ -232,7 +275,7 @@ def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path
 def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mae_sdk.data import sources
+    from mae_sdk.data import source as sources
 
     for name in ("a", "b"):
         write_imagefolder(tmp_path / "set" / name, classes=1, per_class=1)

@@ -64,7 +64,9 @@ def test_aws_refuses_a_second_creation_by_itself_and_bad_keys_are_final(tmp_path
         fs.mkdir("moto")
         transfer.write_bytes("s3://moto/x", b"first", if_none_match=True)
         with pytest.raises(StorageError, match="exists already"):
-            transfer.attempt(lambda: fs.pipe_file("moto/x", b"second", mode="create"), "s3://moto/x", "write")
+            transfer.attempt(
+                lambda: fs.pipe_file("moto/x", b"second", mode="create"), "s3://moto/x", "write"
+            )
         assert transfer.read_bytes("s3://moto/x") == b"first"
         with pytest.raises(NotFoundError):
             transfer.read_bytes("s3://no-such-bucket-here/x")
@@ -86,11 +88,21 @@ def test_secrets_are_redacted_and_two_signatures_are_one_object() -> None:
     url = "https://user:pass@host/a.tar.gz?X-Amz-Signature=abc&X-Amz-Credential=def&versionId=7"
     shown = urls.redact(url)
     assert not any(secret in shown for secret in ("pass", "abc", "def")) and "versionId=7" in shown
-    assert urls.unsigned(url) == urls.unsigned(url.replace("abc", "xyz")) != urls.unsigned(url.replace("versionId=7", "versionId=8"))
-    assert urls.is_archive(url) and urls.is_archive("s3://b/X.TAR.ZST") and not urls.is_archive("s3://b/x.tar.gz/folder")
+    assert (
+        urls.unsigned(url)
+        == urls.unsigned(url.replace("abc", "xyz"))
+        != urls.unsigned(url.replace("versionId=7", "versionId=8"))
+    )
+    assert (
+        urls.is_archive(url)
+        and urls.is_archive("s3://b/X.TAR.ZST")
+        and not urls.is_archive("s3://b/x.tar.gz/folder")
+    )
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "a"
     target.write_bytes(b"old")
     with pytest.raises(RuntimeError), transfer.atomic_file(target) as temporary:

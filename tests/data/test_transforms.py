@@ -38,23 +38,41 @@ BASE = {"min_scale": 0.1, "max_scale": 2.0}
 )
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_the_fields_of_both_stages_act_in_both(stage: str, changed: dict[str, Any]) -> None:
-    assert any(not np.array_equal(train(stage, key, **BASE), train(stage, key, **{**BASE, **changed})) for key in range(5))
+    assert any(
+        not np.array_equal(train(stage, key, **BASE), train(stage, key, **{**BASE, **changed}))
+        for key in range(5)
+    )
 
 
 @pytest.mark.parametrize(
-    "changed", [{"auto_aug": "rand-m9-mstd0.5-inc1"}, {"auto_aug": "augmix-m3-w3"}, {"auto_aug": "original"}, {"re_prob": 1.0}]
+    "changed",
+    [
+        {"auto_aug": "rand-m9-mstd0.5-inc1"},
+        {"auto_aug": "augmix-m3-w3"},
+        {"auto_aug": "original"},
+        {"re_prob": 1.0},
+    ],
 )
 def test_the_fields_of_finetuning_act_there_alone(changed: dict[str, Any]) -> None:
-    assert any(not np.array_equal(train("finetune", key), train("finetune", key, **changed)) for key in range(8))
-    assert all(np.array_equal(train("pretrain", key), train("pretrain", key, **changed)) for key in range(8))
+    assert any(
+        not np.array_equal(train("finetune", key), train("finetune", key, **changed))
+        for key in range(8)
+    )
+    assert all(
+        np.array_equal(train("pretrain", key), train("pretrain", key, **changed))
+        for key in range(8)
+    )
 
 
-@pytest.mark.parametrize("policy", ["rand-m10-inc1", "rand-m0", "augmix-m10", "original", "v0", "originalr", "v0r", "3a"])
+@pytest.mark.parametrize(
+    "policy", ["rand-m10-inc1", "rand-m0", "augmix-m10", "original", "v0", "originalr", "v0r", "3a"]
+)
 def test_a_policy_at_its_extremes_never_fails(policy: str) -> None:
     plain = train("finetune", 0)
-    assert {(image.shape, image.dtype) for image in (train("finetune", key, auto_aug=policy) for key in range(60))} == {
-        (plain.shape, plain.dtype)
-    }
+    assert {
+        (image.shape, image.dtype)
+        for image in (train("finetune", key, auto_aug=policy) for key in range(60))
+    } == {(plain.shape, plain.dtype)}
 
 
 def test_an_unknown_policy_names_the_field() -> None:
@@ -64,7 +82,14 @@ def test_an_unknown_policy_names_the_field() -> None:
 
 
 def test_a_sample_depends_on_its_key_alone_and_leaves_the_global_generators_as_they_were() -> None:
-    everything = {**BASE, "hflip": 0.5, "color_jitter": 0.4, "auto_aug": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, "interpolation": "random"}
+    everything = {
+        **BASE,
+        "hflip": 0.5,
+        "color_jitter": 0.4,
+        "auto_aug": "rand-m9-mstd0.5-inc1",
+        "re_prob": 0.5,
+        "interpolation": "random",
+    }
     random.seed(1)
     np.random.seed(1)
     expected = random.Random(1).random(), np.random.RandomState(1).rand()
@@ -77,7 +102,8 @@ def test_a_sample_depends_on_its_key_alone_and_leaves_the_global_generators_as_t
 
 def test_random_interpolation_draws_both_kernels() -> None:
     both = {
-        train(key=key, interpolation="random", max_scale=1.0, min_scale=0.3).tobytes() == train(key=key, min_scale=0.3).tobytes()
+        train(key=key, interpolation="random", max_scale=1.0, min_scale=0.3).tobytes()
+        == train(key=key, min_scale=0.3).tobytes()
         for key in range(20)
     }
     assert both == {True, False}
@@ -89,11 +115,17 @@ def test_crops_are_distributed_as_torchvisions() -> None:
 
     torch.manual_seed(0)
     picture = Image.new("RGB", (200, 150))
-    theirs = np.array([RandomResizedCrop.get_params(picture, [0.1, 2.0], [0.75, 1.33])[2:] for _ in range(3000)])
+    theirs = np.array(
+        [RandomResizedCrop.get_params(picture, [0.1, 2.0], [0.75, 1.33])[2:] for _ in range(3000)]
+    )
     rng = random.Random(0)
-    ours = np.array([random_box(rng, 200, 150, (0.1, 2.0), (0.75, 1.33))[2:] for _ in range(3000)])[:, ::-1]
+    ours = np.array([random_box(rng, 200, 150, (0.1, 2.0), (0.75, 1.33))[2:] for _ in range(3000)])[
+        :, ::-1
+    ]
     for share in (10, 50, 90):
-        assert np.allclose(np.percentile(theirs, share, axis=0), np.percentile(ours, share, axis=0), rtol=0.05)
+        assert np.allclose(
+            np.percentile(theirs, share, axis=0), np.percentile(ours, share, axis=0), rtol=0.05
+        )
 
 
 def test_a_crop_stays_inside_extreme_pictures() -> None:
@@ -106,17 +138,24 @@ def test_a_crop_stays_inside_extreme_pictures() -> None:
 
 @pytest.mark.parametrize("size", [(500, 375), (300, 260), (120, 90)])
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
-def test_resizing_agrees_with_pillow_within_two_levels_on_average(size: tuple[int, int], kernel: str) -> None:
+def test_resizing_agrees_with_pillow_within_two_levels_on_average(
+    size: tuple[int, int], kernel: str
+) -> None:
     picture = photo(5, *size)
-    want = np.asarray(picture.resize((224, 160), Image.Resampling.BILINEAR if kernel == "bilinear" else Image.Resampling.BICUBIC)).astype(
-        int
-    )
+    want = np.asarray(
+        picture.resize(
+            (224, 160),
+            Image.Resampling.BILINEAR if kernel == "bilinear" else Image.Resampling.BICUBIC,
+        )
+    ).astype(int)
     assert np.abs(resize(np.asarray(picture), 224, 160, kernel).astype(int) - want).mean() < 2
 
 
 @pytest.mark.parametrize("size", [64, [64, 96], [96, 64]])
 @pytest.mark.parametrize("shape", [(200, 150), (150, 200), (40, 30)])
-def test_evaluation_equals_torchvisions_resize_and_centre_crop(size: Any, shape: tuple[int, int]) -> None:
+def test_evaluation_equals_torchvisions_resize_and_centre_crop(
+    size: Any, shape: tuple[int, int]
+) -> None:
     picture = photo(3, *shape)
     pixels = EvalTransform(augmentation(input_size=size)).fit(np.asarray(picture))
     height, width = (size, size) if isinstance(size, int) else size
@@ -128,7 +167,9 @@ def test_evaluation_equals_torchvisions_resize_and_centre_crop(size: Any, shape:
         assert np.array_equal(pixels, np.asarray(want))
 
 
-def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from mae_runners.data import transforms
 
     data = jpeg(2, 800, 600)
@@ -141,12 +182,20 @@ def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(m
 
     monkeypatch.setattr(transforms, "decode", spy)
     seen = []
-    monkeypatch.setattr(transforms, "resize", lambda pixels, w, h, k: seen.append(pixels.shape) or resize(pixels, w, h, k))
+    monkeypatch.setattr(
+        transforms,
+        "resize",
+        lambda pixels, w, h, k: seen.append(pixels.shape) or resize(pixels, w, h, k),
+    )
     for key in range(30):
         plain = train(key=key, data=data, min_scale=0.02, max_scale=1.0)
         fast = train(key=key, data=data, min_scale=0.02, max_scale=1.0, reduced_decode=True)
         differences.append(np.abs(plain.astype(int) - fast.astype(int)).mean())
         if factors[-1] > 1:
-            assert min(seen[-1][:2]) >= 63  # rounding may cost one row of a box that lies between pixels
+            assert (
+                min(seen[-1][:2]) >= 63
+            )  # rounding may cost one row of a box that lies between pixels
     assert set(factors) >= {1, 2, 4}
-    assert np.median(differences) < 5 and max(differences) < 15  # another crop would differ by 40 and more
+    assert (
+        np.median(differences) < 5 and max(differences) < 15
+    )  # another crop would differ by 40 and more

@@ -29,12 +29,17 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], 
     folder.mkdir()
     for i in range(8):
         (folder / f"{i}.jpg").write_bytes(rng.randbytes(50_000))
-    files = {f"/a.{kind}": make_tarball(folder, root / f"a.{kind}").read_bytes() for kind in ("tar", "tar.gz", "tar.xz", "zip")}
+    files = {
+        f"/a.{kind}": make_tarball(folder, root / f"a.{kind}").read_bytes()
+        for kind in ("tar", "tar.gz", "tar.xz", "zip")
+    }
     return files, [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
 @pytest.fixture
-def held(web: Web, packed: tuple[dict[str, bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def held(
+    web: Web, packed: tuple[dict[str, bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> list[bytes]:
     """Archives of some 400 kB that span several blocks of a ranged read."""
     monkeypatch.setattr(ranges.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
     monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
@@ -51,7 +56,9 @@ def test_an_archive_is_read_whatever_the_server_can(
     source = open_source(web.url(f"a.{kind}"), cache_dir=tmp_path / "cache")
     assert [source.read(i) for i in range(len(source))] == held
     whole = [wanted for wanted in web.asked if wanted is None]
-    assert able == (not whole) and (able or len(web.asked) <= 4)  # one whole answer; without a length HEAD is asked again as GET
+    assert able == (not whole) and (
+        able or len(web.asked) <= 4
+    )  # one whole answer; without a length HEAD is asked again as GET
     transfer.download(web.url(f"a.{kind}"), tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == web.files[f"/a.{kind}"]
 
@@ -63,7 +70,9 @@ def test_an_answer_that_breaks_off_or_falls_silent_is_retryable_and_leaves_nothi
 ) -> None:
     web.ranges, web.cut, web.stall = False, 150_000, stall
     with environment({"MAE_STORAGE_TIMEOUT": "0.4"}):
-        with pytest.raises(StorageError, match=f"cannot read http://127.0.0.1:.*a.{kind}") as caught:
+        with pytest.raises(
+            StorageError, match=f"cannot read http://127.0.0.1:.*a.{kind}"
+        ) as caught:
             open_source(web.url(f"a.{kind}"), cache_dir=tmp_path / "cache")
         with pytest.raises(StorageError):
             transfer.download(web.url(f"a.{kind}"), tmp_path / "copy")
@@ -82,7 +91,9 @@ def test_a_server_that_fails_is_not_taken_for_a_missing_file(
     assert caught.value.retryable == retryable
 
 
-def test_a_missing_file_and_a_server_that_is_not_there_are_told_apart(web: Web, held: list[bytes], tmp_path: Path) -> None:
+def test_a_missing_file_and_a_server_that_is_not_there_are_told_apart(
+    web: Web, held: list[bytes], tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="there is no data source"):
         open_source(web.url("none.tar.gz"), cache_dir=tmp_path)
     web.server_close()

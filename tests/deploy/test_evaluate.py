@@ -6,11 +6,20 @@ import pytest
 import torch
 from mae_runners.__main__ import main
 from mae_runners.actions import evaluate, export, inference
-from mae_runners.deploy import artefact, metrics, probe, runtimes
+from mae_runners.deploy import artefact, runtimes
+from mae_runners.metrics import classification as metrics
+from mae_runners.metrics import probe_folds as probe
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
 from PIL import Image
 
-from tests.support.deploy import CLASSES, make_context, make_model, make_spec, save_checkpoint, write_digits
+from tests.support.deploy import (
+    CLASSES,
+    make_context,
+    make_model,
+    make_spec,
+    save_checkpoint,
+    write_digits,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,31 +29,50 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory):
-    return save_checkpoint(make_model("vit_tiny_patch16", "finetune", 64, depth=2), tmp_path_factory.mktemp("model") / "model.pth")
+    return save_checkpoint(
+        make_model("vit_tiny_patch16", "finetune", 64, depth=2),
+        tmp_path_factory.mktemp("model") / "model.pth",
+    )
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    return save_checkpoint(make_model("vit_tiny_patch16", "pretrain", 64, depth=2), tmp_path_factory.mktemp("model") / "model.pth")
+    return save_checkpoint(
+        make_model("vit_tiny_patch16", "pretrain", 64, depth=2),
+        tmp_path_factory.mktemp("model") / "model.pth",
+    )
 
 
 def evaluate_on(folder, checkpoint, source, **values):
-    spec = make_spec(evaluate__checkpoint=str(checkpoint), dataset__val_data_sources=source and str(source), **values)
+    spec = make_spec(
+        evaluate__checkpoint=str(checkpoint),
+        dataset__val_data_sources=source and str(source),
+        **values,
+    )
     result = evaluate.run(spec, make_context("evaluate", folder))
     return result, json.loads((folder / "evaluate" / "metrics.json").read_text())
 
 
 def infer(folder, checkpoint, source, **values):
-    spec = make_spec(inference__checkpoint=str(checkpoint), dataset__test_data_sources=str(source), **values)
+    spec = make_spec(
+        inference__checkpoint=str(checkpoint), dataset__test_data_sources=str(source), **values
+    )
     return inference.run(spec, make_context("inference", folder))
 
 
 def test_metrics_from_a_confusion_matrix_are_the_textbook_ones():
-    figures = metrics.summarise(np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 4.0, ["a", "b", "c"])
+    figures = metrics.summarise(
+        np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 4.0, ["a", "b", "c"]
+    )
     assert figures["ACC_all"] == 5 / 8
     assert figures["mean_class_accuracy"] == pytest.approx((3 / 4 + 2 / 4) / 2)
     assert figures["ACC_top5"] is None
-    assert figures["per_class"]["a"] == {"precision": 3 / 5, "recall": 3 / 4, "f1": pytest.approx(6 / 9), "images": 4}
+    assert figures["per_class"]["a"] == {
+        "precision": 3 / 5,
+        "recall": 3 / 4,
+        "f1": pytest.approx(6 / 9),
+        "images": 4,
+    }
     assert figures["per_class"]["c"] == {"precision": None, "recall": None, "f1": None, "images": 0}
 
 
@@ -55,22 +83,34 @@ def test_evaluate_and_inference_see_the_same_images_and_agree(finetuned, digits,
         rows = list(csv.DictReader(stream))
     assert len(rows) == figures["images"] == 24
     truth = [row["path"].split("/")[-2] for row in rows]
-    assert sum(row["label"] == name for row, name in zip(rows, truth, strict=True)) / 24 == pytest.approx(result["kpis"]["ACC_all"])
+    assert sum(
+        row["label"] == name for row, name in zip(rows, truth, strict=True)
+    ) / 24 == pytest.approx(result["kpis"]["ACC_all"])
     with (tmp_path / "evaluate" / "confusion_matrix.csv").open() as stream:
         table = list(csv.reader(stream))
     assert table[0][1:] == CLASSES
     for row in table[1:]:
         for name, count in zip(CLASSES, row[1:], strict=True):
-            assert int(count) == sum(t == row[0] and r["label"] == name for t, r in zip(truth, rows, strict=True))
+            assert int(count) == sum(
+                t == row[0] and r["label"] == name for t, r in zip(truth, rows, strict=True)
+            )
     assert all(CLASSES[int(row["class_index"])] == row["label"] for row in rows)
     for row in rows:
-        assert sum(float(row[f"probability{rank}"]) for rank in ("", "_2", "_3", "_4")) == pytest.approx(1.0, abs=1e-5)
+        assert sum(
+            float(row[f"probability{rank}"]) for rank in ("", "_2", "_3", "_4")
+        ) == pytest.approx(1.0, abs=1e-5)
     assert Image.open(tmp_path / "evaluate" / "confusion_matrix.png").size[0] > 200
 
 
 @pytest.mark.parametrize("batch", [-1, 3])
-def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(batch, finetuned, digits, tmp_path):
-    spec = make_spec(export__checkpoint=str(finetuned), export__batch_size=batch, dataset__val_data_sources=str(digits))
+def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(
+    batch, finetuned, digits, tmp_path
+):
+    spec = make_spec(
+        export__checkpoint=str(finetuned),
+        export__batch_size=batch,
+        dataset__val_data_sources=str(digits),
+    )
     artefact_path = export.run(spec, make_context("export", tmp_path))["artefacts"][0]
     _, torch_figures = evaluate_on(tmp_path / "torch", finetuned, digits)
     _, onnx_figures = evaluate_on(tmp_path / "onnx", artefact_path, digits)
@@ -121,15 +161,21 @@ def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits,
     result, figures = evaluate_on(tmp_path, pretrained, digits)
     assert set(result["kpis"]) >= {"knn_acc", "linear_acc", "reconstruction_loss"}
     assert "5 stratified folds" in figures["protocol"]
-    _, banked = evaluate_on(tmp_path / "bank", pretrained, digits, dataset__probe_train_data_sources=str(digits))
+    _, banked = evaluate_on(
+        tmp_path / "bank", pretrained, digits, dataset__probe_train_data_sources=str(digits)
+    )
     assert banked["knn_acc"] >= figures["knn_acc"]
-    assert banked["linear_acc"] == 1.0  # the bank holds the very images, and four classes of six are separable
+    assert (
+        banked["linear_acc"] == 1.0
+    )  # the bank holds the very images, and four classes of six are separable
     again, _ = evaluate_on(tmp_path / "again", pretrained, digits)
     for name in ("knn_acc", "linear_acc", "reconstruction_loss"):
         assert again["kpis"][name] == result["kpis"][name]
 
 
-def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(pretrained, digits, tmp_path):
+def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(
+    pretrained, digits, tmp_path
+):
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, file in enumerate(sorted(digits.rglob("*.png"))[::6]):
@@ -140,10 +186,14 @@ def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(pretraine
     assert any("no class folders" in note for note in figures["notes"])
 
 
-def test_embeddings_are_deterministic_and_indexed_and_pictures_are_drawn(pretrained, digits, tmp_path):
+def test_embeddings_are_deterministic_and_indexed_and_pictures_are_drawn(
+    pretrained, digits, tmp_path
+):
     for name in ("a", "b"):
         infer(tmp_path / name, pretrained, digits)
-    first, second = (np.load(tmp_path / name / "inference" / "embeddings.npy") for name in ("a", "b"))
+    first, second = (
+        np.load(tmp_path / name / "inference" / "embeddings.npy") for name in ("a", "b")
+    )
     np.testing.assert_array_equal(first, second)
     with (tmp_path / "a" / "inference" / "embeddings.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -167,9 +217,15 @@ def test_folds_hold_every_class_evenly():
 
 def test_what_is_missing_or_named_twice_is_said(finetuned, digits, tmp_path):
     with pytest.raises(SpecError) as none:
-        evaluate.run(make_spec(dataset__val_data_sources=str(digits)), make_context("evaluate", tmp_path))
+        evaluate.run(
+            make_spec(dataset__val_data_sources=str(digits)), make_context("evaluate", tmp_path)
+        )
     assert none.value.field == "evaluate.checkpoint"
-    both = make_spec(evaluate__checkpoint=str(finetuned), evaluate__trt_engine="x.engine", dataset__val_data_sources=str(digits))
+    both = make_spec(
+        evaluate__checkpoint=str(finetuned),
+        evaluate__trt_engine="x.engine",
+        dataset__val_data_sources=str(digits),
+    )
     with pytest.raises(SpecError) as two:
         evaluate.run(both, make_context("evaluate", tmp_path))
     assert two.value.field == "evaluate.trt_engine"
@@ -183,21 +239,37 @@ def test_what_is_missing_or_named_twice_is_said(finetuned, digits, tmp_path):
         runtimes.open_runtime(tmp_path / "broken.onnx", torch.device("cpu"))
 
 
-def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_checked(finetuned, digits, tmp_path):
+def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_checked(
+    finetuned, digits, tmp_path
+):
     runtime = runtimes.open_runtime(finetuned, torch.device("cpu"))
     spec = make_spec(model__num_classes=7, dataset__augmentation__mean=[0.1, 0.1, 0.1])
-    artefact.check_agreement(spec, {"model.num_classes": "default"}, runtime.meta, "evaluate.checkpoint")
+    artefact.check_agreement(
+        spec, {"model.num_classes": "default"}, runtime.meta, "evaluate.checkpoint"
+    )
     with pytest.raises(SpecError) as caught:
         artefact.check_agreement(
-            spec, {"model.num_classes": "file", "dataset.augmentation.mean[0]": "file"}, runtime.meta, "evaluate.checkpoint"
+            spec,
+            {"model.num_classes": "file", "dataset.augmentation.mean[0]": "file"},
+            runtime.meta,
+            "evaluate.checkpoint",
         )
-    assert {problem.field for problem in caught.value.problems} == {"model.num_classes", "dataset.augmentation.mean"}
+    assert {problem.field for problem in caught.value.problems} == {
+        "model.num_classes",
+        "dataset.augmentation.mean",
+    }
 
 
 @pytest.mark.parametrize("variable", ["MAE_JOB_DIR", "RANK"])
-def test_the_defaults_of_a_whole_spec_give_way_too(variable, finetuned, digits, tmp_path, monkeypatch):
+def test_the_defaults_of_a_whole_spec_give_way_too(
+    variable, finetuned, digits, tmp_path, monkeypatch
+):
     """A job's spec.yaml, and the spec that ranks are handed, holds every field."""
-    values = {"evaluate__checkpoint": str(finetuned), "dataset__val_data_sources": str(digits), "results_dir": str(tmp_path)}
+    values = {
+        "evaluate__checkpoint": str(finetuned),
+        "dataset__val_data_sources": str(digits),
+        "results_dir": str(tmp_path),
+    }
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(make_spec(**values).model_dump(mode="json")))
     command = ["evaluate", "-e", str(path), "train.accelerator=cpu"]

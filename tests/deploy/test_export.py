@@ -8,13 +8,23 @@ import pytest
 import torch
 from mae_runners.__main__ import resolve
 from mae_runners.actions import export
-from mae_runners.checkpoint import load_model
-from mae_runners.deploy import images as images_module
-from mae_runners.deploy import onnx_export, triton
+from mae_runners.deploy import eval_images as images_module
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy import triton
 from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.models.checkpoint import load_model
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
 
-from tests.support.deploy import CLASSES, FAMILIES, make_context, make_model, make_spec, save_checkpoint, scale_weight, write_digits
+from tests.support.deploy import (
+    CLASSES,
+    FAMILIES,
+    make_context,
+    make_model,
+    make_spec,
+    save_checkpoint,
+    scale_weight,
+    write_digits,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +39,28 @@ def checkpoints(tmp_path_factory):
 
     def get(arch: str, stage: str = "finetune") -> Path:
         if (arch, stage) not in made:
-            made[arch, stage] = save_checkpoint(make_model(arch, stage, FAMILIES[arch]), folder / f"{arch}_{stage}.pth")
+            made[arch, stage] = save_checkpoint(
+                make_model(arch, stage, FAMILIES[arch]), folder / f"{arch}_{stage}.pth"
+            )
         return made[arch, stage]
 
     return get
 
 
 def run(tmp_path, checkpoint, digits, **values):
-    values = {"dataset__val_data_sources": str(digits), "export__checkpoint": str(checkpoint), **values}
+    values = {
+        "dataset__val_data_sources": str(digits),
+        "export__checkpoint": str(checkpoint),
+        **values,
+    }
     return export.run(make_spec(**values), make_context("export", tmp_path))
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
 @pytest.mark.parametrize(("stage", "opset"), [("finetune", 12), ("pretrain", 17)])
-def test_every_family_exports_at_the_opset_asked_for_with_any_batch(arch, stage, opset, checkpoints, digits, tmp_path):
+def test_every_family_exports_at_the_opset_asked_for_with_any_batch(
+    arch, stage, opset, checkpoints, digits, tmp_path
+):
     result = run(tmp_path, checkpoints(arch, stage), digits, export__opset_version=opset)
     path = Path(result["artefacts"][0])
     assert path == tmp_path / "export" / "model.onnx"
@@ -54,16 +72,29 @@ def test_every_family_exports_at_the_opset_asked_for_with_any_batch(arch, stage,
     pixels = torch.randn(3, 3, *saved.input_size, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = module(pixels) if stage == "finetune" else module.encode(pixels)
-    (actual,) = session.run(["logits" if stage == "finetune" else "features"], {"images": pixels.numpy()})
-    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4 * max(1.0, float(expected.abs().max())))
+    (actual,) = session.run(
+        ["logits" if stage == "finetune" else "features"], {"images": pixels.numpy()}
+    )
+    np.testing.assert_allclose(
+        actual, expected.numpy(), atol=1e-4 * max(1.0, float(expected.abs().max()))
+    )
     meta = onnx_export.read_meta(model, path)
-    assert (meta.arch, meta.stage, meta.input_size, meta.opset) == (arch, stage, list(saved.input_size), opset)
+    assert (meta.arch, meta.stage, meta.input_size, meta.opset) == (
+        arch,
+        stage,
+        list(saved.input_size),
+        opset,
+    )
     assert meta.classes == (CLASSES if stage == "finetune" else None)
 
 
 def test_tokens_keep_their_positions(checkpoints, digits, tmp_path):
-    result = run(tmp_path, checkpoints("hiera_tiny_224", "pretrain"), digits, export__features="tokens")
-    session = onnxruntime.InferenceSession(result["artefacts"][0], providers=["CPUExecutionProvider"])
+    result = run(
+        tmp_path, checkpoints("hiera_tiny_224", "pretrain"), digits, export__features="tokens"
+    )
+    session = onnxruntime.InferenceSession(
+        result["artefacts"][0], providers=["CPUExecutionProvider"]
+    )
     (tokens,) = session.run(["features"], {"images": np.zeros((1, 3, 96, 96), np.float32)})
     assert tokens.ndim == 3
 
@@ -80,7 +111,9 @@ def test_an_existing_file_is_replaced_only_when_allowed(checkpoints, digits, tmp
     onnx.checker.check_model(str(target))
 
 
-def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(checkpoints, digits, tmp_path):
+def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(
+    checkpoints, digits, tmp_path
+):
     (tmp_path / "taken.onnx").mkdir()
     with pytest.raises(UsageError) as caught:
         values = {"export__onnx_file": str(tmp_path / "taken.onnx"), "export__overwrite": True}
@@ -95,8 +128,12 @@ def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(ch
 
 def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
     spec = tmp_path / "spec.yaml"
-    spec.write_text("export: {checkpoint: vit.pth, features: tokens}\nevaluate: {checkpoint: vit.pth, segmentation: {window: slide}}\n")
-    resolve("export", str(spec), ["export.input_height=48"])  # the default, ConvNeXt V2, takes multiples of 32
+    spec.write_text(
+        "export: {checkpoint: vit.pth, features: tokens}\nevaluate: {checkpoint: vit.pth, segmentation: {window: slide}}\n"
+    )
+    resolve(
+        "export", str(spec), ["export.input_height=48"]
+    )  # the default, ConvNeXt V2, takes multiples of 32
     resolve("evaluate", str(spec), ["dataset.val_data_sources=here"])
     assert "in vain" not in capsys.readouterr().err
     with pytest.raises(SpecError, match="take this size"):
@@ -108,7 +145,9 @@ def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
     assert "ends in .onnx" in str(caught.value)
 
 
-def test_a_graph_that_departs_fails_the_job_says_where_and_leaves_nothing(checkpoints, digits, tmp_path, monkeypatch):
+def test_a_graph_that_departs_fails_the_job_says_where_and_leaves_nothing(
+    checkpoints, digits, tmp_path, monkeypatch
+):
     def spoil(model, meta, spec):
         scale_weight(model, "blocks.5/mlp/fc1/MatMul")
 
@@ -132,7 +171,9 @@ def test_a_head_of_zeros_cannot_be_exported(digits, tmp_path):
 def test_another_size_and_a_fixed_batch_are_exported_and_described(checkpoints, digits, tmp_path):
     values = {"export__input_width": 128, "export__input_height": 64, "export__batch_size": 3}
     result = run(tmp_path, checkpoints("vit_tiny_patch16"), digits, **values)
-    session = onnxruntime.InferenceSession(result["artefacts"][0], providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        result["artefacts"][0], providers=["CPUExecutionProvider"]
+    )
     assert session.get_inputs()[0].shape == [3, 3, 64, 128]
     assert result["meta"]["input_size"] == [64, 128]
     assert result["parity"]["passed"]
@@ -146,12 +187,19 @@ def test_a_size_that_does_not_fit_names_the_export_field(checkpoints, digits, tm
 
 def test_preprocessing_inside_the_graph_takes_raw_pixels(checkpoints, digits, tmp_path):
     plain = run(tmp_path / "a", checkpoints("convnextv2_atto"), digits)["artefacts"][0]
-    inside = run(tmp_path / "b", checkpoints("convnextv2_atto"), digits, export__include_preprocessing=True)["artefacts"][0]
+    inside = run(
+        tmp_path / "b", checkpoints("convnextv2_atto"), digits, export__include_preprocessing=True
+    )["artefacts"][0]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)
     spec = make_spec()
-    mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (spec.dataset.augmentation.mean, spec.dataset.augmentation.std))
+    mean, std = (
+        np.array(v, np.float32).reshape(1, 3, 1, 1)
+        for v in (spec.dataset.augmentation.mean, spec.dataset.augmentation.std)
+    )
     results = [
-        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": value})[0]
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(
+            None, {"images": value}
+        )[0]
         for path, value in ((plain, ((pixels / np.float32(255)) - mean) / std), (inside, pixels))
     ]
     np.testing.assert_allclose(results[0], results[1], atol=1e-4)
@@ -170,22 +218,48 @@ def test_torch_formats_agree_and_carry_their_description(kind, checkpoints, digi
     assert result["parity"]["cosine_min"] > 0.9999
 
 
-def test_a_triton_repository_holds_the_model_its_labels_and_a_valid_configuration(checkpoints, digits, tmp_path):
+def test_a_triton_repository_holds_the_model_its_labels_and_a_valid_configuration(
+    checkpoints, digits, tmp_path
+):
     result = run(tmp_path, checkpoints("convnextv2_atto"), digits, export__format="triton")
     folder = tmp_path / "export" / "model_repository" / "convnextv2_atto_finetune"
-    assert {Path(file).relative_to(folder).as_posix() for file in result["artefacts"]} == {"config.pbtxt", "labels.txt", "1/model.onnx"}
+    assert {Path(file).relative_to(folder).as_posix() for file in result["artefacts"]} == {
+        "config.pbtxt",
+        "labels.txt",
+        "1/model.onnx",
+    }
     assert (folder / "labels.txt").read_text().split() == CLASSES
     config = parse_config((folder / "config.pbtxt").read_text())
-    assert (config.name, config.max_batch_size, config.platform) == (folder.name, triton.MAX_BATCH, "onnxruntime_onnx")
-    session = onnxruntime.InferenceSession(str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
-    for declared, actual in ((config.input[0], session.get_inputs()[0]), (config.output[0], session.get_outputs()[0])):
+    assert (config.name, config.max_batch_size, config.platform) == (
+        folder.name,
+        triton.MAX_BATCH,
+        "onnxruntime_onnx",
+    )
+    session = onnxruntime.InferenceSession(
+        str(folder / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    for declared, actual in (
+        (config.input[0], session.get_inputs()[0]),
+        (config.output[0], session.get_outputs()[0]),
+    ):
         assert declared.name == actual.name
         assert list(declared.dims) == actual.shape[1:]
     assert config.HasField("dynamic_batching")
 
 
 def test_a_fixed_batch_is_declared_in_full_to_triton():
-    meta = ArtefactMeta("a", "finetune", [32, 64], [0.5] * 3, [0.5] * 3, "logits", None, 7, preprocessing=True, batch=4)
+    meta = ArtefactMeta(
+        "a",
+        "finetune",
+        [32, 64],
+        [0.5] * 3,
+        [0.5] * 3,
+        "logits",
+        None,
+        7,
+        preprocessing=True,
+        batch=4,
+    )
     config = parse_config(triton.config_text("m", meta, [7], max_batch=8))
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [4, 3, 32, 64]
@@ -202,7 +276,16 @@ def parse_config(text: str):
 
 def test_weights_above_the_limit_go_beside_the_file_and_leave_with_it(checkpoints, tmp_path):
     module, saved = load_model(checkpoints("vit_tiny_patch16"))
-    meta = ArtefactMeta("vit_tiny_patch16", "finetune", list(saved.input_size), saved.mean, saved.std, "logits", CLASSES, len(CLASSES))
+    meta = ArtefactMeta(
+        "vit_tiny_patch16",
+        "finetune",
+        list(saved.input_size),
+        saved.mean,
+        saved.std,
+        "logits",
+        CLASSES,
+        len(CLASSES),
+    )
     graph = onnx_export.to_onnx(onnx_export.deployable(module, meta), meta)
     path = tmp_path / "big.onnx"
     files = onnx_export.save(graph, path, overwrite=False, limit=1_000_000)
@@ -214,16 +297,22 @@ def test_weights_above_the_limit_go_beside_the_file_and_leave_with_it(checkpoint
     assert [file.name for file in tmp_path.iterdir()] == ["big.onnx"]
 
 
-def test_an_explicit_value_that_contradicts_the_checkpoint_is_refused_and_a_default_gives_way(checkpoints, digits, tmp_path):
+def test_an_explicit_value_that_contradicts_the_checkpoint_is_refused_and_a_default_gives_way(
+    checkpoints, digits, tmp_path
+):
     values = {
         "dataset__val_data_sources": str(digits),
         "export__checkpoint": str(checkpoints("vit_tiny_patch16")),
         "dataset__augmentation__input_size": 96,
     }
-    context = make_context("export", tmp_path, {"dataset.augmentation.input_size": "override", "model.arch": "default"})
+    context = make_context(
+        "export", tmp_path, {"dataset.augmentation.input_size": "override", "model.arch": "default"}
+    )
     with pytest.raises(SpecError) as caught:
         export.run(make_spec(**values), context)
-    assert [problem.field for problem in caught.value.problems] == ["dataset.augmentation.input_size"]
+    assert [problem.field for problem in caught.value.problems] == [
+        "dataset.augmentation.input_size"
+    ]
 
 
 def test_without_data_the_gate_uses_a_real_photograph_and_says_so(checkpoints, tmp_path):
@@ -232,42 +321,69 @@ def test_without_data_the_gate_uses_a_real_photograph_and_says_so(checkpoints, t
     assert "photograph" in result["parity"]["images_from"]
 
 
-def test_tracing_on_a_gpu_that_is_not_there_is_a_missing_dependency(checkpoints, digits, tmp_path, monkeypatch):
+def test_tracing_on_a_gpu_that_is_not_there_is_a_missing_dependency(
+    checkpoints, digits, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DependencyError) as caught:
         run(tmp_path, checkpoints("vit_tiny_patch16"), digits, export__on_cpu=False)
     assert caught.value.exit_code == 7
 
 
-def test_int8_for_onnx_runtime_is_calibrated_on_the_users_images_and_smaller(checkpoints, digits, tmp_path):
+def test_int8_for_onnx_runtime_is_calibrated_on_the_users_images_and_smaller(
+    checkpoints, digits, tmp_path
+):
     full = run(tmp_path / "a", checkpoints("vit_tiny_patch16"), digits)
     small = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="INT8")
     assert small["kpis"]["size_mb"] < full["kpis"]["size_mb"] / 3
     assert "dataset.val_data_sources" in small["parity"]["calibration"]
     assert small["kpis"]["parity_cosine"] > 0.99
     with pytest.raises(SpecError) as caught:
-        run(tmp_path / "c", checkpoints("vit_tiny_patch16"), digits, export__data_type="INT8", export__opset_version=12)
+        run(
+            tmp_path / "c",
+            checkpoints("vit_tiny_patch16"),
+            digits,
+            export__data_type="INT8",
+            export__opset_version=12,
+        )
     assert caught.value.field == "export.opset_version"
 
 
-def test_fp16_for_onnx_runtime_is_half_the_size_and_behind_the_same_gate(checkpoints, digits, tmp_path):
+def test_fp16_for_onnx_runtime_is_half_the_size_and_behind_the_same_gate(
+    checkpoints, digits, tmp_path
+):
     full = run(tmp_path / "a", checkpoints("vit_tiny_patch16"), digits)
     half = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="FP16")
     assert half["kpis"]["size_mb"] < full["kpis"]["size_mb"] * 0.55
     assert 1e-6 < half["parity"]["max_abs"] < 1e-2
     session = onnxruntime.InferenceSession(half["artefacts"][0], providers=["CPUExecutionProvider"])
-    assert {value.type for value in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}
+    assert {value.type for value in (*session.get_inputs(), *session.get_outputs())} == {
+        "tensor(float)"
+    }
     with pytest.raises(JobFailedError) as caught:
-        run(tmp_path / "c", checkpoints("vit_tiny_patch16"), digits, export__data_type="FP16", export__parity__max_abs=1e-7)
+        run(
+            tmp_path / "c",
+            checkpoints("vit_tiny_patch16"),
+            digits,
+            export__data_type="FP16",
+            export__parity__max_abs=1e-7,
+        )
     assert caught.value.field == "export.parity"
 
 
 def test_calibration_images_are_spread_over_all_classes(digits):
-    spec = make_spec(gen_trt_engine__tensorrt__calibration__cal_batch_size=2, gen_trt_engine__tensorrt__calibration__cal_batches=2)
+    spec = make_spec(
+        gen_trt_engine__tensorrt__calibration__cal_batch_size=2,
+        gen_trt_engine__tensorrt__calibration__cal_batches=2,
+    )
     spec.dataset.val_data_sources = str(digits)
-    meta = ArtefactMeta("a", "finetune", [32, 32], [0.5] * 3, [0.25] * 3, "logits", CLASSES, len(CLASSES))
+    meta = ArtefactMeta(
+        "a", "finetune", [32, 32], [0.5] * 3, [0.25] * 3, "logits", CLASSES, len(CLASSES)
+    )
     source = images_module.Images(spec, str(digits), meta, labelled=True)
-    labels = [int(label) for batch in images_module._spread(source, 2, 4) for label in batch["label"]]
+    labels = [
+        int(label) for batch in images_module._spread(source, 2, 4) for label in batch["label"]
+    ]
     assert labels[0] == 0
     assert labels[-1] == len(CLASSES) - 1
     assert len(set(labels)) >= 3

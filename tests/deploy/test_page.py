@@ -10,7 +10,7 @@ import pytest
 from mae_sdk import Skill
 from mae_skill.bundle import Bundle
 from mae_skill.knowledge import check
-from mae_skill.validate import validate
+from mae_skill.schema_check import validate
 
 PAGE = Bundle.load().root / "references" / "tao-deploy-mask-auto-encoder.skill_info.yaml"
 
@@ -30,30 +30,59 @@ def test_the_deploy_page_is_a_bundle_with_the_same_contract_as_the_whole_skill()
 
 def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    overrides = {"gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"), "gen_trt_engine.tensorrt.data_type": "FP16"}
-    plan = Skill(PAGE).plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path)).to_dict()
+    overrides = {
+        "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
+        "gen_trt_engine.tensorrt.data_type": "FP16",
+    }
+    plan = (
+        Skill(PAGE)
+        .plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path))
+        .to_dict()
+    )
     assert plan["spec"]["gen_trt_engine"]["trt_engine"]
     assert not any("not checked" in str(notice) for notice in plan["notices"])
 
 
 def warnings(spec: dict[str, object], gpus: int, action: str = "gen_trt_engine") -> list[str]:
-    whole = {"model": {}, "dataset": {}, "train": {}, action: {"onnx_file": "model.onnx", "checkpoint": None, **spec}}
+    whole = {
+        "model": {},
+        "dataset": {},
+        "train": {},
+        action: {"onnx_file": "model.onnx", "checkpoint": None, **spec},
+    }
     return [str(notice) for notice in check(action, whole, {}, {"gpus": gpus})[1]]
 
 
-def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    overrides = {"gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"), "gen_trt_engine.backend": "tensorrt_rtx"}
+    overrides = {
+        "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
+        "gen_trt_engine.backend": "tensorrt_rtx",
+    }
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "tensorrt_rtx", None)
-        plan = Skill().plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path)).to_dict()
-    (said,) = [notice["message"] for notice in plan["warnings"] if notice["field"] == "gen_trt_engine.backend"]
+        plan = (
+            Skill()
+            .plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path))
+            .to_dict()
+        )
+    (said,) = [
+        notice["message"]
+        for notice in plan["warnings"]
+        if notice["field"] == "gen_trt_engine.backend"
+    ]
     assert "tensorrt-rtx is not installed here: the job would end with exit 7" in said
     assert "pip install 'mae-skill[tensorrt-rtx]'" in said
     assert warnings({"backend": "tensorrt_rtx"}, 0) == []  # installed, and needs no GPU
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     (said,) = warnings({"backend": "tensorrt"}, 0)
-    assert "no GPU" not in said and "there is none here" in said and "tensorrt_rtx builds without a GPU" in said
+    assert (
+        "no GPU" not in said
+        and "there is none here" in said
+        and "tensorrt_rtx builds without a GPU" in said
+    )
     assert warnings({"backend": "tensorrt"}, 1) == []
 
 
@@ -61,4 +90,7 @@ def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(monkey
 def test_a_plan_says_beforehand_that_an_engine_needs_a_gpu_to_run(action: str) -> None:
     assert any("exit 7" in said for said in warnings({"trt_engine": "model.engine"}, 0, action))
     assert not any("exit 7" in said for said in warnings({"trt_engine": "model.engine"}, 1, action))
-    assert not any("exit 7" in said for said in warnings({"trt_engine": None, "checkpoint": "model.pth"}, 0, action))
+    assert not any(
+        "exit 7" in said
+        for said in warnings({"trt_engine": None, "checkpoint": "model.pth"}, 0, action)
+    )

@@ -2,7 +2,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mae_runners.deploy import gate, onnx_export, parity
+from mae_runners.deploy import gate, parity
+from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy.meta import ArtefactMeta
 from mae_skill.errors import CheckpointError
 
@@ -24,7 +25,10 @@ def test_equal_outputs_pass_and_a_departure_names_image_element_and_both_values(
     assert not report.passed
     assert report.worst_image == 3
     assert report.worst_element == [2]
-    assert any("image 3, element 2" in failure and f"{broken[3, 2]:.6g}" in failure for failure in report.failures)
+    assert any(
+        "image 3, element 2" in failure and f"{broken[3, 2]:.6g}" in failure
+        for failure in report.failures
+    )
 
 
 def test_a_changed_answer_fails_even_when_cosine_and_difference_are_within_bounds():
@@ -43,7 +47,9 @@ def test_not_finite_outputs_of_the_artefact_fail():
     assert "not finite" in parity.compare(outputs(), candidate, FP32, logits=True).failures[0]
 
 
-@pytest.mark.parametrize("reference", [np.zeros((4, 3)), np.tile([[1.0, 2.0, 3.0]], (4, 1)), np.full((4, 3), np.inf)])
+@pytest.mark.parametrize(
+    "reference", [np.zeros((4, 3)), np.tile([[1.0, 2.0, 3.0]], (4, 1)), np.full((4, 3), np.inf)]
+)
 def test_a_model_that_says_nothing_cannot_be_compared_with(reference):
     with pytest.raises(CheckpointError):
         parity.compare(reference, reference, FP32, logits=True)
@@ -60,7 +66,16 @@ def test_bounds_of_the_spec_replace_the_defaults_of_the_precision():
 
 def test_the_first_layer_that_departs_is_named():
     model = make_model("vit_tiny_patch16", "finetune", 64)
-    meta = ArtefactMeta("vit_tiny_patch16", "finetune", [64, 64], [0.5] * 3, [0.25] * 3, "logits", CLASSES, len(CLASSES))
+    meta = ArtefactMeta(
+        "vit_tiny_patch16",
+        "finetune",
+        [64, 64],
+        [0.5] * 3,
+        [0.25] * 3,
+        "logits",
+        CLASSES,
+        len(CLASSES),
+    )
     module = onnx_export.deployable(model, meta)
     graph = onnx_export.to_onnx(module, meta)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))

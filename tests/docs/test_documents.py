@@ -11,7 +11,13 @@ import pytest
 
 from tests.support.docs import ROOT, commands, fences, links, pages
 
-TRIGGERS = ("pretrain MAE", "self-supervised vision pretraining", "Masked Autoencoder", "Mask Auto-Encoder", "MAE fine-tune")
+TRIGGERS = (
+    "pretrain MAE",
+    "self-supervised vision pretraining",
+    "Masked Autoencoder",
+    "Mask Auto-Encoder",
+    "MAE fine-tune",
+)
 PAGES = pages()
 SECTIONS = "model|dataset|train|evaluate|inference|export|gen_trt_engine"
 
@@ -52,7 +58,9 @@ def test_every_command_is_one_that_mae_takes(page: Path) -> None:
         rest = [re.sub(r"^(auto\|on\|off|best\|latest\|epoch:N)$", "auto", word) for word in rest]
         optional_only = [parameter for parameter in command.params if parameter.required]
         context = command.make_context(
-            " ".join(path), rest, resilient_parsing=bool(optional_only) and all(word.startswith("-") for word in rest)
+            " ".join(path),
+            rest,
+            resilient_parsing=bool(optional_only) and all(word.startswith("-") for word in rest),
         )
         unknown = [word for word in context.args if word.startswith("-")]
         assert not unknown, f"{name(page)}: mae {' '.join(words)}"
@@ -80,7 +88,11 @@ def test_every_dotted_key_is_in_a_schema(page: Path, keys: set[str]) -> None:
     text = page.read_text(encoding="utf-8")
     aliases = {"model.mask_ratio", "model.norm_pix_loss"}
     files = re.compile(r"\.(md|yaml|json|py|gz|csv|onnx|engine|pth|html|schema)\b")
-    used = {match for match in re.findall(rf"(?<![\w/.])(?:{SECTIONS})(?:\.[a-z_0-9]+)+", text) if not files.search(match)}
+    used = {
+        match
+        for match in re.findall(rf"(?<![\w/.])(?:{SECTIONS})(?:\.[a-z_0-9]+)+", text)
+        if not files.search(match)
+    }
     assert sorted(used - keys - aliases) == []
 
 
@@ -134,12 +146,16 @@ def test_the_error_page_names_every_code_with_its_exit() -> None:
     classes = [
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.MaeError) and kind is not errors.MaeError
+        if isinstance(kind, type)
+        and issubclass(kind, errors.MaeError)
+        and kind is not errors.MaeError
     ]
     assert {kind.code: str(kind.exit_code) for kind in classes}.items() <= rows.items()
 
 
-def test_the_skill_installs_by_an_agents_name_and_the_copy_is_a_whole_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_skill_installs_by_an_agents_name_and_the_copy_is_a_whole_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from click.testing import CliRunner
     from mae_sdk import Skill
     from mae_sdk.cli.bundle_check import check_bundle
@@ -150,21 +166,33 @@ def test_the_skill_installs_by_an_agents_name_and_the_copy_is_a_whole_bundle(tmp
     names = [word for agent in AGENT_FOLDERS for word in ("--agent", agent)]
     done = CliRunner().invoke(cli, ["skill", "install", *names, "--json"])
     assert done.exit_code == 0, done.output
-    copies = [Path(place).expanduser() / "tao-train-mask-auto-encoder" for place in AGENT_FOLDERS.values()]
+    copies = [
+        Path(place).expanduser() / "tao-train-mask-auto-encoder" for place in AGENT_FOLDERS.values()
+    ]
     assert all((copy / "SKILL.md").is_file() and tmp_path in copy.parents for copy in copies)
     assert check_bundle(str(copies[0]))[1] == []
-    assert [target for page in copies[0].rglob("*.md") for target in links(page) if not (page.parent / target).exists()] == []
+    assert [
+        target
+        for page in copies[0].rglob("*.md")
+        for target in links(page)
+        if not (page.parent / target).exists()
+    ] == []
     assert list(Skill(copies[0]).bundle.info["actions"]) == list(Skill().bundle.info["actions"])
 
 
-def test_an_install_without_the_program_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_install_without_the_program_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from click.testing import CliRunner
     from mae_sdk.cli.main import cli
 
     monkeypatch.setenv("PATH", str(tmp_path))
     done = CliRunner().invoke(cli, ["skill", "install", "--dest", str(tmp_path / "skills")])
     assert done.exit_code == 0 and "pip install 'mae-skill[train]'" in done.output
-    assert "pip install 'mae-skill[train]'" in (tmp_path / "skills/tao-train-mask-auto-encoder/SKILL.md").read_text()
+    assert (
+        "pip install 'mae-skill[train]'"
+        in (tmp_path / "skills/tao-train-mask-auto-encoder/SKILL.md").read_text()
+    )
 
 
 def test_the_manifests_for_agents_name_what_is_there() -> None:
@@ -187,7 +215,11 @@ def test_the_manifests_for_agents_name_what_is_there() -> None:
 def test_the_mappings_page_is_the_table_of_skill_info() -> None:
     from mae_sdk import Skill
 
-    rows = re.findall(r"^\| (\w+) \| ([\w.]+) \| (\w+) \|", (ROOT / "references" / "mappings.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\w+) \| ([\w.]+) \| (\w+) \|",
+        (ROOT / "references" / "mappings.md").read_text(),
+        re.MULTILINE,
+    )
     rows = [row for row in rows if row[0] != "action"]
     params = Skill().bundle.spec_params
     expected = [
@@ -201,7 +233,11 @@ def test_the_mappings_page_is_the_table_of_skill_info() -> None:
 def test_the_automl_page_lists_every_key_with_its_default_and_meaning() -> None:
     from mae_sdk.automl.options import TABLE
 
-    text = (ROOT / "references" / "tao-run-automl.md").read_text(encoding="utf-8").partition("## Every")[2]
+    text = (
+        (ROOT / "references" / "tao-run-automl.md")
+        .read_text(encoding="utf-8")
+        .partition("## Every")[2]
+    )
     rows = [
         [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.splitlines()
@@ -224,6 +260,8 @@ def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action(
                 continue
             action = page.stem if page.stem in bundle.info["actions"] else "train"
             errors, _ = check_spec(bundle, action, {}, overrides)
-            assert not {str(error.field) for error in errors} & set(overrides), f"{name(page)}: {errors}"
+            assert not {str(error.field) for error in errors} & set(overrides), (
+                f"{name(page)}: {errors}"
+            )
             seen.add(page.stem)
     assert {"train", "evaluate", "inference"} <= seen

@@ -26,7 +26,9 @@ def test_there_are_twenty_triggers_half_of_them_near_misses_and_fifteen_tasks() 
     assert all(task["expect"] for task in tasks)
 
 
-def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(runner: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(
+    runner: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     worker = f"""{sys.executable} -c 'import json; json.dump(dict(images=40, classes=4), open("answer.json", "w"))' {{prompt}}"""
     assert runner.run_tasks(worker, "inspect-counts", 60, False)
     talker = f"""{sys.executable} -c 'print("40 images in 4 classes")' {{prompt}}"""
@@ -34,16 +36,22 @@ def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(runner
     assert "FAIL  inspect-counts" in capsys.readouterr().out
 
 
-def test_a_task_folder_holds_the_installed_skill_and_its_data(runner: ModuleType, tmp_path: Path) -> None:
+def test_a_task_folder_holds_the_installed_skill_and_its_data(
+    runner: ModuleType, tmp_path: Path
+) -> None:
     runner.prepare({"data": ["labelled", "flat"], "write": {"a.txt": "x"}}, tmp_path)
     assert (tmp_path / ".agents/skills/tao-train-mask-auto-encoder/SKILL.md").is_file()
     assert len(list((tmp_path / "labelled").rglob("*.png"))) == 40
     assert len(list((tmp_path / "flat").glob("*.png"))) == 25
 
 
-def test_a_prompt_with_quotes_reaches_the_agent_as_one_argument(runner: ModuleType, tmp_path: Path) -> None:
+def test_a_prompt_with_quotes_reaches_the_agent_as_one_argument(
+    runner: ModuleType, tmp_path: Path
+) -> None:
     prompt = 'it\'s $(touch hacked) "quoted"; rm x'
-    shown = runner.ask(f"{sys.executable} -c 'import sys; print(sys.argv[1:])' {{prompt}}", prompt, tmp_path, 60)
+    shown = runner.ask(
+        f"{sys.executable} -c 'import sys; print(sys.argv[1:])' {{prompt}}", prompt, tmp_path, 60
+    )
     assert shown.strip() == repr([prompt])
     assert not (tmp_path / "hacked").exists()
 
@@ -59,5 +67,7 @@ def test_triggers_are_passed_by_an_agent_that_tells_them_apart_and_failed_by_one
         f"print({runner.SKILL!r} if fires[query] else 'none')\n"
     )
     assert runner.run_triggers(f"{sys.executable} -S {knows} {{prompt}}", 60)
-    assert not runner.run_triggers(f"{sys.executable} -S -c 'print({json.dumps(runner.SKILL)})' {{prompt}}", 60)
+    assert not runner.run_triggers(
+        f"{sys.executable} -S -c 'print({json.dumps(runner.SKILL)})' {{prompt}}", 60
+    )
     assert "10 of 20 triggers right" in capsys.readouterr().out

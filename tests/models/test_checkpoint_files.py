@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mae_runners import checkpoint
-from mae_runners.cipher import CHUNK, SealReader, SealWriter
+from mae_runners.models import checkpoint
+from mae_runners.models.cipher import CHUNK, SealReader, SealWriter
 from mae_skill.errors import CheckpointError, NotFoundError, StorageError
 
 from tests.support.models import SMALL, build, classifier_config, inputs, mae_config
@@ -20,8 +20,14 @@ from tests.support.models import SMALL, build, classifier_config, inputs, mae_co
 @pytest.mark.parametrize("key", [None, "correct horse"])
 def test_a_model_comes_back_from_its_file_alone(arch: str, key: str | None, tmp_path: Path) -> None:
     model = build(mae_config(arch, (64, 96)))
-    meta = checkpoint.CheckpointMeta.for_model(model, mean=[0.5] * 3, std=[0.2] * 3, spec_digest="d")
-    checkpoint.save({"state_dict": checkpoint.model_state(model), "mae": meta.to_dict(), "epoch": 1}, tmp_path / "c.pth", key)
+    meta = checkpoint.CheckpointMeta.for_model(
+        model, mean=[0.5] * 3, std=[0.2] * 3, spec_digest="d"
+    )
+    checkpoint.save(
+        {"state_dict": checkpoint.model_state(model), "mae": meta.to_dict(), "epoch": 1},
+        tmp_path / "c.pth",
+        key,
+    )
     again, found = checkpoint.load_model(tmp_path / "c.pth", key)
     images, noise = inputs(model)
     with torch.no_grad():
@@ -31,7 +37,11 @@ def test_a_model_comes_back_from_its_file_alone(arch: str, key: str | None, tmp_
 
     tuned = build(classifier_config(arch, (64, 96)))
     meta = checkpoint.CheckpointMeta.for_model(tuned, classes=list("abcde"))
-    checkpoint.save({"state_dict": checkpoint.model_state(tuned), "mae": meta.to_dict()}, tmp_path / "c.pth", key)
+    checkpoint.save(
+        {"state_dict": checkpoint.model_state(tuned), "mae": meta.to_dict()},
+        tmp_path / "c.pth",
+        key,
+    )
     again, found = checkpoint.load_model(tmp_path / "c.pth", key)
     with torch.no_grad():
         assert torch.equal(again(images), tuned(images))
@@ -43,7 +53,9 @@ def test_an_encrypted_file_shows_nothing_and_opens_with_its_key_only(tmp_path: P
     checkpoint.save({"state_dict": {"model.secret_name": torch.arange(5000.0)}}, path, "right")
     assert b"secret_name" not in path.read_bytes()
     assert path.stat().st_mode & 0o077 == 0
-    assert torch.equal(checkpoint.read(path, "right")["state_dict"]["model.secret_name"], torch.arange(5000.0))
+    assert torch.equal(
+        checkpoint.read(path, "right")["state_dict"]["model.secret_name"], torch.arange(5000.0)
+    )
     with pytest.raises(CheckpointError, match="the key does not open"):
         checkpoint.read(path, "wrong")
     with pytest.raises(CheckpointError, match="is encrypted") as caught:
@@ -55,7 +67,9 @@ def test_an_encrypted_file_shows_nothing_and_opens_with_its_key_only(tmp_path: P
 def test_a_damaged_encrypted_file_is_named_as_such(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "sealed.pth"
     generator = torch.Generator().manual_seed(0)
-    checkpoint.save({"state_dict": {"w": torch.randn(3 * CHUNK // 4 + 1000, generator=generator)}}, path, "k")
+    checkpoint.save(
+        {"state_dict": {"w": torch.randn(3 * CHUNK // 4 + 1000, generator=generator)}}, path, "k"
+    )
     data = bytearray(path.read_bytes())
     start, step = 35 + 16, CHUNK + 16
     if damage == "flip":
@@ -65,7 +79,9 @@ def test_a_damaged_encrypted_file_is_named_as_such(damage: str, tmp_path: Path) 
     elif damage == "cut bytes":
         del data[-7:]
     elif damage == "swap":
-        data[start : start + 2 * step] = data[start + step : start + 2 * step] + data[start : start + step]
+        data[start : start + 2 * step] = (
+            data[start + step : start + 2 * step] + data[start : start + step]
+        )
     else:
         data[20] ^= 1
     path.write_bytes(data)
@@ -125,15 +141,23 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_a_write_that_finds_no_room_says_so_and_leaves_what_was_there(tmp_path: Path, key: str | None) -> None:
+def test_a_write_that_finds_no_room_says_so_and_leaves_what_was_there(
+    tmp_path: Path, key: str | None
+) -> None:
     path = tmp_path / "c.pth"
     checkpoint.save({"epoch": 1}, path, key)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # the system's own refusal to write on, as of a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (1 << 20, hard)
+    )  # the system's own refusal to write on, as of a full disk
     try:
         with pytest.raises(StorageError, match=r"no room for the checkpoint c.pth") as caught:
             checkpoint.save({"state_dict": {"w": torch.randn(1 << 20)}, "epoch": 2}, path, key)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "free in" in str(caught.value.got) and "resume" in str(caught.value.hint) and caught.value.exit_code == 8
+    assert (
+        "free in" in str(caught.value.got)
+        and "resume" in str(caught.value.hint)
+        and caught.value.exit_code == 8
+    )
     assert checkpoint.read(path, key)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]

@@ -9,15 +9,26 @@ from typing import Any
 import pytest
 import timm
 import torch
-from mae_runners import checkpoint
-from mae_runners.models import build_from_config, load_pretrained
+from mae_runners.models import build_from_config, checkpoint, load_pretrained
 from mae_skill.errors import CheckpointError
 from safetensors.torch import save_file
 
-from tests.support.models import SMALL, build, classifier_config, disturb, inputs, mae_config, relative
+from tests.support.models import (
+    SMALL,
+    build,
+    classifier_config,
+    disturb,
+    inputs,
+    mae_config,
+    relative,
+)
 
 SIZE = (96, 96)
-TIMM = {"vit_tiny_patch16": "vit_tiny_patch16_224", "convnextv2_atto": "convnextv2_atto", "hiera_tiny_224": "hiera_tiny_224"}
+TIMM = {
+    "vit_tiny_patch16": "vit_tiny_patch16_224",
+    "convnextv2_atto": "convnextv2_atto",
+    "hiera_tiny_224": "hiera_tiny_224",
+}
 
 
 def timm_model(arch: str, size: tuple[int, int] = SIZE, **options: Any) -> Any:
@@ -56,7 +67,9 @@ def test_unmasked_features_equal_timms(arch: str, tmp_path: Path) -> None:
     images, _ = inputs(ours, dtype=torch.float64)
     with torch.no_grad():
         theirs = peer.forward_features(images)
-        if arch.startswith("hiera"):  # timm has no fusion of stages: compare what goes into it, in picture order
+        if arch.startswith(
+            "hiera"
+        ):  # timm has no fusion of stages: compare what goes into it, in picture order
             last = peer.forward_intermediates(images, intermediates_only=True)[-1]
             assert relative(ours.encoder.pyramid(images)[-1], last) < 1e-10
         elif arch.startswith("vit"):
@@ -69,8 +82,14 @@ def test_unmasked_features_equal_timms(arch: str, tmp_path: Path) -> None:
 def vit_pretrain_file(path: Path, *, decoder: bool) -> Any:
     """A facebookresearch/mae file: names of timm, wrapper ``model``, the training arguments pickled beside them."""
     source = build(mae_config("vit_tiny_patch16", SIZE))
-    state = {k.removeprefix("encoder."): v for k, v in source.state_dict().items() if decoder or k.startswith("encoder.")}
-    torch.save({"model": state, "args": Namespace(lr=0.1, output_dir=PosixPath("out")), "epoch": 3}, path)
+    state = {
+        k.removeprefix("encoder."): v
+        for k, v in source.state_dict().items()
+        if decoder or k.startswith("encoder.")
+    }
+    torch.save(
+        {"model": state, "args": Namespace(lr=0.1, output_dir=PosixPath("out")), "epoch": 3}, path
+    )
     return source
 
 
@@ -88,9 +107,13 @@ def test_a_mae_pretraining_file_continues_and_finetunes(decoder: bool, tmp_path:
             assert torch.equal(again(images, noise).loss, source(images, noise).loss)
     tuned = build(classifier_config("vit_tiny_patch16", SIZE), seed=9)
     report = load_pretrained(tuned, tmp_path / "mae.pth")
-    assert sorted(report.missing) == [f"encoder.{part}.{kind}" for part in ("fc_norm", "head") for kind in ("bias", "weight")]
+    assert sorted(report.missing) == [
+        f"encoder.{part}.{kind}" for part in ("fc_norm", "head") for kind in ("bias", "weight")
+    ]
     assert report.unexpected == [] and "norm.weight" in report.ignored
-    assert torch.equal(tuned.encoder.blocks[3].mlp.fc1.weight, source.encoder.blocks[3].mlp.fc1.weight)
+    assert torch.equal(
+        tuned.encoder.blocks[3].mlp.fc1.weight, source.encoder.blocks[3].mlp.fc1.weight
+    )
 
 
 def facebook_convnext(state: dict[str, torch.Tensor], *, sparse: bool) -> dict[str, torch.Tensor]:
@@ -105,7 +128,9 @@ def facebook_convnext(state: dict[str, torch.Tensor], *, sparse: bool) -> dict[s
         name = name.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
         name = name.replace("mlp.grn.weight", "grn.gamma").replace("mlp.grn.bias", "grn.beta")
         name = name.replace("head.norm.", "norm.").replace("head.fc.", "head.")
-        in_stage = name.startswith("stages.") or (name.startswith("downsample_layers.") and not name.startswith("downsample_layers.0"))
+        in_stage = name.startswith("stages.") or (
+            name.startswith("downsample_layers.") and not name.startswith("downsample_layers.0")
+        )
         if "grn." in name:
             value = value.view(1, -1) if sparse else value.view(1, 1, 1, -1)
         elif sparse and in_stage and value.ndim == 4:
@@ -115,7 +140,9 @@ def facebook_convnext(state: dict[str, torch.Tensor], *, sparse: bool) -> dict[s
             name = name.replace(".weight", ".kernel")
         elif sparse and in_stage and "pwconv" in name:
             name = re.sub(r"\.(weight|bias)$", r".linear.\1", name)
-        elif sparse and in_stage and ("norm." in name or re.match(r"downsample_layers\.\d\.0", name)):
+        elif (
+            sparse and in_stage and ("norm." in name or re.match(r"downsample_layers\.\d\.0", name))
+        ):
             name = re.sub(r"\.(weight|bias)$", r".ln.\1", name)
         elif sparse and in_stage and name.endswith("bias"):
             value = value.view(1, -1)
@@ -143,14 +170,22 @@ def test_convnext_files_load_dense_and_sparse(sparse: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_our_own_pretraining_hands_over_to_finetuning_at_another_size(arch: str, tmp_path: Path) -> None:
+def test_our_own_pretraining_hands_over_to_finetuning_at_another_size(
+    arch: str, tmp_path: Path
+) -> None:
     source = build(mae_config(arch, (64, 96)))
     meta = checkpoint.CheckpointMeta.for_model(source)
-    checkpoint.save({"state_dict": checkpoint.model_state(source), "mae": meta.to_dict()}, tmp_path / "own.pth")
+    checkpoint.save(
+        {"state_dict": checkpoint.model_state(source), "mae": meta.to_dict()}, tmp_path / "own.pth"
+    )
     same = build(classifier_config(arch, (64, 96)), seed=9)
     report = load_pretrained(same, tmp_path / "own.pth")
     assert report.share == 1.0 and report.resized == [] and report.unexpected == []
-    encoder = {k: v for k, v in source.state_dict().items() if k.startswith("encoder.") and not k.startswith("encoder.norm.")}
+    encoder = {
+        k: v
+        for k, v in source.state_dict().items()
+        if k.startswith("encoder.") and not k.startswith("encoder.norm.")
+    }
     assert all(torch.equal(same.state_dict()[name], value) for name, value in encoder.items())
     # The transposed grid has the same number of tokens: only the size kept in the file tells them apart.
     turned = build(classifier_config(arch, (96, 64)), seed=9)
@@ -175,9 +210,15 @@ def test_resizing_hieras_positions_keeps_the_window_pattern() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "other"),
-    [("vit_small_patch16", "vit_tiny_patch16"), ("convnextv2_pico", "convnextv2_atto"), ("hiera_small_224", "hiera_tiny_224")],
+    [
+        ("vit_small_patch16", "vit_tiny_patch16"),
+        ("convnextv2_pico", "convnextv2_atto"),
+        ("hiera_small_224", "hiera_tiny_224"),
+    ],
 )
-def test_a_file_of_another_architecture_is_refused_and_named(arch: str, other: str, tmp_path: Path) -> None:
+def test_a_file_of_another_architecture_is_refused_and_named(
+    arch: str, other: str, tmp_path: Path
+) -> None:
     torch.save(timm_model(other).state_dict(), tmp_path / "other.pth")
     model = build(classifier_config(arch, SIZE))
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -189,7 +230,10 @@ def test_a_file_of_another_architecture_is_refused_and_named(arch: str, other: s
 
 def test_a_file_below_the_share_is_refused(tmp_path: Path) -> None:
     state = timm_model("vit_tiny_patch16").state_dict()
-    torch.save({k: v for k, v in state.items() if not k.startswith(("blocks.10", "blocks.11"))}, tmp_path / "part.pth")
+    torch.save(
+        {k: v for k, v in state.items() if not k.startswith(("blocks.10", "blocks.11"))},
+        tmp_path / "part.pth",
+    )
     model = build_from_config(classifier_config("vit_tiny_patch16", SIZE))
     with pytest.raises(CheckpointError, match="of the backbone matched"):
         load_pretrained(model, tmp_path / "part.pth")
@@ -198,7 +242,9 @@ def test_a_file_below_the_share_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_head_of_another_class_count_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    torch.save(timm_model("vit_tiny_patch16", global_pool="avg").state_dict(), tmp_path / "five.pth")
+    torch.save(
+        timm_model("vit_tiny_patch16", global_pool="avg").state_dict(), tmp_path / "five.pth"
+    )
     model = build(classifier_config("vit_tiny_patch16", SIZE, num_classes=7))
     report = load_pretrained(model, tmp_path / "five.pth")
     assert report.ignored["head.weight"] == "the head has 5 classes, the model 7"

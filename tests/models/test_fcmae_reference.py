@@ -22,7 +22,11 @@ def dense_block(block: Any, x: Tensor, shown: Tensor) -> Tensor:
     y = F.gelu(F.linear(y, mlp.fc1.weight, mlp.fc1.bias))
     seen = y * shown.permute(0, 2, 3, 1)
     response = seen.square().sum(dim=(1, 2), keepdim=True).sqrt()
-    y = mlp.grn.weight * (y * response / (response.mean(dim=-1, keepdim=True) + 1e-6)) + mlp.grn.bias + y
+    y = (
+        mlp.grn.weight * (y * response / (response.mean(dim=-1, keepdim=True) + 1e-6))
+        + mlp.grn.bias
+        + y
+    )
     y = F.linear(y, mlp.fc2.weight, mlp.fc2.bias).permute(0, 3, 1, 2)
     return (x + y) * shown
 
@@ -37,7 +41,9 @@ def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Ten
         return unit_map.repeat_interleave(side, 2).repeat_interleave(side, 3)
 
     def channel_norm(norm: Any, x: Tensor) -> Tensor:
-        return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2)
+        return F.layer_norm(
+            x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, 1e-6
+        ).permute(0, 3, 1, 2)
 
     encoder = model.encoder
     x = channel_norm(encoder.stem[1], encoder.stem[0](images)) * shown(8)
@@ -51,17 +57,35 @@ def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     x = x * unit_map + model.mask_token.view(1, -1, 1, 1) * (1 - unit_map)
     for block in model.decoder:
         x = dense_block(block, x, torch.ones_like(unit_map))
-    pred = F.conv2d(x, model.pred.weight[:, :, None, None], model.pred.bias).flatten(2).transpose(1, 2)
-    target = F.unfold(images, 32, stride=32).transpose(1, 2).unflatten(2, (3, 32, 32)).permute(0, 1, 3, 4, 2).flatten(2)
+    pred = (
+        F.conv2d(x, model.pred.weight[:, :, None, None], model.pred.bias).flatten(2).transpose(1, 2)
+    )
+    target = (
+        F.unfold(images, 32, stride=32)
+        .transpose(1, 2)
+        .unflatten(2, (3, 32, 32))
+        .permute(0, 1, 3, 4, 2)
+        .flatten(2)
+    )
     if model.norm_pix_loss:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(-1, keepdim=True)) / (
+            target.var(-1, keepdim=True) + 1e-6
+        ).sqrt()
     loss = (pred - target).square().mean(-1)
     return (loss * hidden).sum() / hidden.sum(), latent
 
 
-@pytest.mark.parametrize(("size", "mask_ratio", "norm_pix"), [((96, 128), 0.6, True), ((64, 64), 0.75, False), ((128, 160), 0.75, True)])
-def test_sparse_equals_masked_dense_in_loss_and_gradients(size: tuple[int, int], mask_ratio: float, norm_pix: bool) -> None:
-    model = build(mae_config("convnextv2_atto", size, mask_ratio=mask_ratio, norm_pix_loss=norm_pix), dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("size", "mask_ratio", "norm_pix"),
+    [((96, 128), 0.6, True), ((64, 64), 0.75, False), ((128, 160), 0.75, True)],
+)
+def test_sparse_equals_masked_dense_in_loss_and_gradients(
+    size: tuple[int, int], mask_ratio: float, norm_pix: bool
+) -> None:
+    model = build(
+        mae_config("convnextv2_atto", size, mask_ratio=mask_ratio, norm_pix_loss=norm_pix),
+        dtype=torch.float64,
+    )
     images, noise = inputs(model, dtype=torch.float64)
     loss, _ = masked_dense(model, images, noise)
     loss.backward()
@@ -120,7 +144,9 @@ def test_grn_of_one_sample_does_not_see_the_others() -> None:
 def test_a_compiled_block_gives_the_same_values_and_gradients() -> None:
     torch.manual_seed(0)
     block = Block(16).double()
-    layout = stage_layout(torch.rand(2, 25).argsort(1)[:, :6].sort(1).values, (5, 5), 8)  # a map above SMALL_MAP: unit by unit when eager
+    layout = stage_layout(
+        torch.rand(2, 25).argsort(1)[:, :6].sort(1).values, (5, 5), 8
+    )  # a map above SMALL_MAP: unit by unit when eager
     x = torch.randn(layout.index.numel(), 16, dtype=torch.float64, requires_grad=True)
     results = []
     for call in (block, torch.compile(block, backend="eager", fullgraph=True)):

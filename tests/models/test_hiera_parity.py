@@ -24,13 +24,17 @@ SIZE = (64, 96)
 
 def reference() -> Any:
     torch.manual_seed(1)
-    model = mae_hiera_tiny_224(input_size=SIZE, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4).eval()
+    model = mae_hiera_tiny_224(
+        input_size=SIZE, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4
+    ).eval()
     disturb(model.parameters(), 0.02)
     return model
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
-def test_loss_and_gradients_equal_hiera_transformer(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
+def test_loss_and_gradients_equal_hiera_transformer(
+    tmp_path: Path, dtype: torch.dtype, tolerance: float
+) -> None:
     peer = reference()
     torch.save({"model_state": peer.state_dict()}, tmp_path / "peer.pth")
     ours = build(mae_config("hiera_tiny_224", SIZE))
@@ -47,7 +51,10 @@ def test_loss_and_gradients_equal_hiera_transformer(tmp_path: Path, dtype: torch
 
     assert torch.equal(out.mask, hidden)
     assert abs(out.loss.item() - loss.item()) <= tolerance * loss.item()
-    assert relative(out.pred.flatten(0, 1).norm(dim=1).sort().values, pred.norm(dim=1).sort().values) < tolerance
+    assert (
+        relative(out.pred.flatten(0, 1).norm(dim=1).sort().values, pred.norm(dim=1).sort().values)
+        < tolerance
+    )
     expected = to_our_names(gradients(peer))
     found = {name.removeprefix("encoder."): grad for name, grad in gradients(ours).items()}
     assert found.keys() == expected.keys()
@@ -58,7 +65,10 @@ def test_loss_and_gradients_equal_hiera_transformer(tmp_path: Path, dtype: torch
 def test_unmasked_features_equal_the_peer_with_every_unit_shown() -> None:
     peer = reference().double()
     ours = build(mae_config("hiera_tiny_224", SIZE), dtype=torch.float64)
-    state = {(k if k.startswith(("encoder_norm", "multi", "decoder", "mask")) else f"encoder.{k}"): v for k, v in peer.state_dict().items()}
+    state = {
+        (k if k.startswith(("encoder_norm", "multi", "decoder", "mask")) else f"encoder.{k}"): v
+        for k, v in peer.state_dict().items()
+    }
     ours.load_state_dict(state)
     images, noise = inputs(ours, dtype=torch.float64)
     with torch.no_grad():
@@ -70,7 +80,9 @@ def test_a_finetuned_hiera_file_gives_the_peers_logits(tmp_path: Path) -> None:
     from tests.support.models import classifier_config
 
     torch.manual_seed(2)
-    peer = hiera_tiny_224(input_size=SIZE, num_classes=5).train()  # in training mode its head returns logits
+    peer = hiera_tiny_224(
+        input_size=SIZE, num_classes=5
+    ).train()  # in training mode its head returns logits
     disturb(peer.parameters(), 0.02)
     torch.save({"model_state": peer.state_dict()}, tmp_path / "finetuned.pth")
     ours = build(classifier_config("hiera_tiny_224", SIZE))

@@ -28,12 +28,16 @@ def test_the_units_with_the_smallest_noise_stay_visible() -> None:
 def test_patches_put_back_give_the_image() -> None:
     images = torch.randn(2, 3, 64, 96)
     index = torch.stack([torch.randperm(24), torch.randperm(24)])
-    assert torch.equal(put_patches(torch.zeros_like(images), index, take_patches(images, index, 16)), images)
+    assert torch.equal(
+        put_patches(torch.zeros_like(images), index, take_patches(images, index, 16)), images
+    )
 
 
 @pytest.mark.parametrize("arch", SMALL)
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_reconstruction_keeps_what_was_seen_and_has_the_contrast_of_what_was_not(arch: str, norm_pix: bool) -> None:
+def test_reconstruction_keeps_what_was_seen_and_has_the_contrast_of_what_was_not(
+    arch: str, norm_pix: bool
+) -> None:
     model = build(mae_config(arch, (64, 96), norm_pix_loss=norm_pix))
     images, noise = inputs(model)
     images = images * 0.01 + 3.0  # far from the statistics of a normalised patch
@@ -56,7 +60,9 @@ def test_a_perfect_prediction_reconstructs_the_image(arch: str) -> None:
     def oracle(pictures: torch.Tensor, mask: object) -> tuple[torch.Tensor, torch.Tensor]:
         _, index = type(model).predict(model, pictures, mask)
         target = model.targets(pictures, index)
-        return (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt(), index
+        return (target - target.mean(-1, keepdim=True)) / (
+            target.var(-1, keepdim=True) + 1e-6
+        ).sqrt(), index
 
     model.predict = oracle
     with torch.no_grad():
@@ -79,7 +85,9 @@ def test_every_trainable_parameter_of_pretraining_and_finetuning_gets_a_gradient
     model = build_from_config(mae_config(arch, (64, 96)))
     images, noise = inputs(model)
     model(images, noise).loss.backward()
-    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert [
+        name for name, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ] == []
     classifier = build_from_config(classifier_config(arch, (64, 96)))
     classifier(images).sum().backward()
     assert [name for name, p in classifier.named_parameters() if p.grad is None] == []
@@ -94,14 +102,18 @@ def test_gradient_checkpointing_changes_memory_not_numbers(arch: str) -> None:
     model.zero_grad()
     model.set_grad_checkpointing(True)
     saved: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.numel()), t)[1], lambda t: t
+    ):
         loss = model(images, noise).loss
     with_checkpoints = sum(saved)
     loss.backward()
     assert all(torch.equal(model.get_parameter(name).grad, grad) for name, grad in plain.items())
     model.set_grad_checkpointing(False)
     saved.clear()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t.numel()), t)[1], lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (saved.append(t.numel()), t)[1], lambda t: t
+    ):
         model(images, noise)
     assert with_checkpoints < sum(saved)
 
@@ -129,15 +141,29 @@ def test_layer_ids_follow_the_published_rules() -> None:
     assert ids["encoder.pos_embed"] == (0, 13) and ids["encoder.blocks.11.norm1.weight"] == (12, 13)
     assert ids["encoder.head.weight"] == ids["encoder.fc_norm.weight"] == (13, 13)
     ids = build_from_config(classifier_config("hiera_tiny_224", (64, 64))).layer_ids()
-    assert ids["encoder.blocks.0.attn.qkv.weight"] == (1, 13) and ids["encoder.head.norm.weight"] == (13, 13)
-    ids = build_from_config(classifier_config("convnextv2_atto", (64, 64))).layer_ids()  # one id a block: 2 + 2 + 6 + 2
-    assert ids["encoder.stem.0.weight"] == (1, 13) and ids["encoder.stages.2.blocks.5.norm.weight"] == (10, 13)
+    assert ids["encoder.blocks.0.attn.qkv.weight"] == (1, 13) and ids[
+        "encoder.head.norm.weight"
+    ] == (13, 13)
+    ids = build_from_config(
+        classifier_config("convnextv2_atto", (64, 64))
+    ).layer_ids()  # one id a block: 2 + 2 + 6 + 2
+    assert ids["encoder.stem.0.weight"] == (1, 13) and ids[
+        "encoder.stages.2.blocks.5.norm.weight"
+    ] == (10, 13)
     assert ids["encoder.stages.3.downsample.1.weight"] == (11, 13)
     with torch.device("meta"):
         encoder = build_from_config(classifier_config("convnextv2_base", (64, 64))).encoder
-    names = ("stem.0.weight", "stages.0.blocks.2.x", "stages.1.downsample.1.x", "stages.2.blocks.0.x", "stages.2.blocks.26.x")
+    names = (
+        "stem.0.weight",
+        "stages.0.blocks.2.x",
+        "stages.1.downsample.1.x",
+        "stages.2.blocks.0.x",
+        "stages.2.blocks.26.x",
+    )
     assert [encoder.layer_id(name)[0] for name in names] == [0, 1, 2, 3, 11]
-    assert encoder.layer_id("stages.2.downsample.0.x") == (3, 13) and encoder.layer_id("stages.3.blocks.1.x") == (12, 13)
+    assert encoder.layer_id("stages.2.downsample.0.x") == (3, 13) and encoder.layer_id(
+        "stages.3.blocks.1.x"
+    ) == (12, 13)
     assert encoder.layer_id("head.fc.weight") == (13, 13)
 
 
@@ -147,7 +173,12 @@ def test_no_weight_decay_spares_norms_biases_tokens_and_nothing_else(arch: str) 
     spared = model.no_weight_decay()
     assert "mask_token" in spared
     for name, parameter in model.named_parameters():
-        token = name.rsplit(".", 1)[-1] in ("pos_embed", "cls_token", "mask_token", "decoder_pos_embed")
+        token = name.rsplit(".", 1)[-1] in (
+            "pos_embed",
+            "cls_token",
+            "mask_token",
+            "decoder_pos_embed",
+        )
         assert (name in spared) == (parameter.ndim <= 1 or token), name
 
 
@@ -161,16 +192,25 @@ def test_freeze_stops_what_it_names_and_refuses_what_is_not_there() -> None:
         model.freeze(["patch_embd"])
     assert caught.value.field == "train.freeze" and "patch_embed" in (caught.value.hint or "")
     model.freeze(["encoder"])
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"encoder.head.weight", "encoder.head.bias"}
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        "encoder.head.weight",
+        "encoder.head.bias",
+    }
     with pytest.raises(SpecError, match="every parameter"):
         model.freeze(["encoder", "head"])
 
 
 def test_pyramids_have_four_levels_of_the_families_strides() -> None:
     images = torch.randn(1, 3, 64, 96)
-    for arch, sides in ((SMALL[0], [16] * 4), (SMALL[1], [4, 8, 16, 32]), (SMALL[2], [4, 8, 16, 32])):
+    for arch, sides in (
+        (SMALL[0], [16] * 4),
+        (SMALL[1], [4, 8, 16, 32]),
+        (SMALL[2], [4, 8, 16, 32]),
+    ):
         maps = build_from_config(classifier_config(arch, (64, 96))).encoder.pyramid(images)
-        assert [tuple(level.shape[2:]) for level in maps] == [(64 // side, 96 // side) for side in sides], arch
+        assert [tuple(level.shape[2:]) for level in maps] == [
+            (64 // side, 96 // side) for side in sides
+        ], arch
 
 
 def test_global_pool_decides_which_tokens_a_vit_classifies() -> None:
@@ -178,7 +218,9 @@ def test_global_pool_decides_which_tokens_a_vit_classifies() -> None:
     for pool in (True, False):
         model = build(classifier_config("vit_tiny_patch16", (64, 64), global_pool=pool))
         seen: list[torch.Tensor] = []
-        model.encoder.head.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0]))
+        model.encoder.head.register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[0])
+        )
         images = torch.randn(2, 3, 64, 64)
         with torch.no_grad():
             model(images)
@@ -196,7 +238,14 @@ def spec(**changes: object) -> SimpleNamespace:
         "decoder_depth": 1,
         "decoder_embed_dim": 512,
     }
-    shape = {"decoder_num_heads": None, "decoder_mlp_ratio": 4.0, "embed_dim": None, "depth": None, "num_heads": None, "mlp_ratio": None}
+    shape = {
+        "decoder_num_heads": None,
+        "decoder_mlp_ratio": 4.0,
+        "embed_dim": None,
+        "depth": None,
+        "num_heads": None,
+        "mlp_ratio": None,
+    }
     return SimpleNamespace(**{**base, **shape, **changes})
 
 
@@ -204,11 +253,17 @@ TRAIN = SimpleNamespace(mask_ratio=0.75, norm_pix_loss=True)
 
 
 def test_every_shape_field_of_the_spec_reaches_the_model() -> None:
-    model = build_mae(spec(decoder_depth=3, decoder_embed_dim=96, decoder_num_heads=6, decoder_mlp_ratio=2.0), TRAIN, [48, 80])
+    model = build_mae(
+        spec(decoder_depth=3, decoder_embed_dim=96, decoder_num_heads=6, decoder_mlp_ratio=2.0),
+        TRAIN,
+        [48, 80],
+    )
     assert len(model.decoder_blocks) == 3 and model.decoder_blocks[0].attn.num_heads == 6
     assert tuple(model.decoder_blocks[0].mlp.fc1.weight.shape) == (192, 96)
     model = build_classifier(spec(embed_dim=64, depth=2, num_heads=4, mlp_ratio=3.0), 48)
-    assert len(model.encoder.blocks) == 2 and tuple(model.encoder.blocks[0].mlp.fc1.weight.shape) == (192, 64)
+    assert len(model.encoder.blocks) == 2 and tuple(
+        model.encoder.blocks[0].mlp.fc1.weight.shape
+    ) == (192, 64)
     assert build_mae(spec(decoder_embed_dim=40), TRAIN, 48).decoder_blocks[0].attn.num_heads == 10
 
 
@@ -223,7 +278,9 @@ def test_every_shape_field_of_the_spec_reaches_the_model() -> None:
         ({"arch": "hiera_tiny_224", "depth": 3}, 64, "model.depth"),
     ],
 )
-def test_what_cannot_be_built_is_refused_with_its_field(changes: dict[str, object], size: object, field: str) -> None:
+def test_what_cannot_be_built_is_refused_with_its_field(
+    changes: dict[str, object], size: object, field: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         build_mae(spec(**changes), TRAIN, size)
     assert (caught.value.field == field and caught.value.expected) or caught.value.hint

@@ -37,9 +37,15 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("shape", [(96, 64), (4, 24, 64), (2, 3, 16, 64)])
 @pytest.mark.parametrize(("width", "bias"), [(48, True), (80, False)])
-def test_values_and_gradients_are_those_of_double_precision(shape: tuple[int, ...], width: int, bias: bool) -> None:
+def test_values_and_gradients_are_those_of_double_precision(
+    shape: tuple[int, ...], width: int, bias: bool
+) -> None:
     torch.manual_seed(0)
-    arguments = [torch.randn(shape), torch.randn(width, shape[-1]), *([torch.randn(width)] if bias else [])]
+    arguments = [
+        torch.randn(shape),
+        torch.randn(width, shape[-1]),
+        *([torch.randn(width)] if bias else []),
+    ]
     weights = torch.randn(*shape[:-1], width)
     results = []
     for dtype, function in ((torch.float32, linear), (torch.float64, F.linear)):
@@ -90,13 +96,25 @@ def test_other_types_sizes_and_modes_are_pytorchs_own() -> None:
     assert len(CALLS) == 1
 
 
-def test_an_intel_processor_or_one_without_avx512_keeps_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_intel_processor_or_one_without_avx512_keeps_mkl(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers = {}
-    for capability, vendor in (("AVX512", "GenuineIntel"), ("AVX2", "AuthenticAMD"), ("AVX512", "AuthenticAMD")):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda value=capability: value)
+    for capability, vendor in (
+        ("AVX512", "GenuineIntel"),
+        ("AVX2", "AuthenticAMD"),
+        ("AVX512", "AuthenticAMD"),
+    ):
+        monkeypatch.setattr(
+            torch.backends.cpu, "get_cpu_capability", lambda value=capability: value
+        )
         monkeypatch.setattr(module, "processor", lambda value=vendor: value)
         answers[capability, vendor] = module.onednn_is_faster.__wrapped__()
-    assert list(answers.values()) == [False, False, torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()]
+    assert list(answers.values()) == [
+        False,
+        False,
+        torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available(),
+    ]
 
 
 def test_a_pytorch_without_the_operator_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +147,16 @@ def test_a_whole_autoencoder_gives_the_same_loss_and_gradients(arch: str) -> Non
 
 
 def test_names_and_parameters_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.GELU(), torch.nn.Sequential(torch.nn.Linear(4, 2, bias=False)))
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(4, 4),
+        torch.nn.GELU(),
+        torch.nn.Sequential(torch.nn.Linear(4, 2, bias=False)),
+    )
     before = dict(layers.named_parameters())
     speed_up(layers)
     after = dict(layers.named_parameters())
     assert list(after) == list(before) and all(after[name] is before[name] for name in before)
-    assert [type(part) for part in layers.modules() if isinstance(part, torch.nn.Linear)] == [Linear, Linear]
+    assert [type(part) for part in layers.modules() if isinstance(part, torch.nn.Linear)] == [
+        Linear,
+        Linear,
+    ]

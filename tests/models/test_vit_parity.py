@@ -35,7 +35,9 @@ def test_loss_and_gradients_equal_transformers(
 ) -> None:
     peer = reference(norm_pix, mask_ratio)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
-    ours = build(mae_config("vit_tiny_patch16", SIZE, norm_pix_loss=norm_pix, mask_ratio=mask_ratio))
+    ours = build(
+        mae_config("vit_tiny_patch16", SIZE, norm_pix_loss=norm_pix, mask_ratio=mask_ratio)
+    )
     report = load_pretrained(ours, tmp_path / "peer.pth")
     assert report.missing == [] and report.unexpected == [] and report.share == 1.0
     peer, ours = peer.to(dtype), ours.to(dtype)
@@ -63,8 +65,13 @@ def test_the_fixed_position_table_is_the_papers_and_stays_fixed() -> None:
     for row, column, channel in ((0, 0, 0), (1, 4, 0), (2, 3, 7), (2, 1, 47)):
         frequency = 10000.0 ** (-channel / (width / 4))
         vector = table[0, 1 + row * columns + column].double()
-        found = vector[[channel, channel + width // 4, channel + width // 2, channel + 3 * width // 4]]
-        angle = torch.tensor([column * frequency, column * frequency, row * frequency, row * frequency], dtype=torch.float64)
+        found = vector[
+            [channel, channel + width // 4, channel + width // 2, channel + 3 * width // 4]
+        ]
+        angle = torch.tensor(
+            [column * frequency, column * frequency, row * frequency, row * frequency],
+            dtype=torch.float64,
+        )
         expected = torch.stack([angle[0].sin(), angle[1].cos(), angle[2].sin(), angle[3].cos()])
         assert torch.allclose(found, expected, atol=1e-6)
     assert table[0, 0].abs().max() == 0

@@ -18,20 +18,42 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return next(out.glob("*.whl"))
 
 
 def test_the_wheel_carries_the_bundle_and_the_three_rooms(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("SKILL.md", "schemas/manifest.json", "schemas/train.schema.json", "references/skill_info.yaml", "references/train.md"):
+    for name in (
+        "SKILL.md",
+        "schemas/manifest.json",
+        "schemas/train.schema.json",
+        "references/skill_info.yaml",
+        "references/train.md",
+    ):
         assert f"mae_skill/_bundle/{name}" in names
-    assert {"mae_skill/errors.py", "mae_sdk/cli/main.py", "mae_runners/__main__.py", "mae_sdk/py.typed"} <= names
+    assert {
+        "mae_skill/errors.py",
+        "mae_sdk/cli/main.py",
+        "mae_runners/__main__.py",
+        "mae_sdk/py.typed",
+    } <= names
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
 
 
-def test_the_wheel_plans_and_validates_in_a_clean_venv_without_torch(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_plans_and_validates_in_a_clean_venv_without_torch(
+    wheel: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "venv"
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin" / "python"
@@ -53,7 +75,9 @@ def test_the_wheel_plans_and_validates_in_a_clean_venv_without_torch(wheel: Path
     environment["PATH"] = f"{home / 'bin'}:{environment['PATH']}"
 
     def call(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
 
     program = (
         "import importlib.util as u, json\nfrom mae_sdk import Skill\nskill = Skill()\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Job, Skill
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 from mae_skill.errors import DependencyError, JobFailedError, StorageError, UsageError
 from mae_skill.reader import read_spec
 
@@ -30,12 +30,16 @@ def train(skill: Skill, tmp_path: Path) -> Callable[..., Job]:
     folder = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
 
     def create(**options: Any) -> Job:
-        return skill.create_job("train", train_datasets=str(folder.parent), **{"automl_policy": "off", **options})
+        return skill.create_job(
+            "train", train_datasets=str(folder.parent), **{"automl_policy": "off", **options}
+        )
 
     return create
 
 
-def test_another_bundle_goes_through_plan_job_and_chain(skill: Skill, train: Callable[..., Job]) -> None:
+def test_another_bundle_goes_through_plan_job_and_chain(
+    skill: Skill, train: Callable[..., Job]
+) -> None:
     parent = train(spec_overrides={"learning_rate": 0.25, "train.shade": "dark"}).wait(20)
     assert parent.metrics() == {"score": 0.25}
     assert parent.best_checkpoint() == parent.folder / "train" / "model_epoch_000.pth"
@@ -46,7 +50,9 @@ def test_another_bundle_goes_through_plan_job_and_chain(skill: Skill, train: Cal
     assert [job.id for job in skill.jobs()] == [child.id, parent.id]
 
 
-def test_a_job_is_what_its_plan_showed_and_a_plan_is_launched_once(skill: Skill, tmp_path: Path) -> None:
+def test_a_job_is_what_its_plan_showed_and_a_plan_is_launched_once(
+    skill: Skill, tmp_path: Path
+) -> None:
     write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
     plan = skill.plan("train", train_datasets=str(tmp_path / "data"), automl_policy="off")
     assert not Path(plan.job_dir).exists()
@@ -68,10 +74,20 @@ def test_the_same_key_returns_the_first_job_and_restarts_nothing(train: Callable
 def _race(bundle: str, data: str, root: str, barrier: Any, found: Any) -> None:
     skill = Skill(bundle)
     barrier.wait()
-    found.put(skill.create_job("train", train_datasets=data, automl_policy="off", idempotency_key="race", results_root=root).id)
+    found.put(
+        skill.create_job(
+            "train",
+            train_datasets=data,
+            automl_policy="off",
+            idempotency_key="race",
+            results_root=root,
+        ).id
+    )
 
 
-def test_eight_callers_racing_with_one_key_make_one_job_that_runs_once(skill: Skill, tmp_path: Path) -> None:
+def test_eight_callers_racing_with_one_key_make_one_job_that_runs_once(
+    skill: Skill, tmp_path: Path
+) -> None:
     data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(8), context.Queue()
@@ -88,11 +104,17 @@ def test_eight_callers_racing_with_one_key_make_one_job_that_runs_once(skill: Sk
     assert [path.name for path in (tmp_path / "results").iterdir()] == [job.id]
 
 
-def test_the_environment_reaches_the_job_and_no_file(train: Callable[..., Job], tmp_path: Path) -> None:
+def test_the_environment_reaches_the_job_and_no_file(
+    train: Callable[..., Job], tmp_path: Path
+) -> None:
     job = train(env={"MAE_ENCRYPTION_KEY": "canary-4711"}).wait(20)
     assert "secret [redacted]" in job.logs()
     assert job.record["env_names"] == ["MAE_ENCRYPTION_KEY"]
-    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file() and b"canary-4711" in path.read_bytes()]
+    assert not [
+        path
+        for path in (tmp_path / "results").rglob("*")
+        if path.is_file() and b"canary-4711" in path.read_bytes()
+    ]
 
 
 def test_a_failing_plan_leaves_nothing_behind(train: Callable[..., Job], tmp_path: Path) -> None:
@@ -112,7 +134,9 @@ def test_a_results_root_that_cannot_be_written_or_listed_is_a_storage_error(
         skill.jobs(tmp_path / "a file")
 
 
-def test_automl_is_a_job_whose_best_child_is_the_parent_of_the_next(skill: Skill, train: Callable[..., Job]) -> None:
+def test_automl_is_a_job_whose_best_child_is_the_parent_of_the_next(
+    skill: Skill, train: Callable[..., Job]
+) -> None:
     job = train(automl_policy="auto", automl={"max_trials": 3, "pruner": "none"}).wait(60)
     assert job.record["kind"] == "automl"
     trials = [other for other in skill.jobs(all=True) if other.id.startswith(f"{job.id}.")]
@@ -121,8 +145,15 @@ def test_automl_is_a_job_whose_best_child_is_the_parent_of_the_next(skill: Skill
     assert job.best_checkpoint() == best.best_checkpoint()
     plan = skill.plan("check", parent_job_id=job.id)
     assert plan.spec["check"]["model"] == str(best.best_checkpoint())
-    assert plan.to_dict()["parent"] == {"id": best.id, "action": "train", "kind": "checkpoint", "best_child_of": job.id}
-    assert job.id in [other.id for other in skill.jobs()] and best.id not in [other.id for other in skill.jobs()]
+    assert plan.to_dict()["parent"] == {
+        "id": best.id,
+        "action": "train",
+        "kind": "checkpoint",
+        "best_child_of": job.id,
+    }
+    assert job.id in [other.id for other in skill.jobs()] and best.id not in [
+        other.id for other in skill.jobs()
+    ]
 
 
 def test_automl_without_its_engine_is_refused_before_anything_starts(
@@ -133,7 +164,11 @@ def test_automl_without_its_engine_is_refused_before_anything_starts(
     from mae_skill.errors import DependencyError
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "optuna" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "optuna" else real(name, *rest),
+    )
     with pytest.raises(DependencyError):
         train(automl_policy="auto")
     assert not (tmp_path / "results").exists()
@@ -145,21 +180,32 @@ def test_a_resumed_job_starts_from_its_own_checkpoint(train: Callable[..., Job])
         time.sleep(0.02)
     (job.folder / "train").mkdir()
     (job.folder / "train" / "model_epoch_000.pth").write_text("weights\n")
-    from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+    from mae_sdk.jobs.checkpoints import CheckpointIndex
 
     CheckpointIndex(job.folder / "train").add(
-        job.folder / "train" / "model_epoch_000.pth", epoch=0, step=1, metrics={"score": 0.1}, stage="", arch="", input_size=[1, 1]
+        job.folder / "train" / "model_epoch_000.pth",
+        epoch=0,
+        step=1,
+        metrics={"score": 0.1},
+        stage="",
+        arch="",
+        input_size=[1, 1],
     )
     assert job.cancel() == "CANCELED"
     spec_file = job.folder / "spec.yaml"
     spec_file.write_text(spec_file.read_text().replace("sleep", "''"))
     job.resume().wait(20)
     spec = read_spec(job.folder / "spec.yaml")["train"]
-    assert spec["resume"] == str(job.folder / "train" / "model_epoch_000.pth") and spec["start_from"] is None
+    assert (
+        spec["resume"] == str(job.folder / "train" / "model_epoch_000.pth")
+        and spec["start_from"] is None
+    )
     assert [attempt["state"] for attempt in job.record["attempts"]] == ["CANCELED", "COMPLETE"]
 
 
-def test_the_list_of_five_thousand_jobs_takes_well_under_a_second(skill: Skill, tmp_path: Path) -> None:
+def test_the_list_of_five_thousand_jobs_takes_well_under_a_second(
+    skill: Skill, tmp_path: Path
+) -> None:
     root = tmp_path / "many"
     record: dict[str, Any] = {"action": "train", "launch": {}}
     records.new_attempt(record)
@@ -172,10 +218,14 @@ def test_the_list_of_five_thousand_jobs_takes_well_under_a_second(skill: Skill, 
     found = skill.jobs(results_root=root)
     states = {job.state for job in found}
     assert (len(found), states) == (5000, {"COMPLETE"})
-    assert time.perf_counter() - began < 3.0  # measured alone: see benchmarks/sdk.py; here other work may share the machine
+    assert (
+        time.perf_counter() - began < 3.0
+    )  # measured alone: see benchmarks/sdk.py; here other work may share the machine
 
 
-def test_results_are_a_table_on_request(train: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_a_table_on_request(
+    train: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = train(spec_overrides={"train.rate": 0.25}).wait(20)
     assert job.history() == [{"epoch": 0, "step": None, "score": 0.25}]
     frame = job.frame()
@@ -193,7 +243,19 @@ def test_the_script_that_a_plan_prints_makes_the_planned_job(skill: Skill, tmp_p
     import subprocess
 
     data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
-    plan = skill.plan("train", train_datasets=str(data), automl_policy="off", spec_overrides={"train.rate": 0.75}, idempotency_key="script")
-    done = subprocess.run([sys.executable, "-c", plan.to_python()], capture_output=True, text=True, timeout=120, check=True)
+    plan = skill.plan(
+        "train",
+        train_datasets=str(data),
+        automl_policy="off",
+        spec_overrides={"train.rate": 0.75},
+        idempotency_key="script",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", plan.to_python()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.splitlines() == [plan.job_id, "{'score': 0.75}"]
     assert read_spec(Path(plan.job_dir) / "spec.yaml") == plan.spec

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from mae_sdk.job import Job
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.failure import analyse
-from mae_sdk.jobfolder.process import identify, is_alive
-from mae_sdk.platforms import local
-from mae_sdk.policy import policy_word
+from mae_sdk.jobs import records
+from mae_sdk.jobs.failure import analyse
+from mae_sdk.plan.automl_policy import policy_word
+from mae_sdk.run import local
+from mae_sdk.run.process import identify, is_alive
 from mae_skill.errors import JobFailedError, UsageError
 
 from tests.support.jobs import start, wait_until, write
@@ -33,10 +33,16 @@ from tests.support.jobs import start, wait_until, write
         ("echo ModuleNotFoundError: no torch; exit 1", None, "dependency"),
         ("echo OSError: No space left on device; exit 1", None, "storage"),
         ("nothing-of-this-name; exit 127", None, "dependency"),
-        ("""echo '{"code": "checkpoint", "message": "cut short"}' > $MAE_JOB_DIR/error.json; exit 2""", None, "checkpoint"),
+        (
+            """echo '{"code": "checkpoint", "message": "cut short"}' > $MAE_JOB_DIR/error.json; exit 2""",
+            None,
+            "checkpoint",
+        ),
     ],
 )
-def test_a_failed_run_ends_in_error_with_its_category(tmp_path: Path, command: str, result: str | None, category: str) -> None:
+def test_a_failed_run_ends_in_error_with_its_category(
+    tmp_path: Path, command: str, result: str | None, category: str
+) -> None:
     job = start(tmp_path, command, result)
     with pytest.raises(JobFailedError):
         job.wait(20)
@@ -49,7 +55,9 @@ def test_a_failed_run_ends_in_error_with_its_category(tmp_path: Path, command: s
 
 def test_a_runner_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> None:
     folder = write(tmp_path, "true")
-    records.update_record(folder, lambda record: record["launch"].update(command=["/no/such/program"]))
+    records.update_record(
+        folder, lambda record: record["launch"].update(command=["/no/such/program"])
+    )
     assert local.submit(folder)
     with pytest.raises(JobFailedError):
         Job(folder).wait(20)
@@ -90,12 +98,17 @@ def test_a_failure_is_told_by_what_ended_the_run_and_not_by_what_it_survived(
 
 
 def test_an_attempt_is_not_explained_by_the_log_of_the_one_before(tmp_path: Path) -> None:
-    job = start(tmp_path, "[ $MAE_ATTEMPT = 1 ] && { echo CUDA out of memory; exit 1; }; kill -9 $$")
+    job = start(
+        tmp_path, "[ $MAE_ATTEMPT = 1 ] && { echo CUDA out of memory; exit 1; }; kill -9 $$"
+    )
     with pytest.raises(JobFailedError):
         job.wait(20)
     with pytest.raises(JobFailedError):
         job.resume().wait(20)
-    assert [attempt["failure"]["category"] for attempt in job.record["attempts"]] == ["out_of_memory", "signal"]
+    assert [attempt["failure"]["category"] for attempt in job.record["attempts"]] == [
+        "out_of_memory",
+        "signal",
+    ]
 
 
 def test_a_killed_supervisor_leaves_an_error_and_no_process(tmp_path: Path) -> None:
@@ -108,7 +121,9 @@ def test_a_killed_supervisor_leaves_an_error_and_no_process(tmp_path: Path) -> N
     with pytest.raises(JobFailedError):
         job.wait(10)
     assert job.record["error"]["category"] == "lost_process"
-    assert not is_alive(identify(int(pid_file.read_text())))  # a zombie is dead, though init may not have collected it yet
+    assert not is_alive(
+        identify(int(pid_file.read_text()))
+    )  # a zombie is dead, though init may not have collected it yet
 
 
 def test_cancel_ends_a_run_that_ignores_sigterm(tmp_path: Path) -> None:
@@ -128,7 +143,11 @@ def test_a_job_is_not_resumed_without_the_environment_it_was_given(tmp_path: Pat
     records.update_record(job.folder, lambda record: record.update(env_names=["SHADE"]))
     with pytest.raises(UsageError) as caught:
         job.resume()
-    assert caught.value.got == ["SHADE"] and len(job.record["attempts"]) == 1 and "--env SHADE=" in str(caught.value.hint)
+    assert (
+        caught.value.got == ["SHADE"]
+        and len(job.record["attempts"]) == 1
+        and "--env SHADE=" in str(caught.value.hint)
+    )
     records.update_record(job.folder, lambda record: record.update(env_names=["NO_SUCH_TOKEN"]))
     with pytest.raises(UsageError) as caught:
         job.resume()
@@ -139,19 +158,29 @@ def test_a_job_is_not_resumed_without_the_environment_it_was_given(tmp_path: Pat
 
 def test_cancel_reaches_a_process_that_left_the_group(tmp_path: Path) -> None:
     job = start(tmp_path, "setsid sleep 100 & echo $! > pid; wait", cwd=str(tmp_path))
-    escaped = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()))
+    escaped = int(
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+    )
     identity = identify(escaped)
     assert job.cancel(30) == "CANCELED"
     wait_until(lambda: not is_alive(identity))
 
 
-def test_a_secret_in_the_environment_never_reaches_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_in_the_environment_never_reaches_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAE_ENCRYPTION_KEY", "canary-4711")
     job = start(tmp_path, "echo key=$MAE_ENCRYPTION_KEY").wait(20)
     assert "canary-4711" not in job.logs() and "key=[redacted]" in job.logs()
 
 
 def test_an_unknown_policy_word_is_refused() -> None:
-    assert [policy_word(word) for word in ("auto", "on", True, "off", False)] == ["auto", "auto", "auto", "off", "off"]
+    assert [policy_word(word) for word in ("auto", "on", True, "off", False)] == [
+        "auto",
+        "auto",
+        "auto",
+        "off",
+        "off",
+    ]
     with pytest.raises(UsageError):
         policy_word("maybe")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import inherit, mappings
-from mae_sdk.mappings import MappingContext, apply, parent_info
+from mae_sdk.plan import inferred_fields as mappings
+from mae_sdk.plan import inherit
+from mae_sdk.plan.inferred_fields import MappingContext, apply, parent_info
 from mae_skill.bundle import Bundle
 from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
 
@@ -23,10 +24,22 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fill(root: Path, action: str, parent: str | None = None, rows: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def fill(
+    root: Path,
+    action: str,
+    parent: str | None = None,
+    rows: dict[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     info = parent_info(parent, root) if parent else None
     context = MappingContext(
-        action, more.pop("job_dir", None), "/out/new", info, env=more.pop("env", ENV), actions=BUNDLE.info["actions"], **more
+        action,
+        more.pop("job_dir", None),
+        "/out/new",
+        info,
+        env=more.pop("env", ENV),
+        actions=BUNDLE.info["actions"],
+        **more,
     )
     found = apply(action, BUNDLE.spec_params[action] if rows is None else rows, context)
     return {item.field: str(item.value).replace(str(root) + "/", "") for item in found}
@@ -50,11 +63,18 @@ BEST = "t1/train/model_epoch_001.pth"
         ("inference", "t1", {"inference.checkpoint": BEST}),
         ("inference", "x1", {"inference.checkpoint": "x1/export/model.onnx"}),
         ("inference", "g1", {"inference.trt_engine": "g1/gen_trt_engine/model.engine"}),
-        ("export", "t1", {"export.checkpoint": BEST, "export.onnx_file": "/out/new/export/model.onnx"}),
+        (
+            "export",
+            "t1",
+            {"export.checkpoint": BEST, "export.onnx_file": "/out/new/export/model.onnx"},
+        ),
         (
             "gen_trt_engine",
             "x1",
-            {"gen_trt_engine.onnx_file": "x1/export/model.onnx", "gen_trt_engine.trt_engine": "/out/new/gen_trt_engine/model.engine"},
+            {
+                "gen_trt_engine.onnx_file": "x1/export/model.onnx",
+                "gen_trt_engine.trt_engine": "/out/new/gen_trt_engine/model.engine",
+            },
         ),
     ],
 )
@@ -73,15 +93,23 @@ def test_every_row_of_the_table_is_filled_from_the_parent_that_fits(
         *[("gen_trt_engine", parent) for parent in ("t1", "g1", "a1")],
     ],
 )
-def test_a_parent_of_the_wrong_kind_is_refused_by_name(root: Path, action: str, parent: str) -> None:
+def test_a_parent_of_the_wrong_kind_is_refused_by_name(
+    root: Path, action: str, parent: str
+) -> None:
     with pytest.raises(UsageError, match="cannot start from a job that did") as caught:
         fill(root, action, parent)
     assert caught.value.field == "parent_job_id" and "leaves" in str(caught.value.expected)
 
 
-@pytest.mark.parametrize(("policy", "epoch"), [("best", 1), ("best_model", 1), ("latest", 2), ("epoch:0", 0), ("from_epoch_number:0", 0)])
+@pytest.mark.parametrize(
+    ("policy", "epoch"),
+    [("best", 1), ("best_model", 1), ("latest", 2), ("epoch:0", 0), ("from_epoch_number:0", 0)],
+)
 def test_the_policy_chooses_the_checkpoint(root: Path, policy: str, epoch: int) -> None:
-    assert fill(root, "evaluate", "t1", checkpoint=policy)["evaluate.checkpoint"] == f"t1/train/model_epoch_{epoch:03d}.pth"
+    assert (
+        fill(root, "evaluate", "t1", checkpoint=policy)["evaluate.checkpoint"]
+        == f"t1/train/model_epoch_{epoch:03d}.pth"
+    )
 
 
 def test_a_policy_with_nothing_to_choose_among_is_refused(root: Path) -> None:
@@ -102,7 +130,9 @@ def test_an_epoch_that_was_not_saved_is_an_error_that_names_those_that_were(root
     (root / BEST).write_bytes(b"damaged!!")
     with pytest.raises(CheckpointError):
         fill(root, "evaluate", "t1", checkpoint="epoch:1")
-    assert fill(root, "evaluate", "t1")["evaluate.checkpoint"].endswith("002.pth")  # the next best one
+    assert fill(root, "evaluate", "t1")["evaluate.checkpoint"].endswith(
+        "002.pth"
+    )  # the next best one
 
 
 def test_a_resumed_job_takes_its_own_checkpoint_and_no_pretrained_model(root: Path) -> None:
@@ -110,7 +140,10 @@ def test_a_resumed_job_takes_its_own_checkpoint_and_no_pretrained_model(root: Pa
     assert "train.resume_training_checkpoint_path" not in fill(root, "train", "t1", job_dir=job_dir)
     add_checkpoints(job_dir, [0.3, 0.1])
     found = fill(root, "train", "t1", job_dir=job_dir)
-    assert found == {**ALWAYS, "train.resume_training_checkpoint_path": "new/train/model_epoch_001.pth"}
+    assert found == {
+        **ALWAYS,
+        "train.resume_training_checkpoint_path": "new/train/model_epoch_001.pth",
+    }
 
 
 def test_the_key_is_a_reference_and_only_where_the_variable_is_set(root: Path) -> None:
@@ -152,14 +185,23 @@ def test_every_function_gives_what_it_says(
     if resumes:
         add_checkpoints(root / "new", [0.3])
     rows = {"some.model_path": function}
-    found = fill(root, "train", parent, rows, ptm=str(root / "w.pth") if ptm else None, job_dir=root / "new")
+    found = fill(
+        root, "train", parent, rows, ptm=str(root / "w.pth") if ptm else None, job_dir=root / "new"
+    )
     assert found == ({} if expected is None else {"some.model_path": expected})
     assert function.partition(",")[0] in mappings.FUNCTIONS
 
 
 def test_a_constant_keeps_its_type(root: Path) -> None:
     context = MappingContext("train", None, "/out")
-    found = apply("train", {"a.b": {"function": "assign_const_value", "value": [1, 2]}, "a.c": "assign_const_value,2e-4"}, context)
+    found = apply(
+        "train",
+        {
+            "a.b": {"function": "assign_const_value", "value": [1, 2]},
+            "a.c": "assign_const_value,2e-4",
+        },
+        context,
+    )
     assert [item.value for item in found] == [[1, 2], 2e-4]
 
 
@@ -170,7 +212,12 @@ def test_a_constant_keeps_its_type(root: Path) -> None:
         ({"a.b": "assign_const_value"}, {}, UsageError, "constant"),
         ({"a.b": "output_dir,3"}, {}, UsageError, "constant"),
         ({"a.b": "ptm"}, {"ptm": "/nowhere/w.pth"}, NotFoundError, "does not exist"),
-        ({"a.b": "output_dir"}, {"ptm": "/nowhere/w.pth"}, UsageError, "takes no pretrained weights"),
+        (
+            {"a.b": "output_dir"},
+            {"ptm": "/nowhere/w.pth"},
+            UsageError,
+            "takes no pretrained weights",
+        ),
         ({"a.b": "output_dir"}, {"parent": "t1"}, UsageError, "takes no model from a parent"),
         ({"a.b": "parent_model"}, {"parent": "nobody"}, NotFoundError, "no such job"),
         ({"a.b": "parent_model"}, {"parent": "../t1"}, UsageError, "not a job id"),
@@ -189,7 +236,9 @@ def test_every_failure_is_a_clear_error(
     add_checkpoints(job_folder(root, "canceled", "train", "CANCELED"), [0.1])
     job_folder(root, "empty", "train")
     for name in ("a", "b"):
-        (job_folder(root, "twice", "export") if name == "a" else root / "twice").joinpath("export", f"{name}.onnx").write_bytes(b"x")
+        (job_folder(root, "twice", "export") if name == "a" else root / "twice").joinpath(
+            "export", f"{name}.onnx"
+        ).write_bytes(b"x")
     with pytest.raises(error) as caught:
         fill(root, "train", rows=rows, **options)
     assert words in str(caught.value)
@@ -206,7 +255,9 @@ def test_a_runner_without_an_index_gives_its_only_model_or_an_epoch_by_name(tmp_
     rows = {"a.model": "parent_model"}
     assert fill(tmp_path, "train", "j1", rows) == {"a.model": "j1/train/model_epoch_003.pth"}
     (folder / "model_epoch_004.pth").write_bytes(b"4")
-    assert fill(tmp_path, "train", "j1", rows, checkpoint="epoch:4") == {"a.model": "j1/train/model_epoch_004.pth"}
+    assert fill(tmp_path, "train", "j1", rows, checkpoint="epoch:4") == {
+        "a.model": "j1/train/model_epoch_004.pth"
+    }
     for policy in ("best", "latest", "epoch:5"):
         with pytest.raises(NotFoundError):
             fill(tmp_path, "train", "j1", rows, checkpoint=policy)
@@ -216,7 +267,13 @@ def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> Non
     parent = parent_info("t1", root)
     found = inherit.settings("evaluate", BUNDLE.info, parent)
     size, mean = found["dataset.augmentation.input_size"], found["dataset.augmentation.mean"]
-    assert (found["train.stage"], found["model.arch"], found["model.num_classes"], size, mean) == ("finetune", "toy", 3, 32, [0.5] * 3)
+    assert (found["train.stage"], found["model.arch"], found["model.num_classes"], size, mean) == (
+        "finetune",
+        "toy",
+        3,
+        32,
+        [0.5] * 3,
+    )
     assert "train.stage" not in inherit.settings("train", BUNDLE.info, parent)
     assert inherit.settings("evaluate", BUNDLE.info, None) == {}
 
@@ -235,8 +292,10 @@ def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> Non
         ("train", "model.num_classes", 10, False),
     ],
 )
-def test_what_contradicts_the_checkpoint_is_an_error(root: Path, action: str, key: str, value: Any, refused: bool) -> None:
-    from mae_skill.overrides import set_dotted
+def test_what_contradicts_the_checkpoint_is_an_error(
+    root: Path, action: str, key: str, value: Any, refused: bool
+) -> None:
+    from mae_skill.dotted import set_dotted
 
     spec: dict[str, Any] = {}
     set_dotted(spec, key, value)
@@ -247,8 +306,16 @@ def test_what_contradicts_the_checkpoint_is_an_error(root: Path, action: str, ke
 
 def test_an_export_is_still_what_its_checkpoint_was(root: Path) -> None:
     spec = {"export": {"checkpoint": str(root / BEST)}, "model": {"arch": "toy"}}
-    (job_folder(root, "x2", "export", spec=spec, parent_job_id="t1") / "export/model.onnx").write_bytes(b"onnx")
-    errors = inherit.contradictions("evaluate", BUNDLE.info, parent_info("x2", root), {"model": {"arch": "other"}}, {"model.arch"})
+    (
+        job_folder(root, "x2", "export", spec=spec, parent_job_id="t1") / "export/model.onnx"
+    ).write_bytes(b"onnx")
+    errors = inherit.contradictions(
+        "evaluate",
+        BUNDLE.info,
+        parent_info("x2", root),
+        {"model": {"arch": "other"}},
+        {"model.arch"},
+    )
     assert [error.field for error in errors] == ["model.arch"]
 
 

@@ -21,7 +21,10 @@ SMALL = {"arch": "vit_tiny_patch16", "image_size": 64}
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    make_tarball(write_imagefolder(tmp_path / "pictures", classes=3, per_class=4), tmp_path / "data" / "images_train.tar.gz")
+    make_tarball(
+        write_imagefolder(tmp_path / "pictures", classes=3, per_class=4),
+        tmp_path / "data" / "images_train.tar.gz",
+    )
     return tmp_path / "data"
 
 
@@ -30,7 +33,9 @@ def plan(data: Path, **options: Any) -> Plan:
     return Skill().plan("train", train_datasets=str(data), spec_overrides=overrides, **options)
 
 
-def test_a_train_plan_names_automl_its_knobs_and_ranges_and_writes_no_job(data: Path, tmp_path: Path) -> None:
+def test_a_train_plan_names_automl_its_knobs_and_ranges_and_writes_no_job(
+    data: Path, tmp_path: Path
+) -> None:
     shown = plan(data).to_dict()
     assert shown["policy"]["enabled"] and "train.optim.lr" in shown["automl"]["knobs"]
     assert "log" in shown["automl"]["knobs"]["train.optim.lr"]
@@ -42,13 +47,21 @@ def test_a_train_plan_names_automl_its_knobs_and_ranges_and_writes_no_job(data: 
 
 @pytest.mark.parametrize(
     "words",
-    [{"automl_policy": "off"}, {"automl_policy": False}, {"request": "please train, no HPO this time"}, {"request": "Don't use AutoML."}],
+    [
+        {"automl_policy": "off"},
+        {"automl_policy": False},
+        {"request": "please train, no HPO this time"},
+        {"request": "Don't use AutoML."},
+    ],
 )
 def test_automl_is_off_for_this_run_when_asked(data: Path, words: dict[str, Any]) -> None:
     assert plan(data, **words).automl is None
 
 
-@pytest.mark.parametrize("request_text", ["Please do not turn off AutoML", "never disable HPO", "this is not a plain run"])
+@pytest.mark.parametrize(
+    "request_text",
+    ["Please do not turn off AutoML", "never disable HPO", "this is not a plain run"],
+)
 def test_words_that_forbid_turning_automl_off_leave_it_on(data: Path, request_text: str) -> None:
     assert plan(data, request=request_text).automl is not None
 
@@ -72,7 +85,10 @@ def test_images_and_classes_are_counted_and_steps_follow(data: Path) -> None:
 def test_every_value_says_where_it_comes_from(data: Path) -> None:
     spec = {"train": {"num_epochs": 7}}
     origins = plan(data, spec=spec, spec_overrides={"train.optim.lr": 1e-3}).to_dict()["provenance"]
-    found = {key: origins[key]["origin"] for key in ("train.num_epochs", "train.optim.lr", "model.arch", "train.seed", "results_dir")}
+    found = {
+        key: origins[key]["origin"]
+        for key in ("train.num_epochs", "train.optim.lr", "model.arch", "train.seed", "results_dir")
+    }
     assert found == {
         "train.num_epochs": "spec file",
         "train.optim.lr": "override",
@@ -105,23 +121,43 @@ def test_data_that_is_not_there_is_a_data_error(tmp_path: Path, where: str) -> N
 def test_all_problems_of_a_spec_come_together(data: Path) -> None:
     with pytest.raises(SpecError) as caught:
         plan(data, spec_overrides={"train.num_epochs": 0, "train.optim.lrr": 1.0, "arch": "resnet"})
-    assert {problem.field for problem in caught.value.problems} == {"train.num_epochs", "train.optim.lrr", "model.arch"}
+    assert {problem.field for problem in caught.value.problems} == {
+        "train.num_epochs",
+        "train.optim.lrr",
+        "model.arch",
+    }
 
 
 def test_fine_tuning_under_automl_without_validation_data_holds_some_out(data: Path) -> None:
     made = plan(data, spec_overrides={"stage": "finetune", "num_classes": 3})
-    assert made.spec["dataset"]["val_fraction"] == 0.1 and any("held out" in notice for notice in made.notices)
-    assert plan(data, spec_overrides={"stage": "finetune", "num_classes": 3}, automl_policy="off").spec["dataset"]["val_fraction"] is None
+    assert made.spec["dataset"]["val_fraction"] == 0.1 and any(
+        "held out" in notice for notice in made.notices
+    )
+    assert (
+        plan(
+            data, spec_overrides={"stage": "finetune", "num_classes": 3}, automl_policy="off"
+        ).spec["dataset"]["val_fraction"]
+        is None
+    )
 
 
 def test_images_held_out_are_no_steps_of_training(data: Path) -> None:
-    overrides = {"stage": "finetune", "num_classes": 3, "batch_size": 3, "dataset.val_fraction": 0.5}
+    overrides = {
+        "stage": "finetune",
+        "num_classes": 3,
+        "batch_size": 3,
+        "dataset.val_fraction": 0.5,
+    }
     made = plan(data, spec_overrides=overrides, automl_policy="off")
     (seen,) = made.sources.values()
     assert (seen["images"], seen["held_out"], made.steps_per_epoch) == (12, 6, 2)
     archive = str(data / "images_train.tar.gz")
     validated = Skill().plan(
-        "train", train_datasets=str(data), eval_dataset=archive, spec_overrides={**SMALL, **overrides}, automl_policy="off"
+        "train",
+        train_datasets=str(data),
+        eval_dataset=archive,
+        spec_overrides={**SMALL, **overrides},
+        automl_policy="off",
     )
     assert validated.steps_per_epoch == 4
 
@@ -134,7 +170,9 @@ def test_a_model_that_is_not_there_is_not_planned_with(data: Path) -> None:
 
 def test_a_key_in_a_file_moves_to_the_environment_and_is_shown_nowhere(data: Path) -> None:
     made = plan(data, spec={"encryption_key": "canary-4711"}, automl_policy="off")
-    assert made.spec["encryption_key"] == "env:MAE_ENCRYPTION_KEY" and made.secrets == {"MAE_ENCRYPTION_KEY": "canary-4711"}
+    assert made.spec["encryption_key"] == "env:MAE_ENCRYPTION_KEY" and made.secrets == {
+        "MAE_ENCRYPTION_KEY": "canary-4711"
+    }
     assert "canary" not in json.dumps(made.to_dict()) + made.to_python() + repr(made.to_dict())
 
 
@@ -150,40 +188,68 @@ def test_an_unknown_option_gets_a_did_you_mean(data: Path) -> None:
 
 
 def test_the_printed_script_is_python_and_names_the_same_call(data: Path) -> None:
-    script = plan(data, automl_policy="off", env={"HF_TOKEN": "canary-1", "COLOR": "red"}).to_python()
+    script = plan(
+        data, automl_policy="off", env={"HF_TOKEN": "canary-1", "COLOR": "red"}
+    ).to_python()
     call = next(
-        node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_job"
+        node
+        for node in ast.walk(ast.parse(script))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_job"
     )
-    assert {word.arg for word in call.keywords} == {"train_datasets", "automl_policy", "env", "spec_overrides"}
+    assert {word.arg for word in call.keywords} == {
+        "train_datasets",
+        "automl_policy",
+        "env",
+        "spec_overrides",
+    }
     assert "canary" not in script and "os.environ['HF_TOKEN']" in script
 
 
-def test_paths_and_numpys_numbers_are_taken_and_the_printed_script_needs_neither(data: Path) -> None:
+def test_paths_and_numpys_numbers_are_taken_and_the_printed_script_needs_neither(
+    data: Path,
+) -> None:
     spec = {"train": {"num_epochs": np.int64(3), "optim": {"milestones": np.array([1, 2])}}}
     made = Skill().plan(
-        "train", train_datasets=[data], spec=spec, spec_overrides={**SMALL, "train.optim.lr": np.float64(1e-4)}, automl_policy="off"
+        "train",
+        train_datasets=[data],
+        spec=spec,
+        spec_overrides={**SMALL, "train.optim.lr": np.float64(1e-4)},
+        automl_policy="off",
     )
-    assert made.spec["train"]["num_epochs"] == 3 and type(made.spec["train"]["optim"]["lr"]) is float
+    assert (
+        made.spec["train"]["num_epochs"] == 3 and type(made.spec["train"]["optim"]["lr"]) is float
+    )
     call = ast.parse(made.to_python()).body[-4]
     assert isinstance(call, ast.Assign) and isinstance(call.value, ast.Call)
     words = {word.arg: ast.literal_eval(word.value) for word in call.value.keywords}
-    assert words["train_datasets"] == [str(data)] and words["spec_overrides"]["train.optim.lr"] == 1e-4
+    assert (
+        words["train_datasets"] == [str(data)] and words["spec_overrides"]["train.optim.lr"] == 1e-4
+    )
     assert words["spec"] == {"train": {"num_epochs": 3, "optim": {"milestones": [1, 2]}}}
 
 
 @pytest.mark.parametrize("missing", ["schema", "template"])
-def test_without_schema_or_template_training_is_plain_and_says_why(data: Path, tmp_path: Path, missing: str) -> None:
+def test_without_schema_or_template_training_is_plain_and_says_why(
+    data: Path, tmp_path: Path, missing: str
+) -> None:
     import shutil
 
     from mae_skill.bundle import find_bundle_root
 
     for name in ("schemas", "references"):
         shutil.copytree(find_bundle_root() / name, tmp_path / "bundle" / name)
-    path = "schemas/train.schema.json" if missing == "schema" else "references/spec_template_train.yaml"
+    path = (
+        "schemas/train.schema.json"
+        if missing == "schema"
+        else "references/spec_template_train.yaml"
+    )
     (tmp_path / "bundle" / path).write_text("{ not: [readable")
     made = Skill(tmp_path / "bundle").plan("train", train_datasets=str(data), spec_overrides=SMALL)
     assert made.automl is None
-    assert "AutoML is enabled but not runnable until schemas are generated" in made.to_dict()["notices"]
+    assert (
+        "AutoML is enabled but not runnable until schemas are generated"
+        in made.to_dict()["notices"]
+    )
     assert made.spec["model"]["arch"] == "vit_tiny_patch16"
 
 
@@ -197,7 +263,9 @@ def test_a_written_out_template_is_no_choice_of_every_default(data: Path) -> Non
 
 def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(data: Path) -> None:
     made = plan(data, spec_overrides={"train.results_dir": "/elsewhere"}, automl_policy="off")
-    assert made.spec["train"]["results_dir"] is None and made.spec["results_dir"] == str(made.job_dir)
+    assert made.spec["train"]["results_dir"] is None and made.spec["results_dir"] == str(
+        made.job_dir
+    )
     assert any("train.results_dir of the spec is not used" in notice for notice in made.notices)
 
 
@@ -224,7 +292,9 @@ def test_a_job_writes_into_its_own_folder_whatever_the_spec_says_and_says_so(dat
         ({"automl": {"storage": "env:NO_SUCH_DATABASE"}}, "automl.storage"),
     ],
 )
-def test_an_option_of_the_wrong_kind_is_named(data: Path, options: dict[str, Any], field: str) -> None:
+def test_an_option_of_the_wrong_kind_is_named(
+    data: Path, options: dict[str, Any], field: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         Skill().plan("train", train_datasets=str(data), **options)
     assert caught.value.field == field

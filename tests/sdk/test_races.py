@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.job import Job
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 from mae_skill.errors import MaeError
 
 from tests.support.jobs import start, wait_until
@@ -32,7 +32,9 @@ def _meddle(folder: Path, seed: int, barrier: Any, found: Any) -> None:
             elif what == 1:
                 job.resume()
             elif what == 2:
-                records.update_record(folder, lambda record: record.update(count=record.get("count", 0) + 1))
+                records.update_record(
+                    folder, lambda record: record.update(count=record.get("count", 0) + 1)
+                )
                 counted += 1
             else:
                 assert job.state in ("PENDING", "RUNNING", "COMPLETE", "ERROR", "CANCELED")
@@ -45,11 +47,16 @@ def _meddle(folder: Path, seed: int, barrier: Any, found: Any) -> None:
     found.put((counted, faults))
 
 
-def test_eight_processes_that_update_cancel_and_resume_one_job_never_corrupt_it(tmp_path: Path) -> None:
+def test_eight_processes_that_update_cancel_and_resume_one_job_never_corrupt_it(
+    tmp_path: Path,
+) -> None:
     job = start(tmp_path, ALONE + "; [ $MAE_ATTEMPT -gt 500 ]", cwd=str(tmp_path))
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(8), context.Queue()
-    racers = [context.Process(target=_meddle, args=(job.folder, seed, barrier, found)) for seed in range(8)]
+    racers = [
+        context.Process(target=_meddle, args=(job.folder, seed, barrier, found))
+        for seed in range(8)
+    ]
     for racer in racers:
         racer.start()
     reports = [found.get(timeout=120) for _ in racers]
@@ -60,10 +67,16 @@ def test_eight_processes_that_update_cancel_and_resume_one_job_never_corrupt_it(
     record = job.record
     assert record["count"] == sum(counted for counted, _ in reports)
     attempts = record["attempts"]
-    assert [attempt["number"] for attempt in attempts] == list(range(1, len(attempts) + 1)) and len(attempts) > 1
+    assert [attempt["number"] for attempt in attempts] == list(range(1, len(attempts) + 1)) and len(
+        attempts
+    ) > 1
     for attempt in attempts:
         states = [step["state"] for step in attempt["transitions"]]
-        assert states[0] == "PENDING" and states[-1] == attempt["state"] and attempt["state"] in ("ERROR", "CANCELED"), states
+        assert (
+            states[0] == "PENDING"
+            and states[-1] == attempt["state"]
+            and attempt["state"] in ("ERROR", "CANCELED")
+        ), states
         assert len(states) == len(set(states)) <= 3
     assert not (tmp_path / "overlap").exists()
     assert [path.name for path in job.folder.iterdir() if path.name.startswith(".job.json.")] == []

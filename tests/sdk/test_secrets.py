@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mae_sdk import Skill
 from mae_sdk.cli.main import main
-from mae_sdk.jobfolder.secrets import DATABASE_VARIABLE, redact, secret_values
+from mae_sdk.jobs.secrets import DATABASE_VARIABLE, redact, secret_values
 from mae_skill.errors import JobFailedError
 
 from tests.support.canaries import MARK, NAMES, files_with_mark, watched_argv
@@ -38,12 +38,24 @@ def options(tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 def test_no_canary_of_the_chain_rests_or_shows_anywhere(skill: Skill, tmp_path: Path) -> None:
     with watched_argv() as argv:
-        plan = skill.plan("train", automl_policy="off", spec_overrides={"train.fault": "show"}, **options(tmp_path))
+        plan = skill.plan(
+            "train",
+            automl_policy="off",
+            spec_overrides={"train.fault": "show"},
+            **options(tmp_path),
+        )
         job = skill.create_job(plan).wait(30)
         with pytest.raises(JobFailedError) as caught:
-            skill.create_job("check", parent_job_id=job.id, spec_overrides={"train.fault": "leak"}, env={"A_TOKEN": f"{MARK}-b"}).wait(30)
+            skill.create_job(
+                "check",
+                parent_job_id=job.id,
+                spec_overrides={"train.fault": "leak"},
+                env={"A_TOKEN": f"{MARK}-b"},
+            ).wait(30)
         automl = {"max_trials": 2, "pruner": "none"}
-        study = skill.create_job("train", automl=automl, spec_overrides={"train.fault": "show"}, **options(tmp_path)).wait(90)
+        study = skill.create_job(
+            "train", automl=automl, spec_overrides={"train.fault": "show"}, **options(tmp_path)
+        ).wait(90)
     assert argv == []
     # The job itself had them: the log shows the lines, and in the place of every value that it is hidden.
     log = job.logs()
@@ -64,10 +76,19 @@ def test_no_canary_of_the_chain_rests_or_shows_anywhere(skill: Skill, tmp_path: 
     assert files_with_mark(tmp_path / "results") == [] and files_with_mark(tmp_path / "cache") == []
 
 
-def test_no_canary_in_what_commands_print(skill: Skill, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_canary_in_what_commands_print(
+    skill: Skill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(f"encryption_key: {MARK}-in-spec\ntrain: {{fault: leak}}\n")
-    common = ["--skill-dir", str(skill.path), "--train-datasets", str(tmp_path / "data"), "-e", str(spec)]
+    common = [
+        "--skill-dir",
+        str(skill.path),
+        "--train-datasets",
+        str(tmp_path / "data"),
+        "-e",
+        str(spec),
+    ]
     for words in (
         ["plan", "train", *common, "--automl", f"storage={DATABASE}", "--json"],
         ["plan", "train", *common, "--automl", f"storage={DATABASE}", "--python"],
@@ -82,10 +103,15 @@ def test_no_canary_in_what_commands_print(skill: Skill, tmp_path: Path, capsys: 
     assert "exit code 1" in printed.out + printed.err
 
 
-def test_a_database_password_travels_in_the_environment_and_not_in_the_study(skill: Skill, tmp_path: Path) -> None:
+def test_a_database_password_travels_in_the_environment_and_not_in_the_study(
+    skill: Skill, tmp_path: Path
+) -> None:
     plan = skill.plan("train", automl={"storage": DATABASE}, **options(tmp_path))
     assert plan.study is not None and plan.study["options"]["storage"] == f"env:{DATABASE_VARIABLE}"
-    assert plan.secrets[DATABASE_VARIABLE] == DATABASE and MARK not in str(plan.study) + plan.to_python()
+    assert (
+        plan.secrets[DATABASE_VARIABLE] == DATABASE
+        and MARK not in str(plan.study) + plan.to_python()
+    )
 
 
 def test_a_password_inside_a_url_of_a_variable_is_hidden_wherever_it_is_printed_alone() -> None:

@@ -8,29 +8,45 @@ from typing import Any
 
 import pytest
 from mae_sdk import Plan, Skill
-from mae_sdk.inherit import contradictions, settings
-from mae_sdk.parents import ParentInfo
-from mae_sdk.roots import Root
+from mae_sdk.jobs.outputs import ParentInfo
+from mae_sdk.jobs.root import Root
+from mae_sdk.plan.inherit import contradictions, settings
 from mae_skill.errors import DataError, MaeError, SpecError
 
 from tests.support.images import make_tarball
 from tests.support.scenes import write_digit_scenes
 
-TUNE = {"arch": "vit_tiny_patch16", "image_size": 64, "stage": "finetune", "task": "segmentation", "num_classes": 11}
+TUNE = {
+    "arch": "vit_tiny_patch16",
+    "image_size": 64,
+    "stage": "finetune",
+    "task": "segmentation",
+    "num_classes": 11,
+}
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digit_scenes(tmp_path_factory.mktemp("scenes") / "set", training=5, validation=3, size=32)
+    return write_digit_scenes(
+        tmp_path_factory.mktemp("scenes") / "set", training=5, validation=3, size=32
+    )
 
 
 def plan(source: Path, *, eval_dataset: Any = None, **changes: Any) -> Plan:
     options = {key: changes.pop(key) for key in ("automl_policy", "spec") if key in changes}
-    return Skill().plan("train", train_datasets=str(source), eval_dataset=eval_dataset, spec_overrides={**TUNE, **changes}, **options)
+    return Skill().plan(
+        "train",
+        train_datasets=str(source),
+        eval_dataset=eval_dataset,
+        spec_overrides={**TUNE, **changes},
+        **options,
+    )
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
-def test_a_plan_counts_images_with_their_masks_of_each_split(scenes: Path, tmp_path: Path, packed: bool) -> None:
+def test_a_plan_counts_images_with_their_masks_of_each_split(
+    scenes: Path, tmp_path: Path, packed: bool
+) -> None:
     source = scenes
     if packed:
         make_tarball(scenes, tmp_path / "data" / "images_train.tar.gz")
@@ -48,7 +64,9 @@ def test_automl_of_a_segmenter_maximises_miou_over_knobs_that_act(scenes: Path) 
     knobs = set(shown["automl"]["knobs"])
     assert {"train.optim.lr", "train.optim.weight_decay", "model.drop_path_rate"} <= knobs
     assert "dataset.augmentation.mixup" not in knobs
-    weights = plan(scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": __file__}).to_dict()
+    weights = plan(
+        scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": __file__}
+    ).to_dict()
     assert "train.optim.layer_decay" in weights["automl"]["knobs"]
 
 
@@ -58,10 +76,18 @@ def test_automl_without_validation_data_holds_out_a_share(scenes: Path) -> None:
 
 def test_mask_sources_of_the_spec_are_counted_with_the_images(scenes: Path) -> None:
     images, masks = str(scenes / "images" / "training"), str(scenes / "annotations")
-    made = plan(Path(images), **{"dataset.segmentation.train_mask_sources": masks + "/training"}, automl_policy="off")
+    made = plan(
+        Path(images),
+        **{"dataset.segmentation.train_mask_sources": masks + "/training"},
+        automl_policy="off",
+    )
     assert made.sources["dataset.train_data_sources"]["masks"] == 5
     with pytest.raises(DataError, match="2 of 5 images have no mask"):
-        plan(Path(images), **{"dataset.segmentation.train_mask_sources": str(scenes / "images" / "validation")}, automl_policy="off")
+        plan(
+            Path(images),
+            **{"dataset.segmentation.train_mask_sources": str(scenes / "images" / "validation")},
+            automl_policy="off",
+        )
 
 
 def refused(field: str, source: Path, **changes: Any) -> MaeError:
@@ -82,11 +108,25 @@ def test_what_is_wrong_is_said_before_anything_starts(scenes: Path, tmp_path: Pa
     assert "no masks belong to" in refused("dataset.segmentation.train_mask_sources", copy).message
 
 
-def test_the_page_of_a_plan_says_how_many_masks(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_of_a_plan_says_how_many_masks(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mae_sdk.cli.main import main
 
-    words = ["plan", "train", "--train-datasets", str(scenes), "--automl-policy", "off", "val_fraction=0.2"]
-    words = [*words[:-1], "dataset.val_fraction=0.2", *(f"{key}={value}" for key, value in TUNE.items())]
+    words = [
+        "plan",
+        "train",
+        "--train-datasets",
+        str(scenes),
+        "--automl-policy",
+        "off",
+        "val_fraction=0.2",
+    ]
+    words = [
+        *words[:-1],
+        "dataset.val_fraction=0.2",
+        *(f"{key}={value}" for key, value in TUNE.items()),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code in (0, None)
@@ -96,7 +136,13 @@ def test_the_page_of_a_plan_says_how_many_masks(scenes: Path, capsys: pytest.Cap
 def parent(tmp_path: Path, meta: dict[str, Any] | None) -> ParentInfo:
     spec = {
         "model": {"arch": "vit_tiny_patch16", "task": "segmentation", "num_classes": 3},
-        "dataset": {"segmentation": {"class_list": ["a", "b", "c"], "ignore_index": 9, "reduce_zero_label": False}},
+        "dataset": {
+            "segmentation": {
+                "class_list": ["a", "b", "c"],
+                "ignore_index": 9,
+                "reduce_zero_label": False,
+            }
+        },
         "train": {"stage": "finetune"},
     }
     return ParentInfo("p1", tmp_path, "train", "checkpoint", spec, meta, None, Root(tmp_path))
@@ -105,13 +151,30 @@ def parent(tmp_path: Path, meta: dict[str, Any] | None) -> ParentInfo:
 @pytest.mark.parametrize("action", ["evaluate", "inference", "export", "gen_trt_engine"])
 def test_children_inherit_the_task_and_what_the_masks_mean(tmp_path: Path, action: str) -> None:
     info = Skill().bundle.info
-    found = settings(action, info, parent(tmp_path, {"arch": "vit_tiny_patch16", "num_classes": 3, "task": "segmentation"}))
+    found = settings(
+        action,
+        info,
+        parent(tmp_path, {"arch": "vit_tiny_patch16", "num_classes": 3, "task": "segmentation"}),
+    )
     assert found["model.task"] == "segmentation"
-    meaning = [found[f"dataset.segmentation.{key}"] for key in ("class_list", "ignore_index", "reduce_zero_label")]
+    meaning = [
+        found[f"dataset.segmentation.{key}"]
+        for key in ("class_list", "ignore_index", "reduce_zero_label")
+    ]
     assert meaning == [["a", "b", "c"], 9, False]
 
 
 def test_a_task_against_the_checkpoint_is_an_error(tmp_path: Path) -> None:
     spec = {"model": {"task": "classification"}}
-    (error,) = contradictions("evaluate", Skill().bundle.info, parent(tmp_path, {"task": "segmentation"}), spec, ["model.task"])
-    assert isinstance(error, SpecError) and error.field == "model.task" and error.expected == "segmentation"
+    (error,) = contradictions(
+        "evaluate",
+        Skill().bundle.info,
+        parent(tmp_path, {"task": "segmentation"}),
+        spec,
+        ["model.task"],
+    )
+    assert (
+        isinstance(error, SpecError)
+        and error.field == "model.task"
+        and error.expected == "segmentation"
+    )

@@ -9,20 +9,30 @@ from typing import Any
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
-from mae_sdk.sources import resolve
+from mae_sdk.plan.sources import resolve
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import flatten, get_dotted, parse_override, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError
-from mae_skill.overrides import flatten, get_dotted, parse_override, set_dotted
 
 from tests.support.s3 import S3Server, environment
 
 INFO = Bundle.load().info
-TRAIN, VAL, TEST = "dataset.train_data_sources", "dataset.val_data_sources", "dataset.test_data_sources"
+TRAIN, VAL, TEST = (
+    "dataset.train_data_sources",
+    "dataset.val_data_sources",
+    "dataset.test_data_sources",
+)
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    for name in ("packed/images_train.tar.gz", "packed/images_val.tar.gz", "plain/cats/1.png", "other.TAR", ".hidden/x"):
+    for name in (
+        "packed/images_train.tar.gz",
+        "packed/images_val.tar.gz",
+        "plain/cats/1.png",
+        "other.TAR",
+        ".hidden/x",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "empty").mkdir()
@@ -39,9 +49,17 @@ def places(tmp_path: Path) -> Path:
         (["packed", "plain"], ["packed/images_train.tar.gz", "plain"]),
     ],
 )
-def test_a_source_is_an_archive_a_place_of_one_or_a_folder(places: Path, source: Any, expected: Any) -> None:
-    here = [str(places / one) for one in source] if isinstance(source, list) else str(places / source)
-    there = [str(places / one) for one in expected] if isinstance(expected, list) else str(places / expected)
+def test_a_source_is_an_archive_a_place_of_one_or_a_folder(
+    places: Path, source: Any, expected: Any
+) -> None:
+    here = (
+        [str(places / one) for one in source] if isinstance(source, list) else str(places / source)
+    )
+    there = (
+        [str(places / one) for one in expected]
+        if isinstance(expected, list)
+        else str(places / expected)
+    )
     assert resolve("train", INFO, {"train_datasets": here}) == ({TRAIN: there}, [])
 
 
@@ -77,12 +95,17 @@ def test_a_required_source_that_is_missing_names_its_option(
 
 
 def test_a_source_that_the_action_does_not_read_is_refused(places: Path) -> None:
-    _, errors = resolve("export", INFO, {"eval_dataset": str(places / "plain"), "train_datasets": None})
+    _, errors = resolve(
+        "export", INFO, {"eval_dataset": str(places / "plain"), "train_datasets": None}
+    )
     assert [(type(error), error.field) for error in errors] == [(UsageError, "eval_dataset")]
 
 
 def test_every_problem_is_reported_at_once(places: Path) -> None:
-    sources = {"train_datasets": [str(places / "empty"), str(places / "none")], "eval_dataset": str(places / "gone.zip")}
+    sources = {
+        "train_datasets": [str(places / "empty"), str(places / "none")],
+        "eval_dataset": str(places / "gone.zip"),
+    }
     assert len(resolve("train", INFO, sources)[1]) == 3
 
 
@@ -92,7 +115,11 @@ def test_a_bucket_is_searched_like_a_folder(tmp_path: Path) -> None:
         for name in ("packed/images_val.tar.gz", "plain/cats/1.png"):
             (bucket / name).parent.mkdir(parents=True)
             (bucket / name).write_bytes(b"x")
-        for source, expected in (("packed", "packed/images_val.tar.gz"), ("plain/", "plain/"), ("packed/images_val.tar.gz",) * 2):
+        for source, expected in (
+            ("packed", "packed/images_val.tar.gz"),
+            ("plain/", "plain/"),
+            ("packed/images_val.tar.gz",) * 2,
+        ):
             values, errors = resolve("evaluate", INFO, {"eval_dataset": f"s3://b/{source}"})
             assert (values, errors) == ({VAL: f"s3://b/{expected}"}, [])
         for name in ("nothing", "nothing.tar.gz"):
@@ -100,20 +127,40 @@ def test_a_bucket_is_searched_like_a_folder(tmp_path: Path) -> None:
             assert values == {} and f"s3://b/{name}" in str(errors[0])
 
 
-@for_all(st.text(max_size=30) | st.lists(st.text(max_size=12), max_size=3), st.sampled_from(["train", "evaluate", "inference", "export"]))
-def test_no_text_as_a_source_is_anything_but_a_value_or_a_clean_error(source: Any, action: str) -> None:
-    name = {"train": "train_datasets", "evaluate": "eval_dataset", "inference": "inference_dataset"}.get(action, "eval_dataset")
+@for_all(
+    st.text(max_size=30) | st.lists(st.text(max_size=12), max_size=3),
+    st.sampled_from(["train", "evaluate", "inference", "export"]),
+)
+def test_no_text_as_a_source_is_anything_but_a_value_or_a_clean_error(
+    source: Any, action: str
+) -> None:
+    name = {
+        "train": "train_datasets",
+        "evaluate": "eval_dataset",
+        "inference": "inference_dataset",
+    }.get(action, "eval_dataset")
     if any("://" in one for one in ([source] if isinstance(source, str) else source)):
         return
     values, errors = resolve(action, INFO, {name: source})
     assert values or errors
-    assert all(isinstance(error, MaeError) and error.message and error.to_dict()["field"] == name for error in errors)
+    assert all(
+        isinstance(error, MaeError) and error.message and error.to_dict()["field"] == name
+        for error in errors
+    )
 
 
-KEY = st.lists(st.text(string.ascii_lowercase + "_", min_size=1, max_size=6), min_size=1, max_size=4).map(".".join)
+KEY = st.lists(
+    st.text(string.ascii_lowercase + "_", min_size=1, max_size=6), min_size=1, max_size=4
+).map(".".join)
 
 
-@for_all(KEY, st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.integers(), max_size=3))
+@for_all(
+    KEY,
+    st.integers()
+    | st.booleans()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.lists(st.integers(), max_size=3),
+)
 def test_an_override_comes_back_as_the_value_that_was_written(key: str, value: Any) -> None:
     import json
 

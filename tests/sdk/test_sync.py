@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from mae_sdk import Skill
 from mae_sdk.job import Job
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.checkpoints import CheckpointIndex
-from mae_sdk.mappings import MappingContext, apply, fetch, parent_info
-from mae_sdk.platforms import local
-from mae_sdk.remote import RemoteJob
-from mae_sdk.roots import Root
-from mae_sdk.storage import sync, transfer
+from mae_sdk.jobs import records, sync
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.remote import RemoteJob
+from mae_sdk.jobs.root import Root
+from mae_sdk.plan.inferred_fields import MappingContext, apply, fetch, parent_info
+from mae_sdk.run import local
+from mae_sdk.storage import transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
 from tests.support.folders import add_checkpoints, job_folder
@@ -48,15 +48,21 @@ def wait_for(ready: Any, seconds: float = 15.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(bucket: str, tmp_path: Path) -> None:
-    folder = job_folder(tmp_path, "j", "train", launch={"command": ["true"], "upload_excludes": ["train/scratch*"]})
+def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(
+    bucket: str, tmp_path: Path
+) -> None:
+    folder = job_folder(
+        tmp_path, "j", "train", launch={"command": ["true"], "upload_excludes": ["train/scratch*"]}
+    )
     index = add_checkpoints(folder, [0.1, 0.2])
     (folder / "train/toy_latest.pth").symlink_to("model_epoch_001.pth")
     (folder / "train/scratch.bin").write_bytes(b"not wanted")
     follower = sync.Follower(folder, f"{bucket}/r/j", seconds=0.1)
     copy = f"{bucket}/r/j"
     wait_for(lambda: transfer.exists(f"{copy}/train/checkpoints.json"))
-    assert transfer.exists(f"{copy}/train/model_epoch_001.pth")  # a file before the index that names it
+    assert transfer.exists(
+        f"{copy}/train/model_epoch_001.pth"
+    )  # a file before the index that names it
     assert index.thin(1) == ["model_epoch_000.pth"]
     (folder / "train/model_epoch_000.pth").unlink()
     for line in range(50):
@@ -65,7 +71,12 @@ def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(bucket: s
     follower.finish()
     names = set(transfer.list_files(copy))
     assert {"spec.yaml", "job.json", "log.txt", "sync.json", "train/model_epoch_001.pth"} <= names
-    assert not names & {"train/scratch.bin", "train/model_epoch_000.pth", "train/toy_latest.pth", ".lock"}
+    assert not names & {
+        "train/scratch.bin",
+        "train/model_epoch_000.pth",
+        "train/toy_latest.pth",
+        ".lock",
+    }
     assert transfer.read_bytes(f"{copy}/log.txt") == (folder / "log.txt").read_bytes()
 
 
@@ -79,7 +90,10 @@ def test_a_copy_that_cannot_arrive_is_an_error_at_the_end(bucket: str, tmp_path:
 
 def start(scratch: Path, url: str, command: str) -> Job:
     record: dict[str, Any] = {"id": "job", "action": "train", "resume_keys": ["train.resume"]}
-    record["launch"] = {"command": ["sh", "-c", command, str(scratch / "job/spec.yaml")], "remote": url}
+    record["launch"] = {
+        "command": ["sh", "-c", command, str(scratch / "job/spec.yaml")],
+        "remote": url,
+    }
     records.new_attempt(record)
     records.write_json(scratch / "job/job.json", record)
     (scratch / "job/spec.yaml").write_text(f"results_dir: {scratch}/job\ntrain: {{resume: null}}\n")
@@ -88,7 +102,9 @@ def start(scratch: Path, url: str, command: str) -> Job:
     return Job(scratch / "job")
 
 
-def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(bucket: str, tmp_path: Path) -> None:
+def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(
+    bucket: str, tmp_path: Path
+) -> None:
     url = f"{bucket}/job"
     job = start(tmp_path / "here", url, "echo working; [ $MAE_ATTEMPT = 2 ] || exit 1")
     with pytest.raises(JobFailedError):
@@ -103,7 +119,11 @@ def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(bucket: str,
     resumed = Job(there)
     resumed.resume().wait(30)
     spec = (there / "spec.yaml").read_text()
-    assert f"resume: {there}/train/model_epoch_000.pth" in spec and f"results_dir: {there}" in spec and "/here/" not in spec
+    assert (
+        f"resume: {there}/train/model_epoch_000.pth" in spec
+        and f"results_dir: {there}" in spec
+        and "/here/" not in spec
+    )
     assert resumed.record["launch"]["command"][-1] == str(there / "spec.yaml")
     wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
 
@@ -117,7 +137,9 @@ def test_a_cancelled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
     wait_for(lambda: "working" in job.logs())
     assert job.cancel() == "CANCELED"
     wait_for(lambda: b'"CANCELED"' in transfer.read_bytes(f"{url}/job.json"))
-    assert {"log.txt", "status.json", "train/model_epoch_000.pth", "train/checkpoints.json"} <= set(transfer.list_files(url))
+    assert {"log.txt", "status.json", "train/model_epoch_000.pth", "train/checkpoints.json"} <= set(
+        transfer.list_files(url)
+    )
     assert transfer.read_bytes(f"{url}/log.txt") == b"working\n"
     seen = Skill().job("job", bucket)
     assert seen.state == "CANCELED" and seen.best_checkpoint().read_bytes() == b"weights 0"
@@ -125,7 +147,9 @@ def test_a_cancelled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
         parent_info("job", bucket)
 
 
-def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(bucket: str, tmp_path: Path) -> None:
+def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(
+    bucket: str, tmp_path: Path
+) -> None:
     url = f"{bucket}/j"
     with pytest.raises(NotFoundError):
         sync.pull(url, tmp_path / "new")
@@ -142,7 +166,9 @@ def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(bu
     assert (tmp_path / "new/log.txt").read_text() == "newer"
 
 
-def test_a_parent_on_s3_gives_its_model_like_a_local_one(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parent_on_s3_gives_its_model_like_a_local_one(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "scratch"))
     root = f"{bucket}/results"
     folder = job_folder(tmp_path, "t1", "train", spec={"model": {"arch": "toy"}})
@@ -154,22 +180,32 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(bucket: str, tmp_path: 
         {"model": {"arch": "toy"}},
         "toy",
     )
-    applied = apply("evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", info))
+    applied = apply(
+        "evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", info)
+    )
     path = Path(applied[0].value)
     assert not path.exists() and path.is_relative_to(tmp_path / "scratch")  # a plan copies nothing
     assert fetch(applied) == [path] and path.read_bytes() == b"weights 1"
 
     path.unlink()
-    transfer.write_bytes(f"{root}/t1/train/model_epoch_001.pth", b"weightsX1")  # as long, and damaged
+    transfer.write_bytes(
+        f"{root}/t1/train/model_epoch_001.pth", b"weightsX1"
+    )  # as long, and damaged
     with pytest.raises(CheckpointError):
         fetch(applied)
     assert not path.exists()
     transfer.delete(f"{root}/t1/train/model_epoch_001.pth")
-    applied = apply("evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", parent_info("t1", root)))
+    applied = apply(
+        "evaluate",
+        {"a.checkpoint": "parent_model"},
+        MappingContext("evaluate", None, "/out", parent_info("t1", root)),
+    )
     assert applied[0].value.endswith("model_epoch_000.pth") and "passed over" in applied[0].note
 
 
-def test_pretrained_weights_behind_a_url_are_fetched_once(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_behind_a_url_are_fetched_once(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     transfer.write_bytes(f"{bucket}/w.pth", b"weights")
     context = MappingContext("train", None, "/out", ptm=f"{bucket}/w.pth")
@@ -177,7 +213,11 @@ def test_pretrained_weights_behind_a_url_are_fetched_once(bucket: str, tmp_path:
     assert [path.read_bytes() for path in fetch(applied)] == [b"weights"]
     assert fetch(apply("train", {"a.path": "ptm"}, context)) == []
     with pytest.raises(NotFoundError):
-        apply("train", {"a.path": "ptm"}, MappingContext("train", None, "/out", ptm=f"{bucket}/none.pth"))
+        apply(
+            "train",
+            {"a.path": "ptm"},
+            MappingContext("train", None, "/out", ptm=f"{bucket}/none.pth"),
+        )
 
 
 def test_of_many_callers_one_creates_a_remote_job_and_the_others_are_given_it(bucket: str) -> None:
@@ -188,7 +228,9 @@ def test_of_many_callers_one_creates_a_remote_job_and_the_others_are_given_it(bu
     assert {record["caller"] for record in found if record is not None} == set(winners)
 
 
-def test_a_record_that_is_being_replaced_is_read_again(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_is_being_replaced_is_read_again(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))
     folder = job_folder(tmp_path, "t1", "train")
     whole = (folder / "job.json").read_bytes()

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mae_runners import checkpoint
 from mae_runners.actions import evaluate, export, inference
-from mae_runners.deploy.images import gate_count
+from mae_runners.actions.predict_segmenter import target_names
+from mae_runners.deploy.eval_images import gate_count
 from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.deploy.parity import Thresholds, compare
-from mae_runners.models import build_from_config
-from mae_runners.segmentation.prediction import target_names
+from mae_runners.models import build_from_config, checkpoint
 from mae_skill.errors import DataError, JobFailedError, SpecError
 from PIL import Image
 from sklearn.metrics import jaccard_score
@@ -36,7 +35,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose answers vary over a picture."""
     torch.manual_seed(0)
-    config = segmenter_config("vit_tiny_patch16", (64, 64), num_classes=len(CLASSES), embed_dim=32, num_heads=2, depth=3)
+    config = segmenter_config(
+        "vit_tiny_patch16", (64, 64), num_classes=len(CLASSES), embed_dim=32, num_heads=2, depth=3
+    )
     module = build_from_config(config)
     disturb(module.parameters(), 0.2)
     module.train()
@@ -45,12 +46,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             module(torch.randn(4, 3, 64, 64))
     meta = checkpoint.CheckpointMeta.for_model(module, classes=list(CLASSES))
     path = tmp_path_factory.mktemp("model") / "model.pth"
-    checkpoint.save({"state_dict": checkpoint.model_state(module), "epoch": 0, "global_step": 0, "mae": meta.to_dict()}, path)
+    checkpoint.save(
+        {
+            "state_dict": checkpoint.model_state(module),
+            "epoch": 0,
+            "global_step": 0,
+            "mae": meta.to_dict(),
+        },
+        path,
+    )
     return path
 
 
 @pytest.fixture(scope="module")
-def onnx_file(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def onnx_file(
+    model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("export")
     spec = make_spec(export__checkpoint=str(model), dataset__val_data_sources=str(data))
     return folder / "export" / "model.onnx", export.run(spec, make_context("export", folder))
@@ -66,7 +77,11 @@ def evaluate_on(folder: Path, path: Path, data: Path, **values: Any) -> dict[str
 def test_evaluate_scores_what_inference_writes(model: Path, data: Path, tmp_path: Path) -> None:
     figures = evaluate_on(tmp_path, model, data, dataset__batch_size=2)
     source = data / "images" / "validation"
-    spec = make_spec(inference__checkpoint=str(model), dataset__test_data_sources=str(source), dataset__batch_size=3)
+    spec = make_spec(
+        inference__checkpoint=str(model),
+        dataset__test_data_sources=str(source),
+        dataset__batch_size=3,
+    )
     result = inference.run(spec, make_context("inference", tmp_path))
     folder = tmp_path / "inference"
     truths, guesses = [], []
@@ -75,26 +90,48 @@ def test_evaluate_scores_what_inference_writes(model: Path, data: Path, tmp_path
     assert [Path(row["path"]).name for row in rows] == [f"{i:05d}.jpg" for i in range(5)]
     for row in rows:
         labels = np.asarray(Image.open(folder / row["label_map"])).astype(int)
-        mask = np.asarray(Image.open(data / "annotations" / "validation" / Path(row["path"]).with_suffix(".png").name)).astype(int) - 1
+        mask = (
+            np.asarray(
+                Image.open(
+                    data / "annotations" / "validation" / Path(row["path"]).with_suffix(".png").name
+                )
+            ).astype(int)
+            - 1
+        )
         picture = np.asarray(Image.open(row["path"]))
         assert labels.shape == mask.shape == (int(row["height"]), int(row["width"]))
-        painted, overlay = (np.asarray(Image.open(folder / row[name])) for name in ("mask", "overlay"))
+        painted, overlay = (
+            np.asarray(Image.open(folder / row[name])) for name in ("mask", "overlay")
+        )
         assert np.abs(overlay.astype(float) - (picture / 2 + painted / 2.0)).max() <= 0.5
         assert len(np.unique(labels)) > 1, "the model says something"
         share = np.bincount(labels.flatten(), minlength=11) / labels.size
-        assert row["class"] == CLASSES[int(share.argmax())] and float(row["share"]) == pytest.approx(share.max(), abs=1e-6)
+        assert row["class"] == CLASSES[int(share.argmax())] and float(
+            row["share"]
+        ) == pytest.approx(share.max(), abs=1e-6)
         truths.append(mask[mask >= 0])
         guesses.append(labels[mask >= 0])
         with (folder / "colours.csv").open() as table:
-            colour = {int(line["class_index"]): [int(line[part]) for part in ("red", "green", "blue")] for line in csv.DictReader(table)}
-        assert all(painted[labels == label][0].tolist() == colour[label] for label in np.unique(labels))
+            colour = {
+                int(line["class_index"]): [int(line[part]) for part in ("red", "green", "blue")]
+                for line in csv.DictReader(table)
+            }
+        assert all(
+            painted[labels == label][0].tolist() == colour[label] for label in np.unique(labels)
+        )
     truth, guess = np.concatenate(truths), np.concatenate(guesses)
     wanted = jaccard_score(truth, guess, average="macro", labels=np.union1d(truth, guess))
     assert figures["mIoU"] == pytest.approx(wanted) == result["kpis"]["mIoU"]
     assert figures["images"] == result["kpis"]["images"] == 5 and figures["window"] == "whole"
     assert figures["per_class"]["background"]["pixels"] == int((truth == 0).sum())
     names = {path.name for path in (tmp_path / "evaluate").iterdir()}
-    assert names >= {"metrics.json", "per_class_iou.csv", "segmentation.png", "colours.csv", "confusion_matrix.csv"}
+    assert names >= {
+        "metrics.json",
+        "per_class_iou.csv",
+        "segmentation.png",
+        "colours.csv",
+        "confusion_matrix.csv",
+    }
 
 
 def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(
@@ -102,9 +139,15 @@ def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(
 ) -> None:
     path, result = onnx_file
     assert result["parity"]["top1_agreement"] >= 0.999 and result["parity"]["cosine_min"] > 0.9999
-    assert result["meta"]["task"] == "segmentation" and "dataset.val_data_sources" in result["parity"]["images_from"]
+    assert (
+        result["meta"]["task"] == "segmentation"
+        and "dataset.val_data_sources" in result["parity"]["images_from"]
+    )
     found = []
-    for window in ({}, {"evaluate__segmentation__window": "slide", "evaluate__segmentation__stride": 16}):
+    for window in (
+        {},
+        {"evaluate__segmentation__window": "slide", "evaluate__segmentation__stride": 16},
+    ):
         torch_figures = evaluate_on(tmp_path, model, data, **window)
         onnx_figures = evaluate_on(tmp_path, path, data, **window)
         assert onnx_figures["mIoU"] == pytest.approx(torch_figures["mIoU"], abs=2e-3)
@@ -122,14 +165,19 @@ def test_the_gate_refuses_an_artefact_whose_pixels_differ(
     report = compare(reference, other, Thresholds(-1.0, 10.0, 0.98), logits=True)
     assert report.top1_agreement == 1 - 1 / 40 and not report.passed
     spec = make_spec(
-        export__checkpoint=str(model), export__data_type="FP16", export__parity__max_abs=1e-9, dataset__val_data_sources=str(data)
+        export__checkpoint=str(model),
+        export__data_type="FP16",
+        export__parity__max_abs=1e-9,
+        dataset__val_data_sources=str(data),
     )
     with pytest.raises(JobFailedError, match="max_abs"):
         export.run(spec, make_context("export", tmp_path))
     assert not list((tmp_path / "export").iterdir())
 
 
-def test_export_at_another_size_takes_the_statistics_along(model: Path, data: Path, tmp_path: Path) -> None:
+def test_export_at_another_size_takes_the_statistics_along(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     spec = make_spec(
         export__checkpoint=str(model),
         export__input_height=96,
@@ -144,17 +192,34 @@ def test_export_at_another_size_takes_the_statistics_along(model: Path, data: Pa
 
 
 def test_the_gate_looks_at_fewer_pictures_where_logits_are_large() -> None:
-    meta = ArtefactMeta("a", "finetune", [512, 512], [0.5] * 3, [0.5] * 3, "logits", num_classes=150, task="segmentation")
+    meta = ArtefactMeta(
+        "a",
+        "finetune",
+        [512, 512],
+        [0.5] * 3,
+        [0.5] * 3,
+        "logits",
+        num_classes=150,
+        task="segmentation",
+    )
     assert gate_count(meta) == 1
     meta.input_size = [64, 64]
     assert gate_count(meta) == 16
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other() -> None:
-    assert target_names(["a/1.jpg", "a/1.png", "b/1.jpg", "../x.png", "/y.png"]) == ["a/1", "a/1_2", "b/1", "x", "y"]
+    assert target_names(["a/1.jpg", "a/1.png", "b/1.jpg", "../x.png", "/y.png"]) == [
+        "a/1",
+        "a/1_2",
+        "b/1",
+        "x",
+        "y",
+    ]
 
 
-def test_pictures_without_masks_can_be_segmented_but_not_scored(model: Path, data: Path, tmp_path: Path) -> None:
+def test_pictures_without_masks_can_be_segmented_but_not_scored(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.open(data / "images" / "validation" / "00000.jpg").save(folder / "a.png")
@@ -165,8 +230,14 @@ def test_pictures_without_masks_can_be_segmented_but_not_scored(model: Path, dat
         evaluate_on(tmp_path, model, folder)
 
 
-def test_a_spec_that_asks_for_another_task_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    spec = make_spec(evaluate__checkpoint=str(model), dataset__val_data_sources=str(data), model__task="classification")
+def test_a_spec_that_asks_for_another_task_is_refused(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(
+        evaluate__checkpoint=str(model),
+        dataset__val_data_sources=str(data),
+        model__task="classification",
+    )
     with pytest.raises(SpecError) as caught:
         evaluate.run(spec, make_context("evaluate", tmp_path, {"model.task": "override"}))
     assert [problem.field for problem in caught.value.problems] == ["model.task"]

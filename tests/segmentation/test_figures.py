@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mae_runners.segmentation.colours import board, overlay, paint, palette, write_labels
-from mae_runners.segmentation.iou import confusion, figures, write_table
-from mae_runners.segmentation.loss import pixel_loss, segmentation_loss
-from mae_runners.segmentation.windows import covering_size, default_stride, fitted_size, judge_pixels, slide, starts, whole
+from mae_runners.metrics.colours import board, overlay, paint, palette, write_labels
+from mae_runners.metrics.iou import confusion, figures, write_table
+from mae_runners.metrics.windows import (
+    covering_size,
+    default_stride,
+    fitted_size,
+    judge_pixels,
+    slide,
+    starts,
+    whole,
+)
+from mae_runners.tasks.segmentation_loss import pixel_loss, segmentation_loss
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, jaccard_score
 from torch import Tensor
@@ -22,11 +30,15 @@ MEAN = (0.485, 0.456, 0.406)
 def toy_model(images: Tensor) -> Tensor:
     """Three logits a pixel that see their neighbours: blurred channels."""
     x = images.float() / 255
-    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1) * torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1)
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1) * torch.tensor(
+        [1.0, -2.0, 3.0]
+    ).view(1, 3, 1, 1)
 
 
 def photo(height: int, width: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -34,9 +46,15 @@ def test_the_figures_are_those_of_scikit_learn_summed_over_pictures(seed: int) -
     generator = torch.Generator().manual_seed(seed)
     total, truths, guesses = torch.zeros(7, 7, dtype=torch.float64), [], []
     for size in ((5, 9), (40, 30), (1, 1)):
-        truth = torch.randint(0, 6, size, generator=generator)  # class 6 occurs in predictions alone
+        truth = torch.randint(
+            0, 6, size, generator=generator
+        )  # class 6 occurs in predictions alone
         truth[torch.rand(size, generator=generator) < 0.2] = 255
-        guess = torch.where(torch.rand(size, generator=generator) < 0.5, truth, torch.randint(0, 7, size, generator=generator)).clamp(max=6)
+        guess = torch.where(
+            torch.rand(size, generator=generator) < 0.5,
+            truth,
+            torch.randint(0, 7, size, generator=generator),
+        ).clamp(max=6)
         total += confusion(truth, guess, 7, 255)
         kept = truth != 255
         truths.append(truth[kept].numpy())
@@ -44,15 +62,21 @@ def test_the_figures_are_those_of_scikit_learn_summed_over_pictures(seed: int) -
     y, p = np.concatenate(truths), np.concatenate(guesses)
     assert np.array_equal(total.numpy(), confusion_matrix(y, p, labels=range(7)))
     found = figures(total)
-    assert found["mIoU"] == pytest.approx(jaccard_score(y, p, average="macro", labels=np.union1d(y, p)))
-    assert [iou for iou in found["iou"] if iou is not None] == pytest.approx(list(jaccard_score(y, p, average=None)))
+    assert found["mIoU"] == pytest.approx(
+        jaccard_score(y, p, average="macro", labels=np.union1d(y, p))
+    )
+    assert [iou for iou in found["iou"] if iou is not None] == pytest.approx(
+        list(jaccard_score(y, p, average=None))
+    )
     assert found["aAcc"] == pytest.approx(accuracy_score(y, p))
     assert found["mAcc"] == pytest.approx(balanced_accuracy_score(y, p))
 
 
 def test_a_class_that_occurs_nowhere_has_no_figure_and_no_part_in_the_mean(tmp_path: Path) -> None:
     found = figures(confusion(torch.tensor([0, 0, 1, 255]), torch.tensor([0, 1, 1, 2]), 4, 255))
-    assert found["iou"] == [0.5, 0.5, None, None] and found["mIoU"] == 0.5, "the guess on an ignored pixel counts nowhere"
+    assert found["iou"] == [0.5, 0.5, None, None] and found["mIoU"] == 0.5, (
+        "the guess on an ignored pixel counts nowhere"
+    )
     assert found["accuracy"] == [0.5, 1.0, None, None] and found["pixels"] == [2, 1, 0, 0]
     lines = write_table(found, ["a", "b", "c", "d"], tmp_path / "t.csv").read_text().splitlines()
     assert lines[1] == "a,0.500000,0.500000,2" and lines[3] == "c,,,0"
@@ -64,8 +88,12 @@ def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_fo
     masks = torch.randint(0, 4, (2, 5, 6))
     masks[0, :3] = 255
     kept = masks != 255
-    wanted = -torch.log_softmax(logits, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
-    second = -torch.log_softmax(extra, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
+    wanted = (
+        -torch.log_softmax(logits, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
+    )
+    second = (
+        -torch.log_softmax(extra, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
+    )
     assert torch.allclose(pixel_loss(logits, masks.to(torch.uint8), 255), wanted)
     loss = segmentation_loss((logits, extra), masks, ignore_index=255, auxiliary_weight=0.4)
     assert torch.allclose(loss, wanted + 0.4 * second)
@@ -77,7 +105,9 @@ def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_fo
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (64, 96)])
-def test_a_window_that_covers_the_picture_gives_what_the_whole_gives(height: int, width: int) -> None:
+def test_a_window_that_covers_the_picture_gives_what_the_whole_gives(
+    height: int, width: int
+) -> None:
     image = photo(height, width)
     one = slide(toy_model, image, (32, 48), (10, 20), batch=2)
     assert torch.equal(one, whole(toy_model, [image], (32, 48), MEAN)[0])
@@ -116,7 +146,11 @@ def test_a_picture_is_fitted_with_its_shape_and_the_rest_is_the_mean_colour() ->
 
     wide, tall = photo(20, 80, 1), photo(64, 16, 2)
     logits = whole(model, [wide, tall], (32, 32), MEAN)
-    assert [tuple(x.shape) for x in logits] == [(3, 8, 32), (3, 32, 8)] == [(3, *fitted_size((20, 80), (32, 32))), (3, 32, 8)]
+    assert (
+        [tuple(x.shape) for x in logits]
+        == [(3, 8, 32), (3, 32, 8)]
+        == [(3, *fitted_size((20, 80), (32, 32))), (3, 32, 8)]
+    )
     assert seen[0].shape == (2, 3, 32, 32)
     assert seen[0][0, :, 8:].flatten(1).unique(dim=1).flatten().tolist() == [124, 116, 104]
     assert covering_size((20, 80), (32, 32)) == (32, 128)
@@ -130,7 +164,9 @@ def test_reading_off_in_parts_is_reading_off_at_once(classes: int) -> None:
     labels, loss, count = judge_pixels(logits, (17, 23), mask)
     full = F.interpolate(logits[None], size=(17, 23), mode="bilinear", align_corners=False)
     assert torch.equal(labels.long(), full[0].argmax(0)) and count == 13 * 23
-    assert loss == pytest.approx(float(F.cross_entropy(full, mask[None], ignore_index=255, reduction="sum")), rel=1e-5)
+    assert loss == pytest.approx(
+        float(F.cross_entropy(full, mask[None], ignore_index=255, reduction="sum")), rel=1e-5
+    )
 
 
 def test_colours_differ_and_what_is_no_class_is_black(tmp_path: Path) -> None:
@@ -139,7 +175,9 @@ def test_colours_differ_and_what_is_no_class_is_black(tmp_path: Path) -> None:
     labels = np.array([[0, 1], [149, 255]])
     painted = paint(labels, colours)
     assert painted[1, 1].tolist() == [0, 0, 0] and np.array_equal(painted[1, 0], colours[149])
-    assert overlay(np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 200, np.uint8)).tolist() == [[[150, 150, 150]]]
+    assert overlay(
+        np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 200, np.uint8)
+    ).tolist() == [[[150, 150, 150]]]
     for top in (149, 300):
         again = np.asarray(Image.open(write_labels(np.array([[0, top]]), tmp_path / f"{top}.png")))
         assert again.tolist() == [[0, top]]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import set_dotted
 from mae_skill.merge import merge
-from mae_skill.overrides import set_dotted
-from mae_skill.validate import field_nodes
+from mae_skill.schema_check import field_nodes
 from PIL import Image
 
 from tests.support.scenes import write_digit_scenes
@@ -21,9 +21,14 @@ from tests.support.training import train
 FIELDS = {
     key: node
     for key, node in field_nodes(Bundle.load().schema("train")).items()
-    if key.split(".")[0] in ("model", "dataset", "train") and node.get("applies_when", {}).get("model.task") == "segmentation"
+    if key.split(".")[0] in ("model", "dataset", "train")
+    and node.get("applies_when", {}).get("model.task") == "segmentation"
 }
-HEAD, MEANING, JOINT = "model.segmentation.", "dataset.segmentation.", "dataset.augmentation.segmentation."
+HEAD, MEANING, JOINT = (
+    "model.segmentation.",
+    "dataset.segmentation.",
+    "dataset.augmentation.segmentation.",
+)
 MARKED, OTHERS = "<masks with 254>", "<other masks>"
 SCHEDULE = "train.optim.lr_scheduler"
 
@@ -67,7 +72,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / name / split).mkdir(parents=True)
         for number in range(count):
             values = np.array(Image.open(root / f"scenes/annotations/{split}/{number:05d}.png"))
-            Image.fromarray(np.where(values == 1, 3, values).astype(np.uint8)).save(root / OTHERS / split / f"{number:05d}.png")
+            Image.fromarray(np.where(values == 1, 3, values).astype(np.uint8)).save(
+                root / OTHERS / split / f"{number:05d}.png"
+            )
             values[:4] = 254
             Image.fromarray(values).save(root / MARKED / split / f"{number:05d}.png")
     return root
@@ -79,7 +86,11 @@ def observe(root: Path, flat: dict[str, Any]) -> dict[str, Any]:
     if name in MEMORY:
         return MEMORY[name]
     job, data = root / f"job{len(MEMORY)}", str(root / "scenes")
-    basis = {"model__num_classes": 12, "dataset__segmentation__class_list": None, "dataset__augmentation__input_size": 32}
+    basis = {
+        "model__num_classes": 12,
+        "dataset__segmentation__class_list": None,
+        "dataset__augmentation__input_size": 32,
+    }
     made = seg_spec(root / "scenes", job, dataset__val_data_sources=data, **basis)
     for key, value in flat.items():
         split = "training" if "train" in key else "validation"
@@ -105,14 +116,20 @@ def test_changing_the_field_changes_the_run(root: Path, key: str) -> None:
     if key == MEANING + "ignore_index":
         assert before["code"] == 3, "254 is no class"
     elif key == MEANING + "class_list":
-        assert "class 11" in after["per_class_iou.csv"] and before["metrics.csv"] == after["metrics.csv"]
+        assert (
+            "class 11" in after["per_class_iou.csv"]
+            and before["metrics.csv"] == after["metrics.csv"]
+        )
     else:
         assert before["code"] == 0 and before["metrics.csv"] != after["metrics.csv"]
 
 
 @pytest.mark.parametrize("key", FIELDS)
 def test_a_field_of_segmentation_set_for_a_classifier_is_warned_about(key: str) -> None:
-    given: dict[str, Any] = {"dataset": {"train_data_sources": "images"}, "train": {"stage": "finetune"}}
+    given: dict[str, Any] = {
+        "dataset": {"train_data_sources": "images"},
+        "train": {"stage": "finetune"},
+    }
     set_dotted(given, key, CHANGES.get(key, ("masks", {}))[0])
     merged = merge([("file", given)], Bundle.load().schema("train"))
     _, warnings = knowledge.check("train", merged.spec, merged.provenance, {})
@@ -123,7 +140,14 @@ def test_masks_of_the_test_images_are_for_inference(root: Path) -> None:
     from mae_runners.data import build_segmentation_dataset
     from mae_skill.spec import ExperimentSpec
 
-    spec = ExperimentSpec.model_validate({"dataset": {"segmentation": {"test_mask_sources": str(root / OTHERS / "validation")}}})
-    images, masks = str(root / "scenes/images/validation"), spec.dataset.segmentation.test_mask_sources
-    made = build_segmentation_dataset(images, masks, role="test", train=False, dataset=spec.dataset, num_classes=12, seed=1)
+    spec = ExperimentSpec.model_validate(
+        {"dataset": {"segmentation": {"test_mask_sources": str(root / OTHERS / "validation")}}}
+    )
+    images, masks = (
+        str(root / "scenes/images/validation"),
+        spec.dataset.segmentation.test_mask_sources,
+    )
+    made = build_segmentation_dataset(
+        images, masks, role="test", train=False, dataset=spec.dataset, num_classes=12, seed=1
+    )
     assert made.has_masks and 0 not in made[0]["mask"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mae_runners import checkpoint
-from mae_runners.training.segmentation import SegmentationTask
+from mae_runners.models import checkpoint
+from mae_runners.tasks.segment import SegmentationTask
 from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
@@ -64,22 +64,55 @@ def test_two_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
 def test_twelve_steps_give_the_golden_losses(data: Path, tmp_path: Path, arch: str) -> None:
-    changes = {"train__num_epochs": 4, "dataset__batch_size": 2, "train__checkpoint_interval": 4, "train__optim__lr": 1e-3}
-    made = seg_spec(data, tmp_path / "job", arch, **changes, train__optim__lr_scheduler="cosine", train__optim__warmup_epochs=1)
+    changes = {
+        "train__num_epochs": 4,
+        "dataset__batch_size": 2,
+        "train__checkpoint_interval": 4,
+        "train__optim__lr": 1e-3,
+    }
+    made = seg_spec(
+        data,
+        tmp_path / "job",
+        arch,
+        **changes,
+        train__optim__lr_scheduler="cosine",
+        train__optim__warmup_epochs=1,
+    )
     assert train(made) == 0
     losses = values(tmp_path / "job")
     assert len(losses) == 12
     path = GOLDEN / f"{arch}_segmentation.json"
     if os.environ.get("MAE_UPDATE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"arch": arch, "train_loss_step": [float(f"{loss:.8g}") for loss in losses]}) + "\n")
+        path.write_text(
+            json.dumps({"arch": arch, "train_loss_step": [float(f"{loss:.8g}") for loss in losses]})
+            + "\n"
+        )
     assert losses == pytest.approx(json.loads(path.read_text())["train_loss_step"], rel=1e-4)
 
 
-def test_a_resumed_run_follows_the_curve_of_one_that_never_stopped_with_average_and_statistics(data: Path, tmp_path: Path) -> None:
-    changes = {"dataset__batch_size": 2, "train__num_epochs": 3, "train__checkpoint_interval": 2, "train__checkpoint_interval_unit": "step"}
-    changes |= {"train__ema_decay": 0.9, "train__optim__lr": 1e-3, "train__optim__lr_scheduler": "poly", "train__clip_grad_norm": 1.0}
-    made = seg_spec(data, tmp_path / "job", **changes, dataset__val_data_sources=str(data), model__drop_path_rate=0.1)
+def test_a_resumed_run_follows_the_curve_of_one_that_never_stopped_with_average_and_statistics(
+    data: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "dataset__batch_size": 2,
+        "train__num_epochs": 3,
+        "train__checkpoint_interval": 2,
+        "train__checkpoint_interval_unit": "step",
+    }
+    changes |= {
+        "train__ema_decay": 0.9,
+        "train__optim__lr": 1e-3,
+        "train__optim__lr_scheduler": "poly",
+        "train__clip_grad_norm": 1.0,
+    }
+    made = seg_spec(
+        data,
+        tmp_path / "job",
+        **changes,
+        dataset__val_data_sources=str(data),
+        model__drop_path_rate=0.1,
+    )
     assert train(made) == 0
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "job", whole)
@@ -92,15 +125,22 @@ def test_a_resumed_run_follows_the_curve_of_one_that_never_stopped_with_average_
     assert train(made) == 0
     for name in ("train_loss_step", "lr", "grad_norm", "train_loss", "val_loss", "mIoU"):
         assert curve(tmp_path / "job", name) == curve(whole, name), name
-    ours, theirs = (checkpoint.read(root / "train" / names[-1]) for root in (tmp_path / "job", whole))
+    ours, theirs = (
+        checkpoint.read(root / "train" / names[-1]) for root in (tmp_path / "job", whole)
+    )
     for part in ("state_dict", "live_state_dict"):
         assert ours[part].keys() == theirs[part].keys()
         assert all(torch.equal(ours[part][name], theirs[part][name]) for name in ours[part]), part
     statistics = [name for name in ours["state_dict"] if name.endswith("running_var")]
-    assert statistics and all(not torch.equal(ours["state_dict"][name], ours["live_state_dict"][name]) for name in statistics)
+    assert statistics and all(
+        not torch.equal(ours["state_dict"][name], ours["live_state_dict"][name])
+        for name in statistics
+    )
 
 
-def test_pretrained_weights_bring_layer_wise_rates_and_the_best_is_chosen_by_iou(data: Path, tmp_path: Path) -> None:
+def test_pretrained_weights_bring_layer_wise_rates_and_the_best_is_chosen_by_iou(
+    data: Path, tmp_path: Path
+) -> None:
     made = spec(data / "images" / "training", tmp_path / "pretrain", train__num_epochs=1)
     assert train(made) == 0
     weights = tmp_path / "pretrain" / "train" / "vit_tiny_patch16_latest.pth"
@@ -117,27 +157,45 @@ def test_pretrained_weights_bring_layer_wise_rates_and_the_best_is_chosen_by_iou
     derived = read(tmp_path / "job", "train/derived.json")
     assert derived["images"] == 4 and derived["best_checkpoint_by"] == "mIoU maximize"
     assert derived["pretrained"]["share"] == 1.0
-    assert {group["scale"] for group in derived["parameter_groups"]} == {0.125, 0.25, 0.5, 1.0}, "embedding, two blocks, head"
+    assert {group["scale"] for group in derived["parameter_groups"]} == {0.125, 0.25, 0.5, 1.0}, (
+        "embedding, two blocks, head"
+    )
     entries = read(tmp_path / "job", "train/checkpoints.json")["checkpoints"]
     best = read(tmp_path / "job", "train/result.json")["best"]
     assert best["metrics"]["mIoU"] == max(entry["metrics"]["mIoU"] for entry in entries)
-    meta = checkpoint.read_meta(checkpoint.read(weights.parent.parent.parent / "job" / "train" / best["file"]))
-    assert (meta.task, meta.num_classes, meta.classes[:2]) == ("segmentation", 11, ["background", "digit 0"])
+    meta = checkpoint.read_meta(
+        checkpoint.read(weights.parent.parent.parent / "job" / "train" / best["file"])
+    )
+    assert (meta.task, meta.num_classes, meta.classes[:2]) == (
+        "segmentation",
+        11,
+        ["background", "digit 0"],
+    )
     pictures = sorted((tmp_path / "job" / "train" / "pictures").iterdir())
-    assert [path.name for path in pictures] == ["segmentation_epoch_000.png", "segmentation_epoch_001.png"]
+    assert [path.name for path in pictures] == [
+        "segmentation_epoch_000.png",
+        "segmentation_epoch_001.png",
+    ]
 
 
-def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_picture_counts_twice(tmp_path: Path) -> None:
+def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_picture_counts_twice(
+    tmp_path: Path,
+) -> None:
     """5 pictures over 2 ranks in batches of 2: rank 1's last batch holds nothing but a filler, and sharded weights need its pass all the
     same. Two real processes: tests/long/segmentation/test_peers.py."""
     data = scenes(tmp_path / "scenes", training=2, validation=5)
     made = seg_spec(data, tmp_path, dataset__val_data_sources=str(data), dataset__batch_size=2)
     whole, sums = make_context("train", tmp_path), []
     for rank, world in ((0, 1), (0, 2), (1, 2)):
-        task = SegmentationTask(ExperimentSpec.model_validate(made), dataclasses.replace(whole, rank=rank, world_size=world))
+        task = SegmentationTask(
+            ExperimentSpec.model_validate(made),
+            dataclasses.replace(whole, rank=rank, world_size=world),
+        )
         passes: list[int] = []
         module = task.model.eval()
-        module.register_forward_pre_hook(lambda _, images, passes=passes: passes.append(len(images[0])))
+        module.register_forward_pre_hook(
+            lambda _, images, passes=passes: passes.append(len(images[0]))
+        )
         found: list[list[float]] = []
         task.validate(module, lambda values, found=found: found.append(values) or values)
         assert passes == ([2, 1] if world == 2 else [2, 2, 1])
@@ -150,7 +208,9 @@ def test_masks_without_a_label_to_judge_by_are_an_error(tmp_path: Path) -> None:
     data = scenes(tmp_path / "scenes", training=2, validation=1)
     for path in (data / "annotations" / "validation").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
-    made = seg_spec(data, tmp_path / "job", dataset__val_data_sources=str(data), train__num_epochs=1)
+    made = seg_spec(
+        data, tmp_path / "job", dataset__val_data_sources=str(data), train__num_epochs=1
+    )
     assert train(made) == 3
     error = read(tmp_path / "job", "error.json")
     assert error["field"] == "dataset.val_data_sources" and "label" in error["message"]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import get_dotted, parse_override, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.merge import merge
-from mae_skill.overrides import get_dotted, parse_override, set_dotted
 from mae_skill.reader import parse_yaml
-from mae_skill.validate import check, describe, field_nodes, validate
+from mae_skill.schema_check import check, describe, field_nodes, validate
 
 from tests.support.specs import ANYTHING, put
 
@@ -21,7 +21,10 @@ FIELDS = field_nodes(SCHEMA)
 
 
 def problems(document: dict[str, Any]) -> dict[str | None, MaeError]:
-    return {problem.field: problem for problem in validate(merge([("file", document)], SCHEMA).spec, SCHEMA)}
+    return {
+        problem.field: problem
+        for problem in validate(merge([("file", document)], SCHEMA).spec, SCHEMA)
+    }
 
 
 def test_every_error_of_a_spec_is_reported_at_once() -> None:
@@ -35,8 +38,20 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
         check(merge([("file", spec)], SCHEMA).spec, SCHEMA)
     found = {problem.field: problem for problem in caught.value.problems}
     assert set(found) == {
-        *("model.arch", "model.num_clases", "model.num_classes", "dataset.batch_size", "dataset.augmentation.mean"),
-        *("dataset.augmentation.hflip", "train.stage", "train.gpu_ids", "train.optim.lr", "train.optim.lrr"),
+        *(
+            "model.arch",
+            "model.num_clases",
+            "model.num_classes",
+            "dataset.batch_size",
+            "dataset.augmentation.mean",
+        ),
+        *(
+            "dataset.augmentation.hflip",
+            "train.stage",
+            "train.gpu_ids",
+            "train.optim.lr",
+            "train.optim.lrr",
+        ),
         *("train.optim.milestones[0]", "trainn"),
     }
     assert found["model.num_clases"].hint == "did you mean model.num_classes?"
@@ -51,7 +66,9 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
 
 
 def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
-    problems = validate({"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA)
+    problems = validate(
+        {"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA
+    )
     assert [problem.expected for problem in problems] == [
         "a whole number ≥ 1 or a list of 2 items, each a whole number ≥ 1",
         "text that is not empty or a list of at least 1 items, each text that is not empty or null",
@@ -62,17 +79,35 @@ def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
     ("document", "field", "hint"),
     [
         ({"optim": {"lr": 1e-3}}, "optim.lr", "did you mean train.optim.lr?"),
-        ({"augmentation": {"input_size": 96}}, "augmentation.input_size", "did you mean dataset.augmentation.input_size?"),
-        ({"train": {"augmentation": {"mixup": 0.1}}}, "train.augmentation.mixup", "did you mean dataset.augmentation.mixup?"),
-        ({"tensorrt": {"calibration": {"cal_batches": 2}}}, "tensorrt.calibration.cal_batches", None),
+        (
+            {"augmentation": {"input_size": 96}},
+            "augmentation.input_size",
+            "did you mean dataset.augmentation.input_size?",
+        ),
+        (
+            {"train": {"augmentation": {"mixup": 0.1}}},
+            "train.augmentation.mixup",
+            "did you mean dataset.augmentation.mixup?",
+        ),
+        (
+            {"tensorrt": {"calibration": {"cal_batches": 2}}},
+            "tensorrt.calibration.cal_batches",
+            None,
+        ),
         ({"lr": 1e-3}, "lr", "did you mean train.optim.lr?"),
         ({"train": {"lr": 1e-3}}, "train.lr", "did you mean train.optim.lr?"),
         ({"train": {"optim": {"epochs": 3}}}, "train.optim.epochs", None),
-        ({"model": {"input_size": 96}}, "model.input_size", "did you mean dataset.augmentation.input_size?"),
+        (
+            {"model": {"input_size": 96}},
+            "model.input_size",
+            "did you mean dataset.augmentation.input_size?",
+        ),
         ({"train": {"num_epoch": 3}}, "train.num_epoch", "did you mean train.num_epochs?"),
     ],
 )
-def test_a_misplaced_or_misspelt_key_is_led_home(document: dict[str, Any], field: str, hint: str | None) -> None:
+def test_a_misplaced_or_misspelt_key_is_led_home(
+    document: dict[str, Any], field: str, hint: str | None
+) -> None:
     found = problems(document)
     assert list(found) == [field]
     assert found[field].message == "unknown key"
@@ -87,18 +122,25 @@ def test_every_key_of_a_misplaced_section_is_listed() -> None:
         "optim.nothing_like_it": None,
     }
     nested = problems({"tensorrt": {"calibration": {"cal_batches": 2}}})
-    assert nested["tensorrt.calibration.cal_batches"].hint == "did you mean gen_trt_engine.tensorrt.calibration.cal_batches?"
+    assert (
+        nested["tensorrt.calibration.cal_batches"].hint
+        == "did you mean gen_trt_engine.tensorrt.calibration.cal_batches?"
+    )
 
 
 def test_large_bounds_are_written_out() -> None:
     assert describe(FIELDS["train.seed"]) == "a whole number ≥ 1, ≤ 4294967295"
-    assert describe({"type": "integer", "maximum": 10**18}) == "a whole number ≤ 1000000000000000000"
+    assert (
+        describe({"type": "integer", "maximum": 10**18}) == "a whole number ≤ 1000000000000000000"
+    )
     assert describe({"type": "number", "exclusiveMaximum": 1e7}) == "a number < 10000000"
     assert describe(FIELDS["train.mask_ratio"]) == "a number > 0, < 1"
 
 
 @pytest.mark.parametrize(
-    "value", [10**400, -(10**400), [1, 10**400], "1e999", ".nan", float("inf")], ids=["large", "small", "inside", "text", "nan", "inf"]
+    "value",
+    [10**400, -(10**400), [1, 10**400], "1e999", ".nan", float("inf")],
+    ids=["large", "small", "inside", "text", "nan", "inf"],
 )
 def test_a_number_that_no_float_holds_is_refused(value: Any) -> None:
     with pytest.raises(SpecError) as caught:
@@ -116,8 +158,13 @@ BREAK = st.sampled_from([key for key, node in sorted(FIELDS.items())])
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(BREAK, ANYTHING, min_size=1, max_size=5), st.sets(st.sampled_from(["train.lrr", "zzz", "model.archh"]), max_size=2))
-def test_random_bad_specs_end_in_one_clean_error_that_names_each_bad_key(changes: dict[str, Any], unknown: set[str]) -> None:
+@given(
+    st.dictionaries(BREAK, ANYTHING, min_size=1, max_size=5),
+    st.sets(st.sampled_from(["train.lrr", "zzz", "model.archh"]), max_size=2),
+)
+def test_random_bad_specs_end_in_one_clean_error_that_names_each_bad_key(
+    changes: dict[str, Any], unknown: set[str]
+) -> None:
     document: dict[str, Any] = {}
     for key, value in {**changes, **dict.fromkeys(unknown, 1)}.items():
         set_dotted(document, key, value)
@@ -129,8 +176,14 @@ def test_random_bad_specs_end_in_one_clean_error_that_names_each_bad_key(changes
             alone.add(key)
     found = validate(resolved.spec, SCHEMA)
     named = {str(problem.field) for problem in found}
-    assert all(any(name == key or name.startswith((f"{key}[", f"{key}.")) for name in named) for key in alone)
-    assert all(any(name == key or name.startswith((f"{key}[", f"{key}.")) for key in alone) for name in named)
+    assert all(
+        any(name == key or name.startswith((f"{key}[", f"{key}.")) for name in named)
+        for key in alone
+    )
+    assert all(
+        any(name == key or name.startswith((f"{key}[", f"{key}.")) for key in alone)
+        for name in named
+    )
     for problem in found:
         assert isinstance(problem, SpecError)
         assert problem.expected

@@ -15,7 +15,7 @@ from mae_skill.dialect import normalise
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.generate import error_classes
 from mae_skill.reader import read_spec
-from mae_skill.validate import field_nodes, validate
+from mae_skill.schema_check import field_nodes, validate
 
 UPSTREAM: dict[str, Any] = {
     "type": "collection",
@@ -24,7 +24,13 @@ UPSTREAM: dict[str, Any] = {
             "type": "collection",
             "properties": {
                 "epochs": {"type": "int", "default": 10, "valid_min": 1, "valid_max": float("inf")},
-                "lr": {"type": "float", "default": 0.1, "minimum": 0, "maximum": float("inf"), "math_cond": "> 0.0"},
+                "lr": {
+                    "type": "float",
+                    "default": 0.1,
+                    "minimum": 0,
+                    "maximum": float("inf"),
+                    "math_cond": "> 0.0",
+                },
                 "mode": {"type": "categorical", "default": "a", "valid_options": ["a", "b"]},
                 "path": {"type": "string", "default": ""},
                 "optional": {"type": "int", "default": None},
@@ -40,7 +46,9 @@ UPSTREAM: dict[str, Any] = {
 def foreign(tmp_path: Path) -> Path:
     (tmp_path / "references").mkdir()
     (tmp_path / "schemas").mkdir()
-    (tmp_path / "references" / "skill_info.yaml").write_text("name: other\nactions: {train: {command: run}, test: {command: run}}\n")
+    (tmp_path / "references" / "skill_info.yaml").write_text(
+        "name: other\nactions: {train: {command: run}, test: {command: run}}\n"
+    )
     (tmp_path / "schemas" / "train.schema.json").write_text(json.dumps(UPSTREAM))
     return tmp_path
 
@@ -50,15 +58,34 @@ def test_upstreams_words_and_infinite_bounds_become_json_schema() -> None:
     Draft202012Validator.check_schema(schema)
     json.dumps(schema, allow_nan=False, default=str)
     fields = field_nodes(schema)
-    assert (fields["train.epochs"]["type"], fields["train.epochs"]["minimum"], "maximum" in fields["train.epochs"]) == ("integer", 1, False)
+    assert (
+        fields["train.epochs"]["type"],
+        fields["train.epochs"]["minimum"],
+        "maximum" in fields["train.epochs"],
+    ) == ("integer", 1, False)
     assert fields["train.mode"]["enum"] == ["a", "b"]
     assert fields["train.optional"]["type"] == ["integer", "null"]
     assert fields["train.lr"]["math_cond"] == "> 0.0"
     assert notes == ["train.odd: unknown type 'tensor' is not checked"]
-    good = {"train": {"epochs": 1, "lr": 1e9, "mode": "b", "path": "", "optional": None, "layers": [1], "odd": object()}}
+    good = {
+        "train": {
+            "epochs": 1,
+            "lr": 1e9,
+            "mode": "b",
+            "path": "",
+            "optional": None,
+            "layers": [1],
+            "odd": object(),
+        }
+    }
     assert validate(good, schema) == []
     bad = {"train": {"epochs": 0, "lr": -1, "mode": "c", "layers": ["x"]}}
-    assert {problem.field for problem in validate(bad, schema)} == {"train.epochs", "train.lr", "train.mode", "train.layers[0]"}
+    assert {problem.field for problem in validate(bad, schema)} == {
+        "train.epochs",
+        "train.lr",
+        "train.mode",
+        "train.layers[0]",
+    }
 
 
 @pytest.mark.parametrize("action", Bundle.load().actions)
@@ -98,10 +125,14 @@ def test_missing_and_broken_parts_are_named(foreign: Path, tmp_path: Path) -> No
         Bundle.load(foreign)
 
 
-def test_without_spec_params_the_table_of_the_page_is_read_and_ours_says_the_same(foreign: Path) -> None:
+def test_without_spec_params_the_table_of_the_page_is_read_and_ours_says_the_same(
+    foreign: Path,
+) -> None:
     own = Bundle.load()
     page = (own.root / "references" / "mappings.md").read_text()
-    (foreign / "SKILL.md").write_text(f"# Other\n\n{page}\n## After\n\n| train | x | not_a_mapping |\n")
+    (foreign / "SKILL.md").write_text(
+        f"# Other\n\n{page}\n## After\n\n| train | x | not_a_mapping |\n"
+    )
     assert Bundle.load(foreign).spec_params == own.spec_params == own.info["spec_params"]
 
 
@@ -109,12 +140,18 @@ def test_mappings_and_data_sources_name_fields_that_exist() -> None:
     own = Bundle.load()
     for action in own.actions:
         fields = field_nodes(own.schema(action))
-        named = [*own.spec_params[action], *own.info.get("data_sources", {}).get(action, {}), *own.info["inherit"].get(action, ())]
+        named = [
+            *own.spec_params[action],
+            *own.info.get("data_sources", {}).get(action, {}),
+            *own.info["inherit"].get(action, ()),
+        ]
         assert [key for key in (*named, *own.action(action)["inputs"]) if key not in fields] == []
         words = own.action(action)["command"].split()
         assert words[:4] == ["{python}", "-m", "mae_runners", action]
     assert "train.stage" not in own.info["inherit"]["train"]
-    assert all(key in field_nodes(own.schema("train")) for key in own.info["spec_shorthand_keys"].values())
+    assert all(
+        key in field_nodes(own.schema("train")) for key in own.info["spec_shorthand_keys"].values()
+    )
     deploy = read_spec(own.root / "references" / "tao-deploy-mask-auto-encoder.skill_info.yaml")
     assert "gen_trt_engine" in deploy["actions"]
 
@@ -136,11 +173,17 @@ EXITS = {
 
 def test_codes_and_exits_are_the_documented_ones_and_the_tree_and_catalogue_list_them() -> None:
     assert {kind.code: kind.exit_code for kind in error_classes()} == EXITS
-    assert {kind.code for kind in error_classes() if kind.default_retryable} == {"storage", "preempted"}
+    assert {kind.code for kind in error_classes() if kind.default_retryable} == {
+        "storage",
+        "preempted",
+    }
     tree = dict(re.findall(r"── \w+ +(\w+) +(\d+)", str(errors.__doc__)))
     assert {code: str(number) for code, number in EXITS.items()} == tree
     page = (Bundle.load().root / "references" / "error_catalogue.md").read_text()
-    rows = {code: int(number) for code, number in re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE)}
+    rows = {
+        code: int(number)
+        for code, number in re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE)
+    }
     assert rows == {**EXITS, "internal": 1, "interrupted": 130}
 
 
@@ -158,6 +201,10 @@ def test_an_error_crosses_processes_and_json_with_all_it_says(kind: type[MaeErro
 
 def test_links_of_the_skill_page_resolve() -> None:
     root = Bundle.load().root
-    found = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", (root / "SKILL.md").read_text()) if "://" not in target]
+    found = [
+        target.partition("#")[0]
+        for target in re.findall(r"\]\(([^)\s]+)\)", (root / "SKILL.md").read_text())
+        if "://" not in target
+    ]
     assert found
     assert [target for target in found if target and not (root / target).is_file()] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mae_skill.archs import ARCHS
 from mae_skill.bundle import Bundle
-from mae_skill.validate import field_nodes
+from mae_skill.schema_check import field_nodes
 
 FIELDS = field_nodes(Bundle.load().schema("train"))
 
@@ -151,34 +151,80 @@ TABLE += [
     ("results_dir", None, {}),
     ("encryption_key", None, {}),
     ("model_name", None, {}),
-    *((f"wandb.{name}", default, {}) for name, default in [("enable", False), ("project", "mae"), ("entity", None), ("group", None)]),
-    *((f"wandb.{name}", default, {}) for name, default in [("tags", []), ("reinit", False), ("sync_tensorboard", False)]),
-    *((f"wandb.{name}", default, {}) for name, default in [("save_code", False), ("name", None), ("run_id", None)]),
+    *(
+        (f"wandb.{name}", default, {})
+        for name, default in [
+            ("enable", False),
+            ("project", "mae"),
+            ("entity", None),
+            ("group", None),
+        ]
+    ),
+    *(
+        (f"wandb.{name}", default, {})
+        for name, default in [("tags", []), ("reinit", False), ("sync_tensorboard", False)]
+    ),
+    *(
+        (f"wandb.{name}", default, {})
+        for name, default in [("save_code", False), ("name", None), ("run_id", None)]
+    ),
 ]
 
 
 @pytest.mark.parametrize(("key", "default", "says"), TABLE, ids=[row[0] for row in TABLE])
-def test_a_documented_field_has_its_decided_default_and_bounds(key: str, default: Any, says: dict[str, Any]) -> None:
+def test_a_documented_field_has_its_decided_default_and_bounds(
+    key: str, default: Any, says: dict[str, Any]
+) -> None:
     node = FIELDS[key]
     assert node["default"] == default
     assert type(node["default"]) is type(default)
     assert {name: node.get(name) for name in says} == says
 
 
-PRETRAIN_ONLY = ("train.mask_ratio", "train.norm_pix_loss", "model.decoder_depth", "model.decoder_embed_dim", "model.decoder_num_heads")
+PRETRAIN_ONLY = (
+    "train.mask_ratio",
+    "train.norm_pix_loss",
+    "model.decoder_depth",
+    "model.decoder_embed_dim",
+    "model.decoder_num_heads",
+)
 FINETUNE_ONLY = (
     *("model.drop_path_rate", "train.optim.layer_decay", "train.optim.backbone_multiplier"),
-    *(f"dataset.augmentation.{name}" for name in ("mixup", "cutmix", "smoothing", "auto_aug", "mixup_prob", "mixup_mode", "re_prob")),
+    *(
+        f"dataset.augmentation.{name}"
+        for name in (
+            "mixup",
+            "cutmix",
+            "smoothing",
+            "auto_aug",
+            "mixup_prob",
+            "mixup_mode",
+            "re_prob",
+        )
+    ),
 )
 
 
 @pytest.mark.parametrize("key", PRETRAIN_ONLY + FINETUNE_ONLY)
 def test_a_field_of_one_stage_says_so(key: str) -> None:
-    assert FIELDS[key]["applies_when"]["train.stage"] == ("pretrain" if key in PRETRAIN_ONLY else "finetune")
+    assert FIELDS[key]["applies_when"]["train.stage"] == (
+        "pretrain" if key in PRETRAIN_ONLY else "finetune"
+    )
 
 
 def test_all_nineteen_architectures_are_offered() -> None:
-    families = {family: [name for name, arch in ARCHS.items() if arch.family == family] for family in ("convnextv2", "vit", "hiera")}
-    assert families["convnextv2"] == [f"convnextv2_{size}" for size in ["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"]]
-    assert families["vit"] == [*(f"vit_{size}_patch16" for size in ["tiny", "small", "base", "large"]), "vit_huge_patch14"]
-    assert families["hiera"] == [f"hiera_{size}_224" for size in ["tiny", "small", "base", "base_plus", "large", "huge"]]
+    families = {
+        family: [name for name, arch in ARCHS.items() if arch.family == family]
+        for family in ("convnextv2", "vit", "hiera")
+    }
+    assert families["convnextv2"] == [
+        f"convnextv2_{size}"
+        for size in ["atto", "femto", "pico", "nano", "tiny", "base", "large", "huge"]
+    ]
+    assert families["vit"] == [
+        *(f"vit_{size}_patch16" for size in ["tiny", "small", "base", "large"]),
+        "vit_huge_patch14",
+    ]
+    assert families["hiera"] == [
+        f"hiera_{size}_224" for size in ["tiny", "small", "base", "base_plus", "large", "huge"]
+    ]

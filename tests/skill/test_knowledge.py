@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.classes import class_names, read_class_list
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
 from mae_skill.knowledge import Notice, check
 from mae_skill.merge import merge
-from mae_skill.overrides import set_dotted
 from mae_skill.recipes import RECIPES, Recipe
 
 BUNDLE = Bundle.load()
@@ -21,24 +21,40 @@ BASE = {
     "model.arch": "vit_tiny_patch16",
     "model.decoder_depth": 8,
 }
-TUNE = {**BASE, "train.stage": "finetune", "train.pretrained_model_path": "/w.pth", "dataset.val_data_sources": "/data/val"}
+TUNE = {
+    **BASE,
+    "train.stage": "finetune",
+    "train.pretrained_model_path": "/w.pth",
+    "dataset.val_data_sources": "/data/val",
+}
 
 VIT = {"model.arch": "vit_base_patch16"}
 SEGMENT = {**TUNE, "model.task": "segmentation", "model.num_classes": 3}
 
 
-def run(action: str, settings: dict[str, Any], **facts: Any) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
+def run(
+    action: str, settings: dict[str, Any], **facts: Any
+) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
     """Errors and warnings of ``settings`` (dotted keys, all set by the user) over the defaults, by field."""
     document: dict[str, Any] = {}
     for key, value in settings.items():
         set_dotted(document, key, value)
     resolved = merge([("file", document)], BUNDLE.schema(action))
     errors, warnings = check(action, resolved.spec, resolved.provenance, facts)
-    return {str(error.field): error for error in errors}, {notice.field: notice for notice in warnings}
+    return {str(error.field): error for error in errors}, {
+        notice.field: notice for notice in warnings
+    }
 
 
 ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]]] = [
-    ("train", {**BASE, "dataset.augmentation.input_size": 100}, {}, "dataset.augmentation.input_size", "96 or 112", SpecError),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.input_size": 100},
+        {},
+        "dataset.augmentation.input_size",
+        "96 or 112",
+        SpecError,
+    ),
     (
         "train",
         {**BASE, "model.arch": "hiera_tiny_224", "dataset.augmentation.input_size": [224, 230]},
@@ -47,18 +63,88 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "224 × 224 or 256",
         SpecError,
     ),
-    ("train", {**BASE, "dataset.augmentation.input_size": 16}, {}, "train.mask_ratio", "larger input_size", SpecError),
-    ("train", {**BASE, "dataset.augmentation.input_size": 32, "train.mask_ratio": 0.95}, {}, "train.mask_ratio", "nearer 0.5", SpecError),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.input_size": 16},
+        {},
+        "train.mask_ratio",
+        "larger input_size",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.input_size": 32, "train.mask_ratio": 0.95},
+        {},
+        "train.mask_ratio",
+        "nearer 0.5",
+        SpecError,
+    ),
     ("train", {**BASE, "train.gpu_ids": [0, 0]}, {}, "train.gpu_ids", "each index once", SpecError),
-    ("train", {**BASE, "train.accelerator": "gpu"}, {"gpus": 0}, "train.accelerator", "no GPU", DependencyError),
-    ("train", {**BASE, "train.accelerator": "auto", "train.num_gpus": 2}, {"gpus": 0}, "train.num_gpus", "processes", DependencyError),
-    ("train", {**BASE, "train.accelerator": "auto", "train.num_gpus": 3}, {"gpus": 2}, "train.num_gpus", "2 GPU", DependencyError),
-    ("train", {**BASE, "model.decoder_num_heads": 7}, {}, "model.decoder_num_heads", "divisor", SpecError),
-    ("train", {**BASE, "model.decoder_embed_dim": 66, "model.decoder_num_heads": 3}, {}, "model.decoder_embed_dim", "of 4", SpecError),
-    ("train", {**BASE, "model.num_heads": 5}, {}, "model.num_heads", "not a multiple of 5", SpecError),
+    (
+        "train",
+        {**BASE, "train.accelerator": "gpu"},
+        {"gpus": 0},
+        "train.accelerator",
+        "no GPU",
+        DependencyError,
+    ),
+    (
+        "train",
+        {**BASE, "train.accelerator": "auto", "train.num_gpus": 2},
+        {"gpus": 0},
+        "train.num_gpus",
+        "processes",
+        DependencyError,
+    ),
+    (
+        "train",
+        {**BASE, "train.accelerator": "auto", "train.num_gpus": 3},
+        {"gpus": 2},
+        "train.num_gpus",
+        "2 GPU",
+        DependencyError,
+    ),
+    (
+        "train",
+        {**BASE, "model.decoder_num_heads": 7},
+        {},
+        "model.decoder_num_heads",
+        "divisor",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "model.decoder_embed_dim": 66, "model.decoder_num_heads": 3},
+        {},
+        "model.decoder_embed_dim",
+        "of 4",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "model.num_heads": 5},
+        {},
+        "model.num_heads",
+        "not a multiple of 5",
+        SpecError,
+    ),
     ("train", {**BASE, "model.embed_dim": 30}, {}, "model.embed_dim", "multiple of 4", SpecError),
-    ("train", {**BASE, "dataset.augmentation.min_scale": 3.0}, {}, "dataset.augmentation.min_scale", "max_scale", SpecError),
-    ("train", {**BASE, "dataset.augmentation.min_ratio": 2.0}, {}, "dataset.augmentation.min_ratio", "max_ratio", SpecError),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.min_scale": 3.0},
+        {},
+        "dataset.augmentation.min_scale",
+        "max_scale",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.min_ratio": 2.0},
+        {},
+        "dataset.augmentation.min_ratio",
+        "max_ratio",
+        SpecError,
+    ),
     ("train", TUNE, {"classes": None}, "dataset.train_data_sources", "no labels", DataError),
     (
         "evaluate",
@@ -69,7 +155,14 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         DataError,
     ),
     ("train", TUNE, {"classes": 10}, "model.num_classes", "num_classes=10", SpecError),
-    ("train", {**BASE, "model.task": "segmentation"}, {}, "model.task", "train.stage=finetune", SpecError),
+    (
+        "train",
+        {**BASE, "model.task": "segmentation"},
+        {},
+        "model.task",
+        "train.stage=finetune",
+        SpecError,
+    ),
     (
         "train",
         {**SEGMENT, "dataset.segmentation.class_list": ["cat", "dog"]},
@@ -94,7 +187,14 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "number of one of the 3",
         SpecError,
     ),
-    ("train", {**SEGMENT, "dataset.augmentation.input_size": 16}, {}, "dataset.augmentation.input_size", "two patches a side", SpecError),
+    (
+        "train",
+        {**SEGMENT, "dataset.augmentation.input_size": 16},
+        {},
+        "dataset.augmentation.input_size",
+        "two patches a side",
+        SpecError,
+    ),
     (
         "train",
         {**SEGMENT, "dataset.augmentation.segmentation.scale_jitter": [2.0, 0.5]},
@@ -111,16 +211,48 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "at most",
         SpecError,
     ),
-    ("train", {**BASE, "train.optim.monitor_name": "val_loss"}, {}, "train.optim.monitor_name", "validation data", SpecError),
+    (
+        "train",
+        {**BASE, "train.optim.monitor_name": "val_loss"},
+        {},
+        "train.optim.monitor_name",
+        "validation data",
+        SpecError,
+    ),
     ("train", {}, {}, "dataset.train_data_sources", "never means everything", SpecError),
-    ("evaluate", {"evaluate.checkpoint": "/a.pth"}, {}, "dataset.val_data_sources", "never means everything", SpecError),
-    ("inference", {"inference.checkpoint": "/a.pth"}, {}, "dataset.test_data_sources", "never means everything", SpecError),
-    ("evaluate", {"dataset.val_data_sources": "/v"}, {}, "evaluate.checkpoint", "parent", SpecError),
+    (
+        "evaluate",
+        {"evaluate.checkpoint": "/a.pth"},
+        {},
+        "dataset.val_data_sources",
+        "never means everything",
+        SpecError,
+    ),
+    (
+        "inference",
+        {"inference.checkpoint": "/a.pth"},
+        {},
+        "dataset.test_data_sources",
+        "never means everything",
+        SpecError,
+    ),
+    (
+        "evaluate",
+        {"dataset.val_data_sources": "/v"},
+        {},
+        "evaluate.checkpoint",
+        "parent",
+        SpecError,
+    ),
     ("export", {}, {}, "export.checkpoint", "parent", SpecError),
     ("gen_trt_engine", {}, {}, "gen_trt_engine.onnx_file", "parent", SpecError),
     (
         "inference",
-        {"dataset.test_data_sources": "/t", "inference.checkpoint": "/a.pth", "inference.trt_engine": "/a.engine"},
+        {
+            "dataset.test_data_sources": "/t",
+            "inference.checkpoint": "/a.pth",
+            "inference.trt_engine": "/a.engine",
+        },
         {},
         "inference.trt_engine",
         "one of the two",
@@ -128,7 +260,12 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
     ),
     (
         "export",
-        {"model.arch": "vit_huge_patch14", "export.checkpoint": "/a.pth", "export.input_width": 224, "export.input_height": 230},
+        {
+            "model.arch": "vit_huge_patch14",
+            "export.checkpoint": "/a.pth",
+            "export.input_width": 224,
+            "export.input_height": 230,
+        },
         {},
         "export.input_height",
         "224 or 238",
@@ -137,9 +274,18 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
 ]
 
 
-@pytest.mark.parametrize(("action", "settings", "facts", "field", "says", "kind"), ERRORS, ids=[f"{row[3]}-{row[4]}" for row in ERRORS])
+@pytest.mark.parametrize(
+    ("action", "settings", "facts", "field", "says", "kind"),
+    ERRORS,
+    ids=[f"{row[3]}-{row[4]}" for row in ERRORS],
+)
 def test_a_broken_rule_is_one_error_at_its_field(
-    action: str, settings: dict[str, Any], facts: dict[str, Any], field: str, says: str, kind: type[MaeError]
+    action: str,
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    field: str,
+    says: str,
+    kind: type[MaeError],
 ) -> None:
     errors, _ = run(action, settings, **facts)
     assert list(errors) == [field]
@@ -148,28 +294,81 @@ def test_a_broken_rule_is_one_error_at_its_field(
 
 
 WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
-    ({**BASE, "train.num_gpus": 1, "train.gpu_ids": [0, 1]}, {}, "train.num_gpus", "2 devices are used, the larger setting"),
+    (
+        {**BASE, "train.num_gpus": 1, "train.gpu_ids": [0, 1]},
+        {},
+        "train.num_gpus",
+        "2 devices are used, the larger setting",
+    ),
     ({**BASE, "train.accelerator": "auto"}, {"gpus": 0}, "train.accelerator", "one CPU process"),
     ({**BASE, "train.distributed_strategy": "fsdp"}, {}, "train.precision", "half precision"),
     ({**BASE, "train.num_gpus": 2}, {}, None, "OMP_NUM_THREADS=1"),
-    ({**TUNE, "dataset.val_data_sources": None}, {}, "dataset.val_data_sources", "chosen by train_loss"),
-    ({**TUNE, "train.pretrained_model_path": None}, {}, "train.pretrained_model_path", "from scratch"),
-    ({**BASE, "train.optim.warmup_epochs": 40, "train.num_epochs": 1}, {}, "train.optim.warmup_epochs", "never reaches its peak"),
+    (
+        {**TUNE, "dataset.val_data_sources": None},
+        {},
+        "dataset.val_data_sources",
+        "chosen by train_loss",
+    ),
+    (
+        {**TUNE, "train.pretrained_model_path": None},
+        {},
+        "train.pretrained_model_path",
+        "from scratch",
+    ),
+    (
+        {**BASE, "train.optim.warmup_epochs": 40, "train.num_epochs": 1},
+        {},
+        "train.optim.warmup_epochs",
+        "never reaches its peak",
+    ),
     (BASE, {}, "train.optim.milestones", "beyond the run of 10 epochs"),
     ({**BASE, "train.mask_ratio": 0.3}, {}, "train.mask_ratio", "the paper of ViT-Ti/16 uses 0.75"),
     ({**BASE, "model.decoder_depth": 1}, {}, "model.decoder_depth", "uses 8"),
-    ({**BASE, "dataset.batch_size": 64}, {"images": 10, "effective_batch": 64}, "dataset.batch_size", "larger than the 10"),
+    (
+        {**BASE, "dataset.batch_size": 64},
+        {"images": 10, "effective_batch": 64},
+        "dataset.batch_size",
+        "larger than the 10",
+    ),
     ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
-    ({**BASE, **VIT, "train.optim.lr": 1.0}, {"effective_batch": 256}, "train.optim.lr", "vit_base_pretrain would be 0.00015 to 0.0006"),
-    ({**BASE, **VIT, "train.optim.lr": 1e-6}, {"effective_batch": 4096}, "train.optim.lr", "vit_base_pretrain would be 0.0024"),
-    ({**BASE, **VIT}, {"effective_batch": 8}, "dataset.batch_size", "an effective batch of 8 where mae_vit_base_pretrain trains with 4096"),
-    ({**BASE, "train.probe.interval": 1}, {}, "train.probe.interval", "set in vain: dataset.probe_train_data_sources"),
+    (
+        {**BASE, **VIT, "train.optim.lr": 1.0},
+        {"effective_batch": 256},
+        "train.optim.lr",
+        "vit_base_pretrain would be 0.00015 to 0.0006",
+    ),
+    (
+        {**BASE, **VIT, "train.optim.lr": 1e-6},
+        {"effective_batch": 4096},
+        "train.optim.lr",
+        "vit_base_pretrain would be 0.0024",
+    ),
+    (
+        {**BASE, **VIT},
+        {"effective_batch": 8},
+        "dataset.batch_size",
+        "an effective batch of 8 where mae_vit_base_pretrain trains with 4096",
+    ),
+    (
+        {**BASE, "train.probe.interval": 1},
+        {},
+        "train.probe.interval",
+        "set in vain: dataset.probe_train_data_sources",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("settings", "facts", "field", "says"), WARNINGS, ids=[f"{row[2]}-{row[3][:20]}" for row in WARNINGS])
+@pytest.mark.parametrize(
+    ("settings", "facts", "field", "says"),
+    WARNINGS,
+    ids=[f"{row[2]}-{row[3][:20]}" for row in WARNINGS],
+)
 def test_a_doubtful_setting_is_a_warning_and_no_error(
-    settings: dict[str, Any], facts: dict[str, Any], field: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    field: str | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     errors, warnings = run("train", settings, **facts)
@@ -185,21 +384,40 @@ VAIN = [
     (BASE, "dataset.augmentation.mixup", 0.2, "train.stage is 'pretrain'"),
     (TUNE, "train.mask_ratio", 0.6, "train.stage is 'finetune'"),
     (TUNE, "model.decoder_depth", 4, "train.stage is 'finetune'"),
-    ({**TUNE, "train.pretrained_model_path": None}, "train.optim.layer_decay", 0.9, "train.pretrained_model_path"),
+    (
+        {**TUNE, "train.pretrained_model_path": None},
+        "train.optim.layer_decay",
+        0.9,
+        "train.pretrained_model_path",
+    ),
     (BASE, "train.optim.min_lr", 1e-6, "lr_scheduler is 'MultiStep'"),
-    ({**BASE, "train.optim.lr_scheduler": "cosine"}, "train.optim.gamma", 0.5, "lr_scheduler is 'cosine'"),
+    (
+        {**BASE, "train.optim.lr_scheduler": "cosine"},
+        "train.optim.gamma",
+        0.5,
+        "lr_scheduler is 'cosine'",
+    ),
     ({**BASE, "model.arch": "hiera_tiny_224"}, "model.depth", 4, "model.arch is 'hiera_tiny_224'"),
     (BASE, "wandb.project", "mine", "wandb.enable is False"),
     (TUNE, "model.segmentation.channels", 64, "model.task is 'classification'"),
     (TUNE, "dataset.segmentation.reduce_zero_label", False, "model.task is 'classification'"),
     (SEGMENT, "dataset.augmentation.mixup", 0.2, "model.task is 'segmentation'"),
     (SEGMENT, "dataset.augmentation.min_scale", 0.2, "model.task is 'segmentation'"),
-    ({**SEGMENT, "model.segmentation.auxiliary_weight": 0.0}, "model.segmentation.auxiliary_channels", 64, "it needs more than 0"),
+    (
+        {**SEGMENT, "model.segmentation.auxiliary_weight": 0.0},
+        "model.segmentation.auxiliary_channels",
+        64,
+        "it needs more than 0",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("settings", "key", "value", "why"), VAIN, ids=[f"{row[1]}-{row[3]}" for row in VAIN])
-def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(settings: dict[str, Any], key: str, value: Any, why: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "key", "value", "why"), VAIN, ids=[f"{row[1]}-{row[3]}" for row in VAIN]
+)
+def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(
+    settings: dict[str, Any], key: str, value: Any, why: str
+) -> None:
     _, warnings = run("train", {**settings, key: value})
     assert "set in vain" in warnings[key].message
     assert why in warnings[key].message
@@ -209,7 +427,9 @@ def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(settin
 
 def test_warm_up_acts_with_every_scheduler_and_is_never_called_vain() -> None:
     for scheduler in ("MultiStep", "cosine", "poly"):
-        _, warnings = run("train", {**BASE, "train.optim.warmup_epochs": 3, "train.optim.lr_scheduler": scheduler})
+        _, warnings = run(
+            "train", {**BASE, "train.optim.warmup_epochs": 3, "train.optim.lr_scheduler": scheduler}
+        )
         assert "train.optim.warmup_epochs" not in warnings
 
 
@@ -241,17 +461,25 @@ def test_a_notice_is_plain_data() -> None:
     assert str(Notice(None, "why")) == "why"
 
 
-def test_a_segmenter_is_not_judged_by_class_folders_and_its_default_number_of_classes_is_explained() -> None:
+def test_a_segmenter_is_not_judged_by_class_folders_and_its_default_number_of_classes_is_explained() -> (
+    None
+):
     errors, _ = run("train", SEGMENT, classes=7)
     assert errors == {}
-    errors, _ = run("train", {key: value for key, value in SEGMENT.items() if key != "model.num_classes"})
+    errors, _ = run(
+        "train", {key: value for key, value in SEGMENT.items() if key != "model.num_classes"}
+    )
     assert list(errors) == ["dataset.segmentation.ignore_index"]
     assert "model.num_classes is at its default" in str(errors["dataset.segmentation.ignore_index"])
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("names.txt", "cat\n\n dog \nbird\n"), ("names.yaml", "[cat, dog, bird]"), ("names.yml", "- cat\n- dog\n- bird\n")],
+    [
+        ("names.txt", "cat\n\n dog \nbird\n"),
+        ("names.yaml", "[cat, dog, bird]"),
+        ("names.yml", "- cat\n- dog\n- bird\n"),
+    ],
 )
 def test_a_class_list_is_text_or_yaml(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
@@ -259,12 +487,22 @@ def test_a_class_list_is_text_or_yaml(tmp_path: Path, name: str, text: str) -> N
     assert read_class_list(str(path)) == class_names(str(path), 3) == ["cat", "dog", "bird"]
     errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path)})
     assert errors == {}
-    errors, _ = run("train", {**SEGMENT, "dataset.segmentation.class_list": str(path), "model.num_classes": 4})
-    assert list(errors) == ["model.num_classes"] and "set model.num_classes=3" in str(errors["model.num_classes"])
+    errors, _ = run(
+        "train", {**SEGMENT, "dataset.segmentation.class_list": str(path), "model.num_classes": 4}
+    )
+    assert list(errors) == ["model.num_classes"] and "set model.num_classes=3" in str(
+        errors["model.num_classes"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "no list of names"), ("a: 1", "no list of names"), ("[1, null]", "no list"), ("[]", "empty")]
+    ("text", "says"),
+    [
+        ("", "no list of names"),
+        ("a: 1", "no list of names"),
+        ("[1, null]", "no list"),
+        ("[]", "empty"),
+    ],
 )
 def test_a_file_that_lists_no_names_is_refused(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "names.yaml"
@@ -302,6 +540,9 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
     for key, value in {**BASE, **settings}.items():
         set_dotted(document, key, value)
     resolved = merge([("spec file", document)], BUNDLE.schema("train"))
-    for facts, expected in (({}, []), ({"here": True}, [("dataset.probe_train_data_sources", "/nowhere/at/all")])):
+    for facts, expected in (
+        ({}, []),
+        ({"here": True}, [("dataset.probe_train_data_sources", "/nowhere/at/all")]),
+    ):
         errors, _ = check("train", resolved.spec, resolved.provenance, facts)
         assert [(error.field, error.got) for error in errors] == expected

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.diff import diff_specs
+from mae_skill.dotted import expand_shorthand, flatten, get_dotted, parse_override, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.explain import explain
 from mae_skill.merge import merge
-from mae_skill.overrides import expand_shorthand, flatten, get_dotted, parse_override, set_dotted
 
 BUNDLE = Bundle.load()
 SCHEMA = BUNDLE.schema("train")
@@ -32,10 +32,22 @@ def test_the_last_layer_wins_and_is_named() -> None:
         ("override", {"train": {"num_epochs": 4}}),
     ]
     resolved = merge(layers, SCHEMA)
-    kinds = {key: resolved.provenance[f"train.{key}"].kind for key in ("num_epochs", "optim.lr", "precision", "seed", "stage")}
-    assert kinds == {"num_epochs": "override", "optim.lr": "file", "precision": "recipe", "seed": "template", "stage": "default"}
+    kinds = {
+        key: resolved.provenance[f"train.{key}"].kind
+        for key in ("num_epochs", "optim.lr", "precision", "seed", "stage")
+    }
+    assert kinds == {
+        "num_epochs": "override",
+        "optim.lr": "file",
+        "precision": "recipe",
+        "seed": "template",
+        "stage": "default",
+    }
     assert resolved.spec["train"]["num_epochs"] == 4
-    assert resolved.spec["train"]["optim"]["weight_decay"] == SCHEMA["default"]["train"]["optim"]["weight_decay"]
+    assert (
+        resolved.spec["train"]["optim"]["weight_decay"]
+        == SCHEMA["default"]["train"]["optim"]["weight_decay"]
+    )
     assert resolved.given() == {"train.num_epochs", "train.optim.lr", "train.precision"}
     assert set(flatten(resolved.spec)) == set(resolved.provenance)
 
@@ -48,14 +60,26 @@ def test_merging_changes_neither_the_layers_nor_the_schema() -> None:
     assert SCHEMA["default"]["train"]["gpu_ids"] == [0]
 
 
-def test_a_section_given_as_a_value_is_an_error_though_a_later_layer_sets_one_of_its_fields() -> None:
+def test_a_section_given_as_a_value_is_an_error_though_a_later_layer_sets_one_of_its_fields() -> (
+    None
+):
     with pytest.raises(SpecError) as caught:
-        merge([("file", {"model": ""}), ("override", {"model": {"arch": "vit_tiny_patch16"}})], SCHEMA)
-    assert [(problem.field, problem.expected) for problem in caught.value.problems] == [("model", "a section")]
+        merge(
+            [("file", {"model": ""}), ("override", {"model": {"arch": "vit_tiny_patch16"}})], SCHEMA
+        )
+    assert [(problem.field, problem.expected) for problem in caught.value.problems] == [
+        ("model", "a section")
+    ]
 
 
 def test_an_empty_section_leaves_it_and_a_null_clears_a_field() -> None:
-    resolved = merge([("recipe", {"train": {"clip_grad_norm": 1.0}}), ("file", {"model": None, "train": {"clip_grad_norm": None}})], SCHEMA)
+    resolved = merge(
+        [
+            ("recipe", {"train": {"clip_grad_norm": 1.0}}),
+            ("file", {"model": None, "train": {"clip_grad_norm": None}}),
+        ],
+        SCHEMA,
+    )
     assert resolved.spec["model"] == SCHEMA["default"]["model"]
     assert resolved.spec["train"]["clip_grad_norm"] is None
 
@@ -77,7 +101,9 @@ def test_an_empty_section_leaves_it_and_a_null_clears_a_field() -> None:
         ("train.pretrained_model_path", "", None),
     ],
 )
-def test_a_value_with_one_reading_is_converted_and_the_conversion_recorded(key: str, value: Any, result: Any) -> None:
+def test_a_value_with_one_reading_is_converted_and_the_conversion_recorded(
+    key: str, value: Any, result: Any
+) -> None:
     found, note = one(key, value)
     assert found == result
     assert type(found) is type(result)
@@ -113,7 +139,12 @@ def test_an_alias_moves_with_a_notice(name: str) -> None:
     assert resolved.spec["train"][name] == value
     assert name not in resolved.spec["model"]
     assert resolved.notices == [f"model.{name} (file) is read as train.{name}"]
-    assert merge([("file", {"model": {name: value}, "train": {name: value}})], SCHEMA).spec["train"][name] == value
+    assert (
+        merge([("file", {"model": {name: value}, "train": {name: value}})], SCHEMA).spec["train"][
+            name
+        ]
+        == value
+    )
 
 
 def test_both_spellings_with_different_values_are_an_error_that_shows_both() -> None:
@@ -125,14 +156,23 @@ def test_both_spellings_with_different_values_are_an_error_that_shows_both() -> 
 
 
 def test_a_later_layer_may_override_an_alias_of_an_earlier_one() -> None:
-    resolved = merge([("file", {"model": {"mask_ratio": 0.6}}), ("override", {"train": {"mask_ratio": 0.5}})], SCHEMA)
+    resolved = merge(
+        [("file", {"model": {"mask_ratio": 0.6}}), ("override", {"train": {"mask_ratio": 0.5}})],
+        SCHEMA,
+    )
     assert resolved.spec["train"]["mask_ratio"] == 0.5
 
 
 def test_shorthand_keys_become_dotted_paths() -> None:
     words = BUNDLE.info["spec_shorthand_keys"]
     given = dict(
-        parse_override(text) for text in ("num_epochs=2", "learning_rate=1e-3", "image_size=[96, 64]", "model.arch=vit_tiny_patch16")
+        parse_override(text)
+        for text in (
+            "num_epochs=2",
+            "learning_rate=1e-3",
+            "image_size=[96, 64]",
+            "model.arch=vit_tiny_patch16",
+        )
     )
     assert expand_shorthand(given, words) == {
         "train.num_epochs": 2,
@@ -140,7 +180,16 @@ def test_shorthand_keys_become_dotted_paths() -> None:
         "dataset.augmentation.input_size": [96, 64],
         "model.arch": "vit_tiny_patch16",
     }
-    documented = {"num_epochs", "batch_size", "learning_rate", "num_classes", "stage", "arch", "image_size", "resume_checkpoint"}
+    documented = {
+        "num_epochs",
+        "batch_size",
+        "learning_rate",
+        "num_classes",
+        "stage",
+        "arch",
+        "image_size",
+        "resume_checkpoint",
+    }
     assert set(words) == documented | {"task"}
     with pytest.raises(UsageError, match="twice"):
         expand_shorthand({"num_epochs": 1, "train.num_epochs": 2}, words)
@@ -152,7 +201,10 @@ def test_a_dotted_key_through_a_value_is_refused() -> None:
 
 
 def test_a_diff_lists_changed_added_and_removed_keys() -> None:
-    rows = diff_specs({"train": {"seed": 1, "precision": "bf16", "x": 1}}, {"train": {"seed": 2, "precision": "bf16", "y": None}})
+    rows = diff_specs(
+        {"train": {"seed": 1, "precision": "bf16", "x": 1}},
+        {"train": {"seed": 2, "precision": "bf16", "y": None}},
+    )
     assert [(row["key"], row["change"], row["a"], row["b"]) for row in rows] == [
         ("train.seed", "changed", 1, 2),
         ("train.x", "removed", 1, None),

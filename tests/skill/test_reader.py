@@ -71,13 +71,30 @@ def test_a_key_given_twice_is_refused_with_its_name_and_line() -> None:
 
 
 def test_json_reads_alike() -> None:
-    document = {"train": {"optim": {"lr": 2e-4, "milestones": [88, 96]}, "freeze": [], "resume": None, "on": True}, "text": 'a"b\\c\u00e9'}
+    document = {
+        "train": {
+            "optim": {"lr": 2e-4, "milestones": [88, 96]},
+            "freeze": [],
+            "resume": None,
+            "on": True,
+        },
+        "text": 'a"b\\c\u00e9',
+    }
     assert parse_yaml(json.dumps(document)) == document
     assert parse_yaml(json.dumps(document, indent=2)) == document
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [1, 2", "a: b: c", "\ta: 1", "a: !!python/object:os.system x", "a: *nowhere", "a: 1\n--- \nb: 2", "\x00"]
+    "text",
+    [
+        "a: [1, 2",
+        "a: b: c",
+        "\ta: 1",
+        "a: !!python/object:os.system x",
+        "a: *nowhere",
+        "a: 1\n--- \nb: 2",
+        "\x00",
+    ],
 )
 def test_text_that_is_no_yaml_is_a_spec_error_that_names_the_source(text: str) -> None:
     with pytest.raises(SpecError) as caught:
@@ -118,17 +135,43 @@ def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 scalars = (
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
 )
 documents = st.dictionaries(
     st.text(min_size=1, max_size=10),
     st.recursive(
-        scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8
+        scalars,
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+        ),
+        max_leaves=8,
     ),
     max_size=5,
 )
 words = st.sampled_from(
-    ["on", "off", "yes", "1e5", "2e-4", "012", "1:30", "~", "", "null", "0x1F", "2026-01-02", "1_000", ".inf", "0o7", "=", "<<"]
+    [
+        "on",
+        "off",
+        "yes",
+        "1e5",
+        "2e-4",
+        "012",
+        "1:30",
+        "~",
+        "",
+        "null",
+        "0x1F",
+        "2026-01-02",
+        "1_000",
+        ".inf",
+        "0o7",
+        "=",
+        "<<",
+    ]
 )
 
 
@@ -142,6 +185,12 @@ def test_what_is_dumped_reads_back_the_same_with_the_same_types(document: dict[s
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.floats(allow_nan=False, allow_infinity=False) | words, max_size=4))
+@given(
+    st.dictionaries(
+        st.text("abc", min_size=1, max_size=3),
+        st.floats(allow_nan=False, allow_infinity=False) | words,
+        max_size=4,
+    )
+)
 def test_what_is_dumped_reads_alike_under_yaml_1_1(document: dict[str, Any]) -> None:
     assert yaml.safe_load(dump_yaml(document)) == document

@@ -10,13 +10,13 @@ import timm
 import torch
 from mae_skill.archs import ARCHS, nearest_sizes, num_units, size_fits
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.estimate import encoder_parameters, estimate
 from mae_skill.knowledge import check
 from mae_skill.merge import merge
-from mae_skill.overrides import get_dotted
 from mae_skill.recipes import RECIPES, list_recipes, recipe_spec
-from mae_skill.validate import validate
+from mae_skill.schema_check import validate
 
 SCHEMA = Bundle.load().schema("train")
 TIMM = {name: name if not name.startswith("vit") else f"{name}_224" for name in ARCHS}
@@ -26,17 +26,24 @@ TIMM = {name: name if not name.startswith("vit") else f"{name}_224" for name in 
 def test_the_encoder_has_exactly_as_many_parameters_as_timms(arch: str) -> None:
     with torch.device("meta"):
         model: Any = timm.create_model(TIMM[arch], pretrained=False, num_classes=0)
-    assert encoder_parameters(ARCHS[arch]) == sum(parameter.numel() for parameter in model.parameters())
+    assert encoder_parameters(ARCHS[arch]) == sum(
+        parameter.numel() for parameter in model.parameters()
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_valid_names_its_paper_and_breaks_no_rule(name: str) -> None:
-    resolved = merge([("recipe", recipe_spec(name)), ("override", {"dataset": {"train_data_sources": "/data"}})], SCHEMA)
+    resolved = merge(
+        [("recipe", recipe_spec(name)), ("override", {"dataset": {"train_data_sources": "/data"}})],
+        SCHEMA,
+    )
     assert validate(resolved.spec, SCHEMA) == []
     assert check("train", resolved.spec, resolved.provenance)[0] == []
     assert re.search(r"arXiv:\d{4}\.\d{5}", RECIPES[name].paper)
     assert resolved.spec["train"]["stage"] == RECIPES[name].stage
-    assert resolved.spec["train"]["optim"]["lr_scheduler"] == ("poly" if name in SEGMENT else "cosine")
+    assert resolved.spec["train"]["optim"]["lr_scheduler"] == (
+        "poly" if name in SEGMENT else "cosine"
+    )
 
 
 # recipe: epochs, warm-up, rate, weight decay, and the rest by stage
@@ -70,34 +77,79 @@ def numbers(name: str, *keys: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", PRETRAIN)
 def test_a_pretraining_recipe_has_the_papers_numbers(name: str) -> None:
-    keys = ("train.num_epochs", "train.optim.lr", "train.optim.lr_scaling", "train.mask_ratio", "model.decoder_depth")
+    keys = (
+        "train.num_epochs",
+        "train.optim.lr",
+        "train.optim.lr_scaling",
+        "train.mask_ratio",
+        "model.decoder_depth",
+    )
     assert numbers(name, *keys) == PRETRAIN[name]
-    common = ("train.optim.warmup_epochs", "train.optim.momentum", "train.optim.beta2", "train.optim.weight_decay")
-    assert numbers(name, *common, "dataset.augmentation.min_scale", "model.decoder_embed_dim") == (40, 0.9, 0.95, 0.05, 0.2, 512)
+    common = (
+        "train.optim.warmup_epochs",
+        "train.optim.momentum",
+        "train.optim.beta2",
+        "train.optim.weight_decay",
+    )
+    assert numbers(name, *common, "dataset.augmentation.min_scale", "model.decoder_embed_dim") == (
+        40,
+        0.9,
+        0.95,
+        0.05,
+        0.2,
+        512,
+    )
 
 
 @pytest.mark.parametrize("name", FINETUNE)
 def test_a_finetuning_recipe_has_the_papers_numbers_and_learns_at_the_full_rate(name: str) -> None:
-    optim = tuple(f"train.optim.{key}" for key in ("warmup_epochs", "lr", "layer_decay", "weight_decay"))
+    optim = tuple(
+        f"train.optim.{key}" for key in ("warmup_epochs", "lr", "layer_decay", "weight_decay")
+    )
     mix = tuple(f"dataset.augmentation.{key}" for key in ("mixup", "cutmix", "smoothing"))
     found = numbers(name, "train.num_epochs", *optim, "model.drop_path_rate", *mix)
     assert (*found[:6], found[6:]) == FINETUNE[name]
     common = ("backbone_multiplier", "momentum", "beta2", "min_lr", "lr_scaling")
-    assert numbers(name, *(f"train.optim.{key}" for key in common)) == (1.0, 0.9, 0.999, 1e-6, "linear")
-    assert numbers(name, "dataset.augmentation.auto_aug", "dataset.augmentation.re_prob") == ("rand-m9-mstd0.5-inc1", 0.25)
+    assert numbers(name, *(f"train.optim.{key}" for key in common)) == (
+        1.0,
+        0.9,
+        0.999,
+        1e-6,
+        "linear",
+    )
+    assert numbers(name, "dataset.augmentation.auto_aug", "dataset.augmentation.re_prob") == (
+        "rand-m9-mstd0.5-inc1",
+        0.25,
+    )
 
 
 @pytest.mark.parametrize("name", SEGMENT)
 def test_a_segmentation_recipe_has_the_published_numbers(name: str) -> None:
-    found = numbers(name, "train.num_epochs", "train.optim.warmup_epochs", "train.optim.lr", "train.optim.layer_decay")
+    found = numbers(
+        name,
+        "train.num_epochs",
+        "train.optim.warmup_epochs",
+        "train.optim.lr",
+        "train.optim.layer_decay",
+    )
     found += numbers(name, "train.optim.weight_decay", "model.drop_path_rate")
-    head = ("dataset.batch_size", "dataset.augmentation.input_size", "model.num_classes", "model.segmentation.channels")
+    head = (
+        "dataset.batch_size",
+        "dataset.augmentation.input_size",
+        "model.num_classes",
+        "model.segmentation.channels",
+    )
     assert (*found, numbers(name, *head)) == SEGMENT[name]
-    assert numbers(name, "train.optim.backbone_multiplier", "train.optim.lr_scaling") == (1.0, "none")
+    assert numbers(name, "train.optim.backbone_multiplier", "train.optim.lr_scaling") == (
+        1.0,
+        "none",
+    )
 
 
 def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() -> None:
-    assert set(RECIPES) == {*PRETRAIN, *FINETUNE, *SEGMENT} == {row["name"] for row in list_recipes()}
+    assert (
+        set(RECIPES) == {*PRETRAIN, *FINETUNE, *SEGMENT} == {row["name"] for row in list_recipes()}
+    )
     with pytest.raises(UsageError) as caught:
         recipe_spec("mae_vit_base_finetun")
     assert caught.value.hint == "did you mean mae_vit_base_finetune?"
@@ -113,7 +165,9 @@ def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() ->
         ("hiera_base_224", 224, [224], 49),
     ],
 )
-def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(arch: str, side: int, near: list[int], units: int | None) -> None:
+def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(
+    arch: str, side: int, near: list[int], units: int | None
+) -> None:
     assert size_fits(arch, side) == (units is not None)
     assert nearest_sizes(arch, side) == near
     assert all(size_fits(arch, value) for value in near)
@@ -121,18 +175,26 @@ def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(arch: str, si
         assert num_units(arch, [side, side]) == units
 
 
-def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_says_its_basis() -> None:
+def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_says_its_basis() -> (
+    None
+):
     spec = merge([("recipe", recipe_spec("mae_vit_base_pretrain"))], SCHEMA).spec
     small = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
     spec["dataset"]["batch_size"] *= 2
     large = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
     spec["train"]["gradient_checkpointing"] = True
     lean = estimate("train", spec)
-    assert large["memory_mb"]["activations"] == pytest.approx(2 * small["memory_mb"]["activations"], rel=1e-3)
+    assert large["memory_mb"]["activations"] == pytest.approx(
+        2 * small["memory_mb"]["activations"], rel=1e-3
+    )
     assert lean["memory_mb"]["total"] < large["memory_mb"]["total"]
-    assert small["memory_mb"]["weights"] == pytest.approx(small["parameters"]["total"] * 8 / 2**20, abs=0.1)
+    assert small["memory_mb"]["weights"] == pytest.approx(
+        small["parameters"]["total"] * 8 / 2**20, abs=0.1
+    )
     assert "linear model" in small["basis"] and "H200" in small["seconds_basis"]
-    assert 1.5 * small["seconds_per_step"] < large["seconds_per_step"] <= 2 * small["seconds_per_step"]
+    assert (
+        1.5 * small["seconds_per_step"] < large["seconds_per_step"] <= 2 * small["seconds_per_step"]
+    )
     assert "seconds_per_step" not in lean  # of a device that is not known no time is told
     assert estimate("export", spec) == {}
 
@@ -152,20 +214,41 @@ PRINTED = {
 
 @pytest.mark.parametrize("arch", PRINTED)
 def test_the_work_of_an_image_is_what_the_papers_print(arch: str) -> None:
-    layer = {"model": {"arch": arch}, "dataset": {"augmentation": {"input_size": 224}}, "train": {"stage": "finetune"}}
+    layer = {
+        "model": {"arch": arch},
+        "dataset": {"augmentation": {"input_size": 224}},
+        "train": {"stage": "finetune"},
+    }
     spec = merge([("file", layer)], SCHEMA).spec
     assert estimate("train", spec)["forward_gflops"] / 2 == pytest.approx(PRINTED[arch], rel=0.05)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "segmentation"])
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
-def test_estimated_parameters_are_the_models_and_activations_what_its_backward_pass_keeps(arch: str, stage: str) -> None:
+def test_estimated_parameters_are_the_models_and_activations_what_its_backward_pass_keeps(
+    arch: str, stage: str
+) -> None:
     from mae_runners.models import build_classifier, build_mae, build_segmenter
     from mae_skill.spec import ExperimentSpec
 
-    head = {"task": "segmentation", "segmentation": {"channels": 64, "auxiliary_channels": 32}} if stage == "segmentation" else {}
-    layer = {"model": {"arch": arch, "num_classes": 7, **head}, "dataset": {"batch_size": 2, "augmentation": {"input_size": 96}}}
-    resolved = merge([("file", {**layer, "train": {"stage": "pretrain" if stage == "pretrain" else "finetune"}})], SCHEMA).spec
+    head = (
+        {"task": "segmentation", "segmentation": {"channels": 64, "auxiliary_channels": 32}}
+        if stage == "segmentation"
+        else {}
+    )
+    layer = {
+        "model": {"arch": arch, "num_classes": 7, **head},
+        "dataset": {"batch_size": 2, "augmentation": {"input_size": 96}},
+    }
+    resolved = merge(
+        [
+            (
+                "file",
+                {**layer, "train": {"stage": "pretrain" if stage == "pretrain" else "finetune"}},
+            )
+        ],
+        SCHEMA,
+    ).spec
     spec = ExperimentSpec.model_validate(resolved)
     model: torch.nn.Module
     if stage == "pretrain":
@@ -173,7 +256,9 @@ def test_estimated_parameters_are_the_models_and_activations_what_its_backward_p
     else:
         model = (build_segmenter if head else build_classifier)(spec.model, (96, 96))
     found = estimate("train", resolved)
-    assert found["parameters"]["total"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found["parameters"]["total"] == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
     own, kept = {p.data_ptr() for p in model.parameters()}, {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -184,6 +269,10 @@ def test_estimated_parameters_are_the_models_and_activations_what_its_backward_p
 
     images = torch.randn(2, 3, 96, 96)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        held = model.train()(images, torch.rand(2, model.num_units)) if stage == "pretrain" else model.train()(images)
+        held = (
+            model.train()(images, torch.rand(2, model.num_units))
+            if stage == "pretrain"
+            else model.train()(images)
+        )
     assert held is not None
     assert found["memory_mb"]["activations"] == pytest.approx(sum(kept.values()) / 2**20, rel=0.35)

@@ -13,8 +13,8 @@ from mae_skill.bundle import Bundle, find_bundle_root
 from mae_skill.generate import documents, generate, main
 from mae_skill.merge import merge
 from mae_skill.reader import dump_yaml, parse_yaml, read_spec
+from mae_skill.schema_check import field_nodes, validate
 from mae_skill.spec import ACTIONS, SECTIONS, ExperimentSpec
-from mae_skill.validate import field_nodes, validate
 from pydantic import ValidationError
 
 from tests.support.specs import LONG_EXAMPLE, mutated_specs, put
@@ -33,7 +33,9 @@ def pydantic_accepts(spec: dict[str, Any]) -> bool:
 
 @settings(max_examples=200, deadline=None)
 @given(mutated_specs(SCHEMA))
-def test_schema_and_models_judge_every_change_of_one_field_alike(case: tuple[dict[str, Any], str, Any]) -> None:
+def test_schema_and_models_judge_every_change_of_one_field_alike(
+    case: tuple[dict[str, Any], str, Any],
+) -> None:
     spec, _, _ = case
     assert pydantic_accepts(spec) == (validate(spec, SCHEMA) == [])
 
@@ -55,16 +57,31 @@ def test_every_field_states_type_description_and_a_default_that_it_accepts(actio
         assert len(str(node["description"])) > 5, key
         assert Draft202012Validator(node).is_valid(node["default"]), key
         assert not {"$ref", "anyOf"} & node.keys() or "anyOf" in node, key
-        for entry in [node["search"]] if isinstance(node.get("search"), dict) else node.get("search", []):
+        for entry in (
+            [node["search"]] if isinstance(node.get("search"), dict) else node.get("search", [])
+        ):
             for bound in ("low", "high"):
                 assert Draft202012Validator(node).is_valid(entry[bound]), f"{key} {bound}"
 
 
 def test_conditions_and_neighbours_name_fields_that_exist() -> None:
     fields = field_nodes(SCHEMA)
-    named = {other for node in fields.values() for other in (*node.get("applies_when", {}), *node.get("related", ()))}
-    named |= {str(node[mark]) for node in fields.values() for mark in ("depends_on", "parent_param") if mark in node}
-    named |= {key for entry in SCHEMA["automl_metrics"] for key in (*entry.get("when", {}), *entry.get("incomparable", ()))}
+    named = {
+        other
+        for node in fields.values()
+        for other in (*node.get("applies_when", {}), *node.get("related", ()))
+    }
+    named |= {
+        str(node[mark])
+        for node in fields.values()
+        for mark in ("depends_on", "parent_param")
+        if mark in node
+    }
+    named |= {
+        key
+        for entry in SCHEMA["automl_metrics"]
+        for key in (*entry.get("when", {}), *entry.get("incomparable", ()))
+    }
     assert sorted(named - fields.keys()) == []
 
 
@@ -72,10 +89,14 @@ def test_generated_files_are_not_stale() -> None:
     assert generate(check=True) == []
 
 
-def test_a_stale_or_missing_file_is_found_by_check_and_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_or_missing_file_is_found_by_check_and_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = find_bundle_root()
     (tmp_path / "references").mkdir()
-    (tmp_path / "references" / "skill_info.yaml").write_text((root / "references" / "skill_info.yaml").read_text())
+    (tmp_path / "references" / "skill_info.yaml").write_text(
+        (root / "references" / "skill_info.yaml").read_text()
+    )
     assert set(generate(root=tmp_path)) == set(documents(root))
     (tmp_path / "schemas" / "train.schema.json").write_text("{}")
     (tmp_path / "references" / "recipes.md").unlink()
@@ -90,12 +111,24 @@ def test_a_stale_or_missing_file_is_found_by_check_and_mended(tmp_path: Path, ca
 
 def test_the_manifest_names_schema_template_and_knobs_of_every_action() -> None:
     manifest = BUNDLE.manifest
-    assert set(manifest) >= {"model", "network_arch", "automl_enabled", "failures", "schema_version"}
+    assert set(manifest) >= {
+        "model",
+        "network_arch",
+        "automl_enabled",
+        "failures",
+        "schema_version",
+    }
     assert list(manifest["actions"]) == list(ACTIONS) == BUNDLE.actions
     for action, entry in manifest["actions"].items():
         assert (BUNDLE.root / "schemas" / entry["path"]).is_file()
         assert (BUNDLE.root / "references" / entry["spec_template"]).is_file()
-        keys = {"schema_action", "core_module", "automl_default_parameters", "automl_disabled_parameters", "popular"}
+        keys = {
+            "schema_action",
+            "core_module",
+            "automl_default_parameters",
+            "automl_disabled_parameters",
+            "popular",
+        }
         assert keys <= entry.keys()
         assert entry["popular"], action
     train = manifest["actions"]["train"]
@@ -110,7 +143,9 @@ def test_the_manifest_names_schema_template_and_knobs_of_every_action() -> None:
     }
     assert all(fields[key]["automl_enabled"] for key in train["automl_default_parameters"])
     assert not set(train["automl_default_parameters"]) & set(train["automl_disabled_parameters"])
-    deploy = read_spec(BUNDLE.root / "references" / manifest["actions"]["gen_trt_engine"]["deploy_spec_template"])
+    deploy = read_spec(
+        BUNDLE.root / "references" / manifest["actions"]["gen_trt_engine"]["deploy_spec_template"]
+    )
     assert validate(deploy, BUNDLE.schema("gen_trt_engine")) == []
 
 
@@ -130,7 +165,11 @@ def test_the_documented_long_example_is_valid_and_keeps_every_value() -> None:
     assert resolved.notices == []
     assert [key for key, origin in resolved.provenance.items() if origin.note] == []
     model = ExperimentSpec.model_validate(resolved.spec)
-    assert (model.train.optim.lr, model.train.optim.warmup_epochs, model.train.num_epochs) == (2e-4, 40, 600)
+    assert (model.train.optim.lr, model.train.optim.warmup_epochs, model.train.num_epochs) == (
+        2e-4,
+        40,
+        600,
+    )
     for section, values in given_spec.items():
         flat = {key: value for key, value in values.items() if not isinstance(value, dict)}
         assert {key: resolved.spec[section][key] for key in flat} == flat

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.automl import setup
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 
 SCHEMA: dict[str, Any] = {
     "automl_default_parameters": ["train.lr", "train.decay"],
@@ -22,8 +22,18 @@ SCHEMA: dict[str, Any] = {
         "train": {
             "properties": {
                 "stage": {"type": "string", "enum": ["fine"]},
-                "lr": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "search": {"low": 1e-6, "high": 1e-1, "log": True}},
-                "decay": {"type": "number", "minimum": 0, "maximum": 1, "search": {"low": 0.0, "high": 1.0}},
+                "lr": {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 1,
+                    "search": {"low": 1e-6, "high": 1e-1, "log": True},
+                },
+                "decay": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
+                    "search": {"low": 0.0, "high": 1.0},
+                },
                 "num_epochs": {"type": "integer", "minimum": 1},
                 "accum_grad_batches": {"type": "integer", "minimum": 1},
                 "sleep": {"type": "number"},
@@ -34,7 +44,15 @@ SCHEMA: dict[str, Any] = {
     },
 }
 SPEC: dict[str, Any] = {
-    "train": {"stage": "fine", "lr": 1e-4, "decay": 0.5, "num_epochs": 6, "accum_grad_batches": 1, "sleep": 0.0, "fault": ""},
+    "train": {
+        "stage": "fine",
+        "lr": 1e-4,
+        "decay": 0.5,
+        "num_epochs": 6,
+        "accum_grad_batches": 1,
+        "sleep": 0.0,
+        "fault": "",
+    },
     "dataset": {"batch_size": 8},
 }
 
@@ -71,7 +89,14 @@ RUNNER = textwrap.dedent(
 )
 
 
-def make_job(root: Path, name: str = "study", *, spec: dict[str, Any] | None = None, processes: int = 1, **options: Any) -> Path:
+def make_job(
+    root: Path,
+    name: str = "study",
+    *,
+    spec: dict[str, Any] | None = None,
+    processes: int = 1,
+    **options: Any,
+) -> Path:
     """An AutoML job folder, ready for its controller. ``spec`` holds changes of the train section, ``processes`` is that of a trial."""
     root.mkdir(parents=True, exist_ok=True)
     runner = root / "runner.py"
@@ -90,7 +115,9 @@ def make_job(root: Path, name: str = "study", *, spec: dict[str, Any] | None = N
     records.write_json(job / records.RECORD_NAME, record)
     study = setup.describe(SCHEMA, whole, {}, {"seed": 1, "pruner": "none", **options})
     command = ["{python}", "-S", str(runner), "{config_path}"]
-    setup.write(job, study, {"command": command, "result": "train/result.json", "processes": processes})
+    setup.write(
+        job, study, {"command": command, "result": "train/result.json", "processes": processes}
+    )
     return job
 
 
@@ -98,7 +125,14 @@ def start_controller(job: Path, **environment: str) -> subprocess.Popen[str]:
     """The controller of a job as a process of its own."""
     command = [sys.executable, "-m", "mae_sdk.automl.controller", str(job)]
     env = {**os.environ, **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
 
 
 def children(job: Path) -> list[Path]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mae_sdk import Skill
 from mae_sdk.cli.main import main
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import flatten
 from mae_skill.errors import MaeError
-from mae_skill.overrides import flatten
-from mae_skill.validate import field_nodes
+from mae_skill.schema_check import field_nodes
 
 from tests.support.images import write_imagefolder
 from tests.support.specs import ANYTHING
@@ -24,25 +24,66 @@ from tests.support.specs import ANYTHING
 EXITS = {0, 2, 3, 4, 7, 8}
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine", "trian")
 OPTIONS = (
-    *("train_datasets", "eval_dataset", "parent_job_id", "checkpoint", "ptm", "automl_policy", "request", "automl", "recipe", "env"),
+    *(
+        "train_datasets",
+        "eval_dataset",
+        "parent_job_id",
+        "checkpoint",
+        "ptm",
+        "automl_policy",
+        "request",
+        "automl",
+        "recipe",
+        "env",
+    ),
     *("platform", "idempotency_key", "spec_overrides", "no_such_option"),
 )
 _FIELDS = sorted(field_nodes(Bundle.load().schema("train")))
 _SECTIONS = sorted({key.split(".")[0] for key in _FIELDS})
 _SHORT = sorted(Bundle.load().info["spec_shorthand_keys"])
 _WORDS = st.sampled_from(
-    ["", " ", "off", "best", "epoch:3", "epoch:-1", "mae_vit_base_pretrain", "s3://", "ünï", "a=b", "../no", "/no", "-", "[1"]
+    [
+        "",
+        " ",
+        "off",
+        "best",
+        "epoch:3",
+        "epoch:-1",
+        "mae_vit_base_pretrain",
+        "s3://",
+        "ünï",
+        "a=b",
+        "../no",
+        "/no",
+        "-",
+        "[1",
+    ]
 )
 _STRANGE = (
     st.sampled_from(
-        [float("nan"), float("inf"), 10**400, b"bytes", {1: 2}, {"": 1}, {"a.b": {"c": 1}}, object, [[[]]], {"x": {"x": {"x": 1}}}]
+        [
+            float("nan"),
+            float("inf"),
+            10**400,
+            b"bytes",
+            {1: 2},
+            {"": 1},
+            {"a.b": {"c": 1}},
+            object,
+            [[[]]],
+            {"x": {"x": {"x": 1}}},
+        ]
     )
     | ANYTHING
     | _WORDS
-    | st.text(max_size=8).map(lambda text: text if set(text) - set("./~") else f"?{text}")  # no source that is the whole machine
+    | st.text(max_size=8).map(
+        lambda text: text if set(text) - set("./~") else f"?{text}"
+    )  # no source that is the whole machine
 )
 _KEYS = (
-    st.sampled_from(_FIELDS + _SHORT + _SECTIONS) | st.text(max_size=8) | st.sampled_from([".", "a..b", "train.", ".train", "train.optim"])
+    st.sampled_from(_FIELDS + _SHORT + _SECTIONS)
+    | st.text(max_size=8)
+    | st.sampled_from([".", "a..b", "train.", ".train", "train.optim"])
 )
 
 
@@ -58,11 +99,16 @@ def calls(draw: st.DrawFn, data: Path) -> tuple[str, dict[str, Any]]:
     for _ in range(draw(st.integers(1, 3))):
         part = draw(st.sampled_from(["override"] * 4 + ["spec"] * 4 + ["option"] * 2))
         if part == "override":
-            good["spec_overrides"] = {**_mapping(good.get("spec_overrides")), draw(_KEYS): draw(_STRANGE)}
+            good["spec_overrides"] = {
+                **_mapping(good.get("spec_overrides")),
+                draw(_KEYS): draw(_STRANGE),
+            }
         elif part == "spec":
             spec: Any = draw(
                 st.dictionaries(
-                    st.sampled_from(_SECTIONS) | st.text(max_size=5), st.dictionaries(_KEYS, _STRANGE, max_size=3) | _STRANGE, max_size=3
+                    st.sampled_from(_SECTIONS) | st.text(max_size=5),
+                    st.dictionaries(_KEYS, _STRANGE, max_size=3) | _STRANGE,
+                    max_size=3,
                 )
                 | _STRANGE
             )
@@ -83,7 +129,10 @@ def plan_or_clean_error(action: str, options: dict[str, Any], root: Path) -> Non
         plan = Skill().plan(action, **{**options, "results_root": str(root)})
     except MaeError as error:
         assert error.exit_code in EXITS - {0}, error
-        assert error.message and json.loads(json.dumps(error.to_dict(), default=str))["code"] == error.code
+        assert (
+            error.message
+            and json.loads(json.dumps(error.to_dict(), default=str))["code"] == error.code
+        )
         assert "Traceback" not in str(error)
     else:
         json.dumps(plan.to_dict(), allow_nan=False)
@@ -96,7 +145,9 @@ def command_or_clean_error(action: str, options: dict[str, Any], root: Path, fil
     words = ["plan", action, "--results-root", str(root), "--json"]
     spec = options.get("spec")
     if spec is not None:
-        with contextlib.suppress(yaml.YAMLError, TypeError, ValueError):  # what YAML cannot say is no file
+        with contextlib.suppress(
+            yaml.YAMLError, TypeError, ValueError
+        ):  # what YAML cannot say is no file
             file.write_text(yaml.safe_dump(spec, allow_unicode=True), errors="surrogateescape")
             words += ["-e", str(file)]
     for option, name in (
@@ -109,7 +160,11 @@ def command_or_clean_error(action: str, options: dict[str, Any], root: Path, fil
             words += [option, options[name]]
     overrides = options.get("spec_overrides")
     with contextlib.suppress(MaeError, TypeError, ValueError):
-        words += [f"{key}={value}" for key, value in flatten(_mapping(overrides)).items() if not str(key).startswith("-")]
+        words += [
+            f"{key}={value}"
+            for key, value in flatten(_mapping(overrides)).items()
+            if not str(key).startswith("-")
+        ]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

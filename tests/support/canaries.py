@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_CREDENTIALS", "AZURE_STORAGE_KEY"),
+    *(
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "GOOGLE_CREDENTIALS",
+        "AZURE_STORAGE_KEY",
+    ),
     *("WANDB_API_KEY", "HF_TOKEN", "MY_PASSWORD", "PROXY_AUTH"),
 )
 MARK = "kanarienvogel"  # in no path and no test name
@@ -42,4 +48,8 @@ def watched_argv() -> Iterator[list[str]]:
 
 
 def files_with_mark(root: Path) -> list[str]:
-    return [str(path) for path in root.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
+    return [
+        str(path)
+        for path in root.rglob("*")
+        if path.is_file() and MARK.encode() in path.read_bytes()
+    ]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_runners import checkpoint
 from mae_runners.context import QuietStatus, RunContext
-from mae_runners.models import build_classifier, build_mae
+from mae_runners.models import build_classifier, build_mae, checkpoint
 from mae_skill.spec import ExperimentSpec
 
 FAMILIES = {"vit_tiny_patch16": 64, "convnextv2_atto": 96, "hiera_tiny_224": 96}
@@ -18,8 +17,15 @@ CLASSES = ["eight", "five", "one", "zero"]
 def make_spec(**values: Any) -> ExperimentSpec:
     """A spec with `values` (dots written as two underscores: ``train__stage="finetune"``) over the defaults."""
     given: dict[str, Any] = {}
-    defaults = {"dataset.batch_size": 5, "dataset.num_workers_per_gpu": 0, "train.accelerator": "cpu"}
-    for key, value in {**defaults, **{name.replace("__", "."): value for name, value in values.items()}}.items():
+    defaults = {
+        "dataset.batch_size": 5,
+        "dataset.num_workers_per_gpu": 0,
+        "train.accelerator": "cpu",
+    }
+    for key, value in {
+        **defaults,
+        **{name.replace("__", "."): value for name, value in values.items()},
+    }.items():
         *sections, name = key.split(".")
         section = given
         for part in sections:
@@ -31,7 +37,17 @@ def make_spec(**values: Any) -> ExperimentSpec:
 def make_context(action: str, folder: Path, provenance: dict[str, Any] | None = None) -> RunContext:
     """A one-process context that writes under ``folder/<action>``."""
     (folder / action).mkdir(parents=True, exist_ok=True)
-    return RunContext(action, folder, folder / action, 0, 0, 1, torch.device("cpu"), QuietStatus(), provenance=provenance or {})
+    return RunContext(
+        action,
+        folder,
+        folder / action,
+        0,
+        0,
+        1,
+        torch.device("cpu"),
+        QuietStatus(),
+        provenance=provenance or {},
+    )
 
 
 def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> Any:
@@ -39,8 +55,14 @@ def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> An
     torch.manual_seed(0)
     small = {f"model__{name}": value for name, value in model.items()}
     decoder = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
-    spec = make_spec(model__arch=arch, model__num_classes=len(CLASSES), train__stage=stage, **decoder, **small)
-    built = build_classifier(spec.model, size) if stage == "finetune" else build_mae(spec.model, spec.train, size)
+    spec = make_spec(
+        model__arch=arch, model__num_classes=len(CLASSES), train__stage=stage, **decoder, **small
+    )
+    built = (
+        build_classifier(spec.model, size)
+        if stage == "finetune"
+        else build_mae(spec.model, spec.train, size)
+    )
     awaken(built)
     return built.eval()
 
@@ -60,7 +82,16 @@ def save_checkpoint(model: Any, path: Path, key: str | None = None) -> Path:
     """The model as a checkpoint of the train action."""
     details = {"classes": CLASSES} if hasattr(model, "num_classes") else {}
     meta = checkpoint.CheckpointMeta.for_model(model, **details)
-    checkpoint.save({"state_dict": checkpoint.model_state(model), "epoch": 0, "global_step": 0, "mae": meta.to_dict()}, path, key)
+    checkpoint.save(
+        {
+            "state_dict": checkpoint.model_state(model),
+            "epoch": 0,
+            "global_step": 0,
+            "mae": meta.to_dict(),
+        },
+        path,
+        key,
+    )
     return path
 
 
@@ -75,9 +106,9 @@ def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
     for name, digit in zip(CLASSES, (8, 5, 1, 0), strict=True):
         (root / name).mkdir(parents=True)
         for number, index in enumerate(np.flatnonzero(labels == digit)[:per_class]):
-            Image.fromarray(images[index]).resize((size, size), Image.Resampling.BICUBIC).convert("RGB").save(
-                root / name / f"{number:03}.png"
-            )
+            Image.fromarray(images[index]).resize((size, size), Image.Resampling.BICUBIC).convert(
+                "RGB"
+            ).save(root / name / f"{number:03}.png")
     return root
 
 
@@ -88,4 +119,6 @@ def scale_weight(model: Any, node_suffix: str, factor: float = -3.0) -> None:
 
     node = next(node for node in model.graph.node if node.name.endswith(node_suffix))
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    weight.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name)
+    )

@@ -18,18 +18,27 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 def pages() -> list[Path]:
     """Every document that a user or an agent reads."""
     top = [ROOT / name for name in ("SKILL.md", "README.md", "AGENTS.md", "CONTRIBUTING.md")]
-    return [*top, *sorted((ROOT / "references").glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        *top,
+        *sorted((ROOT / "references").glob("*.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]
 
 
 def fences(page: Path, language: str) -> list[str]:
-    return [body for found, body in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
+    return [
+        body for found, body in FENCE.findall(page.read_text(encoding="utf-8")) if found == language
+    ]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
     """Every ``mae …`` call on the page, fenced or inline, as words; comments and ``…`` dropped."""
     text = page.read_text(encoding="utf-8")
     lines = [
-        line for language in ("bash", "sh", "console") for body in fences(page, language) for line in body.replace("\\\n", " ").splitlines()
+        line
+        for language in ("bash", "sh", "console")
+        for body in fences(page, language)
+        for line in body.replace("\\\n", " ").splitlines()
     ]
     lines += INLINE.findall(FENCE.sub("", text))
     for line in lines:

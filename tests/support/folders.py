@@ -7,14 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.checkpoints import CheckpointIndex
+from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import CheckpointIndex
 
 
-def job_folder(root: Path, job_id: str, action: str, state: str = "COMPLETE", spec: dict[str, Any] | None = None, **more: Any) -> Path:
+def job_folder(
+    root: Path,
+    job_id: str,
+    action: str,
+    state: str = "COMPLETE",
+    spec: dict[str, Any] | None = None,
+    **more: Any,
+) -> Path:
     """A job folder in a terminal state."""
     folder = root / job_id
-    record: dict[str, Any] = {"id": job_id, "action": action, "launch": {"command": ["true"]}, **more}
+    record: dict[str, Any] = {
+        "id": job_id,
+        "action": action,
+        "launch": {"command": ["true"]},
+        **more,
+    }
     records.new_attempt(record)
     records.advance(record, state)
     records.write_json(folder / "job.json", record)
@@ -24,22 +36,39 @@ def job_folder(root: Path, job_id: str, action: str, state: str = "COMPLETE", sp
     return folder
 
 
-def add_checkpoints(folder: Path, accuracies: list[float], action: str = "train", **meta: Any) -> CheckpointIndex:
+def add_checkpoints(
+    folder: Path, accuracies: list[float], action: str = "train", **meta: Any
+) -> CheckpointIndex:
     """One small checkpoint file per accuracy, and their index."""
     index = CheckpointIndex(folder / action)
     for epoch, accuracy in enumerate(accuracies):
         path = folder / action / f"model_epoch_{epoch:03d}.pth"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights %d" % epoch)
-        index.add(path, epoch, epoch * 10, {"ACC_all": accuracy}, **{"stage": "finetune", "arch": "toy", "input_size": [32, 32], **meta})
+        index.add(
+            path,
+            epoch,
+            epoch * 10,
+            {"ACC_all": accuracy},
+            **{"stage": "finetune", "arch": "toy", "input_size": [32, 32], **meta},
+        )
     index.set_best_policy("ACC_all", "maximize")
     return index
 
 
 def chain(root: Path) -> None:
     """train → export → gen_trt_engine, evaluate and an AutoML job, all COMPLETE, under one results root."""
-    spec = {"train": {"stage": "finetune"}, "model": {"arch": "toy", "num_classes": 3}, "dataset": {"augmentation": {"input_size": 32}}}
-    add_checkpoints(job_folder(root, "t1", "train", spec=spec), [0.2, 0.9, 0.5], num_classes=3, mean=[0.5, 0.5, 0.5])
+    spec = {
+        "train": {"stage": "finetune"},
+        "model": {"arch": "toy", "num_classes": 3},
+        "dataset": {"augmentation": {"input_size": 32}},
+    }
+    add_checkpoints(
+        job_folder(root, "t1", "train", spec=spec),
+        [0.2, 0.9, 0.5],
+        num_classes=3,
+        mean=[0.5, 0.5, 0.5],
+    )
     job_folder(root, "x1", "export", spec=spec)
     (root / "x1/export/model.onnx").write_bytes(b"onnx")
     job_folder(root, "g1", "gen_trt_engine", spec=spec)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from tests.support.images import jpeg
 
 
-def tar(*entries: tuple[str, bytes | None] | tarfile.TarInfo, format: int = tarfile.PAX_FORMAT) -> bytes:
+def tar(
+    *entries: tuple[str, bytes | None] | tarfile.TarInfo, format: int = tarfile.PAX_FORMAT
+) -> bytes:
     """A tar of ``(name, payload)`` files and bare headers."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=format) as archive:
@@ -82,47 +84,139 @@ def _bomb() -> bytes:
 
 CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an absolute path": ("x.tar", lambda: tar(("/etc/evil.jpg", PHOTO)), "/etc/evil.jpg"),
-    "a climbing path": ("x.tar.gz", lambda: gzip.compress(tar(("a/../../evil.jpg", PHOTO))), "evil.jpg"),
-    "the folder above": ("x.tar", lambda: tar(special("..", tarfile.DIRTYPE), _GOOD), "climbs with '..'"),
-    "a climbing folder": ("x.tar", lambda: tar(special("../evil", tarfile.DIRTYPE), _GOOD), "../evil"),
-    "a symbolic link out": ("x.tar", lambda: tar(special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"), _GOOD), "a/link.jpg"),
-    "a symbolic link in": ("x.tar", lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "1.jpg")), "a/2.jpg"),
-    "a hard link": ("x.tar", lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "a/1.jpg")), "a/2.jpg"),
-    "a character device": ("x.tar", lambda: tar(_GOOD, special("a/null.jpg", tarfile.CHRTYPE)), "a/null.jpg"),
-    "a block device": ("x.tar", lambda: tar(_GOOD, special("a/disk.jpg", tarfile.BLKTYPE)), "a/disk.jpg"),
+    "a climbing path": (
+        "x.tar.gz",
+        lambda: gzip.compress(tar(("a/../../evil.jpg", PHOTO))),
+        "evil.jpg",
+    ),
+    "the folder above": (
+        "x.tar",
+        lambda: tar(special("..", tarfile.DIRTYPE), _GOOD),
+        "climbs with '..'",
+    ),
+    "a climbing folder": (
+        "x.tar",
+        lambda: tar(special("../evil", tarfile.DIRTYPE), _GOOD),
+        "../evil",
+    ),
+    "a symbolic link out": (
+        "x.tar",
+        lambda: tar(special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"), _GOOD),
+        "a/link.jpg",
+    ),
+    "a symbolic link in": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "1.jpg")),
+        "a/2.jpg",
+    ),
+    "a hard link": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "a/1.jpg")),
+        "a/2.jpg",
+    ),
+    "a character device": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/null.jpg", tarfile.CHRTYPE)),
+        "a/null.jpg",
+    ),
+    "a block device": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/disk.jpg", tarfile.BLKTYPE)),
+        "a/disk.jpg",
+    ),
     "a pipe": ("x.tar", lambda: tar(_GOOD, special("a/pipe.jpg", tarfile.FIFOTYPE)), "a/pipe.jpg"),
     "a duplicate name": ("x.tar", lambda: tar(_GOOD, _GOOD), "a/1.jpg"),
-    "a duplicate under another spelling": ("x.tar", lambda: tar(_GOOD, ("./a//1.jpg", PHOTO)), "a/1.jpg"),
+    "a duplicate under another spelling": (
+        "x.tar",
+        lambda: tar(_GOOD, ("./a//1.jpg", PHOTO)),
+        "a/1.jpg",
+    ),
     "a case collision": ("x.tar", lambda: tar(_GOOD, ("A/1.JPG", PHOTO)), "A/1.JPG"),
-    "a file that is also a folder": ("x.tar", lambda: tar(("a", PHOTO), _GOOD), "both a file and a folder"),
+    "a file that is also a folder": (
+        "x.tar",
+        lambda: tar(("a", PHOTO), _GOOD),
+        "both a file and a folder",
+    ),
     "a backslash": ("x.tar", lambda: tar(("a\\..\\evil.jpg", PHOTO)), "evil.jpg"),
     "a drive": ("x.tar", lambda: tar(("C:evil.jpg", PHOTO)), "C:evil.jpg"),
     "a control character": ("x.tar", lambda: tar(("a/\x1b[2Jevil.jpg", PHOTO)), "evil.jpg"),
     "an over-long component": ("x.tar", lambda: tar(("a/" + "n" * 300 + ".jpg", PHOTO)), "nnn"),
     "a bomb by ratio": ("x.tar.gz", _bomb, "bomb"),
-    "a bomb by count": ("x.tar", lambda: tar(*((f"a/{i}.jpg", b"") for i in range(5001))), "5000 members"),
+    "a bomb by count": (
+        "x.tar",
+        lambda: tar(*((f"a/{i}.jpg", b"") for i in range(5001))),
+        "5000 members",
+    ),
     "a truncated gzip": (
         "x.tar.gz",
         lambda: gzip.compress(tar(*((f"a/{i}.jpg", jpeg(i, 64, 64)) for i in range(20))))[:-4000],
         "truncated",
     ),
-    "a gzip without its checksum": ("x.tar.gz", lambda: gzip.compress(tar(_GOOD))[:-8], "truncated"),
-    "a flipped bit in a gzip": ("x.tar.gz", lambda: _flip(gzip.compress(tar(_GOOD, ("a/2.jpg", jpeg(3, 200, 200))))), "corrupt"),
+    "a gzip without its checksum": (
+        "x.tar.gz",
+        lambda: gzip.compress(tar(_GOOD))[:-8],
+        "truncated",
+    ),
+    "a flipped bit in a gzip": (
+        "x.tar.gz",
+        lambda: _flip(gzip.compress(tar(_GOOD, ("a/2.jpg", jpeg(3, 200, 200))))),
+        "corrupt",
+    ),
     "a truncated tar": ("x.tar", lambda: tar(_GOOD)[:700], "a/1.jpg"),
-    "a tar cut between members": ("x.tar", lambda: tar(_GOOD, ("a/2.jpg", PHOTO))[: 512 + len(PHOTO) + -len(PHOTO) % 512], "truncated"),
+    "a tar cut between members": (
+        "x.tar",
+        lambda: tar(_GOOD, ("a/2.jpg", PHOTO))[: 512 + len(PHOTO) + -len(PHOTO) % 512],
+        "truncated",
+    ),
     "trailing junk after a tar": ("x.tar", lambda: tar(_GOOD) + b"junk", "after the end"),
-    "trailing junk after a gzip": ("x.tar.gz", lambda: gzip.compress(tar(_GOOD)) + b"junk" * 9, "x.tar.gz"),
-    "a damaged header in the middle": ("x.tar", lambda: _damage(tar(_GOOD, ("a/2.jpg", PHOTO))), "a/1.jpg"),
-    "an old sparse file": ("x.tar", lambda: tar(special("a/sparse.jpg", tarfile.GNUTYPE_SPARSE), _GOOD), "a/sparse.jpg"),
-    "a pax sparse file": ("x.tar", lambda: _pax("a/1.jpg", {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "a/1.jpg"),
-    "a pax path that climbs": ("x.tar", lambda: _pax("a/1.jpg", {"path": "../../evil.jpg"}), "evil.jpg"),
+    "trailing junk after a gzip": (
+        "x.tar.gz",
+        lambda: gzip.compress(tar(_GOOD)) + b"junk" * 9,
+        "x.tar.gz",
+    ),
+    "a damaged header in the middle": (
+        "x.tar",
+        lambda: _damage(tar(_GOOD, ("a/2.jpg", PHOTO))),
+        "a/1.jpg",
+    ),
+    "an old sparse file": (
+        "x.tar",
+        lambda: tar(special("a/sparse.jpg", tarfile.GNUTYPE_SPARSE), _GOOD),
+        "a/sparse.jpg",
+    ),
+    "a pax sparse file": (
+        "x.tar",
+        lambda: _pax("a/1.jpg", {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+        "a/1.jpg",
+    ),
+    "a pax path that climbs": (
+        "x.tar",
+        lambda: _pax("a/1.jpg", {"path": "../../evil.jpg"}),
+        "evil.jpg",
+    ),
     "a volume label": ("x.tar", lambda: tar(special("label", b"V"), _GOOD), "label"),
     "a zip that climbs": ("x.zip", lambda: zipped(("../evil.jpg", PHOTO)), "evil.jpg"),
-    "a zip of the folder above": ("x.zip", lambda: zipped(("..", PHOTO), _GOOD), "climbs with '..'"),
+    "a zip of the folder above": (
+        "x.zip",
+        lambda: zipped(("..", PHOTO), _GOOD),
+        "climbs with '..'",
+    ),
     "a zip with a nameless file": ("x.zip", lambda: zipped(("", PHOTO), _GOOD), "is empty"),
-    "a zip with a climbing folder": ("x.zip", lambda: zipped(("../", b""), _GOOD), "climbs with '..'"),
-    "a zip with an absolute path": ("x.zip", lambda: zipped(("/etc/evil.jpg", PHOTO)), "/etc/evil.jpg"),
-    "a zip with a link": ("x.zip", lambda: zipped(("a/link.jpg", b"/etc/passwd"), mode=0o120777), "a/link.jpg"),
+    "a zip with a climbing folder": (
+        "x.zip",
+        lambda: zipped(("../", b""), _GOOD),
+        "climbs with '..'",
+    ),
+    "a zip with an absolute path": (
+        "x.zip",
+        lambda: zipped(("/etc/evil.jpg", PHOTO)),
+        "/etc/evil.jpg",
+    ),
+    "a zip with a link": (
+        "x.zip",
+        lambda: zipped(("a/link.jpg", b"/etc/passwd"), mode=0o120777),
+        "a/link.jpg",
+    ),
     "an encrypted zip": ("x.zip", _encrypted_flag, "a/1.jpg"),
     "an overlapping zip": ("x.zip", _overlapping, "x.zip"),
     "a truncated zip": ("x.zip", lambda: zipped(_GOOD)[:-30], "x.zip"),

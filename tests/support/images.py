@@ -27,7 +27,8 @@ def photographs() -> tuple[np.ndarray, ...]:
     from skimage import data
 
     return tuple(
-        np.ascontiguousarray(np.asarray(picture)[..., :3]) for picture in (data.astronaut(), data.cat(), data.coffee(), data.rocket())
+        np.ascontiguousarray(np.asarray(picture)[..., :3])
+        for picture in (data.astronaut(), data.cat(), data.coffee(), data.rocket())
     )
 
 
@@ -50,7 +51,13 @@ def jpeg(index: int, width: int = 500, height: int = 375, quality: int = 90) -> 
 
 
 def write_imagefolder(
-    root: str | Path, classes: int = 3, per_class: int = 4, size: int = 32, kind: str = "digits", suffix: str = ".png", start: int = 0
+    root: str | Path,
+    classes: int = 3,
+    per_class: int = 4,
+    size: int = 32,
+    kind: str = "digits",
+    suffix: str = ".png",
+    start: int = 0,
 ) -> Path:
     """``root/<class>/<number><suffix>`` with real pictures; ``kind`` is ``digits`` (class = digit, at most 10) or ``photos``.
 
@@ -63,7 +70,11 @@ def write_imagefolder(
         for number in range(start, start + per_class):
             if kind == "digits":
                 images, labels = digits()
-                picture = Image.fromarray(images[np.flatnonzero(labels == label)[number]]).resize((size, size)).convert("RGB")
+                picture = (
+                    Image.fromarray(images[np.flatnonzero(labels == label)[number]])
+                    .resize((size, size))
+                    .convert("RGB")
+                )
             else:
                 picture = photo(label + 4 * number, size, size)
             picture.save(folder / f"{number:04d}{suffix}")
@@ -84,7 +95,10 @@ def make_tarball(folder: str | Path, out: str | Path, wrapper: str | None = None
     folder, out = Path(folder), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    names = [f"{wrapper}/{p.relative_to(folder)}" if wrapper else str(p.relative_to(folder)) for p in files]
+    names = [
+        f"{wrapper}/{p.relative_to(folder)}" if wrapper else str(p.relative_to(folder))
+        for p in files
+    ]
     lower = out.name.lower()
     if lower.endswith(".zip"):
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -100,7 +114,9 @@ def make_tarball(folder: str | Path, out: str | Path, wrapper: str | None = None
                 archive.add(path, name)
         out.write_bytes(zstandard.compress(buffer.getvalue()))
         return out
-    mode = {"gz": "w:gz", "tgz": "w:gz", "xz": "w:xz", "bz2": "w:bz2"}.get(lower.rsplit(".", 1)[-1], "w")
+    mode = {"gz": "w:gz", "tgz": "w:gz", "xz": "w:xz", "bz2": "w:bz2"}.get(
+        lower.rsplit(".", 1)[-1], "w"
+    )
     with tarfile.open(out, mode) as archive:
         for path, name in zip(files, names, strict=True):
             archive.add(path, name)

@@ -26,8 +26,21 @@ def photographs(group: str) -> tuple[Image.Image, ...]:
     from sklearn.datasets import load_sample_image
 
     if group == "training":
-        found = [data.astronaut(), data.coffee(), data.rocket(), data.hubble_deep_field(), data.grass(), data.gravel(), data.retina()]
-        found += [data.immunohistochemistry(), data.stereo_motorcycle()[0], data.moon(), data.camera()]
+        found = [
+            data.astronaut(),
+            data.coffee(),
+            data.rocket(),
+            data.hubble_deep_field(),
+            data.grass(),
+            data.gravel(),
+            data.retina(),
+        ]
+        found += [
+            data.immunohistochemistry(),
+            data.stereo_motorcycle()[0],
+            data.moon(),
+            data.camera(),
+        ]
     elif group == "selection":
         found = [data.brick(), load_sample_image("flower.jpg"), data.coins()]
     else:
@@ -35,21 +48,33 @@ def photographs(group: str) -> tuple[Image.Image, ...]:
     return tuple(Image.fromarray(np.asarray(picture)).convert("RGB") for picture in found)
 
 
-def inked(group: str, number: int, kinds: int = 10, size: int = 96, seed: int = 0, merged: bool = True) -> tuple[Image.Image, Image.Image]:
+def inked(
+    group: str, number: int, kinds: int = 10, size: int = 96, seed: int = 0, merged: bool = True
+) -> tuple[Image.Image, Image.Image]:
     """One picture with one of the digits 0 … ``kinds`` - 1 and its mask, a function of the arguments; ``merged``: all ink is one class."""
     rng = np.random.default_rng([seed, list(GROUPS).index(group), number])
     photos = photographs(group)
     photo = photos[int(rng.integers(len(photos)))]
     side = rng.uniform(0.3, 0.9) * min(photo.size)
     x, y = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
-    canvas = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side)), dtype=np.float32).copy()
+    canvas = np.asarray(
+        photo.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side)),
+        dtype=np.float32,
+    ).copy()
     mask = np.ones((size, size), np.uint8)
     pictures, labels = digits()
     own = np.isin(np.arange(len(labels)) % 10, GROUPS[group])
     index = int(rng.choice(np.flatnonzero(own & (labels < kinds))))
     length = int(rng.uniform(0.55, 0.95) * size)
-    digit = Image.fromarray(pictures[index]).filter(ImageFilter.MaxFilter(3)).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
-    ink = np.asarray(digit.resize((length, length), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    digit = (
+        Image.fromarray(pictures[index])
+        .filter(ImageFilter.MaxFilter(3))
+        .rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
+    )
+    ink = (
+        np.asarray(digit.resize((length, length), Image.Resampling.BILINEAR), dtype=np.float32)
+        / 255
+    )
     top, left = (int(place) for place in rng.integers(0, size - length + 1, 2))
     area = np.s_[top : top + length, left : left + length]
     colours = rng.uniform(0, 255, (64, 3)).astype(np.float32)
@@ -61,7 +86,9 @@ def inked(group: str, number: int, kinds: int = 10, size: int = 96, seed: int = 
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), Image.fromarray(mask)
 
 
-def write_inked(root: str | Path, group: str, count: int, kinds: int = 10, size: int = 96, seed: int = 0) -> Path:
+def write_inked(
+    root: str | Path, group: str, count: int, kinds: int = 10, size: int = 96, seed: int = 0
+) -> Path:
     """``root/{images,annotations}/NNNNN.{jpg,png}``."""
     root = Path(root)
     for folder in ("images", "annotations"):

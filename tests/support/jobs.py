@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.job import Job
-from mae_sdk.jobfolder import records
-from mae_sdk.platforms import local
+from mae_sdk.jobs import records
+from mae_sdk.run import local
 
 
-def write(root: Path, command: str, result: str | None = None, name: str = "job", **launch: Any) -> Path:
+def write(
+    root: Path, command: str, result: str | None = None, name: str = "job", **launch: Any
+) -> Path:
     """The folder of a job that has not been started."""
     record: dict[str, Any] = {"id": name, "action": "train"}
     record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
@@ -22,7 +24,12 @@ def write(root: Path, command: str, result: str | None = None, name: str = "job"
 
 
 def start(
-    root: Path, command: str, result: str | None = None, name: str = "job", env: Mapping[str, str] | None = None, **launch: Any
+    root: Path,
+    command: str,
+    result: str | None = None,
+    name: str = "job",
+    env: Mapping[str, str] | None = None,
+    **launch: Any,
 ) -> Job:
     """A started job."""
     folder = write(root, command, result, name, **launch)

@@ -30,7 +30,14 @@ def mae_config(arch: str, size: tuple[int, int], **overrides: Any) -> dict[str, 
 
 def classifier_config(arch: str, size: tuple[int, int], **overrides: Any) -> dict[str, Any]:
     """Plain arguments of a classifier of 5 classes without drop path."""
-    return {"arch": arch, "input_size": list(size), "global_pool": True, "num_classes": 5, "drop_path_rate": 0.0, **overrides}
+    return {
+        "arch": arch,
+        "input_size": list(size),
+        "global_pool": True,
+        "num_classes": 5,
+        "drop_path_rate": 0.0,
+        **overrides,
+    }
 
 
 def build(config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
@@ -46,10 +53,17 @@ def disturb(parameters: Iterable[Tensor], scale: float = 0.05) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype), alpha=scale)
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
+                    parameter.dtype
+                ),
+                alpha=scale,
+            )
 
 
-def inputs(model: Any, batch: int = 2, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def inputs(
+    model: Any, batch: int = 2, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Seeded images and noise for a masked autoencoder."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(batch, 3, *model.input_size, generator=generator, dtype=torch.float64)
@@ -66,4 +80,8 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 def gradients(model: Any) -> dict[str, Tensor]:
     """Gradients of the parameters that have one."""
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }

@@ -36,7 +36,9 @@ def postgres() -> Iterator[str]:
     data = folder / "data"
 
     def run(*command: str) -> None:
-        subprocess.run([*prefix, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run(
+            [*prefix, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120
+        )
 
     try:
         run("initdb", "-D", str(data), "-U", "mae", "-A", "trust", "--no-sync")

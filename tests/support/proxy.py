@@ -72,7 +72,9 @@ class FaultProxy:
                     return
                 if not hasattr(local, "upstream"):
                     local.upstream = http.client.HTTPConnection(host, int(port), timeout=60)
-                local.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                local.upstream.putrequest(
+                    self.command, self.path, skip_host=True, skip_accept_encoding=True
+                )
                 for key, value in self.headers.items():
                     local.upstream.putheader(key, value)
                 local.upstream.endheaders(body or None)
@@ -97,7 +99,9 @@ class FaultProxy:
                     if fault == "stall":
                         time.sleep(stall_seconds)
                     if fault == "reset":
-                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        self.connection.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
                     self.close_connection = True
                     return
                 self.wfile.write(data)
@@ -132,7 +136,9 @@ class FaultProxy:
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> FaultProxy:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -140,7 +146,9 @@ class FaultProxy:
         self.server.server_close()
 
 
-if __name__ == "__main__":  # python -m tests.support.proxy UPSTREAM LATENCY: a latency proxy in a process of its own, for benchmarks
+if (
+    __name__ == "__main__"
+):  # python -m tests.support.proxy UPSTREAM LATENCY: a latency proxy in a process of its own, for benchmarks
     with FaultProxy(sys.argv[1], float(sys.argv[2])) as running:
         print(running.endpoint, flush=True)
         threading.Event().wait()

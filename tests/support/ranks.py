@@ -24,11 +24,11 @@ PRELOAD = (
     "mae_runners.actions.train",
     "mae_skill.bundle",
     "mae_skill.knowledge",
-    "mae_skill.validate",
+    "mae_skill.schema_check",
     "mae_skill.merge",
     "mae_skill.spec",
 )
-PRELOAD += ("torch.utils.tensorboard", "torch._dynamo", "mae_sdk.data", "mae_sdk.jobfolder.status")
+PRELOAD += ("torch.utils.tensorboard", "torch._dynamo", "mae_sdk.data", "mae_sdk.jobs.status")
 
 
 _server: subprocess.Popen[str] | None = None
@@ -45,7 +45,13 @@ def train_on_ranks(*runs: tuple[dict[str, Any], int]) -> tuple[list[list[int]], 
     for number, (made, world) in enumerate(runs):
         folder = Path(made["results_dir"])
         own = {name: value for name, value in os.environ.items() if name.startswith("MAE_")}
-        asked.append({"spec": str(write_spec(made, folder.parent / f"{folder.name}.{number}.json")), "world": world, "env": own})
+        asked.append(
+            {
+                "spec": str(write_spec(made, folder.parent / f"{folder.name}.{number}.json")),
+                "world": world,
+                "env": own,
+            }
+        )
     global _server
     if _server is None or _server.poll() is not None:
         _server = subprocess.Popen(
@@ -69,8 +75,15 @@ def seen(results: Path, world: int, epoch: int, batches: int | None = None) -> l
     """The images of one epoch's first micro-batches that the ranks of a run trained on, sorted."""
     found: list[int] = []
     for rank in range(world):
-        lines = [json.loads(line) for line in (results / f"seen-{world}-{rank}.jsonl").read_text().splitlines()]
-        found += [index for _, indices in [line for line in lines if line[0] == epoch][:batches] for index in indices]
+        lines = [
+            json.loads(line)
+            for line in (results / f"seen-{world}-{rank}.jsonl").read_text().splitlines()
+        ]
+        found += [
+            index
+            for _, indices in [line for line in lines if line[0] == epoch][:batches]
+            for index in indices
+        ]
     return sorted(found)
 
 
@@ -84,12 +97,15 @@ def _serve() -> None:
     for name in PRELOAD:
         importlib.import_module(name)
     from mae_runners.__main__ import main
-    from mae_runners.training import task
+    from mae_runners.tasks import base as task
 
     whole = task.Task.train_loader
 
     def recorded(self: Any, epoch: int, place: int, workers: int | None = None) -> Any:
-        seen = Path(self.context.results_dir) / f"seen-{self.context.world_size}-{self.context.rank}.jsonl"
+        seen = (
+            Path(self.context.results_dir)
+            / f"seen-{self.context.world_size}-{self.context.rank}.jsonl"
+        )
         for batch in whole(self, epoch, place, workers):
             with seen.open("a") as file:
                 file.write(json.dumps([epoch, batch["index"][batch["valid"]].tolist()]) + "\n")
@@ -101,7 +117,9 @@ def _serve() -> None:
         for run in json.loads(line):
             port = _free_port()
             with tempfile.TemporaryFile("w+") as output:
-                pids = [_fork(main, run, rank, port, output.fileno()) for rank in range(run["world"])]
+                pids = [
+                    _fork(main, run, rank, port, output.fileno()) for rank in range(run["world"])
+                ]
                 codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
                 output.seek(0)
                 told += output.read()
@@ -113,13 +131,22 @@ def _fork(main: Any, run: dict[str, Any], rank: int, port: int, output: int) -> 
     pid = os.fork()
     if pid:
         return pid
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # no rank outlives the test that asked for it
+    ctypes.CDLL(None).prctl(
+        1, int(signal.SIGKILL), 0, 0, 0
+    )  # no rank outlives the test that asked for it
     world, code = str(run["world"]), 1
     for number in (1, 2):
         os.dup2(output, number)
     os.environ.update(run["env"])
     if run["world"] > 1:
-        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world})
+        os.environ.update(
+            {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+            }
+        )
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     try:
         code = main(["train", "-e", run["spec"]])

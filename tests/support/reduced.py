@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from mae_runners.deploy.int8 import calibrate, quantizable, quantize
 from mae_runners.deploy.precision import convert, emulate_low_precision
-from mae_runners.deploy.quantize import calibrate, quantizable, quantize
 from onnx import numpy_helper
 
 
@@ -23,9 +23,17 @@ def edited(graph: Any, suffix: str, place: float, change: Any) -> Any:
     """The quantised graph with one of its weight tensors changed; ``place`` 0 = the first layer, 1 = the last."""
     copy = copied(graph)
     names = {tensor.name for tensor in copy.graph.initializer}
-    found = [t for t in copy.graph.initializer if t.name.endswith(suffix) and t.name[: -len(suffix)] + "::int8" in names]
+    found = [
+        t
+        for t in copy.graph.initializer
+        if t.name.endswith(suffix) and t.name[: -len(suffix)] + "::int8" in names
+    ]
     tensor = found[round(place * (len(found) - 1))]
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), tensor.name))
+    tensor.CopyFrom(
+        numpy_helper.from_array(
+            np.ascontiguousarray(change(numpy_helper.to_array(tensor))), tensor.name
+        )
+    )
     return copy
 
 
@@ -45,9 +53,24 @@ def broken_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, Any]]
     batches = [images[i : i + 8].numpy() for i in range(0, 128, 8)]
     scales = calibrate(graph, batches, names)
     good = quantize(copied(graph), scales)
-    yield "every range a quarter", quantize(copied(graph), {name: scale / 4 for name, scale in scales.items()})
-    yield "every range fifty times too large", quantize(copied(graph), {name: scale * 50 for name, scale in scales.items()})
-    yield "the head's range a tenth", quantize(copied(graph), {**scales, order[-1]: scales[order[-1]] / 10})
-    yield "the stem's weights of another channel", edited(good, "::int8", 0, lambda values: np.roll(values, 1, axis=0))
-    yield "the head's weights of another class", edited(good, "::int8", 1, lambda values: np.roll(values, 1, axis=0))
+    yield (
+        "every range a quarter",
+        quantize(copied(graph), {name: scale / 4 for name, scale in scales.items()}),
+    )
+    yield (
+        "every range fifty times too large",
+        quantize(copied(graph), {name: scale * 50 for name, scale in scales.items()}),
+    )
+    yield (
+        "the head's range a tenth",
+        quantize(copied(graph), {**scales, order[-1]: scales[order[-1]] / 10}),
+    )
+    yield (
+        "the stem's weights of another channel",
+        edited(good, "::int8", 0, lambda values: np.roll(values, 1, axis=0)),
+    )
+    yield (
+        "the head's weights of another class",
+        edited(good, "::int8", 1, lambda values: np.roll(values, 1, axis=0)),
+    )
     yield "a negated layer", edited(good, "::int8", 0.5, lambda values: -values)

@@ -90,11 +90,34 @@ class S3Server(_Server):
 
     def __enter__(self) -> S3Server:
         program = Path(sys.executable).parent / "rclone"
-        command = [str(program) if program.exists() else str(shutil.which("rclone")), "serve", "s3", str(self.root)]
-        command += ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull]
+        command = [
+            str(program) if program.exists() else str(shutil.which("rclone")),
+            "serve",
+            "s3",
+            str(self.root),
+        ]
+        command += [
+            "--addr",
+            f"127.0.0.1:{self.port}",
+            "--auth-key",
+            f"{ACCESS_KEY},{SECRET_KEY}",
+            "--config",
+            os.devnull,
+        ]
         # A cached listing lives for 2 ms: with 0, rclone's clean-up timer fires without end and starves the requests.
-        command += ["--etag-hash", "MD5" if self.etag else "", "--vfs-cache-mode", "off", "--dir-cache-time", "2ms", "--poll-interval", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command += [
+            "--etag-hash",
+            "MD5" if self.etag else "",
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "2ms",
+            "--poll-interval",
+            "0",
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self._wait()
         return self
 
@@ -109,8 +132,16 @@ class MotoServer(_Server):
         self.port = free_port()
 
     def __enter__(self) -> MotoServer:
-        command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            str(Path(sys.executable).parent / "moto_server"),
+            "-H",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self._wait()
         return self
 

@@ -27,13 +27,28 @@ def backgrounds(split: str) -> tuple[Image.Image, ...]:
     from sklearn.datasets import load_sample_image
 
     if split == "training":
-        pictures = [data.astronaut(), data.coffee(), data.rocket(), data.hubble_deep_field(), data.grass(), data.gravel(), data.retina()]
+        pictures = [
+            data.astronaut(),
+            data.coffee(),
+            data.rocket(),
+            data.hubble_deep_field(),
+            data.grass(),
+            data.gravel(),
+            data.retina(),
+        ]
     else:
-        pictures = [data.cat(), load_sample_image("china.jpg"), load_sample_image("flower.jpg"), data.brick()]
+        pictures = [
+            data.cat(),
+            load_sample_image("china.jpg"),
+            load_sample_image("flower.jpg"),
+            data.brick(),
+        ]
     return tuple(Image.fromarray(np.asarray(picture)).convert("RGB") for picture in pictures)
 
 
-def scene(split: str, number: int, size: int = 96, seed: int = 0) -> tuple[Image.Image, Image.Image]:
+def scene(
+    split: str, number: int, size: int = 96, seed: int = 0
+) -> tuple[Image.Image, Image.Image]:
     """One picture and its mask, a function of the arguments: its sides are ``size`` to 1.5 × ``size``, with one to four digits of a third
     to nine tenths of ``size``, later ones over earlier ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
@@ -43,15 +58,23 @@ def scene(split: str, number: int, size: int = 96, seed: int = 0) -> tuple[Image
     share = rng.uniform(0.3, 0.9) * min(photo.width / width, photo.height / height)
     w, h = width * share, height * share
     x, y = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
-    canvas = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h)), dtype=np.float32).copy()
+    canvas = np.asarray(
+        photo.resize((width, height), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h)),
+        dtype=np.float32,
+    ).copy()
     mask = np.ones((height, width), np.uint8)
     pictures, labels = digits()
     mine = np.flatnonzero((np.arange(len(labels)) % 5 == 0) == (split == "validation"))
     for _ in range(int(rng.integers(1, 5))):
         index = int(rng.choice(mine))
         side = int(rng.uniform(0.35, 0.9) * size)
-        digit = Image.fromarray(pictures[index]).rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
-        ink = np.asarray(digit.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+        digit = Image.fromarray(pictures[index]).rotate(
+            rng.uniform(-15, 15), Image.Resampling.BILINEAR
+        )
+        ink = (
+            np.asarray(digit.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
+            / 255
+        )
         top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
         area = np.s_[top : top + side, left : left + side]
         colour = rng.uniform(0, 255, 3).astype(np.float32)
@@ -61,7 +84,9 @@ def scene(split: str, number: int, size: int = 96, seed: int = 0) -> tuple[Image
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), Image.fromarray(mask)
 
 
-def write_digit_scenes(root: str | Path, training: int = 8, validation: int = 4, size: int = 96, seed: int = 0) -> Path:
+def write_digit_scenes(
+    root: str | Path, training: int = 8, validation: int = 4, size: int = 96, seed: int = 0
+) -> Path:
     """``root/{images,annotations}/{training,validation}/NNNNN.{jpg,png}`` and ``root/classes.txt``."""
     root = Path(root)
     for split, count in zip(SPLITS, (training, validation), strict=True):

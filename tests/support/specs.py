@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
-from mae_skill.overrides import set_dotted
-from mae_skill.validate import field_nodes
+from mae_skill.dotted import set_dotted
+from mae_skill.schema_check import field_nodes
 
 LONG_EXAMPLE = """
 dataset:
@@ -71,8 +71,26 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
     | st.integers(-(2**40), 2**40)
     | st.floats(-2.0, 2.0)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.sampled_from(["", "x", "auto", "AdamW", "finetune", "8.6", "12.0", "1e-4", "true", "null", "FP16", "/data"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "lr", "0"]), inner, max_size=2),
+    | st.sampled_from(
+        [
+            "",
+            "x",
+            "auto",
+            "AdamW",
+            "finetune",
+            "8.6",
+            "12.0",
+            "1e-4",
+            "true",
+            "null",
+            "FP16",
+            "/data",
+        ]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "lr", "0"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
@@ -90,8 +108,19 @@ def near_bounds(node: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
         if name in node:
             bound = node[name]
-            edges += [bound, bound + 1, bound - 1, float(bound), bound + 1e-9, bound - 1e-9, [bound], str(bound)]
-    edges += [word for option in node.get("enum", ()) for word in (option, str(option).upper(), [option])]
+            edges += [
+                bound,
+                bound + 1,
+                bound - 1,
+                float(bound),
+                bound + 1e-9,
+                bound - 1e-9,
+                [bound],
+                str(bound),
+            ]
+    edges += [
+        word for option in node.get("enum", ()) for word in (option, str(option).upper(), [option])
+    ]
     for size in range(4):
         edges += [[0.5] * size, [1] * size, ["x"] * size]
     return st.sampled_from(edges)
@@ -109,5 +138,8 @@ def mutated_specs(draw: st.DrawFn, schema: Mapping[str, Any]) -> tuple[dict[str,
     elif kind == "section":
         key, value = draw(st.sampled_from(sections)), draw(ANYTHING)
     else:
-        key, value = f"{draw(st.sampled_from(sections))}.{draw(st.sampled_from(['lrr', 'Stage', '_', 'num-epochs']))}", draw(ANYTHING)
+        key, value = (
+            f"{draw(st.sampled_from(sections))}.{draw(st.sampled_from(['lrr', 'Stage', '_', 'num-epochs']))}",
+            draw(ANYTHING),
+        )
     return put(schema["default"], key, value), key, value

@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from mae_runners.__main__ import main
-from mae_skill.overrides import set_dotted
+from mae_skill.dotted import set_dotted
 
 from tests.support.images import write_imagefolder
 
 #: the smallest size of each family that leaves several mask units
 FAMILIES = {"vit_tiny_patch16": 64, "convnextv2_atto": 64, "hiera_tiny_224": 64}
-PLAIN = {"dataset.augmentation.mixup": 0.0, "dataset.augmentation.cutmix": 0.0, "model.drop_path_rate": 0.0}
+PLAIN = {
+    "dataset.augmentation.mixup": 0.0,
+    "dataset.augmentation.cutmix": 0.0,
+    "model.drop_path_rate": 0.0,
+}
 
 
-def spec(data: Path, results: Path, stage: str = "pretrain", arch: str = "vit_tiny_patch16", **changes: Any) -> dict[str, Any]:
+def spec(
+    data: Path,
+    results: Path,
+    stage: str = "pretrain",
+    arch: str = "vit_tiny_patch16",
+    **changes: Any,
+) -> dict[str, Any]:
     """A small train spec; ``changes`` are dotted keys with ``__`` for the dot, such as ``train__num_epochs=3``."""
     flat: dict[str, Any] = {
         "model.arch": arch,
@@ -47,7 +57,9 @@ def spec(data: Path, results: Path, stage: str = "pretrain", arch: str = "vit_ti
     return made
 
 
-def digits_folder(root: Path, per_class: int = 4, size: int = 32, start: int = 0, classes: int = 3) -> Path:
+def digits_folder(
+    root: Path, per_class: int = 4, size: int = 32, start: int = 0, classes: int = 3
+) -> Path:
     return write_imagefolder(root, classes=classes, per_class=per_class, size=size, start=start)
 
 
@@ -60,7 +72,14 @@ def write_spec(made: dict[str, Any], path: Path) -> Path:
 def train(made: dict[str, Any], *overrides: str) -> int:
     """Runs the train action in this process as the command line would, and returns its exit code."""
     folder = Path(made["results_dir"])
-    return main(["train", "-e", str(write_spec(made, folder.parent / f"{folder.name}.spec.json")), *overrides])
+    return main(
+        [
+            "train",
+            "-e",
+            str(write_spec(made, folder.parent / f"{folder.name}.spec.json")),
+            *overrides,
+        ]
+    )
 
 
 def command(made: dict[str, Any], *overrides: str) -> list[str]:
@@ -83,7 +102,9 @@ def start(made: dict[str, Any], *overrides: str, **env: str) -> subprocess.Popen
 def curve(results: Path, name: str = "train_loss_step") -> dict[int, str]:
     """step → value as written (bit for bit) of one series of ``metrics.csv``."""
     with (results / "train" / "metrics.csv").open() as file:
-        return {int(row["step"]): row["value"] for row in csv.DictReader(file) if row["name"] == name}
+        return {
+            int(row["step"]): row["value"] for row in csv.DictReader(file) if row["name"] == name
+        }
 
 
 def values(results: Path, name: str = "train_loss_step") -> list[float]:

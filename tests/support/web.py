@@ -67,7 +67,9 @@ class Web(ThreadingHTTPServer):
 def serving() -> Iterator[Web]:
     """A `Web` on a free port of this machine, until the block ends."""
     server = Web()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    ).start()
     try:
         yield server
     finally:

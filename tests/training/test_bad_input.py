@@ -21,7 +21,11 @@ def refused(made: dict[str, Any], code: int) -> dict[str, Any]:
     """Trains, expects the exit code, and returns what `error.json` says (a spec error: its first problem)."""
     assert train(made) == code
     folder = Path(made["results_dir"])
-    assert not list(folder.rglob("*.pth")) and not list(folder.rglob("checkpoints.json")) and not list(folder.rglob("result.json"))
+    assert (
+        not list(folder.rglob("*.pth"))
+        and not list(folder.rglob("checkpoints.json"))
+        and not list(folder.rglob("result.json"))
+    )
     error = read(folder, "error.json")
     assert error["exit_code"] == code and error["message"]
     assert error["hint"] or error["expected"]
@@ -34,7 +38,9 @@ def test_unlabelled_images_are_refused_for_fine_tuning(tmp_path: Path) -> None:
     assert "class folder" in error["message"]
 
 
-def test_another_number_of_classes_is_refused_with_the_right_number(data: Path, tmp_path: Path) -> None:
+def test_another_number_of_classes_is_refused_with_the_right_number(
+    data: Path, tmp_path: Path
+) -> None:
     error = refused(spec(data, tmp_path / "job", "finetune", model__num_classes=7), 2)
     assert (error["field"], error["got"], error["expected"]) == ("model.num_classes", 7, "3")
 
@@ -47,20 +53,41 @@ def test_a_validation_class_that_training_lacks_is_refused(data: Path, tmp_path:
 
 def test_one_image_a_class_leaves_nothing_to_hold_out(data: Path, tmp_path: Path) -> None:
     single = digits_folder(tmp_path / "single", per_class=1)
-    error = refused(spec(single, tmp_path / "job", "finetune", dataset__val_data_sources=None, dataset__val_fraction=0.1), 3)
+    error = refused(
+        spec(
+            single,
+            tmp_path / "job",
+            "finetune",
+            dataset__val_data_sources=None,
+            dataset__val_fraction=0.1,
+        ),
+        3,
+    )
     assert error["field"] == "dataset.val_fraction" and "val_data_sources" in error["hint"]
 
 
-def test_a_probe_that_cannot_work_is_refused_before_any_training(data: Path, tmp_path: Path) -> None:
+def test_a_probe_that_cannot_work_is_refused_before_any_training(
+    data: Path, tmp_path: Path
+) -> None:
     made = {"train__num_epochs": 2, "train__probe__interval": 2, "train__checkpoint_interval": 1}
     single = digits_folder(tmp_path / "single", per_class=1)
-    error = refused(spec(data, tmp_path / "one", dataset__probe_train_data_sources=str(single), **made), 3)
-    assert error["field"] == "dataset.probe_train_data_sources" and "probe_val_data_sources" in error["hint"]
-    sources = {"dataset__probe_train_data_sources": str(single), "dataset__probe_val_data_sources": str(tmp_path / "nowhere")}
+    error = refused(
+        spec(data, tmp_path / "one", dataset__probe_train_data_sources=str(single), **made), 3
+    )
+    assert (
+        error["field"] == "dataset.probe_train_data_sources"
+        and "probe_val_data_sources" in error["hint"]
+    )
+    sources = {
+        "dataset__probe_train_data_sources": str(single),
+        "dataset__probe_val_data_sources": str(tmp_path / "nowhere"),
+    }
     assert "nowhere" in refused(spec(data, tmp_path / "two", **sources, **made), 3)["message"]
 
 
-def test_compiling_without_a_compiler_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     error = refused(spec(data, tmp_path / "job", train__compile=True), 7)
     assert (error["field"], error["got"]) == ("train.compile", "no-such-compiler")
@@ -79,9 +106,29 @@ def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path)
     assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
     path = str(tmp_path / "pre/train/model_epoch_000.pth")
     size = {"dataset__augmentation__input_size": 64}
-    error = refused(spec(data, tmp_path / "job", "finetune", "convnextv2_atto", train__pretrained_model_path=path, **size), 4)
+    error = refused(
+        spec(
+            data,
+            tmp_path / "job",
+            "finetune",
+            "convnextv2_atto",
+            train__pretrained_model_path=path,
+            **size,
+        ),
+        4,
+    )
     assert error["code"] == "checkpoint"
-    error = refused(spec(data, tmp_path / "other", "pretrain", "convnextv2_atto", train__resume_training_checkpoint_path=path, **size), 4)
+    error = refused(
+        spec(
+            data,
+            tmp_path / "other",
+            "pretrain",
+            "convnextv2_atto",
+            train__resume_training_checkpoint_path=path,
+            **size,
+        ),
+        4,
+    )
     assert error["field"] == "model.arch"
 
 
@@ -99,11 +146,18 @@ def test_more_devices_than_there_are_is_refused(data: Path, tmp_path: Path) -> N
         pytest.skip("this machine has a GPU")
     error = refused(spec(data, tmp_path / "job", train__accelerator="auto", train__num_gpus=2), 7)
     assert error["field"] == "train.num_gpus" and "train.accelerator=cpu" in error["hint"]
-    assert refused(spec(data, tmp_path / "one", train__accelerator="gpu"), 7)["field"] == "train.accelerator"
+    assert (
+        refused(spec(data, tmp_path / "one", train__accelerator="gpu"), 7)["field"]
+        == "train.accelerator"
+    )
 
 
-def test_all_mistakes_of_a_spec_are_told_at_once(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = spec(data, tmp_path / "job", train__num_epochz=3, train__optim__lr="fast", train__mask_ratio=1.5)
+def test_all_mistakes_of_a_spec_are_told_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = spec(
+        data, tmp_path / "job", train__num_epochz=3, train__optim__lr="fast", train__mask_ratio=1.5
+    )
     assert train(made) == 2
     told = capsys.readouterr().err
     assert "num_epochs" in told and "train.optim.lr" in told and "train.mask_ratio" in told
@@ -114,7 +168,9 @@ def test_a_literal_key_on_the_command_line_is_refused(data: Path, tmp_path: Path
     assert train(spec(data, tmp_path / "job"), "encryption_key=secret") == 2
 
 
-def test_too_many_unreadable_images_end_the_run_and_a_tolerated_share_does_not(data: Path, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_end_the_run_and_a_tolerated_share_does_not(
+    data: Path, tmp_path: Path
+) -> None:
     broken = digits_folder(tmp_path / "broken")
     victim = sorted(broken.rglob("*.png"))[0]
     victim.write_bytes(b"no image")
@@ -132,7 +188,14 @@ runpy.run_module("mae_runners", run_name="__main__", alter_sys=True)
 """
 
 
-def test_an_error_in_a_data_worker_ends_the_process_though_workers_outlive_sigterm(data: Path, tmp_path: Path) -> None:
+def test_an_error_in_a_data_worker_ends_the_process_though_workers_outlive_sigterm(
+    data: Path, tmp_path: Path
+) -> None:
     words = command(spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1))
-    ended = subprocess.run([words[0], "-c", FAULTY, *words[3:]], capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 1 and "no such picture" in read(tmp_path / "job", "error.json")["message"], ended.stderr[-2000:]
+    ended = subprocess.run(
+        [words[0], "-c", FAULTY, *words[3:]], capture_output=True, text=True, timeout=240
+    )
+    assert (
+        ended.returncode == 1
+        and "no such picture" in read(tmp_path / "job", "error.json")["message"]
+    ), ended.stderr[-2000:]

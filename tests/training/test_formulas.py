@@ -11,9 +11,15 @@ import pytest
 import torch
 from mae_runners.data import Mixup
 from mae_runners.models import build_classifier
-from mae_runners.training.callbacks import WeightAverage
-from mae_runners.training.optim import Traits, build_optimizer, layerwise_active, parameter_groups, scaled_lr
+from mae_runners.training.optim import (
+    Traits,
+    build_optimizer,
+    layerwise_active,
+    parameter_groups,
+    scaled_lr,
+)
 from mae_runners.training.schedule import build_schedule
+from mae_runners.training.trackers import WeightAverage
 from mae_skill.spec import ExperimentSpec
 from timm.layers import DropPath
 from torch import nn
@@ -22,13 +28,27 @@ from tests.support.training import spec
 
 
 def made(stage: str = "finetune", arch: str = "vit_tiny_patch16", **changes: Any) -> ExperimentSpec:
-    plain = {"model__embed_dim": None, "model__depth": None, "model__num_heads": None} if arch.startswith("vit") else {}
-    return ExperimentSpec.model_validate(spec(Path("data"), Path("job"), stage, arch, **{**plain, **changes}))
+    plain = (
+        {"model__embed_dim": None, "model__depth": None, "model__num_heads": None}
+        if arch.startswith("vit")
+        else {}
+    )
+    return ExperimentSpec.model_validate(
+        spec(Path("data"), Path("job"), stage, arch, **{**plain, **changes})
+    )
 
 
 RATES = {
     # warm-up of 2 epochs of 5 steps, run of 10 epochs: steps 0 … 49
-    "cosine": {0: 0.04, 4: 0.2, 9: 0.4, 10: 0.4, 20: 0.1 + 0.3 * (1 + math.sqrt(0.5)) / 2, 30: 0.25, 50: 0.1},
+    "cosine": {
+        0: 0.04,
+        4: 0.2,
+        9: 0.4,
+        10: 0.4,
+        20: 0.1 + 0.3 * (1 + math.sqrt(0.5)) / 2,
+        30: 0.25,
+        50: 0.1,
+    },
     "poly": {0: 0.04, 9: 0.4, 10: 0.4, 30: 0.25, 40: 0.175, 50: 0.1},
     "MultiStep": {0: 0.04, 9: 0.4, 10: 0.4, 19: 0.4, 20: 0.2, 39: 0.2, 40: 0.1, 49: 0.1},
 }
@@ -45,10 +65,15 @@ def test_rates_at_given_steps(kind: str) -> None:
     ).train.optim
     schedule = build_schedule(optim, lr=0.4, steps_per_epoch=5, num_epochs=10)
     assert {step: schedule(step) for step in RATES[kind]} == pytest.approx(RATES[kind])
-    optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "scale": scale} for scale in (1.0, 0.25)], lr=1.0)
+    optimizer = torch.optim.AdamW(
+        [{"params": [nn.Parameter(torch.zeros(1))], "scale": scale} for scale in (1.0, 0.25)],
+        lr=1.0,
+    )
     for step, rate in RATES[kind].items():
         assert schedule.apply(optimizer, step) == pytest.approx(rate)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, 0.25 * rate])
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [rate, 0.25 * rate]
+        )
 
 
 def test_the_base_rate_grows_with_the_effective_batch() -> None:
@@ -63,7 +88,10 @@ def test_adamws_betas_are_those_of_the_papers(stage: str, beta2: float) -> None:
     group = {"params": [nn.Parameter(torch.zeros(2))], "scale": 0.5, "weight_decay": 0.05}
     optimizer = build_optimizer([group], optim, stage=stage, lr=1e-3, device=torch.device("cpu"))
     assert optimizer.defaults["betas"] == (0.8, beta2)
-    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (5e-4, 0.05)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (
+        5e-4,
+        0.05,
+    )
 
 
 def exponents(arch: str, depths: tuple[int, ...], layers: int) -> dict[str, int]:
@@ -96,9 +124,16 @@ ARCHS = {
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_layer_decay_and_the_backbone_multiplier_scale_the_rate_of_every_parameter(arch: str) -> None:
+def test_layer_decay_and_the_backbone_multiplier_scale_the_rate_of_every_parameter(
+    arch: str,
+) -> None:
     depths, layers = ARCHS[arch]
-    built = made(arch=arch, train__optim__layer_decay=0.5, train__optim__backbone_multiplier=0.1, train__optim__weight_decay=0.3)
+    built = made(
+        arch=arch,
+        train__optim__layer_decay=0.5,
+        train__optim__backbone_multiplier=0.1,
+        train__optim__weight_decay=0.3,
+    )
     with torch.device("meta"):
         model = build_classifier(built.model, (64, 64))
     named = list(model.named_parameters())
@@ -111,15 +146,22 @@ def test_layer_decay_and_the_backbone_multiplier_scale_the_rate_of_every_paramet
         [power] = {value for start, value in rules.items() if name.startswith(start)} or {0}
         head = "head" in name and "norm" not in name
         expected = 0.5**power * (1.0 if head else 0.1)
-        if not any(name.startswith(start) for start in rules) and not head:  # a last norm: of the head in some families
+        if (
+            not any(name.startswith(start) for start in rules) and not head
+        ):  # a last norm: of the head in some families
             assert scales[name] in (1.0, pytest.approx(0.1)), name
         else:
             assert scales[name] == pytest.approx(expected), name
-        vector = len([size for size in parameter.shape if size != 1]) <= 1 or name.endswith(("cls_token", "pos_embed"))
+        vector = len([size for size in parameter.shape if size != 1]) <= 1 or name.endswith(
+            ("cls_token", "pos_embed")
+        )
         assert decays[name] == (0.0 if vector else 0.3), name
     plain = parameter_groups(Traits.of(model), built.train.optim, layerwise=False, named=named)
     assert {group["scale"] for group in plain} == {1.0}
-    assert [layerwise_active(*case) for case in (("finetune", True), ("finetune", False), ("pretrain", True))] == [True, False, False]
+    assert [
+        layerwise_active(*case)
+        for case in (("finetune", True), ("finetune", False), ("pretrain", True))
+    ] == [True, False, False]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -139,14 +181,22 @@ def test_drop_path_grows_linearly_with_the_depth(arch: str) -> None:
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
 def test_mixups_share_has_a_beta_distribution(alpha: float) -> None:
     """Mean 1/2 and variance 1 / (4 (2α + 1)); pixels and targets are mixed with the same share."""
-    mix = Mixup(made(dataset__augmentation__mixup=alpha, dataset__augmentation__cutmix=0.0).dataset.augmentation, 2, smoothing=0.0)
+    mix = Mixup(
+        made(
+            dataset__augmentation__mixup=alpha, dataset__augmentation__cutmix=0.0
+        ).dataset.augmentation,
+        2,
+        smoothing=0.0,
+    )
     images = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
     shares = []
     for step in range(4000):
         mixed, targets = mix(images, torch.tensor([0, 1]), (7, step, 0))
         share = float(targets[0, 0])
         if step < 50:
-            assert mixed[0].allclose(torch.full((3, 2, 2), 1 - share)) and mixed[1].allclose(torch.full((3, 2, 2), share))
+            assert mixed[0].allclose(torch.full((3, 2, 2), 1 - share)) and mixed[1].allclose(
+                torch.full((3, 2, 2), share)
+            )
             assert targets.sum(1).allclose(torch.ones(2))
         shares.append(share)
     assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
@@ -154,7 +204,13 @@ def test_mixups_share_has_a_beta_distribution(alpha: float) -> None:
 
 
 def test_cutmix_gives_a_label_the_share_of_the_pixels_that_are_its() -> None:
-    mix = Mixup(made(dataset__augmentation__mixup=0.0, dataset__augmentation__cutmix=1.0).dataset.augmentation, 2, smoothing=0.0)
+    mix = Mixup(
+        made(
+            dataset__augmentation__mixup=0.0, dataset__augmentation__cutmix=1.0
+        ).dataset.augmentation,
+        2,
+        smoothing=0.0,
+    )
     images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     shares = []
     for step in range(600):
@@ -167,13 +223,22 @@ def test_cutmix_gives_a_label_the_share_of_the_pixels_that_are_its() -> None:
 
 def test_mixup_and_cutmix_are_drawn_as_often_as_asked() -> None:
     switches = {"dataset__augmentation__mixup": 0.8, "dataset__augmentation__cutmix": 1.0}
-    switches |= {"dataset__augmentation__mixup_prob": 0.6, "dataset__augmentation__mixup_switch_prob": 0.25}
+    switches |= {
+        "dataset__augmentation__mixup_prob": 0.6,
+        "dataset__augmentation__mixup_switch_prob": 0.25,
+    }
     mix = Mixup(made(**switches).dataset.augmentation, 2, smoothing=0.0)
     images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
     kinds = {"none": 0, "cutmix": 0, "mixup": 0}
     for step in range(3000):
         values = set(mix(images, torch.tensor([0, 1]), (3, step, 0))[0][0].unique().tolist())
-        kinds["none" if values == {0.0} else "mixup" if len(values) == 1 and values != {1.0} else "cutmix"] += 1
+        kinds[
+            "none"
+            if values == {0.0}
+            else "mixup"
+            if len(values) == 1 and values != {1.0}
+            else "cutmix"
+        ] += 1
     shares = {name: count / 3000 for name, count in kinds.items()}  # some boxes of CutMix are empty
     assert shares["mixup"] == pytest.approx(0.6 * 0.75, abs=0.04)
     assert shares["cutmix"] == pytest.approx(0.6 * 0.25, abs=0.04)

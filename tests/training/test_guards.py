@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from mae_runners import checkpoint
-from mae_runners.models import build_mae
-from mae_runners.training import task
+from mae_runners.models import build_mae, checkpoint
+from mae_runners.tasks import base as task
 from mae_skill.errors import MaeError
 from mae_skill.spec import ExperimentSpec
 
@@ -27,42 +26,89 @@ def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate of 1e30 makes the weights overflow; the capsule's weights and batch give the same non-finite loss again."""
-    made = spec(data, tmp_path / "job", train__optim__lr=1e30, train__optim__warmup_epochs=0, train__optim__weight_decay=0.0)
+    made = spec(
+        data,
+        tmp_path / "job",
+        train__optim__lr=1e30,
+        train__optim__warmup_epochs=0,
+        train__optim__weight_decay=0.0,
+    )
     assert train(made) == 5
     error = read(tmp_path / "job", "error.json")
-    assert error["field"] == "train.optim.lr" and "clip_grad_norm" in error["hint"] and error["got"]["images"]
+    assert (
+        error["field"] == "train.optim.lr"
+        and "clip_grad_norm" in error["hint"]
+        and error["got"]["images"]
+    )
     [path] = (tmp_path / "job/train").glob("nonfinite_step_*.pth")
     capsule = checkpoint.read(path)
     built = ExperimentSpec.model_validate(made)
     model = build_mae(built.model, built.train, 64)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in capsule["state_dict"].items()})
-    images = task.to_input(capsule["batch"]["image"], built.dataset.augmentation.mean, built.dataset.augmentation.std)
+    model.load_state_dict(
+        {name.removeprefix("model."): tensor for name, tensor in capsule["state_dict"].items()}
+    )
+    images = task.to_input(
+        capsule["batch"]["image"], built.dataset.augmentation.mean, built.dataset.augmentation.std
+    )
     assert not torch.isfinite(model(images, capsule["batch"]["noise"]).loss)
-    assert capsule["seed_key"][0] == built.train.seed and capsule["step"] == max(curve(tmp_path / "job"), default=0)
+    assert capsule["seed_key"][0] == built.train.seed and capsule["step"] == max(
+        curve(tmp_path / "job"), default=0
+    )
     assert not list((tmp_path / "job/train").glob("model_epoch_*"))
 
 
 def test_early_stopping_ends_a_run_whose_loss_no_longer_falls(data: Path, tmp_path: Path) -> None:
-    changes = {"train__early_stopping__patience": 2, "train__early_stopping__min_delta": 10.0, "train__num_epochs": 9}
-    changes |= {"train__optim__monitor_name": "val_loss", "dataset__val_data_sources": str(data), "train__validation_interval": 1}
+    changes = {
+        "train__early_stopping__patience": 2,
+        "train__early_stopping__min_delta": 10.0,
+        "train__num_epochs": 9,
+    }
+    changes |= {
+        "train__optim__monitor_name": "val_loss",
+        "dataset__val_data_sources": str(data),
+        "train__validation_interval": 1,
+    }
     made = spec(data, tmp_path / "job", **changes)
     assert train(made) == 0
-    assert len(values(tmp_path / "job", "train_loss")) == 3, "one that counts, and two without a fall of 10"
+    assert len(values(tmp_path / "job", "train_loss")) == 3, (
+        "one that counts, and two without a fall of 10"
+    )
     assert (tmp_path / "job/train/model_epoch_002.pth").exists()
     assert train(made) == 0
     assert len(values(tmp_path / "job", "train_loss")) == 3, "a stopped run stays stopped"
 
 
-def test_a_run_stopped_between_validations_still_has_a_best_checkpoint(data: Path, tmp_path: Path) -> None:
-    changes = {"train__early_stopping__patience": 1, "train__early_stopping__min_delta": 10.0, "train__num_epochs": 9}
-    made = spec(data, tmp_path / "job", "finetune", dataset__val_data_sources=str(data), train__validation_interval=5, **changes)
+def test_a_run_stopped_between_validations_still_has_a_best_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "train__early_stopping__patience": 1,
+        "train__early_stopping__min_delta": 10.0,
+        "train__num_epochs": 9,
+    }
+    made = spec(
+        data,
+        tmp_path / "job",
+        "finetune",
+        dataset__val_data_sources=str(data),
+        train__validation_interval=5,
+        **changes,
+    )
     assert train(made) == 0
     assert "ACC_all" in read(tmp_path / "job", "train/result.json")["kpis"]
 
 
-def test_monitor_name_chooses_the_best_checkpoint_of_pretraining(data: Path, tmp_path: Path) -> None:
+def test_monitor_name_chooses_the_best_checkpoint_of_pretraining(
+    data: Path, tmp_path: Path
+) -> None:
     for name in ("train_loss", "val_loss"):
-        made = spec(data, tmp_path / name, dataset__val_data_sources=str(data), train__optim__monitor_name=name, train__num_epochs=3)
+        made = spec(
+            data,
+            tmp_path / name,
+            dataset__val_data_sources=str(data),
+            train__optim__monitor_name=name,
+            train__num_epochs=3,
+        )
         assert train(made) == 0
         best = read(tmp_path / name, "train/checkpoints.json")["best"]
         assert (best["metric"], best["direction"]) == (name, "minimize")
@@ -71,19 +117,39 @@ def test_monitor_name_chooses_the_best_checkpoint_of_pretraining(data: Path, tmp
         assert chosen["epoch"] == losses.index(min(losses))
 
 
-def test_a_held_out_share_gives_an_accuracy_and_is_not_trained_on(data: Path, tmp_path: Path) -> None:
+def test_a_held_out_share_gives_an_accuracy_and_is_not_trained_on(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "job", "finetune", dataset__val_fraction=0.25)) == 0
     assert read(tmp_path / "job", "train/derived.json")["images"] == 9
-    assert curve(tmp_path / "job", "ACC_all").keys() == curve(tmp_path / "job", "val_loss").keys() == {3, 6}
+    assert (
+        curve(tmp_path / "job", "ACC_all").keys()
+        == curve(tmp_path / "job", "val_loss").keys()
+        == {3, 6}
+    )
 
 
-def test_probes_of_pretraining_report_knn_and_linear_accuracy_and_choose_the_best(data: Path, tmp_path: Path) -> None:
+def test_probes_of_pretraining_report_knn_and_linear_accuracy_and_choose_the_best(
+    data: Path, tmp_path: Path
+) -> None:
     held = digits_folder(tmp_path / "held", start=4)
     flat = write_flat(tmp_path / "flat", count=8)
-    changes = {"dataset__probe_train_data_sources": str(data), "dataset__probe_val_data_sources": str(held)}
-    made = spec(flat, tmp_path / "job", train__num_epochs=3, train__probe__interval=2, train__probe__k=3, **changes)
+    changes = {
+        "dataset__probe_train_data_sources": str(data),
+        "dataset__probe_val_data_sources": str(held),
+    }
+    made = spec(
+        flat,
+        tmp_path / "job",
+        train__num_epochs=3,
+        train__probe__interval=2,
+        train__probe__k=3,
+        **changes,
+    )
     assert train(made) == 0
-    assert sorted(curve(tmp_path / "job", "knn_acc")) == [4, 6] and sorted(curve(tmp_path / "job", "linear_acc")) == [6]
+    assert sorted(curve(tmp_path / "job", "knn_acc")) == [4, 6] and sorted(
+        curve(tmp_path / "job", "linear_acc")
+    ) == [6]
     assert read(tmp_path / "job", "train/checkpoints.json")["best"]["metric"] == "knn_acc"
     assert 0 <= values(tmp_path / "job", "knn_acc")[0] <= 1
 
@@ -110,7 +176,9 @@ def test_tensorboard_and_csv_hold_the_same_numbers(data: Path, tmp_path: Path) -
     assert events.Tags()["images"] == ["reconstruction"]
 
 
-def test_an_encrypted_run_resumes_with_its_key_only(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encrypted_run_resumes_with_its_key_only(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAE_ENCRYPTION_KEY", "correct horse")
     changes: dict[str, Any] = {"encryption_key": "env:MAE_ENCRYPTION_KEY"}
     assert train(spec(data, tmp_path / "job", train__num_epochs=1, **changes)) == 0
@@ -128,11 +196,20 @@ def test_an_encrypted_run_resumes_with_its_key_only(data: Path, tmp_path: Path, 
             assert b"correct horse" not in file.read_bytes(), file
 
 
-def test_wandb_offline_needs_no_key_and_is_silent_unless_enabled(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline_needs_no_key_and_is_silent_unless_enabled(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    made = spec(data, tmp_path / "job", train__num_epochs=1, wandb__enable=True, wandb__project="digits", wandb__tags=["small"])
+    made = spec(
+        data,
+        tmp_path / "job",
+        train__num_epochs=1,
+        wandb__enable=True,
+        wandb__project="digits",
+        wandb__tags=["small"],
+    )
     assert train(made) == 0
     assert list((tmp_path / "job/train/wandb").glob("offline-run-*/*.wandb"))
     assert train(spec(data, tmp_path / "off", train__num_epochs=1)) == 0

@@ -9,15 +9,17 @@ import pytest
 import torch
 from mae_runners.__main__ import ranks_to_start
 from mae_runners.context import device_ids
-from mae_runners.training import loop, task, wrap
+from mae_runners.tasks import base as task
+from mae_runners.training import fabric as wrap
+from mae_runners.training import loop
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import UsageError
 from mae_skill.merge import merge
-from mae_skill.overrides import set_dotted
+from mae_skill.schema_check import field_nodes
 from mae_skill.spec import ExperimentSpec
-from mae_skill.validate import field_nodes
 
 from tests.support.images import write_imagefolder
 from tests.support.training import digits_folder, read, spec, train
@@ -27,10 +29,19 @@ SEGMENTATION = {"model.task": "segmentation"}
 FIELDS = {
     key: node
     for key, node in field_nodes(Bundle.load().schema("train")).items()
-    if key.split(".")[0] in SECTIONS and not SEGMENTATION.items() <= node.get("applies_when", {}).items()  # theirs: test_segmentation.py
+    if key.split(".")[0] in SECTIONS
+    and not SEGMENTATION.items()
+    <= node.get("applies_when", {}).items()  # theirs: test_segmentation.py
 }
 AUG, OPT = "dataset.augmentation.", "train.optim."
-DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN = "<data>", "<held>", "<weights>", "<state>", "<photos>", "<broken>"
+DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN = (
+    "<data>",
+    "<held>",
+    "<weights>",
+    "<state>",
+    "<photos>",
+    "<broken>",
+)
 COSINE = {OPT + "lr_scheduler": "cosine"}
 FROM_WEIGHTS = {"train.pretrained_model_path": WEIGHTS}
 PROBE = {"dataset.probe_train_data_sources": DATA, "train.probe.interval": 1}
@@ -40,7 +51,12 @@ PATIENT = {"train.early_stopping.patience": 1, "train.num_epochs": 4}
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.arch": (
         "convnextv2_atto",
-        {"model.embed_dim": None, "model.depth": None, "model.num_heads": None, "model.decoder_num_heads": None},
+        {
+            "model.embed_dim": None,
+            "model.depth": None,
+            "model.num_heads": None,
+            "model.decoder_num_heads": None,
+        },
     ),
     "model.num_classes": (4, {}),
     "model.drop_path_rate": (0.5, {}),
@@ -78,7 +94,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     AUG + "interpolation": ("bilinear", {}),
     AUG + "hflip": (1.0, {}),
     AUG + "re_prob": (1.0, {}),
-    AUG + "reduced_decode": (True, {"dataset.train_data_sources": PHOTOS, AUG + "input_size": 32, AUG + "min_scale": 0.9}),
+    AUG + "reduced_decode": (
+        True,
+        {"dataset.train_data_sources": PHOTOS, AUG + "input_size": 32, AUG + "min_scale": 0.9},
+    ),
     "train.stage": ("finetune", {"model.num_classes": 3}),
     "train.num_epochs": (3, {}),
     "train.accum_grad_batches": (2, {}),
@@ -95,7 +114,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.freeze": (["encoder"], {}),
     "train.clip_grad_norm": (0.01, {}),
     "train.ema_decay": (0.5, {"dataset.val_data_sources": HELD}),
-    "train.early_stopping.patience": (1, {"train.num_epochs": 4, "train.early_stopping.min_delta": 9.0}),
+    "train.early_stopping.patience": (
+        1,
+        {"train.num_epochs": 4, "train.early_stopping.min_delta": 9.0},
+    ),
     "train.early_stopping.min_delta": (9.0, PATIENT),
     "train.probe.interval": (1, {"dataset.probe_train_data_sources": DATA, "train.num_epochs": 3}),
     "train.probe.k": (1, {**PROBE, "dataset.probe_val_data_sources": HELD, "train.num_epochs": 4}),
@@ -138,18 +160,27 @@ MEMORY: dict[str, dict[str, Any]] = {}
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("knobs")
     data, held = digits_folder(root / "data"), digits_folder(root / "held", start=4)
-    photos = write_imagefolder(root / "photos", classes=3, per_class=2, size=600, kind="photos", suffix=".jpg")
+    photos = write_imagefolder(
+        root / "photos", classes=3, per_class=2, size=600, kind="photos", suffix=".jpg"
+    )
     broken = digits_folder(root / "broken")
     sorted(broken.rglob("*.png"))[0].write_bytes(b"no image")
     made = {DATA: data, HELD: held, PHOTOS: photos, BROKEN: broken, "<root>": root}
     for stage in ("pretrain", "finetune"):
-        assert train(spec(data, root / f"start-{stage}", stage, train__num_epochs=1, train__seed=99)) == 0
+        assert (
+            train(spec(data, root / f"start-{stage}", stage, train__num_epochs=1, train__seed=99))
+            == 0
+        )
         made[f"{stage}-weights"] = root / f"start-{stage}/train/model_epoch_000.pth"
     return {key: str(path) for key, path in made.items()}
 
 
 def stage_of(key: str, extra: dict[str, Any]) -> str:
-    wanted = extra.get("train.stage") or (FIELDS[key].get("applies_when") or {}).get("train.stage") or "pretrain"
+    wanted = (
+        extra.get("train.stage")
+        or (FIELDS[key].get("applies_when") or {}).get("train.stage")
+        or "pretrain"
+    )
     return str(wanted)
 
 
@@ -160,16 +191,28 @@ def observe(places: dict[str, str], flat: dict[str, Any], stage: str) -> dict[st
         return MEMORY[name]
     job = Path(places["<root>"]) / f"job{len(MEMORY)}"
     elsewhere = str(job / "elsewhere")
-    names = {**places, WEIGHTS: places["pretrain-weights"], STATE: places[f"{stage}-weights"], "<elsewhere>": elsewhere}
+    names = {
+        **places,
+        WEIGHTS: places["pretrain-weights"],
+        STATE: places[f"{stage}-weights"],
+        "<elsewhere>": elsewhere,
+    }
     made = spec(Path(places[DATA]), job, stage)
     for key, value in flat.items():
         set_dotted(made, key, names[value] if isinstance(value, str) and value in names else value)
     code = train(made)
-    files = {str(path.relative_to(job)) for path in job.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    files = {
+        str(path.relative_to(job))
+        for path in job.rglob("*")
+        if path.is_file() and "tfevents" not in path.name
+    }
     seen: dict[str, Any] = {"code": code, "files": files}
     if code == 0:
         folder = Path(elsewhere if "train.results_dir" in flat else job / "train")
-        seen |= {"curve": (folder / "metrics.csv").read_text(), "derived": (folder / "derived.json").read_text()}
+        seen |= {
+            "curve": (folder / "metrics.csv").read_text(),
+            "derived": (folder / "derived.json").read_text(),
+        }
         seen["index"] = (folder / "checkpoints.json").read_text().split('"checkpoints"')[0]
     else:
         seen["error"] = read(job, "error.json")["field"]
@@ -192,7 +235,9 @@ def test_changing_the_field_changes_the_run(places: dict[str, str], key: str) ->
     assert before != after
     if key not in ("model.num_classes", "dataset.max_corrupt_fraction"):
         assert before["code"] == after["code"] == 0
-    if key == OPT + "weight_decay":  # the groups are told in derived.json: the curve itself must move too
+    if (
+        key == OPT + "weight_decay"
+    ):  # the groups are told in derived.json: the curve itself must move too
         assert before["curve"] != after["curve"]
 
 
@@ -207,7 +252,16 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
     found = []
     for key in conditions:
         candidates = others.get(key, [None, "somewhere", 0, 0.0, 0.8])
-        found.append((key, next(value for value in candidates if acts({key: conditions[key]}, _nested(key, value)))))
+        found.append(
+            (
+                key,
+                next(
+                    value
+                    for value in candidates
+                    if acts({key: conditions[key]}, _nested(key, value))
+                ),
+            )
+        )
     return found
 
 
@@ -240,7 +294,9 @@ class Stop(BaseException):
     pass
 
 
-def loop_of(places: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Any:
+def loop_of(
+    places: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> Any:
     """The loop of a run that is stopped before its first step."""
     caught: list[Any] = []
 
@@ -271,14 +327,20 @@ def test_switches_reach_torch(places: dict[str, str], monkeypatch: pytest.Monkey
 
     def recorded(*args: Any) -> Any:
         made = whole(*args)
-        recomputed.append(any(getattr(part, "grad_checkpointing", False) for part in made.model.modules()))
+        recomputed.append(
+            any(getattr(part, "grad_checkpointing", False) for part in made.model.modules())
+        )
         return made
 
     monkeypatch.setattr("mae_runners.actions.train.make_task", recorded)
     loop_of(places, "plain", monkeypatch)
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
     assert not compiled
-    switched = {"train__cudnn__benchmark": True, "train__cudnn__deterministic": False, "train__compile": True}
+    switched = {
+        "train__cudnn__benchmark": True,
+        "train__cudnn__deterministic": False,
+        "train__compile": True,
+    }
     made = loop_of(places, "switched", monkeypatch, **switched, train__gradient_checkpointing=True)
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (True, False)
     assert compiled == [made.task.model]
@@ -286,19 +348,28 @@ def test_switches_reach_torch(places: dict[str, str], monkeypatch: pytest.Monkey
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, False
 
 
-def test_devices_decide_how_the_run_is_started(places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_decide_how_the_run_is_started(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RANK", raising=False)
 
     def ranks(**changes: Any) -> int | None:
-        return ranks_to_start("train", ExperimentSpec.model_validate(spec(Path(places[DATA]), Path("unused"), **changes)))
+        return ranks_to_start(
+            "train",
+            ExperimentSpec.model_validate(spec(Path(places[DATA]), Path("unused"), **changes)),
+        )
 
     assert ranks() is None
     assert ranks(train__num_gpus=2) == 2 and ranks(train__gpu_ids=[0, 1, 2]) == 3
     assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == 3, "the larger setting"
     for number, wanted in ((1, 3), (3, 3), (4, 4)):
         monkeypatch.setenv("NUM_GPU_PER_NODE", str(number))
-        assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == wanted, "the orchestrator's number is one more setting"
-        section = ExperimentSpec.model_validate(spec(Path(places[DATA]), Path("unused"), train__gpu_ids=[5])).train
+        assert ranks(train__num_gpus=2, train__gpu_ids=[0, 1, 2]) == wanted, (
+            "the orchestrator's number is one more setting"
+        )
+        section = ExperimentSpec.model_validate(
+            spec(Path(places[DATA]), Path("unused"), train__gpu_ids=[5])
+        ).train
         assert device_ids(section) == [5, 0, 1, 2][:number]
     monkeypatch.setenv("NUM_GPU_PER_NODE", "many")
     with pytest.raises(UsageError, match="NUM_GPU_PER_NODE is not a number"):
@@ -314,7 +385,9 @@ def test_devices_decide_how_the_run_is_started(places: dict[str, str], monkeypat
         assert train(made) == 7
 
 
-def test_the_strategy_of_several_ranks_is_the_one_asked_for(places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strategy_of_several_ranks_is_the_one_asked_for(
+    places: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = loop_of(places, "strategy", monkeypatch)
     asked: list[Any] = []
 
@@ -334,7 +407,9 @@ def test_the_strategy_of_several_ranks_is_the_one_asked_for(places: dict[str, st
 
 def test_test_data_sources_are_for_inference() -> None:
     """Training does not read them; inference refuses to start without."""
-    merged = merge([("file", {"inference": {"checkpoint": "a.pth"}})], Bundle.load().schema("inference"))
+    merged = merge(
+        [("file", {"inference": {"checkpoint": "a.pth"}})], Bundle.load().schema("inference")
+    )
     errors, _ = knowledge.check("inference", merged.spec, merged.provenance, {})
     assert "dataset.test_data_sources" in {error.field for error in errors}
 
@@ -349,4 +424,7 @@ def test_segmentation_is_a_task_of_fine_tuning() -> None:
 
 def test_the_optimiser_has_one_admissible_value() -> None:
     node = FIELDS["train.optim.type"]
-    assert node.get("const", (node.get("enum") or [None])[0]) == "AdamW" and len(node.get("enum") or ["AdamW"]) == 1
+    assert (
+        node.get("const", (node.get("enum") or [None])[0]) == "AdamW"
+        and len(node.get("enum") or ["AdamW"]) == 1
+    )

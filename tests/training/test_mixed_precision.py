@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.models.masking import draw_mask
-from mae_runners.training.wrap import MixedInputs
+from mae_runners.training.fabric import MixedInputs
 
 from tests.support.models import SMALL, build, classifier_config, gradients, inputs, mae_config
 
@@ -23,7 +23,9 @@ def passes(model: Any, stage: str, mixed: bool) -> tuple[float, dict[str, torch.
     images = torch.randn(3, 3, *size, generator=generator)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         if stage == "pretrain":
-            images, noise = precision.convert_input((images, torch.rand(3, model.num_units, generator=generator)))
+            images, noise = precision.convert_input(
+                (images, torch.rand(3, model.num_units, generator=generator))
+            )
             loss = model(images, noise).loss
         else:
             loss = torch.nn.functional.cross_entropy(model(images).float(), torch.tensor([0, 3, 4]))
@@ -32,7 +34,11 @@ def passes(model: Any, stage: str, mixed: bool) -> tuple[float, dict[str, torch.
 
 
 def made(arch: str, stage: str) -> Any:
-    config = mae_config(arch, (64, 64), norm_pix_loss=False) if stage == "pretrain" else classifier_config(arch, (64, 64))
+    config = (
+        mae_config(arch, (64, 64), norm_pix_loss=False)
+        if stage == "pretrain"
+        else classifier_config(arch, (64, 64))
+    )
     return build(config)
 
 
@@ -50,13 +56,18 @@ def test_gradients_in_bfloat16_are_those_of_float32(arch: str, stage: str) -> No
     assert float(difference.norm() / whole.norm()) < 0.06
     for name, grad in exact.items():
         if grad.norm() > 1e-3 * whole.norm():
-            assert torch.nn.functional.cosine_similarity(grad.flatten(), found[name].flatten(), dim=0) > 0.98, name
+            assert (
+                torch.nn.functional.cosine_similarity(grad.flatten(), found[name].flatten(), dim=0)
+                > 0.98
+            ), name
 
 
 def test_masking_noise_and_pixels_keep_their_digits_in_mixed_precision() -> None:
     """Rounded to bfloat16 the noise of 400 units would tie, and other units would be hidden than in float32."""
     noise = torch.rand(64, 400, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(draw_mask(noise, 0.75).hidden_map, draw_mask(noise.bfloat16(), 0.75).hidden_map)
+    assert not torch.equal(
+        draw_mask(noise, 0.75).hidden_map, draw_mask(noise.bfloat16(), 0.75).hidden_map
+    )
     kept, images = MixedInputs("bf16-mixed", "cpu").convert_input((noise, torch.rand(1, 3, 4, 4)))
     assert torch.equal(kept, noise) and images.dtype == torch.float32
 
@@ -75,4 +86,6 @@ def test_a_captured_graph_has_the_gradients_of_the_eager_model() -> None:
     loss.backward()
     torch.compiler.reset()
     for name, grad in gradients(model).items():
-        assert torch.allclose(grad, exact[name], rtol=1e-3, atol=1e-5 * float(exact[name].abs().max()) + 1e-7), name
+        assert torch.allclose(
+            grad, exact[name], rtol=1e-3, atol=1e-5 * float(exact[name].abs().max()) + 1e-7
+        ), name

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_runners.training import loop, preemption, quality, task
-from mae_sdk.ranks import start_and_watch
+from mae_runners.tasks import base as task
+from mae_runners.tasks import probes as quality
+from mae_runners.training import loop, preemption
+from mae_sdk.run.process_group import start_and_watch
 
 from tests.support.training import command, curve, digits_folder, read, spec, status_lines, train
 
@@ -24,7 +26,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits_folder(tmp_path_factory.mktemp("digits"))
 
 
-def signalled(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1, number: int = signal.SIGTERM) -> list[int]:
+def signalled(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1, number: int = signal.SIGTERM
+) -> list[int]:
     """Sends this process a signal at the beginning of the `call`-th call of a function; returns a list with an entry a call."""
     whole, calls = getattr(owner, name), []
 
@@ -49,10 +53,22 @@ def stopped(made: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize(
-    "owner, name", [("mae_runners.__main__", "resolve"), ("task", "build_dataset"), ("task", "build_mae"), ("loop", "make_fabric")]
+    "owner, name",
+    [
+        ("mae_runners.__main__", "resolve"),
+        ("task", "build_dataset"),
+        ("task", "build_mae"),
+        ("loop", "make_fabric"),
+    ],
 )
 def test_a_signal_before_training_ends_the_run_at_once_with_nothing_to_save(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, number: int, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str,
+    name: str,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import mae_runners.__main__ as program
 
@@ -76,11 +92,15 @@ def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_t
         signalled(patch, preemption.Preemption, "agree")
         patch.setattr(preemption.Preemption, "begin", lambda self: setattr(self, "training", True))
         stopped(made)
-    assert "nothing was trained" in capsys.readouterr().err and not list((tmp_path / "job").rglob("*.pth"))
+    assert "nothing was trained" in capsys.readouterr().err and not list(
+        (tmp_path / "job").rglob("*.pth")
+    )
     with monkeypatch.context() as patch:
         signalled(patch, loop.Loop, "_step")
         stopped(made)
-    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00001.pth"]
+    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == [
+        "model_epoch_000_step_00001.pth"
+    ]
     with monkeypatch.context() as patch:  # resumed, and stopped again before it did anything
         signalled(patch, task.Task, "train_loader")
         signalled(patch, loop.Loop, "_epoch")
@@ -89,15 +109,28 @@ def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_t
     assert train(made) == 0 and sorted(curve(tmp_path / "job")) == [1, 2, 3]
 
 
-OPTIONS = {"train__num_epochs": 3, "train__ema_decay": 0.9, "train__early_stopping__patience": 2, "train__probe__interval": 1}
-WHERE = {"validation": (task.Task, "to_device", 5), "probe": (quality, "features", 3), "pictures": (quality, "picture", 2)}
+OPTIONS = {
+    "train__num_epochs": 3,
+    "train__ema_decay": 0.9,
+    "train__early_stopping__patience": 2,
+    "train__probe__interval": 1,
+}
+WHERE = {
+    "validation": (task.Task, "to_device", 5),
+    "probe": (quality, "features", 3),
+    "pictures": (quality, "picture", 2),
+}
 
 
 @pytest.mark.parametrize("where", WHERE)
 def test_a_signal_during_an_evaluation_is_noticed_after_a_batch_and_the_epoch_is_judged_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    changes = {**OPTIONS, "dataset__val_data_sources": str(data), "dataset__probe_train_data_sources": str(data)}
+    changes = {
+        **OPTIONS,
+        "dataset__val_data_sources": str(data),
+        "dataset__probe_train_data_sources": str(data),
+    }
     assert train(spec(data, tmp_path / "whole", **changes)) == 0
     made = spec(data, tmp_path / "job", **changes)
     owner, name, call = WHERE[where]
@@ -109,13 +142,22 @@ def test_a_signal_during_an_evaluation_is_noticed_after_a_batch_and_the_epoch_is
     assert train(made) == 0
     for series in ("train_loss_step", "train_loss", "val_loss", "knn_acc", "linear_acc", "lr"):
         assert curve(tmp_path / "whole", series) == curve(tmp_path / "job", series), series
-    assert read(tmp_path / "job", "train/result.json")["kpis"] == read(tmp_path / "whole", "train/result.json")["kpis"]
+    assert (
+        read(tmp_path / "job", "train/result.json")["kpis"]
+        == read(tmp_path / "whole", "train/result.json")["kpis"]
+    )
 
 
 def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = spec(data, tmp_path / "job", train__num_epochs=3, dataset__num_workers_per_gpu=1, dataset__batch_size=1)
+    made = spec(
+        data,
+        tmp_path / "job",
+        train__num_epochs=3,
+        dataset__num_workers_per_gpu=1,
+        dataset__batch_size=1,
+    )
     whole = loop.Loop._step
 
     def step(self: Any, *args: Any) -> None:
@@ -129,7 +171,9 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Loop, "_step", step)
         stopped(made)
-    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == ["model_epoch_000_step_00005.pth"]
+    assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == [
+        "model_epoch_000_step_00005.pth"
+    ]
 
 
 def test_an_error_ends_a_run_with_workers(data: Path, tmp_path: Path) -> None:
@@ -140,7 +184,12 @@ def test_an_error_ends_a_run_with_workers(data: Path, tmp_path: Path) -> None:
         "from mae_runners.__main__ import main\ncode = main(sys.argv[1:])\nkept = sys.exc_info()\nsys.exit(code)\n"
     )
     made = spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1, dataset__batch_size=1)
-    done = subprocess.run([sys.executable, "-c", code, *command(made)[3:]], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command(made)[3:]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1, done.stderr
     assert "no step" in read(tmp_path / "job", "error.json")["message"]
 
@@ -168,5 +217,7 @@ def test_the_launcher_of_several_ranks_passes_a_preemption_signal_on(tmp_path: P
         return False
 
     script = f"trap 'exit {PREEMPTED}' TERM; touch {ready}; while :; do sleep 0.05; done"
-    outcome = start_and_watch(["sh", "-c", script], 2, dict(os.environ), tick=tick, tick_seconds=0.05)
+    outcome = start_and_watch(
+        ["sh", "-c", script], 2, dict(os.environ), tick=tick, tick_seconds=0.05
+    )
     assert outcome.exit_code == PREEMPTED and outcome.stopped

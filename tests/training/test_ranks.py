@@ -10,9 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from mae_sdk.ranks import start_and_watch
+from mae_sdk.run.process_group import start_and_watch
 
-from tests.support.training import command, curve, digits_folder, read, spec, start, status_lines, train
+from tests.support.training import (
+    command,
+    curve,
+    digits_folder,
+    read,
+    spec,
+    start,
+    status_lines,
+    train,
+)
 
 QUICK = 20.0  # seconds, on a machine whose two cores other tests use too
 
@@ -30,10 +39,17 @@ def wait_for(process: subprocess.Popen[str], results: Path, seconds: float = 120
         time.sleep(0.01)
 
 
-LONG = {"train__num_epochs": 5000, "train__checkpoint_interval": 3000, "train__checkpoint_interval_unit": "step", "dataset__batch_size": 2}
+LONG = {
+    "train__num_epochs": 5000,
+    "train__checkpoint_interval": 3000,
+    "train__checkpoint_interval_unit": "step",
+    "dataset__batch_size": 2,
+}
 
 
-def test_a_signal_saves_and_exits_75_within_seconds_and_the_next_attempt_goes_on(data: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_exits_75_within_seconds_and_the_next_attempt_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
     made = spec(data, tmp_path / "job", **{**LONG, "train__checkpoint_interval": 3})
     process = start(made)
     try:
@@ -46,8 +62,13 @@ def test_a_signal_saves_and_exits_75_within_seconds_and_the_next_attempt_goes_on
     assert process.returncode == 75, output
     assert time.monotonic() - sent < QUICK
     assert "a checkpoint was written" in output
-    assert status_lines(tmp_path / "job")[-1]["status"] == "RUNNING", "preempted is neither success nor failure"
-    assert not (tmp_path / "job/error.json").exists() and not (tmp_path / "job/train/result.json").exists()
+    assert status_lines(tmp_path / "job")[-1]["status"] == "RUNNING", (
+        "preempted is neither success nor failure"
+    )
+    assert (
+        not (tmp_path / "job/error.json").exists()
+        and not (tmp_path / "job/train/result.json").exists()
+    )
     done = max(curve(tmp_path / "job"))
     assert train({**made, "train": {**made["train"], "num_epochs": done // 6 + 2}}) == 0
     steps = sorted(curve(tmp_path / "job"))
@@ -55,7 +76,9 @@ def test_a_signal_saves_and_exits_75_within_seconds_and_the_next_attempt_goes_on
 
 
 @pytest.mark.parametrize("whom", ["one rank", "the whole group"])
-def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(data: Path, tmp_path: Path, whom: str) -> None:
+def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(
+    data: Path, tmp_path: Path, whom: str
+) -> None:
     made = spec(data, tmp_path / "job", **LONG, train__num_gpus=2)
     pids: list[int] = []
     sent: list[float] = []
@@ -79,7 +102,15 @@ def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(data: Path, tmp
     )
     arguments = [sys.executable, "-c", program, *command(made)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    outcome = start_and_watch(arguments, 2, environment, tick=tick, tick_seconds=0.05, started=pids.append, log=tmp_path / "log.txt")
+    outcome = start_and_watch(
+        arguments,
+        2,
+        environment,
+        tick=tick,
+        tick_seconds=0.05,
+        started=pids.append,
+        log=tmp_path / "log.txt",
+    )
     assert outcome.exit_code == 75, (tmp_path / "log.txt").read_text()
     assert time.monotonic() - sent[0] < QUICK
     saved = [path.name for path in (tmp_path / "job/train").glob("model_epoch_*.pth")]
@@ -87,7 +118,9 @@ def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(data: Path, tmp
     assert not (tmp_path / "job/error.json").exists()
 
 
-def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(data: Path, tmp_path: Path) -> None:
+def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(
+    data: Path, tmp_path: Path
+) -> None:
     made = spec(data, tmp_path / "job", **LONG, train__num_gpus=2)
     program = (
         "import sys, time, pathlib\nfrom mae_runners.training import loop\nwhole = loop.Loop._step\n"
@@ -98,20 +131,31 @@ def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(da
         "loop.Loop._step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    outcome = start_and_watch([sys.executable, "-c", program, *command(made)[3:]], 2, environment, log=tmp_path / "log.txt")
+    outcome = start_and_watch(
+        [sys.executable, "-c", program, *command(made)[3:]],
+        2,
+        environment,
+        log=tmp_path / "log.txt",
+    )
     assert outcome.exit_code not in (0, 75)
     assert time.time() - float((tmp_path / "failed").read_text()) < QUICK
     error = read(tmp_path / "job", "error.json")
     assert error["rank"] == 1 and "rank one is out" in error["message"]
 
 
-def test_two_processes_started_by_the_command_give_the_numbers_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_started_by_the_command_give_the_numbers_of_one(
+    data: Path, tmp_path: Path
+) -> None:
     """At equal global batch: the masks follow the samples, the validation set of 13 does not divide by two and nothing is counted twice.
     More of this in test_sharing.py."""
     odd = digits_folder(tmp_path / "odd", per_class=5, start=4)
     next(odd.rglob("*.png")).unlink()
     next(odd.rglob("*.png")).unlink()
-    changes = {"train__clip_grad_norm": 1.0, "train__optim__lr": 1e-3, "dataset__val_data_sources": str(odd)}
+    changes = {
+        "train__clip_grad_norm": 1.0,
+        "train__optim__lr": 1e-3,
+        "dataset__val_data_sources": str(odd),
+    }
     one = spec(data, tmp_path / "one", dataset__batch_size=4, **changes)
     two = spec(data, tmp_path / "two", dataset__batch_size=2, train__num_gpus=2, **changes)
     assert train(one) == 0

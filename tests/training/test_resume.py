@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from mae_runners import checkpoint
+from mae_runners.models import checkpoint
 from mae_runners.training import loop
 
 from tests.support.training import curve, digits_folder, read, spec, start, train
@@ -60,9 +60,14 @@ def run_killed(made: dict[str, Any], step: int) -> None:
 
 
 def weights(results: Path) -> dict[str, torch.Tensor]:
-    newest = max((results / "train").glob("model_epoch_*.pth"), key=lambda path: (path.name[:15], "step" not in path.name, path.name))
+    newest = max(
+        (results / "train").glob("model_epoch_*.pth"),
+        key=lambda path: (path.name[:15], "step" not in path.name, path.name),
+    )
     data = checkpoint.read(newest)
-    return data["state_dict"] | {f"live.{name}": value for name, value in data.get("live_state_dict", {}).items()}
+    return data["state_dict"] | {
+        f"live.{name}": value for name, value in data.get("live_state_dict", {}).items()
+    }
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -75,7 +80,9 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 9])
-def test_a_run_killed_after_any_step_continues_bit_for_bit(data: Path, tmp_path: Path, stage: str, step: int) -> None:
+def test_a_run_killed_after_any_step_continues_bit_for_bit(
+    data: Path, tmp_path: Path, stage: str, step: int
+) -> None:
     """15 images, 8 micro-batches and 4 steps an epoch: the steps lie before the first checkpoint, inside epochs and at an epoch's end."""
     changes = {**EVERYTHING, "dataset__val_data_sources": str(data)}
     if stage == "finetune":
@@ -89,7 +96,11 @@ def test_a_run_killed_after_any_step_continues_bit_for_bit(data: Path, tmp_path:
 
 @pytest.mark.parametrize("arch", ["convnextv2_atto", "hiera_tiny_224"])
 def test_the_other_families_continue_bit_for_bit_too(data: Path, tmp_path: Path, arch: str) -> None:
-    changes = {"train__num_epochs": 1, "train__checkpoint_interval": 2, "train__checkpoint_interval_unit": "step"}
+    changes = {
+        "train__num_epochs": 1,
+        "train__checkpoint_interval": 2,
+        "train__checkpoint_interval_unit": "step",
+    }
     stage = "pretrain" if arch.startswith("conv") else "finetune"
     assert train(spec(data, tmp_path / "whole", stage, arch, **changes)) == 0
     made = spec(data, tmp_path / "parts", stage, arch, **changes)
@@ -109,12 +120,17 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     capsys.readouterr()
     assert train(made) == 0
     told = capsys.readouterr().err
-    assert re.search(r"warning: model_epoch_001_step_00006\.pth cannot be read .*taking the checkpoint before it", told)
+    assert re.search(
+        r"warning: model_epoch_001_step_00006\.pth cannot be read .*taking the checkpoint before it",
+        told,
+    )
     assert "resuming from model_epoch_000.pth" in told
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_when_no_checkpoint_can_be_read_the_run_fails_and_does_not_start_over(data: Path, tmp_path: Path) -> None:
+def test_when_no_checkpoint_can_be_read_the_run_fails_and_does_not_start_over(
+    data: Path, tmp_path: Path
+) -> None:
     made = spec(data, tmp_path / "job", **EVERYTHING)
     run_killed(made, 3)
     only = tmp_path / "job/train/model_epoch_000_step_00002.pth"
@@ -123,14 +139,24 @@ def test_when_no_checkpoint_can_be_read_the_run_fails_and_does_not_start_over(da
     assert read(tmp_path / "job", "error.json")["code"] == "checkpoint"
 
 
-def test_the_number_of_workers_does_not_change_the_curve_even_between_attempts(data: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_the_curve_even_between_attempts(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "none", train__num_epochs=2)) == 0
-    assert train(spec(data, tmp_path / "two", train__num_epochs=1, dataset__num_workers_per_gpu=2)) == 0
-    assert train(spec(data, tmp_path / "two", train__num_epochs=2, dataset__num_workers_per_gpu=1)) == 0
+    assert (
+        train(spec(data, tmp_path / "two", train__num_epochs=1, dataset__num_workers_per_gpu=2))
+        == 0
+    )
+    assert (
+        train(spec(data, tmp_path / "two", train__num_epochs=2, dataset__num_workers_per_gpu=1))
+        == 0
+    )
     assert curve(tmp_path / "none") == curve(tmp_path / "two")
 
 
-def test_a_finished_run_trained_again_does_nothing_and_a_longer_one_goes_on(data: Path, tmp_path: Path) -> None:
+def test_a_finished_run_trained_again_does_nothing_and_a_longer_one_goes_on(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "whole", train__num_epochs=3)) == 0
     made = spec(data, tmp_path / "job", train__num_epochs=2)
     assert train(made) == 0
@@ -144,16 +170,29 @@ def test_a_finished_run_trained_again_does_nothing_and_a_longer_one_goes_on(data
 def test_a_folder_with_another_run_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:
     assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "job/train").glob("*.pth")}
-    assert train(spec(data, tmp_path / "job", train__num_epochs=1, train__optim__weight_decay=0.2)) == 2
+    assert (
+        train(spec(data, tmp_path / "job", train__num_epochs=1, train__optim__weight_decay=0.2))
+        == 2
+    )
     error = read(tmp_path / "job", "error.json")
     assert error["field"] == "train.optim.weight_decay" and "0.05" in str(error["got"])
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "job/train").glob("*.pth")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "job/train").glob("*.pth")
+    } == before
 
 
-def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(data: Path, tmp_path: Path) -> None:
+def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
     named = str(tmp_path / "first/train/model_epoch_000.pth")
-    made = spec(data, tmp_path / "job", train__num_epochs=2, train__optim__lr=1e-3, train__resume_training_checkpoint_path=named)
+    made = spec(
+        data,
+        tmp_path / "job",
+        train__num_epochs=2,
+        train__optim__lr=1e-3,
+        train__resume_training_checkpoint_path=named,
+    )
     assert train(made) == 0
     assert min(curve(tmp_path / "job")) == 5
     assert {float(value) for value in curve(tmp_path / "job", "lr").values()} == {1e-3}
@@ -161,24 +200,44 @@ def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(dat
 
 @pytest.mark.parametrize(
     "changed",
-    [{"train__optim__weight_decay": 0.0}, {"train__optim__weight_decay": 0.3, "train__freeze": ["blocks.0"]}],
+    [
+        {"train__optim__weight_decay": 0.0},
+        {"train__optim__weight_decay": 0.3, "train__freeze": ["blocks.0"]},
+    ],
     ids=["fewer", "frozen"],
 )
-def test_a_named_checkpoint_goes_on_under_the_optimiser_of_the_new_spec(data: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_named_checkpoint_goes_on_under_the_optimiser_of_the_new_spec(
+    data: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
     assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
     named = tmp_path / "first/train/model_epoch_000.pth"
     changed = {**changed, "train__optim__momentum": 0.8, "train__optim__beta2": 0.9}
-    made = spec(data, tmp_path / "job", train__num_epochs=2, train__resume_training_checkpoint_path=str(named), **changed)
+    made = spec(
+        data,
+        tmp_path / "job",
+        train__num_epochs=2,
+        train__resume_training_checkpoint_path=str(named),
+        **changed,
+    )
     assert train(made) == 0
-    before, after = (checkpoint.read(path) for path in (named, tmp_path / "job/train/model_epoch_001.pth"))
-    moments = [dict(zip(data["optimizer_names"], range(10**6), strict=False)) for data in (before, after)]
+    before, after = (
+        checkpoint.read(path) for path in (named, tmp_path / "job/train/model_epoch_001.pth")
+    )
+    moments = [
+        dict(zip(data["optimizer_names"], range(10**6), strict=False)) for data in (before, after)
+    ]
     groups = after["optimizer_states"][0]["param_groups"]
     assert max(group["weight_decay"] for group in groups) == changed["train__optim__weight_decay"]
     assert {tuple(group["betas"]) for group in groups} == {(0.8, 0.9)}
     assert any(name.startswith("encoder.blocks.0.") for name in moments[0])
-    assert any(name.startswith("encoder.blocks.0.") for name in moments[1]) == ("train__freeze" not in changed)
+    assert any(name.startswith("encoder.blocks.0.") for name in moments[1]) == (
+        "train__freeze" not in changed
+    )
     steps = [
-        {name: float(data["optimizer_states"][0]["state"][number]["step"]) for name, number in table.items()}
+        {
+            name: float(data["optimizer_states"][0]["state"][number]["step"])
+            for name, number in table.items()
+        }
         for data, table in zip((before, after), moments, strict=True)
     ]
     assert {name: steps[0][name] for name in moments[1]} == dict.fromkeys(moments[1], 4.0)
@@ -188,17 +247,38 @@ def test_a_named_checkpoint_goes_on_under_the_optimiser_of_the_new_spec(data: Pa
 def test_a_named_checkpoint_of_another_shape_is_refused(data: Path, tmp_path: Path) -> None:
     assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0
     named = str(tmp_path / "first/train/model_epoch_000.pth")
-    assert train(spec(data, tmp_path / "job", train__num_epochs=2, model__depth=3, train__resume_training_checkpoint_path=named)) == 4
+    assert (
+        train(
+            spec(
+                data,
+                tmp_path / "job",
+                train__num_epochs=2,
+                model__depth=3,
+                train__resume_training_checkpoint_path=named,
+            )
+        )
+        == 4
+    )
     error = read(tmp_path / "job", "error.json")
-    assert error["field"] == "train.resume_training_checkpoint_path" and "pretrained_model_path" in error["hint"]
+    assert (
+        error["field"] == "train.resume_training_checkpoint_path"
+        and "pretrained_model_path" in error["hint"]
+    )
 
 
-def test_layer_wise_rates_survive_a_resume_that_no_longer_names_the_weights(data: Path, tmp_path: Path) -> None:
+def test_layer_wise_rates_survive_a_resume_that_no_longer_names_the_weights(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
     path = str(tmp_path / "pre/train/model_epoch_000.pth")
-    whole = spec(data, tmp_path / "whole", "finetune", train__pretrained_model_path=path, **EVERYTHING)
+    whole = spec(
+        data, tmp_path / "whole", "finetune", train__pretrained_model_path=path, **EVERYTHING
+    )
     assert train(whole) == 0
-    run_killed(spec(data, tmp_path / "parts", "finetune", train__pretrained_model_path=path, **EVERYTHING), 5)
+    run_killed(
+        spec(data, tmp_path / "parts", "finetune", train__pretrained_model_path=path, **EVERYTHING),
+        5,
+    )
     assert train(spec(data, tmp_path / "parts", "finetune", **EVERYTHING)) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -210,7 +290,10 @@ def test_a_killed_process_continues_bit_for_bit(data: Path, tmp_path: Path) -> N
     process = start(made)
     try:
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "parts/train").glob("model_epoch_*_step_*.pth")) and time.monotonic() < deadline:
+        while (
+            not list((tmp_path / "parts/train").glob("model_epoch_*_step_*.pth"))
+            and time.monotonic() < deadline
+        ):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
@@ -230,12 +313,16 @@ def test_a_killed_process_continues_bit_for_bit(data: Path, tmp_path: Path) -> N
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_other_training_images_in_the_same_folder_are_refused_wherever_they_lie(data: Path, tmp_path: Path) -> None:
+def test_other_training_images_in_the_same_folder_are_refused_wherever_they_lie(
+    data: Path, tmp_path: Path
+) -> None:
     made = spec(data, tmp_path / "job", train__num_epochs=1)
     assert train(made) == 0
     moved = tmp_path / "moved"
     shutil.copytree(data, moved)
-    assert train(spec(moved, tmp_path / "job", train__num_epochs=2)) == 0, "the same images in another place"
+    assert train(spec(moved, tmp_path / "job", train__num_epochs=2)) == 0, (
+        "the same images in another place"
+    )
     saved = {path.name for path in (tmp_path / "job/train").glob("*.pth")}
     victim = next(moved.rglob("*.png"))
     victim.rename(victim.with_name("another.png"))
@@ -256,19 +343,44 @@ def test_a_named_checkpoint_goes_on_with_other_images_and_its_epoch_starts_over(
     assert train(spec(data, tmp_path / "first", train__num_epochs=1, **steps)) == 0
     named = str(tmp_path / "first/train/model_epoch_000_step_00002.pth")
     capsys.readouterr()
-    assert train(spec(other, tmp_path / "job", train__num_epochs=1, train__resume_training_checkpoint_path=named)) == 0
-    assert re.search("warning: the training images are not those of the checkpoint .15 images → 18", capsys.readouterr().err)
-    assert sorted(curve(tmp_path / "job")) == [3, 4, 5, 6, 7], "all 18 images after the two steps before"
+    assert (
+        train(
+            spec(
+                other,
+                tmp_path / "job",
+                train__num_epochs=1,
+                train__resume_training_checkpoint_path=named,
+            )
+        )
+        == 0
+    )
+    assert re.search(
+        "warning: the training images are not those of the checkpoint .15 images → 18",
+        capsys.readouterr().err,
+    )
+    assert sorted(curve(tmp_path / "job")) == [3, 4, 5, 6, 7], (
+        "all 18 images after the two steps before"
+    )
 
 
-def test_pretrained_weights_that_are_gone_do_not_matter_once_there_is_a_checkpoint(data: Path, tmp_path: Path) -> None:
+def test_pretrained_weights_that_are_gone_do_not_matter_once_there_is_a_checkpoint(
+    data: Path, tmp_path: Path
+) -> None:
     assert train(spec(data, tmp_path / "pre", train__num_epochs=1)) == 0
     path = tmp_path / "pre/train/model_epoch_000.pth"
-    made = spec(data, tmp_path / "job", "finetune", train__pretrained_model_path=str(path), train__num_epochs=1)
+    made = spec(
+        data,
+        tmp_path / "job",
+        "finetune",
+        train__pretrained_model_path=str(path),
+        train__num_epochs=1,
+    )
     assert train(made) == 0
     told = read(tmp_path / "job", "train/derived.json")["pretrained"]
     assert told["share"] > 0.9
     path.unlink()
     assert train(made, "train.num_epochs=2") == 0
     assert read(tmp_path / "job", "train/derived.json")["pretrained"] == told
-    assert train(spec(data, tmp_path / "new", "finetune", train__pretrained_model_path=str(path))) == 4
+    assert (
+        train(spec(data, tmp_path / "new", "finetune", train__pretrained_model_path=str(path))) == 4
+    )

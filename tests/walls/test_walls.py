@@ -11,12 +11,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = {"skill": ROOT / "skill/mae_skill", "sdk": ROOT / "sdk/mae_sdk", "runners": ROOT / "runners/mae_runners"}
+ROOMS = {
+    "skill": ROOT / "skill/mae_skill",
+    "sdk": ROOT / "sdk/mae_sdk",
+    "runners": ROOT / "runners/mae_runners",
+}
 TORCH = {"torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics"}
 FORBIDDEN = {"skill": {"mae_sdk", "mae_runners", *TORCH}, "sdk": {"mae_runners", *TORCH}}
 
 # What one line `import mae_sdk` must not cost: each of these loads inside the functions that need it.
-LATE = ["jsonschema", "fsspec", "yaml", "rich", "pydantic", "numpy", "click", "optuna", "PIL", "s3fs", "torch", "asyncio", "mae_sdk.cli"]
+LATE = [
+    "jsonschema",
+    "fsspec",
+    "yaml",
+    "rich",
+    "pydantic",
+    "numpy",
+    "click",
+    "optuna",
+    "PIL",
+    "s3fs",
+    "torch",
+    "asyncio",
+    "mae_sdk.cli",
+]
 
 
 def imports(path: Path) -> set[str]:
@@ -34,7 +52,11 @@ def imports(path: Path) -> set[str]:
 def test_imports_run_one_way_and_torch_stays_in_the_runners(room: str) -> None:
     files = sorted(ROOMS[room].rglob("*.py"))
     assert files
-    broken = {str(path.relative_to(ROOT)): sorted(imports(path) & FORBIDDEN[room]) for path in files if imports(path) & FORBIDDEN[room]}
+    broken = {
+        str(path.relative_to(ROOT)): sorted(imports(path) & FORBIDDEN[room])
+        for path in files
+        if imports(path) & FORBIDDEN[room]
+    }
     assert broken == {}
 
 
@@ -55,19 +77,27 @@ def test_the_sdk_names_no_architecture() -> None:
 
 def test_importing_the_sdk_loads_the_standard_library_only() -> None:
     program = f"import sys, mae_sdk; print([name for name in {LATE!r} if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert shown.strip() == "[]"
 
 
 def test_help_loads_no_command_and_nothing_heavy() -> None:
-    late = [*(name for name in LATE if name not in ("click", "mae_sdk.cli")), "mae_sdk.cli.run", "mae_sdk.cli.jobs"]
+    late = [
+        *(name for name in LATE if name not in ("click", "mae_sdk.cli")),
+        "mae_sdk.cli.run",
+        "mae_sdk.cli.jobs",
+    ]
     program = (
         "import sys\nfrom mae_sdk.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         f"print('loaded', [name for name in {late!r} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "loaded []" in done.stderr
     assert "inspect" in done.stdout
 

@@ -15,12 +15,14 @@ import torch
 from mae_skill.errors import SpecError
 from torch import Tensor
 
-from mae_runners.deploy import artefact, metrics, ranks
-from mae_runners.deploy.images import Images
-from mae_runners.deploy.onnx_export import example_input
-from mae_runners.deploy.probe import probe
+from mae_runners import distributed as ranks
+from mae_runners.actions.evaluate_segmenter import segment
+from mae_runners.deploy import artefact
+from mae_runners.deploy.eval_images import Images
+from mae_runners.deploy.onnx import example_input
 from mae_runners.deploy.runtimes import measure, run_batch
-from mae_runners.segmentation.evaluation import segment
+from mae_runners.metrics import classification as metrics
+from mae_runners.metrics.probe_folds import probe
 
 
 def run(spec: Any, context: Any) -> dict[str, Any]:
@@ -32,10 +34,17 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
             if context.is_main:
                 figures["speed"] = speed(runtime, example_input(runtime.meta, 1))
         else:
-            figures, files = (classify if runtime.meta.output == "logits" else judge_features)(spec, context, runtime)
+            figures, files = (classify if runtime.meta.output == "logits" else judge_features)(
+                spec, context, runtime
+            )
     if not context.is_main:
         return {}
-    figures["model"] = {"kind": runtime.kind, "arch": runtime.meta.arch, "stage": runtime.meta.stage, "precision": runtime.meta.precision}
+    figures["model"] = {
+        "kind": runtime.kind,
+        "arch": runtime.meta.arch,
+        "stage": runtime.meta.stage,
+        "precision": runtime.meta.precision,
+    }
     path = context.action_dir / "metrics.json"
     temporary = path.with_name(".metrics.json.partial")
     temporary.write_text(json.dumps(figures, indent=2, allow_nan=False))
@@ -53,15 +62,30 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
         "reconstruction_loss",
     )
     kpis = {name: figures[name] for name in names if figures.get(name) is not None}
-    kpis |= {f"latency_{name}": value for name, value in figures["speed"].get("batch_1", {}).items() if name != "repetitions"}
+    kpis |= {
+        f"latency_{name}": value
+        for name, value in figures["speed"].get("batch_1", {}).items()
+        if name != "repetitions"
+    }
     kpis["best_images_per_s"] = figures["speed"]["best"]["images_per_s"]
-    return {"kpis": kpis, "artefacts": [str(file) for file in [path, *files]], "device": str(runtime.device), "model": figures["model"]}
+    return {
+        "kpis": kpis,
+        "artefacts": [str(file) for file in [path, *files]],
+        "device": str(runtime.device),
+        "model": figures["model"],
+    }
 
 
 def classify(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list[Path]]:
     """Classification figures of a fine-tuned artefact, summed over ranks without counting an image twice."""
     meta = runtime.meta
-    images = Images(spec, artefact.need_source(spec, "val_data_sources", "evaluate"), meta, labelled=True, classes=meta.classes)
+    images = Images(
+        spec,
+        artefact.need_source(spec, "val_data_sources", "evaluate"),
+        meta,
+        labelled=True,
+        classes=meta.classes,
+    )
     classes = artefact.class_names(meta, images.dataset.classes)
     count = len(classes)
     sums = torch.zeros(count * count + 2, dtype=torch.float64)  # confusion matrix, top-k hits, loss
@@ -72,7 +96,9 @@ def classify(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], lis
         for batch in images.batches(size, rank=context.rank, world=context.world_size):
             first = batch["input"][:1] if first is None else first
             logits, labels = run_batch(runtime, batch["input"]), batch["label"]
-            sums[: count * count] += torch.bincount(labels * count + logits.argmax(dim=1), minlength=count * count)
+            sums[: count * count] += torch.bincount(
+                labels * count + logits.argmax(dim=1), minlength=count * count
+            )
             sums[-2] += (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).sum()
             sums[-1] += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             progress.advance()
@@ -96,19 +122,31 @@ def judge_features(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any
     decoder = getattr(runtime, "model", None)
     units = int(decoder.num_units) if decoder is not None else None
     features, labels, classes, loss, first = embed(spec, context, runtime, source, units, None)
-    figures: dict[str, Any] = {"images": len(features), "notes": [], "features": runtime.meta.output}
+    figures: dict[str, Any] = {
+        "images": len(features),
+        "notes": [],
+        "features": runtime.meta.output,
+    }
     if loss is not None:
         figures["reconstruction_loss"] = loss
     else:
-        figures["notes"].append("no reconstruction loss: an exported artefact has no decoder; evaluate the checkpoint for it")
+        figures["notes"].append(
+            "no reconstruction loss: an exported artefact has no decoder; evaluate the checkpoint for it"
+        )
     if labels is None:
         figures["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
         bank = None
         if spec.dataset.probe_train_data_sources:
-            known, targets, _, _, _ = embed(spec, context, runtime, spec.dataset.probe_train_data_sources, None, classes)
+            known, targets, _, _, _ = embed(
+                spec, context, runtime, spec.dataset.probe_train_data_sources, None, classes
+            )
             if targets is None:
-                raise SpecError("the probe's bank has no labels", field="dataset.probe_train_data_sources", expected="one folder per class")
+                raise SpecError(
+                    "the probe's bank has no labels",
+                    field="dataset.probe_train_data_sources",
+                    expected="one folder per class",
+                )
             bank = (known, targets)
         elif int(torch.bincount(labels)[labels.unique()].min()) < 2:
             raise SpecError(
@@ -127,7 +165,9 @@ def embed(
     spec: Any, context: Any, runtime: Any, source: Any, units: int | None, classes: list[str] | None
 ) -> tuple[Tensor, Tensor | None, list[str], float | None, Tensor | None]:
     """Features [N, D], labels [N] (None when there are none), class names, mean reconstruction loss (with `units`), one input image."""
-    images = Images(spec, source, runtime.meta, labelled=classes is not None, classes=classes, num_units=units)
+    images = Images(
+        spec, source, runtime.meta, labelled=classes is not None, classes=classes, num_units=units
+    )
     size = artefact.batch_size(spec.evaluate, spec)
     parts, labels, loss, first = [], [], 0.0, None
     with context.progress(-(-len(images) // size), "features") as progress:
@@ -138,15 +178,27 @@ def embed(
             labels.append(batch["label"])
             if units is not None:
                 with torch.inference_mode():
-                    result = runtime.model(batch["input"].to(runtime.device), batch["noise"].to(runtime.device))
+                    result = runtime.model(
+                        batch["input"].to(runtime.device), batch["noise"].to(runtime.device)
+                    )
                 loss += float(result.loss) * len(batch["input"])
             progress.advance()
     features, known = torch.cat(parts), torch.cat(labels)
     labelled = known if (known >= 0).all() else None
-    return features, labelled, images.dataset.classes, None if units is None else loss / len(features), first
+    return (
+        features,
+        labelled,
+        images.dataset.classes,
+        None if units is None else loss / len(features),
+        first,
+    )
 
 
 def speed(runtime: Any, first: Tensor | None) -> dict[str, Any]:
     """Latency and throughput of the artefact on this machine."""
     assert first is not None, "an empty source is refused before"
-    return {**measure(runtime, first, seconds=0.5), "device": str(runtime.device), "threads": torch.get_num_threads()}
+    return {
+        **measure(runtime, first, seconds=0.5),
+        "device": str(runtime.device),
+        "threads": torch.get_num_threads(),
+    }

@@ -16,12 +16,13 @@ import torch
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from torch import Tensor, nn
 
-from mae_runners.deploy import artefact, gate, onnx_export, triton
-from mae_runners.deploy.images import calibration_batches, gate_images
+from mae_runners.deploy import artefact, gate, triton
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy.eval_images import calibration_batches, gate_images
+from mae_runners.deploy.int8 import calibrate, quantizable, quantize
 from mae_runners.deploy.meta import ArtefactMeta, file_digest
 from mae_runners.deploy.parity import thresholds_for
 from mae_runners.deploy.precision import convert
-from mae_runners.deploy.quantize import calibrate, quantizable, quantize
 from mae_runners.deploy.runtimes import require_onnx
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
 
@@ -70,8 +71,12 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
         files = settle(draft, path, target, section, meta, list(reference.shape[1:]))
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    agreement = "" if report.top1_agreement is None else f", top-1 agreement {report.top1_agreement:.3f}"
-    context.log(f"{target}: cosine {report.cosine_min:.7f}, largest difference {report.max_abs:.2e}{agreement}")
+    agreement = (
+        "" if report.top1_agreement is None else f", top-1 agreement {report.top1_agreement:.3f}"
+    )
+    context.log(
+        f"{target}: cosine {report.cosine_min:.7f}, largest difference {report.max_abs:.2e}{agreement}"
+    )
     kpis = {
         "parity_cosine": report.cosine_min,
         "parity_max_abs": report.max_abs,
@@ -82,7 +87,12 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     return {
         "kpis": kpis,
         "artefacts": [str(file) for file in files],
-        "parity": {**report.to_dict(), "images_from": origin, "calibration": calibration, "thresholds": vars(thresholds)},
+        "parity": {
+            **report.to_dict(),
+            "images_from": origin,
+            "calibration": calibration,
+            "thresholds": vars(thresholds),
+        },
         "meta": vars(meta),
     }
 
@@ -97,13 +107,16 @@ def target_path(section: Any, context: Any) -> Path:
 
 def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
     """The model of `export.checkpoint` at the size the spec asks for, and the description its artefact will carry."""
-    from mae_runners.checkpoint import load_model
     from mae_runners.models import build_from_config, load_pretrained
+    from mae_runners.models.checkpoint import load_model
 
     section = spec.export
     if not section.checkpoint:
         raise SpecError(
-            "there is no checkpoint to export", field="export.checkpoint", expected="a .pth file", hint="or give the job a parent"
+            "there is no checkpoint to export",
+            field="export.checkpoint",
+            expected="a .pth file",
+            hint="or give the job a parent",
         )
     path = Path(section.checkpoint)
     model, saved = load_model(path, context.encryption_key)
@@ -112,7 +125,10 @@ def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
     meta = ArtefactMeta(
         arch=saved.arch,
         stage=saved.stage,
-        input_size=[int(section.input_height or trained[0]), int(section.input_width or trained[1])],
+        input_size=[
+            int(section.input_height or trained[0]),
+            int(section.input_width or trained[1]),
+        ],
         mean=[float(value) for value in saved.mean],
         std=[float(value) for value in saved.std],
         output=section.features if pretrain else "logits",
@@ -132,7 +148,13 @@ def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
             resized = build_from_config({**saved.model, "input_size": meta.input_size})
         except SpecError as error:
             field = "export.input_width" if section.input_width else "export.input_height"
-            raise SpecError(error.message, field=field, got=meta.input_size, expected=error.expected, hint=error.hint) from error
+            raise SpecError(
+                error.message,
+                field=field,
+                got=meta.input_size,
+                expected=error.expected,
+                hint=error.hint,
+            ) from error
         report = load_pretrained(resized, path, context.encryption_key)
         context.log(f"input size {trained} → {meta.input_size}: {report.summary()}")
         left = [name for name in report.missing if name.startswith("encoder.")]
@@ -150,7 +172,12 @@ def trace_device(section: Any) -> torch.device:
     if section.on_cpu:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise DependencyError("there is no GPU to trace on", field="export.on_cpu", got=False, hint="set export.on_cpu=true")
+        raise DependencyError(
+            "there is no GPU to trace on",
+            field="export.on_cpu",
+            got=False,
+            hint="set export.on_cpu=true",
+        )
     return torch.device("cuda", int(section.gpu_id))
 
 
@@ -183,10 +210,15 @@ def sized(batches: list[Any], meta: ArtefactMeta) -> list[Any]:
             got=len(images),
             expected=f"at least {meta.batch} images",
         )
-    return [images[start : start + meta.batch] for start in range(0, len(images) - meta.batch + 1, meta.batch)]
+    return [
+        images[start : start + meta.batch]
+        for start in range(0, len(images) - meta.batch + 1, meta.batch)
+    ]
 
 
-def departure(report: Any, module: nn.Module, path: Path, meta: ArtefactMeta, images: Tensor, thresholds: Any) -> JobFailedError:
+def departure(
+    report: Any, module: nn.Module, path: Path, meta: ArtefactMeta, images: Tensor, thresholds: Any
+) -> JobFailedError:
     """The gate's error, with the first layer that departs where the graph can tell."""
     where = None
     if path.suffix == ".onnx":
@@ -196,11 +228,15 @@ def departure(report: Any, module: nn.Module, path: Path, meta: ArtefactMeta, im
     return gate.refuse(report, meta, where)
 
 
-def settle(draft: Path, path: Path, target: Path, section: Any, meta: ArtefactMeta, output_dims: list[int]) -> list[Path]:
+def settle(
+    draft: Path, path: Path, target: Path, section: Any, meta: ArtefactMeta, output_dims: list[int]
+) -> list[Path]:
     """Moves what passed to its name: the data file before the file that refers to it."""
     files = sorted(draft.iterdir(), key=lambda file: file.name)
     if section.format == "triton":
-        return triton.write_repository(target, meta, files, output_dims, overwrite=section.overwrite)
+        return triton.write_repository(
+            target, meta, files, output_dims, overwrite=section.overwrite
+        )
     for file in sorted(files, key=lambda file: file == path):
         file.replace(target.parent / file.name)
     stale = target.with_name(target.name + ".data")

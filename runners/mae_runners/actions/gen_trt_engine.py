@@ -14,12 +14,19 @@ import numpy as np
 from mae_skill.errors import CheckpointError, NotFoundError, SpecError
 
 from mae_runners.actions.export import sized
-from mae_runners.deploy import gate, onnx_export, tensorrt_build
-from mae_runners.deploy.images import calibration_batches, gate_count, gate_images
+from mae_runners.deploy import gate
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy import tensorrt as tensorrt_build
+from mae_runners.deploy.eval_images import calibration_batches, gate_count, gate_images
+from mae_runners.deploy.int8 import calibrate, quantizable, quantize, read_cache, write_cache
 from mae_runners.deploy.meta import ArtefactMeta, file_digest, sidecar
 from mae_runners.deploy.parity import thresholds_for
-from mae_runners.deploy.precision import convert, emulate_low_precision, match_rules, parse_layers_precision
-from mae_runners.deploy.quantize import calibrate, quantizable, quantize, read_cache, write_cache
+from mae_runners.deploy.precision import (
+    convert,
+    emulate_low_precision,
+    match_rules,
+    parse_layers_precision,
+)
 from mae_runners.deploy.runtimes import require_onnx
 
 
@@ -67,7 +74,9 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     onnx_export.describe(model, meta)
     timing_cache = Path(section.timing_cache) if section.timing_cache else None
     if timing_cache and section.backend == "tensorrt_rtx":
-        context.warn("gen_trt_engine.timing_cache does nothing with tensorrt_rtx, which times no kernels when it builds")
+        context.warn(
+            "gen_trt_engine.timing_cache does nothing with tensorrt_rtx, which times no kernels when it builds"
+        )
     description = tensorrt_build.build_engine(
         model,
         target,
@@ -79,13 +88,24 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
         timing_cache=timing_cache,
         verbose=bool(section.verbose),
         overwrite=bool(section.overwrite),
-        extra={"onnx_sha256": digest, "calibration": calibration, "layers_precision": [f"{pattern}:{kind}" for pattern, kind in rules]},
+        extra={
+            "onnx_sha256": digest,
+            "calibration": calibration,
+            "layers_precision": [f"{pattern}:{kind}" for pattern, kind in rules],
+        },
     )
-    context.log(f"{target}: {description['engine_bytes'] / 1e6:.1f} MB for {', '.join(description['targets'])}")
+    context.log(
+        f"{target}: {description['engine_bytes'] / 1e6:.1f} MB for {', '.join(description['targets'])}"
+    )
     kpis = {"engine_mb": description["engine_bytes"] / 1e6, "layers": description["layers"]}
     if parity:
         kpis["parity_cosine"] = parity["cosine_min"]
-    return {"kpis": kpis, "artefacts": [str(target), str(sidecar(target))], "parity": parity, "engine": description}
+    return {
+        "kpis": kpis,
+        "artefacts": [str(target), str(sidecar(target))],
+        "parity": parity,
+        "engine": description,
+    }
 
 
 def read_graph(section: Any) -> tuple[Any, ArtefactMeta, str]:
@@ -105,11 +125,17 @@ def read_graph(section: Any) -> tuple[Any, ArtefactMeta, str]:
         )
     path = Path(section.onnx_file)
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", field="gen_trt_engine.onnx_file", got=str(path))
+        raise NotFoundError(
+            f"there is no file {path}", field="gen_trt_engine.onnx_file", got=str(path)
+        )
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf and onnx raise unrelated classes for a damaged file
-        raise CheckpointError(f"{path.name} cannot be read as ONNX", field="gen_trt_engine.onnx_file", got=str(error)[:200]) from error
+        raise CheckpointError(
+            f"{path.name} cannot be read as ONNX",
+            field="gen_trt_engine.onnx_file",
+            got=str(error)[:200],
+        ) from error
     return model, onnx_export.read_meta(model, path), file_digest(path)
 
 
@@ -132,10 +158,19 @@ def batch_profile(section: Any, meta: ArtefactMeta) -> tensorrt_build.Profile:
         return tensorrt_build.Profile(meta.batch, meta.batch, meta.batch)
     if wanted > 0:
         return tensorrt_build.Profile(wanted, wanted, wanted)
-    return tensorrt_build.Profile(int(settings.min_batch_size), int(settings.opt_batch_size), int(settings.max_batch_size))
+    return tensorrt_build.Profile(
+        int(settings.min_batch_size), int(settings.opt_batch_size), int(settings.max_batch_size)
+    )
 
 
-def reduce(model: Any, meta: ArtefactMeta, rules: list[tuple[str, str]], spec: Any, digest: str, context: Any) -> str | None:
+def reduce(
+    model: Any,
+    meta: ArtefactMeta,
+    rules: list[tuple[str, str]],
+    spec: Any,
+    digest: str,
+    context: Any,
+) -> str | None:
     """Writes the precision into the graph; for int8 calibrates, or takes the cache. Returns where the scales came from."""
     if meta.precision != "int8":
         convert(model, meta.precision, rules)
@@ -154,7 +189,9 @@ def reduce(model: Any, meta: ArtefactMeta, rules: list[tuple[str, str]], spec: A
         scales, origin = read_cache(path, digest), f"the cache {path.name}"
     else:
         batches, origin = calibration_batches(spec, meta)
-        scales = calibrate(model, sized(batches, meta), sorted({node.input[0] for node in quantizable(model)}))
+        scales = calibrate(
+            model, sized(batches, meta), sorted({node.input[0] for node in quantizable(model)})
+        )
         if path:
             write_cache(path, scales, digest, sum(map(len, batches)))
     context.log(f"int8 scales from {origin}")
@@ -162,7 +199,9 @@ def reduce(model: Any, meta: ArtefactMeta, rules: list[tuple[str, str]], spec: A
     return origin
 
 
-def check(model: Any, meta: ArtefactMeta, images: Any, reference: np.ndarray, spec: Any) -> dict[str, Any]:
+def check(
+    model: Any, meta: ArtefactMeta, images: Any, reference: np.ndarray, spec: Any
+) -> dict[str, Any]:
     """The parity figures of the reduced graph in ONNX Runtime.
 
     Raises:

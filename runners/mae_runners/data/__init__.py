@@ -4,7 +4,7 @@ from mae_runners.data.dataset import ImageDataset, build_dataset, collate
 from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
 from mae_runners.data.sampler import FunctionalSampler
-from mae_runners.data.segmentation import SegmentationDataset, build_segmentation_dataset
+from mae_runners.data.segmentation_dataset import SegmentationDataset, build_segmentation_dataset
 from mae_runners.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [

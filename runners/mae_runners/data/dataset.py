@@ -81,16 +81,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     break
                 except DataError as error:
                     self._bad[chosen] = 1
-                    log.warning("skipped an unreadable image: %s: %s", self.source.path(chosen), error.message)
+                    log.warning(
+                        "skipped an unreadable image: %s: %s",
+                        self.source.path(chosen),
+                        error.message,
+                    )
             valid = False
             chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
         else:
             raise self._too_many()
         item |= {"index": index, "valid": bool(valid)}
         if self.num_units is not None:
-            noise = np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, index, "mask"))).random(
-                self.num_units, dtype=np.float32
-            )
+            noise = np.random.Generator(
+                np.random.Philox(key=sample_key(self.seed, epoch, index, "mask"))
+            ).random(self.num_units, dtype=np.float32)
             item["noise"] = torch.from_numpy(noise)
         return item
 
@@ -194,7 +198,17 @@ def build_dataset(
             expected="one folder per class: <source>/<class>/<image>",
             hint="images without labels serve pretraining (train.stage=pretrain) and the inference action",
         )
-    transform = TrainTransform(augmentation, finetune=stage == "finetune") if train else EvalTransform(augmentation)
+    transform = (
+        TrainTransform(augmentation, finetune=stage == "finetune")
+        if train
+        else EvalTransform(augmentation)
+    )
     return ImageDataset(
-        source, transform, seed=seed, classes=names, labels=labels, num_units=num_units, max_corrupt_fraction=max_corrupt_fraction
+        source,
+        transform,
+        seed=seed,
+        classes=names,
+        labels=labels,
+        num_units=num_units,
+        max_corrupt_fraction=max_corrupt_fraction,
     )

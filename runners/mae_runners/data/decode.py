@@ -21,7 +21,11 @@ Pixels = npt.NDArray[np.uint8]
 # Pillow's own bound, judged per call on the header, before any pixel is decoded.
 MAX_PIXELS = 178_956_970
 _SOF = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what libjpeg-turbo reads
-_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
 
 
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
@@ -37,7 +41,11 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in _SOF:
-            return (data[at + 7] << 8) | data[at + 8], (data[at + 5] << 8) | data[at + 6], data[at + 9]
+            return (
+                (data[at + 7] << 8) | data[at + 8],
+                (data[at + 5] << 8) | data[at + 6],
+                data[at + 9],
+            )
         if marker in (0xD9, 0xDA) or (0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             return None
         at += 2 + ((data[at + 2] << 8) | data[at + 3])
@@ -63,7 +71,9 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, reduce: int = 1
         if shape[2] in (1, 3) and data.endswith(b"\xff\xd9"):
             flag = _REDUCED.get(reduce)
             # BGR order is asked for on purpose in reduced mode: OpenCV has no reduced RGB flag, and the swap is a view there.
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB if flag is None else flag)
+            pixels = cv2.imdecode(
+                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB if flag is None else flag
+            )
             if pixels is not None:
                 return pixels if flag is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
     return _pillow(data, name, max_pixels)
@@ -84,7 +94,11 @@ def _pillow(data: bytes, name: str, max_pixels: int) -> Pixels:
         raise
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError … for damaged files.
-        detail = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)[:120] or type(error).__name__
+        detail = (
+            "unknown format"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error)[:120] or type(error).__name__
+        )
         raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
 
 
@@ -97,11 +111,15 @@ def to_rgb(picture: Image.Image) -> Pixels:
     if picture.mode.startswith("I"):
         values = np.asarray(picture)
         if values.size and (values.min() < 0 or values.max() > 65535):
-            raise DataError("pixels of 32 bits: convert them to 8 or 16 bits first", got=picture.mode)
+            raise DataError(
+                "pixels of 32 bits: convert them to 8 or 16 bits first", got=picture.mode
+            )
         grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if picture.mode == "F":
-        raise DataError("floating-point pixels: convert them to 8 or 16 bits first", got=picture.mode)
+        raise DataError(
+            "floating-point pixels: convert them to 8 or 16 bits first", got=picture.mode
+        )
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return np.array(picture.convert("RGB"))
@@ -109,6 +127,8 @@ def to_rgb(picture: Image.Image) -> Pixels:
 
 def _judge(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise DataError(f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed", got=name)
+        raise DataError(
+            f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed", got=name
+        )
     if not width or not height:
         raise DataError(f"{name} has no pixels", got=name)

@@ -21,14 +21,20 @@ PREFETCH_SHARE = 0.1
 MAX_PREFETCH = 8
 
 
-def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+def to_input(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> Tensor:
     """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32, one multiply and one add."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
+    shift = torch.tensor(
+        [-m / s for m, s in zip(mean, std, strict=True)], device=images.device
+    ).view(1, 3, 1, 1)
     if images.device.type != "cpu":
         return torch.addcmul(shift, images.float(), scale).to(dtype)
     out = torch.empty(images.shape, dtype=torch.float32)
-    for picture, place in zip(images, out, strict=True):  # one at a time its float copy stays in the processor's cache: half the time
+    for picture, place in zip(
+        images, out, strict=True
+    ):  # one at a time its float copy stays in the processor's cache: half the time
         torch.addcmul(shift[0], picture.float(), scale[0], out=place)
     return out.to(dtype)
 
@@ -112,7 +118,9 @@ def _heed_parent_only() -> None:
 
 def plan_workers(workers: int, batch_bytes: int) -> tuple[int, int]:
     """How many workers, and how many batches each prepares ahead: within a tenth of the free memory and half of the shared memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if workers > cores:
         log.warning("%d data workers asked for, %d cores there: using %d", workers, cores, cores)
         workers = cores
@@ -121,7 +129,9 @@ def plan_workers(workers: int, batch_bytes: int) -> tuple[int, int]:
     shared = shutil.disk_usage("/dev/shm").free // 2 if Path("/dev/shm").is_dir() else free_memory()
     room = min(int(free_memory() * PREFETCH_SHARE), shared)
     if room < 2 * batch_bytes:
-        log.warning("too little (shared) memory for data workers: loading in the main process; docker run --shm-size mends it")
+        log.warning(
+            "too little (shared) memory for data workers: loading in the main process; docker run --shm-size mends it"
+        )
         return 0, 0
     workers = max(1, min(workers, room // (2 * batch_bytes)))
     return workers, max(2, min(MAX_PREFETCH, room // (workers * batch_bytes)))
@@ -132,13 +142,17 @@ def free_memory() -> int:
     free = 4 << 30
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration, ValueError):
         pass
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
-            free = min(free, max(0, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())))
+            free = min(
+                free, max(0, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+            )
     except (OSError, ValueError):
         pass
     return free

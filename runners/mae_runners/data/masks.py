@@ -50,7 +50,9 @@ class MaskReader:
         """File value → class number, `_OUTSIDE` for values that are neither a class nor ignored."""
         table = np.full(1 << 16, _OUTSIDE, dtype=np.int32)
         first = int(self.reduce_zero_label)
-        table[first : first + self.num_classes] = np.arange(min(self.num_classes, len(table) - first))
+        table[first : first + self.num_classes] = np.arange(
+            min(self.num_classes, len(table) - first)
+        )
         table[self.ignore_index] = self.ignore_index
         if self.reduce_zero_label:
             table[0] = self.ignore_index

@@ -33,13 +33,19 @@ class Mixup:
 
     def __init__(self, augmentation: Any, num_classes: int, smoothing: float | None = None) -> None:
         self.mixup, self.cutmix = augmentation.mixup, augmentation.cutmix
-        self.prob, self.switch, self.mode = augmentation.mixup_prob, augmentation.mixup_switch_prob, augmentation.mixup_mode
+        self.prob, self.switch, self.mode = (
+            augmentation.mixup_prob,
+            augmentation.mixup_switch_prob,
+            augmentation.mixup_mode,
+        )
         self.num_classes = num_classes
         self.smoothing = augmentation.smoothing if smoothing is None else smoothing
         if self.mode not in ("batch", "pair", "elem"):
             raise ValueError(f"mixup_mode {self.mode!r}")
 
-    def __call__(self, images: Tensor, labels: Tensor, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, key: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Mix one batch; the arguments stay as they are.
 
         Args:
@@ -65,16 +71,23 @@ class Mixup:
             cut[i] = self.cutmix > 0 and (self.mixup <= 0 or rng.random() < self.switch)
             alpha = self.cutmix if cut[i] else self.mixup
             lam[i] = rng.beta(alpha, alpha)
-        boxes = [_box(rng, images.shape[-2], images.shape[-1], value) if c else None for value, c in zip(lam, cut, strict=True)]
+        boxes = [
+            _box(rng, images.shape[-2], images.shape[-1], value) if c else None
+            for value, c in zip(lam, cut, strict=True)
+        ]
         for i, box in enumerate(boxes):
-            if box is not None:  # the border may have cut the box: λ follows the area that was really pasted
+            if (
+                box is not None
+            ):  # the border may have cut the box: λ follows the area that was really pasted
                 y0, y1, x0, x1 = box
                 lam[i] = 1 - (y1 - y0) * (x1 - x0) / (images.shape[-2] * images.shape[-1])
         place = np.zeros(size, dtype=int) if self.mode == "batch" else np.arange(size)
         if self.mode == "pair":
             place = np.minimum(place, size - 1 - place)
         weight = torch.as_tensor(lam[place], dtype=torch.float32, device=images.device)
-        blend = torch.where(torch.as_tensor(cut[place], device=images.device), torch.ones_like(weight), weight)
+        blend = torch.where(
+            torch.as_tensor(cut[place], device=images.device), torch.ones_like(weight), weight
+        )
         flipped = images.flip(0)
         scale = blend.view(-1, 1, 1, 1).to(images.dtype)
         mixed = images * scale + flipped * (1 - scale)
@@ -86,7 +99,9 @@ class Mixup:
         return mixed, targets * weight.view(-1, 1) + targets.flip(0) * (1 - weight.view(-1, 1))
 
 
-def _box(rng: np.random.Generator, height: int, width: int, lam: float) -> tuple[int, int, int, int]:
+def _box(
+    rng: np.random.Generator, height: int, width: int, lam: float
+) -> tuple[int, int, int, int]:
     share = np.sqrt(1 - lam)
     h, w = int(height * share), int(width * share)
     y, x = int(rng.integers(0, height)), int(rng.integers(0, width))

@@ -26,7 +26,9 @@ class FunctionalSampler(Sampler[Key]):
         shuffle: a new order each epoch, else 0 … n-1.
     """
 
-    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1, shuffle: bool = True) -> None:
+    def __init__(
+        self, n: int, seed: int, rank: int = 0, world: int = 1, shuffle: bool = True
+    ) -> None:
         if not 0 <= rank < world or n <= 0:
             raise ValueError(f"rank {rank} of {world} over {n} samples")
         self.n, self.seed, self.rank, self.world, self.shuffle = n, seed, rank, world, shuffle
@@ -52,7 +54,9 @@ class FunctionalSampler(Sampler[Key]):
         """The common order of all ranks: int64 [n]."""
         if not self.shuffle:
             return np.arange(self.n)
-        return np.random.Generator(np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))).permutation(self.n)
+        return np.random.Generator(
+            np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))
+        ).permutation(self.n)
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.epoch, self.done

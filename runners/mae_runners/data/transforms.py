@@ -25,7 +25,10 @@ ATTEMPTS = 10
 
 def sample_key(seed: int, epoch: int, index: int, purpose: str = "sample") -> int:
     """64 bits that depend on all four and on nothing else."""
-    return int.from_bytes(hashlib.blake2b(f"{purpose}:{seed}:{epoch}:{index}".encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(f"{purpose}:{seed}:{epoch}:{index}".encode(), digest_size=8).digest(),
+        "little",
+    )
 
 
 def input_shape(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
@@ -50,7 +53,11 @@ def seeded_globals(key: int) -> Iterator[None]:
 
 
 def random_box(
-    rng: random.Random, width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float]
+    rng: random.Random,
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
     """A crop ``(x, y, w, h)`` as RandomResizedCrop draws it (Szegedy et al., arXiv 1409.4842).
 
@@ -87,7 +94,11 @@ def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixel
 
 def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.Image:
     """Brightness, contrast and saturation, each by a factor within 1 ± ``strength``, in random order."""
-    steps: list[Callable[[Image.Image], Any]] = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+    steps: list[Callable[[Image.Image], Any]] = [
+        ImageEnhance.Brightness,
+        ImageEnhance.Contrast,
+        ImageEnhance.Color,
+    ]
     rng.shuffle(steps)
     for step in steps:
         picture = step(picture).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
@@ -115,13 +126,21 @@ class TrainTransform:
         self.re_prob = augmentation.re_prob if finetune else 0.0
         self.mean, self.std = list(augmentation.mean), list(augmentation.std)
         self.reduced = augmentation.reduced_decode
-        self.policy = _policy(augmentation.auto_aug, self.height, self.width, self.mean, self.interpolation) if finetune else None
+        self.policy = (
+            _policy(augmentation.auto_aug, self.height, self.width, self.mean, self.interpolation)
+            if finetune
+            else None
+        )
 
     def __call__(self, data: bytes, name: str, key: int) -> Pixels:
         """Decode and augment one image; every draw comes from ``key``."""
         rng = random.Random(key)
         pixels, box = self._crop(data, name, rng)
-        kernel = rng.choice(("bilinear", "bicubic")) if self.interpolation == "random" else self.interpolation
+        kernel = (
+            rng.choice(("bilinear", "bicubic"))
+            if self.interpolation == "random"
+            else self.interpolation
+        )
         flip = rng.random() < self.hflip
         x, y, w, h = box
         pixels = resize(pixels[y : y + h, x : x + w], self.width, self.height, kernel)
@@ -139,12 +158,16 @@ class TrainTransform:
             pixels = self._erase(np.ascontiguousarray(pixels), rng)
         return pixels
 
-    def _crop(self, data: bytes, name: str, rng: random.Random) -> tuple[Pixels, tuple[int, int, int, int]]:
+    def _crop(
+        self, data: bytes, name: str, rng: random.Random
+    ) -> tuple[Pixels, tuple[int, int, int, int]]:
         if self.reduced and (shape := jpeg_shape(data)) is not None and shape[2] in (1, 3):
             # The crop is drawn on the full size, so it is the same crop; decoding shrinks only while the crop keeps the input's pixels.
             width, height = _upright(data, shape[0], shape[1])
             x, y, w, h = random_box(rng, width, height, self.scale, self.ratio)
-            factor = next((f for f in (8, 4, 2) if w // f >= self.width and h // f >= self.height), 1)
+            factor = next(
+                (f for f in (8, 4, 2) if w // f >= self.width and h // f >= self.height), 1
+            )
             pixels = decode(data, name, reduce=factor)
             # libjpeg rounds reduced sizes up; a decoder that could not reduce returns the full size.
             sx, sy = pixels.shape[1] / width, pixels.shape[0] / height
@@ -162,8 +185,12 @@ class TrainTransform:
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if 0 < w < self.width and 0 < h < self.height:
                 y, x = rng.randint(0, self.height - h), rng.randint(0, self.width - w)
-                noise = np.random.Generator(np.random.Philox(key=rng.getrandbits(64))).standard_normal((h, w, 3), dtype=np.float32)
-                fill = 255 * (noise * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32))
+                noise = np.random.Generator(
+                    np.random.Philox(key=rng.getrandbits(64))
+                ).standard_normal((h, w, 3), dtype=np.float32)
+                fill = 255 * (
+                    noise * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+                )
                 pixels[y : y + h, x : x + w] = np.clip(np.rint(fill), 0, 255).astype(np.uint8)
                 break
         return pixels
@@ -185,7 +212,9 @@ class EvalTransform:
         want_w, want_h = math.floor(self.width / EVAL_SHARE), math.floor(self.height / EVAL_SHARE)
         factor = max(want_w / width, want_h / height)
         new_w, new_h = max(want_w, int(width * factor)), max(want_h, int(height * factor))
-        resized = np.asarray(Image.fromarray(pixels).resize((new_w, new_h), Image.Resampling.BICUBIC))
+        resized = np.asarray(
+            Image.fromarray(pixels).resize((new_w, new_h), Image.Resampling.BICUBIC)
+        )
         y, x = round((new_h - self.height) / 2), round((new_w - self.width) / 2)
         return resized[y : y + self.height, x : x + self.width]
 
@@ -208,14 +237,20 @@ def _policy(
     if not text or text.lower() == "none":
         return None
     from mae_skill.errors import SpecError
-    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+    from timm.data.auto_augment import (
+        augment_and_mix_transform,
+        auto_augment_transform,
+        rand_augment_transform,
+    )
 
     options: dict[str, Any] = {
         "translate_const": int(min(height, width) * 0.45),
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
     }
     if interpolation != "random":
-        options["interpolation"] = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+        options["interpolation"] = (
+            Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+        )
     try:
         if text.startswith("rand"):
             policy = rand_augment_transform(text, options)

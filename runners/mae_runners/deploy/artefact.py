@@ -37,7 +37,9 @@ def choose_path(section: Any, action: str) -> Path:
 
 def open_artefact(spec: Any, context: Any, action: str) -> Any:
     """The runtime for an action's artefact, checked against what the spec says of it."""
-    runtime = open_runtime(choose_path(getattr(spec, action), action), context.device, context.encryption_key)
+    runtime = open_runtime(
+        choose_path(getattr(spec, action), action), context.device, context.encryption_key
+    )
     check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
     return runtime
 
@@ -52,7 +54,11 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
     pairs: list[tuple[str, Any, Any]] = [
         ("model.arch", spec.model.arch, meta.arch),
         ("train.stage", spec.train.stage, meta.stage),
-        ("dataset.augmentation.input_size", [size, size] if isinstance(size, int) else list(size), list(meta.input_size)),
+        (
+            "dataset.augmentation.input_size",
+            [size, size] if isinstance(size, int) else list(size),
+            list(meta.input_size),
+        ),
         ("dataset.augmentation.mean", list(spec.dataset.augmentation.mean), list(meta.mean)),
         ("dataset.augmentation.std", list(spec.dataset.augmentation.std), list(meta.std)),
     ]
@@ -62,7 +68,11 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
         pairs.append(("model.num_classes", spec.model.num_classes, meta.num_classes))
     problems: list[MaeError] = [
         SpecError(
-            f"contradicts {field}", field=name, got=wanted, expected=str(actual), hint="leave it out: it is taken from the artefact itself"
+            f"contradicts {field}",
+            field=name,
+            got=wanted,
+            expected=str(actual),
+            hint="leave it out: it is taken from the artefact itself",
         )
         for name, wanted, actual in pairs
         if wanted != actual and is_explicit(provenance, name)
@@ -73,7 +83,11 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
 
 def is_explicit(provenance: dict[str, Any], name: str) -> bool:
     """Whether somebody asked for the value of a field; a list or section is explicit when any part of it is."""
-    origins = [origin for key, origin in provenance.items() if key == name or key.startswith((f"{name}.", f"{name}["))]
+    origins = [
+        origin
+        for key, origin in provenance.items()
+        if key == name or key.startswith((f"{name}.", f"{name}["))
+    ]
     return any(origin_name(origin) not in ("default", "template") for origin in origins)
 
 
@@ -96,7 +110,10 @@ def need_source(spec: Any, name: str, action: str) -> Any:
     sources = getattr(spec.dataset, name)
     if not sources:
         raise SpecError(
-            f"{action} needs images", field=f"dataset.{name}", got=sources, expected="a folder or an archive, local or remote, or a list"
+            f"{action} needs images",
+            field=f"dataset.{name}",
+            got=sources,
+            expected="a folder or an archive, local or remote, or a list",
         )
     return sources
 

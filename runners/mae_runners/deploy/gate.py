@@ -13,7 +13,7 @@ from mae_skill.errors import JobFailedError
 from torch import Tensor, nn
 
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
-from mae_runners.deploy.onnx_export import session_of, unfused_attention
+from mae_runners.deploy.onnx import session_of, unfused_attention
 from mae_runners.deploy.parity import ParityReport, Thresholds, compare
 
 BATCH = 8
@@ -23,7 +23,9 @@ BATCH = 8
 def torch_outputs(module: nn.Module, images: Tensor) -> np.ndarray:
     """The model's answers, [N, …] float32, with the attention that training and evaluation use."""
     device = next(module.parameters()).device
-    return torch.cat([module(part.to(device)).float().cpu() for part in images.split(BATCH)]).numpy()
+    return torch.cat(
+        [module(part.to(device)).float().cpu() for part in images.split(BATCH)]
+    ).numpy()
 
 
 def onnx_outputs(model: Any, meta: ArtefactMeta, images: Tensor) -> np.ndarray:
@@ -34,37 +36,57 @@ def onnx_outputs(model: Any, meta: ArtefactMeta, images: Tensor) -> np.ndarray:
     for part in images.split(size):
         missing = size - len(part) if meta.batch > 0 else 0
         padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-        outputs.append(session.run([meta.output_name], {INPUT_NAME: padded.numpy()})[0][: len(part)])
+        outputs.append(
+            session.run([meta.output_name], {INPUT_NAME: padded.numpy()})[0][: len(part)]
+        )
     return np.concatenate(outputs)
 
 
-def judge(reference: np.ndarray, candidate: np.ndarray, meta: ArtefactMeta, thresholds: Thresholds) -> ParityReport:
+def judge(
+    reference: np.ndarray, candidate: np.ndarray, meta: ArtefactMeta, thresholds: Thresholds
+) -> ParityReport:
     """`compare`, for an artefact's kind of output."""
     return compare(reference, candidate, thresholds, logits=meta.output == "logits")
 
 
-def refuse(report: ParityReport, meta: ArtefactMeta, where: str | None = None, field: str = "export.parity") -> JobFailedError:
+def refuse(
+    report: ParityReport, meta: ArtefactMeta, where: str | None = None, field: str = "export.parity"
+) -> JobFailedError:
     """The error of an artefact that departs from its model."""
     place = f"; the first layer that departs is {where}" if where else ""
     return JobFailedError(
         f"the {meta.precision} artefact does not agree with the model: {'; '.join(report.failures)}{place}",
         field=field,
-        got={"cosine_min": report.cosine_min, "max_abs": report.max_abs, "top1_agreement": report.top1_agreement},
+        got={
+            "cosine_min": report.cosine_min,
+            "max_abs": report.max_abs,
+            "top1_agreement": report.top1_agreement,
+        },
         expected="agreement within the thresholds; nothing was written",
         hint=("calibrate on more images, " if meta.precision == "int8" else "")
-        + ("export in fp32, " if field == "export.parity" else "build in fp32, keep the layer in fp32 with layers_precision, ")
+        + (
+            "export in fp32, "
+            if field == "export.parity"
+            else "build in fp32, keep the layer in fp32 with layers_precision, "
+        )
         + "or, knowing the cost, set looser thresholds",
     )
 
 
-def first_departure(module: nn.Module, model: Any, meta: ArtefactMeta, images: Tensor, thresholds: Thresholds) -> str | None:
+def first_departure(
+    module: nn.Module, model: Any, meta: ArtefactMeta, images: Tensor, thresholds: Thresholds
+) -> str | None:
     """The first submodule, in the order they run, whose output in the ONNX model differs from torch's; None when none can be told.
 
     The exporter names nodes by module path, so a module's output is the output of the last node below its path.
     """
     import onnx
 
-    scopes = {f"/{_scope(name)}/": name for name, part in module.named_modules() if name and not isinstance(part, nn.ModuleList)}
+    scopes = {
+        f"/{_scope(name)}/": name
+        for name, part in module.named_modules()
+        if name and not isinstance(part, nn.ModuleList)
+    }
     last: dict[str, str] = {}
     for node in model.graph.node:
         name = node.name
@@ -74,24 +96,49 @@ def first_departure(module: nn.Module, model: Any, meta: ArtefactMeta, images: T
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     present = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(last.values()) if name not in present)
+    probe.graph.output.extend(
+        onnx.ValueInfoProto(name=name)
+        for name in dict.fromkeys(last.values())
+        if name not in present
+    )
     few = images[: meta.batch if meta.batch > 0 else 2]
     session = session_of(probe, optimise=False)
-    values = dict(zip([output.name for output in session.get_outputs()], session.run(None, {INPUT_NAME: few.numpy()}), strict=True))
+    values = dict(
+        zip(
+            [output.name for output in session.get_outputs()],
+            session.run(None, {INPUT_NAME: few.numpy()}),
+            strict=True,
+        )
+    )
     found: list[str] = []
 
     def hook(name: str) -> Any:
         def compare_output(_: nn.Module, __: Any, output: Any) -> None:
             other = values.get(last[name])
-            if found or not isinstance(output, Tensor) or other is None or other.shape != tuple(output.shape):
+            if (
+                found
+                or not isinstance(output, Tensor)
+                or other is None
+                or other.shape != tuple(output.shape)
+            ):
                 return
-            a, b = output.double().cpu().flatten(1), torch.from_numpy(other.astype(np.float64)).flatten(1)
-            if torch.nn.functional.cosine_similarity(a, b, dim=1).min() < thresholds.min_cosine or not torch.isfinite(b).all():
+            a, b = (
+                output.double().cpu().flatten(1),
+                torch.from_numpy(other.astype(np.float64)).flatten(1),
+            )
+            if (
+                torch.nn.functional.cosine_similarity(a, b, dim=1).min() < thresholds.min_cosine
+                or not torch.isfinite(b).all()
+            ):
                 found.append(name)
 
         return compare_output
 
-    handles = [part.register_forward_hook(hook(name)) for name, part in module.named_modules() if name in last]
+    handles = [
+        part.register_forward_hook(hook(name))
+        for name, part in module.named_modules()
+        if name in last
+    ]
     try:
         with torch.no_grad(), unfused_attention(module):
             module(few.to(next(module.parameters()).device))
@@ -117,12 +164,16 @@ def artefact_outputs(path: Path, meta: ArtefactMeta, images: Tensor) -> np.ndarr
     """The answers of an exported file by its format: ONNX, TorchScript (``.ts``) or a `torch.export` program (``.pt2``)."""
     if path.suffix == ".onnx":
         return onnx_outputs(path, meta, images)
-    loaded: Any = torch.jit.load(str(path)) if path.suffix == ".ts" else torch.export.load(str(path)).module()
+    loaded: Any = (
+        torch.jit.load(str(path)) if path.suffix == ".ts" else torch.export.load(str(path)).module()
+    )
     size = meta.batch if meta.batch > 0 else BATCH
     with torch.no_grad():
         outputs = []
         for part in images.split(size):
             missing = size - len(part) if meta.batch > 0 else 0
-            padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            padded = (
+                torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            )
             outputs.append(loaded(padded)[: len(part)].numpy())
     return np.concatenate(outputs)

@@ -65,7 +65,9 @@ class ArtefactMeta:
 
     def to_properties(self) -> dict[str, str]:
         """``mae.<field>`` → JSON text."""
-        return {PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()}
+        return {
+            PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()
+        }
 
     @classmethod
     def from_properties(cls, properties: dict[str, str], path: Path) -> ArtefactMeta:
@@ -74,7 +76,11 @@ class ArtefactMeta:
         Raises:
             CheckpointError: the file does not describe itself, so nothing can be preprocessed for it.
         """
-        values: dict[str, Any] = {key[len(PREFIX) :]: json.loads(text) for key, text in properties.items() if key.startswith(PREFIX)}
+        values: dict[str, Any] = {
+            key[len(PREFIX) :]: json.loads(text)
+            for key, text in properties.items()
+            if key.startswith(PREFIX)
+        }
         known = {field.name for field in dataclasses.fields(cls)}
         needed = ("arch", "stage", "input_size", "mean", "std", "output")
         missing = [name for name in needed if name not in values]
@@ -96,7 +102,11 @@ def sidecar(path: Path) -> Path:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, read in blocks."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest_blocks(stream)
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest_blocks(stream)
+        )
 
 
 def _digest_blocks(stream: Any) -> str:  # Python 3.10

@@ -55,8 +55,12 @@ def thresholds_for(precision: str, spec: Any = None, *, pixels: bool = False) ->
     ``pixels``: the outputs are a class for every pixel.
     """
     default = (PIXELS if pixels else DEFAULTS)[precision]
-    named = {field.name: getattr(spec, field.name, None) for field in dataclasses.fields(Thresholds)}
-    return dataclasses.replace(default, **{name: value for name, value in named.items() if value is not None})
+    named = {
+        field.name: getattr(spec, field.name, None) for field in dataclasses.fields(Thresholds)
+    }
+    return dataclasses.replace(
+        default, **{name: value for name, value in named.items() if value is not None}
+    )
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ class ParityReport:
         return {**dataclasses.asdict(self), "passed": self.passed}
 
 
-def compare(reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds, *, logits: bool) -> ParityReport:
+def compare(
+    reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds, *, logits: bool
+) -> ParityReport:
     """Compares outputs for the same images.
 
     Args:
@@ -98,11 +104,14 @@ def compare(reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds
     candidate = np.asarray(candidate, dtype=np.float64)
     if reference.shape != candidate.shape:
         raise CheckpointError(
-            "the artefact's output has another shape than the model's", got=list(candidate.shape), expected=str(list(reference.shape))
+            "the artefact's output has another shape than the model's",
+            got=list(candidate.shape),
+            expected=str(list(reference.shape)),
         )
     if not np.isfinite(reference).all():
         raise CheckpointError(
-            "the model's own outputs are not finite: there is nothing to compare with", hint="evaluate the checkpoint first"
+            "the model's own outputs are not finite: there is nothing to compare with",
+            hint="evaluate the checkpoint first",
         )
     count = len(reference)
     flat, other = reference.reshape(count, -1), candidate.reshape(count, -1)
@@ -123,16 +132,24 @@ def compare(reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds
     element = int(difference[worst].argmax())
     scale = float(max(1.0, np.abs(flat).max()))
     largest = float(difference.max()) / scale
-    agreement = float((reference.argmax(axis=1) == other.reshape(reference.shape).argmax(axis=1)).mean()) if logits else None
+    agreement = (
+        float((reference.argmax(axis=1) == other.reshape(reference.shape).argmax(axis=1)).mean())
+        if logits
+        else None
+    )
     if cosine.min() < thresholds.min_cosine:
-        failures.append(f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below min_cosine {thresholds.min_cosine}")
+        failures.append(
+            f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below min_cosine {thresholds.min_cosine}"
+        )
     if largest > thresholds.max_abs:
         failures.append(
             f"image {worst}, element {element}: torch {flat[worst, element]:.6g}, artefact {other[worst, element]:.6g}; "
             f"difference {largest:.3g} (of {scale:.3g}) is above max_abs {thresholds.max_abs}"
         )
     if agreement is not None and agreement < thresholds.min_top1_agreement:
-        failures.append(f"top-1 agreement {agreement:.4f} is below min_top1_agreement {thresholds.min_top1_agreement}")
+        failures.append(
+            f"top-1 agreement {agreement:.4f} is below min_top1_agreement {thresholds.min_top1_agreement}"
+        )
     return ParityReport(
         images=count,
         cosine_min=float(cosine.min()),

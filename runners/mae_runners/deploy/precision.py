@@ -19,7 +19,17 @@ from mae_skill.errors import SpecError
 # Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a LayerNorm that opsets below 17 write out);
 # Resize scales are float32 by definition.
 KEEP_FP32 = frozenset(
-    {"ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pow", "Sqrt", "Resize", "QuantizeLinear", "DequantizeLinear"}
+    {
+        "ReduceL2",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "Pow",
+        "Sqrt",
+        "Resize",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    }
 )
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -87,10 +97,16 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
     if precision == "fp32" and not any(value != "fp32" for value in chosen.values()):
         return model
     if precision == "bf16" or "bf16" in chosen.values():
-        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        opset = next(
+            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+        )
         if opset < 13:
             raise SpecError(
-                "bf16 needs a newer opset", field="export.opset_version", got=opset, expected="13 or above", hint="export again with 17"
+                "bf16 needs a newer opset",
+                field="export.opset_version",
+                got=opset,
+                expected="13 or above",
+                hint="export again with 17",
             )
     inferred = onnx.shape_inference.infer_shapes(strip_weights(model))
     floats = {
@@ -101,7 +117,9 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     floats |= {name for name, tensor in weights.items() if tensor.data_type == TensorProto.FLOAT}
-    stored: dict[str, int] = {value.name: TensorProto.FLOAT for value in graph.input if value.name in floats}
+    stored: dict[str, int] = {
+        value.name: TensorProto.FLOAT for value in graph.input if value.name in floats
+    }
     casts: dict[tuple[str, int], str] = {}
     nodes: list[Any] = []
     new_weights: dict[str, Any] = {}
@@ -114,23 +132,47 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
         if name in weights:
             key = name if wanted == TensorProto.FLOAT else f"{name}::{short[wanted]}"
             if key not in new_weights:
-                new_weights[key] = weights[name] if wanted == TensorProto.FLOAT else low_tensor(weights[name], wanted, key)
+                new_weights[key] = (
+                    weights[name]
+                    if wanted == TensorProto.FLOAT
+                    else low_tensor(weights[name], wanted, key)
+                )
             return key
         if stored.get(name, TensorProto.FLOAT) == wanted:
             return name
         if (name, wanted) not in casts:
             casts[name, wanted] = f"{name}::{short[wanted]}"
-            nodes.append(helper.make_node("Cast", [name], [casts[name, wanted]], name=f"{name}::to_{short[wanted]}", to=wanted))
+            nodes.append(
+                helper.make_node(
+                    "Cast",
+                    [name],
+                    [casts[name, wanted]],
+                    name=f"{name}::to_{short[wanted]}",
+                    to=wanted,
+                )
+            )
         return casts[name, wanted]
 
     for node in graph.node:
-        if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
-            raise SpecError(f"node {node.name} holds a subgraph, which reduced precision does not support", got=node.op_type)
-        default = TensorProto.FLOAT if node.op_type in KEEP_FP32 or node.output[0] in between else types[precision]
+        if any(
+            attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            for attribute in node.attribute
+        ):
+            raise SpecError(
+                f"node {node.name} holds a subgraph, which reduced precision does not support",
+                got=node.op_type,
+            )
+        default = (
+            TensorProto.FLOAT
+            if node.op_type in KEEP_FP32 or node.output[0] in between
+            else types[precision]
+        )
         kind = types[chosen[node.name]] if node.name in chosen else default
         produces_float = any(name in floats for name in node.output)
         if node.op_type in ("Constant", "ConstantOfShape") and produces_float:
-            kind = TensorProto.FLOAT  # made in float32 and cast where used: one rule for weights and constants
+            kind = (
+                TensorProto.FLOAT
+            )  # made in float32 and cast where used: one rule for weights and constants
         elif node.op_type == "Cast" and produces_float:
             for attribute in node.attribute:
                 if attribute.name == "to":
@@ -157,13 +199,23 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
                     for index, name in enumerate(names):
                         if name == value.name:
                             names[index] = inner
-            nodes.append(helper.make_node("Cast", [inner], [value.name], name=f"{value.name}::to_fp32", to=TensorProto.FLOAT))
+            nodes.append(
+                helper.make_node(
+                    "Cast",
+                    [inner],
+                    [value.name],
+                    name=f"{value.name}::to_fp32",
+                    to=TensorProto.FLOAT,
+                )
+            )
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.initializer[:]
     graph.initializer.extend(new_weights.values())
     del graph.value_info[:]
-    assert all(isinstance(numpy_helper.to_array(t), np.ndarray) for t in list(graph.initializer)[:1])
+    assert all(
+        isinstance(numpy_helper.to_array(t), np.ndarray) for t in list(graph.initializer)[:1]
+    )
     return model
 
 
@@ -171,9 +223,13 @@ def between_kept(graph: Any) -> set[str]:
     """First outputs of the nodes all of whose inputs come from, and all of whose outputs go to, nodes of `KEEP_FP32` (constants aside):
     such as the ε that is added to a variance. What they pass on needs the range of both ends."""
     kept = {name for node in graph.node if node.op_type in KEEP_FP32 for name in node.output}
-    fixed = {tensor.name for tensor in graph.initializer} | {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    fixed = {tensor.name for tensor in graph.initializer} | {
+        node.output[0] for node in graph.node if node.op_type == "Constant"
+    }
     goes_elsewhere = {value.name for value in graph.output}
-    goes_elsewhere |= {name for node in graph.node if node.op_type not in KEEP_FP32 for name in node.input}
+    goes_elsewhere |= {
+        name for node in graph.node if node.op_type not in KEEP_FP32 for name in node.input
+    }
     found: set[str] = set()
     for node in graph.node:
         given = [name for name in node.input if name and name not in fixed]
@@ -199,21 +255,44 @@ def emulate_low_precision(model: Any) -> Any:
     nodes: list[Any] = []
     inputs_low: set[str] = set()
     for node in graph.node:
-        if node.op_type == "Cast" and any(a.name == "to" and a.i == TensorProto.BFLOAT16 for a in node.attribute):
+        if node.op_type == "Cast" and any(
+            a.name == "to" and a.i == TensorProto.BFLOAT16 for a in node.attribute
+        ):
             rounded = node.output[0] + "::rounded"
             name = node.output[0]
             node.output[0] = rounded
-            nodes += [node, helper.make_node("Cast", [rounded], [name], name=f"{node.name}::back", to=TensorProto.FLOAT)]
+            nodes += [
+                node,
+                helper.make_node(
+                    "Cast", [rounded], [name], name=f"{node.name}::back", to=TensorProto.FLOAT
+                ),
+            ]
             inputs_low.add(name)
             continue
         nodes.append(node)
-        if any(name in inputs_low or name.endswith("::bf16") for name in node.input) and node.op_type not in ("Cast", "Shape"):
+        if any(
+            name in inputs_low or name.endswith("::bf16") for name in node.input
+        ) and node.op_type not in ("Cast", "Shape"):
             for index, name in enumerate(node.output):
                 node.output[index] = f"{name}::exact"
                 nodes.append(
-                    helper.make_node("Cast", [f"{name}::exact"], [f"{name}::rounded"], name=f"{name}::round", to=TensorProto.BFLOAT16)
+                    helper.make_node(
+                        "Cast",
+                        [f"{name}::exact"],
+                        [f"{name}::rounded"],
+                        name=f"{name}::round",
+                        to=TensorProto.BFLOAT16,
+                    )
                 )
-                nodes.append(helper.make_node("Cast", [f"{name}::rounded"], [name], name=f"{name}::back", to=TensorProto.FLOAT))
+                nodes.append(
+                    helper.make_node(
+                        "Cast",
+                        [f"{name}::rounded"],
+                        [name],
+                        name=f"{name}::back",
+                        to=TensorProto.FLOAT,
+                    )
+                )
                 inputs_low.add(name)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -229,7 +308,9 @@ def low_tensor(tensor: Any, kind: int, name: str) -> Any:
         return numpy_helper.from_array(np.clip(values, -65504.0, 65504.0).astype(np.float16), name)
     import ml_dtypes
 
-    return helper.make_tensor(name, kind, values.shape, values.astype(ml_dtypes.bfloat16).tobytes(), raw=True)
+    return helper.make_tensor(
+        name, kind, values.shape, values.astype(ml_dtypes.bfloat16).tobytes(), raw=True
+    )
 
 
 def strip_weights(model: Any) -> Any:
@@ -241,7 +322,9 @@ def strip_weights(model: Any) -> Any:
     light.CopyFrom(_without_initializers(model))
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and int(np.prod(tensor.dims)) > 64:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            light.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
         else:
             light.graph.initializer.append(tensor)
     return light
@@ -250,5 +333,9 @@ def strip_weights(model: Any) -> Any:
 def _without_initializers(model: Any) -> Any:
     from onnx import helper
 
-    graph = helper.make_graph(list(model.graph.node), model.graph.name, list(model.graph.input), list(model.graph.output))
-    return helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    graph = helper.make_graph(
+        list(model.graph.node), model.graph.name, list(model.graph.input), list(model.graph.output)
+    )
+    return helper.make_model(
+        graph, opset_imports=list(model.opset_import), ir_version=model.ir_version
+    )

@@ -51,7 +51,9 @@ class TorchRuntime:
     smallest_batch = 1
     fixed_batch: int | None = None
 
-    def __init__(self, module: nn.Module, meta: ArtefactMeta, device: torch.device, model: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, meta: ArtefactMeta, device: torch.device, model: nn.Module
+    ) -> None:
         self.module = module.to(device).eval()
         self.model = model
         self.meta = meta
@@ -82,14 +84,19 @@ class OnnxRuntime:
             self.session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exception classes share no public base
             raise CheckpointError(
-                f"{path.name} is not an ONNX file that ONNX Runtime can run", got=str(error).strip().splitlines()[0][:300]
+                f"{path.name} is not an ONNX file that ONNX Runtime can run",
+                got=str(error).strip().splitlines()[0][:300],
             ) from error
-        self.meta = ArtefactMeta.from_properties(dict(self.session.get_modelmeta().custom_metadata_map), path)
+        self.meta = ArtefactMeta.from_properties(
+            dict(self.session.get_modelmeta().custom_metadata_map), path
+        )
         self.device = torch.device("cpu")
         self.fixed_batch: int | None = self.meta.batch if self.meta.batch > 0 else None
 
     def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
-        return torch.from_numpy(self.session.run([self.meta.output_name], {INPUT_NAME: images.cpu().numpy()})[0])
+        return torch.from_numpy(
+            self.session.run([self.meta.output_name], {INPUT_NAME: images.cpu().numpy()})[0]
+        )
 
 
 class EngineRuntime:
@@ -98,15 +105,18 @@ class EngineRuntime:
     kind = "engine"
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        from mae_runners.deploy.tensorrt_build import load_backend
+        from mae_runners.deploy.tensorrt import load_backend
 
         self.description = read_engine_description(path)
-        self.meta = ArtefactMeta.from_properties({f"mae.{key}": json.dumps(value) for key, value in self.description.items()}, path)
+        self.meta = ArtefactMeta.from_properties(
+            {f"mae.{key}": json.dumps(value) for key, value in self.description.items()}, path
+        )
         if device.type != "cuda":
             raise DependencyError(
                 "an engine runs on an NVIDIA GPU, and none is in use here",
                 got=str(path),
-                expected="a GPU of " + " or ".join(self.description.get("targets", ["the kind it was built on"])),
+                expected="a GPU of "
+                + " or ".join(self.description.get("targets", ["the kind it was built on"])),
                 hint="run on such a machine, or evaluate the .onnx file the engine was built from",
             )
         trt = load_backend(str(self.description["backend"]))
@@ -132,7 +142,9 @@ class EngineRuntime:
         name = self.meta.output_name
         images = images.to(self.device).contiguous()
         self.context.set_input_shape(INPUT_NAME, tuple(images.shape))
-        output = torch.empty(tuple(self.context.get_tensor_shape(name)), dtype=torch.float32, device=self.device)
+        output = torch.empty(
+            tuple(self.context.get_tensor_shape(name)), dtype=torch.float32, device=self.device
+        )
         self.context.set_tensor_address(INPUT_NAME, images.data_ptr())
         self.context.set_tensor_address(name, output.data_ptr())
         stream = torch.cuda.current_stream(self.device)
@@ -160,14 +172,19 @@ def read_engine_description(path: Path) -> dict[str, Any]:
             hint="copy both files together",
         ) from error
     if description.get("engine_sha256") != file_digest(path):
-        raise CheckpointError(f"{beside.name} describes another engine than {path.name}", hint="copy both files of one build together")
+        raise CheckpointError(
+            f"{beside.name} describes another engine than {path.name}",
+            hint="copy both files of one build together",
+        )
     return description
 
 
-def open_checkpoint(path: Path, device: torch.device, key: str | None, *, output: str | None = None) -> TorchRuntime:
+def open_checkpoint(
+    path: Path, device: torch.device, key: str | None, *, output: str | None = None
+) -> TorchRuntime:
     """A checkpoint of the train action as a runtime; `output` chooses ``pooled`` or ``tokens`` for a pretrained one."""
-    from mae_runners.checkpoint import load_model
-    from mae_runners.deploy.onnx_export import deployable
+    from mae_runners.deploy.onnx import deployable
+    from mae_runners.models.checkpoint import load_model
 
     model, saved = load_model(path, key)
     pretrain = saved.stage == "pretrain"
@@ -195,7 +212,9 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
     """
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"there is no model at {path}", got=str(path), hint="name a .pth, .onnx or .engine file")
+        raise NotFoundError(
+            f"there is no model at {path}", got=str(path), hint="name a .pth, .onnx or .engine file"
+        )
     if path.suffix == ".onnx":
         return OnnxRuntime(path, device)
     if path.suffix in ENGINE_SUFFIXES or sidecar(path).is_file():
@@ -221,7 +240,9 @@ def run_batch(runtime: Any, images: Tensor, *, stay: bool = False) -> Tensor:
     return torch.cat(outputs)
 
 
-def measure(runtime: Any, images: Tensor, *, seconds: float = 1.0, most: int = 200) -> dict[str, Any]:
+def measure(
+    runtime: Any, images: Tensor, *, seconds: float = 1.0, most: int = 200
+) -> dict[str, Any]:
     """Latency of batch 1 and throughput by batch size, input already in memory, output back on the CPU.
 
     Args:
@@ -255,10 +276,15 @@ def measure(runtime: Any, images: Tensor, *, seconds: float = 1.0, most: int = 2
             "images_per_s": round(size / float(median), 2),
             "repetitions": len(times),
         }
-        if median > seconds or figures[size]["images_per_s"] < 0.8 * max(figure["images_per_s"] for figure in figures.values()):
+        if median > seconds or figures[size]["images_per_s"] < 0.8 * max(
+            figure["images_per_s"] for figure in figures.values()
+        ):
             break  # larger batches would take long, or only cost memory, from here on
     best = max(figures, key=lambda size: figures[size]["images_per_s"])
-    result: dict[str, Any] = {"batches": {str(size): figure for size, figure in figures.items()}, "best": {"batch": best, **figures[best]}}
+    result: dict[str, Any] = {
+        "batches": {str(size): figure for size, figure in figures.items()},
+        "best": {"batch": best, **figures[best]},
+    }
     if 1 in figures:
         result["batch_1"] = figures[1]
     return result
@@ -269,7 +295,9 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise DependencyError(
-            "onnxruntime is not installed", expected="the package onnxruntime", hint="pip install 'mae-skill[export]'"
+            "onnxruntime is not installed",
+            expected="the package onnxruntime",
+            hint="pip install 'mae-skill[export]'",
         ) from error
     return onnxruntime
 
@@ -280,6 +308,8 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
     except ImportError as error:
         raise DependencyError(
-            "onnx is not installed", expected="the packages onnx and onnxruntime", hint="pip install 'mae-skill[export]'"
+            "onnx is not installed",
+            expected="the packages onnx and onnxruntime",
+            hint="pip install 'mae-skill[export]'",
         ) from error
     _onnxruntime()

@@ -14,14 +14,21 @@ import tempfile
 from pathlib import Path
 
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
-from mae_runners.deploy.onnx_export import refuse_existing
+from mae_runners.deploy.onnx import refuse_existing
 
 MAX_BATCH = 64  # for artefacts that take any batch
 QUEUE_DELAY_US = 500  # how long a request may wait for others to share its batch
 LABELS = "labels.txt"
 
 
-def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_batch: int, platform: str = "onnxruntime_onnx") -> str:
+def config_text(
+    name: str,
+    meta: ArtefactMeta,
+    output_dims: list[int],
+    *,
+    max_batch: int,
+    platform: str = "onnxruntime_onnx",
+) -> str:
     """The config.pbtxt of one model.
 
     Args:
@@ -32,8 +39,12 @@ def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_ba
     fixed = meta.batch > 0
     lead = [meta.batch] if fixed else []
     dtype = "TYPE_UINT8" if meta.preprocessing else "TYPE_FP32"
-    labels = f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes and not meta.segments else ""
-    batching = "" if fixed else f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
+    labels = (
+        f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes and not meta.segments else ""
+    )
+    batching = (
+        "" if fixed else f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
+    )
     described = "".join(
         f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
         for key, value in meta.to_properties().items()
@@ -63,7 +74,14 @@ def model_folder(root: Path, meta: ArtefactMeta) -> Path:
     return root / re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
 
 
-def write_repository(root: Path, meta: ArtefactMeta, onnx_files: list[Path], output_dims: list[int], *, overwrite: bool) -> list[Path]:
+def write_repository(
+    root: Path,
+    meta: ArtefactMeta,
+    onnx_files: list[Path],
+    output_dims: list[int],
+    *,
+    overwrite: bool,
+) -> list[Path]:
     """Lays an exported ONNX file (with its data file, if it has one) out as a one-model repository at `root`, all at once.
 
     Returns:
@@ -77,8 +95,12 @@ def write_repository(root: Path, meta: ArtefactMeta, onnx_files: list[Path], out
     try:
         (draft / "1").mkdir()
         for source in onnx_files:
-            shutil.copy2(source, draft / "1" / source.name)  # names stay: an ONNX file refers to its data file by name
-        (draft / "config.pbtxt").write_text(config_text(name, meta, output_dims, max_batch=MAX_BATCH))
+            shutil.copy2(
+                source, draft / "1" / source.name
+            )  # names stay: an ONNX file refers to its data file by name
+        (draft / "config.pbtxt").write_text(
+            config_text(name, meta, output_dims, max_batch=MAX_BATCH)
+        )
         if meta.classes:
             (draft / LABELS).write_text("".join(f"{label}\n" for label in meta.classes))
         draft.chmod(0o755)
@@ -87,4 +109,7 @@ def write_repository(root: Path, meta: ArtefactMeta, onnx_files: list[Path], out
         draft.replace(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return sorted((path for path in target.rglob("*") if path.is_file()), key=lambda path: path.name != "config.pbtxt")
+    return sorted(
+        (path for path in target.rglob("*") if path.is_file()),
+        key=lambda path: path.name != "config.pbtxt",
+    )

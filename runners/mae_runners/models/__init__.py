@@ -1,10 +1,10 @@
 """The models: three families of masked autoencoders, their classifiers and segmenters, on timm's blocks."""
 
-from .classifier import Classifier
-from .mae import MaeOutput, MaskedAutoencoder
-from .pretrained import LoadReport, load_pretrained
-from .registry import build_classifier, build_from_config, build_mae, build_segmenter
-from .upernet import Segmenter
+from mae_runners.models.build import build_classifier, build_from_config, build_mae, build_segmenter
+from mae_runners.models.classifier import Classifier
+from mae_runners.models.mae import MaeOutput, MaskedAutoencoder
+from mae_runners.models.pretrained import LoadReport, load_pretrained
+from mae_runners.models.upernet import Segmenter
 
 __all__ = [
     "Classifier",

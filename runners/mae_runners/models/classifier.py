@@ -7,7 +7,7 @@ from typing import Any
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from .common import Backboned
+from mae_runners.models.common import Backboned
 
 
 class Classifier(Backboned):

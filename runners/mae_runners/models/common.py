@@ -51,7 +51,10 @@ class Backboned(nn.Module, ABC):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.input_size: tuple[int, int] = (int(config["input_size"][0]), int(config["input_size"][1]))
+        self.input_size: tuple[int, int] = (
+            int(config["input_size"][0]),
+            int(config["input_size"][1]),
+        )
 
     @property
     def arch(self) -> str:
@@ -72,14 +75,20 @@ class Backboned(nn.Module, ABC):
         heads = self.head_parameter_names()
         last = self.encoder.layer_id("head.")[1]
         return {
-            name: (last, last) if name in heads or not name.startswith("encoder.") else self.encoder.layer_id(name.removeprefix("encoder."))
+            name: (last, last)
+            if name in heads or not name.startswith("encoder.")
+            else self.encoder.layer_id(name.removeprefix("encoder."))
             for name, _ in self.named_parameters()
         }
 
     def no_weight_decay(self) -> set[str]:
         """Parameters without weight decay: one-dimensional ones (norms, biases, GRN), tokens and position embeddings."""
         tokens = ("pos_embed", "cls_token", "mask_token", "decoder_pos_embed")
-        return {name for name, parameter in self.named_parameters() if parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in tokens}
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in tokens
+        }
 
     def freeze(self, names: Iterable[str]) -> list[str]:
         """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix may be left out); returns the frozen
@@ -88,12 +97,16 @@ class Backboned(nn.Module, ABC):
         Raises:
             SpecError: a name is not in the model, or nothing trainable is left.
         """
-        modules = [name for name, _ in self.named_modules() if name] + [name for name, _ in self.named_parameters()]
+        modules = [name for name, _ in self.named_modules() if name] + [
+            name for name, _ in self.named_parameters()
+        ]
         frozen: list[str] = []
         for wanted in names:
             full = next((name for name in (wanted, f"encoder.{wanted}") if name in modules), None)
             if full is None:
-                close = difflib.get_close_matches(wanted, [name.removeprefix("encoder.") for name in modules], n=3)
+                close = difflib.get_close_matches(
+                    wanted, [name.removeprefix("encoder.") for name in modules], n=3
+                )
                 raise SpecError(
                     "no module of the model has this name",
                     field="train.freeze",
@@ -104,13 +117,20 @@ class Backboned(nn.Module, ABC):
                     else f"top level: {', '.join(sorted({m.split('.')[0] for m in modules}))}",
                 )
             spared = self.head_parameter_names() if full == "encoder" else set()
-            frozen += [name for name, _ in self.named_parameters() if (name == full or name.startswith(f"{full}.")) and name not in spared]
+            frozen += [
+                name
+                for name, _ in self.named_parameters()
+                if (name == full or name.startswith(f"{full}.")) and name not in spared
+            ]
         parameters = dict(self.named_parameters())
         for name in frozen:
             parameters[name].requires_grad_(False)
         if frozen and not any(parameter.requires_grad for parameter in parameters.values()):
             raise SpecError(
-                "every parameter of the model would be frozen", field="train.freeze", got=list(names), hint="leave at least the head out"
+                "every parameter of the model would be frozen",
+                field="train.freeze",
+                got=list(names),
+                hint="leave at least the head out",
             )
         return sorted(set(frozen))
 

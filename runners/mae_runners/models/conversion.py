@@ -31,8 +31,12 @@ def unwrap(data: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """The tensors of a checkpoint's contents and the wrapper that they lay in (``""`` for none)."""
     for wrapper in _WRAPPERS:
         inner = data.get(wrapper)
-        if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
-            return {name: value for name, value in inner.items() if isinstance(value, Tensor)}, wrapper
+        if isinstance(inner, Mapping) and any(
+            isinstance(value, Tensor) for value in inner.values()
+        ):
+            return {
+                name: value for name, value in inner.items() if isinstance(value, Tensor)
+            }, wrapper
     return {name: value for name, value in data.items() if isinstance(value, Tensor)}, ""
 
 
@@ -42,7 +46,9 @@ def to_our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return _transformers_names(state)
     plain = {strip_prefixes(name): value for name, value in state.items()}
     if any(name.startswith("downsample_layers.") for name in plain):
-        plain = _convnext_names({name: value for key, tensor in plain.items() for name, value in [_dense(key, tensor)]})
+        plain = _convnext_names(
+            {name: value for key, tensor in plain.items() for name, value in [_dense(key, tensor)]}
+        )
     return {_hiera_name(name, plain): value for name, value in plain.items()}
 
 
@@ -93,7 +99,11 @@ def _hiera_name(name: str, state: Mapping[str, Tensor]) -> str:
     if name.startswith("head.projection."):
         return name.replace("head.projection.", "head.fc.")
     # Only Hiera has a final norm and a projecting block; ViT keeps its norm's name.
-    if name.startswith("norm.") and any(key.endswith(".proj.weight") and key.count(".") == 3 for key in state if key.startswith("blocks.")):
+    if name.startswith("norm.") and any(
+        key.endswith(".proj.weight") and key.count(".") == 3
+        for key in state
+        if key.startswith("blocks.")
+    ):
         return f"head.{name}"
     return name
 
@@ -101,7 +111,10 @@ def _hiera_name(name: str, state: Mapping[str, Tensor]) -> str:
 _TRANSFORMERS = (
     # names up to transformers 4
     (r"^vit\.encoder\.layer\.", "vit.layers."),
-    (r"\.attention\.attention\.(query|key|value)\.", lambda match: f".attention.{match.group(1)[0]}_proj."),
+    (
+        r"\.attention\.attention\.(query|key|value)\.",
+        lambda match: f".attention.{match.group(1)[0]}_proj.",
+    ),
     (r"\.attention\.output\.dense\.", ".attention.o_proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
@@ -136,13 +149,24 @@ def guess_arch(state: Mapping[str, Tensor]) -> str | None:
     for arch in ARCHS.values():
         if arch.family == "convnextv2":
             stem = state.get("stem.0.weight")
-            depths = tuple(_count(state, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+            depths = tuple(
+                _count(state, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4)
+            )
             if stem is not None and stem.shape[0] == arch.dims[0] and depths == arch.depths:
                 return arch.name
             continue
         embed = state.get("patch_embed.proj.weight")
-        same = embed is not None and embed.shape[0] == arch.dims[0] and _count(state, r"blocks\.(\d+)\.") == sum(arch.depths)
-        if embed is not None and same and (embed.shape[-1] == 7) == (arch.family == "hiera") and embed.shape[-1] in (7, arch.patch):
+        same = (
+            embed is not None
+            and embed.shape[0] == arch.dims[0]
+            and _count(state, r"blocks\.(\d+)\.") == sum(arch.depths)
+        )
+        if (
+            embed is not None
+            and same
+            and (embed.shape[-1] == 7) == (arch.family == "hiera")
+            and embed.shape[-1] in (7, arch.patch)
+        ):
             return arch.name
     return None
 

@@ -12,18 +12,26 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm, LayerNorm2d, NormMlpClassifierHead, calculate_drop_path_rates, trunc_normal_
+from timm.layers import (
+    LayerNorm,
+    LayerNorm2d,
+    NormMlpClassifierHead,
+    calculate_drop_path_rates,
+    trunc_normal_,
+)
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .common import Backbone, run_block
-from .linear import linear
-from .masking import gather_rows, scatter_rows, take_patches
+from mae_runners.models.common import Backbone, run_block
+from mae_runners.models.linear import linear
+from mae_runners.models.masking import gather_rows, scatter_rows, take_patches
 
 UNIT = 32  # pixels a side of a mask unit
 STEM = 4
-SMALL_MAP = 28 * 28  # cells; up to here a depthwise weight gradient is taken from whole maps on the CPU
+SMALL_MAP = (
+    28 * 28
+)  # cells; up to here a depthwise weight gradient is taken from whole maps on the CPU
 LEAST_SIDE = 4  # cells; smaller units make more windows than work
 
 
@@ -53,13 +61,28 @@ def window_products(x: Tensor, grad: Tensor, layout: Layout, kernel: int) -> Ten
     gradient slides over the window of ``x [B, C, H, W]`` that the unit saw."""
     batch, height, width = layout.shape
     side, channels, pad = layout.side, x.shape[1], kernel // 2
-    kernels = grad.permute(0, 2, 3, 1).reshape(batch * height * width, channels).index_select(0, layout.index)
+    kernels = (
+        grad.permute(0, 2, 3, 1)
+        .reshape(batch * height * width, channels)
+        .index_select(0, layout.index)
+    )
     kernels = kernels.view(-1, side * side, channels).transpose(1, 2).reshape(-1, 1, side, side)
     first = layout.index.view(-1, side * side)[:, 0]  # the top left cell of each unit
-    windows = F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad)).unfold(1, side + kernel - 1, side).unfold(2, side + kernel - 1, side)
-    windows = windows[first // (height * width), first // width % height // side, first % width // side]
+    windows = (
+        F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
+        .unfold(1, side + kernel - 1, side)
+        .unfold(2, side + kernel - 1, side)
+    )
+    windows = windows[
+        first // (height * width), first // width % height // side, first % width // side
+    ]
     windows = windows.reshape(1, -1, side + kernel - 1, side + kernel - 1)
-    return F.conv2d(windows, kernels, groups=kernels.shape[0]).view(-1, channels, kernel, kernel).sum(dim=0).unsqueeze(1)
+    return (
+        F.conv2d(windows, kernels, groups=kernels.shape[0])
+        .view(-1, channels, kernel, kernel)
+        .sum(dim=0)
+        .unsqueeze(1)
+    )
 
 
 class _DepthwiseOnCpu(torch.autograd.Function):
@@ -114,7 +137,10 @@ class DepthwiseConv(nn.Conv2d):
             and torch.is_grad_enabled()
             and self.weight.requires_grad
             and not torch.is_autocast_enabled("cpu")
-            and (x.shape[2] * x.shape[3] <= SMALL_MAP or (layout is not None and layout.side >= LEAST_SIDE))
+            and (
+                x.shape[2] * x.shape[3] <= SMALL_MAP
+                or (layout is not None and layout.side >= LEAST_SIDE)
+            )
         ):
             return _DepthwiseOnCpu.apply(x, self.weight, self.bias, layout)
         return super().forward(x)
@@ -124,7 +150,15 @@ class Block(ConvNeXtBlock):
     """Depthwise 7×7, LayerNorm, pointwise, GELU, GRN, pointwise; dense on ``[B, C, H, W]``, or on the rows of a layout."""
 
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
-        super().__init__(dim, dim, mlp_ratio=mlp_ratio, use_grn=True, ls_init_value=None, norm_layer=LayerNorm, drop_path=drop_path)
+        super().__init__(
+            dim,
+            dim,
+            mlp_ratio=mlp_ratio,
+            use_grn=True,
+            ls_init_value=None,
+            norm_layer=LayerNorm,
+            drop_path=drop_path,
+        )
         self.conv_dw = DepthwiseConv(dim)
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
@@ -166,7 +200,9 @@ class _GlobalResponse(torch.autograd.Function):
         by_level = -(by_ratio * response).sum(dim=-1, keepdim=True) / level.square()
         by_response = by_ratio / level + by_level / x.shape[-1]
         # A channel that is zero everywhere has no direction: its norm has the subgradient 0.
-        along = torch.where(response > 0, by_response / response.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+        along = torch.where(
+            response > 0, by_response / response.clamp_min(torch.finfo(x.dtype).tiny), 0.0
+        )
         grad_x = torch.addcmul(grad * scale, x, along.to(x.dtype))
         return grad_x, (by_scale * response / level).sum(dim=(0, 1)), grad.sum(dim=(0, 1)), None
 
@@ -183,7 +219,9 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample: nn.Module = nn.Identity()
         if dim_in != dim:
-            self.downsample = nn.Sequential(LayerNorm2d(dim_in), nn.Conv2d(dim_in, dim, 2, stride=2))
+            self.downsample = nn.Sequential(
+                LayerNorm2d(dim_in), nn.Conv2d(dim_in, dim, 2, stride=2)
+            )
         self.blocks = nn.Sequential(*[Block(dim, drop_path=rate) for rate in drop_path])
 
     def downsample_rows(self, x: Tensor, side: int) -> Tensor:
@@ -208,7 +246,9 @@ class ConvNextBackbone(Backbone):
         num_classes: 0 leaves the head out.
     """
 
-    def __init__(self, *, depths: tuple[int, ...], dims: tuple[int, ...], num_classes: int, drop_path: float) -> None:
+    def __init__(
+        self, *, depths: tuple[int, ...], dims: tuple[int, ...], num_classes: int, drop_path: float
+    ) -> None:
         super().__init__()
         self.depths, self.num_features = depths, dims[-1]
         self.stem = nn.Sequential(nn.Conv2d(3, dims[0], STEM, stride=STEM), LayerNorm2d(dims[0]))
@@ -256,7 +296,11 @@ class ConvNextBackbone(Backbone):
         """The units ``visible [B, K]`` alone → ``[B, K, C]``; equals the dense network with masked cells set to zero after every block."""
         units = (images.shape[2] // UNIT, images.shape[3] // UNIT)
         side = UNIT // STEM
-        pixels = take_patches(images, visible, UNIT).unflatten(4, (side, STEM)).unflatten(3, (side, STEM))
+        pixels = (
+            take_patches(images, visible, UNIT)
+            .unflatten(4, (side, STEM))
+            .unflatten(3, (side, STEM))
+        )
         pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * STEM * STEM)
         conv, norm = self.stem
         x = rows_norm(norm, linear(pixels, conv.weight.flatten(1), conv.bias))

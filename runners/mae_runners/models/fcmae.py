@@ -11,10 +11,10 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from .convnext import UNIT, Block, ConvNextBackbone
-from .mae import MaskedAutoencoder
-from .masking import Mask, put, take
-from .vit import mask_tokens
+from mae_runners.models.convnext import UNIT, Block, ConvNextBackbone
+from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.masking import Mask, put, take
+from mae_runners.models.vit import mask_tokens
 
 
 class FcMae(MaskedAutoencoder):
@@ -33,7 +33,10 @@ class FcMae(MaskedAutoencoder):
         self.proj = nn.Linear(encoder.num_features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder = nn.Sequential(
-            *[Block(width, mlp_ratio=float(config["decoder_mlp_ratio"])) for _ in range(int(config["decoder_depth"]))]
+            *[
+                Block(width, mlp_ratio=float(config["decoder_mlp_ratio"]))
+                for _ in range(int(config["decoder_depth"]))
+            ]
         )
         self.pred = nn.Linear(width, UNIT * UNIT * 3)
         for part in (self.proj, self.decoder, self.pred):

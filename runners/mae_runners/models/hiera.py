@@ -15,12 +15,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClNormMlpClassifierHead, DropPath, LayerNorm, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import (
+    ClNormMlpClassifierHead,
+    DropPath,
+    LayerNorm,
+    Mlp,
+    calculate_drop_path_rates,
+    trunc_normal_,
+)
 from torch import Tensor, nn
 
-from .common import Backbone, run_block, transformer_layer_id
-from .masking import split
-from .vit import attend
+from mae_runners.models.common import Backbone, run_block, transformer_layer_id
+from mae_runners.models.masking import split
+from mae_runners.models.vit import attend
 
 UNIT = 32  # pixels a side of a mask unit
 STRIDE = 4  # pixels a side of a token
@@ -83,7 +90,9 @@ class UnitAttention(nn.Module):
 class UnitBlock(nn.Module):
     """Pre-norm transformer block on ``[B, K, T, C]``; where the width grows, the shortcut is projected and pooled."""
 
-    def __init__(self, dim: int, dim_out: int, heads: int, pool: int, *, in_units: bool, drop_path: float) -> None:
+    def __init__(
+        self, dim: int, dim_out: int, heads: int, pool: int, *, in_units: bool, drop_path: float
+    ) -> None:
         super().__init__()
         self.pool = pool
         self.norm1 = LayerNorm(dim)
@@ -127,7 +136,9 @@ class HieraBackbone(Backbone):
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, embed_dim, KERNEL, stride=STRIDE, padding=PAD)
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.units[0] * self.units[1] * SIDE * SIDE, embed_dim))
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, self.units[0] * self.units[1] * SIDE * SIDE, embed_dim)
+        )
         for name, side in (("unroll", SIDE), *((f"roll{side}", side) for side in (8, 4, 2, 1))):
             order = unroll_order(side) if name == "unroll" else roll_order(side)
             self.register_buffer(name, torch.tensor(order), persistent=False)
@@ -139,14 +150,25 @@ class HieraBackbone(Backbone):
             in_units, dim_out = stage < 2, dim
             if i - 1 in self.stage_ends:
                 dim_out, num_heads, stage = dim * 2, num_heads * 2, stage + 1
-            blocks.append(UnitBlock(dim, dim_out, num_heads, 4 if i in pooled_at else 1, in_units=in_units, drop_path=rates[i]))
+            blocks.append(
+                UnitBlock(
+                    dim,
+                    dim_out,
+                    num_heads,
+                    4 if i in pooled_at else 1,
+                    in_units=in_units,
+                    drop_path=rates[i],
+                )
+            )
             dim = dim_out
         self.blocks = nn.ModuleList(blocks)
         self.num_features = dim
         self.stage_dims = [embed_dim * 2**i for i in range(len(stages))]
         self.head: nn.Module = nn.Identity()
         if num_classes:
-            self.head = ClNormMlpClassifierHead(dim, num_classes, norm_layer=LayerNorm, input_fmt="NLC")
+            self.head = ClNormMlpClassifierHead(
+                dim, num_classes, norm_layer=LayerNorm, input_fmt="NLC"
+            )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -181,7 +203,12 @@ class HieraBackbone(Backbone):
         batch, (rows, columns), count = images.shape[0], self.units, visible.shape[1]
         shown = (~hidden_map).to(images.dtype).view(batch, 1, rows, 1, columns, 1)
         pixels = (images.view(batch, 3, rows, UNIT, columns, UNIT) * shown).view_as(images)
-        windows = F.pad(pixels, (PAD, PAD, PAD, PAD)).unfold(2, WINDOW, UNIT).unfold(3, WINDOW, UNIT).permute(0, 2, 3, 1, 4, 5)
+        windows = (
+            F.pad(pixels, (PAD, PAD, PAD, PAD))
+            .unfold(2, WINDOW, UNIT)
+            .unfold(3, WINDOW, UNIT)
+            .permute(0, 2, 3, 1, 4, 5)
+        )
         sample = torch.arange(batch, device=images.device).unsqueeze(1)
         windows = windows[sample, visible // columns, visible % columns].flatten(0, 1)
         conv = self.patch_embed.proj

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .hiera import SIDE, UNIT, HieraBackbone
-from .linear import linear
-from .mae import MaskedAutoencoder, init_like_mae
-from .masking import Mask, put, split
-from .vit import DecoderBlock, decode, mask_tokens
+from mae_runners.models.hiera import SIDE, UNIT, HieraBackbone
+from mae_runners.models.linear import linear
+from mae_runners.models.mae import MaskedAutoencoder, init_like_mae
+from mae_runners.models.masking import Mask, put, split
+from mae_runners.models.vit import DecoderBlock, decode, mask_tokens
 
 
 class HieraMae(MaskedAutoencoder):
@@ -35,9 +35,13 @@ class HieraMae(MaskedAutoencoder):
         self.multi_scale_fusion_heads = nn.ModuleList([*heads, nn.Identity()])
         self.decoder_embed = nn.Linear(features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, self.num_units * self.final_side**2, width))
+        self.decoder_pos_embed = nn.Parameter(
+            torch.zeros(1, self.num_units * self.final_side**2, width)
+        )
         self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(width, int(config["decoder_num_heads"]), float(config["decoder_mlp_ratio"]))
+            DecoderBlock(
+                width, int(config["decoder_num_heads"]), float(config["decoder_mlp_ratio"])
+            )
             for _ in range(int(config["decoder_depth"]))
         )
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
@@ -50,7 +54,12 @@ class HieraMae(MaskedAutoencoder):
         # Row-major number in the decoder's picture of each token of each unit, [L, f·f].
         rows, columns = encoder.units
         side = self.final_side
-        numbers = torch.arange(self.num_units * side * side).view(rows, side, columns, side).permute(0, 2, 1, 3).reshape(self.num_units, -1)
+        numbers = (
+            torch.arange(self.num_units * side * side)
+            .view(rows, side, columns, side)
+            .permute(0, 2, 1, 3)
+            .reshape(self.num_units, -1)
+        )
         self.register_buffer("token_numbers", numbers, persistent=False)
 
     def fuse(self, stages: list[Tensor]) -> Tensor:
@@ -61,7 +70,9 @@ class HieraMae(MaskedAutoencoder):
             batch, units = picture.shape[:2]
             kernel = head.kernel_size[0]
             # The fusing convolution's kernel equals its stride: a matrix product on patches.
-            patches = split(split(picture, 3, -1, kernel), 2, -1, kernel).permute(0, 1, 2, 4, 3, 5, 6)
+            patches = split(split(picture, 3, -1, kernel), 2, -1, kernel).permute(
+                0, 1, 2, 4, 3, 5, 6
+            )
             patches = patches.reshape(batch, units, self.final_side**2, -1)
             fused = fused + linear(patches, head.weight.permute(0, 2, 3, 1).flatten(1), head.bias)
         return self.encoder_norm(fused)
@@ -70,11 +81,17 @@ class HieraMae(MaskedAutoencoder):
         tokens = self.encoder.embed_visible(images, mask.visible, mask.hidden_map)
         latent = self.decoder_embed(self.fuse(self.encoder.stages(tokens)))
         per_unit = latent.shape[2]
-        base = mask_tokens(self.mask_token, latent, self.num_units).unsqueeze(2).expand(-1, -1, per_unit, -1)
+        base = (
+            mask_tokens(self.mask_token, latent, self.num_units)
+            .unsqueeze(2)
+            .expand(-1, -1, per_unit, -1)
+        )
         x = put(base, mask.visible, latent).flatten(1, 2)
         # The decoder attends to everything, so the order of its tokens is free: keep them by unit and bring the position table along.
         x = x + self.decoder_pos_embed[:, self.token_numbers.flatten()]
-        hidden = (mask.hidden.unsqueeze(2) * per_unit + torch.arange(per_unit, device=x.device)).flatten(1)
+        hidden = (
+            mask.hidden.unsqueeze(2) * per_unit + torch.arange(per_unit, device=x.device)
+        ).flatten(1)
         x = decode(self.decoder_blocks, x, hidden)
         return self.decoder_pred(self.decoder_norm(x)), self.token_numbers[mask.hidden].flatten(1)
 

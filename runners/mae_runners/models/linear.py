@@ -33,7 +33,11 @@ def onednn_is_faster() -> bool:
         return False
     try:
         probe = _product(torch.ones(2, 3), torch.full((4, 3), 2.0), torch.ones(4))
-    except (AttributeError, RuntimeError, TypeError):  # the operator is not part of PyTorch's public interface
+    except (
+        AttributeError,
+        RuntimeError,
+        TypeError,
+    ):  # the operator is not part of PyTorch's public interface
         return False
     return torch.equal(probe, torch.full((2, 4), 7.0))
 
@@ -42,7 +46,11 @@ def processor() -> str:
     """The processor's vendor and model, as far as the system tells."""
     table = Path("/proc/cpuinfo")
     if table.exists():
-        return " ".join(line for line in table.read_text().splitlines()[:10] if line.startswith(("vendor_id", "model name")))
+        return " ".join(
+            line
+            for line in table.read_text().splitlines()[:10]
+            if line.startswith(("vendor_id", "model name"))
+        )
     return platform.processor()
 
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .common import Backboned
-from .masking import Mask, draw_mask, patch_statistics, put_patches, take_patches
+from mae_runners.models.common import Backboned
+from mae_runners.models.masking import Mask, draw_mask, patch_statistics, put_patches, take_patches
 
 
 class MaeOutput(NamedTuple):

@@ -36,7 +36,9 @@ def draw_mask(noise: Tensor, mask_ratio: float) -> Mask:
     order = noise.argsort(dim=1, stable=True)
     visible = order[:, :keep].sort(dim=1).values
     hidden = order[:, keep:].sort(dim=1).values
-    hidden_map = torch.ones(noise.shape, dtype=torch.bool, device=noise.device).scatter(1, visible, False)
+    hidden_map = torch.ones(noise.shape, dtype=torch.bool, device=noise.device).scatter(
+        1, visible, False
+    )
     return Mask(visible, hidden, hidden_map)
 
 
@@ -56,7 +58,9 @@ def take_patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     """The square patches ``index [B, K]`` (row-major) of ``images [B, C, H, W]`` → ``[B, K, C, patch, patch]``; the rest is not copied."""
     batch, channels, height, width = images.shape
     columns = width // patch
-    view = images.view(batch, channels, height // patch, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+    view = images.view(batch, channels, height // patch, patch, columns, patch).permute(
+        0, 2, 4, 1, 3, 5
+    )
     sample = torch.arange(batch, device=images.device).unsqueeze(1)
     return view[sample, index // columns, index % columns]
 
@@ -67,7 +71,9 @@ def put_patches(images: Tensor, index: Tensor, patches: Tensor) -> Tensor:
     patch = patches.shape[-1]
     columns = width // patch
     out = images.clone().contiguous()
-    view = out.view(batch, channels, height // patch, patch, columns, patch).permute(0, 2, 4, 1, 3, 5)
+    view = out.view(batch, channels, height // patch, patch, columns, patch).permute(
+        0, 2, 4, 1, 3, 5
+    )
     sample = torch.arange(batch, device=images.device).unsqueeze(1)
     view[sample, index // columns, index % columns] = patches.to(out.dtype)
     return out

@@ -44,8 +44,13 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or x.numel() // x.shape[1] * ranks == 1:
             # Sharded training may hold weight and bias in half precision; the statistics never are.
             assert self.running_mean is not None
-            weight, bias = self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype)
-            return nn.functional.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps)
+            weight, bias = (
+                self.weight.to(self.running_mean.dtype),
+                self.bias.to(self.running_mean.dtype),
+            )
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps
+            )
         return super().forward(x) if ranks == 1 else self._over_ranks(x)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
@@ -59,9 +64,15 @@ class BatchNorm(nn.BatchNorm2d):
             variance = sum_over_ranks(centred.square().sum(dim=(0, 2, 3))) / count
             scale = self.weight.float() * (variance + self.eps).rsqrt()
             with torch.no_grad():
-                assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+                assert (
+                    self.running_mean is not None
+                    and self.running_var is not None
+                    and self.num_batches_tracked is not None
+                )
                 momentum = float(self.momentum or 0.0)
                 self.num_batches_tracked.add_(1)
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
+                self.running_var.lerp_(
+                    (variance * count / (count - 1)).to(self.running_var.dtype), momentum
+                )
             return (centred * scale[:, None, None] + self.bias.float()[:, None, None]).to(x.dtype)

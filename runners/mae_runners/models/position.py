@@ -15,7 +15,11 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
     """
     assert dim % 4 == 0, "the sine-cosine table needs a multiple of 4 channels"
     omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4.0))
-    rows, columns = torch.meshgrid(torch.arange(grid[0], dtype=torch.float64), torch.arange(grid[1], dtype=torch.float64), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(grid[0], dtype=torch.float64),
+        torch.arange(grid[1], dtype=torch.float64),
+        indexing="ij",
+    )
     parts = []
     for position in (columns, rows):
         angle = torch.outer(position.flatten(), omega)
@@ -26,7 +30,9 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
     return table.unsqueeze(0).float()
 
 
-def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int], *, prefix: int = 0) -> Tensor:
+def resize_table(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], *, prefix: int = 0
+) -> Tensor:
     """``table [1, prefix + rows × columns, C]`` from grid ``old`` to grid ``new`` by bicubic interpolation; the prefix rows stay."""
     if old == new:
         return table
@@ -37,7 +43,9 @@ def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int], *, p
     return torch.cat([head, body], dim=1)
 
 
-def resize_windowed_table(table: Tensor, old: tuple[int, int], new: tuple[int, int], window: int) -> Tensor:
+def resize_windowed_table(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], window: int
+) -> Tensor:
     """As `resize_table`, for a model that attends in windows of ``window × window`` tokens (Hiera).
 
     Such a table is close to one window pattern repeated over the image plus a smooth part. Interpolating the sum moves the pattern off the
@@ -50,7 +58,9 @@ def resize_windowed_table(table: Tensor, old: tuple[int, int], new: tuple[int, i
     grid = table.float().reshape(old[0] // window, window, old[1] // window, window, channels)
     pattern = grid.mean(dim=(0, 2))
     rest = (grid - pattern[None, :, None]).reshape(1, old[0] * old[1], channels)
-    rest = resize_table(rest, old, new).reshape(new[0] // window, window, new[1] // window, window, channels)
+    rest = resize_table(rest, old, new).reshape(
+        new[0] // window, window, new[1] // window, window, channels
+    )
     return (rest + pattern[None, :, None]).reshape(1, new[0] * new[1], channels).to(table.dtype)
 
 

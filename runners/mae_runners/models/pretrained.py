@@ -14,21 +14,25 @@ from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from torch import Tensor
 
-from ..checkpoint import read
-from .classifier import Classifier
-from .common import Backboned
-from .conversion import guess_arch, to_our_names, unwrap
-from .hiera import SIDE, UNIT
-from .mae import MaskedAutoencoder
-from .position import resize_table, resize_windowed_table, square_grid
-from .upernet import Segmenter
+from mae_runners.models.checkpoint import read
+from mae_runners.models.classifier import Classifier
+from mae_runners.models.common import Backboned
+from mae_runners.models.conversion import guess_arch, to_our_names, unwrap
+from mae_runners.models.hiera import SIDE, UNIT
+from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.position import resize_table, resize_windowed_table, square_grid
+from mae_runners.models.upernet import Segmenter
 
 #: the share of the backbone's values that must come from the file
 MIN_SHARE = 0.9
 _HEADS = ("head.", "fc_norm.", "norm.")
 _DECODER = ("decoder", "mask_token", "proj.", "pred.", "multi_scale_fusion_heads.", "encoder_norm.")
 _SEGMENTER = ("neck.", "uper.", "auxiliary.")
-_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")  # the buffers that training changes
+_STATISTICS = (
+    ".running_mean",
+    ".running_var",
+    ".num_batches_tracked",
+)  # the buffers that training changes
 
 
 @dataclass
@@ -67,7 +71,13 @@ class LoadReport:
         return {**self.__dict__, "summary": self.summary()}
 
 
-def load_pretrained(model: Backboned, path: str | os.PathLike[str], key: str | None = None, *, min_share: float = MIN_SHARE) -> LoadReport:
+def load_pretrained(
+    model: Backboned,
+    path: str | os.PathLike[str],
+    key: str | None = None,
+    *,
+    min_share: float = MIN_SHARE,
+) -> LoadReport:
     """Fill ``model`` from a checkpoint of any of the sources in `conversion`.
 
     Position tables are resized to the model's grid. A classifier takes the encoder, and a head of the same number of classes; a masked
@@ -82,7 +92,9 @@ def load_pretrained(model: Backboned, path: str | os.PathLike[str], key: str | N
     data = read(path, key)
     state, _ = unwrap(data)
     if not state:
-        raise CheckpointError(f"{name} holds no weights", field="train.pretrained_model_path", expected="a state dict")
+        raise CheckpointError(
+            f"{name} holds no weights", field="train.pretrained_model_path", expected="a state dict"
+        )
     state = to_our_names(state)
     loader = _Loader(model, state, _grid_pixels(data), name)
     report = loader.run()
@@ -94,7 +106,9 @@ def load_pretrained(model: Backboned, path: str | os.PathLike[str], key: str | N
             field="train.pretrained_model_path",
             got=found or "an architecture that is not ours",
             expected=f"weights of {model.arch}: at least {min_share:.0%} of the backbone, every shape equal",
-            hint=f"set model.arch to {found}" if found and found != model.arch else "choose weights of the same architecture",
+            hint=f"set model.arch to {found}"
+            if found and found != model.arch
+            else "choose weights of the same architecture",
         )
     return report
 
@@ -109,18 +123,28 @@ def _grid_pixels(data: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 class _Loader:
-    def __init__(self, model: Backboned, state: Mapping[str, Tensor], pixels: tuple[int, int] | None, name: str) -> None:
+    def __init__(
+        self,
+        model: Backboned,
+        state: Mapping[str, Tensor],
+        pixels: tuple[int, int] | None,
+        name: str,
+    ) -> None:
         self.model, self.state, self.pixels, self.file = model, state, pixels, name
         self.arch = ARCHS[model.arch]
         self.targets: dict[str, Tensor] = dict(model.named_parameters())
-        self.targets |= {name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)}
+        self.targets |= {
+            name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)
+        }
         self.clashes: list[str] = []
         self.report = LoadReport()
 
     def run(self) -> LoadReport:
         chosen: dict[str, Tensor] = {}
         for name, value in self.state.items():
-            target = next((full for full in (f"encoder.{name}", name) if full in self.targets), None)
+            target = next(
+                (full for full in (f"encoder.{name}", name) if full in self.targets), None
+            )
             reason = self._reason_to_leave(name, value, target)
             if reason:
                 self.report.ignored[name] = reason
@@ -132,7 +156,9 @@ class _Loader:
                     chosen[target] = fitted
         backbone = [name for name in self.targets if self._is_backbone(name)]
         total = sum(self.targets[name].numel() for name in backbone)
-        self.report.share = sum(self.targets[name].numel() for name in backbone if name in chosen) / total
+        self.report.share = (
+            sum(self.targets[name].numel() for name in backbone if name in chosen) / total
+        )
         self.report.matched = sorted(chosen)
         self.report.missing = sorted(set(self.targets) - set(chosen))
         if not self.clashes:
@@ -156,7 +182,11 @@ class _Loader:
         elif isinstance(self.model, Classifier):
             if name in self.model.encoder.head_names():
                 classes = self.model.num_classes
-                return None if value.shape[0] == classes else f"the head has {value.shape[0]} classes, the model {classes}"
+                return (
+                    None
+                    if value.shape[0] == classes
+                    else f"the head has {value.shape[0]} classes, the model {classes}"
+                )
             if target is None and name.startswith(_DECODER):
                 return "belongs to the decoder"
             if target is None and name.startswith("norm."):

@@ -20,8 +20,8 @@ from mae_skill.errors import SpecError
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .common import Backboned
-from .norm import BatchNorm
+from mae_runners.models.common import Backboned
+from mae_runners.models.norm import BatchNorm
 
 STRIDES = (4, 8, 16, 32)
 AUXILIARY_LEVEL = 2
@@ -29,12 +29,20 @@ AUXILIARY_LEVEL = 2
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, corners not aligned: ``[B, C, h, w]`` → ``[B, C, *size]``."""
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return (
+        x
+        if tuple(x.shape[-2:]) == tuple(size)
+        else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    )
 
 
 def conv_block(width_in: int, width: int, kernel: int) -> nn.Sequential:
     """ "Same" convolution without bias, batch normalisation, ReLU."""
-    block = nn.Sequential(nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False), BatchNorm(width), nn.ReLU())
+    block = nn.Sequential(
+        nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False),
+        BatchNorm(width),
+        nn.ReLU(),
+    )
     nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
     return block
 
@@ -68,7 +76,9 @@ class AveragePool(nn.Module):
     def __init__(self, size: tuple[int, int], bins: int) -> None:
         super().__init__()
         self.register_buffer("rows", pooling_weights(size[0], bins), persistent=False)
-        self.register_buffer("columns", pooling_weights(size[1], bins).T.contiguous(), persistent=False)
+        self.register_buffer(
+            "columns", pooling_weights(size[1], bins).T.contiguous(), persistent=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows.to(x.dtype) @ x @ self.columns.to(x.dtype)
@@ -77,10 +87,15 @@ class AveragePool(nn.Module):
 class PyramidPooling(nn.Module):
     """The map beside its averages over 1, 2², 3², 6² regions, fused: ``[B, C, h, w]`` → ``[B, width, h, w]``."""
 
-    def __init__(self, width_in: int, width: int, scales: Sequence[int], size: tuple[int, int]) -> None:
+    def __init__(
+        self, width_in: int, width: int, scales: Sequence[int], size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.size = size
-        self.branches = nn.ModuleList(nn.Sequential(AveragePool(size, scale), conv_block(width_in, width, 1)) for scale in scales)
+        self.branches = nn.ModuleList(
+            nn.Sequential(AveragePool(size, scale), conv_block(width_in, width, 1))
+            for scale in scales
+        )
         self.fuse = conv_block(width_in + len(scales) * width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +126,14 @@ class UperHead(nn.Module):
         self.classify = classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        levels = [lateral(x) for lateral, x in zip(self.lateral, maps[:-1], strict=True)] + [self.pooling(maps[-1])]
+        levels = [lateral(x) for lateral, x in zip(self.lateral, maps[:-1], strict=True)] + [
+            self.pooling(maps[-1])
+        ]
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + resize(levels[i], self.sizes[i - 1])
-        smoothed = [smooth(x) for smooth, x in zip(self.smooth, levels[:-1], strict=True)] + [levels[-1]]
+        smoothed = [smooth(x) for smooth, x in zip(self.smooth, levels[:-1], strict=True)] + [
+            levels[-1]
+        ]
         fused = self.fuse(torch.cat([resize(x, self.sizes[0]) for x in smoothed], dim=1))
         result: Tensor = self.classify(fused)
         return result
@@ -131,7 +150,9 @@ class Double(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert self.bias is not None
-        kernel = self.weight.permute(1, 2, 3, 0).reshape(4 * self.out_channels, self.in_channels, 1, 1)
+        kernel = self.weight.permute(1, 2, 3, 0).reshape(
+            4 * self.out_channels, self.in_channels, 1, 1
+        )
         return F.pixel_shuffle(F.conv2d(x, kernel), 2) + self.bias[:, None, None]
 
 
@@ -162,8 +183,16 @@ class Segmenter(Backboned):
                     got=list(self.input_size),
                     expected=f"at least {2 * arch.patch} pixels",
                 )
-            sizes = [(4 * rows, 4 * columns), (2 * rows, 2 * columns), (rows, columns), (rows // 2, columns // 2)]
-            encoder.norm, encoder.fc_norm = nn.Identity(), nn.Identity()  # the levels come from before the last norm
+            sizes = [
+                (4 * rows, 4 * columns),
+                (2 * rows, 2 * columns),
+                (rows, columns),
+                (rows // 2, columns // 2),
+            ]
+            encoder.norm, encoder.fc_norm = (
+                nn.Identity(),
+                nn.Identity(),
+            )  # the levels come from before the last norm
             self.neck = rescaling(dims[0])
         else:
             dims = arch.dims
@@ -171,12 +200,20 @@ class Segmenter(Backboned):
             self.neck = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
         dropout = float(config["dropout"])
         self.uper = UperHead(
-            dims, sizes, self.num_classes, channels=int(config["channels"]), scales=list(config["scales"]), dropout=dropout
+            dims,
+            sizes,
+            self.num_classes,
+            channels=int(config["channels"]),
+            scales=list(config["scales"]),
+            dropout=dropout,
         )
         self.auxiliary: nn.Sequential | None = None
         if config["auxiliary_channels"]:
             between = int(config["auxiliary_channels"])
-            self.auxiliary = nn.Sequential(conv_block(dims[AUXILIARY_LEVEL], between, 3), *classifier(between, self.num_classes, dropout))
+            self.auxiliary = nn.Sequential(
+                conv_block(dims[AUXILIARY_LEVEL], between, 3),
+                *classifier(between, self.num_classes, dropout),
+            )
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """The encoder's maps in pyramid order, strides 4, 8, 16, 32 (of a 16-pixel patch)."""

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from .common import transformer_layer_id
-from .linear import linear
-from .masking import take
+from mae_runners.models.common import transformer_layer_id
+from mae_runners.models.linear import linear
+from mae_runners.models.masking import take
 
 
 class VitBackbone(VisionTransformer):
@@ -70,7 +70,13 @@ class VitBackbone(VisionTransformer):
         depth = len(self.blocks)
         taps = [max(1, depth * share // 12) - 1 for share in (4, 6, 8, 12)]
         unique = sorted(set(taps))
-        maps = dict(zip(unique, self.forward_intermediates(images, indices=unique, intermediates_only=True), strict=True))
+        maps = dict(
+            zip(
+                unique,
+                self.forward_intermediates(images, indices=unique, intermediates_only=True),
+                strict=True,
+            )
+        )
         return [maps[tap] for tap in taps]
 
 
@@ -100,7 +106,9 @@ class DecoderBlock(Block):
         weight, bias = attn.qkv.weight, attn.qkv.bias
         q = linear(take(normed, index), weight[:width], bias[:width])
         k, v = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-        heads = [part.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2) for part in (q, k, v)]
+        heads = [
+            part.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2) for part in (q, k, v)
+        ]
         out = attend(*heads, fused=attn.fused_attn).transpose(1, 2).flatten(2)
         x = take(x, index) + attn.proj(out)
         return x + self.mlp(self.norm2(x))

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .common import run_block
-from .mae import MaskedAutoencoder, init_like_mae
-from .masking import Mask, put, take, take_patches
-from .position import sincos_2d
-from .vit import DecoderBlock, VitBackbone, decode, embed_patches, mask_tokens
+from mae_runners.models.common import run_block
+from mae_runners.models.mae import MaskedAutoencoder, init_like_mae
+from mae_runners.models.masking import Mask, put, take, take_patches
+from mae_runners.models.position import sincos_2d
+from mae_runners.models.vit import DecoderBlock, VitBackbone, decode, embed_patches, mask_tokens
 
 
 class VitMae(MaskedAutoencoder):
@@ -29,9 +29,13 @@ class VitMae(MaskedAutoencoder):
         width = int(config["decoder_embed_dim"])
         self.decoder_embed = nn.Linear(encoder.num_features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(sincos_2d(width, encoder.grid, class_token=True), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(
+            sincos_2d(width, encoder.grid, class_token=True), requires_grad=False
+        )
         self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(width, int(config["decoder_num_heads"]), float(config["decoder_mlp_ratio"]))
+            DecoderBlock(
+                width, int(config["decoder_num_heads"]), float(config["decoder_mlp_ratio"])
+            )
             for _ in range(int(config["decoder_depth"]))
         )
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
@@ -46,7 +50,8 @@ class VitMae(MaskedAutoencoder):
         nn.init.normal_(self.encoder.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
         self.encoder.pos_embed = nn.Parameter(
-            sincos_2d(self.encoder.num_features, self.encoder.grid, class_token=True), requires_grad=False
+            sincos_2d(self.encoder.num_features, self.encoder.grid, class_token=True),
+            requires_grad=False,
         )
 
     def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
@@ -55,14 +60,18 @@ class VitMae(MaskedAutoencoder):
         x = embed_patches(encoder.patch_embed.proj, take_patches(images, visible, self.unit))
         table = encoder.pos_embed
         x = x + take(table[:, 1:].expand(x.shape[0], -1, -1), visible)
-        x = torch.cat([(encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat(
+            [(encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1
+        )
         for block in encoder.blocks:
             x = run_block(encoder, block, x)
         return encoder.norm(x)
 
     def predict(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
         latent = self.decoder_embed(self.encode_visible(images, mask.visible))
-        body = put(mask_tokens(self.mask_token, latent, self.num_units), mask.visible, latent[:, 1:])
+        body = put(
+            mask_tokens(self.mask_token, latent, self.num_units), mask.visible, latent[:, 1:]
+        )
         x = torch.cat([latent[:, :1], body], dim=1) + self.decoder_pos_embed
         x = decode(self.decoder_blocks, x, mask.hidden + 1)
         return self.decoder_pred(self.decoder_norm(x)), mask.hidden

@@ -59,11 +59,21 @@ class Traits:
 
     @classmethod
     def of(cls, model: Any) -> Traits:
-        vectors = {name for name, p in model.named_parameters() if len([size for size in p.shape if size != 1]) <= 1}
-        return cls(model.layer_ids(), set(model.no_weight_decay()) | vectors, set(model.head_parameter_names()))
+        vectors = {
+            name
+            for name, p in model.named_parameters()
+            if len([size for size in p.shape if size != 1]) <= 1
+        }
+        return cls(
+            model.layer_ids(),
+            set(model.no_weight_decay()) | vectors,
+            set(model.head_parameter_names()),
+        )
 
 
-def parameter_groups(traits: Traits, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+def parameter_groups(
+    traits: Traits, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]
+) -> list[dict[str, Any]]:
     """AdamW parameter groups, one for each (rate scale, weight decay).
 
     Args:
@@ -87,17 +97,40 @@ def parameter_groups(traits: Traits, optim: Any, *, layerwise: bool, named: list
         scale = 1.0
         if layerwise:
             layer, total = traits.layers[name]
-            scale = float(optim.layer_decay) ** (total - layer) * (1.0 if name in traits.heads else float(optim.backbone_multiplier))
-        decay = 0.0 if name in traits.no_decay or name.endswith(".bias") else float(optim.weight_decay)
-        group = groups.setdefault((scale, decay), {"params": [], "param_names": [], "scale": scale, "weight_decay": decay})
+            scale = float(optim.layer_decay) ** (total - layer) * (
+                1.0 if name in traits.heads else float(optim.backbone_multiplier)
+            )
+        decay = (
+            0.0 if name in traits.no_decay or name.endswith(".bias") else float(optim.weight_decay)
+        )
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "param_names": [], "scale": scale, "weight_decay": decay}
+        )
         group["params"].append(parameter)
         group["param_names"].append(name)
     if not groups:
-        raise SpecError("train.freeze leaves nothing to train", field="train.freeze", hint="name fewer modules")
+        raise SpecError(
+            "train.freeze leaves nothing to train", field="train.freeze", hint="name fewer modules"
+        )
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(groups: list[dict[str, Any]], optim: Any, *, stage: str, lr: float, device: torch.device) -> torch.optim.AdamW:
+def build_optimizer(
+    groups: list[dict[str, Any]], optim: Any, *, stage: str, lr: float, device: torch.device
+) -> torch.optim.AdamW:
     """AdamW with β1 = `momentum`; fused on a GPU. Each group's `lr` carries its scale."""
-    ready = [{"params": g["params"], "scale": g["scale"], "weight_decay": g["weight_decay"], "lr": lr * g["scale"]} for g in groups]
-    return torch.optim.AdamW(ready, lr=lr, betas=(float(optim.momentum), beta2(optim, stage)), fused=device.type == "cuda")
+    ready = [
+        {
+            "params": g["params"],
+            "scale": g["scale"],
+            "weight_decay": g["weight_decay"],
+            "lr": lr * g["scale"],
+        }
+        for g in groups
+    ]
+    return torch.optim.AdamW(
+        ready,
+        lr=lr,
+        betas=(float(optim.momentum), beta2(optim, stage)),
+        fused=device.type == "cuda",
+    )

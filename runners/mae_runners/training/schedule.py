@@ -33,7 +33,9 @@ class Schedule:
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         if self.kind in ("cosine", "poly"):
-            share = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+            share = min(
+                1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+            )
             left = 0.5 * (1.0 + math.cos(math.pi * share)) if self.kind == "cosine" else 1.0 - share
             return self.min_lr + (self.lr - self.min_lr) * left
         passed = sum(step >= milestone for milestone in self.milestones)

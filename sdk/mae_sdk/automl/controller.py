@@ -15,8 +15,8 @@ from typing import Any
 
 from mae_skill.errors import MaeError
 
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.status import StatusWriter
+from mae_sdk.jobs import records
+from mae_sdk.jobs.status import StatusWriter
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,12 +41,12 @@ def control(job_dir: Path) -> int:
         MaeError: the study cannot run or no trial succeeded.
     """
     from mae_sdk.automl import results
-    from mae_sdk.automl.children import LocalChildren, socket_folder, start_warm
     from mae_sdk.automl.loop import Loop
     from mae_sdk.automl.options import Objective, parse
     from mae_sdk.automl.setup import STUDY_NAME
     from mae_sdk.automl.space import SearchSpace
     from mae_sdk.automl.study import controller_lock, open_storage, open_study, require_optuna
+    from mae_sdk.automl.trials import LocalChildren, socket_folder, start_warm
 
     require_optuna()
     folder = job_dir / "automl"
@@ -89,9 +89,16 @@ def control(job_dir: Path) -> int:
         socket = None
         if options.warm and content.get("warm_command"):
             place = socket_folder()
-            socket = None if place is None else start_warm(job_dir, content["warm_command"], place / f"{_short(job_dir)}.sock")
+            socket = (
+                None
+                if place is None
+                else start_warm(job_dir, content["warm_command"], place / f"{_short(job_dir)}.sock")
+            )
             if socket is None:
-                print("the warm runner did not come up (automl/warm.log); trials start cold", flush=True)
+                print(
+                    "the warm runner did not come up (automl/warm.log); trials start cold",
+                    flush=True,
+                )
         concurrency = int(content["concurrency"])
         children = LocalChildren(job_dir, content, concurrency=concurrency, socket=socket)
 

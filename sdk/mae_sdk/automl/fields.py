@@ -9,7 +9,17 @@ from typing import Any
 
 from mae_skill.conditions import MISSING, acts, get, holds
 
-__all__ = ["MISSING", "Conditions", "Relation", "acts", "get", "holds", "math_conditions", "nodes", "put"]
+__all__ = [
+    "MISSING",
+    "Conditions",
+    "Relation",
+    "acts",
+    "get",
+    "holds",
+    "math_conditions",
+    "nodes",
+    "put",
+]
 
 
 def put(spec: dict[str, Any], key: str, value: Any) -> None:
@@ -71,7 +81,11 @@ class Conditions:
 def math_conditions(node: Mapping[str, Any], key: str, fields: Mapping[str, Any]) -> Conditions:
     """``math_cond`` and ``depends_on`` of a field. Unknown words are ignored: foreign bundles have dialects."""
     texts = node.get("math_cond") or ()
-    parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"[,;]|\band\b", text)]
+    parts = [
+        part
+        for text in ([texts] if isinstance(texts, str) else texts)
+        for part in re.split(r"[,;]|\band\b", text)
+    ]
     depends = [other for other in _listed(node.get("depends_on")) if other]
     found: dict[str, Any] = {}
     relations: list[Relation] = []
@@ -90,14 +104,24 @@ def math_conditions(node: Mapping[str, Any], key: str, fields: Mapping[str, Any]
                 found[side], found[f"{side}_open"] = number, "=" not in op
             else:
                 names = depends if word == "depends_on" else [word]
-                relations += [Relation(op, resolved) for name in names if (resolved := _resolve(name, key, fields))]
+                relations += [
+                    Relation(op, resolved)
+                    for name in names
+                    if (resolved := _resolve(name, key, fields))
+                ]
         elif number is not None and number >= (2 if op == "^" else 1):
             found["base" if op == "^" else "divisor"] = int(number)
     return Conditions(**found, relations=tuple(relations))
 
 
 def _listed(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else [str(item) for item in value]
+    return (
+        []
+        if value is None
+        else [value]
+        if isinstance(value, str)
+        else [str(item) for item in value]
+    )
 
 
 def _resolve(name: str, key: str, fields: Mapping[str, Any]) -> str | None:

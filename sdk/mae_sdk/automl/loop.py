@@ -20,9 +20,18 @@ from mae_sdk.automl.backend import Backend, Seen
 from mae_sdk.automl.fields import get, put
 from mae_sdk.automl.metrics import best, epochs, reports
 from mae_sdk.automl.options import AutoMLOptions, Objective
+from mae_sdk.automl.shared_workers import Workers
 from mae_sdk.automl.space import SearchSpace
-from mae_sdk.automl.study import AGAIN, FAILED, LOST, SILENT, better_so_far, counted, grid_size, spent
-from mae_sdk.automl.workers import Workers
+from mae_sdk.automl.study import (
+    AGAIN,
+    FAILED,
+    LOST,
+    SILENT,
+    better_so_far,
+    counted,
+    grid_size,
+    spent,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -81,7 +90,11 @@ class Loop:
         self.started = time.time() if started is None else started
         self.say, self.changed, self.stopped = say, changed, stopped
         self.running: dict[int, Running] = {}
-        self.workers = Workers(study, self._owner(), options.worker_timeout, say) if options.storage is not None else None
+        self.workers = (
+            Workers(study, self._owner(), options.worker_timeout, say)
+            if options.storage is not None
+            else None
+        )
         self.reason = ""
         size = grid_size(space, options)
         self.budget = options.max_trials if size is None else min(options.max_trials, size)
@@ -105,7 +118,11 @@ class Loop:
             if self.reason in ("timeout", "plateau") and self.running:
                 for item in self.running.values():
                     self._cancel(item)
-            while not self.reason and len(self.running) < self.concurrency and spent(self.study) < self.budget:
+            while (
+                not self.reason
+                and len(self.running) < self.concurrency
+                and spent(self.study) < self.budget
+            ):
                 if not self._next():
                     break
                 moved = True
@@ -113,7 +130,13 @@ class Loop:
                 moved |= self._watch_or_lose(item)
             if self.workers is not None:
                 moved |= self.workers.look()
-            if not self.running and (self.reason or (spent(self.study) >= self.budget and not (self.workers and self.workers.others()))):
+            if not self.running and (
+                self.reason
+                or (
+                    spent(self.study) >= self.budget
+                    and not (self.workers and self.workers.others())
+                )
+            ):
                 return self.reason or "max_trials"
             idle = POLL_SECONDS if moved else min(idle * 1.2, SLOW_POLL_SECONDS)
             time.sleep(idle)
@@ -165,7 +188,11 @@ class Loop:
             trial.set_user_attr("child", child.name)
         taken = {item.slot for item in self.running.values()}
         kept = self.backend.slot(child) if resumed else None
-        slot = kept if kept is not None and kept not in taken else next(i for i in range(len(taken) + 1) if i not in taken)
+        slot = (
+            kept
+            if kept is not None and kept not in taken
+            else next(i for i in range(len(taken) + 1) if i not in taken)
+        )
         item = Running(trial.number, child, slot, trial)
         frozen = self.study._storage.get_trial(trial._trial_id)
         item.reported = set(frozen.intermediate_values)
@@ -175,12 +202,16 @@ class Loop:
         if item.pruning:  # decided before the controller died; the request may not have been made
             self._cancel(item)
         shown = ", ".join(
-            f"{name.rpartition('.')[2]}={value:.4g}" if isinstance(value, float) else f"{name.rpartition('.')[2]}={value}"
+            f"{name.rpartition('.')[2]}={value:.4g}"
+            if isinstance(value, float)
+            else f"{name.rpartition('.')[2]}={value}"
             for name, value in params.items()
         )
         again = trial.user_attrs.get(AGAIN)
         how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"
-        self.say(f"trial {trial.number}{how}: {'the spec as given; ' if trial.user_attrs.get(AGAIN, trial.number) == 0 else ''}{shown}")
+        self.say(
+            f"trial {trial.number}{how}: {'the spec as given; ' if trial.user_attrs.get(AGAIN, trial.number) == 0 else ''}{shown}"
+        )
 
     def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
         skip = []
@@ -200,7 +231,11 @@ class Loop:
                 self.workers.sign([other.trial for other in self.running.values()])
             return self._watch(item)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            gone = [number for number in self.workers.taken(self._owner()) if number in self.running] if self.workers is not None else []
+            gone = (
+                [number for number in self.workers.taken(self._owner()) if number in self.running]
+                if self.workers is not None
+                else []
+            )
             if not gone:
                 raise
             for number in gone:
@@ -210,7 +245,7 @@ class Loop:
 
     def _watch(self, item: Running) -> bool:
         """Look at one child; True when something changed."""
-        from mae_sdk.jobfolder.records import CANCELED, COMPLETE, ERROR
+        from mae_sdk.jobs.records import CANCELED, COMPLETE, ERROR
 
         seen = self.backend.observe(item.child)
         try:
@@ -229,18 +264,26 @@ class Loop:
         return True
 
     def _report(self, item: Running, records: list[dict[str, Any]], ended: bool) -> None:
-        for epoch, value in better_so_far(epochs(records, self.objectives[0].metric), self.objectives[0]):
+        for epoch, value in better_so_far(
+            epochs(records, self.objectives[0].metric), self.objectives[0]
+        ):
             step = epoch + 1
             if step in item.reported or item.pruning:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
             last = get(self.backend.spec(item.child), self.keys.get("epochs", ""))
-            if not ended and not (isinstance(last, int) and step >= last) and item.trial.should_prune():
+            if (
+                not ended
+                and not (isinstance(last, int) and step >= last)
+                and item.trial.should_prune()
+            ):
                 item.trial.set_user_attr("pruned_at", epoch)
                 item.pruning = True
                 self._cancel(item)
-                self.say(f"trial {item.number}: pruned after epoch {epoch} at {self.objectives[0].metric} {value:.5g}")
+                self.say(
+                    f"trial {item.number}: pruned after epoch {epoch} at {self.objectives[0].metric} {value:.5g}"
+                )
 
     def cancel(self) -> None:
         """Stop every trial because the study is cancelled; a resumed study takes them up again."""
@@ -255,10 +298,12 @@ class Loop:
     def _end(self, item: Running, seen: Seen, records: list[dict[str, Any]]) -> None:
         from optuna.trial import TrialState
 
-        from mae_sdk.jobfolder.records import COMPLETE
+        from mae_sdk.jobs.records import COMPLETE
 
         trial = item.trial
-        values = [best(epochs(records, objective.metric), objective) for objective in self.objectives]
+        values = [
+            best(epochs(records, objective.metric), objective) for objective in self.objectives
+        ]
         found = [value for value in values if value is not None]
         if seen.state == COMPLETE and len(found) == len(values):
             trial.set_user_attr("best_epoch", found[0][0])
@@ -267,7 +312,9 @@ class Loop:
         if item.pruning:
             self._tell(item, records, None, TrialState.PRUNED)
             return
-        if seen.state == "CANCELED" and trial.user_attrs.get(STOPPED):  # the study was cancelled, and has been resumed
+        if seen.state == "CANCELED" and trial.user_attrs.get(
+            STOPPED
+        ):  # the study was cancelled, and has been resumed
             trial.set_user_attr(STOPPED, False)
             self.backend.retry(item.child, item.slot, None)
             item.size = -1
@@ -275,13 +322,20 @@ class Loop:
         if seen.state == "CANCELED":
             cause = self.reason or "cancelled from outside"
             trial.set_user_attr(FAILED, cause)
-            self._tell(item, records, None, TrialState.PRUNED if found and len(values) == 1 else TrialState.FAIL)
+            self._tell(
+                item,
+                records,
+                None,
+                TrialState.PRUNED if found and len(values) == 1 else TrialState.FAIL,
+            )
             return
         if seen.category in INFRASTRUCTURE:
             tries = int(trial.user_attrs.get("retries", 0))
             if tries < self.options.retries:
                 trial.set_user_attr("retries", tries + 1)
-                self.say(f"trial {item.number}: {seen.message}; started again ({tries + 1} of {self.options.retries})")
+                self.say(
+                    f"trial {item.number}: {seen.message}; started again ({tries + 1} of {self.options.retries})"
+                )
                 self.backend.retry(item.child, item.slot, None)
                 item.size = -1
                 return
@@ -291,15 +345,23 @@ class Loop:
             return
         if seen.category == "out_of_memory" and self._halve(item):
             return
-        missing = [o.metric for o, value in zip(self.objectives, values, strict=True) if value is None]
+        missing = [
+            o.metric for o, value in zip(self.objectives, values, strict=True) if value is None
+        ]
         cause = seen.message or f"the trial reported no {' and no '.join(missing)}"
         category = seen.category
-        if seen.state == COMPLETE and not all(any(reports(record, metric) for record in records) for metric in missing):
+        if seen.state == COMPLETE and not all(
+            any(reports(record, metric) for record in records) for metric in missing
+        ):
             category = "no_metric"  # not even a value that is not finite
         trial.set_user_attr(FAILED, cause)
         trial.set_user_attr("category", category)
         self.say(f"trial {item.number}: failed: {cause}")
-        bad = TrialState.PRUNED if len(self.objectives) == 1 and category not in HOPELESS else TrialState.FAIL
+        bad = (
+            TrialState.PRUNED
+            if len(self.objectives) == 1 and category not in HOPELESS
+            else TrialState.FAIL
+        )
         self._tell(item, records, None, bad)
 
     def _halve(self, item: Running) -> bool:
@@ -308,23 +370,39 @@ class Loop:
         spec = self.backend.spec(item.child)
         batch, accumulate = get(spec, batch_key), get(spec, accumulate_key)
         halved = item.trial.user_attrs.get("halved")
-        if halved and halved.get(batch_key) != batch:  # decided before the controller died; the retry was not made
+        if (
+            halved and halved.get(batch_key) != batch
+        ):  # decided before the controller died; the retry was not made
             for key, value in halved.items():
                 put(spec, key, value)
             self.backend.retry(item.child, item.slot, spec)
             item.size = -1
             return True
-        if halved or not isinstance(batch, int) or not isinstance(accumulate, int) or batch < 2 or batch % 2:
+        if (
+            halved
+            or not isinstance(batch, int)
+            or not isinstance(accumulate, int)
+            or batch < 2
+            or batch % 2
+        ):
             return False
         put(spec, batch_key, batch // 2)
         put(spec, accumulate_key, accumulate * 2)
         item.trial.set_user_attr("halved", {batch_key: batch // 2, accumulate_key: accumulate * 2})
-        self.say(f"trial {item.number}: out of memory; started again with {batch_key}={batch // 2} and {accumulate_key}={accumulate * 2}")
+        self.say(
+            f"trial {item.number}: out of memory; started again with {batch_key}={batch // 2} and {accumulate_key}={accumulate * 2}"
+        )
         self.backend.retry(item.child, item.slot, spec)
         item.size = -1
         return True
 
-    def _tell(self, item: Running, records: list[dict[str, Any]], values: list[float] | None, state: optuna.trial.TrialState) -> None:
+    def _tell(
+        self,
+        item: Running,
+        records: list[dict[str, Any]],
+        values: list[float] | None,
+        state: optuna.trial.TrialState,
+    ) -> None:
         done = [record["epoch"] for record in records if isinstance(record.get("epoch"), int)]
         item.trial.set_user_attr("epochs", max(done) + 1 if done else 0)
         self.study.tell(item.trial, values, state=state)
@@ -353,19 +431,30 @@ class Loop:
                 if len(failed) == len(trials)
                 else "the machine keeps failing"
             )
-            raise JobFailedError(f"{which}: {cause}", hint=f"see the log of {(first or failed)[-1].user_attrs.get('child')}")
+            raise JobFailedError(
+                f"{which}: {cause}",
+                hint=f"see the log of {(first or failed)[-1].user_attrs.get('child')}",
+            )
 
     def _enough(self) -> str:
         if self.options.timeout is not None and time.time() - self.started >= self.options.timeout:
             return "timeout"
-        if self.options.plateau and len(self.objectives) == 1 and self._since_best() >= self.options.plateau:
+        if (
+            self.options.plateau
+            and len(self.objectives) == 1
+            and self._since_best() >= self.options.plateau
+        ):
             return "plateau"
         return ""
 
     def _since_best(self) -> int:
         from optuna.trial import TrialState
 
-        done = [t for t in self.study.get_trials(deepcopy=False) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        done = [
+            t
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
         done.sort(key=lambda t: (t.datetime_complete is not None, t.datetime_complete))
         since, top = 0, math.nan
         for trial in done:
@@ -391,7 +480,9 @@ class Loop:
             line += f"; {len(self.study.best_trials)} on the Pareto front"
         if finished and len(finished) < self.budget:
             seconds = [
-                (t.datetime_complete - t.datetime_start).total_seconds() for t in finished if t.datetime_complete and t.datetime_start
+                (t.datetime_complete - t.datetime_start).total_seconds()
+                for t in finished
+                if t.datetime_complete and t.datetime_start
             ]
             left = self.budget - len(finished)
             line += f"; about {math.ceil(left / self.concurrency) * sum(seconds) / max(1, len(seconds)):.0f} s left"

@@ -18,7 +18,9 @@ from mae_sdk.automl.fields import acts, holds
 from mae_sdk.automl.options import AutoMLOptions, Objective
 
 
-def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions) -> tuple[Objective, ...]:
+def objectives(
+    schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
+) -> tuple[Objective, ...]:
     """The study's metrics with directions.
 
     Raises:
@@ -32,7 +34,9 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
                 direction = options.direction[0] if options.direction else str(entry["direction"])
                 return (Objective(str(entry["metric"]), direction, "bundle"),)
         problem = UsageError(
-            "the bundle states no metric for this spec", field="automl.metric", expected="metric=NAME direction=maximize|minimize"
+            "the bundle states no metric for this spec",
+            field="automl.metric",
+            expected="metric=NAME direction=maximize|minimize",
         )
         raise SpecError("AutoML has no metric", problems=[problem])
     found, problems = [], []
@@ -45,7 +49,8 @@ def objectives(schema: Mapping[str, Any], spec: Mapping[str, Any], options: Auto
                     field="automl.direction",
                     got=name,
                     expected="maximize or minimize",
-                    hint=f"metric={name}:maximize" + (f"; known by themselves: {', '.join(known)}" if known else ""),
+                    hint=f"metric={name}:maximize"
+                    + (f"; known by themselves: {', '.join(known)}" if known else ""),
                 )
             )
             continue
@@ -62,11 +67,17 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 
-def unstated(schema: Mapping[str, Any], spec: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+def unstated(
+    schema: Mapping[str, Any], spec: Mapping[str, Any], metrics: Iterable[str]
+) -> dict[str, str]:
     """Metric → why, of those that the bundle states for other runs only: this run may not report them."""
     found = {}
     for metric in metrics:
-        reasons = [acts(entry.get("when"), spec) for entry in schema.get("automl_metrics") or () if entry["metric"] == metric]
+        reasons = [
+            acts(entry.get("when"), spec)
+            for entry in schema.get("automl_metrics") or ()
+            if entry["metric"] == metric
+        ]
         if reasons and all(reasons):
             found[metric] = str(reasons[0])
     return found

@@ -44,12 +44,42 @@ class Key:
 
 
 TABLE: tuple[Key, ...] = (
-    Key("max_trials", "int", 10, "total number of trials, over all restarts and workers; retries of failed machines are not counted"),
-    Key("max_epochs", "int | null", None, "upper bound of the epochs of every trial (null: what the spec says)"),
-    Key("timeout", "seconds | text such as 90m", None, "no new trial starts after this long; running ones are cancelled"),
-    Key("concurrency", "int | auto", "auto", "trials at a time (auto: the number of devices divided by the devices of a trial)"),
-    Key("sampler", "|".join(SAMPLERS), "tpe", "how knobs are proposed (several metrics: nsga2 unless given)"),
-    Key("pruner", "|".join(PRUNERS), "successive_halving", "which trials end early (several metrics: none)"),
+    Key(
+        "max_trials",
+        "int",
+        10,
+        "total number of trials, over all restarts and workers; retries of failed machines are not counted",
+    ),
+    Key(
+        "max_epochs",
+        "int | null",
+        None,
+        "upper bound of the epochs of every trial (null: what the spec says)",
+    ),
+    Key(
+        "timeout",
+        "seconds | text such as 90m",
+        None,
+        "no new trial starts after this long; running ones are cancelled",
+    ),
+    Key(
+        "concurrency",
+        "int | auto",
+        "auto",
+        "trials at a time (auto: the number of devices divided by the devices of a trial)",
+    ),
+    Key(
+        "sampler",
+        "|".join(SAMPLERS),
+        "tpe",
+        "how knobs are proposed (several metrics: nsga2 unless given)",
+    ),
+    Key(
+        "pruner",
+        "|".join(PRUNERS),
+        "successive_halving",
+        "which trials end early (several metrics: none)",
+    ),
     Key(
         "min_epochs",
         "int | null",
@@ -63,14 +93,49 @@ TABLE: tuple[Key, ...] = (
         3,
         "successive halving and Hyperband keep one trial in this many at every rung; successive halving decides once so many got there",
     ),
-    Key("seed", "int", 0, "seed of the search; proposals are a function of it, the trial number and what has finished"),
-    Key("metric", "text | list", None, "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front"),
-    Key("direction", "maximize|minimize | list", None, "direction of the metric; required for a metric that the bundle does not know"),
-    Key("parameters", "list", None, "dotted keys to search instead of the schema's automl_default_parameters"),
-    Key("ranges", "mapping", {}, "key → [low, high], {low, high, log} or {choices: [...]}; `range.KEY=[low, high]` does one"),
-    Key("plateau", "int | null", None, "stop after this many finished trials in a row without a better one"),
+    Key(
+        "seed",
+        "int",
+        0,
+        "seed of the search; proposals are a function of it, the trial number and what has finished",
+    ),
+    Key(
+        "metric",
+        "text | list",
+        None,
+        "what is optimised (null: by stage); `name:direction` is accepted; a list gives a Pareto front",
+    ),
+    Key(
+        "direction",
+        "maximize|minimize | list",
+        None,
+        "direction of the metric; required for a metric that the bundle does not know",
+    ),
+    Key(
+        "parameters",
+        "list",
+        None,
+        "dotted keys to search instead of the schema's automl_default_parameters",
+    ),
+    Key(
+        "ranges",
+        "mapping",
+        {},
+        "key → [low, high], {low, high, log} or {choices: [...]}; `range.KEY=[low, high]` does one",
+    ),
+    Key(
+        "plateau",
+        "int | null",
+        None,
+        "stop after this many finished trials in a row without a better one",
+    ),
     Key("grid_points", "int", 3, "points a numeric knob gets under the grid sampler"),
-    Key("retries", "int", 2, "times a trial is started again after a fault of the machine or of storage"),
+    Key(
+        "retries",
+        "int",
+        2,
+        "times a trial is started again after a fault of the machine or of storage",
+    ),
     Key(
         "storage",
         "text | null",
@@ -78,7 +143,10 @@ TABLE: tuple[Key, ...] = (
         "RDB URL shared by many workers, or env:NAME of one (null: a journal file in the job folder; a path: one there)",
     ),
     Key(
-        "study", "text | null", None, "name of the study in a shared storage (null: the job's id); workers that give the same name share it"
+        "study",
+        "text | null",
+        None,
+        "name of the study in a shared storage (null: the job's id); workers that give the same name share it",
     ),
     Key(
         "worker_timeout",
@@ -86,7 +154,12 @@ TABLE: tuple[Key, ...] = (
         300.0,
         "shared storage: a worker that shows no sign of life for this long is given up, and its trials run again elsewhere",
     ),
-    Key("warm", "bool", True, "trials fork from a process that has the libraries loaded, where the bundle offers one"),
+    Key(
+        "warm",
+        "bool",
+        True,
+        "trials fork from a process that has the libraries loaded, where the bundle offers one",
+    ),
 )
 _NAMES = {key.name: key for key in TABLE}
 
@@ -161,17 +234,28 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
                     field=f"automl.{name}",
                     got=raw,
                     expected=", ".join(_NAMES),
-                    hint=f"did you mean {near[0]}?" if near else "`range.KEY=[low, high]` sets the range of one knob",
+                    hint=f"did you mean {near[0]}?"
+                    if near
+                    else "`range.KEY=[low, high]` sets the range of one knob",
                 )
             )
             continue
         try:
             values[name] = _READERS[name](_typed(raw))
         except ValueError as error:
-            problems.append(UsageError("wrong value", field=f"automl.{name}", got=raw, expected=str(error) or _NAMES[name].type))
+            problems.append(
+                UsageError(
+                    "wrong value",
+                    field=f"automl.{name}",
+                    got=raw,
+                    expected=str(error) or _NAMES[name].type,
+                )
+            )
     if ranges:
         values["ranges"] = {**values.get("ranges", {}), **ranges}
-    metrics, directions = _split_metrics(values.get("metric", ()), values.get("direction", ()), problems)
+    metrics, directions = _split_metrics(
+        values.get("metric", ()), values.get("direction", ()), problems
+    )
     values["metric"], values["direction"] = metrics, directions
     if len(metrics) > 1 and values.get("pruner") not in (None, "none"):
         problems.append(
@@ -185,7 +269,12 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
         )
     if len(metrics) > 1 and values.get("sampler") == "cmaes":
         problems.append(
-            UsageError("CMA-ES optimises one metric", field="automl.sampler", got="cmaes", expected="nsga2, tpe, random or grid")
+            UsageError(
+                "CMA-ES optimises one metric",
+                field="automl.sampler",
+                got="cmaes",
+                expected="nsga2, tpe, random or grid",
+            )
         )
     if problems:
         raise SpecError("AutoML options are wrong", problems=problems)
@@ -198,10 +287,19 @@ def require_variable(storage: Any, environment: Mapping[str, str]) -> None:
     Raises:
         UsageError: it is not set, or empty.
     """
-    if isinstance(storage, str) and storage.startswith("env:") and not environment.get(storage.removeprefix("env:")):
+    if (
+        isinstance(storage, str)
+        and storage.startswith("env:")
+        and not environment.get(storage.removeprefix("env:"))
+    ):
         name = storage.removeprefix("env:")
         hint = f"export it, or give the job --env {name}=URL"
-        raise UsageError("the variable that holds the study's database is not set", field="automl.storage", got=name, hint=hint)
+        raise UsageError(
+            "the variable that holds the study's database is not set",
+            field="automl.storage",
+            got=name,
+            hint=hint,
+        )
 
 
 def _split_metrics(
@@ -215,14 +313,26 @@ def _split_metrics(
             ways.append(_ALIASES.get(way.lower(), way.lower()))
             if ways[-1] not in DIRECTIONS:
                 problems.append(
-                    UsageError("unknown direction", field="automl.metric", got=metric, expected="name:maximize or name:minimize")
+                    UsageError(
+                        "unknown direction",
+                        field="automl.metric",
+                        got=metric,
+                        expected="name:maximize or name:minimize",
+                    )
                 )
     if ways and directions:
         problems.append(
-            UsageError("direction given twice", field="automl.direction", got=list(directions), expected="once, in metric or here")
+            UsageError(
+                "direction given twice",
+                field="automl.direction",
+                got=list(directions),
+                expected="once, in metric or here",
+            )
         )
     ways = ways or list(directions)
-    if ways and len(ways) != len(names) and (names or len(ways) > 1):  # one direction alone is that of the bundle's metric
+    if (
+        ways and len(ways) != len(names) and (names or len(ways) > 1)
+    ):  # one direction alone is that of the bundle's metric
         problems.append(
             UsageError(
                 "as many directions as metrics are needed",
@@ -232,7 +342,14 @@ def _split_metrics(
             )
         )
     if len(set(names)) != len(names):
-        problems.append(UsageError("a metric is named twice", field="automl.metric", got=names, expected="different metrics"))
+        problems.append(
+            UsageError(
+                "a metric is named twice",
+                field="automl.metric",
+                got=names,
+                expected="different metrics",
+            )
+        )
     return tuple(names), tuple(ways)
 
 
@@ -280,7 +397,12 @@ def _seconds(value: Any) -> float:
         if not match:
             raise ValueError(expected)
         value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value <= 0
+    ):
         raise ValueError(expected)
     return float(value)
 
@@ -290,7 +412,9 @@ def _word(words: tuple[str, ...]) -> Any:
         word = _ALIASES.get(str(value).lower(), str(value).lower())
         if word not in words:
             near = difflib.get_close_matches(word, words, n=1)
-            raise ValueError("one of " + ", ".join(words) + (f" (did you mean {near[0]}?)" if near else ""))
+            raise ValueError(
+                "one of " + ", ".join(words) + (f" (did you mean {near[0]}?)" if near else "")
+            )
         return word
 
     return read
@@ -306,9 +430,14 @@ def _concurrency(value: Any) -> int | None:
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         text = value.strip()
-        value = [part.strip() for part in (text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text).split(",")]
+        value = [
+            part.strip()
+            for part in (text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text).split(",")
+        ]
     items = value
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item for item in items):
+    if not isinstance(items, (list, tuple)) or not all(
+        isinstance(item, str) and item for item in items
+    ):
         raise ValueError("text, or a list of text")
     return tuple(items)
 
@@ -319,7 +448,9 @@ def _directions(value: Any) -> tuple[str, ...]:
 
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError("a mapping of dotted key to [low, high], {low, high, log} or {choices: [...]}")
+        raise ValueError(
+            "a mapping of dotted key to [low, high], {low, high, log} or {choices: [...]}"
+        )
     return {str(key): item for key, item in value.items()}
 
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def draw(
-    study: optuna.Study, folder: Path, space: SearchSpace, objectives: Sequence[Objective], importance: Mapping[str, Mapping[str, float]]
+    study: optuna.Study,
+    folder: Path,
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    importance: Mapping[str, Mapping[str, float]],
 ) -> list[str]:
     """Draw every picture that the study has data for; returns the file names. Needs matplotlib."""
     import matplotlib
@@ -55,41 +59,74 @@ def draw(
     knobs = [knob for knob in space.knobs if any(knob.name in trial.params for trial in done)]
     if knobs:
         save(_slices(Figure(figsize=(3.2 * len(knobs), 3.0)), done, knobs, objectives[0]), "slices")
-        save(_parallel(Figure(figsize=(1.8 * (len(knobs) + 1), 3.6)), done, knobs, objectives[0]), "parallel_coordinates")
+        save(
+            _parallel(Figure(figsize=(1.8 * (len(knobs) + 1), 3.6)), done, knobs, objectives[0]),
+            "parallel_coordinates",
+        )
     if len(objectives) > 1:
         figure = Figure(figsize=(5.0, 4.0))
         axis = figure.add_subplot()
         axis.plot([t.values[0] for t in done], [t.values[1] for t in done], "o", label="trial")
         front = sorted(study.best_trials, key=lambda trial: trial.values[0])
-        axis.plot([t.values[0] for t in front], [t.values[1] for t in front], "-o", label="Pareto front")
+        axis.plot(
+            [t.values[0] for t in front], [t.values[1] for t in front], "-o", label="Pareto front"
+        )
         axis.set(xlabel=objectives[0].metric, ylabel=objectives[1].metric)
         axis.legend()
         save(figure, "pareto")
     else:
         figure = Figure(figsize=(6.4, 3.2))
         axis = figure.add_subplot()
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        for trial in study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+        ):
             steps = sorted(trial.intermediate_values)
             style = "-" if trial.state == TrialState.COMPLETE else ":"
-            axis.plot(steps, [trial.intermediate_values[step] for step in steps], style, marker=".", linewidth=1)
+            axis.plot(
+                steps,
+                [trial.intermediate_values[step] for step in steps],
+                style,
+                marker=".",
+                linewidth=1,
+            )
         axis.set(xlabel="epochs", ylabel=f"best {objectives[0].metric} so far (dotted: pruned)")
         save(figure, "intermediate_values")
     return written
 
 
-def _slices(figure: Any, done: Sequence[optuna.trial.FrozenTrial], knobs: Sequence[Knob], objective: Objective) -> Any:
+def _slices(
+    figure: Any,
+    done: Sequence[optuna.trial.FrozenTrial],
+    knobs: Sequence[Knob],
+    objective: Objective,
+) -> Any:
     for column, knob in enumerate(knobs):
         axis = figure.add_subplot(1, len(knobs), column + 1)
-        points = [(trial.params[knob.name], trial.values[0]) for trial in done if knob.name in trial.params]
-        axis.plot([str(x) if knob.kind == "categorical" else x for x, _ in points], [y for _, y in points], "o")
+        points = [
+            (trial.params[knob.name], trial.values[0])
+            for trial in done
+            if knob.name in trial.params
+        ]
+        axis.plot(
+            [str(x) if knob.kind == "categorical" else x for x, _ in points],
+            [y for _, y in points],
+            "o",
+        )
         if knob.log:
             axis.set_xscale("log")
-        axis.set(xlabel=knob.name.rpartition(".")[2], ylabel=objective.metric if column == 0 else "")
+        axis.set(
+            xlabel=knob.name.rpartition(".")[2], ylabel=objective.metric if column == 0 else ""
+        )
     figure.tight_layout()
     return figure
 
 
-def _parallel(figure: Any, done: Sequence[optuna.trial.FrozenTrial], knobs: Sequence[Knob], objective: Objective) -> Any:
+def _parallel(
+    figure: Any,
+    done: Sequence[optuna.trial.FrozenTrial],
+    knobs: Sequence[Knob],
+    objective: Objective,
+) -> Any:
     import math
 
     from matplotlib import colormaps
@@ -99,7 +136,9 @@ def _parallel(figure: Any, done: Sequence[optuna.trial.FrozenTrial], knobs: Sequ
             return knob.choices.index(value) / max(1, len(knob.choices) - 1)
         assert knob.low is not None and knob.high is not None
         if knob.log:
-            return (math.log(value) - math.log(knob.low)) / (math.log(knob.high) - math.log(knob.low))
+            return (math.log(value) - math.log(knob.low)) / (
+                math.log(knob.high) - math.log(knob.low)
+            )
         return float((value - knob.low) / (knob.high - knob.low))
 
     axis = figure.add_subplot()
@@ -107,11 +146,21 @@ def _parallel(figure: Any, done: Sequence[optuna.trial.FrozenTrial], knobs: Sequ
     low, high = min(values), max(values)
     for trial in done:
         share = (trial.values[0] - low) / (high - low) if high > low else 0.5
-        heights = [share, *(place(knob, trial.params[knob.name]) if knob.name in trial.params else math.nan for knob in knobs)]
+        heights = [
+            share,
+            *(
+                place(knob, trial.params[knob.name]) if knob.name in trial.params else math.nan
+                for knob in knobs
+            ),
+        ]
         axis.plot(range(len(heights)), heights, "-", color=colormaps["viridis"](share), alpha=0.8)
     labels = [f"{objective.metric}\n{low:.4g} to {high:.4g}"]
     for knob in knobs:
-        span = "/".join(str(choice) for choice in knob.choices) if knob.kind == "categorical" else f"{knob.low:.3g} to {knob.high:.3g}"
+        span = (
+            "/".join(str(choice) for choice in knob.choices)
+            if knob.kind == "categorical"
+            else f"{knob.low:.3g} to {knob.high:.3g}"
+        )
         labels.append(f"{knob.name.rpartition('.')[2]}\n{span}")
     axis.set_xticks(range(len(labels)), labels, fontsize=8)
     axis.set_yticks([])

@@ -24,7 +24,9 @@ GATE_KEEPS = 2 / 3
 """The share of the trials that pass the gate: only the clearly hopeless end there."""
 
 
-def rungs(epochs: int, min_epochs: int | None = None, reduction_factor: int = 3) -> dict[int, float]:
+def rungs(
+    epochs: int, min_epochs: int | None = None, reduction_factor: int = 3
+) -> dict[int, float]:
     """Epoch → the share of the trials that go on beyond it.
 
     With the defaults two trials in three pass the gate at 10 % of the epochs, and one in three each of the rungs at 40 and 60 %.
@@ -47,7 +49,9 @@ def value_at(values: Mapping[int, float], rung: int) -> float | None:
     return values[min(reached)] if reached else None
 
 
-def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> optuna.pruners.BasePruner:
+def make_pruner(
+    options: AutoMLOptions, metrics: int, max_epochs: int | None
+) -> optuna.pruners.BasePruner:
     """The pruner of the options. ``max_epochs``: the epochs of every trial; None where the bundle does not say."""
     from optuna import pruners
 
@@ -61,7 +65,9 @@ def make_pruner(options: AutoMLOptions, metrics: int, max_epochs: int | None) ->
         return pruners.HyperbandPruner(least, max_epochs or "auto", options.reduction_factor)
     if max_epochs is None:
         return pruners.SuccessiveHalvingPruner(least, options.reduction_factor)
-    return _halving(rungs(max_epochs, options.min_epochs, options.reduction_factor), options.reduction_factor)
+    return _halving(
+        rungs(max_epochs, options.min_epochs, options.reduction_factor), options.reduction_factor
+    )
 
 
 def _halving(shares: Mapping[int, float], least: int) -> optuna.pruners.BasePruner:
@@ -84,10 +90,16 @@ def _halving(shares: Mapping[int, float], least: int) -> optuna.pruners.BasePrun
             sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
             own = sign * trial.intermediate_values[steps[-1]]
             states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-            others = [t.intermediate_values for t in study.get_trials(deepcopy=False, states=states) if t.number != trial.number]
+            others = [
+                t.intermediate_values
+                for t in study.get_trials(deepcopy=False, states=states)
+                if t.number != trial.number
+            ]
             for rung in reached:
                 there = [value_at(values, rung) for values in others]
-                ranked = sorted([own, *(sign * value for value in there if value is not None)], reverse=True)
+                ranked = sorted(
+                    [own, *(sign * value for value in there if value is not None)], reverse=True
+                )
                 kept = max(1, math.floor(shares[rung] * len(ranked) + 1e-9))
                 if len(ranked) >= least and own < ranked[kept - 1]:
                     return True

@@ -13,7 +13,14 @@ from mae_sdk.automl.fields import MISSING, Conditions, acts
 class RangeError(ValueError):
     """No usable range. ``leave_out``: not the user's mistake, the knob is left out with this reason."""
 
-    def __init__(self, message: str, *, expected: str | None = None, hint: str | None = None, leave_out: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        hint: str | None = None,
+        leave_out: bool = False,
+    ) -> None:
         super().__init__(message)
         self.expected = expected
         self.hint = hint
@@ -54,13 +61,21 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
     if isinstance(given, Mapping):
         unknown = set(given) - {"low", "high", "log", "choices", "weights"}
         if unknown:
-            raise RangeError(f"unknown word in a range: {', '.join(sorted(unknown))}", expected="low, high, log or choices, weights")
+            raise RangeError(
+                f"unknown word in a range: {', '.join(sorted(unknown))}",
+                expected="low, high, log or choices, weights",
+            )
         if "choices" in given:
             if {"low", "high", "log"} & set(given):
-                raise RangeError("choices and an interval at once", expected="{low, high, log} or {choices: [...]}")
+                raise RangeError(
+                    "choices and an interval at once",
+                    expected="{low, high, log} or {choices: [...]}",
+                )
             return _given_choices(node, options, given["choices"], given.get("weights"), cond)
         if not {"low", "high"} <= set(given):
-            raise RangeError("a range needs low and high", expected="{low, high, log} or {choices: [...]}")
+            raise RangeError(
+                "a range needs low and high", expected="{low, high, log} or {choices: [...]}"
+            )
         return _given_interval(node, value, given["low"], given["high"], given.get("log"), cond)
     if isinstance(given, Sequence) and not isinstance(given, str):
         if options is None and len(given) == 2 and all(_is_number(item) for item in given):
@@ -69,28 +84,55 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
     raise RangeError("not a range", expected="[low, high], {low, high, log} or {choices: [...]}")
 
 
-def default_range(node: Mapping[str, Any], value: Any, spec: Mapping[str, Any], cond: Conditions) -> Range:
+def default_range(
+    node: Mapping[str, Any], value: Any, spec: Mapping[str, Any], cond: Conditions
+) -> Range:
     """The schema's ``search`` (the first whose ``when`` holds), its enum, or a range derived from bounds and default."""
     options = _options(node)
     if options is not None:
         weights = _weights(node, options)
-        kept = [(o, w) for o, w in zip(options, weights or [1.0] * len(options), strict=True) if w > 0]
+        kept = [
+            (o, w) for o, w in zip(options, weights or [1.0] * len(options), strict=True) if w > 0
+        ]
         if len(kept) < 2:
             raise RangeError("only one option has a weight above zero", leave_out=True)
-        return Range("categorical", choices=tuple(o for o, _ in kept), weights=tuple(w for _, w in kept) if weights else ())
+        return Range(
+            "categorical",
+            choices=tuple(o for o, _ in kept),
+            weights=tuple(w for _, w in kept) if weights else (),
+        )
     kind = _kind(node, value)
     search = node.get("search")
     for entry in [search] if isinstance(search, Mapping) else search or []:
         if acts(entry.get("when"), spec) is None:
             if "choices" in entry:
-                return Range("categorical", choices=tuple(entry["choices"]), weights=tuple(entry.get("weights", ())))
+                return Range(
+                    "categorical",
+                    choices=tuple(entry["choices"]),
+                    weights=tuple(entry.get("weights", ())),
+                )
             step = entry.get("step")
-            if kind == "int" and isinstance(step, int) and step > 1 and not (cond.divisor and step % cond.divisor):
+            if (
+                kind == "int"
+                and isinstance(step, int)
+                and step > 1
+                and not (cond.divisor and step % cond.divisor)
+            ):
                 cond = replace(cond, divisor=step)
-            return _finish(node, kind, entry["low"], entry["high"], bool(entry.get("log")), cond, value)
+            return _finish(
+                node, kind, entry["low"], entry["high"], bool(entry.get("log")), cond, value
+            )
     if cond.base and kind == "int":
         bounds = _bounds(node, cond)
-        return _finish(node, kind, bounds.low or 1, bounds.high or max(4 * int(value or 1), cond.base), False, cond, value)
+        return _finish(
+            node,
+            kind,
+            bounds.low or 1,
+            bounds.high or max(4 * int(value or 1), cond.base),
+            False,
+            cond,
+            value,
+        )
     return replace(_derived(node, kind, value, cond), source="derived")
 
 
@@ -106,22 +148,50 @@ def _derived(node: Mapping[str, Any], kind: str, value: Any, cond: Conditions) -
         and (high is None or number < high / 100)
         and (low is None or low <= number / 100)
     ):
-        found = _finish(node, kind, number / 100, min(number * 100, high if high is not None else math.inf), True, cond, value)
-        return replace(found, notes=(*found.notes, "no search range in the schema: two decades around the spec's value, log scale"))
+        found = _finish(
+            node,
+            kind,
+            number / 100,
+            min(number * 100, high if high is not None else math.inf),
+            True,
+            cond,
+            value,
+        )
+        return replace(
+            found,
+            notes=(
+                *found.notes,
+                "no search range in the schema: two decades around the spec's value, log scale",
+            ),
+        )
     if low is None or high is None:
         if number is None or number <= 0:
-            raise RangeError("the schema gives it no range", hint="give one: range.KEY=[low, high]", leave_out=True)
+            raise RangeError(
+                "the schema gives it no range",
+                hint="give one: range.KEY=[low, high]",
+                leave_out=True,
+            )
         low = number / 4 if low is None else max(low, number / 4)
         high = number * 4 if high is None else min(high, number * 4)
         found = _finish(node, kind, low, high, False, cond, value)
-        return replace(found, notes=(*found.notes, "no search range in the schema: a quarter to four times the spec's value"))
+        return replace(
+            found,
+            notes=(
+                *found.notes,
+                "no search range in the schema: a quarter to four times the spec's value",
+            ),
+        )
     log = low > 0 and high / low >= 1000
     return _finish(node, kind, low, high, log, cond, value)
 
 
-def _given_interval(node: Mapping[str, Any], value: Any, low: Any, high: Any, log: Any, cond: Conditions) -> Range:
+def _given_interval(
+    node: Mapping[str, Any], value: Any, low: Any, high: Any, log: Any, cond: Conditions
+) -> Range:
     if _options(node) is not None:
-        raise RangeError("this field has options, not an interval", expected=f"some of {_options(node)}")
+        raise RangeError(
+            "this field has options, not an interval", expected=f"some of {_options(node)}"
+        )
     if not (_is_number(low) and _is_number(high)):
         raise RangeError("low and high must be finite numbers", expected="[low, high]")
     if low > high:
@@ -130,27 +200,42 @@ def _given_interval(node: Mapping[str, Any], value: Any, low: Any, high: Any, lo
         raise RangeError("log is true or false")
     kind = _kind(node, value)
     bounds = _bounds(node, cond)
-    above = bounds.high is not None and (low > bounds.high or (low == bounds.high and bounds.high_open))
-    below = bounds.low is not None and (high < bounds.low or (high == bounds.low and bounds.low_open))
+    above = bounds.high is not None and (
+        low > bounds.high or (low == bounds.high and bounds.high_open)
+    )
+    below = bounds.low is not None and (
+        high < bounds.low or (high == bounds.low and bounds.low_open)
+    )
     if above or below:
         raise RangeError("the range lies outside what the schema allows", expected=str(bounds))
     if low == high:
         raise RangeError(
-            "the range holds one value", expected="[low, high] with low below high", hint="to fix the field, set it in the spec"
+            "the range holds one value",
+            expected="[low, high] with low below high",
+            hint="to fix the field, set it in the spec",
         )
     if log is None:
         search = node.get("search")
         hints = [search] if isinstance(search, Mapping) else list(search or ())
         log = low > 0 and (any(entry.get("log") for entry in hints) or high / low >= 1000)
     if log and low <= 0 and not (bounds.low is not None and bounds.low > 0):
-        raise RangeError("a log scale needs a lower end above zero", expected="low > 0, or log: false")
+        raise RangeError(
+            "a log scale needs a lower end above zero", expected="low > 0, or log: false"
+        )
     found = _finish(node, kind, low, high, bool(log), cond, value)
     if found.kind != "categorical" and (found.low > low or found.high < high) and not found.notes:
-        found = replace(found, notes=(f"[{low:g}, {high:g}] clamped to [{found.low:g}, {found.high:g}]: the schema allows {bounds}",))
+        found = replace(
+            found,
+            notes=(
+                f"[{low:g}, {high:g}] clamped to [{found.low:g}, {found.high:g}]: the schema allows {bounds}",
+            ),
+        )
     return replace(found, source="user")
 
 
-def _given_choices(node: Mapping[str, Any], options: list[Any] | None, given: Any, weights: Any, cond: Conditions) -> Range:
+def _given_choices(
+    node: Mapping[str, Any], options: list[Any] | None, given: Any, weights: Any, cond: Conditions
+) -> Range:
     if not isinstance(given, (list, tuple)) or not given:
         raise RangeError("choices must be a list that is not empty")
     if weights is not None and (
@@ -159,23 +244,42 @@ def _given_choices(node: Mapping[str, Any], options: list[Any] | None, given: An
         or not all(_is_number(w) and w >= 0 for w in weights)
         or not any(w > 0 for w in weights)
     ):
-        raise RangeError("weights must be as many numbers of at least 0 as there are choices, one of them above 0")
+        raise RangeError(
+            "weights must be as many numbers of at least 0 as there are choices, one of them above 0"
+        )
     bounds = _bounds(node, cond)
     types = node.get("type")
     numeric = bool({"number", "integer"} & set(types if isinstance(types, list) else [types]))
     for choice in given:
-        if options is not None and not any(choice == o and isinstance(choice, bool) == isinstance(o, bool) for o in options):
-            raise RangeError(f"{choice!r} is not an option of the schema", expected=f"some of {options}")
+        if options is not None and not any(
+            choice == o and isinstance(choice, bool) == isinstance(o, bool) for o in options
+        ):
+            raise RangeError(
+                f"{choice!r} is not an option of the schema", expected=f"some of {options}"
+            )
         if not isinstance(choice, (str, int, float, bool, type(None))):
-            raise RangeError(f"{choice!r} cannot be a choice", expected="text, numbers, true, false or null")
+            raise RangeError(
+                f"{choice!r} cannot be a choice", expected="text, numbers, true, false or null"
+            )
         if numeric and choice is not None and not _is_number(choice):
             raise RangeError(f"{choice!r} is not a number")
-        if isinstance(choice, (int, float)) and _is_number(choice) and not _inside(float(choice), bounds):
+        if (
+            isinstance(choice, (int, float))
+            and _is_number(choice)
+            and not _inside(float(choice), bounds)
+        ):
             raise RangeError(f"{choice!r} is outside what the schema allows", expected=str(bounds))
-    return Range("categorical", choices=tuple(given), weights=tuple(float(w) for w in weights or ()), source="user")
+    return Range(
+        "categorical",
+        choices=tuple(given),
+        weights=tuple(float(w) for w in weights or ()),
+        source="user",
+    )
 
 
-def _finish(node: Mapping[str, Any], kind: str, low: Any, high: Any, log: bool, cond: Conditions, value: Any) -> Range:
+def _finish(
+    node: Mapping[str, Any], kind: str, low: Any, high: Any, log: bool, cond: Conditions, value: Any
+) -> Range:
     """Clamp to the schema, step inside open ends, apply powers and divisors."""
     bounds = _bounds(node, cond)
     if bounds.low is not None:
@@ -189,7 +293,9 @@ def _finish(node: Mapping[str, Any], kind: str, low: Any, high: Any, log: bool, 
         if cond.base:
             powers = [cond.base**k for k in range(64) if low <= cond.base**k <= high]
             if len(powers) < 2:
-                raise RangeError(f"fewer than two powers of {cond.base} between {low} and {high}", leave_out=True)
+                raise RangeError(
+                    f"fewer than two powers of {cond.base} between {low} and {high}", leave_out=True
+                )
             return Range("categorical", choices=tuple(powers))
         step = None
         if cond.divisor and cond.divisor > 1:
@@ -213,7 +319,11 @@ def _finish(node: Mapping[str, Any], kind: str, low: Any, high: Any, log: bool, 
 
 def _options(node: Mapping[str, Any]) -> list[Any] | None:
     if node.get("enum"):
-        return [option for option in node["enum"] if isinstance(option, (str, int, float, bool, type(None)))]
+        return [
+            option
+            for option in node["enum"]
+            if isinstance(option, (str, int, float, bool, type(None)))
+        ]
     types = node.get("type")
     return [False, True] if "boolean" in (types if isinstance(types, list) else [types]) else None
 
@@ -236,7 +346,11 @@ def _kind(node: Mapping[str, Any], value: Any) -> str:
         return "int"
     if not names - {None} and _is_number(value):
         return "int" if isinstance(value, int) else "float"
-    raise RangeError("only numbers, booleans and fields with options can be searched", hint="give {choices: [...]}", leave_out=True)
+    raise RangeError(
+        "only numbers, booleans and fields with options can be searched",
+        hint="give {choices: [...]}",
+        leave_out=True,
+    )
 
 
 def _bounds(node: Mapping[str, Any], cond: Conditions) -> _Bounds:
@@ -257,8 +371,14 @@ def _bounds(node: Mapping[str, Any], cond: Conditions) -> _Bounds:
 
 
 def _inside(number: float, bounds: _Bounds) -> bool:
-    above = bounds.low is None or number > bounds.low or (number == bounds.low and not bounds.low_open)
-    return above and (bounds.high is None or number < bounds.high or (number == bounds.high and not bounds.high_open))
+    above = (
+        bounds.low is None or number > bounds.low or (number == bounds.low and not bounds.low_open)
+    )
+    return above and (
+        bounds.high is None
+        or number < bounds.high
+        or (number == bounds.high and not bounds.high_open)
+    )
 
 
 def _is_number(value: Any) -> bool:

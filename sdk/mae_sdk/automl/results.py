@@ -18,7 +18,7 @@ from mae_skill.errors import NotFoundError
 from mae_sdk.automl.options import Objective
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import FAILED, LOST
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +39,12 @@ def best_child(job_dir: str | Path) -> str:
         return str(records.read_json(path)["child"])
     except (OSError, ValueError, KeyError):
         hint = "wait for the first trial to end, or look at automl/trials.csv"
-        raise NotFoundError("the AutoML job has no successful trial", field="parent_job_id", got=str(job_dir), hint=hint) from None
+        raise NotFoundError(
+            "the AutoML job has no successful trial",
+            field="parent_job_id",
+            got=str(job_dir),
+            hint=hint,
+        ) from None
 
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -57,21 +62,43 @@ def _best(study: optuna.Study, objectives: Sequence[Objective]) -> optuna.trial.
     return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
-def write(study: optuna.Study, folder: Path, space: SearchSpace, objectives: Sequence[Objective], root: Path) -> None:
+def write(
+    study: optuna.Study,
+    folder: Path,
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    root: Path,
+) -> None:
     """Write the tables and the best child; cheap, called after every trial."""
     names = [knob.name for knob in space.knobs]
-    front = {trial.number for trial in study.best_trials} if len(objectives) > 1 and _complete(study) else set()
+    front = (
+        {trial.number for trial in study.best_trials}
+        if len(objectives) > 1 and _complete(study)
+        else set()
+    )
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ["trial", "state", *(o.metric for o in objectives), "best_epoch", "epochs", "seconds", *names, "child", "reason"]
+        [
+            "trial",
+            "state",
+            *(o.metric for o in objectives),
+            "best_epoch",
+            "epochs",
+            "seconds",
+            *names,
+            "child",
+            "reason",
+        ]
         + (["pareto"] if len(objectives) > 1 else [])
     )
     for trial in study.get_trials(deepcopy=False):
         attrs = trial.user_attrs
         state = "LOST" if LOST in attrs else "FAILED" if FAILED in attrs else trial.state.name
         seconds = (
-            (trial.datetime_complete - trial.datetime_start).total_seconds() if trial.datetime_complete and trial.datetime_start else ""
+            (trial.datetime_complete - trial.datetime_start).total_seconds()
+            if trial.datetime_complete and trial.datetime_start
+            else ""
         )
         values = list(trial.values or [""] * len(objectives))
         params = {**trial.params, **attrs.get("exact", {})}
@@ -100,7 +127,9 @@ def write(study: optuna.Study, folder: Path, space: SearchSpace, objectives: Seq
             {
                 "child": top.user_attrs.get("child"),
                 "trial": top.number,
-                "metrics": {o.metric: value for o, value in zip(objectives, top.values, strict=True)},
+                "metrics": {
+                    o.metric: value for o, value in zip(objectives, top.values, strict=True)
+                },
                 "directions": {o.metric: o.direction for o in objectives},
                 "best_epoch": top.user_attrs.get("best_epoch"),
                 "params": {**top.params, **top.user_attrs.get("exact", {})},
@@ -113,7 +142,12 @@ def write(study: optuna.Study, folder: Path, space: SearchSpace, objectives: Seq
 
 
 def finish(
-    study: optuna.Study, folder: Path, space: SearchSpace, objectives: Sequence[Objective], root: Path, reason: str
+    study: optuna.Study,
+    folder: Path,
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    root: Path,
+    reason: str,
 ) -> dict[str, Any]:
     """Tables, importance and pictures at the end of a study; returns what ``result.json`` holds.
 
@@ -125,10 +159,20 @@ def finish(
     write(study, folder, space, objectives, root)
     top = _best(study, objectives)
     if top is None:
-        raise JobFailedError(f"AutoML ended ({reason}) without a successful trial", hint="see automl/trials.csv and the children's logs")
+        raise JobFailedError(
+            f"AutoML ended ({reason}) without a successful trial",
+            hint="see automl/trials.csv and the children's logs",
+        )
     importance = _importance(study, objectives)
     records.write_json(folder / "importance.json", importance)
-    lines = ["metric,knob,importance", *(f"{m},{knob},{value:.6g}" for m, row in importance.items() for knob, value in row.items())]
+    lines = [
+        "metric,knob,importance",
+        *(
+            f"{m},{knob},{value:.6g}"
+            for m, row in importance.items()
+            for knob, value in row.items()
+        ),
+    ]
     records.write_text(folder / "importance.csv", "\n".join(lines) + "\n")
     pictures: list[str] = []
     with contextlib.suppress(ImportError):
@@ -145,11 +189,18 @@ def finish(
         "trials": len(trials),
         "kpi": best["metrics"],
         "pareto": best["pareto"],
-        "artefacts": ["automl/trials.csv", "automl/best_spec.yaml", "automl/importance.csv", *(f"automl/{name}" for name in pictures)],
+        "artefacts": [
+            "automl/trials.csv",
+            "automl/best_spec.yaml",
+            "automl/importance.csv",
+            *(f"automl/{name}" for name in pictures),
+        ],
     }
 
 
-def _importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
+def _importance(
+    study: optuna.Study, objectives: Sequence[Objective]
+) -> dict[str, dict[str, float]]:
     """Importance of every knob for every metric; empty where there are too few trials to tell (fewer than four)."""
     import warnings
 
@@ -161,10 +212,14 @@ def _importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[st
     for index, objective in enumerate(objectives):
 
         def target(trial: optuna.trial.FrozenTrial, index: int = index) -> float:
-            return float(trial.values[index]) * (-1.0 if objectives[index].direction == "maximize" else 1.0)
+            return float(trial.values[index]) * (
+                -1.0 if objectives[index].direction == "maximize" else 1.0
+            )
 
         with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
             warnings.simplefilter("ignore")
             found = optuna.importance.get_param_importances(study, target=target)
-            out[objective.metric] = {name: float(value) for name, value in found.items() if math.isfinite(value)}
+            out[objective.metric] = {
+                name: float(value) for name, value in found.items() if math.isfinite(value)
+            }
     return out

@@ -22,7 +22,11 @@ _KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
 def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
     """Dotted keys of ``batch``, ``accumulate``, ``epochs``, ``keep`` (newest checkpoints that stay): the bundle's shorthand keys and ``automl_keys``."""
     short = info.get("spec_shorthand_keys") or {}
-    found = {"accumulate": "train.accum_grad_batches", "epochs": "train.num_epochs", "batch": "dataset.batch_size"}
+    found = {
+        "accumulate": "train.accum_grad_batches",
+        "epochs": "train.num_epochs",
+        "batch": "dataset.batch_size",
+    }
     found["keep"] = "train.keep_checkpoints"
     found.update({word: str(short[name]) for word, name in _KEYS.items() if name in short})
     found.update(info.get("automl_keys") or {})
@@ -52,24 +56,42 @@ def describe(
     keys = keys_of(info or {}, spec)
     bounded = _bounded(spec, keys, options)
     notes, key = [], keys.get("keep")
-    if key and get(bounded, key) is None and getattr((provenance or {}).get(key), "kind", "default") in ("default", "template"):
+    if (
+        key
+        and get(bounded, key) is None
+        and getattr((provenance or {}).get(key), "kind", "default") in ("default", "template")
+    ):
         put(bounded, key, 1)
-        notes.append(f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise")
+        notes.append(
+            f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise"
+        )
     space = build(schema, bounded, provenance, options)
     if not space.knobs:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items()) or "the schema names no parameter"
+        reasons = (
+            "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items())
+            or "the schema names no parameter"
+        )
         problem = UsageError(
-            "nothing is left to search", field="automl.parameters", got=reasons, hint="name parameters=, or use automl_policy=off"
+            "nothing is left to search",
+            field="automl.parameters",
+            got=reasons,
+            hint="name parameters=, or use automl_policy=off",
         )
         raise SpecError("AutoML has no search space", problems=[problem])
     found = objectives(schema, bounded, options)
-    for metric, reason in unstated(schema, bounded, [objective.metric for objective in found]).items():
-        notes.append(f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it")
+    for metric, reason in unstated(
+        schema, bounded, [objective.metric for objective in found]
+    ).items():
+        notes.append(
+            f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it"
+        )
     notes += _in_vain(options, get(bounded, keys["epochs"]) if "epochs" in keys else None)
     if options.sampler == "grid":
         from mae_sdk.automl.study import grid_size
 
-        notes.append(f"the grid has {grid_size(space, options)} trials, trial 0 included; max_trials is {options.max_trials}")
+        notes.append(
+            f"the grid has {grid_size(space, options)} trials, trial 0 included; max_trials is {options.max_trials}"
+        )
     concurrency = options.concurrency or max(1, len(devices or ()) // max(1, processes))
     return {
         "options": options.to_dict(),
@@ -88,31 +110,55 @@ def _in_vain(options: AutoMLOptions, epochs: Any) -> list[str]:
         "grid_points": (options.sampler != "grid", "the sampler is not grid"),
         "study": (options.storage is None, "the study has no shared storage"),
         "worker_timeout": (options.storage is None, "the study has no shared storage"),
-        "reduction_factor": (pruner not in ("successive_halving", "hyperband"), f"the pruner is {pruner}"),
+        "reduction_factor": (
+            pruner not in ("successive_halving", "hyperband"),
+            f"the pruner is {pruner}",
+        ),
         "min_epochs": (pruner == "none", "the pruner is none"),
         "plateau": (len(options.metric) > 1, "there are several metrics"),
     }
     default = AutoMLOptions()
     found = [
-        f"{name} is set in vain: {why}" for name, (vain, why) in rules.items() if vain and getattr(options, name) != getattr(default, name)
+        f"{name} is set in vain: {why}"
+        for name, (vain, why) in rules.items()
+        if vain and getattr(options, name) != getattr(default, name)
     ]
-    if options.min_epochs is not None and pruner != "none" and isinstance(epochs, int) and options.min_epochs >= epochs:
-        found.append(f"min_epochs={options.min_epochs} leaves no room for pruning in runs of {epochs} epochs")
+    if (
+        options.min_epochs is not None
+        and pruner != "none"
+        and isinstance(epochs, int)
+        and options.min_epochs >= epochs
+    ):
+        found.append(
+            f"min_epochs={options.min_epochs} leaves no room for pruning in runs of {epochs} epochs"
+        )
     return found
 
 
-def _bounded(spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions) -> dict[str, Any]:
+def _bounded(
+    spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions
+) -> dict[str, Any]:
     import copy
 
     out = copy.deepcopy(dict(spec))
     key = keys.get("epochs")
-    if key and options.max_epochs is not None and isinstance(get(out, key), int) and get(out, key) > options.max_epochs:
+    if (
+        key
+        and options.max_epochs is not None
+        and isinstance(get(out, key), int)
+        and get(out, key) > options.max_epochs
+    ):
         put(out, key, options.max_epochs)
     return out
 
 
 def write(
-    job_dir: Path, study: Mapping[str, Any], launch: Mapping[str, Any], *, action: str = "train", warm_command: Sequence[str] = ()
+    job_dir: Path,
+    study: Mapping[str, Any],
+    launch: Mapping[str, Any],
+    *,
+    action: str = "train",
+    warm_command: Sequence[str] = (),
 ) -> Path:
     """Write what `describe` gave, with the child jobs' ``launch`` record.
 
@@ -121,8 +167,11 @@ def write(
             and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
-    from mae_sdk.jobfolder.records import write_json
+    from mae_sdk.jobs.records import write_json
 
     path = job_dir / "automl" / STUDY_NAME
-    write_json(path, {**study, "launch": dict(launch), "action": action, "warm_command": list(warm_command)})
+    write_json(
+        path,
+        {**study, "launch": dict(launch), "action": action, "warm_command": list(warm_command)},
+    )
     return path

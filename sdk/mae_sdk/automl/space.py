@@ -31,8 +31,12 @@ PINNED_BY = ("override", "shorthand", "argument")
 class Suggester(Protocol):
     """The part of an Optuna trial that a search space needs."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ..., step: float | None = ...) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = ..., log: bool = ...) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, log: bool = ..., step: float | None = ...
+    ) -> float: ...
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = ..., log: bool = ...
+    ) -> int: ...
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
@@ -72,10 +76,17 @@ class Knob:
         if self.kind == "categorical":
             return (
                 None
-                if any(value == c and isinstance(value, bool) == isinstance(c, bool) for c in self.choices)
+                if any(
+                    value == c and isinstance(value, bool) == isinstance(c, bool)
+                    for c in self.choices
+                )
                 else "not among the choices"
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             return "not a number"
         if self.kind == "int" and value != int(value):
             return "not a whole number"
@@ -89,8 +100,19 @@ class Knob:
     def nearest(self, value: Any) -> Any:
         """The value of this knob that stands for ``value`` in the study; None when nothing does."""
         if self.refuses(value) is None:
-            return int(value) if self.kind == "int" else float(value) if self.kind == "float" else value
-        if self.kind == "categorical" or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return (
+                int(value)
+                if self.kind == "int"
+                else float(value)
+                if self.kind == "float"
+                else value
+            )
+        if (
+            self.kind == "categorical"
+            or isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             return None
         assert self.low is not None and self.high is not None
         clipped = min(max(value, self.low), self.high)
@@ -128,14 +150,22 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """For plans and the job folder."""
-        return {"knobs": [knob.to_dict() for knob in self.knobs], "left_out": dict(self.left_out), "notes": list(self.notes)}
+        return {
+            "knobs": [knob.to_dict() for knob in self.knobs],
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
         """The inverse of `to_dict`."""
         knobs = []
         for item in data["knobs"]:
-            values = {**item, "choices": tuple(item.get("choices", ())), "weights": tuple(item.get("weights", ()))}
+            values = {
+                **item,
+                "choices": tuple(item.get("choices", ())),
+                "weights": tuple(item.get("weights", ())),
+            }
             values["relations"] = tuple(Relation.parse(text) for text in item.get("relations", ()))
             knobs.append(Knob(**values))
         return cls(tuple(knobs), dict(data.get("left_out", {})), tuple(data.get("notes", ())))
@@ -160,7 +190,9 @@ class SearchSpace:
                 exact[knob.name] = knob.default
         return params, exact
 
-    def suggest(self, trial: Suggester, spec: Mapping[str, Any], skip: Sequence[str] = ()) -> dict[str, Any]:
+    def suggest(
+        self, trial: Suggester, spec: Mapping[str, Any], skip: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Draw every knob that exists in this trial from ``trial``; returns name → value. ``skip`` names knobs not to draw."""
         drawn: dict[str, Any] = {}
         current = copy.deepcopy(dict(spec))
@@ -172,10 +204,14 @@ class SearchSpace:
             else:
                 low, high = self._bounds(knob, current)
                 assert low is not None and high is not None
-                if low > high:  # the relation leaves no room in this trial: the field keeps the spec's value
+                if (
+                    low > high
+                ):  # the relation leaves no room in this trial: the field keeps the spec's value
                     continue
                 if knob.kind == "int":
-                    value = trial.suggest_int(knob.name, int(low), int(high), step=knob.step or 1, log=knob.log)
+                    value = trial.suggest_int(
+                        knob.name, int(low), int(high), step=knob.step or 1, log=knob.log
+                    )
                 else:
                     value = trial.suggest_float(knob.name, low, high, log=knob.log)
             drawn[knob.name] = value
@@ -203,14 +239,24 @@ class SearchSpace:
             other = get(spec, relation.key)
             if isinstance(other, bool) or not isinstance(other, (int, float)):
                 continue
-            gap = (1 if knob.kind == "int" else 1e-9 * max(1.0, abs(other))) if relation.op in "<>" else 0
+            gap = (
+                (1 if knob.kind == "int" else 1e-9 * max(1.0, abs(other)))
+                if relation.op in "<>"
+                else 0
+            )
             if relation.op.startswith("<"):
                 limit = math.ceil(other) - gap if knob.kind == "int" and gap else other - gap
                 high = min(high, limit) if high is not None else limit
             else:
                 limit = math.floor(other) + gap if knob.kind == "int" and gap else other + gap
                 low = max(low, limit) if low is not None else limit
-        if knob.kind == "int" and knob.step and low is not None and knob.low is not None and high is not None:
+        if (
+            knob.kind == "int"
+            and knob.step
+            and low is not None
+            and knob.low is not None
+            and high is not None
+        ):
             low = knob.low + math.ceil((low - knob.low) / knob.step) * knob.step
             high = low + (high - low) // knob.step * knob.step if high >= low else high
         return low, high
@@ -245,13 +291,26 @@ def build(
     """
     if not isinstance(options, AutoMLOptions):
         options = parse(options)
-    clashes = incomparable(schema, [objective.metric for objective in objectives(schema, spec, options)])
+    clashes = incomparable(
+        schema, [objective.metric for objective in objectives(schema, spec, options)]
+    )
     parameters = options.parameters
     ranges = dict(options.ranges)
     fields = nodes(schema)
     disabled = set(schema.get("automl_disabled_parameters") or ())
     asked = list(dict.fromkeys([*(parameters or ()), *ranges]))
-    wanted = list(dict.fromkeys([*(parameters if parameters is not None else schema.get("automl_default_parameters") or ()), *ranges]))
+    wanted = list(
+        dict.fromkeys(
+            [
+                *(
+                    parameters
+                    if parameters is not None
+                    else schema.get("automl_default_parameters") or ()
+                ),
+                *ranges,
+            ]
+        )
+    )
     problems: list[MaeError] = []
     left_out: dict[str, str] = {}
     notes: list[str] = []
@@ -263,15 +322,30 @@ def build(
             if name not in asked:
                 left_out[name] = "the schema names it for AutoML but has no such field"
                 continue
-            near = [field for field in fields if field.endswith(f".{key}")][:3] or difflib.get_close_matches(key, list(fields), n=1)
+            near = [field for field in fields if field.endswith(f".{key}")][
+                :3
+            ] or difflib.get_close_matches(key, list(fields), n=1)
             hint = f"did you mean {' or '.join(near)}?" if near else "see `mae explain`"
             problems.append(
-                UsageError("no such field to search", field=name, got=name, expected="a dotted key of the train spec", hint=hint)
+                UsageError(
+                    "no such field to search",
+                    field=name,
+                    got=name,
+                    expected="a dotted key of the train spec",
+                    hint=hint,
+                )
             )
             continue
         if key in disabled or node.get("automl_enabled") is False:
             if name in asked:
-                problems.append(UsageError("the schema disables AutoML for this field", field=name, got=name, expected="another parameter"))
+                problems.append(
+                    UsageError(
+                        "the schema disables AutoML for this field",
+                        field=name,
+                        got=name,
+                        expected="another parameter",
+                    )
+                )
             else:
                 left_out[name] = "disabled for AutoML by the schema"
             continue
@@ -283,17 +357,29 @@ def build(
             knobs.extend(_knobs(name, key, node, spec, wanted, fields, ranges, notes))
         except RangeError as error:
             if name in asked and not error.leave_out:
-                problems.append(UsageError(str(error), field=name, got=ranges.get(name), expected=error.expected, hint=error.hint))
+                problems.append(
+                    UsageError(
+                        str(error),
+                        field=name,
+                        got=ranges.get(name),
+                        expected=error.expected,
+                        hint=error.hint,
+                    )
+                )
             else:
                 left_out[name] = str(error)
     if problems:
         raise SpecError("the search space is wrong", problems=problems)
-    parents = {key for key, node in fields.items() if str(node.get("parent_param")).lower() == "true"}
+    parents = {
+        key for key, node in fields.items() if str(node.get("parent_param")).lower() == "true"
+    }
     parents |= {str(node["parent_param"]) for node in fields.values() if node.get("parent_param")}
     ordered = _order(sorted(knobs, key=lambda knob: knob.key not in parents))
     for knob in ordered:
         if knob.default is not MISSING and knob.refuses(knob.default):
-            notes.append(f"{knob.name}: the spec's value {knob.default!r} is {knob.refuses(knob.default)}; trial 0 still runs it as given")
+            notes.append(
+                f"{knob.name}: the spec's value {knob.default!r} is {knob.refuses(knob.default)}; trial 0 still runs it as given"
+            )
     return SearchSpace(tuple(ordered), left_out, tuple(notes))
 
 
@@ -307,13 +393,17 @@ def _why_not(
     asked: Sequence[str],
     clashes: Mapping[str, str],
 ) -> str | None:
-    inactive = acts(node.get("applies_when"), spec, searched={item.partition("[")[0] for item in wanted})
+    inactive = acts(
+        node.get("applies_when"), spec, searched={item.partition("[")[0] for item in wanted}
+    )
     if inactive:
         return f"does not act here: {inactive}"
     if key in clashes:
         return f"{clashes[key]} does not compare across its values; give a probe set, or search it against another metric"
     origin = provenance.get(key)
-    kind = getattr(origin, "kind", None) or (origin.get("kind") if isinstance(origin, Mapping) else origin)
+    kind = getattr(origin, "kind", None) or (
+        origin.get("kind") if isinstance(origin, Mapping) else origin
+    )
     if name not in asked and kind is not None and str(kind) in PINNED_BY:
         return f"set to {get(spec, key)!r} for this run; name it in parameters= to search it anyway"
     return None
@@ -346,9 +436,16 @@ def _knobs(
         items = node.get("items") or {}
         chosen = range(len(value)) if not index else [int(index)]
         if any(i >= len(value) for i in chosen):
-            raise RangeError(f"the list has {len(value)} elements", expected=f"an index below {len(value)}")
-        wide = {**{k: v for k, v in node.items() if k in ("search", "math_cond", "option_weights")}, **items}
-        return [_knob(f"{key}[{i}]", wide, value[i], given, spec, cond, when, notes) for i in chosen]
+            raise RangeError(
+                f"the list has {len(value)} elements", expected=f"an index below {len(value)}"
+            )
+        wide = {
+            **{k: v for k, v in node.items() if k in ("search", "math_cond", "option_weights")},
+            **items,
+        }
+        return [
+            _knob(f"{key}[{i}]", wide, value[i], given, spec, cond, when, notes) for i in chosen
+        ]
     if index:
         raise RangeError("this field is no list", expected=key)
     return [_knob(name, node, value, given, spec, cond, when, notes)]
@@ -364,7 +461,11 @@ def _knob(
     when: Mapping[str, Any],
     notes: list[str],
 ) -> Knob:
-    found: Range = given_range(node, value, given, cond) if given is not MISSING else default_range(node, value, spec, cond)
+    found: Range = (
+        given_range(node, value, given, cond)
+        if given is not MISSING
+        else default_range(node, value, spec, cond)
+    )
     notes.extend(f"{name}: {note}" for note in found.notes)
     return Knob(
         name=name,
@@ -393,7 +494,9 @@ def _order(knobs: Sequence[Knob]) -> list[Knob]:
     waiting = list(knobs)
     while waiting:
         names = {knob.key for knob in waiting}
-        ready = [k for k in waiting if not ({r.key for r in k.relations} | set(k.when)) - {k.key} & names] or waiting[:1]
+        ready = [
+            k for k in waiting if not ({r.key for r in k.relations} | set(k.when)) - {k.key} & names
+        ] or waiting[:1]
         ordered.append(ready[0])
         waiting.remove(ready[0])
     return ordered

@@ -51,10 +51,19 @@ def require_optuna() -> None:
         found = version("optuna")
     except PackageNotFoundError:
         raise DependencyError(
-            "AutoML needs Optuna, which is not installed", field="automl_policy", expected="optuna>=5", hint=hint
+            "AutoML needs Optuna, which is not installed",
+            field="automl_policy",
+            expected="optuna>=5",
+            hint=hint,
         ) from None
     if int(found.split(".")[0]) < 5:
-        raise DependencyError("AutoML needs a newer Optuna", field="automl_policy", got=found, expected="optuna>=5", hint=hint)
+        raise DependencyError(
+            "AutoML needs a newer Optuna",
+            field="automl_policy",
+            got=found,
+            expected="optuna>=5",
+            hint=hint,
+        )
 
 
 @contextlib.contextmanager
@@ -71,7 +80,10 @@ def controller_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StorageError(
-                "another controller runs this study", field="automl", got=str(folder), hint="wait for it, or cancel the job"
+                "another controller runs this study",
+                field="automl",
+                got=str(folder),
+                hint="wait for it, or cancel the job",
             ) from None
         yield
     finally:
@@ -127,14 +139,26 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     if storage and storage.startswith("env:"):
         name = storage.removeprefix("env:")
         if not os.environ.get(name):
-            raise UsageError("the variable that holds the study's database is not set", field="automl.storage", got=name)
+            raise UsageError(
+                "the variable that holds the study's database is not set",
+                field="automl.storage",
+                got=name,
+            )
         storage = os.environ[name]
     if storage and "://" in storage:
-        url = storage.replace("postgresql://", "postgresql+psycopg://", 1) if storage.startswith("postgresql://") else storage
+        url = (
+            storage.replace("postgresql://", "postgresql+psycopg://", 1)
+            if storage.startswith("postgresql://")
+            else storage
+        )
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            for pause in (0.2, 0.6, 1.5):  # workers that create the tables at the same moment stumble over each other
+            for pause in (
+                0.2,
+                0.6,
+                1.5,
+            ):  # workers that create the tables at the same moment stumble over each other
                 with contextlib.suppress(SQLAlchemyError):
                     return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
                 time.sleep(pause)
@@ -142,12 +166,18 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
         except ImportError as error:
             hint = "pip install 'mae-skill[postgres]'"
             raise DependencyError(
-                "the driver of this database is not installed", field="automl.storage", got=str(error), hint=hint
+                "the driver of this database is not installed",
+                field="automl.storage",
+                got=str(error),
+                hint=hint,
             ) from None
         except SQLAlchemyError as error:
             first = str(error).splitlines()[0]
             raise StorageError(
-                "the study's database does not answer", field="automl.storage", got=first, expected="a reachable RDB URL"
+                "the study's database does not answer",
+                field="automl.storage",
+                got=first,
+                expected="a reachable RDB URL",
             ) from None
     path = Path(storage) if storage else automl_dir / JOURNAL
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +199,9 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                     stream.flush()
                     os.fsync(stream.fileno())
             finally:
-                with contextlib.suppress(RuntimeError):  # stopped inside for so long that another worker broke the lock
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # stopped inside for so long that another worker broke the lock
                     lock.release()
 
     return JournalStorage(SharedJournal(str(path), lock_obj=lock))
@@ -198,13 +230,20 @@ def open_study(
     directions: list[Any] = [objective.direction for objective in objectives]
     try:
         study = optuna.create_study(
-            study_name=name, storage=storage, directions=directions, load_if_exists=True, sampler=sampler, pruner=pruner
+            study_name=name,
+            storage=storage,
+            directions=directions,
+            load_if_exists=True,
+            sampler=sampler,
+            pruner=pruner,
         )
     except optuna.exceptions.DuplicatedStudyError:  # two workers created it at once
         study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
     names = [objective.metric for objective in objectives]
     stored = study.metric_names
-    if [direction.name.lower() for direction in study.directions] != directions or (stored is not None and stored != names):
+    if [direction.name.lower() for direction in study.directions] != directions or (
+        stored is not None and stored != names
+    ):
         raise UsageError(
             "the storage already holds a study of this name with other metrics",
             field="automl.study",
@@ -235,7 +274,10 @@ def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
     names = [knob.name for knob in space.knobs]
     if math.prod(len(axis) for axis in axes) > 100_000:
         raise UsageError(
-            "the grid is too large", field="automl.grid_points", got=options.grid_points, expected="at most 100,000 combinations"
+            "the grid is too large",
+            field="automl.grid_points",
+            got=options.grid_points,
+            expected="at most 100,000 combinations",
         )
     points = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
     random.Random(trial_seed(options.seed, -1)).shuffle(points)
@@ -248,7 +290,10 @@ def _points(knob: Knob, count: int) -> list[Any]:
     assert knob.low is not None and knob.high is not None
     shares = [i / (count - 1) for i in range(count)]
     if knob.log:
-        raw = [math.exp(math.log(knob.low) + share * (math.log(knob.high) - math.log(knob.low))) for share in shares]
+        raw = [
+            math.exp(math.log(knob.low) + share * (math.log(knob.high) - math.log(knob.low)))
+            for share in shares
+        ]
     else:
         raw = [knob.low + share * (knob.high - knob.low) for share in shares]
     return list(dict.fromkeys(knob.nearest(value) for value in raw))
@@ -259,7 +304,9 @@ def grid_size(space: SearchSpace, options: AutoMLOptions) -> int | None:
     return 1 + len(_grid(space, options)) if options.sampler == "grid" else None
 
 
-def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOptions, metrics: int) -> optuna.samplers.BaseSampler:
+def make_sampler(
+    space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOptions, metrics: int
+) -> optuna.samplers.BaseSampler:
     """A sampler whose proposals depend on (seed, trial number) and on the finished trials alone.
 
     Trial 0 is the spec as given; grid points are taken in order; options with weights are drawn by them until TPE has a model.
@@ -271,7 +318,10 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
     kind = options.sampler or ("nsga2" if metrics > 1 else "tpe")
     if kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise DependencyError(
-            "the CMA-ES sampler is not installed", field="automl.sampler", expected="cmaes", hint="pip install 'mae-skill[train]'"
+            "the CMA-ES sampler is not installed",
+            field="automl.sampler",
+            expected="cmaes",
+            hint="pip install 'mae-skill[train]'",
         )
     startup = startup_trials(options.max_trials)
     dynamic = any(knob.when or knob.relations for knob in space.knobs)
@@ -281,15 +331,26 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
 
     def base(seed: int) -> samplers.BaseSampler:
         if kind == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False, independent_sampler=samplers.RandomSampler(seed))
+            return samplers.CmaEsSampler(
+                seed=seed,
+                warn_independent_sampling=False,
+                independent_sampler=samplers.RandomSampler(seed),
+            )
         if kind == "nsga2":
-            return samplers.NSGAIISampler(population_size=max(4, min(50, options.max_trials // 4)), seed=seed)
+            return samplers.NSGAIISampler(
+                population_size=max(4, min(50, options.max_trials // 4)), seed=seed
+            )
         if kind in ("random", "grid"):
             return samplers.RandomSampler(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `group` is marked experimental
             return samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, multivariate=True, group=dynamic, warn_independent_sampling=False, constant_liar=True
+                seed=seed,
+                n_startup_trials=startup,
+                multivariate=True,
+                group=dynamic,
+                warn_independent_sampling=False,
+                constant_liar=True,
             )
 
     class Sampler(samplers.BaseSampler):
@@ -306,32 +367,48 @@ def make_sampler(space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOpt
                 return given
             return grid[number - 1] if 0 < number <= len(grid) else {}
 
-        def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        def infer_relative_search_space(
+            self, study: optuna.Study, trial: FrozenTrial
+        ) -> dict[str, BaseDistribution]:
             if self._fixed(trial.number):
                 return {}
             return self._for(trial.number).infer_relative_search_space(study, trial)
 
-        def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        def sample_relative(
+            self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        ) -> dict[str, Any]:
             if self._fixed(trial.number):
                 return {}
             return self._for(trial.number).sample_relative(study, trial, search_space)
 
-        def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        def sample_independent(
+            self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+        ) -> Any:
             fixed = self._fixed(trial.number)
             if name in fixed and distribution._contains(distribution.to_internal_repr(fixed[name])):
                 return fixed[name]
             if name in weighted:
-                finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+                finished = study.get_trials(
+                    deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+                )
                 if kind != "tpe" or len(finished) < startup:
                     knob = weighted[name]
-                    draw = random.Random(trial_seed(options.seed, trial.number) ^ trial_seed(0, len(name)))
+                    draw = random.Random(
+                        trial_seed(options.seed, trial.number) ^ trial_seed(0, len(name))
+                    )
                     return draw.choices(knob.choices, knob.weights)[0]
             return self._for(trial.number).sample_independent(study, trial, name, distribution)
 
         def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
             self._for(trial.number).before_trial(study, trial)
 
-        def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        def after_trial(
+            self,
+            study: optuna.Study,
+            trial: FrozenTrial,
+            state: TrialState,
+            values: Sequence[float] | None,
+        ) -> None:
             self._for(trial.number).after_trial(study, trial, state, values)
 
     return Sampler()
@@ -360,7 +437,9 @@ def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in trials if counts(trial)]
 
 
-def better_so_far(values: Sequence[tuple[int, float]], objective: Objective) -> list[tuple[int, float]]:
+def better_so_far(
+    values: Sequence[tuple[int, float]], objective: Objective
+) -> list[tuple[int, float]]:
     """The best value up to each epoch: what pruners compare, since the best of a trial counts."""
     out: list[tuple[int, float]] = []
     for epoch, value in values:

@@ -28,12 +28,18 @@ def main(argv: list[str] | None = None) -> int:
         request = {"argv": command, "cwd": str(Path.cwd()), "env": dict(os.environ)}
         body = json.dumps(request).encode()
         descriptors = array.array("i", [1, 2])
-        connection.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        connection.sendmsg(
+            [len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+        )
         connection.sendall(body)
         stream = connection.makefile("r")
         answer = json.loads(stream.readline())
         if "refused" in answer:
-            print(f"the warm runner does not take this run ({answer['refused']}): it starts cold", file=sys.stderr, flush=True)
+            print(
+                f"the warm runner does not take this run ({answer['refused']}): it starts cold",
+                file=sys.stderr,
+                flush=True,
+            )
         pid = int(answer["pid"])
     except (OSError, ValueError, KeyError):
         connection.close()

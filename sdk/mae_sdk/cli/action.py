@@ -10,31 +10,53 @@ import sys
 
 import click
 
-from .render import json_option
+from mae_sdk.cli.render import json_option
 
 
-def _exec_runner(action: str, experiment_spec: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def _exec_runner(
+    action: str, experiment_spec: str, overrides: tuple[str, ...], as_json: bool
+) -> None:
     from importlib.util import find_spec
 
     from mae_skill.errors import DependencyError, NotFoundError
 
     if experiment_spec != "-" and not os.path.exists(experiment_spec):  # noqa: PTH110
         raise NotFoundError(
-            "no such spec file", field="--experiment_spec", got=experiment_spec, hint=f"write one: mae get-spec {action} -o spec.yaml"
+            "no such spec file",
+            field="--experiment_spec",
+            got=experiment_spec,
+            hint=f"write one: mae get-spec {action} -o spec.yaml",
         )
     for module in ("mae_runners", "torch"):
         if find_spec(module) is None:
-            raise DependencyError(f"{module} is not installed here", field=action, hint="pip install 'mae-skill[train]'")
+            raise DependencyError(
+                f"{module} is not installed here",
+                field=action,
+                hint="pip install 'mae-skill[train]'",
+            )
     if as_json:
         os.environ["MAE_JSON"] = "1"
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "mae_runners", action, "-e", experiment_spec, *overrides])
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "mae_runners", action, "-e", experiment_spec, *overrides],
+    )
 
 
 def _action(name: str, does: str) -> click.Command:
-    @click.command(name=name, help=f"{does}\n\nOverrides are dotted: train.num_epochs=2 model.num_classes=10. FILE may be - for stdin.")
-    @click.option("-e", "--experiment_spec", "experiment_spec", metavar="FILE", required=True, help="The experiment spec, YAML or JSON.")
+    @click.command(
+        name=name,
+        help=f"{does}\n\nOverrides are dotted: train.num_epochs=2 model.num_classes=10. FILE may be - for stdin.",
+    )
+    @click.option(
+        "-e",
+        "--experiment_spec",
+        "experiment_spec",
+        metavar="FILE",
+        required=True,
+        help="The experiment spec, YAML or JSON.",
+    )
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     @json_option
     def command(experiment_spec: str, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -44,7 +66,16 @@ def _action(name: str, does: str) -> click.Command:
 
 
 train = _action("train", "Pretrain or fine-tune in the foreground, no job.")
-evaluate = _action("evaluate", "Evaluate a checkpoint, an ONNX file or an engine in the foreground, no job.")
-inference = _action("inference", "Predict for a folder or archive of images in the foreground, no job.")
-export = _action("export", "Export a checkpoint to ONNX, checked against the torch model, in the foreground, no job.")
-gen_trt_engine = _action("gen_trt_engine", "Build a TensorRT engine from an ONNX file in the foreground, no job.")
+evaluate = _action(
+    "evaluate", "Evaluate a checkpoint, an ONNX file or an engine in the foreground, no job."
+)
+inference = _action(
+    "inference", "Predict for a folder or archive of images in the foreground, no job."
+)
+export = _action(
+    "export",
+    "Export a checkpoint to ONNX, checked against the torch model, in the foreground, no job.",
+)
+gen_trt_engine = _action(
+    "gen_trt_engine", "Build a TensorRT engine from an ONNX file in the foreground, no job."
+)

@@ -6,12 +6,16 @@ from typing import Any
 
 import click
 
-from .render import bounded, emit, json_option, pairs, show, size
+from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
 
 
 @click.command()
 @click.argument("source", metavar="SOURCE")
-@click.option("--other", metavar="SOURCE", help="A second source, e.g. validation: pictures that are in both are reported.")
+@click.option(
+    "--other",
+    metavar="SOURCE",
+    help="A second source, e.g. validation: pictures that are in both are reported.",
+)
 @click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced pictures.")
 @click.option(
     "--masks",
@@ -19,7 +23,9 @@ from .render import bounded, emit, json_option, pairs, show, size
     help="Masks of the images, for segmentation: their values and what is missing. 'beside' takes annotations/ beside images/.",
 )
 @json_option
-def inspect(source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool) -> None:
+def inspect(
+    source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool
+) -> None:
     """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or archive, local or s3://."""
     from mae_sdk.data import inspect_masks, inspect_source
 
@@ -40,9 +46,14 @@ def _lines(document: dict[str, Any]) -> list[str]:
         if isinstance(value, dict) and value:
             lines.append(f"{key}:")
             for name, item in value.items():
-                if isinstance(item, list) and item:  # files, or groups of files: one line each, so that they can be read and copied
+                if (
+                    isinstance(item, list) and item
+                ):  # files, or groups of files: one line each, so that they can be read and copied
                     lines.append(f"  {name}:")
-                    lines += [f"    {' = '.join(map(str, one)) if isinstance(one, list) else one}" for one in item]
+                    lines += [
+                        f"    {' = '.join(map(str, one)) if isinstance(one, list) else one}"
+                        for one in item
+                    ]
                 else:
                     lines.append(f"  {name}  {show(item)}")
         elif value not in (None, [], {}):
@@ -60,7 +71,9 @@ def cache(ctx: click.Context, as_json: bool) -> None:
     from mae_sdk.data.cache import cache_info
 
     document = dict(cache_info())
-    shown = {key: size(value) if key.endswith("bytes") else value for key, value in document.items()}
+    shown = {
+        key: size(value) if key.endswith("bytes") else value for key, value in document.items()
+    }
     emit(document, as_json=as_json, text=pairs(shown), next_commands=["mae cache clear"])
 
 

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .render import MAX_LINES, bounded, dumps, emit, json_option, one_line, pairs, results_root_option, say, seconds, show, table
+from mae_sdk.cli.render import (
+    MAX_LINES,
+    bounded,
+    dumps,
+    emit,
+    json_option,
+    one_line,
+    pairs,
+    results_root_option,
+    say,
+    seconds,
+    show,
+    table,
+)
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
@@ -38,7 +51,11 @@ def root_flag(results_root: str | None) -> str:
 def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
     """The sensible next commands for a job in this state."""
     if state in ("PENDING", "RUNNING"):
-        return [f"mae jobs status {job_id}{root}", f"mae jobs wait {job_id}{root}", f"mae jobs logs {job_id} -f{root}"]
+        return [
+            f"mae jobs status {job_id}{root}",
+            f"mae jobs wait {job_id}{root}",
+            f"mae jobs logs {job_id} -f{root}",
+        ]
     if state == "ERROR":
         return [f"mae jobs logs {job_id}{root}", f"mae jobs resume {job_id}{root}"]
     if state == "CANCELED":
@@ -62,24 +79,34 @@ def leave_as(job: Job) -> None:
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only jobs in this state.")
+@click.option(
+    "--state", type=click.Choice(STATES, case_sensitive=False), help="Only jobs in this state."
+)
 @click.option("--all", "everything", is_flag=True, help="AutoML trials too.")
-@click.option("--limit", type=click.IntRange(min=1), default=30, show_default=True, help="The newest N.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=30, show_default=True, help="The newest N."
+)
 @results_root_option
 @json_option
-def list_(state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool) -> None:
+def list_(
+    state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool
+) -> None:
     """The newest jobs first."""
     from concurrent.futures import ThreadPoolExecutor
 
     from mae_sdk import Skill
 
     found = Skill().jobs(results_root=results_root, all=everything)
-    with ThreadPoolExecutor(16) as pool:  # a remote root answers slowly; only what is shown or judged is read
+    with ThreadPoolExecutor(
+        16
+    ) as pool:  # a remote root answers slowly; only what is shown or judged is read
         rows = [row for row in pool.map(_row, found if state else found[:limit]) if row]
     unreadable = [row["id"] for row in rows if row["state"] is None]
     rows = [row for row in rows if row["state"] is not None]
     if unreadable:
-        say(f"warning: the record of {', '.join(unreadable[:8])}{' …' if len(unreadable) > 8 else ''} cannot be read")
+        say(
+            f"warning: the record of {', '.join(unreadable[:8])}{' …' if len(unreadable) > 8 else ''} cannot be read"
+        )
     if state:
         rows = [row for row in rows if row["state"] == state.upper()]
     rows.sort(key=lambda row: str(row["created"] or ""), reverse=True)
@@ -93,7 +120,11 @@ def list_(state: str | None, everything: bool, limit: int, results_root: str | N
     if not rows:
         text = "no jobs here"
     root = root_flag(results_root)
-    follow_up = [f"mae jobs status {shown[0]['id']}{root}"] if shown else [f"mae plan train --train-datasets URI{root}"]
+    follow_up = (
+        [f"mae jobs status {shown[0]['id']}{root}"]
+        if shown
+        else [f"mae plan train --train-datasets URI{root}"]
+    )
     emit({"jobs": shown, "total": total}, as_json=as_json, text=text, next_commands=follow_up)
 
 
@@ -141,18 +172,33 @@ def _status(job: Job) -> dict[str, Any]:
 
 
 def _status_text(document: dict[str, Any]) -> str:
-    lines = {key: value for key, value in document.items() if value not in (None, [], {}) and key not in ("lines", "error", "next")}
-    text = pairs({key: seconds(value) if key.endswith("_seconds") else value for key, value in lines.items()})
+    lines = {
+        key: value
+        for key, value in document.items()
+        if value not in (None, [], {}) and key not in ("lines", "error", "next")
+    }
+    text = pairs(
+        {key: seconds(value) if key.endswith("_seconds") else value for key, value in lines.items()}
+    )
     failure = document.get("error")
     if isinstance(failure, dict):
-        text += "\nerror:\n" + pairs({key: value for key, value in failure.items() if value not in (None, [], {})}, "  ")
+        text += "\nerror:\n" + pairs(
+            {key: value for key, value in failure.items() if value not in (None, [], {})}, "  "
+        )
     return text
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job ends.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=MAX_LINES, show_default=True, help="The last N lines; 0 = all.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=MAX_LINES,
+    show_default=True,
+    help="The last N lines; 0 = all.",
+)
 @results_root_option
 @json_option
 def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_json: bool) -> None:
@@ -189,7 +235,13 @@ def _log_line(line: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("--timeout", type=float, default=None, metavar="SECONDS", help="Stop waiting (exit 8, retryable); the job goes on.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=None,
+    metavar="SECONDS",
+    help="Stop waiting (exit 8, retryable); the job goes on.",
+)
 @results_root_option
 @json_option
 def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: bool) -> None:
@@ -201,7 +253,9 @@ def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: 
         document,
         as_json=as_json,
         text=_status_text(document),
-        next_commands=next_for(job.id, document["state"], str(document["action"]), root_flag(results_root)),
+        next_commands=next_for(
+            job.id, document["state"], str(document["action"]), root_flag(results_root)
+        ),
     )
     leave_as(job)
 
@@ -242,7 +296,11 @@ def _progress(job: Job) -> dict[str, Any]:
     return (
         dict(progress)
         if isinstance(progress, dict)
-        else {key: document[key] for key in ("epoch", "max_epoch", "step", "max_step", "eta", "kpi", "message") if key in document}
+        else {
+            key: document[key]
+            for key in ("epoch", "max_epoch", "step", "max_step", "eta", "kpi", "message")
+            if key in document
+        }
     )
 
 
@@ -271,9 +329,15 @@ class _Bar:
     def show(self, fields: dict[str, Any]) -> None:
         total, done = fields.get("max_epoch"), fields.get("epoch")
         kpi = fields.get("kpi")
-        detail = " ".join(f"{key} {show(value)}" for key, value in kpi.items()) if isinstance(kpi, dict) else ""
+        detail = (
+            " ".join(f"{key} {show(value)}" for key, value in kpi.items())
+            if isinstance(kpi, dict)
+            else ""
+        )
         described = f"epoch {done}/{total}" if total else str(fields.get("message") or "running")
-        self.progress.update(self.task, description=described, total=total, completed=done or 0, detail=detail)
+        self.progress.update(
+            self.task, description=described, total=total, completed=done or 0, detail=detail
+        )
 
     def close(self) -> None:
         self.progress.stop()
@@ -288,26 +352,53 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
     job = _job(job_id, results_root)
     job.cancel()
     document = {"id": job.id, "state": str(job.state)}
-    emit(document, as_json=as_json, text=pairs(document), next_commands=next_for(job.id, document["state"], "", root_flag(results_root)))
+    emit(
+        document,
+        as_json=as_json,
+        text=pairs(document),
+        next_commands=next_for(job.id, document["state"], "", root_flag(results_root)),
+    )
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.option("--wait", "waiting", is_flag=True, help="Stay until it ends.")
-@click.option("--lost", is_flag=True, help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs there any more.")
-@click.option("--env", metavar="K=V", multiple=True, help="Environment of the job, which no record holds; may be repeated.")
+@click.option(
+    "--lost",
+    is_flag=True,
+    help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs there any more.",
+)
+@click.option(
+    "--env",
+    metavar="K=V",
+    multiple=True,
+    help="Environment of the job, which no record holds; may be repeated.",
+)
 @results_root_option
 @json_option
-def resume(job_id: str, waiting: bool, lost: bool, env: tuple[str, ...], results_root: str | None, as_json: bool) -> None:
+def resume(
+    job_id: str,
+    waiting: bool,
+    lost: bool,
+    env: tuple[str, ...],
+    results_root: str | None,
+    as_json: bool,
+) -> None:
     """A new attempt in the same folder, from its newest checkpoint."""
-    from .run import environment
+    from mae_sdk.cli.run import environment
 
     resumed = _job(job_id, results_root).resume(environment(env), lost=lost)
     if waiting:
         follow(resumed, as_json=as_json)
     record = resumed.record
-    document = {"id": resumed.id, "state": str(resumed.state), "attempt": len(record.get("attempts") or [])}
-    following = next_for(resumed.id, str(document["state"]), str(record.get("action")), root_flag(results_root))
+    document = {
+        "id": resumed.id,
+        "state": str(resumed.state),
+        "attempt": len(record.get("attempts") or []),
+    }
+    following = next_for(
+        resumed.id, str(document["state"]), str(record.get("action")), root_flag(results_root)
+    )
     emit(document, as_json=as_json, text=pairs(document), next_commands=following)
     if waiting:
         leave_as(resumed)
@@ -327,13 +418,19 @@ def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
         document,
         as_json=as_json,
         text=text or "no figures yet",
-        next_commands=next_for(job.id, str(job.state), str(job.record.get("action")), root_flag(results_root)),
+        next_commands=next_for(
+            job.id, str(job.state), str(job.record.get("action")), root_flag(results_root)
+        ),
     )
 
 
 def _flat_lines(value: Any, prefix: str = "") -> list[str]:
     if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _flat_lines(item, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            line
+            for key, item in value.items()
+            for line in _flat_lines(item, f"{prefix}.{key}" if prefix else str(key))
+        ]
     return [f"{prefix}  {show(value)}"]
 
 
@@ -344,11 +441,18 @@ def _flat_lines(value: Any, prefix: str = "") -> list[str]:
 def show_(job_id: str, results_root: str | None, as_json: bool) -> None:
     """The whole record of a job: spec, attempts, files."""
     job = _job(job_id, results_root)
-    document = {**job.record, "state": str(job.state), "folder": str(job.folder), "files": [str(path) for path in job.files()]}
+    document = {
+        **job.record,
+        "state": str(job.state),
+        "folder": str(job.folder),
+        "files": [str(path) for path in job.files()],
+    }
     text = bounded(_flat_lines(document), more="--json")
     emit(
         document,
         as_json=as_json,
         text=text,
-        next_commands=next_for(job.id, document["state"], str(document.get("action")), root_flag(results_root)),
+        next_commands=next_for(
+            job.id, document["state"], str(document.get("action")), root_flag(results_root)
+        ),
     )

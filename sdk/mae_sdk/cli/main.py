@@ -17,17 +17,34 @@ import click
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
 
-_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOTDIR, errno.ENAMETOOLONG}
+_OF_THE_DISK = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+}
 """Faults of a file system that no code of ours causes, wherever they are met."""
 
 # name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that help imports no command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "plan": ("run", "plan", "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing."),
+    "plan": (
+        "run",
+        "plan",
+        "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
+    ),
     "run": ("run", "run", "Launch exactly that job; --wait to stay with it."),
     "jobs": ("jobs", "jobs", "list, status, logs, wait, cancel, resume, metrics, show"),
     "get-spec": ("spec", "get_spec", "The spec template of an action, as YAML."),
     "validate": ("spec", "validate", "Every error of a spec at once."),
-    "explain": ("spec", "explain", "What a spec field is, when it acts, where its default comes from."),
+    "explain": (
+        "spec",
+        "explain",
+        "What a spec field is, when it acts, where its default comes from.",
+    ),
     "diff": ("spec", "diff", "What differs between two specs."),
     "inspect": ("data", "inspect", "A data source before it costs anything."),
     "cache": ("data", "cache", "The archive cache: what it holds; `clear` empties it."),
@@ -35,7 +52,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("action", "evaluate", "Evaluate in the foreground, no job."),
     "inference": ("action", "inference", "Run inference in the foreground, no job."),
     "export": ("action", "export", "Export to ONNX in the foreground, no job."),
-    "gen_trt_engine": ("action", "gen_trt_engine", "Build a TensorRT engine in the foreground, no job."),
+    "gen_trt_engine": (
+        "action",
+        "gen_trt_engine",
+        "Build a TensorRT engine in the foreground, no job.",
+    ),
     "skill": ("skill", "skill", "The bundle: validate, generate, install."),
     "mcp": ("skill", "mcp", "Serve these commands as MCP tools over stdio."),
     "completion": ("skill", "completion", 'Shell completion: eval "$(mae completion bash)".'),
@@ -52,10 +73,14 @@ class LazyGroup(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"mae_sdk.cli.{module}"), attribute)
+        command: click.Command = getattr(
+            importlib.import_module(f"mae_sdk.cli.{module}"), attribute
+        )
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = click.utils.make_str(args[0])
         if not name.startswith("-") and name not in self.list_commands(ctx):
             from mae_skill.errors import UsageError
@@ -91,8 +116,18 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version and exit.")
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Masked-autoencoder pretraining and fine-tuning: plan, run, watch, chain.
 
@@ -114,7 +149,11 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write('{"code": "interrupted", "message": "interrupted", "exit_code": 130}\n' if as_json else "interrupted\n")
+        sys.stderr.write(
+            '{"code": "interrupted", "message": "interrupted", "exit_code": 130}\n'
+            if as_json
+            else "interrupted\n"
+        )
         code = 130
     except BrokenPipeError:
         # `mae … | head` closed the pipe: nothing went wrong, and the interpreter's own flush must not complain either.
@@ -133,16 +172,21 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 def _fail(error: Exception, as_json: bool) -> int:
     from mae_skill.errors import MaeError, StorageError, UsageError
 
-    from .render import print_error
+    from mae_sdk.cli.render import print_error
 
     if isinstance(error, click.ClickException):
         hint = None
         if isinstance(error, click.UsageError) and error.ctx is not None:
             hint = f"see `{error.ctx.command_path} --help`"
-        option = getattr(error, "option_name", None) or (error.param.opts[0] if getattr(error, "param", None) else None)  # type: ignore[attr-defined]
+        param = getattr(error, "param", None)
+        option = getattr(error, "option_name", None) or (param.opts[0] if param else None)
         error = UsageError(error.format_message(), field=option, hint=hint)
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-        error = StorageError(f"{error.strerror}", got=error.filename, hint="mend the path, its permissions or its disk")
+        error = StorageError(
+            f"{error.strerror}",
+            got=error.filename,
+            hint="mend the path, its permissions or its disk",
+        )
     if isinstance(error, MaeError):
         print_error(error, as_json=as_json)
         return error.exit_code
@@ -169,7 +213,9 @@ def _fault(error: Exception, as_json: bool) -> int:
         sys.stderr.write(json.dumps(document) + "\n")
     else:
         traceback.print_exception(error)
-        sys.stderr.write("mae: that is a fault of ours, not of your input; please report the lines above\n")
+        sys.stderr.write(
+            "mae: that is a fault of ours, not of your input; please report the lines above\n"
+        )
     return 1
 
 

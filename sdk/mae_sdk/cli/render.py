@@ -18,9 +18,12 @@ MAX_LINES = 60
 
 def json_option(command: Any) -> Any:
     """``--json``, on every command."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, errors as one JSON object on stderr.")(
-        command
-    )
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="One JSON document on stdout, errors as one JSON object on stderr.",
+    )(command)
 
 
 def results_root_option(command: Any) -> Any:
@@ -33,7 +36,9 @@ def results_root_option(command: Any) -> Any:
     )(command)
 
 
-def emit(document: Any, *, as_json: bool, text: str | None = None, next_commands: Sequence[str] = ()) -> None:
+def emit(
+    document: Any, *, as_json: bool, text: str | None = None, next_commands: Sequence[str] = ()
+) -> None:
     """Print one response.
 
     Args:
@@ -101,7 +106,10 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str]) -> str:
     """Plain aligned columns: readable in a terminal, a log and a model's context alike."""
     cells = [[str(cell) if cell is not None else "-" for cell in row] for row in rows]
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in [list(head), *cells]]
+    lines = [
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in [list(head), *cells]
+    ]
     return "\n".join(lines)
 
 
@@ -129,7 +137,13 @@ def seconds(value: float | None) -> str:
         return "unknown"
     total = round(value)
     if total < 60:
-        return f"{value * 1000:.0f}ms" if 0 < value < 1 else f"{value:.1f}s" if value < 10 else f"{total}s"
+        return (
+            f"{value * 1000:.0f}ms"
+            if 0 < value < 1
+            else f"{value:.1f}s"
+            if value < 10
+            else f"{total}s"
+        )
     hours, rest = divmod(total, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{left:02d}s"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .render import emit, json_option
+from mae_sdk.cli.render import emit, json_option
 
 AGENT_FOLDERS = {
     "claude": "~/.claude/skills",
@@ -32,12 +32,17 @@ def validate(directory: str | None, as_json: bool) -> None:
     """Whether a bundle is whole: front matter, schemas, templates, skill_info, links. Exit 0 or 2."""
     from mae_skill.errors import SpecError
 
-    from .bundle_check import check_bundle
+    from mae_sdk.cli.bundle_check import check_bundle
 
     root, problems = check_bundle(directory)
     if problems:
         raise SpecError("the bundle is not whole", problems=problems)
-    emit({"valid": True, "bundle": str(root)}, as_json=as_json, text=f"valid: {root}", next_commands=["mae skill install --dest DIR"])
+    emit(
+        {"valid": True, "bundle": str(root)},
+        as_json=as_json,
+        text=f"valid: {root}",
+        next_commands=["mae skill install --dest DIR"],
+    )
 
 
 @skill.command()
@@ -51,13 +56,25 @@ def generate(check: bool, as_json: bool) -> None:
     changed = [str(path) for path in write_generated(check=check)]
     if check and changed:
         raise SpecError("generated files are stale", got=changed, hint="mae skill generate")
-    emit({"changed": changed, "checked": check}, as_json=as_json, text="\n".join(changed) or "everything is current")
+    emit(
+        {"changed": changed, "checked": check},
+        as_json=as_json,
+        text="\n".join(changed) or "everything is current",
+    )
 
 
 @skill.command()
-@click.option("--dest", metavar="DIR", help="The folder that holds skills; the bundle becomes a folder inside it.")
 @click.option(
-    "--agent", "agents", multiple=True, type=click.Choice(sorted(AGENT_FOLDERS)), help="An agent's own folder, by name; may be repeated."
+    "--dest",
+    metavar="DIR",
+    help="The folder that holds skills; the bundle becomes a folder inside it.",
+)
+@click.option(
+    "--agent",
+    "agents",
+    multiple=True,
+    type=click.Choice(sorted(AGENT_FOLDERS)),
+    help="An agent's own folder, by name; may be repeated.",
 )
 @click.option("--force", is_flag=True, help="Replace an installed copy.")
 @json_option
@@ -69,11 +86,25 @@ def install(dest: str | None, agents: tuple[str, ...], force: bool, as_json: boo
     targets = [Path(dest).expanduser()] if dest else []
     targets += [Path(AGENT_FOLDERS[name]).expanduser() for name in agents]
     if not targets:
-        raise UsageError("install where?", field="--dest", expected=f"a folder, or --agent {'|'.join(sorted(AGENT_FOLDERS))}")
+        raise UsageError(
+            "install where?",
+            field="--dest",
+            expected=f"a folder, or --agent {'|'.join(sorted(AGENT_FOLDERS))}",
+        )
     root = Path(find_bundle_root())
-    installed = [str(path) for target in targets for path in install_bundle(root, target, force=force)]
-    missing = "" if shutil.which("mae") else "\n`mae` is not on PATH: the installed skill needs it (pip install 'mae-skill[train]')"
-    emit({"installed": installed, "mae_on_path": not missing}, as_json=as_json, text="\n".join(installed) + missing)
+    installed = [
+        str(path) for target in targets for path in install_bundle(root, target, force=force)
+    ]
+    missing = (
+        ""
+        if shutil.which("mae")
+        else "\n`mae` is not on PATH: the installed skill needs it (pip install 'mae-skill[train]')"
+    )
+    emit(
+        {"installed": installed, "mae_on_path": not missing},
+        as_json=as_json,
+        text="\n".join(installed) + missing,
+    )
 
 
 def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Path]:
@@ -84,14 +115,19 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
     """
     from mae_skill.errors import UsageError
 
-    from .bundle_check import front_matter
+    from mae_sdk.cli.bundle_check import front_matter
 
     name = front_matter(root / "SKILL.md")["name"]
     companion = root / "references" / "tao-run-automl.md"
     plan: list[tuple[str, Any]] = [(name, None), ("tao-run-automl", companion)]
     for folder, _ in plan:
         if (target / folder).exists() and not force:
-            raise UsageError("already installed", field="--dest", got=str(target / folder), hint="--force replaces it")
+            raise UsageError(
+                "already installed",
+                field="--dest",
+                got=str(target / folder),
+                hint="--force replaces it",
+            )
     done = []
     for folder, page in plan:
         staging = target / f".{folder}.new"
@@ -99,7 +135,9 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
         try:
             staging.mkdir(parents=True)
         except OSError as error:
-            raise UsageError("the folder cannot be made", field="--dest", got=str(target), hint=str(error)) from None
+            raise UsageError(
+                "the folder cannot be made", field="--dest", got=str(target), hint=str(error)
+            ) from None
         if page is None:
             shutil.copy2(root / "SKILL.md", staging / "SKILL.md")
             for part in ("schemas", "references"):
@@ -124,7 +162,9 @@ def mcp(skill_dir: str | None, as_json: bool) -> None:
     from mae_skill.errors import DependencyError
 
     if find_spec("mcp") is None:
-        raise DependencyError("the MCP SDK is not installed", field="mcp", hint="pip install 'mae-skill[mcp]'")
+        raise DependencyError(
+            "the MCP SDK is not installed", field="mcp", hint="pip install 'mae-skill[mcp]'"
+        )
     from mae_sdk.mcp_server import serve
 
     serve(skill_dir)
@@ -137,7 +177,7 @@ def completion(shell: str, as_json: bool) -> None:
     """Print the completion script of a shell; bash: eval "$(mae completion bash)"."""
     from click.shell_completion import get_completion_class
 
-    from .main import cli
+    from mae_sdk.cli.main import cli
 
     kind = get_completion_class(shell)
     assert kind is not None

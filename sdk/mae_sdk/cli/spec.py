@@ -6,8 +6,17 @@ from typing import Any
 
 import click
 
-from .main import ACTIONS, did_you_mean
-from .render import bounded, dumps, emit, json_option, pairs, results_root_option, say, show
+from mae_sdk.cli.main import ACTIONS, did_you_mean
+from mae_sdk.cli.render import (
+    bounded,
+    dumps,
+    emit,
+    json_option,
+    pairs,
+    results_root_option,
+    say,
+    show,
+)
 
 
 def _bundle(skill_dir: str | None) -> Any:
@@ -21,10 +30,18 @@ def _known_action(bundle: Any, action: str) -> None:
 
     known = list(bundle.info["actions"])
     if action not in known:
-        raise UsageError("no such action", field="ACTION", got=action, expected=", ".join(known), hint=did_you_mean(action, known))
+        raise UsageError(
+            "no such action",
+            field="ACTION",
+            got=action,
+            expected=", ".join(known),
+            hint=did_you_mean(action, known),
+        )
 
 
-skill_dir_option = click.option("--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one.")
+skill_dir_option = click.option(
+    "--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one."
+)
 
 
 @click.command("get-spec")
@@ -34,7 +51,14 @@ skill_dir_option = click.option("--skill-dir", metavar="DIR", help="Another bund
 @click.option("-o", "--output", metavar="FILE", help="Write here instead of stdout.")
 @skill_dir_option
 @json_option
-def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output: str | None, skill_dir: str | None, as_json: bool) -> None:
+def get_spec(
+    action: str | None,
+    recipe: str | None,
+    list_recipes: bool,
+    output: str | None,
+    skill_dir: str | None,
+    as_json: bool,
+) -> None:
     """The spec template of an action as YAML: every field it reads, with its default."""
     if list_recipes:
         _print_recipes(as_json)
@@ -42,12 +66,14 @@ def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output:
     from mae_skill.errors import UsageError
 
     if action is None:
-        raise UsageError("which action?", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train")
+        raise UsageError(
+            "which action?", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
+        )
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
     template = bundle.template(action)
     if recipe:
-        from mae_skill.overrides import flatten, set_dotted
+        from mae_skill.dotted import flatten, set_dotted
         from mae_skill.recipes import recipe_spec
 
         for key, value in flatten(recipe_spec(recipe)).items():
@@ -62,7 +88,13 @@ def get_spec(action: str | None, recipe: str | None, list_recipes: bool, output:
             Path(output).write_text(text)
         except OSError as error:
             expected = "a file in a folder that is there and can be written"
-            raise UsageError("the spec cannot be written", field="--output", got=output, expected=expected, hint=str(error)) from None
+            raise UsageError(
+                "the spec cannot be written",
+                field="--output",
+                got=output,
+                expected=expected,
+                hint=str(error),
+            ) from None
         say(f"wrote {output}")
         say(
             f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)\n  mae validate {action} -e {output} KEY=VALUE"
@@ -83,52 +115,81 @@ def _print_recipes(as_json: bool) -> None:
     )
 
 
-def check_spec(bundle: Any, action: str, spec: dict[str, Any], overrides: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def check_spec(
+    bundle: Any, action: str, spec: dict[str, Any], overrides: dict[str, Any]
+) -> tuple[list[Any], list[Any]]:
     """All errors and all warnings of a spec: the schema's, then those of the bundle's ``validator`` entry point where it names one."""
     from importlib import import_module
 
+    from mae_skill.dotted import expand_shorthand, set_dotted
     from mae_skill.merge import merge
-    from mae_skill.overrides import expand_shorthand, set_dotted
-    from mae_skill.validate import validate as validate_spec
+    from mae_skill.schema_check import validate as validate_spec
 
     schema = bundle.schema(action)
     nested: dict[str, Any] = {}
-    for key, value in expand_shorthand(overrides, bundle.info.get("spec_shorthand_keys") or {}).items():
+    for key, value in expand_shorthand(
+        overrides, bundle.info.get("spec_shorthand_keys") or {}
+    ).items():
         set_dotted(nested, key, value)
-    resolved = merge([("template", bundle.template(action)), ("spec file", spec), ("override", nested)], schema)
+    resolved = merge(
+        [("template", bundle.template(action)), ("spec file", spec), ("override", nested)], schema
+    )
     errors = list(validate_spec(resolved.spec, schema))
     entry = bundle.info.get("validator")
     if errors or not entry:
         return errors, []
     module, _, function = str(entry).partition(":")
-    more, warnings = getattr(import_module(module), function)(action, resolved.spec, resolved.provenance, {})
+    more, warnings = getattr(import_module(module), function)(
+        action, resolved.spec, resolved.provenance, {}
+    )
     return list(more), list(warnings)
 
 
 @click.command()
 @click.argument("action", metavar="ACTION")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("-e", "--experiment_spec", "spec", metavar="FILE", required=True, help="The spec, YAML or JSON; - is stdin.")
+@click.option(
+    "-e",
+    "--experiment_spec",
+    "spec",
+    metavar="FILE",
+    required=True,
+    help="The spec, YAML or JSON; - is stdin.",
+)
 @skill_dir_option
 @json_option
-def validate(action: str, overrides: tuple[str, ...], spec: str, skill_dir: str | None, as_json: bool) -> None:
+def validate(
+    action: str, overrides: tuple[str, ...], spec: str, skill_dir: str | None, as_json: bool
+) -> None:
     """Every error of a spec at once: exit 0 or 2."""
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
+    from mae_skill.dotted import parse_override
     from mae_skill.errors import SpecError
-    from mae_skill.overrides import parse_override
     from mae_skill.reader import read_spec
 
-    from .run import in_order
+    from mae_sdk.cli.run import in_order
 
-    errors, warnings = check_spec(bundle, action, read_spec(spec), in_order(parse_override(item) for item in overrides))
+    errors, warnings = check_spec(
+        bundle, action, read_spec(spec), in_order(parse_override(item) for item in overrides)
+    )
     if errors:
         raise SpecError("the spec is not valid", problems=errors)
-    listed = [warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings]
+    listed = [
+        warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings
+    ]
     text = "valid" + "".join(
-        f"\nwarning: {item['field']}: {item['message']}" if isinstance(item, dict) else f"\nwarning: {item}" for item in listed
+        f"\nwarning: {item['field']}: {item['message']}"
+        if isinstance(item, dict)
+        else f"\nwarning: {item}"
+        for item in listed
     )
-    emit({"valid": True, "warnings": listed}, as_json=as_json, text=text, next_commands=[f"mae plan {action} -e {spec}"])
+    emit(
+        {"valid": True, "warnings": listed},
+        as_json=as_json,
+        text=text,
+        next_commands=[f"mae plan {action} -e {spec}"],
+    )
 
 
 @click.command()
@@ -144,7 +205,12 @@ def explain(key: str, action: str, skill_dir: str | None, as_json: bool) -> None
     _known_action(bundle, action)
     found = explain_field(bundle.schema(action), key)
     document = found if isinstance(found, dict) else found.to_dict()
-    lines = [line for name, value in document.items() if value not in (None, [], {}) for line in _field_lines(name, value)]
+    lines = [
+        line
+        for name, value in document.items()
+        if value not in (None, [], {})
+        for line in _field_lines(name, value)
+    ]
     emit(document, as_json=as_json, text=bounded(lines, more="--json", limit=120))
 
 
@@ -167,7 +233,10 @@ def diff(first: str, second: str, results_root: str | None, as_json: bool) -> No
 
     changes = diff_specs(_spec_of(first, results_root), _spec_of(second, results_root))
     rows = [change if isinstance(change, dict) else change.to_dict() for change in changes]
-    lines = [f"{row['key']}  {show(row.get('a', row.get('old')))} → {show(row.get('b', row.get('new')))}" for row in rows]
+    lines = [
+        f"{row['key']}  {show(row.get('a', row.get('old')))} → {show(row.get('b', row.get('new')))}"
+        for row in rows
+    ]
     emit({"changes": rows}, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
 
 
@@ -178,7 +247,7 @@ def _spec_of(name: str, results_root: str | None) -> dict[str, Any]:
 
     if name == "-" or Path(name).is_file():
         return read_spec(name)
-    from mae_sdk.roots import Root
+    from mae_sdk.jobs.root import Root
 
     root = Root(results_root)
     job_id = root.resolve(name)

@@ -3,6 +3,6 @@
 from mae_sdk.data.inspect import inspect_source
 from mae_sdk.data.masks import inspect_masks
 from mae_sdk.data.pairs import Pairs, open_pairs
-from mae_sdk.data.sources import Source, open_source
+from mae_sdk.data.source import Source, open_source
 
 __all__ = ["Pairs", "Source", "inspect_masks", "inspect_source", "open_pairs", "open_source"]

@@ -132,12 +132,27 @@ def _text(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("latin-1")  # old archives carry names of some local code page; every byte has a meaning here
+        return data.decode(
+            "latin-1"
+        )  # old archives carry names of some local code page; every byte has a meaning here
 
 
 class _TarReader:
-    def __init__(self, stream: decompress.Reader, counted: decompress.Counted, source: str, limits: Limits, kind: str) -> None:
-        self._stream, self._counted, self._source, self._limits, self._kind = stream, counted, source, limits, kind
+    def __init__(
+        self,
+        stream: decompress.Reader,
+        counted: decompress.Counted,
+        source: str,
+        limits: Limits,
+        kind: str,
+    ) -> None:
+        self._stream, self._counted, self._source, self._limits, self._kind = (
+            stream,
+            counted,
+            source,
+            limits,
+            kind,
+        )
         self._total = 0
         self._ready = b""
         self._at = 0
@@ -156,10 +171,16 @@ class _TarReader:
             try:
                 info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
             except tarfile.HeaderError as error:
-                raise DataError(f"{self._source} is corrupt: bad tar header after {self._where} ({error})", got=self._source) from error
+                raise DataError(
+                    f"{self._source} is corrupt: bad tar header after {self._where} ({error})",
+                    got=self._source,
+                ) from error
             self._count += 1
             if self._count > self._limits.max_members:
-                raise DataError(f"refused {self._source}: more than {self._limits.max_members} members", got=self._source)
+                raise DataError(
+                    f"refused {self._source}: more than {self._limits.max_members} members",
+                    got=self._source,
+                )
             if info.size < 0:
                 raise refused(info.name, "has a negative size", self._source)
             if info.type in (b"x", b"X", b"g"):
@@ -167,7 +188,9 @@ class _TarReader:
                 if info.type == b"g":
                     shared.update(records)
                     if {"path", "size", "linkpath"} & set(records):
-                        raise refused(info.name, "sets a path or size for all members", self._source)
+                        raise refused(
+                            info.name, "sets a path or size for all members", self._source
+                        )
                 else:
                     pax = records
                 continue
@@ -184,13 +207,17 @@ class _TarReader:
                 if not pax["size"].isdigit():
                     raise refused(name, "has a size that is no number", self._source)
                 size = int(pax["size"])
-            sparse = info.type == b"S" or any(key.startswith("GNU.sparse") for key in (*pax, *shared))
+            sparse = info.type == b"S" or any(
+                key.startswith("GNU.sparse") for key in (*pax, *shared)
+            )
             pax, long_name = {}, None
             self._where = repr(name[:100])
             if sparse:
                 raise refused(name, "is a sparse file", self._source)
             if info.type in (b"1", b"2"):
-                raise refused(name, f"is a {'symbolic' if info.type == b'2' else 'hard'} link", self._source)
+                raise refused(
+                    name, f"is a {'symbolic' if info.type == b'2' else 'hard'} link", self._source
+                )
             if info.type in (b"3", b"4", b"6"):
                 raise refused(name, "is a device or a pipe", self._source)
             if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
@@ -215,7 +242,9 @@ class _TarReader:
             self._judge(what)
             if not self._ready:
                 raise DataError(
-                    f"{self._source} is truncated: it ends inside {what}", got=self._source, hint="fetch or pack the archive again"
+                    f"{self._source} is truncated: it ends inside {what}",
+                    got=self._source,
+                    hint="fetch or pack the archive again",
                 )
         data = self._ready[self._at : self._at + size]
         self._at += len(data)
@@ -225,10 +254,16 @@ class _TarReader:
         limits, consumed = self._limits, max(1, self._counted.consumed)
         if self._total > limits.ratio_from and self._total / consumed > limits.max_ratio:
             raise refused(
-                what.strip("'"), f"makes the archive expand more than {limits.max_ratio:g} times: a decompression bomb", self._source
+                what.strip("'"),
+                f"makes the archive expand more than {limits.max_ratio:g} times: a decompression bomb",
+                self._source,
             )
         if limits.max_bytes is not None and self._total > limits.max_bytes:
-            raise refused(what.strip("'"), f"makes the archive larger than the {limits.max_bytes} bytes allowed", self._source)
+            raise refused(
+                what.strip("'"),
+                f"makes the archive larger than the {limits.max_bytes} bytes allowed",
+                self._source,
+            )
 
     def _exactly(self, size: int) -> bytes:
         if self._at + size <= len(self._ready):
@@ -262,7 +297,9 @@ class _TarReader:
         while True:
             if rest.strip(b"\0"):
                 raise DataError(
-                    f"refused {self._source}: data after the end of the archive", got=self._source, hint="pack the images into one archive"
+                    f"refused {self._source}: data after the end of the archive",
+                    got=self._source,
+                    hint="pack the images into one archive",
                 )
             rest = self._stream.read(CHUNK)
             self._total += len(rest)
@@ -270,7 +307,10 @@ class _TarReader:
             if not rest:
                 break
         if self._counted.read(1):
-            raise DataError(f"refused {self._source}: data after the end of the {self._kind} stream", got=self._source)
+            raise DataError(
+                f"refused {self._source}: data after the end of the {self._kind} stream",
+                got=self._source,
+            )
 
 
 def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:
@@ -300,10 +340,21 @@ def _zip_members(raw: Any, size: int | None, source: str, limits: Limits) -> Ite
             if info.filename.endswith("/"):
                 check_folder(info.filename, source)
                 continue
-            yield Member(safe_name(info.filename, source), info.file_size, _guarded(_zip_chunks(archive, info), source, "zip"))
+            yield Member(
+                safe_name(info.filename, source),
+                info.file_size,
+                _guarded(_zip_chunks(archive, info), source, "zip"),
+            )
 
 
-def _judge_zip(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], raw: Any, size: int | None, source: str, limits: Limits) -> None:
+def _judge_zip(
+    archive: zipfile.ZipFile,
+    infos: list[zipfile.ZipInfo],
+    raw: Any,
+    size: int | None,
+    source: str,
+    limits: Limits,
+) -> None:
     if len(infos) > limits.max_members:
         raise DataError(f"refused {source}: more than {limits.max_members} members", got=source)
     end = raw.seek(0, 2)
@@ -329,9 +380,16 @@ def _judge_zip(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], raw: Any,
         if info.file_size > limits.ratio_from and ratio > limits.max_ratio:
             raise refused(info.filename, f"expands {ratio:.0f} times: a decompression bomb", source)
         if limits.max_bytes is not None and total > limits.max_bytes:
-            raise refused(info.filename, f"makes the archive larger than the {limits.max_bytes} bytes allowed", source)
+            raise refused(
+                info.filename,
+                f"makes the archive larger than the {limits.max_bytes} bytes allowed",
+                source,
+            )
     if total > limits.ratio_from and total / max(1, size or end) > limits.max_ratio:
-        raise DataError(f"refused {source}: it expands {total / max(1, size or end):.0f} times: a decompression bomb", got=source)
+        raise DataError(
+            f"refused {source}: it expands {total / max(1, size or end):.0f} times: a decompression bomb",
+            got=source,
+        )
 
 
 def _zip_chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
@@ -341,4 +399,6 @@ def _zip_chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[byt
             done += len(data)
             yield data
     if done != info.file_size:
-        raise zipfile.BadZipFile(f"member {info.filename!r} has {done} bytes instead of {info.file_size}")
+        raise zipfile.BadZipFile(
+            f"member {info.filename!r} has {done} bytes instead of {info.file_size}"
+        )

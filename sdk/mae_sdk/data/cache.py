@@ -65,7 +65,9 @@ def max_bytes(root: Path) -> int:
     if given:
         return int(float(given) * 1e9)
     there = next(path for path in (root, *root.parents) if path.is_dir())
-    return int(0.8 * (shutil.disk_usage(there).free + sum(entry.bytes for entry in list_entries(root))))
+    return int(
+        0.8 * (shutil.disk_usage(there).free + sum(entry.bytes for entry in list_entries(root)))
+    )
 
 
 def pack_of(
@@ -92,34 +94,72 @@ def pack_of(
         with _locked(folder, key):
             found = _open(folder / key)  # another process may have been faster
             if found is None:
-                _build(folder, key, uri, identity, details, storage_options, limits or Limits(), images_only)
+                _build(
+                    folder,
+                    key,
+                    uri,
+                    identity,
+                    details,
+                    storage_options,
+                    limits or Limits(),
+                    images_only,
+                )
                 found = _open(folder / key)
         if found is None:
-            raise StorageError("the cache entry vanished while it was opened", got=str(folder / key), hint="run the same command again")
+            raise StorageError(
+                "the cache entry vanished while it was opened",
+                got=str(folder / key),
+                hint="run the same command again",
+            )
     return found
 
 
-def _identify(uri: str, storage_options: Options, images_only: bool) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
+def _identify(
+    uri: str, storage_options: Options, images_only: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
     """What makes this source this one; for a prefix also its listing."""
     where = urls.redact(uri)
     if not urls.is_archive(uri):
         there = transfer.list_details(uri, storage_options)
         if not there:
-            raise DataError(f"there is nothing at {where}", got=where, expected="an archive, or a folder or prefix of images")
-        details = {name: entry for name, entry in there.items() if safe_name(name, where) and (is_image(name) or not images_only)}
+            raise DataError(
+                f"there is nothing at {where}",
+                got=where,
+                expected="an archive, or a folder or prefix of images",
+            )
+        details = {
+            name: entry
+            for name, entry in there.items()
+            if safe_name(name, where) and (is_image(name) or not images_only)
+        }
         if not details:
-            raise DataError(f"{where} holds no images", got=where, expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case")
+            raise DataError(
+                f"{where} holds no images",
+                got=where,
+                expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case",
+            )
         return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
     try:
         info = transfer.info(uri, storage_options)
     except NotFoundError as error:
-        raise DataError(f"there is no data source at {where}", got=where, hint="check the path, the bucket and the spelling") from error
+        raise DataError(
+            f"there is no data source at {where}",
+            got=where,
+            hint="check the path, the bucket and the spelling",
+        ) from error
     url = urls.unsigned(uri) if urls.is_remote(uri) else str(urls.local_path(uri).resolve())
-    return {"url": url, "etag": info["etag"], "size": info["size"], "mtime": None if info["etag"] else info["mtime"]}, None
+    return {
+        "url": url,
+        "etag": info["etag"],
+        "size": info["size"],
+        "mtime": None if info["etag"] else info["mtime"],
+    }, None
 
 
 def _listing(details: dict[str, dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()
+    ).hexdigest()
 
 
 def _in_place(uri: str) -> Path | None:
@@ -155,7 +195,12 @@ def _locked(root: Path, key: str) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         hint = "set MAE_CACHE_DIR to a folder that can be written"
-        raise StorageError(f"the cache folder cannot be used: {error.strerror}", got=str(root), retryable=False, hint=hint) from error
+        raise StorageError(
+            f"the cache folder cannot be used: {error.strerror}",
+            got=str(root),
+            retryable=False,
+            hint=hint,
+        ) from error
     try:
         yield
     finally:
@@ -172,7 +217,9 @@ def _build(
     limits: Limits,
     images_only: bool,
 ) -> None:
-    for stale in root.glob(f".{key}.*"):  # an interrupted fetch; we hold its lock, so nobody is writing it
+    for stale in root.glob(
+        f".{key}.*"
+    ):  # an interrupted fetch; we hold its lock, so nobody is writing it
         shutil.rmtree(stale, ignore_errors=True)
     in_place = _in_place(uri)
     expected = sum(d["size"] for d in details.values()) if details else identity.get("size") or 0
@@ -180,7 +227,12 @@ def _build(
     make_room(root, expected)
     if expected > shutil.disk_usage(root).free:
         hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
-        raise StorageError(f"no room in the cache for {urls.redact(uri)} ({expected} bytes)", got=str(root), retryable=False, hint=hint)
+        raise StorageError(
+            f"no room in the cache for {urls.redact(uri)} ({expected} bytes)",
+            got=str(root),
+            retryable=False,
+            hint=hint,
+        )
     temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
     try:
         meta = {"source": urls.redact(uri), "created": time.time()}
@@ -194,7 +246,9 @@ def _build(
             transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
         elif _identify(uri, storage_options, images_only)[0] != identity:
             where = urls.redact(uri)
-            raise StorageError(f"{where} changed while it was read", got=where, hint="run the same command again")
+            raise StorageError(
+                f"{where} changed while it was read", got=where, hint="run the same command again"
+            )
         if (root / key).exists():
             shutil.rmtree(root / key)
         temporary.rename(root / key)
@@ -204,7 +258,9 @@ def _build(
     make_room(root, 0, keep=key)
 
 
-def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None) -> Path:
+def extracted_folder(
+    uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None
+) -> Path:
     """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry.
 
     Nothing holds it against eviction while a consumer reads it: of a full cache the longest unused entry goes first.
@@ -241,7 +297,16 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
         try:
             index = json.loads((path / "index.json").read_text())
             used = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-            found.append(Entry(path.name, index["source"], index["files"], used, (path / "index.json").stat().st_mtime, _in_use(path)))
+            found.append(
+                Entry(
+                    path.name,
+                    index["source"],
+                    index["files"],
+                    used,
+                    (path / "index.json").stat().st_mtime,
+                    _in_use(path),
+                )
+            )
         except (OSError, ValueError, KeyError):
             continue
     return sorted(found, key=lambda entry: -entry.last_used)
@@ -273,12 +338,19 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
     folder = cache_dir(root)
     entries = [entry for entry in list_entries(folder) if key is None or entry.key.startswith(key)]
     if key is not None and len(entries) != 1:
-        raise NotFoundError(f"{len(entries) or 'no'} cache entries begin with {key!r}", got=key, hint="mae cache lists them")
+        raise NotFoundError(
+            f"{len(entries) or 'no'} cache entries begin with {key!r}",
+            got=key,
+            hint="mae cache lists them",
+        )
     removed = [entry for entry in entries if _remove(folder, entry.key)]
     if key is None and folder.is_dir():
         for leftover in folder.iterdir():  # parts of interrupted fetches whose writer is gone
             if leftover.name.startswith(".") and leftover.name != ".locks":
-                with contextlib.suppress(TimeoutError), _try_lock(folder, leftover.name.split(".")[1]):
+                with (
+                    contextlib.suppress(TimeoutError),
+                    _try_lock(folder, leftover.name.split(".")[1]),
+                ):
                     shutil.rmtree(leftover, ignore_errors=True)
     return removed
 
@@ -314,7 +386,9 @@ def _try_lock(root: Path, key: str) -> contextlib.AbstractContextManager[Any]:
     from filelock import FileLock
 
     (root / ".locks").mkdir(parents=True, exist_ok=True)
-    lock: Callable[..., contextlib.AbstractContextManager[Any]] = FileLock(root / ".locks" / key, timeout=0).acquire
+    lock: Callable[..., contextlib.AbstractContextManager[Any]] = FileLock(
+        root / ".locks" / key, timeout=0
+    ).acquire
     return lock()
 
 

@@ -39,7 +39,13 @@ class Counted(io.RawIOBase):
 
 def sniff(head: bytes) -> str:
     """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none`` from the first six bytes or more."""
-    for magic, name in ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"), (b"PK", "zip")):
+    for magic, name in (
+        (b"\x1f\x8b", "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\xfd7zXZ\x00", "xz"),
+        (b"BZh", "bzip2"),
+        (b"PK", "zip"),
+    ):
         if head.startswith(magic):
             return name
     return "none"
@@ -54,7 +60,9 @@ def open_stream(raw: Counted, kind: str) -> Reader:
         try:
             import zstandard
         except ImportError as error:
-            raise DependencyError("reading .zst needs zstandard", hint="pip install zstandard") from error
+            raise DependencyError(
+                "reading .zst needs zstandard", hint="pip install zstandard"
+            ) from error
         return _Blocks(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW), raw)
     if kind == "xz":
         return _Frames(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
@@ -145,9 +153,19 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
     name = type(error).__name__
     if isinstance(error, EOFError):
         return DataError(
-            f"{source} is truncated: the {compressed} stream ends before its end", got=source, hint="fetch or pack the archive again"
+            f"{source} is truncated: the {compressed} stream ends before its end",
+            got=source,
+            hint="fetch or pack the archive again",
         )
     # bz2 and gzip raise plain OSError without errno for bad data
-    if isinstance(error, kinds) or name in ("ZstdError", "BadGzipFile") or (type(error) is OSError and error.errno is None):
-        return DataError(f"{source} is corrupt: {str(error)[:160] or name}", got=source, hint="fetch or pack the archive again")
+    if (
+        isinstance(error, kinds)
+        or name in ("ZstdError", "BadGzipFile")
+        or (type(error) is OSError and error.errno is None)
+    ):
+        return DataError(
+            f"{source} is corrupt: {str(error)[:160] or name}",
+            got=source,
+            hint="fetch or pack the archive again",
+        )
     return None

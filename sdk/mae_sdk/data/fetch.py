@@ -23,7 +23,12 @@ OBJECT_WINDOW = 48 << 20
 
 @contextlib.contextmanager
 def reading(
-    uri: str, identity: dict[str, Any], details: dict[str, dict[str, Any]] | None, storage_options: Options, limits: Limits, root: Path
+    uri: str,
+    identity: dict[str, Any],
+    details: dict[str, dict[str, Any]] | None,
+    storage_options: Options,
+    limits: Limits,
+    root: Path,
 ) -> Iterator[Iterator[Member]]:
     """The files of an archive, or of a prefix whose listing is ``details``, in one pass; ``root`` is where a zip may lie meanwhile."""
     where = urls.redact(uri)
@@ -33,7 +38,10 @@ def reading(
         with urls.local_path(uri).open("rb") as raw:
             yield members(raw, identity["size"], where, limits)
     elif identity["size"] is None or not streams.takes_ranges(uri, storage_options):
-        with streams.StreamedFile(uri, identity["size"], storage_options) as raw, tempfile.TemporaryFile(dir=root) as whole:
+        with (
+            streams.StreamedFile(uri, identity["size"], storage_options) as raw,
+            tempfile.TemporaryFile(dir=root) as whole,
+        ):
             if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
                 shutil.copyfileobj(raw, whole, 1 << 20)
                 size = whole.tell()
@@ -46,7 +54,9 @@ def reading(
             yield members(raw, identity["size"], where, limits)
 
 
-def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Options) -> Iterator[Member]:
+def _objects(
+    uri: str, details: dict[str, dict[str, Any]], storage_options: Options
+) -> Iterator[Member]:
     """The objects of a prefix, many requests in flight, a bounded number of bytes in memory."""
     where = urls.redact(uri)
     base = uri.rstrip("/")
@@ -58,7 +68,9 @@ def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Opti
         nonlocal held
         name, size, future = waiting.popleft()
         if future is None:
-            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options))
+            return Member(
+                safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options)
+            )
         held -= size
         return Member(safe_name(name, where), size, iter((future.result(),)))
 
@@ -67,12 +79,23 @@ def _objects(uri: str, details: dict[str, dict[str, Any]], storage_options: Opti
             for name in names:
                 size = details[name]["size"]
                 large = size > OBJECT_WINDOW // 4
-                while waiting and (len(waiting) >= 4 * OBJECTS_AT_ONCE or (not large and held + size > OBJECT_WINDOW)):
+                while waiting and (
+                    len(waiting) >= 4 * OBJECTS_AT_ONCE
+                    or (not large and held + size > OBJECT_WINDOW)
+                ):
                     yield first()
                 if large:
                     waiting.append((name, size, None))
                     continue
-                waiting.append((name, size, pool.submit(transfer.read_range, f"{base}/{name}", 0, size, storage_options)))
+                waiting.append(
+                    (
+                        name,
+                        size,
+                        pool.submit(
+                            transfer.read_range, f"{base}/{name}", 0, size, storage_options
+                        ),
+                    )
+                )
                 held += size
             while waiting:
                 yield first()

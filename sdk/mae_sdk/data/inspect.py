@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_sdk.data.sources import Source, open_source
+from mae_sdk.data.source import Source, open_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -51,7 +51,11 @@ def inspect_source(
     import numpy as np
 
     source = open_source(uri, cache_dir, storage_options)
-    chosen = set(np.unique(np.linspace(0, len(source) - 1, min(len(source), statistics_from)).astype(int)).tolist())
+    chosen = set(
+        np.unique(
+            np.linspace(0, len(source) - 1, min(len(source), statistics_from)).astype(int)
+        ).tolist()
+    )
     widths, heights = [], []
     formats: Counter[str] = Counter()
     channels: Counter[str] = Counter()
@@ -77,7 +81,9 @@ def inspect_source(
                     pixels += len(values)
         except MemoryError:
             raise
-        except Exception:  # Pillow raises many kinds for damaged files; here they all mean: unreadable
+        except (
+            Exception
+        ):  # Pillow raises many kinds for damaged files; here they all mean: unreadable
             unreadable.append(source.path(i))
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))
@@ -112,7 +118,9 @@ def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
     from PIL import Image, ImageDraw
 
     columns = min(SHEET[0], len(source))
-    places = np.unique(np.linspace(0, len(source) - 1, min(len(source), SHEET[0] * SHEET[1])).astype(int)).tolist()
+    places = np.unique(
+        np.linspace(0, len(source) - 1, min(len(source), SHEET[0] * SHEET[1])).astype(int)
+    ).tolist()
     rows = -(-len(places) // columns)
     sheet = Image.new("RGB", (columns * (TILE + 4) + 4, rows * (TILE + 4) + 4), "white")
     for number, i in enumerate(places):
@@ -149,7 +157,9 @@ def _rgb(picture: Picture) -> Any:
 
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):
-        grey = ((np.clip(np.asarray(upright).astype(np.int64), 0, 65535) + 128) // 257).astype(np.uint8)
+        grey = ((np.clip(np.asarray(upright).astype(np.int64), 0, 65535) + 128) // 257).astype(
+            np.uint8
+        )
         return np.repeat(grey[..., None], 3, axis=2)
     if upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")

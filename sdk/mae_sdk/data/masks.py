@@ -32,7 +32,9 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
                 raise DataError(f"{name} has more than {MAX_PIXELS} pixels", got=name)
             if picture.format == "JPEG":
                 raise DataError(
-                    f"{name} is a JPEG: its compression changes class numbers", got=name, expected="PNG or another exact format"
+                    f"{name} is a JPEG: its compression changes class numbers",
+                    got=name,
+                    expected="PNG or another exact format",
                 )
             if picture.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
                 raise DataError(
@@ -47,13 +49,17 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error … for damaged files
-        raise DataError(f"{name} cannot be read as a mask: {str(error)[:120] or type(error).__name__}", got=name) from error
+        raise DataError(
+            f"{name} cannot be read as a mask: {str(error)[:120] or type(error).__name__}", got=name
+        ) from error
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype == np.uint8:
         return values
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise DataError(f"{name} holds values beyond 16 bits", got=name, expected="class numbers below 65536")
+        raise DataError(
+            f"{name} holds values beyond 16 bits", got=name, expected="class numbers below 65536"
+        )
     return values.astype(np.uint16)
 
 
@@ -113,7 +119,10 @@ def inspect_masks(
         "digest": pairs.digest,
         "images": len(pairs),
         "masks": pairs.masked,
-        "values": {str(value): {"pixels": round(pixels[value] / total, 6), "images": seen[value]} for value in sorted(pixels)},
+        "values": {
+            str(value): {"pixels": round(pixels[value] / total, 6), "images": seen[value]}
+            for value in sorted(pixels)
+        },
         "without_mask": {"count": len(bare), "files": bare[:LISTED]},
         "unreadable": {"count": len(unreadable), "files": unreadable[:LISTED]},
         "other_size": {"count": len(other), "files": other[:LISTED]},

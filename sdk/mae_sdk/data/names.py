@@ -133,7 +133,9 @@ def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
     return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
-def class_labels(names: Sequence[str], known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
+def class_labels(
+    names: Sequence[str], known: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray[Any, Any]]:
     """Classes and labels that the folders of one source spell.
 
     The first folder of a path is its class, after one wrapper folder around everything is stripped. A picture in no folder is unlabelled.
@@ -173,5 +175,7 @@ def class_labels(names: Sequence[str], known: Sequence[str] | None = None) -> tu
         return list(known), found
     order = sorted(table)
     place = {name: i for i, name in enumerate(order)}
-    ranks = np.array([*(place[name] for name in table), -1], dtype=np.int64)  # the last entry serves label -1
+    ranks = np.array(
+        [*(place[name] for name in table), -1], dtype=np.int64
+    )  # the last entry serves label -1
     return order, ranks[found]

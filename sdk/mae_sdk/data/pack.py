@@ -58,7 +58,13 @@ def crc32(data: bytes, value: int = 0) -> int:
 _crc: Any = None
 
 
-def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[str, Any], in_place: Path | None = None) -> None:
+def write_pack(
+    folder: Path,
+    members: Iterable[Member],
+    source: str,
+    meta: dict[str, Any],
+    in_place: Path | None = None,
+) -> None:
     """Stream ``members`` into ``folder`` (empty, private to the caller).
 
     Args:
@@ -78,7 +84,9 @@ def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[
                 crc = _copy(member, None if in_place else out)
                 offset = position if in_place is None else member.offset
                 assert offset is not None, "only members of an uncompressed archive lie somewhere"
-                rows.append((member.name.encode("utf-8", "surrogateescape"), offset, member.size, crc))
+                rows.append(
+                    (member.name.encode("utf-8", "surrogateescape"), offset, member.size, crc)
+                )
                 hashes.append(_hash(fold(member.name)))
                 folders.add(member.name.rpartition("/")[0])
                 position += member.size
@@ -92,14 +100,21 @@ def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[
             raise DataError(f"{source} holds no files", got=source)
         rows.sort()
         with contextlib.ExitStack() as stack:
-            _write_table(folder, heapq.merge(*(_read_run(stack, run) for run in runs), rows), len(hashes))
+            _write_table(
+                folder, heapq.merge(*(_read_run(stack, run) for run in runs), rows), len(hashes)
+            )
         del rows
         for run in runs:
             run.unlink()
     except OSError as error:
         if error.errno in (28, 122):
             hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
-            raise StorageError(f"no room in the cache for {source}", got=str(folder.parent), retryable=False, hint=hint) from error
+            raise StorageError(
+                f"no room in the cache for {source}",
+                got=str(folder.parent),
+                retryable=False,
+                hint=hint,
+            ) from error
         raise
     _refuse_collisions(folder, hashes, folders.hashes, source)
     index = {
@@ -111,7 +126,11 @@ def write_pack(folder: Path, members: Iterable[Member], source: str, meta: dict[
     }
     if in_place is not None:
         stat = in_place.stat()
-        index["in_place"] = {"path": str(in_place), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        index["in_place"] = {
+            "path": str(in_place),
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+        }
     (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
@@ -135,7 +154,10 @@ def _write_table(folder: Path, rows: Iterator[Row], count: int) -> None:
     import numpy as np
 
     end = 0
-    with (folder / "names.bin").open("wb", buffering=1 << 20) as names, (folder / "table.npy").open("wb") as table:
+    with (
+        (folder / "names.bin").open("wb", buffering=1 << 20) as names,
+        (folder / "table.npy").open("wb") as table,
+    ):
         header = {"descr": _FIELDS, "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_1_0(table, header)
         while part := list(itertools.islice(rows, RUN)):
@@ -172,12 +194,18 @@ def _copy(member: Member, out: IO[bytes] | None) -> int:
         crc = crc32(chunk, crc)
         written += len(chunk)
     if written != member.size:
-        raise DataError(f"member {member.name!r} has {written} bytes instead of {member.size}", got=member.name)
+        raise DataError(
+            f"member {member.name!r} has {written} bytes instead of {member.size}", got=member.name
+        )
     return crc
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(),
+        "little",
+        signed=True,
+    )
 
 
 def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], source: str) -> None:
@@ -188,7 +216,9 @@ def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], so
     twice = np.flatnonzero(hashes[1:] == hashes[:-1])
     if len(twice):
         pair = _named(folder, int(hashes[twice[0]]))
-        problem = "is there twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
+        problem = (
+            "is there twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
+        )
         raise refused(pair[1], problem, source)
     if folders:
         ours = np.frombuffer(folders, dtype=np.int64)
@@ -224,7 +254,9 @@ def _digest(folder: Path) -> str:
             np.lib.format.read_magic(table)
             np.lib.format.read_array_header_1_0(table)
             while block := table.read(np.dtype(_FIELDS).itemsize << 15):
-                digest.update(np.ascontiguousarray(np.frombuffer(block, dtype=_FIELDS)[field]).tobytes())
+                digest.update(
+                    np.ascontiguousarray(np.frombuffer(block, dtype=_FIELDS)[field]).tobytes()
+                )
     return digest.hexdigest()
 
 
@@ -245,11 +277,15 @@ class Pack:
 
         try:
             self.index: dict[str, Any] = json.loads((self.folder / "index.json").read_text())
-            self._lock = self._descriptor = os.open(self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._lock = self._descriptor = os.open(
+                self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+            )
             _flock_shared(self._lock)
             elsewhere = self.index.get("in_place")
             if elsewhere:
-                self._descriptor = os.open(elsewhere["path"], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                self._descriptor = os.open(
+                    elsewhere["path"], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+                )
             stat = os.fstat(self._descriptor)
             self._table: np.ndarray[Any, Any] = np.load(self.folder / "table.npy", mmap_mode="r")
             with (self.folder / "names.bin").open("rb") as handle:
@@ -257,11 +293,18 @@ class Pack:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _gone(self.folder) from error
         if elsewhere:
-            whole = (stat.st_size, stat.st_mtime_ns) == (elsewhere.get("size"), elsewhere.get("mtime_ns"))
+            whole = (stat.st_size, stat.st_mtime_ns) == (
+                elsewhere.get("size"),
+                elsewhere.get("mtime_ns"),
+            )
         else:
             whole = stat.st_size == self.index.get("bytes")
         whole = whole and len(self._table) == self.index.get("files")
-        if self.index.get("format") != FORMAT or not whole or (len(self._table) and int(self._table["end"][-1]) != len(blob)):
+        if (
+            self.index.get("format") != FORMAT
+            or not whole
+            or (len(self._table) and int(self._table["end"][-1]) != len(blob))
+        ):
             raise _gone(self.folder)
         self.names = Names(blob, self._table["end"])
         self.sizes: np.ndarray[Any, Any] = self._table["size"]
@@ -287,7 +330,9 @@ class Pack:
         row = self._table[index]
         size, offset = int(row["size"]), int(row["offset"])
         data = os.pread(self._descriptor, size, offset)
-        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+        while len(data) < size and (
+            more := os.pread(self._descriptor, size - len(data), offset + len(data))
+        ):
             data += more
         if len(data) != size or crc32(data) != int(row["crc"]):
             if "in_place" in self.index:
@@ -319,7 +364,9 @@ class Pack:
 
 def _gone(folder: Path) -> StorageError:
     return StorageError(
-        "this cache entry is incomplete or damaged", got=str(folder), hint="run the same command again: the entry is fetched anew"
+        "this cache entry is incomplete or damaged",
+        got=str(folder),
+        hint="run the same command again: the entry is fetched anew",
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.sources import Source, open_source
+from mae_sdk.data.source import Source, open_source
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class Pairs(Sequence[str]):
         rows = [np.insert(rows, 0, number, axis=1) for number, (_, _, rows) in enumerate(parts)]
         self._rows: np.ndarray[Any, Any] = np.concatenate(rows)  # part, image, mask (-1 = none)
         self.masked = int((self._rows[:, 2] >= 0).sum())
-        digests = [f"{images.digest} {masks.digest if masks else '-'}" for images, masks in self._parts]
+        digests = [
+            f"{images.digest} {masks.digest if masks else '-'}" for images, masks in self._parts
+        ]
         digests.append(hashlib.sha256(self._rows.tobytes()).hexdigest())
         self.digest = hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -117,7 +119,9 @@ def open_pairs(
         source = open_source(place, cache_dir)
         if beside is not None:
             found = open_source(beside[number], cache_dir)
-            parts.append((source, found, _rows(_images(source, place, role)[0], _stems(found.members))))
+            parts.append(
+                (source, found, _rows(_images(source, place, role)[0], _stems(found.members)))
+            )
         else:
             parts.append(_beside(source, place, role, required, cache_dir))
     pairs = Pairs(parts)
@@ -126,7 +130,9 @@ def open_pairs(
     return pairs
 
 
-def _beside(source: Source, place: str, role: str, required: bool, cache_dir: Any) -> tuple[Source, Source | None, np.ndarray[Any, Any]]:
+def _beside(
+    source: Source, place: str, role: str, required: bool, cache_dir: Any
+) -> tuple[Source, Source | None, np.ndarray[Any, Any]]:
     """A source that names no masks: its own layout, the folder beside it, or none."""
     images, masks = _images(source, place, role)
     if masks:
@@ -174,7 +180,9 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
             got=sorted(known),
             expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
         )
-    return {i: stem for i, stem in images.items() if not known or stem.partition("/")[0] in own}, masks
+    return {
+        i: stem for i, stem in images.items() if not known or stem.partition("/")[0] in own
+    }, masks
 
 
 def _sibling(place: str) -> str | None:
@@ -206,7 +214,11 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
         times = Counter(masks.values())
         twice = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
         if twice is not None:
-            raise DataError(f"two masks have the path {twice}, without the suffix", got=twice, expected="one mask for an image")
+            raise DataError(
+                f"two masks have the path {twice}, without the suffix",
+                got=twice,
+                expected="one mask for an image",
+            )
     return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
 
 
@@ -232,12 +244,18 @@ def _stems(names: Sequence[str]) -> dict[int, str]:
 
 
 def _listed(given: Given) -> list[str]:
-    return [os.fspath(given)] if isinstance(given, (str, os.PathLike)) else [os.fspath(one) for one in given]
+    return (
+        [os.fspath(given)]
+        if isinstance(given, (str, os.PathLike))
+        else [os.fspath(one) for one in given]
+    )
 
 
 def _unpaired(pairs: Pairs, role: str) -> DataError:
     bare = [i for i in range(len(pairs)) if pairs.mask_path(i) is None]
-    shown = ", ".join(pairs.path(i) for i in bare[:5]) + (f" and {len(bare) - 5} more" if len(bare) > 5 else "")
+    shown = ", ".join(pairs.path(i) for i in bare[:5]) + (
+        f" and {len(bare) - 5} more" if len(bare) > 5 else ""
+    )
     return DataError(
         f"{len(bare)} of {len(pairs)} images have no mask: {shown}",
         field=f"dataset.segmentation.{role}_mask_sources",

@@ -46,7 +46,9 @@ class StreamedFile(io.RawIOBase):
         self.url, self.size = url, size
         self._position = 0
         fs, path = urls.filesystem(url, storage_options)
-        whole = {"block_size": 0} if urls.scheme(url) in ("http", "https") else {}  # fsspec's word for: no ranges
+        whole = (
+            {"block_size": 0} if urls.scheme(url) in ("http", "https") else {}
+        )  # fsspec's word for: no ranges
         self._raw: Any = transfer.attempt(lambda: fs.open(path, "rb", **whole), url, "read")
 
     def readable(self) -> bool:

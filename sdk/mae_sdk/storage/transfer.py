@@ -53,8 +53,25 @@ _FINAL = {
     "401",
 }
 # … and those that mean that credentials ran out: waiting alone does not help, new credentials do.
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
-_NETWORK_PACKAGES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "fsspec", "urllib3", "gcsfs", "adlfs", "azure", "google"}
+_EXPIRED = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "RequestExpired",
+    "InvalidToken",
+}
+_NETWORK_PACKAGES = {
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "s3fs",
+    "fsspec",
+    "urllib3",
+    "gcsfs",
+    "adlfs",
+    "azure",
+    "google",
+}
 
 
 def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPTS) -> T:
@@ -88,7 +105,9 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         return error
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and _web_fault(cause):
-        return translate(cause, url, doing, tries)  # fsspec's web client calls every failure "not found"
+        return translate(
+            cause, url, doing, tries
+        )  # fsspec's web client calls every failure "not found"
     where = urls.redact(url)
     code = _code(error)
     if code in _EXPIRED:
@@ -100,33 +119,58 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         )
         known.expired = True  # type: ignore[attr-defined]
         return known
-    if isinstance(error, FileNotFoundError) or code in {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}:
+    if isinstance(error, FileNotFoundError) or code in {
+        "NoSuchKey",
+        "NoSuchBucket",
+        "404",
+        "NotFound",
+    }:
         return NotFoundError(f"cannot {doing} {where}: there is no such file or bucket", got=where)
     if isinstance(error, FileExistsError) or code in {"PreconditionFailed", "412"}:
-        return StorageError(f"cannot {doing} {where}: it exists already", got=where, retryable=False)
-    if isinstance(error, PermissionError) or code in _FINAL:
-        hint = "check the credentials and the bucket's policy" if urls.is_remote(url) else "check the permissions of the file"
         return StorageError(
-            f"cannot {doing} {where}: access denied ({code or type(error).__name__})", got=where, retryable=False, hint=hint
+            f"cannot {doing} {where}: it exists already", got=where, retryable=False
+        )
+    if isinstance(error, PermissionError) or code in _FINAL:
+        hint = (
+            "check the credentials and the bucket's policy"
+            if urls.is_remote(url)
+            else "check the permissions of the file"
+        )
+        return StorageError(
+            f"cannot {doing} {where}: access denied ({code or type(error).__name__})",
+            got=where,
+            retryable=False,
+            hint=hint,
         )
     if type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}:
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        return StorageError(f"cannot {doing} {where}: no usable credentials", got=where, retryable=False, hint=hint)
+        return StorageError(
+            f"cannot {doing} {where}: no usable credentials", got=where, retryable=False, hint=hint
+        )
     if isinstance(error, OSError) and error.errno in (28, 122):
-        return StorageError(f"cannot {doing} {where}: the disk is full", got=where, retryable=False, hint="free space or move the folder")
+        return StorageError(
+            f"cannot {doing} {where}: the disk is full",
+            got=where,
+            retryable=False,
+            hint="free space or move the folder",
+        )
     network = type(error).__module__.split(".")[0] in _NETWORK_PACKAGES
     if network or isinstance(error, (OSError, TimeoutError, EOFError)):
         detail = code or f"{type(error).__name__}: {str(error)[:160]}".rstrip(": ")
         times = f" after {tries} attempts" if tries > 1 else ""
         return StorageError(
-            f"cannot {doing} {where}{times}: {detail}", got=where, hint="the fault looks passing; run the same command again"
+            f"cannot {doing} {where}{times}: {detail}",
+            got=where,
+            hint="the fault looks passing; run the same command again",
         )
     return None
 
 
 def _web_fault(error: BaseException) -> bool:
     """Whether a web client's failure is another one than a missing page."""
-    network = type(error).__module__.split(".")[0] == "aiohttp" or isinstance(error, (ConnectionError, TimeoutError))
+    network = type(error).__module__.split(".")[0] == "aiohttp" or isinstance(
+        error, (ConnectionError, TimeoutError)
+    )
     return network and getattr(error, "status", None) not in (404, 410)
 
 
@@ -168,7 +212,12 @@ def info(url: str, storage_options: Options = None) -> dict[str, Any]:
             stat = path.stat()
         except OSError as error:
             raise translate(error, url, "read") or error from error
-        return {"size": stat.st_size, "etag": None, "mtime": stat.st_mtime_ns / 1e9, "type": "directory" if path.is_dir() else "file"}
+        return {
+            "size": stat.st_size,
+            "etag": None,
+            "mtime": stat.st_mtime_ns / 1e9,
+            "type": "directory" if path.is_dir() else "file",
+        }
 
     def request() -> dict[str, Any]:
         fs, path = urls.filesystem(url, storage_options)
@@ -178,8 +227,17 @@ def info(url: str, storage_options: Options = None) -> dict[str, Any]:
 
     found = attempt(request, url, "read")
     etag = found.get("ETag") or found.get("etag") or found.get("md5Hash")
-    stamp: Any = found.get("LastModified") or found.get("mtime") or found.get("updated") or found.get("created")
-    mtime = stamp.timestamp() if hasattr(stamp, "timestamp") else (float(stamp) if isinstance(stamp, (int, float)) else None)
+    stamp: Any = (
+        found.get("LastModified")
+        or found.get("mtime")
+        or found.get("updated")
+        or found.get("created")
+    )
+    mtime = (
+        stamp.timestamp()
+        if hasattr(stamp, "timestamp")
+        else (float(stamp) if isinstance(stamp, (int, float)) else None)
+    )
     size = found.get("size")
     return {
         "size": None if size is None else int(size),
@@ -216,7 +274,9 @@ def read_bytes(url: str, storage_options: Options = None) -> bytes:
     return read_range(url, 0, size, storage_options)
 
 
-def write_bytes(url: str, data: bytes, if_none_match: bool = False, storage_options: Options = None) -> None:
+def write_bytes(
+    url: str, data: bytes, if_none_match: bool = False, storage_options: Options = None
+) -> None:
     """Write a whole small file: atomically on disks, as one PUT on object stores.
 
     Args:
@@ -237,9 +297,17 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False, storage_opti
         return
     # Some stores ignore If-None-Match; asking first makes the ordinary case right there too (a race is then the store's).
     if if_none_match and exists(url, storage_options):
-        raise StorageError(f"cannot write {urls.redact(url)}: it exists already", got=urls.redact(url), retryable=False)
+        raise StorageError(
+            f"cannot write {urls.redact(url)}: it exists already",
+            got=urls.redact(url),
+            retryable=False,
+        )
     fs, inside = urls.filesystem(url, storage_options)
-    attempt(lambda: fs.pipe_file(inside, data, mode="create" if if_none_match else "overwrite"), url, "write")
+    attempt(
+        lambda: fs.pipe_file(inside, data, mode="create" if if_none_match else "overwrite"),
+        url,
+        "write",
+    )
 
 
 @contextmanager
@@ -275,7 +343,11 @@ def list_details(url: str, storage_options: Options = None) -> dict[str, dict[st
     """Every file below a folder or prefix: relative path → ``{"size", "etag"}`` (the time of change where there is no ETag)."""
     if not urls.is_remote(url):
         root = urls.local_path(url)
-        return {str(p.relative_to(root)): {"size": p.stat().st_size, "etag": None} for p in sorted(root.rglob("*")) if p.is_file()}
+        return {
+            str(p.relative_to(root)): {"size": p.stat().st_size, "etag": None}
+            for p in sorted(root.rglob("*"))
+            if p.is_file()
+        }
 
     def request() -> dict[str, dict[str, Any]]:
         fs, path = urls.filesystem(url, storage_options)
@@ -287,8 +359,16 @@ def list_details(url: str, storage_options: Options = None) -> dict[str, dict[st
             return {}
         result = {}
         for name, entry in found.items():
-            if name.startswith(prefix) and name != prefix and not name.endswith("/") and entry.get("type") != "directory":
-                result[name[len(prefix) :]] = {"size": int(entry.get("size") or 0), "etag": _stamp(entry)}
+            if (
+                name.startswith(prefix)
+                and name != prefix
+                and not name.endswith("/")
+                and entry.get("type") != "directory"
+            ):
+                result[name[len(prefix) :]] = {
+                    "size": int(entry.get("size") or 0),
+                    "etag": _stamp(entry),
+                }
         return result
 
     return attempt(request, url, "list")
@@ -333,7 +413,9 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
         import shutil
 
         with atomic_file(target) as temporary:
-            attempt(lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1)
+            attempt(
+                lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1
+            )
         return
     from mae_sdk.storage import streams
 
@@ -351,7 +433,9 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
 
         def fetch(start: int) -> None:
             data = read_range(url, start, min(start + PART, size), storage_options)
-            attempt(lambda: os.pwrite(handle.fileno(), data, start), str(target), "write", attempts=1)
+            attempt(
+                lambda: os.pwrite(handle.fileno(), data, start), str(target), "write", attempts=1
+            )
 
         with ThreadPoolExecutor(PARALLEL) as pool:
             for _ in pool.map(fetch, range(0, size, PART)):
@@ -362,8 +446,14 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
 def check_unchanged(url: str, before: dict[str, Any], storage_options: Options = None) -> None:
     """Refuse bytes that were read while their object was replaced."""
     after = info(url, storage_options)
-    if (after["etag"], after["size"]) != (before["etag"], before["size"]) or (after["etag"] is None and after["mtime"] != before["mtime"]):
-        raise StorageError(f"{urls.redact(url)} changed while it was read", got=urls.redact(url), hint="run the same command again")
+    if (after["etag"], after["size"]) != (before["etag"], before["size"]) or (
+        after["etag"] is None and after["mtime"] != before["mtime"]
+    ):
+        raise StorageError(
+            f"{urls.redact(url)} changed while it was read",
+            got=urls.redact(url),
+            hint="run the same command again",
+        )
 
 
 def upload_many(pairs: list[tuple[str, str]], storage_options: Options = None) -> None:

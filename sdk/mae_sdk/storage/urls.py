@@ -21,8 +21,19 @@ _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _SECRET_QUERY = re.compile(
     r"(?i)(^|&)(x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|signature|sig|expires|token|access_token|key|secret)=[^&]*"
 )
-_EXTRA = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
-_ARCHIVE = re.compile(r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE)
+_EXTRA = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+_ARCHIVE = re.compile(
+    r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE
+)
 
 _SEALED = re.compile(r"env:(MAE_URL_SECRET_[A-Za-z0-9_]+)@")
 _held: dict[str, str] = {}
@@ -46,7 +57,9 @@ def local_path(url: str | os.PathLike[str]) -> Path:
     """The path behind a local path or ``file://`` URL."""
     text = os.fspath(url)
     if is_remote(text):
-        raise UsageError("this URL is not local", got=redact(text), expected="a path or a file:// URL")
+        raise UsageError(
+            "this URL is not local", got=redact(text), expected="a path or a file:// URL"
+        )
     match = _SCHEME.match(text)
     return Path(text[match.end() :] if match else text).expanduser()
 
@@ -66,7 +79,9 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
     if not tail:
         return text
     if is_remote(text):
-        base, query = [*text.split("?", 1), ""][:2] if scheme(text) in ("http", "https") else (text, "")
+        base, query = (
+            [*text.split("?", 1), ""][:2] if scheme(text) in ("http", "https") else (text, "")
+        )
         return base.rstrip("/") + "/" + tail + (f"?{query}" if query else "")
     return str(Path(text) / tail)
 
@@ -97,7 +112,9 @@ def redact(url: str | os.PathLike[str]) -> str:
 def unsigned(url: str) -> str:
     """The URL without credentials or signature, so that two presigned URLs of one object are one."""
     parts = urlsplit(url)
-    query = "&".join(piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece))
+    query = "&".join(
+        piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece)
+    )
     return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, query, ""))
 
 
@@ -133,7 +150,13 @@ def held(value: Any) -> dict[str, str]:
     if isinstance(value, str):
         found = _SEALED.match(urlsplit(value).netloc) if is_remote(value) else None
         return {found[1]: _held[found[1]]} if found and found[1] in _held else {}
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return {name: url for item in items for name, url in held(item).items()}
 
 
@@ -175,7 +198,13 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
     """
     name = scheme(url) or "file"
     options = dict(storage_options or {})
-    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))))
+    environment = tuple(
+        sorted(
+            (k, v)
+            for k, v in os.environ.items()
+            if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))
+        )
+    )
     key = (os.getpid(), name, repr(sorted(options.items())), timeout_seconds(), environment)
     try:
         import fsspec
@@ -194,7 +223,9 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
         ) from error
     except ValueError as error:
         raise UsageError(
-            f"no file system for the scheme {name}://", got=redact(url), expected="a path or an fsspec URL such as s3://"
+            f"no file system for the scheme {name}://",
+            got=redact(url),
+            expected="a path or an fsspec URL such as s3://",
         ) from error
     return fs, fs._strip_protocol(_opened(url))
 
@@ -210,9 +241,13 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
         from aiohttp import ClientTimeout
 
         # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is on silence.
-        silence = ClientTimeout(total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds())
+        silence = ClientTimeout(
+            total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds()
+        )
         options["client_kwargs"] = {"timeout": silence, **options.get("client_kwargs", {})}
-        return fsspec.filesystem(name, skip_instance_cache=True, use_listings_cache=False, **options)
+        return fsspec.filesystem(
+            name, skip_instance_cache=True, use_listings_cache=False, **options
+        )
     if name not in ("s3", "s3a"):
         return fsspec.filesystem(name, use_listings_cache=False, **options)
     seconds = timeout_seconds()
@@ -224,6 +259,8 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         **options.pop("config_kwargs", {}),
     }
-    fs = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options)
+    fs = fsspec.filesystem(
+        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options
+    )
     fs.retries = 1
     return fs

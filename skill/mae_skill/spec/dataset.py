@@ -44,7 +44,9 @@ class SegmentationAugmentationSpec(SpecModel):
         applies_when=SEGMENTATION,
     )
     photometric: bool = spec_field(
-        True, "Random brightness, contrast, saturation and hue, each with probability 0.5.", applies_when=SEGMENTATION
+        True,
+        "Random brightness, contrast, saturation and hue, each with probability 0.5.",
+        applies_when=SEGMENTATION,
     )
 
 
@@ -60,10 +62,16 @@ class AugmentationSpec(SpecModel):
         related=["model.arch"],
     )
     mean: list[float] = spec_field(
-        [0.485, 0.456, 0.406], "Mean of each channel for normalisation, of pixels in [0, 1].", min_length=3, max_length=3
+        [0.485, 0.456, 0.406],
+        "Mean of each channel for normalisation, of pixels in [0, 1].",
+        min_length=3,
+        max_length=3,
     )
     std: list[Std] = spec_field(
-        [0.229, 0.224, 0.225], "Standard deviation of each channel for normalisation, of pixels in [0, 1].", min_length=3, max_length=3
+        [0.229, 0.224, 0.225],
+        "Standard deviation of each channel for normalisation, of pixels in [0, 1].",
+        min_length=3,
+        max_length=3,
     )
     min_scale: float = spec_field(
         0.1,
@@ -96,7 +104,13 @@ class AugmentationSpec(SpecModel):
         applies_when=CLASSIFICATION,
     )
     smoothing: float = spec_field(
-        0.1, "Label smoothing.", ge=0.0, lt=1.0, applies_when=_LABELS, search=search(0.0, 0.3), related=["dataset.augmentation.mixup"]
+        0.1,
+        "Label smoothing.",
+        ge=0.0,
+        lt=1.0,
+        applies_when=_LABELS,
+        search=search(0.0, 0.3),
+        related=["dataset.augmentation.mixup"],
     )
     color_jitter: float = spec_field(
         0.0,
@@ -118,7 +132,11 @@ class AugmentationSpec(SpecModel):
         search=search(0.0, 1.0),
         automl_default=True,
         popular=True,
-        related=["dataset.augmentation.cutmix", "dataset.augmentation.mixup_prob", "dataset.augmentation.mixup_switch_prob"],
+        related=[
+            "dataset.augmentation.cutmix",
+            "dataset.augmentation.mixup_prob",
+            "dataset.augmentation.mixup_switch_prob",
+        ],
     )
     cutmix: float = spec_field(
         1.0,
@@ -127,7 +145,11 @@ class AugmentationSpec(SpecModel):
         applies_when=_LABELS,
         search=search(0.0, 1.0),
         popular=True,
-        related=["dataset.augmentation.mixup", "dataset.augmentation.mixup_prob", "dataset.augmentation.mixup_switch_prob"],
+        related=[
+            "dataset.augmentation.mixup",
+            "dataset.augmentation.mixup_prob",
+            "dataset.augmentation.mixup_switch_prob",
+        ],
     )
     mixup_prob: float = spec_field(
         1.0,
@@ -142,7 +164,11 @@ class AugmentationSpec(SpecModel):
         "Probability of CutMix rather than mixup where both are on.",
         ge=0.0,
         le=1.0,
-        applies_when={**_LABELS, "dataset.augmentation.mixup": {"gt": 0}, "dataset.augmentation.cutmix": {"gt": 0}},
+        applies_when={
+            **_LABELS,
+            "dataset.augmentation.mixup": {"gt": 0},
+            "dataset.augmentation.cutmix": {"gt": 0},
+        },
         search=search(0.0, 1.0),
         parent_param="dataset.augmentation.cutmix",
     )
@@ -159,8 +185,17 @@ class AugmentationSpec(SpecModel):
         automl_enabled=True,
         applies_when=CLASSIFICATION,
     )
-    hflip: float = spec_field(0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5))
-    re_prob: float = spec_field(0.0, "Probability of random erasing.", ge=0.0, le=1.0, applies_when=_LABELS, search=search(0.0, 0.5))
+    hflip: float = spec_field(
+        0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5)
+    )
+    re_prob: float = spec_field(
+        0.0,
+        "Probability of random erasing.",
+        ge=0.0,
+        le=1.0,
+        applies_when=_LABELS,
+        search=search(0.0, 0.5),
+    )
     reduced_decode: bool = spec_field(
         False,
         "Decode large JPEGs at a half, quarter or eighth of their size in training, never below the crop's size in pixels. "
@@ -168,7 +203,8 @@ class AugmentationSpec(SpecModel):
         applies_when=CLASSIFICATION,
     )
     segmentation: SegmentationAugmentationSpec = spec_field(
-        SegmentationAugmentationSpec, "What is drawn anew for image and mask together in training a segmenter."
+        SegmentationAugmentationSpec,
+        "What is drawn anew for image and mask together in training a segmenter.",
     )
 
 
@@ -180,10 +216,14 @@ class SegmentationSpec(SpecModel):
     """
 
     train_mask_sources: Sources = spec_field(
-        None, "Masks of the training images. Null: `annotations/` beside `images/`.", applies_when=SEGMENTATION
+        None,
+        "Masks of the training images. Null: `annotations/` beside `images/`.",
+        applies_when=SEGMENTATION,
     )
     val_mask_sources: Sources = spec_field(
-        None, "Masks of the validation images. Null: `annotations/` beside `images/`.", applies_when=SEGMENTATION
+        None,
+        "Masks of the validation images. Null: `annotations/` beside `images/`.",
+        applies_when=SEGMENTATION,
     )
     test_mask_sources: Sources = spec_field(
         None,
@@ -199,7 +239,11 @@ class SegmentationSpec(SpecModel):
         related=["model.num_classes"],
     )
     ignore_index: int = spec_field(
-        255, "Mask value of pixels that count neither in the loss nor in the metrics.", ge=0, le=65535, applies_when=SEGMENTATION
+        255,
+        "Mask value of pixels that count neither in the loss nor in the metrics.",
+        ge=0,
+        le=65535,
+        applies_when=SEGMENTATION,
     )
     reduce_zero_label: bool = spec_field(
         True,
@@ -216,7 +260,9 @@ class DatasetSpec(SpecModel):
     """
 
     train_data_sources: Sources = spec_field(
-        None, "Training images. A classifier needs one folder for each class inside, a segmenter a mask for each image.", popular=True
+        None,
+        "Training images. A classifier needs one folder for each class inside, a segmenter a mask for each image.",
+        popular=True,
     )
     val_data_sources: Sources = spec_field(
         None,
@@ -251,10 +297,20 @@ class DatasetSpec(SpecModel):
         related=["train.accum_grad_batches", "train.num_gpus", "train.optim.lr_scaling"],
     )
     num_workers_per_gpu: int = spec_field(
-        2, "Loader processes for each training process; 0 = load in the process itself.", ge=0, unit="processes"
+        2,
+        "Loader processes for each training process; 0 = load in the process itself.",
+        ge=0,
+        unit="processes",
     )
     max_corrupt_fraction: float = spec_field(
-        0.01, "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.", ge=0.0, le=1.0
+        0.01,
+        "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.",
+        ge=0.0,
+        le=1.0,
     )
-    augmentation: AugmentationSpec = spec_field(AugmentationSpec, "Hyperparameters of data augmentation.")
-    segmentation: SegmentationSpec = spec_field(SegmentationSpec, "Where the masks of the images lie, and what their values mean.")
+    augmentation: AugmentationSpec = spec_field(
+        AugmentationSpec, "Hyperparameters of data augmentation."
+    )
+    segmentation: SegmentationSpec = spec_field(
+        SegmentationSpec, "Where the masks of the images lie, and what their values mean."
+    )

@@ -38,12 +38,24 @@ class ExperimentSpec(SpecModel):
         "Reference to the key that encrypts checkpoints, env:NAME. The key itself never rests in a spec.",
         automl_disabled=True,
     )
-    results_dir: Path = spec_field(None, "Folder that the action writes under; a job fills it in.", automl_disabled=True)
+    results_dir: Path = spec_field(
+        None, "Folder that the action writes under; a job fills it in.", automl_disabled=True
+    )
     wandb: WandbSpec = spec_field(WandbSpec, "Logging to Weights & Biases.")
     model: ModelSpec = spec_field(ModelSpec, "Configurable parameters to construct the model.")
-    dataset: DatasetSpec = spec_field(DatasetSpec, "Configurable parameters to construct the data set.")
+    dataset: DatasetSpec = spec_field(
+        DatasetSpec, "Configurable parameters to construct the data set."
+    )
     train: TrainSpec = spec_field(TrainSpec, "Configurable parameters to construct the trainer.")
-    evaluate: EvaluateSpec = spec_field(EvaluateSpec, "Configurable parameters to construct the evaluator.")
-    inference: InferenceSpec = spec_field(InferenceSpec, "Configurable parameters to construct the inferencer.")
-    export: ExportSpec = spec_field(ExportSpec, "Configurable parameters to construct the exporter.")
-    gen_trt_engine: GenTrtEngineSpec = spec_field(GenTrtEngineSpec, "Configurable parameters to construct the TensorRT engine builder.")
+    evaluate: EvaluateSpec = spec_field(
+        EvaluateSpec, "Configurable parameters to construct the evaluator."
+    )
+    inference: InferenceSpec = spec_field(
+        InferenceSpec, "Configurable parameters to construct the inferencer."
+    )
+    export: ExportSpec = spec_field(
+        ExportSpec, "Configurable parameters to construct the exporter."
+    )
+    gen_trt_engine: GenTrtEngineSpec = spec_field(
+        GenTrtEngineSpec, "Configurable parameters to construct the TensorRT engine builder."
+    )

@@ -34,19 +34,32 @@ class ExportSpec(SpecModel):
     """Configurable parameters of export."""
 
     checkpoint: Path = spec_field(None, "The .pth checkpoint to export.", popular=True)
-    onnx_file: Path = spec_field(None, "The file to write; null = <results_dir>/export/model.onnx.", popular=True)
-    format: Literal["onnx", "torchscript", "torch_export", "triton"] = spec_field(
-        "onnx", "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model repository around the ONNX file)."
+    onnx_file: Path = spec_field(
+        None, "The file to write; null = <results_dir>/export/model.onnx.", popular=True
     )
-    on_cpu: bool = spec_field(True, "Trace on the CPU; false traces on the GPU. These models need no plugin.")
+    format: Literal["onnx", "torchscript", "torch_export", "triton"] = spec_field(
+        "onnx",
+        "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model repository around the ONNX file).",
+    )
+    on_cpu: bool = spec_field(
+        True, "Trace on the CPU; false traces on the GPU. These models need no plugin."
+    )
     gpu_id: Index = spec_field(0, "The GPU to trace on.", applies_when={"export.on_cpu": False})
-    opset_version: int = spec_field(17, "ONNX opset of the file. Attention is written unfused.", ge=12, le=20)
+    opset_version: int = spec_field(
+        17, "ONNX opset of the file. Attention is written unfused.", ge=12, le=20
+    )
     input_channel: Literal[3] = spec_field(3, "Channels of the input; only 3.")
     input_width: Positive | None = spec_field(
-        None, "Width of the input; null = the size that the checkpoint was trained at.", unit="pixels", related=["export.input_height"]
+        None,
+        "Width of the input; null = the size that the checkpoint was trained at.",
+        unit="pixels",
+        related=["export.input_height"],
     )
     input_height: Positive | None = spec_field(
-        None, "Height of the input; null = the size that the checkpoint was trained at.", unit="pixels", related=["export.input_width"]
+        None,
+        "Height of the input; null = the size that the checkpoint was trained at.",
+        unit="pixels",
+        related=["export.input_width"],
     )
     batch_size: int = spec_field(-1, "Batch size of the file; -1 = dynamic.", ge=-1, unit="images")
     features: Literal["pooled", "tokens"] = spec_field(
@@ -60,8 +73,12 @@ class ExportSpec(SpecModel):
         "the data sources. Export FP32 for gen_trt_engine, which reduces precision itself.",
         related=["gen_trt_engine.tensorrt.data_type"],
     )
-    include_preprocessing: bool = spec_field(False, "Put normalisation into the graph: the input is then uint8 RGB.")
+    include_preprocessing: bool = spec_field(
+        False, "Put normalisation into the graph: the input is then uint8 RGB."
+    )
     overwrite: bool = spec_field(False, "Replace files that exist.")
-    parity: ParitySpec = spec_field(ParitySpec, "What the exported model must agree to before it may exist.")
+    parity: ParitySpec = spec_field(
+        ParitySpec, "What the exported model must agree to before it may exist."
+    )
     verbose: bool = spec_field(False, "Print the graph.")
     results_dir: Path = spec_field(None, "Where results go; null = <results_dir>/export.")

@@ -47,11 +47,22 @@ Index = Annotated[int, Field(ge=0)]
 class SpecModel(BaseModel):
     """Base of every section: strict types, no unknown key, no infinity or NaN."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        protected_namespaces=(),
+    )
 
 
 def search(
-    low: float, high: float, *, log: bool = False, step: float | None = None, when: Mapping[str, Condition] | None = None
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    step: float | None = None,
+    when: Mapping[str, Condition] | None = None,
 ) -> dict[str, Any]:
     """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid; ``when``: where it holds."""
     found: dict[str, Any] = {"low": low, "high": high, "log": log}
@@ -109,7 +120,9 @@ def spec_field(
     if search is not None or automl_enabled or automl_default:
         notes["automl_enabled"] = True
     if search is not None:
-        notes["search"] = dict(search) if isinstance(search, Mapping) else [dict(entry) for entry in search]
+        notes["search"] = (
+            dict(search) if isinstance(search, Mapping) else [dict(entry) for entry in search]
+        )
     if automl_default:
         notes["automl_default"] = True
     if automl_disabled:
@@ -126,10 +139,24 @@ def spec_field(
         notes["parent_param"] = parent_param
     if related:
         notes["related"] = list(related)
-    bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le, "min_length": min_length, "max_length": max_length}
+    bounds = {
+        "gt": gt,
+        "ge": ge,
+        "lt": lt,
+        "le": le,
+        "min_length": min_length,
+        "max_length": max_length,
+    }
     given: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
     if isinstance(default, type) and issubclass(default, BaseModel):
-        return Field(default_factory=default, description=description, json_schema_extra=notes, **given)
+        return Field(
+            default_factory=default, description=description, json_schema_extra=notes, **given
+        )
     if isinstance(default, (list, dict)):
-        return Field(default_factory=lambda: copy.deepcopy(default), description=description, json_schema_extra=notes, **given)
+        return Field(
+            default_factory=lambda: copy.deepcopy(default),
+            description=description,
+            json_schema_extra=notes,
+            **given,
+        )
     return Field(default, description=description, json_schema_extra=notes, **given)

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 from mae_skill.spec.evaluate import STRIDE, DeviceIds, WindowSpec
-from mae_skill.spec.fields import CLASSIFICATION, FINETUNE, SEGMENTATION, Path, Positive, SpecModel, spec_field
+from mae_skill.spec.fields import (
+    CLASSIFICATION,
+    FINETUNE,
+    SEGMENTATION,
+    Path,
+    Positive,
+    SpecModel,
+    spec_field,
+)
 
 
 class InferenceWindowSpec(WindowSpec):
     """How a segmenter sees images of another size than its input's."""
 
     stride: Positive | None = spec_field(
-        None, STRIDE, unit="pixels", applies_when={**SEGMENTATION, "inference.segmentation.window": "slide"}
+        None,
+        STRIDE,
+        unit="pixels",
+        applies_when={**SEGMENTATION, "inference.segmentation.window": "slide"},
     )
 
 
 class InferenceSpec(SpecModel):
     """Classes and probabilities from a classifier; label maps and pictures from a segmenter; embeddings and reconstructions from a pretrained one."""
 
-    checkpoint: Path = spec_field(None, "What to run: a .pth checkpoint or an .onnx export.", popular=True)
+    checkpoint: Path = spec_field(
+        None, "What to run: a .pth checkpoint or an .onnx export.", popular=True
+    )
     trt_engine: Path = spec_field(None, "A TensorRT engine to run instead of a checkpoint.")
-    batch_size: int = spec_field(-1, "Images a device takes at a time; -1: dataset.batch_size.", unit="images", ge=-1)
-    top_k: Positive = spec_field(5, "Classes listed for each image, most probable first.", applies_when={**FINETUNE, **CLASSIFICATION})
-    num_gpus: int = spec_field(1, "Devices a node; the larger of this and the length of gpu_ids holds.", gt=0)
-    gpu_ids: DeviceIds = spec_field([0], "Device indices; the larger of num_gpus and this list holds.")
+    batch_size: int = spec_field(
+        -1, "Images a device takes at a time; -1: dataset.batch_size.", unit="images", ge=-1
+    )
+    top_k: Positive = spec_field(
+        5,
+        "Classes listed for each image, most probable first.",
+        applies_when={**FINETUNE, **CLASSIFICATION},
+    )
+    num_gpus: int = spec_field(
+        1, "Devices a node; the larger of this and the length of gpu_ids holds.", gt=0
+    )
+    gpu_ids: DeviceIds = spec_field(
+        [0], "Device indices; the larger of num_gpus and this list holds."
+    )
     num_nodes: int = spec_field(1, "Machines.", gt=0)
     results_dir: Path = spec_field(None, "Where inference writes. Null: <results_dir>/inference.")
-    segmentation: InferenceWindowSpec = spec_field(InferenceWindowSpec, "How a segmenter sees images of another size than its input's.")
+    segmentation: InferenceWindowSpec = spec_field(
+        InferenceWindowSpec, "How a segmenter sees images of another size than its input's."
+    )

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mae_skill.archs import arch_names
-from mae_skill.spec.fields import CLASSIFICATION, FINETUNE, PRETRAIN, SEGMENTATION, Positive, SpecModel, search, spec_field
+from mae_skill.spec.fields import (
+    CLASSIFICATION,
+    FINETUNE,
+    PRETRAIN,
+    SEGMENTATION,
+    Positive,
+    SpecModel,
+    search,
+    spec_field,
+)
 
 ArchName = Literal[
     "convnextv2_atto",
@@ -40,17 +49,36 @@ class SegmentationHeadSpec(SpecModel):
     """The UperNet head of a segmenter (arXiv:1807.10221): pyramid pooling, feature pyramid, fusion; and an auxiliary FCN head."""
 
     channels: Positive = spec_field(
-        512, "Width of the head.", unit="channels", applies_when=SEGMENTATION, related=["model.segmentation.auxiliary_channels"]
+        512,
+        "Width of the head.",
+        unit="channels",
+        applies_when=SEGMENTATION,
+        related=["model.segmentation.auxiliary_channels"],
     )
     auxiliary_channels: Positive = spec_field(
-        256, "Width of the auxiliary head on the third level.", unit="channels", applies_when=_AUXILIARY
+        256,
+        "Width of the auxiliary head on the third level.",
+        unit="channels",
+        applies_when=_AUXILIARY,
     )
     auxiliary_weight: float = spec_field(
-        0.4, "Weight of the auxiliary head's loss; 0 = no auxiliary head.", ge=0.0, applies_when=SEGMENTATION
+        0.4,
+        "Weight of the auxiliary head's loss; 0 = no auxiliary head.",
+        ge=0.0,
+        applies_when=SEGMENTATION,
     )
-    dropout: float = spec_field(0.1, "Dropout before the classifier of either head.", ge=0.0, lt=1.0, applies_when=SEGMENTATION)
+    dropout: float = spec_field(
+        0.1,
+        "Dropout before the classifier of either head.",
+        ge=0.0,
+        lt=1.0,
+        applies_when=SEGMENTATION,
+    )
     pool_scales: list[Positive] = spec_field(
-        [1, 2, 3, 6], "Grids to which pyramid pooling averages the last level.", min_length=1, applies_when=SEGMENTATION
+        [1, 2, 3, 6],
+        "Grids to which pyramid pooling averages the last level.",
+        min_length=1,
+        applies_when=SEGMENTATION,
     )
 
 
@@ -132,7 +160,10 @@ class ModelSpec(SpecModel):
         related=["model.num_heads"],
     )
     depth: Positive | None = spec_field(
-        None, "Overrides the number of blocks of a ViT; null = the architecture's.", applies_when=_VIT, automl_disabled=True
+        None,
+        "Overrides the number of blocks of a ViT; null = the architecture's.",
+        applies_when=_VIT,
+        automl_disabled=True,
     )
     num_heads: Positive | None = spec_field(
         None,
@@ -147,4 +178,6 @@ class ModelSpec(SpecModel):
         applies_when=_VIT,
         automl_disabled=True,
     )
-    segmentation: SegmentationHeadSpec = spec_field(SegmentationHeadSpec, "The UperNet head of a segmenter.")
+    segmentation: SegmentationHeadSpec = spec_field(
+        SegmentationHeadSpec, "The UperNet head of a segmenter."
+    )

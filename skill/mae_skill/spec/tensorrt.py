@@ -16,35 +16,55 @@ ComputeCapability = Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")]
 class CalibrationSpec(SpecModel):
     """Images that INT8 ranges are measured on."""
 
-    cal_image_dir: Sources = spec_field(None, "Images to calibrate on: a source, or a list of them.", applies_when=_INT8)
-    cal_cache_file: Path = spec_field(None, "File that keeps the measured ranges between runs.", applies_when=_INT8)
-    cal_batch_size: Positive = spec_field(8, "Images in one calibration batch.", applies_when=_INT8, unit="images")
+    cal_image_dir: Sources = spec_field(
+        None, "Images to calibrate on: a source, or a list of them.", applies_when=_INT8
+    )
+    cal_cache_file: Path = spec_field(
+        None, "File that keeps the measured ranges between runs.", applies_when=_INT8
+    )
+    cal_batch_size: Positive = spec_field(
+        8, "Images in one calibration batch.", applies_when=_INT8, unit="images"
+    )
     cal_batches: Positive = spec_field(
-        16, "Calibration batches, at most; the images are spread over the whole source.", applies_when=_INT8, unit="batches"
+        16,
+        "Calibration batches, at most; the images are spread over the whole source.",
+        applies_when=_INT8,
+        unit="batches",
     )
 
 
 class TensorRtSpec(SpecModel):
     """How the engine is built."""
 
-    data_type: Literal["FP32", "FP16", "BF16", "INT8"] = spec_field("FP32", "Arithmetic of the engine.", popular=True)
-    workspace_size: Positive = spec_field(1024, "Scratch memory that the builder may use.", unit="MB")
+    data_type: Literal["FP32", "FP16", "BF16", "INT8"] = spec_field(
+        "FP32", "Arithmetic of the engine.", popular=True
+    )
+    workspace_size: Positive = spec_field(
+        1024, "Scratch memory that the builder may use.", unit="MB"
+    )
     min_batch_size: Positive = spec_field(1, "Smallest batch of the profile.", unit="images")
     opt_batch_size: Positive = spec_field(1, "Batch that the engine is tuned for.", unit="images")
-    max_batch_size: Positive = spec_field(1, "Largest batch of the profile.", unit="images", popular=True)
+    max_batch_size: Positive = spec_field(
+        1, "Largest batch of the profile.", unit="images", popular=True
+    )
     layers_precision: list[NonEmpty] = spec_field(
         [], "Layers that keep another type, as name:type (the name may hold *), e.g. */norm*:FP32."
     )
-    calibration: CalibrationSpec = spec_field(CalibrationSpec, "Images that INT8 ranges are measured on.")
+    calibration: CalibrationSpec = spec_field(
+        CalibrationSpec, "Images that INT8 ranges are measured on."
+    )
 
 
 class GenTrtEngineSpec(SpecModel):
     """Configurable parameters of the TensorRT engine builder."""
 
     onnx_file: Path = spec_field(None, "The ONNX file to build from.", popular=True)
-    trt_engine: Path = spec_field(None, "The engine to write; null = <results_dir>/gen_trt_engine/model.engine.", popular=True)
+    trt_engine: Path = spec_field(
+        None, "The engine to write; null = <results_dir>/gen_trt_engine/model.engine.", popular=True
+    )
     backend: Literal["tensorrt", "tensorrt_rtx"] = spec_field(
-        "tensorrt", "tensorrt: builds for the GPU at hand; tensorrt_rtx: TensorRT for RTX, which can build with no GPU for named targets."
+        "tensorrt",
+        "tensorrt: builds for the GPU at hand; tensorrt_rtx: TensorRT for RTX, which can build with no GPU for named targets.",
     )
     targets: list[ComputeCapability] = spec_field(
         [],
@@ -52,10 +72,17 @@ class GenTrtEngineSpec(SpecModel):
         applies_when={"gen_trt_engine.backend": "tensorrt_rtx"},
     )
     gpu_id: Index = spec_field(0, "The GPU to build on.")
-    batch_size: int = spec_field(-1, "Batch size of the ONNX input; -1 = dynamic.", ge=-1, unit="images")
-    timing_cache: Path = spec_field(None, "File that keeps kernel timings between builds; tensorrt_rtx has none.")
+    batch_size: int = spec_field(
+        -1, "Batch size of the ONNX input; -1 = dynamic.", ge=-1, unit="images"
+    )
+    timing_cache: Path = spec_field(
+        None, "File that keeps kernel timings between builds; tensorrt_rtx has none."
+    )
     overwrite: bool = spec_field(False, "Replace an engine that exists.")
-    parity: ParitySpec = spec_field(ParitySpec, "What the reduced graph must agree to, against FP32, before the engine is built.")
+    parity: ParitySpec = spec_field(
+        ParitySpec,
+        "What the reduced graph must agree to, against FP32, before the engine is built.",
+    )
     verbose: bool = spec_field(False, "Print the builder's log.")
     tensorrt: TensorRtSpec = spec_field(TensorRtSpec, "How the engine is built.")
     results_dir: Path = spec_field(None, "Where results go; null = <results_dir>/gen_trt_engine.")

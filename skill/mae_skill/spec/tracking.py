@@ -15,8 +15,12 @@ class WandbSpec(SpecModel):
     entity: Path = spec_field(None, "Team or user of the project.", applies_when=ENABLED)
     group: Path = spec_field(None, "Group of the run.", applies_when=ENABLED)
     tags: list[NonEmpty] = spec_field([], "Tags of the run.", applies_when=ENABLED)
-    reinit: bool = spec_field(False, "Start a new run when one is open in this process.", applies_when=ENABLED)
-    sync_tensorboard: bool = spec_field(False, "Mirror the TensorBoard scalars.", applies_when=ENABLED)
+    reinit: bool = spec_field(
+        False, "Start a new run when one is open in this process.", applies_when=ENABLED
+    )
+    sync_tensorboard: bool = spec_field(
+        False, "Mirror the TensorBoard scalars.", applies_when=ENABLED
+    )
     save_code: bool = spec_field(False, "Save the program with the run.", applies_when=ENABLED)
     name: Path = spec_field(None, "Name of the run.", applies_when=ENABLED)
     run_id: Path = spec_field(None, "Id of the run, to continue it.", applies_when=ENABLED)

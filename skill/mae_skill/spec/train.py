@@ -26,11 +26,20 @@ _DECAYS = {"train.optim.lr_scheduler": ["cosine", "poly"]}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
-        "when": {**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}, "train.probe.interval": {"gt": 0}},
+        "when": {
+            **PRETRAIN,
+            "dataset.probe_train_data_sources": {"set": True},
+            "train.probe.interval": {"gt": 0},
+        },
         "metric": "knn_acc",
         "direction": "maximize",
     },
-    {"when": PRETRAIN, "metric": "train_loss", "direction": "minimize", "incomparable": ["train.mask_ratio", "train.norm_pix_loss"]},
+    {
+        "when": PRETRAIN,
+        "metric": "train_loss",
+        "direction": "minimize",
+        "incomparable": ["train.mask_ratio", "train.norm_pix_loss"],
+    },
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mIoU", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
@@ -58,7 +67,10 @@ class OptimSpec(SpecModel):
         2e-4,
         "Peak learning rate. With lr_scaling linear it is the base rate, multiplied by effective batch / 256.",
         gt=0.0,
-        search=[search(1e-5, 2e-3, log=True, when=PRETRAIN), search(1e-5, 5e-3, log=True, when=FINETUNE)],
+        search=[
+            search(1e-5, 2e-3, log=True, when=PRETRAIN),
+            search(1e-5, 5e-3, log=True, when=FINETUNE),
+        ],
         automl_default=True,
         popular=True,
         related=["train.optim.lr_scaling", "train.optim.warmup_epochs", "dataset.batch_size"],
@@ -69,7 +81,11 @@ class OptimSpec(SpecModel):
         related=["train.optim.lr", "dataset.batch_size"],
     )
     min_lr: float = spec_field(
-        0.0, "The rate at the end of the cosine or of poly; not scaled.", ge=0.0, applies_when=_DECAYS, related=["train.optim.lr"]
+        0.0,
+        "The rate at the end of the cosine or of poly; not scaled.",
+        ge=0.0,
+        applies_when=_DECAYS,
+        related=["train.optim.lr"],
     )
     backbone_multiplier: float = spec_field(
         0.1,
@@ -81,7 +97,9 @@ class OptimSpec(SpecModel):
     )
     momentum: float = spec_field(0.9, "β1 of AdamW.", gt=0.0, lt=1.0)
     beta2: OpenUnit | None = spec_field(
-        None, "β2 of AdamW; null = 0.95 in pretraining and 0.999 in fine-tuning.", search=search(0.9, 0.999)
+        None,
+        "β2 of AdamW; null = 0.95 in pretraining and 0.999 in fine-tuning.",
+        search=search(0.9, 0.999),
     )
     weight_decay: float = spec_field(
         0.05,
@@ -149,10 +167,15 @@ class EarlyStoppingSpec(SpecModel):
     """Stop when the monitored loss no longer falls."""
 
     patience: Positive | None = spec_field(
-        None, "Validations (or epochs) without improvement before the run stops; null = off.", unit="epochs"
+        None,
+        "Validations (or epochs) without improvement before the run stops; null = off.",
+        unit="epochs",
     )
     min_delta: float = spec_field(
-        0.0, "Least fall of the loss that counts as improvement.", ge=0.0, applies_when={"train.early_stopping.patience": {"set": True}}
+        0.0,
+        "Least fall of the loss that counts as improvement.",
+        ge=0.0,
+        applies_when={"train.early_stopping.patience": {"set": True}},
     )
 
 
@@ -179,11 +202,18 @@ class TrainSpec(SpecModel):
         popular=True,
         automl_disabled=True,
     )
-    num_epochs: Positive = spec_field(10, "Epochs of the run.", unit="epochs", popular=True, automl_disabled=True)
-    accum_grad_batches: Positive = spec_field(
-        1, "Batches whose gradients are summed before one optimiser step.", unit="batches", related=["dataset.batch_size"]
+    num_epochs: Positive = spec_field(
+        10, "Epochs of the run.", unit="epochs", popular=True, automl_disabled=True
     )
-    precision: Literal["fp32", "bf16", "fp16"] = spec_field("fp32", "Arithmetic of forward and backward.", popular=True)
+    accum_grad_batches: Positive = spec_field(
+        1,
+        "Batches whose gradients are summed before one optimiser step.",
+        unit="batches",
+        related=["dataset.batch_size"],
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = spec_field(
+        "fp32", "Arithmetic of forward and backward.", popular=True
+    )
     accelerator: Literal["auto", "gpu", "cpu"] = spec_field(
         "auto",
         "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes.",
@@ -226,8 +256,19 @@ class TrainSpec(SpecModel):
         related=["train.num_gpus"],
         automl_disabled=True,
     )
-    num_nodes: Positive = spec_field(1, "Machines that train together.", unit="nodes", related=["train.num_gpus"], automl_disabled=True)
-    seed: int = spec_field(1234, "Seed of everything random: order, augmentation, masks, initial weights.", ge=1, le=2**32 - 1)
+    num_nodes: Positive = spec_field(
+        1,
+        "Machines that train together.",
+        unit="nodes",
+        related=["train.num_gpus"],
+        automl_disabled=True,
+    )
+    seed: int = spec_field(
+        1234,
+        "Seed of everything random: order, augmentation, masks, initial weights.",
+        ge=1,
+        le=2**32 - 1,
+    )
     cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.")
     checkpoint_interval: Positive = spec_field(
         1,
@@ -235,7 +276,9 @@ class TrainSpec(SpecModel):
         popular=True,
         related=["train.checkpoint_interval_unit", "train.keep_checkpoints"],
     )
-    checkpoint_interval_unit: Literal["epoch", "step"] = spec_field("epoch", "What checkpoint_interval counts.")
+    checkpoint_interval_unit: Literal["epoch", "step"] = spec_field(
+        "epoch", "What checkpoint_interval counts."
+    )
     keep_checkpoints: Positive | None = spec_field(
         None,
         "How many of the newest checkpoints stay on disk, beside the best one. Null = all; the trials of a search keep 1.",
@@ -247,24 +290,37 @@ class TrainSpec(SpecModel):
         "Epochs between validations, and between pictures of reconstructions in pretraining; the last epoch always counts.",
         unit="epochs",
     )
-    resume_training_checkpoint_path: Path = spec_field(None, "A checkpoint of this run to continue from, to the very step.")
+    resume_training_checkpoint_path: Path = spec_field(
+        None, "A checkpoint of this run to continue from, to the very step."
+    )
     pretrained_model_path: Path = spec_field(
-        None, "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.", popular=True
+        None,
+        "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.",
+        popular=True,
     )
     freeze: list[NonEmpty] = spec_field(
-        [], "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0; encoder: all but the head."
+        [],
+        "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0; encoder: all but the head.",
     )
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = spec_field(
-        None, "Largest norm of the gradient; beyond it gradients are scaled down. Null = no clipping."
+        None,
+        "Largest norm of the gradient; beyond it gradients are scaled down. Null = no clipping.",
     )
     ema_decay: OpenUnit | None = spec_field(
-        None, "Decay of a moving average of the weights, which then is what is validated and saved. Null = off."
+        None,
+        "Decay of a moving average of the weights, which then is what is validated and saved. Null = off.",
     )
-    gradient_checkpointing: bool = spec_field(False, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing: bool = spec_field(
+        False, "Recompute activations in the backward pass: less memory, more time."
+    )
     compile: bool = spec_field(False, "Compile the model with torch.compile.")
     early_stopping: EarlyStoppingSpec = spec_field(
-        EarlyStoppingSpec, "Stop when the monitored loss no longer falls.", related=["train.optim.monitor_name"]
+        EarlyStoppingSpec,
+        "Stop when the monitored loss no longer falls.",
+        related=["train.optim.monitor_name"],
     )
-    probe: ProbeSpec = spec_field(ProbeSpec, "A kNN classifier on frozen features: the quality signal of pretraining.")
+    probe: ProbeSpec = spec_field(
+        ProbeSpec, "A kNN classifier on frozen features: the quality signal of pretraining."
+    )
     optim: OptimSpec = spec_field(OptimSpec, "The optimiser and its schedule.")
     results_dir: Path = spec_field(None, "Where checkpoints go; null = <results_dir>/train.")

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from mae_sdk import Job, Skill
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.checkpoints import CheckpointIndex
-from mae_sdk.jobfolder.process import is_alive
+from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.run.process import is_alive
 from mae_skill.errors import MaeError
 
 from tests.support.images import write_imagefolder
@@ -42,17 +42,30 @@ class Chain:
         bundle: None for the packaged one.
     """
 
-    def __init__(self, base: Path, bundle: Path | None, train: dict[str, Any], second: dict[str, Any]) -> None:
+    def __init__(
+        self, base: Path, bundle: Path | None, train: dict[str, Any], second: dict[str, Any]
+    ) -> None:
         self.root, self.bundle = base / "results", bundle
-        self.first = {"action": "train", "results_root": str(self.root), "idempotency_key": "first", **train}
+        self.first = {
+            "action": "train",
+            "results_root": str(self.root),
+            "idempotency_key": "first",
+            **train,
+        }
         self.second = {"results_root": str(self.root), "idempotency_key": "second", **second}
         self.skill = Skill(bundle)
 
     def call(self) -> subprocess.Popen[bytes]:
         import json
 
-        arguments = json.dumps([None if self.bundle is None else str(self.bundle), self.first, self.second])
-        return subprocess.Popen([sys.executable, "-c", CALLER, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        arguments = json.dumps(
+            [None if self.bundle is None else str(self.bundle), self.first, self.second]
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", CALLER, arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def jobs(self) -> list[Job]:
         return self.skill.jobs(results_root=self.root, all=True)
@@ -70,24 +83,37 @@ class Chain:
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                environment = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+                environment = (
+                    (entry / "environ").read_bytes().split(b"\0") if entry.name.isdigit() else []
+                )
                 command = (entry / "cmdline").read_bytes() if environment else b""
             except OSError:
                 continue
-            ours = any(item.startswith(f"MAE_JOB_DIR={self.root}/".encode()) for item in environment)
-            if ours and (b"automl.controller" in command) == controllers and b"mae_sdk.supervisor" not in command:
+            ours = any(
+                item.startswith(f"MAE_JOB_DIR={self.root}/".encode()) for item in environment
+            )
+            if (
+                ours
+                and (b"automl.controller" in command) == controllers
+                and b"mae_sdk.run.supervisor" not in command
+            ):
                 found.append(int(entry.name))
         return found
 
     def all_end(self) -> None:
         """Every job that was created is seen in a final state, and no process of any is left."""
         wait_until(lambda: all(job.state in TERMINAL for job in self.jobs()), 120)
-        wait_until(lambda: not self.supervisors() and not self.runners(False) and not self.runners(True), 30)
+        wait_until(
+            lambda: not self.supervisors() and not self.runners(False) and not self.runners(True),
+            30,
+        )
 
     def finish(self) -> tuple[Job, Job]:
         """The same calls again; what did not complete is resumed."""
         train = self._complete(lambda: self.skill.create_job(**self.first))
-        return train, self._complete(lambda: self.skill.create_job(parent_job_id=train.id, **self.second))
+        return train, self._complete(
+            lambda: self.skill.create_job(parent_job_id=train.id, **self.second)
+        )
 
     def _complete(self, create: Callable[[], Job]) -> Job:
         job = create()
@@ -95,7 +121,9 @@ class Chain:
         return job if job.state == "COMPLETE" else job.resume().wait(120)
 
 
-def strike(chain: Chain, victim: str, caller: subprocess.Popen[bytes], chance: random.Random, delay: float) -> bool:
+def strike(
+    chain: Chain, victim: str, caller: subprocess.Popen[bytes], chance: random.Random, delay: float
+) -> bool:
     """Kill one process of that kind at a random moment of its life; whether there was one."""
     find: dict[str, Callable[[], list[int]]] = {
         "caller": lambda: [caller.pid],
@@ -124,23 +152,46 @@ def check_records(chain: Chain) -> None:
         attempts = record["attempts"]
         assert [attempt["number"] for attempt in attempts] == list(range(1, len(attempts) + 1))
         assert all(records.is_terminal(attempt["state"]) for attempt in attempts)
-        assert sum(attempt["state"] == "COMPLETE" for attempt in attempts) <= 1  # nothing that was done is done again
+        assert (
+            sum(attempt["state"] == "COMPLETE" for attempt in attempts) <= 1
+        )  # nothing that was done is done again
         for attempt in attempts:
-            assert attempt["state"] != "ERROR" or attempt["failure"] or "trial" in str(record.get("kind")), attempt
+            assert (
+                attempt["state"] != "ERROR"
+                or attempt["failure"]
+                or "trial" in str(record.get("kind"))
+            ), attempt
         for name in ("job.json", "spec.yaml"):
             assert (job.folder / name).stat().st_size > 0
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(26))
-def test_whatever_is_killed_every_job_ends_truly_and_the_chain_completes(tmp_path: Path, seed: int) -> None:
+def test_whatever_is_killed_every_job_ends_truly_and_the_chain_completes(
+    tmp_path: Path, seed: int
+) -> None:
     chance = random.Random(seed)
     study = seed % 4 == 3
-    victim = ["runner", "caller", "supervisor", chance.choice(["controller", "runner", "supervisor"])][seed % 4]
+    victim = [
+        "runner",
+        "caller",
+        "supervisor",
+        chance.choice(["controller", "runner", "supervisor"]),
+    ][seed % 4]
     write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
-    options: dict[str, Any] = {"train_datasets": str(tmp_path / "data"), "spec_overrides": {"train.fault": "slow"}}
-    options |= {"automl": {"max_trials": TRIALS, "pruner": "none"}} if study else {"automl_policy": "off"}
-    chain = Chain(tmp_path, write_bundle(tmp_path / "bundle"), options, {"action": "check", "spec_overrides": {"train.fault": "slow"}})
+    options: dict[str, Any] = {
+        "train_datasets": str(tmp_path / "data"),
+        "spec_overrides": {"train.fault": "slow"},
+    }
+    options |= (
+        {"automl": {"max_trials": TRIALS, "pruner": "none"}} if study else {"automl_policy": "off"}
+    )
+    chain = Chain(
+        tmp_path,
+        write_bundle(tmp_path / "bundle"),
+        options,
+        {"action": "check", "spec_overrides": {"train.fault": "slow"}},
+    )
     caller = chain.call()
     strike(chain, victim, caller, chance, 3.0 if study else 1.2)
     caller.wait(240)
@@ -159,10 +210,23 @@ def test_whatever_is_killed_every_job_ends_truly_and_the_chain_completes(tmp_pat
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", ["runner", "supervisor", "caller", "late runner"])
-def test_a_real_training_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path, victim: str) -> None:
+def test_a_real_training_that_is_killed_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, victim: str
+) -> None:
     data = write_imagefolder(tmp_path / "d", classes=2, per_class=24)
-    overrides = {"arch": "vit_tiny_patch16", "image_size": 32, "batch_size": 8, "num_epochs": 4, "stage": "finetune", "num_classes": 2}
-    options = {"train_datasets": str(data), "spec_overrides": {**overrides, "train.accelerator": "cpu"}, "automl_policy": "off"}
+    overrides = {
+        "arch": "vit_tiny_patch16",
+        "image_size": 32,
+        "batch_size": 8,
+        "num_epochs": 4,
+        "stage": "finetune",
+        "num_classes": 2,
+    }
+    options = {
+        "train_datasets": str(data),
+        "spec_overrides": {**overrides, "train.accelerator": "cpu"},
+        "automl_policy": "off",
+    }
     chain = Chain(tmp_path, None, options, {"action": "evaluate", "eval_dataset": str(data)})
     caller = chain.call()
     if victim == "late runner":
@@ -170,14 +234,23 @@ def test_a_real_training_that_is_killed_goes_on_from_its_last_checkpoint(tmp_pat
     struck = strike(chain, victim.removeprefix("late "), caller, random.Random(7), 0.2)
     if victim == "caller":
         time.sleep(1.0)
-    before = [entry["epoch"] for job in chain.jobs() for entry in CheckpointIndex(job.folder / "train").read()["checkpoints"]]
+    before = [
+        entry["epoch"]
+        for job in chain.jobs()
+        for entry in CheckpointIndex(job.folder / "train").read()["checkpoints"]
+    ]
     caller.wait(240)
     chain.all_end()
     train, evaluated = chain.finish()
     check_records(chain)
     assert struck and (train.state, evaluated.state) == ("COMPLETE", "COMPLETE")
     entries = CheckpointIndex(train.folder / "train").read()["checkpoints"]
-    assert sorted({entry["epoch"] for entry in entries}) == [0, 1, 2, 3] and set(before) <= {0, 1, 2, 3}
+    assert sorted({entry["epoch"] for entry in entries}) == [0, 1, 2, 3] and set(before) <= {
+        0,
+        1,
+        2,
+        3,
+    }
     assert train.best_checkpoint().is_file() and 0.0 <= evaluated.metrics()["ACC_all"] <= 1.0
     with pytest.raises(MaeError):
         train.resume()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mae_runners import checkpoint
+from mae_runners.models import checkpoint
 
 from tests.support.training import FAMILIES, curve, digits_folder, spec, start
 
@@ -30,11 +30,28 @@ def newest_step(results: Path) -> int:
 def test_ten_kills_leave_no_trace_in_the_curve(tmp_path: Path, arch: str, stage: str) -> None:
     """The moments are drawn from a seed: some while the process starts, some in an epoch, some while a checkpoint is written."""
     data = digits_folder(tmp_path / "digits", per_class=5)
-    changes = {"train__num_epochs": 40, "dataset__batch_size": 2, "train__accum_grad_batches": 2, "train__ema_decay": 0.9}
-    changes |= {"train__checkpoint_interval": 3, "train__checkpoint_interval_unit": "step", "train__validation_interval": 2}
-    changes |= {"dataset__val_data_sources": str(data), "train__optim__lr_scheduler": "cosine", "dataset__num_workers_per_gpu": 1}
+    changes = {
+        "train__num_epochs": 40,
+        "dataset__batch_size": 2,
+        "train__accum_grad_batches": 2,
+        "train__ema_decay": 0.9,
+    }
+    changes |= {
+        "train__checkpoint_interval": 3,
+        "train__checkpoint_interval_unit": "step",
+        "train__validation_interval": 2,
+    }
+    changes |= {
+        "dataset__val_data_sources": str(data),
+        "train__optim__lr_scheduler": "cosine",
+        "dataset__num_workers_per_gpu": 1,
+    }
     if stage == "pretrain":
-        changes |= {"dataset__probe_train_data_sources": str(data), "train__probe__interval": 4, "train__probe__k": 3}
+        changes |= {
+            "dataset__probe_train_data_sources": str(data),
+            "train__probe__interval": 4,
+            "train__probe__k": 3,
+        }
     else:
         changes |= {"model__drop_path_rate": 0.2}
     whole = spec(data, tmp_path / "whole", stage, arch, **changes)
@@ -49,7 +66,11 @@ def test_ten_kills_leave_no_trace_in_the_curve(tmp_path: Path, arch: str, stage:
         goal = rng.randint(0, total * (kills + 1) // (KILLS + 1))
         process = start(made)
         deadline = time.monotonic() + 600
-        while newest_step(tmp_path / "parts") < goal and process.poll() is None and time.monotonic() < deadline:
+        while (
+            newest_step(tmp_path / "parts") < goal
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         time.sleep(rng.random() * 0.2)
         if process.poll() is not None:
@@ -66,6 +87,9 @@ def test_ten_kills_leave_no_trace_in_the_curve(tmp_path: Path, arch: str, stage:
     assert process.returncode == 0, output
     for name in SERIES:
         assert curve(tmp_path / "whole", name) == curve(tmp_path / "parts", name), (name, reached)
-    one, other = (checkpoint.read(tmp_path / name / "train/model_epoch_039.pth") for name in ("whole", "parts"))
+    one, other = (
+        checkpoint.read(tmp_path / name / "train/model_epoch_039.pth")
+        for name in ("whole", "parts")
+    )
     for part in ("state_dict", "live_state_dict"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])

@@ -18,7 +18,9 @@ ROUNDS = 40
 
 
 @pytest.fixture(scope="module", params=["tar", "tar.gz", "zip"])
-def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+def archive(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[bytes]]:
     folder, rng = tmp_path_factory.mktemp("pictures"), random.Random(1)
     for i in range(300):
         (folder / f"{i:04d}.jpg").write_bytes(rng.randbytes(rng.randrange(200_000)))
@@ -31,7 +33,9 @@ def _build(path: str, root: str, want: list[bytes]) -> None:
     os._exit(0 if [source.read(i) for i in range(len(source))] == want else 3)
 
 
-def test_builders_that_are_killed_harm_neither_the_others_nor_the_next(archive: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+def test_builders_that_are_killed_harm_neither_the_others_nor_the_next(
+    archive: tuple[Path, list[bytes]], tmp_path: Path
+) -> None:
     path, want = archive
     context = multiprocessing.get_context("fork")
     started = time.perf_counter()
@@ -40,12 +44,16 @@ def test_builders_that_are_killed_harm_neither_the_others_nor_the_next(archive: 
     unfinished = 0
     for number in range(ROUNDS):
         rng, root = random.Random(number), tmp_path / str(number)
-        children = [context.Process(target=_build, args=(str(path), str(root), want)) for _ in range(3)]
+        children = [
+            context.Process(target=_build, args=(str(path), str(root), want)) for _ in range(3)
+        ]
         for child in children:
             child.start()
         doomed = children[: rng.choice([1, 2, 3, 3])]
         began, moments = time.perf_counter(), sorted(rng.uniform(0, alone) for _ in doomed)
-        for child, moment in zip(doomed, moments, strict=True):  # each at any moment of the time one build takes by itself
+        for child, moment in zip(
+            doomed, moments, strict=True
+        ):  # each at any moment of the time one build takes by itself
             time.sleep(max(0.0, began + moment - time.perf_counter()))
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
@@ -58,7 +66,9 @@ def test_builders_that_are_killed_harm_neither_the_others_nor_the_next(archive: 
         source = open_source(path, cache_dir=root)
         assert [source.read(i) for i in range(len(source))] == want
         assert len(cache.list_entries(root)) == 1
-        assert sorted(entry.name for entry in root.iterdir() if entry.name.startswith(".")) == [".locks"]
+        assert sorted(entry.name for entry in root.iterdir() if entry.name.startswith(".")) == [
+            ".locks"
+        ]
         del source
         cache.clear_cache(root)
     print(f"{unfinished} of {ROUNDS} rounds ended with no entry at all")
@@ -78,7 +88,9 @@ def _fill(paths: list[str], root: str, seed: int) -> None:
     os._exit(0)
 
 
-def test_readers_builders_eviction_and_clearing_at_once_give_the_right_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_builders_eviction_and_clearing_at_once_give_the_right_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = []
     for name in "abcd":
         folder = tmp_path / name

@@ -42,7 +42,9 @@ def write_xz(path: Path, megabytes: int) -> int:
     the compressor seconds a megabyte."""
 
     def stream(data: bytes) -> bytes:
-        packer = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 << 20}])
+        packer = lzma.LZMACompressor(
+            lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 64 << 20}]
+        )
         return packer.compress(data) + packer.flush()
 
     first, block = os.urandom(min(megabytes // 2, 70) << 20), os.urandom(1 << 18)
@@ -84,7 +86,9 @@ def write(path: Path, kind: str, megabytes: int) -> int:
             stream = gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1)
         elif kind == "tar.zst":  # the largest window that is read
             parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
-            stream = zstandard.ZstdCompressor(compression_params=parameters).stream_writer(raw, closefd=False)
+            stream = zstandard.ZstdCompressor(compression_params=parameters).stream_writer(
+                raw, closefd=False
+            )
         with tarfile.open(fileobj=stream, mode="w|") as tar:
             for name, data in payloads(megabytes):
                 info = tarfile.TarInfo(name)
@@ -98,7 +102,12 @@ def write(path: Path, kind: str, megabytes: int) -> int:
 
 def fetch(url: str, cache: Path, env: dict[str, str]) -> tuple[int, int, float]:
     done = subprocess.run(
-        [sys.executable, "-c", FETCH, url, str(cache)], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", FETCH, url, str(cache)],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     count, size, above = done.stdout.split()[-3:]
     return int(count), int(size), float(above)
@@ -146,7 +155,13 @@ print(round(peak.above, 1))
 
 
 def test_a_million_files_cost_no_more_than_a_few(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", MANY, "1300000", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, "1300000", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     above = float(done.stdout.split()[-1])
     print(f"1.3 million files: {above} MB above idle")
     assert above <= BOUND

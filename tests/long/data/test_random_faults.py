@@ -18,7 +18,14 @@ from tests.support.s3 import S3Server, environment
 
 ROUNDS = 40
 PASSING = ["drop", "reset", "truncate", "short", "stall", "500", "503", "SlowDown"]
-KINDS = {"tar": "a.tar", "tar.gz": "a.tar.gz", "tar.zst": "a.tar.zst", "tar.xz": "a.tar.xz", "zip": "a.zip", "loose objects": "loose"}
+KINDS = {
+    "tar": "a.tar",
+    "tar.gz": "a.tar.gz",
+    "tar.zst": "a.tar.zst",
+    "tar.xz": "a.tar.xz",
+    "zip": "a.zip",
+    "loose objects": "loose",
+}
 QUICK = {"MAE_STORAGE_TIMEOUT": "0.5"}
 
 
@@ -28,7 +35,10 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dic
     rng = random.Random(0)
     bucket = s3_server.bucket("random")
     held = {}
-    for name, sizes in (("large", [rng.randrange(600_000) for _ in range(90)]), ("small", [rng.randrange(9000) for _ in range(250)])):
+    for name, sizes in (
+        ("large", [rng.randrange(600_000) for _ in range(90)]),
+        ("small", [rng.randrange(9000) for _ in range(250)]),
+    ):
         folder = tmp_path_factory.mktemp(name)
         for i, size in enumerate([0, *sizes]):
             path = folder / f"class_{i % 4}" / f"{i:04d}.jpg"
@@ -46,7 +56,9 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20)))
+    monkeypatch.setattr(
+        transfer, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20))
+    )
 
 
 def contents(source: Source) -> list[bytes]:
@@ -68,7 +80,9 @@ def test_whatever_fails_wherever_the_bytes_are_right_or_the_error_is_clear(
         share, kinds = rng.choice([0.02, 0.1, 0.3, 0.7]), rng.sample(PASSING, rng.randint(1, 4))
         hits: list[str] = []
 
-        def decide(method: str, path: str, request: int, rng=rng, share=share, kinds=kinds, hits=hits) -> str | None:  # type: ignore[no-untyped-def]
+        def decide(
+            method: str, path: str, request: int, rng=rng, share=share, kinds=kinds, hits=hits
+        ) -> str | None:  # type: ignore[no-untyped-def]
             if rng.random() >= share:
                 return None
             hits.append(rng.choice(kinds))
@@ -106,7 +120,9 @@ def test_what_fails_for_good_midway_is_said_and_a_second_try_finishes(
         healthy = rng.randrange(1, 6 if kind != "loose objects" else 200)
         reads: list[str] = []
 
-        def decide(method: str, path: str, request: int, healthy=healthy, reads=reads) -> str | None:  # type: ignore[no-untyped-def]
+        def decide(
+            method: str, path: str, request: int, healthy=healthy, reads=reads
+        ) -> str | None:  # type: ignore[no-untyped-def]
             if method != "GET" or "list-type" in path:
                 return None
             reads.append(path)

@@ -13,7 +13,12 @@ import pytest
 from tests.support.docs import ROOT, fences
 from tests.support.images import write_imagefolder
 
-SMALL = ["model.arch=vit_tiny_patch16", "dataset.augmentation.input_size=32", "train.num_epochs=1", "dataset.batch_size=10"]
+SMALL = [
+    "model.arch=vit_tiny_patch16",
+    "dataset.augmentation.input_size=32",
+    "train.num_epochs=1",
+    "dataset.batch_size=10",
+]
 
 
 @pytest.mark.timeout(1800)
@@ -38,7 +43,9 @@ def test_the_chain_in_the_skill_runs_as_printed(tmp_path: Path) -> None:
             words += SMALL
         if "train.stage=finetune" in words:
             words += ["--automl", "max_trials=2"]
-        done = subprocess.run([*words, "--json"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        done = subprocess.run(
+            [*words, "--json"], capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr[-4000:]}"
         document = json.loads(done.stdout)
         assert document["state"] == "COMPLETE"

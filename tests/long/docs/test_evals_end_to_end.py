@@ -12,7 +12,9 @@ from tests.support.docs import ROOT, evals_runner
 
 TASKS = {task["id"]: task for task in json.loads((ROOT / "evals" / "tasks.json").read_text())}
 ARCH = "model.arch=vit_tiny_patch16 dataset.augmentation.input_size=32 train.num_epochs=1"
-PRETRAIN = f"mae run train --train-datasets flat --automl-policy off --wait train.stage=pretrain {ARCH}"
+PRETRAIN = (
+    f"mae run train --train-datasets flat --automl-policy off --wait train.stage=pretrain {ARCH}"
+)
 FINETUNE = f"mae run train --train-datasets labelled --automl-policy off --wait train.stage=finetune model.num_classes=4 {ARCH}"
 ID = "| python -c 'import json,sys; print(json.load(sys.stdin)[\"job_id\"])'"
 
@@ -46,7 +48,9 @@ WRONG = {
     "inspect-counts": 'echo \'{"images": 41, "classes": 4}\' > answer.json',
     "template": "mae get-spec train -o spec.yaml",  # the defaults, not what was asked for
     "plan-only": f"mae plan train --train-datasets flat --automl-policy off --json {ARCH} > plan.json && {PRETRAIN}",
-    "pretrain-plain": PRETRAIN.replace("--automl-policy off", "--automl max_trials=1"),  # searched, though plain training was asked for
+    "pretrain-plain": PRETRAIN.replace(
+        "--automl-policy off", "--automl max_trials=1"
+    ),  # searched, though plain training was asked for
     "no-hpo-words": FINETUNE.replace("--automl-policy off", "--automl max_trials=1"),
     "automl-default": FINETUNE,  # plain, though nobody said so
     "pretrain-then-onnx": f"P=$({PRETRAIN} --json {ID}) && E=$(mae run export --parent $P --wait --json {ID})"
@@ -74,14 +78,18 @@ def test_the_two_scripts_cover_every_task() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("how", ["right", "wrong"])
 @pytest.mark.parametrize("task", list(TASKS))
-def test_the_grader_accepts_the_work_and_refuses_the_likely_mistake(runner: ModuleType, tmp_path: Path, task: str, how: str) -> None:
+def test_the_grader_accepts_the_work_and_refuses_the_likely_mistake(
+    runner: ModuleType, tmp_path: Path, task: str, how: str
+) -> None:
     script = tmp_path / "agent.sh"
     script.write_text({"right": RIGHT, "wrong": WRONG}[how][task] + "\n")
     folder = tmp_path / "place"
     folder.mkdir()
     runner.prepare(TASKS[task], folder)
     said = runner.ask(f"bash {script} {{prompt}}", TASKS[task]["prompt"], folder, 600)
-    problems = [problem for expected in TASKS[task]["expect"] if (problem := runner.grade(expected, folder))]
+    problems = [
+        problem for expected in TASKS[task]["expect"] if (problem := runner.grade(expected, folder))
+    ]
     runner.put_away(folder)
     assert not folder.exists()
     assert (problems == []) == (how == "right"), f"{problems}\n{said[-3000:]}"

@@ -14,7 +14,9 @@ from tests.support.specs import LONG_EXAMPLE
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_the_long_spec_runs_in_both_stages(tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_long_spec_runs_in_both_stages(
+    tmp_path: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = write_imagefolder(tmp_path / "train", classes=4, per_class=10, size=64)
     val = write_imagefolder(tmp_path / "val", classes=4, per_class=2, size=64, start=10)
     path = tmp_path / "spec.yaml"
@@ -25,9 +27,15 @@ def test_the_long_spec_runs_in_both_stages(tmp_path: Path, stage: str, capsys: p
     path.write_text(text)
     job = tmp_path / "job"
     overrides = [f"results_dir={job}", "train.num_epochs=1", "model.arch=convnextv2_atto"]
-    overrides += ["model.num_classes=4"] if stage == "finetune" else []  # the images at hand have four classes
+    overrides += (
+        ["model.num_classes=4"] if stage == "finetune" else []
+    )  # the images at hand have four classes
     assert main(["train", "-e", str(path), *overrides]) == 0
-    assert "train.optim.warmup_epochs: 40 epochs of warm-up in a run of 1" in capsys.readouterr().err
+    assert (
+        "train.optim.warmup_epochs: 40 epochs of warm-up in a run of 1" in capsys.readouterr().err
+    )
     kpis = json.loads((job / "train/result.json").read_text())["kpis"]
-    assert kpis.keys() >= ({"train_loss", "val_loss"} if stage == "pretrain" else {"train_loss", "val_loss", "ACC_all"})
+    assert kpis.keys() >= (
+        {"train_loss", "val_loss"} if stage == "pretrain" else {"train_loss", "val_loss", "ACC_all"}
+    )
     assert (job / "train/model_epoch_000.pth").exists()

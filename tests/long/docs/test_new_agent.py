@@ -35,7 +35,14 @@ class Agent:
         self.ran.append(command)
         words = shlex.split(command)
         assert words[0] == "mae"
-        done = subprocess.run([*words, "--json"], capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=900)
+        done = subprocess.run(
+            [*words, "--json"],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
+            timeout=900,
+        )
         assert done.returncode == expect, f"{command}\n{done.stdout}\n{done.stderr[-4000:]}"
         return json.loads(done.stdout if expect == 0 else done.stderr)
 
@@ -43,26 +50,45 @@ class Agent:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Tarballs as a person has them, and an empty folder beside them."""
-    make_tarball(write_imagefolder(tmp_path / "t", classes=4, per_class=12, size=32), tmp_path / "tarballs" / "train.tar.gz")
-    make_tarball(write_imagefolder(tmp_path / "e", classes=4, per_class=4, size=32, start=12), tmp_path / "tarballs" / "eval.tar.gz")
+    make_tarball(
+        write_imagefolder(tmp_path / "t", classes=4, per_class=12, size=32),
+        tmp_path / "tarballs" / "train.tar.gz",
+    )
+    make_tarball(
+        write_imagefolder(tmp_path / "e", classes=4, per_class=4, size=32, start=12),
+        tmp_path / "tarballs" / "eval.tar.gz",
+    )
     (tmp_path / "empty").mkdir()
     return tmp_path / "empty"
 
 
 @pytest.mark.timeout(1800)
-def test_pretrain_on_these_tarballs_and_fine_tune_without_hpo_then_give_me_an_onnx(place: Path) -> None:
+def test_pretrain_on_these_tarballs_and_fine_tune_without_hpo_then_give_me_an_onnx(
+    place: Path,
+) -> None:
     agent = Agent(place)
     agent("mae skill install --dest skills")
     skill = (place / "skills" / "tao-train-mask-auto-encoder" / "SKILL.md").read_text()
-    assert "mae inspect SOURCE" in skill and "--automl-policy off" in skill and "mae run export --parent FINETUNE_JOB --wait" in skill
+    assert (
+        "mae inspect SOURCE" in skill
+        and "--automl-policy off" in skill
+        and "mae run export --parent FINETUNE_JOB --wait" in skill
+    )
 
     seen = agent("mae inspect ../tarballs/train.tar.gz")
     classes = seen["classes"] if isinstance(seen["classes"], int) else len(seen["classes"])
-    data, request = "../tarballs/train.tar.gz", "--request 'pretrain and fine-tune without HPO: no HPO'"
-    planned = agent(f"mae plan train --train-datasets {data} {request} train.stage=pretrain {SMALL}")
+    data, request = (
+        "../tarballs/train.tar.gz",
+        "--request 'pretrain and fine-tune without HPO: no HPO'",
+    )
+    planned = agent(
+        f"mae plan train --train-datasets {data} {request} train.stage=pretrain {SMALL}"
+    )
     assert planned["automl"] is None and not (place / "mae-results").exists()
     assert any(line.startswith("mae run train") for line in planned["next"])
-    pretrained = agent(f"mae run train --train-datasets {data} {request} train.stage=pretrain {SMALL} --wait")
+    pretrained = agent(
+        f"mae run train --train-datasets {data} {request} train.stage=pretrain {SMALL} --wait"
+    )
     tuned = agent(
         f"mae run train --parent {pretrained['job_id']} --train-datasets {data} --eval-dataset ../tarballs/eval.tar.gz {request}"
         f" train.stage=finetune model.num_classes={classes} train.num_epochs=1 dataset.batch_size=10 --wait"

@@ -16,9 +16,23 @@ import pytest
 from tests.support.docs import ROOT, fences
 from tests.support.images import make_tarball, write_imagefolder
 
-ARCH = ["model.arch=vit_tiny_patch16", "model.embed_dim=48", "model.depth=2", "model.num_heads=3", "dataset.augmentation.input_size=32"]
+ARCH = [
+    "model.arch=vit_tiny_patch16",
+    "model.embed_dim=48",
+    "model.depth=2",
+    "model.num_heads=3",
+    "dataset.augmentation.input_size=32",
+]
 QUICK = ["train.num_epochs=1", "dataset.batch_size=20"]
-PAGES = ["data", "train", "evaluate", "inference", "export", "tao-deploy-mask-auto-encoder", "tao-run-automl"]
+PAGES = [
+    "data",
+    "train",
+    "evaluate",
+    "inference",
+    "export",
+    "tao-deploy-mask-auto-encoder",
+    "tao-run-automl",
+]
 
 
 class Place:
@@ -27,18 +41,37 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
         for name, count, start in (("train", 6, 0), ("eval", 3, 6)):
-            folder = write_imagefolder(root / "pictures" / name, classes=10, per_class=count, size=32, start=start)
+            folder = write_imagefolder(
+                root / "pictures" / name, classes=10, per_class=count, size=32, start=start
+            )
             for split in {"train": ["train"], "eval": ["val", "test"]}[name]:
                 make_tarball(folder, root / "data" / name / f"images_{split}.tar.gz")
-        self.environment = {**os.environ, "MAE_RESULTS_ROOT": str(root / "results"), "MAE_CACHE_DIR": str(root / "cache")}
+        self.environment = {
+            **os.environ,
+            "MAE_RESULTS_ROOT": str(root / "results"),
+            "MAE_CACHE_DIR": str(root / "cache"),
+        }
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{self.environment['PATH']}"
         train = f"mae run train --train-datasets {root}/data/train --eval-dataset {root}/data/eval --automl-policy off --wait"
-        self.trained = self.run([*train.split(), "train.stage=finetune", "model.num_classes=10", *ARCH, *QUICK])["job_id"]
-        self.exported = self.run(["mae", "run", "export", "--parent", self.trained, "--wait"])["job_id"]
+        self.trained = self.run(
+            [*train.split(), "train.stage=finetune", "model.num_classes=10", *ARCH, *QUICK]
+        )["job_id"]
+        self.exported = self.run(["mae", "run", "export", "--parent", self.trained, "--wait"])[
+            "job_id"
+        ]
 
     def run(self, words: list[str]) -> Any:
-        done = subprocess.run([*words, "--json"], capture_output=True, text=True, env=self.environment, cwd=self.root, timeout=900)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        done = subprocess.run(
+            [*words, "--json"],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.root,
+            timeout=900,
+        )
+        assert done.returncode == 0, (
+            f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        )
         return json.loads(done.stdout) if done.stdout.strip() else None
 
 
@@ -97,12 +130,21 @@ def test_an_action_by_hand_runs_as_printed(place: Place, page: str) -> None:
     for word in found[0]:
         key, sign, value = word.partition("=")
         words.append(f"{key}={values.get(value, value)}" if sign else word)
-    (place.root / "spec.yaml").write_text(f"model: {{arch: vit_tiny_patch16, num_classes: 10}}\nresults_dir: {place.root / 'out'}\n")
+    (place.root / "spec.yaml").write_text(
+        f"model: {{arch: vit_tiny_patch16, num_classes: 10}}\nresults_dir: {place.root / 'out'}\n"
+    )
     more = {
         "train": [*ARCH, *QUICK],
         "evaluate": ["train.stage=finetune"],
         "inference": ["train.stage=finetune"],
         "export": ["train.stage=finetune"],
     }
-    done = subprocess.run([*words, *more[page]], capture_output=True, text=True, env=place.environment, cwd=place.root, timeout=900)
+    done = subprocess.run(
+        [*words, *more[page]],
+        capture_output=True,
+        text=True,
+        env=place.environment,
+        cwd=place.root,
+        timeout=900,
+    )
     assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"

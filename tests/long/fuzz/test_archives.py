@@ -38,7 +38,9 @@ UNCHECKED = {"tar": tar(*GOOD), "gnu": tar(*GOOD, format=tarfile.GNU_FORMAT), "z
 
 
 def read_all(data: bytes) -> list[tuple[str, bytes]]:
-    return [(m.name, b"".join(m.chunks)) for m in members(io.BytesIO(data), len(data), "fuzz", LIMITS)]
+    return [
+        (m.name, b"".join(m.chunks)) for m in members(io.BytesIO(data), len(data), "fuzz", LIMITS)
+    ]
 
 
 def broken(data: st.DataObject, whole: bytes) -> bytes:
@@ -88,7 +90,9 @@ def test_noise_is_no_archive(noise: bytes) -> None:
 
 @WIDE
 @given(st.data(), st.sampled_from(sorted(CORPUS)))
-def test_a_mutated_hostile_archive_raises_nothing_but_our_errors(data: st.DataObject, case: str) -> None:
+def test_a_mutated_hostile_archive_raises_nothing_but_our_errors(
+    data: st.DataObject, case: str
+) -> None:
     if "bomb" in case:
         return
     payload = CORPUS[case][1]() or b"\0"
@@ -111,13 +115,40 @@ def test_a_damaged_picture_decodes_or_is_a_data_error(data: st.DataObject, kind:
 
 
 PARTS = st.one_of(
-    st.sampled_from(["a", "b", "A", "..", ".", "", "a.jpg", "b.JPG", ".hidden", "\\", "C:", "ä", "a\u0308", "\udce4", "x" * 120, "\n"]),
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            "A",
+            "..",
+            ".",
+            "",
+            "a.jpg",
+            "b.JPG",
+            ".hidden",
+            "\\",
+            "C:",
+            "ä",
+            "a\u0308",
+            "\udce4",
+            "x" * 120,
+            "\n",
+        ]
+    ),
     st.text(min_size=1, max_size=6),
 )
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
-KINDS = st.sampled_from([tarfile.REGTYPE] * 8 + [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+KINDS = st.sampled_from(
+    [tarfile.REGTYPE] * 8
+    + [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
 ENTRIES = st.lists(st.tuples(NAMES, KINDS, st.binary(max_size=700)), min_size=1, max_size=6)
-PACKERS = {"tar": bytes, "tar.gz": lambda data: gzip.compress(data, 1), "tar.zst": zstandard.compress, "tar.bz2": bz2.compress}
+PACKERS = {
+    "tar": bytes,
+    "tar.gz": lambda data: gzip.compress(data, 1),
+    "tar.zst": zstandard.compress,
+    "tar.bz2": bz2.compress,
+}
 
 
 def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
@@ -125,7 +156,10 @@ def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
     out = io.BytesIO()
     try:
         if form == -1:
-            with warnings.catch_warnings(), zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+            with (
+                warnings.catch_warnings(),
+                zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed,
+            ):
                 warnings.simplefilter("ignore")  # names that are there twice
                 for name, kind, data in entries:
                     if name.endswith("/") or kind not in (tarfile.REGTYPE, tarfile.SYMTYPE):
@@ -133,13 +167,22 @@ def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
                     info = zipfile.ZipInfo(name)
                     if info.filename != name:
                         return None
-                    info.create_system, info.external_attr = 3, (0o100644 if kind == tarfile.REGTYPE else 0o120777) << 16
+                    info.create_system, info.external_attr = (
+                        3,
+                        (0o100644 if kind == tarfile.REGTYPE else 0o120777) << 16,
+                    )
                     packed.writestr(info, data)
             return out.getvalue()
-        with tarfile.open(fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape") as archive:
+        with tarfile.open(
+            fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape"
+        ) as archive:
             for name, kind, data in entries:
                 info = tarfile.TarInfo(name)
-                info.type, info.linkname, info.size = kind, "a", len(data) if kind == tarfile.REGTYPE else 0
+                info.type, info.linkname, info.size = (
+                    kind,
+                    "a",
+                    len(data) if kind == tarfile.REGTYPE else 0,
+                )
                 archive.addfile(info, io.BytesIO(data))
     except (ValueError, UnicodeError):
         return None
@@ -147,7 +190,11 @@ def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
 
 
 @settings(WIDE, max_examples=3000)
-@given(ENTRIES, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, -1]), st.sampled_from(sorted(PACKERS)))
+@given(
+    ENTRIES,
+    st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, -1]),
+    st.sampled_from(sorted(PACKERS)),
+)
 def test_an_archive_of_any_names_gives_what_is_in_it_or_is_refused_and_nothing_lands_elsewhere(
     entries: list[tuple[str, bytes, bytes]], form: int, kind: str
 ) -> None:
@@ -165,7 +212,11 @@ def test_an_archive_of_any_names_gives_what_is_in_it_or_is_refused_and_nothing_l
             assert [left.name for left in (root / "cache").iterdir()] == [".locks"]
         else:
             found = {name: pack.read(i) for i, name in enumerate(pack.names)}
-            files = [(name, payload) for name, entry, payload in entries if entry == tarfile.REGTYPE and not name.endswith("/")]
+            files = [
+                (name, payload)
+                for name, entry, payload in entries
+                if entry == tarfile.REGTYPE and not name.endswith("/")
+            ]
             assert sorted(found.values()) == sorted(payload for _, payload in files)
             assert all(entry in (tarfile.REGTYPE, tarfile.DIRTYPE) for _, entry, _ in entries)
             out = cache.extracted_folder(str(path), root / "cache")

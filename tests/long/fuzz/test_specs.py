@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mae_skill.bundle import Bundle
+from mae_skill.schema_check import validate
 from mae_skill.spec import ACTIONS, ExperimentSpec
-from mae_skill.validate import validate
 from pydantic import ValidationError
 
 from tests.support.specs import mutated_specs

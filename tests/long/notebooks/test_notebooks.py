@@ -22,4 +22,8 @@ def test_the_notebook_runs_and_shows_a_picture(path: Path, tmp_path: Path) -> No
 
 
 def test_there_are_notebooks_for_the_chain_the_sweep_and_the_results() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["automl_sweep", "pretrain_to_deploy", "reading_results"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "automl_sweep",
+        "pretrain_to_deploy",
+        "reading_results",
+    ]

@@ -23,7 +23,10 @@ def timm_name(arch: str) -> str:
 def test_parameters_are_timms_by_name_and_count(arch: str) -> None:
     with torch.device("meta"):
         peer = timm.create_model(
-            timm_name(arch), pretrained=False, num_classes=7, **({"global_pool": "avg"} if arch.startswith("vit") else {})
+            timm_name(arch),
+            pretrained=False,
+            num_classes=7,
+            **({"global_pool": "avg"} if arch.startswith("vit") else {}),
         )
     with torch.device("meta"):
         ours = build_from_config(classifier_config(arch, (224, 224), num_classes=7))
@@ -46,7 +49,11 @@ def test_pretraining_and_finetuning_step_at_a_size_that_is_not_square(arch: str)
             loss = model(torch.randn(2, 3, *size)).square().mean()
         loss.backward()
         assert torch.isfinite(loss)
-        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+        assert all(
+            p.grad is not None and torch.isfinite(p.grad).all()
+            for p in model.parameters()
+            if p.requires_grad
+        )
         del model, loss
         gc.collect()
 
@@ -64,7 +71,9 @@ def test_logits_equal_timms_at_other_sizes(arch: str, units: tuple[int, int]) ->
     ours = build_from_config(classifier_config(arch, size, num_classes=7)).eval()
     state = {f"encoder.{name}": value for name, value in peer.state_dict().items()}
     expected = ours.state_dict()
-    ours.load_state_dict({name: value.reshape(expected[name].shape) for name, value in state.items()})
+    ours.load_state_dict(
+        {name: value.reshape(expected[name].shape) for name, value in state.items()}
+    )
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
         assert relative(ours(images), peer(images)) < 1e-4

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mae_runners.deploy import gate, onnx_export, parity
-from mae_runners.deploy.images import GATE_IMAGES_INT8
+from mae_runners.deploy import gate, parity
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
 from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.models import build_classifier, build_mae
 from PIL import Image
@@ -28,24 +29,43 @@ def pictures(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     if kind == "digits":
         images, labels = digits()
         chosen = np.random.default_rng(0).permutation(len(images))[:1500]
-        sized = [np.asarray(Image.fromarray(images[i]).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert("RGB")) for i in chosen]
+        sized = [
+            np.asarray(
+                Image.fromarray(images[i])
+                .resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+                .convert("RGB")
+            )
+            for i in chosen
+        ]
         targets = torch.from_numpy(labels[chosen])
     else:
         sized = [np.asarray(photo(i, SIZE, SIZE)) for i in range(900)]
         targets = torch.arange(900) % 4
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255 - mean) / std, targets
+    return (
+        torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255 - mean
+    ) / std, targets
 
 
-def trained(arch: str, stage: str, images: torch.Tensor, labels: torch.Tensor, epochs: int = 5) -> Any:
+def trained(
+    arch: str, stage: str, images: torch.Tensor, labels: torch.Tensor, epochs: int = 5
+) -> Any:
     torch.manual_seed(0)
     small = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
-    spec = make_spec(model__arch=arch, model__num_classes=int(labels.max()) + 1, train__stage=stage, **small)
-    model: Any = build_classifier(spec.model, SIZE) if stage == "finetune" else build_mae(spec.model, spec.train, SIZE)
+    spec = make_spec(
+        model__arch=arch, model__num_classes=int(labels.max()) + 1, train__stage=stage, **small
+    )
+    model: Any = (
+        build_classifier(spec.model, SIZE)
+        if stage == "finetune"
+        else build_mae(spec.model, spec.train, SIZE)
+    )
     count = len(images) - HELD_OUT
     rate = 1e-3 if arch.startswith("convnext") else 5e-4
     optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * (count // 50))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, rate, total_steps=epochs * (count // 50)
+    )
     for _ in range(epochs):
         for chosen in torch.randperm(count)[: count // 50 * 50].view(-1, 50):
             if stage == "finetune":
@@ -60,8 +80,12 @@ def trained(arch: str, stage: str, images: torch.Tensor, labels: torch.Tensor, e
     return model.eval()
 
 
-def judged(graph: Any, meta: ArtefactMeta, images: torch.Tensor, reference: np.ndarray, precision: str) -> parity.ParityReport:
-    return gate.judge(reference, gate.onnx_outputs(graph, meta, images), meta, parity.thresholds_for(precision))
+def judged(
+    graph: Any, meta: ArtefactMeta, images: torch.Tensor, reference: np.ndarray, precision: str
+) -> parity.ParityReport:
+    return gate.judge(
+        reference, gate.onnx_outputs(graph, meta, images), meta, parity.thresholds_for(precision)
+    )
 
 
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
@@ -75,14 +99,20 @@ def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str,
     graph = onnx_export.to_onnx(module, meta)
     gated = images[-GATE_IMAGES_INT8:]
     reference = gate.torch_outputs(module, gated)
-    print(f"\n{arch}, {kind}: accuracy {(torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]).float().mean():.2f}")
+    print(
+        f"\n{arch}, {kind}: accuracy {(torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]).float().mean():.2f}"
+    )
     for precision, name, reduced in sane_graphs(graph, images):
         report = judged(reduced, meta, gated, reference, precision)
-        print(f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}")
+        print(
+            f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}"
+        )
         assert report.passed, (name, report.failures)
     for name, reduced in broken_graphs(graph, images):
         report = judged(reduced, meta, gated, reference, "int8")
-        print(f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}")
+        print(
+            f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}"
+        )
         assert not report.passed, name
 
 
@@ -98,5 +128,7 @@ def test_sane_features_of_a_pretrained_model_pass_the_defaults(arch: str) -> Non
         reference = gate.torch_outputs(module, gated)
         for precision, name, reduced in sane_graphs(graph, images):
             report = judged(reduced, meta, gated, reference, precision)
-            print(f"  {arch} {output} {name:32} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}")
+            print(
+                f"  {arch} {output} {name:32} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}"
+            )
             assert report.passed, (output, name, report.failures)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mae_sdk import Skill
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 from mae_skill.errors import DataError, MaeError
 from mae_skill.reader import read_spec
 
@@ -30,7 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def root(server: S3Server, tmp_path: Path) -> Iterator[str]:
     bucket = server.bucket(tmp_path.name.replace("_", "-").lower()[:40])
-    with environment({**server.env, "MAE_SCRATCH": str(tmp_path / "scratch"), "MAE_SYNC_SECONDS": "0.2"}):
+    with environment(
+        {**server.env, "MAE_SCRATCH": str(tmp_path / "scratch"), "MAE_SYNC_SECONDS": "0.2"}
+    ):
         yield f"s3://{bucket.name}/results"
 
 
@@ -44,8 +46,12 @@ def data(tmp_path: Path) -> str:
     return str(write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent)
 
 
-def test_a_job_on_s3_is_seen_and_is_a_parent_without_its_scratch(skill: Skill, data: str, root: str, tmp_path: Path) -> None:
-    job = skill.create_job("train", train_datasets=data, automl_policy="off", results_root=root).wait(90)
+def test_a_job_on_s3_is_seen_and_is_a_parent_without_its_scratch(
+    skill: Skill, data: str, root: str, tmp_path: Path
+) -> None:
+    job = skill.create_job(
+        "train", train_datasets=data, automl_policy="off", results_root=root
+    ).wait(90)
     while job.record["attempts"][-1]["state"] != "COMPLETE":
         time.sleep(0.05)
     time.sleep(0.5)  # the supervisor's last act is to copy its record
@@ -59,9 +65,17 @@ def test_a_job_on_s3_is_seen_and_is_a_parent_without_its_scratch(skill: Skill, d
     assert model.read_text() == "weights\n"
 
 
-def test_a_failed_job_is_resumed_on_another_machine(skill: Skill, data: str, root: str, tmp_path: Path) -> None:
+def test_a_failed_job_is_resumed_on_another_machine(
+    skill: Skill, data: str, root: str, tmp_path: Path
+) -> None:
     overrides = {"train.fault": "exit"}
-    job = skill.create_job("train", train_datasets=data, automl_policy="off", results_root=root, spec_overrides=overrides)
+    job = skill.create_job(
+        "train",
+        train_datasets=data,
+        automl_policy="off",
+        results_root=root,
+        spec_overrides=overrides,
+    )
     with pytest.raises(MaeError):
         job.wait(90)
     time.sleep(0.5)
@@ -81,13 +95,21 @@ def test_another_machine_sees_the_heartbeat_and_its_end_and_can_take_the_job_ove
 ) -> None:
     monkeypatch.setattr(records, "STALE_SECONDS", 4.0)
     overrides = {"train.fault": "once"}
-    job = skill.create_job("train", train_datasets=data, automl_policy="off", results_root=root, spec_overrides=overrides)
+    job = skill.create_job(
+        "train",
+        train_datasets=data,
+        automl_policy="off",
+        results_root=root,
+        spec_overrides=overrides,
+    )
     wait_until(lambda: job.state == "RUNNING")
     with environment({"MAE_SCRATCH": str(tmp_path / "elsewhere")}):
         seen = skill.job(job.id, results_root=root)
         wait_until(lambda: seen.state == "RUNNING")
         until = time.monotonic() + 8
-        while time.monotonic() < until:  # far longer than the patience: the supervisor shows itself through the store
+        while (
+            time.monotonic() < until
+        ):  # far longer than the patience: the supervisor shows itself through the store
             assert seen.state == "RUNNING"
             time.sleep(0.5)
         with pytest.raises(MaeError, match="cannot be resumed"):
@@ -105,10 +127,16 @@ def test_another_machine_sees_the_heartbeat_and_its_end_and_can_take_the_job_ove
         assert again.record["attempts"][0]["failure"]["category"] == "lost_process"
 
 
-def test_automl_on_s3_runs_and_its_best_child_is_a_parent_without_the_scratch(skill: Skill, data: str, root: str, tmp_path: Path) -> None:
+def test_automl_on_s3_runs_and_its_best_child_is_a_parent_without_the_scratch(
+    skill: Skill, data: str, root: str, tmp_path: Path
+) -> None:
     automl = {"max_trials": 3, "pruner": "none"}
-    study = skill.create_job("train", train_datasets=data, results_root=root, automl=automl).wait(180)
-    trials = [job for job in skill.jobs(results_root=root, all=True) if job.id.startswith(f"{study.id}.")]
+    study = skill.create_job("train", train_datasets=data, results_root=root, automl=automl).wait(
+        180
+    )
+    trials = [
+        job for job in skill.jobs(results_root=root, all=True) if job.id.startswith(f"{study.id}.")
+    ]
     best = max(trials, key=lambda job: job.metrics()["score"])
     assert len(trials) == 3
     time.sleep(0.5)
@@ -120,15 +148,24 @@ def test_automl_on_s3_runs_and_its_best_child_is_a_parent_without_the_scratch(sk
         parent = plan.to_dict()["parent"]
         assert (parent["id"], parent["best_child_of"]) == (best.id, study.id)
         child = skill.create_job(plan).wait(90)
-        assert Path(read_spec(child.folder / "spec.yaml")["check"]["model"]).read_text() == "weights\n"
+        assert (
+            Path(read_spec(child.folder / "spec.yaml")["check"]["model"]).read_text() == "weights\n"
+        )
 
 
-def test_one_key_gives_one_job_on_a_store_that_enforces_conditional_writes(skill: Skill, data: str, tmp_path: Path) -> None:
+def test_one_key_gives_one_job_on_a_store_that_enforces_conditional_writes(
+    skill: Skill, data: str, tmp_path: Path
+) -> None:
     import boto3
 
     with MotoServer() as moto, environment({**moto.env, "MAE_SYNC_SECONDS": "0.2"}):
         boto3.client("s3").create_bucket(Bucket="jobs")
-        options = {"train_datasets": data, "automl_policy": "off", "results_root": "s3://jobs/r", "idempotency_key": "once"}
+        options = {
+            "train_datasets": data,
+            "automl_policy": "off",
+            "results_root": "s3://jobs/r",
+            "idempotency_key": "once",
+        }
         with environment({"MAE_SCRATCH": str(tmp_path / "one")}):
             first = skill.create_job("train", **options).wait(90)
             time.sleep(0.5)
@@ -140,18 +177,38 @@ def test_one_key_gives_one_job_on_a_store_that_enforces_conditional_writes(skill
             assert len(second.record["attempts"]) == 1
 
 
-def test_remote_data_is_not_fetched_by_a_plan_and_is_checked_before_a_launch(server: S3Server, tmp_path: Path) -> None:
+def test_remote_data_is_not_fetched_by_a_plan_and_is_checked_before_a_launch(
+    server: S3Server, tmp_path: Path
+) -> None:
     bucket = server.bucket("pictures")
-    make_tarball(write_imagefolder(tmp_path / "f", classes=3, per_class=2), bucket / "d" / "images_train.tar.gz")
-    make_tarball(write_imagefolder(tmp_path / "g", classes=1, per_class=2) / "0", bucket / "flat" / "images_train.tar.gz")
-    overrides = {"arch": "vit_tiny_patch16", "image_size": 64, "stage": "finetune", "num_classes": 4}
+    make_tarball(
+        write_imagefolder(tmp_path / "f", classes=3, per_class=2),
+        bucket / "d" / "images_train.tar.gz",
+    )
+    make_tarball(
+        write_imagefolder(tmp_path / "g", classes=1, per_class=2) / "0",
+        bucket / "flat" / "images_train.tar.gz",
+    )
+    overrides = {
+        "arch": "vit_tiny_patch16",
+        "image_size": 64,
+        "stage": "finetune",
+        "num_classes": 4,
+    }
     with environment(server.env):
-        plan = Skill().plan("train", train_datasets="s3://pictures/d", spec_overrides=overrides, automl_policy="off")
+        plan = Skill().plan(
+            "train", train_datasets="s3://pictures/d", spec_overrides=overrides, automl_policy="off"
+        )
         assert plan.sources["dataset.train_data_sources"]["counted"] is False
         assert not (tmp_path / "cache").exists()
         with pytest.raises(MaeError) as caught:
             Skill().create_job(plan)
         assert caught.value.field == "model.num_classes" and caught.value.expected == "3"
         with pytest.raises(DataError, match="no labels"):
-            Skill().create_job("train", train_datasets="s3://pictures/flat", spec_overrides=overrides, automl_policy="off")
+            Skill().create_job(
+                "train",
+                train_datasets="s3://pictures/flat",
+                spec_overrides=overrides,
+                automl_policy="off",
+            )
     assert not (tmp_path / "results").exists()

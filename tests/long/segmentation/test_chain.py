@@ -31,7 +31,9 @@ ARCHS = {
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(
+    tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     data = write_digit_scenes(tmp_path / "scenes", training=24, validation=8, size=64)
     skill = Skill()
@@ -41,7 +43,12 @@ def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(tmp_path: Pa
         "train",
         train_datasets=str(data / "images" / "training"),
         automl_policy="off",
-        spec_overrides={**model, "train.stage": "pretrain", "train.num_epochs": 2, "model.decoder_embed_dim": 64},
+        spec_overrides={
+            **model,
+            "train.stage": "pretrain",
+            "train.num_epochs": 2,
+            "model.decoder_embed_dim": 64,
+        },
         **shared,
     ).wait(600)
     finetune = skill.create_job(
@@ -64,14 +71,27 @@ def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(tmp_path: Pa
         **shared,
     ).wait(600)
     derived = json.loads((finetune.folder / "train" / "derived.json").read_text())
-    assert derived["pretrained"]["share"] == 1.0 and derived["layerwise_rates"] and derived["best_checkpoint_by"] == "mIoU maximize"
-    judged = skill.create_job("evaluate", parent_job_id=finetune.id, eval_dataset=str(data), **shared).wait(600)
-    kpis = result(judged, "evaluate")["kpis"]
-    best = max(float(row["value"]) for row in rows(finetune.folder / "train" / "metrics.csv") if row["name"] == "mIoU")
-    assert kpis["mIoU"] == pytest.approx(best, abs=1e-6), "the parent's best checkpoint"
-    said = skill.create_job("inference", parent_job_id=finetune.id, inference_dataset=str(data / "images" / "validation"), **shared).wait(
-        600
+    assert (
+        derived["pretrained"]["share"] == 1.0
+        and derived["layerwise_rates"]
+        and derived["best_checkpoint_by"] == "mIoU maximize"
     )
+    judged = skill.create_job(
+        "evaluate", parent_job_id=finetune.id, eval_dataset=str(data), **shared
+    ).wait(600)
+    kpis = result(judged, "evaluate")["kpis"]
+    best = max(
+        float(row["value"])
+        for row in rows(finetune.folder / "train" / "metrics.csv")
+        if row["name"] == "mIoU"
+    )
+    assert kpis["mIoU"] == pytest.approx(best, abs=1e-6), "the parent's best checkpoint"
+    said = skill.create_job(
+        "inference",
+        parent_job_id=finetune.id,
+        inference_dataset=str(data / "images" / "validation"),
+        **shared,
+    ).wait(600)
     labels = sorted((said.folder / "inference" / "labels").rglob("*.png"))
     assert len(labels) == 8
     for path in labels:
@@ -80,7 +100,9 @@ def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(tmp_path: Pa
     exported = skill.create_job("export", parent_job_id=finetune.id, **shared).wait(600)
     parity = result(exported, "export")["parity"]
     assert parity["top1_agreement"] >= 0.999 and parity["cosine_min"] > 0.9999
-    again = skill.create_job("evaluate", parent_job_id=exported.id, eval_dataset=str(data), **shared).wait(600)
+    again = skill.create_job(
+        "evaluate", parent_job_id=exported.id, eval_dataset=str(data), **shared
+    ).wait(600)
     assert result(again, "evaluate")["model"]["kind"] == "onnx"
     assert result(again, "evaluate")["kpis"]["mIoU"] == pytest.approx(kpis["mIoU"], abs=2e-3)
 

@@ -18,11 +18,23 @@ from tests.support.training import train
 def test_every_family_builds_in_every_precision_behind_the_gate(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     data = scenes(tmp_path / "scenes", training=16, validation=32)
-    changes = {"train__num_epochs": 12, "train__validation_interval": 12, "train__optim__lr": 2e-3, "train__optim__lr_scheduler": "poly"}
-    assert train(seg_spec(data, tmp_path / "job", arch, **changes, dataset__val_data_sources=str(data))) == 0
+    changes = {
+        "train__num_epochs": 12,
+        "train__validation_interval": 12,
+        "train__optim__lr": 2e-3,
+        "train__optim__lr_scheduler": "poly",
+    }
+    assert (
+        train(
+            seg_spec(data, tmp_path / "job", arch, **changes, dataset__val_data_sources=str(data))
+        )
+        == 0
+    )
     weights = str(tmp_path / "job" / "train" / f"{arch}_latest.pth")
     sources = {"dataset__val_data_sources": str(data), "dataset__train_data_sources": str(data)}
-    onnx_file = export.run(make_spec(export__checkpoint=weights, **sources), make_context("export", tmp_path))["artefacts"][0]
+    onnx_file = export.run(
+        make_spec(export__checkpoint=weights, **sources), make_context("export", tmp_path)
+    )["artefacts"][0]
     for data_type in ("FP32", "FP16", "BF16", "INT8"):
         values = {
             "gen_trt_engine__onnx_file": onnx_file,
@@ -34,6 +46,9 @@ def test_every_family_builds_in_every_precision_behind_the_gate(arch: str, tmp_p
             **sources,
         }
         result = gen_trt_engine.run(make_spec(**values), make_context("gen_trt_engine", tmp_path))
-        assert result["engine"]["targets"] == ["8.6", "8.9"] and result["engine"]["engine_bytes"] > 50_000
+        assert (
+            result["engine"]["targets"] == ["8.6", "8.9"]
+            and result["engine"]["engine_bytes"] > 50_000
+        )
         described = json.loads((tmp_path / f"{data_type}.engine.json").read_text())
         assert (described["task"], described["num_classes"]) == ("segmentation", 11)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mae_runners.data import to_input
-from mae_runners.deploy import gate, onnx_export, parity
-from mae_runners.deploy.images import GATE_IMAGES_INT8
+from mae_runners.deploy import gate, parity
+from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
 from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.metrics import iou
 from mae_runners.models import build_segmenter
-from mae_runners.segmentation import iou
-from mae_runners.segmentation.loss import segmentation_loss
+from mae_runners.tasks.segmentation_loss import segmentation_loss
 
 from tests.support.deploy import make_spec
 from tests.support.inked import inked
@@ -23,13 +24,19 @@ SIZE, CLASSES = 64, 2
 COST = 0.02  # of the mIoU: a broken layer that costs less does no harm (a turned sign beside a residual path)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 #: family → steps of 16 pictures, learning rate
-ARCHS = {"vit_tiny_patch16": (150, 1e-3), "convnextv2_atto": (150, 2e-3), "hiera_tiny_224": (100, 5e-4)}
+ARCHS = {
+    "vit_tiny_patch16": (150, 1e-3),
+    "convnextv2_atto": (150, 2e-3),
+    "hiera_tiny_224": (100, 5e-4),
+}
 
 
 def pictures(group: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised images [N, 3, 64, 64] and classes [N, 64, 64], 255 = ignored."""
     pairs = [inked(group, number, size=SIZE) for number in range(count)]
-    images = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pairs])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pairs])).permute(
+        0, 3, 1, 2
+    )
     masks = torch.from_numpy(np.stack([np.asarray(mask) for _, mask in pairs]).astype(np.int64)) - 1
     return to_input(images, MEAN, STD), masks.masked_fill(masks < 0, 255)
 
@@ -51,7 +58,9 @@ def trained(arch: str, images: torch.Tensor, masks: torch.Tensor) -> Any:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     for _ in range(steps):
         chosen = torch.randint(len(images), (16,))
-        loss = segmentation_loss(model(images[chosen]), masks[chosen], ignore_index=255, auxiliary_weight=0.4)
+        loss = segmentation_loss(
+            model(images[chosen]), masks[chosen], ignore_index=255, auxiliary_weight=0.4
+        )
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,10 +80,14 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
     images, masks = pictures("training", 400)
     model = trained(arch, images, masks)
     gated, truth = pictures("judged", GATE_IMAGES_INT8)
-    meta = ArtefactMeta(arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, CLASSES, task="segmentation")
+    meta = ArtefactMeta(
+        arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, CLASSES, task="segmentation"
+    )
     graph = onnx_export.to_onnx(onnx_export.deployable(model, meta), meta)
     reference = gate.torch_outputs(onnx_export.deployable(model, meta), gated)
-    print(f"\n{arch}: mIoU {score(reference, truth):.3f}, ink {(reference.argmax(1) > 0).mean():.3f} of the pixels")
+    print(
+        f"\n{arch}: mIoU {score(reference, truth):.3f}, ink {(reference.argmax(1) > 0).mean():.3f} of the pixels"
+    )
 
     def report_on(name: str, reduced: Any, precision: str) -> tuple[parity.ParityReport, float]:
         outputs = gate.onnx_outputs(reduced, meta, gated)

@@ -23,7 +23,9 @@ def _get(port: int, path: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["journal", "rdb"])
-def test_the_dashboard_shows_the_study_with_its_trials_direction_and_metric(tmp_path: Path, kind: str) -> None:
+def test_the_dashboard_shows_the_study_with_its_trials_direction_and_metric(
+    tmp_path: Path, kind: str
+) -> None:
     storage = None if kind == "journal" else f"sqlite:///{tmp_path}/study.db"
     job = make_job(tmp_path, "shown", max_trials=4, storage=storage)
     assert controller.main([str(job)]) == 0
@@ -31,8 +33,18 @@ def test_the_dashboard_shows_the_study_with_its_trials_direction_and_metric(tmp_
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     place = storage or str(job / "automl" / "journal.log")
-    command = [str(Path(sys.executable).with_name("optuna-dashboard")), place, "--port", str(port), "--server", "wsgiref"]
-    with (tmp_path / "dashboard.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as dashboard:
+    command = [
+        str(Path(sys.executable).with_name("optuna-dashboard")),
+        place,
+        "--port",
+        str(port),
+        "--server",
+        "wsgiref",
+    ]
+    with (
+        (tmp_path / "dashboard.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as dashboard,
+    ):
         try:
             deadline = time.monotonic() + 90
             while True:
@@ -46,11 +58,16 @@ def test_the_dashboard_shows_the_study_with_its_trials_direction_and_metric(tmp_
             assert [study["study_name"] for study in studies] == ["shown"]
             number = studies[0]["study_id"]
             study = _get(port, f"studies/{number}?after=0")
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/csv/{number}", timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/csv/{number}", timeout=30
+            ) as answer:
                 header = answer.read().decode().splitlines()[0]
         finally:
             dashboard.terminate()
     assert "acc" in header.split(",")
     assert study["directions"] == ["maximize"]
     assert [trial["state"] for trial in study["trials"]] == ["Complete"] * 4
-    assert {param["name"] for trial in study["trials"] for param in trial["params"]} == {"train.lr", "train.decay"}
+    assert {param["name"] for trial in study["trials"] for param in trial["params"]} == {
+        "train.lr",
+        "train.decay",
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mae_sdk.automl import controller, results
-from mae_sdk.jobfolder import records
+from mae_sdk.jobs import records
 
 from tests.support.automl_toy import children, make_job, start_controller
 
@@ -19,7 +19,14 @@ from tests.support.automl_toy import children, make_job, start_controller
 def _rows(job: Path) -> list[tuple[str, ...]]:
     with (job / "automl" / "trials.csv").open() as stream:
         return [
-            (row["trial"], row["state"], row["acc"], row["best_epoch"], row["train.lr"], row["train.decay"])
+            (
+                row["trial"],
+                row["state"],
+                row["acc"],
+                row["best_epoch"],
+                row["train.lr"],
+                row["train.decay"],
+            )
             for row in csv.DictReader(stream)
         ]
 

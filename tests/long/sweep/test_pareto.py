@@ -14,7 +14,12 @@ def test_accuracy_against_parameters_and_latency_gives_a_pareto_front(tmp_path: 
     data = write_imagefolder(tmp_path / "train", classes=3, per_class=8, size=32)
     val = write_imagefolder(tmp_path / "val", classes=3, per_class=4, size=32, start=8)
     overrides = {"model.arch": "vit_tiny_patch16", "train.stage": "finetune"}
-    overrides |= {"model.num_classes": 3, "dataset.augmentation.input_size": 32, "train.num_epochs": 1, "dataset.batch_size": 8}
+    overrides |= {
+        "model.num_classes": 3,
+        "dataset.augmentation.input_size": 32,
+        "train.num_epochs": 1,
+        "dataset.batch_size": 8,
+    }
     job = (
         Skill()
         .create_job(

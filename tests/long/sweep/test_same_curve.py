@@ -10,21 +10,41 @@ from typing import Any
 
 import pytest
 from mae_sdk import Job, Skill
-from mae_sdk.jobfolder import records
-from mae_sdk.jobfolder.status import read_status
+from mae_sdk.jobs import records
+from mae_sdk.jobs.status import read_status
 from mae_skill.reader import read_spec
 
 from tests.support.images import write_imagefolder
 
-SMALL = {"model.arch": "vit_tiny_patch16", "model.embed_dim": 48, "model.depth": 2, "model.num_heads": 3}
-TRAIN = {"train.stage": "finetune", "train.num_epochs": 3, "model.num_classes": 3, "dataset.augmentation.input_size": 32}
+SMALL = {
+    "model.arch": "vit_tiny_patch16",
+    "model.embed_dim": 48,
+    "model.depth": 2,
+    "model.num_heads": 3,
+}
+TRAIN = {
+    "train.stage": "finetune",
+    "train.num_epochs": 3,
+    "model.num_classes": 3,
+    "dataset.augmentation.input_size": 32,
+}
 
 
 def _curve(folder: Path) -> list[dict[str, Any]]:
     """What a run reports an epoch, clocks left out."""
-    lines = [record for record in read_status(folder / "status.json") if "epoch" in record and record.get("kpi")]
+    lines = [
+        record
+        for record in read_status(folder / "status.json")
+        if "epoch" in record and record.get("kpi")
+    ]
     assert lines
-    return [{"epoch": line["epoch"], **{k: v for k, v in line["kpi"].items() if "time" not in k and "per_sec" not in k}} for line in lines]
+    return [
+        {
+            "epoch": line["epoch"],
+            **{k: v for k, v in line["kpi"].items() if "time" not in k and "per_sec" not in k},
+        }
+        for line in lines
+    ]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -47,16 +67,34 @@ def test_a_trial_inside_a_sweep_and_the_same_spec_alone_give_the_same_curve(
     trials = [Job(path) for path in sorted((tmp_path / "results").glob(f"{job.id}.t*"))]
     curves = [_curve(trial.folder) for trial in trials]
     assert len(curves) == 3 and all(len(curve) >= 3 for curve in curves)
-    assert all("mae_sdk.automl.warm_client" in trial.record["launch"]["command"] for trial in trials)
+    assert all(
+        "mae_sdk.automl.warm_client" in trial.record["launch"]["command"] for trial in trials
+    )
     assert not any("starts cold" in trial.logs() for trial in trials)
     specs = [read_spec(str(trial.folder / "spec.yaml")) for trial in trials]
     assert len({str(spec["train"]["optim"]["lr"]) for spec in specs}) == 3
 
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // concurrency))} if concurrency > 1 else {}
-    for trial, curve in list(zip(trials, curves, strict=True))[1:]:  # each came after a trial with other settings
+    threads = (
+        {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // concurrency))}
+        if concurrency > 1
+        else {}
+    )
+    for trial, curve in list(zip(trials, curves, strict=True))[
+        1:
+    ]:  # each came after a trial with other settings
         alone = tmp_path / f"alone-{trial.id}"
-        command = [sys.executable, "-m", "mae_runners", "train", "-e", str(trial.folder / "spec.yaml"), f"results_dir={alone}"]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "mae_runners",
+            "train",
+            "-e",
+            str(trial.folder / "spec.yaml"),
+            f"results_dir={alone}",
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **threads}, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert _curve(alone) == curve
     assert records.read_json(job.folder / "train" / "result.json")["trials"] == 3

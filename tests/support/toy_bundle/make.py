@@ -38,7 +38,13 @@ echo '{}' > "$job/$action/result.json"
 def schema(action: str) -> dict[str, Any]:
     """The JSON Schema of an action."""
     text = {"type": ["string", "null"], "default": None}
-    rate = {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5, "search": {"low": 0.01, "high": 1.0, "log": True}}
+    rate = {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "default": 0.5,
+        "search": {"low": 0.01, "high": 1.0, "log": True},
+    }
     sections: dict[str, Any] = {
         "train": {
             "rounds": {"type": "integer", "minimum": 1, "default": 1},
@@ -53,16 +59,22 @@ def schema(action: str) -> dict[str, Any]:
     }
     if action == "check":
         sections["check"] = {"model": text}
-    default = {name: {key: node["default"] for key, node in fields.items()} for name, fields in sections.items()}
+    default = {
+        name: {key: node["default"] for key, node in fields.items()}
+        for name, fields in sections.items()
+    }
     properties: dict[str, Any] = {
-        name: {"type": "object", "additionalProperties": False, "properties": fields} for name, fields in sections.items()
+        name: {"type": "object", "additionalProperties": False, "properties": fields}
+        for name, fields in sections.items()
     }
     return {
         "type": "object",
         "additionalProperties": False,
         "default": {"out": None, "encryption_key": None, **default},
         "automl_default_parameters": ["train.rate"],
-        "automl_metrics": [{"when": {"train.shade": "light"}, "metric": "score", "direction": "maximize"}],
+        "automl_metrics": [
+            {"when": {"train.shade": "light"}, "metric": "score", "direction": "maximize"}
+        ],
         "properties": {"out": text, "encryption_key": text, **properties},
     }
 
@@ -80,5 +92,7 @@ def write_bundle(folder: Path) -> Path:
     for action in ("train", "check"):
         content = schema(action)
         (folder / "schemas" / f"{action}.schema.json").write_text(json.dumps(content))
-        (folder / "references" / f"spec_template_{action}.yaml").write_text(dump_yaml(content["default"]))
+        (folder / "references" / f"spec_template_{action}.yaml").write_text(
+            dump_yaml(content["default"])
+        )
     return folder

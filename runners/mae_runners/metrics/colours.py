@@ -1,0 +1,83 @@
+"""Colours of classes, and pictures painted with them."""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GOLDEN = 0.6180339887498949  # hues a golden section apart never come close
+IGNORED = (0, 0, 0)
+
+
+def palette(count: int) -> np.ndarray:
+    """uint8 ``[count, 3]``: colours that differ in hue, then in brightness; the same ones for every run."""
+    colours = []
+    for index in range(count):
+        value, saturation = ((0.95, 0.75), (0.65, 0.85), (0.85, 0.45))[index % 3]
+        colours.append(
+            [
+                round(255 * part)
+                for part in colorsys.hsv_to_rgb((index * GOLDEN) % 1.0, saturation, value)
+            ]
+        )
+    return np.asarray(colours, np.uint8).reshape(count, 3)
+
+
+def paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Labels integer ``[H, W]`` → uint8 ``[H, W, 3]``; what is no class (the ignored) is black."""
+    known = labels < len(colours)
+    painted = colours[np.where(known, labels, 0)]
+    return np.where(known[..., None], painted, np.asarray(IGNORED, np.uint8))
+
+
+def overlay(image: np.ndarray, painted: np.ndarray, share: float = 0.5) -> np.ndarray:
+    """The picture uint8 ``[H, W, 3]`` seen through the colours, which weigh ``share``."""
+    return np.rint((1.0 - share) * image + share * painted.astype(np.float64)).astype(np.uint8)
+
+
+def write_labels(labels: np.ndarray, path: Path) -> Path:
+    """Labels as a grey PNG whose values are the classes: 8 bits where they fit, else 16."""
+    Image.fromarray(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)).save(
+        path
+    )
+    return path
+
+
+def write_legend(classes: Sequence[str], path: Path) -> Path:
+    """``class_index, class, red, green, blue``."""
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["class_index", "class", "red", "green", "blue"])
+        for index, (name, colour) in enumerate(
+            zip(classes, palette(len(classes)).tolist(), strict=True)
+        ):
+            writer.writerow([index, name, *colour])
+    return path
+
+
+def board(rows: Sequence[Sequence[np.ndarray]], side: int = 256, gap: int = 2) -> np.ndarray:
+    """Pictures uint8 ``[H, W, 3]`` in rows and columns, each shrunk into a square of ``side`` pixels, on white."""
+    height, width = len(rows) * (side + gap) - gap, max(map(len, rows)) * (side + gap) - gap
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, pixels in enumerate(row):
+            factor = side / max(pixels.shape[:2])
+            size = (
+                max(1, round(pixels.shape[1] * factor)),
+                max(1, round(pixels.shape[0] * factor)),
+            )
+            small = np.asarray(
+                Image.fromarray(pixels).resize(
+                    size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX
+                )
+            )
+            canvas[
+                y * (side + gap) : y * (side + gap) + small.shape[0],
+                x * (side + gap) : x * (side + gap) + small.shape[1],
+            ] = small
+    return canvas

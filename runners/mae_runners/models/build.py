@@ -1,0 +1,214 @@
+"""From the spec to a model: one place where the families are told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mae_skill.archs import ARCHS, Arch, hw, nearest_sizes, num_units, size_fits
+from mae_skill.errors import SpecError
+
+from mae_runners.models.classifier import Classifier
+from mae_runners.models.common import Backboned
+from mae_runners.models.convnext import ConvNextBackbone
+from mae_runners.models.fcmae import FcMae
+from mae_runners.models.hiera import HieraBackbone
+from mae_runners.models.hiera_mae import HieraMae
+from mae_runners.models.linear import speed_up
+from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.upernet import Segmenter
+from mae_runners.models.vit import VitBackbone
+from mae_runners.models.vit_mae import VitMae
+
+_MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
+DECODER_HEADS = 16  # the papers'
+_SHAPE_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+
+
+def default_decoder_heads(width: int) -> int:
+    """16, or the largest count below that divides the decoder's ``width``."""
+    return next(heads for heads in range(DECODER_HEADS, 0, -1) if width % heads == 0)
+
+
+def build_mae(
+    model_spec: Any, train_spec: Any, input_size: int | Sequence[int]
+) -> MaskedAutoencoder:
+    """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the decoder's shape does not work.
+    """
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "mask_ratio": float(train_spec.mask_ratio),
+        "norm_pix_loss": bool(train_spec.norm_pix_loss),
+        "decoder_depth": int(model_spec.decoder_depth),
+        "decoder_embed_dim": int(model_spec.decoder_embed_dim),
+        "decoder_num_heads": int(
+            model_spec.decoder_num_heads or default_decoder_heads(int(model_spec.decoder_embed_dim))
+        ),
+        "decoder_mlp_ratio": float(model_spec.decoder_mlp_ratio),
+    }
+    model = build_from_config(config)
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classifier:
+    """The classifier of ``model`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the shape does not work.
+    """
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "global_pool": bool(model_spec.global_pool),
+        "num_classes": int(model_spec.num_classes),
+        "drop_path_rate": float(model_spec.drop_path_rate),
+    }
+    model = build_from_config(config)
+    assert isinstance(model, Classifier)
+    return model
+
+
+def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segmenter:
+    """The segmenter (UperNet) of ``model`` of the spec, freshly initialised.
+
+    Raises:
+        SpecError: the input size or the shape does not work.
+    """
+    head = model_spec.segmentation
+    config = {
+        **_encoder_config(model_spec, input_size),
+        "task": "segmentation",
+        "num_classes": int(model_spec.num_classes),
+        "drop_path_rate": float(model_spec.drop_path_rate),
+        "channels": int(head.channels),
+        "scales": [int(scale) for scale in head.pool_scales],
+        "dropout": float(head.dropout),
+        "auxiliary_channels": int(head.auxiliary_channels) if head.auxiliary_weight > 0 else 0,
+    }
+    model = build_from_config(config)
+    assert isinstance(model, Segmenter)
+    return model
+
+
+def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[str, Any]:
+    shape = {name: getattr(model_spec, name, None) for name in _SHAPE_FIELDS}
+    return {
+        "arch": str(model_spec.arch),
+        "input_size": list(hw(input_size)),
+        **{name: value for name, value in shape.items() if value is not None},
+    }
+
+
+def build_from_config(config: Mapping[str, Any]) -> Backboned:
+    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else what ``task`` says, else a
+    classifier."""
+    arch = _arch(config["arch"])
+    size = hw(config["input_size"])
+    _check_size(arch, size)
+    config = {**config, "input_size": list(size)}
+    model: Backboned
+    if "mask_ratio" in config:
+        _check_decoder(arch, config)
+        model = _MAE[arch.family](build_encoder(config, pretraining=True), config)
+    elif config.get("task") == "segmentation":
+        model = Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
+    else:
+        model = Classifier(build_encoder(config, pretraining=False), config)
+    speed_up(model)
+    return model
+
+
+def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
+    """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice instead of three times."""
+    arch = _arch(config["arch"])
+    size = hw(config["input_size"])
+    classes = 0 if pretraining else int(config["num_classes"])
+    drop_path = 0.0 if pretraining else float(config.get("drop_path_rate", 0.0))
+    overrides = {name: config[name] for name in _SHAPE_FIELDS if config.get(name) is not None}
+    if arch.family == "vit":
+        dim, heads = (
+            int(overrides.get("embed_dim", arch.dims[0])),
+            int(overrides.get("num_heads", arch.heads[0])),
+        )
+        if dim % heads or dim % 4:
+            raise SpecError(
+                "the width must be a multiple of 4 and of the number of heads",
+                field="model.embed_dim",
+                got=dim,
+                expected=f"a multiple of {math.lcm(4, heads)}",
+            )
+        return VitBackbone(
+            size,
+            patch=arch.patch,
+            embed_dim=dim,
+            depth=int(overrides.get("depth", arch.depths[0])),
+            num_heads=heads,
+            mlp_ratio=float(overrides.get("mlp_ratio", arch.mlp_ratio)),
+            num_classes=classes,
+            # The autoencoder needs the final norm on all tokens, which timm keeps under token pooling.
+            pool="avg" if not pretraining and config.get("global_pool", True) else "token",
+            drop_path=drop_path,
+        )
+    if overrides:
+        raise SpecError(
+            "only ViT architectures take shape overrides",
+            field=f"model.{min(overrides)}",
+            got=arch.name,
+            hint="leave the field null",
+        )
+    if arch.family == "convnextv2":
+        return ConvNextBackbone(
+            depths=arch.depths, dims=arch.dims, num_classes=classes, drop_path=drop_path
+        )
+    return HieraBackbone(
+        size,
+        embed_dim=arch.dims[0],
+        num_heads=arch.heads[0],
+        stages=arch.depths,
+        q_pool=2 if pretraining else 3,
+        num_classes=classes,
+        drop_path=drop_path,
+    )
+
+
+def _arch(name: str) -> Arch:
+    if name not in ARCHS:
+        raise SpecError(
+            "unknown architecture", field="model.arch", got=name, expected=", ".join(ARCHS)
+        )
+    return ARCHS[name]
+
+
+def _check_size(arch: Arch, size: tuple[int, int]) -> None:
+    if not size_fits(arch.name, size):
+        near = [nearest_sizes(arch.name, side) for side in size]
+        raise SpecError(
+            f"{arch.name} cannot take this input size",
+            field="dataset.augmentation.input_size",
+            got=list(size),
+            expected=f"height and width as multiples of {arch.size_multiple}",
+            hint=f"nearest heights: {near[0]}, widths: {near[1]}",
+        )
+
+
+def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
+    if num_units(arch.name, hw(config["input_size"])) < 2:
+        raise SpecError(
+            "one mask unit cannot be both seen and predicted",
+            field="dataset.augmentation.input_size",
+            got=config["input_size"],
+            expected=f"at least two units of {arch.unit} pixels",
+        )
+    width, heads = config["decoder_embed_dim"], config["decoder_num_heads"]
+    if arch.family != "convnextv2" and (width % heads or width % 4):
+        raise SpecError(
+            "the decoder's width must be a multiple of 4 and of its number of heads",
+            field="model.decoder_embed_dim",
+            got=width,
+            expected=f"a multiple of {math.lcm(4, heads)}",
+            hint="change model.decoder_embed_dim or model.decoder_num_heads",
+        )

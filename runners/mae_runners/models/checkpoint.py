@@ -1,0 +1,241 @@
+"""Checkpoint files: written whole or not at all, read without running code, encrypted when there is a key.
+
+A file is ``{"state_dict": {"model.…": tensor}, "epoch", "global_step", "mae": meta, "optimizer_states", …}`` with tensors and JSON types
+only,
+so `torch.load(weights_only=True)` always opens it. ``mae`` is a `CheckpointMeta`: enough to build the module again from the file alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shutil
+import tempfile
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PosixPath
+from typing import IO, Any
+
+import torch
+from mae_skill.errors import CheckpointError, NotFoundError, StorageError
+from torch import Tensor, nn
+
+from mae_runners.models.cipher import SealReader, SealWriter, is_sealed
+
+FORMAT = 1
+PREFIX = "model."
+
+
+@dataclass
+class CheckpointMeta:
+    """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module; ``spec_digest`` names the resolved
+    spec."""
+
+    arch: str
+    stage: str
+    input_size: list[int]
+    model: dict[str, Any]
+    task: str = "classification"
+    num_classes: int | None = None
+    classes: list[str] | None = None
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    global_pool: bool = True
+    spec_digest: str | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def for_model(cls, model: nn.Module, **details: Any) -> CheckpointMeta:
+        """The meta of ``model`` (a `MaskedAutoencoder`, a `Classifier` or a `Segmenter`); ``details`` are the fields the model does not
+        know (classes, mean …)."""
+        config: dict[str, Any] = dict(model.config)  # type: ignore[arg-type]
+        stage = "pretrain" if "mask_ratio" in config else "finetune"
+        known = {
+            "arch": config["arch"],
+            "stage": stage,
+            "input_size": list(config["input_size"]),
+            "model": config,
+            "task": config.get("task", "classification"),
+            "num_classes": config.get("num_classes"),
+            "global_pool": config.get("global_pool", True),
+        }
+        return cls(**{**known, **details})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], name: str) -> CheckpointMeta:
+        """From the ``mae`` entry of the file ``name``; fields of later formats are ignored."""
+        if int(data.get("format", 0)) > FORMAT:
+            raise CheckpointError(
+                f"{name} was written by a newer version",
+                got=data.get("format"),
+                expected=f"format {FORMAT}",
+                hint="upgrade mae-skill",
+            )
+        known = {item.name for item in fields(cls)}
+        try:
+            return cls(**{key: value for key, value in data.items() if key in known})
+        except TypeError as error:
+            raise CheckpointError(
+                f"the description inside {name} is incomplete", got=str(error)
+            ) from error
+
+
+def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None = None) -> None:
+    """Write ``obj`` to ``path`` atomically (temporary file in the same folder, fsync, rename); with ``key``, encrypted.
+
+    Raises:
+        StorageError: the disk is full, or a quota or limit is reached; what was there before stays.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(
+        prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if key:
+                with SealWriter(file, key) as sealed:
+                    torch.save(dict(obj), sealed)
+            else:
+                torch.save(dict(obj), file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o600 if key else 0o644)
+        Path(temporary).replace(target)
+    except BaseException as error:
+        written = Path(temporary).stat().st_size
+        Path(temporary).unlink(missing_ok=True)
+        if not _no_room(error):
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise StorageError(
+            f"no room for the checkpoint {target.name}: the write broke off after {written} bytes",
+            field="results_dir",
+            got=f"{free} bytes free in {target.parent}",
+            hint="make room, then resume the job; train.keep_checkpoints and train.checkpoint_interval make fewer files",
+        ) from error
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Whether a full disk is at the root of it: PyTorch's writer raises an error of its own over the system's."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
+    """The contents of a checkpoint, ours or foreign, on the CPU; ``.safetensors`` come back as ``{"state_dict": …}``.
+
+    Raises:
+        NotFoundError: no such file.
+        CheckpointError: unreadable, encrypted with another key, or holding more than tensors and plain data.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise NotFoundError(f"no checkpoint at {source}", got=str(source), hint="check the path")
+    if source.suffix == ".safetensors":
+        return {"state_dict": _read_safetensors(source)}
+    with source.open("rb") as file:
+        if is_sealed(source):
+            if not key:
+                raise CheckpointError(
+                    f"{source.name} is encrypted",
+                    field="encryption_key",
+                    hint="set MAE_ENCRYPTION_KEY to its key",
+                )
+            return _unpickle(SealReader(file, key, source.name), source)
+        return _unpickle(file, source)
+
+
+def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals([Namespace, PosixPath]):
+            data = torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{source.name} holds more than weights, or is damaged; it is not loaded",
+            got=str(error).splitlines()[0][:300],
+            expected="tensors and plain data, readable with weights_only=True",
+            hint="save the bare state dict again with torch.save(model.state_dict(), …) where the file came from",
+        ) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{source.name} cannot be read",
+            got=f"{type(error).__name__}: {error}"[:300],
+            hint="the file may be incomplete",
+        ) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(
+            f"{source.name} holds no state dict",
+            got=type(data).__name__,
+            expected="a mapping of names to tensors",
+        )
+    return data
+
+
+def _read_safetensors(source: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(source)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{source.name} cannot be read", got=str(error)[:300], hint="the file may be incomplete"
+        ) from error
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """The ``state_dict`` entry of a checkpoint: the model's tensors under ``model.``."""
+    return {f"{PREFIX}{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def read_meta(data: Mapping[str, Any], name: str = "the checkpoint") -> CheckpointMeta:
+    """The meta of a checkpoint of ours.
+
+    Raises:
+        CheckpointError: the file is not one of ours.
+    """
+    if "mae" not in data or "state_dict" not in data:
+        raise CheckpointError(
+            f"{name} was not written by this project's training",
+            expected="a checkpoint of the train action",
+            hint="foreign weights go into train.pretrained_model_path",
+        )
+    return CheckpointMeta.from_dict(data["mae"], name)
+
+
+def load_model(
+    path: str | os.PathLike[str], key: str | None = None
+) -> tuple[nn.Module, CheckpointMeta]:
+    """The module of a checkpoint of ours, built and filled from the file alone, in evaluation mode.
+
+    Raises:
+        NotFoundError, CheckpointError: as `read`; also when the weights do not fit the description.
+    """
+    from mae_runners.models.build import build_from_config
+
+    name = Path(path).name
+    data = read(path, key)
+    meta = read_meta(data, name)
+    model = build_from_config(meta.model)
+    state = {
+        k.removeprefix(PREFIX): v for k, v in data["state_dict"].items() if k.startswith(PREFIX)
+    }
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights in {name} do not fit its own description", got=str(error)[:500]
+        ) from error
+    return model.eval(), meta

@@ -1,0 +1,137 @@
+"""Encryption of files at rest: AES-256-GCM over chunks, so that a checkpoint of any size streams through constant memory.
+
+Layout: ``MAESEAL1 | salt 16 | nonce prefix 7 | chunk size u32 | key check`` and then the chunks, each with its 16-byte tag. The key is
+scrypt(passphrase, salt). A chunk's nonce is prefix, chunk number (u32) and a last-chunk flag (the STREAM construction of Hoang,
+Reyhanitabar,
+Rogaway and Vizár, 2015): a chunk cannot be altered, moved, dropped or appended unnoticed. The header is authenticated by the key check.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import IO, Any
+
+from mae_sdk.storage.blocks import BlockFile
+from mae_skill.errors import CheckpointError, DependencyError
+
+MAGIC = b"MAESEAL1"
+CHUNK = 1 << 20
+TAG = 16
+_HEADER = struct.Struct(">8s16s7sI")
+_CHECK_NONCE = b"\xff" * 5  # chunk number 2**32 - 1 and flag 255: never a chunk's
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file at ``path`` is one of ours, encrypted."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _aead(passphrase: str, salt: bytes) -> Any:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+    except ImportError as error:
+        raise DependencyError(
+            "encrypted checkpoints need the package cryptography", hint="install the extra train"
+        ) from error
+    return AESGCM(Scrypt(salt=salt, length=32, n=2**14, r=8, p=1).derive(passphrase.encode()))
+
+
+def _nonce(prefix: bytes, number: int, last: bool) -> bytes:
+    return prefix + struct.pack(">IB", number, int(last))
+
+
+class SealWriter(io.RawIOBase):
+    """A write-only file that encrypts what it is given into ``target``; closing it writes the last chunk (and leaves ``target`` open)."""
+
+    def __init__(self, target: IO[bytes], passphrase: str) -> None:
+        salt, self._prefix = os.urandom(16), os.urandom(7)
+        self._target, self._aead, self._number = target, _aead(passphrase, salt), 0
+        self._buffer = bytearray()
+        header = _HEADER.pack(MAGIC, salt, self._prefix, CHUNK)
+        target.write(header + self._aead.encrypt(self._prefix + _CHECK_NONCE, b"", header))
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._buffer += view
+        # The last chunk is only known at the end, so a full chunk waits until more follows it.
+        while len(self._buffer) > CHUNK:
+            self._emit(bytes(self._buffer[:CHUNK]), last=False)
+            del self._buffer[:CHUNK]
+        return len(view)
+
+    def _emit(self, data: bytes, *, last: bool) -> None:
+        self._target.write(self._aead.encrypt(_nonce(self._prefix, self._number, last), data, None))
+        self._number += 1
+
+    def close(self) -> None:
+        if not self.closed:
+            self._emit(bytes(self._buffer), last=True)
+            self._buffer.clear()
+        super().close()
+
+
+class SealReader(BlockFile):
+    """A seekable read-only view of an encrypted file; every byte it returns is authenticated.
+
+    Raises:
+        CheckpointError: wrong key, or a damaged or shortened file.
+    """
+
+    def __init__(self, source: IO[bytes], passphrase: str, name: str) -> None:
+        self._source, self._name = source, name
+        header = source.read(_HEADER.size)
+        check = source.read(TAG)
+        if len(check) < TAG:
+            raise self._damaged()
+        _, salt, self._prefix, self.block = _HEADER.unpack(header)
+        self._start = _HEADER.size + TAG
+        size = source.seek(0, os.SEEK_END) - self._start
+        self._count = -(-size // (self.block + TAG)) if self.block else 0
+        if self._count < 1:
+            raise self._damaged()
+        self.size = size - self._count * TAG
+        self._cached, self._data = -1, b""
+        self._aead = _aead(passphrase, salt)
+        if not self._opens(self._prefix + _CHECK_NONCE, check, header):
+            raise CheckpointError(
+                f"the key does not open {name}",
+                field="encryption_key",
+                hint="set MAE_ENCRYPTION_KEY to the key that the checkpoint was written with",
+            )
+        self.load(self._count - 1)  # a shortened file ends in a chunk that is not marked last
+
+    def _opens(self, nonce: bytes, sealed: bytes, extra: bytes | None) -> bool:
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            self._data = self._aead.decrypt(nonce, sealed, extra)
+        except InvalidTag:
+            return False
+        return True
+
+    def _damaged(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self._name} is damaged or incomplete",
+            hint="use another checkpoint: this one cannot be decrypted",
+        )
+
+    def load(self, number: int) -> bytes:
+        """Chunk ``number``, decrypted; the last one stays in memory."""
+        if number != self._cached:
+            self._source.seek(self._start + number * (self.block + TAG))
+            sealed = self._source.read(self.block + TAG)
+            self._cached = -1
+            if not self._opens(
+                _nonce(self._prefix, number, number == self._count - 1), sealed, None
+            ):
+                raise self._damaged()
+            self._cached = number
+        return self._data

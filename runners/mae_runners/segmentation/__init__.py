@@ -1,1 +1,0 @@
-"""Semantic segmentation outside the network: loss, figures, whole pictures from windows, colours."""

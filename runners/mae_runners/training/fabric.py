@@ -1,0 +1,276 @@
+"""The model on its devices: Fabric gives precision, DDP and FSDP; the ranks are already there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.precision.amp import MixedPrecision
+from lightning_fabric.plugins.precision.precision import Precision as FullPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from mae_skill.errors import DependencyError
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from mae_runners.context import RunContext
+
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def precision_of(train: Any, device: torch.device) -> tuple[str, str]:
+    """Fabric's precision for ``train.precision``, and why where it is not what was asked for."""
+    wanted = str(train.precision)
+    if train.distributed_strategy == "fsdp" and wanted == "fp32" and device.type == "cuda":
+        chosen = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return PRECISION[chosen], f"fsdp trains in half precision: {chosen}"
+    if wanted == "fp16" and device.type == "cpu":
+        return PRECISION["bf16"], "fp16 is not for CPUs: bf16 is used"
+    return PRECISION[wanted], f"precision {wanted}"
+
+
+class MixedInputs(MixedPrecision):
+    """Mixed precision whose inputs stay as they are: masking noise rounded to eight bits would tie, and targets would lose digits."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def shard(model: Any, mesh: Any) -> Any:
+    """Fully sharded data parallel: every block gathers its parameters for its own passes only; the rest of the model is one more unit."""
+    warnings.filterwarnings(
+        "ignore", message="FSDP2-wrapped module .* returned a view tensor"
+    )  # nothing changes a loss in place
+    for part in model.modules():
+        if isinstance(part, model.block_classes):
+            fully_shard(part, mesh=mesh["data_parallel"])
+    return fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=True)
+
+
+def compiled(model: nn.Module, device: torch.device) -> Any:
+    """`torch.compile`, of whose generated code a C++ compiler makes the kernels (on a GPU a C compiler what launches them).
+
+    Raises:
+        DependencyError: there is no such compiler. PyTorch would say so in the first step, at length.
+    """
+    variable, usual = (
+        ("CC", ("gcc", "clang"))
+        if device.type == "cuda"
+        else ("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",))
+    )
+    chosen = shlex.split(os.environ.get(variable, ""))[:1] or usual
+    if not any(shutil.which(name) for name in chosen):
+        raise DependencyError(
+            "compiling needs a compiler, and there is none",
+            field="train.compile",
+            got=", ".join(chosen),
+            expected=f"{' or '.join(usual)} on the path, or another one named by {variable}",
+            hint="install one (apt-get install g++), or set train.compile=false",
+        )
+    return torch.compile(model)
+
+
+def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fabric:
+    """A launched Fabric for this rank. The cluster environment is passed, never detected.
+
+    Args:
+        unused: whether some parameter takes no part in the loss: only then does DDP look for such.
+    """
+    train = spec.train
+    precision: Any = precision_of(train, context.device)[0]
+    accelerator = "cuda" if context.device.type == "cuda" else "cpu"
+    plugins: list[Any] = [
+        MixedInputs(precision, accelerator) if precision.endswith("-mixed") else FullPrecision()
+    ]
+    if context.world_size == 1:
+        devices: Any = [context.device.index] if accelerator == "cuda" else 1
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, plugins=[*plugins, LightningEnvironment()]
+        )
+        fabric.launch()
+        return fabric
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size))
+    if train.distributed_strategy == "fsdp":
+        strategy: Any = ModelParallelStrategy(
+            shard, data_parallel_size=context.world_size, tensor_parallel_size=1
+        )
+        strategy.cluster_environment = TorchElasticEnvironment()
+        model.to(context.device)
+    else:
+        strategy = DDPStrategy(
+            cluster_environment=TorchElasticEnvironment(), find_unused_parameters=unused
+        )
+    devices = _gpu_ids(train, local) if accelerator == "cuda" else local
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=context.world_size // local,
+        strategy=strategy,
+        plugins=plugins,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _gpu_ids(train: Any, local: int) -> list[int]:
+    from mae_runners.context import device_ids
+
+    return device_ids(train, local)[:local]
+
+
+def host_group(context: RunContext) -> Any:
+    """A gloo group for small agreements on the host, or None for one process."""
+    if context.world_size == 1:
+        return None
+    return dist.new_group(backend="gloo")
+
+
+def has_unused(task: Any) -> bool:
+    """Whether a trained parameter gets no gradient: one small forward and backward pass of the bare model."""
+    model = task.model
+    height, width = model.input_size
+    model.to(task.context.device)
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    images = torch.zeros(2, 3, height, width, device=task.context.device)
+    if task.stage == "pretrain":
+        noise = torch.rand(2, model.num_units, device=task.context.device)
+        loss = model(images, noise).loss
+    else:
+        outputs = model(images)
+        loss = torch.stack(
+            [
+                output.float().sum()
+                for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+            ]
+        ).sum()
+    loss.backward()
+    unused = any(p.requires_grad and p.grad is None for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+    for buffer, before in zip(model.buffers(), statistics, strict=True):
+        buffer.copy_(before)
+    return unused
+
+
+def is_sharded(bare: nn.Module) -> bool:
+    """Whether each rank holds only a part of the parameters."""
+    return isinstance(bare, FSDPModule)
+
+
+def call(bare: Any, name: str, *args: Any, **options: Any) -> Any:
+    """``bare.name(*args)``. Where the weights are sharded they are gathered for it: there all ranks must call it, with batches of their
+    own."""
+    if is_sharded(bare) and name not in vars(bare):
+        register_fsdp_forward_method(bare, name)
+    return getattr(bare, name)(*args, **options)
+
+
+def full_states(
+    bare: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(model state, optimiser state) as a single process has them. All ranks must call it; where the weights are sharded, both are whole
+    on rank 0, on the CPU, and empty elsewhere."""
+    if not is_sharded(bare):
+        return dict(bare.state_dict()), optimizer.state_dict()
+    model_state, optimizer_state = get_state_dict(
+        bare, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    named: dict[str, Any] = dict(optimizer_state)
+    if not named:
+        return dict(model_state), {}
+    # Names become the numbers that a plain optimiser gives its parameters, in the order of the groups.
+    groups: list[dict[str, Any]] = []
+    entries: dict[int, Any] = {}
+    number = 0
+    for group in named["param_groups"]:
+        groups.append({**group, "params": list(range(number, number + len(group["params"])))})
+        for name in group["params"]:
+            if name in named["state"]:
+                entries[number] = named["state"][name]
+            number += 1
+    return dict(model_state), {"state": entries, "param_groups": groups}
+
+
+def optimizer_names(bare: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of an optimiser's parameters, in the order in which its state numbers them."""
+    names = {id(parameter): name for name, parameter in bare.named_parameters()}
+    return [
+        names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]
+    ]
+
+
+def restore_optimizer(
+    bare: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    saved: list[str] | None,
+) -> None:
+    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it.
+
+    Moments go to their parameters by name. All else (groups, weight decay, betas, which kernel does the update) is what this run's spec
+    and machine say. A parameter that was not trained before starts with no moments.
+
+    Args:
+        saved: `optimizer_names` of the run that wrote the state; None: those of this one.
+    """
+    ordered = optimizer_names(bare, optimizer)
+    saved = saved or ordered
+    entries = {saved[number]: entry for number, entry in state["state"].items()}
+    groups = optimizer.state_dict()["param_groups"]
+    if not is_sharded(bare):
+        found = {number: entries[name] for number, name in enumerate(ordered) if name in entries}
+        optimizer.load_state_dict({"state": found, "param_groups": groups})
+        return
+    parameters = dict(bare.named_parameters())
+
+    def fresh(name: str) -> dict[str, Tensor]:
+        shape = parameters[name].shape
+        return {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros(shape),
+            "exp_avg_sq": torch.zeros(shape),
+        }
+
+    named: dict[str, Any] = {
+        "state": {name: entries.get(name) or fresh(name) for name in ordered},
+        "param_groups": [
+            {**group, "params": [ordered[number] for number in group["params"]]} for group in groups
+        ],
+    }
+    set_optimizer_state_dict(bare, optimizer, named, options=StateDictOptions(full_state_dict=True))
+
+
+def load_weights(bare: nn.Module, state: dict[str, Any]) -> None:
+    """Loads a whole model state, sharded or not; every rank must call it."""
+    if is_sharded(bare):
+        set_model_state_dict(bare, state, options=StateDictOptions(full_state_dict=True))
+    else:
+        bare.load_state_dict(state)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer, scaler: Any, clip: float | None) -> Tensor:
+    """The norm of the whole gradient, a scalar on the device; clipped to `clip` afterwards. Under an fp16 scaler the gradients are
+    unscaled first."""
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    parameters = [
+        p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if clip:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

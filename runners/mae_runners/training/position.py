@@ -1,0 +1,298 @@
+"""Where training is, written and read back exactly.
+
+A checkpoint is taken at an optimiser-step boundary. Beside the weights it holds the optimiser, the EMA, the fp16 scaler, the position (epoch,
+place in the epoch's order, optimiser step), the sums of the running epoch and what early stopping remembers. Schedule and randomness are
+functions of the position, so nothing else is needed. The place counts images in the order that all ranks share, so that another number of
+ranks goes on with the images that are left, each once. With `ema_decay`, `state_dict` holds the averaged weights (what one deploys) and
+`live_state_dict` the ones being trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+from torch import nn
+
+from mae_runners.context import RunContext
+from mae_runners.models import checkpoint
+
+NAME = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth$")
+# Fields that may change between attempts without changing what is being trained.
+FREE = (
+    "results_dir",
+    "encryption_key",
+    "wandb",
+    "evaluate",
+    "inference",
+    "export",
+    "gen_trt_engine",
+    "model_name",
+)
+FREE_TRAIN = (
+    "num_epochs",
+    "resume_training_checkpoint_path",
+    "results_dir",
+    "checkpoint_interval",
+    "checkpoint_interval_unit",
+    "keep_checkpoints",
+    "validation_interval",
+)
+FREE_TRAIN += (
+    "gpu_ids",
+    "num_gpus",
+    "num_nodes",
+    "accelerator",
+    "early_stopping",
+    "pretrained_model_path",
+    "compile",
+    "cudnn",
+    "probe",
+)
+FREE_DATASET = (
+    "num_workers_per_gpu",
+    "max_corrupt_fraction",
+    "train_data_sources",
+    "val_data_sources",
+    "test_data_sources",
+)
+FREE_DATASET += ("probe_train_data_sources", "probe_val_data_sources")
+FREE_DATASET += tuple(f"segmentation.{role}_mask_sources" for role in ("train", "val", "test"))
+
+
+@dataclass
+class Position:
+    """How far training is. In `epoch`, `batch` counts the micro-batches done and `place` the images of the common order; `step` the
+    optimiser steps done in all; the sums are of the running epoch, over all ranks."""
+
+    epoch: int = 0
+    batch: int = 0
+    place: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: float = 0.0
+    best: float | None = None
+    stale_epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def seed_all(*key: int) -> None:
+    """Reseeds `random`, numpy and torch (all devices) from a tuple of integers."""
+    value = zlib.crc32(np.asarray(key, dtype=np.int64).tobytes())
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def identity(spec: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved spec that decides what is trained, flattened to dotted keys."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = value
+
+    walk("", {key: value for key, value in spec.items() if key not in FREE})
+    dropped = {f"train.{name}" for name in FREE_TRAIN} | {
+        f"dataset.{name}" for name in FREE_DATASET
+    }
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in dropped)
+    }
+
+
+def newest_first(train_dir: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first by their names; the end of an epoch comes after every step of it."""
+
+    def order(path: Path) -> tuple[int, float]:
+        match = NAME.search(path.name)
+        assert match
+        return int(match[1]), float(match[2]) if match[2] else float("inf")
+
+    return sorted(
+        (path for path in train_dir.glob("model_epoch_*.pth") if NAME.search(path.name)),
+        key=order,
+        reverse=True,
+    )
+
+
+def find(
+    train_dir: Path, explicit: str | None, spec: dict[str, Any], context: RunContext
+) -> dict[str, Any] | None:
+    """The checkpoint to continue from: the one named, else the newest readable one of the folder, else None.
+
+    Raises:
+        NotFoundError, CheckpointError: the named one cannot be used, or no checkpoint of the folder can be read.
+        UsageError: the folder holds a run with another spec.
+    """
+    if explicit:
+        data = checkpoint.read(explicit, context.encryption_key)
+        if "position" not in data:
+            raise CheckpointError(
+                "this checkpoint holds no training position",
+                field="train.resume_training_checkpoint_path",
+                got=explicit,
+                hint="use train.pretrained_model_path to start a new run from its weights",
+            )
+        _must_fit(data, spec, explicit, strict=False)
+        context.log(f"resuming from {explicit}")
+        return data
+    first_error: CheckpointError | None = None
+    for path in newest_first(train_dir):
+        try:
+            data = checkpoint.read(path, context.encryption_key)
+            if "position" not in data:
+                raise CheckpointError("it holds no training position", got=str(path))
+        except (CheckpointError, NotFoundError) as error:
+            first_error = first_error or (error if isinstance(error, CheckpointError) else None)
+            context.warn(
+                f"{path.name} cannot be read ({error.message}); taking the checkpoint before it"
+            )
+            continue
+        _must_fit(data, spec, path.name, strict=True)
+        context.log(
+            f"resuming from {path.name}: epoch {data['position']['epoch']}, step {data['position']['step']}"
+        )
+        return data
+    if first_error is not None:
+        raise first_error
+    return None
+
+
+def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: bool) -> None:
+    meta = data.get("mae", {})
+    for key, wanted in (("arch", spec["model"]["arch"]), ("stage", spec["train"]["stage"])):
+        if meta.get(key) != wanted:
+            field_name = "model.arch" if key == "arch" else "train.stage"
+            raise CheckpointError(
+                f"{name} was trained with another {key}",
+                field=field_name,
+                got=wanted,
+                expected=str(meta.get(key)),
+                hint="use another results_dir, or start from its weights with train.pretrained_model_path",
+            )
+    before, now = data.get("identity") or {}, identity(spec)
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if strict and before and changed:
+        told = "; ".join(f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed[:8])
+        raise UsageError(
+            "the results folder holds a run with another spec",
+            field=changed[0],
+            got=told,
+            expected="the spec that the run was started with",
+            hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue under the new spec",
+        )
+
+
+def fill(model: nn.Module, state: dict[str, Any]) -> None:
+    """Loads a checkpoint's weights into the model that goes on from them.
+
+    Raises:
+        CheckpointError: the spec describes a model of another shape.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            "the spec describes another model than the checkpoint holds",
+            field="train.resume_training_checkpoint_path",
+            got=" ".join(str(error).split("\n\t")[1:2])[:300],
+            expected="the model and the input size that the run was started with",
+            hint="start a new run from its weights with train.pretrained_model_path",
+        ) from error
+
+
+def environment(world_size: int, effective_batch: int) -> dict[str, Any]:
+    """What bit-identity depends on beside the spec."""
+    return {
+        "world_size": world_size,
+        "effective_batch": effective_batch,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: RunContext) -> None:
+    """Says which of the conditions of bit-identity changed since the checkpoint was written."""
+    before = data.get("environment") or {}
+    changed = [
+        f"{key} {before.get(key)} → {now[key]}" for key in now if before.get(key) != now[key]
+    ]
+    if changed:
+        context.warn("the curve continues, but not bit for bit: " + ", ".join(changed))
+
+
+def data_identity(task: Any) -> dict[str, Any]:
+    """What tells one training set from another: how many images, and a digest of their names inside the source (not of where it lies)."""
+    digest = hashlib.sha256()
+    for name in task.train.source.members:
+        digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
+    return {"images": len(task.train_indices), "names": digest.hexdigest()}
+
+
+def check_data(
+    found: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool
+) -> None:
+    """Compares the training images with those that the checkpoint was trained on.
+
+    Raises:
+        UsageError: they are others, and the checkpoint was not named by the user.
+    """
+    before = found.get("data") or now
+    if before == now:
+        return
+    told = f"{before['images']} images" + (
+        f" → {now['images']}" if before["images"] != now["images"] else " with other names"
+    )
+    if not explicit:
+        raise UsageError(
+            "the results folder holds a run on other training images",
+            field="dataset.train_data_sources",
+            got=told,
+            expected="the images that the run was started with; they may lie elsewhere",
+            hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue on other images",
+        )
+    context.warn(
+        f"the training images are not those of the checkpoint ({told}): the epoch it was in starts over"
+    )
+
+
+def restore_position(found: dict[str, Any], data: dict[str, Any]) -> Position:
+    """The position of a checkpoint; on other images (`data`) at the start of its epoch."""
+    position = Position(
+        **{
+            key: value
+            for key, value in found["position"].items()
+            if key in Position.__dataclass_fields__
+        }
+    )
+    if (found.get("data") or data) != data:
+        position.batch, position.place, position.loss_sum, position.loss_count = 0, 0, 0.0, 0.0
+    return position
+
+
+def pack_position(position: Position) -> dict[str, Any]:
+    return asdict(position)
+
+
+def point_latest(train_dir: Path, arch: str, target: Path) -> None:
+    """Lets `<arch>_latest.pth` point at `target`, atomically."""
+    link = train_dir / f"{arch}_latest.pth"
+    temporary = train_dir / f".{link.name}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.name)
+    temporary.replace(link)

@@ -1,0 +1,281 @@
+"""One view over every data source: a folder, an archive, an object-store prefix, or a list of these.
+
+Archives and remote sources are read from the local cache; a local folder is read in place. Member names are sorted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mae_skill.errors import DataError, StorageError
+
+from mae_sdk.data.archive import Limits
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, class_labels, is_image
+from mae_sdk.storage import urls
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class _Part(Protocol):
+    uri: str
+    names: Names
+    digest: str
+
+    def read(self, index: int) -> bytes: ...
+
+    def size(self, index: int) -> int: ...
+
+
+class Source:
+    """The images of one or more sources, by index. Fork- and pickle-safe: it holds names, offsets and paths, no open connection.
+
+    Attributes:
+        uris: where it came from, redacted.
+        members: relative names of the images, sorted within each source.
+        digest: sha256 that identifies the data: names, sizes and checksums (archives) or times of change (folders).
+    """
+
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        import numpy as np
+
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part.names) for part in parts], dtype=np.int64)
+        self.uris = [part.uri for part in parts]
+        self.digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
+        self._labelled: tuple[list[str], np.ndarray[Any, Any]] | None = None
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _locate(self, index: int) -> tuple[_Part, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = 0
+        while index >= self._ends[number]:
+            number += 1
+        return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Relative names of the images."""
+        return self._parts[0].names if len(self._parts) == 1 else _Joined(self)
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of one image.
+
+        Raises:
+            StorageError: it vanished or the cached copy is damaged.
+        """
+        part, inner = self._locate(index)
+        return part.read(inner)
+
+    def size(self, index: int) -> int:
+        """Its length in bytes."""
+        part, inner = self._locate(index)
+        return part.size(inner)
+
+    def path(self, index: int) -> str:
+        """A name a person can find it by: ``source/member``."""
+        part, inner = self._locate(index)
+        return f"{part.uri.rstrip('/')}/{part.names[inner]}"
+
+    def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
+        """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabelled; see `mae_sdk.data.names.class_labels`.
+
+        Raises:
+            DataError: a folder is not among ``known``.
+        """
+        import numpy as np
+
+        if known is None:
+            found = [class_labels(part.names) for part in self._parts]
+            classes = sorted({name for names, _ in found for name in names})
+            place = {name: i for i, name in enumerate(classes)}
+            labels = [
+                np.array([*(place[n] for n in names), -1], dtype=np.int64)[values]
+                for names, values in found
+            ]
+            return classes, np.concatenate(labels)
+        return list(known), np.concatenate(
+            [class_labels(part.names, known)[1] for part in self._parts]
+        )
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names that the folders spell, sorted; empty for flat sources."""
+        return self._found()[0]
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any]:
+        """int64 [len(self)], an index into `classes`, -1 = unlabelled."""
+        return self._found()[1]
+
+    def _found(self) -> tuple[list[str], np.ndarray[Any, Any]]:
+        if self._labelled is None:
+            self._labelled = self.label()
+        return self._labelled
+
+
+class _Joined(Sequence[str]):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part, inner = self._source._locate(int(index) + (len(self) if index < 0 else 0))
+        return part.names[inner]
+
+
+class _Folder:
+    """Images in a local folder, read in place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+        found = sorted(_walk(root))
+        self.names = Names.of(name for name, _, _ in found)
+        digest = hashlib.sha256()
+        for name, size, stamp in found:
+            digest.update(f"{name}\0{size}\0{stamp}\n".encode("utf-8", "surrogateescape"))
+        self.digest = digest.hexdigest()
+
+    def read(self, index: int) -> bytes:
+        path = self.root / str(self.names[index])
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}", got=str(path)) from error
+
+    def size(self, index: int) -> int:
+        return (self.root / str(self.names[index])).stat().st_size
+
+
+def _walk(root: Path) -> list[tuple[str, int, int]]:
+    """``(name, size, mtime_ns)`` of every image; links are followed, circles are not; what goes while we look was never there.
+
+    Raises:
+        StorageError: a folder may not be read.
+    """
+    found: list[tuple[str, int, int]] = []
+    seen: set[tuple[int, int]] = set()
+    stack = [("", root)]
+    while stack:
+        prefix, folder = stack.pop()
+        try:
+            stat = folder.stat()
+            if (stat.st_dev, stat.st_ino) in seen:
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    if entry.is_dir():
+                        stack.append((name + "/", Path(entry.path)))
+                    elif is_image(name) and entry.is_file():
+                        with contextlib.suppress(FileNotFoundError):
+                            info = entry.stat()
+                            found.append((name, info.st_size, info.st_mtime_ns))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError(
+                f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False
+            ) from error
+    return found
+
+
+class _Packed:
+    """Images of a cache entry; its other files are left aside."""
+
+    def __init__(self, uri: str, pack: Any) -> None:
+        import numpy as np
+
+        self.uri = urls.redact(uri)
+        self._pack = pack
+        self._rows = np.flatnonzero(
+            np.fromiter((is_image(name) for name in pack.names), dtype=bool, count=len(pack.names))
+        )
+        whole = len(self._rows) == len(pack.names)
+        self.names = pack.names if whole else Names.of(pack.names[int(i)] for i in self._rows)
+        self.digest = pack.index["digest"]
+
+    def read(self, index: int) -> bytes:
+        data: bytes = self._pack.read(int(self._rows[index]))
+        return data
+
+    def size(self, index: int) -> int:
+        return int(self._pack.sizes[self._rows[index]])
+
+
+def open_source(
+    uri: str | os.PathLike[str] | Sequence[str],
+    cache_dir: str | os.PathLike[str] | None = None,
+    storage_options: dict[str, Any] | None = None,
+    limits: Limits | None = None,
+) -> Source:
+    """Open a data source, or a list of them as one.
+
+    Args:
+        uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case), either behind an fsspec URL, or a list.
+        cache_dir: where archives and remote sources are kept; see `mae_sdk.data.cache.cache_dir`.
+        storage_options: options of the fsspec file system. Credentials belong in the environment.
+        limits: bounds on what an archive may ask for.
+
+    Raises:
+        DataError: missing, empty, without images, hostile or corrupt. An empty source never means "everything".
+        StorageError: the network or the store failed.
+    """
+    uris = (
+        [os.fspath(uri)] if isinstance(uri, (str, os.PathLike)) else [os.fspath(one) for one in uri]
+    )
+    if not uris or not all(one.strip() for one in uris):
+        raise DataError(
+            "the data source is empty",
+            got=uri if isinstance(uri, str) else list(uris),
+            expected="a path or URL, or a list of them",
+        )
+    return Source([_open_one(one, cache_dir, storage_options, limits) for one in uris])
+
+
+def _open_one(
+    uri: str, cache_dir: Any, storage_options: dict[str, Any] | None, limits: Limits | None
+) -> _Part:
+    part: _Part
+    where = urls.redact(uri)
+    local = None if urls.is_remote(uri) else urls.local_path(uri)
+    if local is not None and local.is_dir():
+        part = _Folder(local)
+    elif local is not None and not local.exists():
+        raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
+    elif local is not None and not urls.is_archive(uri):
+        raise DataError(
+            f"{where} is neither a folder nor an archive",
+            got=where,
+            expected="a folder, .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
+        )
+    else:
+        from mae_sdk.data.cache import pack_of
+
+        part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits, images_only=True))
+    if not len(part.names):
+        inside = (
+            sorted(path.name for path in local.iterdir() if urls.is_archive(path.name))
+            if local is not None and local.is_dir()
+            else []
+        )
+        hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
+        expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
+        raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
+    return part

@@ -1,0 +1,302 @@
+"""``checkpoints.json``: which checkpoints a training run has written, what each is worth, and how the best one is chosen.
+
+The index is the only source of "best": metric and direction are stored in it, never guessed from a name. A checkpoint that is missing
+or damaged (size or sha256) is never handed out: *latest* and *best* step back to the previous good one and say so, an explicit epoch is
+an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+
+from mae_sdk.jobs.records import read_json, write_json
+from mae_sdk.jobs.status import finite
+
+INDEX_NAME = "checkpoints.json"
+POLICIES = "best, latest or epoch:N"
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class Choice:
+    """A chosen checkpoint. `notices` says aloud what was passed over and why."""
+
+    entry: Entry
+    reason: str
+    notices: list[str] = field(default_factory=list)
+
+
+def parse_policy(policy: str) -> tuple[str, int | None]:
+    """``best``, ``latest`` or ``epoch:N`` (also ``best_model``, ``latest_model``, ``from_epoch_number:N``) as (kind, epoch).
+
+    Raises:
+        UsageError: for any other text.
+    """
+    text = str(policy).strip().lower()
+    if text in ("best", "best_model"):
+        return "best", None
+    if text in ("latest", "latest_model"):
+        return "latest", None
+    match = re.fullmatch(r"(?:epoch|from_epoch_number)[:=](\d+)", text)
+    if match:
+        return "epoch", int(match[1])
+    raise UsageError("unknown checkpoint policy", field="checkpoint", got=policy, expected=POLICIES)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str | None]) -> Choice:
+    """Choose from the content of an index.
+
+    Args:
+        index: the content of ``checkpoints.json``.
+        policy: ``best``, ``latest`` or ``epoch:N``.
+        damaged: says what is wrong with the file of an entry, or None.
+
+    Raises:
+        NotFoundError: nothing to choose from, or no such epoch.
+        CheckpointError: every candidate is damaged, or the one asked for by epoch is.
+    """
+    kind, epoch = parse_policy(policy)
+    entries: list[Entry] = sorted(
+        index.get("checkpoints", []), key=lambda entry: (entry["epoch"], entry["step"])
+    )
+    if not entries:
+        raise NotFoundError(
+            "the job has no checkpoint",
+            field="checkpoint",
+            expected="a training job that saved at least one",
+        )
+    best = index.get("best") or {}
+    if kind == "epoch":
+        candidates = [entry for entry in reversed(entries) if entry["epoch"] == epoch]
+        if not candidates:
+            known = sorted({entry["epoch"] for entry in entries})
+            raise NotFoundError(
+                f"no checkpoint of epoch {epoch}",
+                field="checkpoint",
+                got=policy,
+                expected=f"one of the epochs {_ranges(known)}",
+            )
+        reason = f"epoch {epoch}"
+    elif kind == "best" and best.get("metric"):
+        metric, maximise = best["metric"], best["direction"] == "maximize"
+        scored = [entry for entry in entries if _number(entry["metrics"].get(metric)) is not None]
+        scored.sort(
+            key=lambda entry: (
+                entry["metrics"][metric] * (-1 if maximise else 1),
+                entry["epoch"],
+                entry["step"],
+            )
+        )
+        if not scored:
+            raise NotFoundError(
+                f"no checkpoint carries the metric {metric}",
+                field="checkpoint",
+                got=policy,
+                hint="ask for latest or epoch:N",
+            )
+        candidates, reason = scored, f"best {metric} ({'highest' if maximise else 'lowest'})"
+    elif kind == "best":
+        raise NotFoundError(
+            "the job does not say which metric is best",
+            field="checkpoint",
+            got=policy,
+            hint="ask for latest or epoch:N",
+        )
+    else:
+        candidates, reason = entries[::-1], "latest"
+    notices: list[str] = []
+    for entry in candidates:
+        problem = damaged(entry)
+        if problem is None:
+            value = entry["metrics"].get(best.get("metric", ""))
+            return Choice(
+                entry,
+                f"{reason}, epoch {entry['epoch']}"
+                + (f", {best['metric']} {value:.6g}" if _number(value) is not None else ""),
+                notices,
+            )
+        notices.append(f"{entry['file']} is passed over: {problem}")
+        if kind == "epoch":
+            break
+    raise CheckpointError(
+        "no usable checkpoint: " + "; ".join(notices), field="checkpoint", got=policy
+    )
+
+
+def _number(value: Any) -> float | None:
+    return (
+        float(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] → "0-2, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
+class CheckpointIndex:
+    """The index of one training folder. One writer (rank 0), any number of readers.
+
+    Args:
+        train_dir: the folder that holds the checkpoints and ``checkpoints.json``.
+    """
+
+    def __init__(self, train_dir: str | os.PathLike[str]) -> None:
+        self.train_dir = Path(train_dir)
+        self.path = self.train_dir / INDEX_NAME
+        self.notices: list[str] = []
+
+    def read(self) -> dict[str, Any]:
+        """The content: ``{"best": {"metric", "direction"} | None, "checkpoints": [...]}``; empty where there is none."""
+        if not self.path.exists():
+            return {"best": None, "checkpoints": []}
+        return read_json(self.path)
+
+    def add(
+        self,
+        path: str | os.PathLike[str],
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, Any],
+        stage: str | None = None,
+        arch: str | None = None,
+        input_size: Sequence[int] | None = None,
+        **more: Any,
+    ) -> Entry:
+        """Record a checkpoint that is wholly written. One with the same file name is replaced.
+
+        `more` is kept as it is (JSON types): class count, mean, std, whatever a child job inherits.
+
+        Raises:
+            NotFoundError: the file does not exist.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise NotFoundError("checkpoint to record does not exist", got=str(file))
+        entry: Entry = {
+            "file": os.path.relpath(file, self.train_dir),
+            "epoch": int(epoch),
+            "step": int(step),
+            "metrics": finite(dict(metrics)),
+            "size": file.stat().st_size,
+            "sha256": sha256_of(file),
+            "stage": stage,
+            "arch": arch,
+            "input_size": None if input_size is None else list(input_size),
+            **finite(more),
+        }
+        content = self.read()
+        content["checkpoints"] = [
+            old for old in content["checkpoints"] if old["file"] != entry["file"]
+        ] + [entry]
+        write_json(self.path, content)
+        return entry
+
+    def set_best_policy(self, metric: str, direction: str) -> None:
+        """Store which metric decides and whether it is to ``minimize`` or ``maximize``."""
+        if direction not in ("minimize", "maximize"):
+            raise UsageError(
+                "unknown direction",
+                field="direction",
+                got=direction,
+                expected="minimize or maximize",
+            )
+        content = self.read()
+        content["best"] = {"metric": metric, "direction": direction}
+        write_json(self.path, content)
+
+    def thin(self, keep: int) -> list[str]:
+        """Remove the entries of all but the newest `keep` checkpoints and the best one.
+
+        Returns:
+            Their file names, for the writer to delete: the index never names a file that is gone.
+        """
+        content = self.read()
+        entries: list[Entry] = sorted(
+            content["checkpoints"], key=lambda entry: (entry["epoch"], entry["step"])
+        )
+        kept = {entry["file"] for entry in entries[-keep:]}
+        with contextlib.suppress(NotFoundError):  # no metric yet
+            kept.add(choose(content, "best", lambda entry: None).entry["file"])
+        gone = [str(entry["file"]) for entry in entries if entry["file"] not in kept]
+        if gone:
+            write_json(
+                self.path,
+                {
+                    **content,
+                    "checkpoints": [
+                        entry for entry in content["checkpoints"] if entry["file"] in kept
+                    ],
+                },
+            )
+        return gone
+
+    def choose(self, policy: str = "best") -> Choice:
+        """Like `select`, with the entry and the reasons."""
+        return choose(self.read(), policy, self._damage)
+
+    def select(self, policy: str = "best") -> Path:
+        """The file that `policy` names; what was passed over is in `notices`.
+
+        Raises:
+            NotFoundError, CheckpointError, UsageError: see `choose`.
+        """
+        choice = self.choose(policy)
+        self.notices = choice.notices
+        return self.train_dir / str(choice.entry["file"])
+
+    def _damage(self, entry: Entry) -> str | None:
+        path = self.train_dir / str(entry["file"])
+        if not path.is_file():
+            return "the file is gone"
+        if path.stat().st_size != entry["size"]:
+            return f"{path.stat().st_size} bytes instead of {entry['size']}"
+        if sha256_of(path) != entry["sha256"]:
+            return "its sha256 differs from the recorded one"
+        return None
+
+
+def read_index(text: str, where: str) -> dict[str, Any]:
+    """Parse the text of an index.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    try:
+        content = json.loads(text)
+        if isinstance(content["checkpoints"], list):
+            return dict(content)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise CheckpointError(
+        "the checkpoint index cannot be read", got=where, hint="name a checkpoint file instead"
+    )

@@ -1,0 +1,169 @@
+"""Why a run failed: a category, the first lines of the log that matter, and a hint."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from mae_sdk.jobs.records import read_json
+
+CATEGORIES = (
+    "out_of_memory",
+    "data",
+    "spec",
+    "numeric",
+    "signal",
+    "lost_process",
+    "dependency",
+    "storage",
+    "checkpoint",
+    "runner",
+)
+
+_OF_CODE = {
+    "spec_invalid": "spec",
+    "usage": "spec",
+    "data": "data",
+    "not_found": "data",
+    "checkpoint": "checkpoint",
+    "missing_dependency": "dependency",
+    "storage": "storage",
+    "numeric": "numeric",
+    "out_of_memory": "out_of_memory",
+}
+_OF_EXIT = {2: "spec", 3: "data", 4: "data", 7: "dependency", 8: "storage", 127: "dependency"}
+_PATTERNS = [
+    (
+        "out_of_memory",
+        r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|MemoryError|Cannot allocate memory|std::bad_alloc",
+    ),
+    (
+        "dependency",
+        r"ModuleNotFoundError|ImportError|command not found|cannot open shared object file",
+    ),
+    (
+        "numeric",
+        r"loss is (nan|inf)|non-finite|\bNaN\b.*(loss|grad)|(loss|grad).*\bNaN\b|FloatingPointError",
+    ),
+    (
+        "storage",
+        r"No space left on device|EndpointConnectionError|NoSuchBucket|AccessDenied|ConnectTimeout",
+    ),
+    (
+        "data",
+        r"UnidentifiedImageError|truncated|FileNotFoundError|no images|No such file or directory",
+    ),
+    ("spec", r"spec_invalid|ValidationError"),
+]
+_HINTS = {
+    "out_of_memory": "halve the batch size and double accum_grad_batches, or turn gradient checkpointing on",
+    "dependency": "install the missing package or extra in the environment that runs the job",
+    "numeric": "lower the learning rate, clip gradients, or use fp32/bf16 instead of fp16",
+    "storage": "check space, credentials and endpoint, then resume the job",
+    "data": "look at the source with `mae inspect SOURCE`",
+    "spec": "check the spec with `mae validate`",
+    "signal": "the runner was killed from outside; resume the job to go on from its last checkpoint",
+    "lost_process": "the supervisor or its machine died; resume the job to go on from its last checkpoint",
+    "checkpoint": "choose another checkpoint with --checkpoint",
+    "runner": "see the log",
+}
+_RAISED = re.compile(r"(?:\[rank \d+\] )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)(?::|$)")
+"""The line that ends a Python traceback."""
+_NOISE = re.compile(r"^\s*$|warning", re.IGNORECASE)
+
+
+def failure(
+    category: str,
+    message: str,
+    *,
+    lines: list[str] | None = None,
+    error: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The ``failure`` of an attempt: ``category, message, lines, hint, error``."""
+    hint = (error or {}).get("hint") or _HINTS[category]
+    return {
+        "category": category,
+        "message": message,
+        "lines": lines or [],
+        "hint": hint,
+        "error": error,
+    }
+
+
+def analyse(
+    job_dir: Path, exit_code: int, *, rank: int | None = None, log_start: int = 0
+) -> dict[str, Any]:
+    """Explain an exit code from the error that the runner left, else from the log.
+
+    Args:
+        job_dir: the job folder.
+        exit_code: of the rank that failed first; negative for a signal, as in `subprocess`.
+        rank: which one it was.
+        log_start: where in the log the attempt begins; what earlier attempts said explains nothing.
+    """
+    who = "the runner" if not rank else f"rank {rank} of the runner"
+    try:
+        error = read_json(job_dir / "error.json")
+        category = _OF_CODE.get(
+            str(error.get("category") or error.get("code")), _OF_EXIT.get(exit_code, "runner")
+        )
+        return failure(
+            category,
+            str(error.get("message", "")) or f"{who} ended with exit code {exit_code}",
+            error=error,
+        )
+    except (OSError, ValueError, AttributeError):
+        pass
+    tail = _tail(job_dir / "log.txt", log_start)
+    telling = [index for index, line in enumerate(tail) if not _NOISE.search(line)]
+    raised = [index for index in telling if _RAISED.match(tail[index])]
+    telling = (
+        raised[-1:] or telling
+    )  # an exception that ended it says more than anything that went before
+    for category, pattern in _PATTERNS:
+        found = [index for index in telling if re.search(pattern, tail[index])]
+        if found:
+            line = tail[found[-1]].strip()
+            return failure(
+                category,
+                f"{who} ended with exit code {exit_code}: {line[:300]}",
+                lines=_around(tail, found[-1]),
+            )
+    if exit_code < 0:
+        name = (
+            signal.Signals(-exit_code).name
+            if -exit_code in signal.Signals._value2member_map_
+            else f"signal {-exit_code}"
+        )
+        extra = (
+            "; on Linux this is also how the kernel ends a process when memory runs out"
+            if name == "SIGKILL"
+            else ""
+        )
+        return failure("signal", f"{who} was killed by {name}{extra}", lines=_last(tail))
+    last = _around(tail, raised[-1]) if raised else _last(tail)
+    said = tail[raised[-1]] if raised else last[-1] if last else ""
+    message = f"{who} ended with exit code {exit_code}" + (
+        f": {said.strip()[:300]}" if said else ""
+    )
+    return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=last)
+
+
+def _tail(path: Path, start: int, size: int = 65536) -> list[str]:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, start, stream.tell() - size))
+            return stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _around(lines: list[str], index: int, span: int = 4) -> list[str]:
+    return [line.rstrip()[:300] for line in lines[max(0, index - span) : index + 2] if line.strip()]
+
+
+def _last(lines: list[str], count: int = 8) -> list[str]:
+    return [line.rstrip()[:300] for line in lines if not _NOISE.search(line)][-count:]

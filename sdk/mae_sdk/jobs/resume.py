@@ -1,0 +1,37 @@
+"""What a further attempt of a job needs: its spec pointed at the newest checkpoint of its own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mae_skill.errors import NotFoundError
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+
+
+def prepare(job_dir: Path) -> Path | None:
+    """Rewrite ``spec.yaml`` for the newest attempt, by the resume mappings in the record (``resume_keys``, ``ptm_keys``).
+
+    Returns:
+        The checkpoint that it resumes from; None where there is none yet.
+    """
+    record = records.read_record(job_dir)
+    keys = record.get("resume_keys") or []
+    if not keys:
+        return None
+    try:
+        checkpoint = CheckpointIndex(job_dir / record["action"]).select("latest")
+    except NotFoundError:
+        return None
+    from mae_skill.dotted import set_dotted
+    from mae_skill.reader import dump_yaml, read_spec
+
+    path = job_dir / "spec.yaml"
+    spec = read_spec(path)
+    for key in keys:
+        set_dotted(spec, key, str(checkpoint))
+    for key in record.get("ptm_keys") or []:
+        set_dotted(spec, key, None)
+    records.write_text(path, dump_yaml(spec))
+    return checkpoint

@@ -1,0 +1,236 @@
+"""The results root: a local folder or a URL that holds job folders, read the same way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mae_skill.errors import NotFoundError, StorageError, UsageError
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.records import Record
+from mae_sdk.storage import urls
+
+if TYPE_CHECKING:
+    from mae_sdk.job import Job
+
+DEFAULT_ROOT = "mae-results"
+
+
+class Root:
+    """A results root.
+
+    Args:
+        where: a path or URL; None means ``MAE_RESULTS_ROOT``, else ``./mae-results``.
+
+    Raises:
+        UsageError: it is an empty text.
+
+    A job under a remote root is run in a local scratch folder; on the machine that runs it, its state is read there.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
+        text = (
+            os.environ.get("MAE_RESULTS_ROOT") or DEFAULT_ROOT
+            if where is None
+            else os.fspath(where)
+        )
+        if not text:
+            raise UsageError(
+                "an empty text names nothing",
+                field="results_root",
+                got="",
+                expected="a folder or URL, or leave the option out",
+            )
+        self.remote = urls.is_remote(text)
+        self.url = text.rstrip("/") if self.remote else str(urls.local_path(text).resolve())
+
+    def job_url(self, job_id: str) -> str:
+        """Where a job's folder is, or will be."""
+        return urls.join(self.url, job_id)
+
+    def work_dir(self, job_id: str) -> Path:
+        """The local folder in which the job runs: its folder, or its scratch when the root is remote."""
+        if not self.remote:
+            return Path(self.url) / job_id
+        base = (
+            os.environ.get("MAE_SCRATCH")
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae" / "scratch"
+        )
+        return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
+
+    def record(self, job_id: str) -> Record:
+        """The record of a job.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        check_id(job_id)
+        if not self.remote:
+            return records.read_record(self.work_dir(job_id))
+        scratch = self.work_dir(job_id)
+        if (scratch / records.RECORD_NAME).exists():
+            return records.read_record(scratch)
+        text = self.read(job_id, records.RECORD_NAME).decode(errors="replace")
+        return records.parse_record(text, job_id, urls.join(urls.redact(self.url), job_id))
+
+    def read(self, job_id: str, relative: str) -> bytes:
+        """A file of a job folder.
+
+        Raises:
+            NotFoundError: there is no such file.
+        """
+        local = self.work_dir(job_id) / relative
+        if not self.remote or local.exists():
+            try:
+                return local.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                raise NotFoundError(f"job {job_id} has no {relative}", got=str(local)) from None
+        from mae_sdk.storage import transfer
+
+        return transfer.read_bytes(urls.join(self.job_url(job_id), relative))
+
+    def files(self, job_id: str) -> dict[str, int]:
+        """Every file of a job folder, relative path → size."""
+        if not self.remote:
+            base = self.work_dir(job_id)
+            return {
+                str(path.relative_to(base)): path.stat().st_size
+                for path in sorted(base.rglob("*"))
+                if path.is_file()
+            }
+        from mae_sdk.storage import transfer
+
+        return {
+            name: int(details.get("size") or 0)
+            for name, details in transfer.list_details(self.job_url(job_id)).items()
+        }
+
+    def ids(self) -> list[str]:
+        """Every job id under the root.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
+        if not self.remote:
+            try:
+                with os.scandir(self.url) as entries:
+                    return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+            except FileNotFoundError:
+                return []
+            except OSError as error:
+                raise StorageError(
+                    f"the results root cannot be listed: {error}",
+                    field="results_root",
+                    got=self.url,
+                ) from None
+        fs, path = urls.filesystem(self.url)
+        try:
+            found = fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise StorageError(
+                f"the results root cannot be listed: {error}", got=urls.redact(self.url)
+            ) from error
+        return [
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            for entry in found
+            if entry["type"] == "directory"
+        ]
+
+    def resolve(self, prefix: str) -> str:
+        """The id that `prefix` names.
+
+        Raises:
+            NotFoundError: none. UsageError: more than one.
+        """
+        check_id(prefix)
+        if not self.remote and (Path(self.url) / prefix / records.RECORD_NAME).exists():
+            return prefix
+        ids = self.ids()
+        if prefix in ids:
+            return prefix
+        found = [job_id for job_id in ids if job_id.startswith(prefix)]
+        top = [job_id for job_id in found if "." not in job_id]
+        found = top if len(top) == 1 else found
+        if not found:
+            raise NotFoundError(
+                "no such job",
+                field="job",
+                got=prefix,
+                expected=f"a job under {urls.redact(self.url)}",
+                hint="mae jobs list",
+            )
+        if len(found) > 1:
+            raise UsageError(
+                "the prefix names more than one job",
+                field="job",
+                got=prefix,
+                expected="one of " + ", ".join(sorted(found)[:8]),
+            )
+        return found[0]
+
+
+def open_job(root: Root, job_id: str) -> Job:
+    """The job of an id that exists."""
+    if root.remote:
+        from mae_sdk.jobs.remote import RemoteJob
+
+        return RemoteJob(root, job_id)
+    from mae_sdk.job import Job
+
+    return Job(root.work_dir(job_id))
+
+
+def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
+    """The jobs of a root, newest first; trials of AutoML jobs on request."""
+    found = [open_job(root, job_id) for job_id in root.ids() if trials or "." not in job_id]
+    if root.remote:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as pool:
+            made = list(pool.map(_created, found))
+    else:
+        made = [_changed(job.folder) for job in found]
+    ordered = sorted(
+        (pair for pair in zip(made, found, strict=True) if pair[0] is not None),
+        key=lambda pair: str(pair[0]),
+        reverse=True,
+    )
+    return [job for _, job in ordered]
+
+
+def _created(job: Job) -> str | None:
+    try:
+        return str(job.record.get("created_at") or "")
+    except NotFoundError:
+        return None
+
+
+def _changed(folder: Path) -> str | None:
+    """When a local job was made, from its spec file: nothing is read."""
+    for name in ("spec.yaml", records.RECORD_NAME):
+        try:
+            return f"{(folder / name).stat().st_mtime:020.6f}"
+        except OSError:
+            continue
+    return None
+
+
+def check_id(job_id: str) -> None:
+    """Refuse what cannot be a job id, before it becomes part of a path.
+
+    Raises:
+        UsageError: it is empty, hidden, or holds anything but letters, digits, dot, dash and underscore.
+    """
+    if (
+        not job_id
+        or job_id[0] in ".-"
+        or not all(c.isascii() and (c.isalnum() or c in "._-") for c in job_id)
+    ):
+        raise UsageError(
+            "not a job id", field="job", got=job_id, expected="letters, digits, '.', '-', '_'"
+        )

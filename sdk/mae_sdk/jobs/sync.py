@@ -1,0 +1,235 @@
+"""A job folder and its copy behind a URL: followed while the job runs, brought back to resume elsewhere.
+
+Checkpoints go before the index that names them, and the record goes last, so a reader never finds a name without its file. There is one
+writer per job; `claim` decides who that is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import MaeError, StorageError
+
+from mae_sdk.jobs import records
+from mae_sdk.storage import transfer, urls
+
+SYNC_NAME = "sync.json"
+_INDEXES = ("checkpoints.json", "result.json")
+_GROWING = (".txt", ".json", ".jsonl", ".csv", ".log")
+
+
+def claim(url: str, record: records.Record) -> records.Record | None:
+    """Create the remote record of a job, once whoever else tries.
+
+    Returns:
+        None when this call created it, else the record that was there first.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    target = urls.join(url, records.RECORD_NAME)
+    record = {
+        **record,
+        "claim": uuid.uuid4().hex,
+    }  # tells a repeated request of ours from another caller's
+    data = json.dumps(record, indent=1, allow_nan=False).encode()
+    try:
+        transfer.write_bytes(target, data, if_none_match=True)
+    except StorageError as error:
+        if error.retryable or not transfer.exists(target):
+            raise
+        first: records.Record = json.loads(transfer.read_bytes(target))
+        return None if first.get("claim") == record["claim"] else first
+    return None
+
+
+class Follower:
+    """Copies a job folder to a URL as it changes, in a thread of its own.
+
+    Args:
+        job_dir: the folder.  url: where its copy lies.  seconds: the pause between two looks (``MAE_SYNC_SECONDS``, 5 s).
+
+    A failure while the job runs is tried again at the next look; only `finish` raises.
+    """
+
+    def __init__(self, job_dir: Path, url: str, seconds: float | None = None) -> None:
+        self.job_dir, self.url = Path(job_dir), url.rstrip("/")
+        self.seconds = (
+            float(os.environ.get("MAE_SYNC_SECONDS", "5")) if seconds is None else seconds
+        )
+        try:
+            launch = records.read_record(self.job_dir).get("launch") or {}
+        except MaeError:
+            launch = {}
+        self._excludes = [str(pattern) for pattern in launch.get("upload_excludes") or []]
+        self._done: dict[str, tuple[int, int]] = {}
+        self._note: dict[str, Any] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="sync", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Copy what is left and compare the sizes at the far end.
+
+        Raises:
+            StorageError: a file did not arrive.
+        """
+        self._over.set()
+        self._thread.join()
+        self._round()
+        self.push_record()
+        there = transfer.list_details(self.url)
+        wrong = [
+            name
+            for name, (size, _) in self._done.items()
+            if there.get(name, {}).get("size") != size
+        ]
+        if wrong:
+            raise StorageError(
+                f"{len(wrong)} files did not arrive whole: {', '.join(sorted(wrong)[:5])}",
+                got=urls.redact(self.url),
+            )
+
+    def push_record(self) -> None:
+        """Copy ``job.json`` as it is now."""
+        data = (self.job_dir / records.RECORD_NAME).read_bytes()
+        transfer.write_bytes(urls.join(self.url, records.RECORD_NAME), data)
+
+    def _follow(self) -> None:
+        while not self._over.wait(self.seconds):
+            try:
+                self._round()
+                self.push_record()
+            except (
+                Exception
+            ) as error:  # the next round tries again, and finish() says it if that fails too
+                print(f"sync: {error}", file=sys.stderr)
+
+    def _round(self) -> None:
+        files, links = self._scan()
+        changed = [name for name, mark in files.items() if self._done.get(name) != mark]
+        for names in (
+            [n for n in changed if Path(n).name not in _INDEXES],
+            [n for n in changed if Path(n).name in _INDEXES],
+        ):
+            self._upload(names, files)
+        note = {"work_dir": str(self.job_dir), "links": links}
+        if note != self._note:
+            transfer.write_bytes(
+                urls.join(self.url, SYNC_NAME), json.dumps(note, indent=1).encode()
+            )
+            self._note = note
+        for name in [name for name in self._done if name not in files]:
+            transfer.delete(urls.join(self.url, name))
+            del self._done[name]
+
+    def _upload(self, names: list[str], files: dict[str, tuple[int, int]]) -> None:
+        """Upload; files that may still grow are copied aside first, so that what arrives is one moment of them."""
+        if not names:
+            return
+        marks = {name: files[name] for name in names}
+        with tempfile.TemporaryDirectory(prefix="mae-sync-") as aside:
+            pairs = []
+            for number, name in enumerate(names):
+                path = self.job_dir / name
+                if path.suffix in _GROWING or "tfevents" in path.name:
+                    still = Path(aside) / str(number)
+                    try:
+                        before = path.stat()
+                        shutil.copyfile(path, still)
+                    except FileNotFoundError:
+                        del marks[name]
+                        continue
+                    marks[name] = (still.stat().st_size, before.st_mtime_ns)
+                    path = still
+                elif not path.is_file():
+                    del marks[name]
+                    continue
+                pairs.append((str(path), urls.join(self.url, name)))
+            transfer.upload_many(pairs)
+        self._done.update(marks)
+
+    def _scan(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+        """Relative path → (bytes, time of change) of what is copied, and links inside the folder → their targets."""
+        files: dict[str, tuple[int, int]] = {}
+        links: dict[str, str] = {}
+        for base, folders, names in os.walk(self.job_dir):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                path = Path(base) / name
+                relative = str(path.relative_to(self.job_dir))
+                if name.startswith(".") or relative in (
+                    records.RECORD_NAME,
+                    records.CANCEL_NAME,
+                    SYNC_NAME,
+                ):
+                    continue
+                if any(fnmatch.fnmatch(relative, pattern) for pattern in self._excludes):
+                    continue
+                if path.is_symlink() and path.resolve().is_relative_to(self.job_dir.resolve()):
+                    links[relative] = str(path.readlink())
+                    continue
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:
+                    continue
+                files[relative] = (stat.st_size, stat.st_mtime_ns)
+        return files, links
+
+
+def pull(url: str, job_dir: Path) -> None:
+    """Bring a job folder back, to resume it on this machine. Paths inside its spec and command follow to their new place.
+
+    A folder that has a record already is left as it is. The record is written last: a pull that was cut short starts again.
+
+    Raises:
+        NotFoundError: there is no such job.  StorageError: a file could not be brought.
+    """
+    job_dir = Path(job_dir)
+    if (job_dir / records.RECORD_NAME).exists():
+        return
+    record = transfer.read_bytes(urls.join(url, records.RECORD_NAME))
+    there = transfer.list_details(url)
+    note = json.loads(transfer.read_bytes(urls.join(url, SYNC_NAME))) if SYNC_NAME in there else {}
+    names = [
+        name for name in there if name not in (records.RECORD_NAME, SYNC_NAME) and not _climbs(name)
+    ]
+    job_dir.mkdir(parents=True, exist_ok=True)
+    transfer.download_many([(urls.join(url, name), str(job_dir / name)) for name in names])
+    for name, target in (note.get("links") or {}).items():
+        link = job_dir / name
+        if _climbs(name) or not (link.parent / target).resolve().is_relative_to(job_dir.resolve()):
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    text = record.decode()
+    before = str(note.get("work_dir") or "")
+    if before and before != str(job_dir):
+        spec = job_dir / "spec.yaml"
+        if spec.is_file():
+            records.write_text(spec, spec.read_text(encoding="utf-8").replace(before, str(job_dir)))
+        text = text.replace(json.dumps(before)[1:-1], json.dumps(str(job_dir))[1:-1])
+    content = json.loads(text)
+    command = (content.get("launch") or {}).get("command")
+    if (
+        command
+        and Path(command[0]).is_absolute()
+        and not Path(command[0]).exists()
+        and "python" in Path(command[0]).name
+    ):
+        command[0] = sys.executable
+    records.write_json(job_dir / records.RECORD_NAME, content)
+
+
+def _climbs(name: str) -> bool:
+    return name.startswith("/") or ".." in Path(name).parts

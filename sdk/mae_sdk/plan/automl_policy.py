@@ -1,0 +1,122 @@
+"""Whether a train request goes through AutoML.
+
+An explicit ``automl_policy`` wins; else the words of the request decide; else ``auto``. The choice holds for this run only and never
+changes the bundle. AutoML needs the packaged schema and template of the action: without either, or when either cannot be parsed, the run
+is plain and says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mae_skill.errors import DependencyError, MaeError, UsageError
+
+NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
+
+_NOT = r"\b(?:don['’]?t|do\s+not|not|never)\s+"
+_OFF_WORDS = re.compile(
+    r"\b(?:(?:turn(?:ed)?|switch(?:ed)?)\s+(?:auto-?ml|hpo)\s+off|(?:turn|switch)\s+off\s+(?:the\s+)?(?:auto-?ml|hpo)"
+    r"|(?:disabl\w+|no|without|skip)\s+(?:the\s+)?(?:auto-?ml|hpo|hyper-?parameter\s+(?:search|optimi[sz]ation|tuning))"
+    r"|(?:auto-?ml|hpo)(?:[_ ]policy)?\s*[:=]?\s*(?:off|disabled)|plain\s+(?:training|train|run)"
+    rf"|{_NOT}(?:use|using|run|running|do|start|want|need)\s+(?:any\s+|the\s+)?(?:auto-?ml|hpo))\b",
+    re.IGNORECASE,
+)
+_NEGATED = re.compile(rf"{_NOT}(?:\w+\s+){{0,1}}$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether AutoML runs, and why. `report` is the sentence to tell the user when it was wanted and cannot run."""
+
+    automl: bool
+    policy: str
+    reason: str
+    report: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "enabled": self.automl,
+            "policy": self.policy,
+            "reason": self.reason,
+            "report": self.report,
+        }
+
+
+def policy_word(value: Any) -> str:
+    """``auto``, ``on`` (the same) or ``off``; YAML booleans are accepted.
+
+    Raises:
+        UsageError: any other word.
+    """
+    if isinstance(value, bool):
+        return "auto" if value else "off"
+    text = str(value).strip().lower()
+    if text in ("auto", "on", "true"):
+        return "auto"
+    if text in ("off", "false"):
+        return "off"
+    raise UsageError(
+        "unknown AutoML policy", field="automl_policy", got=value, expected="auto, on or off"
+    )
+
+
+def decide(
+    bundle: Any, action: str, automl_policy: Any = None, request: str | None = None
+) -> Decision:
+    """Decide for one run of `action` of `bundle`.
+
+    Raises:
+        UsageError: the policy word is unknown.
+    """
+    explicit = None if automl_policy is None else policy_word(automl_policy)
+    if action != "train":
+        return Decision(False, explicit or "auto", f"{action} is never searched")
+    if explicit == "off":
+        return Decision(False, "off", "turned off for this run by automl_policy")
+    if explicit is None and request:
+        words = next(
+            (
+                found
+                for found in _OFF_WORDS.finditer(request)
+                if not _NEGATED.search(request[: found.start()])
+            ),
+            None,
+        )
+        if words:
+            return Decision(False, "off", f"turned off for this run by the request: “{words[0]}”")
+    if not bundle.info.get("automl_enabled"):
+        return Decision(False, "auto", "the bundle does not enable AutoML")
+    for what, read in (("schema", bundle.schema), ("spec template", bundle.template)):
+        try:
+            if not read(action):
+                raise ValueError("empty")
+        except (MaeError, OSError, ValueError, KeyError) as error:
+            return Decision(
+                False,
+                "auto",
+                f"the {action} {what} is missing or cannot be parsed: {str(error).splitlines()[0]}",
+                NOT_RUNNABLE,
+            )
+    return Decision(
+        True,
+        "auto",
+        "the bundle enables AutoML" if explicit is None else "asked for by automl_policy",
+    )
+
+
+def require_optuna() -> None:
+    """Refuse an AutoML run where its engine is missing, before anything starts.
+
+    Raises:
+        DependencyError: Optuna is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("optuna") is None:
+        raise DependencyError(
+            "AutoML needs Optuna, which is not installed",
+            field="automl_policy",
+            hint="pip install 'mae-skill[train]', or turn AutoML off for this run with automl_policy=off",
+        )

@@ -1,0 +1,297 @@
+"""How long a planned run takes, and how that is known: measured now, recorded from earlier jobs of this machine, or worked out.
+
+A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and prints a JSON object as its last line
+(``seconds_per_step``, and what else it knows); ``cost_keys`` names the spec fields that decide what a step costs; its estimator may say
+``seconds_per_step`` from the work of a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import json
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import MaeError, UsageError
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.root import Root
+
+MEASURE_SECONDS = 300.0
+_LOOK_BACK = 50  # of the newest jobs: how many are asked what a step took
+
+
+def cost_key(
+    info: Mapping[str, Any], action: str, spec: Mapping[str, Any], launch: Mapping[str, Any]
+) -> str | None:
+    """A digest of what decides the time of a step: equal for runs whose steps cost the same here. None where the bundle does not say."""
+    from mae_skill.dotted import get_dotted
+
+    keys = (info.get("cost_keys") or {}).get(action)
+    if not isinstance(keys, list):
+        return None
+    shape = [
+        launch.get("processes"),
+        launch.get("device_count"),
+        None if launch.get("devices") else cores(),
+    ]
+    values = {str(key): get_dotted(spec, str(key)) for key in keys}
+    return hashlib.sha256(
+        json.dumps([values, shape], sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_facts() -> dict[str, Any]:
+    """``device``: the first visible GPU's name from the driver's files (no call into it), else ``cpu``; ``cores`` this process may use."""
+    from mae_sdk.run.devices import visible_gpus
+
+    facts: dict[str, Any] = {"cores": cores()}
+    if not visible_gpus():
+        return {**facts, "device": "cpu"}
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return {**facts, "device": line.partition(":")[2].strip()}
+    return facts
+
+
+def time_of(
+    info: Mapping[str, Any], plan: Any, *, measured: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The ``time`` part of a plan's estimates: ``seconds_per_step, seconds_per_epoch, seconds_total, basis``; what is not known is left out.
+
+    Args:
+        measured: what `measure` found.
+    """
+    if measured is not None:
+        step: float | None = float(measured["seconds_per_step"])
+        where = measured.get("device") or "this machine"
+        basis = f"measured: {measured.get('steps', 'some')} steps of one process on {where}"
+    else:
+        step, basis = _recorded(info, plan)
+        if step is None:
+            step, basis = (
+                plan.estimates.get("seconds_per_step"),
+                str(plan.estimates.get("seconds_basis") or "analytic"),
+            )
+    if step is None:
+        return {
+            "basis": "not known: no such job has run here and the device is unknown; --measure times some steps"
+        }
+    found: dict[str, Any] = {"seconds_per_step": round(step, 5)}
+    if plan.steps_per_epoch:
+        found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
+        epochs = _epochs(info, plan)
+        if epochs:
+            found["seconds_total"] = round(step * plan.steps_per_epoch * epochs, 1)
+            if plan.study is not None:
+                trials, together = (
+                    plan.study["options"].get("max_trials"),
+                    int(plan.study["concurrency"] or 1),
+                )
+                if trials:
+                    found["seconds_study_at_most"] = round(
+                        found["seconds_total"] * -(-int(trials) // together), 1
+                    )
+    return {**found, "basis": f"{basis}; start, validation and checkpoints come on top"}
+
+
+def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
+    from mae_skill.dotted import get_dotted
+
+    from mae_sdk.automl.setup import keys_of
+
+    spec = plan.spec if plan.study is None else plan.study["spec"]  # whose trials may run shorter
+    key = keys_of(info, spec).get("epochs")
+    value = get_dotted(spec, key) if key else None
+    return value if isinstance(value, int) else None
+
+
+def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
+    """The median step of the newest jobs of this results root that ran on this machine and cost the same."""
+    wanted = cost_key(info, plan.action, plan.spec, plan.launch)
+    if wanted is None or Root(plan.results_root).remote:
+        return None, ""
+    from mae_sdk.jobs.status import read_status
+    from mae_sdk.run.process import same_host
+
+    steps: list[float] = []
+    jobs = 0
+    for folder in _newest(plan.results_root, plan.action):
+        try:
+            record = records.read_record(folder)
+        except MaeError:
+            continue
+        if record.get("cost_key") != wanted or not same_host(
+            records.last_attempt(record)["process"] or {}
+        ):
+            continue
+        lines = read_status(folder / "status.json")
+        taken = [
+            float(line["time_per_step"])
+            for line in lines
+            if isinstance(line.get("time_per_step"), (int, float))
+        ]
+        steps += taken
+        jobs += bool(taken)
+    return (
+        (
+            statistics.median(steps),
+            f"recorded: {jobs} earlier job{'s' * (jobs > 1)} of the same shape here",
+        )
+        if steps
+        else (None, "")
+    )
+
+
+def _newest(root: str, action: str) -> list[Path]:
+    """The folders of the jobs of an action that changed last."""
+    try:
+        with os.scandir(root) as entries:
+            found = [
+                (e.stat().st_mtime, e.path)
+                for e in entries
+                if e.name.startswith(f"{action}-") and "." not in e.name
+            ]
+    except OSError:
+        return []
+    return [Path(path) for _, path in heapq.nlargest(_LOOK_BACK, found)]
+
+
+def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS) -> dict[str, Any]:
+    """Run the bundle's measurement of the planned spec in a folder that goes away afterwards.
+
+    Raises:
+        UsageError: the bundle cannot measure this action, or the measurement ended in an error, which is told.
+    """
+    from mae_skill.reader import dump_yaml
+
+    from mae_sdk.run.process_group import without_cluster
+
+    command = str(((info.get("actions") or {}).get(plan.action) or {}).get("measure_command") or "")
+    if not command:
+        raise UsageError(
+            "the bundle cannot measure this action",
+            field="measure",
+            got=plan.action,
+            expected="an action with measure_command",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="mae-measure-"))
+    try:
+        (folder / "spec.yaml").write_text(dump_yaml(plan.spec))
+        places = {
+            "{python}": sys.executable,
+            "{config_path}": str(folder / "spec.yaml"),
+            "{job_dir}": str(folder),
+        }
+        words = shlex.split(command)
+        for name, value in places.items():
+            words = [word.replace(name, value) for word in words]
+        environment = {
+            **without_cluster(os.environ),
+            **{k: str(v) for k, v in plan.request.env.items()},
+            **plan.secrets,
+        }
+        with (
+            _as_a_job_would(plan.launch, environment),
+            (folder / "out").open("wb") as out,
+            (folder / "err").open("wb") as err,
+        ):
+            process = subprocess.Popen(
+                words,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                _end(process)
+        return _read(folder, code, timeout, environment)
+    except OSError as error:
+        raise UsageError(
+            f"the measurement could not be started: {error}", field="measure", got=command
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _as_a_job_would(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
+    """Threads as a job that started now would get them."""
+    from mae_sdk.run.cores import CoreShare
+
+    share = CoreShare()
+    if not launch.get("devices"):
+        with contextlib.suppress(OSError):
+            environment.update(share.join().settings(environment))
+    try:
+        yield
+    finally:
+        share.release()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of the measurement stays, its loader's workers included."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read(
+    folder: Path, code: int | None, timeout: float, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    from mae_sdk.jobs.secrets import redact, secret_values
+
+    lines = (folder / "out").read_text(errors="replace").strip().splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        found = {}
+    if (
+        code == 0
+        and isinstance(found, dict)
+        and isinstance(found.get("seconds_per_step"), (int, float))
+    ):
+        return found
+    if code is None:
+        raise UsageError(
+            "the measurement did not end in time",
+            field="measure",
+            got=f"over {timeout:g} s",
+            hint="plan without --measure",
+        )
+    error = found.get("error") if isinstance(found, dict) else None
+    if isinstance(error, dict):
+        raise UsageError(
+            f"the measured run failed: {error.get('message')}",
+            field=error.get("field") or "measure",
+            hint=error.get("hint"),
+        )
+    last = (folder / "err").read_text(errors="replace").strip().splitlines()[-1:] or [
+        "it printed nothing"
+    ]
+    said = redact(last[0], secret_values(environment))[:300]
+    raise UsageError(
+        f"the measured run ended with exit code {code}: {said}", field="measure", got=code
+    )

@@ -1,0 +1,97 @@
+"""Settings that a job takes over from its parent, as ``inherit`` of the bundle lists them.
+
+A checkpoint knows best what it is: what ``checkpoints.json`` says of it comes before what the parent's spec says. Explicit values win, but
+not over what cannot be otherwise: a value that contradicts the checkpoint is an error. Image size and normalisation may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mae_skill.errors import MaeError, SpecError
+
+from mae_sdk.jobs.outputs import ParentInfo
+
+_MAY_DIFFER = ("input_size", "mean", "std")
+
+
+def settings(action: str, info: Mapping[str, Any], parent: ParentInfo | None) -> dict[str, Any]:
+    """Dotted key → inherited value, for the keys that the parent knows anything about."""
+    if parent is None:
+        return {}
+    found = {}
+    for key in _keys(action, info):
+        value = _of_checkpoint(key, parent)
+        stated = _of_spec(key, parent)
+        if value is None or _same(value, stated):
+            value = stated  # the same, in the words of the spec
+        if value is not None:
+            found[key] = _single(value) if key.endswith("input_size") else value
+    return found
+
+
+def contradictions(
+    action: str,
+    info: Mapping[str, Any],
+    parent: ParentInfo | None,
+    spec: Mapping[str, Any],
+    given: Collection[str],
+) -> list[MaeError]:
+    """One error for every value that the user set against what the parent's checkpoint is.
+
+    Args:
+        spec: the resolved spec of the job to be.  given: the dotted keys that the user set.
+    """
+    from mae_skill.dotted import get_dotted
+
+    if parent is None:
+        return []
+    errors: list[MaeError] = []
+    for key in _keys(action, info):
+        if key not in given or _word(key) in _MAY_DIFFER:
+            continue
+        value, theirs = get_dotted(spec, key), _of_checkpoint(key, parent)
+        if value is not None and theirs is not None and not _same(value, theirs):
+            errors.append(
+                SpecError(
+                    f"the parent job {parent.id} was made with another value",
+                    field=key,
+                    got=value,
+                    expected=str(theirs),
+                    hint="leave it out, or take another parent",
+                )
+            )
+    return errors
+
+
+def _keys(action: str, info: Mapping[str, Any]) -> list[str]:
+    return [str(key) for key in (info.get("inherit") or {}).get(action) or []]
+
+
+def _word(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _of_checkpoint(key: str, parent: ParentInfo) -> Any:
+    return (parent.checkpoint_meta or {}).get(_word(key))
+
+
+def _of_spec(key: str, parent: ParentInfo) -> Any:
+    from mae_skill.dotted import get_dotted
+
+    return get_dotted(parent.spec, key)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, where a single side means a square."""
+    if isinstance(one, list) != isinstance(other, list):
+        one, other = _single(one), _single(other)
+    return bool(one == other)
+
+
+def _single(value: Any) -> Any:
+    """``[a, a]`` as ``a``."""
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        return value[0]
+    return value

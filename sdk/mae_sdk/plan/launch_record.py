@@ -1,0 +1,129 @@
+"""How many processes and which devices a job of a bundle gets, and its command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import SpecError
+
+from mae_sdk.jobs.root import Root
+from mae_sdk.run.devices import visible_gpus
+
+
+def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
+    """The spec key that holds the number of devices of `action`: the bundle's ``gpu_spec_key``, in the action's own section if it has one."""
+    from mae_skill.dotted import get_dotted
+
+    key = info.get("gpu_spec_key")
+    if not isinstance(key, str):
+        return None
+    own = ".".join([action, *key.split(".")[1:]])
+    for name in (own, key):
+        if get_dotted(spec, name) is not None:
+            return name if name == own or action in key.split(".") else None
+    return None
+
+
+def shape(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """``processes, devices, device_count`` of a job (devices are names to reserve from; empty without GPUs)."""
+    from mae_skill.dotted import get_dotted
+
+    key = device_key(info, action, spec)
+    section = key.rpartition(".")[0] if key else action
+    ids = get_dotted(spec, f"{section}.gpu_ids") or []
+    wanted = max(
+        int(get_dotted(spec, key, 1) or 1) if key else 1, len(ids) if isinstance(ids, list) else 1
+    )
+    distributed = bool((info["actions"][action] or {}).get("distributed"))
+    word = get_dotted(spec, f"{section}.accelerator") or get_dotted(spec, "train.accelerator")
+    gpus = (
+        []
+        if word == "cpu" or (action == "export" and get_dotted(spec, "export.on_cpu"))
+        else visible_gpus()
+    )
+    processes = wanted if distributed and (gpus or word == "cpu") else 1
+    if not gpus or not key:
+        return {"processes": processes, "devices": [], "device_count": 0}
+    chosen = [int(item) for item in ids if isinstance(item, int)] if isinstance(ids, list) else []
+    named = (
+        chosen if chosen and chosen != list(range(len(chosen))) and len(chosen) >= wanted else []
+    )
+    if any(item >= len(gpus) for item in named):
+        raise SpecError(
+            "no such device",
+            field=f"{section}.gpu_ids",
+            got=named,
+            expected=f"indices below {len(gpus)}: the devices of this machine",
+        )
+    count = wanted if distributed else 1
+    return {
+        "processes": processes,
+        "devices": [gpus[item] for item in named] or gpus,
+        "device_count": min(count, len(gpus)),
+    }
+
+
+def launch_record(
+    info: Mapping[str, Any],
+    action: str,
+    spec: Mapping[str, Any],
+    root: Root,
+    job_id: str,
+    job_dir: Path,
+) -> dict[str, Any]:
+    """The ``launch`` part of job.json for a plain job.
+
+    Raises:
+        SpecError: the bundle's command cannot be read.
+    """
+    entry = info["actions"][action] or {}
+    places = {
+        "{python}": sys.executable,
+        "{config_path}": str(job_dir / "spec.yaml"),
+        "{job_dir}": str(job_dir),
+    }
+    record: dict[str, Any] = {
+        "command": [_fill(word, places) for word in words(entry, action)],
+        "result": entry.get("result"),
+        "cwd": str(Path.cwd()),
+        "grace_seconds": float(entry.get("grace_seconds") or 30.0),
+        **shape(info, action, spec),
+    }
+    if root.remote:
+        record["remote"] = root.job_url(job_id)
+        record["upload_excludes"] = list(entry.get("upload_excludes") or [])
+    return record
+
+
+def words(entry: Mapping[str, Any], action: str) -> list[str]:
+    """The command of an action, split as a shell would; no shell runs it.
+
+    Raises:
+        SpecError: there is none, or its quotes do not close.
+    """
+    try:
+        found = shlex.split(str(entry.get("command") or ""))
+    except ValueError as error:
+        raise SpecError(
+            "the command cannot be split",
+            field=f"actions.{action}.command",
+            got=entry.get("command"),
+            hint=str(error),
+        ) from None
+    if not found:
+        raise SpecError(
+            "the action names no command",
+            field=f"actions.{action}.command",
+            expected="a command with {config_path}",
+        )
+    return found
+
+
+def _fill(word: str, places: Mapping[str, str]) -> str:
+    for name, value in places.items():
+        word = word.replace(name, value)
+    return word

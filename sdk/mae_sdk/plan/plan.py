@@ -1,0 +1,158 @@
+"""A plan: a job that has not been launched, everything it will be, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mae_sdk.jobs.secrets import is_secret_name, redact_tree
+from mae_sdk.plan.request import Request
+
+
+@dataclass
+class Plan:
+    """A job that has not been launched: everything it will be, and why.
+
+    Attributes:
+        spec: the resolved spec.  provenance: dotted key → origin.  sources: dotted key → what is read, with counts where counted.
+        mappings: the fields filled by inference functions.  policy: whether AutoML runs and why.  automl: the study, or None.
+        steps_per_epoch, effective_batch: of one training run; None where the data is not counted.
+        estimates: of the bundle's estimator, with their basis.  warnings, notices: for the user.
+    """
+
+    request: Request
+    job_id: str
+    job_dir: str
+    results_root: str
+    spec: dict[str, Any]
+    provenance: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+    mappings: list[dict[str, Any]]
+    policy: dict[str, Any]
+    launch: dict[str, Any]
+    facts: dict[str, Any]
+    parent: dict[str, Any] | None = None
+    study: dict[str, Any] | None = None
+    steps_per_epoch: int | None = None
+    effective_batch: int | None = None
+    estimates: dict[str, Any] = field(default_factory=dict)
+    warnings: list[Any] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    stage: str | None = None
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    applied: list[Any] = field(default_factory=list, repr=False)
+
+    @property
+    def action(self) -> str:
+        return self.request.action
+
+    @property
+    def automl(self) -> dict[str, Any] | None:
+        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is no AutoML run."""
+        if self.study is None:
+            return None
+        space = self.study["space"]
+        knobs = {knob["name"]: _range_text(knob) for knob in space["knobs"]}
+        metric = ", ".join(
+            f"{item['metric']} ({item['direction']})" for item in self.study["objectives"]
+        )
+        return {
+            "metric": metric,
+            "knobs": knobs,
+            "left_out": space.get("left_out") or {},
+            "max_trials": self.study["options"]["max_trials"],
+            "concurrency": self.study["concurrency"],
+            "options": self.study["options"],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types, without secrets: what ``mae plan --json`` prints."""
+        document = {
+            "action": self.action,
+            "stage": self.stage,
+            "job_id": self.job_id,
+            "platform": self.request.platform,
+            "results_root": self.results_root,
+            "command": " ".join(self.launch["command"]),
+            "parent": self.parent,
+            "policy": self.policy,
+            "automl": self.automl,
+            "sources": self.sources,
+            "mappings": self.mappings,
+            "processes": self.launch.get("trial_processes", self.launch["processes"]),
+            "effective_batch": self.effective_batch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "estimates": self.estimates,
+            "env": sorted({*self.request.env, *self.secrets}),
+            "spec": self.spec,
+            "provenance": {key: _origin(value) for key, value in self.provenance.items()},
+            "notices": self.notices,
+            "warnings": [
+                item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings
+            ],
+        }
+        hidden = [
+            *self.secrets.values(),
+            *(value for name, value in self.request.env.items() if is_secret_name(name) and value),
+        ]
+        shown: dict[str, Any] = redact_tree(document, hidden)
+        return shown
+
+    def to_python(self) -> str:
+        """The short script that launches this plan through the SDK. Secret values are read from the environment, never printed."""
+        request = self.request
+        lines = []
+        for item in fields(Request):
+            value = getattr(request, item.name)
+            default: Any = (
+                {}
+                if item.name in ("automl", "spec_overrides", "env")
+                else "local"
+                if item.name == "platform"
+                else None
+            )
+            if item.name in ("action", "skill_dir") or value is None or value == default:
+                continue
+            if item.name == "env":
+                lines.append(
+                    f"    env={{{', '.join(_env_item(name, text) for name, text in value.items())}}},"
+                )
+                continue
+            if item.name == "spec" and not isinstance(value, str):
+                value = redact_tree(_without_key(value), list(self.secrets.values()))
+            lines.append(f"    {item.name}={value!r},")
+        body = "\n".join(lines)
+        imports = "import os\n\n" if "os.environ" in body else ""
+        skill = f"Skill({request.skill_dir!r})" if request.skill_dir else "Skill()"
+        return (
+            f"{imports}from mae_sdk import Skill\n\nskill = {skill}\njob = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
+            "print(job.id)\njob.wait()\nprint(job.metrics())\n"
+        )
+
+
+def _env_item(name: str, text: str) -> str:
+    return f"{name!r}: os.environ[{name!r}]" if is_secret_name(name) else f"{name!r}: {text!r}"
+
+
+def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:
+    from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE
+
+    return {
+        name: ENCRYPTION_REFERENCE if name == "encryption_key" and value else value
+        for name, value in spec.items()
+    }
+
+
+def _origin(value: Any) -> dict[str, Any]:
+    note = getattr(value, "note", None)
+    return {"origin": str(getattr(value, "kind", value)), **({"note": note} if note else {})}
+
+
+def _range_text(knob: Mapping[str, Any]) -> str:
+    if knob.get("choices"):
+        return "one of " + ", ".join(str(choice) for choice in knob["choices"])
+    scale = ", log" if knob.get("log") else ""
+    step = f", step {knob['step']}" if knob.get("step") else ""
+    bound = "".join(f", {relation}" for relation in knob.get("relations") or ())
+    return f"{knob['low']:g} … {knob['high']:g}{scale}{step}{bound} (trial 0: {knob['default']})"

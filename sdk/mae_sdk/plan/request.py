@@ -1,0 +1,192 @@
+"""What a caller asks for: a request, checked for types before anything is planned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mae_skill.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks for; every field is an option of `Skill.plan` and `Skill.create_job`.
+
+    Attributes:
+        spec: a whole or partial spec (nested sections, or the path of a file); None: the action's template alone.
+        train_datasets, eval_dataset, inference_dataset: data source URIs, as the bundle's ``data_sources`` name them.
+        parent_job_id: the job whose model this one takes: an id or a prefix.
+        checkpoint: which of the parent's: ``best`` (default), ``latest``, ``epoch:N``.
+        ptm: pretrained weights: a path or URL.
+        automl_policy: ``auto``, ``on`` (the same) or ``off``.  request: the person's own words, which may turn AutoML off.
+        automl: AutoML options.  spec_overrides: dotted or shorthand key → value.  recipe: a published preset.
+        env: environment of the job; never written.  platform: where it runs.  results_root: folder or URL of the job folders.
+        idempotency_key: the same key gives the same job.
+    """
+
+    action: str
+    spec: Mapping[str, Any] | str | None = field(
+        default=None, repr=False
+    )  # may hold a key until the plan has moved it
+    train_datasets: Any = None
+    eval_dataset: Any = None
+    inference_dataset: Any = None
+    parent_job_id: str | None = None
+    checkpoint: str | None = None
+    ptm: str | None = None
+    automl_policy: Any = None
+    request: str | None = None
+    automl: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    spec_overrides: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    platform: str = "local"
+    results_root: str | None = None
+    idempotency_key: str | None = None
+    skill_dir: str | None = None
+
+    @classmethod
+    def of(cls, action: str, options: Mapping[str, Any], skill_dir: str | None = None) -> Request:
+        """The request of a call's keyword arguments.
+
+        Raises:
+            UsageError: an option is unknown.
+        """
+        known = {item.name for item in fields(cls)} - {"action", "skill_dir"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            import difflib
+
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean {near[0]}?" if near else None
+            raise UsageError(
+                "unknown option",
+                field=unknown[0],
+                got=unknown,
+                expected=", ".join(sorted(known)),
+                hint=hint,
+            )
+        given = {name: value for name, value in options.items() if value is not None}
+        given = {
+            name: _as_text(value) if name in _PATHS else value for name, value in given.items()
+        }
+        _check_types(action, given)
+        for name in _DOCUMENTS:
+            if name in given and not isinstance(given[name], str):
+                given[name] = _plain(given[name])
+        return cls(action=action, skill_dir=skill_dir, **given)
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Source name → URI, of those given."""
+        return {name: getattr(self, name) for name in _SOURCES if getattr(self, name)}
+
+
+_TEXTS = (
+    "parent_job_id",
+    "checkpoint",
+    "ptm",
+    "request",
+    "recipe",
+    "platform",
+    "results_root",
+    "idempotency_key",
+)
+_SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
+_PATHS = ("spec", "parent_job_id", "ptm", "results_root", *_SOURCES)
+_MAPPINGS = ("automl", "spec_overrides", "env")
+_DOCUMENTS = ("spec", "spec_overrides", "automl")
+
+
+def _as_text(value: Any) -> Any:
+    """A path, or a list of them, as text."""
+    if isinstance(value, (list, tuple)):
+        return [_as_text(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _plain(value: Any) -> Any:
+    """A copy in which numpy's scalars and arrays are Python's numbers and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    convert = getattr(value, "tolist", None)
+    return convert() if callable(convert) else value
+
+
+def _check_types(action: Any, given: Mapping[str, Any]) -> None:
+    """Refuse an option of a kind that it cannot be.
+
+    Raises:
+        UsageError: it names the first of them.
+    """
+    for name, value in {
+        "action": action,
+        **{name: given[name] for name in _TEXTS if name in given},
+    }.items():
+        if not isinstance(value, str) or "\0" in value:
+            raise UsageError("not a text", field=name, got=repr(value), expected="text")
+    for name in (
+        *(name for name in _TEXTS if name != "request"),
+        *_SOURCES,
+    ):  # a variable of the shell that was never set
+        if given.get(name) == "":
+            raise UsageError(
+                "an empty text names nothing",
+                field=name,
+                got="",
+                expected="a value, or leave the option out",
+            )
+    for name in _SOURCES:
+        value = given.get(name, [])
+        several = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(one, (str, os.PathLike)) for one in several):
+            raise UsageError(
+                "not a data source",
+                field=name,
+                got=repr(value),
+                expected="a path or URL, or a list of them",
+            )
+    for name in _MAPPINGS:
+        value = given.get(name, {})
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise UsageError(
+                "not a mapping of names to values",
+                field=name,
+                got=repr(value),
+                expected="a mapping whose keys are text",
+            )
+    for name in _DOCUMENTS:
+        if (odd := _not_plain(given.get(name))) is not None:
+            raise UsageError(
+                "not a value of a spec",
+                field=name,
+                got=repr(odd),
+                expected="texts, numbers, booleans, null, lists, mappings",
+            )
+    for name, value in given.get("env", {}).items():
+        if not isinstance(value, (str, int, float)) or "=" in name or "\0" in f"{name}{value}":
+            raise UsageError(
+                "not an environment setting",
+                field=f"env.{name}",
+                got=repr(value),
+                expected="a name without '=' and a text",
+            )
+
+
+def _not_plain(value: Any, depth: int = 64) -> Any:
+    """The first value inside `value` that no spec can hold (one that is too deep, or holds itself, among them), or None."""
+    if isinstance(value, (Mapping, list, tuple)) and depth:
+        inside = value.values() if isinstance(value, Mapping) else value
+        return next(
+            (odd for item in inside if (odd := _not_plain(item, depth - 1)) is not None), None
+        )
+    plain = (
+        value is None
+        or isinstance(value, (str, int, float))
+        or callable(getattr(value, "tolist", None))
+    )  # numpy's scalars, arrays
+    return None if plain else value

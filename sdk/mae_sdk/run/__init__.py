@@ -1,0 +1,1 @@
+"""Running jobs: platforms, the supervisor of a job and its processes."""

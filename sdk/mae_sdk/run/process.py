@@ -1,0 +1,132 @@
+"""Whether a process is the one that we started: host, boot, pid, start time, and not a zombie.
+
+A pid alone lies: it is reused, a zombie still has one, and the same number means another process on another host, after a reboot, or
+in another container.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Identity = dict[str, Any]
+
+_PROC = Path("/proc")
+
+
+def boot_id() -> str:
+    """A name of this boot of this machine; empty where the system has none."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from the state (index 0) on, or None where there is no such process."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return text[
+        text.rfind(")") + 2 :
+    ].split()  # the command name may itself hold blanks and brackets
+
+
+def start_time(pid: int) -> str | None:
+    """When the process started, in the kernel's ticks since boot; None where there is no such process (or no /proc)."""
+    fields = _stat_fields(pid)
+    return fields[19] if fields else None
+
+
+def identify(pid: int | None = None) -> Identity:
+    """What `is_alive` needs to know the process again."""
+    pid = os.getpid() if pid is None else pid
+    return {
+        "host": socket.gethostname(),
+        "boot_id": boot_id(),
+        "pid_namespace": _pid_namespace(),
+        "pid": pid,
+        "start_time": start_time(pid),
+    }
+
+
+def same_host(identity: Identity) -> bool:
+    """Whether this process may judge the other: same machine and the same numbering of processes."""
+    return identity.get("host") == socket.gethostname() and identity.get("pid_namespace", "") in (
+        "",
+        _pid_namespace(),
+    )
+
+
+def is_alive(identity: Identity) -> bool | None:
+    """True, False, or None where it cannot be known from here (another host, or another container)."""
+    if not same_host(identity):
+        return None
+    if identity.get("boot_id") != boot_id():
+        return False
+    pid = int(identity["pid"])
+    if not _PROC.is_dir():  # no /proc: the pid is all there is
+        return _signal_reaches(pid)
+    fields = _stat_fields(pid)
+    if fields is None or fields[0] in ("Z", "X"):
+        return False
+    return identity.get("start_time") in (None, fields[19])
+
+
+def _signal_reaches(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _processes_with(variable: str, value: str) -> Iterator[int]:
+    needle = f"{variable}={value}".encode()
+    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:  # gone, or another user's
+            continue
+        if needle in environment.split(b"\0"):
+            yield int(entry.name)
+
+
+def kill_leftovers(job_dir: Path) -> list[int]:
+    """Kill what a dead supervisor left behind: the processes that carry ``MAE_JOB_DIR=<job_dir>`` in their environment.
+
+    Returns:
+        The pids that were killed.
+    """
+    killed = []
+    for pid in _processes_with("MAE_JOB_DIR", str(job_dir)):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+        killed.append(pid)
+    deadline = time.monotonic() + 2.0
+    while (
+        killed
+        and time.monotonic() < deadline
+        and any((_stat_fields(pid) or ["Z"])[0] not in ("Z", "X") for pid in killed)
+    ):
+        time.sleep(0.01)
+    return killed

@@ -1,0 +1,363 @@
+"""Start the ranks of one run, watch them, stop them together. Standard library only.
+
+Every rank is started here, with the variables that torchelastic would set; no launcher of a framework is used. What an orchestrator has
+set is read once and removed, so that no library below can detect a cluster that we have already accounted for. All ranks and whatever
+they start form one process group, which ends as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mae_sdk.jobs.secrets import redact
+
+PREEMPTED_EXIT = 75
+_STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGINT,
+)  # schedulers announce a preemption with either of the first two
+GRACE_SECONDS = 30.0
+_PEER_GRACE_SECONDS = 5.0
+
+_CLUSTER_NAMES = (
+    *(
+        "WORLD_SIZE",
+        "NODE_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "NUM_GPU_PER_NODE",
+        "RANK",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+    ),
+    *(
+        "GROUP_RANK",
+        "GROUP_WORLD_SIZE",
+        "ROLE_RANK",
+        "ROLE_WORLD_SIZE",
+        "ROLE_NAME",
+        "JSM_NAMESPACE_RANK",
+        "JSM_NAMESPACE_SIZE",
+    ),
+)
+_CLUSTER_PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "LSB_", "PL_GLOBAL_SEED")
+
+
+class Cluster(NamedTuple):
+    """What the orchestrator said: this node among how many, and where rank 0 listens."""
+
+    nodes: int = 1
+    node_rank: int = 0
+    master_addr: str | None = None
+    master_port: int | None = None
+    processes_per_node: int | None = None
+
+
+class Outcome(NamedTuple):
+    """How the ranks ended. ``exit_code`` is that of the rank that failed first (negative = killed by that signal), 75 when preempted."""
+
+    exit_code: int
+    rank: int | None = None
+    stopped: bool = False
+
+
+def read_cluster(environment: Mapping[str, str]) -> Cluster:
+    """The orchestrator's variables; ``WORLD_SIZE`` there counts nodes.
+
+    Raises:
+        ValueError: one of them is not a number.
+    """
+    if "RANK" in environment:  # set by us or by torchelastic: counts ranks, not nodes
+        return Cluster()
+    per_node = environment.get("NUM_GPU_PER_NODE")
+    port = environment.get("MASTER_PORT")
+    return Cluster(
+        nodes=max(1, int(environment.get("WORLD_SIZE") or 1)),
+        node_rank=int(environment.get("NODE_RANK") or 0),
+        master_addr=environment.get("MASTER_ADDR"),
+        master_port=int(port) if port else None,
+        processes_per_node=int(per_node) if per_node else None,
+    )
+
+
+def without_cluster(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with every variable removed from which a library could detect a cluster."""
+    return {
+        k: v
+        for k, v in environment.items()
+        if k not in _CLUSTER_NAMES and not k.startswith(_CLUSTER_PREFIXES)
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """A call for the child: be killed when the parent dies, so that no rank outlives its supervisor. Linux only; else it does nothing."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    try:
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return lambda: None
+    return lambda: prctl(1, int(signal.SIGKILL), 0, 0, 0) and None
+
+
+class _Log:
+    """Copies the output of the ranks line by line into the log, secrets removed, each rank named when there are several."""
+
+    def __init__(self, path: Path, secrets: Sequence[str], world: int) -> None:
+        self.stream = path.open("ab", buffering=0)
+        self.secrets = list(secrets)
+        self.prefix = world > 1
+        self.rests: dict[int, bytes] = {}
+        self.ranks: dict[int, int] = {}
+
+    def add(self, descriptor: int, rank: int) -> None:
+        os.set_blocking(descriptor, False)
+        self.ranks[descriptor] = rank
+        self.rests[descriptor] = b""
+
+    def drain(self, descriptor: int) -> bool:
+        """Copy what is there. False when the pipe has closed."""
+        while True:
+            try:
+                block = os.read(descriptor, 65536)
+            except BlockingIOError:
+                return True
+            if not block:
+                self._close(descriptor)
+                return False
+            whole, newline, rest = (self.rests[descriptor] + block).rpartition(b"\n")
+            self.rests[descriptor] = rest
+            if newline:
+                self._write(whole + newline, self.ranks[descriptor])
+            if len(rest) > 1 << 20:
+                self._write(rest + b"\n", self.ranks[descriptor])
+                self.rests[descriptor] = b""
+
+    def _write(self, block: bytes, rank: int) -> None:
+        text = redact(block.decode(errors="replace"), self.secrets)
+        if self.prefix:
+            text = "".join(f"[rank {rank}] {line}" for line in text.splitlines(keepends=True))
+        self.stream.write(text.encode())
+
+    def _close(self, descriptor: int) -> None:
+        rest = self.rests.pop(descriptor)
+        rank = self.ranks.pop(descriptor)
+        if rest:
+            self._write(rest + b"\n", rank)
+        os.close(descriptor)
+
+    def finish(self) -> None:
+        for descriptor in list(self.ranks):
+            if self.drain(descriptor):  # still held open by a process that left the group
+                self._close(descriptor)
+        self.stream.close()
+
+
+@contextlib.contextmanager
+def _signals(stop: list[int]) -> Iterator[int]:
+    """SIGTERM, SIGUSR1 and SIGINT are noted in `stop`; those and SIGCHLD wake the loop through the yielded descriptor."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield reader
+        finally:
+            os.close(reader)
+            os.close(writer)
+        return
+    old_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old = {
+        number: signal.signal(number, lambda number, frame: stop.append(number))
+        for number in _STOP_SIGNALS
+    }
+    old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    try:
+        yield reader
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old_wakeup)
+        os.close(reader)
+        os.close(writer)
+
+
+def start_and_watch(
+    command: Sequence[str],
+    nproc: int,
+    environment: Mapping[str, str],
+    *,
+    cwd: str | os.PathLike[str] | None = None,
+    log: Path | None = None,
+    secrets: Sequence[str] = (),
+    grace: float = GRACE_SECONDS,
+    tick: Callable[[], bool] | None = None,
+    tick_seconds: float = 0.5,
+    started: Callable[[int], None] | None = None,
+    stop: list[int] | None = None,
+) -> Outcome:
+    """Run `command` as `nproc` ranks of this node and wait for all of them.
+
+    Args:
+        command: the argv, the same for every rank.
+        environment: of the ranks; the orchestrator's variables in it are read and removed.
+        log: where the output goes; None leaves it on this process' own stdout and stderr.
+        secrets: values that must not reach the log.
+        grace: seconds between SIGTERM and SIGKILL.
+        tick: called about every `tick_seconds`; True asks for a stop.
+        started: called with the process group's id once all ranks run.
+        stop: the signals that ask for a stop are appended here.
+
+    Returns:
+        The outcome. A rank that fails takes the others with it. The whole process group is gone on return.
+
+    Raises:
+        OSError: the command cannot be started.
+    """
+    cluster = read_cluster(environment)
+    base = without_cluster(environment)
+    world = cluster.nodes * nproc
+    base["MASTER_ADDR"] = cluster.master_addr or "127.0.0.1"
+    base["MASTER_PORT"] = str(cluster.master_port or _free_port())
+    base.update(
+        WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(nproc), NODE_RANK=str(cluster.node_rank)
+    )
+    stop = [] if stop is None else stop
+    die_with_parent = _die_with_parent()
+    sink = None if log is None else _Log(log, secrets, nproc)
+    ranks: list[subprocess.Popen[bytes]] = []
+    group = 0
+
+    def prepare() -> None:
+        os.setpgid(0, group)
+        die_with_parent()
+
+    with _signals(stop) as wake:
+        try:
+            for local_rank in range(nproc):
+                rank = cluster.node_rank * nproc + local_rank
+                process = subprocess.Popen(
+                    list(command),
+                    env={**base, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL if sink else None,
+                    stdout=subprocess.PIPE if sink else None,
+                    stderr=subprocess.STDOUT if sink else None,
+                    preexec_fn=prepare,
+                )
+                ranks.append(process)
+                group = group or process.pid
+                if sink and process.stdout:
+                    sink.add(os.dup(process.stdout.fileno()), rank)
+                    process.stdout.close()
+            if started:
+                started(group)
+            return _watch(
+                ranks, group, cluster.node_rank * nproc, sink, wake, stop, grace, tick, tick_seconds
+            )
+        finally:
+            _kill_group(group, signal.SIGKILL)
+            for process in ranks:
+                process.wait()
+            if sink:
+                sink.finish()
+
+
+def _watch(
+    ranks: list[subprocess.Popen[bytes]],
+    group: int,
+    first_rank: int,
+    sink: _Log | None,
+    wake: int,
+    stop: list[int],
+    grace: float,
+    tick: Callable[[], bool] | None,
+    tick_seconds: float,
+) -> Outcome:
+    failed: tuple[int, int] | None = None  # rank, exit code
+    deadline: float | None = None
+    asked = False
+    next_tick = time.monotonic() + tick_seconds
+    while True:
+        for local_rank, process in enumerate(ranks):
+            code = process.poll()
+            if code not in (None, 0) and (
+                failed is None or (failed[1] == PREEMPTED_EXIT != code and not asked)
+            ):
+                failed = (first_rank + local_rank, int(code or 0))
+                if code != PREEMPTED_EXIT and not asked:
+                    deadline = min(
+                        deadline or float("inf"), time.monotonic() + min(grace, _PEER_GRACE_SECONDS)
+                    )
+                    _kill_group(group, signal.SIGTERM)
+                elif code == PREEMPTED_EXIT:
+                    deadline = min(deadline or float("inf"), time.monotonic() + grace)
+        if all(process.returncode is not None for process in ranks):
+            code = failed[1] if failed else 0
+            return Outcome(code, failed[0] if failed else None, stopped=asked)
+        moment = time.monotonic()
+        if tick and moment >= next_tick:
+            next_tick = moment + tick_seconds
+            if tick() and not stop:
+                stop.append(0)
+        if stop and not asked:
+            asked = True
+            deadline = moment + grace
+            _kill_group(group, signal.SIGTERM)
+        if deadline is not None and moment >= deadline:
+            _kill_group(group, signal.SIGKILL)
+            deadline = moment + 1.0
+        pipes = list(sink.ranks) if sink else []
+        until = min(
+            [
+                next_tick if tick else moment + 0.5,
+                deadline if deadline is not None else moment + 0.5,
+            ]
+        )
+        readable, _, _ = select.select([wake, *pipes], [], [], max(0.0, min(0.5, until - moment)))
+        if wake in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 4096)
+        for descriptor in pipes:
+            if sink and descriptor in readable:
+                sink.drain(descriptor)
+
+
+def _kill_group(group: int, number: int) -> None:
+    if group:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+
+
+def run_ranks(
+    command: Sequence[str], nproc: int, env: Mapping[str, str] | None = None, **options: Any
+) -> int:
+    """Run a command as `nproc` ranks in the foreground and return a shell's exit code (128 + signal when a rank was killed)."""
+    stop: list[int] = []
+    outcome = start_and_watch(
+        command, nproc, os.environ if env is None else env, stop=stop, **options
+    )
+    if outcome.exit_code not in (0, PREEMPTED_EXIT) and signal.SIGINT in stop:
+        return 130
+    return 128 - outcome.exit_code if outcome.exit_code < 0 else outcome.exit_code

@@ -1,0 +1,243 @@
+"""A spec against its schema: every problem at once, each with its dotted key, the value, what is accepted and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mae_skill.dotted import flatten
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.merge import accepted_types
+
+_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a section",
+    "null": "null",
+}
+
+
+def validate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeError]:
+    """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), in the order of the schema; empty when it is valid."""
+    problems: dict[tuple[str | None, str], MaeError] = {}
+    for error in sorted(
+        _validator()(schema).iter_errors(spec),
+        key=lambda item: [str(part) for part in item.absolute_path],
+    ):
+        for problem in _problems(error, schema):
+            problems.setdefault((problem.field, problem.message), problem)
+    return list(problems.values())
+
+
+@functools.cache
+def _validator() -> Any:
+    """Draft 2020-12, where 1.0 is no integer: merging has made whole numbers integers, and the runners' models are strict."""
+    from jsonschema import Draft202012Validator, validators
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    extend: Any = validators.extend
+    return extend(Draft202012Validator, type_checker=types)
+
+
+def check(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raises `SpecError` with all problems of ``spec``."""
+    problems = validate(spec, schema)
+    if problems:
+        raise SpecError("the spec is invalid", problems=problems)
+
+
+def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
+    key = _dotted(error.absolute_path)
+    node = error.schema if isinstance(error.schema, Mapping) else {}
+    if error.validator == "additionalProperties":
+        known = list(node.get("properties") or {})
+        for name in sorted(set(map(str, error.instance)) - set(known)):
+            full = f"{key}.{name}" if key else name
+            misplaced = _misplaced(name, error.instance[name], schema)
+            if misplaced:
+                for leaf, (value, targets) in misplaced.items():
+                    where = f"did you mean {' or '.join(targets[:3])}?" if targets else None
+                    yield SpecError(
+                        "unknown key",
+                        field=f"{full}.{leaf}",
+                        got=value,
+                        expected=_listed(known),
+                        hint=where,
+                    )
+                continue
+            yield SpecError(
+                "unknown key",
+                field=full,
+                got=error.instance[name],
+                expected=_listed(known),
+                hint=_did_you_mean(name, full, known, schema),
+            )
+        return
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        for name in missing:
+            yield SpecError(
+                "a required key is missing",
+                field=f"{key}.{name}" if key else name,
+                expected="a value",
+            )
+        return
+    hint = None
+    if error.validator == "enum" and isinstance(error.instance, str):
+        near = difflib.get_close_matches(
+            error.instance,
+            [str(option) for option in error.validator_value if option is not None],
+            n=1,
+            cutoff=0.5,
+        )
+        hint = f"did you mean {near[0]}?" if near else None
+    if hint is None and isinstance(node.get("description"), str):
+        hint = f"{node['description']} (mae explain {key})" if key and "[" not in key else None
+    yield SpecError(
+        _MESSAGES.get(error.validator, "not an accepted value"),
+        field=key or None,
+        got=_got(error.instance),
+        expected=describe(node),
+        hint=hint,
+    )
+
+
+_MESSAGES = {
+    "type": "wrong type",
+    "enum": "not one of the options",
+    "minimum": "too small",
+    "exclusiveMinimum": "too small",
+    "maximum": "too large",
+    "exclusiveMaximum": "too large",
+    "minLength": "empty",
+    "minItems": "too few items",
+    "maxItems": "too many items",
+    "anyOf": "not an accepted value",
+}
+
+
+def _got(value: Any) -> Any:
+    return "null" if value is None else value
+
+
+def _dotted(path: Any) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _misplaced(
+    name: str, value: Any, schema: Mapping[str, Any]
+) -> dict[str, tuple[Any, list[str]]]:
+    """Where a whole section stands in the wrong place: its keys → (value, the dotted keys they may have been meant for)."""
+    if not isinstance(value, Mapping) or not value:
+        return {}
+    fields = list(field_nodes(schema))
+    if not any(f".{name}." in f".{field}" for field in fields):
+        return {}
+    return {
+        leaf: (item, [field for field in fields if f".{field}".endswith(f".{name}.{leaf}")])
+        for leaf, item in flatten(value).items()
+    }
+
+
+def _listed(names: list[str], limit: int = 30) -> str:
+    return (
+        "one of " + ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+        if names
+        else "no key here"
+    )
+
+
+def _did_you_mean(
+    name: str, full: str, siblings: list[str], schema: Mapping[str, Any]
+) -> str | None:
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    if near:
+        prefix = full.rpartition(".")[0]
+        return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
+    everywhere = list(field_nodes(schema))
+    same = [key for key in everywhere if key.rpartition(".")[2] == name]
+    if not same:
+        same = [
+            key
+            for word in difflib.get_close_matches(
+                name, {key.rpartition(".")[2] for key in everywhere}, n=1, cutoff=0.7
+            )
+            for key in everywhere
+            if key.rpartition(".")[2] == word
+        ]
+    return f"did you mean {' or '.join(same[:3])}?" if same else None
+
+
+def field_nodes(schema: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
+    """Dotted key → schema node of every field below ``schema``; sections are walked, not listed."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, node in (schema.get("properties") or {}).items():
+        if not isinstance(node, Mapping):
+            continue
+        if node.get("properties"):
+            found.update(field_nodes(node, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = node
+    return found
+
+
+def describe(node: Mapping[str, Any]) -> str:
+    """What a schema node accepts, in words: ``a whole number ≥ 1``, ``one of a, b``."""
+    if node.get("enum") is not None:
+        return "one of " + ", ".join(
+            "null" if option is None else str(option) for option in node["enum"]
+        )
+    if node.get("anyOf"):
+        return " or ".join(dict.fromkeys(describe(branch) for branch in node["anyOf"]))
+    words = []
+    for kind in ("integer", "number", "string", "boolean", "array", "object", "null"):
+        if kind in accepted_types(node):
+            words.append(_WORDS[kind] + _bounds(node, kind))
+    return " or ".join(words) or "a value that the schema accepts"
+
+
+def _number(bound: float) -> str:
+    return (
+        str(bound)
+        if isinstance(bound, int)
+        else f"{bound:g}"
+        if abs(bound) < 1e6 or not bound.is_integer()
+        else str(int(bound))
+    )
+
+
+def _bounds(node: Mapping[str, Any], kind: str) -> str:
+    """What the keywords that speak of values of this kind add to its word."""
+    parts = []
+    if kind in ("integer", "number"):
+        signs = (
+            ("exclusiveMinimum", ">"),
+            ("minimum", "≥"),
+            ("exclusiveMaximum", "<"),
+            ("maximum", "≤"),
+        )
+        parts = [f"{sign} {_number(node[name])}" for name, sign in signs if name in node]
+    if kind == "array" and ("minItems" in node or "maxItems" in node):
+        low, high = node.get("minItems"), node.get("maxItems")
+        parts.append(
+            f"of {low} items"
+            if low == high
+            else f"of at least {low} items"
+            if high is None
+            else f"of at most {high} items"
+        )
+    if kind == "array" and isinstance(node.get("items"), Mapping) and accepted_types(node["items"]):
+        parts.append(f"{'' if parts else 'of items, '}each {describe(node['items'])}")
+    if kind == "string" and node.get("minLength"):
+        parts.append("that is not empty")
+    return (" " + ", ".join(parts)) if parts else ""
