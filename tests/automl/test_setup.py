@@ -117,7 +117,7 @@ def test_the_table_lists_every_option_and_its_default() -> None:
 
 def test_a_plan_needs_no_optuna_and_no_torch() -> None:
     modules = ", ".join(
-        f"mae_sdk.automl.{name}" for name in ("setup", "loop", "results", "study", "children")
+        f"mae_sdk.automl.{name}" for name in ("setup", "loop", "results", "study", "trials")
     )
     code = f"import sys; import {modules};"
     code += (

@@ -68,7 +68,9 @@ def test_twelve_steps_give_the_golden_losses(data: Path, tmp_path: Path, arch: s
         "train__num_epochs": 4,
         "dataset__batch_size": 2,
         "train__checkpoint_interval": 4,
-        "train__optim__lr": 1e-3,
+        # At 1e-3 the same code departs by 2e-3 between processors of two makers (normalisation over
+        # two images, Adam's steps of equal size for gradients that are mere rounding): at 1e-4 by 3e-5.
+        "train__optim__lr": 1e-4,
     }
     made = seg_spec(
         data,
