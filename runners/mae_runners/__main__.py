@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_sdk.files import write_json
 from mae_skill.errors import MaeError, PreemptedError, UsageError
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
@@ -210,14 +211,6 @@ def run_action(action: str, spec: Any, context: Any) -> dict[str, Any]:
         ):  # the job folder's contract names this path
             write_json(context.results_dir / action / "result.json", result)
     return result
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON by temporary file and rename. NaN is refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False))
-    temporary.replace(path)
 
 
 def record_failure(folder: Path | None, error: dict[str, Any], context: Any) -> None:

@@ -19,6 +19,7 @@ from mae_skill.errors import (
     UsageError,
 )
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.failure import failure
@@ -62,7 +63,7 @@ def observe(job_dir: Path) -> tuple[records.Record, str]:
                 records.advance(
                     record, records.ERROR, message, failure=failure("lost_process", message)
                 )
-            records.write_json(job_dir / records.RECORD_NAME, record)
+            files.write_json(job_dir / records.RECORD_NAME, record)
     return record, records.state_of(record)
 
 
@@ -178,7 +179,7 @@ class Job:
         record = self.record
         path = self.folder / str(record["launch"].get("result") or "")
         try:
-            named = records.read_json(path).get("artefacts") or []
+            named = files.read_json(path).get("artefacts") or []
         except (OSError, ValueError, AttributeError):
             return []
         found = [path.parent / str(name) for name in named] + [
@@ -308,7 +309,7 @@ class Job:
                 if records.is_terminal(records.last_attempt(record)["state"]):
                     records.new_attempt(record, "resumed")
                     (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
-                    records.write_json(self.folder / records.RECORD_NAME, record)
+                    files.write_json(self.folder / records.RECORD_NAME, record)
             from mae_sdk.jobs.resume import prepare
 
             prepare(self.folder)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import StorageError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.plan import Plan
@@ -172,22 +171,14 @@ def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.Record
         for spec in (plan.spec, *([plan.study["spec"]] if plan.study is not None else [])):
             set_dotted(spec, key, list(range(launch["device_count"])))
     try:
-        job_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=job_dir.parent, prefix=f".{job_dir.name}."))
-    except OSError as error:
-        raise _unwritable(job_dir, error) from None
-    try:
-        temporary.chmod(0o755)
-        records.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
-        if plan.study is not None:
-            _write_study(bundle, plan, temporary)
-        records.write_json(temporary / records.RECORD_NAME, record)
-        temporary.rename(job_dir)
+        with files.atomic_folder(job_dir) as temporary:
+            files.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
+            if plan.study is not None:
+                _write_study(bundle, plan, temporary)
+            files.write_json(temporary / records.RECORD_NAME, record)
     except OSError as error:
         if not (job_dir / records.RECORD_NAME).exists():
             raise _unwritable(job_dir, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _unwritable(job_dir: Path, error: OSError) -> StorageError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import files
 from mae_sdk.automl import controller, results
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.automl.trials import LocalChildren
@@ -65,7 +66,7 @@ def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_re
         "importance.csv",
         "best_spec.yaml",
     } <= names
-    assert records.read_json(job / "train" / "result.json")["best_child"] == best["child"]
+    assert files.read_json(job / "train" / "result.json")["best_child"] == best["child"]
     assert (job / "automl" / "best_spec.yaml").read_text() == (
         tmp_path / best["child"] / "spec.yaml"
     ).read_text()
@@ -176,7 +177,7 @@ def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_
 ) -> None:
     words = {"name": "1e4", "tags": ["2e5", "on", "012", "0o17"], "rate": 1e-05}
     job = make_job(tmp_path, max_trials=1)
-    child = LocalChildren(job, records.read_json(job / "automl" / "study.json")).create(
+    child = LocalChildren(job, files.read_json(job / "automl" / "study.json")).create(
         0, {"train": {"stage": "fine"}, "words": words}
     )
     assert read_spec(child / "spec.yaml")["words"] == words
@@ -201,7 +202,7 @@ def test_a_plateau_and_a_timeout_end_a_study(tmp_path: Path) -> None:
         spec={"num_epochs": 1, "decay": 0.2},
     )
     assert controller.main([str(job)]) == 0
-    assert records.read_json(job / "train" / "result.json")["ended"] == "plateau"
+    assert files.read_json(job / "train" / "result.json")["ended"] == "plateau"
     assert len(_rows(job)) == 3
     job = make_job(
         tmp_path, "slow", max_trials=30, timeout=1.0, spec={"num_epochs": 40, "sleep": 0.05}
@@ -308,11 +309,11 @@ def test_a_torn_journal_line_is_cut_off_and_whole_lines_stay(tmp_path: Path) -> 
 def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_path: Path) -> None:
     """Its last state is written before it ends: a retry in between starts the runner all the same."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
-    backend = LocalChildren(job, records.read_json(job / "automl" / "study.json"))
+    backend = LocalChildren(job, files.read_json(job / "automl" / "study.json"))
     child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
     records.update_record(child, lambda record: records.advance(record, records.ERROR, "killed"))
     leaving = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
-    records.write_json(
+    files.write_json(
         child / "supervisor.json", {**identify(leaving.pid), "slot": 0, "at": time.time()}
     )
     backend._started[child.name] = leaving
@@ -372,7 +373,7 @@ def test_trials_at_a_time_share_the_cores_and_a_number_of_threads_that_was_given
 def test_a_supervisor_that_nobody_wrote_down_is_found_and_not_started_twice(tmp_path: Path) -> None:
     """A controller can be killed between starting a supervisor and recording it."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 2, "sleep": 0.5})
-    backend = LocalChildren(job, records.read_json(job / "automl" / "study.json"))
+    backend = LocalChildren(job, files.read_json(job / "automl" / "study.json"))
     child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 2, "sleep": 0.5}})
     first = subprocess.Popen(
         [sys.executable, "-m", "mae_sdk.run.supervisor", str(child)], start_new_session=True
@@ -380,7 +381,7 @@ def test_a_supervisor_that_nobody_wrote_down_is_found_and_not_started_twice(tmp_
     while not (child / "starts.txt").exists():
         time.sleep(0.02)
     backend.start(child, 0)
-    assert records.read_json(child / "supervisor.json")["pid"] == first.pid
+    assert files.read_json(child / "supervisor.json")["pid"] == first.pid
     assert first.wait(60) == 0
     assert backend.observe(child).state == records.COMPLETE
     assert len((child / "starts.txt").read_text().splitlines()) == 1

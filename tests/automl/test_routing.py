@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
-from mae_sdk.jobs import records
+from mae_sdk import Skill, files
 from mae_skill.errors import UsageError
 from mae_skill.reader import read_spec
 
@@ -105,7 +104,7 @@ def test_trials_get_the_devices_of_the_run_and_the_controller_holds_none(
             "5",
         )
     assert routed["job"].record["launch"]["devices"] == []
-    study = records.read_json(routed["job"].folder / "automl" / "study.json")
+    study = files.read_json(routed["job"].folder / "automl" / "study.json")
     assert study["concurrency"] == 2  # two devices, one a trial
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import files
 from mae_sdk.automl.study import LOST, SILENT, cut_torn_line, open_storage
 from mae_sdk.jobs import records
 
@@ -105,7 +106,7 @@ def test_workers_on_a_shared_journal_share_the_budget_and_end_with_the_same_stud
         _finish(worker)
     ran = [child for job in jobs for child in children(job)]
     assert sorted(child.name.rpartition(".t")[2] for child in ran) == [f"{i:03d}" for i in range(6)]
-    one, other = (records.read_json(job / "train" / "result.json") for job in jobs)
+    one, other = (files.read_json(job / "train" / "result.json") for job in jobs)
     assert one["best_child"] == other["best_child"] and one["trials"] == other["trials"] == 6
 
 

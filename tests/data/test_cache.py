@@ -147,16 +147,6 @@ def test_clearing_spares_what_is_in_use_and_names_what_is_unknown(
         cache.clear("abc", root)
 
 
-def test_the_cache_is_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "here"))
-    assert cache.cache_dir() == tmp_path / "here"
-    monkeypatch.delenv("MAE_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert str(cache.cache_dir()).startswith((str(tmp_path / "xdg"), str(Path.home())))
-
-
 def test_a_full_disk_is_said_and_not_retried(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,14 +98,3 @@ def test_secrets_are_redacted_and_two_signatures_are_one_object() -> None:
         and urls.is_archive("s3://b/X.TAR.ZST")
         and not urls.is_archive("s3://b/x.tar.gz/folder")
     )
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "a"
-    target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), transfer.atomic_file(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
-    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

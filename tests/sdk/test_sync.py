@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, files
 from mae_sdk.job import Job
 from mae_sdk.jobs import records, sync
 from mae_sdk.jobs.checkpoints import CheckpointIndex
@@ -95,7 +95,7 @@ def start(scratch: Path, url: str, command: str) -> Job:
         "remote": url,
     }
     records.new_attempt(record)
-    records.write_json(scratch / "job/job.json", record)
+    files.write_json(scratch / "job/job.json", record)
     (scratch / "job/spec.yaml").write_text(f"results_dir: {scratch}/job\ntrain: {{resume: null}}\n")
     add_checkpoints(scratch / "job", [0.5])
     assert local.submit(scratch / "job")
@@ -204,9 +204,8 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(
 
 
 def test_pretrained_weights_behind_a_url_are_fetched_once(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     transfer.write_bytes(f"{bucket}/w.pth", b"weights")
     context = MappingContext("train", None, "/out", ptm=f"{bucket}/w.pth")
     applied = apply("train", {"a.path": "ptm"}, context)

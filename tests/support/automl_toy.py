@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.automl import setup
 from mae_sdk.jobs import records
 
@@ -112,7 +113,7 @@ def make_job(
     }
     record["launch"]["result"] = "train/result.json"
     records.new_attempt(record)
-    records.write_json(job / records.RECORD_NAME, record)
+    files.write_json(job / records.RECORD_NAME, record)
     study = setup.describe(SCHEMA, whole, {}, {"seed": 1, "pruner": "none", **options})
     command = ["{python}", "-S", str(runner), "{config_path}"]
     setup.write(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 
@@ -29,7 +30,7 @@ def job_folder(
     }
     records.new_attempt(record)
     records.advance(record, state)
-    records.write_json(folder / "job.json", record)
+    files.write_json(folder / "job.json", record)
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec or {}))
     (folder / action).mkdir()
     (folder / action / "result.json").write_text(json.dumps({"artefacts": []}))

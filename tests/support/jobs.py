@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.run import local
@@ -19,7 +20,7 @@ def write(
     record: dict[str, Any] = {"id": name, "action": "train"}
     record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
     records.new_attempt(record)
-    records.write_json(root / name / records.RECORD_NAME, record)
+    files.write_json(root / name / records.RECORD_NAME, record)
     return root / name
 
 

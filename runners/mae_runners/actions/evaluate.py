@@ -6,12 +6,12 @@ neighbours and a linear probe on its features, and its reconstruction loss. Alwa
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
 from torch import Tensor
 
@@ -46,9 +46,7 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
         "precision": runtime.meta.precision,
     }
     path = context.action_dir / "metrics.json"
-    temporary = path.with_name(".metrics.json.partial")
-    temporary.write_text(json.dumps(figures, indent=2, allow_nan=False))
-    temporary.replace(path)
+    write_json(path, figures)
     names = (
         "mIoU",
         "mAcc",

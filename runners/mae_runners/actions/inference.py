@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.files import atomic_file
 from torch import Tensor
 
 from mae_runners import distributed as ranks
@@ -91,8 +92,7 @@ def write_results(
         for name in ("label", "probability")
     ]
     target = folder / "results.csv"
-    temporary = folder / ".results.csv.partial"
-    with temporary.open("w", newline="") as stream:
+    with atomic_file(target) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
         for path, value, index in zip(paths, values.tolist(), indices.tolist(), strict=True):
@@ -102,16 +102,14 @@ def write_results(
                 for cell in (classes[i], f"{v:.6f}")
             ]
             writer.writerow([path, classes[index[0]], f"{value[0]:.6f}", index[0], *others])
-    temporary.replace(target)
     return target
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:
     """``embeddings.npy`` float32 [N, D] (or [N, tokens, D]) and ``embeddings.csv`` (row, path)."""
     array, index = folder / "embeddings.npy", folder / "embeddings.csv"
-    with (folder / ".embeddings.partial").open("wb") as stream:
+    with atomic_file(array) as temporary, temporary.open("wb") as stream:
         np.save(stream, features.astype(np.float32))
-    (folder / ".embeddings.partial").replace(array)
     with index.open("w", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(["row", "path"])

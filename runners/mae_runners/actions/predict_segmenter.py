@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from mae_sdk.files import atomic_file
 from PIL import Image
 
 from mae_runners import distributed as ranks
@@ -122,7 +123,7 @@ def write_results(
     folder: Path, rows: list[Row], paths: list[str], names: list[str], classes: list[str]
 ) -> Path:
     """``results.csv``: path, width, height, the files of the picture, and its largest classes with their shares of the pixels."""
-    target, temporary = folder / "results.csv", folder / ".results.csv.partial"
+    target = folder / "results.csv"
     top = min(TOP, len(classes))
     header = ["path", "width", "height", "label_map", "mask", "overlay"]
     header += [
@@ -130,7 +131,7 @@ def write_results(
         for rank in range(1, top + 1)
         for name in ("class", "share")
     ]
-    with temporary.open("w", newline="") as stream:
+    with atomic_file(target) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
         for path, (index, width, height, shares) in zip(paths, rows, strict=True):
@@ -143,5 +144,4 @@ def write_results(
             writer.writerow(
                 [path, width, height, *(f"{kind}/{names[index]}.png" for kind in KINDS), *largest]
             )
-    temporary.replace(target)
     return target

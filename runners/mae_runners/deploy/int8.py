@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mae_sdk.files import write_json
 from mae_skill.errors import CheckpointError, DataError, SpecError
 
 SAMPLES_PER_BATCH = 8192  # values kept of each tensor and batch; the largest is always among them
@@ -235,16 +236,10 @@ def _quantize_weight(tensor: Any, node: Any, added: dict[str, Any], nodes: list[
 
 
 def write_cache(path: Path, scales: dict[str, float], digest: str, images: int) -> None:
-    """Writes scales as JSON, with the digest of the ONNX file they belong to; temp then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(
-        json.dumps(
-            {"format": CACHE_FORMAT, "onnx_sha256": digest, "images": images, "scales": scales},
-            indent=1,
-        )
+    """Writes scales as JSON, with the digest of the ONNX file they belong to."""
+    write_json(
+        path, {"format": CACHE_FORMAT, "onnx_sha256": digest, "images": images, "scales": scales}
     )
-    temporary.replace(path)
 
 
 def read_cache(path: Path, digest: str) -> dict[str, float]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from mae_sdk.files import write_bytes, write_json
 from mae_skill.errors import CheckpointError, DependencyError, SpecError
 
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta, file_digest, sidecar
@@ -225,7 +225,7 @@ def build_engine(
         )
     content = bytes(plan)
     if timing_cache is not None and caches:
-        _write(timing_cache, bytes(config.get_timing_cache().serialize()))
+        write_bytes(timing_cache, bytes(config.get_timing_cache().serialize()))
     description = {
         **dataclasses.asdict(meta),
         "backend": backend,
@@ -238,9 +238,9 @@ def build_engine(
         **(extra or {}),
     }
     engine_path.parent.mkdir(parents=True, exist_ok=True)
-    _write(engine_path, content)
+    write_bytes(engine_path, content)
     description["engine_sha256"] = file_digest(engine_path)
-    _write(sidecar(engine_path), json.dumps(description, indent=1).encode())
+    write_json(sidecar(engine_path), description)
     return description
 
 
@@ -285,10 +285,3 @@ def _listener(trt: Any, verbose: bool) -> Any:
                 print(f"[{trt.__name__}] {message}", file=sys.stderr)
 
     return Listener()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from pathlib import Path
+
+from mae_sdk.files import atomic_folder
 
 from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
 from mae_runners.deploy.onnx import refuse_existing
@@ -90,9 +91,7 @@ def write_repository(
     target = model_folder(root, meta)
     name = target.name
     refuse_existing(target, overwrite)
-    root.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
-    try:
+    with atomic_folder(target, replace=True) as draft:
         (draft / "1").mkdir()
         for source in onnx_files:
             shutil.copy2(
@@ -103,12 +102,6 @@ def write_repository(
         )
         if meta.classes:
             (draft / LABELS).write_text("".join(f"{label}\n" for label in meta.classes))
-        draft.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.replace(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return sorted(
         (path for path in target.rglob("*") if path.is_file()),
         key=lambda path: path.name != "config.pbtxt",

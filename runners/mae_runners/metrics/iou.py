@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.files import atomic_file
 from torch import Tensor
 
 
@@ -60,8 +61,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 def write_table(found: dict[str, Any], classes: Sequence[str], path: Path) -> Path:
     """``class, IoU, accuracy, pixels`` of every class; empty where undefined."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="") as stream:
+    with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["class", "IoU", "accuracy", "pixels"])
         for name, iou, accuracy, pixels in zip(
@@ -74,5 +74,4 @@ def write_table(found: dict[str, Any], classes: Sequence[str], path: Path) -> Pa
                     pixels,
                 ]
             )
-    temporary.replace(path)
     return path

@@ -11,7 +11,6 @@ import errno
 import os
 import pickle
 import shutil
-import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +18,7 @@ from pathlib import Path, PosixPath
 from typing import IO, Any
 
 import torch
+from mae_sdk.files import atomic_file
 from mae_skill.errors import CheckpointError, NotFoundError, StorageError
 from torch import Tensor, nn
 
@@ -93,33 +93,27 @@ def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None =
         StorageError: the disk is full, or a quota or limit is reached; what was there before stays.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if key:
-                with SealWriter(file, key) as sealed:
-                    torch.save(dict(obj), sealed)
-            else:
-                torch.save(dict(obj), file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o600 if key else 0o644)
-        Path(temporary).replace(target)
-    except BaseException as error:
-        written = Path(temporary).stat().st_size
-        Path(temporary).unlink(missing_ok=True)
-        if not _no_room(error):
-            raise
-        free = shutil.disk_usage(target.parent).free
-        raise StorageError(
-            f"no room for the checkpoint {target.name}: the write broke off after {written} bytes",
-            field="results_dir",
-            got=f"{free} bytes free in {target.parent}",
-            hint="make room, then resume the job; train.keep_checkpoints and train.checkpoint_interval make fewer files",
-        ) from error
+    with atomic_file(target, mode=0o600 if key else 0o666) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                if key:
+                    with SealWriter(file, key) as sealed:
+                        torch.save(dict(obj), sealed)
+                else:
+                    torch.save(dict(obj), file)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException as error:
+            if not _no_room(error):
+                raise
+            raise StorageError(
+                f"no room for the checkpoint {target.name}: "
+                f"the write broke off after {temporary.stat().st_size} bytes",
+                field="results_dir",
+                got=f"{shutil.disk_usage(target.parent).free} bytes free in {target.parent}",
+                hint="make room, then resume the job; "
+                "train.keep_checkpoints and train.checkpoint_interval make fewer files",
+            ) from error
 
 
 def _no_room(error: BaseException | None) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.files import atomic_file
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from torch import nn
 
@@ -292,7 +293,6 @@ def pack_position(position: Position) -> dict[str, Any]:
 def point_latest(train_dir: Path, arch: str, target: Path) -> None:
     """Lets `<arch>_latest.pth` point at `target`, atomically."""
     link = train_dir / f"{arch}_latest.pth"
-    temporary = train_dir / f".{link.name}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target.name)
-    temporary.replace(link)
+    with atomic_file(link) as temporary:
+        temporary.unlink()
+        temporary.symlink_to(target.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mae_sdk.files import atomic_file
 from mae_skill.errors import DependencyError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -113,10 +114,11 @@ class Trackers:
         kept = [
             row for row in rows if row[0] == "step" or (row[0].isdigit() and int(row[0]) <= step)
         ]
-        temporary = self.csv_path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
+        with (
+            atomic_file(self.csv_path) as temporary,
+            temporary.open("w", newline="") as file,
+        ):
             csv.writer(file).writerows(kept if kept else [self.COLUMNS])
-        temporary.replace(self.csv_path)
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """One row a value; numbers are written so that they read back bit for bit."""

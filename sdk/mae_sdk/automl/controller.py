@@ -15,6 +15,7 @@ from typing import Any
 
 from mae_skill.errors import MaeError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.status import StatusWriter
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return control(job_dir)
     except MaeError as error:
         print(f"error: {error}", file=sys.stderr)
-        records.write_json(job_dir / "error.json", error.to_dict())
+        files.write_json(job_dir / "error.json", error.to_dict())
         return error.exit_code
 
 
@@ -50,7 +51,7 @@ def control(job_dir: Path) -> int:
 
     require_optuna()
     folder = job_dir / "automl"
-    content = records.read_json(folder / STUDY_NAME)
+    content = files.read_json(folder / STUDY_NAME)
     options = parse(content["options"])
     objectives = [Objective(**item) for item in content["objectives"]]
     space = SearchSpace.from_dict(content["space"])
@@ -133,7 +134,7 @@ def control(job_dir: Path) -> int:
             return 6
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
         status.success(f"AutoML ended ({reason})", kpi=summary["kpi"])
-        records.write_json(job_dir / "train" / "result.json", summary)
+        files.write_json(job_dir / "train" / "result.json", summary)
         if socket is not None:
             _dismiss(socket)
     return 0

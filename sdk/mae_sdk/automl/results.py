@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import NotFoundError
 
+from mae_sdk import files
 from mae_sdk.automl.options import Objective
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import FAILED, LOST
-from mae_sdk.jobs import records
 
 if TYPE_CHECKING:
     import optuna
@@ -36,7 +36,7 @@ def best_child(job_dir: str | Path) -> str:
     """
     path = Path(job_dir) / "automl" / BEST_NAME
     try:
-        return str(records.read_json(path)["child"])
+        return str(files.read_json(path)["child"])
     except (OSError, ValueError, KeyError):
         hint = "wait for the first trial to end, or look at automl/trials.csv"
         raise NotFoundError(
@@ -119,10 +119,10 @@ def write(
                 *([trial.number in front] if len(objectives) > 1 else []),
             ]
         )
-    records.write_text(folder / "trials.csv", text.getvalue())
+    files.write_text(folder / "trials.csv", text.getvalue())
     top = _best(study, objectives)
     if top is not None:
-        records.write_json(
+        files.write_json(
             folder / BEST_NAME,
             {
                 "child": top.user_attrs.get("child"),
@@ -138,7 +138,7 @@ def write(
         )
         source = root / str(top.user_attrs.get("child")) / "spec.yaml"
         with contextlib.suppress(OSError):
-            records.write_text(folder / "best_spec.yaml", source.read_text())
+            files.write_text(folder / "best_spec.yaml", source.read_text())
 
 
 def finish(
@@ -164,7 +164,7 @@ def finish(
             hint="see automl/trials.csv and the children's logs",
         )
     importance = _importance(study, objectives)
-    records.write_json(folder / "importance.json", importance)
+    files.write_json(folder / "importance.json", importance)
     lines = [
         "metric,knob,importance",
         *(
@@ -173,13 +173,13 @@ def finish(
             for knob, value in row.items()
         ),
     ]
-    records.write_text(folder / "importance.csv", "\n".join(lines) + "\n")
+    files.write_text(folder / "importance.csv", "\n".join(lines) + "\n")
     pictures: list[str] = []
     with contextlib.suppress(ImportError):
         from mae_sdk.automl.plots import draw
 
         pictures = draw(study, folder, space, objectives, importance)
-    best = records.read_json(folder / BEST_NAME)
+    best = files.read_json(folder / BEST_NAME)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     return {
         "ended": reason,

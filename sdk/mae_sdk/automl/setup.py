@@ -167,7 +167,7 @@ def write(
             and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
-    from mae_sdk.jobs.records import write_json
+    from mae_sdk.files import write_json
 
     path = job_dir / "automl" / STUDY_NAME
     write_json(

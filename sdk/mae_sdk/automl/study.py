@@ -6,7 +6,6 @@ Optuna is imported inside functions only: a plan needs none of it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import itertools
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DependencyError, StorageError, UsageError
 
+from mae_sdk import files
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.pruner import make_pruner
 from mae_sdk.automl.space import Knob, SearchSpace
@@ -73,18 +73,16 @@ def controller_lock(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: another controller holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StorageError(
-                "another controller runs this study",
-                field="automl",
-                got=str(folder),
-                hint="wait for it, or cancel the job",
-            ) from None
+        descriptor = files.lock(folder / "controller.lock", wait=False)
+    except BlockingIOError:
+        raise StorageError(
+            "another controller runs this study",
+            field="automl",
+            got=str(folder),
+            hint="wait for it, or cancel the job",
+        ) from None
+    try:
         yield
     finally:
         os.close(descriptor)

@@ -7,18 +7,17 @@ folder's start lock and its process is recorded, so that a trial never has two.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.automl.backend import Seen
 from mae_sdk.jobs import records
 from mae_sdk.jobs.status import read_status
@@ -68,9 +67,7 @@ class LocalChildren:
         child = self.path(number)
         if (child / records.RECORD_NAME).exists():
             return child
-        temporary = Path(tempfile.mkdtemp(dir=self.job_dir.parent, prefix=f".{child.name}."))
-        try:
-            temporary.chmod(0o755)
+        with files.atomic_folder(child, replace=True) as temporary:
             _write_spec(temporary / "spec.yaml", _moved(spec, str(self.job_dir), str(child)))
             parent = records.read_record(self.job_dir)
             places = {
@@ -96,17 +93,11 @@ class LocalChildren:
                 launch=launch,
             )
             records.new_attempt(record)
-            records.write_json(temporary / records.RECORD_NAME, record)
-            if child.exists():
-                shutil.rmtree(child)
-            temporary.rename(child)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            files.write_json(temporary / records.RECORD_NAME, record)
         return child
 
     def start(self, child: Path, slot: int) -> None:
-        with _start_lock(child):
+        with files.locked(child / ".start.lock"):
             record = records.read_record(child)
             if records.is_terminal(records.last_attempt(record)["state"]) or self._supervised(
                 child
@@ -115,7 +106,7 @@ class LocalChildren:
             if found := _unrecorded(
                 child
             ):  # a controller was killed between starting it and writing it down
-                records.write_json(
+                files.write_json(
                     child / "supervisor.json", {**identify(found), "slot": slot, "at": time.time()}
                 )
                 return
@@ -144,7 +135,7 @@ class LocalChildren:
                 start_new_session=True,
                 env=environment,
             )
-            records.write_json(
+            files.write_json(
                 child / "supervisor.json",
                 {**identify(process.pid), "slot": slot, "at": time.time()},
             )
@@ -222,7 +213,7 @@ class LocalChildren:
 
     def _supervised(self, child: Path) -> bool:
         try:
-            identity = records.read_json(child / "supervisor.json")
+            identity = files.read_json(child / "supervisor.json")
         except (OSError, ValueError):
             return False
         process = self._started.get(child.name)
@@ -246,7 +237,7 @@ class LocalChildren:
 
     def slot(self, child: Path) -> int | None:
         try:
-            return int(records.read_json(child / "supervisor.json")["slot"])
+            return int(files.read_json(child / "supervisor.json")["slot"])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -292,17 +283,7 @@ def _moved(value: Any, old: str, new: str) -> Any:
 def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:
     from mae_skill.reader import dump_yaml
 
-    records.write_text(path, dump_yaml(dict(spec)))
-
-
-@contextlib.contextmanager
-def _start_lock(child: Path) -> Iterator[None]:
-    descriptor = os.open(child / ".start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    files.write_text(path, dump_yaml(dict(spec)))
 
 
 def socket_folder(base: str = "/tmp") -> Path | None:

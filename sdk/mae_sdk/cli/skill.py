@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mae_sdk import files
 from mae_sdk.cli.render import emit, json_option
 
 AGENT_FOLDERS = {
@@ -130,24 +131,19 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
             )
     done = []
     for folder, page in plan:
-        staging = target / f".{folder}.new"
-        shutil.rmtree(staging, ignore_errors=True)
+        final = target / folder
         try:
-            staging.mkdir(parents=True)
+            with files.atomic_folder(final, replace=True) as staging:
+                if page is None:
+                    shutil.copy2(root / "SKILL.md", staging / "SKILL.md")
+                    for part in ("schemas", "references"):
+                        shutil.copytree(root / part, staging / part)
+                else:
+                    shutil.copy2(page, staging / "SKILL.md")
         except OSError as error:
             raise UsageError(
                 "the folder cannot be made", field="--dest", got=str(target), hint=str(error)
             ) from None
-        if page is None:
-            shutil.copy2(root / "SKILL.md", staging / "SKILL.md")
-            for part in ("schemas", "references"):
-                shutil.copytree(root / part, staging / part)
-        else:
-            shutil.copy2(page, staging / "SKILL.md")
-        final = target / folder
-        if final.exists():
-            shutil.rmtree(final)
-        staging.rename(final)
         done.append(final)
     return done
 

@@ -1,8 +1,8 @@
 """The archive cache: content-addressed, verified, atomic, locked across processes, evicted by size.
 
-Location: ``MAE_CACHE_DIR``, else the user's cache folder of the platform (``~/.cache/mae``, ``~/Library/Caches/mae``,
-``%LOCALAPPDATA%\\mae``). Size: ``MAE_CACHE_MAX_GB``, else four fifths of what its disk could give it. An entry's key is the hash of the URL
-without credentials and the object's ETag, size and (where there is no ETag) time of change. Neither index nor errors hold credentials.
+Location: `files.cache_home`. Size: ``MAE_CACHE_MAX_GB``, else four fifths of what its disk could
+give it. An entry's key is the hash of the URL without credentials and the object's ETag, size and
+(where there is no ETag) time of change. Neither index nor errors hold credentials.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
+from mae_sdk import files
 from mae_sdk.data.archive import Limits
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.fetch import reading
@@ -49,14 +48,8 @@ class Entry:
 
 
 def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
-    """The cache's folder: the argument, ``MAE_CACHE_DIR``, or the platform's place."""
-    if given or os.environ.get("MAE_CACHE_DIR"):
-        return Path(given or os.environ["MAE_CACHE_DIR"]).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mae"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "mae"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae"
+    """The cache's folder: the argument, or `files.cache_home`."""
+    return Path(given).expanduser().absolute() if given else files.cache_home()
 
 
 def max_bytes(root: Path) -> int:
@@ -187,12 +180,8 @@ def _open(folder: Path) -> Pack | None:
 
 @contextlib.contextmanager
 def _locked(root: Path, key: str) -> Iterator[None]:
-    from filelock import FileLock
-
     try:
-        (root / ".locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / ".locks" / key)
-        lock.acquire()
+        descriptor = files.lock(root / ".locks" / key)
     except OSError as error:
         hint = "set MAE_CACHE_DIR to a folder that can be written"
         raise StorageError(
@@ -204,7 +193,7 @@ def _locked(root: Path, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def _build(
@@ -233,8 +222,8 @@ def _build(
             retryable=False,
             hint=hint,
         )
-    temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
-    try:
+    # Private to the user, as the source may be.
+    with files.atomic_folder(root / key, mode=0o700, replace=True) as temporary:
         meta = {"source": urls.redact(uri), "created": time.time()}
         if limits.max_bytes is None and in_place is None:
             from dataclasses import replace
@@ -249,12 +238,6 @@ def _build(
             raise StorageError(
                 f"{where} changed while it was read", got=where, hint="run the same command again"
             )
-        if (root / key).exists():
-            shutil.rmtree(root / key)
-        temporary.rename(root / key)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     make_room(root, 0, keep=key)
 
 
@@ -274,16 +257,11 @@ def extracted_folder(
     with _locked(pack.folder.parent, pack.folder.name):
         if target.is_dir():
             return target
-        temporary = Path(tempfile.mkdtemp(prefix=".folder.", dir=pack.folder))
-        try:
+        with files.atomic_folder(target, mode=0o700) as temporary:
             for i, name in enumerate(pack.names):
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pack.read(i))
-            temporary.rename(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
     return target
 
 
@@ -304,7 +282,7 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
                     index["files"],
                     used,
                     (path / "index.json").stat().st_mtime,
-                    _in_use(path),
+                    files.in_use(path / "data.bin"),
                 )
             )
         except (OSError, ValueError, KeyError):
@@ -348,8 +326,8 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
         for leftover in folder.iterdir():  # parts of interrupted fetches whose writer is gone
             if leftover.name.startswith(".") and leftover.name != ".locks":
                 with (
-                    contextlib.suppress(TimeoutError),
-                    _try_lock(folder, leftover.name.split(".")[1]),
+                    contextlib.suppress(BlockingIOError),
+                    files.locked(folder / ".locks" / leftover.name.split(".")[1], wait=False),
                 ):
                     shutil.rmtree(leftover, ignore_errors=True)
     return removed
@@ -371,36 +349,12 @@ def make_room(root: Path, wanted: int, keep: str | None = None) -> None:
 def _remove(root: Path, key: str) -> bool:
     path = root / key
     try:
-        with _try_lock(root, key):
-            if _in_use(path):
+        with files.locked(root / ".locks" / key, wait=False):
+            if files.in_use(path / "data.bin"):
                 return False
             doomed = root / f".{key}.gone-{os.getpid()}-{time.monotonic_ns()}"
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
             return True
-    except (OSError, TimeoutError):
+    except OSError:
         return False
-
-
-def _try_lock(root: Path, key: str) -> contextlib.AbstractContextManager[Any]:
-    from filelock import FileLock
-
-    (root / ".locks").mkdir(parents=True, exist_ok=True)
-    lock: Callable[..., contextlib.AbstractContextManager[Any]] = FileLock(
-        root / ".locks" / key, timeout=0
-    ).acquire
-    return lock()
-
-
-def _in_use(path: Path) -> bool:
-    """Whether some process holds the pack open (see `Pack`)."""
-    try:
-        import fcntl
-
-        with (path / "data.bin").open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):
-        return False
-    return False

@@ -28,6 +28,7 @@ from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Member
 from mae_sdk.data.names import Names, fold, refused
+from mae_sdk.files import share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -280,7 +281,7 @@ class Pack:
             self._lock = self._descriptor = os.open(
                 self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
             )
-            _flock_shared(self._lock)
+            share(self._lock)
             elsewhere = self.index.get("in_place")
             if elsewhere:
                 self._descriptor = os.open(
@@ -368,12 +369,3 @@ def _gone(folder: Path) -> StorageError:
         got=str(folder),
         hint="run the same command again: the entry is fetched anew",
     )
-
-
-def _flock_shared(descriptor: int) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return  # file systems without locks: eviction there goes by last use alone

@@ -20,7 +20,7 @@ from typing import Any
 
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 
-from mae_sdk.jobs.records import read_json, write_json
+from mae_sdk.files import read_json, write_json
 from mae_sdk.jobs.status import finite
 
 INDEX_NAME = "checkpoints.json"

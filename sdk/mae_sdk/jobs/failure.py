@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from mae_sdk.jobs.records import read_json
+from mae_sdk.files import read_json
 
 CATEGORIES = (
     "out_of_memory",

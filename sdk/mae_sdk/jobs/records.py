@@ -7,17 +7,16 @@ job is that of its last attempt, except that an attempt that ended PREEMPTED lea
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import NotFoundError
+
+from mae_sdk import files
 
 PENDING, RUNNING, COMPLETE, ERROR, CANCELED, UNKNOWN = (
     "PENDING",
@@ -45,41 +44,9 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that is only ever replaced whole."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write whole: a temporary file in the same folder, then rename."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write whole: a temporary file in the same folder, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.fchmod(descriptor, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def locked(job_dir: Path, *, shared_name: str = ".lock") -> Iterator[None]:
-    """Hold the lock of a folder; it ends with the process that holds it."""
-    job_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(job_dir / shared_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def locked(job_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a job's folder; it ends with the process that holds it."""
+    return files.locked(job_dir / ".lock")
 
 
 def read_record(job_dir: Path) -> Record:
@@ -125,7 +92,7 @@ def update_record(job_dir: Path, change: Callable[[Record], None]) -> Record:
     with locked(job_dir):
         record = read_record(job_dir)
         change(record)
-        write_json(job_dir / RECORD_NAME, record)
+        files.write_json(job_dir / RECORD_NAME, record)
     return record
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mae_skill.errors import NotFoundError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 
@@ -33,5 +34,5 @@ def prepare(job_dir: Path) -> Path | None:
         set_dotted(spec, key, str(checkpoint))
     for key in record.get("ptm_keys") or []:
         set_dotted(spec, key, None)
-    records.write_text(path, dump_yaml(spec))
+    files.write_text(path, dump_yaml(spec))
     return checkpoint

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import Record
 from mae_sdk.storage import urls
@@ -55,10 +56,7 @@ class Root:
         """The local folder in which the job runs: its folder, or its scratch when the root is remote."""
         if not self.remote:
             return Path(self.url) / job_id
-        base = (
-            os.environ.get("MAE_SCRATCH")
-            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae" / "scratch"
-        )
+        base = os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch"
         return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
 
     def record(self, job_id: str) -> Record:

@@ -19,6 +19,7 @@ from typing import Any
 
 from mae_skill.errors import MaeError, StorageError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.storage import transfer, urls
 
@@ -217,7 +218,7 @@ def pull(url: str, job_dir: Path) -> None:
     if before and before != str(job_dir):
         spec = job_dir / "spec.yaml"
         if spec.is_file():
-            records.write_text(spec, spec.read_text(encoding="utf-8").replace(before, str(job_dir)))
+            files.write_text(spec, spec.read_text(encoding="utf-8").replace(before, str(job_dir)))
         text = text.replace(json.dumps(before)[1:-1], json.dumps(str(job_dir))[1:-1])
     content = json.loads(text)
     command = (content.get("launch") or {}).get("command")
@@ -228,7 +229,7 @@ def pull(url: str, job_dir: Path) -> None:
         and "python" in Path(command[0]).name
     ):
         command[0] = sys.executable
-    records.write_json(job_dir / records.RECORD_NAME, content)
+    files.write_json(job_dir / records.RECORD_NAME, content)
 
 
 def _climbs(name: str) -> bool:

@@ -32,6 +32,7 @@ from typing import Any
 
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 
+from mae_sdk import files
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy, sha256_of
 from mae_sdk.jobs.outputs import CHECKPOINT, ENGINE, ONNX, Artefact, ParentInfo, parent_info
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
@@ -311,7 +312,7 @@ def _from_ptm(name: str, function: str, ptm: str) -> Applied:
 
     found = transfer.info(ptm)
     mark = f"{urls.unsigned(ptm)}\0{found['etag']}\0{found['size']}\0{found['mtime']}"
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae" / "pretrained"
+    base = files.cache_home() / "pretrained"
     path = base.resolve() / hashlib.sha256(mark.encode()).hexdigest()[:16] / urls.name_of(ptm)
     needs: tuple[tuple[str, Path, str | None], ...] = () if path.is_file() else ((ptm, path, None),)
     return Applied(

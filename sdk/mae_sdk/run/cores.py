@@ -6,10 +6,11 @@ spins on a core that another job's thread needs. So waiting threads sleep, and a
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from mae_sdk import files
 
 THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 
@@ -22,8 +23,7 @@ class CoreShare:
     """
 
     def __init__(self, processes: int = 1) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.folder = Path(base) / "mae" / "cpu-jobs"
+        self.folder = files.cache_home() / "cpu-jobs"
         self.processes = processes
         self.others = 0
         self.path = self.folder / str(os.getpid())
@@ -31,17 +31,11 @@ class CoreShare:
 
     def join(self) -> CoreShare:
         """Count the processes of the jobs that run, and be counted by those that start later."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        gate = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(gate, fcntl.LOCK_EX)
+        with files.locked(self.folder / ".lock"):
             self.others = sum(_live(path) for path in self.folder.iterdir() if path.name.isdigit())
-            self._held = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._held = files.lock(self.path, wait=False)
             os.ftruncate(self._held, 0)
             os.write(self._held, str(self.processes).encode())
-        finally:
-            os.close(gate)
         return self
 
     def threads(self) -> int | None:
@@ -81,14 +75,9 @@ class CoreShare:
 def _live(path: Path) -> int:
     """The number of processes of the job that holds the file; 0, and the file removed, where nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if files.in_use(path):
+            return int(path.read_text() or "1")
         path.unlink(missing_ok=True)
-        return 0
     except OSError:
-        return int(os.read(descriptor, 16) or b"1")
-    finally:
-        os.close(descriptor)
+        pass
+    return 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from mae_sdk import files
 
 
 class Reservation:
@@ -18,8 +19,7 @@ class Reservation:
     """
 
     def __init__(self, devices: Sequence[object], count: int) -> None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.folder = Path(base) / "mae" / "devices"
+        self.folder = files.cache_home() / "devices"
         self.devices = [str(device) for device in devices]
         self.count = min(count, len(self.devices))
         self.held: dict[str, int] = {}
@@ -37,18 +37,12 @@ class Reservation:
         return None
 
     def _take(self) -> bool:
-        self.folder.mkdir(parents=True, exist_ok=True)
         for device in self.devices:
             name = "".join(c if c.isalnum() or c in "-_" else "_" for c in device)
-            descriptor = os.open(
-                self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
+                self.held[device] = files.lock(self.folder / f"{name}.lock", wait=False)
+            except BlockingIOError:
                 continue
-            self.held[device] = descriptor
             if len(self.held) == self.count:
                 return True
         self.release()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.run.process import identify, is_alive
 from mae_sdk.run.process_group import without_cluster
@@ -44,7 +45,7 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
             )
         _started.append(process)
         attempt["process"] = identify(process.pid)
-        records.write_json(job_dir / records.RECORD_NAME, record)
+        files.write_json(job_dir / records.RECORD_NAME, record)
     return True
 
 

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyse, failure
 from mae_sdk.jobs.secrets import redact_tree, secret_values
@@ -65,7 +66,7 @@ def supervise(job_dir: Path) -> int:
                 record = records.read_record(job_dir)
                 records.new_attempt(record, "after preemption")
                 records.advance(record, records.ERROR, message, failure=failure("runner", message))
-                records.write_json(job_dir / records.RECORD_NAME, record)
+                files.write_json(job_dir / records.RECORD_NAME, record)
             return 5
         records.update_record(
             job_dir, lambda record: void(records.new_attempt(record, "after preemption"))

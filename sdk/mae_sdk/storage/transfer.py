@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mae_skill.errors import MaeError, NotFoundError, StorageError
 
+from mae_sdk.files import atomic_file
 from mae_sdk.storage import urls
 from mae_sdk.storage.urls import join
 
@@ -289,8 +288,7 @@ def write_bytes(
         path = urls.local_path(url)
 
         def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path, exclusive=if_none_match) as temporary:
+            with atomic_file(path, exclusive=if_none_match, sync=True) as temporary:
                 temporary.write_bytes(data)
 
         attempt(write, url, "write", attempts=1)
@@ -308,30 +306,6 @@ def write_bytes(
         url,
         "write",
     )
-
-
-@contextmanager
-def atomic_file(path: Path, exclusive: bool = False) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place on success and vanishes on failure.
-
-    With ``exclusive`` an existing ``path`` raises `FileExistsError` and is left alone.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        if exclusive:
-            os.link(temporary, path)
-        else:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def list_files(url: str, storage_options: Options = None) -> list[str]:
@@ -408,11 +382,10 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
         StorageError: a range failed for good, or the object changed while it was read.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not urls.is_remote(url):
         import shutil
 
-        with atomic_file(target) as temporary:
+        with atomic_file(target, sync=True) as temporary:
             attempt(
                 lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1
             )
@@ -420,7 +393,7 @@ def download(url: str, path: str | os.PathLike[str], storage_options: Options = 
     from mae_sdk.storage import streams
 
     before = info(url, storage_options)
-    with atomic_file(target) as temporary, temporary.open("r+b") as handle:
+    with atomic_file(target, sync=True) as temporary, temporary.open("r+b") as handle:
         if before["size"] is None or not streams.takes_ranges(url, storage_options):
             import shutil
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Job, Skill
-from mae_sdk.jobs import records
+from mae_sdk import Job, Skill, files
 from mae_sdk.jobs.status import read_status
 from mae_skill.reader import read_spec
 
@@ -97,4 +96,4 @@ def test_a_trial_inside_a_sweep_and_the_same_spec_alone_give_the_same_curve(
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert _curve(alone) == curve
-    assert records.read_json(job.folder / "train" / "result.json")["trials"] == 3
+    assert files.read_json(job.folder / "train" / "result.json")["trials"] == 3
