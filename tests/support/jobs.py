@@ -9,7 +9,7 @@ from typing import Any
 
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
-from mae_sdk.run import local
+from mae_sdk.run.platform import submit
 
 
 def write(
@@ -33,7 +33,7 @@ def start(
 ) -> Job:
     """A started job."""
     folder = write(root, command, result, name, **launch)
-    assert local.submit(folder, env)
+    assert submit(folder, env)
     return Job(folder)
 
 

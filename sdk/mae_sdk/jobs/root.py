@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
 from mae_sdk.jobs import records
-from mae_sdk.jobs.records import Record
+from mae_sdk.jobs.records import JobRecord
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Root:
         )
         return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
 
-    def record(self, job_id: str) -> Record:
+    def record(self, job_id: str) -> JobRecord:
         """The record of a job.
 
         Raises:
