@@ -13,10 +13,15 @@ from mae_sdk.run.platform import submit
 
 
 def write(
-    root: Path, command: str, result: str | None = None, name: str = "job", **launch: Any
+    root: Path,
+    command: str,
+    result: str | None = None,
+    name: str = "job",
+    platform: str = "local",
+    **launch: Any,
 ) -> Path:
     """The folder of a job that has not been started."""
-    record: dict[str, Any] = {"id": name, "action": "train"}
+    record: dict[str, Any] = {"id": name, "action": "train", "platform": platform}
     record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
     records.new_attempt(record)
     records.write_json(root / name / records.RECORD_NAME, record)

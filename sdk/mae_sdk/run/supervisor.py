@@ -113,7 +113,11 @@ def _next_attempt(job_dir: Path) -> JobRecord:
     from mae_sdk.jobs.resume import prepare  # loads yaml: a first attempt does without
 
     def open_attempt(record: JobRecord) -> None:
-        records.new_attempt(record, "after preemption")["process"] = identify()
+        before = records.last_attempt(record)
+        attempt = records.new_attempt(record, "after preemption")
+        attempt["process"] = identify()
+        if "handle" in before:  # it is the same job of the engine
+            attempt["handle"] = before["handle"]
 
     record = records.update_record(job_dir, open_attempt)
     prepare(job_dir)
