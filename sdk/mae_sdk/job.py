@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +23,83 @@ from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.records import JobRecord, ShownRecord
 from mae_sdk.jobs.secrets import is_secret_name
 from mae_sdk.jobs.status import metrics_of, read_status
-from mae_sdk.run import local
-from mae_sdk.run.process import is_alive, kill_leftovers
+from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 
 _NEVER_LAUNCHED_SECONDS = 60.0
 
 
-def observe(job_dir: Path) -> tuple[records.Record, str]:
-    """The record and the true state. A job of this host whose supervisor is gone becomes ERROR, or CANCELED when that was asked for."""
-    local.reap()
-    record = records.read_record(job_dir)
-    attempt = records.last_attempt(record)
-    if records.is_terminal(attempt["state"]):
-        return record, records.state_of(record)
-    alive = is_alive(attempt["process"]) if attempt["process"] else _launching(job_dir)
-    if alive:
-        return record, attempt["state"]
-    if alive is None:
-        age = records.heartbeat_age(job_dir)
-        stale = age is not None and age > records.STALE_SECONDS
-        return record, records.UNKNOWN if stale else attempt["state"]
+def observe(job_dir: Path) -> tuple[JobRecord, str]:
+    """The record and the true state of a job whose folder is here.
+
+    A job that its platform runs no longer becomes ERROR, or CANCELED when that was asked for.
+    """
+    return observe_all([(job_dir, records.read_record(job_dir))])[0]
+
+
+def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord, str]]:
+    """The records and true states of many jobs; each platform is asked once for all of its own."""
+    observed = [(record, records.state_of(record)) for _, record in jobs]
+    unfinished: dict[str, list[int]] = defaultdict(list)
+    for index, (_, record) in enumerate(jobs):
+        if not records.is_terminal(records.last_attempt(record)["state"]):
+            unfinished[record.get("platform") or DEFAULT].append(index)
+
+    for indices in unfinished.values():
+        asked = [jobs[index] for index in indices]
+        for index, (job_dir, record), seen in zip(indices, asked, _ask(asked), strict=True):
+            if records.is_terminal(seen.state):
+                observed[index] = _settle(job_dir)
+            elif seen.state != records.RUNNING:
+                observed[index] = (record, seen.state)
+    return observed
+
+
+def _ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+    """What their common platform says of jobs; one that was not submitted yet is not asked for."""
+    try:
+        place = platform_of(jobs[0][1])
+    except (UsageError, DependencyError):  # made where that platform is installed
+        return [EngineState(records.UNKNOWN)] * len(jobs)
+
+    known = [job for job in jobs if was_submitted(records.last_attempt(job[1]))]
+    answers = iter(place.state(known) if known else [])
+    return [
+        next(answers) if was_submitted(records.last_attempt(record)) else _launching(job_dir)
+        for job_dir, record in jobs
+    ]
+
+
+def _launching(job_dir: Path) -> EngineState:
+    """Of a job that no platform has taken: it is about to be submitted, or its caller died."""
+    age = time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime
+    if age < _NEVER_LAUNCHED_SECONDS:
+        return EngineState(records.PENDING)
+    return EngineState(records.ERROR, "it was never launched")
+
+
+def _settle(job_dir: Path) -> tuple[JobRecord, str]:
+    """Write the end of a job that its platform runs no longer; the record and state that it has then."""
     with records.locked(job_dir):
         record = records.read_record(job_dir)
-        attempt = records.last_attempt(record)
-        gone = (
-            is_alive(attempt["process"]) is False if attempt["process"] else not _launching(job_dir)
-        )
-        if gone and not records.is_terminal(attempt["state"]):
-            kill_leftovers(job_dir)
-            if (job_dir / records.CANCEL_NAME).exists():
-                records.advance(record, records.CANCELED, "cancelled on request")
-                (job_dir / records.CANCEL_NAME).unlink(missing_ok=True)
-            else:
-                message = (
-                    "its supervisor is gone" if attempt["process"] else "it was never launched"
-                )
-                records.advance(
-                    record, records.ERROR, message, failure=failure("lost_process", message)
-                )
-            files.write_json(job_dir / records.RECORD_NAME, record)
+        if records.is_terminal(records.last_attempt(record)["state"]):
+            return record, records.state_of(record)
+        (seen,) = _ask([(job_dir, record)])
+        if not records.is_terminal(seen.state):  # another caller has started it again
+            return record, records.state_of(record)
+
+        platform_of(record).cancel(job_dir, record)  # ends what it left behind
+        cancel = job_dir / records.CANCEL_NAME
+        if cancel.exists():
+            records.advance(record, records.CANCELED, "canceled on request")
+            cancel.unlink(missing_ok=True)
+        else:
+            problem = failure(seen.category, seen.reason)
+            records.advance(record, records.ERROR, seen.reason, failure=problem)
+        records.write_record(job_dir, record)
     return record, records.state_of(record)
-
-
-def _launching(job_dir: Path) -> bool:
-    return time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime < _NEVER_LAUNCHED_SECONDS
 
 
 def _number(text: str) -> Any:
@@ -94,11 +125,11 @@ class Job:
 
     @property
     def _longest_pause(self) -> float:
-        """Seconds between two looks of `wait`."""
+        """Longest polling interval of `wait`, in seconds."""
         return 0.25
 
     @property
-    def record(self) -> records.Record:
+    def record(self) -> ShownRecord:
         """``job.json``, with the failure of the last attempt under ``error``."""
         record = records.read_record(self.folder)
         return {**record, "error": records.last_attempt(record)["failure"]}
@@ -108,9 +139,23 @@ class Job:
         """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN where it cannot be seen from here."""
         return self.observe()[1]
 
-    def observe(self) -> tuple[records.Record, str]:
+    def observe(self) -> tuple[JobRecord, str]:
         """The record and the true state."""
         return observe(self.folder)
+
+    @property
+    def preempted(self) -> bool:
+        """Whether the job was preempted and waits for `resume`: its platform does not start it again."""
+        record = records.read_record(self.folder)
+        number = records.last_attempt(record)["number"]
+        if records.last_attempt(record)["state"] != records.PREEMPTED:
+            return False
+        (seen,) = _ask([(self.folder, record)])
+        if not records.is_terminal(seen.state):
+            return False
+
+        # The next attempt may have begun, and even ended, since the record was read.
+        return len(records.read_record(self.folder)["attempts"]) == number
 
     def _lines(self) -> list[dict[str, Any]]:
         return read_status(self.folder / "status.json")
@@ -119,14 +164,15 @@ class Job:
         """Wait for the end.
 
         Raises:
-            JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE. StorageError: still running after `timeout` seconds.
+            JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE.
+            StorageError: still running after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.005
         while True:
             record, state = self.observe()
             attempt = records.last_attempt(record)
-            if attempt["state"] == records.PREEMPTED and attempt.get("told_to_stop"):
+            if attempt["state"] == records.PREEMPTED and self.preempted:
                 raise PreemptedError(
                     "the job was preempted after saving",
                     got=self.id,
@@ -136,14 +182,14 @@ class Job:
                 return self
             if state == records.CANCELED:
                 raise JobCanceledError(
-                    "the job was cancelled", got=self.id, hint=f"mae jobs resume {self.id}"
+                    "the job was canceled", got=self.id, hint=f"mae jobs resume {self.id}"
                 )
             if state == records.ERROR:
-                problem = attempt["failure"] or {}
+                problem = attempt["failure"]
                 raise JobFailedError(
-                    problem.get("message") or "the job ended in ERROR",
+                    (problem and problem["message"]) or "the job ended in ERROR",
                     got=self.id,
-                    hint=problem.get("hint"),
+                    hint=problem and problem["hint"],
                 )
             if deadline is not None and time.monotonic() > deadline:
                 raise StorageError(
@@ -151,6 +197,7 @@ class Job:
                     got=self.id,
                     hint="the job goes on",
                 )
+
             time.sleep(pause)
             pause = min(self._longest_pause, pause * 1.3)
 
@@ -167,15 +214,23 @@ class Job:
         }
 
     def logs(self) -> str:
-        """What the runner has printed so far."""
-        return self._text("log.txt")
+        """What the runner has printed so far; of a job that never started, what its platform has kept."""
+        text = self._text("log.txt")
+        if not text:
+            record = self.record
+            with contextlib.suppress(UsageError, DependencyError):  # not installed here
+                text = platform_of(record).logs(self.folder, record)
+        return text
 
     def metrics(self) -> dict[str, Any]:
-        """The newest value of every figure."""
+        """The newest value of every metric."""
         return metrics_of(self._lines())
 
     def files(self) -> list[Path]:
-        """What the job made, as its result names it; empty before it is complete, and for a folder that is not on this machine."""
+        """What the job made, as its result names it.
+
+        Empty before it is complete, and for a folder that is not on this machine.
+        """
         record = self.record
         path = self.folder / str(record["launch"].get("result") or "")
         try:
@@ -188,7 +243,7 @@ class Job:
         return [place for place in dict.fromkeys(found) if place.is_file()]
 
     def history(self) -> list[dict[str, Any]]:
-        """One row an epoch with its figures, in order; of an AutoML job one row a trial, with its values and parameters."""
+        """One row per epoch with its metrics, in order; of an AutoML job one row per trial."""
         if self.record.get("kind") == "automl":
             import csv
 
@@ -198,12 +253,12 @@ class Job:
             ]
         rows: dict[int, dict[str, Any]] = {}
         for line in self._lines():
-            if isinstance(line.get("epoch"), int) and isinstance(
-                line.get("kpi"), dict
-            ):  # a resumed epoch takes its first run's place
-                rows.setdefault(line["epoch"], {"epoch": line["epoch"]}).update(
-                    {"step": line.get("step"), **line["kpi"]}
-                )
+            epoch, metrics = line.get("epoch"), line.get("kpi")
+            if isinstance(epoch, int) and isinstance(metrics, dict):
+                row = rows.setdefault(
+                    epoch, {"epoch": epoch}
+                )  # a repeated epoch replaces its values
+                row.update({"step": line.get("step"), **metrics})
         return [rows[epoch] for epoch in sorted(rows)]
 
     def frame(self) -> Any:
@@ -234,84 +289,103 @@ class Job:
         return CheckpointIndex(self.folder / record["action"]).select(policy)
 
     def cancel(self, wait: float = 40.0) -> str:
-        """Stop every process of the job: SIGTERM, then SIGKILL after the grace period. Returns the state; an ended job is left as it is."""
-        record, state = self.observe()
-        attempt = records.last_attempt(record)
-        if records.is_terminal(attempt["state"]):
-            return state
-        (self.folder / records.CANCEL_NAME).touch()
-        process = attempt["process"]
-        if process and is_alive(process):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process["pid"]), signal.SIGTERM)
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline and not records.is_terminal(state):
-            time.sleep(0.02)
-            state = self.observe()[1]
-        return state
-
-    def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
-        """Open a new attempt in the same folder, from its newest checkpoint. A live job is left as it is.
+        """Stop every process of the job: SIGTERM, then SIGKILL after the grace period.
 
         Args:
-            env: settings of its environment. No record holds values: what the job was given must be given again, here or in this process.
-            lost: the caller knows that the machine of a job in state UNKNOWN is gone; from here that cannot be seen.
+            wait: seconds to wait for its end.
+
+        Returns:
+            The state; a job that has ended is left as it is.
 
         Raises:
-            UsageError: it is complete, its state cannot be seen from here, or a setting that it was given is missing.
+            UsageError, DependencyError: its platform is not installed here.
         """
         record, state = self.observe()
-        preempted = records.last_attempt(record)["state"] == records.PREEMPTED
-        gone = state == records.UNKNOWN and lost
-        if state in (records.COMPLETE, records.UNKNOWN) and not gone:
-            hint = (
-                f"if its machine is gone for good: mae jobs resume {self.id} --lost"
-                if state == records.UNKNOWN
-                else None
-            )
-            expected = "ERROR, CANCELED or preempted"
+        if self._is_over(record):
+            return state
+
+        (self.folder / records.CANCEL_NAME).touch()
+        platform_of(record).cancel(self.folder, record)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and not self._is_over(record):
+            time.sleep(0.02)
+            record, state = self.observe()
+        return state
+
+    def _is_over(self, record: JobRecord) -> bool:
+        """Whether nothing of the job will run unless it is resumed."""
+        state = records.last_attempt(record)["state"]
+        return self.preempted if state == records.PREEMPTED else records.is_terminal(state)
+
+    def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
+        """Open a new attempt in the same folder, from its newest checkpoint.
+
+        A live job is left as it is.
+
+        Args:
+            env: settings of its environment. No record holds values: what the job was given must be
+                given again, here or in this process.
+            lost: the caller knows that the machine of a job in state UNKNOWN is gone; from here that
+                cannot be seen.
+
+        Raises:
+            UsageError: it is complete, its state cannot be seen from here, or a setting that it was
+                given is missing.
+        """
+        record, state = self.observe()
+        is_lost = state == records.UNKNOWN and lost
+        if state in (records.COMPLETE, records.UNKNOWN) and not is_lost:
+            hint = None
+            if state == records.UNKNOWN:
+                hint = f"if its machine is gone for good: mae jobs resume {self.id} --lost"
             raise UsageError(
                 f"a job that is {state} cannot be resumed",
                 field="job",
                 got=self.id,
-                expected=expected,
+                expected="ERROR, CANCELED or preempted",
                 hint=hint,
             )
-        if gone or records.is_terminal(state) or preempted:
-            missing = [
-                name
-                for name in record.get("env_names") or []
-                if name not in os.environ and name not in (env or {})
-            ]
-            if missing:
-                open_names = [
-                    name for name in missing if not is_secret_name(name)
-                ]  # a command line is seen by everybody
-                raise UsageError(
-                    "the job was started with settings of its environment that are not set here",
-                    field="env",
-                    got=missing,
-                    expected="each of them, with its value",
-                    hint="export them"
-                    + (
-                        f", or mae jobs resume {self.id} --env {open_names[0]}=VALUE"
-                        if open_names
-                        else ""
-                    ),
-                )
-            with records.locked(self.folder):
-                record = records.read_record(self.folder)
-                if gone:
-                    message = "its machine was said to be gone"
-                    records.advance(
-                        record, records.ERROR, message, failure=failure("lost_process", message)
-                    )
-                if records.is_terminal(records.last_attempt(record)["state"]):
-                    records.new_attempt(record, "resumed")
-                    (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
-                    files.write_json(self.folder / records.RECORD_NAME, record)
-            from mae_sdk.jobs.resume import prepare
+        if not is_lost and not self._is_over(record):
+            return self
 
-            prepare(self.folder)
-            local.submit(self.folder, env)
+        env = self._settings(record, env or {})
+        with records.locked(self.folder):
+            record = records.read_record(self.folder)
+            if is_lost:
+                message = "its machine was reported gone"
+                problem = failure("lost_process", message)
+                records.advance(record, records.ERROR, message, failure=problem)
+            if records.is_terminal(records.last_attempt(record)["state"]):
+                records.new_attempt(record, "resumed")
+                (self.folder / records.CANCEL_NAME).unlink(missing_ok=True)
+                records.write_record(self.folder, record)
+
+        from mae_sdk.jobs.resume import prepare
+
+        prepare(self.folder)
+        submit(self.folder, env)
         return self
+
+    def _settings(self, record: JobRecord, env: Mapping[str, str]) -> dict[str, str]:
+        """The settings that the job was started with, from `env` or this process's environment.
+
+        Raises:
+            UsageError: one of them is in neither.
+        """
+        names = record.get("env_names") or []
+        found = {**{name: os.environ[name] for name in names if name in os.environ}, **env}
+        missing = [name for name in names if name not in found]
+        if not missing:
+            return found
+
+        hint = "export them"
+        open_names = [name for name in missing if not is_secret_name(name)]
+        if open_names:  # a secret has no place on a command line, which everybody can see
+            hint += f", or mae jobs resume {self.id} --env {open_names[0]}=VALUE"
+        raise UsageError(
+            "the job was started with settings of its environment that are not set here",
+            field="env",
+            got=missing,
+            expected="each of them, with its value",
+            hint=hint,
+        )

@@ -47,7 +47,7 @@ def create(bundle: Any, plan: Plan) -> Job:
     """
     from mae_sdk.jobs.root import open_job
     from mae_sdk.plan.make import recheck
-    from mae_sdk.run.platform import platform
+    from mae_sdk.run.platform import submit
 
     root = Root(plan.results_root)
     job_dir = Path(plan.job_dir)
@@ -65,7 +65,7 @@ def create(bundle: Any, plan: Plan) -> Job:
                 return open_job(root, plan.job_id)
         _write_folder(bundle, plan, job_dir, record)
     environment = {**{name: str(value) for name, value in plan.request.env.items()}, **plan.secrets}
-    platform(plan.request.platform).submit(job_dir, environment)
+    submit(job_dir, environment)
     return open_job(root, plan.job_id)
 
 
@@ -90,7 +90,7 @@ def _unpack(bundle: Any, plan: Plan) -> None:
             set_dotted(spec, key, folders[0] if isinstance(value, str) else folders)
 
 
-def record_of(bundle: Any, plan: Plan) -> records.Record:
+def record_of(bundle: Any, plan: Plan) -> records.JobRecord:
     """``job.json`` of a plan; it holds no secret."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -107,26 +107,26 @@ def record_of(bundle: Any, plan: Plan) -> records.Record:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    launch = dict(plan.launch)
+    launch = plan.launch.copy()
     if plan.study is not None:
         import sys
 
-        launch.update(
-            command=[sys.executable, "-m", "mae_sdk.automl.controller", plan.job_dir],
-            processes=1,
-            result="train/result.json",
-            devices=[],
-            device_count=0,
-        )
+        launch |= {
+            "command": [sys.executable, "-m", "mae_sdk.automl.controller", plan.job_dir],
+            "processes": 1,
+            "result": "train/result.json",
+            "devices": [],
+            "device_count": 0,
+        }
     parent = plan.parent or {}
-    record: records.Record = {
+    record: records.JobRecord = {
+        "schema_version": records.SCHEMA_VERSION,
         "id": plan.job_id,
         "action": plan.action,
         "kind": "automl" if plan.study is not None else "plain",
         "skill": str(bundle.info.get("name") or ""),
         "created_at": records.now(),
         "parent": parent.get("id"),
-        **({"parent_automl": parent["best_child_of"]} if parent.get("best_child_of") else {}),
         "platform": plan.request.platform,
         "results_root": urls.redact(plan.results_root),
         "idempotency_key": None
@@ -138,13 +138,16 @@ def record_of(bundle: Any, plan: Plan) -> records.Record:
         "policy": plan.policy,
         "cost_key": None
         if plan.study is not None
-        else cost_key(bundle.info, plan.action, plan.spec, plan.launch),
+        else cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
         "versions": versions,
         "resume_keys": [key for key, row in rows.items() if _function(row) in RESUME],
         "ptm_keys": [key for key, row in rows.items() if _function(row) in PRETRAINED],
         "launch": launch,
+        "attempts": [],
     }
+    if parent.get("best_child_of"):
+        record["parent_automl"] = parent["best_child_of"]
     records.new_attempt(record)
     return record
 
@@ -157,12 +160,12 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.Record) -> None:
+def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.JobRecord) -> None:
     """Build beside, then rename: the folder is there whole or not at all. Another caller's folder, come first, is left as it is."""
     from mae_skill.dotted import set_dotted
     from mae_skill.reader import dump_yaml
 
-    from mae_sdk.plan.make import gpu_ids_key
+    from mae_sdk.plan.launch_record import gpu_ids_key
 
     launch = plan.launch
     key = gpu_ids_key(bundle.info, plan.action, plan.spec)

@@ -12,8 +12,7 @@ from mae_sdk import files
 from mae_sdk.data import cache
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.inferred_fields import MappingContext, apply
-from mae_sdk.run.cores import CoreShare
-from mae_sdk.run.devices import Reservation
+from mae_sdk.run.devices import CoreShare, Reservation
 from mae_sdk.storage import transfer
 
 from tests.support.images import make_tarball, write_imagefolder

@@ -12,7 +12,7 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyse
 from mae_sdk.plan.automl_policy import policy_word
-from mae_sdk.run import local
+from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify, is_alive
 from mae_skill.errors import JobFailedError, UsageError
 
@@ -58,7 +58,7 @@ def test_a_runner_that_is_not_there_is_a_missing_dependency(tmp_path: Path) -> N
     records.update_record(
         folder, lambda record: record["launch"].update(command=["/no/such/program"])
     )
-    assert local.submit(folder)
+    assert submit(folder)
     with pytest.raises(JobFailedError):
         Job(folder).wait(20)
     assert Job(folder).record["error"]["category"] == "dependency"

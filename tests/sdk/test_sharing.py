@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from mae_sdk.run.cores import CoreShare
+from mae_sdk.run.devices import CoreShare
 from mae_skill.errors import JobFailedError
 
 from tests.support.jobs import start, wait_until

@@ -16,7 +16,7 @@ from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.remote import RemoteJob
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.inferred_fields import MappingContext, apply, fetch, parent_info
-from mae_sdk.run import local
+from mae_sdk.run.platform import submit
 from mae_sdk.storage import transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
@@ -98,7 +98,7 @@ def start(scratch: Path, url: str, command: str) -> Job:
     files.write_json(scratch / "job/job.json", record)
     (scratch / "job/spec.yaml").write_text(f"results_dir: {scratch}/job\ntrain: {{resume: null}}\n")
     add_checkpoints(scratch / "job", [0.5])
-    assert local.submit(scratch / "job")
+    assert submit(scratch / "job")
     return Job(scratch / "job")
 
 

@@ -78,7 +78,9 @@ def test_a_measurement_has_a_limit_and_takes_its_processes_with_it(
 def test_a_plan_of_the_packaged_bundle_tells_the_time_of_epoch_run_and_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mae_sdk.plan.cost.device_facts", lambda: {"device": "cpu", "cores": 4})
+    monkeypatch.setattr(
+        "mae_sdk.plan.cost.device_facts", lambda resources: {"device": "cpu", "cores": 4}
+    )
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=8)
     overrides = {"arch": "vit_tiny_patch16", "image_size": 64, "batch_size": 4, "num_epochs": 5}
     plan = Skill().plan(

@@ -10,14 +10,19 @@ from typing import Any
 from mae_sdk import files
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
-from mae_sdk.run import local
+from mae_sdk.run.platform import submit
 
 
 def write(
-    root: Path, command: str, result: str | None = None, name: str = "job", **launch: Any
+    root: Path,
+    command: str,
+    result: str | None = None,
+    name: str = "job",
+    platform: str = "local",
+    **launch: Any,
 ) -> Path:
     """The folder of a job that has not been started."""
-    record: dict[str, Any] = {"id": name, "action": "train"}
+    record: dict[str, Any] = {"id": name, "action": "train", "platform": platform}
     record["launch"] = {"command": ["sh", "-c", command], "result": result, **launch}
     records.new_attempt(record)
     files.write_json(root / name / records.RECORD_NAME, record)
@@ -34,7 +39,7 @@ def start(
 ) -> Job:
     """A started job."""
     folder = write(root, command, result, name, **launch)
-    assert local.submit(folder, env)
+    assert submit(folder, env)
     return Job(folder)
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mae_sdk import files
 from mae_sdk.automl.backend import Seen
@@ -81,10 +81,10 @@ class LocalChildren:
                 for name, value in self.study["launch"].items()
             }
             launch["command"] = [_fill(word, places) for word in launch["command"]]
-            record: dict[str, Any] = {
+            content: dict[str, Any] = {
                 key: value for key, value in parent.items() if key not in _OWN
             }
-            record.update(
+            content.update(
                 id=child.name,
                 kind="trial",
                 action=self.study.get("action", "train"),
@@ -92,6 +92,7 @@ class LocalChildren:
                 trial=number,
                 launch=launch,
             )
+            record = cast(records.JobRecord, content)
             records.new_attempt(record)
             files.write_json(temporary / records.RECORD_NAME, record)
         return child
@@ -144,7 +145,7 @@ class LocalChildren:
     def _warm(self, child: Path) -> None:
         """The runner's command goes through the warm client, which falls back to the command itself."""
 
-        def change(record: dict[str, Any]) -> None:
+        def change(record: records.JobRecord) -> None:
             command = record["launch"]["command"]
             if "mae_sdk.automl.warm_client" not in command:
                 record["launch"]["command"] = [
@@ -157,7 +158,7 @@ class LocalChildren:
         records.update_record(child, change)
 
     def retry(self, child: Path, slot: int, spec: Mapping[str, Any] | None) -> None:
-        def change(record: dict[str, Any]) -> None:
+        def change(record: records.JobRecord) -> None:
             if not records.is_terminal(records.last_attempt(record)["state"]):
                 records.advance(record, records.ERROR, "its supervisor is gone")
             records.new_attempt(record, "retried by the study")
@@ -193,7 +194,7 @@ class LocalChildren:
         ):
             return Seen(records.RUNNING)  # its supervisor starts the next attempt by itself
         if records.is_terminal(attempt["state"]):
-            problem = attempt.get("failure") or {}
+            problem: Mapping[str, Any] = attempt.get("failure") or {}
             state = attempt["state"] if attempt["state"] != records.PREEMPTED else records.ERROR
             category = (
                 "signal"
@@ -213,7 +214,7 @@ class LocalChildren:
 
     def _supervised(self, child: Path) -> bool:
         try:
-            identity = files.read_json(child / "supervisor.json")
+            identity = cast(records.ProcessIdentity, files.read_json(child / "supervisor.json"))
         except (OSError, ValueError):
             return False
         process = self._started.get(child.name)

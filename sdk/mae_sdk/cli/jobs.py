@@ -453,6 +453,6 @@ def show_(job_id: str, results_root: str | None, as_json: bool) -> None:
         as_json=as_json,
         text=text,
         next_commands=next_for(
-            job.id, document["state"], str(document.get("action")), root_flag(results_root)
+            job.id, str(document["state"]), str(document.get("action")), root_flag(results_root)
         ),
     )

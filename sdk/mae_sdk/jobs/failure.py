@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.files import read_json
+from mae_sdk.jobs.records import Failure
 
 CATEGORIES = (
     "out_of_memory",
@@ -80,7 +81,7 @@ def failure(
     *,
     lines: list[str] | None = None,
     error: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Failure:
     """The ``failure`` of an attempt: ``category, message, lines, hint, error``."""
     hint = (error or {}).get("hint") or _HINTS[category]
     return {
@@ -94,7 +95,7 @@ def failure(
 
 def analyse(
     job_dir: Path, exit_code: int, *, rank: int | None = None, log_start: int = 0
-) -> dict[str, Any]:
+) -> Failure:
     """Explain an exit code from the error that the runner left, else from the log.
 
     Args:

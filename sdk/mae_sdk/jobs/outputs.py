@@ -233,7 +233,7 @@ def parent_info(
     )
 
 
-def _complete(root: Root, job_id: str) -> records.Record:
+def _complete(root: Root, job_id: str) -> records.JobRecord:
     """The record of a job that must be COMPLETE."""
     scratch = root.work_dir(job_id)
     if (scratch / records.RECORD_NAME).exists():
@@ -310,7 +310,7 @@ def _spec(root: Root, job_id: str, files: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _inherited_meta(
-    record: records.Record, spec: Mapping[str, Any], root: Root
+    record: records.JobRecord, spec: Mapping[str, Any], root: Root
 ) -> dict[str, Any] | None:
     """What is known of the checkpoint that an exported model was made from, when it came from a job that is still there."""
     above = record.get("parent_job_id") or record.get("parent")

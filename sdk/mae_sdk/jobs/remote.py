@@ -36,13 +36,13 @@ class RemoteJob(Job):
         return super()._longest_pause if self._here else 2.0
 
     @property
-    def record(self) -> records.Record:
+    def record(self) -> records.ShownRecord:
         if self._here:
             return super().record
         record = self._there()
         return {**record, "error": records.last_attempt(record)["failure"]}
 
-    def observe(self) -> tuple[records.Record, str]:
+    def observe(self) -> tuple[records.JobRecord, str]:
         """The record, and the state; UNKNOWN when a run elsewhere has not shown itself for a while."""
         if self._here:
             return super().observe()
@@ -53,7 +53,7 @@ class RemoteJob(Job):
             state = records.UNKNOWN
         return record, state
 
-    def _there(self) -> records.Record:
+    def _there(self) -> records.JobRecord:
         """The record behind the URL. A store that does not replace objects at once may show none, or half of one, for a moment."""
         for pause in (0.1, 0.4):
             try:

@@ -11,7 +11,7 @@ from mae_skill.errors import NotFoundError, StorageError, UsageError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
-from mae_sdk.jobs.records import Record
+from mae_sdk.jobs.records import JobRecord
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Root:
         base = os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch"
         return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
 
-    def record(self, job_id: str) -> Record:
+    def record(self, job_id: str) -> JobRecord:
         """The record of a job.
 
         Raises:

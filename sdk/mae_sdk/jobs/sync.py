@@ -6,6 +6,7 @@ writer per job; `claim` decides who that is.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -28,7 +29,7 @@ _INDEXES = ("checkpoints.json", "result.json")
 _GROWING = (".txt", ".json", ".jsonl", ".csv", ".log")
 
 
-def claim(url: str, record: records.Record) -> records.Record | None:
+def claim(url: str, record: records.JobRecord) -> records.JobRecord | None:
     """Create the remote record of a job, once whoever else tries.
 
     Returns:
@@ -48,7 +49,7 @@ def claim(url: str, record: records.Record) -> records.Record | None:
     except StorageError as error:
         if error.retryable or not transfer.exists(target):
             raise
-        first: records.Record = json.loads(transfer.read_bytes(target))
+        first: records.JobRecord = json.loads(transfer.read_bytes(target))
         return None if first.get("claim") == record["claim"] else first
     return None
 
@@ -67,11 +68,9 @@ class Follower:
         self.seconds = (
             float(os.environ.get("MAE_SYNC_SECONDS", "5")) if seconds is None else seconds
         )
-        try:
-            launch = records.read_record(self.job_dir).get("launch") or {}
-        except MaeError:
-            launch = {}
-        self._excludes = [str(pattern) for pattern in launch.get("upload_excludes") or []]
+        self._excludes: list[str] = []
+        with contextlib.suppress(MaeError):
+            self._excludes = records.read_record(self.job_dir)["launch"].get("upload_excludes", [])
         self._done: dict[str, tuple[int, int]] = {}
         self._note: dict[str, Any] | None = None
         self._over = threading.Event()

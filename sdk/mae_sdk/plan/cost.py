@@ -1,8 +1,8 @@
-"""How long a planned run takes, and how that is known: measured now, recorded from earlier jobs of this machine, or worked out.
+"""How long a planned run takes, and how that is known: measured now, recorded from earlier jobs, or estimated.
 
-A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and prints a JSON object as its last line
-(``seconds_per_step``, and what else it knows); ``cost_keys`` names the spec fields that decide what a step costs; its estimator may say
-``seconds_per_step`` from the work of a step.
+A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and prints a
+JSON object as its last line (``seconds_per_step``, and what else it knows); ``cost_keys`` names the spec
+fields that decide what a step costs; its estimator may give ``seconds_per_step`` from the work of a step.
 """
 
 from __future__ import annotations
@@ -27,15 +27,23 @@ from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
+from mae_sdk.run.platform import DEFAULT, Resources
 
 MEASURE_SECONDS = 300.0
-_LOOK_BACK = 50  # of the newest jobs: how many are asked what a step took
+_LOOK_BACK = 50  # newest jobs that are asked what a step took
 
 
 def cost_key(
-    info: Mapping[str, Any], action: str, spec: Mapping[str, Any], launch: Mapping[str, Any]
+    info: Mapping[str, Any],
+    action: str,
+    spec: Mapping[str, Any],
+    launch: Mapping[str, Any],
+    resources: Resources,
 ) -> str | None:
-    """A digest of what decides the time of a step: equal for runs whose steps cost the same here. None where the bundle does not say."""
+    """A digest of what decides the time of a step: equal for runs whose steps cost the same there.
+
+    None where the bundle does not say.
+    """
     from mae_skill.dotted import get_dotted
 
     keys = (info.get("cost_keys") or {}).get(action)
@@ -44,7 +52,7 @@ def cost_key(
     shape = [
         launch.get("processes"),
         launch.get("device_count"),
-        None if launch.get("devices") else cores(),
+        None if launch.get("device_count") else resources.cores,
     ]
     values = {str(key): get_dotted(spec, str(key)) for key in keys}
     return hashlib.sha256(
@@ -52,29 +60,20 @@ def cost_key(
     ).hexdigest()[:16]
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def device_facts(resources: Resources) -> dict[str, Any]:
+    """What an estimator is told of the place: ``device`` (a GPU's model, or ``cpu``) and ``cores``.
 
-
-def device_facts() -> dict[str, Any]:
-    """``device``: the first visible GPU's name from the driver's files (no call into it), else ``cpu``; ``cores`` this process may use."""
-    from mae_sdk.run.devices import visible_gpus
-
-    facts: dict[str, Any] = {"cores": cores()}
-    if not visible_gpus():
-        return {**facts, "device": "cpu"}
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith("Model:"):
-                return {**facts, "device": line.partition(":")[2].strip()}
-    return facts
+    What the platform cannot tell is left out.
+    """
+    facts = {"device": resources.device, "cores": resources.cores}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def time_of(
     info: Mapping[str, Any], plan: Any, *, measured: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The ``time`` part of a plan's estimates: ``seconds_per_step, seconds_per_epoch, seconds_total, basis``; what is not known is left out.
+    """The ``time`` part of a plan's estimates, in seconds: ``seconds_per_step, seconds_per_epoch,
+    seconds_total, basis``. What is not known is left out.
 
     Args:
         measured: what `measure` found.
@@ -91,24 +90,19 @@ def time_of(
                 str(plan.estimates.get("seconds_basis") or "analytic"),
             )
     if step is None:
-        return {
-            "basis": "not known: no such job has run here and the device is unknown; --measure times some steps"
-        }
+        unknown = "no such job has run there and the device is unknown; --measure times some steps"
+        return {"basis": f"not known: {unknown}"}
+
     found: dict[str, Any] = {"seconds_per_step": round(step, 5)}
+    epochs = _epochs(info, plan)
     if plan.steps_per_epoch:
         found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
-        epochs = _epochs(info, plan)
-        if epochs:
-            found["seconds_total"] = round(step * plan.steps_per_epoch * epochs, 1)
-            if plan.study is not None:
-                trials, together = (
-                    plan.study["options"].get("max_trials"),
-                    int(plan.study["concurrency"] or 1),
-                )
-                if trials:
-                    found["seconds_study_at_most"] = round(
-                        found["seconds_total"] * -(-int(trials) // together), 1
-                    )
+    if plan.steps_per_epoch and epochs:
+        found["seconds_total"] = round(step * plan.steps_per_epoch * epochs, 1)
+        trials = None if plan.study is None else plan.study["options"].get("max_trials")
+        if trials:
+            rounds = -(-int(trials) // int(plan.study["concurrency"] or 1))
+            found["seconds_study_at_most"] = round(found["seconds_total"] * rounds, 1)
     return {**found, "basis": f"{basis}; start, validation and checkpoints come on top"}
 
 
@@ -124,12 +118,11 @@ def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
 
 
 def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
-    """The median step of the newest jobs of this results root that ran on this machine and cost the same."""
-    wanted = cost_key(info, plan.action, plan.spec, plan.launch)
+    """The median step of the newest jobs of this results root that ran there and cost the same."""
+    wanted = cost_key(info, plan.action, plan.spec, plan.launch, plan.resources)
     if wanted is None or Root(plan.results_root).remote:
         return None, ""
     from mae_sdk.jobs.status import read_status
-    from mae_sdk.run.process import same_host
 
     steps: list[float] = []
     jobs = 0
@@ -138,26 +131,28 @@ def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
             record = records.read_record(folder)
         except MaeError:
             continue
-        if record.get("cost_key") != wanted or not same_host(
-            records.last_attempt(record)["process"] or {}
-        ):
+        if record.get("cost_key") != wanted or not _ran_there(record, plan):
             continue
-        lines = read_status(folder / "status.json")
-        taken = [
-            float(line["time_per_step"])
-            for line in lines
-            if isinstance(line.get("time_per_step"), (int, float))
-        ]
-        steps += taken
-        jobs += bool(taken)
-    return (
-        (
-            statistics.median(steps),
-            f"recorded: {jobs} earlier job{'s' * (jobs > 1)} of the same shape here",
-        )
-        if steps
-        else (None, "")
-    )
+
+        values = [line.get("time_per_step") for line in read_status(folder / "status.json")]
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        steps += numbers
+        jobs += bool(numbers)
+
+    if not steps:
+        return None, ""
+    plural = "s" if jobs > 1 else ""
+    return statistics.median(steps), f"recorded: {jobs} earlier job{plural} of the same shape here"
+
+
+def _ran_there(record: records.JobRecord, plan: Any) -> bool:
+    """Whether a job ran where the plan's job will: on the same platform, and this machine if it is local."""
+    from mae_sdk.run.process import same_host
+
+    if (record.get("platform") or DEFAULT) != plan.request.platform:
+        return False
+    process = records.last_attempt(record)["process"]
+    return not plan.resources.here or (process is not None and same_host(process))
 
 
 def _newest(root: str, action: str) -> list[Path]:
@@ -178,7 +173,8 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
     """Run the bundle's measurement of the planned spec in a folder that goes away afterwards.
 
     Raises:
-        UsageError: the bundle cannot measure this action, or the measurement ended in an error, which is told.
+        UsageError: the bundle cannot measure this action, the job will run on another machine, or the
+            measurement ended in an error, which the message reports.
     """
     from mae_skill.reader import dump_yaml
 
@@ -192,41 +188,32 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
             got=plan.action,
             expected="an action with measure_command",
         )
+    if not plan.resources.here:
+        raise UsageError(
+            "steps can be timed only on this machine",
+            field="measure",
+            got=plan.request.platform,
+            hint="plan without --measure",
+        )
+
     folder = Path(tempfile.mkdtemp(prefix="mae-measure-"))
+    places = {
+        "{python}": sys.executable,
+        "{config_path}": str(folder / "spec.yaml"),
+        "{job_dir}": str(folder),
+    }
+    environment = {
+        **without_cluster(os.environ),
+        **{name: str(value) for name, value in plan.request.env.items()},
+        **plan.secrets,
+    }
     try:
         (folder / "spec.yaml").write_text(dump_yaml(plan.spec))
-        places = {
-            "{python}": sys.executable,
-            "{config_path}": str(folder / "spec.yaml"),
-            "{job_dir}": str(folder),
-        }
         words = shlex.split(command)
         for name, value in places.items():
             words = [word.replace(name, value) for word in words]
-        environment = {
-            **without_cluster(os.environ),
-            **{k: str(v) for k, v in plan.request.env.items()},
-            **plan.secrets,
-        }
-        with (
-            _as_a_job_would(plan.launch, environment),
-            (folder / "out").open("wb") as out,
-            (folder / "err").open("wb") as err,
-        ):
-            process = subprocess.Popen(
-                words,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                _end(process)
+        with _threads_of_a_job(plan.launch, environment):
+            code = _run(words, folder, environment, timeout)
         return _read(folder, code, timeout, environment)
     except OSError as error:
         raise UsageError(
@@ -236,10 +223,31 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _run(
+    words: list[str], folder: Path, environment: Mapping[str, str], timeout: float
+) -> int | None:
+    """Run the command with its output in `folder`; its exit code, or None when it took too long."""
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = subprocess.Popen(
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end(process)
+
+
 @contextlib.contextmanager
-def _as_a_job_would(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
-    """Threads as a job that started now would get them."""
-    from mae_sdk.run.cores import CoreShare
+def _threads_of_a_job(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
+    """As many threads as a job that started now would get."""
+    from mae_sdk.run.devices import CoreShare
 
     share = CoreShare()
     if not launch.get("devices"):
@@ -252,7 +260,7 @@ def _as_a_job_would(launch: Mapping[str, Any], environment: dict[str, str]) -> I
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of the measurement stays, its loader's workers included."""
+    """Kill what is left of the measurement, its loader's workers included."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -268,11 +276,9 @@ def _read(
         found = json.loads(lines[-1]) if lines else {}
     except ValueError:
         found = {}
-    if (
-        code == 0
-        and isinstance(found, dict)
-        and isinstance(found.get("seconds_per_step"), (int, float))
-    ):
+    found = found if isinstance(found, dict) else {}
+
+    if code == 0 and isinstance(found.get("seconds_per_step"), (int, float)):
         return found
     if code is None:
         raise UsageError(
@@ -281,17 +287,16 @@ def _read(
             got=f"over {timeout:g} s",
             hint="plan without --measure",
         )
-    error = found.get("error") if isinstance(found, dict) else None
+
+    error = found.get("error")
     if isinstance(error, dict):
         raise UsageError(
             f"the measured run failed: {error.get('message')}",
             field=error.get("field") or "measure",
             hint=error.get("hint"),
         )
-    last = (folder / "err").read_text(errors="replace").strip().splitlines()[-1:] or [
-        "it printed nothing"
-    ]
-    said = redact(last[0], secret_values(environment))[:300]
+    printed = (folder / "err").read_text(errors="replace").strip().splitlines()
+    last = redact(printed[-1] if printed else "it printed nothing", secret_values(environment))
     raise UsageError(
-        f"the measured run ended with exit code {code}: {said}", field="measure", got=code
+        f"the measured run ended with exit code {code}: {last[:300]}", field="measure", got=code
     )

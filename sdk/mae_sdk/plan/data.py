@@ -8,8 +8,6 @@ from typing import Any
 
 from mae_skill.errors import DataError, MaeError, StorageError
 
-from mae_sdk.run.devices import visible_gpus
-
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
 
@@ -118,11 +116,15 @@ def count_all(
 
 
 def facts_of(
-    info: Mapping[str, Any], action: str, counts: Mapping[str, Mapping[str, Any]]
+    info: Mapping[str, Any],
+    action: str,
+    counts: Mapping[str, Mapping[str, Any]],
+    gpus: int | None,
 ) -> dict[str, Any]:
-    """What the bundle's validator is told: ``gpus``, and of the counted data of the action ``images`` (less those held out) and ``classes``
-    (None = unlabelled; not there for images with masks)."""
-    facts: dict[str, Any] = {"gpus": len(visible_gpus())}
+    """What the bundle's validator is told: ``gpus`` of the platform (left out where it cannot tell), and of
+    the counted data of the action ``images`` (less those held out) and ``classes`` (None = unlabelled; not
+    there for images with masks)."""
+    facts: dict[str, Any] = {} if gpus is None else {"gpus": gpus}
     for key, entry in ((info.get("data_sources") or {}).get(action) or {}).items():
         seen = counts.get(key) or {}
         if (

@@ -6,16 +6,33 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mae_skill.errors import SpecError
 
+from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
-from mae_sdk.run.devices import visible_gpus
+from mae_sdk.run.platform import Resources
+
+
+class Shape(NamedTuple):
+    """The processes of a job and its devices.
+
+    Attributes:
+        devices: names that the supervisor reserves `device_count` of; empty without GPUs, and where the
+            platform's engine allots them.
+    """
+
+    processes: int
+    devices: list[str]
+    device_count: int
 
 
 def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
-    """The spec key that holds the number of devices of `action`: the bundle's ``gpu_spec_key``, in the action's own section if it has one."""
+    """The spec key that holds the number of devices of `action`.
+
+    It is the bundle's ``gpu_spec_key``, in the action's own section if it has one.
+    """
     from mae_skill.dotted import get_dotted
 
     key = info.get("gpu_spec_key")
@@ -28,43 +45,53 @@ def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) ->
     return None
 
 
-def shape(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """``processes, devices, device_count`` of a job (devices are names to reserve from; empty without GPUs)."""
+def gpu_ids_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
+    """The field beside the number of devices that names them."""
+    from mae_skill.dotted import get_dotted
+
+    key = device_key(info, action, spec)
+    name = f"{key.rpartition('.')[0]}.gpu_ids" if key else None
+    return name if name and isinstance(get_dotted(spec, name), list) else None
+
+
+def shape(
+    info: Mapping[str, Any], action: str, spec: Mapping[str, Any], resources: Resources
+) -> Shape:
+    """The processes and devices of a job on a platform with these resources.
+
+    Raises:
+        SpecError: the spec names a device that is not there.
+    """
     from mae_skill.dotted import get_dotted
 
     key = device_key(info, action, spec)
     section = key.rpartition(".")[0] if key else action
     ids = get_dotted(spec, f"{section}.gpu_ids") or []
+    chosen = [item for item in ids if isinstance(item, int)] if isinstance(ids, list) else []
     wanted = max(
         int(get_dotted(spec, key, 1) or 1) if key else 1, len(ids) if isinstance(ids, list) else 1
     )
+
     distributed = bool((info["actions"][action] or {}).get("distributed"))
     word = get_dotted(spec, f"{section}.accelerator") or get_dotted(spec, "train.accelerator")
-    gpus = (
-        []
-        if word == "cpu" or (action == "export" and get_dotted(spec, "export.on_cpu"))
-        else visible_gpus()
-    )
+    on_cpu = word == "cpu" or (action == "export" and bool(get_dotted(spec, "export.on_cpu")))
+    gpus = 0 if on_cpu else wanted if resources.gpus is None else resources.gpus
     processes = wanted if distributed and (gpus or word == "cpu") else 1
     if not gpus or not key:
-        return {"processes": processes, "devices": [], "device_count": 0}
-    chosen = [int(item) for item in ids if isinstance(item, int)] if isinstance(ids, list) else []
-    named = (
-        chosen if chosen and chosen != list(range(len(chosen))) and len(chosen) >= wanted else []
-    )
-    if any(item >= len(gpus) for item in named):
+        return Shape(processes, [], 0)
+
+    # Ids that just count from 0 mean "this many"; others name devices.
+    named = chosen if chosen != list(range(len(chosen))) and len(chosen) >= wanted else []
+    if any(item >= gpus for item in named) and resources.gpus is not None:
         raise SpecError(
             "no such device",
             field=f"{section}.gpu_ids",
             got=named,
-            expected=f"indices below {len(gpus)}: the devices of this machine",
+            expected=f"indices below {gpus}: the devices of the platform",
         )
-    count = wanted if distributed else 1
-    return {
-        "processes": processes,
-        "devices": [gpus[item] for item in named] or gpus,
-        "device_count": min(count, len(gpus)),
-    }
+    names = list(resources.gpu_names)
+    devices = [names[item] for item in named] if named and names else names
+    return Shape(processes, devices, min(wanted if distributed else 1, gpus))
 
 
 def launch_record(
@@ -74,7 +101,8 @@ def launch_record(
     root: Root,
     job_id: str,
     job_dir: Path,
-) -> dict[str, Any]:
+    resources: Resources,
+) -> Launch:
     """The ``launch`` part of job.json for a plain job.
 
     Raises:
@@ -86,13 +114,15 @@ def launch_record(
         "{config_path}": str(job_dir / "spec.yaml"),
         "{job_dir}": str(job_dir),
     }
-    record: dict[str, Any] = {
+    record: Launch = {
         "command": [_fill(word, places) for word in words(entry, action)],
         "result": entry.get("result"),
         "cwd": str(Path.cwd()),
         "grace_seconds": float(entry.get("grace_seconds") or 30.0),
-        **shape(info, action, spec),
     }
+    record["processes"], record["devices"], record["device_count"] = shape(
+        info, action, spec, resources
+    )
     if root.remote:
         record["remote"] = root.job_url(job_id)
         record["upload_excludes"] = list(entry.get("upload_excludes") or [])

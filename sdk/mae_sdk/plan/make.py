@@ -18,7 +18,7 @@ from mae_sdk.automl.options import require_variable
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan import data as counting
 from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
-from mae_sdk.plan.launch_record import device_key, launch_record
+from mae_sdk.plan.launch_record import launch_record, shape
 from mae_sdk.plan.layers import Layers, given_layers
 from mae_sdk.plan.plan import Plan
 from mae_sdk.plan.request import Request
@@ -56,7 +56,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
 
     action = request.action
     bundle.action(action)
-    platform(request.platform)
+    resources = platform(request.platform).resources()
     decision = decide(bundle, action, request.automl_policy, request.request)
     if decision.automl:
         require_optuna()
@@ -166,8 +166,9 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
             for item in applied
         ],
         policy=decision.to_dict(),
-        launch={},
+        launch={"command": [], "result": None},
         facts={},
+        resources=resources,
         parent=_parent_dict(parent),
         notices=[
             *layers.notices,
@@ -294,7 +295,7 @@ def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[Ma
         plan.notices.append(
             f"not checked: {action} has no schema that can be read; the runner still checks the spec"
         )
-    plan.facts = counting.facts_of(info, action, plan.sources)
+    plan.facts = counting.facts_of(info, action, plan.sources, plan.resources.gpus)
     plan.steps_per_epoch, plan.effective_batch = None, None
     if not shaped:
         _figures(bundle, plan)
@@ -303,7 +304,7 @@ def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[Ma
             facts = {
                 **plan.facts,
                 "effective_batch": plan.effective_batch,
-                "here": plan.request.platform == "local",
+                "here": plan.resources.here,
                 "sources_later": any(isinstance(p, DataError) for p in problems),
             }
             errors, warnings = entry_point(entry)(action, plan.spec, plan.provenance, facts)
@@ -321,14 +322,13 @@ def _figures(bundle: Any, plan: Plan) -> None:
     from mae_skill.dotted import get_dotted
 
     from mae_sdk.automl.setup import keys_of
-    from mae_sdk.plan.launch_record import shape
 
     if plan.action != "train":
         return
     keys = keys_of(bundle.info, plan.spec)
     batch = get_dotted(plan.spec, keys["batch"]) if "batch" in keys else None
     accumulate = get_dotted(plan.spec, keys["accumulate"]) if "accumulate" in keys else 1
-    processes = shape(bundle.info, plan.action, plan.spec)["processes"]
+    processes = shape(bundle.info, plan.action, plan.spec, plan.resources).processes
     if isinstance(batch, int):
         plan.steps_per_epoch, plan.effective_batch = counting.steps(
             plan.facts.get("images"), batch, processes, int(accumulate or 1)
@@ -387,7 +387,7 @@ def finish(
     from mae_sdk.plan import cost as timing
 
     info, action = bundle.info, plan.action
-    plan.launch = launch_record(info, action, plan.spec, root, plan.job_id, job_dir)
+    plan.launch = launch_record(info, action, plan.spec, root, plan.job_id, job_dir, plan.resources)
     entry = info.get("estimator")
     if entry:
         plan.estimates = entry_point(entry)(action, plan.spec, _estimator_facts(plan)) or {}
@@ -419,7 +419,11 @@ def measure(bundle: Any, plan: Plan) -> None:
 def _estimator_facts(plan: Plan) -> dict[str, Any]:
     from mae_sdk.plan import cost as timing
 
-    return {**plan.facts, **timing.device_facts(), "steps_per_epoch": plan.steps_per_epoch}
+    return {
+        **plan.facts,
+        **timing.device_facts(plan.resources),
+        "steps_per_epoch": plan.steps_per_epoch,
+    }
 
 
 def _disk(plan: Plan, root: Root, job_dir: Path) -> None:
@@ -448,7 +452,8 @@ def _study(
     from mae_sdk.automl import setup
 
     launch = plan.launch
-    devices = launch["devices"] or []
+    there = range(plan.resources.gpus or 0) if launch["device_count"] else []
+    devices = launch["devices"] or there
     plan.study = setup.describe(
         schema,
         plan.spec,
@@ -498,12 +503,3 @@ def recheck(bundle: Any, plan: Plan) -> None:
     }
     _check(bundle, plan, schema, problems)
     plan.notices = notices
-
-
-def gpu_ids_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
-    """The field beside the number of devices that names them."""
-    from mae_skill.dotted import get_dotted
-
-    key = device_key(info, action, spec)
-    name = f"{key.rpartition('.')[0]}.gpu_ids" if key else None
-    return name if name and isinstance(get_dotted(spec, name), list) else None

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.secrets import is_secret_name, redact_tree
 from mae_sdk.plan.request import Request
+from mae_sdk.run.platform import Resources
 
 
 @dataclass
@@ -30,8 +32,9 @@ class Plan:
     sources: dict[str, dict[str, Any]]
     mappings: list[dict[str, Any]]
     policy: dict[str, Any]
-    launch: dict[str, Any]
+    launch: Launch
     facts: dict[str, Any]
+    resources: Resources
     parent: dict[str, Any] | None = None
     study: dict[str, Any] | None = None
     steps_per_epoch: int | None = None
@@ -80,7 +83,7 @@ class Plan:
             "automl": self.automl,
             "sources": self.sources,
             "mappings": self.mappings,
-            "processes": self.launch.get("trial_processes", self.launch["processes"]),
+            "processes": self.launch["processes"],
             "effective_batch": self.effective_batch,
             "steps_per_epoch": self.steps_per_epoch,
             "estimates": self.estimates,

@@ -1,54 +1,93 @@
-"""The local platform: a detached supervisor that outlives its caller."""
+"""The platform ``local``: a detached supervisor on this machine, which outlives its caller."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mae_sdk import files
 from mae_sdk.jobs import records
-from mae_sdk.run.process import identify, is_alive
+from mae_sdk.jobs.records import Attempt, JobRecord
+from mae_sdk.run.devices import cpu_cores, gpu_model, memory_mb, visible_gpus
+from mae_sdk.run.platform import EngineState, Platform, Reference, Resources
+from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import without_cluster
 
-_started: list[subprocess.Popen[bytes]] = []
+_OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", "MAE_WARM_SOCKET")
+"""Variables of the job that is the caller, which the new one must not take for its own."""
 
 
-def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
-    """Start the supervisor of a pending attempt, once, whoever else tries at the same time.
+class LocalPlatform(Platform):
+    """Jobs on the machine of the caller. Devices and cores are shared by locks of the operating system."""
 
-    Returns:
-        Whether this call started it.
-    """
-    reap()
-    environment = {**without_cluster(os.environ), **(env or {})}
-    for name in ("MAE_JOB_DIR", "MAE_ATTEMPT", "MAE_WARM_SOCKET"):
-        environment.pop(name, None)
-    with records.locked(job_dir):
-        record = records.read_record(job_dir)
-        attempt = records.last_attempt(record)
-        if attempt["state"] != records.PENDING or (
-            attempt["process"] and is_alive(attempt["process"]) is not False
-        ):
-            return False
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
+        """Start a supervisor in a session of its own, with the caller's environment and `env`."""
+        self._reap()
+        inherited = {k: v for k, v in without_cluster(os.environ).items() if k not in _OF_A_JOB}
+
         with (job_dir / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mae_sdk.run.supervisor", str(job_dir)],
-                env=environment,
+                env={**inherited, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 cwd="/",
             )
-        _started.append(process)
-        attempt["process"] = identify(process.pid)
-        files.write_json(job_dir / records.RECORD_NAME, record)
-    return True
+        self._started.append(process)
+        return {"process": identify(process.pid)}
+
+    def state(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+        """By the supervisor's process; of another host by the heartbeat in the folder."""
+        self._reap()
+        return [_state(job_dir, records.last_attempt(record)) for job_dir, record in jobs]
+
+    def cancel(self, job_dir: Path, record: JobRecord) -> None:
+        """SIGTERM to the supervisor; where it is gone, an end to the processes that it left behind."""
+        process = records.last_attempt(record)["process"]
+        alive = is_alive(process) if process else False
+        if process and alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process["pid"], signal.SIGTERM)
+        elif alive is False:
+            kill_leftovers(job_dir)
+
+    def resources(self) -> Resources:
+        names = tuple(visible_gpus())
+        return Resources(
+            gpus=len(names),
+            gpu_names=names,
+            device=gpu_model() if names else "cpu",
+            cores=cpu_cores(),
+            memory_mb=memory_mb(),
+            here=True,
+        )
+
+    def _reap(self) -> None:
+        """Collect supervisors that have ended, so that none stays a zombie of this process."""
+        self._started[:] = [process for process in self._started if process.poll() is None]
 
 
-def reap() -> None:
-    """Collect supervisors that have ended, so that none stays a zombie of this process."""
-    _started[:] = [process for process in _started if process.poll() is None]
+def _state(job_dir: Path, attempt: Attempt) -> EngineState:
+    waiting = EngineState(records.ERROR, "it was preempted and waits to be resumed", "signal")
+    if attempt["state"] == records.PREEMPTED and attempt.get("told_to_stop"):
+        return waiting
+
+    state = records.RUNNING if attempt["state"] == records.RUNNING else records.PENDING
+    alive = is_alive(attempt["process"]) if attempt["process"] else False
+    if alive:
+        return EngineState(state)
+    if alive is False:
+        return EngineState(records.ERROR)
+
+    age = records.heartbeat_age(job_dir)
+    silent = age is not None and age > records.STALE_SECONDS
+    return EngineState(records.UNKNOWN if silent else state)

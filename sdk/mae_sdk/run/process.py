@@ -1,7 +1,7 @@
 """Whether a process is the one that we started: host, boot, pid, start time, and not a zombie.
 
-A pid alone lies: it is reused, a zombie still has one, and the same number means another process on another host, after a reboot, or
-in another container.
+A pid alone does not tell: it is reused, a zombie still has one, and the same number means another process
+on another host, after a reboot, or in another container.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-Identity = dict[str, Any]
+from mae_sdk.jobs.records import ProcessIdentity
 
 _PROC = Path("/proc")
 
@@ -40,19 +39,19 @@ def _stat_fields(pid: int) -> list[str] | None:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    return text[
-        text.rfind(")") + 2 :
-    ].split()  # the command name may itself hold blanks and brackets
+
+    # The command's name, in brackets, may itself hold blanks and brackets.
+    return text[text.rfind(")") + 2 :].split()
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks since boot; None where there is no such process (or no /proc)."""
+    """When the process started, in the kernel's ticks since boot; None without the process or /proc."""
     fields = _stat_fields(pid)
     return fields[19] if fields else None
 
 
-def identify(pid: int | None = None) -> Identity:
-    """What `is_alive` needs to know the process again."""
+def identify(pid: int | None = None) -> ProcessIdentity:
+    """What `is_alive` needs to recognize the process later."""
     pid = os.getpid() if pid is None else pid
     return {
         "host": socket.gethostname(),
@@ -63,7 +62,7 @@ def identify(pid: int | None = None) -> Identity:
     }
 
 
-def same_host(identity: Identity) -> bool:
+def same_host(identity: ProcessIdentity) -> bool:
     """Whether this process may judge the other: same machine and the same numbering of processes."""
     return identity.get("host") == socket.gethostname() and identity.get("pid_namespace", "") in (
         "",
@@ -71,17 +70,18 @@ def same_host(identity: Identity) -> bool:
     )
 
 
-def is_alive(identity: Identity) -> bool | None:
+def is_alive(identity: ProcessIdentity) -> bool | None:
     """True, False, or None where it cannot be known from here (another host, or another container)."""
     if not same_host(identity):
         return None
     if identity.get("boot_id") != boot_id():
         return False
+
     pid = int(identity["pid"])
     if not _PROC.is_dir():  # no /proc: the pid is all there is
         return _signal_reaches(pid)
     fields = _stat_fields(pid)
-    if fields is None or fields[0] in ("Z", "X"):
+    if fields is None or fields[0] in ("Z", "X"):  # gone, or a zombie
         return False
     return identity.get("start_time") in (None, fields[19])
 
@@ -110,7 +110,7 @@ def _processes_with(variable: str, value: str) -> Iterator[int]:
 
 
 def kill_leftovers(job_dir: Path) -> list[int]:
-    """Kill what a dead supervisor left behind: the processes that carry ``MAE_JOB_DIR=<job_dir>`` in their environment.
+    """Kill what a dead supervisor left behind: processes with ``MAE_JOB_DIR=<job_dir>`` in their environment.
 
     Returns:
         The pids that were killed.
@@ -122,11 +122,13 @@ def kill_leftovers(job_dir: Path) -> list[int]:
         except OSError:
             continue
         killed.append(pid)
+
     deadline = time.monotonic() + 2.0
-    while (
-        killed
-        and time.monotonic() < deadline
-        and any((_stat_fields(pid) or ["Z"])[0] not in ("Z", "X") for pid in killed)
-    ):
+    while time.monotonic() < deadline and any(_runs(pid) for pid in killed):
         time.sleep(0.01)
     return killed
+
+
+def _runs(pid: int) -> bool:
+    fields = _stat_fields(pid)
+    return fields is not None and fields[0] not in ("Z", "X")

@@ -1,6 +1,6 @@
-"""``python -m mae_sdk.run.supervisor JOB_DIR``: run one job to its end. Standard library only; it starts in tens of milliseconds.
+"""``python -m mae_sdk.run.supervisor JOB_DIR``: run one job to its end. Standard library only.
 
-It reads ``job.json``, starts the ranks, and alone writes the terminal state:
+It starts in tens of milliseconds, reads ``job.json``, starts the ranks, and alone writes the terminal state:
 
 ==================================  =====================================================
 the ranks end with                  the attempt becomes
@@ -12,6 +12,9 @@ the ranks end with                  the attempt becomes
 anything after a request to cancel  CANCELED
 anything else                       ERROR, with a failure analysis
 ==================================  =====================================================
+
+An engine that starts a preempted or lost job again runs the same command: an attempt that has already
+begun ends PREEMPTED, and the next one starts from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -21,23 +24,31 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyse, failure
+from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
-from mae_sdk.run.process import identify, kill_leftovers
+from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, run_ranks, start_and_watch
+
+if TYPE_CHECKING:
+    from mae_sdk.jobs.sync import Follower
+    from mae_sdk.run.devices import CoreShare
 
 __all__ = ["main", "run_ranks", "supervise"]
 
 _MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
+_EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Supervise the job folder named on the command line. The exit code says how the job ended: 0, 5, 6 or 75."""
+    """Supervise the job folder named on the command line.
+
+    The exit code says how the job ended: 0, 5, 6 or 75.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     if len(arguments) != 1:
         print("usage: python -m mae_sdk.run.supervisor JOB_DIR", file=sys.stderr)
@@ -47,58 +58,103 @@ def main(argv: list[str] | None = None) -> int:
 
 def supervise(job_dir: Path) -> int:
     """Run the pending attempt of a job, and those that follow from preemption, to the end."""
-    unfruitful = 0
+    record = _claim(job_dir)
+    if record is None:
+        return 0
+
+    preemptions_without_progress = 0
     while True:
-        state = _attempt(job_dir)
+        number = records.last_attempt(record)["number"]
+        state = _attempt(job_dir, record)
         if state != records.PREEMPTED:
-            return {records.COMPLETE: 0, records.CANCELED: 6}.get(state, 5)
-        record = records.read_record(job_dir)
-        attempts = record["attempts"]
-        fruitful = len(attempts) < 2 or attempts[-1].get("checkpoints") != attempts[-2].get(
-            "checkpoints"
-        )
-        unfruitful = 0 if fruitful else unfruitful + 1
-        if record["attempts"][-1].get("told_to_stop"):
+            return _EXITS.get(state, 5)
+
+        attempts = records.read_record(job_dir)["attempts"]
+        if len(attempts) != number or attempts[-1].get("told_to_stop"):
             return PREEMPTED_EXIT
-        if unfruitful >= _MAX_PREEMPTIONS_WITHOUT_PROGRESS:
-            message = f"preempted {unfruitful + 1} times without a new checkpoint"
-            with records.locked(job_dir):
-                record = records.read_record(job_dir)
-                records.new_attempt(record, "after preemption")
-                records.advance(record, records.ERROR, message, failure=failure("runner", message))
-                files.write_json(job_dir / records.RECORD_NAME, record)
-            return 5
-        records.update_record(
-            job_dir, lambda record: void(records.new_attempt(record, "after preemption"))
+
+        made_progress = len(attempts) < 2 or (
+            attempts[-1].get("checkpoints") != attempts[-2].get("checkpoints")
         )
-        from mae_sdk.jobs.resume import prepare  # loads yaml: only a second attempt pays for it
-
-        prepare(job_dir)
-
-
-def void(_: Any) -> None:
-    """Nothing: a lambda's way to drop a value."""
+        preemptions_without_progress = 0 if made_progress else preemptions_without_progress + 1
+        if preemptions_without_progress >= _MAX_PREEMPTIONS_WITHOUT_PROGRESS:
+            _give_up(job_dir, preemptions_without_progress + 1)
+            return 5
+        record = _next_attempt(job_dir)
 
 
-def _attempt(job_dir: Path) -> str:
+def _claim(job_dir: Path) -> JobRecord | None:
+    """Make this process the one that runs the last attempt, or a next one where that has begun.
+
+    Returns:
+        The record; None where another supervisor runs the job, or it has ended.
+    """
+    mine = identify()
+    with records.locked(job_dir):
+        record = records.read_record(job_dir)
+        attempt = records.last_attempt(record)
+        other = attempt["process"]
+        if attempt["state"] in records.TERMINAL:
+            return None
+        if other and other != mine and is_alive(other):  # two were started: the first one runs
+            return None
+
+        has_begun = attempt["state"] != records.PENDING
+        if has_begun:
+            records.advance(record, records.PREEMPTED, "started again by its platform")
+        else:
+            attempt["process"] = mine
+        records.write_record(job_dir, record)
+    return _next_attempt(job_dir) if has_begun else record
+
+
+def _next_attempt(job_dir: Path) -> JobRecord:
+    """Open the attempt after a preempted one, from the newest checkpoint."""
+    from mae_sdk.jobs.resume import prepare  # loads yaml: a first attempt does without
+
+    def open_attempt(record: JobRecord) -> None:
+        before = records.last_attempt(record)
+        attempt = records.new_attempt(record, "after preemption")
+        attempt["process"] = identify()
+        if "handle" in before:  # it is the same job of the engine
+            attempt["handle"] = before["handle"]
+
+    record = records.update_record(job_dir, open_attempt)
+    prepare(job_dir)
+    return record
+
+
+def _give_up(job_dir: Path, preemptions: int) -> None:
+    """End a job that is preempted again and again before it can save anything."""
+    message = f"preempted {preemptions} times without a new checkpoint"
+    problem = failure("runner", message)
+
+    def end(record: JobRecord) -> None:
+        records.new_attempt(record, "after preemption")
+        records.advance(record, records.ERROR, message, failure=problem)
+
+    records.update_record(job_dir, end)
+
+
+def _attempt(job_dir: Path, record: JobRecord) -> str:
     """One attempt; returns its terminal state."""
-    record = records.read_record(job_dir)
-    number = records.last_attempt(record)["number"]
     launch = record["launch"]
     cancel = job_dir / records.CANCEL_NAME
+    number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
     secrets = secret_values(environment)
-    result = launch.get("result")
-    if result:
-        (job_dir / result).unlink(missing_ok=True)
+
+    if launch.get("result"):
+        (job_dir / str(launch["result"])).unlink(missing_ok=True)
     (job_dir / "error.json").unlink(missing_ok=True)
     records.beat(job_dir)
     log_start = 0
     with contextlib.suppress(OSError):
         log_start = (job_dir / "log.txt").stat().st_size
+
     stop: list[int] = []
     outcome: Outcome | None = None
-    problem: dict[str, Any] | None = None
+    problem: Failure | None = None
     devices = None
     share = None
     sync = None
@@ -106,34 +162,24 @@ def _attempt(job_dir: Path) -> str:
         if launch.get("devices"):
             from mae_sdk.run.devices import Reservation
 
-            devices = Reservation(
-                launch["devices"], int(launch.get("device_count") or len(launch["devices"]))
-            )
-            granted = devices.wait(lambda: cancel.exists(), lambda: records.beat(job_dir))
+            count = int(launch.get("device_count") or len(launch["devices"]))
+            devices = Reservation(launch["devices"], count)
+            granted = devices.wait(cancel.exists, lambda: records.beat(job_dir))
             if granted is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(granted)
         elif record.get("kind") != "automl":  # a controller computes nothing itself
             share = _share_cores(job_dir, launch, environment)
+
         if cancel.exists():
             outcome = Outcome(0, stopped=True)
         else:
             if launch.get("remote"):
                 from mae_sdk.jobs.sync import Follower
 
-                sync = Follower(job_dir, str(launch["remote"]))
+                sync = Follower(job_dir, launch["remote"])
             records.update_record(
-                job_dir,
-                lambda record: void(records.advance(record, records.RUNNING, process=identify())),
+                job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
             )
-            beat = [time.monotonic()]
-
-            def tick() -> bool:
-                if time.monotonic() - beat[0] > records.HEARTBEAT_SECONDS:
-                    beat[0] = time.monotonic()
-                    with contextlib.suppress(OSError):
-                        records.beat(job_dir)
-                return cancel.exists()
-
             outcome = start_and_watch(
                 launch["command"],
                 int(launch.get("processes") or 1),
@@ -142,7 +188,7 @@ def _attempt(job_dir: Path) -> str:
                 log=job_dir / "log.txt",
                 secrets=secrets,
                 grace=float(launch.get("grace_seconds") or 30.0),
-                tick=tick,
+                tick=_Tick(job_dir),
                 stop=stop,
             )
     except OSError as error:
@@ -152,103 +198,133 @@ def _attempt(job_dir: Path) -> str:
         for held in (devices, share):
             if held:
                 held.release()
-    return _finish(job_dir, record, outcome, problem, cancel, secrets, sync, log_start)
+    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
 
 
-def _share_cores(job_dir: Path, launch: dict[str, Any], environment: dict[str, str]) -> Any:
-    """Take part in the CPU jobs of this machine and set the number of threads; the first attempt's number is kept for later ones."""
-    from mae_sdk.run.cores import THREADS, CoreShare
+class _Tick:
+    """What is done now and then while the ranks run: the heartbeat, and a look for a request to cancel."""
+
+    def __init__(self, job_dir: Path) -> None:
+        self.job_dir = job_dir
+        self.last_beat = time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self.last_beat > records.HEARTBEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            with contextlib.suppress(OSError):
+                records.beat(self.job_dir)
+        return (self.job_dir / records.CANCEL_NAME).exists()
+
+
+def _share_cores(job_dir: Path, launch: Launch, environment: dict[str, str]) -> CoreShare:
+    """Take part in the CPU jobs of this machine and set the number of threads.
+
+    The first attempt's number is kept for later ones.
+    """
+    from mae_sdk.run.devices import THREADS, CoreShare
 
     share = CoreShare(int(launch.get("processes") or 1))
-    with contextlib.suppress(OSError):  # no cache folder: every job takes what it likes
+    with contextlib.suppress(OSError):  # no cache folder: the library's default number of threads
         share.join()
-        given = share.settings(environment, launch.get("threads"))
-        environment.update(given)
-        if THREADS in given:
-            records.update_record(
-                job_dir, lambda record: record["launch"].update(threads=int(given[THREADS]))
-            )
+        added = share.settings(environment, launch.get("threads"))
+        environment.update(added)
+        if THREADS in added:
+            threads = int(added[THREADS])
+
+            def keep(record: JobRecord) -> None:
+                record["launch"]["threads"] = threads
+
+            records.update_record(job_dir, keep)
     return share
 
 
 def _finish(
     job_dir: Path,
-    record: dict[str, Any],
+    record: JobRecord,
     outcome: Outcome | None,
-    problem: dict[str, Any] | None,
-    cancel: Path,
+    problem: Failure | None,
     secrets: list[str],
-    sync: Any,
+    sync: Follower | None,
     log_start: int,
 ) -> str:
-    result = record["launch"].get("result")
-    complete = (
-        outcome is not None
-        and outcome.exit_code == 0
-        and (not result or (job_dir / result).is_file())
-    )
+    """Write the attempt's end into the record, and let the remote copy arrive; returns the state."""
+    cancel = job_dir / records.CANCEL_NAME
+    state, reason, problem = _verdict(job_dir, record, outcome, problem, secrets, log_start)
     fields: dict[str, Any] = {
         "exit_code": None if outcome is None else outcome.exit_code,
         "checkpoints": _checkpoint_mark(job_dir),
     }
-    if cancel.exists() and not (complete and outcome is not None and not outcome.stopped):
-        state, reason = records.CANCELED, "cancelled on request"
-    elif complete:
-        state, reason = records.COMPLETE, ""
-    elif problem is None and outcome is not None and outcome.exit_code == PREEMPTED_EXIT:
-        state, reason = records.PREEMPTED, "preempted after saving"
+    if state == records.PREEMPTED and outcome is not None:
         fields["told_to_stop"] = outcome.stopped
-    else:
-        if problem is None and outcome is not None:
-            if outcome.exit_code == 0:
-                problem = failure(
-                    "runner", f"the runner ended without an error but wrote no {result}"
-                )
-            else:
-                problem = analyse(
-                    job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start
-                )
-        problem = redact_tree(problem, secrets)
-        state, reason = records.ERROR, str((problem or {}).get("message", ""))
-        fields["failure"] = problem
+
     if state in (records.CANCELED, records.ERROR) and record.get("kind") != "automl":
         kill_leftovers(job_dir)  # what left the process group
     _close_status(job_dir, state, reason, problem)
+
     if sync is not None:
         try:
             sync.finish()
         except Exception as error:
-            message = f"results could not be copied to {record['launch']['remote']}: {error}; they are kept in {job_dir}"
-            state, reason, fields["failure"] = (
-                records.ERROR,
-                message,
-                redact_tree(failure("storage", message), secrets),
-            )
+            where = record["launch"]["remote"]
+            message = f"results could not be copied to {where}: {error}; they are kept in {job_dir}"
+            problem = redact_tree(failure("storage", message), secrets)
+            state, reason = records.ERROR, message
+
+    if problem is not None:
+        fields["failure"] = problem
     cancel.unlink(missing_ok=True)
-    records.update_record(
-        job_dir, lambda record: void(records.advance(record, state, reason, **fields))
-    )
+    records.update_record(job_dir, lambda record: records.advance(record, state, reason, **fields))
     if sync is not None:
         with contextlib.suppress(Exception):
             sync.push_record()
     return state
 
 
-def _checkpoint_mark(job_dir: Path) -> list[Any]:
-    """What changes when a run gets on: sizes and times of the checkpoint indexes."""
+def _verdict(
+    job_dir: Path,
+    record: JobRecord,
+    outcome: Outcome | None,
+    problem: Failure | None,
+    secrets: list[str],
+    log_start: int,
+) -> tuple[str, str, Failure | None]:
+    """The state that the attempt ends in, its reason, and the failure of an ERROR."""
+    result = record["launch"].get("result")
+    ended_well = outcome is not None and outcome.exit_code == 0
+    complete = ended_well and (not result or (job_dir / result).is_file())
+    stopped = outcome is not None and outcome.stopped
+
+    if (job_dir / records.CANCEL_NAME).exists() and not (complete and not stopped):
+        return records.CANCELED, "canceled on request", None
+    if complete:
+        return records.COMPLETE, "", None
+    if problem is None and outcome is not None and outcome.exit_code == PREEMPTED_EXIT:
+        return records.PREEMPTED, "preempted after saving", None
+
+    if problem is None and ended_well:
+        problem = failure("runner", f"the runner ended without an error but wrote no {result}")
+    elif problem is None and outcome is not None:
+        problem = analyse(job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start)
+    problem = redact_tree(problem, secrets)
+    return records.ERROR, str((problem or {}).get("message", "")), problem
+
+
+def _checkpoint_mark(job_dir: Path) -> list[list[Any]]:
+    """What changes when a run makes progress: the times of the checkpoint indexes."""
     return sorted(
         [str(path.relative_to(job_dir)), path.stat().st_mtime_ns]
         for path in job_dir.glob("*/checkpoints.json")
     )
 
 
-def _close_status(job_dir: Path, state: str, reason: str, problem: dict[str, Any] | None) -> None:
-    """A runner that died could not say so in status.json."""
+def _close_status(job_dir: Path, state: str, reason: str, problem: Failure | None) -> None:
+    """Write the last line of status.json for a runner that died before it could."""
     if state in (records.COMPLETE, records.PREEMPTED):
         return
     lines = read_status(job_dir / "status.json")
     if not lines or lines[-1].get("status") not in ("FAILURE", "SUCCESS"):
-        StatusWriter(job_dir / "status.json").failure(reason or state, error=problem)
+        error = None if problem is None else dict(problem)
+        StatusWriter(job_dir / "status.json").failure(reason or state, error=error)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A batch queue in a folder (`engine`) and the platform over it (`adapter`)."""
