@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobs import records
@@ -36,7 +37,6 @@ def cost_key(
     info: Mapping[str, Any], action: str, spec: Mapping[str, Any], launch: Mapping[str, Any]
 ) -> str | None:
     """A digest of what decides the time of a step: equal for runs whose steps cost the same here. None where the bundle does not say."""
-    from mae_skill.dotted import get_dotted
 
     keys = (info.get("cost_keys") or {}).get(action)
     if not isinstance(keys, list):
@@ -113,7 +113,6 @@ def time_of(
 
 
 def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
-    from mae_skill.dotted import get_dotted
 
     from mae_sdk.automl.setup import keys_of
 

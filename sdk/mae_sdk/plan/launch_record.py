@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import SpecError
 
 from mae_sdk.jobs.root import Root
@@ -16,7 +17,6 @@ from mae_sdk.run.devices import visible_gpus
 
 def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
     """The spec key that holds the number of devices of `action`: the bundle's ``gpu_spec_key``, in the action's own section if it has one."""
-    from mae_skill.dotted import get_dotted
 
     key = info.get("gpu_spec_key")
     if not isinstance(key, str):
@@ -30,7 +30,6 @@ def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) ->
 
 def shape(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """``processes, devices, device_count`` of a job (devices are names to reserve from; empty without GPUs)."""
-    from mae_skill.dotted import get_dotted
 
     key = device_key(info, action, spec)
     section = key.rpartition(".")[0] if key else action
