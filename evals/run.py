@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mae_skill.dotted import flatten
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SKILL = "tao-train-mask-auto-encoder"
@@ -79,7 +81,6 @@ def jobs(folder: Path) -> list[Any]:
 
 def facts(job: Any) -> dict[str, Any]:
     """What an expectation may ask of a job; one that is still running is observed, not guessed."""
-    from mae_skill.dotted import flatten
     from mae_skill.reader import read_spec
 
     record = job.record
@@ -201,7 +202,6 @@ def _grade_json(expected: dict[str, Any], path: Path) -> str | None:
 def _grade_spec(expected: dict[str, Any], path: Path) -> str | None:
     from mae_sdk.cli.spec import check_spec
     from mae_skill.bundle import Bundle
-    from mae_skill.dotted import flatten
     from mae_skill.errors import MaeError
     from mae_skill.reader import read_spec
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.files import write_json
-from mae_skill.errors import MaeError, PreemptedError, UsageError
+from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.errors import MaeError, PreemptedError, SpecError, UsageError
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
 DISTRIBUTED = ("train", "evaluate", "inference")
@@ -112,10 +113,8 @@ def resolve(
     from mae_sdk.storage.urls import held, seal_tree
     from mae_skill import knowledge
     from mae_skill.bundle import Bundle
-    from mae_skill.dotted import get_dotted, parse_override, set_dotted
-    from mae_skill.errors import SpecError
     from mae_skill.merge import Origin, merge
-    from mae_skill.reader import read_spec
+    from mae_skill.reader import parse_override, read_spec
     from mae_skill.schema_check import check
 
     bundle = Bundle.load(None)

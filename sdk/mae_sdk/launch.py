@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import StorageError
 
 from mae_sdk import files
@@ -75,7 +76,6 @@ def _unpack(bundle: Any, plan: Plan) -> None:
     Raises:
         DataError, StorageError: one is hostile or corrupt, or cannot be fetched.
     """
-    from mae_skill.dotted import get_dotted, set_dotted
 
     for key, row in ((bundle.info.get("data_sources") or {}).get(plan.action) or {}).items():
         value = get_dotted(plan.spec, key)
@@ -162,7 +162,6 @@ def _digest(text: str) -> str:
 
 def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: records.JobRecord) -> None:
     """Build beside, then rename: the folder is there whole or not at all. Another caller's folder, come first, is left as it is."""
-    from mae_skill.dotted import set_dotted
     from mae_skill.reader import dump_yaml
 
     from mae_sdk.plan.launch_record import gpu_ids_key

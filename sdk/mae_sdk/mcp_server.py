@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import MaeError, UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +117,6 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
 
 def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → JSON Schema of the fields named in ``popular`` or carrying ``popular: true``, stripped of annotations."""
-    from mae_skill.dotted import flatten
 
     listed = schema.get("popular")
     names = (
@@ -126,29 +126,22 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(listed, dict)
         else set()
     )
-    found: dict[str, Any] = {}
-
-    def walk(node: Mapping[str, Any], prefix: str) -> None:
-        for name, child in (node.get("properties") or {}).items():
-            key = f"{prefix}.{name}" if prefix else name
-            if "properties" in child:
-                walk(child, key)
-            elif key in names or child.get("popular") is True:
-                keep = (
-                    "type",
-                    "enum",
-                    "minimum",
-                    "maximum",
-                    "exclusiveMinimum",
-                    "exclusiveMaximum",
-                    "default",
-                    "description",
-                    "items",
-                )
-                found[key] = {word: child[word] for word in keep if word in child}
-
-    walk(schema, "")
-    return found
+    keep = (
+        "type",
+        "enum",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "default",
+        "description",
+        "items",
+    )
+    return {
+        key: {word: node[word] for word in keep if word in node}
+        for key, node in field_nodes(schema).items()
+        if key in names or node.get("popular") is True
+    }
 
 
 def _plan(skill: Skill, arguments: dict[str, Any]) -> Any:

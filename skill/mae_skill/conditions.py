@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "missing"
-
-
-MISSING: Any = _Missing()
-
-
-def get(spec: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key, or `MISSING`."""
-    here: Any = spec
-    for part in key.split("."):
-        if not isinstance(here, Mapping) or part not in here:
-            return MISSING
-        here = here[part]
-    return here
+from mae_skill.dotted import MISSING, get_dotted
 
 
 def acts(
@@ -33,7 +17,7 @@ def acts(
     for key, need in (conditions or {}).items():
         if key in searched:
             continue
-        value = get(spec, key)
+        value = get_dotted(spec, key, MISSING)
         if not _meets(value, need):
             return (
                 f"{key} is {'not set' if value is MISSING else repr(value)}, it needs {_say(need)}"

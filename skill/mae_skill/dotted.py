@@ -1,4 +1,4 @@
-"""Dotted keys: ``train.optim.lr=1e-4``, shorthand keys, flattening."""
+"""Dotted keys (``train.optim.lr``) of specs and of schemas. The standard library only, so that every file may import it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.errors import UsageError
-from mae_skill.reader import parse_value
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """``"a.b=c"`` → ``("a.b", value)``; the value is read as a spec file would read it.
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"
 
-    Raises:
-        UsageError: there is no ``=``, or the key is empty.
-    """
-    key, found, value = text.partition("=")
-    key = key.strip()
-    if not found or not key or any(not part for part in key.split(".")):
-        raise UsageError(
-            "an override is not key=value",
-            field="override",
-            got=text,
-            expected="a dotted key, =, a value: train.num_epochs=10",
-        )
-    return key, parse_value(value.strip())
+
+MISSING: Any = _Missing()
+"""Stands for a value that is not there, where null is a value."""
 
 
 def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str]) -> dict[str, Any]:
@@ -81,3 +71,16 @@ def set_dotted(document: dict[str, Any], key: str, value: Any) -> None:
             )
         here = here[part]
     here[last] = value
+
+
+def field_nodes(schema: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
+    """Dotted key → schema node of every field below ``schema``; sections are walked, not listed."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, node in (schema.get("properties") or {}).items():
+        if not isinstance(node, Mapping):
+            continue
+        if node.get("properties"):
+            found.update(field_nodes(node, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = node
+    return found

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from mae_skill.dotted import get_dotted
+from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import UsageError
-from mae_skill.schema_check import describe, field_nodes
+from mae_skill.schema_check import describe
 
 
 def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle, find_bundle_root
-from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
-from mae_skill.schema_check import describe, field_nodes
+from mae_skill.schema_check import describe
 
 SCHEMA_VERSION = 1
 INTERRUPTED = 130

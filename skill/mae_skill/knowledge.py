@@ -13,7 +13,7 @@ from typing import Any
 from mae_skill.archs import ARCHS, hw, nearest_sizes, num_units, size_fits
 from mae_skill.classes import read_class_list
 from mae_skill.conditions import acts
-from mae_skill.dotted import get_dotted
+from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import DataError, DependencyError, MaeError, NotFoundError, SpecError
 from mae_skill.recipes import recipe_of
 
@@ -556,7 +556,6 @@ def _in_vain(action: str, s: _Findings) -> None:
 def applies() -> dict[str, tuple[Mapping[str, Any], Any]]:
     """Dotted key → (conditions, default) of every field that acts only sometimes, from the packaged train schema."""
     from mae_skill.bundle import Bundle
-    from mae_skill.schema_check import field_nodes
 
     fields = field_nodes(Bundle.load().schema("train"))
     return {

@@ -112,6 +112,24 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"a.b=c"`` → ``("a.b", value)``; the value is read as a spec file would read it.
+
+    Raises:
+        UsageError: there is no ``=``, or the key is empty.
+    """
+    key, found, value = text.partition("=")
+    key = key.strip()
+    if not found or not key or any(not part for part in key.split(".")):
+        raise UsageError(
+            "an override is not key=value",
+            field="override",
+            got=text,
+            expected="a dotted key, =, a value: train.num_epochs=10",
+        )
+    return key, parse_value(value.strip())
+
+
 def read_spec(path: str | Path) -> dict[str, Any]:
     """The spec in a YAML or JSON file; ``-`` reads standard input. An empty file is an empty spec.
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mae_skill.dotted import flatten
+from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.merge import accepted_types
 
@@ -176,19 +176,6 @@ def _did_you_mean(
             if key.rpartition(".")[2] == word
         ]
     return f"did you mean {' or '.join(same[:3])}?" if same else None
-
-
-def field_nodes(schema: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """Dotted key → schema node of every field below ``schema``; sections are walked, not listed."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for name, node in (schema.get("properties") or {}).items():
-        if not isinstance(node, Mapping):
-            continue
-        if node.get("properties"):
-            found.update(field_nodes(node, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = node
-    return found
 
 
 def describe(node: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from mae_sdk.plan import inferred_fields as mappings
 from mae_sdk.plan import inherit
 from mae_sdk.plan.inferred_fields import MappingContext, apply, parent_info
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
 
 from tests.support.folders import add_checkpoints, chain, job_folder
@@ -295,7 +296,6 @@ def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> Non
 def test_what_contradicts_the_checkpoint_is_an_error(
     root: Path, action: str, key: str, value: Any, refused: bool
 ) -> None:
-    from mae_skill.dotted import set_dotted
 
     spec: dict[str, Any] = {}
     set_dotted(spec, key, value)

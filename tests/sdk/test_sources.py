@@ -11,8 +11,9 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from mae_sdk.plan.sources import resolve
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import flatten, get_dotted, parse_override, set_dotted
+from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError
+from mae_skill.reader import parse_override
 
 from tests.support.s3 import S3Server, environment
 

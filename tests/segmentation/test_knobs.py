@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import set_dotted
+from mae_skill.dotted import field_nodes, set_dotted
 from mae_skill.merge import merge
-from mae_skill.schema_check import field_nodes
 from PIL import Image
 
 from tests.support.scenes import write_digit_scenes

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import get_dotted, parse_override, set_dotted
+from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.merge import merge
-from mae_skill.reader import parse_yaml
-from mae_skill.schema_check import check, describe, field_nodes, validate
+from mae_skill.reader import parse_override, parse_yaml
+from mae_skill.schema_check import check, describe, validate
 
 from tests.support.specs import ANYTHING, put
 

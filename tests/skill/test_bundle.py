@@ -12,10 +12,11 @@ from jsonschema import Draft202012Validator
 from mae_skill import errors
 from mae_skill.bundle import Bundle
 from mae_skill.dialect import normalise
+from mae_skill.dotted import field_nodes
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.generate import error_classes
 from mae_skill.reader import read_spec
-from mae_skill.schema_check import field_nodes, validate
+from mae_skill.schema_check import validate
 
 UPSTREAM: dict[str, Any] = {
     "type": "collection",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from mae_skill.archs import ARCHS
 from mae_skill.bundle import Bundle
-from mae_skill.schema_check import field_nodes
+from mae_skill.dotted import field_nodes
 
 FIELDS = field_nodes(Bundle.load().schema("train"))
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.diff import diff_specs
-from mae_skill.dotted import expand_shorthand, flatten, get_dotted, parse_override, set_dotted
+from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.explain import explain
 from mae_skill.merge import merge
+from mae_skill.reader import parse_override
 
 BUNDLE = Bundle.load()
 SCHEMA = BUNDLE.schema("train")

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from jsonschema import Draft202012Validator
 from mae_skill.bundle import Bundle, find_bundle_root
+from mae_skill.dotted import field_nodes
 from mae_skill.generate import documents, generate, main
 from mae_skill.merge import merge
 from mae_skill.reader import dump_yaml, parse_yaml, read_spec
-from mae_skill.schema_check import field_nodes, validate
+from mae_skill.schema_check import validate
 from mae_skill.spec import ACTIONS, SECTIONS, ExperimentSpec
 from pydantic import ValidationError
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from mae_sdk import Skill
 from mae_sdk.cli.main import main
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import flatten
+from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import MaeError
-from mae_skill.schema_check import field_nodes
 
 from tests.support.images import write_imagefolder
 from tests.support.specs import ANYTHING

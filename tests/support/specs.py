@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
-from mae_skill.dotted import set_dotted
-from mae_skill.schema_check import field_nodes
+from mae_skill.dotted import field_nodes, set_dotted
 
 LONG_EXAMPLE = """
 dataset:

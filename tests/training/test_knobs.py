@@ -15,10 +15,9 @@ from mae_runners.training import loop
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
-from mae_skill.dotted import set_dotted
+from mae_skill.dotted import field_nodes, set_dotted
 from mae_skill.errors import UsageError
 from mae_skill.merge import merge
-from mae_skill.schema_check import field_nodes
 from mae_skill.spec import ExperimentSpec
 
 from tests.support.images import write_imagefolder

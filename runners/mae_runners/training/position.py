@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from mae_sdk.files import atomic_file
+from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from torch import nn
 
@@ -95,16 +96,7 @@ def seed_all(*key: int) -> None:
 
 def identity(spec: dict[str, Any]) -> dict[str, Any]:
     """The part of a resolved spec that decides what is trained, flattened to dotted keys."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            flat[prefix] = value
-
-    walk("", {key: value for key, value in spec.items() if key not in FREE})
+    flat = flatten({key: value for key, value in spec.items() if key not in FREE})
     dropped = {f"train.{name}" for name in FREE_TRAIN} | {
         f"dataset.{name}" for name in FREE_DATASET
     }

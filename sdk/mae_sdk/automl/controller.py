@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk import files
@@ -71,9 +72,7 @@ def control(job_dir: Path) -> int:
 
     with controller_lock(folder):
         storage = open_storage(folder, options.storage)
-        from mae_sdk.automl.fields import get
-
-        epochs = get(content["spec"], content["keys"].get("epochs", ""))
+        epochs = get_dotted(content["spec"], content["keys"].get("epochs", ""))
         study = open_study(
             storage,
             options.study or job_dir.name,

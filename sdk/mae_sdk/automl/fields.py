@@ -1,51 +1,11 @@
-"""Reading a schema's fields and conditions: dotted look-up, ``applies_when``, ``math_cond``."""
+"""Relations and bounds that a schema's ``math_cond`` and ``depends_on`` state."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from mae_skill.conditions import MISSING, acts, get, holds
-
-__all__ = [
-    "MISSING",
-    "Conditions",
-    "Relation",
-    "acts",
-    "get",
-    "holds",
-    "math_conditions",
-    "nodes",
-    "put",
-]
-
-
-def put(spec: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in place, making sections as needed."""
-    *path, last = key.split(".")
-    for part in path:
-        if not isinstance(spec.get(part), dict):
-            spec[part] = {}
-        spec = spec[part]
-    spec[last] = value
-
-
-def nodes(schema: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:
-    """Dotted key → schema node of every leaf field (`$ref`s are inlined in packaged schemas)."""
-    return dict(_walk(schema, prefix))
-
-
-def _walk(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, node in (schema.get("properties") or {}).items():
-        if not isinstance(node, Mapping):
-            continue
-        key = f"{prefix}{name}"
-        if node.get("properties"):
-            yield from _walk(node, f"{key}.")
-        else:
-            yield key, node
 
 
 @dataclass(frozen=True)

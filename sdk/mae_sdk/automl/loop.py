@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import JobFailedError
 
 from mae_sdk.automl.backend import Backend, Seen
-from mae_sdk.automl.fields import get, put
 from mae_sdk.automl.metrics import best, epochs, reports
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.shared_workers import Workers
@@ -272,7 +272,7 @@ class Loop:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
-            last = get(self.backend.spec(item.child), self.keys.get("epochs", ""))
+            last = get_dotted(self.backend.spec(item.child), self.keys.get("epochs", ""))
             if (
                 not ended
                 and not (isinstance(last, int) and step >= last)
@@ -368,13 +368,13 @@ class Loop:
         """Once a trial: half the batch with twice the accumulation, so that the effective batch stays."""
         batch_key, accumulate_key = self.keys.get("batch", ""), self.keys.get("accumulate", "")
         spec = self.backend.spec(item.child)
-        batch, accumulate = get(spec, batch_key), get(spec, accumulate_key)
+        batch, accumulate = get_dotted(spec, batch_key), get_dotted(spec, accumulate_key)
         halved = item.trial.user_attrs.get("halved")
         if (
             halved and halved.get(batch_key) != batch
         ):  # decided before the controller died; the retry was not made
             for key, value in halved.items():
-                put(spec, key, value)
+                set_dotted(spec, key, value)
             self.backend.retry(item.child, item.slot, spec)
             item.size = -1
             return True
@@ -386,8 +386,8 @@ class Loop:
             or batch % 2
         ):
             return False
-        put(spec, batch_key, batch // 2)
-        put(spec, accumulate_key, accumulate * 2)
+        set_dotted(spec, batch_key, batch // 2)
+        set_dotted(spec, accumulate_key, accumulate * 2)
         item.trial.set_user_attr("halved", {batch_key: batch // 2, accumulate_key: accumulate * 2})
         self.say(
             f"trial {item.number}: out of memory; started again with {batch_key}={batch // 2} and {accumulate_key}={accumulate * 2}"

@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mae_skill.conditions import acts, holds
 from mae_skill.errors import SpecError, UsageError
 
-from mae_sdk.automl.fields import acts, holds
 from mae_sdk.automl.options import AutoMLOptions, Objective
 
 

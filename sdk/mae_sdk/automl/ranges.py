@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mae_sdk.automl.fields import MISSING, Conditions, acts
+from mae_skill.conditions import acts
+from mae_skill.dotted import MISSING
+
+from mae_sdk.automl.fields import Conditions
 
 
 class RangeError(ValueError):

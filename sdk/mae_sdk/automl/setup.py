@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mae_sdk.automl.fields import MISSING, get, put
+from mae_skill.dotted import MISSING, get_dotted, set_dotted
+
 from mae_sdk.automl.metrics import objectives, unstated
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.space import build
@@ -30,7 +31,9 @@ def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
     found["keep"] = "train.keep_checkpoints"
     found.update({word: str(short[name]) for word, name in _KEYS.items() if name in short})
     found.update(info.get("automl_keys") or {})
-    return {word: key for word, key in found.items() if get(spec, key) is not MISSING}
+    return {
+        word: key for word, key in found.items() if get_dotted(spec, key, MISSING) is not MISSING
+    }
 
 
 def describe(
@@ -58,10 +61,10 @@ def describe(
     notes, key = [], keys.get("keep")
     if (
         key
-        and get(bounded, key) is None
+        and get_dotted(bounded, key, MISSING) is None
         and getattr((provenance or {}).get(key), "kind", "default") in ("default", "template")
     ):
-        put(bounded, key, 1)
+        set_dotted(bounded, key, 1)
         notes.append(
             f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise"
         )
@@ -85,7 +88,7 @@ def describe(
         notes.append(
             f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it"
         )
-    notes += _in_vain(options, get(bounded, keys["epochs"]) if "epochs" in keys else None)
+    notes += _in_vain(options, get_dotted(bounded, keys["epochs"]) if "epochs" in keys else None)
     if options.sampler == "grid":
         from mae_sdk.automl.study import grid_size
 
@@ -145,10 +148,10 @@ def _bounded(
     if (
         key
         and options.max_epochs is not None
-        and isinstance(get(out, key), int)
-        and get(out, key) > options.max_epochs
+        and isinstance(get_dotted(out, key), int)
+        and get_dotted(out, key) > options.max_epochs
     ):
-        put(out, key, options.max_epochs)
+        set_dotted(out, key, options.max_epochs)
     return out
 
 

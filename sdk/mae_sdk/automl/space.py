@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from mae_skill.conditions import acts, holds
+from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
 
-from mae_sdk.automl.fields import MISSING, Relation, acts, get, holds, math_conditions, nodes, put
+from mae_sdk.automl.fields import Relation, math_conditions
 from mae_sdk.automl.metrics import incomparable, objectives
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.ranges import Range, RangeError, default_range, given_range
@@ -228,15 +230,15 @@ class SearchSpace:
                 if knob.index is not None:
                     lists.add(knob.key)
         for key in lists:
-            before = get(spec, key)
+            before = get_dotted(spec, key)
             if list(before) == sorted(before):
-                put(out, key, sorted(get(out, key)))
+                set_dotted(out, key, sorted(get_dotted(out, key)))
         return out
 
     def _bounds(self, knob: Knob, spec: Mapping[str, Any]) -> tuple[Any, Any]:
         low, high = knob.low, knob.high
         for relation in knob.relations:
-            other = get(spec, relation.key)
+            other = get_dotted(spec, relation.key)
             if isinstance(other, bool) or not isinstance(other, (int, float)):
                 continue
             gap = (
@@ -264,11 +266,11 @@ class SearchSpace:
 
 def _place(spec: dict[str, Any], knob: Knob, value: Any) -> None:
     if knob.index is None:
-        put(spec, knob.key, value)
+        set_dotted(spec, knob.key, value)
     else:
-        items = list(get(spec, knob.key))
+        items = list(get_dotted(spec, knob.key))
         items[knob.index] = value
-        put(spec, knob.key, items)
+        set_dotted(spec, knob.key, items)
 
 
 def build(
@@ -296,7 +298,7 @@ def build(
     )
     parameters = options.parameters
     ranges = dict(options.ranges)
-    fields = nodes(schema)
+    fields = field_nodes(schema)
     disabled = set(schema.get("automl_disabled_parameters") or ())
     asked = list(dict.fromkeys([*(parameters or ()), *ranges]))
     wanted = list(
@@ -405,7 +407,7 @@ def _why_not(
         origin.get("kind") if isinstance(origin, Mapping) else origin
     )
     if name not in asked and kind is not None and str(kind) in PINNED_BY:
-        return f"set to {get(spec, key)!r} for this run; name it in parameters= to search it anyway"
+        return f"set to {get_dotted(spec, key)!r} for this run; name it in parameters= to search it anyway"
     return None
 
 
@@ -419,9 +421,7 @@ def _knobs(
     ranges: Mapping[str, Any],
     notes: list[str],
 ) -> list[Knob]:
-    value = get(spec, key)
-    if value is MISSING:
-        value = node.get("default")
+    value = get_dotted(spec, key, node.get("default"))
     given = ranges.get(name, MISSING)
     cond = math_conditions(node, key, fields)
     conditions = node.get("applies_when") or {}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+from mae_skill.dotted import flatten
 
 from mae_sdk.cli.main import ACTIONS
 from mae_sdk.cli.render import (
@@ -102,8 +103,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     """Command-line options as the keyword arguments of `Skill.plan` and `Skill.create_job`."""
-    from mae_skill.dotted import parse_override
-    from mae_skill.reader import read_spec
+    from mae_skill.reader import parse_override, read_spec
 
     datasets = list(options["train_datasets"])
     given = {
@@ -256,8 +256,6 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
         knobs = brief["automl"].pop("knobs", {})
         brief["automl"] |= {f"knob {name}": text for name, text in knobs.items()}
     if isinstance(brief.get("estimates"), dict):
-        from mae_skill.dotted import flatten
-
         brief["estimates"] = flatten(brief["estimates"])
     if isinstance(brief.get("sources"), dict):
         brief["sources"] = {key: _source(seen) for key, seen in brief["sources"].items()}
@@ -311,7 +309,6 @@ def _unit(name: str, value: Any) -> Any:
 
 
 def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
-    from mae_skill.dotted import flatten
 
     provenance = document.get("provenance") or {}
     rows = []

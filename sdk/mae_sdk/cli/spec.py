@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from mae_skill.dotted import expand_shorthand, flatten, set_dotted
+from mae_skill.errors import SpecError, UsageError
 
 from mae_sdk.cli.main import ACTIONS, did_you_mean
 from mae_sdk.cli.render import (
@@ -26,7 +28,6 @@ def _bundle(skill_dir: str | None) -> Any:
 
 
 def _known_action(bundle: Any, action: str) -> None:
-    from mae_skill.errors import UsageError
 
     known = list(bundle.info["actions"])
     if action not in known:
@@ -63,7 +64,6 @@ def get_spec(
     if list_recipes:
         _print_recipes(as_json)
         return
-    from mae_skill.errors import UsageError
 
     if action is None:
         raise UsageError(
@@ -73,7 +73,6 @@ def get_spec(
     _known_action(bundle, action)
     template = bundle.template(action)
     if recipe:
-        from mae_skill.dotted import flatten, set_dotted
         from mae_skill.recipes import recipe_spec
 
         for key, value in flatten(recipe_spec(recipe)).items():
@@ -121,7 +120,6 @@ def check_spec(
     """All errors and all warnings of a spec: the schema's, then those of the bundle's ``validator`` entry point where it names one."""
     from importlib import import_module
 
-    from mae_skill.dotted import expand_shorthand, set_dotted
     from mae_skill.merge import merge
     from mae_skill.schema_check import validate as validate_spec
 
@@ -164,9 +162,7 @@ def validate(
     """Every error of a spec at once: exit 0 or 2."""
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
-    from mae_skill.dotted import parse_override
-    from mae_skill.errors import SpecError
-    from mae_skill.reader import read_spec
+    from mae_skill.reader import parse_override, read_spec
 
     from mae_sdk.cli.run import in_order
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
 
 from mae_sdk.jobs import records
@@ -320,7 +321,6 @@ def _inherited_meta(
         info = parent_info(str(above), root.url)
     except MaeError:
         return None
-    from mae_skill.dotted import flatten
 
     inside = f"/{info.id}/"
     return (

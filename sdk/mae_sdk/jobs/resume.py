@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import NotFoundError
 
 from mae_sdk import files
@@ -25,7 +26,6 @@ def prepare(job_dir: Path) -> Path | None:
         checkpoint = CheckpointIndex(job_dir / record["action"]).select("latest")
     except NotFoundError:
         return None
-    from mae_skill.dotted import set_dotted
     from mae_skill.reader import dump_yaml, read_spec
 
     path = job_dir / "spec.yaml"

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobs import records
@@ -44,8 +45,6 @@ def cost_key(
 
     None where the bundle does not say.
     """
-    from mae_skill.dotted import get_dotted
-
     keys = (info.get("cost_keys") or {}).get(action)
     if not isinstance(keys, list):
         return None
@@ -107,7 +106,6 @@ def time_of(
 
 
 def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
-    from mae_skill.dotted import get_dotted
 
     from mae_sdk.automl.setup import keys_of
 

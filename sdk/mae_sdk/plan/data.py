@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mae_skill.conditions import holds
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import DataError, MaeError, StorageError
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
@@ -89,8 +91,6 @@ def count_all(
         keys: the action's ``data_sources``: dotted key → its row.
         share: of the training images that the run holds out for validation.
     """
-    from mae_skill.conditions import holds
-    from mae_skill.dotted import get_dotted
 
     found: dict[str, dict[str, Any]] = {}
     for key, row in keys.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, SpecError
 
 from mae_sdk.jobs.outputs import ParentInfo
@@ -43,7 +44,6 @@ def contradictions(
     Args:
         spec: the resolved spec of the job to be.  given: the dotted keys that the user set.
     """
-    from mae_skill.dotted import get_dotted
 
     if parent is None:
         return []
@@ -78,7 +78,6 @@ def _of_checkpoint(key: str, parent: ParentInfo) -> Any:
 
 
 def _of_spec(key: str, parent: ParentInfo) -> Any:
-    from mae_skill.dotted import get_dotted
 
     return get_dotted(parent.spec, key)
 

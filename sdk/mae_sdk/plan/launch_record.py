@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import SpecError
 
 from mae_sdk.jobs.records import Launch
@@ -33,8 +34,6 @@ def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) ->
 
     It is the bundle's ``gpu_spec_key``, in the action's own section if it has one.
     """
-    from mae_skill.dotted import get_dotted
-
     key = info.get("gpu_spec_key")
     if not isinstance(key, str):
         return None
@@ -47,8 +46,6 @@ def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) ->
 
 def gpu_ids_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
     """The field beside the number of devices that names them."""
-    from mae_skill.dotted import get_dotted
-
     key = device_key(info, action, spec)
     name = f"{key.rpartition('.')[0]}.gpu_ids" if key else None
     return name if name and isinstance(get_dotted(spec, name), list) else None
@@ -62,8 +59,6 @@ def shape(
     Raises:
         SpecError: the spec names a device that is not there.
     """
-    from mae_skill.dotted import get_dotted
-
     key = device_key(info, action, spec)
     section = key.rpartition(".")[0] if key else action
     ids = get_dotted(spec, f"{section}.gpu_ids") or []

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
@@ -39,7 +40,6 @@ def given_layers(bundle: Any, request: Request) -> Layers:
     Raises:
         SpecError, UsageError, NotFoundError: a file, recipe or override cannot be read.
     """
-    from mae_skill.dotted import expand_shorthand, flatten, set_dotted
     from mae_skill.reader import read_spec
 
     action = request.action
@@ -108,8 +108,6 @@ def _copy(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A deep copy of mappings; dotted keys at the top become sections."""
     import copy
 
-    from mae_skill.dotted import set_dotted
-
     out: dict[str, Any] = {}
     for key, value in spec.items():
         if "." in str(key):
@@ -127,7 +125,6 @@ def _take_key(
     Raises:
         UsageError: it is literal among the overrides (`refuse`), which a command line shows to everybody.
     """
-    from mae_skill.dotted import get_dotted, set_dotted
 
     fields = {
         key for key, function in (bundle.spec_params.get(action) or {}).items() if function == "key"

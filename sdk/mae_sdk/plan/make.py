@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mae_skill.conditions import acts
+from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, SpecError, StorageError, UsageError
 
 from mae_sdk.automl.options import require_variable
@@ -47,7 +49,6 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     Raises:
         MaeError: of one kind when all problems are of it, else a SpecError with all problems.
     """
-    from mae_skill.dotted import get_dotted, set_dotted
     from mae_skill.merge import merge
 
     from mae_sdk.plan import inferred_fields as mappings
@@ -206,7 +207,6 @@ def _hide_password(request: Request, layers: Layers) -> Request:
 
 def _settled(info: Mapping[str, Any], request: Request, layers: Layers) -> set[str]:
     """Data fields that no source argument fills: set by an override, or by the file where the argument is not given."""
-    from mae_skill.dotted import flatten
 
     rows = (info.get("data_sources") or {}).get(request.action) or {}
     overridden = {key for _, document in layers.above for key in flatten(document)}
@@ -220,11 +220,7 @@ def _settled(info: Mapping[str, Any], request: Request, layers: Layers) -> set[s
 
 def _hold_out(bundle: Any, action: str, decision: Decision, resolved: Any, layers: Layers) -> None:
     """AutoML of a labelled stage needs a metric: without validation data a share of the training data is held out."""
-    from mae_skill.dotted import get_dotted, set_dotted
     from mae_skill.merge import Origin
-    from mae_skill.schema_check import field_nodes
-
-    from mae_sdk.automl.fields import acts
 
     if not decision.automl:
         return
@@ -253,10 +249,6 @@ def _hold_out(bundle: Any, action: str, decision: Decision, resolved: Any, layer
 
 def _held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
     """The share of the training images that the run holds out for validation; 0 where it does not."""
-    from mae_skill.dotted import get_dotted
-    from mae_skill.schema_check import field_nodes
-
-    from mae_sdk.automl.fields import acts
 
     node, value = field_nodes(schema).get(VAL_FRACTION), get_dotted(spec, VAL_FRACTION)
     held = (
@@ -269,7 +261,6 @@ def _held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
 
 
 def _stage(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
-    from mae_skill.dotted import get_dotted
 
     key = (info.get("spec_shorthand_keys") or {}).get("stage")
     value = get_dotted(spec, key) if key else None
@@ -319,7 +310,6 @@ def _check(bundle: Any, plan: Plan, schema: Mapping[str, Any], problems: list[Ma
 
 
 def _figures(bundle: Any, plan: Plan) -> None:
-    from mae_skill.dotted import get_dotted
 
     from mae_sdk.automl.setup import keys_of
 
