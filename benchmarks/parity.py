@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_runners.deploy import gate
 from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy import parity
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import sample_photograph
-from mae_runners.deploy.meta import ArtefactMeta
-from mae_runners.deploy.parity import thresholds_for
 from mae_runners.models import build_classifier, build_mae
 from mae_skill import archs
 from mae_skill.spec.model import ModelSpec
@@ -81,11 +80,11 @@ def row(arch: str, stage: str, size: list[int], images: int) -> dict[str, Any]:
     begin = time.perf_counter()
     graph = onnx_export.to_onnx(module, meta)
     seconds = time.perf_counter() - begin
-    report = gate.judge(
-        gate.torch_outputs(module, pixels),
-        gate.onnx_outputs(graph, meta, pixels),
-        meta,
-        thresholds_for("fp32"),
+    report = parity.compare(
+        parity.torch_outputs(module, pixels),
+        parity.onnx_outputs(graph, meta, pixels),
+        parity.thresholds_for("fp32"),
+        logits=meta.output == "logits",
     )
     return {
         "arch": arch,

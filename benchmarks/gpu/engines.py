@@ -25,7 +25,7 @@ from benchmarks.gpu.report import Check, attempt
 from benchmarks.training import Setting
 
 CLASSES = ["class_0", "class_1"]
-PRECISIONS = ("FP32", "FP16", "BF16", "INT8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def context_of(action: str, folder: Path) -> RunContext:
@@ -157,7 +157,7 @@ def run(device: str, smoke: bool) -> list[Check]:
                 )
                 continue
             families, precisions = (
-                (("convnextv2",), ("FP16",))
+                (("convnextv2",), ("fp16",))
                 if smoke
                 else (("vit", "convnextv2", "hiera"), PRECISIONS)
             )

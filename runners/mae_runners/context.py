@@ -1,4 +1,4 @@
-"""What an action is given beside its spec: where to write, which rank it is, on which device, whom to tell."""
+"""What an action is given beside its spec: where to write, rank, device, progress and status."""
 
 from __future__ import annotations
 
@@ -6,24 +6,49 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.errors import DependencyError, UsageError
+from mae_skill.spec import (
+    EvaluateSpec,
+    ExperimentSpec,
+    ExportSpec,
+    GenTrtEngineSpec,
+    InferenceSpec,
+    TrainSpec,
+)
 
 if TYPE_CHECKING:
     import torch
-    from mae_skill.spec import ExperimentSpec
+    from mae_skill.merge import Origin
+    from rich.progress import Progress as Bar
+
+    from mae_runners.training.preemption import Preemption
+
+ActionSpec = TrainSpec | EvaluateSpec | InferenceSpec | ExportSpec | GenTrtEngineSpec
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 LINE_INTERVAL_S = 5.0  # without a terminal: at most one progress line in this many seconds
 
 
+class Status(Protocol):
+    """Where an action reports its state; rank 0 writes `status.json` (`mae_sdk.jobs.status`)."""
+
+    def started(self, message: str, **fields: Any) -> None: ...
+
+    def running(self, message: str, **fields: Any) -> None: ...
+
+    def success(self, message: str, **fields: Any) -> None: ...
+
+    def failure(self, message: str, **fields: Any) -> None: ...
+
+
 class QuietStatus:
-    """The status writer of every rank but the first: there is one `status.json`, and one writer of it."""
+    """The status of every rank but the first: `status.json` has one writer."""
 
     def started(self, message: str, **fields: Any) -> None: ...
 
@@ -35,11 +60,12 @@ class QuietStatus:
 
 
 class Progress:
-    """Counts steps: a bar on a terminal, one JSON line every few seconds otherwise, nothing on ranks above 0."""
+    """Counts steps: a bar on a terminal, one JSON line every few seconds otherwise, nothing on ranks
+    above 0."""
 
     def __init__(self, total: int, description: str, *, enabled: bool, initial: int = 0) -> None:
         self.total, self.description, self.done, self.enabled = total, description, initial, enabled
-        self._bar: Any = None
+        self._bar: Bar | None = None
         self._last_line = time.monotonic()
         if enabled and sys.stderr.isatty():
             from rich.console import Console
@@ -66,12 +92,14 @@ class Progress:
         elif self.enabled and time.monotonic() - self._last_line >= LINE_INTERVAL_S:
             self._last_line = time.monotonic()
             line = {"progress": self.description, "done": self.done, "total": self.total}
+            # NaN is left out: JSON has none.
             line |= {
                 name: round(float(value), 6) for name, value in values.items() if value == value
             }
             print(json.dumps(line), file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -83,14 +111,15 @@ class RunContext:
 
     Attributes:
         action: the action's name.
-        results_dir: the job folder (holds `status.json`, `error.json`, one folder an action).
+        results_dir: the job folder (holds `status.json`, `error.json`, one folder per action).
         action_dir: `results_dir/<action>`, or `<action>.results_dir` of the spec.
         rank, local_rank, world_size: this process among all processes of the run.
         device: the torch device of this process.
         status: the writer of `status.json`; does nothing on ranks above 0.
         encryption_key: the key for checkpoints at rest, already resolved; None = not encrypted.
-        provenance: dotted spec key → where its value came from (`default`, `file`, `override` …).
-        preemption: training's watch over SIGTERM and SIGUSR1, set up before anything else; None in other actions.
+        provenance: dotted spec key → where its value came from.
+        preemption: training's handler of SIGTERM and SIGUSR1, installed before anything else; None
+            in other actions.
     """
 
     action: str
@@ -100,17 +129,17 @@ class RunContext:
     local_rank: int
     world_size: int
     device: torch.device
-    status: Any
+    status: Status
     encryption_key: str | None = field(default=None, repr=False)
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
-    preemption: Any = field(default=None, repr=False)
+    provenance: Mapping[str, Origin] = field(default_factory=dict, repr=False)
+    preemption: Preemption | None = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def log(self, message: str) -> None:
-        """Says one line to people, once (rank 0), on stderr."""
+        """Prints one line for people on stderr, on rank 0 alone."""
         if self.is_main:
             print(message, file=sys.stderr, flush=True)
 
@@ -128,7 +157,7 @@ class RunContext:
 
 
 def make_context(
-    action: str, spec: ExperimentSpec, provenance: dict[str, Any] | None = None
+    action: str, spec: ExperimentSpec, provenance: Mapping[str, Origin] | None = None
 ) -> RunContext:
     """The context of this process, from the spec and the torchelastic variables the supervisor sets.
 
@@ -142,26 +171,27 @@ def make_context(
         for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
     if "RANK" not in os.environ:
-        world_size = (
-            1  # an orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone
-        )
+        # An orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone.
+        world_size = 1
+
     results_dir = job_dir_of(spec)
-    section = getattr(spec, action, None)
-    own = getattr(section, "results_dir", None)
-    action_dir = Path(own) if own else results_dir / action
+    section: ActionSpec = getattr(spec, action)
+    action_dir = Path(section.results_dir) if section.results_dir else results_dir / action
     action_dir.mkdir(parents=True, exist_ok=True)
+
+    status: Status = QuietStatus()
     if rank == 0:
         from mae_sdk.jobs.status import StatusWriter
 
-        status: Any = StatusWriter(results_dir / "status.json")
-    else:
-        status = QuietStatus()
-    kind, why = device_kind(spec, action)
+        status = StatusWriter(results_dir / "status.json")
+
+    kind, notice = device_kind(spec, action)
     if kind == "gpu":
         device = torch.device("cuda", device_ids(section, local_rank + 1)[local_rank])
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+
     context = RunContext(
         action=action,
         results_dir=results_dir,
@@ -174,8 +204,8 @@ def make_context(
         encryption_key=resolve_key(spec.encryption_key),
         provenance=provenance or {},
     )
-    if why:
-        context.log(why)
+    if notice:
+        context.log(notice)
     return context
 
 
@@ -186,23 +216,20 @@ def job_dir_of(spec: ExperimentSpec) -> Path:
     )
 
 
-def device_ids(section: Any, at_least: int = 1) -> list[int]:
-    """The device indices a section asks for: `gpu_ids`, stretched to the largest of their number, `num_gpus`, an orchestrator's
-    `NUM_GPU_PER_NODE` and `at_least` (the documented reconciliation: the larger setting).
+def device_ids(section: ActionSpec, at_least: int = 1) -> list[int]:
+    """The device indices a section asks for: `gpu_ids`, extended to the largest of their number,
+    `num_gpus`, an orchestrator's `NUM_GPU_PER_NODE` and `at_least` (the larger setting holds, as
+    documented).
 
     Raises:
         UsageError: `NUM_GPU_PER_NODE` is not a number.
     """
-    ids = list(getattr(section, "gpu_ids", None) or [])
-    single = getattr(section, "gpu_id", None)
-    if not ids and single is not None:
-        ids = [int(single)]
-    wanted = max(
-        int(getattr(section, "num_gpus", 1) or 1),
-        len(ids),
-        at_least,
-        environment_number("NUM_GPU_PER_NODE", 0),
-    )
+    if isinstance(section, (ExportSpec, GenTrtEngineSpec)):
+        ids, number = [section.gpu_id], 1
+    else:
+        ids, number = list(section.gpu_ids), section.num_gpus
+
+    wanted = max(number, len(ids), at_least, environment_number("NUM_GPU_PER_NODE", 0))
     candidate = 0
     while len(ids) < wanted:
         if candidate not in ids:
@@ -211,8 +238,9 @@ def device_ids(section: Any, at_least: int = 1) -> list[int]:
     return ids
 
 
-def processes_per_node(section: Any) -> int:
-    """How many processes a node runs: the largest of `num_gpus`, the length of `gpu_ids` and an orchestrator's `NUM_GPU_PER_NODE`."""
+def processes_per_node(section: ActionSpec) -> int:
+    """How many processes a node runs: the largest of `num_gpus`, the length of `gpu_ids` and an
+    orchestrator's `NUM_GPU_PER_NODE`."""
     return len(device_ids(section))
 
 
@@ -220,7 +248,7 @@ def environment_number(name: str, default: int) -> int:
     """An orchestrator's variable as a number.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a number.
     """
     text = os.environ.get(name) or str(default)
     if not text.strip().isdigit():
@@ -234,7 +262,8 @@ def environment_number(name: str, default: int) -> int:
 
 
 def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
-    """("gpu" | "cpu", a sentence to say or None) for `train.accelerator`, the action's devices and what this machine has.
+    """("gpu" | "cpu", a notice or None) for `train.accelerator`, the action's devices and what this
+    machine has.
 
     Raises:
         DependencyError: a GPU, or more GPUs than exist, are asked for.
@@ -244,14 +273,14 @@ def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
         return "cpu", None
     import torch
 
-    section = getattr(spec, action, None)
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    field_name = (
-        f"{action}.gpu_ids"
-        if list(getattr(section, "gpu_ids", None) or [0]) != [0]
-        else f"{action}.num_gpus"
-    )
+    section: ActionSpec = getattr(spec, action)
     ids = device_ids(section)
+    if isinstance(section, (ExportSpec, GenTrtEngineSpec)):
+        field_name = f"{action}.gpu_id"
+    else:
+        field_name = f"{action}.{'num_gpus' if section.gpu_ids in ([], [0]) else 'gpu_ids'}"
+
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if available == 0:
         if wanted == "gpu":
             raise DependencyError(
@@ -281,7 +310,8 @@ def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
 
 
 def resolve_key(value: str | None) -> str | None:
-    """The encryption key behind `encryption_key`: `env:NAME` reads the variable; a literal is taken as it is; empty = no encryption.
+    """The key that `encryption_key` stands for: `env:NAME` reads the variable; a literal is taken as
+    it is; empty = no encryption.
 
     Raises:
         UsageError: the variable that the reference names is not set.

@@ -9,7 +9,7 @@ import torch
 from mae_runners.actions import evaluate, export, gen_trt_engine
 from mae_runners.deploy import precision, runtimes
 from mae_runners.deploy import tensorrt as tensorrt_build
-from mae_runners.deploy.meta import sidecar
+from mae_runners.deploy.artefact import sidecar
 from mae_skill.errors import (
     CheckpointError,
     DependencyError,
@@ -73,7 +73,7 @@ def build(folder, onnx_file, digits, **values):
 
 @pytest.mark.parametrize(
     ("arch", "data_type"),
-    [("convnextv2_atto", "FP16"), ("convnextv2_atto", "INT8"), ("vit_tiny_patch16", "BF16")],
+    [("convnextv2_atto", "fp16"), ("convnextv2_atto", "int8"), ("vit_tiny_patch16", "bf16")],
 )
 def test_a_real_engine_is_built_with_no_gpu_and_describes_itself(
     arch, data_type, exported, digits, tmp_path
@@ -125,7 +125,7 @@ def test_a_layer_rule_that_is_malformed_or_matches_nothing_is_refused(
 ):
     values = {
         "gen_trt_engine__tensorrt__layers_precision": [entry],
-        "gen_trt_engine__tensorrt__data_type": "FP16",
+        "gen_trt_engine__tensorrt__data_type": "fp16",
     }
     with pytest.raises(SpecError) as caught:
         build(tmp_path, exported("convnextv2_atto"), digits, **values)
@@ -215,7 +215,7 @@ def test_a_profile_out_of_order_is_refused(exported, digits, tmp_path):
 def test_calibration_is_kept_used_again_and_bound_to_its_file(exported, digits, tmp_path):
     cache = tmp_path / "scales.json"
     int8 = {
-        "gen_trt_engine__tensorrt__data_type": "INT8",
+        "gen_trt_engine__tensorrt__data_type": "int8",
         "gen_trt_engine__tensorrt__calibration__cal_cache_file": str(cache),
     }
     first = build(tmp_path / "a", exported("convnextv2_atto"), digits, **int8)
@@ -234,16 +234,16 @@ def test_int8_without_images_is_refused_and_never_calibrated_on_something_else(e
     spec = make_spec(
         gen_trt_engine__onnx_file=str(exported("convnextv2_atto")),
         gen_trt_engine__backend="tensorrt_rtx",
-        gen_trt_engine__tensorrt__data_type="INT8",
+        gen_trt_engine__tensorrt__data_type="int8",
     )
     with pytest.raises(SpecError) as caught:
         gen_trt_engine.run(spec, make_context("gen_trt_engine", tmp_path))
     assert caught.value.field == "gen_trt_engine.tensorrt.calibration.cal_image_dir"
 
 
-def test_a_reduced_graph_that_departs_builds_no_engine(exported, digits, tmp_path):
+def test_a_reduced_graph_that_differs_builds_no_engine(exported, digits, tmp_path):
     values = {
-        "gen_trt_engine__tensorrt__data_type": "INT8",
+        "gen_trt_engine__tensorrt__data_type": "int8",
         "gen_trt_engine__parity__min_cosine": 0.9999999,
     }
     with pytest.raises(JobFailedError) as caught:
@@ -288,13 +288,13 @@ def test_an_engine_is_known_by_its_description_whatever_its_name_and_never_lands
     assert caught.value.field == "gen_trt_engine.trt_engine"
 
 
-@pytest.mark.parametrize("least, most", [(3, 8), (8, 8)])
-def test_an_engine_gets_no_batch_outside_its_profile(least, most):
+@pytest.mark.parametrize("smallest, largest", [(3, 8), (8, 8)])
+def test_an_engine_gets_no_batch_outside_its_profile(smallest, largest):
     class Strict:
-        smallest_batch, largest_batch, fixed_batch = least, most, None
+        smallest_batch, largest_batch, fixed_batch = smallest, largest, None
 
         def run(self, images, stay=False):
-            assert least <= len(images) <= most
+            assert smallest <= len(images) <= largest
             return images.flatten(1).sum(dim=1, keepdim=True)
 
     images = torch.arange(10 * 3.0).view(10, 3, 1, 1)
@@ -302,7 +302,7 @@ def test_an_engine_gets_no_batch_outside_its_profile(least, most):
         runtimes.run_batch(Strict(), images), images.flatten(1).sum(dim=1, keepdim=True)
     )
     figures = runtimes.measure(Strict(), images, seconds=0.0)
-    assert all(least <= int(size) <= most for size in figures["batches"])
+    assert all(smallest <= int(size) <= largest for size in figures["batches"])
 
 
 def test_the_variance_of_a_written_out_layer_norm_stays_in_float32():

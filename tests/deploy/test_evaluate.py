@@ -10,6 +10,7 @@ from mae_runners.deploy import artefact, runtimes
 from mae_runners.metrics import classification as metrics
 from mae_runners.metrics import probe_folds as probe
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
+from mae_skill.merge import Origin
 from PIL import Image
 
 from tests.support.deploy import (
@@ -245,12 +246,12 @@ def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_chec
     runtime = runtimes.open_runtime(finetuned, torch.device("cpu"))
     spec = make_spec(model__num_classes=7, dataset__augmentation__mean=[0.1, 0.1, 0.1])
     artefact.check_agreement(
-        spec, {"model.num_classes": "default"}, runtime.meta, "evaluate.checkpoint"
+        spec, {"model.num_classes": Origin("default")}, runtime.meta, "evaluate.checkpoint"
     )
     with pytest.raises(SpecError) as caught:
         artefact.check_agreement(
             spec,
-            {"model.num_classes": "file", "dataset.augmentation.mean[0]": "file"},
+            dict.fromkeys(("model.num_classes", "dataset.augmentation.mean[0]"), Origin("file")),
             runtime.meta,
             "evaluate.checkpoint",
         )

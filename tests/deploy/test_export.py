@@ -11,9 +11,10 @@ from mae_runners.actions import export
 from mae_runners.deploy import eval_images as images_module
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import triton
-from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.models.checkpoint import load_model
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
+from mae_skill.merge import Origin
 
 from tests.support.deploy import (
     CLASSES,
@@ -145,16 +146,16 @@ def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
     assert "ends in .onnx" in str(caught.value)
 
 
-def test_a_graph_that_departs_fails_the_job_says_where_and_leaves_nothing(
+def test_a_graph_that_differs_fails_the_job_says_where_and_leaves_nothing(
     checkpoints, digits, tmp_path, monkeypatch
 ):
     def spoil(model, meta, spec):
         scale_weight(model, "blocks.5/mlp/fc1/MatMul")
 
-    monkeypatch.setattr(export, "reduce", spoil)
+    monkeypatch.setattr(export, "reduce_precision", spoil)
     with pytest.raises(JobFailedError) as caught:
         run(tmp_path, checkpoints("vit_tiny_patch16"), digits)
-    assert "first layer that departs is encoder.blocks.5.mlp" in caught.value.message
+    assert "first layer that differs is encoder.blocks.5.mlp" in caught.value.message
     assert list((tmp_path / "export").iterdir()) == []
 
 
@@ -305,9 +306,11 @@ def test_an_explicit_value_that_contradicts_the_checkpoint_is_refused_and_a_defa
         "export__checkpoint": str(checkpoints("vit_tiny_patch16")),
         "dataset__augmentation__input_size": 96,
     }
-    context = make_context(
-        "export", tmp_path, {"dataset.augmentation.input_size": "override", "model.arch": "default"}
-    )
+    provenance = {
+        "dataset.augmentation.input_size": Origin("override"),
+        "model.arch": Origin("default"),
+    }
+    context = make_context("export", tmp_path, provenance)
     with pytest.raises(SpecError) as caught:
         export.run(make_spec(**values), context)
     assert [problem.field for problem in caught.value.problems] == [
@@ -334,7 +337,7 @@ def test_int8_for_onnx_runtime_is_calibrated_on_the_users_images_and_smaller(
     checkpoints, digits, tmp_path
 ):
     full = run(tmp_path / "a", checkpoints("vit_tiny_patch16"), digits)
-    small = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="INT8")
+    small = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="int8")
     assert small["kpis"]["size_mb"] < full["kpis"]["size_mb"] / 3
     assert "dataset.val_data_sources" in small["parity"]["calibration"]
     assert small["kpis"]["parity_cosine"] > 0.99
@@ -343,7 +346,7 @@ def test_int8_for_onnx_runtime_is_calibrated_on_the_users_images_and_smaller(
             tmp_path / "c",
             checkpoints("vit_tiny_patch16"),
             digits,
-            export__data_type="INT8",
+            export__data_type="int8",
             export__opset_version=12,
         )
     assert caught.value.field == "export.opset_version"
@@ -353,7 +356,7 @@ def test_fp16_for_onnx_runtime_is_half_the_size_and_behind_the_same_gate(
     checkpoints, digits, tmp_path
 ):
     full = run(tmp_path / "a", checkpoints("vit_tiny_patch16"), digits)
-    half = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="FP16")
+    half = run(tmp_path / "b", checkpoints("vit_tiny_patch16"), digits, export__data_type="fp16")
     assert half["kpis"]["size_mb"] < full["kpis"]["size_mb"] * 0.55
     assert 1e-6 < half["parity"]["max_abs"] < 1e-2
     session = onnxruntime.InferenceSession(half["artefacts"][0], providers=["CPUExecutionProvider"])
@@ -365,7 +368,7 @@ def test_fp16_for_onnx_runtime_is_half_the_size_and_behind_the_same_gate(
             tmp_path / "c",
             checkpoints("vit_tiny_patch16"),
             digits,
-            export__data_type="FP16",
+            export__data_type="fp16",
             export__parity__max_abs=1e-7,
         )
     assert caught.value.field == "export.parity"

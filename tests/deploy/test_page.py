@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mae_runners.deploy.precision import parse_layers_precision
 from mae_sdk import Skill
 from mae_skill.bundle import Bundle
 from mae_skill.knowledge import check
 from mae_skill.schema_check import validate
+from mae_skill.spec import ExperimentSpec
 
 PAGE = Bundle.load().root / "references" / "tao-deploy-mask-auto-encoder.skill_info.yaml"
 
@@ -40,7 +43,24 @@ def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> 
         .to_dict()
     )
     assert plan["spec"]["gen_trt_engine"]["trt_engine"]
+    assert plan["spec"]["gen_trt_engine"]["tensorrt"]["data_type"] == "fp16"
     assert not any("not checked" in str(notice) for notice in plan["notices"])
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_a_precision_is_read_in_either_case(case: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    overrides = {
+        "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
+        "gen_trt_engine.tensorrt.data_type": case("int8"),
+        "export.data_type": case("fp16"),
+        "train.precision": case("bf16"),
+    }
+    plan = Skill().plan("gen_trt_engine", spec_overrides=overrides, results_root=str(tmp_path))
+    spec = ExperimentSpec.model_validate(plan.spec)
+    assert spec.gen_trt_engine.tensorrt.data_type == "int8"
+    assert (spec.export.data_type, spec.train.precision) == ("fp16", "bf16")
+    assert parse_layers_precision([f"*/norm*:{case('fp32')}"]) == [("*/norm*", "fp32")]
 
 
 def warnings(spec: dict[str, object], gpus: int, action: str = "gen_trt_engine") -> list[str]:

@@ -2,10 +2,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mae_runners.deploy import gate, parity
 from mae_runners.deploy import onnx as onnx_export
-from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy import parity
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_skill.errors import CheckpointError
+from mae_skill.spec import ParitySpec
 
 from tests.support.deploy import CLASSES, make_model, scale_weight
 
@@ -16,7 +17,7 @@ def outputs(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(6, 4))
 
 
-def test_equal_outputs_pass_and_a_departure_names_image_element_and_both_values():
+def test_equal_outputs_pass_and_a_difference_names_image_element_and_both_values():
     reference = outputs()
     assert parity.compare(reference, reference + 1e-7, FP32, logits=True).passed
     broken = reference.copy()
@@ -56,15 +57,12 @@ def test_a_model_that_says_nothing_cannot_be_compared_with(reference):
 
 
 def test_bounds_of_the_spec_replace_the_defaults_of_the_precision():
-    class Section:
-        min_cosine, max_abs, min_top1_agreement = 0.5, None, None
-
-    chosen = parity.thresholds_for("int8", Section)
+    chosen = parity.thresholds_for("int8", ParitySpec(min_cosine=0.5))
     assert chosen.min_cosine == 0.5
     assert chosen.max_abs == parity.DEFAULTS["int8"].max_abs
 
 
-def test_the_first_layer_that_departs_is_named():
+def test_the_first_layer_that_differs_is_named():
     model = make_model("vit_tiny_patch16", "finetune", 64)
     meta = ArtefactMeta(
         "vit_tiny_patch16",
@@ -79,9 +77,9 @@ def test_the_first_layer_that_departs_is_named():
     module = onnx_export.deployable(model, meta)
     graph = onnx_export.to_onnx(module, meta)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert gate.first_departure(module, graph, meta, images, FP32) is None
+    assert parity.first_differing_layer(module, graph, meta, images, FP32) is None
     scale_weight(graph, "blocks.7/mlp/fc1/MatMul")
     onnx.checker.check_model(graph)
-    where = gate.first_departure(module, graph, meta, images, FP32)
+    where = parity.first_differing_layer(module, graph, meta, images, FP32)
     assert where is not None
     assert where.startswith("encoder.blocks.7.mlp")

@@ -12,11 +12,12 @@ import pytest
 import torch
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.actions.predict_segmenter import target_names
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import gate_count
-from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.deploy.parity import Thresholds, compare
 from mae_runners.models import build_from_config, checkpoint
 from mae_skill.errors import DataError, JobFailedError, SpecError
+from mae_skill.merge import Origin
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -166,7 +167,7 @@ def test_the_gate_refuses_an_artefact_whose_pixels_differ(
     assert report.top1_agreement == 1 - 1 / 40 and not report.passed
     spec = make_spec(
         export__checkpoint=str(model),
-        export__data_type="FP16",
+        export__data_type="fp16",
         export__parity__max_abs=1e-9,
         dataset__val_data_sources=str(data),
     )
@@ -239,5 +240,5 @@ def test_a_spec_that_asks_for_another_task_is_refused(
         model__task="classification",
     )
     with pytest.raises(SpecError) as caught:
-        evaluate.run(spec, make_context("evaluate", tmp_path, {"model.task": "override"}))
+        evaluate.run(spec, make_context("evaluate", tmp_path, {"model.task": Origin("override")}))
     assert [problem.field for problem in caught.value.problems] == ["model.task"]

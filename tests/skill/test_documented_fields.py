@@ -139,7 +139,7 @@ TABLE += [
     ("gen_trt_engine.results_dir", None, {}),
     ("gen_trt_engine.backend", "tensorrt", {"enum": ["tensorrt", "tensorrt_rtx"]}),
     ("gen_trt_engine.targets", [], {}),
-    ("gen_trt_engine.tensorrt.data_type", "FP32", {}),
+    ("gen_trt_engine.tensorrt.data_type", "fp32", {}),
     ("gen_trt_engine.tensorrt.workspace_size", 1024, ONE_UP),
     ("gen_trt_engine.tensorrt.min_batch_size", 1, ONE_UP),
     ("gen_trt_engine.tensorrt.opt_batch_size", 1, ONE_UP),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mae_runners.context import QuietStatus, RunContext
 from mae_runners.models import build_classifier, build_mae, checkpoint
+from mae_skill.merge import Origin
 from mae_skill.spec import ExperimentSpec
 
 FAMILIES = {"vit_tiny_patch16": 64, "convnextv2_atto": 96, "hiera_tiny_224": 96}
@@ -34,7 +35,9 @@ def make_spec(**values: Any) -> ExperimentSpec:
     return ExperimentSpec.model_validate(given)
 
 
-def make_context(action: str, folder: Path, provenance: dict[str, Any] | None = None) -> RunContext:
+def make_context(
+    action: str, folder: Path, provenance: dict[str, Origin] | None = None
+) -> RunContext:
     """A one-process context that writes under ``folder/<action>``."""
     (folder / action).mkdir(parents=True, exist_ok=True)
     return RunContext(

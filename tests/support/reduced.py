@@ -26,7 +26,7 @@ def edited(graph: Any, suffix: str, place: float, change: Any) -> Any:
     found = [
         t
         for t in copy.graph.initializer
-        if t.name.endswith(suffix) and t.name[: -len(suffix)] + "::int8" in names
+        if t.name.endswith(suffix) and t.name[: -len(suffix)] + "_quantized" in names
     ]
     tensor = found[round(place * (len(found) - 1))]
     tensor.CopyFrom(
@@ -40,18 +40,16 @@ def edited(graph: Any, suffix: str, place: float, change: Any) -> Any:
 def sane_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, str, Any]]:
     yield "fp16", "fp16", convert(copied(graph), "fp16")
     yield "bf16", "bf16", emulate_low_precision(convert(copied(graph), "bf16"))
-    names = sorted({node.input[0] for node in quantizable(graph)})
     for count in (8, 128):
-        scales = calibrate(graph, [images[i : i + 8].numpy() for i in range(0, count, 8)], names)
+        scales = calibrate(graph, [images[i : i + 8].numpy() for i in range(0, count, 8)])
         yield "int8", f"int8, {count} calibration images", quantize(copied(graph), scales)
 
 
 def broken_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, Any]]:
     """What goes wrong with int8 in practice: pixels that were not normalised, ranges too small, a layer's scale or weights not its own."""
-    names = sorted({node.input[0] for node in quantizable(graph)})
     order = [node.input[0] for node in quantizable(graph)]
     batches = [images[i : i + 8].numpy() for i in range(0, 128, 8)]
-    scales = calibrate(graph, batches, names)
+    scales = calibrate(graph, batches)
     good = quantize(copied(graph), scales)
     yield (
         "every range a quarter",
@@ -67,10 +65,10 @@ def broken_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, Any]]
     )
     yield (
         "the stem's weights of another channel",
-        edited(good, "::int8", 0, lambda values: np.roll(values, 1, axis=0)),
+        edited(good, "_quantized", 0, lambda values: np.roll(values, 1, axis=0)),
     )
     yield (
         "the head's weights of another class",
-        edited(good, "::int8", 1, lambda values: np.roll(values, 1, axis=0)),
+        edited(good, "_quantized", 1, lambda values: np.roll(values, 1, axis=0)),
     )
-    yield "a negated layer", edited(good, "::int8", 0.5, lambda values: -values)
+    yield "a negated layer", edited(good, "_quantized", 0.5, lambda values: -values)

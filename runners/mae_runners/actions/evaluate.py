@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mae_runners import distributed as ranks
 from mae_runners.actions.evaluate_segmenter import segment
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artefact, runtimes
 from mae_runners.deploy.eval_images import Images
 from mae_runners.deploy.onnx import example_input
 from mae_runners.deploy.runtimes import measure, run_batch
@@ -27,7 +27,7 @@ from mae_runners.metrics.probe_folds import probe
 
 def run(spec: Any, context: Any) -> dict[str, Any]:
     """Evaluates and writes `metrics.json` (and the confusion matrix); returns ``{"kpis", "artefacts", "device", "model"}``."""
-    runtime = artefact.open_artefact(spec, context, "evaluate")
+    runtime = runtimes.open_artefact(spec, context, "evaluate")
     with ranks.process_group(context):
         if runtime.meta.segments:
             figures, files = segment(spec, context, runtime)

@@ -1,8 +1,9 @@
-"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository), proven against the model before it exists.
+"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository), proven
+against the model before it exists.
 
-Steps: build the module from the checkpoint alone; trace it; reduce its precision if asked; run it in the runtime that users will run
-it in, on
-real images; compare with torch; only then move the file to its name.
+Steps: build the module from the checkpoint alone; trace it; reduce its precision if asked; run it
+on real images in the runtime that users will run it in; compare with torch; only then move the file
+to its name.
 """
 
 from __future__ import annotations
@@ -10,80 +11,74 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
+from mae_skill.spec import ExperimentSpec, ExportSpec
 from torch import Tensor, nn
 
-from mae_runners.deploy import artefact, gate, triton
-from mae_runners.deploy import onnx as onnx_export
+from mae_runners.context import RunContext
+from mae_runners.deploy import int8, parity, triton
+from mae_runners.deploy import onnx as onnx_format
+from mae_runners.deploy.artefact import (
+    ArtefactMeta,
+    check_agreement,
+    check_no_folder,
+    check_target,
+)
 from mae_runners.deploy.eval_images import calibration_batches, gate_images
-from mae_runners.deploy.int8 import calibrate, quantizable, quantize
-from mae_runners.deploy.meta import ArtefactMeta, file_digest
-from mae_runners.deploy.parity import thresholds_for
 from mae_runners.deploy.precision import convert
-from mae_runners.deploy.runtimes import require_onnx
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
+from mae_runners.models import build_from_config, load_pretrained
+from mae_runners.models.checkpoint import CheckpointMeta, load_model
+
+if TYPE_CHECKING:
+    import onnx
 
 
-def run(spec: Any, context: Any) -> dict[str, Any]:
+def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Exports and writes the artefact; returns ``{"kpis", "artefacts", "parity", "meta"}``."""
     if not context.is_main:
         return {}
+
     section = spec.export
-    if section.format in ("onnx", "triton"):
-        require_onnx()
     target = target_path(section, context)
-    if section.format != "triton":
-        onnx_export.refuse_folder(target, "export.onnx_file")
-        onnx_export.refuse_existing(target, section.overwrite)
+    check_request(section, target)
     model, meta = load(spec, context)
     if section.format == "triton":
-        onnx_export.refuse_existing(triton.model_folder(target, meta), section.overwrite)
-    if section.format not in ("onnx", "triton") and meta.precision != "fp32":
-        raise SpecError(
-            "reduced precision is written into ONNX graphs only",
-            field="export.data_type",
-            got=section.data_type,
-            expected="FP32",
-            hint="set export.format=onnx",
-        )
-    module = onnx_export.deployable(model, meta).to(trace_device(section))
+        check_target(triton.model_folder(target, meta), section.overwrite)
+
+    module = onnx_format.deployable(model, meta).to(trace_device(section))
     images, origin = gate_images(spec, meta)
     context.log(f"parity is judged on {origin}")
-    reference = gate.torch_outputs(module, images)
-    thresholds = thresholds_for(meta.precision, section.parity, pixels=meta.segments)
+    reference = parity.torch_outputs(module, images)
+    thresholds = parity.thresholds_for(meta.precision, section.parity, pixels=meta.segments)
+
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
         path = draft / (target.name if section.format != "triton" else "model.onnx")
-        calibration = None
-        if section.format in ("onnx", "triton"):
-            graph = onnx_export.to_onnx(module, meta, verbose=section.verbose)
-            calibration = reduce(graph, meta, spec)
-            onnx_export.save(graph, path, overwrite=False)
-        else:
-            save_torch(module, meta, path, section.format)
-        report = gate.judge(reference, gate.artefact_outputs(path, meta, images), meta, thresholds)
+        calibration = write(module, meta, spec, path)
+        outputs = parity.artefact_outputs(path, meta, images)
+        report = parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
         if not report.passed:
-            raise departure(report, module, path, meta, images, thresholds)
-        files = settle(draft, path, target, section, meta, list(reference.shape[1:]))
+            raise difference(report, module, path, meta, images, thresholds)
+        files = move(draft, path, target, section, meta, list(reference.shape[1:]))
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    agreement = (
-        "" if report.top1_agreement is None else f", top-1 agreement {report.top1_agreement:.3f}"
-    )
-    context.log(
-        f"{target}: cosine {report.cosine_min:.7f}, largest difference {report.max_abs:.2e}{agreement}"
-    )
+
+    figures = f"cosine {report.cosine_min:.7f}, largest difference {report.max_abs:.2e}"
     kpis = {
         "parity_cosine": report.cosine_min,
         "parity_max_abs": report.max_abs,
         "size_mb": sum(file.stat().st_size for file in files) / 1e6,
     }
     if report.top1_agreement is not None:
+        figures += f", top-1 agreement {report.top1_agreement:.3f}"
         kpis["parity_top1_agreement"] = report.top1_agreement
+    context.log(f"{target}: {figures}")
     return {
         "kpis": kpis,
         "artefacts": [str(file) for file in files],
@@ -97,73 +92,108 @@ def run(spec: Any, context: Any) -> dict[str, Any]:
     }
 
 
-def target_path(section: Any, context: Any) -> Path:
-    """``export.onnx_file``, with the suffix of the format; by default ``model.<suffix>`` (``triton``: the folder ``model_repository``)."""
-    named = Path(section.onnx_file) if section.onnx_file else context.action_dir / "model.onnx"
+def target_path(section: ExportSpec, context: RunContext) -> Path:
+    """``export.onnx_file``, with the suffix of the format; by default ``model.<suffix>``
+    (``triton``: the folder ``model_repository``)."""
+    path = Path(section.onnx_file) if section.onnx_file else context.action_dir / "model.onnx"
     if section.format == "triton":
-        return named.parent / "model_repository"
-    return named if section.format == "onnx" else named.with_suffix(SUFFIXES[section.format])
+        return path.parent / "model_repository"
+    return path if section.format == "onnx" else path.with_suffix(SUFFIXES[section.format])
 
 
-def load(spec: Any, context: Any) -> tuple[nn.Module, ArtefactMeta]:
-    """The model of `export.checkpoint` at the size the spec asks for, and the description its artefact will carry."""
-    from mae_runners.models import build_from_config, load_pretrained
-    from mae_runners.models.checkpoint import load_model
+def check_request(section: ExportSpec, target: Path) -> None:
+    """Rejects, before any work, what cannot be written.
 
+    Raises:
+        DependencyError: a package is missing.
+        UsageError: `target` is a folder, or exists and may not be replaced.
+        SpecError: the format has no reduced precision.
+    """
+    if section.format in ("onnx", "triton"):
+        onnx_format.require_onnx()
+    elif section.data_type != "fp32":
+        raise SpecError(
+            "reduced precision is written into ONNX graphs only",
+            field="export.data_type",
+            got=section.data_type,
+            expected="fp32",
+            hint="set export.format=onnx",
+        )
+    if section.format != "triton":
+        check_no_folder(target, "export.onnx_file")
+        check_target(target, section.overwrite)
+
+
+def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, ArtefactMeta]:
+    """The model of `export.checkpoint` at the size the spec asks for, and the description its
+    artefact will carry.
+
+    Raises:
+        SpecError: no checkpoint, one that the spec contradicts, or a size that does not fit.
+    """
     section = spec.export
     if not section.checkpoint:
         raise SpecError(
-            "there is no checkpoint to export",
+            "no model given",
             field="export.checkpoint",
             expected="a .pth file",
-            hint="or give the job a parent",
+            hint="set export.checkpoint, or pass --parent JOB",
         )
     path = Path(section.checkpoint)
     model, saved = load_model(path, context.encryption_key)
     pretrain = saved.stage == "pretrain"
-    trained = [int(side) for side in saved.input_size]
     meta = ArtefactMeta(
         arch=saved.arch,
         stage=saved.stage,
-        input_size=[
-            int(section.input_height or trained[0]),
-            int(section.input_width or trained[1]),
-        ],
-        mean=[float(value) for value in saved.mean],
-        std=[float(value) for value in saved.std],
+        input_size=list(saved.input_size),
+        mean=list(saved.mean),
+        std=list(saved.std),
         output=section.features if pretrain else "logits",
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
         preprocessing=section.include_preprocessing,
-        precision=section.data_type.lower(),
+        precision=section.data_type,
         batch=section.batch_size if section.batch_size > 0 else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
-        checkpoint_sha256=file_digest(path),
+        checkpoint_sha256=sha256_of(path),
         task=saved.task,
     )
-    described = ArtefactMeta(**{**vars(meta), "input_size": trained})
-    artefact.check_agreement(spec, context.provenance, described, "export.checkpoint")
-    if meta.input_size != trained:
-        try:
-            resized = build_from_config({**saved.model, "input_size": meta.input_size})
-        except SpecError as error:
-            field = "export.input_width" if section.input_width else "export.input_height"
-            raise SpecError(
-                error.message,
-                field=field,
-                got=meta.input_size,
-                expected=error.expected,
-                hint=error.hint,
-            ) from error
-        report = load_pretrained(resized, path, context.encryption_key)
-        context.log(f"input size {trained} → {meta.input_size}: {report.summary()}")
-        left = [name for name in report.missing if name.startswith("encoder.")]
-        assert not left, f"a checkpoint of ours fills its own architecture: {left}"
-        model = resized.eval()
+    check_agreement(spec, context.provenance, meta, "export.checkpoint")
+
+    height, width = saved.input_size
+    meta.input_size = [section.input_height or height, section.input_width or width]
+    if meta.input_size != list(saved.input_size):
+        model = resize(saved, meta.input_size, section, context)
     return model, meta
 
 
-def trace_device(section: Any) -> torch.device:
+def resize(
+    saved: CheckpointMeta, size: list[int], section: ExportSpec, context: RunContext
+) -> nn.Module:
+    """The checkpoint's model for another input size [height, width].
+
+    Raises:
+        SpecError: the architecture does not take the size.
+    """
+    try:
+        model = build_from_config({**saved.model, "input_size": size})
+    except SpecError as error:
+        raise SpecError(
+            error.message,
+            field="export.input_width" if section.input_width else "export.input_height",
+            got=size,
+            expected=error.expected,
+            hint=error.hint,
+        ) from error
+
+    report = load_pretrained(model, str(section.checkpoint), context.encryption_key)
+    context.log(f"input size {saved.input_size} → {size}: {report.summary()}")
+    unfilled = [name for name in report.missing if name.startswith("encoder.")]
+    assert not unfilled, f"a checkpoint of ours fills its own architecture: {unfilled}"
+    return model.eval()
+
+
+def trace_device(section: ExportSpec) -> torch.device:
     """Where tracing happens: the CPU, or with ``export.on_cpu=false`` the GPU ``export.gpu_id``.
 
     Raises:
@@ -178,58 +208,60 @@ def trace_device(section: Any) -> torch.device:
             got=False,
             hint="set export.on_cpu=true",
         )
-    return torch.device("cuda", int(section.gpu_id))
+    return torch.device("cuda", section.gpu_id)
 
 
-def reduce(model: Any, meta: ArtefactMeta, spec: Any) -> str | None:
+def write(module: nn.Module, meta: ArtefactMeta, spec: ExperimentSpec, path: Path) -> str | None:
+    """Writes the module in the format of the spec; for int8 returns what it was calibrated on."""
+    if spec.export.format not in ("onnx", "triton"):
+        save_torch(module, meta, path, spec.export.format)
+        return None
+
+    graph = onnx_format.to_onnx(module, meta, verbose=spec.export.verbose)
+    calibration = reduce_precision(graph, meta, spec)
+    onnx_format.save(graph, path, overwrite=False)
+    return calibration
+
+
+def reduce_precision(
+    graph: onnx.ModelProto, meta: ArtefactMeta, spec: ExperimentSpec
+) -> str | None:
     """Brings the graph to `meta.precision` in place; for int8 returns what it was calibrated on."""
-    if meta.precision == "int8":
-        batches, origin = calibration_batches(spec, meta)
-        names = sorted({node.input[0] for node in quantizable(model)})
-        quantize(model, calibrate(model, sized(batches, meta), names))
-        return origin
-    convert(model, meta.precision)
-    return None
+    if meta.precision != "int8":
+        convert(graph, meta.precision)
+        return None
+
+    batches, origin = calibration_batches(spec, meta)
+    int8.quantize(graph, int8.calibrate(graph, int8.batches_of(batches, meta.batch)))
+    return origin
 
 
-def sized(batches: list[Any], meta: ArtefactMeta) -> list[Any]:
-    """Calibration batches as a graph takes them: as they are, or cut to its fixed batch (a rest that does not fill one is left out).
-
-    Raises:
-        SpecError: there are fewer images than the fixed batch.
-    """
-    if meta.batch <= 0:
-        return batches
-    import numpy as np
-
-    images = np.concatenate(batches)
-    if len(images) < meta.batch:
-        raise SpecError(
-            "there are fewer calibration images than the fixed batch",
-            field="gen_trt_engine.tensorrt.calibration.cal_batches",
-            got=len(images),
-            expected=f"at least {meta.batch} images",
-        )
-    return [
-        images[start : start + meta.batch]
-        for start in range(0, len(images) - meta.batch + 1, meta.batch)
-    ]
-
-
-def departure(
-    report: Any, module: nn.Module, path: Path, meta: ArtefactMeta, images: Tensor, thresholds: Any
+def difference(
+    report: parity.ParityReport,
+    module: nn.Module,
+    path: Path,
+    meta: ArtefactMeta,
+    images: Tensor,
+    thresholds: parity.Thresholds,
 ) -> JobFailedError:
-    """The gate's error, with the first layer that departs where the graph can tell."""
-    where = None
+    """The gate's error for the caller to raise, with the first layer that differs where the graph
+    shows it."""
+    layer = None
     if path.suffix == ".onnx":
         import onnx
 
-        where = gate.first_departure(module, onnx.load(str(path)), meta, images, thresholds)
-    return gate.refuse(report, meta, where)
+        graph = onnx.load(str(path))
+        layer = parity.first_differing_layer(module, graph, meta, images, thresholds)
+    return parity.parity_error(report, meta, layer)
 
 
-def settle(
-    draft: Path, path: Path, target: Path, section: Any, meta: ArtefactMeta, output_dims: list[int]
+def move(
+    draft: Path,
+    path: Path,
+    target: Path,
+    section: ExportSpec,
+    meta: ArtefactMeta,
+    output_dims: list[int],
 ) -> list[Path]:
     """Moves what passed to its name: the data file before the file that refers to it."""
     files = sorted(draft.iterdir(), key=lambda file: file.name)
@@ -237,6 +269,7 @@ def settle(
         return triton.write_repository(
             target, meta, files, output_dims, overwrite=section.overwrite
         )
+
     for file in sorted(files, key=lambda file: file == path):
         file.replace(target.parent / file.name)
     stale = target.with_name(target.name + ".data")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mae_runners import distributed as ranks
 from mae_runners.actions.predict_segmenter import segment
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artefact, runtimes
 from mae_runners.deploy.eval_images import Images
 from mae_runners.deploy.runtimes import run_batch
 
@@ -27,7 +27,7 @@ PICTURES = 8
 
 def run(spec: Any, context: Any) -> dict[str, Any]:
     """Runs the model over the test images and writes its answers; returns ``{"kpis", "artefacts"}``."""
-    runtime = artefact.open_artefact(spec, context, "inference")
+    runtime = runtimes.open_artefact(spec, context, "inference")
     if runtime.meta.segments:
         return segment(spec, context, runtime)
     source = artefact.need_source(spec, "test_data_sources", "inference")

@@ -1,1 +1,2 @@
-"""Artefacts: ONNX that is proven against torch, reduced precision, TensorRT engines, and what runs them."""
+"""Artefacts: ONNX files proven against torch, reduced precision, TensorRT engines, and how to run
+them."""

@@ -1,16 +1,161 @@
-"""Which artefact an action is about, and whether the spec and the artefact agree on what it is."""
+"""What an artefact says about itself, and whether the spec agrees with it.
+
+The description is enough to preprocess for the artefact and to name its outputs with no checkpoint
+at hand. In an ONNX file its fields are metadata properties named ``mae.<field>`` (JSON values); an
+engine, which has no room for them, gets ``<engine>.json`` beside it. Input and output names are
+fixed: ``images`` [B, 3, H, W]; ``logits`` [B, classes] for a classifier, [B, classes, H, W] for a
+segmenter; ``features`` [B, D] (pooled) or [B, N, D] (tokens) for a backbone.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import MaeError, SpecError, UsageError
+import torch
+from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
+from mae_skill.merge import Origin
+from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
+from torch import Tensor
 
-from mae_runners.deploy.runtimes import open_runtime
+PREFIX = "mae."
+INPUT_NAME = "images"
+FORMAT_VERSION = 1
 
 
-def choose_path(section: Any, action: str) -> Path:
+@dataclasses.dataclass
+class ArtefactMeta:
+    """The description of an ONNX file or engine.
+
+    Attributes:
+        arch, stage, task: as in the checkpoint; ``task`` is ``classification`` or ``segmentation``.
+        input_size: [height, width] in pixels.
+        mean, std: per channel, of pixels in [0, 1].
+        output: ``logits`` | ``pooled`` | ``tokens``.
+        classes: class names in output order, or None.
+        num_classes: width of the logits, or None for features.
+        preprocessing: True when the graph takes raw uint8 pixels and normalizes them itself.
+        precision: ``fp32`` | ``fp16`` | ``bf16`` | ``int8``: what the heavy layers compute in.
+            Inputs and outputs stay float32.
+        batch: -1 = any, else the fixed batch size.
+        opset: ONNX opset, 0 for other formats.
+        checkpoint_sha256: digest of the checkpoint file it was made from.
+    """
+
+    arch: str
+    stage: str
+    input_size: list[int]
+    mean: list[float]
+    std: list[float]
+    output: str
+    classes: list[str] | None = None
+    num_classes: int | None = None
+    preprocessing: bool = False
+    precision: str = "fp32"
+    batch: int = -1
+    opset: int = 17
+    checkpoint_sha256: str | None = None
+    task: str = "classification"
+    format: int = FORMAT_VERSION
+
+    @property
+    def segments(self) -> bool:
+        """Whether the output is a class for every pixel."""
+        return self.output == "logits" and self.task == "segmentation"
+
+    @property
+    def output_name(self) -> str:
+        return "logits" if self.output == "logits" else "features"
+
+    def to_properties(self) -> dict[str, str]:
+        """``mae.<field>`` → JSON text."""
+        return {
+            PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], path: Path) -> ArtefactMeta:
+        """The inverse of `to_properties`; other properties are ignored.
+
+        Raises:
+            CheckpointError: the description is missing, so nothing can be preprocessed for it.
+        """
+        values: dict[str, Any] = {
+            key[len(PREFIX) :]: json.loads(text)
+            for key, text in properties.items()
+            if key.startswith(PREFIX)
+        }
+        return cls.from_dict(values, path)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> ArtefactMeta:
+        """A description from its fields; entries of other names are ignored.
+
+        Raises:
+            CheckpointError: a field without a default is missing.
+        """
+        fields = dataclasses.fields(cls)
+        missing = [
+            field.name
+            for field in fields
+            if field.default is dataclasses.MISSING and field.name not in values
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{path.name} carries no description of itself",
+                got=f"without {', '.join(PREFIX + name for name in missing)}",
+                expected="an artefact written by the export or gen_trt_engine action",
+                hint="export the checkpoint again with the export action",
+            )
+        return cls(**{field.name: values[field.name] for field in fields if field.name in values})
+
+
+def sidecar(path: Path) -> Path:
+    """The description beside an engine: ``model.engine`` → ``model.engine.json``."""
+    return path.with_name(path.name + ".json")
+
+
+def check_target(path: Path, overwrite: bool, field: str = "export.overwrite") -> None:
+    """Raises `UsageError` when `path` exists and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise UsageError(
+            f"{path} exists already",
+            field=field,
+            got=False,
+            expected="a new path, or permission",
+            hint=f"set {field}=true to replace it",
+        )
+
+
+def check_no_folder(path: Path, field: str) -> None:
+    """Raises `UsageError` when a folder is in the place of a file that is to be written."""
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder", field=field, got=str(path), expected="the path of a file"
+        )
+
+
+def run_in_parts(
+    call: Callable[[Tensor], Tensor], images: Tensor, largest: int, smallest: int = 1
+) -> Tensor:
+    """`call` on images [N, 3, H, W] in parts of at most `largest`; outputs [N, …].
+
+    A last part below `smallest` is filled with copies of its last image, whose outputs are dropped.
+    """
+    outputs = []
+    for start in range(0, len(images), largest):
+        part = images[start : start + largest]
+        count = len(part)
+        if count < smallest:
+            part = torch.cat([part, part[-1:].expand(smallest - count, *part.shape[1:])])
+        outputs.append(call(part)[:count])
+    return torch.cat(outputs)
+
+
+def choose_path(section: EvaluateSpec | InferenceSpec, action: str) -> Path:
     """``<action>.trt_engine`` or ``<action>.checkpoint``, whichever is set.
 
     Raises:
@@ -25,32 +170,28 @@ def choose_path(section: Any, action: str) -> Path:
             expected="one of the two",
             hint=f"clear {action}.checkpoint or {action}.trt_engine",
         )
-    if not engine and not checkpoint:
+
+    path = engine or checkpoint
+    if not path:
         raise SpecError(
-            "there is no model to run",
+            "no model given",
             field=f"{action}.checkpoint",
             expected="a .pth checkpoint or an .onnx file; or an engine in trt_engine",
-            hint=f"set {action}.checkpoint=PATH, or give the job a parent",
+            hint=f"set {action}.checkpoint, or pass --parent JOB",
         )
-    return Path(engine or checkpoint)
+    return Path(path)
 
 
-def open_artefact(spec: Any, context: Any, action: str) -> Any:
-    """The runtime for an action's artefact, checked against what the spec says of it."""
-    runtime = open_runtime(
-        choose_path(getattr(spec, action), action), context.device, context.encryption_key
-    )
-    check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
-    return runtime
-
-
-def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str) -> None:
-    """Refuses a spec whose explicit values contradict the artefact; defaults give way to it.
+def check_agreement(
+    spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtefactMeta, field: str
+) -> None:
+    """Rejects a spec whose explicit values contradict the artefact; defaults give way to it.
 
     Raises:
         SpecError: all contradictions, together.
     """
-    size = spec.dataset.augmentation.input_size
+    augmentation = spec.dataset.augmentation
+    size = augmentation.input_size
     pairs: list[tuple[str, Any, Any]] = [
         ("model.arch", spec.model.arch, meta.arch),
         ("train.stage", spec.train.stage, meta.stage),
@@ -59,13 +200,14 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
             [size, size] if isinstance(size, int) else list(size),
             list(meta.input_size),
         ),
-        ("dataset.augmentation.mean", list(spec.dataset.augmentation.mean), list(meta.mean)),
-        ("dataset.augmentation.std", list(spec.dataset.augmentation.std), list(meta.std)),
+        ("dataset.augmentation.mean", list(augmentation.mean), list(meta.mean)),
+        ("dataset.augmentation.std", list(augmentation.std), list(meta.std)),
     ]
     if meta.stage == "finetune":
         pairs.append(("model.task", spec.model.task, meta.task))
     if meta.num_classes is not None:
         pairs.append(("model.num_classes", spec.model.num_classes, meta.num_classes))
+
     problems: list[MaeError] = [
         SpecError(
             f"contradicts {field}",
@@ -81,33 +223,22 @@ def check_agreement(spec: Any, provenance: dict[str, Any], meta: Any, field: str
         raise SpecError("the spec contradicts the artefact", problems=problems)
 
 
-def is_explicit(provenance: dict[str, Any], name: str) -> bool:
-    """Whether somebody asked for the value of a field; a list or section is explicit when any part of it is."""
-    origins = [
-        origin
+def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:
+    """Whether somebody set a field; a list or section is set when any part of it is."""
+    return any(
+        origin.kind not in ("default", "template")
         for key, origin in provenance.items()
         if key == name or key.startswith((f"{name}.", f"{name}["))
-    ]
-    return any(origin_name(origin) not in ("default", "template") for origin in origins)
+    )
 
 
-def origin_name(origin: Any) -> str:
-    """The kind of an entry of provenance, which is a word or an object with ``origin``, ``kind`` or ``source``."""
-    for attribute in ("origin", "kind", "source", "name"):
-        if hasattr(origin, attribute):
-            return str(getattr(origin, attribute))
-    if isinstance(origin, dict):
-        return str(origin.get("origin", origin.get("kind", "")))
-    return str(origin)
-
-
-def need_source(spec: Any, name: str, action: str) -> Any:
+def need_source(spec: ExperimentSpec, name: str, action: str) -> str | list[str]:
     """A data source of the spec.
 
     Raises:
         SpecError: it is empty; an empty source never means everything.
     """
-    sources = getattr(spec.dataset, name)
+    sources: str | list[str] | None = getattr(spec.dataset, name)
     if not sources:
         raise SpecError(
             f"{action} needs images",
@@ -118,25 +249,27 @@ def need_source(spec: Any, name: str, action: str) -> Any:
     return sources
 
 
-def batch_size(section: Any, spec: Any) -> int:
+def batch_size(section: EvaluateSpec | InferenceSpec, spec: ExperimentSpec) -> int:
     """The action's batch size; -1 = ``dataset.batch_size``."""
-    return int(section.batch_size) if int(section.batch_size) > 0 else int(spec.dataset.batch_size)
+    return section.batch_size if section.batch_size > 0 else spec.dataset.batch_size
 
 
-def class_names(meta: Any, dataset_classes: list[str] | None) -> list[str]:
+def class_names(meta: ArtefactMeta, dataset_classes: list[str] | None) -> list[str]:
     """Class names in the order of the logits: the artefact's own, else the data's.
 
     Raises:
-        UsageError: the data's classes are not as many as the logits.
+        UsageError: the data has another number of classes than the logits.
     """
     if meta.classes:
         return list(meta.classes)
+
+    count = int(meta.num_classes or 0)
     names = list(dataset_classes or [])
-    if names and len(names) != meta.num_classes:
+    if names and len(names) != count:
         raise UsageError(
             "the data has another number of classes than the model",
             field="model.num_classes",
             got=len(names),
-            expected=str(meta.num_classes),
+            expected=str(count),
         )
-    return names or [str(index) for index in range(meta.num_classes)]
+    return names or [str(index) for index in range(count)]

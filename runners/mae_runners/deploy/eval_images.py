@@ -11,7 +11,7 @@ import torch
 from mae_skill.errors import DataError, SpecError
 from torch import Tensor
 
-from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta
 
 GATE_IMAGES = 16
 GATE_IMAGES_INT8 = 64  # rounding errors differ from image to image; the more that look, the fewer wrong scales pass

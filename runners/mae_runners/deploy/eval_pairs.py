@@ -10,7 +10,7 @@ import torch
 from mae_skill.errors import DataError
 from torch import Tensor
 
-from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.runtimes import run_batch
 from mae_runners.metrics.windows import (
     default_stride,

@@ -1,9 +1,10 @@
-"""Torch module → ONNX file: any batch or a fixed one, an opset that is checked in the file, the file's description of itself inside.
+"""Torch module → ONNX file: any batch or a fixed one, the opset that was asked for, and the file's
+description of itself inside.
 
-The TorchScript-based exporter is used on purpose: it keeps the opset asked for (the dynamo one turned 12 and 17 into 18 on every
-family, and fails
-on Hiera with fused attention). Attention is unfused while tracing: below opset 14 there is no operator for the fused form, and one
-graph for every opset is one graph to test.
+The TorchScript-based exporter is used on purpose: it keeps the opset asked for (the dynamo one
+turned 12 and 17 into 18 on every family, and fails on Hiera with fused attention). Attention is
+unfused while tracing: below opset 14 there is no operator for the fused form, and one graph for
+every opset is one graph to test.
 """
 
 from __future__ import annotations
@@ -13,23 +14,29 @@ import io
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mae_skill.errors import CheckpointError, SpecError, UsageError
+from mae_skill.errors import CheckpointError, DependencyError, SpecError
 from torch import Tensor, nn
 
-from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
+from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSETS = range(12, 21)  # 12: documented floor; 20: the last the exporter writes
 EXTERNAL_DATA_BYTES = 2_000_000_000  # protobuf ends at 2^31 bytes; some room for the graph itself
 
 
-class Normalise(nn.Module):
-    """Raw pixels [B, 3, H, W] uint8 → the wrapped module's input: ``(x / 255 − mean) / std``, inside the graph."""
+class Normalize(nn.Module):
+    """Raw pixels [B, 3, H, W] uint8 → the inner module's input: ``(x / 255 − mean) / std``."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, inner: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
@@ -43,81 +50,83 @@ class Normalise(nn.Module):
 
 
 class Features(nn.Module):
-    """A pretrained model's encoder: images [B, 3, H, W] → [B, D] (pooled) or [B, N, D] (tokens), unmasked and deterministic."""
+    """A pretrained model's encoder, unmasked and deterministic.
+
+    Images [B, 3, H, W] → [B, D] (pooled) or [B, N, D] (tokens).
+    """
 
     def __init__(self, model: nn.Module, pooled: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # one of ours: `encode` is not part of nn.Module
         self.pooled = pooled
 
     def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.model.encode(images, pool=self.pooled)  # type: ignore[operator]
+        result: Tensor = self.model.encode(images, pool=self.pooled)
         return result
 
 
 def deployable(model: nn.Module, meta: ArtefactMeta) -> nn.Module:
-    """The module whose outputs are the artefact's: logits or features, with the normalisation in front where `meta` says so; eval mode."""
+    """The module whose outputs are the artefact's, in eval mode: logits or features, with the
+    normalization in front where `meta` says so."""
     module: nn.Module = (
         model if meta.output == "logits" else Features(model, meta.output == "pooled")
     )
     if meta.preprocessing:
-        module = Normalise(module, meta.mean, meta.std)
+        module = Normalize(module, meta.mean, meta.std)
     return module.eval()
 
 
 def example_input(meta: ArtefactMeta, batch: int = 2) -> Tensor:
-    """A tensor to trace with, of the dtype that the artefact takes."""
-    height, width = meta.input_size
+    """A tensor [batch, 3, H, W] to trace with, of the dtype that the artefact takes."""
+    shape = (batch, 3, *meta.input_size)
     generator = torch.Generator().manual_seed(0)
     if meta.preprocessing:
-        return torch.randint(
-            0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator
-        )
-    return torch.randn(batch, 3, height, width, generator=generator)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator)
 
 
 @contextlib.contextmanager
 def unfused_attention(module: nn.Module) -> Iterator[None]:
-    """Attention in separate operators while inside, as it was afterwards."""
-    changed = [(part, part.fused_attn) for part in module.modules() if hasattr(part, "fused_attn")]
-    for part, _ in changed:
-        part.fused_attn = False  # type: ignore[assignment]
+    """Attention in separate operators inside the block, as it was afterwards."""
+    parts: list[Any] = [part for part in module.modules() if hasattr(part, "fused_attn")]
+    before = [part.fused_attn for part in parts]
+    for part in parts:
+        part.fused_attn = False
     try:
         yield
     finally:
-        for part, value in changed:
+        for part, value in zip(parts, before, strict=True):
             part.fused_attn = value
 
 
 @contextlib.contextmanager
 def plain_reshapes() -> Iterator[None]:
-    """`Tensor.unflatten` traced as a reshape; the exporter has none below opset 13, and gets it wrong above."""
+    """`Tensor.unflatten` is traced as a reshape inside the block; the exporter has no operator for
+    it below opset 13, and gets it wrong above."""
 
-    def unflatten(self: Tensor, dim: int, sizes: Any) -> Tensor:
+    def unflatten(self: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         dim %= self.dim()
         return self.reshape(*self.shape[:dim], *sizes, *self.shape[dim + 1 :])
 
     original = Tensor.unflatten
-    Tensor.unflatten = unflatten  # type: ignore[method-assign,assignment]
+    Tensor.unflatten = unflatten  # type: ignore[method-assign]  # patched on purpose
     try:
         yield
     finally:
         Tensor.unflatten = original  # type: ignore[method-assign]
 
 
-def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> Any:
-    """Traces `module` (from `deployable`) into an `onnx.ModelProto` with all weights loaded.
+def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> onnx.ModelProto:
+    """Traces `module` (from `deployable`) into an ONNX model with all weights loaded.
 
     Args:
         module: in eval mode; its device is where tracing happens.
-        meta: says input size, batch (-1 = any), opset, names; is written into the model.
+        meta: input size, batch (-1 = any), opset, names; it is written into the model.
 
     Raises:
         SpecError: an opset outside `OPSETS`.
-        CheckpointError: the exporter cannot translate the model, or wrote another opset than asked for.
+        CheckpointError: the exporter cannot translate the model, or wrote another opset.
     """
-    import onnx
-
     if meta.opset not in OPSETS:
         raise SpecError(
             "this opset cannot be written",
@@ -125,43 +134,8 @@ def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> 
             got=meta.opset,
             expected=f"{OPSETS[0]} to {OPSETS[-1]}",
         )
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    images = example_input(meta, meta.batch if meta.batch > 0 else 2).to(device)
-    dynamic = (
-        {INPUT_NAME: {0: "batch"}, meta.output_name: {0: "batch"}} if meta.batch <= 0 else None
-    )
-    said = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mae-export-"))
-        for guard in (unfused_attention(module), warnings.catch_warnings(), torch.no_grad()):
-            stack.enter_context(guard)
-        stack.enter_context(plain_reshapes())
-        warnings.simplefilter(
-            "ignore"
-        )  # tracer warnings about shapes that are constant here; the parity gate judges the result
-        target = Path(folder) / "model.onnx"
-        try:
-            with contextlib.redirect_stdout(said):  # on failure the exporter prints whole graphs
-                torch.onnx.export(
-                    module,
-                    (images,),
-                    str(target),
-                    input_names=[INPUT_NAME],
-                    output_names=[meta.output_name],
-                    opset_version=meta.opset,
-                    dynamic_axes=dynamic,
-                    do_constant_folding=True,
-                    verbose=verbose,
-                    dynamo=False,
-                )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the exporter cannot translate {meta.arch} at opset {meta.opset}: {str(error).strip().splitlines()[0]}",
-                field="export.opset_version",
-                got=meta.opset,
-                hint="try opset 17",
-            ) from error
-        model = onnx.load(str(target))  # with external weights, where there were any
+
+    model = _trace(module, meta, verbose)
     written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if written != {"ai.onnx": meta.opset}:
         raise CheckpointError(
@@ -170,6 +144,7 @@ def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> 
             got=written,
             expected=str(meta.opset),
         )
+
     fold_identities(model)
     model.graph.name = f"{meta.arch}_{meta.stage}"
     model.producer_name = "mae_runners"
@@ -177,25 +152,68 @@ def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> 
     return model
 
 
-def describe(model: Any, meta: ArtefactMeta) -> None:
+def _trace(module: nn.Module, meta: ArtefactMeta, verbose: bool) -> onnx.ModelProto:
+    import onnx
+
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    fixed = meta.batch > 0
+    images = example_input(meta, meta.batch if fixed else 2).to(device)
+    dynamic = None if fixed else {INPUT_NAME: {0: "batch"}, meta.output_name: {0: "batch"}}
+
+    with (
+        tempfile.TemporaryDirectory(prefix="mae-export-") as folder,
+        torch.no_grad(),
+        unfused_attention(module),
+        plain_reshapes(),
+        warnings.catch_warnings(),
+        # On failure the exporter prints whole graphs to standard output.
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        # Tracer warnings about shapes that are constant here; the parity gate judges the result.
+        warnings.simplefilter("ignore")
+        target = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(
+                module,
+                (images,),
+                str(target),
+                input_names=[INPUT_NAME],
+                output_names=[meta.output_name],
+                opset_version=meta.opset,
+                dynamic_axes=dynamic,
+                do_constant_folding=True,
+                verbose=verbose,
+                dynamo=False,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"the exporter cannot translate {meta.arch} at opset {meta.opset}: {reason}",
+                field="export.opset_version",
+                got=meta.opset,
+                hint="try opset 17",
+            ) from error
+        return onnx.load(str(target))  # with external weights, where there were any
+
+
+def describe(model: onnx.ModelProto, meta: ArtefactMeta) -> None:
     """Writes `meta` into the model's metadata properties, replacing what was there."""
-    kept = {prop.key: prop.value for prop in model.metadata_props}
-    kept.update(meta.to_properties())
+    properties = {prop.key: prop.value for prop in model.metadata_props} | meta.to_properties()
     del model.metadata_props[:]
-    for key, value in kept.items():
+    for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
 
 
-def read_meta(model: Any, path: Path) -> ArtefactMeta:
+def read_meta(model: onnx.ModelProto, path: Path) -> ArtefactMeta:
     """The description inside an ONNX model."""
     return ArtefactMeta.from_properties(
         {prop.key: prop.value for prop in model.metadata_props}, path
     )
 
 
-def fold_identities(model: Any) -> None:
-    """Removes `Identity` nodes (the exporter shares equal weights through them), so that every weight is an initializer of the node
-    that uses it."""
+def fold_identities(model: onnx.ModelProto) -> None:
+    """Removes `Identity` nodes, through which the exporter shares equal weights, so that every
+    weight is an initializer of the node that uses it."""
     outputs = {value.name for value in model.graph.output}
     renamed: dict[str, str] = {}
     kept = []
@@ -206,25 +224,32 @@ def fold_identities(model: Any) -> None:
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
+
     del model.graph.node[:]
     model.graph.node.extend(kept)
     del model.graph.value_info[:]
 
 
-def attribute(node: Any, name: str, default: Any) -> Any:
-    """A node's attribute, or `default`."""
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators that a model uses."""
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """The size of all initializers in bytes."""
     import onnx
 
-    return next(
-        (onnx.helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name),
-        default,
-    )
+    def width(tensor: onnx.TensorProto) -> int:
+        return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+    return sum(int(np.prod(tensor.dims)) * width(tensor) for tensor in model.graph.initializer)
 
 
 def save(
-    model: Any, path: Path, *, overwrite: bool, limit: int = EXTERNAL_DATA_BYTES
+    model: onnx.ModelProto, path: Path, *, overwrite: bool, limit: int = EXTERNAL_DATA_BYTES
 ) -> list[Path]:
-    """Writes the model by temp-then-rename; weights over `limit` bytes go to ``<name>.data`` beside it, and both move together.
+    """Writes the model by temp-then-rename; weights over `limit` bytes go to ``<name>.data`` beside
+    it, and both move together.
 
     Returns:
         The files written, the ONNX file first.
@@ -234,93 +259,91 @@ def save(
     """
     import onnx
 
-    refuse_existing(path, overwrite)
+    check_target(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     data_name = path.name + ".data"
-    size = sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
+    large = weight_bytes(model) > limit
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        if size > limit:
-            onnx.save_model(
-                model,
-                str(folder / path.name),
-                save_as_external_data=True,
-                all_tensors_to_one_file=True,
-                location=data_name,
-                size_threshold=1024,
-            )
+        if large:
+            save_with_data(model, folder / path.name)
         else:
             onnx.save_model(model, str(folder / path.name))
         onnx.checker.check_model(str(folder / path.name))
-        written = []
-        # The data first: an ONNX file never stands there without what it points to.
-        for name in (data_name, path.name):
-            if (folder / name).exists():
-                (folder / name).replace(path.parent / name)
-                written.append(path.parent / name)
-        if size <= limit:
-            (path.parent / data_name).unlink(missing_ok=True)  # left by an overwritten larger model
+
+        # The data first: an ONNX file is never there without the file it refers to.
+        if large:
+            (folder / data_name).replace(path.parent / data_name)
+        (folder / path.name).replace(path)
+        if not large:
+            (path.parent / data_name).unlink(missing_ok=True)  # of an overwritten larger model
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return written[::-1]
+    return [path, path.with_name(data_name)] if large else [path]
 
 
-def refuse_existing(path: Path, overwrite: bool, field: str = "export.overwrite") -> None:
-    """Raises `UsageError` when `path` exists and may not be replaced."""
-    if path.exists() and not overwrite:
-        raise UsageError(
-            f"{path} exists already",
-            field=field,
-            got=False,
-            expected="a new path, or permission",
-            hint=f"set {field}=true to replace it",
-        )
-
-
-def refuse_folder(path: Path, field: str) -> None:
-    """Raises `UsageError` when a folder stands where a file is to be written."""
-    if path.is_dir():
-        raise UsageError(
-            f"{path} is a folder", field=field, got=str(path), expected="the path of a file"
-        )
-
-
-def tensor_bytes(tensor: Any) -> int:
-    """The size of an initializer in bytes."""
+def save_with_data(model: onnx.ModelProto, path: Path) -> None:
+    """Writes the graph to `path` and moves the weights out of `model` into ``<name>.data``."""
     import onnx
 
-    return (
-        int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=path.name + ".data",
     )
 
 
-def session_of(model: Any, threads: int | None = None, optimise: bool = True) -> Any:
-    """An ONNX Runtime session on the CPU for a model in memory (through a temporary file when it is too large for one message) or at a
-    path."""
+def session_of(
+    model: onnx.ModelProto | Path,
+    *,
+    optimize: bool = True,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> Any:
+    """An ONNX Runtime session for a model in memory or a file; on the CPU unless told otherwise."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads if threads is not None else torch.get_num_threads()
-    if not optimise:
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    providers = ["CPUExecutionProvider"]
-    if isinstance(model, (str, Path)):
-        return onnxruntime.InferenceSession(str(model), options, providers=providers)
-    if sum(tensor_bytes(tensor) for tensor in model.graph.initializer) <= EXTERNAL_DATA_BYTES:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    with tempfile.TemporaryDirectory(prefix="mae-session-") as folder:
-        import onnx
 
+    def open_session(source: str | bytes) -> Any:
+        return onnxruntime.InferenceSession(source, options, providers=list(providers))
+
+    if isinstance(model, Path):
+        return open_session(str(model))
+    if weight_bytes(model) <= EXTERNAL_DATA_BYTES:
+        return open_session(model.SerializeToString())
+
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="mae-session-") as folder:
         target = Path(folder) / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(model)  # saving moves the weights out of the message
-        onnx.save_model(
-            copy,
-            str(target),
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location="model.onnx.data",
-        )
+        save_with_data(copy, target)
         del copy
-        return onnxruntime.InferenceSession(str(target), options, providers=providers)
+        return open_session(str(target))
+
+
+def require_onnx() -> None:
+    """Raises `DependencyError` unless onnx and onnxruntime are installed."""
+    for package in ("onnx", "onnxruntime"):
+        require(package)
+
+
+def require(package: str) -> None:
+    """Raises `DependencyError` unless ``onnx`` or ``onnxruntime`` can be imported."""
+    import importlib
+
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise DependencyError(
+            f"{package} is not installed",
+            expected="the packages onnx and onnxruntime",
+            hint="pip install 'mae-skill[export]'",
+        ) from error

@@ -1,13 +1,34 @@
-"""Does an artefact give the same answers as the model it was made from? Cosine, largest difference and top-1 agreement, image by image."""
+"""The parity gate: an artefact may exist only if it gives the model's answers on real images.
+
+Cosine, largest difference and top-1 agreement are judged image by image; an artefact that differs
+fails the job, and the error names the layer where it begins to differ.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mae_skill.errors import CheckpointError
+import numpy.typing as npt
+import torch
+from mae_skill.errors import CheckpointError, JobFailedError
+from mae_skill.spec import ParitySpec
+from torch import Tensor, nn
+
+from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, run_in_parts
+from mae_runners.deploy.onnx import session_of, unfused_attention
+
+if TYPE_CHECKING:
+    import onnx
+
+Floats = npt.NDArray[np.floating[Any]]
+
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -15,9 +36,11 @@ class Thresholds:
     """What counts as the same.
 
     Attributes:
-        min_cosine: the lowest cosine similarity an image's output may have with the reference.
-        max_abs: the largest difference of any output element, in units of the largest magnitude of the reference when that exceeds 1.
-        min_top1_agreement: the least share of images whose largest logit stays the same (classifiers), or of pixels (segmenters).
+        min_cosine: the lowest cosine similarity of any image's output with the reference.
+        max_abs: the largest difference of any output element, in units of the largest magnitude of
+            the reference when that exceeds 1.
+        min_top1_agreement: the lowest share of images (classifiers) or pixels (segmenters) whose
+            largest logit stays the same.
     """
 
     min_cosine: float
@@ -25,22 +48,25 @@ class Thresholds:
     min_top1_agreement: float
 
 
-# float32 kernels reorder sums: differences of some 1e-6 to 1e-5 of the largest value were seen over all families; the bounds leave a
-# factor of 20.
-# Reduced precision: fp16 has 11 bits, bf16 has 8, int8 has 8 with one scale for a whole tensor. On small models of every family that learnt
-# digits and photographs, int8 as calibrated here lost at most 0.003 of the cosine and 0.07 of the largest logit; wrong scales or weights cost
-# at least 0.014 and 0.18, mostly ten times that (tests/long/parity). The bounds lie between.
+# float32 kernels reorder sums: over all families they differed by some 1e-6 to 1e-5 of the largest
+# value; the bounds leave a factor of 20.
+# Reduced precision: fp16 has 11 bits, bf16 has 8, int8 has 8 with one scale for a whole tensor. On
+# small models of every family that learned digits and photographs, int8 as calibrated here lost at
+# most 0.003 of the cosine and 0.07 of the largest logit; wrong scales or weights cost at least
+# 0.014 and 0.18, mostly ten times that (tests/long/parity). The bounds lie between.
 DEFAULTS = {
     "fp32": Thresholds(0.9999, 1e-3, 1.0),
     "fp16": Thresholds(0.999, 5e-2, 0.95),
     "bf16": Thresholds(0.99, 2e-1, 0.9),
     "int8": Thresholds(0.99, 0.15, 0.9),
 }
-# On the borders of regions two classes are as good as equal, and rounding decides between them: not every pixel can stay. On segmenters of
-# every family that learnt to find ink on photographs, int8 with the default 128 calibration images lost at most 0.0024 of the cosine, 0.12 of
-# the largest logit and 0.0013 of the pixels; what cost more than 0.02 of the mIoU lost at least 0.027 of the cosine, mostly five times that
-# (tests/long/segmentation). Pixels get more room than these need: with many classes more of them are undecided. With 8 calibration images
-# one of the three lost 0.038 and 0.5: too few to calibrate on.
+# On the borders of regions two classes are as good as equal, and rounding decides between them: not
+# every pixel can stay. On segmenters of every family that learned to find ink on photographs, int8
+# with the default 128 calibration images lost at most 0.0024 of the cosine, 0.12 of the largest
+# logit and 0.0013 of the pixels; what cost more than 0.02 of the mIoU lost at least 0.027 of the
+# cosine, mostly five times that (tests/long/segmentation). Pixels get more room than these need:
+# with many classes more of them are undecided. With 8 calibration images one of the three lost
+# 0.038 and 0.5: too few to calibrate on.
 PIXELS = {
     "fp32": dataclasses.replace(DEFAULTS["fp32"], min_top1_agreement=0.999),
     "fp16": dataclasses.replace(DEFAULTS["fp16"], min_top1_agreement=0.99),
@@ -49,18 +75,15 @@ PIXELS = {
 }
 
 
-def thresholds_for(precision: str, spec: Any = None, *, pixels: bool = False) -> Thresholds:
-    """The bounds for a precision; a bound the spec's ``parity`` section sets (not None) replaces the default.
+def thresholds_for(
+    precision: str, spec: ParitySpec | None = None, *, pixels: bool = False
+) -> Thresholds:
+    """The bounds for a precision; a bound that the spec sets (not None) replaces the default.
 
     ``pixels``: the outputs are a class for every pixel.
     """
-    default = (PIXELS if pixels else DEFAULTS)[precision]
-    named = {
-        field.name: getattr(spec, field.name, None) for field in dataclasses.fields(Thresholds)
-    }
-    return dataclasses.replace(
-        default, **{name: value for name, value in named.items() if value is not None}
-    )
+    given = {} if spec is None else spec.model_dump(exclude_none=True)
+    return dataclasses.replace((PIXELS if pixels else DEFAULTS)[precision], **given)
 
 
 @dataclass(frozen=True)
@@ -86,19 +109,20 @@ class ParityReport:
 
 
 def compare(
-    reference: np.ndarray, candidate: np.ndarray, thresholds: Thresholds, *, logits: bool
+    reference: Floats, candidate: Floats, thresholds: Thresholds, *, logits: bool
 ) -> ParityReport:
     """Compares outputs for the same images.
 
     Args:
-        reference: [N, ...] float, from torch.
+        reference: [N, …] float, from torch.
         candidate: the same shape, from the artefact.
         thresholds: what counts as the same.
-        logits: outputs are [N, classes] or [N, classes, H, W], so top-1 agreement (of images, of pixels) means something.
+        logits: outputs are [N, classes] or [N, classes, H, W], so top-1 agreement (of images, of
+            pixels) means something.
 
     Raises:
-        CheckpointError: the reference itself says nothing (not finite, or the same for every image, as with a head of zeros): any artefact
-            would pass, so no comparison is made.
+        CheckpointError: the shapes differ, or the reference could not tell a broken artefact (not
+            finite, or the same for every image, as with a head of zeros).
     """
     reference = np.asarray(reference, dtype=np.float64)
     candidate = np.asarray(candidate, dtype=np.float64)
@@ -108,48 +132,45 @@ def compare(
             got=list(candidate.shape),
             expected=str(list(reference.shape)),
         )
-    if not np.isfinite(reference).all():
-        raise CheckpointError(
-            "the model's own outputs are not finite: there is nothing to compare with",
-            hint="evaluate the checkpoint first",
-        )
+    _check_reference(reference)
+
     count = len(reference)
-    flat, other = reference.reshape(count, -1), candidate.reshape(count, -1)
-    if not flat.any() or (count > 1 and np.ptp(flat, axis=0).max() == 0.0):
-        raise CheckpointError(
-            "the model gives the same output for every image, so no artefact of it can be checked",
-            hint="the head is probably untrained (all zeros): fine-tune it before exporting",
-        )
     failures: list[str] = []
-    finite = np.isfinite(other)
+    finite = np.isfinite(candidate)
     if not finite.all():
-        failures.append(f"{int((~finite).sum())} of {other.size} outputs are not finite")
-        other = np.where(finite, other, 0.0)
+        failures.append(f"{int((~finite).sum())} of {candidate.size} outputs are not finite")
+        candidate = np.where(finite, candidate, 0.0)
+
+    flat, other = reference.reshape(count, -1), candidate.reshape(count, -1)
     norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(other, axis=1)
     cosine = np.where(norms > 0, (flat * other).sum(axis=1) / np.maximum(norms, 1e-300), 0.0)
+    if cosine.min() < thresholds.min_cosine:
+        failures.append(
+            f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below "
+            f"min_cosine {thresholds.min_cosine}"
+        )
+
     difference = np.abs(flat - other)
     worst = int(difference.max(axis=1).argmax())
     element = int(difference[worst].argmax())
     scale = float(max(1.0, np.abs(flat).max()))
     largest = float(difference.max()) / scale
-    agreement = (
-        float((reference.argmax(axis=1) == other.reshape(reference.shape).argmax(axis=1)).mean())
-        if logits
-        else None
-    )
-    if cosine.min() < thresholds.min_cosine:
-        failures.append(
-            f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below min_cosine {thresholds.min_cosine}"
-        )
     if largest > thresholds.max_abs:
         failures.append(
-            f"image {worst}, element {element}: torch {flat[worst, element]:.6g}, artefact {other[worst, element]:.6g}; "
-            f"difference {largest:.3g} (of {scale:.3g}) is above max_abs {thresholds.max_abs}"
+            f"image {worst}, element {element}: torch {flat[worst, element]:.6g}, "
+            f"artefact {other[worst, element]:.6g}; difference {largest:.3g} (of {scale:.3g}) "
+            f"is above max_abs {thresholds.max_abs}"
         )
-    if agreement is not None and agreement < thresholds.min_top1_agreement:
-        failures.append(
-            f"top-1 agreement {agreement:.4f} is below min_top1_agreement {thresholds.min_top1_agreement}"
-        )
+
+    agreement = None
+    if logits:
+        agreement = float((reference.argmax(axis=1) == candidate.argmax(axis=1)).mean())
+        if agreement < thresholds.min_top1_agreement:
+            failures.append(
+                f"top-1 agreement {agreement:.4f} is below "
+                f"min_top1_agreement {thresholds.min_top1_agreement}"
+            )
+
     return ParityReport(
         images=count,
         cosine_min=float(cosine.min()),
@@ -160,4 +181,179 @@ def compare(
         worst_image=worst,
         worst_element=[int(i) for i in np.unravel_index(element, reference.shape[1:])],
         failures=failures,
+    )
+
+
+def _check_reference(reference: Floats) -> None:
+    """Raises `CheckpointError` for outputs that any artefact would agree with."""
+    if not np.isfinite(reference).all():
+        raise CheckpointError(
+            "the model's own outputs are not finite: there is nothing to compare with",
+            hint="evaluate the checkpoint first",
+        )
+    if not reference.any() or (len(reference) > 1 and np.ptp(reference, axis=0).max() == 0.0):
+        raise CheckpointError(
+            "the model gives the same output for every image, so no artefact of it can be checked",
+            hint="the head is probably untrained (all zeros): fine-tune it before exporting",
+        )
+
+
+@torch.no_grad()
+def torch_outputs(module: nn.Module, images: Tensor) -> Floats:
+    """The model's outputs, [N, …] float32, with the attention that training and evaluation use."""
+    device = next(module.parameters()).device
+    return run_in_parts(lambda part: module(part.to(device)).float().cpu(), images, BATCH).numpy()
+
+
+def onnx_outputs(model: onnx.ModelProto | Path, meta: ArtefactMeta, images: Tensor) -> Floats:
+    """The outputs of an ONNX model or file in ONNX Runtime on the CPU."""
+    session = session_of(model)
+
+    def call(part: Tensor) -> Tensor:
+        (output,) = session.run([meta.output_name], {INPUT_NAME: part.numpy()})
+        return torch.from_numpy(output)
+
+    return _run_artefact(call, meta, images)
+
+
+def artefact_outputs(path: Path, meta: ArtefactMeta, images: Tensor) -> Floats:
+    """The outputs of an exported file: ONNX, TorchScript (``.ts``) or `torch.export` (``.pt2``)."""
+    if path.suffix == ".onnx":
+        return onnx_outputs(path, meta, images)
+
+    loaded: Callable[[Tensor], Tensor]
+    if path.suffix == ".ts":
+        loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]  # torch has no type here
+    else:
+        loaded = torch.export.load(str(path)).module()
+    with torch.no_grad():
+        return _run_artefact(loaded, meta, images)
+
+
+def _run_artefact(call: Callable[[Tensor], Tensor], meta: ArtefactMeta, images: Tensor) -> Floats:
+    fixed = meta.batch > 0
+    size = meta.batch if fixed else BATCH
+    return run_in_parts(call, images, size, size if fixed else 1).numpy()
+
+
+def parity_error(
+    report: ParityReport,
+    meta: ArtefactMeta,
+    layer: str | None = None,
+    field: str = "export.parity",
+) -> JobFailedError:
+    """The error of an artefact that differs from its model, for the caller to raise.
+
+    Args:
+        layer: the first layer that differs, where it is known.
+        field: the spec section of the thresholds.
+    """
+    place = f"; the first layer that differs is {layer}" if layer else ""
+    hint = "calibrate on more images, " if meta.precision == "int8" else ""
+    if field == "export.parity":
+        hint += "export in fp32, "
+    else:
+        hint += "build in fp32, keep the layer in fp32 with layers_precision, "
+
+    return JobFailedError(
+        f"the {meta.precision} artefact does not agree with the model: "
+        f"{'; '.join(report.failures)}{place}",
+        field=field,
+        got={
+            "cosine_min": report.cosine_min,
+            "max_abs": report.max_abs,
+            "top1_agreement": report.top1_agreement,
+        },
+        expected="agreement within the thresholds; nothing was written",
+        hint=hint + "or, knowing the cost, set looser thresholds",
+    )
+
+
+def first_differing_layer(
+    module: nn.Module,
+    model: onnx.ModelProto,
+    meta: ArtefactMeta,
+    images: Tensor,
+    thresholds: Thresholds,
+) -> str | None:
+    """The first submodule, in running order, whose output in the ONNX model differs from torch's.
+
+    None when none of those that can be compared differs.
+    """
+    outputs = _module_outputs(module, model)
+    sample = images[: meta.batch if meta.batch > 0 else 2]
+    values = _intermediate_values(model, list(outputs.values()), sample)
+    differing: list[str] = []
+
+    def compare_with(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            value = values[outputs[name]]
+            if differing or not isinstance(output, Tensor) or value.shape != tuple(output.shape):
+                return
+            expected = output.double().cpu().flatten(1)
+            actual = torch.from_numpy(value.astype(np.float64)).flatten(1)
+            cosine = torch.nn.functional.cosine_similarity(expected, actual, dim=1).min()
+            if cosine < thresholds.min_cosine or not torch.isfinite(actual).all():
+                differing.append(name)
+
+        return hook
+
+    handles = [
+        part.register_forward_hook(compare_with(name))
+        for name, part in module.named_modules()
+        if name in outputs
+    ]
+    try:
+        with torch.no_grad(), unfused_attention(module):
+            module(sample.to(next(module.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return differing[0] if differing else None
+
+
+def _module_outputs(module: nn.Module, model: onnx.ModelProto) -> dict[str, str]:
+    """Module path → the tensor that is its output in the graph.
+
+    The exporter names nodes by module path, so that is the output of the last node below the path.
+    """
+    scopes = {
+        f"/{_scope(name)}/": name
+        for name, part in module.named_modules()
+        if name and not isinstance(part, nn.ModuleList)
+    }
+    outputs: dict[str, str] = {}
+    for node in model.graph.node:
+        for end in [match.end() for match in re.finditer("/", node.name)][1:]:
+            if node.name[:end] in scopes:
+                outputs[scopes[node.name[:end]]] = node.output[0]
+    return outputs
+
+
+def _intermediate_values(
+    model: onnx.ModelProto, names: list[str], images: Tensor
+) -> dict[str, npt.NDArray[Any]]:
+    """Tensor name → value, for inner tensors of a graph."""
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    present = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present
+    )
+
+    # Optimizing would fuse nodes, and the tensors between them would be gone.
+    session = session_of(probe, optimize=False)
+    values = session.run(None, {INPUT_NAME: images.numpy()})
+    return dict(zip([output.name for output in session.get_outputs()], values, strict=True))
+
+
+def _scope(name: str) -> str:
+    """A module path as the exporter writes it: a list's element repeats its list, so
+    ``encoder.blocks.0.attn`` → ``encoder/blocks/blocks.0/attn``."""
+    pieces = name.split(".")
+    return "/".join(
+        f"{pieces[index - 1]}.{piece}" if piece.isdigit() and index else piece
+        for index, piece in enumerate(pieces)
     )

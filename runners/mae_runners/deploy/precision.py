@@ -1,23 +1,31 @@
-"""Reduced precision written into the graph itself, as strongly typed TensorRT networks want it: fp16 and bf16, layer by layer.
+"""Reduced precision written into the graph itself, layer by layer, as strongly typed TensorRT
+networks want it: fp16 and bf16.
 
-Every node computes in one type. A `Cast` stands wherever a tensor crosses from one type to another, so the graph is well typed for
-strict parsers
-too: a `LayerNormalization` whose scale is float16 gets a float16 input (the naive conversion leaves one of the two behind, and
-TensorRT refuses
-it). Inputs and outputs of the graph stay float32. Operators whose sums or squares leave float16's range keep float32.
+Every node computes in one type. A `Cast` stands wherever a tensor crosses from one type to another,
+so the graph is well typed for strict parsers too: a `LayerNormalization` whose scale is float16
+gets a float16 input (the naive conversion leaves one of the two behind, and TensorRT rejects it).
+Inputs and outputs of the graph stay float32. Operators whose sums or squares leave float16's range
+keep float32.
+
+Precisions are written in lower case; the reader of specs accepts either case.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mae_skill.errors import SpecError
 
-# Sums of squares pass 65504 quickly (GRN's norm over a whole feature map; the variance of a LayerNorm that opsets below 17 write out);
-# Resize scales are float32 by definition.
+from mae_runners.deploy.onnx import opset_of
+
+if TYPE_CHECKING:
+    import onnx
+
+# Sums of squares soon pass 65504 (GRN's norm over a whole feature map; the variance of a LayerNorm
+# that opsets below 17 write out); Resize scales are float32 by definition.
 KEEP_FP32 = frozenset(
     {
         "ReduceL2",
@@ -31,129 +39,134 @@ KEEP_FP32 = frozenset(
         "DequantizeLinear",
     }
 )
-PRECISIONS = ("fp32", "fp16", "bf16")
+TYPED = ("fp32", "fp16", "bf16")
+"""What a layer can compute in by its type alone."""
+PRECISIONS = (*TYPED, "int8")
+"""What an artefact can compute in; int8 needs scales beside the types (see `int8`)."""
 
 
-def parse_layers_precision(entries: Sequence[str] | str | None) -> list[tuple[str, str]]:
-    """``["*/grn/*:fp32", …]`` → [(pattern, precision), …]; patterns are shell-style over ONNX node names, the last match wins.
+def parse_layers_precision(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """``["*/grn/*:fp32", …]`` → [(pattern, precision), …].
+
+    Patterns are shell-style over ONNX node names, the last match wins; the precision is read in
+    either case.
 
     Raises:
-        SpecError: an entry has no precision, or one we do not know.
+        SpecError: an entry has no precision, or an unknown one.
     """
     rules: list[tuple[str, str]] = []
-    for entry in [entries] if isinstance(entries, str) else entries or []:
-        pattern, _, precision = str(entry).rpartition(":")
-        precision = precision.lower()
-        if not pattern or precision not in PRECISIONS:
+    for entry in entries:
+        pattern, _, word = entry.rpartition(":")
+        precision = word.lower()
+        if not pattern or precision not in TYPED:
             raise SpecError(
                 "an entry is not PATTERN:PRECISION",
                 field="gen_trt_engine.tensorrt.layers_precision",
                 got=entry,
-                expected=f"a node name or pattern, a colon, and one of {', '.join(PRECISIONS)}; for example '*/grn/*:fp32'",
+                expected="a node name or pattern, a colon, and one of "
+                f"{', '.join(TYPED)}; for example '*/grn/*:fp32'",
             )
         rules.append((pattern, precision))
     return rules
 
 
-def match_rules(rules: Sequence[tuple[str, str]], names: Sequence[str]) -> dict[str, str]:
-    """Node name → precision for every name a rule matches.
+def match_rules(rules: Sequence[tuple[str, str]], model: onnx.ModelProto) -> dict[str, str]:
+    """Node name → precision for every node that a rule matches.
 
     Raises:
-        SpecError: a rule matches no node, so it would be silently dead.
+        SpecError: a rule matches no node, so it would have no effect.
     """
+    names = [node.name for node in model.graph.node if node.name]
     chosen: dict[str, str] = {}
     for pattern, precision in rules:
-        hits = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not hits:
-            examples = ", ".join(list(names)[:: max(1, len(names) // 5)][:5])
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            examples = ", ".join(names[:: max(1, len(names) // 5)][:5])
             raise SpecError(
                 f"no layer of the model matches {pattern!r}",
                 field="gen_trt_engine.tensorrt.layers_precision",
                 got=f"{pattern}:{precision}",
                 expected=f"a name or pattern of an ONNX node, such as {examples}",
             )
-        chosen.update(dict.fromkeys(hits, precision))
+        chosen.update(dict.fromkeys(matches, precision))
     return chosen
 
 
-def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -> Any:
-    """The model with its nodes computing in `precision` (except `KEEP_FP32`), `rules` winning over both.
+def convert(
+    model: onnx.ModelProto, precision: str, rules: Sequence[tuple[str, str]] = ()
+) -> onnx.ModelProto:
+    """The model with its nodes computing in `precision` (except `KEEP_FP32`); `rules` win over both.
 
     Args:
-        model: an `onnx.ModelProto` in float32, weights loaded; it is changed in place.
+        model: in float32, weights loaded; it is changed in place.
         precision: ``fp32`` | ``fp16`` | ``bf16``.
         rules: from `parse_layers_precision`.
 
     Returns:
         The same model, nodes in topological order, typed throughout.
+
+    Raises:
+        SpecError: an unknown precision, a rule without a match, an opset without bf16, a subgraph.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    types = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-    if precision not in types:
-        raise SpecError("unknown precision", got=precision, expected=", ".join(types))
-    chosen = match_rules(rules, [node.name for node in model.graph.node if node.name])
-    if precision == "fp32" and not any(value != "fp32" for value in chosen.values()):
+    if precision not in TYPED:
+        raise SpecError("unknown precision", got=precision, expected=", ".join(TYPED))
+    chosen = match_rules(rules, model)
+    if {precision, *chosen.values()} == {"fp32"}:
         return model
-    if precision == "bf16" or "bf16" in chosen.values():
-        opset = next(
-            entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")
+
+    if "bf16" in (precision, *chosen.values()) and opset_of(model) < 13:
+        raise SpecError(
+            "bf16 needs a newer opset",
+            field="export.opset_version",
+            got=opset_of(model),
+            expected="13 or above",
+            hint="export again with 17",
         )
-        if opset < 13:
-            raise SpecError(
-                "bf16 needs a newer opset",
-                field="export.opset_version",
-                got=opset,
-                expected="13 or above",
-                hint="export again with 17",
-            )
-    inferred = onnx.shape_inference.infer_shapes(strip_weights(model))
-    floats = {
-        value.name
-        for value in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    floats |= {name for name, tensor in weights.items() if tensor.data_type == TensorProto.FLOAT}
-    stored: dict[str, int] = {
-        value.name: TensorProto.FLOAT for value in graph.input if value.name in floats
-    }
-    casts: dict[tuple[str, int], str] = {}
-    nodes: list[Any] = []
-    new_weights: dict[str, Any] = {}
-    short = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
-    between = between_kept(graph)
+    between = between_kept(model.graph)
+    rewriter = _Rewriter(model)
+    for node in list(model.graph.node):
+        keeps = node.op_type in KEEP_FP32 or node.output[0] in between
+        rewriter.add(node, chosen.get(node.name, "fp32" if keeps else precision))
+    rewriter.finish()
+    return model
 
-    def as_type(name: str, wanted: int) -> str:
-        """The name under which tensor `name` is available in `wanted`."""
-        if name in weights:
-            key = name if wanted == TensorProto.FLOAT else f"{name}::{short[wanted]}"
-            if key not in new_weights:
-                new_weights[key] = (
-                    weights[name]
-                    if wanted == TensorProto.FLOAT
-                    else low_tensor(weights[name], wanted, key)
-                )
-            return key
-        if stored.get(name, TensorProto.FLOAT) == wanted:
-            return name
-        if (name, wanted) not in casts:
-            casts[name, wanted] = f"{name}::{short[wanted]}"
-            nodes.append(
-                helper.make_node(
-                    "Cast",
-                    [name],
-                    [casts[name, wanted]],
-                    name=f"{name}::to_{short[wanted]}",
-                    to=wanted,
-                )
-            )
-        return casts[name, wanted]
 
-    for node in graph.node:
+class _Rewriter:
+    """Rebuilds a graph node by node, each in its own precision, with casts between them.
+
+    Attributes:
+        floats: tensors that are float32 in the model as it was.
+        stored: tensor → the precision that it has in the new graph.
+        casts: (tensor, precision) → the tensor cast to it.
+        nodes, weights: of the new graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnx
+
+        self.graph = model.graph
+        self.old_weights = {tensor.name: tensor for tensor in self.graph.initializer}
+        float32 = onnx.TensorProto.FLOAT
+        inferred = onnx.shape_inference.infer_shapes(strip_weights(model)).graph
+        self.floats = {
+            value.name
+            for value in [*inferred.value_info, *inferred.input, *inferred.output]
+            if value.type.tensor_type.elem_type == float32
+        }
+        self.floats |= {
+            name for name, tensor in self.old_weights.items() if tensor.data_type == float32
+        }
+
+        self.stored: dict[str, str] = {}
+        self.casts: dict[tuple[str, str], str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {}
+
+    def add(self, node: onnx.NodeProto, precision: str) -> None:
+        """Appends a node that computes in `precision`, after the casts that its inputs need."""
+        import onnx
+
         if any(
             attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
             for attribute in node.attribute
@@ -162,165 +175,180 @@ def convert(model: Any, precision: str, rules: Sequence[tuple[str, str]] = ()) -
                 f"node {node.name} holds a subgraph, which reduced precision does not support",
                 got=node.op_type,
             )
-        default = (
-            TensorProto.FLOAT
-            if node.op_type in KEEP_FP32 or node.output[0] in between
-            else types[precision]
-        )
-        kind = types[chosen[node.name]] if node.name in chosen else default
-        produces_float = any(name in floats for name in node.output)
-        if node.op_type in ("Constant", "ConstantOfShape") and produces_float:
-            kind = (
-                TensorProto.FLOAT
-            )  # made in float32 and cast where used: one rule for weights and constants
-        elif node.op_type == "Cast" and produces_float:
+
+        makes_float = any(name in self.floats for name in node.output)
+        is_cast = node.op_type == "Cast" and makes_float
+        if node.op_type in ("Constant", "ConstantOfShape") and makes_float:
+            # Made in float32 and cast where used: one rule for weights and constants.
+            precision = "fp32"
+        elif is_cast:
             for attribute in node.attribute:
                 if attribute.name == "to":
-                    attribute.i = kind
-        if not (node.op_type == "Cast" and produces_float):
-            for index, name in enumerate(node.input):
-                if name in weights and name not in floats:
-                    new_weights[name] = weights[name]
-                elif name in floats:
-                    node.input[index] = as_type(name, kind)
-        else:
-            for name in node.input:
-                if name in weights:
-                    new_weights[name] = weights[name]
-        nodes.append(node)
-        for name in node.output:
-            if name in floats:
-                stored[name] = kind
-    for value in graph.output:
-        if stored.get(value.name, TensorProto.FLOAT) != TensorProto.FLOAT:
-            inner = f"{value.name}::{short[stored[value.name]]}"
-            for node in nodes:
+                    attribute.i = _tensor_type(precision)
+
+        for index, name in enumerate(node.input):
+            if name in self.floats and not is_cast:
+                node.input[index] = self._as_type(name, precision)
+            elif name in self.old_weights:
+                self.weights[name] = self.old_weights[name]
+        self.nodes.append(node)
+        self.stored.update((name, precision) for name in node.output if name in self.floats)
+
+    def _as_type(self, name: str, precision: str) -> str:
+        """The name under which a float tensor is available in `precision`."""
+        if name in self.old_weights:
+            key = name if precision == "fp32" else f"{name}::{precision}"
+            if key not in self.weights:
+                self.weights[key] = low_tensor(self.old_weights[name], precision, key)
+            return key
+
+        if self.stored.get(name, "fp32") == precision:
+            return name
+        if (name, precision) not in self.casts:
+            self.casts[name, precision] = f"{name}::{precision}"
+            self.nodes.append(
+                _cast(name, f"{name}::{precision}", precision, f"{name}::to_{precision}")
+            )
+        return self.casts[name, precision]
+
+    def finish(self) -> None:
+        """Casts the outputs back to float32 and puts the new nodes and weights into the graph."""
+        for value in self.graph.output:
+            stored = self.stored.get(value.name, "fp32")
+            if stored == "fp32":
+                continue
+            inner = f"{value.name}::{stored}"
+            for node in self.nodes:
                 for names in (node.input, node.output):
                     for index, name in enumerate(names):
                         if name == value.name:
                             names[index] = inner
-            nodes.append(
-                helper.make_node(
-                    "Cast",
-                    [inner],
-                    [value.name],
-                    name=f"{value.name}::to_fp32",
-                    to=TensorProto.FLOAT,
-                )
-            )
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.initializer[:]
-    graph.initializer.extend(new_weights.values())
-    del graph.value_info[:]
-    assert all(
-        isinstance(numpy_helper.to_array(t), np.ndarray) for t in list(graph.initializer)[:1]
-    )
-    return model
+            self.nodes.append(_cast(inner, value.name, "fp32", f"{value.name}::to_fp32"))
+
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(self.weights.values())
+        del self.graph.value_info[:]
 
 
-def between_kept(graph: Any) -> set[str]:
-    """First outputs of the nodes all of whose inputs come from, and all of whose outputs go to, nodes of `KEEP_FP32` (constants aside):
-    such as the ε that is added to a variance. What they pass on needs the range of both ends."""
+def _tensor_type(precision: str) -> int:
+    """The number that ONNX gives to a precision of `TYPED`."""
+    from onnx import TensorProto
+
+    return {
+        "fp32": int(TensorProto.FLOAT),
+        "fp16": int(TensorProto.FLOAT16),
+        "bf16": int(TensorProto.BFLOAT16),
+    }[precision]
+
+
+def _cast(source: str, target: str, precision: str, name: str) -> onnx.NodeProto:
+    """A node that makes `target` of `source` in another precision."""
+    from onnx import helper
+
+    return helper.make_node("Cast", [source], [target], name=name, to=_tensor_type(precision))
+
+
+def between_kept(graph: onnx.GraphProto) -> set[str]:
+    """First outputs of the nodes between `KEEP_FP32` nodes, such as the ε added to a variance.
+
+    All their inputs (constants aside) come from such nodes and all their outputs go to such nodes:
+    what they pass on needs the range of both ends.
+    """
     kept = {name for node in graph.node if node.op_type in KEEP_FP32 for name in node.output}
     fixed = {tensor.name for tensor in graph.initializer} | {
         node.output[0] for node in graph.node if node.op_type == "Constant"
     }
-    goes_elsewhere = {value.name for value in graph.output}
-    goes_elsewhere |= {
+    used_elsewhere = {value.name for value in graph.output}
+    used_elsewhere |= {
         name for node in graph.node if node.op_type not in KEEP_FP32 for name in node.input
     }
-    found: set[str] = set()
+
+    between: set[str] = set()
     for node in graph.node:
-        given = [name for name in node.input if name and name not in fixed]
-        if given and kept.issuperset(given) and not goes_elsewhere.intersection(node.output):
-            found.add(node.output[0])
-    return found
+        inputs = [name for name in node.input if name and name not in fixed]
+        if inputs and kept.issuperset(inputs) and not used_elsewhere.intersection(node.output):
+            between.add(node.output[0])
+    return between
 
 
-def emulate_low_precision(model: Any) -> Any:
-    """A copy-free rewrite of a bf16 graph for runtimes with no bf16 kernels: every bf16 tensor is rounded to bf16, and computed on in
-    float32.
+def emulate_low_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rewrites a bf16 graph in place for runtimes with no bf16 kernels: every bf16 tensor is rounded
+    to bf16, and computed on in float32.
 
-    ONNX Runtime's CPU provider has few bf16 kernels, yet the parity gate must run there; storage rounding, which dominates bf16's
-    error, is kept.
+    ONNX Runtime's CPU provider has few bf16 kernels, yet the parity gate must run there; storage
+    rounding, which dominates bf16's error, is kept.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, numpy_helper
 
     graph = model.graph
     for index, tensor in enumerate(graph.initializer):
         if tensor.data_type == TensorProto.BFLOAT16:
             values = numpy_helper.to_array(tensor).astype(np.float32)
             graph.initializer[index].CopyFrom(numpy_helper.from_array(values, tensor.name))
-    nodes: list[Any] = []
-    inputs_low: set[str] = set()
+
+    nodes: list[onnx.NodeProto] = []
+    rounded: set[str] = set()
+
+    def round_and_back(name: str) -> None:
+        nodes.append(_cast(f"{name}::rounded", name, "fp32", f"{name}::back"))
+        rounded.add(name)
+
     for node in graph.node:
-        if node.op_type == "Cast" and any(
-            a.name == "to" and a.i == TensorProto.BFLOAT16 for a in node.attribute
-        ):
-            rounded = node.output[0] + "::rounded"
+        to_bf16 = node.op_type == "Cast" and any(
+            attribute.name == "to" and attribute.i == TensorProto.BFLOAT16
+            for attribute in node.attribute
+        )
+        if to_bf16:
             name = node.output[0]
-            node.output[0] = rounded
-            nodes += [
-                node,
-                helper.make_node(
-                    "Cast", [rounded], [name], name=f"{node.name}::back", to=TensorProto.FLOAT
-                ),
-            ]
-            inputs_low.add(name)
+            node.output[0] = f"{name}::rounded"
+            nodes.append(node)
+            round_and_back(name)
             continue
+
         nodes.append(node)
-        if any(
-            name in inputs_low or name.endswith("::bf16") for name in node.input
-        ) and node.op_type not in ("Cast", "Shape"):
+        low = any(name in rounded or name.endswith("::bf16") for name in node.input)
+        if low and node.op_type not in ("Cast", "Shape"):
             for index, name in enumerate(node.output):
                 node.output[index] = f"{name}::exact"
-                nodes.append(
-                    helper.make_node(
-                        "Cast",
-                        [f"{name}::exact"],
-                        [f"{name}::rounded"],
-                        name=f"{name}::round",
-                        to=TensorProto.BFLOAT16,
-                    )
-                )
-                nodes.append(
-                    helper.make_node(
-                        "Cast",
-                        [f"{name}::rounded"],
-                        [name],
-                        name=f"{name}::back",
-                        to=TensorProto.FLOAT,
-                    )
-                )
-                inputs_low.add(name)
+                nodes.append(_cast(f"{name}::exact", f"{name}::rounded", "bf16", f"{name}::round"))
+                round_and_back(name)
+
     del graph.node[:]
     graph.node.extend(nodes)
     return model
 
 
-def low_tensor(tensor: Any, kind: int, name: str) -> Any:
-    """A float32 weight as float16 (clipped to its range) or bfloat16."""
-    from onnx import TensorProto, helper, numpy_helper
+def low_tensor(tensor: onnx.TensorProto, precision: str, name: str) -> onnx.TensorProto:
+    """A float32 weight in another precision; float16 is clipped to its range."""
+    from onnx import helper, numpy_helper
 
+    if precision == "fp32":
+        return tensor
     values = numpy_helper.to_array(tensor)
-    if kind == TensorProto.FLOAT16:
+    if precision == "fp16":
         return numpy_helper.from_array(np.clip(values, -65504.0, 65504.0).astype(np.float16), name)
+
     import ml_dtypes
 
-    return helper.make_tensor(
-        name, kind, values.shape, values.astype(ml_dtypes.bfloat16).tobytes(), raw=True
-    )
+    content = values.astype(ml_dtypes.bfloat16).tobytes()
+    return helper.make_tensor(name, _tensor_type(precision), values.shape, content, raw=True)
 
 
-def strip_weights(model: Any) -> Any:
-    """A light copy for shape inference: large float weights become graph inputs (shape inference serialises, and stops at 2 GB)."""
+def strip_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A light copy for shape inference, which serializes the model and stops at 2 GB: large float
+    weights become graph inputs."""
     import onnx
     from onnx import helper
 
-    light = onnx.ModelProto()
-    light.CopyFrom(_without_initializers(model))
-    for tensor in model.graph.initializer:
+    graph = model.graph
+    light = helper.make_model(
+        helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output)),
+        opset_imports=list(model.opset_import),
+        ir_version=model.ir_version,
+    )
+    for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and int(np.prod(tensor.dims)) > 64:
             light.graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
@@ -328,14 +356,3 @@ def strip_weights(model: Any) -> Any:
         else:
             light.graph.initializer.append(tensor)
     return light
-
-
-def _without_initializers(model: Any) -> Any:
-    from onnx import helper
-
-    graph = helper.make_graph(
-        list(model.graph.node), model.graph.name, list(model.graph.input), list(model.graph.output)
-    )
-    return helper.make_model(
-        graph, opset_imports=list(model.opset_import), ir_version=model.ir_version
-    )

@@ -1,4 +1,4 @@
-"""One way to run a checkpoint, an ONNX file or an engine: normalised images in, outputs out, so that every action treats them alike."""
+"""One way to run a checkpoint, an ONNX file or an engine: normalized images in, outputs out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,29 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.errors import CheckpointError, DependencyError, NotFoundError
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor, nn
 
-from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta, file_digest, sidecar
+from mae_runners.context import RunContext
+from mae_runners.deploy.artefact import (
+    INPUT_NAME,
+    ArtefactMeta,
+    check_agreement,
+    choose_path,
+    run_in_parts,
+    sidecar,
+)
+from mae_runners.deploy.onnx import deployable, require, session_of
+from mae_runners.deploy.tensorrt import load_backend
+from mae_runners.models.checkpoint import load_model
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 TORCH_SUFFIXES = (".ts", ".pt2")
+MIN_REPEATS = 3
+WARM_UP = 2
+BATCH_SIZES = (1, 4, 16, 64)
 
 
 class Runtime(Protocol):
@@ -38,8 +54,12 @@ class Runtime(Protocol):
     fixed_batch: int | None
 
     def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
-        """Images [B, 3, H, W] (float32 normalised; uint8 when `meta.preprocessing`) → outputs, float32 on the CPU; with `stay` where
-        they were computed (a segmenter's are large)."""
+        """Outputs for images, float32 on the CPU.
+
+        Args:
+            images: [B, 3, H, W], float32 normalized; uint8 when `meta.preprocessing`.
+            stay: leave the outputs where they were computed (a segmenter's are large).
+        """
         ...
 
 
@@ -66,37 +86,38 @@ class TorchRuntime:
 
 
 class OnnxRuntime:
-    """An ONNX file in ONNX Runtime on the CPU; on the GPU where the installed package has that provider and a GPU is asked for."""
+    """An ONNX file in ONNX Runtime, on the CPU; on the GPU where one is asked for and the installed
+    package has that provider."""
 
     kind = "onnx"
     largest_batch: int | None = None
     smallest_batch = 1
 
-    def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+    def __init__(self, path: Path, device: torch.device) -> None:
+        require("onnxruntime")
+        import onnxruntime
+
         providers = ["CPUExecutionProvider"]
-        if device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
+        gpu = "CUDAExecutionProvider"
+        if device.type == "cuda" and gpu in onnxruntime.get_available_providers():
+            providers.insert(0, gpu)
         try:
-            self.session = ort.InferenceSession(str(path), options, providers=providers)
+            self.session = session_of(path, providers=providers)
         except Exception as error:  # ONNX Runtime's own exception classes share no public base
             raise CheckpointError(
                 f"{path.name} is not an ONNX file that ONNX Runtime can run",
                 got=str(error).strip().splitlines()[0][:300],
             ) from error
+
         self.meta = ArtefactMeta.from_properties(
-            dict(self.session.get_modelmeta().custom_metadata_map), path
+            self.session.get_modelmeta().custom_metadata_map, path
         )
         self.device = torch.device("cpu")
         self.fixed_batch: int | None = self.meta.batch if self.meta.batch > 0 else None
 
     def run(self, images: Tensor, *, stay: bool = False) -> Tensor:
-        return torch.from_numpy(
-            self.session.run([self.meta.output_name], {INPUT_NAME: images.cpu().numpy()})[0]
-        )
+        (output,) = self.session.run([self.meta.output_name], {INPUT_NAME: images.cpu().numpy()})
+        return torch.from_numpy(output)
 
 
 class EngineRuntime:
@@ -105,34 +126,32 @@ class EngineRuntime:
     kind = "engine"
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        from mae_runners.deploy.tensorrt import load_backend
-
         self.description = read_engine_description(path)
-        self.meta = ArtefactMeta.from_properties(
-            {f"mae.{key}": json.dumps(value) for key, value in self.description.items()}, path
-        )
+        self.meta = ArtefactMeta.from_dict(self.description, path)
+        targets = " or ".join(self.description.get("targets", ["the kind it was built on"]))
         if device.type != "cuda":
             raise DependencyError(
                 "an engine runs on an NVIDIA GPU, and none is in use here",
                 got=str(path),
-                expected="a GPU of "
-                + " or ".join(self.description.get("targets", ["the kind it was built on"])),
+                expected=f"a GPU of {targets}",
                 hint="run on such a machine, or evaluate the .onnx file the engine was built from",
             )
-        trt = load_backend(str(self.description["backend"]))
-        logger = trt.Logger(trt.Logger.ERROR)
-        self.trt = trt
-        self._runtime = trt.Runtime(logger)
+
+        backend = str(self.description["backend"])
+        trt = load_backend(backend)
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
+            version = self.description.get("library_version")
             raise CheckpointError(
                 f"{path.name} does not load on this GPU",
                 got=torch.cuda.get_device_name(device),
-                expected="a GPU of " + " or ".join(self.description.get("targets", [])),
-                hint=f"build it again here ({self.description['backend']} {self.description.get('library_version')} built it)",
+                expected=f"a GPU of {targets}",
+                hint=f"build it again here ({backend} {version} built it)",
             )
         self.context = self.engine.create_execution_context()
         self.device = device
+
         profile = self.description.get("profile")
         self.largest_batch: int | None = int(profile["maximum"]) if profile else None
         self.smallest_batch = int(profile["minimum"]) if profile else 1
@@ -142,11 +161,11 @@ class EngineRuntime:
         name = self.meta.output_name
         images = images.to(self.device).contiguous()
         self.context.set_input_shape(INPUT_NAME, tuple(images.shape))
-        output = torch.empty(
-            tuple(self.context.get_tensor_shape(name)), dtype=torch.float32, device=self.device
-        )
+        shape = tuple(self.context.get_tensor_shape(name))
+        output = torch.empty(shape, dtype=torch.float32, device=self.device)
         self.context.set_tensor_address(INPUT_NAME, images.data_ptr())
         self.context.set_tensor_address(name, output.data_ptr())
+
         stream = torch.cuda.current_stream(self.device)
         self.context.execute_async_v3(stream.cuda_stream)
         stream.synchronize()
@@ -157,10 +176,12 @@ def read_engine_description(path: Path) -> dict[str, Any]:
     """The JSON beside an engine.
 
     Raises:
-        NotFoundError: no such engine. CheckpointError: the description is missing, unreadable, or of another engine.
+        NotFoundError: no such engine.
+        CheckpointError: the description is missing, unreadable, or of another engine.
     """
     if not path.is_file():
         raise NotFoundError(f"there is no engine at {path}", got=str(path))
+
     beside = sidecar(path)
     try:
         description: dict[str, Any] = json.loads(beside.read_text())
@@ -171,7 +192,7 @@ def read_engine_description(path: Path) -> dict[str, Any]:
             expected="the .json file that gen_trt_engine writes with the engine",
             hint="copy both files together",
         ) from error
-    if description.get("engine_sha256") != file_digest(path):
+    if description.get("engine_sha256") != sha256_of(path):
         raise CheckpointError(
             f"{beside.name} describes another engine than {path.name}",
             hint="copy both files of one build together",
@@ -179,36 +200,32 @@ def read_engine_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def open_checkpoint(
-    path: Path, device: torch.device, key: str | None, *, output: str | None = None
-) -> TorchRuntime:
-    """A checkpoint of the train action as a runtime; `output` chooses ``pooled`` or ``tokens`` for a pretrained one."""
-    from mae_runners.deploy.onnx import deployable
-    from mae_runners.models.checkpoint import load_model
-
+def open_checkpoint(path: Path, device: torch.device, key: str | None) -> TorchRuntime:
+    """A checkpoint of the train action as a runtime; a pretrained one gives pooled features."""
     model, saved = load_model(path, key)
     pretrain = saved.stage == "pretrain"
     meta = ArtefactMeta(
         arch=saved.arch,
         stage=saved.stage,
-        input_size=[int(side) for side in saved.input_size],
-        mean=[float(value) for value in saved.mean],
-        std=[float(value) for value in saved.std],
-        output=(output or "pooled") if pretrain else "logits",
+        input_size=list(saved.input_size),
+        mean=list(saved.mean),
+        std=list(saved.std),
+        output="pooled" if pretrain else "logits",
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
-        checkpoint_sha256=file_digest(path),
+        checkpoint_sha256=sha256_of(path),
         task=saved.task,
     )
     return TorchRuntime(deployable(model, meta), meta, device, model)
 
 
-def open_runtime(path: str | Path, device: torch.device, key: str | None = None) -> Any:
-    """Whatever `path` is: ``.onnx``, an engine (``.engine``, ``.plan``, ``.trt``, or any name with a description beside it), else a
-    checkpoint.
+def open_runtime(path: str | Path, device: torch.device, key: str | None = None) -> Runtime:
+    """The runtime of a file: ``.onnx``, an engine (``.engine``, ``.plan``, ``.trt``, or any name
+    with a description beside it), else a checkpoint.
 
     Raises:
-        NotFoundError, CheckpointError, DependencyError: it is missing, unusable, or needs something that is not here.
+        NotFoundError, CheckpointError: the file is missing or unusable.
+        DependencyError: it needs a package or a GPU that is missing here.
     """
     path = Path(path)
     if not path.is_file():
@@ -229,46 +246,55 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
     return open_checkpoint(path, device, key)
 
 
-def run_batch(runtime: Any, images: Tensor, *, stay: bool = False) -> Tensor:
-    """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up where it takes more."""
-    size = runtime.fixed_batch or runtime.largest_batch or len(images)
-    outputs = []
-    for part in images.split(size):
-        missing = max(0, (runtime.fixed_batch or runtime.smallest_batch) - len(part))
-        padded = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
-        outputs.append(runtime.run(padded, stay=stay)[: len(part)])
-    return torch.cat(outputs)
+def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Runtime:
+    """The runtime for an action's artefact, checked against what the spec says of it.
+
+    Raises:
+        SpecError: no artefact or two are named, or the spec contradicts it.
+        MaeError: as `open_runtime`.
+    """
+    path = choose_path(getattr(spec, action), action)
+    runtime = open_runtime(path, context.device, context.encryption_key)
+    check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
+    return runtime
+
+
+def run_batch(runtime: Runtime, images: Tensor, *, stay: bool = False) -> Tensor:
+    """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up
+    where it takes more."""
+    return run_in_parts(
+        lambda part: runtime.run(part, stay=stay),
+        images,
+        runtime.fixed_batch or runtime.largest_batch or len(images),
+        runtime.fixed_batch or runtime.smallest_batch,
+    )
 
 
 def measure(
-    runtime: Any, images: Tensor, *, seconds: float = 1.0, most: int = 200
+    runtime: Runtime, images: Tensor, *, seconds: float = 1.0, max_repeats: int = 200
 ) -> dict[str, Any]:
-    """Latency of batch 1 and throughput by batch size, input already in memory, output back on the CPU.
+    """Latency of batch 1 and throughput by batch size, input in memory, output on the CPU.
 
     Args:
         images: at least one image as `Runtime.run` takes it; repeated to fill batches.
         seconds: time spent on each batch size.
-        most: the most repetitions of each.
+        max_repeats: repetitions of each, at most.
 
     Returns:
-        ``{"batch_1": {"median_ms", "p95_ms", "images_per_s"}, "best": {"batch", …}, "batches": {size: …}}``.
+        ``{"batch_1": {"median_ms", "p95_ms", "images_per_s"}, "best": {"batch", …},
+        "batches": {size: …}}``.
     """
     if runtime.fixed_batch:
         sizes = [runtime.fixed_batch]
     else:
-        least, most_images = runtime.smallest_batch, runtime.largest_batch or 64
-        sizes = [size for size in (1, 4, 16, 64) if least <= size <= most_images] or [most_images]
+        largest = runtime.largest_batch or BATCH_SIZES[-1]
+        sizes = [size for size in BATCH_SIZES if runtime.smallest_batch <= size <= largest]
+        sizes = sizes or [largest]
+
     figures: dict[int, dict[str, float]] = {}
     for size in sizes:
         batch = images[torch.arange(size) % len(images)].contiguous()
-        for _ in range(2):
-            runtime.run(batch)
-        times: list[float] = []
-        begin = time.perf_counter()
-        while len(times) < 3 or (len(times) < most and time.perf_counter() - begin < seconds):
-            start = time.perf_counter()
-            runtime.run(batch)
-            times.append(time.perf_counter() - start)
+        times = _time(runtime, batch, seconds, max_repeats)
         median, p95 = np.percentile(times, [50, 95])
         figures[size] = {
             "median_ms": round(float(median) * 1e3, 3),
@@ -276,10 +302,10 @@ def measure(
             "images_per_s": round(size / float(median), 2),
             "repetitions": len(times),
         }
-        if median > seconds or figures[size]["images_per_s"] < 0.8 * max(
-            figure["images_per_s"] for figure in figures.values()
-        ):
+        fastest = max(figure["images_per_s"] for figure in figures.values())
+        if median > seconds or figures[size]["images_per_s"] < 0.8 * fastest:
             break  # larger batches would take long, or only cost memory, from here on
+
     best = max(figures, key=lambda size: figures[size]["images_per_s"])
     result: dict[str, Any] = {
         "batches": {str(size): figure for size, figure in figures.items()},
@@ -290,26 +316,17 @@ def measure(
     return result
 
 
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError(
-            "onnxruntime is not installed",
-            expected="the package onnxruntime",
-            hint="pip install 'mae-skill[export]'",
-        ) from error
-    return onnxruntime
+def _time(runtime: Runtime, batch: Tensor, seconds: float, max_repeats: int) -> list[float]:
+    """Seconds that each run of a batch took, after a warm-up."""
+    for _ in range(WARM_UP):
+        runtime.run(batch)
 
-
-def require_onnx() -> None:
-    """Raises `DependencyError` unless onnx and onnxruntime are installed."""
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(
-            "onnx is not installed",
-            expected="the packages onnx and onnxruntime",
-            hint="pip install 'mae-skill[export]'",
-        ) from error
-    _onnxruntime()
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < MIN_REPEATS or (
+        len(times) < max_repeats and time.perf_counter() - begin < seconds
+    ):
+        start = time.perf_counter()
+        runtime.run(batch)
+        times.append(time.perf_counter() - start)
+    return times

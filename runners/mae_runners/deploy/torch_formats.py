@@ -10,40 +10,37 @@ import torch
 from mae_skill.errors import CheckpointError
 from torch import nn
 
-from mae_runners.deploy.meta import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.onnx import example_input, unfused_attention
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "torch_export": ".pt2", "triton": ".onnx"}
+MAX_BATCH = 4096  # of a torch.export program that takes any batch
 
 
 def save_torch(module: nn.Module, meta: ArtefactMeta, path: Path, kind: str) -> None:
-    """Writes `module` as ``torchscript`` or ``torch_export`` to `path`; the description is the extra file ``mae.json`` inside.
+    """Writes `module` as ``torchscript`` or ``torch_export`` to `path`; the description is the extra
+    file ``mae.json`` inside.
 
     Raises:
         CheckpointError: torch cannot trace the module.
     """
-    images = example_input(meta, meta.batch if meta.batch > 0 else 2).to(
-        next(module.parameters()).device
-    )
+    device = next(module.parameters()).device
+    images = example_input(meta, meta.batch if meta.batch > 0 else 2).to(device)
     extra = {"mae.json": json.dumps(meta.to_properties())}
     try:
         with torch.no_grad(), warnings.catch_warnings(), unfused_attention(module):
             warnings.simplefilter("ignore")
             if kind == "torchscript":
-                torch.jit.save(
-                    torch.jit.trace(module, images, check_trace=False),
-                    str(path),
-                    _extra_files=extra,
+                traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch has no type here
+                    module, images, check_trace=False
                 )
+                torch.jit.save(traced, str(path), _extra_files=extra)
             else:
-                dynamic = (
-                    None if meta.batch > 0 else ({0: torch.export.Dim("batch", min=1, max=4096)},)
+                batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+                program = torch.export.export(
+                    module, (images,), dynamic_shapes=None if meta.batch > 0 else ({0: batch},)
                 )
-                torch.export.save(
-                    torch.export.export(module, (images,), dynamic_shapes=dynamic),
-                    str(path),
-                    extra_files=extra,
-                )
+                torch.export.save(program, str(path), extra_files=extra)
     except (RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{meta.arch} cannot be written as {kind}: {str(error).strip().splitlines()[0]}",

@@ -1,8 +1,8 @@
-"""A Triton Inference Server model repository: ``<repository>/<model>/config.pbtxt`` and ``<model>/1/model.onnx`` (or ``model.plan``).
+"""A Triton Inference Server model repository: ``<repository>/<model>/config.pbtxt`` and
+``<model>/1/model.onnx``.
 
-The text is protobuf text format of `inference.ModelConfig`; the tests parse it with the message class that the PyPI package
-``tritonclient`` ships
-(``tritonclient.grpc.model_config_pb2``).
+The text is protobuf text format of `inference.ModelConfig`; the tests parse it with the message
+class that the PyPI package ``tritonclient`` ships (``tritonclient.grpc.model_config_pb2``).
 """
 
 from __future__ import annotations
@@ -14,44 +14,38 @@ from pathlib import Path
 
 from mae_sdk.files import atomic_folder
 
-from mae_runners.deploy.meta import INPUT_NAME, ArtefactMeta
-from mae_runners.deploy.onnx import refuse_existing
+from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target
 
+PLATFORM = "onnxruntime_onnx"
 MAX_BATCH = 64  # for artefacts that take any batch
 QUEUE_DELAY_US = 500  # how long a request may wait for others to share its batch
 LABELS = "labels.txt"
 
 
-def config_text(
-    name: str,
-    meta: ArtefactMeta,
-    output_dims: list[int],
-    *,
-    max_batch: int,
-    platform: str = "onnxruntime_onnx",
-) -> str:
+def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_batch: int) -> str:
     """The config.pbtxt of one model.
 
     Args:
         name: model name, equal to its folder's.
         output_dims: shape of the output without the batch.
-        max_batch: the largest batch; an artefact with a fixed batch gets 0 (no batching by the server) and full shapes.
+        max_batch: the largest batch; an artefact with a fixed batch gets 0 (no batching by the
+            server) and full shapes.
     """
     fixed = meta.batch > 0
     lead = [meta.batch] if fixed else []
     dtype = "TYPE_UINT8" if meta.preprocessing else "TYPE_FP32"
-    labels = (
-        f"\n    label_filename: {json.dumps(LABELS)}" if meta.classes and not meta.segments else ""
-    )
-    batching = (
-        "" if fixed else f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
-    )
+    labels = ""
+    if meta.classes and not meta.segments:
+        labels = f"\n    label_filename: {json.dumps(LABELS)}"
+    batching = ""
+    if not fixed:
+        batching = f"\ndynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
     described = "".join(
         f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
         for key, value in meta.to_properties().items()
     )
     return f"""name: {json.dumps(name)}
-platform: {json.dumps(platform)}
+platform: {json.dumps(PLATFORM)}
 max_batch_size: {0 if fixed else max_batch}
 input [
   {{
@@ -71,7 +65,7 @@ output [
 
 
 def model_folder(root: Path, meta: ArtefactMeta) -> Path:
-    """Where in a repository a model lies; its folder's name is the model's."""
+    """A model's folder in a repository; its name is the model's."""
     return root / re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
 
 
@@ -83,25 +77,28 @@ def write_repository(
     *,
     overwrite: bool,
 ) -> list[Path]:
-    """Lays an exported ONNX file (with its data file, if it has one) out as a one-model repository at `root`, all at once.
+    """Lays an exported ONNX file (and its data file, if any) out as a one-model repository at
+    `root`, all at once.
 
     Returns:
         The files, configuration first.
+
+    Raises:
+        UsageError: the model's folder exists and `overwrite` is not set.
     """
     target = model_folder(root, meta)
-    name = target.name
-    refuse_existing(target, overwrite)
+    check_target(target, overwrite)
     with atomic_folder(target, replace=True) as draft:
         (draft / "1").mkdir()
         for source in onnx_files:
-            shutil.copy2(
-                source, draft / "1" / source.name
-            )  # names stay: an ONNX file refers to its data file by name
+            # Names stay: an ONNX file refers to its data file by name.
+            shutil.copy2(source, draft / "1" / source.name)
         (draft / "config.pbtxt").write_text(
-            config_text(name, meta, output_dims, max_batch=MAX_BATCH)
+            config_text(target.name, meta, output_dims, max_batch=MAX_BATCH)
         )
         if meta.classes:
             (draft / LABELS).write_text("".join(f"{label}\n" for label in meta.classes))
+
     return sorted(
         (path for path in target.rglob("*") if path.is_file()),
         key=lambda path: path.name != "config.pbtxt",

@@ -12,19 +12,19 @@ class ParitySpec(SpecModel):
 
     min_cosine: float | None = spec_field(
         None,
-        "Least cosine between the outputs of any image; null = 0.9999 (FP32), 0.999 (FP16), 0.99 (BF16 and INT8).",
+        "Least cosine between the outputs of any image; null = 0.9999 (fp32), 0.999 (fp16), 0.99 (bf16 and int8).",
         ge=-1.0,
         le=1.0,
     )
     max_abs: float | None = spec_field(
         None,
-        "Largest difference of any output, relative to the largest output where that exceeds 1; null = 0.001 (FP32), 0.05 (FP16), "
-        "0.2 (BF16), 0.15 (INT8).",
+        "Largest difference of any output, relative to the largest output where that exceeds 1; null = 0.001 (fp32), 0.05 (fp16), "
+        "0.2 (bf16), 0.15 (int8).",
         gt=0.0,
     )
     min_top1_agreement: float | None = spec_field(
         None,
-        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (FP32), 0.95 (FP16), 0.9 (BF16 and INT8).",
+        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (fp32), 0.95 (fp16), 0.9 (bf16 and int8).",
         ge=0.0,
         le=1.0,
     )
@@ -67,10 +67,10 @@ class ExportSpec(SpecModel):
         "Output of a pretrained backbone: one pooled vector an image, or one vector a patch.",
         applies_when={"train.stage": "pretrain"},
     )
-    data_type: Literal["FP32", "FP16", "INT8"] = spec_field(
-        "FP32",
-        "Arithmetic of an ONNX file, for ONNX Runtime; INT8 is calibrated on gen_trt_engine.tensorrt.calibration.cal_image_dir, else on "
-        "the data sources. Export FP32 for gen_trt_engine, which reduces precision itself.",
+    data_type: Literal["fp32", "fp16", "int8"] = spec_field(
+        "fp32",
+        "Arithmetic of an ONNX file, for ONNX Runtime; int8 is calibrated on gen_trt_engine.tensorrt.calibration.cal_image_dir, else on "
+        "the data sources. Export fp32 for gen_trt_engine, which reduces precision itself.",
         related=["gen_trt_engine.tensorrt.data_type"],
     )
     include_preprocessing: bool = spec_field(

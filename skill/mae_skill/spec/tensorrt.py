@@ -9,12 +9,12 @@ from pydantic import Field
 from mae_skill.spec.export import ParitySpec
 from mae_skill.spec.fields import Index, NonEmpty, Path, Positive, Sources, SpecModel, spec_field
 
-_INT8 = {"gen_trt_engine.tensorrt.data_type": "INT8"}
+_INT8 = {"gen_trt_engine.tensorrt.data_type": "int8"}
 ComputeCapability = Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")]
 
 
 class CalibrationSpec(SpecModel):
-    """Images that INT8 ranges are measured on."""
+    """Images that int8 ranges are measured on."""
 
     cal_image_dir: Sources = spec_field(
         None, "Images to calibrate on: a source, or a list of them.", applies_when=_INT8
@@ -36,8 +36,8 @@ class CalibrationSpec(SpecModel):
 class TensorRtSpec(SpecModel):
     """How the engine is built."""
 
-    data_type: Literal["FP32", "FP16", "BF16", "INT8"] = spec_field(
-        "FP32", "Arithmetic of the engine.", popular=True
+    data_type: Literal["fp32", "fp16", "bf16", "int8"] = spec_field(
+        "fp32", "Arithmetic of the engine.", popular=True
     )
     workspace_size: Positive = spec_field(
         1024, "Scratch memory that the builder may use.", unit="MB"
@@ -48,10 +48,10 @@ class TensorRtSpec(SpecModel):
         1, "Largest batch of the profile.", unit="images", popular=True
     )
     layers_precision: list[NonEmpty] = spec_field(
-        [], "Layers that keep another type, as name:type (the name may hold *), e.g. */norm*:FP32."
+        [], "Layers that keep another type, as name:type (the name may hold *), e.g. */norm*:fp32."
     )
     calibration: CalibrationSpec = spec_field(
-        CalibrationSpec, "Images that INT8 ranges are measured on."
+        CalibrationSpec, "Images that int8 ranges are measured on."
     )
 
 
@@ -81,7 +81,7 @@ class GenTrtEngineSpec(SpecModel):
     overwrite: bool = spec_field(False, "Replace an engine that exists.")
     parity: ParitySpec = spec_field(
         ParitySpec,
-        "What the reduced graph must agree to, against FP32, before the engine is built.",
+        "What the reduced graph must agree to, against fp32, before the engine is built.",
     )
     verbose: bool = spec_field(False, "Print the builder's log.")
     tensorrt: TensorRtSpec = spec_field(TensorRtSpec, "How the engine is built.")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mae_runners.deploy import gate, parity
 from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy import parity
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
-from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.models import build_classifier, build_mae
 from PIL import Image
 
@@ -83,9 +83,9 @@ def trained(
 def judged(
     graph: Any, meta: ArtefactMeta, images: torch.Tensor, reference: np.ndarray, precision: str
 ) -> parity.ParityReport:
-    return gate.judge(
-        reference, gate.onnx_outputs(graph, meta, images), meta, parity.thresholds_for(precision)
-    )
+    outputs = parity.onnx_outputs(graph, meta, images)
+    thresholds = parity.thresholds_for(precision)
+    return parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
 
 
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
@@ -98,7 +98,7 @@ def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str,
     module = onnx_export.deployable(model, meta)
     graph = onnx_export.to_onnx(module, meta)
     gated = images[-GATE_IMAGES_INT8:]
-    reference = gate.torch_outputs(module, gated)
+    reference = parity.torch_outputs(module, gated)
     print(
         f"\n{arch}, {kind}: accuracy {(torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]).float().mean():.2f}"
     )
@@ -125,7 +125,7 @@ def test_sane_features_of_a_pretrained_model_pass_the_defaults(arch: str) -> Non
         module = onnx_export.deployable(model, meta)
         graph = onnx_export.to_onnx(module, meta)
         gated = images[-GATE_IMAGES_INT8:]
-        reference = gate.torch_outputs(module, gated)
+        reference = parity.torch_outputs(module, gated)
         for precision, name, reduced in sane_graphs(graph, images):
             report = judged(reduced, meta, gated, reference, precision)
             print(

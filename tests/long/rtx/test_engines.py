@@ -20,7 +20,7 @@ def test_every_family_builds_at_its_usual_size_in_every_precision(arch, stage, t
     onnx_file = export.run(
         make_spec(export__checkpoint=str(checkpoint), **data), make_context("export", tmp_path)
     )["artefacts"][0]
-    for data_type in ("FP32", "FP16", "BF16", "INT8"):
+    for data_type in ("fp32", "fp16", "bf16", "int8"):
         values = {
             "gen_trt_engine__onnx_file": onnx_file,
             "gen_trt_engine__backend": "tensorrt_rtx",
@@ -49,11 +49,11 @@ def test_with_no_target_named_every_precision_builds_for_all_of_them(arch, tmp_p
         make_spec(export__checkpoint=str(checkpoint), **data), make_context("export", tmp_path)
     )["artefacts"][0]
     for data_type, targets in (
-        ("FP32", []),
-        ("FP16", []),
-        ("BF16", []),
-        ("INT8", []),
-        ("FP16", ["7.5"]),
+        ("fp32", []),
+        ("fp16", []),
+        ("bf16", []),
+        ("int8", []),
+        ("fp16", ["7.5"]),
     ):
         values = {
             "gen_trt_engine__onnx_file": onnx_file,
@@ -94,7 +94,7 @@ def test_a_chain_of_jobs_ends_in_an_engine_with_nothing_named_but_the_parent(tmp
     wanted = {
         "gen_trt_engine.backend": "tensorrt_rtx",
         "gen_trt_engine.targets": ["8.6"],
-        "gen_trt_engine.tensorrt.data_type": "FP16",
+        "gen_trt_engine.tensorrt.data_type": "fp16",
     }
     engine = skill.create_job(
         "gen_trt_engine", parent_job_id=exported.id, spec_overrides=wanted, **root
@@ -110,11 +110,11 @@ def test_a_chain_of_jobs_ends_in_an_engine_with_nothing_named_but_the_parent(tmp
     assert description["input_size"] == [32, 32]
     assert built.stat().st_size == description["engine_bytes"]
     # A build that fails spoils later ones of its process, in the library: here every build is a job, as it is for users.
-    old = {**wanted, "gen_trt_engine.targets": ["7.5"], "gen_trt_engine.tensorrt.data_type": "FP32"}
+    old = {**wanted, "gen_trt_engine.targets": ["7.5"], "gen_trt_engine.tensorrt.data_type": "fp32"}
     failed = skill.create_job(
         "gen_trt_engine", parent_job_id=exported.id, spec_overrides=old, **root
     )
     with pytest.raises(JobFailedError) as caught:
         failed.wait(900)
-    assert "for 7.5 set gen_trt_engine.tensorrt.data_type=FP16" in str(caught.value.hint)
+    assert "for 7.5 set gen_trt_engine.tensorrt.data_type=fp16" in str(caught.value.hint)
     assert not list((tmp_path / "results" / failed.id).rglob("*.engine"))

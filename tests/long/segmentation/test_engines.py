@@ -35,7 +35,7 @@ def test_every_family_builds_in_every_precision_behind_the_gate(arch: str, tmp_p
     onnx_file = export.run(
         make_spec(export__checkpoint=weights, **sources), make_context("export", tmp_path)
     )["artefacts"][0]
-    for data_type in ("FP32", "FP16", "BF16", "INT8"):
+    for data_type in ("fp32", "fp16", "bf16", "int8"):
         values = {
             "gen_trt_engine__onnx_file": onnx_file,
             "gen_trt_engine__backend": "tensorrt_rtx",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from mae_runners.data import to_input
-from mae_runners.deploy import gate, parity
 from mae_runners.deploy import onnx as onnx_export
+from mae_runners.deploy import parity
+from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
-from mae_runners.deploy.meta import ArtefactMeta
 from mae_runners.metrics import iou
 from mae_runners.models import build_segmenter
 from mae_runners.tasks.segmentation_loss import segmentation_loss
@@ -84,14 +84,15 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
         arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, CLASSES, task="segmentation"
     )
     graph = onnx_export.to_onnx(onnx_export.deployable(model, meta), meta)
-    reference = gate.torch_outputs(onnx_export.deployable(model, meta), gated)
+    reference = parity.torch_outputs(onnx_export.deployable(model, meta), gated)
     print(
         f"\n{arch}: mIoU {score(reference, truth):.3f}, ink {(reference.argmax(1) > 0).mean():.3f} of the pixels"
     )
 
     def report_on(name: str, reduced: Any, precision: str) -> tuple[parity.ParityReport, float]:
-        outputs = gate.onnx_outputs(reduced, meta, gated)
-        report = gate.judge(reference, outputs, meta, parity.thresholds_for(precision, pixels=True))
+        outputs = parity.onnx_outputs(reduced, meta, gated)
+        thresholds = parity.thresholds_for(precision, pixels=True)
+        report = parity.compare(reference, outputs, thresholds, logits=True)
         reached = score(outputs, truth)
         figures = f"1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  pixels {report.top1_agreement:.4f}"
         print(f"  {name:44} {figures}  mIoU {reached:.3f}")
