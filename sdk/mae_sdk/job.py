@@ -1,4 +1,8 @@
-"""A job, seen through its folder: nothing is kept in memory, so any process may hold one."""
+"""A job, seen through its folder: nothing is kept in memory, so any process may hold one.
+
+`Job` is a job whose folder is on this machine. `RemoteJob` is one behind a URL that runs, or ran, elsewhere:
+it is read where it is, and brought here only to be resumed.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from mae_skill.errors import (
     DependencyError,
     JobCanceledError,
     JobFailedError,
+    NotFoundError,
     PreemptedError,
     StorageError,
     UsageError,
@@ -23,10 +28,13 @@ from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.outputs import ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import JobRecord, ShownRecord
+from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import is_secret_name
-from mae_sdk.jobs.status import metrics_of, read_status
+from mae_sdk.jobs.status import metrics_of, parse_status, read_status
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
+from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
 
@@ -280,12 +288,11 @@ class Job:
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def best_checkpoint(self, policy: str = "best") -> Path:
-        """The checkpoint by policy; of an AutoML job that of its best child."""
+        """The checkpoint by policy; of an AutoML job that of its best trial."""
         record = records.read_record(self.folder)
         if record.get("kind") == "automl":
-            from mae_sdk.automl.results import best_child
-
-            return Job(self.folder.parent / best_child(self.folder)).best_checkpoint(policy)
+            child = best_child(Root(self.folder.parent), self.id)
+            return Job(self.folder.parent / child).best_checkpoint(policy)
         return CheckpointIndex(self.folder / record["action"]).select(policy)
 
     def cancel(self, wait: float = 40.0) -> str:
@@ -389,3 +396,195 @@ class Job:
             expected="each of them, with its value",
             hint=hint,
         )
+
+
+class RemoteJob(Job):
+    """A job of a remote results root. On the machine that runs it, its scratch folder is read instead.
+
+    Args:
+        root: the results root.
+        job_id: its id.
+    """
+
+    def __init__(self, root: Root, job_id: str) -> None:
+        super().__init__(root.work_dir(job_id))
+        self.root = root
+
+    @property
+    def _here(self) -> bool:
+        return (self.folder / records.RECORD_NAME).exists()
+
+    @property
+    def _longest_pause(self) -> float:
+        return super()._longest_pause if self._here else 2.0
+
+    @property
+    def record(self) -> ShownRecord:
+        record = self._read()
+        return {**record, "error": records.last_attempt(record)["failure"]}
+
+    def observe(self) -> tuple[JobRecord, str]:
+        """The record, and the state; UNKNOWN when a run elsewhere has not shown itself for a while."""
+        if self._here:
+            return super().observe()
+        record = self._read()
+        state = records.state_of(record)
+        attempt = records.last_attempt(record)["state"]
+        if not records.is_terminal(attempt) and self._silent_seconds() > records.STALE_SECONDS:
+            state = records.UNKNOWN
+        return record, state
+
+    @property
+    def preempted(self) -> bool:
+        if self._here:
+            return super().preempted
+        attempt = records.last_attempt(self._read())
+        return attempt["state"] == records.PREEMPTED and bool(attempt.get("told_to_stop"))
+
+    def _read(self) -> JobRecord:
+        """The record. A store that does not replace objects at once may show none, or half of one."""
+        for pause in (0.1, 0.4):
+            try:
+                return self.root.record(self.id)
+            except NotFoundError:
+                time.sleep(pause)
+        return self.root.record(self.id)
+
+    def _silent_seconds(self) -> float:
+        from mae_sdk.storage import transfer
+
+        changed = transfer.info(urls.join(self.root.job_url(self.id), records.RECORD_NAME))["mtime"]
+        return 0.0 if changed is None else max(0.0, time.time() - float(changed))
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return super()._lines() if self._here else parse_status(self._text("status.json"))
+
+    def _text(self, relative: str) -> str:
+        if self._here:
+            return super()._text(relative)
+        try:
+            return self.root.read(self.id, relative).decode(errors="replace")
+        except NotFoundError:
+            return ""
+
+    def best_checkpoint(self, policy: str = "best") -> Path:
+        """The checkpoint by policy, brought into the local scratch folder."""
+        if self._here:
+            return super().best_checkpoint(policy)
+        chosen = outputs_of(self.id, self.root.url).model(policy)
+        fetch([chosen])
+        return chosen.path
+
+    def cancel(self, wait: float = 40.0) -> str:
+        """Cancel from the machine that runs it.
+
+        Raises:
+            UsageError: the job runs on another machine.
+        """
+        if self._here:
+            return super().cancel(wait)
+        record, state = self.observe()
+        if not records.is_terminal(records.last_attempt(record)["state"]):
+            raise UsageError(
+                "the job runs on another machine; cancel it there", field="job", got=self.id
+            )
+        return state
+
+    def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
+        """Bring the folder here and open a new attempt from its newest checkpoint.
+
+        Raises:
+            UsageError: it is complete, or shows signs of life elsewhere.
+        """
+        if not self._here:
+            self._bring()
+        return super().resume(env, lost=lost)
+
+    def _bring(self) -> None:
+        from mae_sdk.jobs.sync import pull
+
+        record, state = self.observe()
+        ended = records.is_terminal(records.last_attempt(record)["state"])
+        if state == records.COMPLETE or (not ended and state != records.UNKNOWN):
+            raise UsageError(
+                f"a job that is {state} elsewhere cannot be resumed", field="job", got=self.id
+            )
+
+        pull(self.root.job_url(self.id), self.folder)
+        if not ended:
+            message = "the machine that ran it has not shown itself"
+            problem = failure("lost_process", message)
+            records.update_record(
+                self.folder,
+                lambda record: records.advance(record, records.ERROR, message, failure=problem),
+            )
+
+
+def open_job(root: Root, job_id: str) -> Job:
+    """The job of an id that exists."""
+    return RemoteJob(root, job_id) if root.remote else Job(root.work_dir(job_id))
+
+
+def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
+    """The jobs of a root, newest first; trials of AutoML jobs on request."""
+    jobs = [open_job(root, job_id) for job_id in root.ids() if trials or "." not in job_id]
+    if root.remote:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as pool:
+            times = list(pool.map(_created, jobs))
+    else:
+        times = [_changed(job.folder) for job in jobs]
+
+    dated = [(at, job) for at, job in zip(times, jobs, strict=True) if at is not None]
+    return [job for _, job in sorted(dated, key=lambda pair: pair[0], reverse=True)]
+
+
+def _created(job: Job) -> str | None:
+    try:
+        return job.record.get("created_at") or ""
+    except NotFoundError:
+        return None
+
+
+def _changed(folder: Path) -> str | None:
+    """When a local job was made, from the time of its spec file: nothing is read."""
+    for name in ("spec.yaml", records.RECORD_NAME):
+        try:
+            return f"{(folder / name).stat().st_mtime:020.6f}"
+        except OSError:
+            continue
+    return None
+
+
+def parent_info(parent_job_id: str, results_root: str | Path | None = None) -> ParentInfo:
+    """What a job that is COMPLETE has left for the next one; see `outputs_of`.
+
+    Raises:
+        NotFoundError: no such job, or an AutoML job without a successful trial.
+        UsageError: it is not COMPLETE, or the prefix is ambiguous.
+    """
+    return outputs_of(parent_job_id, results_root, record_of=_complete_record)
+
+
+def _complete_record(root: Root, job_id: str) -> JobRecord:
+    scratch = root.work_dir(job_id)
+    if (scratch / records.RECORD_NAME).exists():
+        record, state = observe(scratch)
+    else:
+        record = root.record(job_id)
+        state = records.state_of(record)
+    if state == records.COMPLETE:
+        return record
+
+    verb = "wait" if state in (records.PENDING, records.RUNNING) else "resume"
+    hint = f"mae jobs {verb} {job_id}"
+    if record.get("kind") == "automl":
+        hint += "; or pass one of its finished trials as the parent: mae jobs list --all"
+    raise UsageError(
+        f"the parent job is {state}",
+        field="parent_job_id",
+        got=job_id,
+        expected="a job that is COMPLETE",
+        hint=hint,
+    )

@@ -28,7 +28,7 @@ def existing(action: str, results_root: Any, idempotency_key: str | None) -> Job
         return None
     from mae_skill.errors import NotFoundError
 
-    from mae_sdk.jobs.root import open_job
+    from mae_sdk.job import open_job
     from mae_sdk.plan.make import job_id_for
 
     root = Root(results_root)
@@ -46,7 +46,7 @@ def create(bundle: Any, plan: Plan) -> Job:
     Raises:
         MaeError: remote data that does not fit the spec; the results root cannot be written.
     """
-    from mae_sdk.jobs.root import open_job
+    from mae_sdk.job import open_job
     from mae_sdk.plan.make import recheck
     from mae_sdk.run.platform import submit
 
@@ -54,7 +54,7 @@ def create(bundle: Any, plan: Plan) -> Job:
     job_dir = Path(plan.job_dir)
     if not (job_dir / records.RECORD_NAME).exists():
         recheck(bundle, plan)
-        from mae_sdk.plan.inferred_fields import fetch
+        from mae_sdk.jobs.outputs import fetch
 
         fetch(plan.applied)
         _unpack(bundle, plan)

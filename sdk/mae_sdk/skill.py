@@ -87,7 +87,8 @@ class Skill:
         Raises:
             NotFoundError: none. UsageError: more than one.
         """
-        from mae_sdk.jobs.root import Root, open_job
+        from mae_sdk.job import open_job
+        from mae_sdk.jobs.root import Root
 
         root = Root(results_root)
         return open_job(root, root.resolve(job_id))
@@ -96,6 +97,7 @@ class Skill:
         self, results_root: str | os.PathLike[str] | None = None, *, all: bool = False
     ) -> list[Job]:
         """Every job of a results root, newest first; AutoML trials only with `all`."""
-        from mae_sdk.jobs.root import Root, list_jobs
+        from mae_sdk.job import list_jobs
+        from mae_sdk.jobs.root import Root
 
         return list_jobs(Root(results_root), trials=all)

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 from mae_sdk import files
-from mae_sdk.automl import controller, results
+from mae_sdk.automl import controller
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
 from mae_sdk.automl.trials import LocalChildren
 from mae_sdk.jobs import records
 from mae_sdk.jobs import resume as attempts
 from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.outputs import best_child
+from mae_sdk.jobs.root import Root
 from mae_sdk.run.process import identify
 from mae_skill.errors import JobFailedError, NotFoundError, StorageError
 from mae_skill.reader import read_spec
@@ -45,7 +47,7 @@ def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_re
 ) -> None:
     job = make_job(tmp_path, max_trials=6, concurrency=2)
     with pytest.raises(NotFoundError):
-        results.best_child(job)
+        best_child(Root(job.parent), job.name)
     assert controller.main([str(job)]) == 0
     rows = _rows(job)
     assert [row["state"] for row in rows] == ["COMPLETE"] * 6
@@ -54,7 +56,7 @@ def test_a_study_runs_its_budget_starts_from_the_spec_as_given_and_leaves_its_re
         and float(rows[0]["train.decay"]) == SPEC["train"]["decay"]
     )
     best = max(rows, key=lambda row: float(row["acc"]))
-    assert results.best_child(job) == best["child"]
+    assert best_child(Root(job.parent), job.name) == best["child"]
     # the curve falls in its last epoch: the best epoch counts
     assert int(best["best_epoch"]) == 4
     names = {path.name for path in (job / "automl").iterdir()}
@@ -112,7 +114,7 @@ def test_a_pruned_trial_is_cancelled_and_counts_its_epochs(tmp_path: Path) -> No
         records.state_of(records.read_record(tmp_path / row["child"])) == "CANCELED"
         for row in pruned
     )
-    assert results.best_child(job) not in {row["child"] for row in pruned}
+    assert best_child(Root(job.parent), job.name) not in {row["child"] for row in pruned}
 
 
 def test_a_killed_runner_is_started_again_and_spends_no_budget(tmp_path: Path) -> None:

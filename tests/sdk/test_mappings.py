@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk.job import parent_info
 from mae_sdk.plan import inferred_fields as mappings
 from mae_sdk.plan import inherit
-from mae_sdk.plan.inferred_fields import MappingContext, apply, parent_info
+from mae_sdk.plan.inferred_fields import MappingContext, apply
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
@@ -306,9 +307,9 @@ def test_what_contradicts_the_checkpoint_is_an_error(
 
 def test_an_export_is_still_what_its_checkpoint_was(root: Path) -> None:
     spec = {"export": {"checkpoint": str(root / BEST)}, "model": {"arch": "toy"}}
-    (
-        job_folder(root, "x2", "export", spec=spec, parent_job_id="t1") / "export/model.onnx"
-    ).write_bytes(b"onnx")
+    (job_folder(root, "x2", "export", spec=spec, parent="t1") / "export/model.onnx").write_bytes(
+        b"onnx"
+    )
     errors = inherit.contradictions(
         "evaluate",
         BUNDLE.info,

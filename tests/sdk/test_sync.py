@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill, files
-from mae_sdk.job import Job
+from mae_sdk.job import Job, RemoteJob, parent_info
 from mae_sdk.jobs import records, sync
 from mae_sdk.jobs.checkpoints import CheckpointIndex
-from mae_sdk.jobs.remote import RemoteJob
+from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.root import Root
-from mae_sdk.plan.inferred_fields import MappingContext, apply, fetch, parent_info
+from mae_sdk.plan.inferred_fields import MappingContext, apply
 from mae_sdk.run.platform import submit
 from mae_sdk.storage import transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError

@@ -13,38 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_skill.errors import NotFoundError
-
 from mae_sdk import files
 from mae_sdk.automl.options import Objective
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import FAILED, LOST
+from mae_sdk.jobs.outputs import BEST_NAME
 
 if TYPE_CHECKING:
     import optuna
-
-BEST_NAME = "best.json"
-
-
-def best_child(job_dir: str | Path) -> str:
-    """The id of the child job with the best trial (of several metrics: the Pareto trial that is best in the first).
-
-    Needs no Optuna: it reads ``automl/best.json``.
-
-    Raises:
-        NotFoundError: no trial has succeeded yet.
-    """
-    path = Path(job_dir) / "automl" / BEST_NAME
-    try:
-        return str(files.read_json(path)["child"])
-    except (OSError, ValueError, KeyError):
-        hint = "wait for the first trial to end, or look at automl/trials.csv"
-        raise NotFoundError(
-            "the AutoML job has no successful trial",
-            field="parent_job_id",
-            got=str(job_dir),
-            hint=hint,
-        ) from None
 
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

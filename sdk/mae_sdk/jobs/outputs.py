@@ -1,19 +1,19 @@
-"""The job that another job starts from: what it left, found in its folder, on a local disk or behind a URL.
+"""What a job has left for the next one: found in its folder, on a local disk or behind a URL.
 
-Nothing is copied here: a plan reads lists and small files only. `mae_sdk.plan.inferred_fields.fetch` brings the chosen files of a remote parent.
+Looking copies nothing: a plan reads lists and small files only. `fetch` brings the chosen files of a remote job.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from mae_skill.dotted import flatten
-from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
+from mae_skill.errors import CheckpointError, MaeError, NotFoundError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import (
@@ -23,11 +23,13 @@ from mae_sdk.jobs.checkpoints import (
     choose,
     parse_policy,
     read_index,
+    sha256_of,
 )
 from mae_sdk.jobs.root import Root
 from mae_sdk.storage import urls
 
 CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
+BEST_NAME = "best.json"
 _SUFFIXES = {
     ENGINE: (".engine", ".plan", ".trt"),
     ONNX: (".onnx",),
@@ -43,7 +45,11 @@ def artefact_kind(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A chosen file of a parent. `needs` holds ``(url, path, sha256 or None)`` of what must be fetched before `path` can be read."""
+    """A chosen file of a job.
+
+    Attributes:
+        needs: what must be fetched before `path` can be read: ``(url, path, sha256 or None)``.
+    """
 
     path: Path
     reason: str
@@ -52,14 +58,17 @@ class Artefact:
 
 @dataclass(frozen=True)
 class ParentInfo:
-    """A COMPLETE job, as its children see it.
+    """A job, as those that start from it see it.
 
     Attributes:
-        id: of the job itself; for an AutoML job that of its best child, and `resolved_from` is the id that was asked for.
+        id: of the job itself; for an AutoML job that of its best trial, and `resolved_from` is the id
+            that was asked for.
         job_dir: its local folder; for a remote one, where its files are put when they are fetched.
         kind: ``checkpoint``, ``onnx``, ``engine``, or ``none`` when the job leaves no model.
-        spec: its resolved spec.  checkpoint_meta: what ``checkpoints.json`` says of the newest checkpoint that its model comes from.
-        files: relative path → bytes.  elsewhere: artefacts that its result names outside its folder.
+        spec: its resolved spec.
+        checkpoint_meta: the entry of ``checkpoints.json`` for the newest checkpoint that its model comes from.
+        files: relative path → bytes.
+        elsewhere: artefacts that its result names outside its folder.
     """
 
     id: str
@@ -93,7 +102,7 @@ class ParentInfo:
         outside = [path for path in self.elsewhere if artefact_kind(path.name) == self.kind]
         if len(found) + len(outside) != 1:
             raise NotFoundError(
-                f"job {self.id} left {'no' if not found and not outside else 'more than one'} {self.kind} file",
+                f"job {self.id} left {'more than one' if found or outside else 'no'} {self.kind} file",
                 field="parent_job_id",
                 got=sorted([*found, *map(str, outside)]),
                 expected="exactly one",
@@ -101,9 +110,9 @@ class ParentInfo:
             )
         if outside:
             return Artefact(outside[0], f"the {self.kind} file that it wrote outside its folder")
-        beside = [
-            name for name in self.files if name != found[0] and name.startswith(found[0])
-        ]  # weights kept outside the .onnx
+
+        # Weights of a large model are kept in a file beside the .onnx.
+        beside = [name for name in self.files if name != found[0] and name.startswith(found[0])]
         return self._artefact([*found, *beside], f"the {self.kind} file of its {self.action}")
 
     def folder(self) -> Artefact:
@@ -127,13 +136,13 @@ class ParentInfo:
         def damaged(entry: dict[str, Any]) -> str | None:
             size = self.files.get(f"{self.action}/{entry['file']}")
             if size is None:
-                return "the file is gone"
+                return "the file is missing"
             return None if size == entry["size"] else f"{size} bytes instead of {entry['size']}"
 
         return choose(self.index, policy, damaged)
 
     def _unindexed(self, policy: str) -> tuple[str, str]:
-        """A checkpoint of a runner that keeps no index: only what the names tell."""
+        """A checkpoint of a runner that keeps no index, by the file names alone."""
         kind, epoch = parse_policy(policy)
         names = [name for name in self._own() if artefact_kind(name) == CHECKPOINT]
         if kind == "epoch":
@@ -180,43 +189,41 @@ def _numbers(stem: str) -> set[int]:
     }
 
 
-def parent_info(
-    parent_job_id: str, results_root: str | Path | None = None, *, complete: bool = True
+def outputs_of(
+    job_id: str,
+    results_root: str | Path | None = None,
+    *,
+    record_of: Callable[[Root, str], records.JobRecord] = Root.record,
 ) -> ParentInfo:
-    """Look at a parent job.
+    """Look at what a job has left.
 
     Args:
-        parent_job_id: its id or an unambiguous prefix; an AutoML job resolves to its best child.
-        results_root: where it lies; None as in `Root`.
-        complete: whether it must have ended well; one that has not may still have left checkpoints.
+        job_id: its id or an unambiguous prefix; an AutoML job resolves to its best trial.
+        results_root: where it is; None as in `Root`.
+        record_of: reads a job's record, and may refuse it.
 
     Raises:
-        NotFoundError: no such job, or an AutoML job without a successful trial.  UsageError: it is not COMPLETE, or the prefix is ambiguous.
+        NotFoundError: no such job, or an AutoML job without a successful trial.
+        UsageError: the prefix is ambiguous.
     """
     root = Root(results_root)
-    job_id, asked = root.resolve(parent_job_id), None
-    look = _complete if complete else Root.record
-    record = look(root, job_id)
+    job_id, asked = root.resolve(job_id), None
+    record = record_of(root, job_id)
     if record.get("kind") == "automl":
-        asked, job_id = job_id, _best_child(root, job_id)
-        record = look(root, job_id)
-    action = str(record["action"])
+        asked, job_id = job_id, best_child(root, job_id)
+        record = record_of(root, job_id)
+
+    action = record["action"]
     files = root.files(job_id)
     index, elsewhere = _index(root, job_id, action, files), _elsewhere(root, job_id, action, files)
-    kinds = {artefact_kind(name) for name in files if name.startswith(f"{action}/")} | {
-        artefact_kind(path.name) for path in elsewhere
-    }
-    kind = (
-        CHECKPOINT
-        if index is not None
-        else next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
-    )
+    own = [name for name in files if name.startswith(f"{action}/")]
+    kinds = {artefact_kind(name) for name in [*own, *(path.name for path in elsewhere)]}
+    kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
+    if index is not None:
+        kind = CHECKPOINT
+
     spec = _spec(root, job_id, files)
-    meta = (
-        dict(max(index["checkpoints"], key=lambda entry: (entry["epoch"], entry["step"])))
-        if index and index["checkpoints"]
-        else None
-    )
+    meta = _newest(index) if index else None
     if meta is None:
         meta = _inherited_meta(record, spec, root)
     return ParentInfo(
@@ -234,41 +241,56 @@ def parent_info(
     )
 
 
-def _complete(root: Root, job_id: str) -> records.JobRecord:
-    """The record of a job that must be COMPLETE."""
-    scratch = root.work_dir(job_id)
-    if (scratch / records.RECORD_NAME).exists():
-        from mae_sdk.job import observe
-
-        record, state = observe(scratch)
-    else:
-        record = root.record(job_id)
-        state = records.state_of(record)
-    if state != records.COMPLETE:
-        hint = f"mae jobs {'wait' if state in (records.PENDING, records.RUNNING) else 'resume'} {job_id}"
-        if record.get("kind") == "automl":
-            hint += "; or pass one of its finished children as the parent: mae jobs list --all"
-        raise UsageError(
-            f"the parent job is {state}",
-            field="parent_job_id",
-            got=job_id,
-            expected="a job that is COMPLETE",
-            hint=hint,
-        )
-    return record
+def _newest(index: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entry of the newest checkpoint of an index."""
+    entries: list[dict[str, Any]] = index["checkpoints"]
+    return max(entries, key=lambda entry: (entry["epoch"], entry["step"]), default=None)
 
 
-def _best_child(root: Root, job_id: str) -> str:
-    if not root.remote:
-        from mae_sdk.automl.results import best_child
+def best_child(root: Root, job_id: str) -> str:
+    """The id of an AutoML job's best trial (of several metrics: the Pareto trial best in the first).
 
-        return best_child(root.work_dir(job_id))
+    Raises:
+        NotFoundError: no trial has succeeded yet.
+    """
     try:
-        return str(json.loads(root.read(job_id, "automl/best.json"))["child"])
+        return str(json.loads(root.read(job_id, f"automl/{BEST_NAME}"))["child"])
     except (NotFoundError, ValueError, KeyError):
         raise NotFoundError(
-            "the AutoML job has no successful trial", field="parent_job_id", got=job_id
+            "the AutoML job has no successful trial",
+            field="parent_job_id",
+            got=job_id,
+            hint="wait for the first trial to end, or look at automl/trials.csv",
         ) from None
+
+
+class Fetchable(Protocol):
+    """Something that names files which are not on this machine yet."""
+
+    @property
+    def needs(self) -> tuple[tuple[str, Path, str | None], ...]: ...
+
+
+def fetch(items: Iterable[Fetchable]) -> list[Path]:
+    """Bring the files that `items` need.
+
+    Raises:
+        StorageError, NotFoundError: one could not be brought.
+        CheckpointError: what came is not what its index says.
+    """
+    needs = {path: (url, sha256) for item in items for url, path, sha256 in item.needs}
+    if not needs:
+        return []
+    from mae_sdk.storage import transfer
+
+    transfer.download_many([(url, str(path)) for path, (url, _) in needs.items()])
+    for path, (url, sha256) in needs.items():
+        if sha256 is not None and sha256_of(path) != sha256:
+            path.unlink()
+            raise CheckpointError(
+                "its sha256 differs from the recorded one", field="checkpoint", got=urls.redact(url)
+            )
+    return list(needs)
 
 
 def _index(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> dict[str, Any] | None:
@@ -281,7 +303,7 @@ def _index(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> di
 
 
 def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> tuple[Path, ...]:
-    """Artefacts that the result names outside the job's folder, as far as they are there."""
+    """Artefacts that the result names outside the job's folder, and that exist."""
     if f"{action}/result.json" not in files:
         return ()
     try:
@@ -313,18 +335,15 @@ def _spec(root: Root, job_id: str, files: Mapping[str, int]) -> dict[str, Any]:
 def _inherited_meta(
     record: records.JobRecord, spec: Mapping[str, Any], root: Root
 ) -> dict[str, Any] | None:
-    """What is known of the checkpoint that an exported model was made from, when it came from a job that is still there."""
-    above = record.get("parent_job_id") or record.get("parent")
+    """What is known of the checkpoint that an exported model was made from, if its job still exists."""
+    above = record.get("parent")
     if not above:
         return None
     try:
-        info = parent_info(str(above), root.url)
+        info = outputs_of(above, root.url)
     except MaeError:
         return None
 
     inside = f"/{info.id}/"
-    return (
-        info.checkpoint_meta
-        if any(isinstance(value, str) and inside in value for value in flatten(spec).values())
-        else None
-    )
+    taken = any(isinstance(value, str) and inside in value for value in flatten(spec).values())
+    return info.checkpoint_meta if taken else None

@@ -1,11 +1,10 @@
-"""The results root: a local folder or a URL that holds job folders, read the same way."""
+"""The results root: a local folder or a URL that holds job folders, read alike."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
@@ -13,9 +12,6 @@ from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.storage import urls
-
-if TYPE_CHECKING:
-    from mae_sdk.job import Job
 
 DEFAULT_ROOT = "mae-results"
 
@@ -27,9 +23,9 @@ class Root:
         where: a path or URL; None means ``MAE_RESULTS_ROOT``, else ``./mae-results``.
 
     Raises:
-        UsageError: it is an empty text.
+        UsageError: it is empty.
 
-    A job under a remote root is run in a local scratch folder; on the machine that runs it, its state is read there.
+    A job under a remote root runs in a local scratch folder; on that machine its state is read there.
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
@@ -40,11 +36,12 @@ class Root:
         )
         if not text:
             raise UsageError(
-                "an empty text names nothing",
+                "must not be empty",
                 field="results_root",
                 got="",
                 expected="a folder or URL, or leave the option out",
             )
+
         self.remote = urls.is_remote(text)
         self.url = text.rstrip("/") if self.remote else str(urls.local_path(text).resolve())
 
@@ -170,52 +167,6 @@ class Root:
                 expected="one of " + ", ".join(sorted(found)[:8]),
             )
         return found[0]
-
-
-def open_job(root: Root, job_id: str) -> Job:
-    """The job of an id that exists."""
-    if root.remote:
-        from mae_sdk.jobs.remote import RemoteJob
-
-        return RemoteJob(root, job_id)
-    from mae_sdk.job import Job
-
-    return Job(root.work_dir(job_id))
-
-
-def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
-    """The jobs of a root, newest first; trials of AutoML jobs on request."""
-    found = [open_job(root, job_id) for job_id in root.ids() if trials or "." not in job_id]
-    if root.remote:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(16) as pool:
-            made = list(pool.map(_created, found))
-    else:
-        made = [_changed(job.folder) for job in found]
-    ordered = sorted(
-        (pair for pair in zip(made, found, strict=True) if pair[0] is not None),
-        key=lambda pair: str(pair[0]),
-        reverse=True,
-    )
-    return [job for _, job in ordered]
-
-
-def _created(job: Job) -> str | None:
-    try:
-        return str(job.record.get("created_at") or "")
-    except NotFoundError:
-        return None
-
-
-def _changed(folder: Path) -> str | None:
-    """When a local job was made, from its spec file: nothing is read."""
-    for name in ("spec.yaml", records.RECORD_NAME):
-        try:
-            return f"{(folder / name).stat().st_mtime:020.6f}"
-        except OSError:
-            continue
-    return None
 
 
 def check_id(job_id: str) -> None:

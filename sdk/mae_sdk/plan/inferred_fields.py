@@ -25,20 +25,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+from mae_skill.errors import NotFoundError, UsageError
 
 from mae_sdk import files
-from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy, sha256_of
-from mae_sdk.jobs.outputs import CHECKPOINT, ENGINE, ONNX, Artefact, ParentInfo, parent_info
+from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
+from mae_sdk.jobs.outputs import CHECKPOINT, ENGINE, ONNX, ParentInfo
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
 from mae_sdk.storage import urls
-
-__all__ = ["FUNCTIONS", "Applied", "MappingContext", "ParentInfo", "apply", "fetch", "parent_info"]
 
 OF_PARENT = ("parent_model", "parent_model_folder", "parent_model_or_ptm")
 OF_PTM = ("ptm", "ptm_if_no_resume_model", "resume_model_or_ptm")
@@ -318,24 +316,3 @@ def _from_ptm(name: str, function: str, ptm: str) -> Applied:
     return Applied(
         name, function, str(path), f"the pretrained weights at {urls.redact(ptm)}", needs
     )
-
-
-def fetch(applied: Iterable[Applied | Artefact]) -> list[Path]:
-    """Bring the files that filled fields, or chosen files of a parent, name but that are not on this machine yet.
-
-    Raises:
-        StorageError, NotFoundError: one could not be brought.  CheckpointError: what came is not what its index says.
-    """
-    needs = {path: (url, sha256) for item in applied for url, path, sha256 in item.needs}
-    if not needs:
-        return []
-    from mae_sdk.storage import transfer
-
-    transfer.download_many([(url, str(path)) for path, (url, _) in needs.items()])
-    for path, (url, sha256) in needs.items():
-        if sha256 is not None and sha256_of(path) != sha256:
-            path.unlink()
-            raise CheckpointError(
-                "its sha256 differs from the recorded one", field="checkpoint", got=urls.redact(url)
-            )
-    return list(needs)

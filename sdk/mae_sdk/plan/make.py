@@ -79,7 +79,7 @@ def make_plan(bundle: Any, request: Request, *, remote: bool = False) -> Plan:
     root = Root(request.results_root)
     parent = None
     if request.parent_job_id:
-        from mae_sdk.jobs.outputs import parent_info
+        from mae_sdk.job import parent_info
 
         parent = parent_info(request.parent_job_id, request.results_root)
     mappings.check_policy(request.checkpoint, parent)

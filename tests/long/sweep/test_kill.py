@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from mae_sdk.automl import controller, results
+from mae_sdk.automl import controller
 from mae_sdk.jobs import records
+from mae_sdk.jobs.outputs import best_child
+from mae_sdk.jobs.root import Root
 
 from tests.support.automl_toy import children, make_job, start_controller
 
@@ -51,7 +53,10 @@ def test_twenty_kills_change_nothing_but_the_clock(tmp_path: Path, sampler: str)
     calm = make_job(tmp_path, "calm", spec={"num_epochs": 3}, **options)
     assert controller.main([str(calm)]) == 0
     assert _rows(job) == _rows(calm)
-    assert results.best_child(job).split(".")[1] == results.best_child(calm).split(".")[1]
+    assert (
+        best_child(Root(job.parent), job.name).split(".")[1]
+        == best_child(Root(calm.parent), calm.name).split(".")[1]
+    )
     ran = children(job)
     assert len(ran) == 20
     assert all(len((child / "starts.txt").read_text().splitlines()) == 1 for child in ran)
