@@ -39,34 +39,39 @@ class Skill:
         return self._bundle
 
     def plan(self, action: str, *, measure: bool = False, **options: Any) -> Plan:
-        """What a job would do. Nothing starts and nothing is written, except that a local archive is indexed in the cache.
+        """What a job would do.
+
+        Nothing starts and nothing is written, except that a local archive is indexed in the cache.
 
         Args:
             action: one of the bundle's actions.
-            measure: time some real steps of the run (``measure_command`` of the bundle); data behind a URL is fetched for that.
-            options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets, eval_dataset, inference_dataset, parent_job_id,
-                checkpoint, ptm, automl_policy, request, automl, spec_overrides, recipe, env, platform, results_root, idempotency_key``.
+            measure: time some real steps of the run (``measure_command`` of the bundle); data behind a URL
+                is fetched for that.
+            options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets, eval_dataset,
+                inference_dataset, parent_job_id, checkpoint, ptm, automl_policy, request, automl,
+                spec_overrides, recipe, env, platform, results_root, idempotency_key``.
 
         Raises:
-            UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all problems of the spec together.
+            UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all
+                problems of the spec together.
         """
-        from mae_sdk.plan import make as planning
+        from mae_sdk.plan import make
         from mae_sdk.plan.request import Request
 
-        plan = planning.make_plan(
-            self.bundle, Request.of(action, options, skill_dir=self.path), remote=measure
-        )
+        request = Request.of(action, options, skill_dir=self.path)
+        plan = make.make_plan(self.bundle, request, remote=measure)
         if measure:
-            planning.measure(self.bundle, plan)
+            make.measure(self.bundle, plan)
         return plan
 
     def create_job(self, action: str | Plan, **options: Any) -> Job:
         """Launch what `plan` would show, or exactly a plan that was made.
 
-        Data behind a URL is fetched into the cache and counted first, so that a class count that does not fit is refused before
-        anything trains. With an idempotency key that a job already has, that job is returned and nothing is started.
+        Data behind a URL is fetched into the cache and counted first, so that a class count that does not
+        fit is refused before anything trains. With an idempotency key that a job already has, that job is
+        returned and nothing is started.
         """
-        from mae_sdk.launch import create, existing
+        from mae_sdk.launch import existing, launch
         from mae_sdk.plan.plan import Plan
 
         if isinstance(action, Plan):
@@ -77,9 +82,10 @@ class Skill:
                     got=sorted(options),
                     expected="create_job(plan)",
                 )
-            return create(self.bundle, action)
-        found = existing(action, options.get("results_root"), options.get("idempotency_key"))
-        return found if found is not None else create(self.bundle, self.plan(action, **options))
+            return launch(self.bundle, action)
+
+        first = existing(action, options.get("results_root"), options.get("idempotency_key"))
+        return first or launch(self.bundle, self.plan(action, **options))
 
     def job(self, job_id: str, results_root: str | os.PathLike[str] | None = None) -> Job:
         """The job with this id, or the only one whose id starts with it.

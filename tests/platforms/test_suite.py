@@ -92,7 +92,7 @@ def test_states_are_told_of_many_jobs_at_once(place: Place, tmp_path: Path) -> N
     bad = place.start(tmp_path, "exit 3", name="bad")
     long = place.start(tmp_path, f"touch {tmp_path}/up; sleep 100", name="long")
     running(long, tmp_path / "up")
-    wait_until(lambda: "RUNNING" not in (good.state, bad.state) and good.state != "PENDING")
+    wait_until(lambda: (good.state, bad.state) == ("COMPLETE", "ERROR"))
     jobs = [(job.folder, records.read_record(job.folder)) for job in (good, bad, long)]
     assert [state for _, state in observe_all(jobs)] == ["COMPLETE", "ERROR", "RUNNING"]
     assert long.cancel(30) == "CANCELED"
