@@ -1,4 +1,6 @@
-"""The caller's side: plans, jobs, data, AutoML. No torch. Importing it loads the standard library only.
+"""The client SDK: plans, jobs, data, AutoML. No torch.
+
+Importing it loads the standard library only.
 
 ``from mae_sdk import Skill, Plan, Job, MaeError``
 """

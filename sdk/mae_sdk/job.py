@@ -1,7 +1,7 @@
 """A job, seen through its folder: nothing is kept in memory, so any process may hold one.
 
-`Job` is a job whose folder is on this machine. `RemoteJob` is one behind a URL that runs, or ran, elsewhere:
-it is read where it is, and brought here only to be resumed.
+`Job` is a job whose folder is on this machine. `RemoteJob` is one behind a URL that runs, or ran,
+elsewhere: it is read where it is, and brought here only to be resumed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NEVER_LAUNCHED_SECONDS = 60.0
 def observe(job_dir: Path) -> tuple[JobRecord, str]:
     """The record and the true state of a job whose folder is here.
 
-    A job that its platform runs no longer becomes ERROR, or CANCELED when that was asked for.
+    A job that its platform no longer runs becomes ERROR, or CANCELED when that was asked for.
     """
     return observe_all([(job_dir, records.read_record(job_dir))])[0]
 
@@ -89,7 +89,7 @@ def _launching(job_dir: Path) -> EngineState:
 
 
 def _settle(job_dir: Path) -> tuple[JobRecord, str]:
-    """Write the end of a job that its platform runs no longer; the record and state that it has then."""
+    """Write the end of a job that its platform no longer runs; returns its record and state."""
     with records.locked(job_dir):
         record = records.read_record(job_dir)
         if records.is_terminal(records.last_attempt(record)["state"]):
@@ -144,7 +144,7 @@ class Job:
 
     @property
     def state(self) -> str:
-        """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN where it cannot be seen from here."""
+        """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN: it cannot be seen from here."""
         return self.observe()[1]
 
     def observe(self) -> tuple[JobRecord, str]:
@@ -153,7 +153,7 @@ class Job:
 
     @property
     def preempted(self) -> bool:
-        """Whether the job was preempted and waits for `resume`: its platform does not start it again."""
+        """Whether the job was preempted and waits for `resume` (no platform starts it again)."""
         record = records.read_record(self.folder)
         number = records.last_attempt(record)["number"]
         if records.last_attempt(record)["state"] != records.PREEMPTED:
@@ -222,7 +222,7 @@ class Job:
         }
 
     def logs(self) -> str:
-        """What the runner has printed so far; of a job that never started, what its platform has kept."""
+        """What the runner has printed so far; before that, what the platform's engine has kept."""
         text = self._text("log.txt")
         if not text:
             record = self.record
@@ -332,8 +332,8 @@ class Job:
         Args:
             env: settings of its environment. No record holds values: what the job was given must be
                 given again, here or in this process.
-            lost: the caller knows that the machine of a job in state UNKNOWN is gone; from here that
-                cannot be seen.
+            lost: the caller knows that the machine of a job in state UNKNOWN is gone; from here
+                that cannot be seen.
 
         Raises:
             UsageError: it is complete, its state cannot be seen from here, or a setting that it was
@@ -399,7 +399,9 @@ class Job:
 
 
 class RemoteJob(Job):
-    """A job of a remote results root. On the machine that runs it, its scratch folder is read instead.
+    """A job of a remote results root.
+
+    On the machine that runs it, its scratch folder is read instead.
 
     Args:
         root: the results root.
@@ -424,7 +426,7 @@ class RemoteJob(Job):
         return {**record, "error": records.last_attempt(record)["failure"]}
 
     def observe(self) -> tuple[JobRecord, str]:
-        """The record, and the state; UNKNOWN when a run elsewhere has not shown itself for a while."""
+        """The record and the state; UNKNOWN when a run elsewhere has been silent for a while."""
         if self._here:
             return super().observe()
         record = self._read()
@@ -442,7 +444,7 @@ class RemoteJob(Job):
         return attempt["state"] == records.PREEMPTED and bool(attempt.get("told_to_stop"))
 
     def _read(self) -> JobRecord:
-        """The record. A store that does not replace objects at once may show none, or half of one."""
+        """The record. While a store replaces it, it may show none, or half of one."""
         for pause in (0.1, 0.4):
             try:
                 return self.root.record(self.id)

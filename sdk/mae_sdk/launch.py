@@ -1,4 +1,4 @@
-"""A plan becomes a job folder and is submitted: the whole folder under its final name, or nothing."""
+"""A plan becomes a job folder, whole under its final name or not at all, and is submitted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _claimed(root: Root, record: JobRecord) -> bool:
 
 
 def _unpack(bundle: Any, plan: Plan) -> None:
-    """Turn sources that the runner wants as folders (``runtime: extracted_folder``) into cached folders.
+    """Extract sources that the runner wants as folders (``runtime: extracted_folder``).
 
     Raises:
         DataError, StorageError: one is hostile or corrupt, or cannot be fetched.

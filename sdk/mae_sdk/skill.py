@@ -45,11 +45,12 @@ class Skill:
 
         Args:
             action: one of the bundle's actions.
-            measure: time some real steps of the run (``measure_command`` of the bundle); data behind a URL
-                is fetched for that.
-            options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets, eval_dataset,
-                inference_dataset, parent_job_id, checkpoint, ptm, automl_policy, request, automl,
-                spec_overrides, recipe, env, platform, results_root, idempotency_key``.
+            measure: time some real steps of the run (``measure_command`` of the bundle); data
+                behind a URL is fetched for that.
+            options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets,
+                eval_dataset, inference_dataset, parent_job_id, checkpoint, ptm, automl_policy,
+                request, automl, spec_overrides, recipe, env, platform, results_root,
+                idempotency_key``.
 
         Raises:
             UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all
@@ -67,9 +68,9 @@ class Skill:
     def create_job(self, action: str | Plan, **options: Any) -> Job:
         """Launch what `plan` would show, or exactly a plan that was made.
 
-        Data behind a URL is fetched into the cache and counted first, so that a class count that does not
-        fit is refused before anything trains. With an idempotency key that a job already has, that job is
-        returned and nothing is started.
+        Data behind a URL is fetched into the cache and counted first, so that a class count that
+        does not fit is refused before anything trains. With an idempotency key that a job already
+        has, that job is returned and nothing is started.
         """
         from mae_sdk.launch import existing, launch
         from mae_sdk.plan.plan import Plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
-from mae_sdk.jobs.failure import analyse
+from mae_sdk.jobs.failure import analyze
 from mae_sdk.plan.automl_policy import policy_word
 from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify, is_alive
@@ -93,7 +93,7 @@ def test_a_failure_is_told_by_what_ended_the_run_and_not_by_what_it_survived(
     tmp_path: Path, log: str, code: int, category: str, says: str
 ) -> None:
     (tmp_path / "log.txt").write_text(f"CUDA out of memory, in an earlier attempt\n{log}\n")
-    found = analyse(tmp_path, code, log_start=len("CUDA out of memory, in an earlier attempt\n"))
+    found = analyze(tmp_path, code, log_start=len("CUDA out of memory, in an earlier attempt\n"))
     assert found["category"] == category and says in found["message"]
 
 

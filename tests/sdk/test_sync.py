@@ -57,7 +57,7 @@ def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(
     index = add_checkpoints(folder, [0.1, 0.2])
     (folder / "train/toy_latest.pth").symlink_to("model_epoch_001.pth")
     (folder / "train/scratch.bin").write_bytes(b"not wanted")
-    follower = sync.Follower(folder, f"{bucket}/r/j", seconds=0.1)
+    follower = sync.FolderSync(folder, f"{bucket}/r/j", seconds=0.1)
     copy = f"{bucket}/r/j"
     wait_for(lambda: transfer.exists(f"{copy}/train/checkpoints.json"))
     assert transfer.exists(
@@ -82,7 +82,7 @@ def test_a_folder_is_copied_as_it_changes_and_what_goes_goes_there_too(
 
 def test_a_copy_that_cannot_arrive_is_an_error_at_the_end(bucket: str, tmp_path: Path) -> None:
     folder = job_folder(tmp_path, "j", "train")
-    follower = sync.Follower(folder, "s3://no-such-bucket/j", seconds=60)
+    follower = sync.FolderSync(folder, "s3://no-such-bucket/j", seconds=60)
     with pytest.raises(MaeError, match="no-such-bucket"):
         follower.finish()
     assert (folder / "spec.yaml").exists()
@@ -156,7 +156,7 @@ def test_a_pull_that_was_cut_short_starts_again_and_a_whole_one_is_left_alone(
     folder = job_folder(tmp_path, "j", "train")
     add_checkpoints(folder, [0.1])
     (folder / "train/toy_latest.pth").symlink_to("model_epoch_000.pth")
-    sync.Follower(folder, url, seconds=60).finish()
+    sync.FolderSync(folder, url, seconds=60).finish()
     (tmp_path / "new/train").mkdir(parents=True)
     (tmp_path / "new/train/model_epoch_000.pth").write_bytes(b"half")
     sync.pull(url, tmp_path / "new")
@@ -173,7 +173,7 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(
     root = f"{bucket}/results"
     folder = job_folder(tmp_path, "t1", "train", spec={"model": {"arch": "toy"}})
     add_checkpoints(folder, [0.1, 0.8])
-    sync.Follower(folder, f"{root}/t1", seconds=60).finish()
+    sync.FolderSync(folder, f"{root}/t1", seconds=60).finish()
     info = parent_info("t1", root)
     assert (info.kind, info.spec, info.checkpoint_meta and info.checkpoint_meta["arch"]) == (
         "checkpoint",
@@ -200,7 +200,7 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(
         {"a.checkpoint": "parent_model"},
         MappingContext("evaluate", None, "/out", parent_info("t1", root)),
     )
-    assert applied[0].value.endswith("model_epoch_000.pth") and "passed over" in applied[0].note
+    assert applied[0].value.endswith("model_epoch_000.pth") and "skipped" in applied[0].note
 
 
 def test_pretrained_weights_behind_a_url_are_fetched_once(

@@ -1,8 +1,8 @@
-"""``checkpoints.json``: which checkpoints a training run has written, what each is worth, and how the best one is chosen.
+"""``checkpoints.json``: the checkpoints of a training run, their metrics, and how one is chosen.
 
-The index is the only source of "best": metric and direction are stored in it, never guessed from a name. A checkpoint that is missing
-or damaged (size or sha256) is never handed out: *latest* and *best* step back to the previous good one and say so, an explicit epoch is
-an error.
+The index is the only source of "best": metric and direction are stored in it, never guessed from a
+name. A checkpoint that is missing or damaged (size or sha256) is never handed out: *latest* and
+*best* step back to the previous good one and say so, an explicit epoch is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Entry = dict[str, Any]
 
 @dataclass
 class Choice:
-    """A chosen checkpoint. `notices` says aloud what was passed over and why."""
+    """A chosen checkpoint. `notices` lists the checkpoints that were skipped, with reasons."""
 
     entry: Entry
     reason: str
@@ -39,7 +39,8 @@ class Choice:
 
 
 def parse_policy(policy: str) -> tuple[str, int | None]:
-    """``best``, ``latest`` or ``epoch:N`` (also ``best_model``, ``latest_model``, ``from_epoch_number:N``) as (kind, epoch).
+    """``best``, ``latest`` or ``epoch:N`` (also ``best_model``, ``latest_model``,
+    ``from_epoch_number:N``) as (kind, epoch).
 
     Raises:
         UsageError: for any other text.
@@ -70,7 +71,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
     Args:
         index: the content of ``checkpoints.json``.
         policy: ``best``, ``latest`` or ``epoch:N``.
-        damaged: says what is wrong with the file of an entry, or None.
+        damaged: tells what is wrong with the file of an entry, or None.
 
     Raises:
         NotFoundError: nothing to choose from, or no such epoch.
@@ -86,6 +87,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
             field="checkpoint",
             expected="a training job that saved at least one",
         )
+
     best = index.get("best") or {}
     if kind == "epoch":
         candidates = [entry for entry in reversed(entries) if entry["epoch"] == epoch]
@@ -98,45 +100,24 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
                 expected=f"one of the epochs {_ranges(known)}",
             )
         reason = f"epoch {epoch}"
-    elif kind == "best" and best.get("metric"):
-        metric, maximise = best["metric"], best["direction"] == "maximize"
-        scored = [entry for entry in entries if _number(entry["metrics"].get(metric)) is not None]
-        scored.sort(
-            key=lambda entry: (
-                entry["metrics"][metric] * (-1 if maximise else 1),
-                entry["epoch"],
-                entry["step"],
-            )
-        )
-        if not scored:
-            raise NotFoundError(
-                f"no checkpoint carries the metric {metric}",
-                field="checkpoint",
-                got=policy,
-                hint="ask for latest or epoch:N",
-            )
-        candidates, reason = scored, f"best {metric} ({'highest' if maximise else 'lowest'})"
     elif kind == "best":
-        raise NotFoundError(
-            "the job does not say which metric is best",
-            field="checkpoint",
-            got=policy,
-            hint="ask for latest or epoch:N",
-        )
+        candidates = _best_first(entries, best)
+        extreme = "highest" if best["direction"] == "maximize" else "lowest"
+        reason = f"best {best['metric']} ({extreme})"
     else:
         candidates, reason = entries[::-1], "latest"
+
     notices: list[str] = []
     for entry in candidates:
         problem = damaged(entry)
         if problem is None:
+            reason += f", epoch {entry['epoch']}"
             value = entry["metrics"].get(best.get("metric", ""))
-            return Choice(
-                entry,
-                f"{reason}, epoch {entry['epoch']}"
-                + (f", {best['metric']} {value:.6g}" if _number(value) is not None else ""),
-                notices,
-            )
-        notices.append(f"{entry['file']} is passed over: {problem}")
+            if _is_number(value):
+                reason += f", {best['metric']} {value:.6g}"
+            return Choice(entry, reason, notices)
+
+        notices.append(f"{entry['file']} is skipped: {problem}")
         if kind == "epoch":
             break
     raise CheckpointError(
@@ -144,12 +125,31 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
     )
 
 
-def _number(value: Any) -> float | None:
-    return (
-        float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry]:
+    """The entries that have the deciding metric, the best first, the earliest of equals before.
+
+    Raises:
+        NotFoundError: no metric decides, or no entry has it.
+    """
+    metric = best.get("metric")
+    scored = [entry for entry in entries if _is_number(entry["metrics"].get(metric))]
+    if not scored:
+        missing = f"no checkpoint has the metric {metric}"
+        raise NotFoundError(
+            missing if metric else "the job does not state which metric is best",
+            field="checkpoint",
+            got="best",
+            hint="ask for latest or epoch:N",
+        )
+
+    sign = -1 if best["direction"] == "maximize" else 1
+    order = [(entry["metrics"][metric] * sign, entry["epoch"], entry["step"]) for entry in scored]
+    return [scored[index] for index in sorted(range(len(scored)), key=order.__getitem__)]
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -176,7 +176,7 @@ class CheckpointIndex:
         self.notices: list[str] = []
 
     def read(self) -> dict[str, Any]:
-        """The content: ``{"best": {"metric", "direction"} | None, "checkpoints": [...]}``; empty where there is none."""
+        """The content, ``{"best": {"metric", "direction"} | None, "checkpoints": [...]}``."""
         if not self.path.exists():
             return {"best": None, "checkpoints": []}
         return read_json(self.path)
@@ -215,9 +215,8 @@ class CheckpointIndex:
             **finite(more),
         }
         content = self.read()
-        content["checkpoints"] = [
-            old for old in content["checkpoints"] if old["file"] != entry["file"]
-        ] + [entry]
+        others = [old for old in content["checkpoints"] if old["file"] != entry["file"]]
+        content["checkpoints"] = [*others, entry]
         write_json(self.path, content)
         return entry
 
@@ -265,7 +264,7 @@ class CheckpointIndex:
         return choose(self.read(), policy, self._damage)
 
     def select(self, policy: str = "best") -> Path:
-        """The file that `policy` names; what was passed over is in `notices`.
+        """The file that `policy` names; what was skipped is in `notices`.
 
         Raises:
             NotFoundError, CheckpointError, UsageError: see `choose`.
@@ -277,7 +276,7 @@ class CheckpointIndex:
     def _damage(self, entry: Entry) -> str | None:
         path = self.train_dir / str(entry["file"])
         if not path.is_file():
-            return "the file is gone"
+            return "the file is missing"
         if path.stat().st_size != entry["size"]:
             return f"{path.stat().st_size} bytes instead of {entry['size']}"
         if sha256_of(path) != entry["sha256"]:

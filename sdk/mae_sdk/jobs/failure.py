@@ -38,7 +38,10 @@ _OF_EXIT = {2: "spec", 3: "data", 4: "data", 7: "dependency", 8: "storage", 127:
 _PATTERNS = [
     (
         "out_of_memory",
-        r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|MemoryError|Cannot allocate memory|std::bad_alloc",
+        (
+            r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|MemoryError"
+            r"|Cannot allocate memory|std::bad_alloc"
+        ),
     ),
     (
         "dependency",
@@ -46,7 +49,10 @@ _PATTERNS = [
     ),
     (
         "numeric",
-        r"loss is (nan|inf)|non-finite|\bNaN\b.*(loss|grad)|(loss|grad).*\bNaN\b|FloatingPointError",
+        (
+            r"loss is (nan|inf)|non-finite|\bNaN\b.*(loss|grad)|(loss|grad).*\bNaN\b"
+            r"|FloatingPointError"
+        ),
     ),
     (
         "storage",
@@ -59,14 +65,17 @@ _PATTERNS = [
     ("spec", r"spec_invalid|ValidationError"),
 ]
 _HINTS = {
-    "out_of_memory": "halve the batch size and double accum_grad_batches, or turn gradient checkpointing on",
+    "out_of_memory": "halve the batch size and double accum_grad_batches, or turn gradient "
+    "checkpointing on",
     "dependency": "install the missing package or extra in the environment that runs the job",
     "numeric": "lower the learning rate, clip gradients, or use fp32/bf16 instead of fp16",
     "storage": "check space, credentials and endpoint, then resume the job",
     "data": "look at the source with `mae inspect SOURCE`",
     "spec": "check the spec with `mae validate`",
-    "signal": "the runner was killed from outside; resume the job to go on from its last checkpoint",
-    "lost_process": "the supervisor or its machine died; resume the job to go on from its last checkpoint",
+    "signal": "the runner was killed from outside; resume the job to go on from its last "
+    "checkpoint",
+    "lost_process": "the supervisor or its machine died; resume the job to go on from its last "
+    "checkpoint",
     "checkpoint": "choose another checkpoint with --checkpoint",
     "runner": "see the log",
 }
@@ -93,7 +102,7 @@ def failure(
     }
 
 
-def analyse(
+def analyze(
     job_dir: Path, exit_code: int, *, rank: int | None = None, log_start: int = 0
 ) -> Failure:
     """Explain an exit code from the error that the runner left, else from the log.
@@ -102,7 +111,7 @@ def analyse(
         job_dir: the job folder.
         exit_code: of the rank that failed first; negative for a signal, as in `subprocess`.
         rank: which one it was.
-        log_start: where in the log the attempt begins; what earlier attempts said explains nothing.
+        log_start: where in the log the attempt begins, in bytes; earlier attempts explain nothing.
     """
     who = "the runner" if not rank else f"rank {rank} of the runner"
     try:
@@ -117,12 +126,12 @@ def analyse(
         )
     except (OSError, ValueError, AttributeError):
         pass
+
     tail = _tail(job_dir / "log.txt", log_start)
     telling = [index for index, line in enumerate(tail) if not _NOISE.search(line)]
     raised = [index for index in telling if _RAISED.match(tail[index])]
-    telling = (
-        raised[-1:] or telling
-    )  # an exception that ended it says more than anything that went before
+    if raised:  # the exception that ended it tells more than anything before
+        telling = raised[-1:]
     for category, pattern in _PATTERNS:
         found = [index for index in telling if re.search(pattern, tail[index])]
         if found:
@@ -132,24 +141,26 @@ def analyse(
                 f"{who} ended with exit code {exit_code}: {line[:300]}",
                 lines=_around(tail, found[-1]),
             )
+
     if exit_code < 0:
-        name = (
-            signal.Signals(-exit_code).name
-            if -exit_code in signal.Signals._value2member_map_
-            else f"signal {-exit_code}"
-        )
-        extra = (
-            "; on Linux this is also how the kernel ends a process when memory runs out"
-            if name == "SIGKILL"
-            else ""
-        )
-        return failure("signal", f"{who} was killed by {name}{extra}", lines=_last(tail))
-    last = _around(tail, raised[-1]) if raised else _last(tail)
-    said = tail[raised[-1]] if raised else last[-1] if last else ""
-    message = f"{who} ended with exit code {exit_code}" + (
-        f": {said.strip()[:300]}" if said else ""
-    )
-    return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=last)
+        message = f"{who} was killed by {_signal_name(-exit_code)}"
+        if -exit_code == signal.SIGKILL:
+            message += "; on Linux the kernel also ends a process so when memory runs out"
+        return failure("signal", message, lines=_last(tail))
+
+    lines = _around(tail, raised[-1]) if raised else _last(tail)
+    last = tail[raised[-1]] if raised else lines[-1] if lines else ""
+    message = f"{who} ended with exit code {exit_code}"
+    if last:
+        message += f": {last.strip()[:300]}"
+    return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=lines)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _tail(path: Path, start: int, size: int = 65536) -> list[str]:

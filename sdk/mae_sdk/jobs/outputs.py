@@ -1,6 +1,7 @@
 """What a job has left for the next one: found in its folder, on a local disk or behind a URL.
 
-Looking copies nothing: a plan reads lists and small files only. `fetch` brings the chosen files of a remote job.
+Looking copies nothing: a plan reads lists and small files only. `fetch` brings the chosen files of
+a remote job.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SUFFIXES = {
 
 
 def artefact_kind(name: str) -> str | None:
-    """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; None for any other file."""
+    """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; else None."""
     suffix = PurePosixPath(name).suffix.lower()
     return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
 
@@ -61,12 +62,13 @@ class ParentInfo:
     """A job, as those that start from it see it.
 
     Attributes:
-        id: of the job itself; for an AutoML job that of its best trial, and `resolved_from` is the id
-            that was asked for.
+        id: of the job itself; for an AutoML job that of its best trial, and `resolved_from` is the
+            id that was asked for.
         job_dir: its local folder; for a remote one, where its files are put when they are fetched.
         kind: ``checkpoint``, ``onnx``, ``engine``, or ``none`` when the job leaves no model.
         spec: its resolved spec.
-        checkpoint_meta: the entry of ``checkpoints.json`` for the newest checkpoint that its model comes from.
+        checkpoint_meta: the entry of ``checkpoints.json`` for the newest checkpoint that its model
+            comes from.
         files: relative path → bytes.
         elsewhere: artefacts that its result names outside its folder.
     """
@@ -87,7 +89,8 @@ class ParentInfo:
         """The model that the job left; `policy` chooses among checkpoints.
 
         Raises:
-            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, or the policy does not fit.
+            NotFoundError, CheckpointError, UsageError: there is none, it is damaged, or the policy
+                does not fit.
         """
         if self.kind == CHECKPOINT and self.index is not None:
             choice = self._choose(policy)
@@ -98,13 +101,15 @@ class ParentInfo:
         if self.kind == CHECKPOINT:
             name, reason = self._unindexed(policy)
             return self._artefact([name], reason)
-        found = [name for name in self._own() if artefact_kind(name) == self.kind]
+
+        inside = [name for name in self._own() if artefact_kind(name) == self.kind]
         outside = [path for path in self.elsewhere if artefact_kind(path.name) == self.kind]
-        if len(found) + len(outside) != 1:
+        if len(inside) + len(outside) != 1:
+            count = "more than one" if inside or outside else "no"
             raise NotFoundError(
-                f"job {self.id} left {'more than one' if found or outside else 'no'} {self.kind} file",
+                f"job {self.id} left {count} {self.kind} file",
                 field="parent_job_id",
-                got=sorted([*found, *map(str, outside)]),
+                got=sorted([*inside, *map(str, outside)]),
                 expected="exactly one",
                 hint="name the file in the spec instead",
             )
@@ -112,18 +117,17 @@ class ParentInfo:
             return Artefact(outside[0], f"the {self.kind} file that it wrote outside its folder")
 
         # Weights of a large model are kept in a file beside the .onnx.
-        beside = [name for name in self.files if name != found[0] and name.startswith(found[0])]
-        return self._artefact([*found, *beside], f"the {self.kind} file of its {self.action}")
+        beside = [name for name in self.files if name != inside[0] and name.startswith(inside[0])]
+        return self._artefact([*inside, *beside], f"the {self.kind} file of its {self.action}")
 
     def folder(self) -> Artefact:
         """The folder that holds the model."""
         names = self._own()
-        base = (
-            self._artefact(names, f"the results of its {self.action}")
-            if names
-            else Artefact(self.job_dir, "")
-        )
-        return Artefact(self.job_dir / self.action, base.reason, base.needs)
+        path = self.job_dir / self.action
+        if not names:
+            return Artefact(path, "")
+        results = self._artefact(names, f"the results of its {self.action}")
+        return Artefact(path, results.reason, results.needs)
 
     def _own(self) -> list[str]:
         return sorted(name for name in self.files if name.startswith(f"{self.action}/"))
@@ -169,13 +173,8 @@ class ParentInfo:
             for name in names:
                 path = self.job_dir / name
                 if not path.is_file() or path.stat().st_size != self.files[name]:
-                    needs.append(
-                        (
-                            urls.join(self.root.job_url(self.id), name),
-                            path,
-                            sha256 if name == names[0] else None,
-                        )
-                    )
+                    url = urls.join(self.root.job_url(self.id), name)
+                    needs.append((url, path, sha256 if name == names[0] else None))
         return Artefact(self.job_dir / names[0], reason, tuple(needs))
 
 
@@ -248,7 +247,9 @@ def _newest(index: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def best_child(root: Root, job_id: str) -> str:
-    """The id of an AutoML job's best trial (of several metrics: the Pareto trial best in the first).
+    """The id of an AutoML job's best trial.
+
+    Of several metrics: the trial of the Pareto front that is best in the first.
 
     Raises:
         NotFoundError: no trial has succeeded yet.
@@ -335,7 +336,7 @@ def _spec(root: Root, job_id: str, files: Mapping[str, int]) -> dict[str, Any]:
 def _inherited_meta(
     record: records.JobRecord, spec: Mapping[str, Any], root: Root
 ) -> dict[str, Any] | None:
-    """What is known of the checkpoint that an exported model was made from, if its job still exists."""
+    """The entry of the checkpoint that an exported model was made from, if its job exists."""
     above = record.get("parent")
     if not above:
         return None

@@ -1,8 +1,8 @@
 """``job.json``: what was asked and every attempt at it. Atomic, locked, states only forward.
 
-The types below are the job folder's contract; ``docs/job_folder.md`` shows them as one page. The state of
-a job is that of its last attempt, except that an attempt that ended PREEMPTED leaves the job PENDING: it
-waits for its next attempt.
+The types below are the job folder's contract; ``docs/job_folder.md`` shows them as one page. The
+state of a job is that of its last attempt, except that an attempt that ended PREEMPTED leaves the
+job PENDING: it waits for its next attempt.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from mae_skill.errors import NotFoundError
 from mae_sdk import files
 
 SCHEMA_VERSION = 1
-"""Of the records in a job folder. It rises when an older reader would misread a record; a new optional
-field does not need that. A record without a version was written before there was one, and is version 1."""
+"""Of the records in a job folder. It rises when an older reader would misread a record; a new
+optional field does not need that. A record without a version was written before there was one, and
+is version 1."""
 
 PENDING, RUNNING, COMPLETE, ERROR, CANCELED, UNKNOWN = (
     "PENDING",

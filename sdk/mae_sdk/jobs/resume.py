@@ -1,4 +1,4 @@
-"""What a further attempt of a job needs: its spec pointed at the newest checkpoint of its own folder."""
+"""A further attempt of a job: its spec is pointed at the newest checkpoint of its own folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from mae_sdk.jobs.checkpoints import CheckpointIndex
 
 
 def prepare(job_dir: Path) -> Path | None:
-    """Rewrite ``spec.yaml`` for the newest attempt, by the resume mappings in the record (``resume_keys``, ``ptm_keys``).
+    """Rewrite ``spec.yaml`` for the newest attempt.
+
+    The record's ``resume_keys`` get the checkpoint; its ``ptm_keys`` are cleared.
 
     Returns:
         The checkpoint that it resumes from; None where there is none yet.

@@ -25,7 +25,8 @@ class Root:
     Raises:
         UsageError: it is empty.
 
-    A job under a remote root runs in a local scratch folder; on that machine its state is read there.
+    A job under a remote root runs in a local scratch folder; on that machine its state is read
+    there.
     """
 
     def __init__(self, where: str | os.PathLike[str] | None = None) -> None:
@@ -50,7 +51,7 @@ class Root:
         return urls.join(self.url, job_id)
 
     def work_dir(self, job_id: str) -> Path:
-        """The local folder in which the job runs: its folder, or its scratch when the root is remote."""
+        """The local folder in which a job runs; of a remote root, its scratch folder."""
         if not self.remote:
             return Path(self.url) / job_id
         base = os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch"
@@ -173,7 +174,8 @@ def check_id(job_id: str) -> None:
     """Refuse what cannot be a job id, before it becomes part of a path.
 
     Raises:
-        UsageError: it is empty, hidden, or holds anything but letters, digits, dot, dash and underscore.
+        UsageError: it is empty, hidden, or holds anything but letters, digits, dot, dash and
+            underscore.
     """
     if (
         not job_id

@@ -18,7 +18,8 @@ _URL_PASSWORD = re.compile(
 )  # a sealed URL says where its secret is
 
 _SIGNATURE = re.compile(
-    r"""(?i)((?<=[?&])(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|token|access_token)=)[^&\s"'<>]+"""
+    r"""(?i)((?<=[?&])(?:x-amz-(?:signature|credential|security-token)"""
+    r"""|x-goog-(?:signature|credential)|signature|sig|token|access_token)=)[^&\s"'<>]+"""
 )
 
 
@@ -28,8 +29,10 @@ def is_secret_name(name: str) -> bool:
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
-    """The values to hide, passwords inside URLs among them, longest first. Very short ones are left: hiding them would garble the text and
-    hide nothing."""
+    """The values to hide, passwords inside URLs among them, longest first.
+
+    Very short ones are left: hiding them would garble the text and hide nothing.
+    """
     values = {
         value
         for name, value in environment.items()

@@ -1,7 +1,8 @@
 """``status.json``: progress as JSON lines, appended as a whole line at a time.
 
-Each line holds ``date, time, status, verbosity, message`` and, where they apply, ``kpi`` and on epoch lines
-``epoch, step, max_epoch, max_step, time_per_epoch, time_per_step, eta``. A number that is not finite is written as null.
+Each line holds ``date, time, status, verbosity, message`` and, where they apply, ``kpi`` and on
+epoch lines ``epoch, step, max_epoch, max_step, time_per_epoch, time_per_step, eta``. A number that
+is not finite is written as null.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ STARTED, RUNNING, SUCCESS, FAILURE, SKIPPED = "STARTED", "RUNNING", "SUCCESS", "
 
 
 def finite(value: Any) -> Any:
-    """`value` with every non-finite number replaced by None and every unknown type by its text, so that the result is JSON."""
+    """`value` as JSON types: a number that is not finite becomes None, an unknown type its text."""
     if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
         return value
     if isinstance(value, float):
@@ -33,10 +34,11 @@ def finite(value: Any) -> Any:
 
 
 class StatusWriter:
-    """Appends to a status file. One `write` call a line, so that concurrent readers see whole lines.
+    """Appends to a status file. One `write` call per line: concurrent readers see whole lines.
 
     Args:
-        path: the ``status.json`` of the job; its folder is created. None writes nowhere (for ranks above 0).
+        path: the ``status.json`` of the job; its folder is created. None writes nowhere (for ranks
+            above 0).
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
@@ -98,7 +100,7 @@ def parse_status(text: str) -> list[dict[str, Any]]:
 
 
 def read_status(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a status file, oldest first; a torn line is left out, a missing file is an empty list."""
+    """The lines of a status file, oldest first, without torn ones; none of a missing file."""
     try:
         return parse_status(Path(path).read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:

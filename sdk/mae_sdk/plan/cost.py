@@ -1,8 +1,9 @@
-"""How long a planned run takes, and how that is known: measured now, recorded from earlier jobs, or estimated.
+"""How long a planned run takes: measured now, recorded from earlier jobs, or estimated.
 
-A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and prints a
-JSON object as its last line (``seconds_per_step``, and what else it knows); ``cost_keys`` names the spec
-fields that decide what a step costs; its estimator may give ``seconds_per_step`` from the work of a step.
+A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and
+prints a JSON object as its last line (``seconds_per_step``, and what else it knows); ``cost_keys``
+names the spec fields that decide what a step costs; its estimator may give ``seconds_per_step``
+from the work of a step.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
 
 
 def _ran_there(record: records.JobRecord, plan: Any) -> bool:
-    """Whether a job ran where the plan's job will: on the same platform, and this machine if it is local."""
+    """Whether a job ran where the plan's job will: same platform, and same machine if local."""
     from mae_sdk.run.process import same_host
 
     if (record.get("platform") or DEFAULT) != plan.request.platform:
@@ -171,8 +172,8 @@ def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS
     """Run the bundle's measurement of the planned spec in a folder that goes away afterwards.
 
     Raises:
-        UsageError: the bundle cannot measure this action, the job will run on another machine, or the
-            measurement ended in an error, which the message reports.
+        UsageError: the bundle cannot measure this action, the job will run on another machine, or
+            the measurement ended in an error, which the message reports.
     """
     from mae_skill.reader import dump_yaml
 

@@ -20,8 +20,8 @@ class Shape(NamedTuple):
     """The processes of a job and its devices.
 
     Attributes:
-        devices: names that the supervisor reserves `device_count` of; empty without GPUs, and where the
-            platform's engine allots them.
+        devices: names that the supervisor reserves `device_count` of; empty without GPUs, and where
+            the platform's engine allots them.
     """
 
     processes: int

@@ -2,10 +2,10 @@
 
 GPUs: one lock of the operating system each, which ends with the supervisor that holds it.
 
-Cores: each job that starts learns how many threads leave room for the others. Several jobs with as many
-threads each as there are cores do not run half as fast but many times slower: a thread that waits for its
-team spins on a core that another job's thread needs. So waiting threads sleep, and a job that starts
-beside others gets its share of the cores.
+Cores: each job that starts learns how many threads leave room for the others. Several jobs with as
+many threads each as there are cores do not run half as fast but many times slower: a thread that
+waits for its team spins on a core that another job's thread needs. So waiting threads sleep, and a
+job that starts beside others gets its share of the cores.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Reservation:
 
 
 class CoreShare:
-    """This job among those that compute on the CPU now; it counts until `release` or the process's end.
+    """This job among those that compute on the CPU now, until `release` or the process's end.
 
     Args:
         processes: how many the job starts.
@@ -98,7 +98,7 @@ class CoreShare:
         return self
 
     def threads(self) -> int | None:
-        """Threads for each process of this job; None (the library's default) for one process alone."""
+        """Threads per process of this job; None (the library's default) for one process alone."""
         together = self.others + self.processes
         return None if together == 1 else max(1, cpu_cores() // together)
 
@@ -136,7 +136,7 @@ def _live_processes(path: Path) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA devices of this machine that ``CUDA_VISIBLE_DEVICES`` leaves, by the names it takes.
+    """The NVIDIA devices that ``CUDA_VISIBLE_DEVICES`` leaves, by the names it takes.
 
     No driver call is made.
     """

@@ -22,7 +22,7 @@ _OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", "MAE_WARM_SOCKET")
 
 
 class LocalPlatform(Platform):
-    """Jobs on the machine of the caller. Devices and cores are shared by locks of the operating system."""
+    """Jobs on the caller's machine. They share devices and cores by locks of the system."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
@@ -51,7 +51,7 @@ class LocalPlatform(Platform):
         return [_state(job_dir, records.last_attempt(record)) for job_dir, record in jobs]
 
     def cancel(self, job_dir: Path, record: JobRecord) -> None:
-        """SIGTERM to the supervisor; where it is gone, an end to the processes that it left behind."""
+        """SIGTERM to the supervisor; where it is gone, kill the processes that it left."""
         process = records.last_attempt(record)["process"]
         alive = is_alive(process) if process else False
         if process and alive:

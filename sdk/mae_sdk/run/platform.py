@@ -1,10 +1,10 @@
-"""Where jobs run: the contract of a platform, the list of those installed, and the one way to start a job.
+"""Where jobs run: the contract of a platform, those installed, and the one way to start a job.
 
 A job is a folder (`mae_sdk.jobs`) and a supervisor process that runs it: ``python -m
-mae_sdk.run.supervisor JOB_DIR``. A platform is a thin layer over an engine that exists already (this
-machine, SLURM, Ray, Kubernetes, Docker …): it starts that one process somewhere and says what became of
-it. Everything else goes through the folder, which every machine that takes part must see: progress,
-results, failures, and the states that the supervisor writes.
+mae_sdk.run.supervisor JOB_DIR``. A platform is a thin layer over an engine that exists already
+(this machine, SLURM, Ray, Kubernetes, Docker …): it starts that one process somewhere and reports
+what became of it. Everything else goes through the folder, which every machine that takes part must
+see: progress, results, failures, and the states that the supervisor writes.
 
 To add a platform, write a subclass of `Platform` in one file and name it in one line::
 
@@ -14,32 +14,34 @@ To add a platform, write a subclass of `Platform` in one file and name it in one
 What the methods are given, and what they promise:
 
 ``submit(job_dir, record, env)``
-    is called once per attempt, under the lock of the folder, by `submit` of this module, which sees to
-    it that two callers start one supervisor. It returns as soon as the engine has accepted the job, with
-    the fields of the attempt by which the engine finds it again: ``{"handle": {...}}`` (JSON), or
-    ``{"process": identity}`` for a process of this machine. `env` holds what the job needs beside the
-    platform's own environment; its values may be secrets and belong into the engine's store for
-    secrets or into the process's environment, never into a command line or a file. The adapter may
-    change ``record["launch"]`` (paths, the interpreter), which is written when it returns.
+    is called once per attempt, under the lock of the folder, by `submit` of this module, which
+    ensures that two callers start one supervisor. It returns as soon as the engine has accepted the
+    job, with the fields of the attempt by which the engine finds it again: ``{"handle": {...}}``
+    (JSON), or ``{"process": identity}`` for a process of this machine. `env` holds what the job
+    needs beside the platform's own environment. Its values may be secrets: they belong into the
+    engine's store for secrets or the environment of the process, never into a command line or a
+    file. The adapter may change ``record["launch"]`` (paths, the interpreter); the record is
+    written when it returns.
 ``state(jobs)``
-    is asked for many jobs at once, so that a cluster is polled with one request, and only for those whose
-    record does not yet hold a terminal state. It answers for each in the vocabulary of a job:
-    PENDING (queued, or about to start again after a preemption), RUNNING, UNKNOWN (cannot be seen from
-    here), or one of COMPLETE, ERROR, CANCELED, which all say that the engine runs it no longer. Then,
-    if the record still holds no end, the job becomes CANCELED where that was asked for, else ERROR
-    with the reason and the category of the answer.
+    is asked about many jobs at once, so that a cluster is polled with one request, and only about
+    those whose record holds no end yet. It answers for each with the states of a job: PENDING
+    (queued, or about to start again after a preemption), RUNNING, UNKNOWN (cannot be seen from
+    here), or one of COMPLETE, ERROR, CANCELED, which all mean that the engine no longer runs it.
+    If the record still holds no end then, the job becomes CANCELED where that was asked for, else
+    ERROR with the reason and the category of the answer.
 ``cancel(job_dir, record)``
-    ends the attempt if it runs, waits or has left something behind, and returns at once. The supervisor
-    gets SIGTERM; it finds the request for cancellation in the folder and writes CANCELED.
+    ends the attempt if it runs, waits or has left something behind, and returns at once. The
+    supervisor gets SIGTERM; it finds the request to cancel in the folder and writes CANCELED.
 ``resources()``
     what the jobs of this platform have, not what the machine of the caller has.
 ``logs(job_dir, record)``
     what the engine itself has kept; shown when the job's own log is empty (it never started).
 
-Preemption: a supervisor that gets SIGTERM lets the run save, and the attempt ends PREEMPTED. An engine
-that starts preempted or lost jobs again just runs the same command: a supervisor that finds its attempt
-begun opens the next one, which resumes from the newest checkpoint. Until then `state` answers PENDING; if
-the engine does not start it again, `state` answers with an end and the job waits for `Job.resume`.
+Preemption: a supervisor that gets SIGTERM lets the run save, and the attempt ends PREEMPTED. An
+engine that starts preempted or lost jobs again runs the same command: a supervisor that finds its
+attempt begun opens the next one, which resumes from the newest checkpoint. Until then `state`
+answers PENDING; if the engine does not start it again, `state` answers with an end and the job
+waits for `Job.resume`.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ GROUP = "mae_sdk.platforms"
 DEFAULT = "local"
 
 _BUILT_IN = {"local": "mae_sdk.run.local:LocalPlatform"}
-"""Found without the metadata of an installation, so that they cost no search and work from a checkout."""
+"""Found without an installation's metadata: they cost no search and work from a checkout."""
 
 _loaded: dict[str, Platform] = {}
 
@@ -91,8 +93,8 @@ class Resources:
     """What one job of a platform can have; None where the platform cannot tell.
 
     Attributes:
-        gpus: number of GPUs.  gpu_names: their names where the supervisor reserves them itself, as in
-            ``CUDA_VISIBLE_DEVICES``; empty where the engine allots them.
+        gpus: number of GPUs.  gpu_names: their names where the supervisor reserves them itself, as
+            in ``CUDA_VISIBLE_DEVICES``; empty where the engine allots them.
         device: the name of the GPU's model, or ``cpu``.
         cores: CPU cores.  memory_mb: main memory in MiB.
         here: whether jobs run on the machine of the caller.
@@ -179,7 +181,7 @@ def platform_of(record: JobRecord) -> Platform:
 
 
 def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
-    """Start the pending attempt of a job on its platform, once, whoever else tries at the same time.
+    """Start the pending attempt of a job on its platform, once, however many callers try.
 
     Args:
         env: what the job needs beside the platform's own environment; no record holds it.

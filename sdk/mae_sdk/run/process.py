@@ -1,7 +1,7 @@
 """Whether a process is the one that we started: host, boot, pid, start time, and not a zombie.
 
-A pid alone does not tell: it is reused, a zombie still has one, and the same number means another process
-on another host, after a reboot, or in another container.
+A pid alone does not tell: it is reused, a zombie still has one, and the same number means another
+process on another host, after a reboot, or in another container.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _pid_namespace() -> str:
 
 
 def _stat_fields(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from the state (index 0) on, or None where there is no such process."""
+    """Fields of /proc/PID/stat from the state (index 0) on; None without such a process."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
@@ -45,7 +45,7 @@ def _stat_fields(pid: int) -> list[str] | None:
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks since boot; None without the process or /proc."""
+    """When the process started, in kernel ticks since boot; None without it or /proc."""
     fields = _stat_fields(pid)
     return fields[19] if fields else None
 
@@ -63,7 +63,7 @@ def identify(pid: int | None = None) -> ProcessIdentity:
 
 
 def same_host(identity: ProcessIdentity) -> bool:
-    """Whether this process may judge the other: same machine and the same numbering of processes."""
+    """Whether this process can see the other: same machine, same numbering of processes."""
     return identity.get("host") == socket.gethostname() and identity.get("pid_namespace", "") in (
         "",
         _pid_namespace(),
@@ -71,7 +71,7 @@ def same_host(identity: ProcessIdentity) -> bool:
 
 
 def is_alive(identity: ProcessIdentity) -> bool | None:
-    """True, False, or None where it cannot be known from here (another host, or another container)."""
+    """True, False, or None where it cannot be seen from here (another host or container)."""
     if not same_host(identity):
         return None
     if identity.get("boot_id") != boot_id():
@@ -110,7 +110,8 @@ def _processes_with(variable: str, value: str) -> Iterator[int]:
 
 
 def kill_leftovers(job_dir: Path) -> list[int]:
-    """Kill what a dead supervisor left behind: processes with ``MAE_JOB_DIR=<job_dir>`` in their environment.
+    """Kill what a dead supervisor left behind: processes with ``MAE_JOB_DIR=<job_dir>`` in their
+    environment.
 
     Returns:
         The pids that were killed.

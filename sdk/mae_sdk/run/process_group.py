@@ -1,8 +1,9 @@
 """Start the ranks of one run, watch them, stop them together. Standard library only.
 
-Every rank is started here, with the variables that torchelastic would set; no launcher of a framework is used. What an orchestrator has
-set is read once and removed, so that no library below can detect a cluster that we have already accounted for. All ranks and whatever
-they start form one process group, which ends as a whole.
+Every rank is started here, with the variables that torchelastic would set; no launcher of a
+framework is used. What an orchestrator has set is read once and removed, so that no library below
+can detect a cluster that we have already accounted for. All ranks and whatever they start form one
+process group, which ends as a whole.
 """
 
 from __future__ import annotations
@@ -66,7 +67,13 @@ class Cluster(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How the ranks ended. ``exit_code`` is that of the rank that failed first (negative = killed by that signal), 75 when preempted."""
+    """How the ranks ended.
+
+    Attributes:
+        exit_code: of the rank that failed first (negative = killed by that signal); 75 = preempted.
+        rank: the rank that failed first.
+        stopped: whether the ranks were asked to stop.
+    """
 
     exit_code: int
     rank: int | None = None
@@ -109,7 +116,10 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> Callable[[], None]:
-    """A call for the child: be killed when the parent dies, so that no rank outlives its supervisor. Linux only; else it does nothing."""
+    """A call that has the kernel kill the child when its parent dies. Only Linux can do that.
+
+    So no rank outlives its supervisor.
+    """
     if not sys.platform.startswith("linux"):
         return lambda: None
     try:
@@ -122,7 +132,7 @@ def _die_with_parent() -> Callable[[], None]:
 
 
 class _Log:
-    """Copies the output of the ranks line by line into the log, secrets removed, each rank named when there are several."""
+    """Copies the ranks' output line by line into the log, without secrets, naming each rank."""
 
     def __init__(self, path: Path, secrets: Sequence[str], world: int) -> None:
         self.stream = path.open("ab", buffering=0)
@@ -176,7 +186,7 @@ class _Log:
 
 @contextlib.contextmanager
 def _signals(stop: list[int]) -> Iterator[int]:
-    """SIGTERM, SIGUSR1 and SIGINT are noted in `stop`; those and SIGCHLD wake the loop through the yielded descriptor."""
+    """Note SIGTERM, SIGUSR1 and SIGINT in `stop`; they and SIGCHLD wake the yielded descriptor."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -230,7 +240,8 @@ def start_and_watch(
         stop: the signals that ask for a stop are appended here.
 
     Returns:
-        The outcome. A rank that fails takes the others with it. The whole process group is gone on return.
+        The outcome. A rank that fails takes the others with it. The whole process group is gone on
+        return.
 
     Raises:
         OSError: the command cannot be started.
@@ -353,7 +364,11 @@ def _kill_group(group: int, number: int) -> None:
 def run_ranks(
     command: Sequence[str], nproc: int, env: Mapping[str, str] | None = None, **options: Any
 ) -> int:
-    """Run a command as `nproc` ranks in the foreground and return a shell's exit code (128 + signal when a rank was killed)."""
+    """Run a command as `nproc` ranks in the foreground.
+
+    Returns:
+        A shell's exit code: 128 + signal when a rank was killed.
+    """
     stop: list[int] = []
     outcome = start_and_watch(
         command, nproc, os.environ if env is None else env, stop=stop, **options

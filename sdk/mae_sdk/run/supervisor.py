@@ -1,6 +1,7 @@
 """``python -m mae_sdk.run.supervisor JOB_DIR``: run one job to its end. Standard library only.
 
-It starts in tens of milliseconds, reads ``job.json``, starts the ranks, and alone writes the terminal state:
+It starts in tens of milliseconds, reads ``job.json``, starts the ranks, and alone writes the
+terminal state:
 
 ==================================  =====================================================
 the ranks end with                  the attempt becomes
@@ -13,8 +14,8 @@ anything after a request to cancel  CANCELED
 anything else                       ERROR, with a failure analysis
 ==================================  =====================================================
 
-An engine that starts a preempted or lost job again runs the same command: an attempt that has already
-begun ends PREEMPTED, and the next one starts from the newest checkpoint.
+An engine that starts a preempted or lost job again runs the same command: an attempt that has
+already begun ends PREEMPTED, and the next one starts from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_sdk.jobs import records
-from mae_sdk.jobs.failure import analyse, failure
+from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
@@ -35,7 +36,7 @@ from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, run_ranks, start_and_watch
 
 if TYPE_CHECKING:
-    from mae_sdk.jobs.sync import Follower
+    from mae_sdk.jobs.sync import FolderSync
     from mae_sdk.run.devices import CoreShare
 
 __all__ = ["main", "run_ranks", "supervise"]
@@ -174,9 +175,9 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             outcome = Outcome(0, stopped=True)
         else:
             if launch.get("remote"):
-                from mae_sdk.jobs.sync import Follower
+                from mae_sdk.jobs.sync import FolderSync
 
-                sync = Follower(job_dir, launch["remote"])
+                sync = FolderSync(job_dir, launch["remote"])
             records.update_record(
                 job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
             )
@@ -202,7 +203,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
 
 
 class _Tick:
-    """What is done now and then while the ranks run: the heartbeat, and a look for a request to cancel."""
+    """Called now and then while the ranks run: beats, and tells whether to cancel."""
 
     def __init__(self, job_dir: Path) -> None:
         self.job_dir = job_dir
@@ -244,10 +245,10 @@ def _finish(
     outcome: Outcome | None,
     problem: Failure | None,
     secrets: list[str],
-    sync: Follower | None,
+    sync: FolderSync | None,
     log_start: int,
 ) -> str:
-    """Write the attempt's end into the record, and let the remote copy arrive; returns the state."""
+    """Write the attempt's end into the record and finish the remote copy; returns the state."""
     cancel = job_dir / records.CANCEL_NAME
     state, reason, problem = _verdict(job_dir, record, outcome, problem, secrets, log_start)
     fields: dict[str, Any] = {
@@ -304,7 +305,7 @@ def _verdict(
     if problem is None and ended_well:
         problem = failure("runner", f"the runner ended without an error but wrote no {result}")
     elif problem is None and outcome is not None:
-        problem = analyse(job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start)
+        problem = analyze(job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start)
     problem = redact_tree(problem, secrets)
     return records.ERROR, str((problem or {}).get("message", "")), problem
 
