@@ -1,7 +1,8 @@
-"""``python -m mae_runners <action> -e spec.yaml [key=value …]``: one action, in this process or as ranks of one run.
+"""``python -m mae_runners <action> -e spec.yaml [key=value …]``: one action, in this process or as
+ranks of one run.
 
-Exit codes are those of `mae_skill.errors`; 75 = preempted after saving. Errors leave `<results_dir>/error.json`;
-success leaves `<results_dir>/<action>/result.json`, written last.
+Exit codes are those of `mae_skill.errors`; 75 = preempted after saving. Errors leave
+``<results_dir>/error.json``; success leaves ``<results_dir>/<action>/result.json``, written last.
 """
 
 from __future__ import annotations
@@ -14,19 +15,70 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae_sdk.files import write_json
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import MaeError, PreemptedError, SpecError, UsageError
 
+from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
+
+# What takes long to import is imported inside functions: `main` handles signals first.
+if TYPE_CHECKING:
+    from mae_skill.spec import ExperimentSpec
+
+    from mae_runners.context import RunContext
+
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
 DISTRIBUTED = ("train", "evaluate", "inference")
 
 
+@dataclass
+class Run:
+    """How far a run has come, for the handlers of its errors.
+
+    Attributes:
+        folder: the job folder; None until the spec is read.
+        context: None until the action starts.
+    """
+
+    folder: Path | None = None
+    context: RunContext | None = None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one action and returns the process exit code."""
+    args = parse(argv)
+    preemption = Preemption() if args.action == "train" else None
+    run = Run()
+    try:
+        return start(args, preemption, run)
+    except PreemptedError as error:
+        return stop(error.message, run, str(error))
+    except StoppedBeforeTraining:
+        return stop(
+            "stopped by a signal before anything was trained; there was nothing to save", run
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return leave(130)
+    except MaeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        record_failure(run, error.to_dict())
+        return leave(error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        record_failure(run, internal_error(error))
+        return leave(1)
+    finally:
+        if preemption is not None:
+            preemption.release()
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; exits with 2 where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m mae_runners", description="Run one MAE action."
     )
@@ -44,64 +96,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="key=value",
         help="dotted overrides, such as train.num_epochs=2",
     )
-    args = parser.parse_intermixed_args(argv)
-    folder: Path | None = None
-    context: Any = None
-    from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
+    return parser.parse_intermixed_args(argv)
 
-    preemption = Preemption() if args.action == "train" else None
-    try:
-        resolved, provenance = resolve(args.action, args.experiment_spec, args.overrides)
-        from mae_skill.spec import ExperimentSpec
 
-        spec = ExperimentSpec.model_validate(resolved)
-        from mae_runners.context import job_dir_of
+def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> int:
+    """Reads the spec, then runs the action here or as several ranks; returns the exit code."""
+    resolved, provenance = resolve(args.action, args.experiment_spec, args.overrides)
 
-        folder = job_dir_of(spec)
-        ranks = ranks_to_start(args.action, spec)
-        if ranks is not None:
-            return start_ranks(args.action, resolved, ranks, folder)
-        from mae_runners.context import make_context
+    from mae_skill.spec import ExperimentSpec
 
-        context = make_context(args.action, spec, provenance)
-        context.preemption = preemption
-        run_action(args.action, spec, context)
-        return 0
-    except PreemptedError as error:
-        if context is not None:
-            context.status.running(error.message)
-        print(error, file=sys.stderr)
-        return leave(error.exit_code)
-    except StoppedBeforeTraining:
-        message = "stopped by a signal before anything was trained; there was nothing to save"
-        if context is not None:
-            context.status.running(message)
-        print(message, file=sys.stderr)
-        return leave(PreemptedError.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return leave(130)
-    except MaeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        record_failure(folder, error.to_dict(), context)
-        return leave(error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        fault = {
-            "code": "internal",
-            "message": f"{type(error).__name__}: {error}",
-            "field": None,
-            "got": None,
-            "expected": None,
-            "hint": "this is a fault of the program; the log holds the traceback",
-            "retryable": False,
-            "exit_code": 1,
-        }
-        record_failure(folder, fault, context)
-        return leave(1)
-    finally:
-        if preemption is not None:
-            preemption.release()
+    from mae_runners.context import job_dir_of, make_context
+
+    spec = ExperimentSpec.model_validate(resolved)
+    run.folder = job_dir_of(spec)
+    ranks = ranks_to_start(args.action, spec)
+    if ranks is not None:
+        return start_ranks(args.action, resolved, ranks, run.folder)
+
+    run.context = make_context(args.action, spec, provenance)
+    run.context.preemption = preemption
+    run_action(args.action, spec, run.context)
+    return 0
 
 
 def resolve(
@@ -149,21 +164,29 @@ def resolve(
     return merged.spec, merged.provenance
 
 
-def ranks_to_start(action: str, spec: Any) -> int | None:
-    """How many ranks this process has to start on this node, or None when it is itself the (only) rank."""
+def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:
+    """How many ranks this process has to start on this node, or None when it is itself the (only)
+    rank.
+
+    Raises:
+        UsageError: more nodes are asked for than the orchestrator names.
+    """
     if "RANK" in os.environ or action not in DISTRIBUTED:
         return None
+
     from mae_runners.context import device_kind, environment_number, processes_per_node
 
     section = getattr(spec, action)
     count = processes_per_node(section)
-    nodes, wanted = environment_number("WORLD_SIZE", 1), int(getattr(section, "num_nodes", 1) or 1)
-    if wanted > nodes:
+    nodes = environment_number("WORLD_SIZE", 1)
+    if section.num_nodes > nodes:
         raise UsageError(
-            f"{wanted} nodes are asked for and the orchestrator's variables name {nodes}",
+            f"{section.num_nodes} nodes are asked for and the orchestrator's variables name "
+            f"{nodes}",
             field=f"{action}.num_nodes",
-            got=wanted,
-            expected="WORLD_SIZE (number of nodes), NODE_RANK, MASTER_ADDR and MASTER_PORT in the environment of each node",
+            got=section.num_nodes,
+            expected="WORLD_SIZE (number of nodes), NODE_RANK, MASTER_ADDR and MASTER_PORT in the "
+            "environment of each node",
             hint=f"set them, or {action}.num_nodes=1",
         )
     if count * nodes == 1:
@@ -173,7 +196,8 @@ def ranks_to_start(action: str, spec: Any) -> int | None:
 
 
 def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path) -> int:
-    """Runs this action again as `count` ranks and returns their common exit code. The key travels by environment only."""
+    """Runs this action again as `count` ranks and returns their common exit code. The key travels
+    by environment only."""
     from mae_sdk.run.supervisor import run_ranks
 
     from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
@@ -183,61 +207,83 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
     if key:
         env[ENCRYPTION_VARIABLE] = key
         resolved = {**resolved, "encryption_key": f"env:{ENCRYPTION_VARIABLE}"}
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "error.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
         path = Path(temporary) / "spec.json"
         path.write_text(json.dumps(resolved))
-        return int(
-            run_ranks([sys.executable, "-m", "mae_runners", action, "-e", str(path)], count, env)
-        )
+        command = [sys.executable, "-m", "mae_runners", action, "-e", str(path)]
+        return int(run_ranks(command, count, env))
 
 
-def run_action(action: str, spec: Any, context: Any) -> dict[str, Any]:
+def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Runs the action and writes `result.json` last; only rank 0 writes."""
     module = importlib.import_module(f"mae_runners.actions.{action}")
-    if (
-        context.world_size == 1
-    ):  # with several ranks, whoever starts them clears it: a slow rank must not erase a fast one's error
+    if context.world_size == 1:
+        # With several ranks, their starter has removed it: a slow rank must not erase the error
+        # of a fast one.
         (context.results_dir / "error.json").unlink(missing_ok=True)
+
     context.status.started(f"{action} started")
     result: dict[str, Any] = module.run(spec, context)
-    if context.is_main:
-        context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
-        write_json(context.action_dir / "result.json", result)
-        if (
-            context.action_dir != context.results_dir / action
-        ):  # the job folder's contract names this path
-            write_json(context.results_dir / action / "result.json", result)
+    if not context.is_main:
+        return result
+
+    context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
+    write_json(context.action_dir / "result.json", result)
+    if context.action_dir != context.results_dir / action:
+        # The job folder's contract names this path.
+        write_json(context.results_dir / action / "result.json", result)
     return result
 
 
-def record_failure(folder: Path | None, error: dict[str, Any], context: Any) -> None:
+def internal_error(error: Exception) -> dict[str, Any]:
+    """An unexpected exception in the form of `MaeError.to_dict`."""
+    return {
+        "code": "internal",
+        "message": f"{type(error).__name__}: {error}",
+        "field": None,
+        "got": None,
+        "expected": None,
+        "hint": "internal error: this is a bug in mae; the log holds the traceback",
+        "retryable": False,
+        "exit_code": 1,
+    }
+
+
+def record_failure(run: Run, error: dict[str, Any]) -> None:
     """Leaves `error.json` (the first rank to fail wins) and a FAILURE line."""
+    folder = run.folder
     if folder is None:
         job = os.environ.get("MAE_JOB_DIR")
         if not job:
             return
         folder = Path(job)
-    folder.mkdir(parents=True, exist_ok=True)
+
     target = folder / "error.json"
-    attempt = os.environ.get("MAE_ATTEMPT")
-    if context is not None and context.world_size > 1 and target.exists():
+    if run.context is not None and run.context.world_size > 1 and target.exists():
         return
-    write_json(
-        target,
-        {
-            **error,
-            "rank": int(os.environ.get("RANK", 0)),
-            **({"attempt": int(attempt)} if attempt and attempt.isdigit() else {}),
-        },
-    )
-    if context is not None:
-        context.status.failure(error["message"], error=error)
+    entry = {**error, "rank": int(os.environ.get("RANK", 0))}
+    attempt = os.environ.get("MAE_ATTEMPT", "")
+    if attempt.isdigit():
+        entry["attempt"] = int(attempt)
+    write_json(target, entry)
+    if run.context is not None:
+        run.context.status.failure(error["message"], error=error)
+
+
+def stop(message: str, run: Run, shown: str | None = None) -> int:
+    """Reports that the run was preempted; returns the exit code."""
+    if run.context is not None:
+        run.context.status.running(message)
+    print(shown or message, file=sys.stderr)
+    return leave(PreemptedError.exit_code)
 
 
 def leave(code: int) -> int:
-    """The exit code; a failed rank leaves at once, since tearing down a process group that others still use can hang."""
+    """The exit code; a failed rank exits at once, since tearing down a process group that others
+    still use can hang."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()

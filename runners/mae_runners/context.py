@@ -60,8 +60,8 @@ class QuietStatus:
 
 
 class Progress:
-    """Counts steps: a bar on a terminal, one JSON line every few seconds otherwise, nothing on ranks
-    above 0."""
+    """Counts steps: a bar on a terminal, one JSON line every few seconds otherwise, nothing on
+    ranks above 0."""
 
     def __init__(self, total: int, description: str, *, enabled: bool, initial: int = 0) -> None:
         self.total, self.description, self.done, self.enabled = total, description, initial, enabled
@@ -159,7 +159,7 @@ class RunContext:
 def make_context(
     action: str, spec: ExperimentSpec, provenance: Mapping[str, Origin] | None = None
 ) -> RunContext:
-    """The context of this process, from the spec and the torchelastic variables the supervisor sets.
+    """The context of this process, from the spec and the supervisor's torchelastic variables.
 
     Raises:
         DependencyError: the spec asks for a GPU and there is none.
@@ -310,8 +310,8 @@ def device_kind(spec: ExperimentSpec, action: str) -> tuple[str, str | None]:
 
 
 def resolve_key(value: str | None) -> str | None:
-    """The key that `encryption_key` stands for: `env:NAME` reads the variable; a literal is taken as
-    it is; empty = no encryption.
+    """The key that `encryption_key` stands for: `env:NAME` reads the variable; a literal is taken
+    as it is; empty = no encryption.
 
     Raises:
         UsageError: the variable that the reference names is not set.

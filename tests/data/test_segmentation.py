@@ -301,7 +301,7 @@ def test_a_value_that_is_no_class_stops_the_run_whatever_is_tolerated(
     scenes: Path, tmp_path: Path, workers: int
 ) -> None:
     copy = spoil(scenes, tmp_path, 1, "value")
-    with pytest.raises(DataError, match="holds the value 200, which is no class") as caught:
+    with pytest.raises(DataError, match="holds the value 200, which is not a class") as caught:
         batches(build(copy, corrupt=1.0), 5, workers)
     assert caught.value.field == "model.num_classes" and "1 … 11" in str(caught.value.expected)
     batches(build(copy, classes=200), 5)

@@ -1,5 +1,5 @@
-"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository), proven
-against the model before it exists.
+"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository),
+proven against the model before it exists.
 
 Steps: build the module from the checkpoint alone; trace it; reduce its precision if asked; run it
 on real images in the runtime that users will run it in; compare with torch; only then move the file

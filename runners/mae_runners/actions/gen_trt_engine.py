@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
-    """Builds the engine and its description; returns ``{"kpis", "artefacts", "parity", "engine"}``."""
+    """Builds the engine and its description.
+
+    Returns:
+        ``{"kpis", "artefacts", "parity", "engine"}``.
+    """
     if not context.is_main:
         return {}
 
@@ -117,8 +121,8 @@ def check_request(section: GenTrtEngineSpec, target: Path) -> None:
 
 
 def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtefactMeta, str]:
-    """The ONNX model of `gen_trt_engine.onnx_file` with its weights, its description, and the file's
-    digest.
+    """The ONNX model of `gen_trt_engine.onnx_file` with its weights, its description, and the
+    digest of the file.
 
     Raises:
         SpecError: no file is named, or its precision is reduced already.
@@ -157,7 +161,7 @@ def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtefactMeta
 
 
 def batch_profile(section: GenTrtEngineSpec, meta: ArtefactMeta) -> tensorrt.Profile:
-    """The batch sizes the engine accepts; ``gen_trt_engine.batch_size`` > 0 asks for that one alone.
+    """The batch sizes the engine accepts; ``gen_trt_engine.batch_size`` > 0 asks for one alone.
 
     Raises:
         SpecError: the ONNX file has another fixed batch.

@@ -1,6 +1,6 @@
-"""Sources to batches on the device."""
+"""Images and masks: from a source to batches on the device."""
 
-from mae_runners.data.dataset import ImageDataset, build_dataset, collate
+from mae_runners.data.dataset import ImageDataset, KeyedDataset, build_dataset, collate
 from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
 from mae_runners.data.sampler import FunctionalSampler
@@ -11,6 +11,7 @@ __all__ = [
     "EvalTransform",
     "FunctionalSampler",
     "ImageDataset",
+    "KeyedDataset",
     "Mixup",
     "SegmentationDataset",
     "TrainTransform",

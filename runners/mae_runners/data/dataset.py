@@ -1,4 +1,5 @@
-"""Images and labels of a source as a torch data set whose every draw is a function of (seed, epoch, index)."""
+"""Images and labels of a source as a torch data set; every draw is a function of (seed, epoch,
+index)."""
 
 from __future__ import annotations
 
@@ -8,58 +9,65 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
-from mae_sdk.data import Source, open_source
+from mae_sdk.data import Pairs, Source, open_source
 from mae_skill.errors import DataError
+from mae_skill.spec import AugmentationSpec
 from torch.utils.data import Dataset
 
+from mae_runners.data.decode import Pixels
 from mae_runners.data.transforms import EvalTransform, TrainTransform, sample_key
 
 log = logging.getLogger("mae.data")
-REPLACEMENTS = 64
+MAX_REPLACEMENTS = 64
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
-    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "label": int64, "index": int64, "valid": bool, "noise": float32 [L]}``.
+class KeyedDataset(Dataset[dict[str, Any]]):
+    """Items that a source and a key (epoch, index) determine, and that survive unreadable files.
 
-    ``label`` is -1 for unlabelled images; ``noise`` is there when ``num_units`` is given (units with the smallest noise stay visible).
-    An unreadable image is named in the log, counted, and replaced by another one that (seed, epoch, index) chooses; the replacement carries
-    ``valid`` false. `check_corrupt` raises once more than ``max_corrupt_fraction`` of the images proved unreadable; the loader calls it
-    after every batch.
+    An unreadable item is named in the log, counted, and replaced by another one that (seed, epoch,
+    index) chooses; the replacement carries ``valid`` false. `check_corrupt` raises once more than
+    ``max_corrupt_fraction`` of the items are unreadable; the loader calls it after every batch.
 
     Attributes:
         classes: class names in the order of the labels; empty without labels.
-        labels: int64 [n].
     """
 
     def __init__(
         self,
-        source: Source,
-        transform: TrainTransform | EvalTransform,
+        source: Source | Pairs,
         *,
         seed: int,
         classes: list[str],
-        labels: np.ndarray,
-        num_units: int | None,
         max_corrupt_fraction: float,
     ) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
-        self.classes, self.labels, self.num_units = classes, labels, num_units
+        self.source: Source | Pairs = source
+        self.seed = seed
+        self.classes = classes
         self.max_corrupt_fraction = max_corrupt_fraction
-        # One byte an image in shared memory: what a worker finds, the process that made it knows.
-        self._bad = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+        # One byte per item, in shared memory, so that workers' findings reach the main process.
+        self._bad = shared_zeros(len(source), torch.uint8)
 
-    def __len__(self) -> int:
-        return len(self.source)
+    def load(self, index: int, draw: int) -> dict[str, Any]:
+        """The part of an item that depends on the file.
+
+        Raises:
+            DataError: the file is unreadable.
+        """
+        raise NotImplementedError
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Items as a batch; see the function `collate`."""
-        return collate(samples)
+        """Items as a batch."""
+        raise NotImplementedError
 
     @property
     def item_bytes(self) -> int:
         """About how much memory an item takes."""
-        return 3 * self.transform.height * self.transform.width + 4 * (self.num_units or 0) + 64
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.source)
 
     @property
     def paths(self) -> list[str]:
@@ -74,38 +82,24 @@ class ImageDataset(Dataset[dict[str, Any]]):
         epoch, index, valid = (0, key, True) if isinstance(key, int) else (*key, True)[:3]
         draw = sample_key(self.seed, epoch, index)
         chosen = index
-        for attempt in range(REPLACEMENTS):
+        for attempt in range(MAX_REPLACEMENTS):
             if not self._bad[chosen]:
                 try:
-                    item = self._load(chosen, draw)
+                    item = self.load(chosen, draw)
                     break
                 except DataError as error:
                     self._bad[chosen] = 1
-                    log.warning(
-                        "skipped an unreadable image: %s: %s",
-                        self.source.path(chosen),
-                        error.message,
-                    )
+                    path = self.source.path(chosen)
+                    log.warning("skipped an unreadable image: %s: %s", path, error.message)
             valid = False
             chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
         else:
             raise self._too_many()
-        item |= {"index": index, "valid": bool(valid)}
-        if self.num_units is not None:
-            noise = np.random.Generator(
-                np.random.Philox(key=sample_key(self.seed, epoch, index, "mask"))
-            ).random(self.num_units, dtype=np.float32)
-            item["noise"] = torch.from_numpy(noise)
-        return item
-
-    def _load(self, index: int, draw: int) -> dict[str, Any]:
-        """What of an item depends on the file; raises `DataError` where it is unreadable."""
-        pixels = self.transform(self.source.read(index), self.source.members[index], draw)
-        return {"image": planes(pixels), "label": int(self.labels[index])}
+        return item | {"index": index, "valid": bool(valid)}
 
     @property
     def corrupt(self) -> list[str]:
-        """Images found unreadable so far, by this process and its workers."""
+        """Images that are unreadable, as far as this process and its workers know."""
         return [self.source.path(int(i)) for i in torch.nonzero(self._bad).flatten()]
 
     def check_corrupt(self) -> None:
@@ -119,9 +113,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
             raise self._too_many()
 
     def _why(self) -> str:
-        """What is the matter with the first of them, for an error."""
+        """The reason why the first of them is unreadable, for an error."""
         try:
-            self._load(int(torch.nonzero(self._bad)[0]), 0)
+            self.load(int(torch.nonzero(self._bad)[0]), 0)
         except DataError as error:
             return f" ({error.message})"
         return ""
@@ -134,12 +128,70 @@ class ImageDataset(Dataset[dict[str, Any]]):
             field="dataset.max_corrupt_fraction",
             got=len(names) / len(self),
             expected=f"at most {self.max_corrupt_fraction:g} of the images",
-            hint="mend or remove these files (mae inspect lists them), or raise dataset.max_corrupt_fraction",
+            hint="fix or remove these files (mae inspect lists them), "
+            "or raise dataset.max_corrupt_fraction",
         )
 
 
+class ImageDataset(KeyedDataset):
+    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "label": int64, "index": int64,
+    "valid": bool, "noise": float32 [L]}``.
+
+    ``label`` is -1 for unlabeled images; ``noise`` is there when ``num_units`` is given (units with
+    the smallest noise stay visible).
+
+    Attributes:
+        labels: int64 [n].
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: TrainTransform | EvalTransform,
+        *,
+        seed: int,
+        classes: list[str],
+        labels: npt.NDArray[np.int64],
+        num_units: int | None,
+        max_corrupt_fraction: float,
+    ) -> None:
+        super().__init__(
+            source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
+        )
+        self.transform, self.labels, self.num_units = transform, labels, num_units
+
+    @property
+    def item_bytes(self) -> int:
+        return 3 * self.transform.height * self.transform.width + 4 * (self.num_units or 0) + 64
+
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, bool] | int) -> dict[str, Any]:
+        item = super().__getitem__(key)
+        if self.num_units is not None:
+            epoch = 0 if isinstance(key, int) else key[0]
+            bits = np.random.Philox(key=sample_key(self.seed, epoch, item["index"], "mask"))
+            noise = np.random.Generator(bits).random(self.num_units, dtype=np.float32)
+            item["noise"] = torch.from_numpy(noise)
+        return item
+
+    def load(self, index: int, draw: int) -> dict[str, Any]:
+        pixels = self.transform(self.source.read(index), self.source.members[index], draw)
+        return {"image": planes(pixels), "label": int(self.labels[index])}
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Items as a batch; see the function `collate`."""
+        return collate(samples)
+
+
+def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros [count] in memory that this process shares with those it forks."""
+    zeros = torch.zeros(count, dtype=dtype)
+    shared: torch.Tensor = zeros.share_memory_()  # type: ignore[no-untyped-call]  # torch's own
+    return shared
+
+
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """``image`` uint8 [B, 3, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool [B], ``noise`` float32 [B, L] where there is any."""
+    """``image`` uint8 [B, 3, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool [B], and
+    ``noise`` float32 [B, L] where there is any."""
     batch = {
         "image": torch.stack([sample["image"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
@@ -151,10 +203,11 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def planes(pixels: np.ndarray) -> torch.Tensor:
+def planes(pixels: Pixels) -> torch.Tensor:
     """uint8 [H, W, 3] → uint8 [3, H, W]."""
     out = np.empty((pixels.shape[2], *pixels.shape[:2]), pixels.dtype)
-    cv2.split(np.ascontiguousarray(pixels), list(out))  # a quarter of the time of a transposed copy
+    # A quarter of the time of a transposed copy.
+    cv2.split(np.ascontiguousarray(pixels), list(out))
     return torch.from_numpy(out)
 
 
@@ -163,7 +216,7 @@ def build_dataset(
     *,
     train: bool,
     stage: str,
-    augmentation: Any,
+    augmentation: AugmentationSpec,
     seed: int,
     classes: list[str] | None = None,
     require_labels: bool = False,
@@ -183,26 +236,30 @@ def build_dataset(
         require_labels: refuse images outside class folders.
         num_units: length of the masking noise; ``None`` = none.
         max_corrupt_fraction: share of unreadable images that is tolerated.
+        cache_dir: where archives are cached; ``None`` = the default.
 
     Raises:
-        DataError: the source is missing, empty, hostile, unlabelled where labels are needed, or holds unknown classes.
+        DataError: the source is missing, empty, hostile, unlabeled where labels are needed, or
+            holds unknown classes.
         StorageError: it could not be fetched.
     """
     source = open_source(sources, cache_dir=cache_dir)
     names, labels = source.label(classes)
-    if require_labels and (labels < 0).any():
-        first = source.path(int(np.flatnonzero(labels < 0)[0]))
+    unlabeled = np.flatnonzero(labels < 0)
+    if require_labels and len(unlabeled):
+        first = source.path(int(unlabeled[0]))
         raise DataError(
-            f"{int((labels < 0).sum())} of {len(labels)} images lie in no class folder, the first is {first}",
+            f"{len(unlabeled)} of {len(labels)} images are in no class folder, "
+            f"the first is {first}",
             got=first,
             expected="one folder per class: <source>/<class>/<image>",
-            hint="images without labels serve pretraining (train.stage=pretrain) and the inference action",
+            hint="images without labels serve pretraining (train.stage=pretrain) and the inference "
+            "action",
         )
-    transform = (
-        TrainTransform(augmentation, finetune=stage == "finetune")
-        if train
-        else EvalTransform(augmentation)
-    )
+
+    transform: TrainTransform | EvalTransform = EvalTransform(augmentation)
+    if train:
+        transform = TrainTransform(augmentation, finetune=stage == "finetune")
     return ImageDataset(
         source,
         transform,

@@ -1,14 +1,17 @@
 """Encoded bytes to uint8 RGB [H, W, 3].
 
-JPEG (1 or 3 components, whole) goes through OpenCV's libjpeg-turbo, everything else through Pillow; both give the same pixels where both
-can read. Decisions: EXIF orientation is applied, in training, validation and inference alike, so that the model sees what a person sees.
-Alpha is dropped (Pillow's ``convert("RGB")``, as torchvision does). 16-bit grey is scaled to 8 bits, not clipped. Of animations and
-multi-page files the first picture counts. A truncated file is an error, never a half grey picture.
+JPEG (1 or 3 components, whole) goes through OpenCV's libjpeg-turbo, everything else through Pillow;
+both give the same pixels where both can read. Decisions: EXIF orientation is applied, in training,
+validation and inference alike, so that the model sees what a person sees. Alpha is dropped
+(Pillow's ``convert("RGB")``, as torchvision does). 16-bit gray is scaled to 8 bits, not clipped. Of
+animations and multi-page files the first image counts. A truncated file is an error, never a half
+gray image.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
 
-# Pillow's own bound, judged per call on the header, before any pixel is decoded.
+# Pillow's own bound, checked on the header at each call, before any pixel is decoded.
 MAX_PIXELS = 178_956_970
 _SOF = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what libjpeg-turbo reads
 _REDUCED = {
@@ -29,7 +32,8 @@ _REDUCED = {
 
 
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
-    """``(width, height, components)`` as stored, from the frame header; ``None`` when this is no JPEG of the common kinds."""
+    """``(width, height, components)`` as stored, from the frame header; ``None`` when this is not a
+    JPEG of the common kinds."""
     if data[:2] != b"\xff\xd8":
         return None
     at, end = 2, len(data) - 9
@@ -37,6 +41,7 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
+        # A fill byte, or a marker without a segment.
         if marker == 0xFF or 0xD0 <= marker <= 0xD7 or marker == 0x01:
             at += 1 if marker == 0xFF else 2
             continue
@@ -46,6 +51,7 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
                 (data[at + 5] << 8) | data[at + 6],
                 data[at + 9],
             )
+        # The image ends or its data begins without a frame header, or the frame is of another kind.
         if marker in (0xD9, 0xDA) or (0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             return None
         at += 2 + ((data[at + 2] << 8) | data[at + 3])
@@ -58,31 +64,33 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, reduce: int = 1
     Args:
         data: the file's bytes.
         name: what to call it in an error.
-        max_pixels: refuse larger pictures.
-        reduce: 2, 4 or 8 asks the JPEG decoder for a picture that many times smaller (other formats ignore it).
+        max_pixels: reject larger images.
+        reduce: 2, 4 or 8 asks the JPEG decoder for an image that many times smaller (other formats
+            ignore it).
 
     Raises:
         DataError: not an image, truncated, corrupt, or too large.
     """
     shape = jpeg_shape(data)
     if shape is not None:
-        _judge(shape[0], shape[1], name, max_pixels)
-        # A whole JPEG ends with its end marker. Without it OpenCV would return the part it got, the rest grey; Pillow raises.
+        _check_size(shape[0], shape[1], name, max_pixels)
+        # A whole JPEG ends with its end marker. Without it OpenCV would return the part it got, the
+        # rest gray; Pillow raises.
         if shape[2] in (1, 3) and data.endswith(b"\xff\xd9"):
+            encoded = np.frombuffer(data, np.uint8)
             flag = _REDUCED.get(reduce)
-            # BGR order is asked for on purpose in reduced mode: OpenCV has no reduced RGB flag, and the swap is a view there.
-            pixels = cv2.imdecode(
-                np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB if flag is None else flag
-            )
+            # OpenCV has no reduced RGB flag: reduced images come in BGR order.
+            pixels: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB if flag is None else flag)
             if pixels is not None:
-                return pixels if flag is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+                rgb: Pixels = pixels if flag is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+                return rgb
     return _pillow(data, name, max_pixels)
 
 
 def _pillow(data: bytes, name: str, max_pixels: int) -> Pixels:
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            _judge(picture.width, picture.height, name, max_pixels)
+            _check_size(picture.width, picture.height, name, max_pixels)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             return to_rgb(upright if upright is not None else picture)
@@ -93,12 +101,11 @@ def _pillow(data: bytes, name: str, max_pixels: int) -> Pixels:
     except MemoryError:
         raise
     except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError … for damaged files.
-        detail = (
-            "unknown format"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error)[:120] or type(error).__name__
-        )
+        # For damaged files Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
+        # IndexError …
+        detail = str(error)[:120] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            detail = "unknown format"
         raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
 
 
@@ -106,7 +113,8 @@ def to_rgb(picture: Image.Image) -> Pixels:
     """Any Pillow mode as RGB.
 
     Raises:
-        DataError: 32-bit or floating-point pixels beyond the 16-bit range: their scale is the user's to say.
+        DataError: floating-point pixels, or values outside the 16-bit range, whose scale only the
+            user knows.
     """
     if picture.mode.startswith("I"):
         values = np.asarray(picture)
@@ -114,8 +122,8 @@ def to_rgb(picture: Image.Image) -> Pixels:
             raise DataError(
                 "pixels of 32 bits: convert them to 8 or 16 bits first", got=picture.mode
             )
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
     if picture.mode == "F":
         raise DataError(
             "floating-point pixels: convert them to 8 or 16 bits first", got=picture.mode
@@ -125,7 +133,7 @@ def to_rgb(picture: Image.Image) -> Pixels:
     return np.array(picture.convert("RGB"))
 
 
-def _judge(width: int, height: int, name: str, max_pixels: int) -> None:
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise DataError(
             f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed", got=name

@@ -1,4 +1,5 @@
-"""Batches: workers that stay, pinned memory, prefetch sized from the memory there is, uint8 to the device."""
+"""Batches: persistent workers, pinned memory, prefetch sized from the free memory, uint8 to the
+device."""
 
 from __future__ import annotations
 
@@ -10,47 +11,51 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from mae_runners.data.dataset import ImageDataset, log
+from mae_runners.data.dataset import KeyedDataset, log
 
-CONTEXT = "fork"  # a fresh interpreter per worker costs seconds of imports; workers touch neither CUDA nor sockets
-PREFETCH_SHARE = 0.1
+# A fresh interpreter per worker costs seconds of imports; workers touch neither CUDA nor sockets.
+CONTEXT = "fork"
+PREFETCH_SHARE = 0.1  # of the free memory
 MAX_PREFETCH = 8
 
 
 def to_input(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32, one multiply and one add."""
+    """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32,
+    one multiply and one add."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
     shift = torch.tensor(
         [-m / s for m, s in zip(mean, std, strict=True)], device=images.device
     ).view(1, 3, 1, 1)
     if images.device.type != "cpu":
         return torch.addcmul(shift, images.float(), scale).to(dtype)
+
     out = torch.empty(images.shape, dtype=torch.float32)
-    for picture, place in zip(
-        images, out, strict=True
-    ):  # one at a time its float copy stays in the processor's cache: half the time
-        torch.addcmul(shift[0], picture.float(), scale[0], out=place)
+    # One at a time, its float copy stays in the processor's cache: half the time.
+    for image, target in zip(images, out, strict=True):
+        torch.addcmul(shift[0], image.float(), scale[0], out=target)
     return out.to(dtype)
 
 
 class ImageLoader(DataLoader[dict[str, Tensor]]):
-    """A `DataLoader` that stops the run when too many images proved unreadable."""
+    """A `DataLoader` that stops the run when too many images are unreadable."""
 
+    # A generator, where torch promises its own iterator class.
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
         for batch in super().__iter__():
-            if isinstance(self.dataset, ImageDataset):
+            if isinstance(self.dataset, KeyedDataset):
                 self.dataset.check_corrupt()
             yield batch
 
 
 def build_loader(
-    dataset: ImageDataset,
+    dataset: KeyedDataset,
     sampler: Sampler[Any],
     batch_size: int,
     workers: int,
@@ -64,9 +69,10 @@ def build_loader(
     Args:
         dataset: what `build_dataset` gave.
         sampler: usually a `FunctionalSampler`; set its position before the first ``iter``.
-        batch_size: images a batch.
-        workers: processes beside this one; fewer are used when the machine has fewer cores or too little shared memory, said in the log.
-        pin_memory: ``None`` = when CUDA is there.
+        batch_size: images per batch.
+        workers: processes beside this one; fewer are used when the machine has fewer cores or too
+            little shared memory, with a warning in the log.
+        pin_memory: ``None`` = when there is CUDA.
         drop_last: leave out a last batch that is not full.
         persistent: keep the workers between epochs.
     """
@@ -92,19 +98,20 @@ def build_loader(
 
 
 def start_worker(worker: int) -> None:
-    """One thread a worker: the parallelism is in their number."""
-    import cv2
-
+    """One thread per worker: the parallelism is in their number."""
     if callable(signal.getsignal(signal.SIGTERM)) and hasattr(signal, "sigwaitinfo"):
-        _heed_parent_only()
+        _obey_parent_only()
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 
-def _heed_parent_only() -> None:
-    """The run handles SIGTERM and SIGUSR1 itself, so one sent to all its processes must not end its workers first; one from the run itself,
-    which it sends when it ends, must."""
+def _obey_parent_only() -> None:
+    """Ends this worker at a SIGTERM or SIGUSR1 from its parent, and at no other.
+
+    The run handles both itself, so one sent to all its processes must not end its workers first;
+    the one that the run sends to them when it ends must.
+    """
     numbers = {signal.SIGTERM, signal.SIGUSR1}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
@@ -117,29 +124,33 @@ def _heed_parent_only() -> None:
 
 
 def plan_workers(workers: int, batch_bytes: int) -> tuple[int, int]:
-    """How many workers, and how many batches each prepares ahead: within a tenth of the free memory and half of the shared memory."""
+    """How many workers, and how many batches each prepares ahead: within a tenth of the free memory
+    and half of the shared memory."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     if workers > cores:
-        log.warning("%d data workers asked for, %d cores there: using %d", workers, cores, cores)
+        log.warning("%d data workers on %d cores: using %d", workers, cores, cores)
         workers = cores
     if workers <= 0:
         return 0, 0
     shared = shutil.disk_usage("/dev/shm").free // 2 if Path("/dev/shm").is_dir() else free_memory()
-    room = min(int(free_memory() * PREFETCH_SHARE), shared)
-    if room < 2 * batch_bytes:
+    budget = min(int(free_memory() * PREFETCH_SHARE), shared)
+    if budget < 2 * batch_bytes:
         log.warning(
-            "too little (shared) memory for data workers: loading in the main process; docker run --shm-size mends it"
+            "too little (shared) memory for data workers: loading in the main process; "
+            "docker run --shm-size fixes it"
         )
         return 0, 0
-    workers = max(1, min(workers, room // (2 * batch_bytes)))
-    return workers, max(2, min(MAX_PREFETCH, room // (workers * batch_bytes)))
+
+    workers = max(1, min(workers, budget // (2 * batch_bytes)))
+    return workers, max(2, min(MAX_PREFETCH, budget // (workers * batch_bytes)))
 
 
 def free_memory() -> int:
-    """Bytes this process may still use: the machine's, or its control group's where that is less."""
-    free = 4 << 30
+    """Bytes this process may still use: the machine's, or its control group's where that is
+    less."""
+    free = 4 << 30  # where the system does not say
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -150,9 +161,8 @@ def free_memory() -> int:
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
-            free = min(
-                free, max(0, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-            )
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            free = min(free, max(0, int(limit) - used))
     except (OSError, ValueError):
         pass
     return free

@@ -1,4 +1,4 @@
-"""Encoded masks to class numbers: what a value means."""
+"""Encoded masks to class numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class MaskReader:
     Attributes:
         num_classes: how many classes.
         ignore_index: value of pixels that do not count, in the file and in what comes out.
-        reduce_zero_label: 0 means unlabelled and becomes ``ignore_index``; v ≥ 1 is class v - 1. Otherwise v is class v.
+        reduce_zero_label: 0 means unlabeled and becomes ``ignore_index``; v ≥ 1 is class v - 1.
+            Otherwise v is class v.
     """
 
     num_classes: int
@@ -33,7 +34,8 @@ class MaskReader:
         return np.uint8 if max(self.num_classes - 1, self.ignore_index) <= 255 else np.int32
 
     def __call__(self, data: bytes, name: str) -> tuple[Mask, int | None]:
-        """One mask, and the first value in it that is no class (None: there is none; such pixels come out as ``ignore_index``).
+        """One mask, and the first value in it that is not a class (None: there is no such value).
+        Its pixels become ``ignore_index``.
 
         Raises:
             DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.

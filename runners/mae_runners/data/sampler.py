@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from mae_runners.data.transforms import sample_key
@@ -15,9 +16,10 @@ Key = tuple[int, int, bool]
 class FunctionalSampler(Sampler[Key]):
     """Yields ``(epoch, index, valid)`` for one rank.
 
-    Ranks take every ``world``-th place of one common order, so together they see each sample once. When ``n`` does not divide by ``world``
-    the order is filled up from its start, so that every rank does as many steps; those fillers carry ``valid`` false, so that metrics do
-    not count them twice.
+    Ranks take every ``world``-th place of one common order, so together they see each sample once.
+    When ``n`` does not divide by ``world`` the order is filled up from its start, so that every
+    rank does as many steps; those fillers carry ``valid`` false, so that metrics do not count them
+    again.
 
     Args:
         n: samples in the data set.
@@ -35,28 +37,30 @@ class FunctionalSampler(Sampler[Key]):
         self.epoch, self.done = 0, 0
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """Begin at ``epoch``, after the first ``start`` samples of this rank. Must be called before the loader's iterator is made."""
+        """Begin at ``epoch``, after the first ``start`` samples of this rank. Call it before the
+        loader's iterator is made."""
         self.set_place(epoch, start * self.world)
 
     def set_place(self, epoch: int, done: int) -> None:
-        """Begin at ``epoch``, after the first ``done`` places of the common order: the same for every number of ranks."""
+        """Begin at ``epoch``, after the first ``done`` places of the common order: the same for
+        every number of ranks."""
         self.epoch, self.done = epoch, done
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch``; a position inside that same epoch, set before, is kept (frameworks call this after a resume)."""
+        """Begin ``epoch``; a position inside that same epoch, set before, is kept (frameworks call
+        this after a resume)."""
         if epoch != self.epoch:
             self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
         return max(0, -(-(self.n - self.done) // self.world))
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The common order of all ranks: int64 [n]."""
         if not self.shuffle:
             return np.arange(self.n)
-        return np.random.Generator(
-            np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))
-        ).permutation(self.n)
+        bits = np.random.Philox(key=sample_key(self.seed, epoch, 0, "order"))
+        return np.random.Generator(bits).permutation(self.n)
 
     def __iter__(self) -> Iterator[Key]:
         epoch, done = self.epoch, self.done

@@ -1,4 +1,4 @@
-"""Images with masks as a torch data set: the rules of `ImageDataset`, with joint transforms."""
+"""Images with masks as a torch data set: the rules of `KeyedDataset`, with joint transforms."""
 
 from __future__ import annotations
 
@@ -10,41 +10,28 @@ import torch
 from mae_sdk.data import Pairs, open_pairs
 from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
+from mae_skill.spec import DatasetSpec
 
-from mae_runners.data.dataset import ImageDataset, planes
+from mae_runners.data.dataset import KeyedDataset, planes, shared_zeros
 from mae_runners.data.decode import decode
 from mae_runners.data.joint_transforms import JointTrainTransform
 from mae_runners.data.masks import MaskReader
-from mae_runners.data.transforms import input_shape
 
-ROLES = ("train", "val", "test")
 _LARGE = 1024  # side of an image whose size is not known yet, when memory is planned
 
 
-class WholeSize:
-    """Evaluation: image and mask as they are. ``height, width`` are the model's input, for who resizes them."""
+class SegmentationDataset(KeyedDataset):
+    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "mask": uint8 or int32 [H, W],
+    "size": int64 [2], "index", "valid"}``.
 
-    def __init__(self, augmentation: Any) -> None:
-        self.height, self.width = input_shape(augmentation.input_size)
-
-    def __call__(
-        self, pixels: np.ndarray, mask: np.ndarray, key: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same pair. ``key`` is not used: nothing here is random."""
-        return pixels, mask
-
-
-class SegmentationDataset(ImageDataset):
-    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "mask": uint8 or int32 [H, W], "size": int64 [2], "index", "valid"}``.
-
-    Mask values are 0 … num_classes - 1 and ``ignore_index``. In training H, W are the input size, in evaluation those of the image; a batch
-    is padded at the right and bottom to its largest picture (image 0, mask ``ignore_index``), and ``size`` [B, 2] is each one's
-    (height, width). An unreadable image or mask, or a mask of another size than its image, is treated as `ImageDataset` treats an unreadable
-    image. A mask value that is no class stops the run (`check_corrupt`). Images without a mask (role ``test`` only) have one that is all
-    ``ignore_index``.
+    Mask values are 0 … num_classes - 1 and ``ignore_index``. In training H, W are the input size,
+    in evaluation those of the image; a batch is padded at the right and bottom to its largest image
+    (image 0, mask ``ignore_index``), and ``size`` [B, 2] is each one's (height, width). An
+    unreadable image or mask, or a mask of another size than its image, is replaced as
+    `KeyedDataset` replaces it. A mask value that is not a class stops the run (`check_corrupt`).
+    Images without a mask (role ``test`` only) have one that is all ``ignore_index``.
 
     Attributes:
-        source: the images with their masks.
         classes: the names of the classes.
         ignore_index: mask value of pixels that do not count.
         has_masks: whether every image has a mask.
@@ -53,37 +40,31 @@ class SegmentationDataset(ImageDataset):
     def __init__(
         self,
         source: Pairs,
-        transform: JointTrainTransform | WholeSize,
+        transform: JointTrainTransform | None,
         reader: MaskReader,
         *,
         seed: int,
         classes: list[str],
-        role: str,
         max_corrupt_fraction: float,
     ) -> None:
         super().__init__(
-            source,  # type: ignore[arg-type]
-            transform,  # type: ignore[arg-type]
-            seed=seed,
-            classes=classes,
-            labels=np.full(len(source), -1, dtype=np.int64),
-            num_units=None,
-            max_corrupt_fraction=max_corrupt_fraction,
+            source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
         )
-        self.pairs, self.reader, self.role = source, reader, role
+        self.pairs, self.transform, self.reader = source, transform, reader
         self.ignore_index = reader.ignore_index
         self.has_masks = source.masked == len(source)
-        # The first value of a mask that is no class, plus 1, in shared memory: what a worker finds, the process that made it knows.
-        self._strange = torch.zeros(len(source), dtype=torch.int32).share_memory_()
+        # The first value of a mask that is not a class, plus 1; shared as `_bad` is.
+        self._strange = shared_zeros(len(source), torch.int32)
 
     @property
     def item_bytes(self) -> int:
-        """About how much memory an item takes; images of their own size are taken to be 1024 × 1024."""
-        train = isinstance(self.transform, JointTrainTransform)
-        pixels = self.transform.height * self.transform.width if train else _LARGE * _LARGE
+        """About how much memory an item takes; untransformed images count as 1024 × 1024."""
+        pixels = _LARGE * _LARGE
+        if self.transform is not None:
+            pixels = self.transform.height * self.transform.width
         return (3 + np.dtype(self.reader.dtype).itemsize) * pixels
 
-    def _load(self, index: int, draw: int) -> dict[str, Any]:
+    def load(self, index: int, draw: int) -> dict[str, Any]:
         pixels = decode(self.pairs.read(index), self.pairs[index])
         data, name = self.pairs.read_mask(index), self.pairs.mask_path(index) or ""
         if data is None:
@@ -94,11 +75,14 @@ class SegmentationDataset(ImageDataset):
                 self._strange[index] = strange + 1
         if mask.shape != pixels.shape[:2]:
             raise DataError(
-                f"the image has {pixels.shape[1]} × {pixels.shape[0]} pixels and its mask {name} has {mask.shape[1]} × {mask.shape[0]}",
+                f"the image has {pixels.shape[1]} × {pixels.shape[0]} pixels and its mask {name} "
+                f"has {mask.shape[1]} × {mask.shape[0]}",
                 got=list(mask.shape[::-1]),
                 expected="a mask as large as its image",
             )
-        pixels, mask = self.transform(pixels, mask, draw)  # type: ignore[arg-type, call-arg]
+
+        if self.transform is not None:
+            pixels, mask = self.transform(pixels, mask, draw)
         height, width = mask.shape
         return {
             "image": planes(pixels),
@@ -107,7 +91,8 @@ class SegmentationDataset(ImageDataset):
         }
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Items as a batch: ``image`` uint8 [B, 3, H, W], ``mask`` [B, H, W], ``size`` int64 [B, 2], ``index`` int64 [B], ``valid`` bool [B]."""
+        """Items as a batch: ``image`` uint8 [B, 3, H, W], ``mask`` [B, H, W], ``size`` int64
+        [B, 2], ``index`` int64 [B], ``valid`` bool [B]."""
         sizes = torch.stack([sample["size"] for sample in samples])
         height, width = (int(side) for side in sizes.amax(0))
         images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
@@ -126,26 +111,29 @@ class SegmentationDataset(ImageDataset):
         }
 
     def check_corrupt(self) -> None:
-        """Raise when a mask held a value that is no class, or when too many images or masks were unreadable.
+        """Raise when a mask held a value that is not a class, or when too many images or masks were
+        unreadable.
 
         Raises:
             DataError: either; the message names the first.
         """
         if self._strange.any():
-            raise self._no_class()
+            raise self._not_a_class()
         super().check_corrupt()
 
-    def _no_class(self) -> DataError:
+    def _not_a_class(self) -> DataError:
         index = int(torch.nonzero(self._strange)[0])
+        value = int(self._strange[index]) - 1
         count = self.reader.num_classes
         first = int(self.reader.reduce_zero_label)
-        zero = "0 (unlabelled), " if first else ""
+        zero = "0 (unlabeled), " if first else ""
         return DataError(
-            f"{self.pairs.mask_path(index)} holds the value {int(self._strange[index]) - 1}, which is no class",
+            f"{self.pairs.mask_path(index)} holds the value {value}, which is not a class",
             field="model.num_classes",
-            got=int(self._strange[index]) - 1,
+            got=value,
             expected=f"{zero}{first} … {count - 1 + first}, or ignore_index {self.ignore_index}",
-            hint="set model.num_classes, dataset.segmentation.reduce_zero_label and dataset.segmentation.ignore_index to what the masks hold",
+            hint="set model.num_classes, dataset.segmentation.reduce_zero_label and "
+            "dataset.segmentation.ignore_index to what the masks hold",
         )
 
 
@@ -155,7 +143,7 @@ def build_segmentation_dataset(
     *,
     role: str,
     train: bool,
-    dataset: Any,
+    dataset: DatasetSpec,
     num_classes: int,
     seed: int,
     classes: Sequence[str] | None = None,
@@ -166,14 +154,17 @@ def build_segmentation_dataset(
 
     Args:
         sources: the images: a path or URL, or a list of them.
-        masks: their masks likewise, in the same order; None: beside the images (see `mae_sdk.data.pairs`).
-        role: ``train``, ``val`` or ``test``: which split of an ADE20K layout; in ``test`` images may lack a mask.
+        masks: their masks likewise, in the same order; None: beside the images (see
+            `mae_sdk.data.pairs`).
+        role: ``train``, ``val`` or ``test``: which split of an ADE20K layout; in ``test`` images
+            may lack a mask.
         train: random augmentation, else image and mask as they are.
         dataset: the spec's ``dataset``.
         num_classes: how many classes.
         seed: of every draw.
         classes: names that a checkpoint knows; None: those of ``dataset.segmentation.class_list``.
         required: whether images of the other roles must have one.
+        cache_dir: where archives are cached; None = the default.
 
     Raises:
         DataError: a source is missing or empty, images lack masks, or the class list does not fit.
@@ -192,14 +183,11 @@ def build_segmentation_dataset(
     pairs = open_pairs(
         sources, masks, role=role, required=required and role != "test", cache_dir=cache_dir
     )
-    reader = MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label)
-    augmentation = dataset.augmentation
-    transform = (
-        JointTrainTransform(augmentation, meaning.ignore_index)
-        if train
-        else WholeSize(augmentation)
-    )
-    share = dataset.max_corrupt_fraction
     return SegmentationDataset(
-        pairs, transform, reader, seed=seed, classes=names, role=role, max_corrupt_fraction=share
+        pairs,
+        JointTrainTransform(dataset.augmentation, meaning.ignore_index) if train else None,
+        MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label),
+        seed=seed,
+        classes=names,
+        max_corrupt_fraction=dataset.max_corrupt_fraction,
     )

@@ -1,12 +1,14 @@
-"""From a decoded picture to the model's input size, every draw a function of (seed, epoch, index).
+"""From a decoded image to the model's input size, every draw a function of (seed, epoch, index).
 
-Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area, ``min_ratio``–``max_ratio``), flip, colour jitter.
-Fine-tuning adds ``auto_aug`` (timm) and random erasing. Evaluation: the short side to size / 0.875 (bicubic), then the centre.
+Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area,
+``min_ratio``–``max_ratio``), flip, color jitter. Fine-tuning adds ``auto_aug`` (timm) and random
+erasing. Evaluation: the short side to size / 0.875 (bicubic), then the center.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -15,9 +17,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mae_skill.errors import SpecError
+from mae_skill.spec import AugmentationSpec
 from PIL import Image, ImageEnhance, ImageOps
 
 from mae_runners.data.decode import Pixels, decode, jpeg_shape
+
+Policy = Callable[[Image.Image], Image.Image]
 
 EVAL_SHARE = 0.875
 ATTEMPTS = 10
@@ -41,7 +47,8 @@ def input_shape(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int
 
 @contextmanager
 def seeded_globals(key: int) -> Iterator[None]:
-    """Seed ``random`` and numpy's global generator for a block (timm's policies draw from both), then put the old states back."""
+    """Seed ``random`` and numpy's global generator for a block (timm's policies draw from both),
+    then restore their states."""
     python, numpy_state = random.getstate(), np.random.get_state()
     random.seed(key)
     np.random.seed(key & 0xFFFFFFFF)
@@ -61,8 +68,9 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """A crop ``(x, y, w, h)`` as RandomResizedCrop draws it (Szegedy et al., arXiv 1409.4842).
 
-    The area is uniform in ``scale``, the ratio log-uniform in ``ratio``; a draw that does not fit is drawn again, ten times, and then the
-    largest central crop within ``ratio`` is taken. So a ``scale`` above 1 only makes whole-picture crops more frequent.
+    The area is uniform in ``scale``, the ratio log-uniform in ``ratio``; a draw that does not fit
+    is drawn again, ten times, and then the largest central crop within ``ratio`` is taken. So a
+    ``scale`` above 1 only makes whole-image crops more frequent.
     """
     area = width * height
     low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -72,29 +80,33 @@ def random_box(
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < w <= width and 0 < h <= height:
             return rng.randint(0, width - w), rng.randint(0, height - h), w, h
-    shape = width / height
+
     w, h = width, height
-    if shape < ratio[0]:
+    if width / height < ratio[0]:
         h = round(w / ratio[0])
-    elif shape > ratio[1]:
+    elif width / height > ratio[1]:
         w = round(h * ratio[1])
     w, h = max(1, min(w, width)), max(1, min(h, height))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
 def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
-    """To ``[height, width, 3]``. Shrinking twice or more averages areas; below that the kernels alone differ little from Pillow's."""
+    """To ``[height, width, 3]``. Shrinking by 2 or more averages areas; below that OpenCV's kernels
+    differ little from Pillow's."""
     shrink = min(pixels.shape[1] / width, pixels.shape[0] / height)
     if shrink >= 2:
         method = cv2.INTER_AREA
     else:
         method = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (width, height), interpolation=method)  # type: ignore[return-value]
+    resized: Any = cv2.resize(pixels, (width, height), interpolation=method)
+    sized: Pixels = resized
+    return sized
 
 
 def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.Image:
-    """Brightness, contrast and saturation, each by a factor within 1 ± ``strength``, in random order."""
-    steps: list[Callable[[Image.Image], Any]] = [
+    """Brightness, contrast and saturation, each by a factor within 1 ± ``strength``, in random
+    order."""
+    steps: list[Callable[[Image.Image], ImageEnhance._Enhance]] = [
         ImageEnhance.Brightness,
         ImageEnhance.Contrast,
         ImageEnhance.Color,
@@ -116,7 +128,7 @@ class TrainTransform:
         SpecError: ``auto_aug`` is no policy that timm knows.
     """
 
-    def __init__(self, augmentation: Any, finetune: bool) -> None:
+    def __init__(self, augmentation: AugmentationSpec, finetune: bool) -> None:
         self.height, self.width = input_shape(augmentation.input_size)
         self.scale = (augmentation.min_scale, augmentation.max_scale)
         self.ratio = (augmentation.min_ratio, augmentation.max_ratio)
@@ -126,26 +138,23 @@ class TrainTransform:
         self.re_prob = augmentation.re_prob if finetune else 0.0
         self.mean, self.std = list(augmentation.mean), list(augmentation.std)
         self.reduced = augmentation.reduced_decode
-        self.policy = (
-            _policy(augmentation.auto_aug, self.height, self.width, self.mean, self.interpolation)
-            if finetune
-            else None
-        )
+        self.policy: Policy | None = None
+        if finetune:
+            self.policy = _policy(
+                augmentation.auto_aug, self.height, self.width, self.mean, self.interpolation
+            )
 
     def __call__(self, data: bytes, name: str, key: int) -> Pixels:
         """Decode and augment one image; every draw comes from ``key``."""
         rng = random.Random(key)
-        pixels, box = self._crop(data, name, rng)
-        kernel = (
-            rng.choice(("bilinear", "bicubic"))
-            if self.interpolation == "random"
-            else self.interpolation
-        )
-        flip = rng.random() < self.hflip
-        x, y, w, h = box
+        pixels, (x, y, w, h) = self._crop(data, name, rng)
+        kernel: str = self.interpolation
+        if kernel == "random":
+            kernel = rng.choice(("bilinear", "bicubic"))
         pixels = resize(pixels[y : y + h, x : x + w], self.width, self.height, kernel)
-        if flip:
+        if rng.random() < self.hflip:
             pixels = pixels[:, ::-1]
+
         if self.policy is not None or self.color_jitter > 0:
             picture = Image.fromarray(np.ascontiguousarray(pixels))
             if self.policy is not None:
@@ -154,6 +163,7 @@ class TrainTransform:
             if self.color_jitter > 0:
                 picture = jitter(picture, self.color_jitter, rng)
             pixels = np.array(picture)
+
         if self.re_prob > 0 and rng.random() < self.re_prob:
             pixels = self._erase(np.ascontiguousarray(pixels), rng)
         return pixels
@@ -161,23 +171,28 @@ class TrainTransform:
     def _crop(
         self, data: bytes, name: str, rng: random.Random
     ) -> tuple[Pixels, tuple[int, int, int, int]]:
+        """The decoded image, and the crop ``(x, y, w, h)`` to cut from it."""
         if self.reduced and (shape := jpeg_shape(data)) is not None and shape[2] in (1, 3):
-            # The crop is drawn on the full size, so it is the same crop; decoding shrinks only while the crop keeps the input's pixels.
+            # The crop is drawn on the full size, so it is the same crop; decoding shrinks only as
+            # long as the crop is no smaller than the input.
             width, height = _upright(data, shape[0], shape[1])
             x, y, w, h = random_box(rng, width, height, self.scale, self.ratio)
             factor = next(
                 (f for f in (8, 4, 2) if w // f >= self.width and h // f >= self.height), 1
             )
             pixels = decode(data, name, reduce=factor)
-            # libjpeg rounds reduced sizes up; a decoder that could not reduce returns the full size.
+
+            # libjpeg rounds reduced sizes up; a decoder that cannot reduce returns the full size.
             sx, sy = pixels.shape[1] / width, pixels.shape[0] / height
             x, y, w, h = int(x * sx), int(y * sy), max(1, round(w * sx)), max(1, round(h * sy))
             return pixels, (min(x, pixels.shape[1] - 1), min(y, pixels.shape[0] - 1), w, h)
+
         pixels = decode(data, name)
         return pixels, random_box(rng, pixels.shape[1], pixels.shape[0], self.scale, self.ratio)
 
     def _erase(self, pixels: Pixels, rng: random.Random) -> Pixels:
-        """Random erasing (arXiv 1708.04896) with normal noise per pixel in normalised space, as the MAE recipe has it (``pixel`` mode)."""
+        """Random erasing (arXiv 1708.04896) with normal noise per pixel in normalized space, as in
+        the MAE recipe (``pixel`` mode)."""
         area = self.height * self.width
         for _ in range(ATTEMPTS):
             target = rng.uniform(0.02, 1 / 3) * area
@@ -185,25 +200,25 @@ class TrainTransform:
             h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
             if 0 < w < self.width and 0 < h < self.height:
                 y, x = rng.randint(0, self.height - h), rng.randint(0, self.width - w)
-                noise = np.random.Generator(
-                    np.random.Philox(key=rng.getrandbits(64))
-                ).standard_normal((h, w, 3), dtype=np.float32)
-                fill = 255 * (
-                    noise * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
-                )
+                bits = np.random.Philox(key=rng.getrandbits(64))
+                noise = np.random.Generator(bits).standard_normal((h, w, 3), dtype=np.float32)
+                mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+                fill = 255 * (noise * std + mean)
                 pixels[y : y + h, x : x + w] = np.clip(np.rint(fill), 0, 255).astype(np.uint8)
                 break
         return pixels
 
 
 class EvalTransform:
-    """Bytes → uint8 [height, width, 3]: the same for validation, evaluation, inference and the kNN probe."""
+    """Bytes → uint8 [height, width, 3]: the same for validation, evaluation, inference and the kNN
+    probe."""
 
-    def __init__(self, augmentation: Any) -> None:
+    def __init__(self, augmentation: AugmentationSpec) -> None:
         self.height, self.width = input_shape(augmentation.input_size)
 
     def __call__(self, data: bytes, name: str, key: int = 0) -> Pixels:
-        """Decode, resize with Pillow's bicubic filter, cut the centre. ``key`` is not used: nothing here is random."""
+        """Decode, resize with Pillow's bicubic filter, cut the center. ``key`` is not used: nothing
+        here is random."""
         return self.fit(decode(data, name))
 
     def fit(self, pixels: Pixels) -> Pixels:
@@ -221,22 +236,21 @@ class EvalTransform:
 
 def _upright(data: bytes, width: int, height: int) -> tuple[int, int]:
     """The size after EXIF orientation."""
-    import io
-
     try:
         with Image.open(io.BytesIO(data)) as picture:
             turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # no readable EXIF block: the decoder does not turn it either
+    except Exception:  # no readable EXIF data: the decoder does not turn it either
         turned = False
     return (height, width) if turned else (width, height)
 
 
 def _policy(
     text: str | None, height: int, width: int, mean: list[float], interpolation: str
-) -> Callable[[Image.Image], Image.Image] | None:
+) -> Policy | None:
+    """timm's policy of this name, or None."""
     if not text or text.lower() == "none":
         return None
-    from mae_skill.errors import SpecError
+
     from timm.data.auto_augment import (
         augment_and_mix_transform,
         auto_augment_transform,
@@ -263,15 +277,18 @@ def _policy(
             "no such augmentation policy",
             field="dataset.augmentation.auto_aug",
             got=text,
-            expected="rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, v0r, 3a, or none",
+            expected="rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, "
+            "v0r, 3a, or none",
         ) from error
+
     for step in getattr(policy, "ops", None) or [step for steps in policy.policy for step in steps]:
         if step.name.startswith("Posterize"):
             step.aug_fn = _posterize
-    result: Callable[[Image.Image], Image.Image] = policy
+    result: Policy = policy
     return result
 
 
 def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """At least one bit stays: the strongest levels of timm's policies ask for none, which Pillow refuses."""
+    """Keeps at least one bit: the strongest levels of timm's policies ask for none, which Pillow
+    rejects."""
     return picture if bits >= 8 else ImageOps.posterize(picture, max(1, bits))

@@ -232,7 +232,8 @@ def fold_identities(model: onnx.ModelProto) -> None:
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard operators that a model uses."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    domains = ("", "ai.onnx")
+    return int(next(entry.version for entry in model.opset_import if entry.domain in domains))
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

@@ -95,7 +95,7 @@ def match_rules(rules: Sequence[tuple[str, str]], model: onnx.ModelProto) -> dic
 def convert(
     model: onnx.ModelProto, precision: str, rules: Sequence[tuple[str, str]] = ()
 ) -> onnx.ModelProto:
-    """The model with its nodes computing in `precision` (except `KEEP_FP32`); `rules` win over both.
+    """The model with its nodes computing in `precision` (except `KEEP_FP32`); `rules` come first.
 
     Args:
         model: in float32, weights loaded; it is changed in place.
@@ -274,8 +274,8 @@ def between_kept(graph: onnx.GraphProto) -> set[str]:
 
 
 def emulate_low_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Rewrites a bf16 graph in place for runtimes with no bf16 kernels: every bf16 tensor is rounded
-    to bf16, and computed on in float32.
+    """Rewrites a bf16 graph in place for runtimes with no bf16 kernels: every bf16 tensor is
+    rounded to bf16, and computed on in float32.
 
     ONNX Runtime's CPU provider has few bf16 kernels, yet the parity gate must run there; storage
     rounding, which dominates bf16's error, is kept.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 CURRENT = "current"
-# Before it float32 products do not build: Turing (7.5) is a target for fp16 alone, when it is named.
+# Before it float32 products do not build: Turing (7.5) is a target for fp16 alone, when named.
 OLDEST_TARGET = "8.0"
 
 

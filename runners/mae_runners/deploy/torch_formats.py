@@ -18,8 +18,8 @@ MAX_BATCH = 4096  # of a torch.export program that takes any batch
 
 
 def save_torch(module: nn.Module, meta: ArtefactMeta, path: Path, kind: str) -> None:
-    """Writes `module` as ``torchscript`` or ``torch_export`` to `path`; the description is the extra
-    file ``mae.json`` inside.
+    """Writes `module` as ``torchscript`` or ``torch_export`` to `path`; the description is the
+    extra file ``mae.json`` inside.
 
     Raises:
         CheckpointError: torch cannot trace the module.
