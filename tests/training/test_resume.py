@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.models import checkpoint
-from mae_runners.training import loop
+from mae_runners.training import loop, position
+from mae_skill.spec import ExperimentSpec
 
 from tests.support.training import curve, digits_folder, read, spec, start, train
 
@@ -384,3 +385,46 @@ def test_pretrained_weights_that_are_gone_do_not_matter_once_there_is_a_checkpoi
     assert (
         train(spec(data, tmp_path / "new", "finetune", train__pretrained_model_path=str(path))) == 4
     )
+
+
+IDENTITY = position.identity(ExperimentSpec().model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("key", IDENTITY)
+def test_a_run_from_before_a_field_existed_is_the_same_run_while_the_field_has_its_default(
+    key: str,
+) -> None:
+    before = {name: value for name, value in IDENTITY.items() if name != key}
+    assert position.changed_fields(before, IDENTITY) == {}
+    assert position.changed_fields(before, {**IDENTITY, key: "new"}) == {
+        key: (IDENTITY[key], "new")
+    }
+
+
+def test_a_field_that_no_longer_exists_does_not_keep_a_run_from_resuming() -> None:
+    assert position.changed_fields({**IDENTITY, "train.optim.gone": 1}, IDENTITY) == {}
+
+
+def test_what_may_change_between_attempts_is_said_by_the_fields_themselves() -> None:
+    sections = {key.split(".")[0] for key in IDENTITY}
+    assert sections == {"model", "dataset", "train"}
+    assert {"train.seed", "train.mask_ratio", "dataset.batch_size", "model.arch"} <= set(IDENTITY)
+    assert not {key for key in IDENTITY if key.startswith(("train.cudnn.", "train.probe."))}
+    assert not {"train.num_epochs", "train.num_gpus", "dataset.train_data_sources"} & set(IDENTITY)
+
+
+def test_a_checkpoint_without_a_field_that_was_added_later_goes_on_and_keeps_to_its_default(
+    data: Path, tmp_path: Path
+) -> None:
+    assert train(spec(data, tmp_path / "whole", train__num_epochs=2)) == 0
+    assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
+    path = tmp_path / "job/train/model_epoch_000.pth"
+    stored = checkpoint.read(path)
+    for key in ("train.clip_grad_norm", "train.optim.layer_decay"):
+        del stored["identity"][key]
+    checkpoint.save(stored, path, None)
+    changed = spec(data, tmp_path / "job", train__num_epochs=2, train__clip_grad_norm=1.0)
+    assert train(changed) == 2
+    assert read(tmp_path / "job", "error.json")["field"] == "train.clip_grad_norm"
+    assert train(spec(data, tmp_path / "job", train__num_epochs=2)) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "job")

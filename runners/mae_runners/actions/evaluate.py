@@ -1,173 +1,234 @@
-"""evaluate: how good is a checkpoint, an ONNX file or an engine, on labelled images (`dataset.val_data_sources`)?
+"""evaluate: how good is a checkpoint, an ONNX file or an engine on `dataset.val_data_sources`?
 
-A classifier: top-1, top-5, per class, confusion matrix. A segmenter: mean IoU, accuracies, IoU of each class. A pretrained model: nearest
-neighbours and a linear probe on its features, and its reconstruction loss. Always the same preprocessing as inference, and how fast the artefact is.
+A classifier: top-1, top-5, per class, confusion matrix. A segmenter: mean IoU, accuracies, IoU of
+each class. A pretrained model: nearest neighbors and a linear probe on its features, and its
+reconstruction loss. Always with inference's preprocessing, and with the artefact's speed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
-from mae_runners import distributed as ranks
-from mae_runners.actions.evaluate_segmenter import segment
-from mae_runners.deploy import artefact, runtimes
-from mae_runners.deploy.eval_images import Images
+from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
+from mae_runners.context import RunContext
+from mae_runners.deploy import artefact
+from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
-from mae_runners.deploy.runtimes import measure, run_batch
-from mae_runners.metrics import classification as metrics
-from mae_runners.metrics.probe_folds import probe
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, run_batch
+from mae_runners.distributed import Ranks, connected
+from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
+from mae_runners.metrics.confusion import write_confusion
+from mae_runners.metrics.probe import cross_validated, probe_accuracy
+
+KPIS = (
+    "mIoU",
+    "mAcc",
+    "aAcc",
+    "ACC_all",
+    "ACC_top5",
+    "val_loss",
+    "mean_class_accuracy",
+    "knn_acc",
+    "linear_acc",
+    "reconstruction_loss",
+)
 
 
-def run(spec: Any, context: Any) -> dict[str, Any]:
-    """Evaluates and writes `metrics.json` (and the confusion matrix); returns ``{"kpis", "artefacts", "device", "model"}``."""
-    runtime = runtimes.open_artefact(spec, context, "evaluate")
-    with ranks.process_group(context):
+def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
+    """Evaluates and writes `metrics.json` (and the confusion matrix).
+
+    Returns:
+        ``{"kpis", "artefacts", "device", "model"}``.
+    """
+    runtime = artefact.open_artefact(spec, context, "evaluate")
+    with connected(context) as ranks:
         if runtime.meta.segments:
-            figures, files = segment(spec, context, runtime)
+            metrics, files = evaluate_segmenter(spec, context, runtime, ranks)
             if context.is_main:
-                figures["speed"] = speed(runtime, example_input(runtime.meta, 1))
+                metrics["speed"] = speed(runtime, example_input(runtime.meta, 1))
+        elif runtime.meta.output == "logits":
+            metrics, files = evaluate_classifier(spec, context, runtime, ranks)
         else:
-            figures, files = (classify if runtime.meta.output == "logits" else judge_features)(
-                spec, context, runtime
-            )
+            metrics, files = evaluate_features(spec, context, runtime)
     if not context.is_main:
         return {}
-    figures["model"] = {
+
+    metrics["model"] = {
         "kind": runtime.kind,
         "arch": runtime.meta.arch,
         "stage": runtime.meta.stage,
         "precision": runtime.meta.precision,
     }
     path = context.action_dir / "metrics.json"
-    write_json(path, figures)
-    names = (
-        "mIoU",
-        "mAcc",
-        "aAcc",
-        "ACC_all",
-        "ACC_top5",
-        "val_loss",
-        "mean_class_accuracy",
-        "knn_acc",
-        "linear_acc",
-        "reconstruction_loss",
-    )
-    kpis = {name: figures[name] for name in names if figures.get(name) is not None}
-    kpis |= {
-        f"latency_{name}": value
-        for name, value in figures["speed"].get("batch_1", {}).items()
-        if name != "repetitions"
-    }
-    kpis["best_images_per_s"] = figures["speed"]["best"]["images_per_s"]
+    write_json(path, metrics)
+
+    kpis = {name: metrics[name] for name in KPIS if metrics.get(name) is not None}
+    single = metrics["speed"].get("batch_1", {})
+    kpis |= {f"latency_{name}": single[name] for name in single if name != "repetitions"}
+    kpis["best_images_per_s"] = metrics["speed"]["best"]["images_per_s"]
     return {
         "kpis": kpis,
         "artefacts": [str(file) for file in [path, *files]],
         "device": str(runtime.device),
-        "model": figures["model"],
+        "model": metrics["model"],
     }
 
 
-def classify(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list[Path]]:
-    """Classification figures of a fine-tuned artefact, summed over ranks without counting an image twice."""
+def evaluate_classifier(
+    spec: ExperimentSpec, context: RunContext, runtime: Runtime, ranks: Ranks
+) -> tuple[dict[str, Any], list[Path]]:
+    """Metrics of a classifier, summed over ranks without counting an image twice."""
     meta = runtime.meta
-    images = Images(
-        spec,
-        artefact.need_source(spec, "val_data_sources", "evaluate"),
-        meta,
-        labelled=True,
-        classes=meta.classes,
-    )
+    source = artefact.need_source(spec, "val_data_sources", "evaluate")
+    images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes)
     classes = artefact.class_names(meta, images.dataset.classes)
-    count = len(classes)
-    sums = torch.zeros(count * count + 2, dtype=torch.float64)  # confusion matrix, top-k hits, loss
-    k = min(metrics.TOP_K, count)
+    sums = ClassificationMetrics(len(classes), confusion=True)
+
     size = artefact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
     with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
         for batch in images.batches(size, rank=context.rank, world=context.world_size):
             first = batch["input"][:1] if first is None else first
-            logits, labels = run_batch(runtime, batch["input"]), batch["label"]
-            sums[: count * count] += torch.bincount(
-                labels * count + logits.argmax(dim=1), minlength=count * count
-            )
-            sums[-2] += (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).sum()
-            sums[-1] += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            sums.add(run_batch(runtime, batch["input"]), batch["label"])
             progress.advance()
-    sums = ranks.add_up(context, sums)
+
+    ranks.sum_over_ranks(sums.sums)
     if not context.is_main:
         return {}, []
-    confusion = sums[: count * count].reshape(count, count).numpy().astype(np.int64)
-    figures = metrics.summarise(confusion, int(sums[-2]), float(sums[-1]), classes)
-    figures["unreadable"] = images.dataset.corrupt
-    figures["speed"] = speed(runtime, first)
-    return figures, metrics.write_confusion(confusion, classes, context.action_dir)
+    metrics = {
+        "ACC_top5": None,  # says nothing of five classes or fewer
+        **sums.summary(source),
+        "images": sums.images,
+        **class_metrics(sums.confusion, classes),
+        "unreadable": images.dataset.corrupt,
+        "speed": speed(runtime, first),
+    }
+    return metrics, write_confusion(sums.confusion, classes, context.action_dir)
 
 
-def judge_features(spec: Any, context: Any, runtime: Any) -> tuple[dict[str, Any], list[Path]]:
-    """Feature quality of a pretrained artefact. Probes want all features in one place, so rank 0 does them; loss needs the decoder, so
-    torch."""
+class Features(NamedTuple):
+    """What `embed` makes of a source.
+
+    Attributes:
+        features: ``[N, D]``.  labels: int64 ``[N]``, None where some image has none.
+        classes: names, in label order.  loss: mean reconstruction loss, where it was asked for.
+        first: one input image.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    classes: list[str]
+    loss: float | None
+    first: Tensor | None
+
+
+def evaluate_features(
+    spec: ExperimentSpec, context: RunContext, runtime: Runtime
+) -> tuple[dict[str, Any], list[Path]]:
+    """Feature quality of a pretrained artefact.
+
+    Probes want all features in one place, so rank 0 does them. The loss needs the decoder, which
+    only a checkpoint has.
+    """
     if not context.is_main:
         return {}, []
     name = "probe_val_data_sources" if spec.dataset.probe_val_data_sources else "val_data_sources"
     source = artefact.need_source(spec, name, "evaluate")
-    decoder = getattr(runtime, "model", None)
-    units = int(decoder.num_units) if decoder is not None else None
-    features, labels, classes, loss, first = embed(spec, context, runtime, source, units, None)
-    figures: dict[str, Any] = {
-        "images": len(features),
+    model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
+    units = None if model is None else int(model.num_units)
+    found = embed(spec, context, runtime, source, units=units)
+
+    metrics: dict[str, Any] = {
+        "images": len(found.features),
         "notes": [],
         "features": runtime.meta.output,
     }
-    if loss is not None:
-        figures["reconstruction_loss"] = loss
+    if found.loss is not None:
+        metrics["reconstruction_loss"] = found.loss
     else:
-        figures["notes"].append(
-            "no reconstruction loss: an exported artefact has no decoder; evaluate the checkpoint for it"
+        metrics["notes"].append(
+            "no reconstruction loss: an exported artefact has no decoder; "
+            "evaluate the checkpoint for it"
         )
-    if labels is None:
-        figures["notes"].append(f"no probe: dataset.{name} has no class folders")
+    if found.labels is None:
+        metrics["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
-        bank = None
-        if spec.dataset.probe_train_data_sources:
-            known, targets, _, _, _ = embed(
-                spec, context, runtime, spec.dataset.probe_train_data_sources, None, classes
-            )
-            if targets is None:
-                raise SpecError(
-                    "the probe's bank has no labels",
-                    field="dataset.probe_train_data_sources",
-                    expected="one folder per class",
-                )
-            bank = (known, targets)
-        elif int(torch.bincount(labels)[labels.unique()].min()) < 2:
-            raise SpecError(
-                "a probe without a bank needs two images of every class",
-                field=f"dataset.{name}",
-                hint="set dataset.probe_train_data_sources, or add images",
-            )
-        figures |= probe(features, labels, k=spec.train.probe.k, seed=spec.train.seed, bank=bank)
-    for note in figures["notes"]:
+        metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
+
+    for note in metrics["notes"]:
         context.log(note)
-    figures["speed"] = speed(runtime, first)
-    return figures, []
+    metrics["speed"] = speed(runtime, found.first)
+    return metrics, []
+
+
+def probe(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    found: Features,
+    labels: Tensor,
+    field: str,
+) -> dict[str, Any]:
+    """``knn_acc, linear_acc, k, protocol``: with the spec's bank, else by cross-validation.
+
+    Raises:
+        SpecError: the bank has no labels; or there is none, and a class has one image only.
+    """
+    k = int(spec.train.probe.k)
+    if spec.dataset.probe_train_data_sources:
+        bank = embed(
+            spec, context, runtime, spec.dataset.probe_train_data_sources, classes=found.classes
+        )
+        if bank.labels is None:
+            raise SpecError(
+                "the probe's bank has no labels",
+                field="dataset.probe_train_data_sources",
+                expected="one folder per class",
+            )
+        accuracy: dict[str, Any] = probe_accuracy(
+            bank.features, bank.labels, found.features, labels, k=k
+        )
+        return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labelled images"}
+
+    if int(torch.bincount(labels)[labels.unique()].min()) < 2:
+        raise SpecError(
+            "a probe without a bank needs two images of every class",
+            field=field,
+            hint="set dataset.probe_train_data_sources, or add images",
+        )
+    return {"k": k, **cross_validated(found.features, labels, k=k, seed=spec.train.seed)}
 
 
 def embed(
-    spec: Any, context: Any, runtime: Any, source: Any, units: int | None, classes: list[str] | None
-) -> tuple[Tensor, Tensor | None, list[str], float | None, Tensor | None]:
-    """Features [N, D], labels [N] (None when there are none), class names, mean reconstruction loss (with `units`), one input image."""
-    images = Images(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    source: Any,
+    *,
+    units: int | None = None,
+    classes: list[str] | None = None,
+) -> Features:
+    """Features of every image of a source.
+
+    Args:
+        units: number of mask units, to compute the reconstruction loss too.
+        classes: class names in label order, where the source must have labels.
+    """
+    images = EvalImages(
         spec, source, runtime.meta, labelled=classes is not None, classes=classes, num_units=units
     )
     size = artefact.batch_size(spec.evaluate, spec)
-    parts, labels, loss, first = [], [], 0.0, None
+    model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
+    parts: list[Tensor] = []
+    labels: list[Tensor] = []
+    loss, first = 0.0, None
     with context.progress(-(-len(images) // size), "features") as progress:
         for batch in images.batches(size):
             first = batch["input"][:1] if first is None else first
@@ -175,24 +236,22 @@ def embed(
             parts.append(output.mean(dim=1) if output.ndim == 3 else output)
             labels.append(batch["label"])
             if units is not None:
+                pixels, noise = (batch[name].to(runtime.device) for name in ("input", "noise"))
                 with torch.inference_mode():
-                    result = runtime.model(
-                        batch["input"].to(runtime.device), batch["noise"].to(runtime.device)
-                    )
-                loss += float(result.loss) * len(batch["input"])
+                    loss += float(model(pixels, noise).loss) * len(pixels)
             progress.advance()
+
     features, known = torch.cat(parts), torch.cat(labels)
-    labelled = known if (known >= 0).all() else None
-    return (
-        features,
-        labelled,
-        images.dataset.classes,
-        None if units is None else loss / len(features),
-        first,
+    return Features(
+        features=features,
+        labels=known if bool((known >= 0).all()) else None,
+        classes=images.dataset.classes,
+        loss=None if units is None else loss / len(features),
+        first=first,
     )
 
 
-def speed(runtime: Any, first: Tensor | None) -> dict[str, Any]:
+def speed(runtime: Runtime, first: Tensor | None) -> dict[str, Any]:
     """Latency and throughput of the artefact on this machine."""
     assert first is not None, "an empty source is refused before"
     return {

@@ -1,4 +1,7 @@
-"""Images for everything that is not training: evaluate, inference, the parity gate and calibration all read and preprocess them here."""
+"""Images for everything that is not training.
+
+evaluate, inference, the parity gate and calibration all read and preprocess them here.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,35 @@ from typing import Any
 import numpy as np
 import torch
 from mae_skill.errors import DataError, SpecError
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
+from mae_runners.data import FunctionalSampler, build_dataset, build_loader, collate
+from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 from mae_runners.deploy.artefact import ArtefactMeta
 
 GATE_IMAGES = 16
-GATE_IMAGES_INT8 = 64  # rounding errors differ from image to image; the more that look, the fewer wrong scales pass
-GATE_ELEMENTS = (
-    2**26
-)  # output elements that are compared at most: a segmenter's logits are as large as its images, once a class
+GATE_IMAGES_INT8 = 64  # rounding differs between images: more images catch more wrong scales
+# Output elements compared at most: a segmenter's logits are as large as its images, per class.
+GATE_ELEMENTS = 2**26
 
 
 def gate_count(meta: ArtefactMeta, precision: str | None = None) -> int:
-    """How many images the parity gate looks at, for an artefact of that precision (its own, where none is said)."""
+    """How many images the parity gate compares, for that precision (default: the artefact's)."""
     wanted = GATE_IMAGES_INT8 if (precision or meta.precision) == "int8" else GATE_IMAGES
-    one = (
-        int(meta.num_classes or 1) * meta.input_size[0] * meta.input_size[1] if meta.segments else 1
-    )
-    return max(1, min(wanted, GATE_ELEMENTS // one))
+    pixels = meta.input_size[0] * meta.input_size[1]
+    elements = int(meta.num_classes or 1) * pixels if meta.segments else 1
+    return max(1, min(wanted, GATE_ELEMENTS // elements))
 
 
-class Images:
+class EvalImages:
     """A data source, seen as an artefact wants its input.
 
     Args:
         spec: the whole spec (augmentation, workers, seed, corrupt share).
         sources: URI or list of URIs.
-        meta: gives input size, mean, std; these come from the artefact, never from a default of the spec.
+        meta: gives input size, mean, std; these come from the artefact, never from a default of
+            the spec.
         labelled: whether labels are needed.
         classes: class names in label order; None = the source's own.
         num_units: mask units, when reconstruction noise is wanted.
@@ -43,7 +48,7 @@ class Images:
 
     def __init__(
         self,
-        spec: Any,
+        spec: ExperimentSpec,
         sources: Any,
         meta: ArtefactMeta,
         *,
@@ -51,22 +56,12 @@ class Images:
         classes: list[str] | None = None,
         num_units: int | None = None,
     ) -> None:
-        from mae_runners.data import build_dataset
-
-        augmentation = spec.dataset.augmentation.model_copy(
-            update={
-                "input_size": list(meta.input_size),
-                "mean": list(meta.mean),
-                "std": list(meta.std),
-            }
-        )
-        self.spec = spec
-        self.meta = meta
+        self.spec, self.meta = spec, meta
         self.dataset = build_dataset(
             sources,
             train=False,
             stage=meta.stage,
-            augmentation=augmentation,
+            augmentation=augmentation_of(spec, meta),
             seed=spec.train.seed,
             classes=classes,
             require_labels=labelled,
@@ -86,92 +81,85 @@ class Images:
     def batches(
         self, size: int, *, rank: int = 0, world: int = 1, device: torch.device | None = None
     ) -> Iterator[dict[str, Tensor]]:
-        """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank's share, padding left out, in order.
+        """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank's share, in order.
 
-        ``input`` is what `Runtime.run` takes: float32 normalised, or raw uint8 when the artefact normalises itself.
+        Fillers and stand-ins for unreadable images are left out. ``input`` is what `Runtime.run`
+        takes: float32, normalized; or raw uint8 where the artefact normalizes itself.
         """
-        from mae_runners.data import FunctionalSampler, build_loader, to_input
-
         sampler = FunctionalSampler(
             len(self.dataset), self.spec.train.seed, rank, world, shuffle=False
         )
-        loader = build_loader(self.dataset, sampler, size, self.spec.dataset.num_workers_per_gpu)
-        for batch in loader:
-            batch = {
-                name: value[batch["valid"]] for name, value in batch.items()
-            }  # fillers and stand-ins of unreadable images
+        workers = self.spec.dataset.num_workers_per_gpu
+        for batch in build_loader(self.dataset, sampler, size, workers):
+            batch = {name: value[batch["valid"]] for name, value in batch.items()}
             if not len(batch["image"]):
                 continue
             pixels = batch["image"].to(device or torch.device("cpu"), non_blocking=True)
-            batch["input"] = (
-                pixels
-                if self.meta.preprocessing
-                else to_input(pixels, self.meta.mean, self.meta.std, torch.float32)
-            )
+            batch["input"] = model_input(pixels, self.meta)
             yield batch
 
     def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """The batch, ``input`` included, of the images at these places; unreadable ones left out of ``input``."""
-        from mae_runners.data import collate, to_input
-
+        """The batch of the images at these places; ``input`` lacks the unreadable ones."""
         batch = collate([self.dataset[0, position] for position in positions])
         self.dataset.check_corrupt()
-        pixels = batch["image"][batch["valid"]]
-        batch["input"] = (
-            pixels
-            if self.meta.preprocessing
-            else to_input(pixels, self.meta.mean, self.meta.std, torch.float32)
-        )
+        batch["input"] = model_input(batch["image"][batch["valid"]], self.meta)
         return batch
 
 
-def source_images(spec: Any, meta: ArtefactMeta, name: str | None, sources: Any = None) -> Any:
-    """The unlabelled view of a source of ``dataset`` (or of ``sources``), as the artefact's task sees it."""
+def source_images(
+    spec: ExperimentSpec, meta: ArtefactMeta, name: str | None, sources: Any = None
+) -> EvalImages | EvalPairs:
+    """The unlabelled view of a source of ``dataset`` (or of ``sources``), for the artefact's task."""
     if meta.segments:
-        from mae_runners.deploy.eval_pairs import Scenes
-
-        return Scenes(spec, name, meta, labelled=False, sources=sources)
-    return Images(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)
+        return EvalPairs(spec, name, meta, labelled=False, sources=sources)
+    return EvalImages(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)
 
 
-def gate_images(spec: Any, meta: ArtefactMeta, count: int | None = None) -> tuple[Tensor, str]:
-    """Real images to compare an artefact with its model on, [N, 3, H, W] as `Runtime.run` takes them, and where they came from.
+def gate_images(
+    spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = None
+) -> tuple[Tensor, str]:
+    """Real images to compare an artefact with its model on, and where they came from.
 
-    The first of val, test, train data that the spec names; when it names none, crops of the photograph that matplotlib installs
-    (``grace_hopper.jpg``, public domain), and the result says so. Random noise is never used: it drives a network where no image does.
+    The first of val, test, train data that the spec names; when it names none, crops of the
+    photograph that matplotlib installs (``grace_hopper.jpg``, public domain), and the result says
+    so. Random noise is never used: it drives a network where no image does.
+
+    Returns:
+        ``[N, 3, H, W]`` as `Runtime.run` takes them, and their origin in words.
     """
     count = count or gate_count(meta)
     for name in ("val_data_sources", "test_data_sources", "train_data_sources"):
         if getattr(spec.dataset, name):
             picked = _first(source_images(spec, meta, name), count)
             return picked, f"{len(picked)} images of dataset.{name}"
-    return sample_photograph(
-        meta, count
-    ), f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
+    origin = f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
+    return sample_photograph(meta, count), origin
 
 
-def calibration_batches(spec: Any, meta: ArtefactMeta) -> tuple[list[np.ndarray], str]:
-    """The images to choose int8 scales on: ``cal_image_dir``, else val or train data of the spec; ``cal_batch_size`` × ``cal_batches``
-    of them.
+def calibration_batches(
+    spec: ExperimentSpec, meta: ArtefactMeta
+) -> tuple[list[np.ndarray], str]:
+    """The images to choose int8 scales on, and where they came from.
+
+    ``cal_batch_size`` × ``cal_batches`` images of ``cal_image_dir``, else of the spec's train or
+    val data.
 
     Raises:
-        SpecError: no source is named: scales from anything but the user's images would be wrong in silence.
+        SpecError: no source is named: scales from other images would be wrong without notice.
     """
     section = spec.gen_trt_engine.tensorrt.calibration
     fields = [
         name for name in ("train_data_sources", "val_data_sources") if getattr(spec.dataset, name)
     ]
+    field = "gen_trt_engine.tensorrt.calibration.cal_image_dir"
     if section.cal_image_dir:
-        images, origin = (
-            source_images(spec, meta, None, section.cal_image_dir),
-            "gen_trt_engine.tensorrt.calibration.cal_image_dir",
-        )
+        images, origin = source_images(spec, meta, None, section.cal_image_dir), field
     elif fields:
         images, origin = source_images(spec, meta, fields[0]), f"dataset.{fields[0]}"
     else:
         raise SpecError(
             "int8 needs calibration images",
-            field="gen_trt_engine.tensorrt.calibration.cal_image_dir",
+            field=field,
             expected="a folder or archive with images like those the model will see",
         )
     size = int(section.cal_batch_size)
@@ -180,38 +168,42 @@ def calibration_batches(spec: Any, meta: ArtefactMeta) -> tuple[list[np.ndarray]
     return batches, f"{sum(map(len, batches))} images of {origin}"
 
 
-def _spread(images: Any, size: int, wanted: int) -> Iterator[dict[str, Tensor]]:
-    """Batches spread over the whole source: sources are sorted by class, and the first ones alone would show one class."""
+def _spread(
+    images: EvalImages | EvalPairs, size: int, wanted: int
+) -> Iterator[dict[str, Tensor]]:
+    """Batches spread over the whole source.
+
+    Sources are sorted by class: the first images alone would show one class.
+    """
     total = min(wanted, len(images))
     positions = [int(i) for i in np.linspace(0, len(images) - 1, total).round()]
     for start in range(0, total, size):
         yield images.at(positions[start : start + size])
 
 
-def _first(images: Any, count: int) -> Tensor:
+def _first(images: EvalImages | EvalPairs, count: int) -> Tensor:
     return torch.cat([batch["input"] for batch in _spread(images, count, count)])
 
 
 def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
+    """Crops of matplotlib's photograph, ``[count, 3, H, W]`` as `Runtime.run` takes them."""
     from matplotlib import get_data_path
     from PIL import Image
 
-    picture = Image.open(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
+    path = Path(get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    photograph = Image.open(path).convert("RGB")
     height, width = meta.input_size
     rng = np.random.default_rng(0)
     crops = []
     for _ in range(count):
         share = float(rng.uniform(0.3, 0.9))
-        w, h = int(picture.width * share), int(picture.height * share)
-        x, y = (
-            int(rng.integers(0, picture.width - w + 1)),
-            int(rng.integers(0, picture.height - h + 1)),
-        )
-        crops.append(
-            np.asarray(
-                picture.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
-            ).transpose(2, 0, 1)
-        )
+        w, h = int(photograph.width * share), int(photograph.height * share)
+        x = int(rng.integers(0, photograph.width - w + 1))
+        y = int(rng.integers(0, photograph.height - h + 1))
+        box = (x, y, x + w, y + h)
+        crop = photograph.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        crops.append(np.asarray(crop).transpose(2, 0, 1))
+
     pixels = torch.from_numpy(np.stack(crops))
     if meta.preprocessing:
         return pixels

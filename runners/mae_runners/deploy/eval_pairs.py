@@ -1,4 +1,4 @@
-"""Pictures with masks for everything that is not training, and a segmenter of any kind applied to them."""
+"""Images with masks for everything that is not training, and a segmenter applied to them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Any
 
 import torch
 from mae_skill.errors import DataError
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
+from mae_runners.data import (
+    FunctionalSampler,
+    build_loader,
+    build_segmentation_dataset,
+    to_input,
+)
 from mae_runners.deploy.artefact import ArtefactMeta
-from mae_runners.deploy.runtimes import run_batch
+from mae_runners.deploy.runtimes import Runtime, run_batch
 from mae_runners.metrics.windows import (
     default_stride,
     fitted_size,
@@ -24,52 +31,66 @@ from mae_runners.metrics.windows import (
 ROLES = {"train_data_sources": "train", "val_data_sources": "val", "test_data_sources": "test"}
 
 
+def augmentation_of(spec: ExperimentSpec, meta: ArtefactMeta) -> Any:
+    """``dataset.augmentation`` with the artefact's input size, mean and std, whatever it says."""
+    return spec.dataset.augmentation.model_copy(
+        update={
+            "input_size": list(meta.input_size),
+            "mean": list(meta.mean),
+            "std": list(meta.std),
+        }
+    )
+
+
+def model_input(pixels: Tensor, meta: ArtefactMeta) -> Tensor:
+    """uint8 ``[B, 3, H, W]`` as the artefact takes it: as it is where it normalizes itself."""
+    return pixels if meta.preprocessing else to_input(pixels, meta.mean, meta.std, torch.float32)
+
+
 @dataclass
-class Scene:
-    """One picture: its place in the data set, uint8 ``[3, H, W]``, and its mask ``[H, W]`` (all ignored where there is none)."""
+class Pair:
+    """An image with its mask.
+
+    Attributes:
+        index: place in the data set.  image: uint8 ``[3, H, W]``.
+        mask: ``[H, W]``, all ignored where there is none.
+    """
 
     index: int
     image: Tensor
     mask: Tensor
 
 
-class Scenes:
-    """A source of pictures and masks at their own size.
+class EvalPairs:
+    """A source of images with masks at their own size.
 
     Args:
         spec: the whole spec (mask sources and their meaning, workers, seed, corrupt share).
-        name: the source's field: ``train_data_sources``, ``val_data_sources`` or ``test_data_sources``; None with ``sources``.
-        meta: gives input size, mean, classes; these come from the artefact, never from a default of the spec.
-        labelled: whether every picture needs a mask.
-        sources: pictures without masks that no field of ``dataset`` names.
+        name: the source's field: ``train_data_sources``, ``val_data_sources`` or
+            ``test_data_sources``; None with ``sources``.
+        meta: gives input size, mean, classes; these come from the artefact, never from a default
+            of the spec.
+        labelled: whether every image needs a mask.
+        sources: images without masks that no field of ``dataset`` names.
     """
 
     def __init__(
         self,
-        spec: Any,
+        spec: ExperimentSpec,
         name: str | None,
         meta: ArtefactMeta,
         *,
         labelled: bool,
         sources: Any = None,
     ) -> None:
-        from mae_runners.data import build_segmentation_dataset
-
         role = ROLES[name] if name else "test"
         self.spec, self.meta = spec, meta
-        augmentation = spec.dataset.augmentation.model_copy(
-            update={
-                "input_size": list(meta.input_size),
-                "mean": list(meta.mean),
-                "std": list(meta.std),
-            }
-        )
         self.dataset = build_segmentation_dataset(
             sources or getattr(spec.dataset, str(name)),
             getattr(spec.dataset.segmentation, f"{role}_mask_sources") if name else None,
             role=role,
             train=False,
-            dataset=spec.dataset.model_copy(update={"augmentation": augmentation}),
+            dataset=spec.dataset.model_copy(update={"augmentation": augmentation_of(spec, meta)}),
             num_classes=int(meta.num_classes or 0),
             seed=spec.train.seed,
             classes=meta.classes,
@@ -82,18 +103,15 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batches(self, size: int, *, rank: int = 0, world: int = 1) -> Iterator[list[Scene]]:
-        """This rank's share, fillers and stand-ins for unreadable pictures left out, in order."""
-        from mae_runners.data import FunctionalSampler, build_loader
-
+    def batches(self, size: int, *, rank: int = 0, world: int = 1) -> Iterator[list[Pair]]:
+        """This rank's share in order, without fillers and stand-ins for unreadable images."""
         sampler = FunctionalSampler(
             len(self.dataset), self.spec.train.seed, rank, world, shuffle=False
         )
-        for batch in build_loader(
-            self.dataset, sampler, size, self.spec.dataset.num_workers_per_gpu
-        ):
+        workers = self.spec.dataset.num_workers_per_gpu
+        for batch in build_loader(self.dataset, sampler, size, workers):
             yield [
-                Scene(index, image[:, :height, :width], mask[:height, :width])
+                Pair(index, image[:, :height, :width], mask[:height, :width])
                 for index, image, mask, (height, width), valid in zip(
                     batch["index"].tolist(),
                     batch["image"],
@@ -106,33 +124,31 @@ class Scenes:
             ]
 
     def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """``{"input"}`` of the pictures at these places: fitted whole into the artefact's input, unreadable ones left out."""
+        """``{"input"}`` of the images at these places, each fitted whole into the artefact's input;
+        unreadable ones are left out."""
         items = [self.dataset[0, position] for position in positions]
         self.dataset.check_corrupt()
-        fitted = [item["image"] for item in items if item["valid"]]
-        fitted = [
-            scale_pixels(image, fitted_size((image.shape[1], image.shape[2]), self.window))
-            for image in fitted
-        ]
-        pixels = [pad_pixels(image, self.window, self.meta.mean) for image in fitted]
+        pixels = []
+        for image in (item["image"] for item in items if item["valid"]):
+            fitted = scale_pixels(
+                image, fitted_size((image.shape[1], image.shape[2]), self.window)
+            )
+            pixels.append(pad_pixels(fitted, self.window, self.meta.mean))
         return {"input": model_input(torch.stack(pixels), self.meta) if pixels else torch.empty(0)}
 
 
-def model_input(pixels: Tensor, meta: ArtefactMeta) -> Tensor:
-    """uint8 ``[B, 3, H, W]`` as the artefact takes it."""
-    from mae_runners.data import to_input
-
-    return pixels if meta.preprocessing else to_input(pixels, meta.mean, meta.std, torch.float32)
-
-
-def segmenter(runtime: Any, settings: Any, size: int) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """A function from pictures uint8 ``[3, H_i, W_i]`` to logits ``[C, h_i, w_i]`` of their shape, for `judge_pixels`.
+def segmenter(
+    runtime: Runtime, settings: Any, size: int
+) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A function from images uint8 ``[3, H_i, W_i]`` to logits ``[C, h_i, w_i]`` of their shape,
+    for `classify_pixels`.
 
     Args:
-        settings: ``window`` (whole or slide) and ``stride``, as ``evaluate.segmentation`` and ``inference.segmentation`` have them.
-        size: windows a call when sliding.
+        settings: ``window`` (whole or slide) and ``stride``, as ``evaluate.segmentation`` and
+            ``inference.segmentation`` have them.
+        size: windows per call when sliding.
     """
-    meta: ArtefactMeta = runtime.meta
+    meta = runtime.meta
     window = (int(meta.input_size[0]), int(meta.input_size[1]))
 
     def model(pixels: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Metrics of classification, segmentation and probes: each computed in one place."""
+"""Metrics of classification, segmentation and probes, each computed in one place."""

@@ -1,4 +1,4 @@
-"""Colours of classes, and pictures painted with them."""
+"""Colors of classes, and images painted with them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,55 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-GOLDEN = 0.6180339887498949  # hues a golden section apart never come close
+GOLDEN = 0.6180339887498949  # hues a golden section apart never come close to each other
 IGNORED = (0, 0, 0)
 
 
 def palette(count: int) -> np.ndarray:
-    """uint8 ``[count, 3]``: colours that differ in hue, then in brightness; the same ones for every run."""
-    colours = []
+    """uint8 ``[count, 3]``: colors that differ in hue, then in brightness; the same in every run."""
+    colors = []
     for index in range(count):
         value, saturation = ((0.95, 0.75), (0.65, 0.85), (0.85, 0.45))[index % 3]
-        colours.append(
+        colors.append(
             [
                 round(255 * part)
                 for part in colorsys.hsv_to_rgb((index * GOLDEN) % 1.0, saturation, value)
             ]
         )
-    return np.asarray(colours, np.uint8).reshape(count, 3)
+    return np.asarray(colors, np.uint8).reshape(count, 3)
 
 
-def paint(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Labels integer ``[H, W]`` → uint8 ``[H, W, 3]``; what is no class (the ignored) is black."""
-    known = labels < len(colours)
-    painted = colours[np.where(known, labels, 0)]
-    return np.where(known[..., None], painted, np.asarray(IGNORED, np.uint8))
+def paint(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Labels, integer ``[H, W]`` → uint8 ``[H, W, 3]``; ignored pixels are black."""
+    known = labels < len(colors)
+    painted: np.ndarray = colors[np.where(known, labels, 0)]
+    painted = np.where(known[..., None], painted, np.asarray(IGNORED, np.uint8))
+    return painted
 
 
 def overlay(image: np.ndarray, painted: np.ndarray, share: float = 0.5) -> np.ndarray:
-    """The picture uint8 ``[H, W, 3]`` seen through the colours, which weigh ``share``."""
-    return np.rint((1.0 - share) * image + share * painted.astype(np.float64)).astype(np.uint8)
+    """The image, uint8 ``[H, W, 3]``, seen through the colors, which weigh ``share``."""
+    mixed: np.ndarray = (1.0 - share) * image + share * painted.astype(np.float64)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def comparison(
+    image: Tensor, mask: Tensor, labels: np.ndarray, colors: np.ndarray
+) -> list[np.ndarray]:
+    """Image, truth and prediction, uint8 ``[H, W, 3]`` each.
+
+    Args:
+        image: uint8 ``[3, H, W]``; mask: true classes ``[H, W]``; labels: predicted ones.
+        colors: of the classes, as `palette` gives them.
+    """
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    return [pixels, paint(mask.cpu().numpy(), colors), paint(labels, colors)]
 
 
 def write_labels(labels: np.ndarray, path: Path) -> Path:
-    """Labels as a grey PNG whose values are the classes: 8 bits where they fit, else 16."""
+    """Labels as a gray PNG whose values are the classes: 8 bits where they fit, else 16."""
     Image.fromarray(labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)).save(
         path
     )
@@ -53,15 +69,19 @@ def write_legend(classes: Sequence[str], path: Path) -> Path:
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["class_index", "class", "red", "green", "blue"])
-        for index, (name, colour) in enumerate(
+        for index, (name, color) in enumerate(
             zip(classes, palette(len(classes)).tolist(), strict=True)
         ):
-            writer.writerow([index, name, *colour])
+            writer.writerow([index, name, *color])
     return path
 
 
 def board(rows: Sequence[Sequence[np.ndarray]], side: int = 256, gap: int = 2) -> np.ndarray:
-    """Pictures uint8 ``[H, W, 3]`` in rows and columns, each shrunk into a square of ``side`` pixels, on white."""
+    """Images uint8 ``[H, W, 3]`` in rows and columns on white, each fitted into a square.
+
+    Args:
+        side: of the squares, in pixels; gap: of white between them.
+    """
     height, width = len(rows) * (side + gap) - gap, max(map(len, rows)) * (side + gap) - gap
     canvas = np.full((height, width, 3), 255, np.uint8)
     for y, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Intersection over union from sums over a whole data set, never from means of pictures."""
+"""Intersection over union from sums over a whole data set, never from means of images."""
 
 from __future__ import annotations
 
@@ -10,36 +10,79 @@ from typing import Any
 import numpy as np
 import torch
 from mae_sdk.files import atomic_file
+from mae_skill.errors import DataError
 from torch import Tensor
 
+from mae_runners.metrics.confusion import count_pairs
+from mae_runners.metrics.windows import classify_pixels
 
-def confusion(truth: Tensor, predicted: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Pixel counts float64 ``[C, C]``, rows = true class, columns = predicted; ignored pixels are left out.
 
-    Args:
-        truth, predicted: integer tensors of one shape; every label that is not ``ignore_index`` lies in 0 … C−1.
+class SegmentationMetrics:
+    """IoU, accuracies and loss of a segmenter; used by training, evaluate and inference.
+
+    Attributes:
+        sums: float64 ``[C² + 3]``: the confusion matrix of pixels, then loss, labelled pixels and
+            images. Add those of other ranks before reading metrics.
     """
-    truth, predicted = truth.flatten().long(), predicted.flatten().long()
-    kept = truth != ignore_index
-    pairs = truth[kept] * num_classes + predicted[kept]
-    return (
-        torch.bincount(pairs, minlength=num_classes * num_classes)
-        .reshape(num_classes, num_classes)
-        .double()
-    )
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.sums = torch.zeros(num_classes**2 + 3, dtype=torch.float64)
+
+    def add(self, logits: Tensor, mask: Tensor) -> np.ndarray:
+        """Counts an image: ``logits [C, h, w]`` of any size, ``mask [H, W]``.
+
+        Returns:
+            The class of each pixel, integer ``[H, W]``.
+        """
+        size = (int(mask.shape[0]), int(mask.shape[1]))
+        mask = mask.to(logits.device)
+        labels, loss, pixels = classify_pixels(logits, size, mask, self.ignore_index)
+        counts = count_pairs(mask, labels, self.num_classes, self.ignore_index)
+        self.sums[:-3] += counts.flatten().cpu()
+        self.sums[-3:] += torch.tensor([loss, pixels, 1.0], dtype=torch.float64)
+        found: np.ndarray = labels.cpu().numpy()
+        return found
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """float64 ``[C, C]``, rows = true class, columns = predicted."""
+        return self.sums[:-3].reshape(self.num_classes, self.num_classes).numpy()
+
+    @property
+    def labelled_pixels(self) -> int:
+        return int(self.sums[-2])
+
+    def summary(self, source: Any) -> dict[str, Any]:
+        """``val_loss``, ``images`` and all of `iou_metrics`.
+
+        Raises:
+            DataError: no pixel has a label; ``source`` is the data set that the error names.
+        """
+        loss, pixels, images = self.sums[-3:].tolist()
+        if not pixels:
+            raise DataError(
+                "no validation pixel has a label",
+                field="dataset.val_data_sources",
+                got=source,
+                expected="masks with classes other than dataset.segmentation.ignore_index",
+            )
+        return {"val_loss": loss / pixels, "images": int(images), **iou_metrics(self.confusion)}
 
 
-def figures(counts: np.ndarray | Tensor) -> dict[str, Any]:
-    """The figures of a confusion matrix.
+def iou_metrics(confusion: np.ndarray | Tensor) -> dict[str, Any]:
+    """The metrics of a confusion matrix of pixels ``[C, C]``.
 
     Returns:
-        ``mIoU``: mean over the classes that occur in truth or prediction.  ``mAcc``: mean recall of the classes that occur in truth.
-        ``aAcc``: share of the pixels that are right.  ``iou``, ``accuracy``: by class, None where undefined.  ``pixels``: by class.
+        ``mIoU``: mean over the classes that occur in truth or prediction.  ``mAcc``: mean recall
+        of the classes that occur in truth.  ``aAcc``: share of the pixels that are right.
+        ``iou``, ``accuracy``: per class, None where undefined.  ``pixels``: per class.
         All in [0, 1]; 0 where no pixel is labelled.
     """
-    matrix = np.asarray(counts, dtype=np.float64)
+    matrix = np.asarray(confusion, dtype=np.float64)
     hits, truths, guesses = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     union = truths + guesses - hits
+
     iou = [float(hit / whole) if whole else None for hit, whole in zip(hits, union, strict=True)]
     accuracy = [
         float(hit / whole) if whole else None for hit, whole in zip(hits, truths, strict=True)
@@ -59,19 +102,24 @@ def _mean(values: Sequence[float | None]) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
-def write_table(found: dict[str, Any], classes: Sequence[str], path: Path) -> Path:
+def by_class(metrics: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """The metrics with their lists folded into ``per_class``: name → IoU, accuracy, pixels."""
+    lists = [metrics[name] for name in ("iou", "accuracy", "pixels")]
+    table = {
+        name: {"IoU": iou, "accuracy": accuracy, "pixels": pixels}
+        for name, iou, accuracy, pixels in zip(classes, *lists, strict=True)
+    }
+    rest = {name: metrics[name] for name in metrics.keys() - {"iou", "accuracy", "pixels"}}
+    return {**{name: rest[name] for name in metrics if name in rest}, "per_class": table}
+
+
+def write_table(metrics: dict[str, Any], classes: Sequence[str], path: Path) -> Path:
     """``class, IoU, accuracy, pixels`` of every class; empty where undefined."""
+    lists = [metrics[name] for name in ("iou", "accuracy", "pixels")]
     with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["class", "IoU", "accuracy", "pixels"])
-        for name, iou, accuracy, pixels in zip(
-            classes, found["iou"], found["accuracy"], found["pixels"], strict=True
-        ):
-            writer.writerow(
-                [
-                    name,
-                    *("" if value is None else f"{value:.6f}" for value in (iou, accuracy)),
-                    pixels,
-                ]
-            )
+        for name, *shares, pixels in zip(classes, *lists, strict=True):
+            cells = ["" if share is None else f"{share:.6f}" for share in shares]
+            writer.writerow([name, *cells, pixels])
     return path

@@ -1,4 +1,4 @@
-"""A picture of any size through a model of one size: fitted whole, or window by window."""
+"""An image of any size through a model of one size: fitted whole, or window by window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: classes that are brought to the size of a picture at once: 150 classes of a 12-megapixel photograph would be 7 GB
+# Classes that are resized to an image at once: all 150 of a 12-megapixel photograph would be 7 GB.
 CHUNK = 16
 Model = Callable[[Tensor], Tensor]
 
@@ -38,11 +38,11 @@ def scale_pixels(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pad_pixels(image: Tensor, window: tuple[int, int], fill: Sequence[float]) -> Tensor:
-    """uint8 ``[3, h, w]`` at the upper left of a window, the rest filled with the colour ``fill`` (shares of 255)."""
-    colour = torch.tensor(
+    """uint8 ``[3, h, w]`` at the upper left of a window; the rest is ``fill``, a color in 0…1."""
+    color = torch.tensor(
         [round(255 * value) for value in fill], dtype=torch.uint8, device=image.device
     )
-    padded = colour[:, None, None].repeat(1, *window)
+    padded = color[:, None, None].repeat(1, *window)
     padded[:, : image.shape[1], : image.shape[2]] = image
     return padded
 
@@ -57,15 +57,16 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 def whole(
     model: Model, images: Sequence[Tensor], window: tuple[int, int], fill: Sequence[float]
 ) -> list[Tensor]:
-    """Logits of each picture in one pass: the picture is shrunk or enlarged until it fits, and the rest of the window is filled.
+    """Logits of each image in one pass: it is resized until it fits, the rest of the window filled.
 
     Args:
         model: uint8 ``[B, 3, *window]`` → logits ``[B, C, *window]``.
         images: uint8 ``[3, H_i, W_i]``.
-        fill: mean colour, which is 0 after normalisation.
+        fill: mean color, which is 0 after normalisation.
 
     Returns:
-        ``[C, h_i, w_i]`` for the part of the window that the picture fills; `judge_pixels` brings them to the picture's size.
+        ``[C, h_i, w_i]`` for the part of the window that the image fills; `classify_pixels`
+        resizes them to the image.
     """
     sizes = [fitted_size((image.shape[1], image.shape[2]), window) for image in images]
     batch = torch.stack(
@@ -83,16 +84,16 @@ def whole(
 def slide(
     model: Model, image: Tensor, window: tuple[int, int], stride: tuple[int, int], batch: int
 ) -> Tensor:
-    """Logits of a picture as the average of overlapping windows, on the picture scaled until it just covers a window.
+    """Logits of an image, resized until it just covers a window: the mean of overlapping windows.
 
     Args:
         model: uint8 ``[B, 3, *window]`` → logits ``[B, C, *window]``.
         image: uint8 ``[3, H, W]``.
         stride: rows and columns from one window to the next, at most the window.
-        batch: windows a call.
+        batch: windows per call.
 
     Returns:
-        ``[C, h, w]`` of the scaled picture.
+        ``[C, h, w]`` of the resized image.
     """
     size = covering_size((image.shape[1], image.shape[2]), window)
     scaled = scale_pixels(image, size)
@@ -114,24 +115,29 @@ def slide(
         for logits, (y, x) in zip(outputs, part, strict=True):
             total[:, y : y + window[0], x : x + window[1]] += logits
             hits[y : y + window[0], x : x + window[1]] += 1
-    assert total is not None and hits is not None, "every picture has a window"
+    assert total is not None and hits is not None, "every image has a window"
     return total / hits
 
 
 def default_stride(window: tuple[int, int], asked: int | None) -> tuple[int, int]:
-    """The stride of `slide`: ``asked`` in both directions (at most the window), or two thirds of the window."""
+    """The stride of `slide`: ``asked`` on both sides (at most the window), or 2/3 of the window."""
     rows, columns = (min(asked, side) if asked else max(1, side * 2 // 3) for side in window)
     return rows, columns
 
 
-def judge_pixels(
+def classify_pixels(
     logits: Tensor, size: tuple[int, int], mask: Tensor | None = None, ignore_index: int = 255
 ) -> tuple[Tensor, float, int]:
-    """Logits ``[C, h, w]`` brought to ``size`` (bilinear) and read off, a few classes at a time.
+    """The most likely class of each pixel, and the loss.
+
+    The logits ``[C, h, w]`` are resized to ``size`` (bilinear), a few classes at a time.
+
+    Args:
+        mask: true classes, integer ``[*size]``, or None.
 
     Returns:
-        Class of each pixel uint8 or int16 ``[*size]``; with ``mask`` (integer ``[*size]``) the cross-entropy summed over labelled pixels,
-        and their number; else 0 and 0.
+        Classes, uint8 or int16 ``[*size]``; the cross-entropy summed over the labelled pixels; the
+        number of these. The last two are 0 without a mask.
     """
     best: Tensor | None = None
     chosen = torch.empty(0)

@@ -14,6 +14,7 @@ import random
 import re
 import zlib
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,52 +23,14 @@ import torch
 from mae_sdk.files import atomic_file
 from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+from mae_skill.spec import ExperimentSpec
+from mae_skill.spec.fields import free_between_attempts
 from torch import nn
 
 from mae_runners.context import RunContext
 from mae_runners.models import checkpoint
 
 NAME = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth$")
-# Fields that may change between attempts without changing what is being trained.
-FREE = (
-    "results_dir",
-    "encryption_key",
-    "wandb",
-    "evaluate",
-    "inference",
-    "export",
-    "gen_trt_engine",
-    "model_name",
-)
-FREE_TRAIN = (
-    "num_epochs",
-    "resume_training_checkpoint_path",
-    "results_dir",
-    "checkpoint_interval",
-    "checkpoint_interval_unit",
-    "keep_checkpoints",
-    "validation_interval",
-)
-FREE_TRAIN += (
-    "gpu_ids",
-    "num_gpus",
-    "num_nodes",
-    "accelerator",
-    "early_stopping",
-    "pretrained_model_path",
-    "compile",
-    "cudnn",
-    "probe",
-)
-FREE_DATASET = (
-    "num_workers_per_gpu",
-    "max_corrupt_fraction",
-    "train_data_sources",
-    "val_data_sources",
-    "test_data_sources",
-)
-FREE_DATASET += ("probe_train_data_sources", "probe_val_data_sources")
-FREE_DATASET += tuple(f"segmentation.{role}_mask_sources" for role in ("train", "val", "test"))
 
 
 @dataclass
@@ -94,17 +57,35 @@ def seed_all(*key: int) -> None:
     torch.manual_seed(value)
 
 
+@cache
+def _free_keys() -> frozenset[str]:
+    return frozenset(free_between_attempts(ExperimentSpec))
+
+
 def identity(spec: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved spec that decides what is trained, flattened to dotted keys."""
-    flat = flatten({key: value for key, value in spec.items() if key not in FREE})
-    dropped = {f"train.{name}" for name in FREE_TRAIN} | {
-        f"dataset.{name}" for name in FREE_DATASET
+    """The part of a resolved spec that decides what is trained, flattened to dotted keys.
+
+    Each field of the spec says whether it belongs to it (`spec_field(affects_training=)`).
+    """
+
+    def free(key: str) -> bool:
+        parts = key.split(".")
+        return any(".".join(parts[:count]) in _free_keys() for count in range(1, len(parts) + 1))
+
+    return {key: value for key, value in flatten(spec).items() if not free(key)}
+
+
+def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (value then, value now) where two identities differ.
+
+    A field that one of them lacks has its default there: a run that was made before the field
+    existed was trained as the default says. A field that no longer exists is not compared.
+    """
+    pairs = {
+        key: (before.get(key, default), now.get(key, default))
+        for key, default in identity(ExperimentSpec().model_dump(mode="json")).items()
     }
-    return {
-        key: value
-        for key, value in flat.items()
-        if not any(key == name or key.startswith(f"{name}.") for name in dropped)
-    }
+    return {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}
 
 
 def newest_first(train_dir: Path) -> list[Path]:
@@ -177,16 +158,16 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
                 expected=str(meta.get(key)),
                 hint="use another results_dir, or start from its weights with train.pretrained_model_path",
             )
-    before, now = data.get("identity") or {}, identity(spec)
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if strict and before and changed:
-        told = "; ".join(f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed[:8])
+    changed = changed_fields(data.get("identity") or {}, identity(spec))
+    if strict and data.get("identity") and changed:
+        shown = [f"{key}: {then!r} → {now!r}" for key, (then, now) in changed.items()]
         raise UsageError(
             "the results folder holds a run with another spec",
-            field=changed[0],
-            got=told,
+            field=next(iter(changed)),
+            got="; ".join(shown[:8]),
             expected="the spec that the run was started with",
-            hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue under the new spec",
+            hint="choose another results_dir, or name the file in "
+            "train.resume_training_checkpoint_path to continue under the new spec",
         )
 
 

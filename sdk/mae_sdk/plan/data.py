@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.conditions import holds
@@ -27,6 +27,7 @@ def count(
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no masks that must.
     """
+    from mae_sdk.data.split import held_out
     from mae_sdk.storage import urls
 
     names = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -70,11 +71,6 @@ def count(
         **held,
         "digest": source.digest,
     }
-
-
-def held_out(classes: Iterable[int], share: float) -> int:
-    """Images held out of classes of these sizes: the share of each, at least one, and none of a class of one."""
-    return sum(max(1, round(share * size)) for size in classes if size > 1)
 
 
 def count_all(

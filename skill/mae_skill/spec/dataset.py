@@ -219,17 +219,20 @@ class SegmentationSpec(SpecModel):
         None,
         "Masks of the training images. Null: `annotations/` beside `images/`.",
         applies_when=SEGMENTATION,
+        affects_training=False,
     )
     val_mask_sources: Sources = spec_field(
         None,
         "Masks of the validation images. Null: `annotations/` beside `images/`.",
         applies_when=SEGMENTATION,
+        affects_training=False,
     )
     test_mask_sources: Sources = spec_field(
         None,
         "Masks of the images for inference, where there are any: predictions are then scored too. "
         "Null: `annotations/` beside `images/`, or none.",
         applies_when=SEGMENTATION,
+        affects_training=False,
     )
     class_list: Sources = spec_field(
         None,
@@ -263,24 +266,30 @@ class DatasetSpec(SpecModel):
         None,
         "Training images. A classifier needs one folder for each class inside, a segmenter a mask for each image.",
         popular=True,
+        affects_training=False,
     )
     val_data_sources: Sources = spec_field(
         None,
         "Validation images; evaluate reads these. Null: see val_fraction.",
         popular=True,
+        affects_training=False,
     )
-    test_data_sources: Sources = spec_field(None, "Images for inference.", popular=True)
+    test_data_sources: Sources = spec_field(
+        None, "Images for inference.", popular=True, affects_training=False
+    )
     probe_train_data_sources: Sources = spec_field(
         None,
         "Labelled images that the kNN probe of pretraining takes as its bank.",
         applies_when=PRETRAIN,
         related=["dataset.probe_val_data_sources", "train.probe.interval"],
+        affects_training=False,
     )
     probe_val_data_sources: Sources = spec_field(
         None,
         "Labelled images that the kNN probe of pretraining is scored on.",
         applies_when=PRETRAIN,
         related=["dataset.probe_train_data_sources", "train.probe.interval"],
+        affects_training=False,
     )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = spec_field(
         None,
@@ -301,12 +310,14 @@ class DatasetSpec(SpecModel):
         "Loader processes for each training process; 0 = load in the process itself.",
         ge=0,
         unit="processes",
+        affects_training=False,
     )
     max_corrupt_fraction: float = spec_field(
         0.01,
         "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.",
         ge=0.0,
         le=1.0,
+        affects_training=False,
     )
     augmentation: AugmentationSpec = spec_field(
         AugmentationSpec, "Hyperparameters of data augmentation."

@@ -32,30 +32,40 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 class ExperimentSpec(SpecModel):
     """A whole experiment: one spec serves every action, and each reads its own sections."""
 
-    model_name: NonEmpty | None = spec_field(None, "A name for the model, kept with it.")
+    model_name: NonEmpty | None = spec_field(
+        None, "A name for the model, kept with it.", affects_training=False
+    )
     encryption_key: NonEmpty | None = spec_field(
         None,
         "Reference to the key that encrypts checkpoints, env:NAME. The key itself never rests in a spec.",
         automl_disabled=True,
+        affects_training=False,
     )
     results_dir: Path = spec_field(
-        None, "Folder that the action writes under; a job fills it in.", automl_disabled=True
+        None,
+        "Folder that the action writes under; a job fills it in.",
+        automl_disabled=True,
+        affects_training=False,
     )
-    wandb: WandbSpec = spec_field(WandbSpec, "Logging to Weights & Biases.")
+    wandb: WandbSpec = spec_field(WandbSpec, "Logging to Weights & Biases.", affects_training=False)
     model: ModelSpec = spec_field(ModelSpec, "Configurable parameters to construct the model.")
     dataset: DatasetSpec = spec_field(
         DatasetSpec, "Configurable parameters to construct the data set."
     )
     train: TrainSpec = spec_field(TrainSpec, "Configurable parameters to construct the trainer.")
     evaluate: EvaluateSpec = spec_field(
-        EvaluateSpec, "Configurable parameters to construct the evaluator."
+        EvaluateSpec, "Configurable parameters to construct the evaluator.", affects_training=False
     )
     inference: InferenceSpec = spec_field(
-        InferenceSpec, "Configurable parameters to construct the inferencer."
+        InferenceSpec,
+        "Configurable parameters to construct the inferencer.",
+        affects_training=False,
     )
     export: ExportSpec = spec_field(
-        ExportSpec, "Configurable parameters to construct the exporter."
+        ExportSpec, "Configurable parameters to construct the exporter.", affects_training=False
     )
     gen_trt_engine: GenTrtEngineSpec = spec_field(
-        GenTrtEngineSpec, "Configurable parameters to construct the TensorRT engine builder."
+        GenTrtEngineSpec,
+        "Configurable parameters to construct the TensorRT engine builder.",
+        affects_training=False,
     )

@@ -17,14 +17,16 @@ Annotations (JSON Schema keywords of our own; validators ignore them):
 ``math_cond``          relation that a sampled value must satisfy: ``"> 0.0"``, ``"/ 8"`` (multiple of), ``"^ 2"`` (power
                        of), ``"< depends_on"``
 ``depends_on``         dotted key that ``math_cond`` refers to
-``parent_param``       dotted key of the knob that switches this one on
+``parent_param``       dotted key of the parameter that switches this one on
+``affects_training``   false where the field (or the section, with all in it) may change between two attempts at one
+                       training run: it does not decide what is trained
 =====================  ==========================================================================================
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,6 +75,16 @@ def search(
     return found
 
 
+def free_between_attempts(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of the fields and sections that are declared with ``affects_training=False``."""
+    for name, field in model.model_fields.items():
+        notes = field.json_schema_extra
+        if isinstance(notes, dict) and notes.get("affects_training") is False:
+            yield prefix + name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from free_between_attempts(field.annotation, f"{prefix}{name}.")
+
+
 def spec_field(
     default: Any,
     description: str,
@@ -95,6 +107,7 @@ def spec_field(
     depends_on: str | None = None,
     parent_param: str | None = None,
     related: Sequence[str] = (),
+    affects_training: bool = True,
 ) -> Any:
     """Declare one field.
 
@@ -111,6 +124,7 @@ def spec_field(
         popular: people set it often.
         option_weights, math_cond, depends_on, parent_param: see the module's text.
         related: dotted keys of neighbours that it acts together with.
+        affects_training: whether a run must keep its value when it resumes (see the module's text).
     """
     notes: dict[str, Any] = {}
     if unit:
@@ -139,6 +153,8 @@ def spec_field(
         notes["parent_param"] = parent_param
     if related:
         notes["related"] = list(related)
+    if not affects_training:
+        notes["affects_training"] = False
     bounds = {
         "gt": gt,
         "ge": ge,

@@ -203,7 +203,12 @@ class TrainSpec(SpecModel):
         automl_disabled=True,
     )
     num_epochs: Positive = spec_field(
-        10, "Epochs of the run.", unit="epochs", popular=True, automl_disabled=True
+        10,
+        "Epochs of the run.",
+        unit="epochs",
+        popular=True,
+        automl_disabled=True,
+        affects_training=False,
     )
     accum_grad_batches: Positive = spec_field(
         1,
@@ -218,6 +223,7 @@ class TrainSpec(SpecModel):
         "auto",
         "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes.",
         automl_disabled=True,
+        affects_training=False,
     )
     distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp",
@@ -248,6 +254,7 @@ class TrainSpec(SpecModel):
         popular=True,
         related=["train.gpu_ids"],
         automl_disabled=True,
+        affects_training=False,
     )
     gpu_ids: list[Index] = spec_field(
         [0],
@@ -255,6 +262,7 @@ class TrainSpec(SpecModel):
         min_length=1,
         related=["train.num_gpus"],
         automl_disabled=True,
+        affects_training=False,
     )
     num_nodes: Positive = spec_field(
         1,
@@ -262,6 +270,7 @@ class TrainSpec(SpecModel):
         unit="nodes",
         related=["train.num_gpus"],
         automl_disabled=True,
+        affects_training=False,
     )
     seed: int = spec_field(
         1234,
@@ -269,34 +278,38 @@ class TrainSpec(SpecModel):
         ge=1,
         le=2**32 - 1,
     )
-    cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.")
+    cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.", affects_training=False)
     checkpoint_interval: Positive = spec_field(
         1,
         "Epochs (or steps) between checkpoints.",
         popular=True,
         related=["train.checkpoint_interval_unit", "train.keep_checkpoints"],
+        affects_training=False,
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = spec_field(
-        "epoch", "What checkpoint_interval counts."
+        "epoch", "What checkpoint_interval counts.", affects_training=False
     )
     keep_checkpoints: Positive | None = spec_field(
         None,
         "How many of the newest checkpoints stay on disk, beside the best one. Null = all; the trials of a search keep 1.",
         unit="checkpoints",
         related=["train.checkpoint_interval"],
+        affects_training=False,
     )
     validation_interval: Positive = spec_field(
         1,
         "Epochs between validations, and between pictures of reconstructions in pretraining; the last epoch always counts.",
         unit="epochs",
+        affects_training=False,
     )
     resume_training_checkpoint_path: Path = spec_field(
-        None, "A checkpoint of this run to continue from, to the very step."
+        None, "A checkpoint of this run to continue from, to the very step.", affects_training=False
     )
     pretrained_model_path: Path = spec_field(
         None,
         "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.",
         popular=True,
+        affects_training=False,
     )
     freeze: list[NonEmpty] = spec_field(
         [],
@@ -313,14 +326,21 @@ class TrainSpec(SpecModel):
     gradient_checkpointing: bool = spec_field(
         False, "Recompute activations in the backward pass: less memory, more time."
     )
-    compile: bool = spec_field(False, "Compile the model with torch.compile.")
+    compile: bool = spec_field(
+        False, "Compile the model with torch.compile.", affects_training=False
+    )
     early_stopping: EarlyStoppingSpec = spec_field(
         EarlyStoppingSpec,
         "Stop when the monitored loss no longer falls.",
         related=["train.optim.monitor_name"],
+        affects_training=False,
     )
     probe: ProbeSpec = spec_field(
-        ProbeSpec, "A kNN classifier on frozen features: the quality signal of pretraining."
+        ProbeSpec,
+        "A kNN classifier on frozen features: the quality signal of pretraining.",
+        affects_training=False,
     )
     optim: OptimSpec = spec_field(OptimSpec, "The optimiser and its schedule.")
-    results_dir: Path = spec_field(None, "Where checkpoints go; null = <results_dir>/train.")
+    results_dir: Path = spec_field(
+        None, "Where checkpoints go; null = <results_dir>/train.", affects_training=False
+    )

@@ -1,0 +1,46 @@
+"""What a pretrained model makes of hidden patches, as images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae_runners.models.masking import draw_mask
+
+GRAY = 0.5  # of hidden pixels
+
+
+def reconstruction_images(
+    model: Any,
+    images: Tensor,
+    noise: Tensor,
+    restored: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """Original, masked and reconstructed image of each sample.
+
+    Args:
+        model: the bare MAE, for its mask ratio and the side of its mask unit.
+        images: normalized model input ``[B, 3, H, W]``.
+        noise: ``[B, L]``, which says what is hidden.
+        restored: ``model.reconstruct(images, noise)``, ``[B, 3, H, W]``.
+        mean, std: of the normalization.
+
+    Returns:
+        ``[B, 3 (which), 3, H, W]``, pixels in 0…1.
+    """
+    unit = model.unit
+    rows, columns = images.shape[2] // unit, images.shape[3] // unit
+    hidden = draw_mask(noise, model.mask_ratio).hidden_map.view(len(images), 1, rows, columns)
+    hidden = hidden.repeat_interleave(unit, dim=2).repeat_interleave(unit, dim=3)
+
+    shift, scale = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std)
+    )
+    original = images * scale + shift
+    masked = torch.where(hidden, torch.full_like(images, GRAY), original)
+    return torch.stack([original, masked, restored * scale + shift], dim=1).clamp(0.0, 1.0)
