@@ -2,7 +2,7 @@
 
 A cold runner spends seconds on imports, a fork some tens of milliseconds. This process never touches CUDA and never runs a parallel
 operation, so that a fork starts as clean as a new process: its environment, working directory, output and thread count are those of the
-request. Requests come from `mae_sdk.automl.warm_client`, over a Unix socket that only this user can open:
+request. Requests come from `mae_sdk.run.warm_client`, over a Unix socket that only this user can open:
 
 ``8 bytes of length, JSON {"argv", "cwd", "env"}`` with the descriptors of stdout and stderr
 → ``{"pid"}`` at once, ``{"exit_code"}`` at the end, or ``{"refused": reason}``.
@@ -35,7 +35,6 @@ PRELOAD = (
     "numpy",
     "torchvision.transforms.v2",
     "timm",
-    "pytorch_lightning",
     "torch.utils.tensorboard",
     "jsonschema",
     "mae_skill.spec",

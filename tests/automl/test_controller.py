@@ -16,7 +16,7 @@ import pytest
 from mae_sdk import files
 from mae_sdk.automl import controller
 from mae_sdk.automl.study import controller_lock, open_storage, repair_journal
-from mae_sdk.automl.trials import LocalChildren
+from mae_sdk.automl.trials import Trials
 from mae_sdk.jobs import records
 from mae_sdk.jobs import resume as attempts
 from mae_sdk.jobs.checkpoints import CheckpointIndex
@@ -179,7 +179,7 @@ def test_text_that_looks_like_a_number_reaches_every_trial_and_every_attempt_as_
 ) -> None:
     words = {"name": "1e4", "tags": ["2e5", "on", "012", "0o17"], "rate": 1e-05}
     job = make_job(tmp_path, max_trials=1)
-    child = LocalChildren(job, files.read_json(job / "automl" / "study.json")).create(
+    child = Trials(job, files.read_json(job / "automl" / "study.json")).create(
         0, {"train": {"stage": "fine"}, "words": words}
     )
     assert read_spec(child / "spec.yaml")["words"] == words
@@ -311,19 +311,22 @@ def test_a_torn_journal_line_is_cut_off_and_whole_lines_stay(tmp_path: Path) -> 
 def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_path: Path) -> None:
     """Its last state is written before it ends: a retry in between starts the runner all the same."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
-    backend = LocalChildren(job, files.read_json(job / "automl" / "study.json"))
-    child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
-    records.update_record(child, lambda record: records.advance(record, records.ERROR, "killed"))
-    leaving = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
-    files.write_json(
-        child / "supervisor.json", {**identify(leaving.pid), "slot": 0, "at": time.time()}
-    )
-    backend._started[child.name] = leaving
-    backend.retry(child, 0, None)
-    deadline = time.monotonic() + 30
-    while backend.observe(child).state != records.COMPLETE and time.monotonic() < deadline:
+    trials = Trials(job, files.read_json(job / "automl" / "study.json"))
+    trial = trials.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
+    leaving = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(20)"])
+
+    def end(record: records.JobRecord) -> None:
+        records.advance(record, records.ERROR, "killed", process=identify(leaving.pid))
+
+    records.update_record(trial, end)
+    trials.retry(trial, None)
+    deadline = time.monotonic() + 15
+    while trials.status(trial).state != records.COMPLETE and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert [line.split()[0] for line in (child / "starts.txt").read_text().splitlines()] == ["2"]
+    assert [line.split()[0] for line in (trial / "starts.txt").read_text().splitlines()] == ["2"]
+    assert leaving.poll() is None
+    leaving.kill()
+    leaving.wait()
 
 
 def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(
@@ -375,15 +378,54 @@ def test_trials_at_a_time_share_the_cores_and_a_number_of_threads_that_was_given
 def test_a_supervisor_that_nobody_wrote_down_is_found_and_not_started_twice(tmp_path: Path) -> None:
     """A controller can be killed between starting a supervisor and recording it."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 2, "sleep": 0.5})
-    backend = LocalChildren(job, files.read_json(job / "automl" / "study.json"))
-    child = backend.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 2, "sleep": 0.5}})
+    trials = Trials(job, files.read_json(job / "automl" / "study.json"))
+    trial = trials.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 2, "sleep": 0.5}})
     first = subprocess.Popen(
-        [sys.executable, "-m", "mae_sdk.run.supervisor", str(child)], start_new_session=True
+        [sys.executable, "-m", "mae_sdk.run.supervisor", str(trial)], start_new_session=True
     )
-    while not (child / "starts.txt").exists():
+    while not (trial / "starts.txt").exists():
         time.sleep(0.02)
-    backend.start(child, 0)
-    assert files.read_json(child / "supervisor.json")["pid"] == first.pid
+    trials.start(trial)
+    process = records.last_attempt(records.read_record(trial))["process"]
+    assert process is not None and process["pid"] == first.pid
     assert first.wait(60) == 0
-    assert backend.observe(child).state == records.COMPLETE
-    assert len((child / "starts.txt").read_text().splitlines()) == 1
+    assert trials.status(trial).state == records.COMPLETE
+    assert len((trial / "starts.txt").read_text().splitlines()) == 1
+
+
+def test_a_trial_lost_with_its_controller_goes_on_and_spends_no_retry(tmp_path: Path) -> None:
+    """A machine that goes down takes the controller, the supervisor and the runner with it."""
+    job = make_job(tmp_path, max_trials=1, retries=0, spec={"num_epochs": 8, "sleep": 0.25})
+    process = start_controller(job)
+    while not (children(job) and (children(job)[0] / "status.json").exists()):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    attempt = records.last_attempt(records.read_record(children(job)[0]))
+    assert attempt["process"] is not None
+    os.killpg(attempt["process"]["pid"], signal.SIGKILL)
+
+    assert controller.main([str(job)]) == 0
+    assert [row["state"] for row in _rows(job)] == ["COMPLETE"]
+    assert len(records.read_record(children(job)[0])["attempts"]) == 2
+
+
+def test_a_trial_that_an_earlier_version_made_is_taken_up(tmp_path: Path) -> None:
+    """Its command went through a warm client that has moved since, and files of its own were beside."""
+    job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
+    trials = Trials(job, files.read_json(job / "automl" / "study.json"))
+    trial = trials.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})
+
+    def as_before(record: records.JobRecord) -> None:
+        command = record["launch"]["command"]
+        client = [sys.executable, "-m", "mae_sdk.automl.warm_client"]
+        record["launch"]["command"] = [*client, *command]
+
+    records.update_record(trial, as_before)
+    gone = {**identify(), "pid": 2**22 - 3, "start_time": "1"}
+    files.write_json(trial / "supervisor.json", {**gone, "slot": 0, "at": 0.0})
+    (trial / ".start.lock").touch()
+
+    assert controller.main([str(job)]) == 0
+    assert [row["state"] for row in _rows(job)] == ["COMPLETE"]
+    assert len((trial / "starts.txt").read_text().splitlines()) == 1

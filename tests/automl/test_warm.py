@@ -71,7 +71,7 @@ def _client(
     command = [
         sys.executable,
         "-m",
-        "mae_sdk.automl.warm_client",
+        "mae_sdk.run.warm_client",
         sys.executable,
         "-m",
         "mae_runners",
@@ -153,7 +153,7 @@ def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(
     command = [
         sys.executable,
         "-m",
-        "mae_sdk.automl.warm_client",
+        "mae_sdk.run.warm_client",
         sys.executable,
         "-c",
         "print('cold')",
@@ -173,7 +173,7 @@ def test_where_no_warm_runner_answers_or_it_refuses_the_command_runs_cold(
 def test_the_socket_lies_where_nobody_else_can_put_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mae_sdk.automl.trials import socket_folder
+    from mae_sdk.run.warm import socket_folder
 
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     folder = socket_folder(str(tmp_path))

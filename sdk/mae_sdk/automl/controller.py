@@ -11,14 +11,16 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import cast
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
+from mae_sdk.jobs.records import StudyRecord
 from mae_sdk.jobs.status import StatusWriter
+from mae_sdk.run import warm
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,12 +45,12 @@ def control(job_dir: Path) -> int:
         MaeError: the study cannot run or no trial succeeded.
     """
     from mae_sdk.automl import results
-    from mae_sdk.automl.loop import Loop
+    from mae_sdk.automl.loop import StudyLoop
     from mae_sdk.automl.options import Objective, parse
     from mae_sdk.automl.setup import STUDY_NAME
     from mae_sdk.automl.space import SearchSpace
     from mae_sdk.automl.study import controller_lock, open_storage, open_study, require_optuna
-    from mae_sdk.automl.trials import LocalChildren, socket_folder, start_warm
+    from mae_sdk.automl.trials import Trials
 
     require_optuna()
     folder = job_dir / "automl"
@@ -86,21 +88,8 @@ def control(job_dir: Path) -> int:
         if started is None:
             started = time.time()
             study.set_user_attr("started", started)
-        socket = None
-        if options.warm and content.get("warm_command"):
-            place = socket_folder()
-            socket = (
-                None
-                if place is None
-                else start_warm(job_dir, content["warm_command"], place / f"{_short(job_dir)}.sock")
-            )
-            if socket is None:
-                print(
-                    "the warm runner did not come up (automl/warm.log); trials start cold",
-                    flush=True,
-                )
         concurrency = int(content["concurrency"])
-        children = LocalChildren(job_dir, content, concurrency=concurrency, socket=socket)
+        trials = Trials(job_dir, cast(StudyRecord, content), warm=options.warm)
 
         def say(line: str) -> None:
             print(line, flush=True)
@@ -110,13 +99,13 @@ def control(job_dir: Path) -> int:
             results.write(study, folder, space, objectives, job_dir.parent)
 
         status.started(f"AutoML over {', '.join(knob.name for knob in space.knobs)}")
-        loop = Loop(
+        loop = StudyLoop(
             study,
             space,
             content["spec"],
             objectives,
             options,
-            children,
+            trials,
             concurrency=concurrency,
             keys=content["keys"],
             started=float(started),
@@ -134,26 +123,8 @@ def control(job_dir: Path) -> int:
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
         status.success(f"AutoML ended ({reason})", kpi=summary["kpi"])
         files.write_json(job_dir / "train" / "result.json", summary)
-        if socket is not None:
-            _dismiss(socket)
+        warm.dismiss(folder)
     return 0
-
-
-def _short(job_dir: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(str(job_dir).encode()).hexdigest()[:12]
-
-
-def _dismiss(path: Path) -> None:
-    """Tell the warm runner that no more trials will come."""
-    import contextlib
-    import socket
-
-    body: Any = b'{"end": true}'
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(path))
-        connection.sendall(len(body).to_bytes(8, "big") + body)
 
 
 if __name__ == "__main__":

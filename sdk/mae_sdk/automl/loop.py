@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import JobFailedError
 
-from mae_sdk.automl.backend import Backend, Seen
 from mae_sdk.automl.metrics import best, epochs, reports
 from mae_sdk.automl.options import AutoMLOptions, Objective
 from mae_sdk.automl.shared_workers import Workers
@@ -32,6 +31,7 @@ from mae_sdk.automl.study import (
     grid_size,
     spent,
 )
+from mae_sdk.automl.trials import Trials, TrialStatus
 
 if TYPE_CHECKING:
     import optuna
@@ -53,14 +53,13 @@ class Running:
 
     number: int
     child: Path
-    slot: int
     trial: optuna.Trial
     reported: set[int] = field(default_factory=set)
     pruning: bool = False
     size: int = -1
 
 
-class Loop:
+class StudyLoop:
     """One controller's work on one study; see the module.
 
     Args:
@@ -75,7 +74,7 @@ class Loop:
         spec: Mapping[str, Any],
         objectives: Sequence[Objective],
         options: AutoMLOptions,
-        backend: Backend,
+        trials: Trials,
         *,
         concurrency: int = 1,
         keys: Mapping[str, str] | None = None,
@@ -85,7 +84,7 @@ class Loop:
         stopped: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.study, self.space, self.spec = study, space, spec
-        self.objectives, self.options, self.backend = list(objectives), options, backend
+        self.objectives, self.options, self.trials = list(objectives), options, trials
         self.concurrency, self.keys = concurrency, dict(keys or {})
         self.started = time.time() if started is None else started
         self.say, self.changed, self.stopped = say, changed, stopped
@@ -155,11 +154,11 @@ class Loop:
                 continue  # drawn by a worker that died before it signed, or is about to sign
             self._launch(optuna.Trial(self.study, frozen._trial_id), resumed=True)
         for number in self.workers.taken(owner) if self.workers is not None else ():
-            if (child := self.backend.path(number)).exists():
-                self.backend.cancel(child)  # others run it now
+            if (child := self.trials.path(number)).exists():
+                self.trials.cancel(child)  # others run it now
 
     def _owner(self) -> str:
-        return str(getattr(self.backend, "owner", "controller"))
+        return self.trials.owner
 
     def _next(self) -> bool:
         """Ask for a trial and start it. Workers that asked at the same moment may overshoot the budget: the later numbers step back."""
@@ -183,22 +182,15 @@ class Loop:
             if exact:
                 trial.set_user_attr("exact", exact)
         spec = self.space.apply(self.spec, {**params, **exact})
-        child = self.backend.create(trial.number, spec)
+        child = self.trials.create(trial.number, spec)
         if trial.user_attrs.get("child") != child.name:
             trial.set_user_attr("child", child.name)
-        taken = {item.slot for item in self.running.values()}
-        kept = self.backend.slot(child) if resumed else None
-        slot = (
-            kept
-            if kept is not None and kept not in taken
-            else next(i for i in range(len(taken) + 1) if i not in taken)
-        )
-        item = Running(trial.number, child, slot, trial)
+        item = Running(trial.number, child, trial)
         frozen = self.study._storage.get_trial(trial._trial_id)
         item.reported = set(frozen.intermediate_values)
         item.pruning = "pruned_at" in frozen.user_attrs
         self.running[trial.number] = item
-        self.backend.start(child, slot)
+        self.trials.start(child)
         if item.pruning:  # decided before the controller died; the request may not have been made
             self._cancel(item)
         shown = ", ".join(
@@ -247,7 +239,7 @@ class Loop:
         """Look at one child; True when something changed."""
         from mae_sdk.jobs.records import CANCELED, COMPLETE, ERROR
 
-        seen = self.backend.observe(item.child)
+        seen = self.trials.status(item.child)
         try:
             size = (item.child / "status.json").stat().st_size
         except OSError:
@@ -256,7 +248,7 @@ class Loop:
         if not ended and size == item.size:
             return False
         item.size = size
-        records = self.backend.records(item.child)
+        records = self.trials.lines(item.child)
         if len(self.objectives) == 1:
             self._report(item, records, ended)
         if ended:
@@ -272,7 +264,7 @@ class Loop:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
-            last = get_dotted(self.backend.spec(item.child), self.keys.get("epochs", ""))
+            last = get_dotted(self.trials.spec(item.child), self.keys.get("epochs", ""))
             if (
                 not ended
                 and not (isinstance(last, int) and step >= last)
@@ -293,9 +285,9 @@ class Loop:
             self._cancel(item)
 
     def _cancel(self, item: Running) -> None:
-        self.backend.cancel(item.child)
+        self.trials.cancel(item.child)
 
-    def _end(self, item: Running, seen: Seen, records: list[dict[str, Any]]) -> None:
+    def _end(self, item: Running, seen: TrialStatus, records: list[dict[str, Any]]) -> None:
         from optuna.trial import TrialState
 
         from mae_sdk.jobs.records import COMPLETE
@@ -316,7 +308,7 @@ class Loop:
             STOPPED
         ):  # the study was cancelled, and has been resumed
             trial.set_user_attr(STOPPED, False)
-            self.backend.retry(item.child, item.slot, None)
+            self.trials.retry(item.child, None)
             item.size = -1
             return
         if seen.state == "CANCELED":
@@ -336,7 +328,7 @@ class Loop:
                 self.say(
                     f"trial {item.number}: {seen.message}; started again ({tries + 1} of {self.options.retries})"
                 )
-                self.backend.retry(item.child, item.slot, None)
+                self.trials.retry(item.child, None)
                 item.size = -1
                 return
             trial.set_user_attr(LOST, seen.message)
@@ -367,7 +359,7 @@ class Loop:
     def _halve(self, item: Running) -> bool:
         """Once a trial: half the batch with twice the accumulation, so that the effective batch stays."""
         batch_key, accumulate_key = self.keys.get("batch", ""), self.keys.get("accumulate", "")
-        spec = self.backend.spec(item.child)
+        spec = self.trials.spec(item.child)
         batch, accumulate = get_dotted(spec, batch_key), get_dotted(spec, accumulate_key)
         halved = item.trial.user_attrs.get("halved")
         if (
@@ -375,7 +367,7 @@ class Loop:
         ):  # decided before the controller died; the retry was not made
             for key, value in halved.items():
                 set_dotted(spec, key, value)
-            self.backend.retry(item.child, item.slot, spec)
+            self.trials.retry(item.child, spec)
             item.size = -1
             return True
         if (
@@ -392,7 +384,7 @@ class Loop:
         self.say(
             f"trial {item.number}: out of memory; started again with {batch_key}={batch // 2} and {accumulate_key}={accumulate * 2}"
         )
-        self.backend.retry(item.child, item.slot, spec)
+        self.trials.retry(item.child, spec)
         item.size = -1
         return True
 

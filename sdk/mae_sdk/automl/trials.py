@@ -1,277 +1,206 @@
-"""Trials as child jobs on this machine: ``<results root>/<automl job>.t003``, each under its own supervisor.
+"""The trials of a study as jobs: ``<results root>/<AutoML job>.t003``, on the platform of the AutoML job.
 
-A trial's folder is made whole (in a temporary name, then renamed), so that it exists or does not. A supervisor is started under the
-folder's start lock and its process is recorded, so that a trial never has two.
+A trial's name is fixed by its number, its folder appears whole or not at all, and a platform starts a
+pending attempt once; so a controller that is killed at any moment finds its trials again, and none runs
+twice. What is told of a trial here is read from its folder, like of any job.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import stat
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from mae_sdk import files
-from mae_sdk.automl.backend import Seen
+from mae_sdk.job import Job, observe
 from mae_sdk.jobs import records
+from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
 from mae_sdk.jobs.status import read_status
-from mae_sdk.run.process import identify, is_alive, kill_leftovers
+from mae_sdk.run.platform import platform_of, submit
 
-_RANK_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
-_START_SECONDS = 20.0
+METRICS_VARIABLE = "MAE_TRIAL_METRICS"
+"""Tells the runner which metrics the study judges: some cost time and are measured only then."""
+
+_OWN = frozenset({"automl", "idempotency_key", "spec_digest", "digest", "claim"})
+"""Fields of the AutoML job's record that its trials do not take over."""
+
+_FORMER_WARM_CLIENT = ("-m", "mae_sdk.automl.warm_client")
+"""In front of the command of a trial made before the platform saw to the warm start."""
 
 
-class LocalChildren:
-    """The local backend of a study; see `loop.Backend`.
+@dataclass(frozen=True)
+class TrialStatus:
+    """The state of a trial's job and, where it failed, the category and message of the failure."""
+
+    state: str
+    category: str = ""
+    message: str = ""
+
+
+class Trials:
+    """The jobs of a study.
 
     Args:
-        job_dir: the AutoML job's folder; children lie beside it.
+        job_dir: the AutoML job's folder; its trials are beside it.
         study: the content of ``study.json``.
-        socket: of the warm runner, or None.
+        warm: whether the platform may start trials warm, if it can.
     """
 
-    def __init__(
-        self,
-        job_dir: Path,
-        study: Mapping[str, Any],
-        *,
-        concurrency: int = 1,
-        socket: Path | None = None,
-    ) -> None:
+    def __init__(self, job_dir: Path, study: StudyRecord, *, warm: bool = False) -> None:
         self.job_dir = job_dir
         self.owner = job_dir.name
         self.study = study
-        self.concurrency = concurrency
-        self.socket = socket
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self.warm_command = list(study.get("warm_command") or []) if warm else []
 
     def path(self, number: int) -> Path:
+        """The folder of a trial's job."""
         return self.job_dir.parent / f"{self.job_dir.name}.t{number:03d}"
 
     def create(self, number: int, spec: Mapping[str, Any]) -> Path:
-        child = self.path(number)
-        if (child / records.RECORD_NAME).exists():
-            return child
-        with files.atomic_folder(child, replace=True) as temporary:
-            _write_spec(temporary / "spec.yaml", _moved(spec, str(self.job_dir), str(child)))
-            parent = records.read_record(self.job_dir)
-            places = {
-                "{config_path}": str(child / "spec.yaml"),
-                "{job_dir}": str(child),
-                "{job_id}": child.name,
-                "{python}": sys.executable,
-            }
-            launch = {
-                name: _fill(value, places) if isinstance(value, str) else value
-                for name, value in self.study["launch"].items()
-            }
-            launch["command"] = [_fill(word, places) for word in launch["command"]]
-            content: dict[str, Any] = {
-                key: value for key, value in parent.items() if key not in _OWN
-            }
-            content.update(
-                id=child.name,
-                kind="trial",
-                action=self.study.get("action", "train"),
-                automl_parent=self.job_dir.name,
-                trial=number,
-                launch=launch,
-            )
-            record = cast(records.JobRecord, content)
-            records.new_attempt(record)
+        """Make the job of a trial; one that is there already is left as it is."""
+        folder = self.path(number)
+        if (folder / records.RECORD_NAME).exists():
+            return folder
+
+        record = records.read_record(self.job_dir)
+        for name in _OWN & record.keys():
+            record.pop(name)  # type: ignore[misc]  # the names are those of optional keys
+        record["id"], record["kind"], record["trial"] = folder.name, "trial", number
+        record["automl_parent"] = self.job_dir.name
+        record["action"] = self.study.get("action", "train")
+        record["launch"], record["attempts"] = self._launch(folder), []
+        records.new_attempt(record)
+
+        with files.atomic_folder(folder, replace=True) as temporary:
+            _write_spec(temporary / "spec.yaml", _moved(spec, str(self.job_dir), str(folder)))
             files.write_json(temporary / records.RECORD_NAME, record)
-        return child
+        return folder
 
-    def start(self, child: Path, slot: int) -> None:
-        with files.locked(child / ".start.lock"):
-            record = records.read_record(child)
-            if records.is_terminal(records.last_attempt(record)["state"]) or self._supervised(
-                child
-            ):
-                return
-            if found := _unrecorded(
-                child
-            ):  # a controller was killed between starting it and writing it down
-                files.write_json(
-                    child / "supervisor.json", {**identify(found), "slot": slot, "at": time.time()}
-                )
-                return
-            kill_leftovers(child)
-            environment = {
-                key: value
-                for key, value in os.environ.items()
-                if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")
-            }
-            environment.pop("MAE_ATTEMPT", None)
-            environment["MAE_TRIAL_METRICS"] = ",".join(
-                item["metric"] for item in self.study.get("objectives", ())
-            )
-            if self.concurrency > 1:
-                environment.setdefault(
-                    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.concurrency))
-                )
-            if self.socket is not None and int(record["launch"].get("processes") or 1) == 1:
-                environment["MAE_WARM_SOCKET"] = str(self.socket)
-                self._warm(child)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mae_sdk.run.supervisor", str(child)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environment,
-            )
-            files.write_json(
-                child / "supervisor.json",
-                {**identify(process.pid), "slot": slot, "at": time.time()},
-            )
-            self._started[child.name] = process
+    def _launch(self, folder: Path) -> Launch:
+        """The study's launch record, filled in for one trial."""
+        places = {
+            "{config_path}": str(folder / "spec.yaml"),
+            "{job_dir}": str(folder),
+            "{job_id}": folder.name,
+            "{python}": sys.executable,
+        }
+        template = self.study["launch"]
+        filled: dict[str, Any] = {
+            name: _fill(value, places) if isinstance(value, str) else value
+            for name, value in template.items()
+        }
+        filled["command"] = [_fill(word, places) for word in template["command"]]
+        if self.warm_command:
+            warm_folder = str(self.job_dir / "automl")
+            filled["warm"] = {"command": self.warm_command, "folder": warm_folder}
+        return cast(Launch, filled)
 
-    def _warm(self, child: Path) -> None:
-        """The runner's command goes through the warm client, which falls back to the command itself."""
+    def start(self, folder: Path) -> None:
+        """Submit a trial's job, unless it runs or has ended.
 
-        def change(record: records.JobRecord) -> None:
-            command = record["launch"]["command"]
-            if "mae_sdk.automl.warm_client" not in command:
-                record["launch"]["command"] = [
-                    sys.executable,
-                    "-m",
-                    "mae_sdk.automl.warm_client",
-                    *command,
-                ]
+        A job whose supervisor was lost together with the controller goes on from its newest checkpoint.
+        """
+        self._take_over(folder)
+        if self.status(folder).category == "lost_process":
+            self.retry(folder, None)
+        else:
+            submit(folder, self._environment(folder))
 
-        records.update_record(child, change)
+    def retry(self, folder: Path, spec: Mapping[str, Any] | None) -> None:
+        """Open a new attempt of a trial's job.
 
-    def retry(self, child: Path, slot: int, spec: Mapping[str, Any] | None) -> None:
-        def change(record: records.JobRecord) -> None:
+        Args:
+            spec: a changed spec, with which it starts from the beginning; None: it goes on from its
+                newest checkpoint.
+        """
+
+        def open_attempt(record: JobRecord) -> None:
             if not records.is_terminal(records.last_attempt(record)["state"]):
                 records.advance(record, records.ERROR, "its supervisor is gone")
             records.new_attempt(record, "retried by the study")
 
-        self._let_go(child)
-        (child / records.CANCEL_NAME).unlink(missing_ok=True)
-        records.update_record(child, change)
+        (folder / records.CANCEL_NAME).unlink(missing_ok=True)
+        records.update_record(folder, open_attempt)
+
         if spec is None:
             from mae_sdk.jobs.resume import prepare
 
-            prepare(child)  # it goes on from its own newest checkpoint
+            prepare(folder)
         else:  # checkpoints of another spec are of no use to it
-            shutil.rmtree(child / str(self.study.get("action", "train")), ignore_errors=True)
-            _write_spec(child / "spec.yaml", spec)
-        self.start(child, slot)
+            shutil.rmtree(folder / self.study.get("action", "train"), ignore_errors=True)
+            _write_spec(folder / "spec.yaml", spec)
 
-    def _let_go(self, child: Path) -> None:
-        """Waits for a supervisor that has written its last state and is on its way out; `start` would take it for a live one."""
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        while self._supervised(child) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        submit(folder, self._environment(folder))
 
-    def observe(self, child: Path) -> Seen:
-        process = self._started.get(child.name)
-        if process is not None:
-            process.poll()
-        record = records.read_record(child)
+    def _take_over(self, folder: Path) -> None:
+        """Bring the record of a trial that an earlier version made to today's form."""
+        command = records.read_record(folder)["launch"]["command"]
+
+        def unwrap(record: JobRecord) -> None:
+            record["launch"]["command"] = command[3:]
+
+        if tuple(command[1:3]) == _FORMER_WARM_CLIENT:
+            records.update_record(folder, unwrap)
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """What a trial gets beside the environment of the controller."""
+        metrics = ",".join(item["metric"] for item in self.study["objectives"])
+        environment = {METRICS_VARIABLE: metrics}
+
+        # A job that starts alone takes every core; these are about to have neighbors.
+        resources = platform_of(records.read_record(folder)).resources()
+        concurrency = self.study["concurrency"]
+        if resources.here and resources.cores and concurrency > 1:
+            threads = str(max(1, resources.cores // concurrency))
+            environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or threads
+        return environment
+
+    def status(self, folder: Path) -> TrialStatus:
+        """How a trial's job stands. One that was preempted and waits to be resumed counts as failed."""
+        record, state = observe(folder)
         attempt = records.last_attempt(record)
-        if (
-            attempt["state"] == records.PREEMPTED
-            and self._supervised(child)
-            and not attempt.get("told_to_stop")
-        ):
-            return Seen(records.RUNNING)  # its supervisor starts the next attempt by itself
-        if records.is_terminal(attempt["state"]):
-            problem: Mapping[str, Any] = attempt.get("failure") or {}
-            state = attempt["state"] if attempt["state"] != records.PREEMPTED else records.ERROR
-            category = (
-                "signal"
-                if attempt["state"] == records.PREEMPTED
-                else str(problem.get("category", ""))
-            )
-            return Seen(
-                state,
-                category,
-                str(problem.get("message", "") or attempt["transitions"][-1].get("reason", "")),
-            )
-        if not self._supervised(child):
-            record = records.read_record(child)  # it may have ended between the two looks
-            if not records.is_terminal(records.last_attempt(record)["state"]):
-                return Seen(records.ERROR, "lost_process", "its supervisor is gone")
-        return Seen(attempt["state"])
 
-    def _supervised(self, child: Path) -> bool:
-        try:
-            identity = cast(records.ProcessIdentity, files.read_json(child / "supervisor.json"))
-        except (OSError, ValueError):
-            return False
-        process = self._started.get(child.name)
-        if process is not None and process.pid == identity.get("pid"):
-            return process.poll() is None
-        return is_alive(identity) is not False
+        if attempt["state"] == records.PREEMPTED:
+            (seen,) = platform_of(record).state([(folder, record)])
+            if records.is_terminal(seen.state):
+                return TrialStatus(records.ERROR, "signal", seen.reason)
+            return TrialStatus(records.RUNNING)  # its supervisor opens the next attempt
+        if not records.is_terminal(attempt["state"]):
+            return TrialStatus(state)
 
-    def records(self, child: Path) -> list[dict[str, Any]]:
-        return read_status(child / "status.json")
+        failure: Mapping[str, Any] = attempt.get("failure") or {}
+        message = failure.get("message") or attempt["transitions"][-1].get("reason") or ""
+        return TrialStatus(state, str(failure.get("category") or ""), str(message))
 
-    def spec(self, child: Path) -> dict[str, Any]:
+    def lines(self, folder: Path) -> list[dict[str, Any]]:
+        """The lines of a trial's ``status.json``."""
+        return read_status(folder / "status.json")
+
+    def spec(self, folder: Path) -> dict[str, Any]:
+        """The spec that a trial runs with."""
         import yaml
 
-        # written by `_write_spec`, whose output YAML 1.1 and 1.2 readers take alike
-        return dict(
-            yaml.load(
-                (child / "spec.yaml").read_text(),
-                Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-            )
-        )
+        # Written by `_write_spec`, whose output YAML 1.1 and 1.2 readers take alike; libyaml is faster.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return dict(yaml.load((folder / "spec.yaml").read_text(encoding="utf-8"), Loader=loader))
 
-    def slot(self, child: Path) -> int | None:
-        try:
-            return int(files.read_json(child / "supervisor.json")["slot"])
-        except (OSError, ValueError, KeyError):
-            return None
-
-    def cancel(self, child: Path) -> None:
-        if not records.is_terminal(records.state_of(records.read_record(child))):
-            (child / records.CANCEL_NAME).touch()
+    def cancel(self, folder: Path) -> None:
+        """Have a trial's job end; not waited for."""
+        Job(folder).cancel(wait=0.0)
 
 
-def _unrecorded(child: Path) -> int | None:
-    """The process id of a live supervisor of this child, found by its command line (Linux; elsewhere None)."""
-    wanted = b"\0".join([b"-m", b"mae_sdk.run.supervisor", os.fsencode(child)]) + b"\0"
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_bytes().endswith(b"\0" + wanted):
-                return int(path.parent.name)
-    return None
-
-
-_LAST_WORDS_SECONDS = 60.0
-"""Between a supervisor's terminal state and its end it copies the record to the results' remote place, at most."""
-
-_OWN = frozenset({"id", "attempts", "launch", "automl", "idempotency_key", "spec_digest", "digest"})
-"""Fields of the AutoML job's record that its children do not take over."""
-
-
-def _fill(word: str, places: Mapping[str, str]) -> str:
+def _fill(text: str, places: Mapping[str, str]) -> str:
     for name, value in places.items():
-        word = word.replace(name, value)
-    return word
+        text = text.replace(name, value)
+    return text
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """A copy of a spec in which every path of the study's own folder is the same path of the child's."""
+    """A copy of a spec in which every path in the study's folder becomes the same path in a trial's."""
     if isinstance(value, Mapping):
         return {key: _moved(item, old, new) for key, item in value.items()}
     if isinstance(value, list):
@@ -285,56 +214,3 @@ def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:
     from mae_skill.reader import dump_yaml
 
     files.write_text(path, dump_yaml(dict(spec)))
-
-
-def socket_folder(base: str = "/tmp") -> Path | None:
-    """A folder that this user alone can enter, with a short path; None where somebody else holds its name.
-
-    Whoever answers at the socket is handed the environment of a trial: nobody else may put one there.
-    """
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or base
-    folder = Path(runtime if Path(runtime).is_dir() else base) / f"mae-warm-{os.getuid()}"
-    try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-        found = folder.lstat()
-    except OSError:
-        return None
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return folder if mine else None
-
-
-def start_warm(job_dir: Path, command: Sequence[str], socket: Path) -> Path | None:
-    """Start (or find) the warm runner of a job; it is detached and ends by itself when idle. None when it does not come up."""
-    import socket as sockets
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError), sockets.socket(sockets.AF_UNIX) as probe:
-            probe.connect(str(socket))
-            return True
-        return False
-
-    if answers():
-        return socket
-    socket.unlink(missing_ok=True)
-    words = [_fill(word, {"{python}": sys.executable, "{socket}": str(socket)}) for word in command]
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in _RANK_VARIABLES and not key.startswith("MAE_JOB")
-    }
-    with open(job_dir / "automl" / "warm.log", "ab") as log:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=environment,
-        )
-    deadline = time.monotonic() + 120.0
-    while time.monotonic() < deadline and process.poll() is None:
-        if answers():
-            return socket
-        time.sleep(0.05)
-    return None

@@ -88,6 +88,13 @@ class Attempt(_AttemptFields, total=False):
     told_to_stop: bool
 
 
+class Warm(TypedDict):
+    """The warm runner from which the local platform may fork the job; see `mae_sdk.run.warm`."""
+
+    command: list[str]
+    folder: str
+
+
 class _LaunchFields(TypedDict):
     command: list[str]
     result: str | None
@@ -102,7 +109,7 @@ class Launch(_LaunchFields, total=False):
     devices: list[str]
     device_count: int
     threads: int
-    slot: int
+    warm: Warm
     remote: str
     upload_excludes: list[str]
 

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mae_sdk.jobs import records
-from mae_sdk.jobs.records import Attempt, JobRecord
+from mae_sdk.jobs.records import Attempt, JobRecord, Launch
+from mae_sdk.run import warm
 from mae_sdk.run.devices import cpu_cores, gpu_model, memory_mb, visible_gpus
 from mae_sdk.run.platform import EngineState, Platform, Reference, Resources
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import without_cluster
 
-_OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", "MAE_WARM_SOCKET")
+_OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", warm.SOCKET_VARIABLE)
 """Variables of the job that is the caller, which the new one must not take for its own."""
 
 
@@ -26,16 +27,19 @@ class LocalPlatform(Platform):
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
+        self._without_warm: set[str] = set()
 
     def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
         """Start a supervisor in a session of its own, with the caller's environment and `env`."""
         self._reap()
         inherited = {k: v for k, v in without_cluster(os.environ).items() if k not in _OF_A_JOB}
+        socket = self._warm_socket(record["launch"])
+        given = {**env, **({warm.SOCKET_VARIABLE: str(socket)} if socket else {})}
 
         with (job_dir / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mae_sdk.run.supervisor", str(job_dir)],
-                env={**inherited, **env},
+                env={**inherited, **given},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -70,6 +74,24 @@ class LocalPlatform(Platform):
             memory_mb=memory_mb(),
             here=True,
         )
+
+    def _warm_socket(self, launch: Launch) -> Path | None:
+        """Of the warm runner that the job may fork from; None where it is to start cold.
+
+        Ranks of one run start cold: each needs its own process from the first moment on.
+        """
+        wanted = launch.get("warm")
+        if wanted is None or int(launch.get("processes") or 1) > 1:
+            return None
+        if wanted["folder"] in self._without_warm:
+            return None
+
+        socket = warm.start(wanted["command"], Path(wanted["folder"]))
+        if socket is None:
+            self._without_warm.add(wanted["folder"])
+            log = Path(wanted["folder"]) / warm.LOG_NAME
+            print(f"the warm runner did not come up ({log}); jobs start cold", flush=True)
+        return socket
 
     def _reap(self) -> None:
         """Collect supervisors that have ended, so that none stays a zombie of this process."""

@@ -32,6 +32,7 @@ from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
+from mae_sdk.run import warm
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, run_ranks, start_and_watch
 
@@ -181,8 +182,11 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             records.update_record(
                 job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
             )
+            command = launch["command"]
+            if environment.get(warm.SOCKET_VARIABLE):  # set by the platform that started us
+                command = warm.client_command(command)
             outcome = start_and_watch(
-                launch["command"],
+                command,
                 int(launch.get("processes") or 1),
                 environment,
                 cwd=launch.get("cwd") or job_dir,
