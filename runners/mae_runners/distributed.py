@@ -34,9 +34,7 @@ class Ranks:
             dist.all_reduce(values, group=self.group)
         return values
 
-    def agree_to_stop(
-        self, wanted: bool, values: Sequence[float] = ()
-    ) -> tuple[bool, list[float]]:
+    def agree_to_stop(self, wanted: bool, values: Sequence[float] = ()) -> tuple[bool, list[float]]:
         """(does any rank want to stop, the sums of `values` over ranks), in one exchange."""
         packed = torch.tensor([float(wanted), *values], dtype=torch.float64)
         stops, *sums = self.sum_over_ranks(packed).tolist()

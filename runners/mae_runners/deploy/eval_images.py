@@ -16,8 +16,8 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.data import FunctionalSampler, build_dataset, build_loader, collate
-from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 
 GATE_IMAGES = 16
 GATE_IMAGES_INT8 = 64  # rounding differs between images: more images catch more wrong scales
@@ -136,9 +136,7 @@ def gate_images(
     return sample_photograph(meta, count), origin
 
 
-def calibration_batches(
-    spec: ExperimentSpec, meta: ArtefactMeta
-) -> tuple[list[np.ndarray], str]:
+def calibration_batches(spec: ExperimentSpec, meta: ArtefactMeta) -> tuple[list[np.ndarray], str]:
     """The images to choose int8 scales on, and where they came from.
 
     ``cal_batch_size`` × ``cal_batches`` images of ``cal_image_dir``, else of the spec's train or
@@ -168,9 +166,7 @@ def calibration_batches(
     return batches, f"{sum(map(len, batches))} images of {origin}"
 
 
-def _spread(
-    images: EvalImages | EvalPairs, size: int, wanted: int
-) -> Iterator[dict[str, Tensor]]:
+def _spread(images: EvalImages | EvalPairs, size: int, wanted: int) -> Iterator[dict[str, Tensor]]:
     """Batches spread over the whole source.
 
     Sources are sorted by class: the first images alone would show one class.

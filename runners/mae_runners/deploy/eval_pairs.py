@@ -130,9 +130,7 @@ class EvalPairs:
         self.dataset.check_corrupt()
         pixels = []
         for image in (item["image"] for item in items if item["valid"]):
-            fitted = scale_pixels(
-                image, fitted_size((image.shape[1], image.shape[2]), self.window)
-            )
+            fitted = scale_pixels(image, fitted_size((image.shape[1], image.shape[2]), self.window))
             pixels.append(pad_pixels(fitted, self.window, self.meta.mean))
         return {"input": model_input(torch.stack(pixels), self.meta) if pixels else torch.empty(0)}
 
