@@ -7,8 +7,8 @@ import torch
 from mae_runners.__main__ import main
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.deploy import artefact, runtimes
-from mae_runners.metrics import classification as metrics
-from mae_runners.metrics import probe_folds as probe
+from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
+from mae_runners.metrics.splits import stratified_folds
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
 from mae_skill.merge import Origin
 from PIL import Image
@@ -62,12 +62,16 @@ def infer(folder, checkpoint, source, **values):
 
 
 def test_metrics_from_a_confusion_matrix_are_the_textbook_ones():
-    figures = metrics.summarise(
-        np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]]), 8, 4.0, ["a", "b", "c"]
-    )
-    assert figures["ACC_all"] == 5 / 8
+    confusion = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])
+    sums = ClassificationMetrics(3, confusion=True)
+    for truth, guess in np.ndindex(3, 3):
+        count = int(confusion[truth, guess])
+        sums.add(9.0 * torch.eye(3)[[guess] * count], torch.tensor([truth] * count).long())
+    assert np.array_equal(sums.confusion, confusion) and sums.images == 8
+    found = sums.summary("images")
+    assert found["ACC_all"] == 5 / 8 and "ACC_top5" not in found
+    figures = class_metrics(confusion, ["a", "b", "c"])
     assert figures["mean_class_accuracy"] == pytest.approx((3 / 4 + 2 / 4) / 2)
-    assert figures["ACC_top5"] is None
     assert figures["per_class"]["a"] == {
         "precision": 3 / 5,
         "recall": 3 / 4,
@@ -75,6 +79,22 @@ def test_metrics_from_a_confusion_matrix_are_the_textbook_ones():
         "images": 4,
     }
     assert figures["per_class"]["c"] == {"precision": None, "recall": None, "f1": None, "images": 0}
+
+
+def test_loss_and_top_five_accuracy_are_those_of_the_whole_set_however_it_is_cut():
+    logits, labels = torch.randn(50, 9), torch.randint(0, 9, (50,))
+    sums = ClassificationMetrics(9)
+    for part in torch.arange(50).split(7):
+        sums.add(logits[part], labels[part])
+    sums.add(logits[:0], labels[:0])
+    ranks = [int((row > row[label]).sum()) for row, label in zip(logits, labels, strict=True)]
+    assert sums.summary("images") == {
+        "val_loss": pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels))),
+        "ACC_all": sum(rank == 0 for rank in ranks) / 50,
+        "ACC_top5": sum(rank < 5 for rank in ranks) / 50,
+    }
+    with pytest.raises(DataError, match="no validation image"):
+        ClassificationMetrics(9).summary("images")
 
 
 def test_evaluate_and_inference_see_the_same_images_and_agree(finetuned, digits, tmp_path):
@@ -210,7 +230,7 @@ def test_embeddings_are_deterministic_and_indexed_and_pictures_are_drawn(
 
 def test_folds_hold_every_class_evenly():
     labels = torch.tensor([0] * 10 + [1] * 15)
-    fold = probe.stratified_folds(labels, 5, seed=1)
+    fold = stratified_folds(labels, 5, seed=1)
     for number in range(5):
         assert (labels[fold == number] == 0).sum() == 2
         assert (labels[fold == number] == 1).sum() == 3

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mae_runners.__main__ import resolve
 from mae_runners.actions import export
-from mae_runners.deploy import eval_images as images_module
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import triton
 from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.eval_images import EvalImages, _spread
 from mae_runners.models.checkpoint import load_model
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
 from mae_skill.merge import Origin
@@ -383,10 +383,8 @@ def test_calibration_images_are_spread_over_all_classes(digits):
     meta = ArtefactMeta(
         "a", "finetune", [32, 32], [0.5] * 3, [0.25] * 3, "logits", CLASSES, len(CLASSES)
     )
-    source = images_module.Images(spec, str(digits), meta, labelled=True)
-    labels = [
-        int(label) for batch in images_module._spread(source, 2, 4) for label in batch["label"]
-    ]
+    source = EvalImages(spec, str(digits), meta, labelled=True)
+    labels = [int(label) for batch in _spread(source, 2, 4) for label in batch["label"]]
     assert labels[0] == 0
     assert labels[-1] == len(CLASSES) - 1
     assert len(set(labels)) >= 3

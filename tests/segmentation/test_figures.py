@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mae_runners.metrics.colours import board, overlay, paint, palette, write_labels
-from mae_runners.metrics.iou import confusion, figures, write_table
+from mae_runners.metrics.confusion import count_pairs
+from mae_runners.metrics.iou import iou_metrics, write_table
 from mae_runners.metrics.windows import (
+    classify_pixels,
     covering_size,
     default_stride,
     fitted_size,
-    judge_pixels,
     slide,
     starts,
     whole,
@@ -55,13 +56,13 @@ def test_the_figures_are_those_of_scikit_learn_summed_over_pictures(seed: int) -
             truth,
             torch.randint(0, 7, size, generator=generator),
         ).clamp(max=6)
-        total += confusion(truth, guess, 7, 255)
+        total += count_pairs(truth, guess, 7, 255)
         kept = truth != 255
         truths.append(truth[kept].numpy())
         guesses.append(guess[kept].numpy())
     y, p = np.concatenate(truths), np.concatenate(guesses)
     assert np.array_equal(total.numpy(), confusion_matrix(y, p, labels=range(7)))
-    found = figures(total)
+    found = iou_metrics(total)
     assert found["mIoU"] == pytest.approx(
         jaccard_score(y, p, average="macro", labels=np.union1d(y, p))
     )
@@ -73,14 +74,16 @@ def test_the_figures_are_those_of_scikit_learn_summed_over_pictures(seed: int) -
 
 
 def test_a_class_that_occurs_nowhere_has_no_figure_and_no_part_in_the_mean(tmp_path: Path) -> None:
-    found = figures(confusion(torch.tensor([0, 0, 1, 255]), torch.tensor([0, 1, 1, 2]), 4, 255))
+    found = iou_metrics(
+        count_pairs(torch.tensor([0, 0, 1, 255]), torch.tensor([0, 1, 1, 2]), 4, 255)
+    )
     assert found["iou"] == [0.5, 0.5, None, None] and found["mIoU"] == 0.5, (
         "the guess on an ignored pixel counts nowhere"
     )
     assert found["accuracy"] == [0.5, 1.0, None, None] and found["pixels"] == [2, 1, 0, 0]
     lines = write_table(found, ["a", "b", "c", "d"], tmp_path / "t.csv").read_text().splitlines()
     assert lines[1] == "a,0.500000,0.500000,2" and lines[3] == "c,,,0"
-    assert figures(np.zeros((2, 2)))["mIoU"] == 0.0
+    assert iou_metrics(np.zeros((2, 2)))["mIoU"] == 0.0
 
 
 def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_four_tenths() -> None:
@@ -161,7 +164,7 @@ def test_reading_off_in_parts_is_reading_off_at_once(classes: int) -> None:
     logits = torch.randn(classes, 6, 7)
     mask = torch.randint(0, classes, (17, 23))
     mask[:4] = 255
-    labels, loss, count = judge_pixels(logits, (17, 23), mask)
+    labels, loss, count = classify_pixels(logits, (17, 23), mask)
     full = F.interpolate(logits[None], size=(17, 23), mode="bilinear", align_corners=False)
     assert torch.equal(labels.long(), full[0].argmax(0)) and count == 13 * 23
     assert loss == pytest.approx(

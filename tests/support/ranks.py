@@ -97,9 +97,9 @@ def _serve() -> None:
     for name in PRELOAD:
         importlib.import_module(name)
     from mae_runners.__main__ import main
-    from mae_runners.tasks import base as task
+    from mae_runners.tasks.base import Task
 
-    whole = task.Task.train_loader
+    whole = Task.train_loader
 
     def recorded(self: Any, epoch: int, place: int, workers: int | None = None) -> Any:
         seen = (
@@ -111,7 +111,7 @@ def _serve() -> None:
                 file.write(json.dumps([epoch, batch["index"][batch["valid"]].tolist()]) + "\n")
             yield batch
 
-    task.Task.train_loader = recorded  # type: ignore[method-assign]
+    Task.train_loader = recorded  # type: ignore[method-assign]
     for line in sys.stdin:
         codes, told = [], ""
         for run in json.loads(line):

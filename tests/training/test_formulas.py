@@ -11,6 +11,7 @@ import pytest
 import torch
 from mae_runners.data import Mixup
 from mae_runners.models import build_classifier
+from mae_runners.training.ema import WeightAverage
 from mae_runners.training.optim import (
     Traits,
     build_optimizer,
@@ -19,7 +20,6 @@ from mae_runners.training.optim import (
     scaled_lr,
 )
 from mae_runners.training.schedule import build_schedule
-from mae_runners.training.trackers import WeightAverage
 from mae_skill.spec import ExperimentSpec
 from timm.layers import DropPath
 from torch import nn

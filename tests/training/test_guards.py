@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from mae_runners.data import to_input
 from mae_runners.models import build_mae, checkpoint
-from mae_runners.tasks import base as task
 from mae_skill.errors import MaeError
 from mae_skill.spec import ExperimentSpec
 
@@ -47,7 +47,7 @@ def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
     model.load_state_dict(
         {name.removeprefix("model."): tensor for name, tensor in capsule["state_dict"].items()}
     )
-    images = task.to_input(
+    images = to_input(
         capsule["batch"]["image"], built.dataset.augmentation.mean, built.dataset.augmentation.std
     )
     assert not torch.isfinite(model(images, capsule["batch"]["noise"]).loss)

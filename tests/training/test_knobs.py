@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.__main__ import ranks_to_start
+from mae_runners.actions import train as train_action
 from mae_runners.context import device_ids
-from mae_runners.tasks import base as task
-from mae_runners.training import fabric as wrap
-from mae_runners.training import loop
+from mae_runners.training import fabric, loop
 from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
@@ -305,7 +304,7 @@ def loop_of(
         caught.append(self)
         raise Stop
 
-    monkeypatch.setattr(loop.Loop, "run", run)
+    monkeypatch.setattr(loop.TrainLoop, "run", run)
     with pytest.raises(Stop):
         train(spec(Path(places[DATA]), Path(places["<root>"]) / name, **changes))
     return caught[0]
@@ -322,7 +321,7 @@ def test_switches_reach_torch(places: dict[str, str], monkeypatch: pytest.Monkey
     compiled: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
     recomputed: list[bool] = []
-    whole = task.make_task
+    whole = train_action.make_task
 
     def recorded(*args: Any) -> Any:
         made = whole(*args)
@@ -331,7 +330,7 @@ def test_switches_reach_torch(places: dict[str, str], monkeypatch: pytest.Monkey
         )
         return made
 
-    monkeypatch.setattr("mae_runners.actions.train.make_task", recorded)
+    monkeypatch.setattr(train_action, "make_task", recorded)
     loop_of(places, "plain", monkeypatch)
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
     assert not compiled
@@ -396,11 +395,11 @@ def test_the_strategy_of_several_ranks_is_the_one_asked_for(
 
         def launch(self) -> None: ...
 
-    monkeypatch.setattr(wrap, "Fabric", Recorder)
+    monkeypatch.setattr(fabric, "Fabric", Recorder)
     made.context.world_size = 2
     for name in ("ddp", "fsdp"):
         made.spec.train.distributed_strategy = name
-        wrap.make_fabric(made.spec, made.context, made.task.model, unused=False)
+        fabric.make_fabric(made.spec, made.context, made.task.model, unused=False)
     assert asked == ["DDPStrategy", "ModelParallelStrategy"]
 
 

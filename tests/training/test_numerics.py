@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.models import checkpoint
-from mae_runners.tasks import base as task
-from mae_runners.training import fabric as wrap
-from mae_runners.training import loop, optim
-from mae_runners.training import step_log as ledger
+from mae_runners.tasks.pretrain import PretrainTask
+from mae_runners.training import fabric, loop, optim
+from mae_runners.training.step_log import StepLog
 
 from tests.support.training import curve, digits_folder, read, spec, train
 
@@ -39,17 +38,17 @@ def fused(patch: pytest.MonkeyPatch, deferred: bool) -> None:
 
     patch.setattr(loop, "build_optimizer", build)
     if not deferred:
-        begin = ledger.Ledger.__init__
+        begin = StepLog.__init__
         patch.setattr(
-            ledger.Ledger,
+            StepLog,
             "__init__",
-            lambda self, _, device, agree: begin(self, False, device, agree),
+            lambda self, _, device, ranks: begin(self, False, device, ranks),
         )
 
 
 def bad_loss(patch: pytest.MonkeyPatch, step: int, kind: str, micro: int = 0) -> None:
     """From optimiser step `step` on (counted from 0) one micro-batch has a loss, or only a gradient, that is not finite."""
-    whole = task.PretrainTask.loss
+    whole = PretrainTask.training_step
 
     def loss(self: Any, module: Any, batch: Any, key: tuple[int, int, int]) -> torch.Tensor:
         value = whole(self, module, batch, key)
@@ -61,7 +60,7 @@ def bad_loss(patch: pytest.MonkeyPatch, step: int, kind: str, micro: int = 0) ->
             )  # the root's slope at 0 is infinite
         return value
 
-    patch.setattr(task.PretrainTask, "loss", loss)
+    patch.setattr(PretrainTask, "training_step", loss)
 
 
 def failed(made: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,9 +173,9 @@ class Killed(BaseException):
 
 def half(patch: pytest.MonkeyPatch, growth: int) -> None:
     """Real fp16 autocast on the CPU, with a scale so high that it has to fall, and a growth that comes soon."""
-    for module in (wrap, loop):
+    for module in (fabric, loop):
         patch.setattr(module, "precision_of", lambda train, device: ("16-mixed", "precision fp16"))
-    whole = wrap.MixedInputs.__init__
+    whole = fabric.MixedInputs.__init__
 
     def init(self: Any, precision: Any, device: str) -> None:
         whole(
@@ -186,7 +185,7 @@ def half(patch: pytest.MonkeyPatch, growth: int) -> None:
             torch.amp.GradScaler(device, init_scale=2.0**40, growth_interval=growth),
         )
 
-    patch.setattr(wrap.MixedInputs, "__init__", init)
+    patch.setattr(fabric.MixedInputs, "__init__", init)
 
 
 def test_the_scaler_of_fp16_goes_on_where_it_was(
@@ -208,7 +207,7 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(
     parts = spec(
         data, tmp_path / "parts", train__clip_grad_norm=1.0, train__optim__lr=1e-3, **changes
     )
-    whole = loop.Loop._step
+    whole = loop.TrainLoop._train_step
 
     def step(self: Any, *args: Any) -> None:
         whole(self, *args)
@@ -217,7 +216,7 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_step", step)
+        patch.setattr(loop.TrainLoop, "_train_step", step)
         with pytest.raises(Killed):
             train(parts)
     assert train(parts) == 0

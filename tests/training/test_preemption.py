@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_runners.tasks import base as task
-from mae_runners.tasks import probes as quality
+from mae_runners.tasks import pretrain, probes
+from mae_runners.tasks.base import Task
 from mae_runners.training import loop, preemption
 from mae_sdk.run.process_group import start_and_watch
 
@@ -56,8 +56,8 @@ def stopped(made: dict[str, Any]) -> None:
     "owner, name",
     [
         ("mae_runners.__main__", "resolve"),
-        ("task", "build_dataset"),
-        ("task", "build_mae"),
+        ("pretrain", "build_dataset"),
+        ("pretrain", "build_mae"),
         ("loop", "make_fabric"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_signal_before_training_ends_the_run_at_once_with_nothing_to_save(
 ) -> None:
     import mae_runners.__main__ as program
 
-    places = {"mae_runners.__main__": program, "task": task, "loop": loop}
+    places = {"mae_runners.__main__": program, "pretrain": pretrain, "loop": loop}
     before = [signal.getsignal(n) for n in preemption.SIGNALS]
     made = spec(data, tmp_path / "job", train__num_epochs=1)
     with monkeypatch.context() as patch:
@@ -89,21 +89,21 @@ def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_t
 ) -> None:
     made = spec(data, tmp_path / "job", train__num_epochs=1)
     with monkeypatch.context() as patch:
-        signalled(patch, preemption.Preemption, "agree")
+        signalled(patch, loop.TrainLoop, "_stop_wanted")
         patch.setattr(preemption.Preemption, "begin", lambda self: setattr(self, "training", True))
         stopped(made)
     assert "nothing was trained" in capsys.readouterr().err and not list(
         (tmp_path / "job").rglob("*.pth")
     )
     with monkeypatch.context() as patch:
-        signalled(patch, loop.Loop, "_step")
+        signalled(patch, loop.TrainLoop, "_train_step")
         stopped(made)
     assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == [
         "model_epoch_000_step_00001.pth"
     ]
     with monkeypatch.context() as patch:  # resumed, and stopped again before it did anything
-        signalled(patch, task.Task, "train_loader")
-        signalled(patch, loop.Loop, "_epoch")
+        signalled(patch, Task, "train_loader")
+        signalled(patch, loop.TrainLoop, "_train_epoch")
         stopped(made)
     assert sorted(curve(tmp_path / "job")) == [1, 2]
     assert train(made) == 0 and sorted(curve(tmp_path / "job")) == [1, 2, 3]
@@ -116,9 +116,9 @@ OPTIONS = {
     "train__probe__interval": 1,
 }
 WHERE = {
-    "validation": (task.Task, "to_device", 5),
-    "probe": (quality, "features", 3),
-    "pictures": (quality, "picture", 2),
+    "validation": (Task, "to_device", 5),
+    "probe": (probes, "features", 3),
+    "pictures": (probes, "reconstructions", 2),
 }
 
 
@@ -158,7 +158,7 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
         dataset__num_workers_per_gpu=1,
         dataset__batch_size=1,
     )
-    whole = loop.Loop._step
+    whole = loop.TrainLoop._train_step
 
     def step(self: Any, *args: Any) -> None:
         if self.position.step == 4:
@@ -169,7 +169,7 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
         whole(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_step", step)
+        patch.setattr(loop.TrainLoop, "_train_step", step)
         stopped(made)
     assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == [
         "model_epoch_000_step_00005.pth"
@@ -180,7 +180,7 @@ def test_an_error_ends_a_run_with_workers(data: Path, tmp_path: Path) -> None:
     """Its workers end with it, though the traceback still holds the loader when the interpreter ends."""
     code = (
         "import sys\nfrom mae_runners.training import loop\n"
-        "def step(self, *a): raise ValueError('no step')\nloop.Loop._step = step\n"
+        "def step(self, *a): raise ValueError('no step')\nloop.TrainLoop._train_step = step\n"
         "from mae_runners.__main__ import main\ncode = main(sys.argv[1:])\nkept = sys.exc_info()\nsys.exit(code)\n"
     )
     made = spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1, dataset__batch_size=1)

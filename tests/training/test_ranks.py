@@ -94,11 +94,11 @@ def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(
         return False
 
     program = (
-        "import os, sys, pathlib\nfrom mae_runners.training import loop\nwhole = loop.Loop._step\n"
+        "import os, sys, pathlib\nfrom mae_runners.training import loop\nwhole = loop.TrainLoop._train_step\n"
         f"ready = pathlib.Path({str(tmp_path / 'job/ready')!r})\n"
         "def step(self, *a):\n    whole(self, *a)\n"
         "    if self.context.rank == 1 and self.position.step == 5:\n        ready.write_text(str(os.getpid()))\n"
-        "loop.Loop._step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
+        "loop.TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     arguments = [sys.executable, "-c", program, *command(made)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -123,12 +123,12 @@ def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(
 ) -> None:
     made = spec(data, tmp_path / "job", **LONG, train__num_gpus=2)
     program = (
-        "import sys, time, pathlib\nfrom mae_runners.training import loop\nwhole = loop.Loop._step\n"
+        "import sys, time, pathlib\nfrom mae_runners.training import loop\nwhole = loop.TrainLoop._train_step\n"
         f"failed = pathlib.Path({str(tmp_path / 'failed')!r})\n"
         "def step(self, *a):\n    whole(self, *a)\n"
         "    if self.context.rank == 1 and self.position.step == 3:\n"
         "        failed.write_text(repr(time.time()))\n        raise ValueError('rank one is out')\n"
-        "loop.Loop._step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
+        "loop.TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     outcome = start_and_watch(

@@ -42,7 +42,7 @@ class Killed(BaseException):
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    whole = loop.Loop._step
+    whole = loop.TrainLoop._train_step
 
     def counted(self: Any, *args: Any) -> None:
         whole(self, *args)
@@ -50,7 +50,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             self.trackers.flush()
             raise Killed
 
-    monkeypatch.setattr(loop.Loop, "_step", counted)
+    monkeypatch.setattr(loop.TrainLoop, "_train_step", counted)
 
 
 def run_killed(made: dict[str, Any], step: int) -> None:

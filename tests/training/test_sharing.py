@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mae_runners.models import checkpoint
-from mae_runners.training import position as resume
+from mae_runners.training import position
 
 from tests.support.ranks import seen, train_on_ranks
 from tests.support.training import PLAIN, curve, digits_folder, read, spec
@@ -33,7 +33,7 @@ SERIES = ("train_loss_step", "train_loss", "grad_norm", "val_loss")
 def copied(job: Path, to: Path, last: str) -> Path:
     """A run as a kill would have left it when `last` was its newest checkpoint."""
     shutil.copytree(job, to, symlinks=True)
-    for path in resume.newest_first(to / "train"):
+    for path in position.newest_first(to / "train"):
         if path.name == last:
             break
         path.unlink()

@@ -21,7 +21,7 @@ from mae_runners.context import RunContext
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, run_batch
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artefact, run_batch
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
@@ -47,7 +47,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     Returns:
         ``{"kpis", "artefacts", "device", "model"}``.
     """
-    runtime = artefact.open_artefact(spec, context, "evaluate")
+    runtime = open_artefact(spec, context, "evaluate")
     with connected(context) as ranks:
         if runtime.meta.segments:
             metrics, files = evaluate_segmenter(spec, context, runtime, ranks)
@@ -197,7 +197,7 @@ def probe(
         )
         return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labelled images"}
 
-    if int(torch.bincount(labels)[labels.unique()].min()) < 2:
+    if int(torch.bincount(labels)[torch.unique(labels)].min()) < 2:
         raise SpecError(
             "a probe without a bank needs two images of every class",
             field=field,

@@ -23,7 +23,7 @@ from mae_runners.actions.predict_segmenter import predict_segmenter
 from mae_runners.context import RunContext
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
-from mae_runners.deploy.runtimes import TorchRuntime, run_batch
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
 from mae_runners.distributed import connected
 from mae_runners.metrics.reconstruction import reconstruction_images
 
@@ -36,13 +36,13 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     Returns:
         ``{"kpis", "artefacts", "device"}``.
     """
-    runtime = artefact.open_artefact(spec, context, "inference")
+    runtime = open_artefact(spec, context, "inference")
     if runtime.meta.segments:
         return predict_segmenter(spec, context, runtime)
     source = artefact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
-    decodes = isinstance(runtime, TorchRuntime) and not classifies
-    units = int(runtime.model.num_units) if decodes else None
+    mae: Any = runtime.model if isinstance(runtime, TorchRuntime) and not classifies else None
+    units = None if mae is None else int(mae.num_units)
     images = EvalImages(spec, source, runtime.meta, labelled=False, num_units=units)
 
     size = artefact.batch_size(spec.inference, spec)
@@ -54,8 +54,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             for batch in images.batches(size, rank=context.rank, world=context.world_size):
                 outputs = run_batch(runtime, batch["input"])
                 rows += zip(batch["index"].tolist(), outputs.numpy(), strict=True)
-                if decodes and context.is_main and sum(map(len, examples)) < EXAMPLES:
-                    examples.append(reconstruct(runtime, batch))
+                if mae and context.is_main and sum(map(len, examples)) < EXAMPLES:
+                    examples.append(reconstruct(mae, batch, runtime))
                 progress.advance()
         parts = ranks.gather_on_first(rows)
     if not context.is_main:
@@ -121,13 +121,11 @@ def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> li
 
 
 @torch.inference_mode()
-def reconstruct(runtime: TorchRuntime, batch: dict[str, Tensor]) -> Tensor:
+def reconstruct(mae: Any, batch: dict[str, Tensor], runtime: Runtime) -> Tensor:
     """`reconstruction_images` of a batch, float32 on the CPU."""
-    model: Any = runtime.model
-    meta = runtime.meta
     images, noise = batch["input"].to(runtime.device), batch["noise"].to(runtime.device)
-    restored = model.reconstruct(images, noise)
-    return reconstruction_images(model, images, noise, restored, meta.mean, meta.std).float().cpu()
+    restored, meta = mae.reconstruct(images, noise), runtime.meta
+    return reconstruction_images(mae, images, noise, restored, meta.mean, meta.std).float().cpu()
 
 
 def write_examples(path: Path, examples: Tensor) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mae_sdk.files import atomic_file
@@ -25,7 +26,8 @@ KINDS = ("labels", "masks", "overlays")
 TOP = 3
 
 
-class Row(NamedTuple):
+@dataclass
+class Row:
     """One image of the table: its place in the source, its size, the share of each class."""
 
     index: int

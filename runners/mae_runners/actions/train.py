@@ -8,45 +8,55 @@ from __future__ import annotations
 from typing import Any
 
 from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_skill.spec import ExperimentSpec
 
 from mae_runners.context import RunContext
-from mae_runners.tasks.base import make_task
-from mae_runners.training import latency as cost
-from mae_runners.training import position as resume
-from mae_runners.training.loop import Loop
+from mae_runners.tasks.base import Task
+from mae_runners.tasks.classify import ClassificationTask
+from mae_runners.tasks.pretrain import PretrainTask
+from mae_runners.tasks.segment import SegmentationTask
+from mae_runners.training import latency, position
+from mae_runners.training.loop import TrainLoop
 
 
-def run(spec: Any, context: RunContext) -> dict[str, Any]:
-    """Trains; returns ``{"kpis", "artefacts", "best"}``. Files: checkpoints, ``checkpoints.json``, ``metrics.csv``, ``derived.json``,
-    TensorBoard logs and pictures under the action's folder."""
-    found = resume.find(
+def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
+    """Trains. Files in the action's folder: checkpoints, ``checkpoints.json``, ``metrics.csv``,
+    ``derived.json``, TensorBoard logs and images.
+
+    Returns:
+        ``{"kpis", "artefacts", "best"}``; empty on ranks above 0.
+    """
+    found = position.find(
         context.action_dir,
         spec.train.resume_training_checkpoint_path,
         spec.model_dump(mode="json"),
         context,
     )
     task = make_task(spec, context, found is None)
-    loop = Loop(task, spec, context, found)
-    kpis = loop.run()
+    kpis = TrainLoop(task, spec, context, found).run()
     if not context.is_main:
         return {}
-    whole = (
-        context.world_size == 1 or spec.train.distributed_strategy != "fsdp"
-    )  # one rank alone cannot run a sharded model
-    costs = cost.asked_for(
-        loop.task.model,
-        spec.dataset.augmentation.input_size,
-        context.device,
-        spec.train.stage,
-        whole,
-    )
+
+    # One rank alone cannot run a sharded model.
+    whole = context.world_size == 1 or spec.train.distributed_strategy != "fsdp"
+    input_size = spec.dataset.augmentation.input_size
+    costs = latency.asked_for(task.model, input_size, context.device, spec.train.stage, whole)
     if costs:
         kpis = {**kpis, **costs}
         context.status.running("what the model costs", kpi=costs)
+
     index = CheckpointIndex(context.action_dir)
-    best = index.choose("best")
     return {
         "kpis": kpis,
         "artefacts": [entry["file"] for entry in index.read()["checkpoints"]],
-        "best": best.entry,
+        "best": index.choose("best").entry,
     }
+
+
+def make_task(spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> Task:
+    """The task of ``train.stage`` and ``model.task``; ``pretrained`` as in `Task`."""
+    if spec.train.stage == "pretrain":
+        return PretrainTask(spec, context, pretrained)
+    if spec.model.task == "segmentation":
+        return SegmentationTask(spec, context, pretrained)
+    return ClassificationTask(spec, context, pretrained)

@@ -33,7 +33,7 @@ def paint(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Labels, integer ``[H, W]`` → uint8 ``[H, W, 3]``; ignored pixels are black."""
     known = labels < len(colors)
     painted: np.ndarray = colors[np.where(known, labels, 0)]
-    painted = np.where(known[..., None], painted, np.asarray(IGNORED, np.uint8))
+    painted[~known] = IGNORED
     return painted
 
 

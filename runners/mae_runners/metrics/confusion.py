@@ -62,7 +62,7 @@ def write_confusion(confusion: np.ndarray, classes: list[str], folder: Path) -> 
             axes.text(
                 column,
                 row,
-                int(confusion[row, column]),
+                str(int(confusion[row, column])),
                 ha="center",
                 va="center",
                 fontsize=8,

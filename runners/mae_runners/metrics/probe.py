@@ -46,7 +46,7 @@ def cross_validated(features: Tensor, labels: Tensor, *, k: int, seed: int) -> d
 
     A class with fewer images than folds lowers the number of folds, which ``protocol`` states.
     """
-    smallest = int(torch.bincount(labels)[labels.unique()].min())
+    smallest = int(torch.bincount(labels)[torch.unique(labels)].min())
     folds = max(2, min(FOLDS, smallest))
     fold = stratified_folds(labels, folds, seed)
 
@@ -119,9 +119,9 @@ def linear_probe_accuracy(
         loss = (
             F.cross_entropy(x @ weight.T + bias, bank_labels) + weight_decay * weight.square().sum()
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float(((q @ weight.T + bias).argmax(1) == query_labels).float().mean())

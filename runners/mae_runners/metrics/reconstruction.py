@@ -44,3 +44,24 @@ def reconstruction_images(
     original = images * scale + shift
     masked = torch.where(hidden, torch.full_like(images, GRAY), original)
     return torch.stack([original, masked, restored * scale + shift], dim=1).clamp(0.0, 1.0)
+
+
+class MeanLoss:
+    """The mean loss over images.
+
+    Attributes:
+        sums: float64 ``[2]``: loss, images. Add those of other ranks before reading the mean.
+    """
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64)
+
+    def add(self, loss: Tensor, count: int) -> None:
+        """Counts a batch of `count` images with this mean loss."""
+        value = float(loss)  # of fillers alone it may be anything
+        self.sums += torch.tensor([value * count if count else 0.0, count], dtype=torch.float64)
+
+    def summary(self, source: Any) -> dict[str, float]:
+        """``val_loss``."""
+        total, count = self.sums.tolist()
+        return {"val_loss": total / max(count, 1)}

@@ -69,7 +69,7 @@ def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
     fold = torch.empty(len(labels), dtype=torch.int64)
     generator = torch.Generator().manual_seed(seed)
     offset = 0
-    for label in labels.unique().tolist():
+    for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)]
         fold[members] = (torch.arange(len(members)) + offset) % folds

@@ -11,8 +11,9 @@ from torch import Tensor
 def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """Cross-entropy summed over the labelled pixels, divided by the number of all pixels.
 
-    So the published segmenters are trained (MMSegmentation's default): an ignored pixel adds nothing, and what an image adds does not
-    depend on which others share its batch, so that splitting a batch over ranks or accumulating it changes nothing.
+    Published segmenters are trained like this (MMSegmentation's default): an ignored pixel adds
+    nothing, and what an image adds does not depend on which others share its batch, so that
+    splitting a batch over ranks or accumulating it changes nothing.
 
     Args:
         logits: ``[B, C, H, W]``.
@@ -27,7 +28,12 @@ def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
 def segmentation_loss(
     outputs: Sequence[Tensor], masks: Tensor, *, ignore_index: int, auxiliary_weight: float
 ) -> Tensor:
-    """``loss(outputs[0]) + auxiliary_weight · loss(outputs[1])``, the second where the model has an auxiliary head."""
+    """The loss of the head, plus ``auxiliary_weight`` × that of the auxiliary head if there is one.
+
+    Args:
+        outputs: logits ``[B, C, H, W]`` of the head and of the auxiliary head.
+        masks: as in `pixel_loss`.
+    """
     loss = pixel_loss(outputs[0], masks, ignore_index)
     for extra in outputs[1:]:
         loss = loss + auxiliary_weight * pixel_loss(extra, masks, ignore_index)

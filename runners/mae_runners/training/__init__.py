@@ -1,1 +1,1 @@
-"""Training: objectives, optimiser groups, schedules, the loop, exact resume, quality probes and trackers."""
+"""Training: the loop, checkpoints and exact resume, the optimizer, schedules, and trackers."""

@@ -1,83 +1,154 @@
-"""Checkpoint files of a run: weights, optimiser, position, and what the run was."""
+"""Checkpoint files of a run: weights, optimizer, position, and what the run was."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_skill.errors import CheckpointError
+from torch import nn
 
 from mae_runners.models import checkpoint
-from mae_runners.training import position as resume
-from mae_runners.training.fabric import full_states, optimizer_names
+from mae_runners.tasks.base import Task
+from mae_runners.training.ema import WeightAverage, averaged
+from mae_runners.training.fabric import (
+    full_states,
+    load_weights,
+    optimizer_names,
+    restore_optimizer,
+)
+from mae_runners.training.position import Position, point_latest
 
-if TYPE_CHECKING:
-    from mae_runners.training.loop import Loop
+PREFIX = "model."
 
 
-def save(loop: Loop, path: Path, metrics: dict[str, float] | None = None) -> None:
-    """Writes a checkpoint of this position, all of whose steps were read; every rank calls it, rank 0 writes."""
-    loop.trackers.flush()  # a checkpoint never stands without the rows that led to it
-    live, optimizer_state = full_states(loop.task.model, loop.bare_optimizer)
-    deployed = live
-    if loop.ema is not None:
-        live = {name: tensor.clone() for name, tensor in live.items()}
-        loop.ema.swap()
-        deployed, _ = full_states(loop.task.model, loop.bare_optimizer)
+@dataclass
+class CheckpointWriter:
+    """Writes the checkpoints of a run and keeps their index.
+
+    Attributes:
+        fabric: for the state of its precision.  optimizer: the bare one.  ema: or None.
+        constant: what every checkpoint of the run says beside its position, such as ``identity``.
+    """
+
+    task: Task
+    fabric: Fabric
+    optimizer: torch.optim.Optimizer
+    ema: WeightAverage | None
+    index: CheckpointIndex
+    constant: dict[str, Any]
+
+    def save(self, name: str, position: Position, metrics: dict[str, float] | None = None) -> None:
+        """Writes a checkpoint of this position; every rank calls it, rank 0 writes."""
+        model = self.task.model
+        live, optimizer_state = full_states(model, self.optimizer)
+        deployed = live
+        if self.ema is not None:
+            live = {key: tensor.clone() for key, tensor in live.items()}
+            with averaged(self.ema):
+                deployed, _ = full_states(model, self.optimizer)
+                # Inside: the averaged weights are the model's own tensors, not copies.
+                self._write(name, position, metrics or {}, deployed, optimizer_state, live)
+            return
+        self._write(name, position, metrics or {}, deployed, optimizer_state, None)
+
+    def _write(
+        self,
+        name: str,
+        position: Position,
+        metrics: dict[str, float],
+        deployed: dict[str, Any],
+        optimizer_state: dict[str, Any],
+        live: dict[str, Any] | None,
+    ) -> None:
+        task, context = self.task, self.task.context
+        if not context.is_main:
+            return
+        folder, finetunes = context.action_dir, task.stage == "finetune"
+        meta = checkpoint.CheckpointMeta.for_model(
+            task.model,
+            classes=task.train.classes if finetunes else None,
+            mean=list(task.aug.mean),
+            std=list(task.aug.std),
+        )
+        data: dict[str, Any] = {
+            **self.constant,
+            "state_dict": {PREFIX + key: tensor for key, tensor in deployed.items()},
+            "optimizer_states": [optimizer_state],
+            "optimizer_names": optimizer_names(task.model, self.optimizer),
+            "epoch": position.epoch,
+            "global_step": position.step,
+            "position": asdict(position),
+            "precision_state": self.fabric.strategy.precision.state_dict(),
+            "metrics": metrics,
+            "mae": meta.to_dict(),
+        }
+        if live is not None:
+            data["live_state_dict"] = {PREFIX + key: tensor for key, tensor in live.items()}
+        checkpoint.save(data, folder / name, context.encryption_key)
+
+        self.index.add(
+            folder / name,
+            position.epoch - (1 if position.batch == 0 else 0),
+            position.step,
+            metrics,
+            stage=task.stage,
+            arch=task.model.arch,
+            input_size=list(task.model.input_size),
+            task=meta.task,
+            num_classes=meta.num_classes if finetunes else None,
+            mean=meta.mean,
+            std=meta.std,
+        )
+        point_latest(folder, task.model.arch, folder / name)
+        keep = task.spec.train.keep_checkpoints
+        for old in self.index.thin(keep) if keep is not None else ():
+            (folder / old).unlink(missing_ok=True)
+
+
+def live_weights(found: dict[str, Any]) -> dict[str, Any]:
+    """The weights that a checkpoint's run was training, by the bare model's names."""
+    return _plain(found.get("live_state_dict") or found["state_dict"])
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
+
+
+def fill(model: nn.Module, found: dict[str, Any]) -> None:
+    """Loads a checkpoint's weights into the bare model that goes on from them.
+
+    Raises:
+        CheckpointError: the spec describes a model of another shape.
+    """
     try:
-        if loop.context.is_main:
-            _write(loop, path, live, deployed, optimizer_state, metrics or {})
-    finally:
-        if loop.ema is not None:
-            loop.ema.swap()
+        model.load_state_dict(live_weights(found))
+    except RuntimeError as error:
+        raise CheckpointError(
+            "the spec describes another model than the checkpoint holds",
+            field="train.resume_training_checkpoint_path",
+            got=" ".join(str(error).split("\n\t")[1:2])[:300],
+            expected="the model and the input size that the run was started with",
+            hint="start a new run from its weights with train.pretrained_model_path",
+        ) from error
 
 
-def _write(
-    loop: Loop,
-    path: Path,
-    live: Any,
-    deployed: Any,
-    optimizer_state: Any,
-    metrics: dict[str, float],
+def restore(
+    found: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: WeightAverage | None,
+    fabric: Fabric,
 ) -> None:
-    meta = checkpoint.CheckpointMeta.for_model(
-        loop.task.model,
-        classes=loop.task.train.classes if loop.task.stage == "finetune" else None,
-        mean=list(loop.task.aug.mean),
-        std=list(loop.task.aug.std),
-    )
-    data: dict[str, Any] = {
-        "state_dict": {f"model.{name}": tensor for name, tensor in deployed.items()},
-        "optimizer_states": [optimizer_state],
-        "optimizer_names": optimizer_names(loop.task.model, loop.bare_optimizer),
-        "epoch": loop.position.epoch,
-        "global_step": loop.position.step,
-        "position": resume.pack_position(loop.position),
-        "precision_state": loop.fabric.strategy.precision.state_dict(),
-        "identity": resume.identity(loop.plain_spec),
-        "data": loop.data,
-        "environment": loop.environment(),
-        "metrics": metrics,
-        "layerwise": loop.layerwise,
-        "pretrained": loop.pretrained,
-        "mae": meta.to_dict(),
-    }
-    if loop.ema is not None:
-        data["live_state_dict"] = {f"model.{name}": tensor for name, tensor in live.items()}
-    checkpoint.save(data, path, loop.context.encryption_key)
-    epoch = loop.position.epoch - (1 if loop.position.batch == 0 else 0)
-    loop.index.add(
-        path,
-        epoch,
-        loop.position.step,
-        metrics,
-        stage=loop.task.stage,
-        arch=loop.task.model.arch,
-        input_size=list(loop.task.model.input_size),
-        task=meta.task,
-        num_classes=meta.num_classes if loop.task.stage == "finetune" else None,
-        mean=meta.mean,
-        std=meta.std,
-    )
-    resume.point_latest(loop.folder, loop.task.model.arch, path)
-    if loop.train.keep_checkpoints is not None:
-        for name in loop.index.thin(loop.train.keep_checkpoints):
-            (loop.folder / name).unlink(missing_ok=True)
+    """Loads all but the weights: the average, the optimizer and the fp16 scaler."""
+    if ema is not None:
+        load_weights(model, _plain(found["state_dict"]))
+        ema.take()
+        load_weights(model, live_weights(found))
+    state, names = found["optimizer_states"][0], found.get("optimizer_names")
+    restore_optimizer(model, optimizer, state, names)
+    if found.get("precision_state"):
+        fabric.strategy.precision.load_state_dict(found["precision_state"])

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.plugins.precision.precision import Precision as FullPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from mae_skill.errors import DependencyError
+from mae_skill.spec import ExperimentSpec, TrainSpec
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,15 +27,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from mae_runners.context import RunContext
+from mae_runners.context import RunContext, device_ids
+from mae_runners.distributed import Ranks, is_sharded
+from mae_runners.tasks.base import Task
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def precision_of(train: Any, device: torch.device) -> tuple[str, str]:
+def precision_of(train: TrainSpec, device: torch.device) -> tuple[str, str]:
     """Fabric's precision for ``train.precision``, and why where it is not what was asked for."""
     wanted = str(train.precision)
     if train.distributed_strategy == "fsdp" and wanted == "fp32" and device.type == "cuda":
@@ -45,17 +49,23 @@ def precision_of(train: Any, device: torch.device) -> tuple[str, str]:
 
 
 class MixedInputs(MixedPrecision):
-    """Mixed precision whose inputs stay as they are: masking noise rounded to eight bits would tie, and targets would lose digits."""
+    """Mixed precision whose inputs stay as they are.
+
+    Masking noise rounded to eight bits would tie, and targets would lose digits.
+    """
 
     def convert_input(self, data: Any) -> Any:
         return data
 
 
 def shard(model: Any, mesh: Any) -> Any:
-    """Fully sharded data parallel: every block gathers its parameters for its own passes only; the rest of the model is one more unit."""
-    warnings.filterwarnings(
-        "ignore", message="FSDP2-wrapped module .* returned a view tensor"
-    )  # nothing changes a loss in place
+    """Fully sharded data parallel.
+
+    Every block gathers its parameters for its own passes only; the rest of the model is one more
+    unit.
+    """
+    # Nothing changes a loss in place, which is what the warning is about.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for part in model.modules():
         if isinstance(part, model.block_classes):
             fully_shard(part, mesh=mesh["data_parallel"])
@@ -63,16 +73,15 @@ def shard(model: Any, mesh: Any) -> Any:
 
 
 def compiled(model: nn.Module, device: torch.device) -> Any:
-    """`torch.compile`, of whose generated code a C++ compiler makes the kernels (on a GPU a C compiler what launches them).
+    """`torch.compile`. Needs a C++ compiler on CPU, a C compiler on GPU.
 
     Raises:
-        DependencyError: there is no such compiler. PyTorch would say so in the first step, at length.
+        DependencyError: there is no such compiler. PyTorch would say so in the first step, at
+            length.
     """
-    variable, usual = (
-        ("CC", ("gcc", "clang"))
-        if device.type == "cuda"
-        else ("CXX", ("clang++",) if sys.platform == "darwin" else ("g++",))
-    )
+    variable, usual = "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
+    if device.type == "cuda":
+        variable, usual = "CC", ["gcc", "clang"]
     chosen = shlex.split(os.environ.get(variable, ""))[:1] or usual
     if not any(shutil.which(name) for name in chosen):
         raise DependencyError(
@@ -85,18 +94,18 @@ def compiled(model: nn.Module, device: torch.device) -> Any:
     return torch.compile(model)
 
 
-def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fabric:
+def make_fabric(spec: ExperimentSpec, context: RunContext, model: Any, unused: bool) -> Fabric:
     """A launched Fabric for this rank. The cluster environment is passed, never detected.
 
     Args:
-        unused: whether some parameter takes no part in the loss: only then does DDP look for such.
+        unused: whether some parameter takes no part in the loss: only then DDP looks for such.
     """
     train = spec.train
     precision: Any = precision_of(train, context.device)[0]
     accelerator = "cuda" if context.device.type == "cuda" else "cpu"
-    plugins: list[Any] = [
-        MixedInputs(precision, accelerator) if precision.endswith("-mixed") else FullPrecision()
-    ]
+    mixed = precision.endswith("-mixed")
+    plugins: list[Any] = [MixedInputs(precision, accelerator) if mixed else FullPrecision()]
+
     if context.world_size == 1:
         devices: Any = [context.device.index] if accelerator == "cuda" else 1
         fabric = Fabric(
@@ -104,6 +113,7 @@ def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fab
         )
         fabric.launch()
         return fabric
+
     local = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size))
     if train.distributed_strategy == "fsdp":
         strategy: Any = ModelParallelStrategy(
@@ -115,7 +125,7 @@ def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fab
         strategy = DDPStrategy(
             cluster_environment=TorchElasticEnvironment(), find_unused_parameters=unused
         )
-    devices = _gpu_ids(train, local) if accelerator == "cuda" else local
+    devices = device_ids(train, local)[:local] if accelerator == "cuda" else local
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
@@ -127,63 +137,41 @@ def make_fabric(spec: Any, context: RunContext, model: Any, unused: bool) -> Fab
     return fabric
 
 
-def _gpu_ids(train: Any, local: int) -> list[int]:
-    from mae_runners.context import device_ids
-
-    return device_ids(train, local)[:local]
-
-
-def host_group(context: RunContext) -> Any:
-    """A gloo group for small agreements on the host, or None for one process."""
-    if context.world_size == 1:
-        return None
-    return dist.new_group(backend="gloo")
+def host_ranks(context: RunContext) -> Ranks:
+    """The ranks of a launched Fabric, with a gloo group of their own on the host."""
+    return Ranks(context, dist.new_group(backend="gloo") if context.world_size > 1 else None)
 
 
-def has_unused(task: Any) -> bool:
-    """Whether a trained parameter gets no gradient: one small forward and backward pass of the bare model."""
-    model = task.model
+def has_unused(task: Task) -> bool:
+    """Whether a trained parameter gets no gradient, by a small pass of the bare model."""
+    model, device = task.model, task.context.device
     height, width = model.input_size
-    model.to(task.context.device)
+    model.to(device)
     statistics = [buffer.clone() for buffer in model.buffers()]
-    images = torch.zeros(2, 3, height, width, device=task.context.device)
+
+    images = torch.zeros(2, 3, height, width, device=device)
     if task.stage == "pretrain":
-        noise = torch.rand(2, model.num_units, device=task.context.device)
-        loss = model(images, noise).loss
+        loss = model(images, torch.rand(2, model.num_units, device=device)).loss
     else:
         outputs = model(images)
-        loss = torch.stack(
-            [
-                output.float().sum()
-                for output in (outputs if isinstance(outputs, tuple) else (outputs,))
-            ]
-        ).sum()
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = torch.stack([output.float().sum() for output in outputs]).sum()
     loss.backward()
     unused = any(p.requires_grad and p.grad is None for p in model.parameters())
+
     model.zero_grad(set_to_none=True)
     for buffer, before in zip(model.buffers(), statistics, strict=True):
         buffer.copy_(before)
     return unused
 
 
-def is_sharded(bare: nn.Module) -> bool:
-    """Whether each rank holds only a part of the parameters."""
-    return isinstance(bare, FSDPModule)
-
-
-def call(bare: Any, name: str, *args: Any, **options: Any) -> Any:
-    """``bare.name(*args)``. Where the weights are sharded they are gathered for it: there all ranks must call it, with batches of their
-    own."""
-    if is_sharded(bare) and name not in vars(bare):
-        register_fsdp_forward_method(bare, name)
-    return getattr(bare, name)(*args, **options)
-
-
 def full_states(
     bare: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(model state, optimiser state) as a single process has them. All ranks must call it; where the weights are sharded, both are whole
-    on rank 0, on the CPU, and empty elsewhere."""
+    """(model state, optimizer state) as a single process has them. All ranks must call it.
+
+    Where the weights are sharded, both are whole on rank 0, on the CPU, and empty elsewhere.
+    """
     if not is_sharded(bare):
         return dict(bare.state_dict()), optimizer.state_dict()
     model_state, optimizer_state = get_state_dict(
@@ -192,7 +180,8 @@ def full_states(
     named: dict[str, Any] = dict(optimizer_state)
     if not named:
         return dict(model_state), {}
-    # Names become the numbers that a plain optimiser gives its parameters, in the order of the groups.
+
+    # Names become the numbers that a plain optimizer gives its parameters, in order of the groups.
     groups: list[dict[str, Any]] = []
     entries: dict[int, Any] = {}
     number = 0
@@ -206,7 +195,7 @@ def full_states(
 
 
 def optimizer_names(bare: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of an optimiser's parameters, in the order in which its state numbers them."""
+    """The names of an optimizer's parameters, in the order in which its state numbers them."""
     names = {id(parameter): name for name, parameter in bare.named_parameters()}
     return [
         names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]
@@ -219,10 +208,11 @@ def restore_optimizer(
     state: dict[str, Any],
     saved: list[str] | None,
 ) -> None:
-    """Loads a whole optimiser state of `full_states`, sharded or not; every rank must call it.
+    """Loads a whole optimizer state of `full_states`, sharded or not; every rank must call it.
 
-    Moments go to their parameters by name. All else (groups, weight decay, betas, which kernel does the update) is what this run's spec
-    and machine say. A parameter that was not trained before starts with no moments.
+    Moments go to their parameters by name. All else (groups, weight decay, betas, which kernel does
+    the update) is what this run's spec and machine say. A parameter that was not trained before
+    starts with no moments.
 
     Args:
         saved: `optimizer_names` of the run that wrote the state; None: those of this one.
@@ -232,9 +222,10 @@ def restore_optimizer(
     entries = {saved[number]: entry for number, entry in state["state"].items()}
     groups = optimizer.state_dict()["param_groups"]
     if not is_sharded(bare):
-        found = {number: entries[name] for number, name in enumerate(ordered) if name in entries}
-        optimizer.load_state_dict({"state": found, "param_groups": groups})
+        own = {number: entries[name] for number, name in enumerate(ordered) if name in entries}
+        optimizer.load_state_dict({"state": own, "param_groups": groups})
         return
+
     parameters = dict(bare.named_parameters())
 
     def fresh(name: str) -> dict[str, Tensor]:
@@ -263,14 +254,16 @@ def load_weights(bare: nn.Module, state: dict[str, Any]) -> None:
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer, scaler: Any, clip: float | None) -> Tensor:
-    """The norm of the whole gradient, a scalar on the device; clipped to `clip` afterwards. Under an fp16 scaler the gradients are
-    unscaled first."""
+    """The norm of the whole gradient, a scalar on the device; clipped to `clip` afterwards.
+
+    Under an fp16 scaler the gradients are unscaled first.
+    """
     if scaler is not None:
         scaler.unscale_(optimizer)
     parameters = [
         p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
     ]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

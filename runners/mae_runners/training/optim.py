@@ -1,4 +1,7 @@
-"""Optimiser parameter groups: layer-wise rates baked into each group, no decay on biases, norms and tokens."""
+"""The optimizer and its parameter groups.
+
+Layer-wise rates are part of each group; biases, norms and tokens do not decay.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import torch
 from mae_skill.errors import SpecError
+from mae_skill.spec import OptimSpec
 from torch import nn
 
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
@@ -14,19 +18,23 @@ WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The rate after scaling, and what the scaling multiplied it by."""
+    """The rate after scaling, what the scaling multiplied it by, and why."""
 
     value: float
     factor: float
+    why: str
 
 
-def scaled_lr(optim: Any, effective_batch: int) -> LearningRate:
+def scaled_lr(optim: OptimSpec, effective_batch: int) -> LearningRate:
     """`lr` as given, or `lr × effective batch / 256` under `lr_scaling: linear` (Goyal et al., arXiv 1706.02677)."""
-    factor = effective_batch / 256 if optim.lr_scaling == "linear" else 1.0
-    return LearningRate(optim.lr * factor, factor)
+    if optim.lr_scaling == "linear":
+        factor = effective_batch / 256
+        why = f"lr {optim.lr:g} × effective batch {effective_batch} / 256"
+        return LearningRate(optim.lr * factor, factor, why)
+    return LearningRate(optim.lr, 1.0, "lr as given")
 
 
-def beta2(optim: Any, stage: str) -> float:
+def beta2(optim: OptimSpec, stage: str) -> float:
     """AdamW's second β: as given, else 0.95 in pretraining (arXiv 2111.06377) and 0.999 in fine-tuning."""
     if optim.beta2 is not None:
         return float(optim.beta2)
@@ -39,7 +47,7 @@ def layerwise_active(stage: str, pretrained: bool) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's own name, without what DDP, FSDP, Fabric and compile put in front or between."""
+    """A parameter's own name, without what DDP, FSDP, Fabric and compile add to it."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "") if wrapper != "module." else name.removeprefix(wrapper)
     return name
@@ -47,7 +55,9 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Traits:
-    """What the groups depend on, taken from the bare model: once it is sharded, names and shapes say nothing any more.
+    """What the groups depend on, taken from the bare model.
+
+    Once it is sharded, names and shapes say nothing any more.
 
     Attributes:
         layers: parameter → (layer id, number of layers).  no_decay, heads: names.
@@ -72,7 +82,7 @@ class Traits:
 
 
 def parameter_groups(
-    traits: Traits, optim: Any, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]
+    traits: Traits, optim: OptimSpec, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]
 ) -> list[dict[str, Any]]:
     """AdamW parameter groups, one for each (rate scale, weight decay).
 
@@ -83,8 +93,9 @@ def parameter_groups(
         named: the parameters to group, wrapped or not.
 
     Returns:
-        Groups with `params, param_names, scale, weight_decay`; `scale` = layer_decay^(n − id) (BEiT, arXiv 2106.08254),
-        times `backbone_multiplier` outside the head. Frozen parameters are left out.
+        Groups with `params, param_names, scale, weight_decay`; `scale` = layer_decay^(n − id)
+        (BEiT, arXiv 2106.08254), times `backbone_multiplier` outside the head. Frozen parameters
+        are left out.
 
     Raises:
         SpecError: everything is frozen.
@@ -97,15 +108,13 @@ def parameter_groups(
         scale = 1.0
         if layerwise:
             layer, total = traits.layers[name]
-            scale = float(optim.layer_decay) ** (total - layer) * (
-                1.0 if name in traits.heads else float(optim.backbone_multiplier)
-            )
-        decay = (
-            0.0 if name in traits.no_decay or name.endswith(".bias") else float(optim.weight_decay)
-        )
-        group = groups.setdefault(
-            (scale, decay), {"params": [], "param_names": [], "scale": scale, "weight_decay": decay}
-        )
+            multiplier = 1.0 if name in traits.heads else float(optim.backbone_multiplier)
+            scale = float(optim.layer_decay) ** (total - layer) * multiplier
+        exempt = name in traits.no_decay or name.endswith(".bias")
+        decay = 0.0 if exempt else float(optim.weight_decay)
+
+        empty = {"params": [], "param_names": [], "scale": scale, "weight_decay": decay}
+        group = groups.setdefault((scale, decay), empty)
         group["params"].append(parameter)
         group["param_names"].append(name)
     if not groups:
@@ -116,7 +125,7 @@ def parameter_groups(
 
 
 def build_optimizer(
-    groups: list[dict[str, Any]], optim: Any, *, stage: str, lr: float, device: torch.device
+    groups: list[dict[str, Any]], optim: OptimSpec, *, stage: str, lr: float, device: torch.device
 ) -> torch.optim.AdamW:
     """AdamW with β1 = `momentum`; fused on a GPU. Each group's `lr` carries its scale."""
     ready = [

@@ -1,19 +1,19 @@
 """Where training is, written and read back exactly.
 
-A checkpoint is taken at an optimiser-step boundary. Beside the weights it holds the optimiser, the EMA, the fp16 scaler, the position (epoch,
-place in the epoch's order, optimiser step), the sums of the running epoch and what early stopping remembers. Schedule and randomness are
-functions of the position, so nothing else is needed. The place counts images in the order that all ranks share, so that another number of
-ranks goes on with the images that are left, each once. With `ema_decay`, `state_dict` holds the averaged weights (what one deploys) and
-`live_state_dict` the ones being trained.
+A checkpoint is taken at an optimizer-step boundary. Beside the weights it holds the optimizer, the
+EMA, the fp16 scaler, the position (epoch, place in the epoch's order, optimizer step), the sums of
+the running epoch and what early stopping remembers. Schedule and randomness are functions of the
+position, so nothing else is needed. The place counts images in the order that all ranks share, so
+that another number of ranks goes on with the images that are left, each once. With `ema_decay`,
+`state_dict` holds the averaged weights (the ones to deploy) and `live_state_dict` those being
+trained.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
 import re
-import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,26 @@ from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spec.fields import free_between_attempts
-from torch import nn
 
 from mae_runners.context import RunContext
 from mae_runners.models import checkpoint
+from mae_runners.tasks.base import Task
 
 NAME = re.compile(r"model_epoch_(\d+)(?:_step_(\d+))?\.pth$")
 
 
 @dataclass
 class Position:
-    """How far training is. In `epoch`, `batch` counts the micro-batches done and `place` the images of the common order; `step` the
-    optimiser steps done in all; the sums are of the running epoch, over all ranks."""
+    """How far training is.
+
+    Attributes:
+        epoch: the running epoch, from 0.
+        batch, place: micro-batches, and images of the common order, that are done of it.
+        step: optimizer steps done in all.
+        loss_sum, loss_count: of the running epoch's images, over all ranks.
+        best, stale_epochs: what early stopping remembers.
+        metrics: of the last finished epoch.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -47,14 +55,6 @@ class Position:
     best: float | None = None
     stale_epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-def seed_all(*key: int) -> None:
-    """Reseeds `random`, numpy and torch (all devices) from a tuple of integers."""
-    value = zlib.crc32(np.asarray(key, dtype=np.int64).tobytes())
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
 
 
 @cache
@@ -106,10 +106,13 @@ def newest_first(train_dir: Path) -> list[Path]:
 def find(
     train_dir: Path, explicit: str | None, spec: dict[str, Any], context: RunContext
 ) -> dict[str, Any] | None:
-    """The checkpoint to continue from: the one named, else the newest readable one of the folder, else None.
+    """The checkpoint to continue from, or None.
+
+    It is the one named, else the newest readable one of the folder.
 
     Raises:
-        NotFoundError, CheckpointError: the named one cannot be used, or no checkpoint of the folder can be read.
+        NotFoundError, CheckpointError: the named one cannot be used, or no checkpoint of the folder
+            can be read.
         UsageError: the folder holds a run with another spec.
     """
     if explicit:
@@ -137,8 +140,9 @@ def find(
             )
             continue
         _must_fit(data, spec, path.name, strict=True)
+        position = data["position"]
         context.log(
-            f"resuming from {path.name}: epoch {data['position']['epoch']}, step {data['position']['step']}"
+            f"resuming from {path.name}: epoch {position['epoch']}, step {position['step']}"
         )
         return data
     if first_error is not None:
@@ -156,7 +160,8 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
                 field=field_name,
                 got=wanted,
                 expected=str(meta.get(key)),
-                hint="use another results_dir, or start from its weights with train.pretrained_model_path",
+                hint="use another results_dir, or start from its weights with "
+                "train.pretrained_model_path",
             )
     changed = changed_fields(data.get("identity") or {}, identity(spec))
     if strict and data.get("identity") and changed:
@@ -169,24 +174,6 @@ def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: 
             hint="choose another results_dir, or name the file in "
             "train.resume_training_checkpoint_path to continue under the new spec",
         )
-
-
-def fill(model: nn.Module, state: dict[str, Any]) -> None:
-    """Loads a checkpoint's weights into the model that goes on from them.
-
-    Raises:
-        CheckpointError: the spec describes a model of another shape.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            "the spec describes another model than the checkpoint holds",
-            field="train.resume_training_checkpoint_path",
-            got=" ".join(str(error).split("\n\t")[1:2])[:300],
-            expected="the model and the input size that the run was started with",
-            hint="start a new run from its weights with train.pretrained_model_path",
-        ) from error
 
 
 def environment(world_size: int, effective_batch: int) -> dict[str, Any]:
@@ -210,8 +197,11 @@ def warn_when_not_identical(data: dict[str, Any], now: dict[str, Any], context: 
         context.warn("the curve continues, but not bit for bit: " + ", ".join(changed))
 
 
-def data_identity(task: Any) -> dict[str, Any]:
-    """What tells one training set from another: how many images, and a digest of their names inside the source (not of where it lies)."""
+def data_identity(task: Task) -> dict[str, Any]:
+    """What tells one training set from another: how many images, and a digest of their names.
+
+    The names are those inside the source, wherever it is.
+    """
     digest = hashlib.sha256()
     for name in task.train.source.members:
         digest.update(f"{name}\n".encode("utf-8", "surrogateescape"))
@@ -229,38 +219,32 @@ def check_data(
     before = found.get("data") or now
     if before == now:
         return
-    told = f"{before['images']} images" + (
-        f" → {now['images']}" if before["images"] != now["images"] else " with other names"
-    )
+    more = f" → {now['images']}" if before["images"] != now["images"] else " with other names"
+    difference = f"{before['images']} images{more}"
     if not explicit:
         raise UsageError(
             "the results folder holds a run on other training images",
             field="dataset.train_data_sources",
-            got=told,
-            expected="the images that the run was started with; they may lie elsewhere",
-            hint="choose another results_dir, or name the file in train.resume_training_checkpoint_path to continue on other images",
+            got=difference,
+            expected="the images that the run was started with; they may be elsewhere",
+            hint="choose another results_dir, or name the file in "
+            "train.resume_training_checkpoint_path to continue on other images",
         )
     context.warn(
-        f"the training images are not those of the checkpoint ({told}): the epoch it was in starts over"
+        f"the training images are not those of the checkpoint ({difference}): "
+        "the epoch it was in starts over"
     )
 
 
 def restore_position(found: dict[str, Any], data: dict[str, Any]) -> Position:
     """The position of a checkpoint; on other images (`data`) at the start of its epoch."""
+    known = Position.__dataclass_fields__
     position = Position(
-        **{
-            key: value
-            for key, value in found["position"].items()
-            if key in Position.__dataclass_fields__
-        }
+        **{key: found["position"][key] for key in found["position"] if key in known}
     )
     if (found.get("data") or data) != data:
         position.batch, position.place, position.loss_sum, position.loss_count = 0, 0, 0.0, 0.0
     return position
-
-
-def pack_position(position: Position) -> dict[str, Any]:
-    return asdict(position)
 
 
 def point_latest(train_dir: Path, arch: str, target: Path) -> None:

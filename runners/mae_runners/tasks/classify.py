@@ -1,0 +1,76 @@
+"""Fine-tuning a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from mae_skill.errors import SpecError
+from torch import Tensor, nn
+
+from mae_runners.data import ImageDataset, Mixup, build_dataset, soft_targets
+from mae_runners.metrics.classification import ClassificationMetrics
+from mae_runners.models import build_classifier
+from mae_runners.models.classifier import Classifier
+from mae_runners.tasks.base import Batch, Task
+
+
+class ClassificationTask(Task):
+    """Classification with soft targets (mixup, CutMix, label smoothing)."""
+
+    stage = "finetune"
+
+    @property
+    def accuracy(self) -> str | None:
+        return "ACC_all" if self.val is not None else None
+
+    def open_source(self, role: str, *, train: bool) -> ImageDataset:
+        """As in `Task`.
+
+        Raises:
+            SpecError: the training data has another number of classes than the spec.
+        """
+        classes = self.spec.model.num_classes
+        dataset = build_dataset(
+            getattr(self.spec.dataset, f"{role}_data_sources"),
+            train=train,
+            stage=self.stage,
+            augmentation=self.aug,
+            seed=self.seed,
+            classes=None if train else self.train.classes,
+            require_labels=True,
+            max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
+        )
+        if train and len(dataset.classes) != classes:
+            raise SpecError(
+                f"the training data has {len(dataset.classes)} classes",
+                field="model.num_classes",
+                got=classes,
+                expected=str(len(dataset.classes)),
+                hint=f"set model.num_classes={len(dataset.classes)}",
+            )
+        return dataset
+
+    def strata(self) -> np.ndarray:
+        return np.asarray(self.train.labels)
+
+    def build_model(self) -> Classifier:
+        mixes = self.aug.mixup > 0 or self.aug.cutmix > 0
+        self.mixup = Mixup(self.aug, self.spec.model.num_classes) if mixes else None
+        return build_classifier(self.spec.model, self.aug.input_size)
+
+    def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
+        images = self.inputs(batch)
+        if self.mixup is not None:
+            images, targets = self.mixup(images, batch["label"], key)
+        else:
+            targets = soft_targets(batch["label"], self.spec.model.num_classes, self.aug.smoothing)
+        return F.cross_entropy(module(images).float(), targets)
+
+    def new_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(self.spec.model.num_classes)
+
+    def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
+        keep = batch["valid"]
+        metrics.add(module(self.inputs(batch))[keep], batch["label"][keep])

@@ -1,0 +1,108 @@
+"""Pretraining: reconstruction of hidden patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mae_skill.archs import num_units
+from mae_skill.errors import DataError
+from torch import Tensor, nn
+
+from mae_runners.data import ImageDataset, build_dataset
+from mae_runners.distributed import Ranks
+from mae_runners.metrics.reconstruction import MeanLoss
+from mae_runners.models import build_mae
+from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.tasks import probes
+from mae_runners.tasks.base import Batch, Images, Task, counted
+
+
+class PretrainTask(Task):
+    """Masked autoencoding (MAE, arXiv 2111.06377; FCMAE, 2301.00808; Hiera, 2306.00989)."""
+
+    stage = "pretrain"
+
+    @property
+    def accuracy(self) -> str | None:
+        return "knn_acc" if self.probe_sets else None
+
+    def open_source(self, role: str, *, train: bool) -> ImageDataset:
+        return self._open(
+            getattr(self.spec.dataset, f"{role}_data_sources"),
+            train=train,
+            num_units=num_units(self.spec.model.arch, self.aug.input_size),
+        )
+
+    def _open(self, sources: Any, *, train: bool, **options: Any) -> ImageDataset:
+        return build_dataset(
+            sources,
+            train=train,
+            stage=self.stage,
+            augmentation=self.aug,
+            seed=self.seed,
+            max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
+            **options,
+        )
+
+    def open_data(self) -> None:
+        super().open_data()
+        data = self.spec.dataset
+        self.probe_sets: tuple[ImageDataset, ImageDataset | None] | None = None
+        self._shown: ImageDataset | None = self.val
+        if not (self.spec.train.probe.interval and data.probe_train_data_sources):
+            return
+        # Opened before training, so that what is wrong with them does not come up epochs later.
+        bank = self._open(data.probe_train_data_sources, train=False, require_labels=True)
+        queries = None
+        if data.probe_val_data_sources:
+            queries = self._open(
+                data.probe_val_data_sources,
+                train=False,
+                classes=bank.classes,
+                require_labels=True,
+            )
+        elif np.bincount(bank.labels).max() < 2:
+            raise DataError(
+                "the probe has nothing to judge: every image of its bank is the only one of its "
+                "class",
+                field="dataset.probe_train_data_sources",
+                expected="two images of a class, or more",
+                hint="name dataset.probe_val_data_sources, or add images",
+            )
+        self.probe_sets = bank, queries
+
+    def build_model(self) -> MaskedAutoencoder:
+        return build_mae(self.spec.model, self.spec.train, self.aug.input_size)
+
+    def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
+        loss: Tensor = module(self.inputs(batch), batch["noise"]).loss
+        return loss
+
+    def new_metrics(self) -> MeanLoss:
+        return MeanLoss()
+
+    def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
+        """The reconstruction loss, with masks that are the same at every epoch."""
+        batch, count = counted(batch)
+        metrics.add(module(self.inputs(batch), batch["noise"]).loss, count)
+
+    @torch.no_grad()
+    def after_epoch(
+        self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
+    ) -> dict[str, float]:
+        """``knn_acc`` every ``train.probe.interval`` epochs and at the end, ``linear_acc`` at the
+        end; an image of reconstructions at validations."""
+        train = self.spec.train
+        found: dict[str, float] = {}
+        if self.probe_sets and (final or (epoch + 1) % train.probe.interval == 0):
+            found = probes.probe(self, ranks, *self.probe_sets, linear=final)
+        if final or (epoch + 1) % train.validation_interval == 0:
+            if self._shown is None:
+                self._shown = self.open_source("train", train=False)
+            path = self.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"
+            board = probes.reconstructions(self, self._shown)
+            if board is not None:
+                images.image(step, "reconstruction", board, path)
+        return found
