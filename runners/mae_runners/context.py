@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mae_skill.merge import Origin
     from rich.progress import Progress as Bar
 
-    from mae_runners.training.preemption import Preemption
-
 ActionSpec = TrainSpec | EvaluateSpec | InferenceSpec | ExportSpec | GenTrtEngineSpec
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
@@ -45,6 +43,16 @@ class Status(Protocol):
     def success(self, message: str, **fields: Any) -> None: ...
 
     def failure(self, message: str, **fields: Any) -> None: ...
+
+
+class StopSignal(Protocol):
+    """The signals by which a scheduler takes a machine back (`mae_runners.training.preemption`)."""
+
+    flag: bool
+
+    def begin(self) -> None: ...
+
+    def release(self) -> None: ...
 
 
 class QuietStatus:
@@ -132,7 +140,7 @@ class RunContext:
     status: Status
     encryption_key: str | None = field(default=None, repr=False)
     provenance: Mapping[str, Origin] = field(default_factory=dict, repr=False)
-    preemption: Preemption | None = field(default=None, repr=False)
+    preemption: StopSignal | None = field(default=None, repr=False)
 
     @property
     def is_main(self) -> bool:

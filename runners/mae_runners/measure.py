@@ -1,8 +1,11 @@
-"""``python -m mae_runners.measure -e spec.yaml [--steps N]``: the first steps of a training run, timed; nothing of the run is kept.
+"""Times the first steps of a training run.
 
-The run is the real one: data, loader, model, loss, optimiser, in one process on one device. It is left after `N` optimiser steps, before
-the first checkpoint. The last line of standard output is a JSON object: ``steps, seconds_per_step, images_per_second, startup_seconds,
-peak_memory_mb, device``.
+python -m mae_runners.measure -e spec.yaml [--steps N]
+
+The run is the real one: data, loader, model, loss, optimizer, in one process on one device. It is
+left after `N` optimizer steps, before the first checkpoint, and nothing of it is kept. The last
+line of standard output is a JSON object: ``steps, seconds_per_step, images_per_second,
+startup_seconds, peak_memory_mb, device``.
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import MaeError
 
+if TYPE_CHECKING:
+    from mae_skill.spec import ExperimentSpec
+
 STEPS = 6
-WARM_UP = 2  # steps that are not counted: allocations, kernels being chosen, the loader filling up
+WARM_UP = 2  # steps not counted: allocations, the choice of kernels, the loader filling up
 
 
 class _Enough(Exception):
@@ -31,21 +37,21 @@ class _Enough(Exception):
 
 
 class _Clock:
-    """Stands where the progress display would and notes when each optimiser step ended."""
+    """Takes the place of the progress display and notes when each optimizer step ended."""
 
-    def __init__(self, steps: int, settle: Callable[[], None]) -> None:
-        self.steps, self.settle = steps, settle
+    def __init__(self, steps: int, synchronize: Callable[[], None]) -> None:
+        self.steps, self.synchronize = steps, synchronize
         self.ends: list[float] = []
 
     def advance(self, count: int = 1, **values: float) -> None:
         """One more step has been made."""
-        self.settle()
+        self.synchronize()
         self.ends.append(time.monotonic())
         if len(self.ends) >= self.steps:
             raise _Enough
 
     def close(self) -> None:
-        """Nothing to put away."""
+        """As the display's; there is nothing to put away."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,21 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps",
         type=int,
         default=STEPS,
-        help=f"optimiser steps that are timed, after {WARM_UP} that are not",
+        help=f"optimizer steps that are timed, after {WARM_UP} that are not",
     )
     args = parser.parse_args(argv)
     try:
-        found = measure(args.experiment_spec, args.steps)
+        measured = time_steps(args.experiment_spec, args.steps)
     except MaeError as error:
         print(f"error: {error}", file=sys.stderr)
         print(json.dumps({"error": error.to_dict()}, default=str))
         return error.exit_code
-    print(json.dumps(found))
+    print(json.dumps(measured))
     return 0
 
 
-def measure(source: str, steps: int = STEPS) -> dict[str, Any]:
-    """The figures of the first `steps` optimiser steps after the warm-up of the train spec in the file `source`.
+def time_steps(source: str, steps: int = STEPS) -> dict[str, Any]:
+    """Times the first `steps` optimizer steps, after the warm-up, of the spec in the file `source`.
 
     Raises:
         MaeError: whatever the run itself would end with.
@@ -93,8 +99,6 @@ def measure(source: str, steps: int = STEPS) -> dict[str, Any]:
         "num_gpus": 1,
         "gpu_ids": resolved["train"]["gpu_ids"][:1] or [0],
         "num_nodes": 1,
-    }
-    resolved["train"] |= {
         "checkpoint_interval": 10**6,
         "validation_interval": 10**6,
         "resume_training_checkpoint_path": None,
@@ -105,45 +109,50 @@ def measure(source: str, steps: int = STEPS) -> dict[str, Any]:
         return _run(ExperimentSpec.model_validate(resolved), provenance, steps, started)
 
 
-def _run(spec: Any, provenance: dict[str, Any], steps: int, started: float) -> dict[str, Any]:
+def _run(
+    spec: ExperimentSpec, provenance: Mapping[str, Any], steps: int, started: float
+) -> dict[str, Any]:
     import torch
 
     from mae_runners.actions import train
     from mae_runners.context import QuietStatus, RunContext, make_context
 
     context = make_context("train", spec, provenance)
-    cuda = context.device.type == "cuda"
-    clock = _Clock(
-        WARM_UP + steps, (lambda: torch.cuda.synchronize(context.device)) if cuda else lambda: None
-    )
+    device = context.device
+    cuda = device.type == "cuda"
 
-    class Timed(RunContext):
+    def synchronize() -> None:
+        if cuda:
+            torch.cuda.synchronize(device)
+
+    clock = _Clock(WARM_UP + steps, synchronize)
+
+    class TimedContext(RunContext):
         @contextmanager
         def progress(self, total: int, description: str, initial: int = 0) -> Iterator[Any]:
             yield clock
 
-    timed = Timed(**{**vars(context), "status": QuietStatus()})
     began = time.monotonic()
     with contextlib.suppress(_Enough):
-        train.run(spec, timed)
+        train.run(spec, TimedContext(**{**vars(context), "status": QuietStatus()}))
     peak = (
-        torch.cuda.max_memory_allocated(timed.device)
+        torch.cuda.max_memory_allocated(device)
         if cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
+
     ends = clock.ends[WARM_UP - 1 :] if len(clock.ends) > WARM_UP else clock.ends
-    gaps = [after - before for before, after in itertools.pairwise(ends)] or [
-        clock.ends[0] - began
-    ]  # one step in all: no better is known
-    seconds = statistics.median(gaps)
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
+    # A run of one step in all: no better is known than the time from its start.
+    seconds = statistics.median(gaps or [clock.ends[0] - began])
     batch = int(spec.dataset.batch_size) * int(spec.train.accum_grad_batches)
     return {
-        "steps": len(gaps),
+        "steps": max(1, len(gaps)),
         "seconds_per_step": round(seconds, 5),
         "images_per_second": round(batch / seconds, 2),
         "startup_seconds": round(clock.ends[0] - started, 2),
         "peak_memory_mb": round(peak / 2**20, 1),
-        "device": torch.cuda.get_device_name(timed.device) if cuda else "cpu",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
     }
 
 

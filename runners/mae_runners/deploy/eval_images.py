@@ -81,7 +81,7 @@ class EvalImages:
     def batches(
         self, size: int, *, rank: int = 0, world: int = 1, device: torch.device | None = None
     ) -> Iterator[dict[str, Tensor]]:
-        """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank's share, in order.
+        """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank, in order.
 
         Fillers and stand-ins for unreadable images are left out. ``input`` is what `Runtime.run`
         takes: float32, normalized; or raw uint8 where the artefact normalizes itself.
@@ -109,7 +109,7 @@ class EvalImages:
 def source_images(
     spec: ExperimentSpec, meta: ArtefactMeta, name: str | None, sources: Any = None
 ) -> EvalImages | EvalPairs:
-    """The unlabelled view of a source of ``dataset`` (or of ``sources``), for the artefact's task."""
+    """A source of ``dataset``, or ``sources``, without labels, for the artefact's task."""
     if meta.segments:
         return EvalPairs(spec, name, meta, labelled=False, sources=sources)
     return EvalImages(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)

@@ -16,7 +16,7 @@ IGNORED = (0, 0, 0)
 
 
 def palette(count: int) -> np.ndarray:
-    """uint8 ``[count, 3]``: colors that differ in hue, then in brightness; the same in every run."""
+    """uint8 ``[count, 3]``: colors that differ in hue, then in brightness; always the same."""
     colors = []
     for index in range(count):
         value, saturation = ((0.95, 0.75), (0.65, 0.85), (0.85, 0.45))[index % 3]
@@ -32,15 +32,15 @@ def palette(count: int) -> np.ndarray:
 def paint(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Labels, integer ``[H, W]`` → uint8 ``[H, W, 3]``; ignored pixels are black."""
     known = labels < len(colors)
-    painted: np.ndarray = colors[np.where(known, labels, 0)]
-    painted[~known] = IGNORED
-    return painted
+    painted = colors[np.where(known, labels, 0)]
+    return np.where(known[..., None], painted, np.asarray(IGNORED, np.uint8)).astype(np.uint8)
 
 
 def overlay(image: np.ndarray, painted: np.ndarray, share: float = 0.5) -> np.ndarray:
     """The image, uint8 ``[H, W, 3]``, seen through the colors, which weigh ``share``."""
     mixed: np.ndarray = (1.0 - share) * image + share * painted.astype(np.float64)
-    return np.rint(mixed).astype(np.uint8)
+    rounded: np.ndarray = np.rint(mixed).astype(np.uint8)
+    return rounded
 
 
 def comparison(

@@ -119,7 +119,7 @@ def linear_probe_accuracy(
         loss = (
             F.cross_entropy(x @ weight.T + bias, bank_labels) + weight_decay * weight.square().sum()
         )
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     with torch.enable_grad():

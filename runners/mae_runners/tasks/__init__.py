@@ -1,1 +1,1 @@
-"""What a run learns: pretraining, classification, segmentation, and the probes of a pretrained model."""
+"""What a run learns: pretraining, classification, segmentation; probes of a pretrained model."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mae_runners.context import RunContext
-from mae_runners.data import FunctionalSampler, ImageDataset, build_loader, to_input
+from mae_runners.data import FunctionalSampler, KeyedDataset, build_loader, to_input
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.splits import hold_out
 from mae_runners.models import LoadReport, load_pretrained
@@ -111,7 +111,7 @@ class Task(ABC):
     # supplied by each kind of task
 
     @abstractmethod
-    def open_source(self, role: str, *, train: bool) -> ImageDataset:
+    def open_source(self, role: str, *, train: bool) -> KeyedDataset:
         """The data set of ``dataset.<role>_data_sources``; ``train``: with random augmentation."""
 
     @abstractmethod
@@ -173,7 +173,7 @@ class Task(ABC):
             )
         self.train = self.open_source("train", train=True)
         self.train_indices = np.arange(len(self.train))
-        self.val: ImageDataset | None = None
+        self.val: KeyedDataset | None = None
         self.val_indices: np.ndarray | None = None
 
         if data.val_data_sources:
@@ -207,7 +207,7 @@ class Task(ABC):
         return build_loader(self.train, sampler, data.batch_size, workers, persistent=False)
 
     def eval_batches(
-        self, dataset: ImageDataset, indices: np.ndarray | None = None, *, size: int | None = None
+        self, dataset: KeyedDataset, indices: np.ndarray | None = None, *, size: int | None = None
     ) -> Iterator[Batch]:
         """Batches of this rank over a data set in evaluation order, on the device."""
         chosen = np.arange(len(dataset)) if indices is None else indices

@@ -20,6 +20,7 @@ class ClassificationTask(Task):
     """Classification with soft targets (mixup, CutMix, label smoothing)."""
 
     stage = "finetune"
+    train: ImageDataset
 
     @property
     def accuracy(self) -> str | None:

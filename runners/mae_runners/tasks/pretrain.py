@@ -10,7 +10,7 @@ from mae_skill.archs import num_units
 from mae_skill.errors import DataError
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, build_dataset
+from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.reconstruction import MeanLoss
 from mae_runners.models import build_mae
@@ -50,7 +50,7 @@ class PretrainTask(Task):
         super().open_data()
         data = self.spec.dataset
         self.probe_sets: tuple[ImageDataset, ImageDataset | None] | None = None
-        self._shown: ImageDataset | None = self.val
+        self._shown: KeyedDataset | None = self.val
         if not (self.spec.train.probe.interval and data.probe_train_data_sources):
             return
         # Opened before training, so that what is wrong with them does not come up epochs later.

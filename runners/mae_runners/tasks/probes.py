@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mae_runners.data import ImageDataset, collate
+from mae_runners.data import ImageDataset, KeyedDataset, collate
 from mae_runners.distributed import Ranks, call, is_sharded
 from mae_runners.metrics.probe import probe_accuracy
 from mae_runners.metrics.reconstruction import reconstruction_images
@@ -62,7 +62,7 @@ def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, T
     return all_features[order], all_labels[order]
 
 
-def reconstructions(task: Task, dataset: ImageDataset) -> Tensor | None:
+def reconstructions(task: Task, dataset: KeyedDataset) -> Tensor | None:
     """Rows of original, masked, reconstruction of images spread over a data set, with the same
     masks at every epoch: float ``[3, H, W]``.
 

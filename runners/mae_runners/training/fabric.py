@@ -144,7 +144,8 @@ def host_ranks(context: RunContext) -> Ranks:
 
 def has_unused(task: Task) -> bool:
     """Whether a trained parameter gets no gradient, by a small pass of the bare model."""
-    model, device = task.model, task.context.device
+    model: Any = task.model
+    device = task.context.device
     height, width = model.input_size
     model.to(device)
     statistics = [buffer.clone() for buffer in model.buffers()]

@@ -92,7 +92,7 @@ class StepReplay:
         the first. Sharded weights cannot be run by one rank: there the norms are those of the
         gradients that are left.
         """
-        model = self.task.model
+        model: Any = self.task.model
         losses = step.own_losses
         chosen: dict[str, Any] | None = None
         suspects = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]

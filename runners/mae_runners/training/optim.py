@@ -26,7 +26,7 @@ class LearningRate:
 
 
 def scaled_lr(optim: OptimSpec, effective_batch: int) -> LearningRate:
-    """`lr` as given, or `lr × effective batch / 256` under `lr_scaling: linear` (Goyal et al., arXiv 1706.02677)."""
+    """`lr` as given, or under `lr_scaling: linear` `lr × effective batch / 256` (arXiv 1706.02677)."""
     if optim.lr_scaling == "linear":
         factor = effective_batch / 256
         why = f"lr {optim.lr:g} × effective batch {effective_batch} / 256"
@@ -35,14 +35,14 @@ def scaled_lr(optim: OptimSpec, effective_batch: int) -> LearningRate:
 
 
 def beta2(optim: OptimSpec, stage: str) -> float:
-    """AdamW's second β: as given, else 0.95 in pretraining (arXiv 2111.06377) and 0.999 in fine-tuning."""
+    """AdamW's second β: as given, else 0.95 in pretraining (arXiv 2111.06377), 0.999 otherwise."""
     if optim.beta2 is not None:
         return float(optim.beta2)
     return 0.95 if stage == "pretrain" else 0.999
 
 
 def layerwise_active(stage: str, pretrained: bool) -> bool:
-    """Whether `layer_decay` and `backbone_multiplier` act: only when fine-tuning pretrained weights."""
+    """Whether `layer_decay` and `backbone_multiplier` apply: in fine-tuning pretrained weights."""
     return stage == "finetune" and pretrained
 
 

@@ -89,7 +89,10 @@ def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
 
 
 def newest_first(train_dir: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first by their names; the end of an epoch comes after every step of it."""
+    """The checkpoints of a folder, newest first by their names.
+
+    The end of an epoch is newer than every step of it.
+    """
 
     def order(path: Path) -> tuple[int, float]:
         match = NAME.search(path.name)

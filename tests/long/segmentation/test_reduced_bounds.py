@@ -12,7 +12,8 @@ from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import parity
 from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
-from mae_runners.metrics import iou
+from mae_runners.metrics.confusion import count_pairs
+from mae_runners.metrics.iou import iou_metrics
 from mae_runners.models import build_segmenter
 from mae_runners.tasks.segmentation_loss import segmentation_loss
 
@@ -70,8 +71,8 @@ def trained(arch: str, images: torch.Tensor, masks: torch.Tensor) -> Any:
 
 
 def score(logits: np.ndarray, masks: torch.Tensor) -> float:
-    matrix = iou.confusion(masks, torch.from_numpy(logits).argmax(1), logits.shape[1], 255)
-    return float(iou.figures(matrix.numpy())["mIoU"])
+    matrix = count_pairs(masks, torch.from_numpy(logits).argmax(1), logits.shape[1], 255)
+    return float(iou_metrics(matrix)["mIoU"])
 
 
 @pytest.mark.timeout(1200)
