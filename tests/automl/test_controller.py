@@ -411,7 +411,8 @@ def test_a_trial_lost_with_its_controller_goes_on_and_spends_no_retry(tmp_path: 
 
 
 def test_a_trial_that_an_earlier_version_made_is_taken_up(tmp_path: Path) -> None:
-    """Its command went through a warm client that has moved since, and files of its own were beside."""
+    """Its command went through a warm client that has moved since, and files of its own were
+    beside."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
     trials = Trials(job, files.read_json(job / "automl" / "study.json"))
     trial = trials.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})

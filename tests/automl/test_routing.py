@@ -1,4 +1,5 @@
-"""What a person set for a run survives the way through AutoML: data, spec, output, devices, platform, parent, environment, policy."""
+"""What a person set for a run survives the way through AutoML: data, spec, output, devices,
+platform, parent, environment, policy."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ OPTIONS: dict[str, Any] = {"max_trials": 2, "pruner": "none"}
 
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One AutoML job with every kind of override, and the parent it was given; the facts that the tests look at."""
+    """One AutoML job with every kind of override, and the parent it was given; the facts that the
+    tests look at."""
     root = tmp_path_factory.mktemp("routing")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

@@ -1,4 +1,5 @@
-"""Samplers and pruners: every one that can be asked for searches, within its ranges, the same under the same seed."""
+"""Samplers and pruners: every one that can be asked for searches, within its ranges, the same under
+the same seed."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SPEC: dict[str, Any] = {"lr": 1e-3, "depth": 4, "kind": "a"}
 
 
 def _search(trials: int = 12, metrics: int = 1, **options: Any) -> list[dict[str, Any]]:
-    """The parameters of a study whose best lies at lr 1e-2; every other epoch is reported and pruners are asked."""
+    """The parameters of a study whose best lies at lr 1e-2; every other epoch is reported and
+    pruners are asked."""
     parsed = parse({"max_trials": trials, **options})
     objectives = [Objective(f"m{i}", "maximize") for i in range(metrics)]
     opened = study.open_study(
@@ -113,7 +115,8 @@ def test_rungs_are_shares_of_the_run_and_follow_what_was_asked_for() -> None:
 def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_trial_reports(
     direction: str, every: int
 ) -> None:
-    """Forty trials in a shuffled order, epochs 1 to 20; the controller is a new one before every decision."""
+    """Forty trials in a shuffled order, epochs 1 to 20; the controller is a new one before every
+    decision."""
     parsed = parse({"max_trials": 40, "sampler": "random"})
     storage = optuna.storages.InMemoryStorage()
     sign = 1 if direction == "maximize" else -1

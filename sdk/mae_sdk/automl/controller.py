@@ -1,7 +1,9 @@
-"""``python -m mae_sdk.automl.controller JOB_DIR``: run (or take up again) the study of an AutoML job.
+"""``python -m mae_sdk.automl.controller JOB_DIR``: run, or take up again, the study of an AutoML
+job.
 
-It is the "runner" of an AutoML job: it writes ``status.json``, ``automl/*`` and, last, ``train/result.json``. Killed at any moment it goes
-on where it was when it is started again. On SIGTERM it leaves its trials running (exit 75), unless the job is being cancelled.
+It is the runner of an AutoML job: it writes ``status.json``, ``automl/*`` and, last,
+``train/result.json``. Killed at any moment, it goes on where it was when it is started again. On
+SIGTERM it leaves its trials running (exit 75), unless the job is being canceled.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def control(job_dir: Path) -> int:
-    """Run the study to its end; returns 0, 6 (cancelled) or 75 (told to stop, resumable).
+    """Run the study to its end; returns 0, 6 (canceled) or 75 (told to stop, resumable).
 
     Raises:
         MaeError: the study cannot run or no trial succeeded.

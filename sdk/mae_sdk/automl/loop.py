@@ -1,8 +1,10 @@
-"""The loop of a study: keep as many trials running as allowed, watch their status, prune, retry, tell.
+"""The loop of a study: keep as many trials running as allowed, watch their status, prune, retry,
+tell.
 
-All decisions are here, in the controller, never in the ranks of a trial. Everything that a restart needs is in the storage and in the
-children's folders: trial number → child job is a fixed name, so a trial that was RUNNING when the controller died is found again, and one
-whose child was never made is started with the parameters that it was given.
+All decisions are here, in the controller, never in the ranks of a trial. Everything that a restart
+needs is in the storage and in the folders of the trials: a trial's number gives the name of its
+job, so a trial that was RUNNING when the controller died is found again, and one whose job was
+never made is started with the parameters that it was given.
 """
 
 from __future__ import annotations
@@ -32,16 +34,17 @@ from mae_sdk.automl.study import (
     spent,
 )
 from mae_sdk.automl.trials import Trials, TrialStatus
+from mae_sdk.jobs.records import CANCELED, COMPLETE, is_terminal
 
 if TYPE_CHECKING:
     import optuna
 
 INFRASTRUCTURE = frozenset({"lost_process", "storage", "signal"})
-"""Failure categories that are no fault of the configuration."""
+"""Failure categories that the configuration does not cause."""
 HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint", "no_metric"})
-"""Failure categories that every trial would meet when trial 0, the spec as given, meets them."""
+"""Failure categories that every trial would meet if trial 0, the spec as given, meets them."""
 STOPPED = "stopped"
-"""User attribute of a trial that ended because its study was cancelled: it goes on when the study does."""
+"""User attribute of a trial that was canceled with its study: it goes on when the study does."""
 WITHDRAWN = "another worker had taken the last trial of the budget"
 POLL_SECONDS = 0.02
 SLOW_POLL_SECONDS = 0.05
@@ -49,7 +52,12 @@ SLOW_POLL_SECONDS = 0.05
 
 @dataclass
 class Running:
-    """A trial that has a child job."""
+    """A trial that has a job.
+
+    Attributes:
+        reported: steps (epochs from 1) whose value the study knows.
+        size: of the trial's ``status.json`` when it was last read, in bytes.
+    """
 
     number: int
     child: Path
@@ -63,8 +71,10 @@ class StudyLoop:
     """One controller's work on one study; see the module.
 
     Args:
-        keys: dotted keys of ``batch``, ``accumulate`` and ``epochs`` in this bundle's spec, for out-of-memory and ``max_epochs``.
-        say: takes progress lines. changed: called after every trial that ends. stopped: whether to stop, and why.
+        keys: dotted keys of ``batch``, ``accumulate`` and ``epochs`` in this bundle's spec.
+        say: takes progress lines.
+        changed: called after every trial that ends.
+        stopped: why to stop now, or None.
     """
 
     def __init__(
@@ -99,49 +109,58 @@ class StudyLoop:
         self.budget = options.max_trials if size is None else min(options.max_trials, size)
 
     def run(self) -> str:
-        """Until the budget, the time or the patience is spent, and no other worker's trial is left to wait for. Returns why it ended.
+        """Run until the budget, the time or the patience is spent.
+
+        Trials of other workers are waited for, since theirs may have to run again here.
+
+        Returns:
+            Why it ended.
 
         Raises:
-            JobFailedError: no trial can succeed: the spec as given fails, or the first trials all do.
+            JobFailedError: no trial can succeed: the spec as given fails, or the first trials all
+                do.
         """
         self._reconcile()
-        idle = POLL_SECONDS
+        pause = POLL_SECONDS
         while True:
             moved = False
+
+            # stop?
             interrupt = self.stopped()
             if interrupt:
                 self.reason = interrupt
                 return interrupt
-            if not self.reason:
-                self.reason = self._enough()
-            if self.reason in ("timeout", "plateau") and self.running:
+            self.reason = self.reason or self._enough()
+            if self.reason in ("timeout", "plateau"):
                 for item in self.running.values():
                     self._cancel(item)
-            while (
-                not self.reason
-                and len(self.running) < self.concurrency
-                and spent(self.study) < self.budget
-            ):
+
+            # start
+            while not self.reason and len(self.running) < self.concurrency and self._has_budget():
                 if not self._next():
                     break
                 moved = True
+
+            # watch
             for item in list(self.running.values()):
-                moved |= self._watch_or_lose(item)
+                moved |= self._watch_or_abandon(item)
             if self.workers is not None:
-                moved |= self.workers.look()
-            if not self.running and (
-                self.reason
-                or (
-                    spent(self.study) >= self.budget
-                    and not (self.workers and self.workers.others())
-                )
-            ):
+                moved |= self.workers.requeue_stale()
+
+            # done?
+            waits_for_others = self.workers is not None and bool(self.workers.others())
+            is_spent = not self._has_budget() and not waits_for_others
+            if not self.running and (self.reason or is_spent):
                 return self.reason or "max_trials"
-            idle = POLL_SECONDS if moved else min(idle * 1.2, SLOW_POLL_SECONDS)
-            time.sleep(idle)
+
+            pause = POLL_SECONDS if moved else min(pause * 1.2, SLOW_POLL_SECONDS)
+            time.sleep(pause)
+
+    def _has_budget(self) -> bool:
+        return spent(self.study) < self.budget
 
     def _reconcile(self) -> None:
-        """Take up every RUNNING trial of this study that is ours: its child is observed further, or started with the same parameters."""
+        """Take up every RUNNING trial that is ours: watch its job on, or start it as it was drawn."""
         import optuna
         from optuna.trial import TrialState
 
@@ -151,9 +170,10 @@ class StudyLoop:
             if stored is not None and stored != owner:
                 continue  # another worker's
             if stored is None and self.options.storage is not None:
-                continue  # drawn by a worker that died before it signed, or is about to sign
+                continue  # its worker died before it could say so, or is about to
             self._launch(optuna.Trial(self.study, frozen._trial_id), resumed=True)
-        for number in self.workers.taken(owner) if self.workers is not None else ():
+
+        for number in self.workers.requeued(owner) if self.workers is not None else ():
             if (child := self.trials.path(number)).exists():
                 self.trials.cancel(child)  # others run it now
 
@@ -161,7 +181,10 @@ class StudyLoop:
         return self.trials.owner
 
     def _next(self) -> bool:
-        """Ask for a trial and start it. Workers that asked at the same moment may overshoot the budget: the later numbers step back."""
+        """Ask for a trial and start it; whether there was room for it.
+
+        Workers that ask at the same moment may overshoot the budget: the later numbers step back.
+        """
         from optuna.trial import TrialState
 
         trial = self.study.ask()
@@ -201,84 +224,76 @@ class StudyLoop:
         )
         again = trial.user_attrs.get(AGAIN)
         how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"
-        self.say(
-            f"trial {trial.number}{how}: {'the spec as given; ' if trial.user_attrs.get(AGAIN, trial.number) == 0 else ''}{shown}"
-        )
+        which = "the spec as given; " if _is_as_given(trial) else ""
+        self.say(f"trial {trial.number}{how}: {which}{shown}")
 
     def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
         skip = []
-        if trial.user_attrs.get(AGAIN, trial.number) == 0:
+        if _is_as_given(trial):
             given, _ = self.space.given(self.spec)
             skip = [knob.name for knob in self.space.knobs if knob.name not in given]
         return self.space.suggest(trial, self.spec, skip)
 
-    def _watch_or_lose(self, item: Running) -> bool:
-        """`_watch`; a trial that others have given up, since this worker was silent for too long, is let go."""
+    def _watch_or_abandon(self, item: Running) -> bool:
+        """`_watch`; a trial that was requeued because this worker was silent too long is dropped."""
         import optuna
 
         if item.number not in self.running:
             return False
         try:
             if self.workers is not None:
-                self.workers.sign([other.trial for other in self.running.values()])
+                self.workers.heartbeat([other.trial for other in self.running.values()])
             return self._watch(item)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            gone = (
-                [number for number in self.workers.taken(self._owner()) if number in self.running]
-                if self.workers is not None
-                else []
-            )
-            if not gone:
+            requeued = self.workers.requeued(self._owner()) if self.workers is not None else []
+            lost = [number for number in requeued if number in self.running]
+            if not lost:
                 raise
-            for number in gone:
+            for number in lost:
                 self._cancel(self.running.pop(number))
                 self.say(f"trial {number}: given to another worker while this one was silent")
             return True
 
     def _watch(self, item: Running) -> bool:
-        """Look at one child; True when something changed."""
-        from mae_sdk.jobs.records import CANCELED, COMPLETE, ERROR
-
+        """Read one trial's status; whether something changed."""
         seen = self.trials.status(item.child)
         try:
             size = (item.child / "status.json").stat().st_size
         except OSError:
             size = 0
-        ended = seen.state in (COMPLETE, ERROR, CANCELED)
+        ended = is_terminal(seen.state)
         if not ended and size == item.size:
             return False
+
         item.size = size
-        records = self.trials.lines(item.child)
+        lines = self.trials.lines(item.child)
         if len(self.objectives) == 1:
-            self._report(item, records, ended)
+            self._report(item, lines, ended)
         if ended:
-            self._end(item, seen, records)
+            self._end(item, seen, lines)
         return True
 
-    def _report(self, item: Running, records: list[dict[str, Any]], ended: bool) -> None:
-        for epoch, value in better_so_far(
-            epochs(records, self.objectives[0].metric), self.objectives[0]
-        ):
+    def _report(self, item: Running, lines: list[dict[str, Any]], ended: bool) -> None:
+        """Report new epochs to the study, and cancel the trial where the pruner says so."""
+        objective = self.objectives[0]
+        for epoch, value in better_so_far(epochs(lines, objective.metric), objective):
             step = epoch + 1
             if step in item.reported or item.pruning:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
+
             last = get_dotted(self.trials.spec(item.child), self.keys.get("epochs", ""))
-            if (
-                not ended
-                and not (isinstance(last, int) and step >= last)
-                and item.trial.should_prune()
-            ):
+            is_last = isinstance(last, int) and step >= last
+            if not ended and not is_last and item.trial.should_prune():
                 item.trial.set_user_attr("pruned_at", epoch)
                 item.pruning = True
                 self._cancel(item)
-                self.say(
-                    f"trial {item.number}: pruned after epoch {epoch} at {self.objectives[0].metric} {value:.5g}"
-                )
+                shown = f"{objective.metric} {value:.5g}"
+                self.say(f"trial {item.number}: pruned after epoch {epoch} at {shown}")
 
     def cancel(self) -> None:
-        """Stop every trial because the study is cancelled; a resumed study takes them up again."""
+        """Cancel every trial with the study; a resumed study takes them up again."""
         for item in self.running.values():
             if not item.pruning:
                 item.trial.set_user_attr(STOPPED, True)
@@ -287,115 +302,120 @@ class StudyLoop:
     def _cancel(self, item: Running) -> None:
         self.trials.cancel(item.child)
 
-    def _end(self, item: Running, seen: TrialStatus, records: list[dict[str, Any]]) -> None:
+    def _end(self, item: Running, seen: TrialStatus, lines: list[dict[str, Any]]) -> None:
+        """Tell the study how a trial ended, or start it again."""
         from optuna.trial import TrialState
 
-        from mae_sdk.jobs.records import COMPLETE
-
         trial = item.trial
-        values = [
-            best(epochs(records, objective.metric), objective) for objective in self.objectives
-        ]
-        found = [value for value in values if value is not None]
-        if seen.state == COMPLETE and len(found) == len(values):
-            trial.set_user_attr("best_epoch", found[0][0])
-            self._tell(item, records, [value for _, value in found], TrialState.COMPLETE)
+        found = [best(epochs(lines, objective.metric), objective) for objective in self.objectives]
+        values = [pair for pair in found if pair is not None]
+
+        if seen.state == COMPLETE and len(values) == len(found):
+            trial.set_user_attr("best_epoch", values[0][0])
+            self._tell(item, lines, [value for _, value in values], TrialState.COMPLETE)
+        elif item.pruning:
+            self._tell(item, lines, None, TrialState.PRUNED)
+        elif seen.state == CANCELED:
+            self._end_canceled(item, lines, has_value=bool(values))
+        elif seen.category in INFRASTRUCTURE:
+            self._end_lost(item, seen, lines)
+        elif not (seen.category == "out_of_memory" and self._halve(item)):
+            self._end_failed(item, seen, lines)
+
+    def _end_canceled(self, item: Running, lines: list[dict[str, Any]], has_value: bool) -> None:
+        """It goes on if it was canceled with its study, which has been resumed."""
+        from optuna.trial import TrialState
+
+        if item.trial.user_attrs.get(STOPPED):
+            item.trial.set_user_attr(STOPPED, False)
+            self._retry(item, None)
             return
-        if item.pruning:
-            self._tell(item, records, None, TrialState.PRUNED)
+
+        item.trial.set_user_attr(FAILED, self.reason or "canceled from outside")
+        judged = has_value and len(self.objectives) == 1
+        self._tell(item, lines, None, TrialState.PRUNED if judged else TrialState.FAIL)
+
+    def _end_lost(self, item: Running, seen: TrialStatus, lines: list[dict[str, Any]]) -> None:
+        """Started again ``retries`` times; after that it counts as lost and spends no budget."""
+        from optuna.trial import TrialState
+
+        tries = int(item.trial.user_attrs.get("retries", 0))
+        if tries < self.options.retries:
+            item.trial.set_user_attr("retries", tries + 1)
+            count = f"{tries + 1} of {self.options.retries}"
+            self.say(f"trial {item.number}: {seen.message}; started again ({count})")
+            self._retry(item, None)
             return
-        if seen.state == "CANCELED" and trial.user_attrs.get(
-            STOPPED
-        ):  # the study was cancelled, and has been resumed
-            trial.set_user_attr(STOPPED, False)
-            self.trials.retry(item.child, None)
-            item.size = -1
-            return
-        if seen.state == "CANCELED":
-            cause = self.reason or "cancelled from outside"
-            trial.set_user_attr(FAILED, cause)
-            self._tell(
-                item,
-                records,
-                None,
-                TrialState.PRUNED if found and len(values) == 1 else TrialState.FAIL,
-            )
-            return
-        if seen.category in INFRASTRUCTURE:
-            tries = int(trial.user_attrs.get("retries", 0))
-            if tries < self.options.retries:
-                trial.set_user_attr("retries", tries + 1)
-                self.say(
-                    f"trial {item.number}: {seen.message}; started again ({tries + 1} of {self.options.retries})"
-                )
-                self.trials.retry(item.child, None)
-                item.size = -1
-                return
-            trial.set_user_attr(LOST, seen.message)
-            trial.set_user_attr(FAILED, seen.message)
-            self._tell(item, records, None, TrialState.FAIL)
-            return
-        if seen.category == "out_of_memory" and self._halve(item):
-            return
+
+        item.trial.set_user_attr(LOST, seen.message)
+        item.trial.set_user_attr(FAILED, seen.message)
+        self._tell(item, lines, None, TrialState.FAIL)
+
+    def _end_failed(self, item: Running, seen: TrialStatus, lines: list[dict[str, Any]]) -> None:
+        """A configuration that failed counts as a bad one, so that the sampler learns from it."""
+        from optuna.trial import TrialState
+
         missing = [
-            o.metric for o, value in zip(self.objectives, values, strict=True) if value is None
+            objective.metric
+            for objective in self.objectives
+            if best(epochs(lines, objective.metric), objective) is None
         ]
         cause = seen.message or f"the trial reported no {' and no '.join(missing)}"
         category = seen.category
         if seen.state == COMPLETE and not all(
-            any(reports(record, metric) for record in records) for metric in missing
+            any(reports(line, metric) for line in lines) for metric in missing
         ):
             category = "no_metric"  # not even a value that is not finite
-        trial.set_user_attr(FAILED, cause)
-        trial.set_user_attr("category", category)
+
+        item.trial.set_user_attr(FAILED, cause)
+        item.trial.set_user_attr("category", category)
         self.say(f"trial {item.number}: failed: {cause}")
-        bad = (
-            TrialState.PRUNED
-            if len(self.objectives) == 1 and category not in HOPELESS
-            else TrialState.FAIL
-        )
-        self._tell(item, records, None, bad)
+        is_bad = len(self.objectives) == 1 and category not in HOPELESS
+        self._tell(item, lines, None, TrialState.PRUNED if is_bad else TrialState.FAIL)
+
+    def _retry(self, item: Running, spec: Mapping[str, Any] | None) -> None:
+        self.trials.retry(item.child, spec)
+        item.size = -1
 
     def _halve(self, item: Running) -> bool:
-        """Once a trial: half the batch with twice the accumulation, so that the effective batch stays."""
+        """After a lack of memory, once per trial: half the batch, twice the accumulation.
+
+        The effective batch stays. Whether the trial was started again.
+        """
         batch_key, accumulate_key = self.keys.get("batch", ""), self.keys.get("accumulate", "")
         spec = self.trials.spec(item.child)
         batch, accumulate = get_dotted(spec, batch_key), get_dotted(spec, accumulate_key)
         halved = item.trial.user_attrs.get("halved")
-        if (
-            halved and halved.get(batch_key) != batch
-        ):  # decided before the controller died; the retry was not made
+
+        # Decided before the controller died; the retry was not made.
+        if halved and halved.get(batch_key) != batch:
             for key, value in halved.items():
                 set_dotted(spec, key, value)
-            self.trials.retry(item.child, spec)
-            item.size = -1
+            self._retry(item, spec)
             return True
-        if (
-            halved
-            or not isinstance(batch, int)
-            or not isinstance(accumulate, int)
-            or batch < 2
-            or batch % 2
-        ):
+
+        if halved or not isinstance(batch, int) or not isinstance(accumulate, int):
             return False
-        set_dotted(spec, batch_key, batch // 2)
-        set_dotted(spec, accumulate_key, accumulate * 2)
-        item.trial.set_user_attr("halved", {batch_key: batch // 2, accumulate_key: accumulate * 2})
-        self.say(
-            f"trial {item.number}: out of memory; started again with {batch_key}={batch // 2} and {accumulate_key}={accumulate * 2}"
-        )
-        self.trials.retry(item.child, spec)
-        item.size = -1
+        if batch < 2 or batch % 2:
+            return False
+
+        halved = {batch_key: batch // 2, accumulate_key: accumulate * 2}
+        for key, value in halved.items():
+            set_dotted(spec, key, value)
+        item.trial.set_user_attr("halved", halved)
+        shown = " and ".join(f"{key}={value}" for key, value in halved.items())
+        self.say(f"trial {item.number}: out of memory; started again with {shown}")
+        self._retry(item, spec)
         return True
 
     def _tell(
         self,
         item: Running,
-        records: list[dict[str, Any]],
+        lines: list[dict[str, Any]],
         values: list[float] | None,
         state: optuna.trial.TrialState,
     ) -> None:
-        done = [record["epoch"] for record in records if isinstance(record.get("epoch"), int)]
+        done = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
         item.trial.set_user_attr("epochs", max(done) + 1 if done else 0)
         self.study.tell(item.trial, values, state=state)
         del self.running[item.number]
@@ -404,38 +424,39 @@ class StudyLoop:
         self._give_up()
 
     def _give_up(self) -> None:
+        """Raises `JobFailedError` where further trials cannot succeed either."""
         trials = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
         failed = [t for t in trials if FAILED in t.user_attrs]
         first = [t for t in failed if t.number == 0 and t.user_attrs.get("category") in HOPELESS]
+        all_failed = len(trials) >= 3 and len(failed) == len(trials)
+
         lost_in_a_row = 0
         for t in reversed(trials):
             if t.user_attrs.get(LOST, WITHDRAWN) in (WITHDRAWN, SILENT):
                 break
             lost_in_a_row += 1
-        if first or (len(trials) >= 3 and len(failed) == len(trials)) or lost_in_a_row >= 3:
-            for item in self.running.values():
-                self._cancel(item)
-            cause = (first or failed)[-1].user_attrs[FAILED]
-            which = (
-                "the spec as given fails"
-                if first
-                else f"{len(failed)} trials failed and none succeeded"
-                if len(failed) == len(trials)
-                else "the machine keeps failing"
-            )
-            raise JobFailedError(
-                f"{which}: {cause}",
-                hint=f"see the log of {(first or failed)[-1].user_attrs.get('child')}",
-            )
+
+        if first:
+            which = "the spec as given fails"
+        elif all_failed:
+            which = f"{len(failed)} trials failed and none succeeded"
+        elif lost_in_a_row >= 3:
+            which = "the machine keeps failing"
+        else:
+            return
+
+        for item in self.running.values():
+            self._cancel(item)
+        attributes = (first or failed)[-1].user_attrs
+        raise JobFailedError(
+            f"{which}: {attributes[FAILED]}", hint=f"see the log of {attributes.get('child')}"
+        )
 
     def _enough(self) -> str:
-        if self.options.timeout is not None and time.time() - self.started >= self.options.timeout:
+        options = self.options
+        if options.timeout is not None and time.time() - self.started >= options.timeout:
             return "timeout"
-        if (
-            self.options.plateau
-            and len(self.objectives) == 1
-            and self._since_best() >= self.options.plateau
-        ):
+        if options.plateau and len(self.objectives) == 1 and self._since_best() >= options.plateau:
             return "plateau"
         return ""
 
@@ -476,6 +497,12 @@ class StudyLoop:
                 for t in finished
                 if t.datetime_complete and t.datetime_start
             ]
-            left = self.budget - len(finished)
-            line += f"; about {math.ceil(left / self.concurrency) * sum(seconds) / max(1, len(seconds)):.0f} s left"
+            rounds = math.ceil((self.budget - len(finished)) / self.concurrency)
+            left = rounds * sum(seconds) / max(1, len(seconds))
+            line += f"; about {left:.0f} s left"
         return line
+
+
+def _is_as_given(trial: optuna.Trial) -> bool:
+    """Whether it runs the spec as given: trial 0, or trial 0 again."""
+    return bool(trial.user_attrs.get(AGAIN, trial.number) == 0)

@@ -1,6 +1,8 @@
-"""``<job>/automl/study.json``: everything that a controller needs, written once when the AutoML job is created.
+"""``<job>/automl/study.json``: everything that a controller needs, written once when the AutoML job
+is created.
 
-The launcher of jobs calls `write`; the plan shows the same `describe`. Nothing here is secret: the environment travels with the process.
+The launcher of jobs calls `write`; the plan shows the same `describe`. Nothing here is secret: the
+environment travels with the process.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
 
 
 def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys of ``batch``, ``accumulate``, ``epochs``, ``keep`` (newest checkpoints that stay): the bundle's shorthand keys and ``automl_keys``."""
+    """Dotted keys of ``batch``, ``accumulate``, ``epochs``, ``keep`` (newest checkpoints that
+    stay): the bundle's shorthand keys and ``automl_keys``."""
     short = info.get("spec_shorthand_keys") or {}
     found = {
         "accumulate": "train.accum_grad_batches",
@@ -46,10 +49,12 @@ def describe(
     devices: Sequence[Any] | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:
-    """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec`` (epochs bounded by ``max_epochs``).
+    """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec`` (epochs
+    bounded by ``max_epochs``).
 
     Raises:
-        SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there is nothing to search.
+        SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there
+            is nothing to search.
         UsageError: a grid is too large.
     """
     from mae_skill.errors import SpecError, UsageError
@@ -166,8 +171,8 @@ def write(
     """Write what `describe` gave, with the child jobs' ``launch`` record.
 
     Args:
-        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for every child in ``command`` (a list)
-            and in every text, such as ``remote``.
+        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for
+            every child in ``command`` (a list) and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
     from mae_sdk.files import write_json

@@ -1,8 +1,8 @@
-"""The trials of a study as jobs: ``<results root>/<AutoML job>.t003``, on the platform of the AutoML job.
+"""The trials of a study as jobs, ``<results root>/<AutoML job>.t003``, on that job's platform.
 
-A trial's name is fixed by its number, its folder appears whole or not at all, and a platform starts a
-pending attempt once; so a controller that is killed at any moment finds its trials again, and none runs
-twice. What is told of a trial here is read from its folder, like of any job.
+A trial's name is fixed by its number, its folder appears whole or not at all, and a platform starts
+a pending attempt once; so a controller that is killed at any moment finds its trials again, and
+none runs twice. The status of a trial is read from its folder, like that of any job.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Trials:
     def start(self, folder: Path) -> None:
         """Submit a trial's job, unless it runs or has ended.
 
-        A job whose supervisor was lost together with the controller goes on from its newest checkpoint.
+        A job whose supervisor was lost with the controller goes on from its newest checkpoint.
         """
         self._take_over(folder)
         if self.status(folder).category == "lost_process":
@@ -160,7 +160,7 @@ class Trials:
         return environment
 
     def status(self, folder: Path) -> TrialStatus:
-        """How a trial's job stands. One that was preempted and waits to be resumed counts as failed."""
+        """The status of a trial's job; one that was preempted and waits to be resumed has failed."""
         record, state = observe(folder)
         attempt = records.last_attempt(record)
 
@@ -184,7 +184,7 @@ class Trials:
         """The spec that a trial runs with."""
         import yaml
 
-        # Written by `_write_spec`, whose output YAML 1.1 and 1.2 readers take alike; libyaml is faster.
+        # `_write_spec` writes what readers of YAML 1.1 and 1.2 take alike; libyaml is faster.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return dict(yaml.load((folder / "spec.yaml").read_text(encoding="utf-8"), Loader=loader))
 
@@ -200,7 +200,7 @@ def _fill(text: str, places: Mapping[str, str]) -> str:
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """A copy of a spec in which every path in the study's folder becomes the same path in a trial's."""
+    """A copy of a spec in which paths in the study's folder are the same paths in a trial's."""
     if isinstance(value, Mapping):
         return {key: _moved(item, old, new) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""The warm start of the local platform: jobs of one process fork from a runner that is already loaded.
+"""The warm start of the local platform: jobs of one process fork from a runner that is loaded.
 
-A bundle may name a ``warm_command``: a process that has imported its libraries and forks a runner for
-every request at a Unix socket (ours is `mae_runners.warm`). It is detached, serves the trials of one
-study, outlives their controller, and ends when dismissed or idle.
+A bundle may name a ``warm_command``: a process that has imported its libraries and forks a runner
+for every request at a Unix socket (the bundled skill has one). It is detached, serves the trials of
+one study, outlives their controller, and ends when dismissed or idle.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def start(command: Sequence[str], folder: Path) -> Path | None:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            # OpenMP reads this when it is loaded, once and for all forks: a thread that waits for its
+            # OpenMP reads this when it is loaded, once for all forks: a thread that waits for its
             # team must sleep, or it takes the core that a neighbor's thread needs.
             env={"OMP_WAIT_POLICY": "PASSIVE", **inherited},
         )
@@ -81,7 +81,8 @@ def dismiss(folder: Path) -> None:
 def socket_folder(base: str = "/tmp") -> Path | None:
     """A folder with a short path that only this user can enter.
 
-    Whoever answers at a socket is handed the environment of a job, so nobody else may put one there.
+    Whoever answers at a socket is handed the environment of a job, so nobody else may put one
+    there.
 
     Returns:
         None where somebody else holds its name.

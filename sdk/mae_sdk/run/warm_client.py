@@ -1,8 +1,8 @@
-"""``python -m mae_sdk.run.warm_client COMMAND…``: run a runner command in a fork of the warm runner, as if it were run here.
+"""``python -m mae_sdk.run.warm_client COMMAND…``: run a command in a fork of the warm runner.
 
-The supervisor starts this in place of the command. It hands its working directory, environment, arguments and output to the warm
-runner at ``MAE_WARM_SOCKET``, forwards signals and ends with the run's exit code. Where no warm runner answers it becomes the command
-itself. Standard library only.
+The supervisor starts this in place of the command. It hands its working directory, environment,
+arguments and output to the warm runner at ``MAE_WARM_SOCKET``, forwards signals and ends with the
+run's exit code. Where no warm runner answers it becomes the command itself. Standard library only.
 """
 
 from __future__ import annotations
