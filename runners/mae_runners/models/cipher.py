@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import IO, Any
 
-from mae_sdk.storage.blocks import BlockFile
+from mae_sdk.storage.ranged_file import BlockFile
 from mae_skill.errors import CheckpointError, DependencyError
 
 MAGIC = b"MAESEAL1"

@@ -28,7 +28,6 @@ def inspect_source(
     contact_sheet: str | os.PathLike[str] | None = None,
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
-    storage_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read every image of a source once and say what is there.
 
@@ -50,7 +49,7 @@ def inspect_source(
     """
     import numpy as np
 
-    source = open_source(uri, cache_dir, storage_options)
+    source = open_source(uri, cache_dir)
     chosen = set(
         np.unique(
             np.linspace(0, len(source) - 1, min(len(source), statistics_from)).astype(int)
@@ -106,7 +105,7 @@ def inspect_source(
         "duplicates": _duplicates(source, hashes),
     }
     if other is not None:
-        report["shared"] = _shared(source, hashes, open_source(other, cache_dir, storage_options))
+        report["shared"] = _shared(source, hashes, open_source(other, cache_dir))
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
     return report

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Limits
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, class_labels, is_image
+from mae_sdk.data.labels import class_labels
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Source:
         return f"{part.uri.rstrip('/')}/{part.names[inner]}"
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
-        """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabelled; see `mae_sdk.data.names.class_labels`.
+        """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabelled; see `mae_sdk.data.labels.class_labels`.
 
         Raises:
             DataError: a folder is not among ``known``.
@@ -222,7 +223,6 @@ class _Packed:
 def open_source(
     uri: str | os.PathLike[str] | Sequence[str],
     cache_dir: str | os.PathLike[str] | None = None,
-    storage_options: dict[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> Source:
     """Open a data source, or a list of them as one.
@@ -230,7 +230,6 @@ def open_source(
     Args:
         uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case), either behind an fsspec URL, or a list.
         cache_dir: where archives and remote sources are kept; see `mae_sdk.data.cache.cache_dir`.
-        storage_options: options of the fsspec file system. Credentials belong in the environment.
         limits: bounds on what an archive may ask for.
 
     Raises:
@@ -246,12 +245,10 @@ def open_source(
             got=uri if isinstance(uri, str) else list(uris),
             expected="a path or URL, or a list of them",
         )
-    return Source([_open_one(one, cache_dir, storage_options, limits) for one in uris])
+    return Source([_open_one(one, cache_dir, limits) for one in uris])
 
 
-def _open_one(
-    uri: str, cache_dir: Any, storage_options: dict[str, Any] | None, limits: Limits | None
-) -> _Part:
+def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     part: _Part
     where = urls.redact(uri)
     local = None if urls.is_remote(uri) else urls.local_path(uri)
@@ -268,7 +265,7 @@ def _open_one(
     else:
         from mae_sdk.data.cache import pack_of
 
-        part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits, images_only=True))
+        part = _Packed(uri, pack_of(uri, cache_dir, limits, images_only=True))
     if not len(part.names):
         inside = (
             sorted(path.name for path in local.iterdir() if urls.is_archive(path.name))

@@ -187,17 +187,18 @@ def timeout_seconds() -> float:
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
 
 
-def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple[Any, str]:
+def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of ``url`` and the path inside it.
 
-    One file system is kept per process, options and credentials in the environment: rotated credentials are seen at the next call.
+    One file system is kept per process and credentials in the environment: rotated credentials are
+    seen at the next call. Options of a file system come from fsspec's own configuration (files in
+    ``FSSPEC_CONFIG_DIR``, ``FSSPEC_*`` variables).
 
     Raises:
         DependencyError: the package for this scheme is missing.
         UsageError: fsspec does not know the scheme.
     """
     name = scheme(url) or "file"
-    options = dict(storage_options or {})
     environment = tuple(
         sorted(
             (k, v)
@@ -205,14 +206,14 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
             if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))
         )
     )
-    key = (os.getpid(), name, repr(sorted(options.items())), timeout_seconds(), environment)
+    key = (os.getpid(), name, timeout_seconds(), environment)
     try:
         import fsspec
 
         with _filesystems_lock:
             fs = _filesystems.get(key)
             if fs is None:
-                fs = _filesystems[key] = _make(fsspec, name, options)
+                fs = _filesystems[key] = _make(fsspec, name)
     except ImportError as error:
         package = _EXTRA.get(name, f"the fsspec driver for {name}://")
         extra = "s3" if name in ("s3", "s3a") else None
@@ -236,31 +237,36 @@ def forget_filesystems() -> None:
         _filesystems.clear()
 
 
-def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
+def _make(fsspec: Any, name: str) -> Any:
     if name in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is on silence.
+        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is
+        # on silence.
         silence = ClientTimeout(
             total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds()
         )
-        options["client_kwargs"] = {"timeout": silence, **options.get("client_kwargs", {})}
         return fsspec.filesystem(
-            name, skip_instance_cache=True, use_listings_cache=False, **options
+            name,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            client_kwargs={"timeout": silence},
         )
+
     if name not in ("s3", "s3a"):
-        return fsspec.filesystem(name, use_listings_cache=False, **options)
+        return fsspec.filesystem(name, use_listings_cache=False)
+
     seconds = timeout_seconds()
     config = {
         "read_timeout": seconds,
         "connect_timeout": min(seconds, 10.0),
         "max_pool_connections": 64,
-        # Retries live in `transfer.attempt` alone: three layers of five attempts each turn one stall into minutes.
+        # Retries are `storage.retry` alone: three layers of five attempts each turn one stall
+        # into minutes.
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        **options.pop("config_kwargs", {}),
     }
     fs = fsspec.filesystem(
-        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options
+        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config
     )
     fs.retries = 1
     return fs

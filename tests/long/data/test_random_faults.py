@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from mae_sdk.data import Source, open_source
-from mae_sdk.storage import transfer
+from mae_sdk.storage import retry
 from mae_skill.errors import StorageError
 
 from tests.support.images import make_tarball
@@ -57,7 +57,7 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        transfer, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20))
+        retry, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20))
     )
 
 
