@@ -1,4 +1,5 @@
-"""Network faults between us and the store: right bytes or a clear, retryable error; never wrong bytes, never half an entry."""
+"""Network faults between us and the store: right bytes or a clear, retryable error; never wrong
+bytes, never half an entry."""
 
 from __future__ import annotations
 

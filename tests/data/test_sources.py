@@ -234,8 +234,10 @@ def test_a_local_source_loads_neither_s3fs_nor_fsspec(folder: Path, tmp_path: Pa
     make_tarball(folder, tmp_path / "a.tar.gz")
     code = (
         "import sys; from mae_sdk.data import open_source; import mae_sdk.data.inspect\n"
-        f"s = open_source({str(tmp_path / 'a.tar.gz')!r}, cache_dir={str(tmp_path / 'cache')!r}); s.read(0)\n"
-        "bad = {'s3fs', 'fsspec', 'aiobotocore', 'torch', 'cv2'} & set(sys.modules); assert not bad, bad"
+        f"s = open_source({str(tmp_path / 'a.tar.gz')!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
+        "s.read(0)\n"
+        "bad = {'s3fs', 'fsspec', 'aiobotocore', 'torch', 'cv2'} & set(sys.modules)\n"
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,5 @@
-"""Archives on plain web servers: with ranges or without, with a length or without; broken answers are retryable errors."""
+"""Archives on plain web servers: with ranges or without, with a length or without; broken answers
+are retryable errors."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 constant memory and is read at any position. Format, threats and limits: ``docs/encryption.md``.
 
 Layout: ``MAESEAL2 | log2 of the scrypt cost u8 | salt 16 | nonce prefix 7 | chunk size u32``, a key
-check of 16 bytes, then the chunks, each with its 16-byte tag. The key is scrypt(passphrase, salt). A
-chunk's nonce is prefix, chunk number (u32) and a last-chunk flag: the STREAM construction of Hoang,
-Reyhanitabar, Rogaway and Vizár (2015). A chunk cannot be altered, moved, dropped or appended
+check of 16 bytes, then the chunks, each with its 16-byte tag. The key is scrypt(passphrase, salt).
+A chunk's nonce is prefix, chunk number (u32) and a last-chunk flag: the STREAM construction of
+Hoang, Reyhanitabar, Rogaway and Vizár (2015). A chunk cannot be altered, moved, dropped or appended
 unnoticed; the key check authenticates the header. ``MAESEAL1`` files lack the cost: it was 2^14.
 """
 

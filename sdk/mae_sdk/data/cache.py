@@ -67,10 +67,10 @@ def pack_of(
     limits: Limits | None = None,
     images_only: bool = False,
 ) -> Pack:
-    """The pack of an archive or an object-store prefix, fetched if it is not there.
+    """The pack of an archive or an object-store prefix, fetched if it is missing.
 
     Args:
-        images_only: of a prefix, leave aside what is no image; an archive is read whole anyway.
+        images_only: of a prefix, skip what is not an image; an archive is read whole anyway.
 
     Raises:
         DataError: the source is missing, empty, hostile or corrupt.
@@ -112,7 +112,7 @@ def _identify(
         there = transfer.list_details(uri)
         if not there:
             raise DataError(
-                f"there is nothing at {where}",
+                f"no files at {where}",
                 got=where,
                 expected="an archive, or a folder or prefix of images",
             )
@@ -237,9 +237,9 @@ def _build(
 
 
 def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None) -> Path:
-    """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry.
+    """A real folder with the files of an archive or prefix, made once, inside the cache entry.
 
-    Nothing holds it against eviction while a consumer reads it: of a full cache the longest unused entry goes first.
+    It may be evicted while it is read: of a full cache the least recently used entry goes first.
     """
     if not urls.is_remote(uri) and urls.local_path(uri).is_dir():
         return urls.local_path(uri)
@@ -284,7 +284,8 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
 
 
 def cache_info(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """What ``mae cache`` shows: ``path, used_bytes, max_bytes, entries`` (each as `Entry.to_dict`)."""
+    """What ``mae cache`` shows: ``path, used_bytes, max_bytes, entries`` (each as
+    `Entry.to_dict`)."""
     folder = cache_dir(root)
     entries = list_entries(folder)
     return {
@@ -301,7 +302,10 @@ def clear_cache(root: str | os.PathLike[str] | None = None) -> int:
 
 
 def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """Remove one entry (by key or an unambiguous prefix of it) or all; entries that a process reads stay. Returns what was removed.
+    """Remove one entry (by key or an unambiguous prefix of it) or all; entries in use stay.
+
+    Returns:
+        What was removed.
 
     Raises:
         NotFoundError: no entry, or several, begin with ``key``.
@@ -327,7 +331,8 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
 
 
 def make_room(root: Path, wanted: int, keep: str | None = None) -> None:
-    """Evict the longest unused entries until ``wanted`` more bytes fit under the limit; entries in use stay."""
+    """Evict the least recently used entries until ``wanted`` more bytes fit under the limit;
+    entries in use stay."""
     root.mkdir(parents=True, exist_ok=True)
     limit = max_bytes(root)
     entries = list_entries(root)

@@ -1,4 +1,5 @@
-"""From a source to its files in one forward pass: local archives, ranged or streamed remote ones, and prefixes of loose objects."""
+"""The files of a source in one forward pass: of a local archive, of a remote one (in ranges or as a
+stream), or of a prefix of loose objects."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ def reading(
     limits: Limits,
     root: Path,
 ) -> Iterator[Iterator[Member]]:
-    """The files of an archive, or of a prefix whose listing is ``details``, in one pass; ``root`` is where a zip may lie meanwhile."""
+    """The files of an archive, or of a prefix, in one pass.
+
+    Args:
+        details: the listing of a prefix; None for an archive.
+        root: folder for a temporary copy of a zip.
+    """
     where = urls.redact(uri)
     if details is not None:
         yield _objects(uri, details)

@@ -1,4 +1,5 @@
-"""A data source before it costs anything: counts, sizes, channels, classes, unreadable files, mean and std, duplicates, a contact sheet."""
+"""What a data source holds: counts, sizes, channels, classes, unreadable files, mean and std,
+duplicates, a contact sheet."""
 
 from __future__ import annotations
 
@@ -29,18 +30,19 @@ def inspect_source(
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Read every image of a source once and say what is there.
+    """Read every image of a source once and report what it holds.
 
     Args:
         uri: what `open_source` takes.
-        other: a second source (validation against training): images with the same bytes in both are reported as leaks.
-        contact_sheet: where to write a PNG of up to 48 evenly spaced pictures; ``None`` = nowhere.
+        other: a second source (validation against training): images with the same bytes in both are
+            reported as leaks.
+        contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
 
     Returns:
-        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and height {min, median, max}, formats,
-        channels, unreadable {count, files}, mean, std (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
-        contact_sheet``.
+        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
+        height {min, median, max}, formats, channels, unreadable {count, files}, mean, std (of RGB
+        in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs}, contact_sheet``.
         Lists of files are bounded to 50; the counts are not.
 
     Raises:
@@ -112,7 +114,7 @@ def inspect_source(
 
 
 def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
-    """A PNG of up to 8 × 6 evenly spaced pictures; unreadable ones are crossed out."""
+    """A PNG of up to 8 × 6 evenly spaced images; unreadable ones are crossed out."""
     import numpy as np
     from PIL import Image, ImageDraw
 

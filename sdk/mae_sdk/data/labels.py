@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
-    """The single folder that holds every name, with its ``/``; empty when there is none or it is a known class."""
+    """The single folder that holds every name, with its ``/``; empty when there is none or it is a
+    known class."""
     if not len(names):
         return ""
     first, slash, _ = names[0].partition("/")
@@ -27,14 +28,15 @@ def class_labels(
 ) -> tuple[list[str], np.ndarray[Any, Any]]:
     """Classes and labels that the folders of one source spell.
 
-    The first folder of a path is its class, after one wrapper folder around everything is stripped. A picture in no folder is unlabelled.
+    The first folder of a path is its class, after one wrapper folder around everything is stripped.
+    An image in no folder is unlabeled.
 
     Args:
         names: relative paths of the images.
         known: the class list to label with (a training set's); ``None`` finds the classes here.
 
     Returns:
-        The class names, sorted (or ``known``), and int64 labels [len(names)], -1 = unlabelled.
+        The class names, sorted (or ``known``), and int64 labels [len(names)], -1 = unlabeled.
 
     Raises:
         DataError: a folder is not among ``known``.
@@ -56,7 +58,8 @@ def class_labels(
     if strange:
         listed = ", ".join(sorted(strange)[:5]) + (", …" if len(strange) > 5 else "")
         raise DataError(
-            f"{len(strange)} class folder{'s' if len(strange) > 1 else ''} of this source are not among the model's classes: {listed}",
+            f"{len(strange)} class folder{'s' if len(strange) > 1 else ''} of this source "
+            f"are not among the model's classes: {listed}",
             got=sorted(strange)[:20],
             expected=f"folders among the {len(table)} classes of the training data",
         )

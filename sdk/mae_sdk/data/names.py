@@ -19,7 +19,8 @@ MAX_NAME_BYTES = 4096
 
 
 def is_image(name: str) -> bool:
-    """Whether a relative path ends as one of the nine image extensions (any case) and no part of it is hidden."""
+    """Whether a relative path ends as one of the nine image extensions (any case) and no part of it
+    is hidden."""
     if not name.lower().endswith(IMAGE_SUFFIXES):
         return False
     return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
@@ -33,7 +34,8 @@ def safe_name(name: str, source: str) -> str:
         source: what it came from, for the error; already redacted.
 
     Raises:
-        DataError: an absolute path, ``..``, a drive, a backslash, a control character, an empty or over-long name.
+        DataError: an absolute path, ``..``, a drive, a backslash, a control character, an empty or
+            over-long name.
     """
     problem = None
     if name.startswith("/"):
@@ -59,7 +61,7 @@ def safe_name(name: str, source: str) -> str:
 
 
 def check_folder(name: str, source: str) -> None:
-    """Refuse a hostile name of a folder; ``./`` and ``/``, which packers write for the place itself, are none.
+    """Refuse a hostile name of a folder. ``./`` and ``/``, which packers write for the root, pass.
 
     Raises:
         DataError: as `safe_name`.
@@ -74,7 +76,7 @@ def refused(name: str, problem: str, source: str) -> DataError:
         f"refused {source}: member {name[:200]!r} {problem}",
         got=name[:200],
         expected="regular files and folders with plain relative names, each once",
-        hint="pack the images anew, for example: tar -czf images.tar.gz -C FOLDER .",
+        hint="pack the images again, for example: tar -czf images.tar.gz -C FOLDER .",
     )
 
 
@@ -84,7 +86,8 @@ def fold(name: str) -> str:
 
 
 class Names(Sequence[str]):
-    """Many names in one block of bytes: no object per name, so forked workers share it and it pickles fast."""
+    """Many names in one block of bytes: without an object per name, forked workers share the memory
+    and pickling is fast."""
 
     def __init__(self, blob: bytes | mmap.mmap, ends: np.ndarray[Any, Any]) -> None:
         self._blob = blob

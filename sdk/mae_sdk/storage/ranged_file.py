@@ -1,4 +1,4 @@
-"""Seekable read-only files over blocks: any blocks, and the ranges of a remote object, read ahead."""
+"""Seekable read-only files over blocks, and over the ranges of a remote object, read ahead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ AHEAD = 8
 
 
 class BlockFile(io.RawIOBase):
-    """Turns ``load(number)`` into a file. A subclass sets ``size`` (bytes in all) and ``block`` (bytes a block) and overrides `load`."""
+    """Turns ``load(number)`` into a file. A subclass sets ``size`` (bytes in all) and ``block``
+    (bytes per block) and overrides `load`."""
 
     size = 0
     block = 1
@@ -40,7 +41,7 @@ class BlockFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fills the buffer as far as the file goes, so that a reader need not reckon with short reads."""
+        """Fills the buffer as far as the file goes: no short reads before its end."""
         view = memoryview(buffer).cast("B")
         wanted = min(len(view), max(0, self.size - self._position))
         done = 0
@@ -78,7 +79,7 @@ class RangedFile(BlockFile):
 
     def load(self, number: int) -> bytes:
         last = (self.size - 1) // self.block
-        # Only a forward reader is worth reading ahead for: a jump (a zip's directory) asks for its block alone.
+        # Read ahead for a forward reader only: a jump (a zip's directory) asks for its block alone.
         ahead = (
             self._ahead
             if number == 0 or number - 1 in self._blocks or number in self._blocks

@@ -1,7 +1,7 @@
 """Retries of storage requests, and the error that a driver's exception means.
 
-Requests are retried here and nowhere else. Every failure is a `StorageError` (``retryable`` is set by
-what failed) or a `NotFoundError`.
+Requests are retried here and nowhere else. Every failure is a `StorageError` (``retryable`` is set
+by what failed) or a `NotFoundError`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _NETWORK_PACKAGES = {
 
 
 def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPTS) -> T:
-    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s doubling, 5 s at most).
+    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s, doubling up
+    to 5 s).
 
     Args:
         call: one idempotent request.
@@ -78,7 +79,8 @@ def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPT
 
 
 def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> MaeError | None:
-    """The storage error that an exception of a driver means; ``None`` for anything that is no storage fault."""
+    """The storage error that an exception of a driver means; ``None`` for anything that is no
+    storage fault."""
     if isinstance(error, MaeError):
         return error
     cause = error.__cause__
@@ -139,7 +141,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         return StorageError(
             f"cannot {doing} {where}{times}: {detail}",
             got=where,
-            hint="the fault looks passing; run the same command again",
+            hint="this looks temporary; run the command again",
         )
     return None
 

@@ -1,4 +1,5 @@
-"""An object read once, from front to back: for web servers that answer a request for a part with the whole."""
+"""An object read once, from front to back: for web servers that answer a request for a part with
+the whole."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from mae_sdk.storage.retry import attempt
 
 
 def takes_ranges(url: str) -> bool:
-    """Whether the server answers a ranged request with that range. Object stores do; a web server is asked for one byte.
+    """Whether the server answers a ranged request with that range. Object stores do; a web server
+    is asked for one byte.
 
     Raises:
         StorageError: it cannot be asked.
@@ -47,7 +49,7 @@ class StreamedFile(io.RawIOBase):
         fs, path = urls.filesystem(url)
         whole = (
             {"block_size": 0} if urls.scheme(url) in ("http", "https") else {}
-        )  # fsspec's word for: no ranges
+        )  # in fsspec: no ranges
         self._raw: Any = attempt(lambda: fs.open(path, "rb", **whole), url, "read")
 
     def readable(self) -> bool:

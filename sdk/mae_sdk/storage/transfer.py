@@ -1,6 +1,8 @@
-"""Moving bytes between local files and any fsspec store: verified, retried, in parallel, and never half done.
+"""Moving bytes between local files and any fsspec store: verified, retried, in parallel, and never
+half done.
 
-Every failure is a `StorageError` (with ``retryable`` set by what failed) or a `NotFoundError`. Requests are retried as `storage.retry` says.
+Every failure is a `StorageError` (with ``retryable`` set by what failed) or a `NotFoundError`.
+Requests are retried as `storage.retry` says.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def exists(url: str) -> bool:
 
 
 def info(url: str) -> dict[str, Any]:
-    """``{"size": int | None, "etag": str | None, "mtime": float | None, "type": "file" | "directory"}`` of one object.
+    """``{"size": int | None, "etag": str | None, "mtime": float | None, "type": "file" |
+    "directory"}`` of one object.
 
     Raises:
         NotFoundError: it does not exist.
@@ -130,7 +133,8 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
         if_none_match: create only; an existing file is an error and stays as it is.
 
     Raises:
-        StorageError: it failed; with ``if_none_match`` also when the file exists (``retryable`` false).
+        StorageError: it failed; with ``if_none_match`` also when the file exists (``retryable``
+            false).
     """
     if not urls.is_remote(url):
         path = urls.local_path(url)
@@ -141,7 +145,8 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
 
         attempt(write, url, "write", attempts=1)
         return
-    # Some stores ignore If-None-Match; asking first makes the ordinary case right there too (a race is then the store's).
+    # Some stores ignore If-None-Match; asking first makes the ordinary case right there too (a race
+    # is then the store's).
     if if_none_match and exists(url):
         raise StorageError(
             f"cannot write {urls.redact(url)}: it exists already",
@@ -157,12 +162,14 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
 
 
 def list_files(url: str) -> list[str]:
-    """Every file below a folder or prefix, as paths relative to it, sorted; an absent prefix gives ``[]``."""
+    """Every file below a folder or prefix, as paths relative to it, sorted; an absent prefix gives
+    ``[]``."""
     return sorted(list_details(url))
 
 
 def list_details(url: str) -> dict[str, dict[str, Any]]:
-    """Every file below a folder or prefix: relative path → ``{"size", "etag"}`` (the time of change where there is no ETag)."""
+    """Every file below a folder or prefix: relative path → ``{"size", "etag"}`` (the time of change
+    where there is no ETag)."""
     if not urls.is_remote(url):
         root = urls.local_path(url)
         return {
@@ -276,12 +283,14 @@ def check_unchanged(url: str, before: dict[str, Any]) -> None:
 
 
 def upload_many(pairs: list[tuple[str, str]]) -> None:
-    """Upload ``(path, url)`` pairs, several at a time; the first failure is raised after the running ones end."""
+    """Upload ``(path, url)`` pairs, several at a time; the first failure is raised after the
+    running ones end."""
     _many(lambda pair: upload(pair[0], pair[1]), pairs)
 
 
 def download_many(pairs: list[tuple[str, str]]) -> None:
-    """Download ``(url, path)`` pairs, several at a time; the first failure is raised after the running ones end."""
+    """Download ``(url, path)`` pairs, several at a time; the first failure is raised after the
+    running ones end."""
     _many(lambda pair: download(pair[0], pair[1]), pairs)
 
 

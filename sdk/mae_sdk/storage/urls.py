@@ -1,7 +1,8 @@
-"""URLs of data and results: telling local from remote, joining, redaction, and the file system behind one.
+"""URLs of data and results: telling local from remote, joining, redaction, and the file system
+behind one.
 
-A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, ``https://…``, ``memory://…``). ``file://`` counts as local.
-fsspec and s3fs load only when a remote URL is used.
+A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, ``https://…``,
+``memory://…``). ``file://`` counts as local. fsspec and s3fs load only when a remote URL is used.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def redact(url: str | os.PathLike[str]) -> str:
 
 
 def unsigned(url: str) -> str:
-    """The URL without credentials or signature, so that two presigned URLs of one object are one."""
+    """The URL without credentials or signature, so that two presigned URLs of one object are
+    one."""
     parts = urlsplit(url)
     query = "&".join(
         piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece)
@@ -119,10 +121,11 @@ def unsigned(url: str) -> str:
 
 
 def seal(url: str) -> str:
-    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and records, and it still opens.
+    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and
+    records, and it still opens.
 
-    This process remembers what the variable stands for; `held` gives it to a job's environment. A URL without credentials, or sealed
-    already, comes back as it is.
+    This process remembers what the variable stands for; `held` gives it to a job's environment. A
+    URL without credentials, or sealed already, comes back as it is.
     """
     if not is_remote(url):
         return url
@@ -146,7 +149,8 @@ def seal_tree(value: Any) -> Any:
 
 
 def held(value: Any) -> dict[str, str]:
-    """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials this process was given."""
+    """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials
+    this process was given."""
     if isinstance(value, str):
         found = _SEALED.match(urlsplit(value).netloc) if is_remote(value) else None
         return {found[1]: _held[found[1]]} if found and found[1] in _held else {}
@@ -176,14 +180,15 @@ def _opened(url: str) -> str:
             "the variable that holds the credentials of this URL is not set",
             got=redact(url),
             expected=f"{found[1]} in the environment",
-            hint=f"export {found[1]}=<the whole URL, freshly signed>, then run the same command again",
+            hint=f"export {found[1]}=<the whole URL, freshly signed>, "
+            "then run the same command again",
         )
     signed = urlsplit(secret)
     return urlunsplit((parts.scheme, signed.netloc, parts.path, signed.query, ""))
 
 
 def timeout_seconds() -> float:
-    """How long one request may stay silent before it counts as stalled (``MAE_STORAGE_TIMEOUT``, 30 s)."""
+    """Seconds without a byte after which a request counts as stalled (``MAE_STORAGE_TIMEOUT``; 30)."""
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
 
 
@@ -232,7 +237,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def forget_filesystems() -> None:
-    """Drop kept file systems, so that the next call reads credentials anew."""
+    """Drop kept file systems, so that the next call reads credentials again."""
     with _filesystems_lock:
         _filesystems.clear()
 

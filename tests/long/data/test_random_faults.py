@@ -1,4 +1,5 @@
-"""Faults at random requests and random places of their answers: the right bytes, or one clear retryable error and nothing left behind."""
+"""Faults at random requests and random places of their answers: the right bytes, or one clear
+retryable error and nothing left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ QUICK = {"MAE_STORAGE_TIMEOUT": "0.5"}
 
 @pytest.fixture(scope="module")
 def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """The sources in the bucket ``random``: name → what it holds. The archives span some nine blocks of a ranged read."""
+    """The sources in the bucket ``random``: name → what it holds. The archives span some nine
+    blocks of a ranged read."""
     rng = random.Random(0)
     bucket = s3_server.bucket("random")
     held = {}
