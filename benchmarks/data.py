@@ -1,13 +1,17 @@
-"""The data plane's figures: ``python benchmarks/data.py [--quick] [--only fetch|objects|decode|loader]``.
+"""Measurements of data reading: ``python benchmarks/data.py [--quick] [--only NAME]``, where NAME is
+fetch, objects, decode or loader.
 
-Each ratio sets us against the usual way, alternately in one run on one machine, and is written with median and spread to
-``benchmarks/results/data.json``.
+Each ratio sets us against the usual way, alternately in one run on one machine, and is written with
+median and spread to ``benchmarks/results/data.json``.
 
-* fetch: a 250 MB tar.gz of 4,000 files on a real S3 server (rclone) to the first readable image, against "download, then extract"
-  (``s3fs.get_file``, ``tarfile.extractall``); wall time, disk, and peak memory above idle; at 0 and at 20 ms injected latency.
+* fetch: a 250 MB tar.gz of 4,000 files on a real S3 server (rclone) to the first readable image,
+  against "download, then extract" (``s3fs.get_file``, ``tarfile.extractall``); wall time, disk, and
+  peak memory above idle; at 0 and at 20 ms injected latency.
 * objects: 1,000 objects of 4 KB at 20 ms, against one at a time.
-* decode: JPEG 500 × 375 → RandomResizedCrop 224 + flip, images a second on one core, against Pillow + torchvision.
-* loader: the same from files to normalised batches with one worker process, images a second of all processor time that was spent.
+* decode: JPEG 500 × 375 → RandomResizedCrop 224 + flip, images per second on one core, against
+  Pillow + torchvision.
+* loader: the same from files to normalized batches with one worker process, images per second of
+  all processor time that was spent.
 """
 
 from __future__ import annotations
@@ -90,7 +94,8 @@ def behind(endpoint: str, latency: float) -> Iterator[str]:
 
 
 def make_archive(path: Path, files: int, total: int) -> None:
-    """Photographs hardly compress: each file is one JPEG, its comment filled with random bytes up to the wanted size."""
+    """Photographs hardly compress: each file is one JPEG, its comment filled with random bytes up
+    to the wanted size."""
     import io
     import random
 
@@ -126,9 +131,11 @@ def fetch_ours(url: str, folder: Path) -> None:
 
 
 def fresh_memory(folder: Path) -> float:
-    """Peak above idle in MB, in a process of its own: memory that earlier rounds left in this one would hide it."""
+    """Peak above idle in MB, in a process of its own: memory that earlier rounds left in this one
+    would hide it."""
     code = (
-        "import sys; from pathlib import Path; from benchmarks.data import PeakMemory, fetch_ours; import s3fs, numpy\n"
+        "import sys; from pathlib import Path; import s3fs, numpy\n"
+        "from benchmarks.data import PeakMemory, fetch_ours\n"
         "with PeakMemory() as peak: fetch_ours('s3://bench/a.tar.gz', Path(sys.argv[1]))\n"
         "print(peak.above)"
     )
@@ -226,8 +233,10 @@ def objects(rounds: int, count: int) -> dict[str, Any]:
 
 def augmentation(**changed: Any) -> SimpleNamespace:
     values: dict[str, Any] = {
-        "input_size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "min_scale": 0.2, "max_scale": 1.0,
-        "min_ratio": 0.75, "max_ratio": 4 / 3, "color_jitter": 0.0, "auto_aug": "none", "interpolation": "bilinear", "hflip": 0.5,
+        "input_size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "min_scale": 0.2, "max_scale": 1.0,
+        "min_ratio": 0.75, "max_ratio": 4 / 3, "color_jitter": 0.0, "auto_aug": "none",
+        "interpolation": "bilinear", "hflip": 0.5,
         "re_prob": 0.0, "reduced_decode": False,
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changed})

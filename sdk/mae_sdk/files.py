@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, locks that end with their process, and the cache folder.
 
-Standard library only. Everything that this project replaces on a local disk is replaced here, so that
-a reader never meets half a file and a failure leaves nothing behind.
+Standard library only. Everything that this project replaces on a local disk is replaced here, so
+that a reader never meets half a file and a failure leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def test_a_plain_tar_on_a_local_disk_is_indexed_where_it_is_and_a_change_is_noti
         handle.seek(whole.index(want[2]))
         handle.write(b"other")
     assert source.read(1) == want[1]
-    with pytest.raises(StorageError, match="no longer what it was") as caught:
+    with pytest.raises(StorageError, match="changed after its archive") as caught:
         source.read(2)
     assert caught.value.got == str(path) and caught.value.retryable
     again = open_source(path, cache_dir=root)  # another time of change: another entry

@@ -1,4 +1,5 @@
-"""Network faults between us and the store: right bytes or a clear, retryable error; never wrong bytes, never half an entry."""
+"""Network faults between us and the store: right bytes or a clear, retryable error; never wrong
+bytes, never half an entry."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mae_sdk.data import open_source
-from mae_sdk.storage import transfer
+from mae_sdk.storage import retry, transfer
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from tests.support.images import make_tarball, write_imagefolder
@@ -52,7 +53,7 @@ def test_a_passing_fault_costs_a_retry_and_no_bytes(
 def test_a_lasting_fault_is_a_clear_retryable_error_and_leaves_no_entry(
     fault: str, s3: S3Server, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
 
     def always(method: str, path: str, number: int) -> str | None:
         return fault if method == "GET" else None

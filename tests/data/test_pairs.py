@@ -1,4 +1,5 @@
-"""Which mask belongs to which image: layouts, splits, separate sources, archives; and what is refused."""
+"""Which mask belongs to which image: layouts, splits, separate sources, archives; and what is
+refused."""
 
 from __future__ import annotations
 

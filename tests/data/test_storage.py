@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from mae_sdk.storage import transfer, urls
+from mae_sdk.storage import retry, transfer, urls
 from mae_skill.errors import NotFoundError, StorageError, UsageError
 
 from tests.support.s3 import MotoServer, S3Server, environment
@@ -64,7 +67,7 @@ def test_aws_refuses_a_second_creation_by_itself_and_bad_keys_are_final(tmp_path
         fs.mkdir("moto")
         transfer.write_bytes("s3://moto/x", b"first", if_none_match=True)
         with pytest.raises(StorageError, match="exists already"):
-            transfer.attempt(
+            retry.attempt(
                 lambda: fs.pipe_file("moto/x", b"second", mode="create"), "s3://moto/x", "write"
             )
         assert transfer.read_bytes("s3://moto/x") == b"first"
@@ -82,6 +85,25 @@ def test_joining_keeps_urls_urls_and_paths_paths() -> None:
     assert transfer.join("s3://b/r/", "x", "y/z") == "s3://b/r/x/y/z"
     assert transfer.join("/data", "x") == "/data/x"
     assert transfer.join("https://h/d?sig=1", "x") == "https://h/d/x?sig=1"
+
+
+def test_options_of_a_store_come_from_fsspecs_own_configuration(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    (s3.bucket("configured") / "x").write_bytes(b"found")
+    key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    options = {"endpoint_url": s3.endpoint, "key": key, "secret": secret}
+    (tmp_path / "s3.json").write_text(json.dumps({"s3": options}))
+    code = "from mae_sdk.storage import transfer\nprint(transfer.read_bytes('s3://configured/x'))"
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**plain, "FSSPEC_CONFIG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "b'found'\n"
 
 
 def test_secrets_are_redacted_and_two_signatures_are_one_object() -> None:

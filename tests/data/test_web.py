@@ -1,4 +1,5 @@
-"""Archives on plain web servers: with ranges or without, with a length or without; broken answers are retryable errors."""
+"""Archives on plain web servers: with ranges or without, with a length or without; broken answers
+are retryable errors."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mae_sdk.data import open_source, ranges
-from mae_sdk.storage import transfer
+from mae_sdk.data import open_source
+from mae_sdk.storage import retry, transfer
+from mae_sdk.storage.ranged_file import RangedFile
 from mae_skill.errors import DataError, StorageError
 
 from tests.support.images import make_tarball
@@ -41,8 +43,8 @@ def held(
     web: Web, packed: tuple[dict[str, bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> list[bytes]:
     """Archives of some 400 kB that span several blocks of a ranged read."""
-    monkeypatch.setattr(ranges.RangedFile.__init__, "__defaults__", (None, 1 << 16, 4))
-    monkeypatch.setattr(transfer.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(RangedFile.__init__, "__defaults__", (1 << 16, 4))
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
     web.files.update(packed[0])
     return packed[1]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mae_runners.models import checkpoint
-from mae_runners.models.cipher import CHUNK, SealReader, SealWriter
+from mae_runners.models.cipher import CHUNK, SealReader, SealWriter, is_sealed
 from mae_skill.errors import CheckpointError, NotFoundError, StorageError
 
 from tests.support.models import SMALL, build, classifier_config, inputs, mae_config
@@ -71,7 +71,7 @@ def test_a_damaged_encrypted_file_is_named_as_such(damage: str, tmp_path: Path) 
         {"state_dict": {"w": torch.randn(3 * CHUNK // 4 + 1000, generator=generator)}}, path, "k"
     )
     data = bytearray(path.read_bytes())
-    start, step = 35 + 16, CHUNK + 16
+    start, step = 36 + 16, CHUNK + 16
     if damage == "flip":
         data[start + step + 99] ^= 1
     elif damage == "cut chunk":
@@ -101,6 +101,31 @@ def test_the_cipher_streams_and_seeks(tmp_path: Path) -> None:
         assert reader.read(20) == payload[CHUNK - 10 : CHUNK + 10]
         reader.seek(0)
         assert reader.read() == payload
+
+
+def test_a_file_that_an_older_release_encrypted_still_opens(tmp_path: Path) -> None:
+    sealed = bytes.fromhex(
+        "4d41455345414c31013715a9672d48e1b290b40fafacf01fc4d1012d3915350010000000e221c9eeda8cabc3"
+        "d1e70ebb61df79c10d232f8578d05c09329f58de657eb684dee1c3a11db76800b385a4eaf2424433f5761c04"
+        "ccb6755a60e4"
+    )
+    (tmp_path / "f").write_bytes(sealed)
+    assert is_sealed(tmp_path / "f")
+    with (tmp_path / "f").open("rb") as file:
+        assert SealReader(file, "an old key", "f").read() == b"weights of an older release"
+    with (tmp_path / "f").open("rb") as file, pytest.raises(CheckpointError, match="does not open"):
+        SealReader(file, "another key", "f")
+
+
+@pytest.mark.parametrize("cost", [0, 13, 21, 255])
+def test_a_header_cannot_ask_for_a_cheap_key_or_for_all_memory(tmp_path: Path, cost: int) -> None:
+    checkpoint.save({"epoch": 1}, tmp_path / "f", "k")
+    data = bytearray((tmp_path / "f").read_bytes())
+    assert data[8] == 17
+    data[8] = cost
+    (tmp_path / "f").write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.read(tmp_path / "f", "k")
 
 
 class Harm:

@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all, locks that end with their process, one folder for all caches."""
+"""Files that appear whole or not at all, locks that end with their process, one folder for all
+caches."""
 
 from __future__ import annotations
 

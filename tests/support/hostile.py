@@ -47,13 +47,30 @@ def zipped(*entries: tuple[str, bytes], mode: int | None = None) -> bytes:
     return out.getvalue()
 
 
-def _pax(name: str, headers: dict[str, str]) -> bytes:
+def _pax(name: str, headers: dict[str, str], shared: dict[str, str] | None = None) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.pax_headers = len(PHOTO), headers
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(
+        fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=shared
+    ) as archive:
         archive.addfile(info, io.BytesIO(PHOTO))
     return out.getvalue()
+
+
+def _pax_record(digit: bytes) -> bytes:
+    """A long name whose record begins with another digit than the hundreds of its length."""
+    whole = bytearray(tar(("deep/" * 40 + "1.jpg", PHOTO)))
+    at = whole.index(b" path=") - 3
+    assert whole[at : at + 3].isdigit() and whole[at : at + 1] == b"2"
+    whole[at : at + 1] = digit
+    return bytes(whole)
+
+
+def _huge_header() -> bytes:
+    info = tarfile.TarInfo("a/1.jpg")
+    info.type, info.size = tarfile.XHDTYPE, 400 << 20
+    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + b"\0" * (2 << 20))
 
 
 def _encrypted_flag() -> bytes:
@@ -194,6 +211,24 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: _pax("a/1.jpg", {"path": "../../evil.jpg"}),
         "evil.jpg",
     ),
+    "a pax path for all members": (
+        "x.tar",
+        lambda: _pax("a/1.jpg", {}, shared={"path": "../evil.jpg"}),
+        "for all members",
+    ),
+    "a pax header of 400 MB": ("x.tar.gz", _huge_header, "more than 1 MiB"),
+    "a pax record with a letter in its length": (
+        "x.tar",
+        lambda: _pax_record(b"x"),
+        "malformed extended header",
+    ),
+    "a pax record that is too short": ("x.tar", lambda: _pax_record(b"1"), "malformed"),
+    "a pax record that is too long": ("x.tar", lambda: _pax_record(b"9"), "malformed"),
+    "two tars in one": (
+        "x.tar",
+        lambda: tar(_GOOD) + tar(("a/2.jpg", PHOTO)),
+        "after the end",
+    ),
     "a volume label": ("x.tar", lambda: tar(special("label", b"V"), _GOOD), "label"),
     "a zip that climbs": ("x.zip", lambda: zipped(("../evil.jpg", PHOTO)), "evil.jpg"),
     "a zip of the folder above": (
@@ -222,7 +257,7 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a truncated zip": ("x.zip", lambda: zipped(_GOOD)[:-30], "x.zip"),
     "trailing junk after a zip": ("x.zip", lambda: zipped(_GOOD) + b"junk", "after the end"),
     "a zip bomb": ("x.zip", lambda: zipped(("a/bomb.jpg", b"\0" * (24 << 20))), "a/bomb.jpg"),
-    "a page of HTML": ("x.tar.gz", lambda: b"<html>" + b"not found " * 100, "no archive"),
+    "a page of HTML": ("x.tar.gz", lambda: b"<html>" + b"not found " * 100, "not an archive"),
     "an empty file": ("x.tar.gz", lambda: b"", "x.tar.gz"),
     "an empty tar": ("x.tar", lambda: tar(), "no files"),
 }

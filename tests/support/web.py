@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Web(ThreadingHTTPServer):
     """Serves ``files`` (path and query → content).
 
-    ``ranges`` and ``lengths`` say what it can, ``cut`` ends every whole answer early, ``status`` replaces all answers.
+    ``ranges`` and ``lengths`` say what it can, ``cut`` ends every whole answer early, ``status``
+    replaces all answers.
     """
 
     daemon_threads = True

@@ -28,8 +28,6 @@ from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.storage import transfer, urls
 
-Options = dict[str, Any] | None
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,21 +64,20 @@ def max_bytes(root: Path) -> int:
 def pack_of(
     uri: str,
     root: str | os.PathLike[str] | None = None,
-    storage_options: Options = None,
     limits: Limits | None = None,
     images_only: bool = False,
 ) -> Pack:
-    """The pack of an archive or an object-store prefix, fetched if it is not there.
+    """The pack of an archive or an object-store prefix, fetched if it is missing.
 
     Args:
-        images_only: of a prefix, leave aside what is no image; an archive is read whole anyway.
+        images_only: of a prefix, skip what is not an image; an archive is read whole anyway.
 
     Raises:
         DataError: the source is missing, empty, hostile or corrupt.
         StorageError: it could not be fetched, or does not fit.
     """
     folder = cache_dir(root)
-    identity, details = _identify(uri, storage_options, images_only)
+    identity, details = _identify(uri, images_only)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     found = _open(folder / key)
     if found is None:
@@ -93,7 +90,6 @@ def pack_of(
                     uri,
                     identity,
                     details,
-                    storage_options,
                     limits or Limits(),
                     images_only,
                 )
@@ -108,15 +104,15 @@ def pack_of(
 
 
 def _identify(
-    uri: str, storage_options: Options, images_only: bool
+    uri: str, images_only: bool
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
     """What makes this source this one; for a prefix also its listing."""
     where = urls.redact(uri)
     if not urls.is_archive(uri):
-        there = transfer.list_details(uri, storage_options)
+        there = transfer.list_details(uri)
         if not there:
             raise DataError(
-                f"there is nothing at {where}",
+                f"no files at {where}",
                 got=where,
                 expected="an archive, or a folder or prefix of images",
             )
@@ -133,7 +129,7 @@ def _identify(
             )
         return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
     try:
-        info = transfer.info(uri, storage_options)
+        info = transfer.info(uri)
     except NotFoundError as error:
         raise DataError(
             f"there is no data source at {where}",
@@ -202,7 +198,6 @@ def _build(
     uri: str,
     identity: dict[str, Any],
     details: dict[str, dict[str, Any]] | None,
-    storage_options: Options,
     limits: Limits,
     images_only: bool,
 ) -> None:
@@ -229,11 +224,11 @@ def _build(
             from dataclasses import replace
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
-        with reading(uri, identity, details, storage_options, limits, root) as found:
+        with reading(uri, identity, details, limits, root) as found:
             write_pack(temporary, found, urls.redact(uri), meta, in_place)
         if details is None:
-            transfer.check_unchanged(uri, {"mtime": None, **identity}, storage_options)
-        elif _identify(uri, storage_options, images_only)[0] != identity:
+            transfer.check_unchanged(uri, {"mtime": None, **identity})
+        elif _identify(uri, images_only)[0] != identity:
             where = urls.redact(uri)
             raise StorageError(
                 f"{where} changed while it was read", got=where, hint="run the same command again"
@@ -241,16 +236,14 @@ def _build(
     make_room(root, 0, keep=key)
 
 
-def extracted_folder(
-    uri: str, root: str | os.PathLike[str] | None = None, storage_options: Options = None
-) -> Path:
-    """A real folder with the files of an archive or prefix, for consumers that need one; made once, inside the entry.
+def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """A real folder with the files of an archive or prefix, made once, inside the cache entry.
 
-    Nothing holds it against eviction while a consumer reads it: of a full cache the longest unused entry goes first.
+    It may be evicted while it is read: of a full cache the least recently used entry goes first.
     """
     if not urls.is_remote(uri) and urls.local_path(uri).is_dir():
         return urls.local_path(uri)
-    pack = pack_of(uri, root, storage_options)
+    pack = pack_of(uri, root)
     target = pack.folder / "folder"
     if target.is_dir():
         return target
@@ -291,7 +284,8 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
 
 
 def cache_info(root: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """What ``mae cache`` shows: ``path, used_bytes, max_bytes, entries`` (each as `Entry.to_dict`)."""
+    """What ``mae cache`` shows: ``path, used_bytes, max_bytes, entries`` (each as
+    `Entry.to_dict`)."""
     folder = cache_dir(root)
     entries = list_entries(folder)
     return {
@@ -308,7 +302,10 @@ def clear_cache(root: str | os.PathLike[str] | None = None) -> int:
 
 
 def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """Remove one entry (by key or an unambiguous prefix of it) or all; entries that a process reads stay. Returns what was removed.
+    """Remove one entry (by key or an unambiguous prefix of it) or all; entries in use stay.
+
+    Returns:
+        What was removed.
 
     Raises:
         NotFoundError: no entry, or several, begin with ``key``.
@@ -334,7 +331,8 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
 
 
 def make_room(root: Path, wanted: int, keep: str | None = None) -> None:
-    """Evict the longest unused entries until ``wanted`` more bytes fit under the limit; entries in use stay."""
+    """Evict the least recently used entries until ``wanted`` more bytes fit under the limit;
+    entries in use stay."""
     root.mkdir(parents=True, exist_ok=True)
     limit = max_bytes(root)
     entries = list_entries(root)

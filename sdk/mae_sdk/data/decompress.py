@@ -1,4 +1,5 @@
-"""Streams of decompressed bytes: gzip through ISA-L, zstd, xz, bzip2 or none, chosen by the first bytes and bounded in memory."""
+"""Streams of decompressed bytes, bounded in memory: gzip (through ISA-L), zstd, xz, bzip2 or none,
+chosen by the first bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Counted(io.RawIOBase):
 
 
 def sniff(head: bytes) -> str:
-    """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none`` from the first six bytes or more."""
+    """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none``, from at least six bytes."""
     for magic, name in (
         (b"\x1f\x8b", "gzip"),
         (b"\x28\xb5\x2f\xfd", "zstd"),
@@ -82,7 +83,8 @@ def _gzip_reader() -> Any:
 
 
 class _Frames:
-    """xz and bzip2: concatenated frames; an unfinished one is an `EOFError`, junk after one is the decoder's error."""
+    """xz and bzip2: concatenated frames; an unfinished one is an `EOFError`, junk after one is the
+    decoder's error."""
 
     def __init__(self, raw: Counted, make: Any) -> None:
         self._raw, self._make = raw, make
@@ -120,7 +122,8 @@ class _Blocks:
     def read(self, size: int = -1) -> bytes:
         size = CHUNK if size < 0 else size
         while not (data := self._out.read(size)):
-            # Small inputs bound what one call can give out: a zstd block is at most 128 KiB, whatever its size on disk.
+            # Small inputs bound what one call returns: a zstd block decompresses to at most
+            # 128 KiB, whatever its size on disk.
             block = self._pending[:4096] or self._raw.read(4096)
             self._pending = self._pending[4096:]
             if not block:
@@ -137,7 +140,8 @@ class _Blocks:
 
 
 def damaged(error: BaseException, source: str, compressed: str) -> DataError | None:
-    """The data error that a decoder's exception means; ``None`` when it is not the archive's fault."""
+    """The data error that a decoder's exception means; ``None`` when it is not the archive's
+    fault."""
     import zipfile
     import zlib
 

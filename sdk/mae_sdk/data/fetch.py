@@ -1,4 +1,5 @@
-"""From a source to its files in one forward pass: local archives, ranged or streamed remote ones, and prefixes of loose objects."""
+"""The files of a source in one forward pass: of a local archive, of a remote one (in ranges or as a
+stream), or of a prefix of loose objects."""
 
 from __future__ import annotations
 
@@ -13,10 +14,9 @@ from typing import Any
 
 from mae_sdk.data.archive import Limits, Member, members
 from mae_sdk.data.names import safe_name
-from mae_sdk.data.ranges import RangedFile
 from mae_sdk.storage import streams, transfer, urls
+from mae_sdk.storage.ranged_file import RangedFile
 
-Options = dict[str, Any] | None
 OBJECTS_AT_ONCE = 48
 OBJECT_WINDOW = 48 << 20
 
@@ -26,20 +26,24 @@ def reading(
     uri: str,
     identity: dict[str, Any],
     details: dict[str, dict[str, Any]] | None,
-    storage_options: Options,
     limits: Limits,
     root: Path,
 ) -> Iterator[Iterator[Member]]:
-    """The files of an archive, or of a prefix whose listing is ``details``, in one pass; ``root`` is where a zip may lie meanwhile."""
+    """The files of an archive, or of a prefix, in one pass.
+
+    Args:
+        details: the listing of a prefix; None for an archive.
+        root: folder for a temporary copy of a zip.
+    """
     where = urls.redact(uri)
     if details is not None:
-        yield _objects(uri, details, storage_options)
+        yield _objects(uri, details)
     elif not urls.is_remote(uri):
         with urls.local_path(uri).open("rb") as raw:
             yield members(raw, identity["size"], where, limits)
-    elif identity["size"] is None or not streams.takes_ranges(uri, storage_options):
+    elif identity["size"] is None or not streams.takes_ranges(uri):
         with (
-            streams.StreamedFile(uri, identity["size"], storage_options) as raw,
+            streams.StreamedFile(uri, identity["size"]) as raw,
             tempfile.TemporaryFile(dir=root) as whole,
         ):
             if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
@@ -50,13 +54,11 @@ def reading(
             else:
                 yield members(raw, identity["size"], where, limits)
     else:
-        with RangedFile(uri, identity["size"], storage_options) as raw:
+        with RangedFile(uri, identity["size"]) as raw:
             yield members(raw, identity["size"], where, limits)
 
 
-def _objects(
-    uri: str, details: dict[str, dict[str, Any]], storage_options: Options
-) -> Iterator[Member]:
+def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
     """The objects of a prefix, many requests in flight, a bounded number of bytes in memory."""
     where = urls.redact(uri)
     base = uri.rstrip("/")
@@ -68,9 +70,7 @@ def _objects(
         nonlocal held
         name, size, future = waiting.popleft()
         if future is None:
-            return Member(
-                safe_name(name, where), size, _large(f"{base}/{name}", size, storage_options)
-            )
+            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size))
         held -= size
         return Member(safe_name(name, where), size, iter((future.result(),)))
 
@@ -91,9 +91,7 @@ def _objects(
                     (
                         name,
                         size,
-                        pool.submit(
-                            transfer.read_range, f"{base}/{name}", 0, size, storage_options
-                        ),
+                        pool.submit(transfer.read_range, f"{base}/{name}", 0, size),
                     )
                 )
                 held += size
@@ -105,7 +103,7 @@ def _objects(
                     future.cancel()
 
 
-def _large(url: str, size: int, storage_options: Options) -> Iterator[bytes]:
-    with RangedFile(url, size, storage_options) as raw:
+def _large(url: str, size: int) -> Iterator[bytes]:
+    with RangedFile(url, size) as raw:
         while data := raw.read(1 << 20):
             yield data

@@ -1,4 +1,5 @@
-"""A data source before it costs anything: counts, sizes, channels, classes, unreadable files, mean and std, duplicates, a contact sheet."""
+"""What a data source holds: counts, sizes, channels, classes, unreadable files, mean and std,
+duplicates, a contact sheet."""
 
 from __future__ import annotations
 
@@ -28,20 +29,20 @@ def inspect_source(
     contact_sheet: str | os.PathLike[str] | None = None,
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
-    storage_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Read every image of a source once and say what is there.
+    """Read every image of a source once and report what it holds.
 
     Args:
         uri: what `open_source` takes.
-        other: a second source (validation against training): images with the same bytes in both are reported as leaks.
-        contact_sheet: where to write a PNG of up to 48 evenly spaced pictures; ``None`` = nowhere.
+        other: a second source (validation against training): images with the same bytes in both are
+            reported as leaks.
+        contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
 
     Returns:
-        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and height {min, median, max}, formats,
-        channels, unreadable {count, files}, mean, std (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
-        contact_sheet``.
+        JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
+        height {min, median, max}, formats, channels, unreadable {count, files}, mean, std (of RGB
+        in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs}, contact_sheet``.
         Lists of files are bounded to 50; the counts are not.
 
     Raises:
@@ -50,7 +51,7 @@ def inspect_source(
     """
     import numpy as np
 
-    source = open_source(uri, cache_dir, storage_options)
+    source = open_source(uri, cache_dir)
     chosen = set(
         np.unique(
             np.linspace(0, len(source) - 1, min(len(source), statistics_from)).astype(int)
@@ -106,14 +107,14 @@ def inspect_source(
         "duplicates": _duplicates(source, hashes),
     }
     if other is not None:
-        report["shared"] = _shared(source, hashes, open_source(other, cache_dir, storage_options))
+        report["shared"] = _shared(source, hashes, open_source(other, cache_dir))
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
     return report
 
 
 def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
-    """A PNG of up to 8 × 6 evenly spaced pictures; unreadable ones are crossed out."""
+    """A PNG of up to 8 × 6 evenly spaced images; unreadable ones are crossed out."""
     import numpy as np
     from PIL import Image, ImageDraw
 

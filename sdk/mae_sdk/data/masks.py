@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
-    """The values of a mask file as they stand, uint8 or uint16 [H, W]; of a palette picture the indices.
+    """The values of a mask file as they stand, uint8 or uint16 [H, W]; of a palette image the
+    indices.
 
     Raises:
         DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
@@ -41,14 +42,15 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
                     f"{name} has the channels {picture.mode}, not class numbers",
                     got=picture.mode,
                     expected="one channel (or a palette) of class numbers",
-                    hint="map the colours to class numbers once, and save one channel",
+                    hint="map the colors to class numbers once, and save one channel",
                 )
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             values = np.asarray(upright if upright is not None else picture)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error … for damaged files
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error … for damaged files.
+    except Exception as error:
         raise DataError(
             f"{name} cannot be read as a mask: {str(error)[:120] or type(error).__name__}", got=name
         ) from error
@@ -70,13 +72,14 @@ def inspect_masks(
     role: str = "train",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Read every mask of a source once and say what is there.
+    """Read every mask of a source once and report what it holds.
 
     Args:
         images, masks, role: what `open_pairs` takes.
 
     Returns:
-        JSON types: ``digest, images, masks, values {value: {"pixels": share of all, "images": count}}, without_mask, unreadable,
+        JSON types: ``digest, images, masks, values {value: {"pixels": share of all, "images":
+        count}}, without_mask, unreadable,
         other_size {count, files}``; lists of files are bounded to 50, the counts are not.
 
     Raises:

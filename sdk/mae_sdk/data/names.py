@@ -1,4 +1,4 @@
-"""Names inside data sources: which are images, which are hostile, and which classes they spell."""
+"""Names inside data sources: which are images, which are hostile, and many of them in one block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MAX_NAME_BYTES = 4096
 
 
 def is_image(name: str) -> bool:
-    """Whether a relative path ends as one of the nine image extensions (any case) and no part of it is hidden."""
+    """Whether a relative path ends as one of the nine image extensions (any case) and no part of it
+    is hidden."""
     if not name.lower().endswith(IMAGE_SUFFIXES):
         return False
     return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
@@ -33,7 +34,8 @@ def safe_name(name: str, source: str) -> str:
         source: what it came from, for the error; already redacted.
 
     Raises:
-        DataError: an absolute path, ``..``, a drive, a backslash, a control character, an empty or over-long name.
+        DataError: an absolute path, ``..``, a drive, a backslash, a control character, an empty or
+            over-long name.
     """
     problem = None
     if name.startswith("/"):
@@ -59,7 +61,7 @@ def safe_name(name: str, source: str) -> str:
 
 
 def check_folder(name: str, source: str) -> None:
-    """Refuse a hostile name of a folder; ``./`` and ``/``, which packers write for the place itself, are none.
+    """Refuse a hostile name of a folder. ``./`` and ``/``, which packers write for the root, pass.
 
     Raises:
         DataError: as `safe_name`.
@@ -74,7 +76,7 @@ def refused(name: str, problem: str, source: str) -> DataError:
         f"refused {source}: member {name[:200]!r} {problem}",
         got=name[:200],
         expected="regular files and folders with plain relative names, each once",
-        hint="pack the images anew, for example: tar -czf images.tar.gz -C FOLDER .",
+        hint="pack the images again, for example: tar -czf images.tar.gz -C FOLDER .",
     )
 
 
@@ -84,7 +86,8 @@ def fold(name: str) -> str:
 
 
 class Names(Sequence[str]):
-    """Many names in one block of bytes: no object per name, so forked workers share it and it pickles fast."""
+    """Many names in one block of bytes: without an object per name, forked workers share the memory
+    and pickling is fast."""
 
     def __init__(self, blob: bytes | mmap.mmap, ends: np.ndarray[Any, Any]) -> None:
         self._blob = blob
@@ -120,62 +123,3 @@ class Names(Sequence[str]):
         import numpy as np
 
         return (Names, (bytes(self._blob[:]), np.array(self._ends)))
-
-
-def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
-    """The single folder that holds every name, with its ``/``; empty when there is none or it is a known class."""
-    if not len(names):
-        return ""
-    first, slash, _ = names[0].partition("/")
-    if not slash or first in set(known):
-        return ""
-    prefix = first + "/"
-    return prefix if all(name.startswith(prefix) for name in names) else ""
-
-
-def class_labels(
-    names: Sequence[str], known: Sequence[str] | None = None
-) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """Classes and labels that the folders of one source spell.
-
-    The first folder of a path is its class, after one wrapper folder around everything is stripped. A picture in no folder is unlabelled.
-
-    Args:
-        names: relative paths of the images.
-        known: the class list to label with (a training set's); ``None`` finds the classes here.
-
-    Returns:
-        The class names, sorted (or ``known``), and int64 labels [len(names)], -1 = unlabelled.
-
-    Raises:
-        DataError: a folder is not among ``known``.
-    """
-    import numpy as np
-
-    skip = len(wrapper_of(names, known or ()))
-    table: dict[str, int] = {name: i for i, name in enumerate(known or ())}
-    found = np.full(len(names), -1, dtype=np.int64)
-    strange: dict[str, int] = {}
-    for i, name in enumerate(names):
-        head, slash, _ = name[skip:].partition("/")
-        if not slash:
-            continue
-        if known is not None and head not in table:
-            strange[head] = strange.get(head, 0) + 1
-            continue
-        found[i] = table.setdefault(head, len(table))
-    if strange:
-        listed = ", ".join(sorted(strange)[:5]) + (", …" if len(strange) > 5 else "")
-        raise DataError(
-            f"{len(strange)} class folder{'s' if len(strange) > 1 else ''} of this source are not among the model's classes: {listed}",
-            got=sorted(strange)[:20],
-            expected=f"folders among the {len(table)} classes of the training data",
-        )
-    if known is not None:
-        return list(known), found
-    order = sorted(table)
-    place = {name: i for i, name in enumerate(order)}
-    ranks = np.array(
-        [*(place[name] for name in table), -1], dtype=np.int64
-    )  # the last entry serves label -1
-    return order, ranks[found]

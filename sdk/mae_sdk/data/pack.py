@@ -1,13 +1,14 @@
-"""The indexed pack: many files as one file of payloads and a table of where each lies.
+"""The indexed pack: many files as one file of contents and a table of their offsets.
 
 ::
 
-    <entry>/data.bin     the payloads, one behind the other, in the archive's order; empty where an uncompressed archive is read in place
+    <entry>/data.bin     the contents, one behind the other, in the archive's order; empty where an
+                         uncompressed archive is read in place
     <entry>/names.bin    the names, sorted, one behind the other
     <entry>/table.npy    per name: end of its name, offset, size, crc32
     <entry>/index.json   source, counts, sizes and the digests of the other files; written last
 
-Names are sorted in runs on disk: memory grows by the eight bytes of a hash a file, and by nothing else.
+Names are sorted in runs on disk: memory grows only by an eight-byte hash per file.
 """
 
 from __future__ import annotations
@@ -69,10 +70,12 @@ def write_pack(
     """Stream ``members`` into ``folder`` (empty, private to the caller).
 
     Args:
-        in_place: the uncompressed archive that the members' offsets point into: it is indexed, not copied.
+        in_place: the uncompressed archive that the members' offsets point into: it is indexed, not
+            copied.
 
     Raises:
-        DataError: duplicate names, names that differ in case alone, a file that is also a folder, no file at all.
+        DataError: duplicate names, names that differ in case alone, a file that is also a folder,
+            no file at all.
         StorageError: the disk is full.
     """
     rows: list[Row] = []
@@ -84,7 +87,7 @@ def write_pack(
             for member in members:
                 crc = _copy(member, None if in_place else out)
                 offset = position if in_place is None else member.offset
-                assert offset is not None, "only members of an uncompressed archive lie somewhere"
+                assert offset is not None, "only members of an uncompressed archive have an offset"
                 rows.append(
                     (member.name.encode("utf-8", "surrogateescape"), offset, member.size, crc)
                 )
@@ -172,7 +175,8 @@ def _write_table(folder: Path, rows: Iterator[Row], count: int) -> None:
 
 
 class _Folders:
-    """Hashes of every folder that holds a file, its parents too; one that was met a moment ago is not added again."""
+    """Hashes of every folder that holds a file, and of its parents; recent ones are not added
+    again."""
 
     def __init__(self) -> None:
         self.hashes = array("q")
@@ -214,11 +218,11 @@ def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], so
 
     hashes = np.frombuffer(folded, dtype=np.int64)
     hashes.sort()  # in place: a copy would double what a large archive costs
-    twice = np.flatnonzero(hashes[1:] == hashes[:-1])
-    if len(twice):
-        pair = _named(folder, int(hashes[twice[0]]))
+    equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(equal):
+        pair = _named(folder, int(hashes[equal[0]]))
         problem = (
-            "is there twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
+            "occurs twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
         )
         raise refused(pair[1], problem, source)
     if folders:
@@ -264,9 +268,10 @@ def _digest(folder: Path) -> str:
 class Pack:
     """An entry of the cache, open for reading.
 
-    Reads use ``pread`` on one descriptor, so threads and forked workers share it; pickling carries the path alone. While it is open the
-    entry is not evicted (a shared ``flock`` on ``data.bin``). An uncompressed local archive is read where it is: its size and time of
-    change must be those that were indexed, and every member its checksum.
+    Reads use ``pread`` on one descriptor, so threads and forked workers share it; pickling carries
+    the path alone. While it is open the entry is not evicted (a shared ``flock`` on ``data.bin``).
+    An uncompressed local archive is read where it is: its size and time of change must be those
+    that were indexed, and every member its checksum.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -338,14 +343,14 @@ class Pack:
         if len(data) != size or crc32(data) != int(row["crc"]):
             if "in_place" in self.index:
                 raise StorageError(
-                    f"{self.names[index]!r} is no longer what it was when its archive was indexed",
+                    f"{self.names[index]!r} changed after its archive was indexed",
                     got=self.index["in_place"]["path"],
                     hint="the archive was changed while it was in use; run the same command again",
                 )
             raise StorageError(
                 f"the cached copy of {self.names[index]!r} is damaged",
                 got=str(self.folder),
-                hint="run mae cache clear; it is fetched anew",
+                hint="run mae cache clear; it is fetched again",
             )
         return data
 
@@ -367,5 +372,5 @@ def _gone(folder: Path) -> StorageError:
     return StorageError(
         "this cache entry is incomplete or damaged",
         got=str(folder),
-        hint="run the same command again: the entry is fetched anew",
+        hint="run the same command again: the entry is fetched again",
     )

@@ -1,8 +1,10 @@
-"""Images and the masks that belong to them: one folder or archive with both, or a mask source for every image source.
+"""Images and the masks that belong to them: one folder or archive with both, or a mask source for
+every image source.
 
-An image and its mask have the same path but for the suffix, relative to their sources (wrapper folders around everything do not count).
-Without mask sources there are two layouts: ``images/`` and ``annotations/`` inside one source, either split into ``training/`` and
-``validation/`` (ADE20K) or not; or a source that is itself ``…/images[/…]``, its masks in ``…/annotations[/…]``.
+An image and its mask have the same path but for the suffix, relative to their sources (wrapper
+folders around everything do not count). Without mask sources there are two layouts: ``images/`` and
+``annotations/`` inside one source, either split into ``training/`` and ``validation/`` (ADE20K) or
+not; or a source that is itself ``…/images[/…]``, its masks in ``…/annotations[/…]``.
 """
 
 from __future__ import annotations
@@ -98,12 +100,14 @@ def open_pairs(
 
     Args:
         images: what `open_source` takes, or a list.
-        masks: as many mask sources as image sources, in the same order; None: beside the images (see the module's text).
+        masks: as many mask sources as image sources, in the same order; None: beside the images
+            (see the module's text).
         role: ``train``, ``val`` or ``test``: which split of an ADE20K layout.
         required: refuse images without a mask; else they are taken too.
 
     Raises:
-        DataError: a source is missing or empty, no masks are found, an image has none, or the numbers of sources differ.
+        DataError: a source is missing or empty, no masks are found, an image has none, or the
+            numbers of sources differ.
         StorageError: a source could not be read.
     """
     places, beside = _listed(images), None if masks is None else _listed(masks)
@@ -149,7 +153,8 @@ def _beside(
         raise DataError(
             f"no masks belong to {urls.redact(place)}",
             field=f"dataset.segmentation.{role}_mask_sources",
-            expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, or mask sources",
+            expected=f"masks under {MASKS}/ beside {IMAGES}/ in the same folder or archive, "
+            "or mask sources",
             hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
         )
     return source, None, _rows(images, {})
@@ -158,8 +163,8 @@ def _beside(
 def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict[int, str]]:
     """Index → path without suffix of the images and of the masks that a source holds beside them.
 
-    Where it has ``images/`` and ``annotations/``, paths are relative to these, and images are those of the role's split where there are
-    splits. Elsewhere every file is an image.
+    Where it has ``images/`` and ``annotations/``, paths are relative to these, and images are those
+    of the role's split where there are splits. Elsewhere every file is an image.
     """
     names = list(source.members)
     skip = len(_wrapper(names, stop=(IMAGES, MASKS)))
@@ -176,7 +181,8 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
     own = known & set(SPLITS[role])
     if known and not own:
         raise DataError(
-            f"{urls.redact(place)} has no {' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
+            f"{urls.redact(place)} has no "
+            f"{' or '.join(name + '/' for name in SPLITS[role])} under {IMAGES}/",
             got=sorted(known),
             expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
         )
@@ -186,7 +192,8 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
 
 
 def _sibling(place: str) -> str | None:
-    """``…/images/…`` → ``…/annotations/…`` (the last such folder); None for archives and where there is none."""
+    """``…/images/…`` → ``…/annotations/…`` (the last such folder); None for archives and where
+    there is none."""
     if urls.is_archive(place):
         return None
     head, mark, query = place.partition("?")
@@ -196,7 +203,8 @@ def _sibling(place: str) -> str | None:
 
 
 def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]:
-    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around everything, whichever fits more.
+    """int64 [n, 2]: image, mask (-1 = none). Paths as they stand, or without the folders around
+    everything, whichever fits more.
 
     Raises:
         DataError: two masks have an image's path.
@@ -212,11 +220,11 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
         found = again if again.count(-1) < found.count(-1) else found
     if len(place) < len(masks):
         times = Counter(masks.values())
-        twice = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
-        if twice is not None:
+        shared = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
+        if shared is not None:
             raise DataError(
-                f"two masks have the path {twice}, without the suffix",
-                got=twice,
+                f"two masks have the path {shared}, without the suffix",
+                got=shared,
                 expected="one mask for an image",
             )
     return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)

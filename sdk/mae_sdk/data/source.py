@@ -1,6 +1,8 @@
-"""One view over every data source: a folder, an archive, an object-store prefix, or a list of these.
+"""One view over every data source: a folder, an archive, an object-store prefix, or a list of
+these.
 
-Archives and remote sources are read from the local cache; a local folder is read in place. Member names are sorted.
+Archives and remote sources are read from the local cache; a local folder is read in place. Member
+names are sorted.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Limits
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, class_labels, is_image
+from mae_sdk.data.labels import class_labels
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -33,12 +36,14 @@ class _Part(Protocol):
 
 
 class Source:
-    """The images of one or more sources, by index. Fork- and pickle-safe: it holds names, offsets and paths, no open connection.
+    """The images of one or more sources, by index. Fork- and pickle-safe: it holds names, offsets
+    and paths, no open connection.
 
     Attributes:
         uris: where it came from, redacted.
         members: relative names of the images, sorted within each source.
-        digest: sha256 that identifies the data: names, sizes and checksums (archives) or times of change (folders).
+        digest: sha256 that identifies the data: names, sizes and checksums (archives) or times of
+            change (folders).
     """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
@@ -86,7 +91,8 @@ class Source:
         return f"{part.uri.rstrip('/')}/{part.names[inner]}"
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
-        """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabelled; see `mae_sdk.data.names.class_labels`.
+        """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabeled; see
+        `mae_sdk.data.labels.class_labels`.
 
         Raises:
             DataError: a folder is not among ``known``.
@@ -113,7 +119,7 @@ class Source:
 
     @property
     def labels(self) -> np.ndarray[Any, Any]:
-        """int64 [len(self)], an index into `classes`, -1 = unlabelled."""
+        """int64 [len(self)], an index into `classes`, -1 = unlabeled."""
         return self._found()[1]
 
     def _found(self) -> tuple[list[str], np.ndarray[Any, Any]]:
@@ -161,7 +167,8 @@ class _Folder:
 
 
 def _walk(root: Path) -> list[tuple[str, int, int]]:
-    """``(name, size, mtime_ns)`` of every image; links are followed, circles are not; what goes while we look was never there.
+    """``(name, size, mtime_ns)`` of every image. Follows symlinks, skips link cycles, ignores files
+    deleted during the walk.
 
     Raises:
         StorageError: a folder may not be read.
@@ -197,7 +204,7 @@ def _walk(root: Path) -> list[tuple[str, int, int]]:
 
 
 class _Packed:
-    """Images of a cache entry; its other files are left aside."""
+    """Images of a cache entry; its other files are skipped."""
 
     def __init__(self, uri: str, pack: Any) -> None:
         import numpy as np
@@ -222,19 +229,19 @@ class _Packed:
 def open_source(
     uri: str | os.PathLike[str] | Sequence[str],
     cache_dir: str | os.PathLike[str] | None = None,
-    storage_options: dict[str, Any] | None = None,
     limits: Limits | None = None,
 ) -> Source:
     """Open a data source, or a list of them as one.
 
     Args:
-        uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case), either behind an fsspec URL, or a list.
+        uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case),
+            either behind an fsspec URL, or a list.
         cache_dir: where archives and remote sources are kept; see `mae_sdk.data.cache.cache_dir`.
-        storage_options: options of the fsspec file system. Credentials belong in the environment.
         limits: bounds on what an archive may ask for.
 
     Raises:
-        DataError: missing, empty, without images, hostile or corrupt. An empty source never means "everything".
+        DataError: missing, empty, without images, hostile or corrupt. An empty source never means
+            "everything".
         StorageError: the network or the store failed.
     """
     uris = (
@@ -246,12 +253,10 @@ def open_source(
             got=uri if isinstance(uri, str) else list(uris),
             expected="a path or URL, or a list of them",
         )
-    return Source([_open_one(one, cache_dir, storage_options, limits) for one in uris])
+    return Source([_open_one(one, cache_dir, limits) for one in uris])
 
 
-def _open_one(
-    uri: str, cache_dir: Any, storage_options: dict[str, Any] | None, limits: Limits | None
-) -> _Part:
+def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     part: _Part
     where = urls.redact(uri)
     local = None if urls.is_remote(uri) else urls.local_path(uri)
@@ -268,7 +273,7 @@ def _open_one(
     else:
         from mae_sdk.data.cache import pack_of
 
-        part = _Packed(uri, pack_of(uri, cache_dir, storage_options, limits, images_only=True))
+        part = _Packed(uri, pack_of(uri, cache_dir, limits, images_only=True))
     if not len(part.names):
         inside = (
             sorted(path.name for path in local.iterdir() if urls.is_archive(path.name))

@@ -142,7 +142,7 @@ def _holds_something(uri: str) -> bool:
             return False
     if urls.scheme(uri) in ("http", "https"):
         return False
-    from mae_sdk.storage import transfer
+    from mae_sdk.storage.retry import attempt
 
     fs, inside = urls.filesystem(uri)
 
@@ -152,7 +152,7 @@ def _holds_something(uri: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    names = transfer.attempt(request, uri, "list")
+    names = attempt(request, uri, "list")
     return any(item.rstrip("/") != inside.rstrip("/") for item in names)
 
 

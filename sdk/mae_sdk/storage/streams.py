@@ -1,24 +1,25 @@
-"""An object read once, from front to back: for web servers that answer a request for a part with the whole."""
+"""An object read once, from front to back: for web servers that answer a request for a part with
+the whole."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from mae_sdk.storage import transfer, urls
+from mae_sdk.storage import urls
+from mae_sdk.storage.retry import attempt
 
-Options = dict[str, Any] | None
 
-
-def takes_ranges(url: str, storage_options: Options = None) -> bool:
-    """Whether the server answers a ranged request with that range. Object stores do; a web server is asked for one byte.
+def takes_ranges(url: str) -> bool:
+    """Whether the server answers a ranged request with that range. Object stores do; a web server
+    is asked for one byte.
 
     Raises:
         StorageError: it cannot be asked.
     """
     if urls.scheme(url) not in ("http", "https"):
         return True
-    fs, path = urls.filesystem(url, storage_options)
+    fs, path = urls.filesystem(url)
 
     async def ask() -> bool:
         session = await fs.set_session()
@@ -29,7 +30,7 @@ def takes_ranges(url: str, storage_options: Options = None) -> bool:
 
     from fsspec.asyn import sync
 
-    return transfer.attempt(lambda: bool(sync(fs.loop, ask)), url, "read")
+    return attempt(lambda: bool(sync(fs.loop, ask)), url, "read")
 
 
 class StreamedFile(io.RawIOBase):
@@ -42,20 +43,20 @@ class StreamedFile(io.RawIOBase):
         StorageError: the connection broke. Nothing is tried again here: what was read is gone.
     """
 
-    def __init__(self, url: str, size: int | None, storage_options: Options = None) -> None:
+    def __init__(self, url: str, size: int | None) -> None:
         self.url, self.size = url, size
         self._position = 0
-        fs, path = urls.filesystem(url, storage_options)
+        fs, path = urls.filesystem(url)
         whole = (
             {"block_size": 0} if urls.scheme(url) in ("http", "https") else {}
-        )  # fsspec's word for: no ranges
-        self._raw: Any = transfer.attempt(lambda: fs.open(path, "rb", **whole), url, "read")
+        )  # in fsspec: no ranges
+        self._raw: Any = attempt(lambda: fs.open(path, "rb", **whole), url, "read")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = transfer.attempt(lambda: self._read(len(buffer)), self.url, "read", attempts=1)
+        data = attempt(lambda: self._read(len(buffer)), self.url, "read", attempts=1)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -1,7 +1,8 @@
-"""URLs of data and results: telling local from remote, joining, redaction, and the file system behind one.
+"""URLs of data and results: telling local from remote, joining, redaction, and the file system
+behind one.
 
-A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, ``https://…``, ``memory://…``). ``file://`` counts as local.
-fsspec and s3fs load only when a remote URL is used.
+A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, ``https://…``,
+``memory://…``). ``file://`` counts as local. fsspec and s3fs load only when a remote URL is used.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def redact(url: str | os.PathLike[str]) -> str:
 
 
 def unsigned(url: str) -> str:
-    """The URL without credentials or signature, so that two presigned URLs of one object are one."""
+    """The URL without credentials or signature, so that two presigned URLs of one object are
+    one."""
     parts = urlsplit(url)
     query = "&".join(
         piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece)
@@ -119,10 +121,11 @@ def unsigned(url: str) -> str:
 
 
 def seal(url: str) -> str:
-    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and records, and it still opens.
+    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and
+    records, and it still opens.
 
-    This process remembers what the variable stands for; `held` gives it to a job's environment. A URL without credentials, or sealed
-    already, comes back as it is.
+    This process remembers what the variable stands for; `held` gives it to a job's environment. A
+    URL without credentials, or sealed already, comes back as it is.
     """
     if not is_remote(url):
         return url
@@ -146,7 +149,8 @@ def seal_tree(value: Any) -> Any:
 
 
 def held(value: Any) -> dict[str, str]:
-    """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials this process was given."""
+    """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials
+    this process was given."""
     if isinstance(value, str):
         found = _SEALED.match(urlsplit(value).netloc) if is_remote(value) else None
         return {found[1]: _held[found[1]]} if found and found[1] in _held else {}
@@ -176,28 +180,30 @@ def _opened(url: str) -> str:
             "the variable that holds the credentials of this URL is not set",
             got=redact(url),
             expected=f"{found[1]} in the environment",
-            hint=f"export {found[1]}=<the whole URL, freshly signed>, then run the same command again",
+            hint=f"export {found[1]}=<the whole URL, freshly signed>, "
+            "then run the same command again",
         )
     signed = urlsplit(secret)
     return urlunsplit((parts.scheme, signed.netloc, parts.path, signed.query, ""))
 
 
 def timeout_seconds() -> float:
-    """How long one request may stay silent before it counts as stalled (``MAE_STORAGE_TIMEOUT``, 30 s)."""
+    """Seconds without a byte after which a request counts as stalled (``MAE_STORAGE_TIMEOUT``; 30)."""
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
 
 
-def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple[Any, str]:
+def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of ``url`` and the path inside it.
 
-    One file system is kept per process, options and credentials in the environment: rotated credentials are seen at the next call.
+    One file system is kept per process and credentials in the environment: rotated credentials are
+    seen at the next call. Options of a file system come from fsspec's own configuration (files in
+    ``FSSPEC_CONFIG_DIR``, ``FSSPEC_*`` variables).
 
     Raises:
         DependencyError: the package for this scheme is missing.
         UsageError: fsspec does not know the scheme.
     """
     name = scheme(url) or "file"
-    options = dict(storage_options or {})
     environment = tuple(
         sorted(
             (k, v)
@@ -205,14 +211,14 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
             if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))
         )
     )
-    key = (os.getpid(), name, repr(sorted(options.items())), timeout_seconds(), environment)
+    key = (os.getpid(), name, timeout_seconds(), environment)
     try:
         import fsspec
 
         with _filesystems_lock:
             fs = _filesystems.get(key)
             if fs is None:
-                fs = _filesystems[key] = _make(fsspec, name, options)
+                fs = _filesystems[key] = _make(fsspec, name)
     except ImportError as error:
         package = _EXTRA.get(name, f"the fsspec driver for {name}://")
         extra = "s3" if name in ("s3", "s3a") else None
@@ -231,36 +237,41 @@ def filesystem(url: str, storage_options: dict[str, Any] | None = None) -> tuple
 
 
 def forget_filesystems() -> None:
-    """Drop kept file systems, so that the next call reads credentials anew."""
+    """Drop kept file systems, so that the next call reads credentials again."""
     with _filesystems_lock:
         _filesystems.clear()
 
 
-def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
+def _make(fsspec: Any, name: str) -> Any:
     if name in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is on silence.
+        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is
+        # on silence.
         silence = ClientTimeout(
             total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds()
         )
-        options["client_kwargs"] = {"timeout": silence, **options.get("client_kwargs", {})}
         return fsspec.filesystem(
-            name, skip_instance_cache=True, use_listings_cache=False, **options
+            name,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            client_kwargs={"timeout": silence},
         )
+
     if name not in ("s3", "s3a"):
-        return fsspec.filesystem(name, use_listings_cache=False, **options)
+        return fsspec.filesystem(name, use_listings_cache=False)
+
     seconds = timeout_seconds()
     config = {
         "read_timeout": seconds,
         "connect_timeout": min(seconds, 10.0),
         "max_pool_connections": 64,
-        # Retries live in `transfer.attempt` alone: three layers of five attempts each turn one stall into minutes.
+        # Retries are `storage.retry` alone: three layers of five attempts each turn one stall
+        # into minutes.
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        **options.pop("config_kwargs", {}),
     }
     fs = fsspec.filesystem(
-        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options
+        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config
     )
     fs.retries = 1
     return fs

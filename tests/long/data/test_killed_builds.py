@@ -1,4 +1,5 @@
-"""Processes that build one cache entry together and are killed at any moment: never a wrong byte, never a rest that stays."""
+"""Processes that build one cache entry together and are killed at any moment: never a wrong byte,
+never a rest that stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Peak memory above idle while an archive becomes readable: at most 200 MB, for 50 MB and for 600 MB, for few files and for a million."""
+"""Peak memory above idle while an archive becomes readable: at most 200 MB, for 50 MB and for 600
+MB, for few files and for a million."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ print(len(source), size, round(peak.above, 1))
 
 
 def write_xz(path: Path, megabytes: int) -> int:
-    """As dear as xz gets to read, a full dictionary of 64 MiB, then one block again and again as a stream of its own: random bytes take
-    the compressor seconds a megabyte."""
+    """As dear as xz gets to read, a full dictionary of 64 MiB, then one block again and again as a
+    stream of its own: random bytes take the compressor seconds a megabyte."""
 
     def stream(data: bytes) -> bytes:
         packer = lzma.LZMACompressor(
@@ -141,7 +142,9 @@ from mae_sdk.data.pack import Pack, write_pack
 def members(count):
     for i in range(count):  # in no order, as archives are
         number = i * 7_368_787 % count
-        yield Member(f"train/n{number % 1000:08d}/n{number % 1000:08d}_{number:08d}.JPEG", 8, iter((number.to_bytes(8, "big"),)))
+        folder = f"n{number % 1000:08d}"
+        content = iter((number.to_bytes(8, "big"),))
+        yield Member(f"train/{folder}/{folder}_{number:08d}.JPEG", 8, content)
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 with PeakMemory() as peak:
     write_pack(folder, members(count), "many", {})

@@ -1,4 +1,5 @@
-"""Faults at random requests and random places of their answers: the right bytes, or one clear retryable error and nothing left behind."""
+"""Faults at random requests and random places of their answers: the right bytes, or one clear
+retryable error and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from mae_sdk.data import Source, open_source
-from mae_sdk.storage import transfer
+from mae_sdk.storage import retry
 from mae_skill.errors import StorageError
 
 from tests.support.images import make_tarball
@@ -31,7 +32,8 @@ QUICK = {"MAE_STORAGE_TIMEOUT": "0.5"}
 
 @pytest.fixture(scope="module")
 def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """The sources in the bucket ``random``: name → what it holds. The archives span some nine blocks of a ranged read."""
+    """The sources in the bucket ``random``: name → what it holds. The archives span some nine
+    blocks of a ranged read."""
     rng = random.Random(0)
     bucket = s3_server.bucket("random")
     held = {}
@@ -57,7 +59,7 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        transfer, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20))
+        retry, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 20))
     )
 
 

@@ -1,4 +1,5 @@
-"""Wide fuzzing of the archive readers and decoders: right bytes or a clear error, whatever comes."""
+"""Wide fuzzing of the archive readers and decoders: right bytes or a clear error, whatever
+comes."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ LIMITS = Limits(max_ratio=100, ratio_from=8 << 20, max_members=5000)
 GOOD = [("a/1.jpg", PHOTO), ("b/2.jpg", PHOTO[::-1]), ("b/" + "long" * 40 + ".jpg", b"")]
 WIDE = settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 
-# Checksums cover every byte of these; a plain tar and a zip's names have none, so there only crashes are looked for.
+# Checksums cover every byte of these; a plain tar and a zip's names have none, so there only
+# crashes are looked for.
 CHECKED = {
     "gzip": gzip.compress(tar(*GOOD), mtime=0),
     "xz": lzma.compress(tar(*GOOD)),
@@ -152,7 +154,8 @@ PACKERS = {
 
 
 def made_up(entries: list[tuple[str, bytes, bytes]], form: int) -> bytes | None:
-    """What the standard library writes of these entries as a tar, or as a zip (form -1); None where it cannot."""
+    """What the standard library writes of these entries as a tar, or as a zip (form -1); None where
+    it cannot."""
     out = io.BytesIO()
     try:
         if form == -1:
