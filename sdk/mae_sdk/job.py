@@ -355,7 +355,7 @@ class Job:
         if not is_lost and not self._is_over(record):
             return self
 
-        env = self._settings(record, env or {})
+        self._require_settings(record, env or {})
         with records.locked(self.folder):
             record = records.read_record(self.folder)
             if is_lost:
@@ -373,17 +373,16 @@ class Job:
         submit(self.folder, env)
         return self
 
-    def _settings(self, record: JobRecord, env: Mapping[str, str]) -> dict[str, str]:
-        """The settings that the job was started with, from `env` or this process's environment.
+    def _require_settings(self, record: JobRecord, env: Mapping[str, str]) -> None:
+        """Refuse to resume without the settings that the job was started with.
 
         Raises:
-            UsageError: one of them is in neither.
+            UsageError: one of them is neither in `env` nor in this process's environment.
         """
         names = record.get("env_names") or []
-        found = {**{name: os.environ[name] for name in names if name in os.environ}, **env}
-        missing = [name for name in names if name not in found]
+        missing = [name for name in names if name not in os.environ and name not in env]
         if not missing:
-            return found
+            return
 
         hint = "export them"
         open_names = [name for name in missing if not is_secret_name(name)]

@@ -187,6 +187,25 @@ def test_a_bundle_is_trained_checked_and_listed_there(place: Place, tmp_path: Pa
     assert child.state == "COMPLETE" and parent.metrics() == {"score": 0.5}
 
 
+def test_a_study_and_its_trials_run_there_with_the_settings_of_the_study(
+    place: Place, tmp_path: Path
+) -> None:
+    skill = Skill(write_bundle(tmp_path / "bundle"))
+    data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
+    study = skill.create_job(
+        "train",
+        train_datasets=str(data),
+        platform=place.name,
+        automl={"max_trials": 2, "pruner": "none"},
+        env={"MAE_ENCRYPTION_KEY": "canary-4711"},
+    ).wait(90)
+    trials = [job for job in skill.jobs(all=True) if job.id.startswith(f"{study.id}.")]
+    assert [job.state for job in trials] == ["COMPLETE"] * 2
+    assert {job.record["platform"] for job in trials} == {place.name}
+    assert all("secret [redacted]" in job.logs() for job in trials)
+    assert study.best_checkpoint().is_file()
+
+
 def test_a_job_that_the_engine_could_not_start_shows_what_the_engine_kept(
     queue: QueuePlace, tmp_path: Path
 ) -> None:
