@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
-from mae_sdk.job import Job, observe_all
+from mae_sdk.job import Job, observe_jobs
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.run import platform as platforms
@@ -93,8 +93,10 @@ def test_states_are_told_of_many_jobs_at_once(place: Place, tmp_path: Path) -> N
     long = place.start(tmp_path, f"touch {tmp_path}/up; sleep 100", name="long")
     running(long, tmp_path / "up")
     wait_until(lambda: (good.state, bad.state) == ("COMPLETE", "ERROR"))
-    jobs = [(job.folder, records.read_record(job.folder)) for job in (good, bad, long)]
-    assert [state for _, state in observe_all(jobs)] == ["COMPLETE", "ERROR", "RUNNING"]
+    gone = Job(tmp_path / "gone")
+    seen = observe_jobs([good, gone, bad, long])
+    states = [None if one is None else one[1] for one in seen]
+    assert states == ["COMPLETE", None, "ERROR", "RUNNING"]
     assert long.cancel(30) == "CANCELED"
 
 
@@ -213,6 +215,21 @@ def test_a_job_that_the_engine_could_not_start_shows_what_the_engine_kept(
     with pytest.raises(JobFailedError, match="the queue ended it: 127"):
         job.wait(30)
     assert "/no/python/on/this/node" in job.logs()
+
+
+def test_a_list_of_jobs_asks_the_engine_once(
+    queue: QueuePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [queue.start(tmp_path, "sleep 100", name=f"j{number}") for number in range(5)]
+    engine = platforms.platform("queue")
+    asked: list[int] = []
+    state = engine.state
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "state", lambda jobs: asked.append(len(jobs)) or state(jobs))
+        states = {observed[1] for observed in observe_jobs(jobs) if observed}
+    assert states <= {"PENDING", "RUNNING"} and asked == [5]
+    for job in jobs:
+        job.cancel(30)
 
 
 def test_a_job_that_waits_in_the_queue_is_pending_and_can_be_canceled(
