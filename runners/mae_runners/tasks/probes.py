@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mae_runners.data import ImageDataset
-from mae_runners.metrics.probe import knn_accuracy, linear_probe_accuracy, split_bank
+from mae_runners.metrics.probe import knn_accuracy, linear_probe_accuracy
+from mae_runners.metrics.splits import split_bank
 from mae_runners.models.masking import draw_mask
 from mae_runners.tasks.base import Task
 
