@@ -1,4 +1,4 @@
-"""What every platform must do, asked of `local` and of a third party's platform in a package of its own."""
+"""What every platform must do: `local`, and a third party's in a package of its own."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_the_built_in_platforms_are_those_that_the_package_declares() -> None:
 def test_a_platform_of_an_installed_package_is_found_by_its_entry_point(
     toy_packages: Path, tmp_path: Path
 ) -> None:
-    """In the environment that it was installed into, by a program that knows nothing of these tests."""
+    """In the environment it was installed into, by a program apart from these tests."""
     python = toy_packages.parents[2] / "bin" / "python"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     script = "from mae_sdk.run.platform import platform; print(platform('queue').resources().gpus)"

@@ -75,7 +75,7 @@ def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
 
 
 def leave_as(job: Job) -> None:
-    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (cancelled), 75 (preempted)."""
+    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (canceled), 75 (preempted)."""
     job.wait(timeout=0)
 
 
@@ -244,7 +244,7 @@ def _log_line(line: str, as_json: bool) -> None:
 @results_root_option
 @json_option
 def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: bool) -> None:
-    """Stay until a job ends. Exit 0 complete, 5 failed, 6 cancelled."""
+    """Stay until a job ends. Exit 0 complete, 5 failed, 6 canceled."""
     job = _job(job_id, results_root)
     follow(job, as_json=as_json, timeout=timeout)
     document = _status(job)
