@@ -10,9 +10,10 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mae_skill.errors import (
     DependencyError,
@@ -37,6 +38,7 @@ from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_
 from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
+_T = TypeVar("_T")
 
 
 def observe(job_dir: Path) -> tuple[JobRecord, str]:
@@ -355,7 +357,7 @@ class Job:
         if not is_lost and not self._is_over(record):
             return self
 
-        env = self._settings(record, env or {})
+        self._require_settings(record, env or {})
         with records.locked(self.folder):
             record = records.read_record(self.folder)
             if is_lost:
@@ -373,17 +375,16 @@ class Job:
         submit(self.folder, env)
         return self
 
-    def _settings(self, record: JobRecord, env: Mapping[str, str]) -> dict[str, str]:
-        """The settings that the job was started with, from `env` or this process's environment.
+    def _require_settings(self, record: JobRecord, env: Mapping[str, str]) -> None:
+        """Refuse to resume without the settings that the job was started with.
 
         Raises:
-            UsageError: one of them is in neither.
+            UsageError: one of them is neither in `env` nor in this process's environment.
         """
         names = record.get("env_names") or []
-        found = {**{name: os.environ[name] for name in names if name in os.environ}, **env}
-        missing = [name for name in names if name not in found]
+        missing = [name for name in names if name not in os.environ and name not in env]
         if not missing:
-            return found
+            return
 
         hint = "export them"
         open_names = [name for name in missing if not is_secret_name(name)]
@@ -540,6 +541,30 @@ def list_jobs(root: Root, *, trials: bool = False) -> list[Job]:
 
     dated = [(at, job) for at, job in zip(times, jobs, strict=True) if at is not None]
     return [job for _, job in sorted(dated, key=lambda pair: pair[0], reverse=True)]
+
+
+def observe_jobs(jobs: Sequence[Job]) -> list[tuple[JobRecord, str] | None]:
+    """The record and state of each job of a root, a platform being asked once for all of its own.
+
+    None where the record cannot be read.
+    """
+    if any(isinstance(job, RemoteJob) for job in jobs):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as pool:  # a remote root answers slowly
+            return list(pool.map(lambda job: _unless_missing(job.observe), jobs))
+
+    found = [_unless_missing(partial(records.read_record, job.folder)) for job in jobs]
+    readable = [(job.folder, record) for job, record in zip(jobs, found, strict=True) if record]
+    observed = iter(observe_all(readable))
+    return [next(observed) if record else None for record in found]
+
+
+def _unless_missing(read: Callable[[], _T]) -> _T | None:
+    try:
+        return read()
+    except NotFoundError:
+        return None
 
 
 def _created(job: Job) -> str | None:

@@ -234,7 +234,7 @@ def _metrics(skill: Skill, arguments: dict[str, Any]) -> Any:
 
 
 def _cancel(skill: Skill, arguments: dict[str, Any]) -> Any:
-    job = _job(skill, _confirm(arguments, "cancelling a job"))
+    job = _job(skill, _confirm(arguments, "canceling a job"))
     job.cancel()
     return {"id": job.id, "state": str(job.state), "next": [f"status job_id={job.id}"]}
 

@@ -10,7 +10,7 @@
     ├── CheckpointError           checkpoint             4   a checkpoint exists but cannot be used (wrong arch, key, format)
     ├── JobFailedError            job_failed             5   the job ended in ERROR
     ├── NumericError              numeric                5   a loss or gradient that is not a finite number
-    ├── JobCanceledError          job_canceled           6   the job was cancelled
+    ├── JobCanceledError          job_canceled           6   the job was canceled
     ├── DependencyError           missing_dependency     7   an optional package, library or device is missing
     ├── StorageError              storage                8   storage or network failed (retryable)
     └── PreemptedError            preempted             75   stopped by the scheduler after saving; resumable
@@ -164,7 +164,7 @@ class NumericError(MaeError):
 
 
 class JobCanceledError(MaeError):
-    """The job was cancelled."""
+    """The job was canceled."""
 
     code = "job_canceled"
     exit_code = 6

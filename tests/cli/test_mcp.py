@@ -91,7 +91,7 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
     assert not (tmp_path / "results").exists(), "nothing was started or written"
 
 
-def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
+def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_canceled(
     tmp_path: Path,
 ) -> None:
     from tests.support.toy_bundle.make import write_bundle
@@ -133,7 +133,7 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
         refused = await client.call_tool("cancel", {"job_id": slow["job_id"], "confirmed": False})
         found["refused"] = json.loads(refused.content[0].text)
         await call("cancel", job_id=slow["job_id"], confirmed=True)
-        found["cancelled"] = await ended(slow["job_id"])
+        found["canceled"] = await ended(slow["job_id"])
         found["jobs"] = await call("jobs", limit=1)
         return found
 
@@ -147,7 +147,7 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_cancelled(
     assert len(found["logs"]["lines"]) == 1
     assert found["metrics"]["metrics"] == {"score": 0.25}
     assert found["refused"]["field"] == "confirmed"
-    assert found["cancelled"]["state"] == "CANCELED"
+    assert found["canceled"]["state"] == "CANCELED"
     assert (
         len(found["jobs"]["jobs"]) == 1
         and found["jobs"]["total"] == 2

@@ -1,4 +1,4 @@
-"""What every platform must do, asked of `local` and of a third party's platform in a package of its own."""
+"""What every platform must do: `local`, and a third party's in a package of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
-from mae_sdk.job import Job, observe_all
+from mae_sdk.job import Job, observe_jobs
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.run import platform as platforms
@@ -93,8 +93,10 @@ def test_states_are_told_of_many_jobs_at_once(place: Place, tmp_path: Path) -> N
     long = place.start(tmp_path, f"touch {tmp_path}/up; sleep 100", name="long")
     running(long, tmp_path / "up")
     wait_until(lambda: (good.state, bad.state) == ("COMPLETE", "ERROR"))
-    jobs = [(job.folder, records.read_record(job.folder)) for job in (good, bad, long)]
-    assert [state for _, state in observe_all(jobs)] == ["COMPLETE", "ERROR", "RUNNING"]
+    gone = Job(tmp_path / "gone")
+    seen = observe_jobs([good, gone, bad, long])
+    states = [None if one is None else one[1] for one in seen]
+    assert states == ["COMPLETE", None, "ERROR", "RUNNING"]
     assert long.cancel(30) == "CANCELED"
 
 
@@ -187,6 +189,25 @@ def test_a_bundle_is_trained_checked_and_listed_there(place: Place, tmp_path: Pa
     assert child.state == "COMPLETE" and parent.metrics() == {"score": 0.5}
 
 
+def test_a_study_and_its_trials_run_there_with_the_settings_of_the_study(
+    place: Place, tmp_path: Path
+) -> None:
+    skill = Skill(write_bundle(tmp_path / "bundle"))
+    data = write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1).parent
+    study = skill.create_job(
+        "train",
+        train_datasets=str(data),
+        platform=place.name,
+        automl={"max_trials": 2, "pruner": "none"},
+        env={"MAE_ENCRYPTION_KEY": "canary-4711"},
+    ).wait(90)
+    trials = [job for job in skill.jobs(all=True) if job.id.startswith(f"{study.id}.")]
+    assert [job.state for job in trials] == ["COMPLETE"] * 2
+    assert {job.record["platform"] for job in trials} == {place.name}
+    assert all("secret [redacted]" in job.logs() for job in trials)
+    assert study.best_checkpoint().is_file()
+
+
 def test_a_job_that_the_engine_could_not_start_shows_what_the_engine_kept(
     queue: QueuePlace, tmp_path: Path
 ) -> None:
@@ -194,6 +215,21 @@ def test_a_job_that_the_engine_could_not_start_shows_what_the_engine_kept(
     with pytest.raises(JobFailedError, match="the queue ended it: 127"):
         job.wait(30)
     assert "/no/python/on/this/node" in job.logs()
+
+
+def test_a_list_of_jobs_asks_the_engine_once(
+    queue: QueuePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [queue.start(tmp_path, "sleep 100", name=f"j{number}") for number in range(5)]
+    engine = platforms.platform("queue")
+    asked: list[int] = []
+    state = engine.state
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "state", lambda jobs: asked.append(len(jobs)) or state(jobs))
+        states = {observed[1] for observed in observe_jobs(jobs) if observed}
+    assert states <= {"PENDING", "RUNNING"} and asked == [5]
+    for job in jobs:
+        job.cancel(30)
 
 
 def test_a_job_that_waits_in_the_queue_is_pending_and_can_be_canceled(
@@ -261,7 +297,7 @@ def test_the_built_in_platforms_are_those_that_the_package_declares() -> None:
 def test_a_platform_of_an_installed_package_is_found_by_its_entry_point(
     toy_packages: Path, tmp_path: Path
 ) -> None:
-    """In the environment that it was installed into, by a program that knows nothing of these tests."""
+    """In the environment it was installed into, by a program apart from these tests."""
     python = toy_packages.parents[2] / "bin" / "python"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     script = "from mae_sdk.run.platform import platform; print(platform('queue').resources().gpus)"

@@ -1,4 +1,4 @@
-"""Jobs created from plans: through a bundle whose runner is a shell script, with no line of the SDK changed."""
+"""Jobs created from plans of a bundle whose runner is a shell script."""
 
 from __future__ import annotations
 

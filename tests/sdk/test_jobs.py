@@ -34,7 +34,7 @@ from tests.support.jobs import start, wait_until, write
         ("echo OSError: No space left on device; exit 1", None, "storage"),
         ("nothing-of-this-name; exit 127", None, "dependency"),
         (
-            """echo '{"code": "checkpoint", "message": "cut short"}' > $MAE_JOB_DIR/error.json; exit 2""",
+            """echo '{"code": "checkpoint", "message": "cut"}' > $MAE_JOB_DIR/error.json; exit 2""",
             None,
             "checkpoint",
         ),
@@ -73,14 +73,14 @@ def test_a_preempted_run_goes_on_as_a_second_attempt(tmp_path: Path) -> None:
     ("log", "code", "category", "says"),
     [
         (
-            "WARNING: a.jpg is truncated, skipped\nTraceback:\nValueError: no such thing\nmore of it",
+            "WARNING: a.jpg is truncated\nTraceback:\nValueError: no such thing\nmore of it",
             1,
             "runner",
             "ValueError: no such thing",
         ),
         ("it went out of memory once and went on\nepoch 3\nKeyError: 'a'", 1, "runner", "KeyError"),
         (
-            "[rank 1] ModuleNotFoundError: No module named 'x'\n[rank 0] torch.OutOfMemoryError: CUDA out of memory",
+            "[rank 1] ImportError: no 'x'\n[rank 0] torch.OutOfMemoryError: CUDA out of memory",
             1,
             "out_of_memory",
             "rank 0",

@@ -1,4 +1,4 @@
-"""A job's state is true: whoever ran it may have died, been rebooted, be a zombie, or live on another host."""
+"""A job's state is true, though who ran it died, is a zombie, or runs on another host."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ def test_states_only_move_forward() -> None:
 
 def test_an_observer_that_dies_is_replaced_by_any_other(tmp_path: Path) -> None:
     """The caller ends at once; the job goes on and another process waits for it."""
-    script = "import sys; from pathlib import Path; from tests.support.jobs import start; start(Path(sys.argv[1]), 'sleep 0.5')"
+    script = (
+        "import sys; from pathlib import Path; from tests.support.jobs import start; "
+        "start(Path(sys.argv[1]), 'sleep 0.5')"
+    )
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[2]
     )

@@ -1,4 +1,4 @@
-"""Eight processes at the same record: it is always whole, nothing written is lost, and one runner runs at a time."""
+"""Eight processes at one record: it stays whole, nothing is lost, and one runner runs at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``job.json`` has a type, a version and a page; a record without a version is an old one and is read."""
+"""``job.json`` has a type, a version and a page; a record without a version is old, and read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Canaries in every variable that holds a secret, and in the spec's key: they reach the job, and no file, output, argv or exception."""
+"""Canaries in the spec's key and every variable that holds a secret.
+
+They reach the job, and no file, output, argv or exception.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def test_no_canary_of_the_chain_rests_or_shows_anywhere(skill: Skill, tmp_path: 
             "train", automl=automl, spec_overrides={"train.fault": "show"}, **options(tmp_path)
         ).wait(90)
     assert argv == []
-    # The job itself had them: the log shows the lines, and in the place of every value that it is hidden.
+    # The job itself had them: the log shows the lines, each value replaced.
     log = job.logs()
     for name in (*NAMES, "MAE_ENCRYPTION_KEY", "JOB_SECRET"):
         assert f"{name}=[redacted]" in log, name

@@ -1,4 +1,4 @@
-"""Plans of segmentation: images with masks are counted, the metric is mIoU, children inherit what the masks mean."""
+"""Plans of segmentation: images with masks are counted, the metric is mIoU, classes inherited."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from tests.support.jobs import start, wait_until
 
 # Notes which devices it holds; a device that another job holds at the same time leaves a mark.
 USE = """
-for device in $(echo $CUDA_VISIBLE_DEVICES | tr , ' '); do mkdir {place}/busy-$device || touch {place}/clash; done
+for device in $(echo $CUDA_VISIBLE_DEVICES | tr , ' '); do
+  mkdir {place}/busy-$device || touch {place}/clash
+done
 echo $CUDA_VISIBLE_DEVICES >> {place}/used; sleep 0.3
 for device in $(echo $CUDA_VISIBLE_DEVICES | tr , ' '); do rmdir {place}/busy-$device; done
 """
@@ -41,7 +43,7 @@ def test_a_device_belongs_to_one_job_at_a_time_and_all_jobs_get_theirs(tmp_path:
     ) == sorted(wanted)
 
 
-def test_a_job_that_waits_for_a_device_can_be_cancelled_and_a_killed_holder_gives_it_back(
+def test_a_job_that_waits_for_a_device_can_be_canceled_and_a_killed_holder_gives_it_back(
     tmp_path: Path,
 ) -> None:
     holder = start(

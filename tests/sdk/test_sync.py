@@ -1,4 +1,4 @@
-"""A job folder and its copy on S3: followed, verified, claimed once, brought back; a remote parent."""
+"""A job folder and its copy on S3: kept up to date, verified, claimed once, brought back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server() -> Iterator[MotoServer]:
 
 @pytest.fixture
 def bucket(server: MotoServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty bucket. moto, since it holds callers to conditional creation and lists at once."""
+    """The URL of an empty bucket of moto, which has conditional creation and lists at once."""
     import fsspec
 
     name = f"b{abs(hash(request.node.name)) % 10**8}"
@@ -128,7 +128,7 @@ def test_a_failed_job_keeps_its_results_on_s3_and_goes_on_elsewhere(
     wait_for(lambda: b'"COMPLETE"' in transfer.read_bytes(f"{url}/job.json"))
 
 
-def test_a_cancelled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
+def test_a_canceled_job_keeps_its_results_on_s3_and_gives_them_anywhere(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))

@@ -58,7 +58,7 @@ def add_checkpoints(
 
 
 def chain(root: Path) -> None:
-    """train → export → gen_trt_engine, evaluate and an AutoML job, all COMPLETE, under one results root."""
+    """train → export → gen_trt_engine, evaluate and an AutoML job, all COMPLETE, in one root."""
     spec = {
         "train": {"stage": "finetune"},
         "model": {"arch": "toy", "num_classes": 3},

@@ -1,4 +1,4 @@
-"""Jobs without a bundle: a record whose command is a line of shell, started by the real supervisor."""
+"""Jobs without a bundle: the command is a line of shell, run by the real supervisor."""
 
 from __future__ import annotations
 

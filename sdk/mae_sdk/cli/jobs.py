@@ -25,6 +25,7 @@ from mae_sdk.cli.render import (
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
+    from mae_sdk.jobs.records import JobRecord
 
 TERMINAL = ("COMPLETE", "ERROR", "CANCELED")
 STATES = ("PENDING", "RUNNING", *TERMINAL, "UNKNOWN")
@@ -74,7 +75,7 @@ def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
 
 
 def leave_as(job: Job) -> None:
-    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (cancelled), 75 (preempted)."""
+    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (canceled), 75 (preempted)."""
     job.wait(timeout=0)
 
 
@@ -92,15 +93,13 @@ def list_(
     state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool
 ) -> None:
     """The newest jobs first."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from mae_sdk import Skill
+    from mae_sdk.job import observe_jobs
 
     found = Skill().jobs(results_root=results_root, all=everything)
-    with ThreadPoolExecutor(
-        16
-    ) as pool:  # a remote root answers slowly; only what is shown or judged is read
-        rows = [row for row in pool.map(_row, found if state else found[:limit]) if row]
+    asked = found if state else found[:limit]  # only what is shown or judged is read
+    seen = zip(asked, observe_jobs(asked), strict=True)
+    rows = [row for job, observed in seen if (row := _row(job, observed))]
     unreadable = [row["id"] for row in rows if row["state"] is None]
     rows = [row for row in rows if row["state"] is not None]
     if unreadable:
@@ -128,15 +127,15 @@ def list_(
     emit({"jobs": shown, "total": total}, as_json=as_json, text=text, next_commands=follow_up)
 
 
-def _row(job: Job) -> dict[str, Any] | None:
-    """What the list says of a job, with no state where its record cannot be read; None where it has gone since the root was listed."""
-    from mae_skill.errors import NotFoundError
+def _row(job: Job, observed: tuple[JobRecord, str] | None) -> dict[str, Any] | None:
+    """What the list shows of a job, with no state where its record cannot be read.
 
-    try:
-        record, state = job.observe()
-    except NotFoundError:
-        damaged = (job.folder / "job.json").exists()
-        return {"id": job.id, "state": None, "created": None} if damaged else None
+    None where it has gone since the root was listed.
+    """
+    if observed is None:
+        is_damaged = (job.folder / "job.json").exists()
+        return {"id": job.id, "state": None, "created": None} if is_damaged else None
+    record, state = observed
     return {
         "id": job.id,
         "action": record.get("action"),
@@ -245,7 +244,7 @@ def _log_line(line: str, as_json: bool) -> None:
 @results_root_option
 @json_option
 def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: bool) -> None:
-    """Stay until a job ends. Exit 0 complete, 5 failed, 6 cancelled."""
+    """Stay until a job ends. Exit 0 complete, 5 failed, 6 canceled."""
     job = _job(job_id, results_root)
     follow(job, as_json=as_json, timeout=timeout)
     document = _status(job)

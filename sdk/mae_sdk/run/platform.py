@@ -46,6 +46,7 @@ waits for `Job.resume`.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,8 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
     """Start the pending attempt of a job on its platform, once, however many callers try.
 
     Args:
-        env: what the job needs beside the platform's own environment; no record holds it.
+        env: what the job needs beside the platform's own environment; no record holds it. Settings
+            that the record names are taken from this process where `env` lacks them.
 
     Returns:
         Whether this call started it.
@@ -204,7 +206,9 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
             if not records.is_terminal(seen.state):
                 return False
 
-        reference = place.submit(job_dir, record, dict(env or {}))
+        names = record.get("env_names") or []
+        settings = {name: os.environ[name] for name in names if name in os.environ}
+        reference = place.submit(job_dir, record, {**settings, **(env or {})})
         attempt.update(cast(Attempt, reference))
         records.write_record(job_dir, record)
     return True

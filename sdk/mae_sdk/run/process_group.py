@@ -24,40 +24,33 @@ from typing import Any, NamedTuple
 from mae_sdk.jobs.secrets import redact
 
 PREEMPTED_EXIT = 75
-_STOP_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGINT,
-)  # schedulers announce a preemption with either of the first two
+# Schedulers announce a preemption with either of the first two.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 GRACE_SECONDS = 30.0
 _PEER_GRACE_SECONDS = 5.0
 
 _CLUSTER_NAMES = (
-    *(
-        "WORLD_SIZE",
-        "NODE_RANK",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-        "NUM_GPU_PER_NODE",
-        "RANK",
-        "LOCAL_RANK",
-        "LOCAL_WORLD_SIZE",
-    ),
-    *(
-        "GROUP_RANK",
-        "GROUP_WORLD_SIZE",
-        "ROLE_RANK",
-        "ROLE_WORLD_SIZE",
-        "ROLE_NAME",
-        "JSM_NAMESPACE_RANK",
-        "JSM_NAMESPACE_SIZE",
-    ),
+    "WORLD_SIZE",
+    "NODE_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NUM_GPU_PER_NODE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "ROLE_NAME",
+    "JSM_NAMESPACE_RANK",
+    "JSM_NAMESPACE_SIZE",
 )
 _CLUSTER_PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "LSB_", "PL_GLOBAL_SEED")
 
 
 class Cluster(NamedTuple):
-    """What the orchestrator said: this node among how many, and where rank 0 listens."""
+    """What the orchestrator set: this node among how many, and where rank 0 listens."""
 
     nodes: int = 1
     node_rank: int = 0
@@ -147,7 +140,7 @@ class _Log:
         self.rests[descriptor] = b""
 
     def drain(self, descriptor: int) -> bool:
-        """Copy what is there. False when the pipe has closed."""
+        """Copy what has arrived. False when the pipe has closed."""
         while True:
             try:
                 block = os.read(descriptor, 65536)
@@ -156,6 +149,7 @@ class _Log:
             if not block:
                 self._close(descriptor)
                 return False
+
             whole, newline, rest = (self.rests[descriptor] + block).rpartition(b"\n")
             self.rests[descriptor] = rest
             if newline:
@@ -254,6 +248,7 @@ def start_and_watch(
     base.update(
         WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(nproc), NODE_RANK=str(cluster.node_rank)
     )
+
     stop = [] if stop is None else stop
     die_with_parent = _die_with_parent()
     sink = None if log is None else _Log(log, secrets, nproc)
@@ -282,6 +277,7 @@ def start_and_watch(
                 if sink and process.stdout:
                     sink.add(os.dup(process.stdout.fileno()), rank)
                     process.stdout.close()
+
             if started:
                 started(group)
             return _watch(
@@ -306,27 +302,30 @@ def _watch(
     tick: Callable[[], bool] | None,
     tick_seconds: float,
 ) -> Outcome:
+    """Wait for all ranks; stop all of them when one fails or a stop is asked for."""
     failed: tuple[int, int] | None = None  # rank, exit code
-    deadline: float | None = None
+    deadline = float("inf")
     asked = False
     next_tick = time.monotonic() + tick_seconds
     while True:
         for local_rank, process in enumerate(ranks):
-            code = process.poll()
-            if code not in (None, 0) and (
-                failed is None or (failed[1] == PREEMPTED_EXIT != code and not asked)
-            ):
-                failed = (first_rank + local_rank, int(code or 0))
-                if code != PREEMPTED_EXIT and not asked:
-                    deadline = min(
-                        deadline or float("inf"), time.monotonic() + min(grace, _PEER_GRACE_SECONDS)
-                    )
-                    _kill_group(group, signal.SIGTERM)
-                elif code == PREEMPTED_EXIT:
-                    deadline = min(deadline or float("inf"), time.monotonic() + grace)
+            code = process.poll() or 0
+            # The first failure counts, but a fault explains more than a preemption that it caused.
+            counts = failed is None or (failed[1] == PREEMPTED_EXIT != code and not asked)
+            if not code or not counts:
+                continue
+
+            failed = (first_rank + local_rank, code)
+            if code == PREEMPTED_EXIT:  # the others are saving too
+                deadline = min(deadline, time.monotonic() + grace)
+            elif not asked:  # the others wait for a rank that is gone
+                deadline = min(deadline, time.monotonic() + min(grace, _PEER_GRACE_SECONDS))
+                _kill_group(group, signal.SIGTERM)
+
         if all(process.returncode is not None for process in ranks):
-            code = failed[1] if failed else 0
-            return Outcome(code, failed[0] if failed else None, stopped=asked)
+            rank, code = failed or (None, 0)
+            return Outcome(code, rank, stopped=asked)
+
         moment = time.monotonic()
         if tick and moment >= next_tick:
             next_tick = moment + tick_seconds
@@ -336,17 +335,14 @@ def _watch(
             asked = True
             deadline = moment + grace
             _kill_group(group, signal.SIGTERM)
-        if deadline is not None and moment >= deadline:
+        if moment >= deadline:
             _kill_group(group, signal.SIGKILL)
             deadline = moment + 1.0
+
+        # Sleep until a signal, output of a rank, the next tick or the deadline.
+        pause = min(0.5, deadline - moment, next_tick - moment if tick else 0.5)
         pipes = list(sink.ranks) if sink else []
-        until = min(
-            [
-                next_tick if tick else moment + 0.5,
-                deadline if deadline is not None else moment + 0.5,
-            ]
-        )
-        readable, _, _ = select.select([wake, *pipes], [], [], max(0.0, min(0.5, until - moment)))
+        readable, _, _ = select.select([wake, *pipes], [], [], max(0.0, pause))
         if wake in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)

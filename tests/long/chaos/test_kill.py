@@ -1,4 +1,4 @@
-"""Thirty times something of the chain is killed without warning; then every job has a true final state, and nothing is lost."""
+"""Something of the chain is killed thirty times: each job ends truly, nothing is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ skill.create_job(parent_job_id=job.id, **second).wait(120)
 
 
 class Chain:
-    """Train, then check, called from a process of its own, with keys so that it can be called again.
+    """Train, then check, called from another process, with keys so that it can be called again.
 
     Args:
         bundle: None for the packaged one.

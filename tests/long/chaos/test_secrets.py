@@ -1,4 +1,4 @@
-"""The canaries of tests/sdk/test_secrets.py through the real chain: checkpoints encrypted, and no value at rest or in sight."""
+"""The canaries of tests/sdk/test_secrets.py through the real chain, with encrypted checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the toy bundle: schemas, templates, and the shell runner, with absolute paths, into a folder."""
+"""Writes the toy bundle into a folder: schemas, templates, and the shell runner."""
 
 from __future__ import annotations
 
@@ -18,16 +18,24 @@ rate=$(sed -n 's/^ *rate: //p' "$config"); fault=$(sed -n 's/^ *fault: //p' "$co
 [ "$fault" = slow ] && sleep 0.2
 [ "$fault" = show ] && env
 [ "$fault" = leak ] && { env; echo "no access with $MAE_ENCRYPTION_KEY to $DATABASE" >&2; exit 1; }
-[ "$action" = measure ] && { echo noise; echo '{"seconds_per_step": 0.125, "steps": 3, "device": "paper"}'; exit; }
-echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate device ${CUDA_VISIBLE_DEVICES:-none}"
-line='{"status": "RUNNING", "message": "", "epoch": 0, "time_per_step": 0.25, "kpi": {"score": %s}}\n'
+if [ "$action" = measure ]; then
+  echo noise
+  echo '{"seconds_per_step": 0.125, "steps": 3, "device": "paper"}'
+  exit
+fi
+device=${CUDA_VISIBLE_DEVICES:-none}
+echo "attempt $MAE_ATTEMPT secret ${MAE_ENCRYPTION_KEY:-none} rate $rate device $device"
+line='{"status": "RUNNING", "message": "", "epoch": 0, "time_per_step": 0.25, '
+line="$line"'"kpi": {"score": %s}}\n'
 printf "$line" "${rate:-0}" >> "$job/status.json"
 mkdir -p "$job/$action"
 if [ "$action" = train ]; then
   echo weights > "$job/train/model_epoch_000.pth"
   sum=$(sha256sum "$job/train/model_epoch_000.pth" | cut -d' ' -f1)
-  index="$job/train/checkpoints.json"; entry='"file": "model_epoch_000.pth", "epoch": 0, "step": 1, "size": 8'
-  printf '{"best": {"metric": "score", "direction": "maximize"}, "checkpoints": [{%s, ' "$entry" > "$index"
+  index="$job/train/checkpoints.json"
+  entry='"file": "model_epoch_000.pth", "epoch": 0, "step": 1, "size": 8'
+  best='{"metric": "score", "direction": "maximize"}'
+  printf '{"best": %s, "checkpoints": [{%s, ' "$best" "$entry" > "$index"
   printf '"metrics": {"score": %s}, "sha256": "%s"}]}' "$rate" "$sum" >> "$index"
 fi
 [ "$fault" = slow ] && sleep 0.2

@@ -20,9 +20,8 @@ class QueuePlatform(Platform):
 
     def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
         number = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"  # in the order of submission
-        variables = {
-            name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ
-        }
+        own = ("PATH", "PYTHONPATH", "QUEUE_SPOOL")  # a node has these, and nothing of the caller's
+        variables = {name: os.environ[name] for name in own if name in os.environ}
         argv = [sys.executable, "-m", "mae_sdk.run.supervisor", str(job_dir)]
         if env.get("QUEUE_NODE") == "broken":
             argv[0] = "/no/python/on/this/node"

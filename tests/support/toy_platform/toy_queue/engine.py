@@ -1,7 +1,8 @@
-"""``python -m toy_queue.engine SPOOL``: run the requests of a folder, a few at a time; it knows nothing of mae-skill.
+"""``python -m toy_queue.engine SPOOL``: run the requests of a folder, a few at a time.
 
-Of request N it reads ``N.request`` (argv, env; removed when it starts), ``N.cancel`` and ``N.preempt``, and writes ``N.state`` (QUEUED,
-RUNNING, or ENDED and the exit code) and ``N.out`` (what the command printed). A command that ends with 75 is queued again.
+It knows nothing of mae-skill. Of request N it reads ``N.request`` (argv, env; removed when it
+starts), ``N.cancel`` and ``N.preempt``, and writes ``N.state`` (QUEUED, RUNNING, or ENDED and the
+exit code) and ``N.out`` (what the command printed). A command that ends with 75 is queued again.
 """
 
 from __future__ import annotations
