@@ -107,9 +107,10 @@ def measure(source: str, steps: int = STEPS) -> dict[str, Any]:
 
 def _run(spec: Any, provenance: dict[str, Any], steps: int, started: float) -> dict[str, Any]:
     import torch
+    from mae_sdk.jobs.status import StatusWriter
 
     from mae_runners.actions import train
-    from mae_runners.context import QuietStatus, RunContext, make_context
+    from mae_runners.context import RunContext, make_context
 
     context = make_context("train", spec, provenance)
     cuda = context.device.type == "cuda"
@@ -122,7 +123,7 @@ def _run(spec: Any, provenance: dict[str, Any], steps: int, started: float) -> d
         def progress(self, total: int, description: str, initial: int = 0) -> Iterator[Any]:
             yield clock
 
-    timed = Timed(**{**vars(context), "status": QuietStatus()})
+    timed = Timed(**{**vars(context), "status": StatusWriter(None)})
     began = time.monotonic()
     with contextlib.suppress(_Enough):
         train.run(spec, timed)
