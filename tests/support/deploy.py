@@ -1,4 +1,4 @@
-"""Checkpoints with weights that mean something, specs and contexts for the artefact actions, all in process."""
+"""Checkpoints with weights that matter, specs and contexts for the artefact actions, in process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_runners.context import QuietStatus, RunContext
+from mae_runners.context import RunContext
 from mae_runners.models import build_classifier, build_mae, checkpoint
+from mae_sdk.jobs.status import StatusWriter
 from mae_skill.merge import Origin
 from mae_skill.spec import ExperimentSpec
 
@@ -16,7 +17,7 @@ CLASSES = ["eight", "five", "one", "zero"]
 
 
 def make_spec(**values: Any) -> ExperimentSpec:
-    """A spec with `values` (dots written as two underscores: ``train__stage="finetune"``) over the defaults."""
+    """A spec with `values` over the defaults; two underscores are a dot: ``train__stage=…``."""
     given: dict[str, Any] = {}
     defaults = {
         "dataset.batch_size": 5,
@@ -48,13 +49,14 @@ def make_context(
         0,
         1,
         torch.device("cpu"),
-        QuietStatus(),
+        StatusWriter(None),
         provenance=provenance or {},
     )
 
 
 def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> Any:
-    """A model whose every part matters: heads (freshly made ones are almost zero) and GRN (zero) get real values, seeded."""
+    """A model whose every part matters: heads (almost zero when new) and GRN (zero) get seeded
+    values."""
     torch.manual_seed(0)
     small = {f"model__{name}": value for name, value in model.items()}
     decoder = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
@@ -116,7 +118,8 @@ def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
 
 
 def scale_weight(model: Any, node_suffix: str, factor: float = -3.0) -> None:
-    """Damages an ONNX model in place: the weight of the node whose name ends so is multiplied. (Biases are shared while they are equal.)"""
+    """Damages an ONNX model in place: multiplies the weight of the node whose name ends so. (Biases
+    are shared while they are equal.)"""
     import numpy as np
     from onnx import numpy_helper
 
