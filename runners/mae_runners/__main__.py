@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_sdk.files import write_json
-from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import MaeError, PreemptedError, SpecError, UsageError
+from mae_skill.errors import MaeError, PreemptedError, UsageError
+from mae_skill.merge import Origin
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
 
@@ -121,47 +121,26 @@ def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> 
 
 def resolve(
     action: str, source: str, overrides: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved spec and its provenance: defaults, then the file, then overrides; all errors at once.
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """The resolved spec and its provenance, judged as `mae plan` judges it.
 
-    Jobs and ranks are handed whole specs, in which nobody set what equals the default."""
-    from mae_sdk.storage.urls import held, seal_tree
-    from mae_skill import knowledge
+    A job, and a rank of a run, are handed a spec whose data, files and devices were looked at before.
+    """
+    from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle
-    from mae_skill.merge import Origin, merge
-    from mae_skill.reader import parse_override, read_spec
-    from mae_skill.schema_check import check
+    from mae_skill.reader import parse_override
+    from mae_skill.resolve import raise_all
 
-    bundle = Bundle.load(None)
-    schema = bundle.schema(action)
-    given: dict[str, Any] = {}
-    for text in overrides:
-        key, value = parse_override(text)
-        if key == "encryption_key" and value and not str(value).startswith("env:"):
-            raise UsageError(
-                "a key on a command line is visible to everybody on the machine",
-                field="encryption_key",
-                hint="export MAE_ENCRYPTION_KEY and pass encryption_key=env:MAE_ENCRYPTION_KEY",
-            )
-        set_dotted(given, key, value)
-    merged = merge([("file", seal_tree(read_spec(source))), ("override", seal_tree(given))], schema)
-    os.environ.update(
-        held(merged.spec)
-    )  # nothing that a run writes holds the credentials of a URL; its ranks inherit them
-    if {"RANK", "MAE_JOB_DIR"} & os.environ.keys():
-        for key, origin in merged.provenance.items():
-            if origin.kind == "file" and get_dotted(merged.spec, key) == get_dotted(
-                schema["default"], key
-            ):
-                merged.provenance[key] = Origin("default")
-    check(merged.spec, schema)
-    errors, warnings = knowledge.check(action, merged.spec, merged.provenance, {})
-    if errors:
-        raise SpecError(f"the {action} spec has {len(errors)} problem(s)", problems=errors)
+    looked_at = bool({"RANK", "MAE_JOB_DIR"} & os.environ.keys())
+    asked = dict(parse_override(text) for text in overrides)
+    found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
+    # Nothing that a run writes holds a secret of its spec; its ranks inherit them.
+    os.environ.update(secrets)
+    raise_all(found.errors, action)
     if int(os.environ.get("RANK", 0)) == 0:
-        for warning in warnings:
+        for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    return merged.spec, merged.provenance
+    return found.spec, found.provenance
 
 
 def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:

@@ -47,7 +47,7 @@ PRELOAD = (
     "jsonschema",
     "mae_skill.spec",
     "mae_skill.bundle",
-    "mae_skill.knowledge",
+    "mae_skill.rules",
     "mae_skill.merge",
     "mae_skill.schema_check",
     "mae_runners.__main__",

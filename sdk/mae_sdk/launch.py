@@ -54,7 +54,7 @@ def launch(bundle: Any, plan: Plan) -> Job:
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     if not (job_dir / records.RECORD_NAME).exists():
         recheck(bundle, plan)
-        fetch(plan.applied)
+        fetch(plan.inferred)
         _unpack(bundle, plan)
         record = record_of(bundle, plan)
         if root.remote and not _claimed(root, record):
@@ -99,7 +99,6 @@ def _set(plan: Plan, key: str, value: Any) -> None:
 
 def record_of(bundle: Any, plan: Plan) -> JobRecord:
     """``job.json`` of a plan; it holds no secret."""
-    parent = plan.parent or {}
     rows = bundle.spec_params.get(plan.action) or {}
     functions = {key: _function(row) for key, row in rows.items()}
     digests = [counted.get("digest") for counted in plan.sources.values()]
@@ -111,14 +110,14 @@ def record_of(bundle: Any, plan: Plan) -> JobRecord:
         "kind": "plain",
         "skill": str(bundle.info.get("name") or ""),
         "created_at": records.now(),
-        "parent": parent.get("id"),
+        "parent": plan.parent.id if plan.parent is not None else None,
         "platform": plan.request.platform,
         "results_root": urls.redact(plan.results_root),
         "idempotency_key": None if key is None else _digest(key),
         "spec_digest": _digest(dump_yaml(plan.spec)),
         "data": plan.sources,
         "data_digest": _digest(json.dumps(digests)),
-        "policy": plan.policy,
+        "policy": plan.policy.to_dict(),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
         "versions": _versions(),
@@ -127,8 +126,8 @@ def record_of(bundle: Any, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
-    if parent.get("best_child_of"):
-        record["parent_automl"] = parent["best_child_of"]
+    if plan.parent is not None and plan.parent.best_child_of:
+        record["parent_automl"] = plan.parent.best_child_of
     if plan.study is not None:
         record |= {"kind": "automl", "cost_key": None}
         record["launch"] = plan.launch | {

@@ -1,4 +1,7 @@
-"""Conditions of a schema's annotations (``applies_when``, ``when``): a dotted key → the value it needs, a list of values, or operators."""
+"""Conditions of a schema's annotations (``applies_when``, ``when``).
+
+A condition maps a dotted key to the value it needs, a list of values, or operators.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ def acts(
     spec: Mapping[str, Any],
     searched: set[str] | frozenset[str] = frozenset(),
 ) -> str | None:
-    """None when ``conditions`` hold in ``spec`` (or hang on a searched field), else the first that does not, in words."""
+    """None when ``conditions`` hold in ``spec``, else the first that does not, in words.
+
+    Conditions on a searched field count as met.
+    """
     for key, need in (conditions or {}).items():
         if key in searched:
             continue
         value = get_dotted(spec, key, MISSING)
         if not _meets(value, need):
-            return (
-                f"{key} is {'not set' if value is MISSING else repr(value)}, it needs {_say(need)}"
-            )
+            here = "not set" if value is MISSING else _shown(value)
+            return f"it applies only when {_condition(key, need)} (here: {here})"
     return None
 
 
@@ -62,22 +67,39 @@ _OPERATORS: dict[str, Any] = {
 }
 
 
-def _say(need: Any) -> str:
+def _condition(key: str, need: Any) -> str:
+    if not isinstance(need, Mapping):
+        return f"{key}={_words(need)}"
+    if set(need) == {"set"}:
+        return f"{key} is {'' if need['set'] else 'not '}set"
+    return f"{key} is {_words(need)}"
+
+
+def _words(need: Any) -> str:
     if isinstance(need, list):
-        return " or ".join(_say(item) for item in need)
+        return " or ".join(_words(item) for item in need)
     if isinstance(need, Mapping):
-        words = {
-            "not": "anything but",
-            "gt": "more than",
-            "ge": "at least",
-            "lt": "less than",
-            "le": "at most",
-            "startswith": "a name that starts with",
-        }
         return " and ".join(
-            ("a value" if limit else "no value")
+            ("set" if limit else "not set")
             if name == "set"
-            else f"{words.get(name, name)} {limit!r}"
+            else f"{_OPERATOR_WORDS.get(name, name)} {_words(limit)}"
             for name, limit in need.items()
         )
-    return repr(need)
+    return _shown(need)
+
+
+_OPERATOR_WORDS = {
+    "not": "anything but",
+    "gt": "more than",
+    "ge": "at least",
+    "lt": "less than",
+    "le": "at most",
+    "startswith": "a name that starts with",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value as a spec file writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,7 +1,8 @@
 """Merging layers of a spec, with the origin of every value.
 
-Layers come lowest first: defaults (the schema's), template, recipe, file, inherited, inferred, override. Values are converted only where a
-schema leaves one reading (``"3e-4"`` for a number, ``2.0`` for an integer, ``on`` for a boolean), and every conversion is recorded.
+Layers come lowest first, over the schema's defaults. Values are converted only where a schema leaves
+one reading (``"3e-4"`` for a number, ``2.0`` for an integer, ``on`` for a boolean), and every
+conversion is recorded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from mae_skill.dotted import get_dotted, set_dotted
@@ -21,15 +23,54 @@ TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
 
 
+class OriginKind(Enum):
+    """The layers that a value can come from, lowest first; the values are the words that users read."""
+
+    DEFAULT = "default"
+    TEMPLATE = "template"
+    RECIPE = "recipe"
+    SPEC_FILE = "spec file"
+    PARENT = "inherited"
+    DATA = "argument"
+    SHORTHAND = "shorthand"
+    OVERRIDE = "override"
+    INFERRED = "inferred"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def unset(cls) -> frozenset[OriginKind]:
+        """The layers of values that nobody chose."""
+        return frozenset({cls.DEFAULT, cls.TEMPLATE})
+
+    @classmethod
+    def written(cls) -> frozenset[OriginKind]:
+        """The layers that a person writes field by field."""
+        return frozenset({cls.SPEC_FILE, cls.SHORTHAND, cls.OVERRIDE})
+
+    @classmethod
+    def set_for_this_run(cls) -> frozenset[OriginKind]:
+        """All layers but defaults, and settings that come as a whole: a recipe's, a parent's."""
+        return frozenset(cls) - cls.unset() - {cls.RECIPE, cls.PARENT}
+
+
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from: ``kind`` names the layer; ``note`` says how it was converted or moved, if it was."""
+    """Where a value comes from.
 
-    kind: str
+    ``kind`` is the layer; ``note`` says how the value was converted or moved, if it was.
+    """
+
+    kind: OriginKind
     note: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.note})" if self.note else self.kind
+        return f"{self.kind} ({self.note})" if self.note else str(self.kind)
+
+
+Layer = tuple[OriginKind, Mapping[str, Any]]
+"""The layer's kind, and its values as nested sections."""
 
 
 @dataclass
@@ -43,21 +84,21 @@ class Resolved:
     def given(self) -> set[str]:
         """The dotted keys that somebody set: those whose value is not a default."""
         return {
-            key
-            for key, origin in self.provenance.items()
-            if origin.kind not in ("default", "template")
+            key for key, origin in self.provenance.items() if origin.kind not in OriginKind.unset()
         }
 
 
-def merge(layers: Sequence[tuple[str, Mapping[str, Any]]], schema: Mapping[str, Any]) -> Resolved:
-    """``layers`` (origin, nested sections) merged over the schema's defaults. A mapping merges into a section; anything else replaces.
+def merge(layers: Sequence[Layer], schema: Mapping[str, Any]) -> Resolved:
+    """``layers`` merged over the schema's defaults.
+
+    A mapping merges into a section; anything else replaces.
 
     Raises:
         SpecError: both spellings of an aliased field are given and differ, or a number is not finite.
     """
     resolved = Resolved(copy.deepcopy(dict(schema.get("default") or {})))
     for key in _leaves(resolved.spec, schema):
-        resolved.provenance[key] = Origin("default")
+        resolved.provenance[key] = Origin(OriginKind.DEFAULT)
     problems: list[MaeError] = []
     aliases: Mapping[str, str] = schema.get("x_aliases") or {}
     for layer, document in layers:
@@ -84,7 +125,7 @@ def _merge_into(
     resolved: Resolved,
     document: Mapping[str, Any],
     schema: Mapping[str, Any],
-    layer: str,
+    layer: OriginKind,
     prefix: str,
     problems: list[MaeError],
 ) -> None:
@@ -128,7 +169,7 @@ def _merge_into(
 def _move_aliases(
     document: dict[str, Any],
     aliases: Mapping[str, str],
-    layer: str,
+    layer: OriginKind,
     notices: list[str],
     problems: list[MaeError],
 ) -> dict[str, Any]:
@@ -191,7 +232,7 @@ def coerce(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
     if isinstance(value, bool) or not types:
         return value, None
     if value == "" and "null" in types and not _allows_empty(schema):
-        return None, "an empty text is null"
+        return None, "an empty string is null"
     if isinstance(value, str) and "string" not in types:
         return _from_text(value, schema, types)
     if isinstance(value, str) and value not in schema.get("enum", [value]):

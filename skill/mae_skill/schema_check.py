@@ -1,4 +1,7 @@
-"""A spec against its schema: every problem at once, each with its dotted key, the value, what is accepted and how to mend it."""
+"""A spec against its schema: every problem at once.
+
+Each names its dotted key, the value, what is accepted and how to fix it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from mae_skill.merge import accepted_types
 _WORDS = {
     "integer": "a whole number",
     "number": "a number",
-    "string": "text",
+    "string": "a string",
     "boolean": "true or false",
     "array": "a list",
     "object": "a section",
@@ -22,8 +25,8 @@ _WORDS = {
 }
 
 
-def validate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeError]:
-    """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), in the order of the schema; empty when it is valid."""
+def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeError]:
+    """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), in the schema's order."""
     problems: dict[tuple[str | None, str], MaeError] = {}
     for error in sorted(
         _validator()(schema).iter_errors(spec),
@@ -36,7 +39,10 @@ def validate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeErro
 
 @functools.cache
 def _validator() -> Any:
-    """Draft 2020-12, where 1.0 is no integer: merging has made whole numbers integers, and the runners' models are strict."""
+    """Draft 2020-12, where 1.0 is not an integer.
+
+    Merging has made whole numbers integers, and the runners' models are strict.
+    """
     from jsonschema import Draft202012Validator, validators
 
     types = Draft202012Validator.TYPE_CHECKER.redefine(
@@ -44,13 +50,6 @@ def _validator() -> Any:
     )
     extend: Any = validators.extend
     return extend(Draft202012Validator, type_checker=types)
-
-
-def check(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Raises `SpecError` with all problems of ``spec``."""
-    problems = validate(spec, schema)
-    if problems:
-        raise SpecError("the spec is invalid", problems=problems)
 
 
 def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
@@ -137,7 +136,7 @@ def _dotted(path: Any) -> str:
 def _misplaced(
     name: str, value: Any, schema: Mapping[str, Any]
 ) -> dict[str, tuple[Any, list[str]]]:
-    """Where a whole section stands in the wrong place: its keys → (value, the dotted keys they may have been meant for)."""
+    """Where a whole section is in the wrong place: key → (value, the dotted keys it may be meant for)."""
     if not isinstance(value, Mapping) or not value:
         return {}
     fields = list(field_nodes(schema))
@@ -204,7 +203,7 @@ def _number(bound: float) -> str:
 
 
 def _bounds(node: Mapping[str, Any], kind: str) -> str:
-    """What the keywords that speak of values of this kind add to its word."""
+    """What the keywords for values of this kind add to its word."""
     parts = []
     if kind in ("integer", "number"):
         signs = (

@@ -12,7 +12,7 @@ from mae_sdk.automl import setup
 from mae_sdk.automl.options import TABLE, AutoMLOptions
 from mae_skill.bundle import Bundle
 from mae_skill.errors import SpecError, UsageError
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
 
 from tests.support.automl_toy import SCHEMA, SPEC
 
@@ -78,15 +78,15 @@ def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"grid_points": 5}, "grid_points is set in vain: the sampler is not grid"),
-        ({"study": "shared"}, "study is set in vain: the study has no shared storage"),
+        ({"grid_points": 5}, "grid_points has no effect: the sampler is not grid"),
+        ({"study": "shared"}, "study has no effect: the study has no shared storage"),
         (
             {"reduction_factor": 4, "pruner": "median"},
-            "reduction_factor is set in vain: the pruner is median",
+            "reduction_factor has no effect: the pruner is median",
         ),
         (
             {"plateau": 3, "metric": "acc:maximize,cost:minimize"},
-            "plateau is set in vain: there are several metrics",
+            "plateau has no effect: there are several metrics",
         ),
         ({"min_epochs": 6}, "min_epochs=6 leaves no room for pruning in runs of 6 epochs"),
         (
@@ -100,7 +100,7 @@ def test_an_option_that_changes_nothing_is_named_and_a_grid_is_counted(
 ) -> None:
     assert says in _describe(**options)["space"]["notes"]
     assert not any(
-        "in vain" in note for note in _describe(plateau=3, min_epochs=2)["space"]["notes"]
+        "no effect" in note for note in _describe(plateau=3, min_epochs=2)["space"]["notes"]
     )
 
 
@@ -133,12 +133,16 @@ def test_a_plan_needs_no_optuna_and_no_torch() -> None:
 
 def test_trials_keep_their_best_and_newest_checkpoint_unless_the_person_chose() -> None:
     schema = Bundle.load(None).schema("train")
-    for value, layer, kept in ((None, "template", 1), (4, "override", 4), (None, "override", None)):
-        layers = [("template", SMALL), (layer, {"train": {"keep_checkpoints": value}})]
+    for value, layer, kept in (
+        (None, OriginKind.TEMPLATE, 1),
+        (4, OriginKind.OVERRIDE, 4),
+        (None, OriginKind.OVERRIDE, None),
+    ):
+        layers = [(OriginKind.TEMPLATE, SMALL), (layer, {"train": {"keep_checkpoints": value}})]
         merged = merge(layers, schema)
         study = setup.describe(schema, merged.spec, merged.provenance, {})
         assert study["spec"]["train"]["keep_checkpoints"] == kept
         assert any("newest checkpoint" in note for note in study["space"]["notes"]) == (
-            layer == "template"
+            layer is OriginKind.TEMPLATE
         )
         assert merged.spec["train"]["keep_checkpoints"] == value

@@ -12,6 +12,7 @@ from mae_sdk.automl import space
 from mae_sdk.automl.metrics import best, epochs, objectives
 from mae_sdk.automl.options import Objective, parse
 from mae_skill.errors import SpecError
+from mae_skill.merge import Origin, OriginKind
 from mae_skill.spec.train import AUTOML_METRICS
 
 SCHEMA: dict[str, Any] = {
@@ -184,7 +185,7 @@ def _spec(**changes: Any) -> dict[str, Any]:
 
 
 def _build(
-    spec: dict[str, Any] = SPEC, provenance: dict[str, Any] | None = None, **options: Any
+    spec: dict[str, Any] = SPEC, provenance: dict[str, Origin] | None = None, **options: Any
 ) -> space.SearchSpace:
     return space.build(SCHEMA, spec, provenance, options)
 
@@ -231,11 +232,14 @@ def test_a_rate_bounded_by_zero_and_one_alone_is_not_searched_uniformly_on_that_
 
 
 def test_a_value_set_for_this_run_is_not_searched_unless_it_is_named() -> None:
-    pinned = _build(provenance={"train.optim.lr": "override"})
+    pinned = _build(provenance={"train.optim.lr": Origin(OriginKind.OVERRIDE)})
     assert "train.optim.lr" not in _names(pinned)
     assert "set to 0.0002" in pinned.left_out["train.optim.lr"]
     assert "train.optim.lr" in _names(
-        _build(provenance={"train.optim.lr": "override"}, parameters=["train.optim.lr"])
+        _build(
+            provenance={"train.optim.lr": Origin(OriginKind.OVERRIDE)},
+            parameters=["train.optim.lr"],
+        )
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from mae_runners.deploy.precision import parse_layers_precision
 from mae_sdk import Skill
 from mae_skill.bundle import Bundle
-from mae_skill.knowledge import check
-from mae_skill.schema_check import validate
+from mae_skill.rules import Facts, check_rules
+from mae_skill.schema_check import check_schema
 from mae_skill.spec import ExperimentSpec
 
 PAGE = Bundle.load().root / "references" / "tao-deploy-mask-auto-encoder.skill_info.yaml"
@@ -28,7 +28,7 @@ def test_the_deploy_page_is_a_bundle_with_the_same_contract_as_the_whole_skill()
     template = deploy.template("gen_trt_engine")
     assert deploy.template_path("gen_trt_engine").name == "spec_template_deploy_gen_trt_engine.yaml"
     assert set(template["gen_trt_engine"]) < set(whole.template("gen_trt_engine")["gen_trt_engine"])
-    assert validate(template, deploy.schema("gen_trt_engine")) == []
+    assert check_schema(template, deploy.schema("gen_trt_engine")) == []
 
 
 def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def warnings(spec: dict[str, object], gpus: int, action: str = "gen_trt_engine")
         "train": {},
         action: {"onnx_file": "model.onnx", "checkpoint": None, **spec},
     }
-    return [str(notice) for notice in check(action, whole, {}, {"gpus": gpus})[1]]
+    return [str(notice) for notice in check_rules(action, whole, {}, Facts(gpus=gpus))[1]]
 
 
 def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(

@@ -257,7 +257,7 @@ def test_a_plan_counts_the_devices_of_its_platform_and_not_those_of_this_machine
     plan = Skill().plan("train", platform="queue", **four)
     assert (plan.launch["processes"], plan.launch["device_count"]) == (4, 4)
     assert plan.launch["devices"] == []  # its engine allots them
-    assert plan.facts["gpus"] == 8
+    assert plan.facts.gpus == 8
 
     monkeypatch.setenv("QUEUE_GPUS", "0")
     with pytest.raises(MaeError, match="GPU"):

@@ -12,7 +12,7 @@ import pytest
 from mae_sdk import files
 from mae_sdk.data import cache
 from mae_sdk.jobs.root import Root
-from mae_sdk.plan.inferred_fields import MappingContext, apply
+from mae_sdk.plan.inferred_fields import InferenceContext, apply
 from mae_sdk.run.devices import CoreShare, Reservation
 from mae_sdk.storage import transfer
 
@@ -119,7 +119,7 @@ def test_all_five_caches_are_in_the_cache_folder(
     inferred = apply(
         "train",
         {"a.path": "ptm"},
-        MappingContext("train", None, "/out", ptm="memory://weights/w.pth"),
+        InferenceContext("train", None, "/out", ptm="memory://weights/w.pth"),
     )
     scratch = Root("memory://results").work_dir("job")
     devices = Reservation(["0"], 1)

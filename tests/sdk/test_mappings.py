@@ -9,7 +9,7 @@ import pytest
 from mae_sdk.job import parent_info
 from mae_sdk.plan import inferred_fields as mappings
 from mae_sdk.plan import inherit
-from mae_sdk.plan.inferred_fields import MappingContext, apply
+from mae_sdk.plan.inferred_fields import InferenceContext, apply
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import CheckpointError, MaeError, NotFoundError, UsageError
@@ -34,7 +34,7 @@ def fill(
     **more: Any,
 ) -> dict[str, Any]:
     info = parent_info(parent, root) if parent else None
-    context = MappingContext(
+    context = InferenceContext(
         action,
         more.pop("job_dir", None),
         "/out/new",
@@ -195,7 +195,7 @@ def test_every_function_gives_what_it_says(
 
 
 def test_a_constant_keeps_its_type(root: Path) -> None:
-    context = MappingContext("train", None, "/out")
+    context = InferenceContext("train", None, "/out")
     found = apply(
         "train",
         {

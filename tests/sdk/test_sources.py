@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
-from mae_sdk.plan.sources import resolve
+from mae_sdk.plan.data import locate
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError
@@ -61,12 +61,12 @@ def test_a_source_is_an_archive_a_place_of_one_or_a_folder(
         if isinstance(expected, list)
         else str(places / expected)
     )
-    assert resolve("train", INFO, {"train_datasets": here}) == ({TRAIN: there}, [])
+    assert locate("train", INFO, {"train_datasets": here}) == ({TRAIN: there}, [])
 
 
 @pytest.mark.parametrize("name", ["empty", "missing", "missing.tar.gz", "other.TAR/below"])
 def test_a_source_that_holds_nothing_names_what_was_tried(places: Path, name: str) -> None:
-    values, errors = resolve("train", INFO, {"train_datasets": str(places / name)})
+    values, errors = locate("train", INFO, {"train_datasets": str(places / name)})
     assert values == {} and [type(error) for error in errors] == [DataError]
     assert errors[0].field == "train_datasets" and str(errors[0].got).endswith(name)
     if not name.endswith(".gz"):
@@ -89,14 +89,14 @@ def test_a_source_that_holds_nothing_names_what_was_tried(places: Path, name: st
 def test_a_required_source_that_is_missing_names_its_option(
     action: str, sources: dict[str, Any], given: set[str], fields: list[str]
 ) -> None:
-    values, errors = resolve(action, INFO, sources, given)
+    values, errors = locate(action, INFO, sources, given)
     assert values == {} and [error.field for error in errors] == fields
     if fields and not sources:
         assert f"--{fields[0].replace('_', '-')}" in str(errors[0].expected)
 
 
 def test_a_source_that_the_action_does_not_read_is_refused(places: Path) -> None:
-    _, errors = resolve(
+    _, errors = locate(
         "export", INFO, {"eval_dataset": str(places / "plain"), "train_datasets": None}
     )
     assert [(type(error), error.field) for error in errors] == [(UsageError, "eval_dataset")]
@@ -107,7 +107,7 @@ def test_every_problem_is_reported_at_once(places: Path) -> None:
         "train_datasets": [str(places / "empty"), str(places / "none")],
         "eval_dataset": str(places / "gone.zip"),
     }
-    assert len(resolve("train", INFO, sources)[1]) == 3
+    assert len(locate("train", INFO, sources)[1]) == 3
 
 
 def test_a_bucket_is_searched_like_a_folder(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_a_bucket_is_searched_like_a_folder(tmp_path: Path) -> None:
             ("plain/", "plain/"),
             ("packed/images_val.tar.gz",) * 2,
         ):
-            values, errors = resolve("evaluate", INFO, {"eval_dataset": f"s3://b/{source}"})
+            values, errors = locate("evaluate", INFO, {"eval_dataset": f"s3://b/{source}"})
             assert (values, errors) == ({VAL: f"s3://b/{expected}"}, [])
         for name in ("nothing", "nothing.tar.gz"):
-            values, errors = resolve("evaluate", INFO, {"eval_dataset": f"s3://b/{name}"})
+            values, errors = locate("evaluate", INFO, {"eval_dataset": f"s3://b/{name}"})
             assert values == {} and f"s3://b/{name}" in str(errors[0])
 
 
@@ -142,7 +142,7 @@ def test_no_text_as_a_source_is_anything_but_a_value_or_a_clean_error(
     }.get(action, "eval_dataset")
     if any("://" in one for one in ([source] if isinstance(source, str) else source)):
         return
-    values, errors = resolve(action, INFO, {name: source})
+    values, errors = locate(action, INFO, {name: source})
     assert values or errors
     assert all(
         isinstance(error, MaeError) and error.message and error.to_dict()["field"] == name

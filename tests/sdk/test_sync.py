@@ -15,7 +15,7 @@ from mae_sdk.jobs import records, sync
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.root import Root
-from mae_sdk.plan.inferred_fields import MappingContext, apply
+from mae_sdk.plan.inferred_fields import InferenceContext, apply
 from mae_sdk.run.platform import submit
 from mae_sdk.storage import transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
@@ -181,7 +181,9 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(
         "toy",
     )
     applied = apply(
-        "evaluate", {"a.checkpoint": "parent_model"}, MappingContext("evaluate", None, "/out", info)
+        "evaluate",
+        {"a.checkpoint": "parent_model"},
+        InferenceContext("evaluate", None, "/out", info),
     )
     path = Path(applied[0].value)
     assert not path.exists() and path.is_relative_to(tmp_path / "scratch")  # a plan copies nothing
@@ -198,7 +200,7 @@ def test_a_parent_on_s3_gives_its_model_like_a_local_one(
     applied = apply(
         "evaluate",
         {"a.checkpoint": "parent_model"},
-        MappingContext("evaluate", None, "/out", parent_info("t1", root)),
+        InferenceContext("evaluate", None, "/out", parent_info("t1", root)),
     )
     assert applied[0].value.endswith("model_epoch_000.pth") and "skipped" in applied[0].note
 
@@ -207,7 +209,7 @@ def test_pretrained_weights_behind_a_url_are_fetched_once(
     bucket: str,
 ) -> None:
     transfer.write_bytes(f"{bucket}/w.pth", b"weights")
-    context = MappingContext("train", None, "/out", ptm=f"{bucket}/w.pth")
+    context = InferenceContext("train", None, "/out", ptm=f"{bucket}/w.pth")
     applied = apply("train", {"a.path": "ptm"}, context)
     assert [path.read_bytes() for path in fetch(applied)] == [b"weights"]
     assert fetch(apply("train", {"a.path": "ptm"}, context)) == []
@@ -215,7 +217,7 @@ def test_pretrained_weights_behind_a_url_are_fetched_once(
         apply(
             "train",
             {"a.path": "ptm"},
-            MappingContext("train", None, "/out", ptm=f"{bucket}/none.pth"),
+            InferenceContext("train", None, "/out", ptm=f"{bucket}/none.pth"),
         )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import field_nodes, set_dotted
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
+from mae_skill.rules import check_rules
 from PIL import Image
 
 from tests.support.scenes import write_digit_scenes
@@ -130,8 +130,8 @@ def test_a_field_of_segmentation_set_for_a_classifier_is_warned_about(key: str) 
         "train": {"stage": "finetune"},
     }
     set_dotted(given, key, CHANGES.get(key, ("masks", {}))[0])
-    merged = merge([("file", given)], Bundle.load().schema("train"))
-    _, warnings = knowledge.check("train", merged.spec, merged.provenance, {})
+    merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
+    _, warnings = check_rules("train", merged.spec, merged.provenance)
     assert any(w.field == key and "model.task is 'classification'" in w.message for w in warnings)
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
 from mae_skill.reader import parse_override, parse_yaml
-from mae_skill.schema_check import check, describe, validate
+from mae_skill.resolve import raise_all
+from mae_skill.schema_check import check_schema, describe
 
 from tests.support.specs import ANYTHING, put
 
@@ -23,7 +24,7 @@ FIELDS = field_nodes(SCHEMA)
 def problems(document: dict[str, Any]) -> dict[str | None, MaeError]:
     return {
         problem.field: problem
-        for problem in validate(merge([("file", document)], SCHEMA).spec, SCHEMA)
+        for problem in check_schema(merge([(OriginKind.SPEC_FILE, document)], SCHEMA).spec, SCHEMA)
     }
 
 
@@ -35,7 +36,8 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
         trainn: 3
     """)
     with pytest.raises(SpecError) as caught:
-        check(merge([("file", spec)], SCHEMA).spec, SCHEMA)
+        problems = check_schema(merge([(OriginKind.SPEC_FILE, spec)], SCHEMA).spec, SCHEMA)
+        raise_all(problems, "train")
     found = {problem.field: problem for problem in caught.value.problems}
     assert set(found) == {
         *(
@@ -66,7 +68,7 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
 
 
 def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
-    problems = validate(
+    problems = check_schema(
         {"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA
     )
     assert [problem.expected for problem in problems] == [
@@ -144,7 +146,7 @@ def test_large_bounds_are_written_out() -> None:
 )
 def test_a_number_that_no_float_holds_is_refused(value: Any) -> None:
     with pytest.raises(SpecError) as caught:
-        merge([("file", {"train": {"optim": {"lr": value}}})], SCHEMA)
+        merge([(OriginKind.SPEC_FILE, {"train": {"optim": {"lr": value}}})], SCHEMA)
     assert [problem.field for problem in caught.value.problems] == ["train.optim.lr"]
 
 
@@ -168,13 +170,13 @@ def test_random_bad_specs_end_in_one_clean_error_that_names_each_bad_key(
     document: dict[str, Any] = {}
     for key, value in {**changes, **dict.fromkeys(unknown, 1)}.items():
         set_dotted(document, key, value)
-    resolved = merge([("file", document)], SCHEMA)
+    resolved = merge([(OriginKind.SPEC_FILE, document)], SCHEMA)
     alone = set(unknown)
     for key in changes:
         value = get_dotted(resolved.spec, key)
-        if validate(put(SCHEMA["default"], key, value), SCHEMA):
+        if check_schema(put(SCHEMA["default"], key, value), SCHEMA):
             alone.add(key)
-    found = validate(resolved.spec, SCHEMA)
+    found = check_schema(resolved.spec, SCHEMA)
     named = {str(problem.field) for problem in found}
     assert all(
         any(name == key or name.startswith((f"{key}[", f"{key}.")) for name in named)

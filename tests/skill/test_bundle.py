@@ -16,7 +16,7 @@ from mae_skill.dotted import field_nodes
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.generate import error_classes
 from mae_skill.reader import read_spec
-from mae_skill.schema_check import validate
+from mae_skill.schema_check import check_schema
 
 UPSTREAM: dict[str, Any] = {
     "type": "collection",
@@ -79,9 +79,9 @@ def test_upstreams_words_and_infinite_bounds_become_json_schema() -> None:
             "odd": object(),
         }
     }
-    assert validate(good, schema) == []
+    assert check_schema(good, schema) == []
     bad = {"train": {"epochs": 0, "lr": -1, "mode": "c", "layers": ["x"]}}
-    assert {problem.field for problem in validate(bad, schema)} == {
+    assert {problem.field for problem in check_schema(bad, schema)} == {
         "train.epochs",
         "train.lr",
         "train.mode",

@@ -10,7 +10,7 @@ from mae_skill.diff import diff_specs
 from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.explain import explain
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
 from mae_skill.reader import parse_override
 
 BUNDLE = Bundle.load()
@@ -21,16 +21,16 @@ def one(key: str, value: Any) -> tuple[Any, str | None]:
     """The value and the note of its conversion after merging ``key``."""
     document: dict[str, Any] = {}
     set_dotted(document, key, value)
-    resolved = merge([("file", document)], SCHEMA)
+    resolved = merge([(OriginKind.SPEC_FILE, document)], SCHEMA)
     return get_dotted(resolved.spec, key), resolved.provenance[key].note
 
 
 def test_the_last_layer_wins_and_is_named() -> None:
     layers = [
-        ("template", {"train": {"num_epochs": 1, "seed": 7}}),
-        ("recipe", {"train": {"num_epochs": 2, "precision": "bf16"}}),
-        ("file", {"train": {"num_epochs": 3, "optim": {"lr": 1e-3}}}),
-        ("override", {"train": {"num_epochs": 4}}),
+        (OriginKind.TEMPLATE, {"train": {"num_epochs": 1, "seed": 7}}),
+        (OriginKind.RECIPE, {"train": {"num_epochs": 2, "precision": "bf16"}}),
+        (OriginKind.SPEC_FILE, {"train": {"num_epochs": 3, "optim": {"lr": 1e-3}}}),
+        (OriginKind.OVERRIDE, {"train": {"num_epochs": 4}}),
     ]
     resolved = merge(layers, SCHEMA)
     kinds = {
@@ -38,11 +38,11 @@ def test_the_last_layer_wins_and_is_named() -> None:
         for key in ("num_epochs", "optim.lr", "precision", "seed", "stage")
     }
     assert kinds == {
-        "num_epochs": "override",
-        "optim.lr": "file",
-        "precision": "recipe",
-        "seed": "template",
-        "stage": "default",
+        "num_epochs": OriginKind.OVERRIDE,
+        "optim.lr": OriginKind.SPEC_FILE,
+        "precision": OriginKind.RECIPE,
+        "seed": OriginKind.TEMPLATE,
+        "stage": OriginKind.DEFAULT,
     }
     assert resolved.spec["train"]["num_epochs"] == 4
     assert (
@@ -55,7 +55,7 @@ def test_the_last_layer_wins_and_is_named() -> None:
 
 def test_merging_changes_neither_the_layers_nor_the_schema() -> None:
     layer = {"model": {"mask_ratio": 0.5}, "train": {"gpu_ids": [0, 1]}}
-    resolved = merge([("file", layer)], SCHEMA)
+    resolved = merge([(OriginKind.SPEC_FILE, layer)], SCHEMA)
     resolved.spec["train"]["gpu_ids"].append(9)
     assert layer == {"model": {"mask_ratio": 0.5}, "train": {"gpu_ids": [0, 1]}}
     assert SCHEMA["default"]["train"]["gpu_ids"] == [0]
@@ -66,7 +66,11 @@ def test_a_section_given_as_a_value_is_an_error_though_a_later_layer_sets_one_of
 ):
     with pytest.raises(SpecError) as caught:
         merge(
-            [("file", {"model": ""}), ("override", {"model": {"arch": "vit_tiny_patch16"}})], SCHEMA
+            [
+                (OriginKind.SPEC_FILE, {"model": ""}),
+                (OriginKind.OVERRIDE, {"model": {"arch": "vit_tiny_patch16"}}),
+            ],
+            SCHEMA,
         )
     assert [(problem.field, problem.expected) for problem in caught.value.problems] == [
         ("model", "a section")
@@ -76,8 +80,8 @@ def test_a_section_given_as_a_value_is_an_error_though_a_later_layer_sets_one_of
 def test_an_empty_section_leaves_it_and_a_null_clears_a_field() -> None:
     resolved = merge(
         [
-            ("recipe", {"train": {"clip_grad_norm": 1.0}}),
-            ("file", {"model": None, "train": {"clip_grad_norm": None}}),
+            (OriginKind.RECIPE, {"train": {"clip_grad_norm": 1.0}}),
+            (OriginKind.SPEC_FILE, {"model": None, "train": {"clip_grad_norm": None}}),
         ],
         SCHEMA,
     )
@@ -136,21 +140,24 @@ def test_a_value_with_no_or_two_readings_is_left_as_it_is(key: str, value: Any) 
 @pytest.mark.parametrize("name", ["mask_ratio", "norm_pix_loss"])
 def test_an_alias_moves_with_a_notice(name: str) -> None:
     value = 0.6 if name == "mask_ratio" else False
-    resolved = merge([("file", {"model": {name: value}})], SCHEMA)
+    resolved = merge([(OriginKind.SPEC_FILE, {"model": {name: value}})], SCHEMA)
     assert resolved.spec["train"][name] == value
     assert name not in resolved.spec["model"]
     assert resolved.notices == [f"model.{name} (file) is read as train.{name}"]
     assert (
-        merge([("file", {"model": {name: value}, "train": {name: value}})], SCHEMA).spec["train"][
-            name
-        ]
+        merge(
+            [(OriginKind.SPEC_FILE, {"model": {name: value}, "train": {name: value}})], SCHEMA
+        ).spec["train"][name]
         == value
     )
 
 
 def test_both_spellings_with_different_values_are_an_error_that_shows_both() -> None:
     with pytest.raises(SpecError) as caught:
-        merge([("file", {"model": {"mask_ratio": 0.6}, "train": {"mask_ratio": 0.75}})], SCHEMA)
+        merge(
+            [(OriginKind.SPEC_FILE, {"model": {"mask_ratio": 0.6}, "train": {"mask_ratio": 0.75}})],
+            SCHEMA,
+        )
     (problem,) = caught.value.problems
     assert problem.field == "train.mask_ratio"
     assert problem.got == {"model.mask_ratio": 0.6, "train.mask_ratio": 0.75}
@@ -158,7 +165,10 @@ def test_both_spellings_with_different_values_are_an_error_that_shows_both() -> 
 
 def test_a_later_layer_may_override_an_alias_of_an_earlier_one() -> None:
     resolved = merge(
-        [("file", {"model": {"mask_ratio": 0.6}}), ("override", {"train": {"mask_ratio": 0.5}})],
+        [
+            (OriginKind.SPEC_FILE, {"model": {"mask_ratio": 0.6}}),
+            (OriginKind.OVERRIDE, {"train": {"mask_ratio": 0.5}}),
+        ],
         SCHEMA,
     )
     assert resolved.spec["train"]["mask_ratio"] == 0.5

@@ -13,10 +13,10 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.estimate import encoder_parameters, estimate
-from mae_skill.knowledge import check
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
 from mae_skill.recipes import RECIPES, list_recipes, recipe_spec
-from mae_skill.schema_check import validate
+from mae_skill.rules import check_rules
+from mae_skill.schema_check import check_schema
 
 SCHEMA = Bundle.load().schema("train")
 TIMM = {name: name if not name.startswith("vit") else f"{name}_224" for name in ARCHS}
@@ -37,8 +37,8 @@ def test_a_recipe_is_valid_names_its_paper_and_breaks_no_rule(name: str) -> None
         [("recipe", recipe_spec(name)), ("override", {"dataset": {"train_data_sources": "/data"}})],
         SCHEMA,
     )
-    assert validate(resolved.spec, SCHEMA) == []
-    assert check("train", resolved.spec, resolved.provenance)[0] == []
+    assert check_schema(resolved.spec, SCHEMA) == []
+    assert check_rules("train", resolved.spec, resolved.provenance)[0] == []
     assert re.search(r"arXiv:\d{4}\.\d{5}", RECIPES[name].paper)
     assert resolved.spec["train"]["stage"] == RECIPES[name].stage
     assert resolved.spec["train"]["optim"]["lr_scheduler"] == (
@@ -71,7 +71,7 @@ SEGMENT = {"mae_vit_base_ade20k": (100, 1, 1e-4, 0.65, 0.05, 0.1, (16, 512, 150,
 
 
 def numbers(name: str, *keys: str) -> tuple[Any, ...]:
-    spec = merge([("recipe", recipe_spec(name))], SCHEMA).spec
+    spec = merge([(OriginKind.RECIPE, recipe_spec(name))], SCHEMA).spec
     return tuple(get_dotted(spec, key) for key in keys)
 
 
@@ -178,7 +178,7 @@ def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(
 def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_says_its_basis() -> (
     None
 ):
-    spec = merge([("recipe", recipe_spec("mae_vit_base_pretrain"))], SCHEMA).spec
+    spec = merge([(OriginKind.RECIPE, recipe_spec("mae_vit_base_pretrain"))], SCHEMA).spec
     small = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
     spec["dataset"]["batch_size"] *= 2
     large = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
@@ -219,7 +219,7 @@ def test_the_work_of_an_image_is_what_the_papers_print(arch: str) -> None:
         "dataset": {"augmentation": {"input_size": 224}},
         "train": {"stage": "finetune"},
     }
-    spec = merge([("file", layer)], SCHEMA).spec
+    spec = merge([(OriginKind.SPEC_FILE, layer)], SCHEMA).spec
     assert estimate("train", spec)["forward_gflops"] / 2 == pytest.approx(PRINTED[arch], rel=0.05)
 
 

@@ -12,9 +12,9 @@ from jsonschema import Draft202012Validator
 from mae_skill.bundle import Bundle, find_bundle_root
 from mae_skill.dotted import field_nodes
 from mae_skill.generate import documents, generate, main
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
 from mae_skill.reader import dump_yaml, parse_yaml, read_spec
-from mae_skill.schema_check import validate
+from mae_skill.schema_check import check_schema
 from mae_skill.spec import ACTIONS, SECTIONS, ExperimentSpec
 from pydantic import ValidationError
 
@@ -38,14 +38,14 @@ def test_schema_and_models_judge_every_change_of_one_field_alike(
     case: tuple[dict[str, Any], str, Any],
 ) -> None:
     spec, _, _ = case
-    assert pydantic_accepts(spec) == (validate(spec, SCHEMA) == [])
+    assert pydantic_accepts(spec) == (check_schema(spec, SCHEMA) == [])
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_defaults_of_every_action_are_valid_and_equal_the_template(action: str) -> None:
     schema = BUNDLE.schema(action)
     Draft202012Validator.check_schema(json.loads(BUNDLE.schema_path(action).read_text()))
-    assert validate(schema["default"], schema) == []
+    assert check_schema(schema["default"], schema) == []
     assert pydantic_accepts(schema["default"])
     assert BUNDLE.template(action) == schema["default"]
     assert list(schema["default"]) == list(SECTIONS[action])
@@ -147,7 +147,7 @@ def test_the_manifest_names_schema_template_and_knobs_of_every_action() -> None:
     deploy = read_spec(
         BUNDLE.root / "references" / manifest["actions"]["gen_trt_engine"]["deploy_spec_template"]
     )
-    assert validate(deploy, BUNDLE.schema("gen_trt_engine")) == []
+    assert check_schema(deploy, BUNDLE.schema("gen_trt_engine")) == []
 
 
 def test_the_rate_is_searched_on_a_log_scale_within_the_range_of_its_stage() -> None:
@@ -161,8 +161,8 @@ def test_the_rate_is_searched_on_a_log_scale_within_the_range_of_its_stage() -> 
 
 def test_the_documented_long_example_is_valid_and_keeps_every_value() -> None:
     given_spec = parse_yaml(LONG_EXAMPLE)
-    resolved = merge([("file", given_spec)], SCHEMA)
-    assert validate(resolved.spec, SCHEMA) == []
+    resolved = merge([(OriginKind.SPEC_FILE, given_spec)], SCHEMA)
+    assert check_schema(resolved.spec, SCHEMA) == []
     assert resolved.notices == []
     assert [key for key, origin in resolved.provenance.items() if origin.note] == []
     model = ExperimentSpec.model_validate(resolved.spec)
@@ -175,7 +175,7 @@ def test_the_documented_long_example_is_valid_and_keeps_every_value() -> None:
         flat = {key: value for key, value in values.items() if not isinstance(value, dict)}
         assert {key: resolved.spec[section][key] for key in flat} == flat
     finetune = put(given_spec, "train.stage", "finetune")
-    assert validate(merge([("file", finetune)], SCHEMA).spec, SCHEMA) == []
+    assert check_schema(merge([(OriginKind.SPEC_FILE, finetune)], SCHEMA).spec, SCHEMA) == []
 
 
 def test_a_dumped_spec_reads_back_equal() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 PRELOAD = (
     "mae_runners.actions.train",
     "mae_skill.bundle",
-    "mae_skill.knowledge",
+    "mae_skill.rules",
     "mae_skill.schema_check",
     "mae_skill.merge",
     "mae_skill.spec",

@@ -11,12 +11,12 @@ from mae_runners.__main__ import ranks_to_start
 from mae_runners.actions import train as train_action
 from mae_runners.context import device_ids
 from mae_runners.training import fabric, loop
-from mae_skill import knowledge
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, set_dotted
 from mae_skill.errors import UsageError
-from mae_skill.merge import merge
+from mae_skill.merge import OriginKind, merge
+from mae_skill.rules import check_rules
 from mae_skill.spec import ExperimentSpec
 
 from tests.support.images import write_imagefolder
@@ -278,9 +278,13 @@ def test_a_field_set_in_vain_is_warned_about(key: str) -> None:
         given = _nested("dataset.train_data_sources", "images")
         set_dotted(given, key, CHANGES[key][0])
         set_dotted(given, name, value)
-        merged = merge([("file", given)], Bundle.load().schema("train"))
-        _, warnings = knowledge.check("train", merged.spec, merged.provenance, {})
-        assert any(w.field == key and "in vain" in w.message for w in warnings), (key, name, value)
+        merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
+        _, warnings = check_rules("train", merged.spec, merged.provenance)
+        assert any(w.field == key and "no effect" in w.message for w in warnings), (
+            key,
+            name,
+            value,
+        )
 
 
 def test_the_table_changes_every_field_away_from_its_default() -> None:
@@ -408,15 +412,15 @@ def test_test_data_sources_are_for_inference() -> None:
     merged = merge(
         [("file", {"inference": {"checkpoint": "a.pth"}})], Bundle.load().schema("inference")
     )
-    errors, _ = knowledge.check("inference", merged.spec, merged.provenance, {})
+    errors, _ = check_rules("inference", merged.spec, merged.provenance)
     assert "dataset.test_data_sources" in {error.field for error in errors}
 
 
 def test_segmentation_is_a_task_of_fine_tuning() -> None:
     """What the task changes in a fine-tuning is shown with the segmenter's own fields; in pretraining it is refused."""
     given = {"model": {"task": "segmentation"}, "dataset": {"train_data_sources": "images"}}
-    merged = merge([("file", given)], Bundle.load().schema("train"))
-    errors, _ = knowledge.check("train", merged.spec, merged.provenance, {})
+    merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
+    errors, _ = check_rules("train", merged.spec, merged.provenance)
     assert "model.task" in {error.field for error in errors}
 
 

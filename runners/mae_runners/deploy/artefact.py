@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
-from mae_skill.merge import Origin
+from mae_skill.merge import Origin, OriginKind
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
 from torch import Tensor
 
@@ -226,7 +226,7 @@ def check_agreement(
 def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:
     """Whether somebody set a field; a list or section is set when any part of it is."""
     return any(
-        origin.kind not in ("default", "template")
+        origin.kind not in OriginKind.unset()
         for key, origin in provenance.items()
         if key == name or key.startswith((f"{name}.", f"{name}["))
     )

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.dotted import MISSING, get_dotted, set_dotted
+from mae_skill.merge import Origin, OriginKind
 
 from mae_sdk.automl.metrics import objectives, unstated
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.space import build
+from mae_sdk.jobs.records import StudyRecord
 
 STUDY_NAME = "study.json"
 _KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
@@ -42,13 +44,13 @@ def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
 def describe(
     schema: Mapping[str, Any],
     spec: Mapping[str, Any],
-    provenance: Mapping[str, Any] | None,
+    provenance: Mapping[str, Origin] | None,
     options: AutoMLOptions | Mapping[str, Any] | None,
     *,
     info: Mapping[str, Any] | None = None,
     devices: Sequence[Any] | None = None,
     processes: int = 1,
-) -> dict[str, Any]:
+) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec`` (epochs
     bounded by ``max_epochs``).
 
@@ -64,11 +66,9 @@ def describe(
     keys = keys_of(info or {}, spec)
     bounded = _bounded(spec, keys, options)
     notes, key = [], keys.get("keep")
-    if (
-        key
-        and get_dotted(bounded, key, MISSING) is None
-        and getattr((provenance or {}).get(key), "kind", "default") in ("default", "template")
-    ):
+    origin = (provenance or {}).get(key or "")
+    unset = origin is None or origin.kind in OriginKind.unset()
+    if key and get_dotted(bounded, key, MISSING) is None and unset:
         set_dotted(bounded, key, 1)
         notes.append(
             f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise"
@@ -127,7 +127,7 @@ def _in_vain(options: AutoMLOptions, epochs: Any) -> list[str]:
     }
     default = AutoMLOptions()
     found = [
-        f"{name} is set in vain: {why}"
+        f"{name} has no effect: {why}"
         for name, (vain, why) in rules.items()
         if vain and getattr(options, name) != getattr(default, name)
     ]

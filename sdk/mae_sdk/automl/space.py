@@ -20,14 +20,15 @@ from typing import Any, Protocol
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
+from mae_skill.merge import Origin, OriginKind
 
 from mae_sdk.automl.fields import Relation, math_conditions
 from mae_sdk.automl.metrics import incomparable, objectives
 from mae_sdk.automl.options import AutoMLOptions, parse
 from mae_sdk.automl.ranges import Range, RangeError, default_range, given_range
 
-PINNED_BY = ("override", "shorthand", "argument")
-"""Kinds of provenance that pin a field: the user named this one value for this one run."""
+PINNED_BY = (OriginKind.OVERRIDE, OriginKind.SHORTHAND, OriginKind.DATA)
+"""Origins that pin a field: the user named this one value for this one run."""
 
 
 class Suggester(Protocol):
@@ -276,7 +277,7 @@ def _place(spec: dict[str, Any], knob: Knob, value: Any) -> None:
 def build(
     schema: Mapping[str, Any],
     spec: Mapping[str, Any],
-    provenance: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Origin] | None = None,
     options: AutoMLOptions | Mapping[str, Any] | None = None,
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
@@ -390,7 +391,7 @@ def _why_not(
     key: str,
     node: Mapping[str, Any],
     spec: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Origin],
     wanted: Sequence[str],
     asked: Sequence[str],
     clashes: Mapping[str, str],
@@ -399,14 +400,11 @@ def _why_not(
         node.get("applies_when"), spec, searched={item.partition("[")[0] for item in wanted}
     )
     if inactive:
-        return f"does not act here: {inactive}"
+        return f"has no effect here: {inactive}"
     if key in clashes:
         return f"{clashes[key]} does not compare across its values; give a probe set, or search it against another metric"
     origin = provenance.get(key)
-    kind = getattr(origin, "kind", None) or (
-        origin.get("kind") if isinstance(origin, Mapping) else origin
-    )
-    if name not in asked and kind is not None and str(kind) in PINNED_BY:
+    if name not in asked and origin is not None and origin.kind in PINNED_BY:
         return f"set to {get_dotted(spec, key)!r} for this run; name it in parameters= to search it anyway"
     return None
 

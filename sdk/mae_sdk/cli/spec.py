@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from mae_skill.dotted import expand_shorthand, flatten, set_dotted
-from mae_skill.errors import SpecError, UsageError
+from mae_skill.dotted import flatten, set_dotted
+from mae_skill.errors import UsageError
 
 from mae_sdk.cli.main import ACTIONS, did_you_mean
 from mae_sdk.cli.render import (
@@ -67,7 +67,7 @@ def get_spec(
 
     if action is None:
         raise UsageError(
-            "which action?", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
+            "missing ACTION", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
         )
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
@@ -114,35 +114,6 @@ def _print_recipes(as_json: bool) -> None:
     )
 
 
-def check_spec(
-    bundle: Any, action: str, spec: dict[str, Any], overrides: dict[str, Any]
-) -> tuple[list[Any], list[Any]]:
-    """All errors and all warnings of a spec: the schema's, then those of the bundle's ``validator`` entry point where it names one."""
-    from importlib import import_module
-
-    from mae_skill.merge import merge
-    from mae_skill.schema_check import validate as validate_spec
-
-    schema = bundle.schema(action)
-    nested: dict[str, Any] = {}
-    for key, value in expand_shorthand(
-        overrides, bundle.info.get("spec_shorthand_keys") or {}
-    ).items():
-        set_dotted(nested, key, value)
-    resolved = merge(
-        [("template", bundle.template(action)), ("spec file", spec), ("override", nested)], schema
-    )
-    errors = list(validate_spec(resolved.spec, schema))
-    entry = bundle.info.get("validator")
-    if errors or not entry:
-        return errors, []
-    module, _, function = str(entry).partition(":")
-    more, warnings = getattr(import_module(module), function)(
-        action, resolved.spec, resolved.provenance, {}
-    )
-    return list(more), list(warnings)
-
-
 @click.command()
 @click.argument("action", metavar="ACTION")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -159,20 +130,25 @@ def check_spec(
 def validate(
     action: str, overrides: tuple[str, ...], spec: str, skill_dir: str | None, as_json: bool
 ) -> None:
-    """Every error of a spec at once: exit 0 or 2."""
+    """Every error of a spec at once, as `mae plan` would find them.
+
+    The files and data that the spec names are looked at: exit 0, 2 (the spec), 3 (data), 4 (a file)
+    or 7 (a device that is missing).
+    """
     bundle = _bundle(skill_dir)
     _known_action(bundle, action)
-    from mae_skill.reader import parse_override, read_spec
+    from mae_skill.reader import parse_override
+    from mae_skill.resolve import raise_all
 
     from mae_sdk.cli.run import in_order
+    from mae_sdk.plan.layers import resolve_spec
 
-    errors, warnings = check_spec(
-        bundle, action, read_spec(spec), in_order(parse_override(item) for item in overrides)
-    )
-    if errors:
-        raise SpecError("the spec is not valid", problems=errors)
+    asked = in_order(parse_override(item) for item in overrides)
+    found, _ = resolve_spec(bundle, action, spec, asked)
+    raise_all(found.errors, action)
     listed = [
-        warning.to_dict() if hasattr(warning, "to_dict") else str(warning) for warning in warnings
+        warning.to_dict() if hasattr(warning, "to_dict") else str(warning)
+        for warning in found.warnings
     ]
     text = "valid" + "".join(
         f"\nwarning: {item['field']}: {item['message']}"

@@ -60,15 +60,6 @@ def cost_key(
     ).hexdigest()[:16]
 
 
-def device_facts(resources: Resources) -> dict[str, Any]:
-    """What an estimator is told of the place: ``device`` (a GPU's model, or ``cpu``) and ``cores``.
-
-    What the platform cannot tell is left out.
-    """
-    facts = {"device": resources.device, "cores": resources.cores}
-    return {name: value for name, value in facts.items() if value is not None}
-
-
 def time_of(
     info: Mapping[str, Any], plan: Any, *, measured: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -1,16 +1,177 @@
-"""What a plan knows of the data: images, classes, whether they are labelled; and of the machine."""
+"""Where an action's data is, and what is there: images, classes, labels, steps per epoch."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mae_skill.conditions import holds
-from mae_skill.dotted import get_dotted
-from mae_skill.errors import DataError, MaeError, StorageError
+from mae_skill.bundle import Bundle
+from mae_skill.conditions import acts, holds
+from mae_skill.dotted import field_nodes, get_dotted
+from mae_skill.errors import DataError, MaeError, SpecError, StorageError, UsageError
+from mae_skill.rules.base import Facts
+
+from mae_sdk.automl.setup import keys_of
+from mae_sdk.data.split import held_out
+from mae_sdk.plan.launch_record import shape
+from mae_sdk.run.platform import Resources
+from mae_sdk.storage import urls
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
+
+VAL_FRACTION = "dataset.val_fraction"
+"""The field that says which share of the training images is held out, in a bundle that has it."""
+
+SourceArg = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+
+
+def locate(
+    action: str,
+    info: Mapping[str, Any],
+    sources: Mapping[str, SourceArg],
+    given: Collection[str] = (),
+) -> tuple[dict[str, Any], list[MaeError]]:
+    """The data fields of an action that the named sources fill.
+
+    An archive, by its name, is taken as given. Anything else is a place: ``<place>/<path of the
+    bundle>`` when that is there, else the place itself when it is a folder or prefix that holds
+    something.
+
+    Args:
+        sources: ``train_datasets``, ``eval_dataset`` … → a URI, a list of URIs, or None.
+        given: dotted keys that the user set in the spec; they are left alone.
+
+    Returns:
+        Dotted key → URI or list of URIs (local paths made absolute), and every error: a source that
+        does not exist, is empty, or is not read by the action.
+    """
+    rows: dict[str, Mapping[str, Any]] = {
+        str(key): row
+        for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
+        if isinstance(row, Mapping)
+    }
+    values: dict[str, Any] = {}
+    errors: list[MaeError] = []
+    taken = {str(row.get("source")) for row in rows.values()}
+    for name, source in sources.items():
+        if source is not None and name not in taken:
+            expected = ", ".join(sorted(taken)) if taken else "no data source"
+            errors.append(
+                UsageError(
+                    f"{action} does not read this source",
+                    field=name,
+                    got=_shown(source),
+                    expected=expected,
+                )
+            )
+    for key, row in rows.items():
+        name = str(row.get("source"))
+        source = sources.get(name)
+        if key in given or source is None:
+            continue
+
+        many = not isinstance(source, (str, os.PathLike))
+        found = []
+        for one in [source] if isinstance(source, (str, os.PathLike)) else source:
+            try:
+                found.append(_one(os.fspath(one), row.get("path"), name))
+            except MaeError as error:
+                errors.append(error)
+        if many and not source:
+            errors.append(
+                DataError(
+                    "the list of sources is empty", field=name, got=[], expected="at least one URI"
+                )
+            )
+        if found:
+            values[key] = found if many else found[0]
+    return values, errors
+
+
+def _one(uri: str, path: Any, name: str) -> str:
+    """One source.
+
+    Raises:
+        DataError: neither place holds anything.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+    local = not urls.is_remote(uri)
+    try:
+        base = str(urls.local_path(uri).absolute()) if local else uri
+    except RuntimeError as error:  # ~nobody
+        raise DataError(
+            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
+        ) from error
+    if urls.is_archive(uri):
+        if _is_file(base) or (local and _holds_something(base)):
+            return base
+        raise DataError("there is no such archive", field=name, got=urls.redact(uri))
+    tried = [base]
+    if isinstance(path, str) and path:
+        below = urls.join(base, path)
+        tried.insert(0, below)
+        if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
+            return below
+    if _holds_something(base):
+        return base
+    raise DataError(
+        "no data was found",
+        field=name,
+        got=urls.redact(uri),
+        expected="a file "
+        + urls.redact(tried[0])
+        + " or a folder that is not empty, "
+        + urls.redact(base),
+        hint="name the archive itself, or the folder with the images",
+    )
+
+
+def _is_file(uri: str) -> bool:
+    from mae_sdk.storage import transfer
+
+    if not urls.is_remote(uri):
+        try:
+            return Path(uri).is_file()
+        except OSError:  # a name too long
+            return False
+    return transfer.exists(uri) and transfer.info(uri)["type"] == "file"
+
+
+def _holds_something(uri: str) -> bool:
+    """Whether a folder or prefix holds anything; a web server cannot say."""
+    if not urls.is_remote(uri):
+        try:
+            with os.scandir(uri) as entries:
+                return any(not entry.name.startswith(".") for entry in entries)
+        except OSError:
+            return False
+    if urls.scheme(uri) in ("http", "https"):
+        return False
+    from mae_sdk.storage.retry import attempt
+
+    fs, inside = urls.filesystem(uri)
+
+    def request() -> list[str]:
+        try:
+            return list(fs.ls(inside, detail=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    names = attempt(request, uri, "list")
+    return any(item.rstrip("/") != inside.rstrip("/") for item in names)
+
+
+def _shown(source: Any) -> Any:
+    return (
+        urls.redact(source)
+        if isinstance(source, (str, os.PathLike))
+        else [urls.redact(one) for one in source]
+    )
 
 
 def count(
@@ -27,9 +188,6 @@ def count(
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no masks that must.
     """
-    from mae_sdk.data.split import held_out
-    from mae_sdk.storage import urls
-
     names = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
     shown = [urls.redact(name) for name in names]
     found: dict[str, Any] = {"uri": shown[0] if len(shown) == 1 else shown}
@@ -111,33 +269,10 @@ def count_all(
     return found
 
 
-def facts_of(
-    info: Mapping[str, Any],
-    action: str,
-    counts: Mapping[str, Mapping[str, Any]],
-    gpus: int | None,
-) -> dict[str, Any]:
-    """What the bundle's validator is told: ``gpus`` of the platform (left out where it cannot tell), and of
-    the counted data of the action ``images`` (less those held out) and ``classes`` (None = unlabelled; not
-    there for images with masks)."""
-    facts: dict[str, Any] = {} if gpus is None else {"gpus": gpus}
-    for key, entry in ((info.get("data_sources") or {}).get(action) or {}).items():
-        seen = counts.get(key) or {}
-        if (
-            isinstance(entry, Mapping)
-            and entry.get("source") == SOURCE_KEY.get(action)
-            and "images" in seen
-        ):
-            facts["images"] = seen["images"] - seen.get("held_out", 0)
-            if "classes" in seen:
-                facts["classes"] = seen["classes"] or None
-    return facts
-
-
 def steps(
     images: int | None, batch: int | None, processes: int, accumulate: int
 ) -> tuple[int | None, int | None]:
-    """Optimiser steps an epoch, and the effective batch."""
+    """Optimizer steps per epoch, and the effective batch."""
     if not batch:
         return None, None
     effective = batch * processes * accumulate
@@ -145,3 +280,88 @@ def steps(
         return None, effective
     batches = -(-images // (batch * processes))
     return -(-batches // accumulate), effective
+
+
+@dataclass
+class Survey:
+    """What is known beside a spec: its data, counted, and the machine.
+
+    Attributes:
+        remote: fetch what is behind a URL into the cache, and count it.
+        sources: dotted key → what is read, with counts where counted.
+    """
+
+    bundle: Bundle
+    action: str
+    schema: Mapping[str, Any]
+    resources: Resources
+    remote: bool = False
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    def look(self, spec: Mapping[str, Any], well_formed: bool) -> tuple[Facts, list[MaeError]]:
+        """The facts of a spec, and what is wrong with its data and devices.
+
+        Args:
+            well_formed: whether the spec's schema accepts it; else nothing is computed from its values.
+        """
+        problems: list[MaeError] = []
+        rows = (self.bundle.info.get("data_sources") or {}).get(self.action) or {}
+        share = held_share(self.schema, spec)
+        counted = count_all(rows, spec, problems, remote=self.remote, share=share)
+        self.sources = {**self.sources, **counted}
+
+        images, classes = self._of_the_action(rows)
+        steps, batch = (None, None)
+        if well_formed:
+            try:
+                steps, batch = self._steps(spec, images)
+            except SpecError as error:  # a device that is not there
+                problems.append(error)
+        self.facts = Facts(
+            gpus=self.resources.gpus,
+            images=images,
+            classes=classes,
+            effective_batch=batch,
+            steps_per_epoch=steps,
+            device=self.resources.device,
+            cores=self.resources.cores,
+            local_files=self.resources.here,
+        )
+        return self.facts, problems
+
+    def _of_the_action(self, rows: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """Images (less those held out) and classes of the data that the action is about."""
+        for key, row in rows.items():
+            seen = self.sources.get(key) or {}
+            if (
+                isinstance(row, Mapping)
+                and row.get("source") == SOURCE_KEY.get(self.action)
+                and "images" in seen
+            ):
+                return seen["images"] - seen.get("held_out", 0), seen.get("classes")
+        return None, None
+
+    def _steps(self, spec: Mapping[str, Any], images: int | None) -> tuple[int | None, int | None]:
+        """Optimizer steps per epoch and the effective batch, of a run that trains.
+
+        Raises:
+            SpecError: the spec names a device that is not there.
+        """
+        processes = shape(self.bundle.info, self.action, spec, self.resources).processes
+        if self.action != "train":
+            return None, None
+        keys = keys_of(self.bundle.info, spec)
+        batch = get_dotted(spec, keys["batch"]) if "batch" in keys else None
+        accumulate = get_dotted(spec, keys["accumulate"]) if "accumulate" in keys else 1
+        if not isinstance(batch, int):
+            return None, None
+        return steps(images, batch, processes, int(accumulate or 1))
+
+
+def held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
+    """The share of the training images that the run holds out for validation; 0 where it does not."""
+    node, value = field_nodes(schema).get(VAL_FRACTION), get_dotted(spec, VAL_FRACTION)
+    if node is None or not isinstance(value, (int, float)) or not 0 < value < 1:
+        return 0.0
+    return 0.0 if acts(node.get("applies_when"), spec) else float(value)

@@ -54,7 +54,7 @@ FUNCTIONS = (
 
 
 @dataclass(frozen=True)
-class Applied:
+class InferredField:
     """A field that was filled. `needs`: what `fetch` must bring before the value can be read: ``(url, path, sha256 or None)``."""
 
     field: str
@@ -65,7 +65,7 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class MappingContext:
+class InferenceContext:
     """What the functions look at.
 
     Attributes:
@@ -85,7 +85,9 @@ class MappingContext:
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-def apply(action: str, spec_params: Mapping[str, Any], context: MappingContext) -> list[Applied]:
+def apply(
+    action: str, spec_params: Mapping[str, Any], context: InferenceContext
+) -> list[InferredField]:
     """Fill the fields of an action.
 
     Args:
@@ -109,7 +111,7 @@ def apply(action: str, spec_params: Mapping[str, Any], context: MappingContext) 
     engine_beside = any(
         function in OF_PARENT and _takes(name) == ENGINE for name, (function, _) in rows.items()
     )
-    found: list[Applied] = []
+    found: list[InferredField] = []
     from_parent = from_ptm = False
     for name, (function, constant) in open_rows.items():
         made, source = _value(name, function, constant, context, engine_beside)
@@ -221,12 +223,12 @@ def _wrong_kind(
 
 
 def _value(
-    name: str, function: str, constant: Any, context: MappingContext, engine_beside: bool
-) -> tuple[Applied | None, str]:
+    name: str, function: str, constant: Any, context: InferenceContext, engine_beside: bool
+) -> tuple[InferredField | None, str]:
     """The field as filled, or None, and where its value is from: ``parent``, ``ptm`` or ``""``."""
 
-    def plain(value: Any, note: str) -> tuple[Applied, str]:
-        return Applied(name, function, value, note), ""
+    def plain(value: Any, note: str) -> tuple[InferredField, str]:
+        return InferredField(name, function, value, note), ""
 
     if function == "key":
         if not context.env.get(ENCRYPTION_VARIABLE):
@@ -259,8 +261,8 @@ def _value(
 
 
 def _from_parent(
-    name: str, function: str, context: MappingContext, engine_beside: bool
-) -> tuple[Applied | None, str]:
+    name: str, function: str, context: InferenceContext, engine_beside: bool
+) -> tuple[InferredField | None, str]:
     parent = context.parent
     assert parent is not None
     if function == "parent_model_folder":
@@ -275,10 +277,12 @@ def _from_parent(
     of = f"job {parent.id}" + (
         f", the best child of {parent.resolved_from}" if parent.resolved_from else ""
     )
-    return Applied(name, function, str(made.path), f"{of}: {made.reason}", made.needs), "parent"
+    return InferredField(
+        name, function, str(made.path), f"{of}: {made.reason}", made.needs
+    ), "parent"
 
 
-def _resume(context: MappingContext) -> tuple[str, str] | None:
+def _resume(context: InferenceContext) -> tuple[str, str] | None:
     """The newest checkpoint of the current job, and what was passed over to get there; None while there is none."""
     if context.job_dir is None:
         return None
@@ -290,7 +294,7 @@ def _resume(context: MappingContext) -> tuple[str, str] | None:
     return str(index.train_dir / str(choice.entry["file"])), note
 
 
-def _from_ptm(name: str, function: str, ptm: str) -> Applied:
+def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
     """Pretrained weights by path or URL.
 
     Raises:
@@ -305,7 +309,7 @@ def _from_ptm(name: str, function: str, ptm: str) -> Applied:
                 got=ptm,
                 expected="a file, or a URL of one",
             )
-        return Applied(name, function, str(path), "the pretrained weights that were named")
+        return InferredField(name, function, str(path), "the pretrained weights that were named")
     from mae_sdk.storage import transfer
 
     found = transfer.info(ptm)
@@ -313,6 +317,6 @@ def _from_ptm(name: str, function: str, ptm: str) -> Applied:
     base = files.cache_home() / "pretrained"
     path = base.resolve() / hashlib.sha256(mark.encode()).hexdigest()[:16] / urls.name_of(ptm)
     needs: tuple[tuple[str, Path, str | None], ...] = () if path.is_file() else ((ptm, path, None),)
-    return Applied(
+    return InferredField(
         name, function, str(path), f"the pretrained weights at {urls.redact(ptm)}", needs
     )

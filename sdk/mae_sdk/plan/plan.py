@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mae_sdk.jobs.records import Launch
+from mae_skill.merge import Origin
+from mae_skill.rules.base import Facts
+
+from mae_sdk.jobs.outputs import ParentInfo
+from mae_sdk.jobs.records import Launch, StudyRecord
 from mae_sdk.jobs.secrets import is_secret_name, redact_tree
+from mae_sdk.plan.automl_policy import Decision
+from mae_sdk.plan.inferred_fields import InferredField
 from mae_sdk.plan.request import Request
 from mae_sdk.run.platform import Resources
+
+
+@dataclass(frozen=True)
+class ParentRef:
+    """The parent of a planned job.
+
+    Attributes:
+        kind: of the model that it left: ``checkpoint``, ``onnx``, ``engine`` or ``none``.
+        best_child_of: the AutoML job that was named, where this is its best child.
+    """
+
+    id: str
+    action: str
+    kind: str
+    best_child_of: str | None = None
+
+    @classmethod
+    def of(cls, parent: ParentInfo | None) -> ParentRef | None:
+        """The reference to a parent that was found."""
+        if parent is None:
+            return None
+        return cls(parent.id, parent.action, parent.kind, parent.resolved_from)
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON types; what is not known is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass
@@ -17,10 +49,15 @@ class Plan:
     """A job that has not been launched: everything it will be, and why.
 
     Attributes:
-        spec: the resolved spec.  provenance: dotted key → origin.  sources: dotted key → what is read, with counts where counted.
-        mappings: the fields filled by inference functions.  policy: whether AutoML runs and why.  automl: the study, or None.
-        steps_per_epoch, effective_batch: of one training run; None where the data is not counted.
-        estimates: of the bundle's estimator, with their basis.  warnings, notices: for the user.
+        spec: the resolved spec.
+        provenance: dotted key → origin.
+        sources: dotted key → what is read, with counts where counted.
+        inferred: the fields that inference functions filled.
+        policy: whether AutoML runs, and why.
+        facts: what is known of the data and of the place where the job runs.
+        study: the AutoML study, or None.
+        estimates: of the bundle's estimator, with their basis.
+        warnings, notices: for the user.
     """
 
     request: Request
@@ -28,27 +65,42 @@ class Plan:
     job_dir: str
     results_root: str
     spec: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: dict[str, Origin]
     sources: dict[str, dict[str, Any]]
-    mappings: list[dict[str, Any]]
-    policy: dict[str, Any]
+    inferred: list[InferredField]
+    policy: Decision
     launch: Launch
-    facts: dict[str, Any]
+    facts: Facts
     resources: Resources
-    parent: dict[str, Any] | None = None
-    study: dict[str, Any] | None = None
-    steps_per_epoch: int | None = None
-    effective_batch: int | None = None
+    parent: ParentRef | None = None
+    study: StudyRecord | None = None
     estimates: dict[str, Any] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     stage: str | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    applied: list[Any] = field(default_factory=list, repr=False)
 
     @property
     def action(self) -> str:
         return self.request.action
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps per epoch of one training run; None where the data is not counted."""
+        return self.facts.steps_per_epoch
+
+    @property
+    def effective_batch(self) -> int | None:
+        """Images per optimizer step of one training run, over all processes."""
+        return self.facts.effective_batch
+
+    @property
+    def mappings(self) -> list[dict[str, Any]]:
+        """The inferred fields as JSON types: ``field, function, value, note`` each."""
+        return [
+            {"field": item.field, "function": item.function, "value": item.value, "note": item.note}
+            for item in self.inferred
+        ]
 
     @property
     def automl(self) -> dict[str, Any] | None:
@@ -78,8 +130,8 @@ class Plan:
             "platform": self.request.platform,
             "results_root": self.results_root,
             "command": " ".join(self.launch["command"]),
-            "parent": self.parent,
-            "policy": self.policy,
+            "parent": self.parent.to_dict() if self.parent is not None else None,
+            "policy": self.policy.to_dict(),
             "automl": self.automl,
             "sources": self.sources,
             "mappings": self.mappings,
@@ -147,9 +199,8 @@ def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _origin(value: Any) -> dict[str, Any]:
-    note = getattr(value, "note", None)
-    return {"origin": str(getattr(value, "kind", value)), **({"note": note} if note else {})}
+def _origin(origin: Origin) -> dict[str, Any]:
+    return {"origin": str(origin.kind), **({"note": origin.note} if origin.note else {})}
 
 
 def _range_text(knob: Mapping[str, Any]) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.classes import class_names, read_class_list
-from mae_skill.dotted import set_dotted
 from mae_skill.errors import DataError, DependencyError, MaeError, SpecError
-from mae_skill.knowledge import Notice, check
-from mae_skill.merge import merge
 from mae_skill.recipes import RECIPES, Recipe
+from mae_skill.resolve import layers_of, resolve
+from mae_skill.rules import Facts, Notice
 
 BUNDLE = Bundle.load()
 BASE = {
@@ -36,14 +35,12 @@ def run(
     action: str, settings: dict[str, Any], **facts: Any
 ) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
     """Errors and warnings of ``settings`` (dotted keys, all set by the user) over the defaults, by field."""
-    document: dict[str, Any] = {}
-    for key, value in settings.items():
-        set_dotted(document, key, value)
-    resolved = merge([("file", document)], BUNDLE.schema(action))
-    errors, warnings = check(action, resolved.spec, resolved.provenance, facts)
-    return {str(error.field): error for error in errors}, {
-        notice.field: notice for notice in warnings
-    }
+    layers = layers_of(BUNDLE, action, settings)
+    found = resolve(BUNDLE, action, layers, look=lambda spec, well_formed: (Facts(**facts), []))
+    return (
+        {str(error.field): error for error in found.errors},
+        {notice.field: notice for notice in found.warnings},
+    )
 
 
 ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]]] = [
@@ -145,11 +142,11 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "max_ratio",
         SpecError,
     ),
-    ("train", TUNE, {"classes": None}, "dataset.train_data_sources", "no labels", DataError),
+    ("train", TUNE, {"classes": 0}, "dataset.train_data_sources", "no labels", DataError),
     (
         "evaluate",
         {**TUNE, "dataset.val_data_sources": "/val", "evaluate.checkpoint": "/a.pth"},
-        {"classes": None},
+        {"classes": 0},
         "dataset.val_data_sources",
         "no labels",
         DataError,
@@ -219,22 +216,22 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "validation data",
         SpecError,
     ),
-    ("train", {}, {}, "dataset.train_data_sources", "never means everything", SpecError),
+    ("train", {}, {}, "dataset.train_data_sources", "a folder, an archive or a URL", DataError),
     (
         "evaluate",
         {"evaluate.checkpoint": "/a.pth"},
         {},
         "dataset.val_data_sources",
-        "never means everything",
-        SpecError,
+        "a folder, an archive or a URL",
+        DataError,
     ),
     (
         "inference",
         {"inference.checkpoint": "/a.pth"},
         {},
         "dataset.test_data_sources",
-        "never means everything",
-        SpecError,
+        "a folder, an archive or a URL",
+        DataError,
     ),
     (
         "evaluate",
@@ -353,7 +350,7 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         {**BASE, "train.probe.interval": 1},
         {},
         "train.probe.interval",
-        "set in vain: dataset.probe_train_data_sources",
+        "has no effect: dataset.probe_train_data_sources",
     ),
 ]
 
@@ -377,37 +374,42 @@ def test_a_doubtful_setting_is_a_warning_and_no_error(
 
 
 VAIN = [
-    (BASE, "train.optim.layer_decay", 0.9, "train.pretrained_model_path is None"),
-    (BASE, "train.optim.backbone_multiplier", 1.0, "train.pretrained_model_path is None"),
-    (BASE, "model.drop_path_rate", 0.3, "train.stage is 'pretrain'"),
-    (BASE, "model.global_pool", False, "train.stage is 'pretrain'"),
-    (BASE, "dataset.augmentation.mixup", 0.2, "train.stage is 'pretrain'"),
-    (TUNE, "train.mask_ratio", 0.6, "train.stage is 'finetune'"),
-    (TUNE, "model.decoder_depth", 4, "train.stage is 'finetune'"),
+    (BASE, "train.optim.layer_decay", 0.9, "train.pretrained_model_path is set (here: null)"),
+    (
+        BASE,
+        "train.optim.backbone_multiplier",
+        1.0,
+        "train.pretrained_model_path is set (here: null)",
+    ),
+    (BASE, "model.drop_path_rate", 0.3, "(here: pretrain)"),
+    (BASE, "model.global_pool", False, "(here: pretrain)"),
+    (BASE, "dataset.augmentation.mixup", 0.2, "(here: pretrain)"),
+    (TUNE, "train.mask_ratio", 0.6, "(here: finetune)"),
+    (TUNE, "model.decoder_depth", 4, "(here: finetune)"),
     (
         {**TUNE, "train.pretrained_model_path": None},
         "train.optim.layer_decay",
         0.9,
         "train.pretrained_model_path",
     ),
-    (BASE, "train.optim.min_lr", 1e-6, "lr_scheduler is 'MultiStep'"),
+    (BASE, "train.optim.min_lr", 1e-6, "(here: MultiStep)"),
     (
         {**BASE, "train.optim.lr_scheduler": "cosine"},
         "train.optim.gamma",
         0.5,
-        "lr_scheduler is 'cosine'",
+        "(here: cosine)",
     ),
-    ({**BASE, "model.arch": "hiera_tiny_224"}, "model.depth", 4, "model.arch is 'hiera_tiny_224'"),
-    (BASE, "wandb.project", "mine", "wandb.enable is False"),
-    (TUNE, "model.segmentation.channels", 64, "model.task is 'classification'"),
-    (TUNE, "dataset.segmentation.reduce_zero_label", False, "model.task is 'classification'"),
-    (SEGMENT, "dataset.augmentation.mixup", 0.2, "model.task is 'segmentation'"),
-    (SEGMENT, "dataset.augmentation.min_scale", 0.2, "model.task is 'segmentation'"),
+    ({**BASE, "model.arch": "hiera_tiny_224"}, "model.depth", 4, "(here: hiera_tiny_224)"),
+    (BASE, "wandb.project", "mine", "wandb.enable=true (here: false)"),
+    (TUNE, "model.segmentation.channels", 64, "(here: classification)"),
+    (TUNE, "dataset.segmentation.reduce_zero_label", False, "(here: classification)"),
+    (SEGMENT, "dataset.augmentation.mixup", 0.2, "(here: segmentation)"),
+    (SEGMENT, "dataset.augmentation.min_scale", 0.2, "(here: segmentation)"),
     (
         {**SEGMENT, "model.segmentation.auxiliary_weight": 0.0},
         "model.segmentation.auxiliary_channels",
         64,
-        "it needs more than 0",
+        "is more than 0 (here: 0.0)",
     ),
 ]
 
@@ -415,17 +417,17 @@ VAIN = [
 @pytest.mark.parametrize(
     ("settings", "key", "value", "why"), VAIN, ids=[f"{row[1]}-{row[3]}" for row in VAIN]
 )
-def test_a_knob_set_in_vain_is_named_with_the_reason_and_a_default_is_not(
+def test_a_setting_without_effect_is_named_with_the_reason_and_a_default_is_not(
     settings: dict[str, Any], key: str, value: Any, why: str
 ) -> None:
     _, warnings = run("train", {**settings, key: value})
-    assert "set in vain" in warnings[key].message
+    assert "has no effect" in warnings[key].message
     assert why in warnings[key].message
     _, silent = run("train", {other: item for other, item in settings.items() if other != key})
-    assert "set in vain" not in str(silent.get(key))
+    assert "has no effect" not in str(silent.get(key))
 
 
-def test_warm_up_acts_with_every_scheduler_and_is_never_called_vain() -> None:
+def test_warm_up_acts_with_every_scheduler_and_is_never_called_without_effect() -> None:
     for scheduler in ("MultiStep", "cosine", "poly"):
         _, warnings = run(
             "train", {**BASE, "train.optim.warmup_epochs": 3, "train.optim.lr_scheduler": scheduler}
@@ -442,7 +444,7 @@ def test_fields_of_other_stages_are_no_matter_for_actions_that_are_handed_whole_
     }
     errors, warnings = run("evaluate", settings)
     assert errors == {}
-    assert not any("in vain" in str(notice) for notice in warnings.values())
+    assert not any("no effect" in str(notice) for notice in warnings.values())
 
 
 def test_a_fact_that_is_not_known_is_not_judged() -> None:
@@ -451,9 +453,10 @@ def test_a_fact_that_is_not_known_is_not_judged() -> None:
     assert set(warnings) == {"train.optim.milestones", "model.decoder_depth"}
 
 
-def test_what_a_parent_or_a_later_step_brings_is_not_demanded_now() -> None:
-    assert run("train", {"train.accelerator": "cpu"}, sources_later=True)[0] == {}
-    assert run("export", {}, parent_later=True)[0] == {}
+def test_data_that_was_named_but_not_found_is_reported_once() -> None:
+    missing = DataError("no data was found", field="train_datasets")
+    layers = layers_of(BUNDLE, "train", {"train.accelerator": "cpu"})
+    assert resolve(BUNDLE, "train", layers, problems=[missing]).errors == [missing]
 
 
 def test_a_notice_is_plain_data() -> None:
@@ -536,13 +539,9 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
         "train.probe.interval": 1,
         "dataset.probe_train_data_sources": [str(tmp_path), "/nowhere/at/all"],
     }
-    document: dict[str, Any] = {}
-    for key, value in {**BASE, **settings}.items():
-        set_dotted(document, key, value)
-    resolved = merge([("spec file", document)], BUNDLE.schema("train"))
-    for facts, expected in (
-        ({}, []),
-        ({"here": True}, [("dataset.probe_train_data_sources", "/nowhere/at/all")]),
+    for local, expected in (
+        (False, []),
+        (True, [("dataset.probe_train_data_sources", "/nowhere/at/all")]),
     ):
-        errors, _ = check("train", resolved.spec, resolved.provenance, facts)
-        assert [(error.field, error.got) for error in errors] == expected
+        errors, _ = run("train", {**BASE, **settings}, local_files=local)
+        assert [(error.field, error.got) for error in errors.values()] == expected

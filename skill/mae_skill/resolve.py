@@ -1,0 +1,280 @@
+"""One way from what was asked to a spec: layers and facts in, values, origins, errors and notices out.
+
+``mae plan``, ``mae validate``, the foreground commands, MCP and the trials of a study all resolve here,
+so the same input gets the same verdict everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
+from mae_skill.errors import DataError, MaeError, SpecError, UsageError
+from mae_skill.merge import Layer, Origin, OriginKind, Resolved, merge
+from mae_skill.recipes import recipe_spec
+from mae_skill.rules.base import Facts
+from mae_skill.schema_check import check_schema
+
+WHOLE = 0.9
+"""A spec that sets this share of the template's fields is taken to be a template that was written out."""
+
+Look = Callable[[Mapping[str, Any], bool], tuple[Facts, list[MaeError]]]
+"""The spec, and whether its schema accepts it → what is known beside it, and what is wrong there."""
+
+
+@dataclass
+class Layers:
+    """What was asked, by layer, as nested sections.
+
+    Attributes:
+        template: None where the bundle has none that can be read.
+        parent: settings of the parent job.  data: fields that source arguments fill.
+        inferred: fields that inference functions fill.
+        given: dotted keys that the user set.
+    """
+
+    schema: dict[str, Any]
+    template: dict[str, Any] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    spec_file: dict[str, Any] = field(default_factory=dict)
+    parent: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    shorthand: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    inferred: dict[str, Any] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)
+    notices: list[str] = field(default_factory=list)
+
+    def in_order(self) -> list[Layer]:
+        """Lowest first: a later layer wins."""
+        return [
+            (OriginKind.TEMPLATE, self.template or {}),
+            (OriginKind.RECIPE, self.recipe),
+            (OriginKind.SPEC_FILE, self.spec_file),
+            (OriginKind.PARENT, self.parent),
+            (OriginKind.DATA, self.data),
+            (OriginKind.SHORTHAND, self.shorthand),
+            (OriginKind.OVERRIDE, self.overrides),
+            (OriginKind.INFERRED, self.inferred),
+        ]
+
+    def written_out(self) -> bool:
+        """Whether the spec repeats the template.
+
+        Such a spec counts as set by the user only where it differs from the template.
+        """
+        template = flatten(self.template or {})
+        both = template.keys() & flatten(self.spec_file).keys()
+        return bool(template) and len(both) >= WHOLE * len(template)
+
+
+@dataclass
+class Resolution(Resolved):
+    """A merged spec and the verdict on it. ``errors`` is empty when it can run."""
+
+    errors: list[MaeError] = field(default_factory=list)
+    warnings: list[Any] = field(default_factory=list)
+
+
+def layers_of(
+    bundle: Bundle,
+    action: str,
+    spec: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+) -> Layers:
+    """The layers that a person writes.
+
+    Args:
+        spec: nested sections; dotted keys at the top are sections too.
+        overrides: dotted or shorthand key → value.
+
+    Raises:
+        UsageError: an unknown action, recipe or section; a field is given twice.
+    """
+    layers = Layers(_schema(bundle, action))
+    _read_template(bundle, action, layers)
+    if recipe:
+        layers.recipe = recipe_spec(recipe)
+    layers.spec_file = nested(spec or {})
+
+    shorthand = bundle.info.get("spec_shorthand_keys") or {}
+    asked = flatten(overrides or {})
+    words = {shorthand[word] for word in asked if word in shorthand} - asked.keys()
+    for key, value in expand_shorthand(asked, shorthand).items():
+        set_dotted(layers.shorthand if key in words else layers.overrides, key, value)
+        if value is not None:
+            layers.given.add(key)
+
+    template = flatten(layers.template or {}) if layers.written_out() else {}
+    layers.given |= {
+        key
+        for key, value in flatten(layers.spec_file).items()
+        if value is not None and not (key in template and template[key] == value)
+    }
+    return layers
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy in which dotted keys at the top are sections.
+
+    Raises:
+        UsageError: a part of a dotted key is a value, not a section.
+    """
+    document: dict[str, Any] = {}
+    for key, value in values.items():
+        set_dotted(document, str(key), copy.deepcopy(value))
+    return document
+
+
+def _schema(bundle: Bundle, action: str) -> dict[str, Any]:
+    bundle.action(action)
+    try:
+        return dict(bundle.schema(action))
+    except (MaeError, OSError):
+        return {}
+
+
+def _read_template(bundle: Bundle, action: str, layers: Layers) -> None:
+    try:
+        layers.template = dict(bundle.template(action))
+    except (MaeError, OSError) as error:
+        base = "the schema's defaults" if layers.schema.get("default") else "the overrides alone"
+        reason = str(error).splitlines()[0]
+        layers.notices.append(f"no template ({reason}): the spec starts from {base}")
+
+
+def resolve(
+    bundle: Bundle,
+    action: str,
+    layers: Layers,
+    *,
+    settle: Callable[[Resolution], None] | None = None,
+    look: Look | None = None,
+    problems: Iterable[MaeError] = (),
+) -> Resolution:
+    """The spec of a run, where each value comes from, and everything that is wrong with it.
+
+    Args:
+        settle: may change the merged spec before it is judged.
+        look: tells what is known beside the spec.
+        problems: what was wrong on the way here.
+
+    Raises:
+        SpecError: the layers cannot be merged.
+    """
+    merged = merge(layers.in_order(), layers.schema)
+    found = Resolution(merged.spec, merged.provenance, notices=[*layers.notices, *merged.notices])
+    if layers.written_out():
+        _forget_what_nobody_chose(found, layers)
+    if settle is not None:
+        settle(found)
+    judge(bundle, action, layers.schema, found, look=look, problems=problems)
+    return found
+
+
+def _forget_what_nobody_chose(found: Resolution, layers: Layers) -> None:
+    template = flatten(layers.template or {})
+    for key, origin in found.provenance.items():
+        if (
+            origin.kind is OriginKind.SPEC_FILE
+            and key in template
+            and get_dotted(found.spec, key) == template[key]
+        ):
+            found.provenance[key] = Origin(OriginKind.TEMPLATE)
+
+
+def judge(
+    bundle: Bundle,
+    action: str,
+    schema: Mapping[str, Any],
+    found: Resolution,
+    *,
+    look: Look | None = None,
+    problems: Iterable[MaeError] = (),
+) -> None:
+    """Errors and warnings of a resolved spec: its schema's, its data's, and the bundle's rules'."""
+    if not schema:
+        found.notices.append(
+            f"not checked: {action} has no schema that can be read; the runner still checks the spec"
+        )
+    shaped = check_schema(found.spec, schema) if schema else []
+    facts, seen = look(found.spec, not shaped) if look is not None else (Facts(), [])
+    known = [*problems, *seen]
+    known += _missing_data(bundle.info, action, found.spec, known)
+    found.errors, found.warnings = [*shaped, *known], []
+    if shaped:
+        return
+
+    rules = bundle.info.get("validator")
+    if not rules:
+        found.notices.append("not checked: the bundle names no validator for rules between fields")
+        return
+    errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
+    fields = {problem.field for problem in known}
+    found.errors += [error for error in errors if error.field not in fields]
+    found.warnings = list(warnings)
+
+
+def _missing_data(
+    info: Mapping[str, Any], action: str, spec: Mapping[str, Any], known: Sequence[MaeError]
+) -> list[MaeError]:
+    """Data that the action cannot do without: an empty source never means everything."""
+    reported = {problem.field for problem in known}
+    return [
+        DataError(
+            f"{action} needs data",
+            field=str(key),
+            got=get_dotted(spec, str(key)),
+            expected=f"a folder, an archive or a URL of either: {key} in the spec, "
+            f"or --{str(row.get('source')).replace('_', '-')} URI",
+        )
+        for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
+        if isinstance(row, Mapping)
+        and row.get("required")
+        and not get_dotted(spec, str(key))
+        and not reported & {str(key), row.get("source")}
+    ]
+
+
+def entry_point(text: str) -> Any:
+    """The function that ``module:function`` names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    module, _, name = str(text).partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            "the bundle names a function that cannot be loaded",
+            field="skill_info",
+            got=text,
+            hint=str(error),
+        ) from error
+
+
+def raise_all(problems: Sequence[MaeError], action: str) -> None:
+    """Raise what there is: nothing, one problem as it is, or several together.
+
+    Several of one kind are raised as that kind, mixed ones as a `SpecError`.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0]
+
+    kinds = {type(problem) for problem in problems}
+    if len(kinds) > 1 or SpecError in kinds:
+        raise SpecError(f"the {action} spec has {len(problems)} problems", problems=problems)
+    lines = [f"{item.field}: {item.message}" if item.field else item.message for item in problems]
+    first = problems[0]
+    raise kinds.pop()(
+        "; ".join(lines), field=first.field, got=first.got, expected=first.expected, hint=first.hint
+    )

@@ -1,0 +1,43 @@
+"""What the schemas cannot say: rules between fields, sizes that fit, settings without effect.
+
+The bundle's ``validator:`` entry point is `check_rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mae_skill.errors import MaeError
+from mae_skill.merge import Origin
+from mae_skill.rules import data, devices, effect, files, schedule, sizes
+from mae_skill.rules.base import Case, Facts, Notice, Rule
+
+__all__ = ["RULES", "Case", "Facts", "Notice", "Rule", "check_rules"]
+
+RULES: list[Rule] = [
+    *sizes.RULES,
+    *devices.RULES,
+    *data.RULES,
+    *schedule.RULES,
+    *files.RULES,
+    *effect.RULES,
+]
+
+
+def check_rules(
+    action: str,
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Origin] | None = None,
+    facts: Facts | None = None,
+) -> tuple[list[MaeError], list[Notice]]:
+    """Errors and warnings of a spec that its schema already accepts.
+
+    Args:
+        provenance: dotted key → origin; a field that somebody set is reported when it has no effect.
+        facts: what the caller knows of data and machine.
+    """
+    case = Case(action, spec, provenance or {}, facts or Facts())
+    for rule in RULES:
+        rule(case)
+    return case.errors, case.warnings

@@ -1,0 +1,112 @@
+"""What a rule is, what it looks at, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.merge import Origin, OriginKind
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A warning: nothing is refused, but the user should know.
+
+    ``field`` is the dotted key, where there is one.
+    """
+
+    field: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"field", "message"}``."""
+        return {"field": self.field, "message": self.message}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the caller knows beside the spec. None means unknown: rules that need it are skipped.
+
+    Attributes:
+        gpus: GPUs that the run can see.
+        images: images counted in the data of the action, less those held out.
+        classes: classes counted there; 0 when the images have no labels.
+        effective_batch: images per optimizer step, over all processes.
+        steps_per_epoch: optimizer steps per epoch.
+        device: the first GPU's name, or ``cpu``.
+        cores: CPU cores that the run may use.
+        local_files: the run happens on this machine, so the files that it names must be here.
+    """
+
+    gpus: int | None = None
+    images: int | None = None
+    classes: int | None = None
+    effective_batch: int | None = None
+    steps_per_epoch: int | None = None
+    device: str | None = None
+    cores: int | None = None
+    local_files: bool = False
+
+
+@dataclass
+class Case:
+    """A spec under examination: ``case("train.stage")`` is the value of a field."""
+
+    action: str
+    spec: Mapping[str, Any]
+    provenance: Mapping[str, Origin]
+    facts: Facts
+    errors: list[MaeError] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
+
+    def __call__(self, key: str, default: Any = None) -> Any:
+        return get_dotted(self.spec, key, default)
+
+    def origin(self, key: str) -> OriginKind | None:
+        """The layer that a value comes from; None where nobody recorded it."""
+        origin = self.provenance.get(key)
+        return origin.kind if origin is not None else None
+
+    def given(self, key: str) -> bool:
+        """Whether somebody set the field for this run."""
+        return self.origin(key) in OriginKind.set_for_this_run()
+
+    def known(self, key: str) -> bool:
+        """Whether the spec's value is the one that counts.
+
+        A trained model brings its own where the spec has a mere default.
+        """
+        return self.action == "train" or self.origin(key) not in OriginKind.unset()
+
+    def error(
+        self,
+        key: str,
+        message: str,
+        expected: str,
+        hint: str | None = None,
+        kind: Callable[..., MaeError] = SpecError,
+    ) -> None:
+        """Refuse the value of a field."""
+        self.errors.append(kind(message, field=key, got=self(key), expected=expected, hint=hint))
+
+    def warn(self, key: str | None, message: str) -> None:
+        """Say what the user should know."""
+        self.warnings.append(Notice(key, message))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check of a case, for some actions; no actions: for every one."""
+
+    check: Callable[[Case], None]
+    actions: tuple[str, ...] = ()
+
+    def __call__(self, case: Case) -> None:
+        if not self.actions or case.action in self.actions:
+            self.check(case)

@@ -1,0 +1,175 @@
+"""Data and classes: labels, masks, validation, and the task that they are for."""
+
+from __future__ import annotations
+
+from mae_skill.archs import ARCHS, hw
+from mae_skill.classes import read_class_list
+from mae_skill.errors import DataError, MaeError
+from mae_skill.merge import OriginKind
+from mae_skill.rules.base import Case, Rule
+
+SEGMENTATION = "segmentation"
+CLASS_LIST = "dataset.segmentation.class_list"
+IGNORE = "dataset.segmentation.ignore_index"
+JITTER = "dataset.augmentation.segmentation.scale_jitter"
+
+
+def crops(case: Case) -> None:
+    """The bounds of a random crop are in order."""
+    for low, high in (("min_scale", "max_scale"), ("min_ratio", "max_ratio")):
+        low, high = f"dataset.augmentation.{low}", f"dataset.augmentation.{high}"
+        if case(low, 0) > case(high, 1):
+            name = high.rpartition(".")[2]
+            case.error(low, f"is above {name}={case(high)}", f"at most {name}")
+
+
+def task(case: Case) -> None:
+    """A task belongs to fine-tuning."""
+    if case("model.task") != SEGMENTATION or case("train.stage") == "finetune":
+        return
+    case.error(
+        "model.task",
+        "model.task applies only to fine-tuning",
+        "classification (the default), or train.stage=finetune",
+        "pretrain on the images alone, then fine-tune with model.task=segmentation and "
+        "train.pretrained_model_path",
+    )
+
+
+def labels(case: Case) -> None:
+    """A classifier learns from labeled images, of as many classes as it has."""
+    classes = case.facts.classes
+    if case("train.stage") != "finetune" or case("model.task") == SEGMENTATION or classes is None:
+        return
+
+    if classes == 0:
+        _unlabeled(case, "dataset.train_data_sources", "the training images have no labels")
+    elif classes != case("model.num_classes"):
+        case.error(
+            "model.num_classes",
+            f"the training data has {classes} classes",
+            str(classes),
+            f"set model.num_classes={classes}",
+        )
+
+
+def labels_to_compare(case: Case) -> None:
+    """A classifier that is known to be one is evaluated on labeled images."""
+    stage = "train.stage"
+    known = case.given(stage) or case.origin(stage) is OriginKind.PARENT
+    classifies = case(stage) == "finetune" and case("model.task") != SEGMENTATION
+    if known and classifies and case.facts.classes == 0:
+        _unlabeled(
+            case,
+            "dataset.val_data_sources",
+            "these images have no labels to compare with",
+            "the inference action takes unlabelled images",
+        )
+
+
+def validation(case: Case) -> None:
+    """What fine-tuning is without validation images, or without pretrained weights."""
+    if case("train.stage") != "finetune":
+        return
+    if not _validates(case):
+        case.warn(
+            "dataset.val_data_sources",
+            "no validation data: the best checkpoint is chosen by train_loss, "
+            "and no accuracy is known",
+        )
+    if not case("train.pretrained_model_path") and not case(
+        "train.resume_training_checkpoint_path"
+    ):
+        case.warn(
+            "train.pretrained_model_path",
+            "fine-tuning without pretrained weights trains from scratch",
+        )
+
+
+def monitor(case: Case) -> None:
+    """A validation loss needs validation images."""
+    if case("train.optim.monitor_name") == "val_loss" and not _validates(case):
+        case.error(
+            "train.optim.monitor_name",
+            "val_loss needs validation data",
+            "train_loss, or dataset.val_data_sources",
+        )
+
+
+def pyramid(case: Case) -> None:
+    """UperNet's coarsest level halves the patches of a ViT."""
+    arch, size = ARCHS.get(str(case("model.arch"))), case("dataset.augmentation.input_size")
+    if not _segments(case) or arch is None or arch.family != "vit" or size is None:
+        return
+    if min(hw(size)) < 2 * arch.patch:
+        case.error(
+            "dataset.augmentation.input_size",
+            "UperNet's pyramid needs two patches per side",
+            f"at least {2 * arch.patch} px",
+        )
+
+
+def class_list(case: Case) -> None:
+    """A list of class names has one name per class."""
+    listed, wanted = case(CLASS_LIST), case("model.num_classes")
+    if not _segments(case) or not listed:
+        return
+    try:
+        names = read_class_list(listed)
+    except MaeError as error:
+        case.errors.append(error)
+        return
+    if names is not None and len(names) != wanted:
+        case.error(
+            "model.num_classes",
+            f"{CLASS_LIST} names {len(names)} classes",
+            str(len(names)),
+            f"set model.num_classes={len(names)}",
+        )
+
+
+def ignored_value(case: Case) -> None:
+    """The mask value that is ignored is no class."""
+    value, classes = case(IGNORE), case("model.num_classes")
+    if not _segments(case) or value is None or classes is None or value >= classes:
+        return
+    hint = "model.num_classes is at its default: set it to the number of classes in the masks"
+    case.error(
+        IGNORE,
+        f"is the number of one of the {classes} classes",
+        f"at least {classes}",
+        None if case.given("model.num_classes") else hint,
+    )
+
+
+def scale_jitter(case: Case) -> None:
+    """The bounds of a random scale are in order."""
+    low, high = case(JITTER, [1.0, 1.0])
+    if _segments(case) and low > high:
+        case.error(JITTER, "the smallest factor is above the largest", "[smallest, largest]")
+
+
+def _segments(case: Case) -> bool:
+    return bool(case("train.stage") == "finetune" and case("model.task") == SEGMENTATION)
+
+
+def _validates(case: Case) -> bool:
+    return bool(case("dataset.val_data_sources") or case("dataset.val_fraction"))
+
+
+def _unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
+    case.error(key, message, "one folder of images per class", hint, kind=DataError)
+
+
+RULES = [
+    Rule(crops, ("train",)),
+    Rule(task, ("train",)),
+    Rule(labels, ("train",)),
+    Rule(labels_to_compare, ("evaluate",)),
+    Rule(validation, ("train",)),
+    Rule(monitor, ("train",)),
+    Rule(pyramid, ("train",)),
+    Rule(class_list, ("train",)),
+    Rule(ignored_value, ("train",)),
+    Rule(scale_jitter, ("train",)),
+]

@@ -1,0 +1,122 @@
+"""Devices: how many GPUs a run asks for and finds, and what an engine needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from mae_skill.errors import DependencyError
+from mae_skill.rules.base import Case, Rule
+
+ENGINE_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module → package
+
+
+def gpu_ids(case: Case) -> None:
+    """Each device is named once, and as many as are asked for."""
+    action = case.action
+    count, ids = case(f"{action}.num_gpus"), case(f"{action}.gpu_ids")
+    if not isinstance(ids, list):
+        return
+
+    if len(set(ids)) != len(ids):
+        case.error(f"{action}.gpu_ids", "a device is named twice", "each index once")
+    chosen = case.given(f"{action}.num_gpus") and case.given(f"{action}.gpu_ids")
+    if isinstance(count, int) and count != len(ids) and chosen:
+        case.warn(
+            f"{action}.num_gpus",
+            f"num_gpus={count} and gpu_ids={ids} differ: {max(count, len(ids))} devices are used, "
+            "the larger setting",
+        )
+
+
+def enough_gpus(case: Case) -> None:
+    """The machine has the GPUs that training asks for."""
+    present, wanted = case.facts.gpus, _wanted(case)
+    accelerator = case("train.accelerator", "auto")
+    if present is None or accelerator == "cpu":
+        return
+
+    if present == 0 and accelerator == "gpu":
+        case.error(
+            "train.accelerator", "this machine has no GPU", "auto or cpu", kind=DependencyError
+        )
+    elif present == 0 and accelerator == "auto" and wanted > 1:
+        case.error(
+            "train.num_gpus",
+            "this machine has no GPU",
+            "1, or train.accelerator=cpu, where it counts processes",
+            kind=DependencyError,
+        )
+    elif present == 0 and accelerator == "auto":
+        case.warn("train.accelerator", "no GPU here: trains in one CPU process")
+    elif present and wanted > present:
+        case.error(
+            "train.num_gpus",
+            f"this machine has {present} GPU(s)",
+            f"at most {present}",
+            kind=DependencyError,
+        )
+
+
+def precision(case: Case) -> None:
+    """Precisions that are not what they say, or slow."""
+    if case("train.distributed_strategy") == "fsdp" and case("train.precision") == "fp32":
+        case.warn(
+            "train.precision",
+            "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+        )
+    if case("train.precision") == "fp16" and case("train.accelerator") == "cpu":
+        case.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
+
+
+def threads(case: Case) -> None:
+    """Several processes that each start a thread per core have crashed in OpenMP."""
+    if _wanted(case) > 1 and not os.environ.get("OMP_NUM_THREADS"):
+        case.warn(
+            None, "several processes: if one dies of a segmentation fault, set OMP_NUM_THREADS=1"
+        )
+
+
+def engine_builder(case: Case) -> None:
+    """What would end the job with exit 7: a library or a GPU that is missing."""
+    backend = str(case("gen_trt_engine.backend"))
+    if backend not in ENGINE_PACKAGES:
+        return
+
+    if importlib.util.find_spec(backend) is None:
+        lacking = f"{ENGINE_PACKAGES[backend]} is not installed here"
+        fix = f"pip install 'mae-skill[{ENGINE_PACKAGES[backend]}]'"
+    elif backend == "tensorrt" and case.facts.gpus == 0:
+        lacking = "tensorrt needs the GPU it builds for, and there is none here"
+        fix = "run it where one is"
+    else:
+        return
+
+    if backend == "tensorrt":
+        fix += "; gen_trt_engine.backend=tensorrt_rtx builds without a GPU"
+    case.warn("gen_trt_engine.backend", f"{lacking}: the job would end with exit 7; {fix}")
+
+
+def engine_runner(case: Case) -> None:
+    """An engine runs on a GPU alone."""
+    key = f"{case.action}.trt_engine"
+    if case(key) and case.facts.gpus == 0:
+        case.warn(
+            key,
+            "an engine runs on an NVIDIA GPU and there is none here: the job would end with exit 7",
+        )
+
+
+def _wanted(case: Case) -> int:
+    """Devices that training asks for: the larger of the two settings."""
+    return max(int(case("train.num_gpus") or 1), len(case("train.gpu_ids") or [0]))
+
+
+RULES = [
+    Rule(gpu_ids),
+    Rule(enough_gpus, ("train",)),
+    Rule(precision, ("train",)),
+    Rule(threads, ("train",)),
+    Rule(engine_builder, ("gen_trt_engine",)),
+    Rule(engine_runner, ("evaluate", "inference")),
+]
