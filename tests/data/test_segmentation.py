@@ -1,4 +1,5 @@
-"""Images with masks: joint transforms keep them aligned, draws are functions of (seed, epoch, index), bad pairs are named."""
+"""Images with masks: joint transforms keep them aligned, draws are functions of (seed, epoch,
+index), bad pairs are named."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ def test_the_scale_is_drawn_around_the_one_that_covers_the_input() -> None:
 
 
 def test_a_crop_of_one_class_is_drawn_again() -> None:
-    """The left half is class 0, a strip at the right is class 1: with the rule most crops see both."""
+    """The left half is class 0, a strip at the right class 1: with the rule most crops see both."""
     mask = np.zeros((32, 256), np.uint8)
     mask[:, 224:] = 1
     pixels = np.repeat(mask[..., None], 3, axis=2)

@@ -130,7 +130,8 @@ def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(
 def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "export: {checkpoint: vit.pth, features: tokens}\nevaluate: {checkpoint: vit.pth, segmentation: {window: slide}}\n"
+        "export: {checkpoint: vit.pth, features: tokens}\n"
+        "evaluate: {checkpoint: vit.pth, segmentation: {window: slide}}\n"
     )
     resolve(
         "export", str(spec), ["export.input_height=48"]
@@ -268,7 +269,8 @@ def test_a_fixed_batch_is_declared_in_full_to_triton():
 
 
 def parse_config(text: str):
-    """The text as the server's own message (``tritonclient`` ships it); a field that it does not know is an error."""
+    """The text as the server's own message (``tritonclient`` ships it); an unknown field is an
+    error."""
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 

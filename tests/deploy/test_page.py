@@ -1,4 +1,4 @@
-"""The deploy page's own ``skill_info.yaml``, and what a plan says of engines before anything is built."""
+"""The deploy page's own ``skill_info.yaml``, and what a plan says of engines beforehand."""
 
 from __future__ import annotations
 

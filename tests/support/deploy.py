@@ -1,4 +1,4 @@
-"""Checkpoints with weights that mean something, specs and contexts for the artefact actions, all in process."""
+"""Checkpoints with weights that matter, specs and contexts for the artefact actions, in process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ["eight", "five", "one", "zero"]
 
 
 def make_spec(**values: Any) -> ExperimentSpec:
-    """A spec with `values` (dots written as two underscores: ``train__stage="finetune"``) over the defaults."""
+    """A spec with `values` over the defaults; two underscores are a dot: ``train__stage=…``."""
     given: dict[str, Any] = {}
     defaults = {
         "dataset.batch_size": 5,
@@ -54,7 +54,8 @@ def make_context(
 
 
 def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> Any:
-    """A model whose every part matters: heads (freshly made ones are almost zero) and GRN (zero) get real values, seeded."""
+    """A model whose every part matters: heads (almost zero when new) and GRN (zero) get seeded
+    values."""
     torch.manual_seed(0)
     small = {f"model__{name}": value for name, value in model.items()}
     decoder = {"model__decoder_embed_dim": 64, "model__decoder_num_heads": 4}
@@ -116,7 +117,8 @@ def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
 
 
 def scale_weight(model: Any, node_suffix: str, factor: float = -3.0) -> None:
-    """Damages an ONNX model in place: the weight of the node whose name ends so is multiplied. (Biases are shared while they are equal.)"""
+    """Damages an ONNX model in place: multiplies the weight of the node whose name ends so. (Biases
+    are shared while they are equal.)"""
     import numpy as np
     from onnx import numpy_helper
 

@@ -1,7 +1,9 @@
-"""Runs on several ranks without paying for a cold start of each: one process imports everything, then forks the ranks of every run.
+"""Runs on several ranks without paying for a cold start of each: one process imports everything,
+then forks the ranks of every run.
 
-As a program it reads lines of ``[{"spec": path, "world": n, "env": {…}}, …]`` from standard input, does the runs of a line one after another
-and answers with a line of their exit codes and what they printed.
+As a program it reads lines of ``[{"spec": path, "world": n, "env": {…}}, …]`` from standard input,
+does the runs of a line one after another and answers with a line of their exit codes and what they
+printed.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ _server: subprocess.Popen[str] | None = None
 
 
 def train_on_ranks(*runs: tuple[dict[str, Any], int]) -> tuple[list[list[int]], str]:
-    """Trains every ``(spec, number of ranks)`` in turn. Returns the exit codes of the ranks of each run, and all they printed.
+    """Trains every ``(spec, number of ranks)`` in turn. Returns the exit codes of the ranks of each
+    run, and all they printed.
 
-    Every rank leaves the images that it trained on in ``<results_dir>/seen-<world>-<rank>.jsonl``; see `seen`.
+    Every rank writes the images that it trained on into
+    ``<results_dir>/seen-<world>-<rank>.jsonl``; see `seen`.
     """
     from tests.support.training import write_spec
 

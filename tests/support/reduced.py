@@ -1,4 +1,5 @@
-"""Graphs in reduced precision as they should be, and as they go wrong: what the parity gate's bounds must tell apart."""
+"""Graphs in reduced precision as they should be, and as they go wrong: what the parity gate's
+bounds must separate."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def copied(graph: Any) -> Any:
 
 
 def edited(graph: Any, suffix: str, place: float, change: Any) -> Any:
-    """The quantised graph with one of its weight tensors changed; ``place`` 0 = the first layer, 1 = the last."""
+    """The quantized graph with one of its weight tensors changed; ``place`` 0 = the first layer,
+    1 = the last."""
     copy = copied(graph)
     names = {tensor.name for tensor in copy.graph.initializer}
     found = [
@@ -46,7 +48,8 @@ def sane_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, str, An
 
 
 def broken_graphs(graph: Any, images: torch.Tensor) -> Iterator[tuple[str, Any]]:
-    """What goes wrong with int8 in practice: pixels that were not normalised, ranges too small, a layer's scale or weights not its own."""
+    """What goes wrong with int8 in practice: wrong ranges, or the scale or weights of another
+    layer."""
     order = [node.input[0] for node in quantizable(graph)]
     batches = [images[i : i + 8].numpy() for i in range(0, 128, 8)]
     scales = calibrate(graph, batches)

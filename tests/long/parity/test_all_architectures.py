@@ -1,4 +1,5 @@
-"""All 19 architectures: sizes, parameter names, gradients, and timm's logits. Slow: the large ones take gigabytes."""
+"""All 19 architectures: sizes, parameter names, gradients, and timm's logits. Slow: the large ones
+take gigabytes."""
 
 from __future__ import annotations
 

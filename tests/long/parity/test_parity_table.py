@@ -1,4 +1,4 @@
-"""The committed parity table: made again for one architecture a family, and complete for all of them."""
+"""The committed parity table: made again for one architecture per family, and complete for all."""
 
 import importlib.util
 import json

@@ -1,4 +1,5 @@
-"""The default bounds of reduced precision, on models that learnt real digits and photographs: sane artefacts pass, broken ones do not."""
+"""The default bounds of reduced precision, on models that learned real digits and photographs: sane
+artefacts pass, broken ones do not."""
 
 from __future__ import annotations
 
@@ -88,6 +89,10 @@ def judged(
     return parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
 
 
+def figures(report: parity.ParityReport) -> str:
+    return f"1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}"
+
+
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str, kind: str) -> None:
@@ -99,20 +104,15 @@ def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str,
     graph = onnx_export.to_onnx(module, meta)
     gated = images[-GATE_IMAGES_INT8:]
     reference = parity.torch_outputs(module, gated)
-    print(
-        f"\n{arch}, {kind}: accuracy {(torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]).float().mean():.2f}"
-    )
+    correct = torch.from_numpy(reference).argmax(1) == labels[-len(gated) :]
+    print(f"\n{arch}, {kind}: accuracy {correct.float().mean():.2f}")
     for precision, name, reduced in sane_graphs(graph, images):
         report = judged(reduced, meta, gated, reference, precision)
-        print(
-            f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}"
-        )
+        print(f"  {name:40} {figures(report)}  top-1 {report.top1_agreement:.3f}")
         assert report.passed, (name, report.failures)
     for name, reduced in broken_graphs(graph, images):
         report = judged(reduced, meta, gated, reference, "int8")
-        print(
-            f"  {name:40} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  top-1 {report.top1_agreement:.3f}"
-        )
+        print(f"  {name:40} {figures(report)}  top-1 {report.top1_agreement:.3f}")
         assert not report.passed, name
 
 
@@ -128,7 +128,5 @@ def test_sane_features_of_a_pretrained_model_pass_the_defaults(arch: str) -> Non
         reference = parity.torch_outputs(module, gated)
         for precision, name, reduced in sane_graphs(graph, images):
             report = judged(reduced, meta, gated, reference, precision)
-            print(
-                f"  {arch} {output} {name:32} 1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}"
-            )
+            print(f"  {arch} {output} {name:32} {figures(report)}")
             assert report.passed, (output, name, report.failures)

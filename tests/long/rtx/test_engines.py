@@ -1,4 +1,5 @@
-"""Real TensorRT-RTX engines of every family, precision and stage, for every target the library names, with no GPU."""
+"""Real TensorRT-RTX engines of every family, precision and stage, for every target the library
+names, with no GPU."""
 
 import json
 
@@ -109,7 +110,8 @@ def test_a_chain_of_jobs_ends_in_an_engine_with_nothing_named_but_the_parent(tmp
     )
     assert description["input_size"] == [32, 32]
     assert built.stat().st_size == description["engine_bytes"]
-    # A build that fails spoils later ones of its process, in the library: here every build is a job, as it is for users.
+    # A build that fails spoils later ones of its process, in the library: here every build is a
+    # job, as it is for users.
     old = {**wanted, "gen_trt_engine.targets": ["7.5"], "gen_trt_engine.tensorrt.data_type": "fp32"}
     failed = skill.create_job(
         "gen_trt_engine", parent_job_id=exported.id, spec_overrides=old, **root
