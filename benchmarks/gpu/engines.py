@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from mae_runners.actions import export, gen_trt_engine
-from mae_runners.context import QuietStatus, RunContext
+from mae_runners.context import RunContext
 from mae_runners.deploy.eval_images import gate_images
 from mae_runners.deploy.parity import compare, thresholds_for
 from mae_runners.deploy.runtimes import measure, open_runtime, run_batch
 from mae_runners.deploy.tensorrt import load_backend
 from mae_runners.models import build_from_config, checkpoint
+from mae_sdk.jobs.status import StatusWriter
 from mae_skill.errors import DependencyError
 from mae_skill.spec import ExperimentSpec
 
@@ -31,7 +32,9 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 def context_of(action: str, folder: Path) -> RunContext:
     """One process that writes under ``folder/<action>``."""
     (folder / action).mkdir(parents=True, exist_ok=True)
-    return RunContext(action, folder, folder / action, 0, 0, 1, torch.device("cpu"), QuietStatus())
+    return RunContext(
+        action, folder, folder / action, 0, 0, 1, torch.device("cpu"), StatusWriter(None)
+    )
 
 
 def spec_of(section: str, data: Path, **values: Any) -> ExperimentSpec:

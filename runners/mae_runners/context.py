@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from mae_sdk.jobs.status import StatusWriter
 from mae_skill.errors import DependencyError, UsageError
 from mae_skill.spec import (
     EvaluateSpec,
@@ -33,18 +34,6 @@ ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 LINE_INTERVAL_S = 5.0  # without a terminal: at most one progress line in this many seconds
 
 
-class Status(Protocol):
-    """Where an action reports its state; rank 0 writes `status.json` (`mae_sdk.jobs.status`)."""
-
-    def started(self, message: str, **fields: Any) -> None: ...
-
-    def running(self, message: str, **fields: Any) -> None: ...
-
-    def success(self, message: str, **fields: Any) -> None: ...
-
-    def failure(self, message: str, **fields: Any) -> None: ...
-
-
 class StopSignal(Protocol):
     """The signals by which a scheduler takes a machine back (`mae_runners.training.preemption`)."""
 
@@ -53,18 +42,6 @@ class StopSignal(Protocol):
     def begin(self) -> None: ...
 
     def release(self) -> None: ...
-
-
-class QuietStatus:
-    """The status of every rank but the first: `status.json` has one writer."""
-
-    def started(self, message: str, **fields: Any) -> None: ...
-
-    def running(self, message: str, **fields: Any) -> None: ...
-
-    def success(self, message: str, **fields: Any) -> None: ...
-
-    def failure(self, message: str, **fields: Any) -> None: ...
 
 
 class Progress:
@@ -137,7 +114,7 @@ class RunContext:
     local_rank: int
     world_size: int
     device: torch.device
-    status: Status
+    status: StatusWriter
     encryption_key: str | None = field(default=None, repr=False)
     provenance: Mapping[str, Origin] = field(default_factory=dict, repr=False)
     preemption: StopSignal | None = field(default=None, repr=False)
@@ -187,12 +164,6 @@ def make_context(
     action_dir = Path(section.results_dir) if section.results_dir else results_dir / action
     action_dir.mkdir(parents=True, exist_ok=True)
 
-    status: Status = QuietStatus()
-    if rank == 0:
-        from mae_sdk.jobs.status import StatusWriter
-
-        status = StatusWriter(results_dir / "status.json")
-
     kind, notice = device_kind(spec, action)
     if kind == "gpu":
         device = torch.device("cuda", device_ids(section, local_rank + 1)[local_rank])
@@ -208,7 +179,8 @@ def make_context(
         local_rank=local_rank,
         world_size=world_size,
         device=device,
-        status=status,
+        # `status.json` has one writer.
+        status=StatusWriter(results_dir / "status.json" if rank == 0 else None),
         encryption_key=resolve_key(spec.encryption_key),
         provenance=provenance or {},
     )

@@ -113,9 +113,10 @@ def _run(
     spec: ExperimentSpec, provenance: Mapping[str, Any], steps: int, started: float
 ) -> dict[str, Any]:
     import torch
+    from mae_sdk.jobs.status import StatusWriter
 
     from mae_runners.actions import train
-    from mae_runners.context import QuietStatus, RunContext, make_context
+    from mae_runners.context import RunContext, make_context
 
     context = make_context("train", spec, provenance)
     device = context.device
@@ -134,7 +135,7 @@ def _run(
 
     began = time.monotonic()
     with contextlib.suppress(_Enough):
-        train.run(spec, TimedContext(**{**vars(context), "status": QuietStatus()}))
+        train.run(spec, TimedContext(**{**vars(context), "status": StatusWriter(None)}))
     peak = (
         torch.cuda.max_memory_allocated(device)
         if cuda

@@ -26,9 +26,9 @@ def _rank(rank: int, port: int, folder: str, queue) -> None:  # type: ignore[no-
         num_units=16,
     )
     sampler = FunctionalSampler(len(data), 1, rank, 2)
-    loader = build_loader(data, sampler, 3, 1, pin_memory=False)
+    loader = build_loader(data, sampler, 3, 1)
     for epoch in range(2):
-        sampler.set_position(epoch)
+        sampler.set_place(epoch)
         mine = [
             (int(i), bool(v), n.sum().item())
             for b in loader

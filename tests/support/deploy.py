@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_runners.context import QuietStatus, RunContext
+from mae_runners.context import RunContext
 from mae_runners.models import build_classifier, build_mae, checkpoint
+from mae_sdk.jobs.status import StatusWriter
 from mae_skill.merge import Origin
 from mae_skill.spec import ExperimentSpec
 
@@ -48,7 +49,7 @@ def make_context(
         0,
         1,
         torch.device("cpu"),
-        QuietStatus(),
+        StatusWriter(None),
         provenance=provenance or {},
     )
 

@@ -110,7 +110,7 @@ def check_request(section: ExportSpec, target: Path) -> None:
         SpecError: the format has no reduced precision.
     """
     if section.format in ("onnx", "triton"):
-        onnx_format.require_onnx()
+        onnx_format.require("onnx", "onnxruntime")
     elif section.data_type != "fp32":
         raise SpecError(
             "reduced precision is written into ONNX graphs only",

@@ -115,7 +115,7 @@ def check_request(section: GenTrtEngineSpec, target: Path) -> None:
         )
     library = tensorrt.load_backend(section.backend)
     tensorrt.choose_targets(library, section.backend, section.targets)
-    onnx_format.require_onnx()
+    onnx_format.require("onnx", "onnxruntime")
     check_no_folder(target, "gen_trt_engine.trt_engine")
     check_target(target, section.overwrite, "gen_trt_engine.overwrite")
 

@@ -222,7 +222,6 @@ def build_dataset(
     require_labels: bool = False,
     num_units: int | None = None,
     max_corrupt_fraction: float = 0.01,
-    cache_dir: str | None = None,
 ) -> ImageDataset:
     """Open ``sources`` and put a transform on them.
 
@@ -236,14 +235,13 @@ def build_dataset(
         require_labels: refuse images outside class folders.
         num_units: length of the masking noise; ``None`` = none.
         max_corrupt_fraction: share of unreadable images that is tolerated.
-        cache_dir: where archives are cached; ``None`` = the default.
 
     Raises:
         DataError: the source is missing, empty, hostile, unlabeled where labels are needed, or
             holds unknown classes.
         StorageError: it could not be fetched.
     """
-    source = open_source(sources, cache_dir=cache_dir)
+    source = open_source(sources)
     names, labels = source.label(classes)
     unlabeled = np.flatnonzero(labels < 0)
     if require_labels and len(unlabeled):

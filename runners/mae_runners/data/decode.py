@@ -11,7 +11,7 @@ gray image.
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -80,10 +80,11 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, reduce: int = 1
             encoded = np.frombuffer(data, np.uint8)
             flag = _REDUCED.get(reduce)
             # OpenCV has no reduced RGB flag: reduced images come in BGR order.
-            pixels: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB if flag is None else flag)
+            pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB if flag is None else flag)
             if pixels is not None:
-                rgb: Pixels = pixels if flag is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-                return rgb
+                return cast(
+                    Pixels, pixels if flag is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+                )
     return _pillow(data, name, max_pixels)
 
 

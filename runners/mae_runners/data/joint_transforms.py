@@ -7,7 +7,7 @@ transform: both keep their size.
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -95,9 +95,7 @@ def _largest_share(mask: Mask, ignore_index: int) -> float:
 
 def resize_mask(mask: Mask, width: int, height: int) -> Mask:
     """To [height, width] by the nearest pixel, its center where the image's resize has it."""
-    resized: Any = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    sized: Mask = resized
-    return sized
+    return cast(Mask, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def distort(pixels: Pixels, rng: random.Random) -> Pixels:
@@ -113,13 +111,13 @@ def distort(pixels: Pixels, rng: random.Random) -> Pixels:
     saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
     hue = rng.uniform(-18, 18) if rng.random() < 0.5 else 0.0
 
-    distorted: Any = _linear(pixels, 1.0 if late else contrast, bright)
+    distorted = _linear(pixels, 1.0 if late else contrast, bright)
     if saturation != 1.0 or hue != 0.0:
         hsv = cv2.cvtColor(distorted, cv2.COLOR_RGB2HSV_FULL)  # hue in 0–255 for 0–360°
         turn = round(hue * 256 / 360)
         hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn).astype(np.uint8)
         hsv[..., 1] = cv2.convertScaleAbs(hsv[..., 1], alpha=saturation)
-        distorted = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+        distorted = cast(Pixels, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
     return _linear(distorted, contrast if late else 1.0, 0.0)
 
 
@@ -128,6 +126,4 @@ def _linear(pixels: Pixels, factor: float, shift: float) -> Pixels:
     if factor == 1.0 and shift == 0.0:
         return pixels
     table = np.clip(np.rint(np.arange(256) * factor + shift), 0, 255).astype(np.uint8)
-    mapped: Any = cv2.LUT(pixels, table)
-    scaled: Pixels = mapped
-    return scaled
+    return cast(Pixels, cv2.LUT(pixels, table))

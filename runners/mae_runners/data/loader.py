@@ -60,8 +60,6 @@ def build_loader(
     batch_size: int,
     workers: int,
     *,
-    pin_memory: bool | None = None,
-    drop_last: bool = False,
     persistent: bool = True,
 ) -> DataLoader[dict[str, Tensor]]:
     """The loader of one rank.
@@ -72,8 +70,6 @@ def build_loader(
         batch_size: images per batch.
         workers: processes beside this one; fewer are used when the machine has fewer cores or too
             little shared memory, with a warning in the log.
-        pin_memory: ``None`` = when there is CUDA.
-        drop_last: leave out a last batch that is not full.
         persistent: keep the workers between epochs.
     """
     workers, prefetch = plan_workers(workers, batch_size * dataset.item_bytes)
@@ -91,8 +87,7 @@ def build_loader(
         sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
         **options,
     )
 

@@ -36,21 +36,10 @@ class FunctionalSampler(Sampler[Key]):
         self.n, self.seed, self.rank, self.world, self.shuffle = n, seed, rank, world, shuffle
         self.epoch, self.done = 0, 0
 
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """Begin at ``epoch``, after the first ``start`` samples of this rank. Call it before the
-        loader's iterator is made."""
-        self.set_place(epoch, start * self.world)
-
-    def set_place(self, epoch: int, done: int) -> None:
+    def set_place(self, epoch: int, done: int = 0) -> None:
         """Begin at ``epoch``, after the first ``done`` places of the common order: the same for
-        every number of ranks."""
+        every number of ranks. Call it before the loader's iterator is made."""
         self.epoch, self.done = epoch, done
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin ``epoch``; a position inside that same epoch, set before, is kept (frameworks call
-        this after a resume)."""
-        if epoch != self.epoch:
-            self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
         return max(0, -(-(self.n - self.done) // self.world))

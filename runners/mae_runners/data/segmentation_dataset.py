@@ -148,7 +148,6 @@ def build_segmentation_dataset(
     seed: int,
     classes: Sequence[str] | None = None,
     required: bool = True,
-    cache_dir: str | None = None,
 ) -> SegmentationDataset:
     """Open images with their masks and put a transform on them.
 
@@ -164,7 +163,6 @@ def build_segmentation_dataset(
         seed: of every draw.
         classes: names that a checkpoint knows; None: those of ``dataset.segmentation.class_list``.
         required: whether images of the other roles must have one.
-        cache_dir: where archives are cached; None = the default.
 
     Raises:
         DataError: a source is missing or empty, images lack masks, or the class list does not fit.
@@ -180,9 +178,7 @@ def build_segmentation_dataset(
             expected=f"at least {num_classes}",
         )
     names = list(classes) if classes else class_names(meaning.class_list, num_classes)
-    pairs = open_pairs(
-        sources, masks, role=role, required=required and role != "test", cache_dir=cache_dir
-    )
+    pairs = open_pairs(sources, masks, role=role, required=required and role != "test")
     return SegmentationDataset(
         pairs,
         JointTrainTransform(dataset.augmentation, meaning.ignore_index) if train else None,

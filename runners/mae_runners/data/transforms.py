@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -98,9 +98,7 @@ def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixel
         method = cv2.INTER_AREA
     else:
         method = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    resized: Any = cv2.resize(pixels, (width, height), interpolation=method)
-    sized: Pixels = resized
-    return sized
+    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=method))
 
 
 def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.Image:
@@ -284,8 +282,7 @@ def _policy(
     for step in getattr(policy, "ops", None) or [step for steps in policy.policy for step in steps]:
         if step.name.startswith("Posterize"):
             step.aug_fn = _posterize
-    result: Policy = policy
-    return result
+    return cast(Policy, policy)
 
 
 def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:

@@ -10,6 +10,7 @@ every opset is one graph to test.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import shutil
 import tempfile
@@ -330,21 +331,14 @@ def session_of(
         return open_session(str(target))
 
 
-def require_onnx() -> None:
-    """Raises `DependencyError` unless onnx and onnxruntime are installed."""
-    for package in ("onnx", "onnxruntime"):
-        require(package)
-
-
-def require(package: str) -> None:
-    """Raises `DependencyError` unless ``onnx`` or ``onnxruntime`` can be imported."""
-    import importlib
-
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        raise DependencyError(
-            f"{package} is not installed",
-            expected="the packages onnx and onnxruntime",
-            hint="pip install 'mae-skill[export]'",
-        ) from error
+def require(*packages: str) -> None:
+    """Raises `DependencyError` unless these packages, ``onnx`` or ``onnxruntime``, are installed."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise DependencyError(
+                f"{package} is not installed",
+                expected="the packages onnx and onnxruntime",
+                hint="pip install 'mae-skill[export]'",
+            ) from error
