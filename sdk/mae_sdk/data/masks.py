@@ -79,8 +79,8 @@ def inspect_masks(
 
     Returns:
         JSON types: ``digest, images, masks, values {value: {"pixels": share of all, "images":
-        count}}, without_mask, unreadable,
-        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
+        count}}, without_mask, unreadable, other_size {count, files}``; lists of files are bounded
+        to 50, the counts are not.
 
     Raises:
         DataError: a source is missing, empty or hostile, or there are no masks at all.

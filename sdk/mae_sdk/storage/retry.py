@@ -53,8 +53,8 @@ _NETWORK_PACKAGES = {
 
 
 def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPTS) -> T:
-    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s, doubling up
-    to 5 s).
+    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s, doubling
+    up to 5 s).
 
     Args:
         call: one idempotent request.

@@ -188,7 +188,8 @@ def _opened(url: str) -> str:
 
 
 def timeout_seconds() -> float:
-    """Seconds without a byte after which a request counts as stalled (``MAE_STORAGE_TIMEOUT``; 30)."""
+    """Seconds without a byte after which a request counts as stalled: ``MAE_STORAGE_TIMEOUT``, else
+    30."""
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
 
 
