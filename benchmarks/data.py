@@ -1,5 +1,5 @@
-"""Measurements of data reading: ``python benchmarks/data.py [--quick] [--only NAME]``, where NAME is
-fetch, objects, decode or loader.
+"""Measurements of data reading: ``python benchmarks/data.py [--quick] [--only NAME]``, where NAME
+is fetch, objects, decode or loader.
 
 Each ratio sets us against the usual way, alternately in one run on one machine, and is written with
 median and spread to ``benchmarks/results/data.json``.

@@ -81,6 +81,7 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
     if kind == "zip":
         yield from _zip_members(raw, size, source, limits)
         return
+
     if not head.strip(b"\0") and kind == "none" and len(head) == 0:
         raise DataError(f"{source} is empty", got=source)
     if kind == "none" and head.strip(b"\0") and not _is_tar_header(head):
@@ -89,6 +90,7 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
             got=source,
             expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
         )
+
     counted = decompress.Counted(_Prefixed(head, raw))
     stream = decompress.open_stream(counted, kind)
     with _naming_damage(source, kind):
@@ -257,6 +259,7 @@ class _TarReader:
                     got=self._source,
                     hint="fetch or pack the archive again",
                 )
+
         data = self._ready[self._at : self._at + size]
         self._at += len(data)
         return data
@@ -270,6 +273,7 @@ class _TarReader:
                 "a decompression bomb",
                 self._source,
             )
+
         if limits.max_bytes is not None and self._total > limits.max_bytes:
             raise refused(
                 what.strip("'"),
@@ -319,6 +323,7 @@ class _TarReader:
             self._judge("the end marker")
             if not rest:
                 break
+
         if self._counted.read(1):
             raise DataError(
                 f"refused {self._source}: data after the end of the {self._kind} stream",
@@ -341,6 +346,7 @@ def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:
             raise refused(name, "has a malformed extended header", source)
         records[_text(key)] = value[:-1]
         position += length
+
     return records
 
 
@@ -398,6 +404,7 @@ def _judge_zip(
                 f"makes the archive larger than the {limits.max_bytes} bytes allowed",
                 source,
             )
+
     if total > limits.ratio_from and total / max(1, size or end) > limits.max_ratio:
         raise DataError(
             f"refused {source}: it expands {total / max(1, size or end):.0f} times: "

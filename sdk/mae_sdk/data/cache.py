@@ -100,6 +100,7 @@ def pack_of(
                 got=str(folder / key),
                 hint="run the same command again",
             )
+
     return found
 
 
@@ -128,6 +129,7 @@ def _identify(
                 expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case",
             )
         return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
+
     try:
         info = transfer.info(uri)
     except NotFoundError as error:
@@ -136,6 +138,7 @@ def _identify(
             got=where,
             hint="check the path, the bucket and the spelling",
         ) from error
+
     url = urls.unsigned(uri) if urls.is_remote(uri) else str(urls.local_path(uri).resolve())
     return {
         "url": url,
@@ -186,6 +189,7 @@ def _locked(root: Path, key: str) -> Iterator[None]:
             retryable=False,
             hint=hint,
         ) from error
+
     try:
         yield
     finally:
@@ -205,6 +209,7 @@ def _build(
         f".{key}.*"
     ):  # an interrupted fetch; we hold its lock, so nobody is writing it
         shutil.rmtree(stale, ignore_errors=True)
+
     in_place = _in_place(uri)
     expected = sum(d["size"] for d in details.values()) if details else identity.get("size") or 0
     expected = 0 if in_place else expected
@@ -217,6 +222,7 @@ def _build(
             retryable=False,
             hint=hint,
         )
+
     # Private to the user, as the source may be.
     with files.atomic_folder(root / key, mode=0o700, replace=True) as temporary:
         meta = {"source": urls.redact(uri), "created": time.time()}
@@ -233,6 +239,7 @@ def _build(
             raise StorageError(
                 f"{where} changed while it was read", got=where, hint="run the same command again"
             )
+
     make_room(root, 0, keep=key)
 
 
@@ -255,6 +262,7 @@ def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None) -> Pa
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(pack.read(i))
+
     return target
 
 
@@ -280,6 +288,7 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
             )
         except (OSError, ValueError, KeyError):
             continue
+
     return sorted(found, key=lambda entry: -entry.last_used)
 
 
@@ -318,6 +327,7 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
             got=key,
             hint="mae cache lists them",
         )
+
     removed = [entry for entry in entries if _remove(folder, entry.key)]
     if key is None and folder.is_dir():
         for leftover in folder.iterdir():  # parts of interrupted fetches whose writer is gone
@@ -327,6 +337,7 @@ def clear(key: str | None = None, root: str | os.PathLike[str] | None = None) ->
                     files.locked(folder / ".locks" / leftover.name.split(".")[1], wait=False),
                 ):
                     shutil.rmtree(leftover, ignore_errors=True)
+
     return removed
 
 

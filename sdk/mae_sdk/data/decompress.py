@@ -57,6 +57,7 @@ def open_stream(raw: Counted, kind: str) -> Reader:
     if kind == "gzip":
         stream: Reader = _gzip_reader()(fileobj=raw, mode="rb")
         return stream
+
     if kind == "zstd":
         try:
             import zstandard
@@ -65,6 +66,7 @@ def open_stream(raw: Counted, kind: str) -> Reader:
                 "reading .zst needs zstandard", hint="pip install zstandard"
             ) from error
         return _Blocks(zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW), raw)
+
     if kind == "xz":
         return _Frames(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY))
     if kind == "bzip2":
@@ -136,6 +138,7 @@ class _Blocks:
             if self._decoder.eof:
                 self._pending = self._decoder.unused_data + self._pending
                 self._decoder = None
+
         return data
 
 
@@ -154,6 +157,7 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
         kinds = (*kinds, isal_zlib.error, igzip_lib.error)
     except ImportError:
         pass
+
     name = type(error).__name__
     if isinstance(error, EOFError):
         return DataError(
@@ -161,6 +165,7 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
             got=source,
             hint="fetch or pack the archive again",
         )
+
     # bz2 and gzip raise plain OSError without errno for bad data
     if (
         isinstance(error, kinds)
@@ -172,4 +177,5 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
             got=source,
             hint="fetch or pack the archive again",
         )
+
     return None

@@ -86,6 +86,7 @@ def inspect_source(
             Exception
         ):  # Pillow raises many kinds for damaged files; here they all mean: unreadable
             unreadable.append(source.path(i))
+
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))
     classes = source.classes
@@ -136,6 +137,7 @@ def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
         except Exception:
             ImageDraw.Draw(sheet).line((x, y, x + TILE, y + TILE), "red", 3)
             ImageDraw.Draw(sheet).line((x + TILE, y, x, y + TILE), "red", 3)
+
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, "PNG")

@@ -55,6 +55,7 @@ def class_labels(
             strange[head] = strange.get(head, 0) + 1
             continue
         found[i] = table.setdefault(head, len(table))
+
     if strange:
         listed = ", ".join(sorted(strange)[:5]) + (", …" if len(strange) > 5 else "")
         raise DataError(
@@ -63,6 +64,7 @@ def class_labels(
             got=sorted(strange)[:20],
             expected=f"folders among the {len(table)} classes of the training data",
         )
+
     if known is not None:
         return list(known), found
     order = sorted(table)

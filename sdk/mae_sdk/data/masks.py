@@ -54,6 +54,7 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
         raise DataError(
             f"{name} cannot be read as a mask: {str(error)[:120] or type(error).__name__}", got=name
         ) from error
+
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype == np.uint8:
@@ -62,6 +63,7 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
         raise DataError(
             f"{name} holds values beyond 16 bits", got=name, expected="class numbers below 65536"
         )
+
     return values.astype(np.uint16)
 
 
@@ -79,8 +81,8 @@ def inspect_masks(
 
     Returns:
         JSON types: ``digest, images, masks, values {value: {"pixels": share of all, "images":
-        count}}, without_mask, unreadable,
-        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
+        count}}, without_mask, unreadable, other_size {count, files}``; lists of files are bounded
+        to 50, the counts are not.
 
     Raises:
         DataError: a source is missing, empty or hostile, or there are no masks at all.
@@ -95,6 +97,7 @@ def inspect_masks(
         pairs = open_pairs(images, masks, role=role, required=False, cache_dir=cache_dir)
         if not pairs.masked:
             raise error
+
     pixels: Counter[int] = Counter()
     seen: Counter[int] = Counter()
     bare, unreadable, other = [], [], []
@@ -117,6 +120,7 @@ def inspect_masks(
         for value in np.flatnonzero(counts):
             pixels[int(value)] += int(counts[value])
             seen[int(value)] += 1
+
     total = sum(pixels.values())
     return {
         "digest": pairs.digest,

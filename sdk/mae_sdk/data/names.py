@@ -52,6 +52,7 @@ def safe_name(name: str, source: str) -> str:
         len(p.encode("utf-8", "surrogatepass")) > 255 for p in name.split("/")
     ):
         problem = "is too long for a file system"
+
     clean = "/".join(part for part in name.split("/") if part not in ("", "."))
     if not clean and problem is None:
         problem = "is empty"

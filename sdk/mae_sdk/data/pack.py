@@ -120,6 +120,7 @@ def write_pack(
                 hint=hint,
             ) from error
         raise
+
     _refuse_collisions(folder, hashes, folders.hashes, source)
     index = {
         "format": FORMAT,
@@ -135,6 +136,7 @@ def write_pack(
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }
+
     (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True))
 
 
@@ -225,6 +227,7 @@ def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], so
             "occurs twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
         )
         raise refused(pair[1], problem, source)
+
     if folders:
         ours = np.frombuffer(folders, dtype=np.int64)
         places = np.searchsorted(hashes, ours)
@@ -254,6 +257,7 @@ def _digest(folder: Path) -> str:
     with (folder / "names.bin").open("rb") as names:
         while block := names.read(1 << 20):
             digest.update(block)
+
     for field in ("end", "size", "crc"):
         with (folder / "table.npy").open("rb") as table:
             np.lib.format.read_magic(table)
@@ -262,6 +266,7 @@ def _digest(folder: Path) -> str:
                 digest.update(
                     np.ascontiguousarray(np.frombuffer(block, dtype=_FIELDS)[field]).tobytes()
                 )
+
     return digest.hexdigest()
 
 
@@ -298,6 +303,7 @@ class Pack:
                 blob = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _gone(self.folder) from error
+
         if elsewhere:
             whole = (stat.st_size, stat.st_mtime_ns) == (
                 elsewhere.get("size"),
@@ -305,6 +311,7 @@ class Pack:
             )
         else:
             whole = stat.st_size == self.index.get("bytes")
+
         whole = whole and len(self._table) == self.index.get("files")
         if (
             self.index.get("format") != FORMAT
@@ -312,6 +319,7 @@ class Pack:
             or (len(self._table) and int(self._table["end"][-1]) != len(blob))
         ):
             raise _gone(self.folder)
+
         self.names = Names(blob, self._table["end"])
         self.sizes: np.ndarray[Any, Any] = self._table["size"]
 
@@ -340,6 +348,7 @@ class Pack:
             more := os.pread(self._descriptor, size - len(data), offset + len(data))
         ):
             data += more
+
         if len(data) != size or crc32(data) != int(row["crc"]):
             if "in_place" in self.index:
                 raise StorageError(
@@ -352,6 +361,7 @@ class Pack:
                 got=str(self.folder),
                 hint="run mae cache clear; it is fetched again",
             )
+
         return data
 
     def close(self) -> None:

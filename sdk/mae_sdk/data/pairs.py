@@ -118,6 +118,7 @@ def open_pairs(
             got=[urls.redact(one) for one in beside],
             expected="one mask source for each image source, in the same order",
         )
+
     parts: list[tuple[Source, Source | None, np.ndarray[Any, Any]]] = []
     for number, place in enumerate(places):
         source = open_source(place, cache_dir)
@@ -128,6 +129,7 @@ def open_pairs(
             )
         else:
             parts.append(_beside(source, place, role, required, cache_dir))
+
     pairs = Pairs(parts)
     if required and pairs.masked < len(pairs):
         raise _unpaired(pairs, role)
@@ -149,6 +151,7 @@ def _beside(
             found = None
         if found is not None:
             return source, found, _rows(images, _stems(found.members))
+
     if required:
         raise DataError(
             f"no masks belong to {urls.redact(place)}",
@@ -157,6 +160,7 @@ def _beside(
             "or mask sources",
             hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
         )
+
     return source, None, _rows(images, {})
 
 
@@ -176,6 +180,7 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
         top, _, rest = name[skip:].partition("/")
         if rest and top in (IMAGES, MASKS):
             (images if top == IMAGES else masks)[i] = _stem(rest)
+
     folders = {stem.partition("/")[0] for stem in images.values() if "/" in stem}
     known = folders & {name for split in SPLITS.values() for name in split}
     own = known & set(SPLITS[role])
@@ -186,6 +191,7 @@ def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict
             got=sorted(known),
             expected=f"{IMAGES}/{SPLITS[role][0]}, or a source that names the split itself",
         )
+
     return {
         i: stem for i, stem in images.items() if not known or stem.partition("/")[0] in own
     }, masks
@@ -218,6 +224,7 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
         bare = {stem[short:]: i for stem, i in place.items()}
         again = [bare.get(stem[cut:], -1) for stem in images.values()]
         found = again if again.count(-1) < found.count(-1) else found
+
     if len(place) < len(masks):
         times = Counter(masks.values())
         shared = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
@@ -227,6 +234,7 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
                 got=shared,
                 expected="one mask for an image",
             )
+
     return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
 
 

@@ -108,6 +108,7 @@ class Source:
                 for names, values in found
             ]
             return classes, np.concatenate(labels)
+
         return list(known), np.concatenate(
             [class_labels(part.names, known)[1] for part in self._parts]
         )
@@ -200,6 +201,7 @@ def _walk(root: Path) -> list[tuple[str, int, int]]:
             raise StorageError(
                 f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False
             ) from error
+
     return found
 
 
@@ -253,6 +255,7 @@ def open_source(
             got=uri if isinstance(uri, str) else list(uris),
             expected="a path or URL, or a list of them",
         )
+
     return Source([_open_one(one, cache_dir, limits) for one in uris])
 
 
@@ -274,6 +277,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         from mae_sdk.data.cache import pack_of
 
         part = _Packed(uri, pack_of(uri, cache_dir, limits, images_only=True))
+
     if not len(part.names):
         inside = (
             sorted(path.name for path in local.iterdir() if urls.is_archive(path.name))
@@ -283,4 +287,5 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
         raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
+
     return part

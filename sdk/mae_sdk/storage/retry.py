@@ -53,8 +53,8 @@ _NETWORK_PACKAGES = {
 
 
 def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPTS) -> T:
-    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s, doubling up
-    to 5 s).
+    """``call()``, tried again after network faults with growing, jittered pauses (0.1 s, doubling
+    up to 5 s).
 
     Args:
         call: one idempotent request.
@@ -75,6 +75,7 @@ def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPT
             if number == attempts or not known.retryable or getattr(known, "expired", False):
                 raise known from error
             time.sleep(min(5.0, 0.1 * 2**number) * (0.5 + random.random() / 2))
+
     raise AssertionError("unreachable")
 
 
@@ -88,6 +89,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         return translate(
             cause, url, doing, tries
         )  # fsspec's web client calls every failure "not found"
+
     where = urls.redact(url)
     code = _code(error)
     if code in _EXPIRED:
@@ -99,6 +101,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         )
         known.expired = True  # type: ignore[attr-defined]
         return known
+
     if isinstance(error, FileNotFoundError) or code in {
         "NoSuchKey",
         "NoSuchBucket",
@@ -106,10 +109,12 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
         "NotFound",
     }:
         return NotFoundError(f"cannot {doing} {where}: there is no such file or bucket", got=where)
+
     if isinstance(error, FileExistsError) or code in {"PreconditionFailed", "412"}:
         return StorageError(
             f"cannot {doing} {where}: it exists already", got=where, retryable=False
         )
+
     if isinstance(error, PermissionError) or code in _FINAL:
         hint = (
             "check the credentials and the bucket's policy"
@@ -122,11 +127,13 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
             retryable=False,
             hint=hint,
         )
+
     if type(error).__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}:
         hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         return StorageError(
             f"cannot {doing} {where}: no usable credentials", got=where, retryable=False, hint=hint
         )
+
     if isinstance(error, OSError) and error.errno in (28, 122):
         return StorageError(
             f"cannot {doing} {where}: the disk is full",
@@ -134,6 +141,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
             retryable=False,
             hint="free space or move the folder",
         )
+
     network = type(error).__module__.split(".")[0] in _NETWORK_PACKAGES
     if network or isinstance(error, (OSError, TimeoutError, EOFError)):
         detail = code or f"{type(error).__name__}: {str(error)[:160]}".rstrip(": ")
@@ -143,6 +151,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
             got=where,
             hint="this looks temporary; run the command again",
         )
+
     return None
 
 

@@ -145,6 +145,7 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
 
         attempt(write, url, "write", attempts=1)
         return
+
     # Some stores ignore If-None-Match; asking first makes the ordinary case right there too (a race
     # is then the store's).
     if if_none_match and exists(url):
@@ -153,6 +154,7 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
             got=urls.redact(url),
             retryable=False,
         )
+
     fs, inside = urls.filesystem(url)
     attempt(
         lambda: fs.pipe_file(inside, data, mode="create" if if_none_match else "overwrite"),
@@ -186,6 +188,7 @@ def list_details(url: str) -> dict[str, dict[str, Any]]:
             found = fs.find(path, detail=True)
         except FileNotFoundError:
             return {}
+
         result = {}
         for name, entry in found.items():
             if (
@@ -198,6 +201,7 @@ def list_details(url: str) -> dict[str, dict[str, Any]]:
                     "size": int(entry.get("size") or 0),
                     "etag": _stamp(entry),
                 }
+
         return result
 
     return attempt(request, url, "list")
@@ -245,6 +249,7 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
                 lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1
             )
         return
+
     before = info(url)
     with atomic_file(target, sync=True) as temporary, temporary.open("r+b") as handle:
         if before["size"] is None or not takes_ranges(url):

@@ -76,6 +76,7 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
         pieces = PurePosixPath(part)
         if pieces.is_absolute() or ".." in pieces.parts or _SCHEME.match(part):
             raise UsageError("a path below a root must be relative, without '..'", got=part)
+
     tail = "/".join(str(PurePosixPath(part)) for part in parts if part not in ("", "."))
     if not tail:
         return text
@@ -84,6 +85,7 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
             [*text.split("?", 1), ""][:2] if scheme(text) in ("http", "https") else (text, "")
         )
         return base.rstrip("/") + "/" + tail + (f"?{query}" if query else "")
+
     return str(Path(text) / tail)
 
 
@@ -183,12 +185,14 @@ def _opened(url: str) -> str:
             hint=f"export {found[1]}=<the whole URL, freshly signed>, "
             "then run the same command again",
         )
+
     signed = urlsplit(secret)
     return urlunsplit((parts.scheme, signed.netloc, parts.path, signed.query, ""))
 
 
 def timeout_seconds() -> float:
-    """Seconds without a byte after which a request counts as stalled (``MAE_STORAGE_TIMEOUT``; 30)."""
+    """Seconds without a byte after which a request counts as stalled: ``MAE_STORAGE_TIMEOUT``, else
+    30."""
     return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
 
 
@@ -233,6 +237,7 @@ def filesystem(url: str) -> tuple[Any, str]:
             got=redact(url),
             expected="a path or an fsspec URL such as s3://",
         ) from error
+
     return fs, fs._strip_protocol(_opened(url))
 
 
