@@ -200,18 +200,18 @@ def _grade_json(expected: dict[str, Any], path: Path) -> str | None:
 
 
 def _grade_spec(expected: dict[str, Any], path: Path) -> str | None:
-    from mae_sdk.cli.spec import check_spec
+    from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
     from mae_skill.reader import read_spec
 
     try:
         spec = read_spec(str(path))
-        errors, _ = check_spec(Bundle.load(None), expected["action"], spec, {})
+        found, _ = resolve_spec(Bundle.load(None), expected["action"], spec, {}, looks=False)
     except (MaeError, OSError) as error:
         return f"{path.name}: {error}"
-    if errors:
-        return f"{path.name}: {errors[0]}"
+    if found.errors:
+        return f"{path.name}: {found.errors[0]}"
     flat = flatten(spec)
     wrong = {key: flat.get(key) for key, value in expected["has"].items() if flat.get(key) != value}
     return f"{path.name}: {wrong}" if wrong else None

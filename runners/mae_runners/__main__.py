@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_sdk.files import write_json
 from mae_skill.errors import MaeError, PreemptedError, UsageError
-from mae_skill.merge import Origin
+from mae_skill.resolve import Resolution, raise_all
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
 
@@ -101,46 +101,45 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> int:
     """Reads the spec, then runs the action here or as several ranks; returns the exit code."""
-    resolved, provenance = resolve(args.action, args.experiment_spec, args.overrides)
+    found = resolve(args.action, args.experiment_spec, args.overrides)
+    if isinstance(found.spec.get("results_dir"), str):
+        run.folder = Path(found.spec["results_dir"]).expanduser().absolute()
+    raise_all(found.errors, args.action)
 
     from mae_skill.spec import ExperimentSpec
 
     from mae_runners.context import job_dir_of, make_context
 
-    spec = ExperimentSpec.model_validate(resolved)
+    spec = ExperimentSpec.model_validate(found.spec)
     run.folder = job_dir_of(spec)
     ranks = ranks_to_start(args.action, spec)
     if ranks is not None:
-        return start_ranks(args.action, resolved, ranks, run.folder)
+        return start_ranks(args.action, found.spec, ranks, run.folder)
 
-    run.context = make_context(args.action, spec, provenance)
+    run.context = make_context(args.action, spec, found.provenance)
     run.context.preemption = preemption
     run_action(args.action, spec, run.context)
     return 0
 
 
-def resolve(
-    action: str, source: str, overrides: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Origin]]:
-    """The resolved spec and its provenance, judged as `mae plan` judges it.
+def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
+    """The spec, judged as `mae plan` judges it.
 
     A job, and a rank of a run, are handed a spec whose data, files and devices were looked at before.
     """
     from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle
     from mae_skill.reader import parse_override
-    from mae_skill.resolve import raise_all
 
     looked_at = bool({"RANK", "MAE_JOB_DIR"} & os.environ.keys())
     asked = dict(parse_override(text) for text in overrides)
     found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
     # Nothing that a run writes holds a secret of its spec; its ranks inherit them.
     os.environ.update(secrets)
-    raise_all(found.errors, action)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if not found.errors and int(os.environ.get("RANK", 0)) == 0:
         for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    return found.spec, found.provenance
+    return found
 
 
 def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:

@@ -25,7 +25,7 @@ from mae_skill.spec import (
 
 if TYPE_CHECKING:
     import torch
-    from mae_skill.merge import Origin
+    from mae_skill.origin import Origin
     from rich.progress import Progress as Bar
 
 ActionSpec = TrainSpec | EvaluateSpec | InferenceSpec | ExportSpec | GenTrtEngineSpec

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import MaeError
+from mae_skill.resolve import raise_all
 
 if TYPE_CHECKING:
     from mae_skill.spec import ExperimentSpec
@@ -94,7 +95,9 @@ def time_steps(source: str, steps: int = STEPS) -> dict[str, Any]:
 
     from mae_runners.__main__ import resolve
 
-    resolved, provenance = resolve("train", source, [])
+    found = resolve("train", source, [])
+    raise_all(found.errors, "train")
+    resolved = found.spec
     resolved["train"] |= {
         "num_gpus": 1,
         "gpu_ids": resolved["train"]["gpu_ids"][:1] or [0],
@@ -106,7 +109,7 @@ def time_steps(source: str, steps: int = STEPS) -> dict[str, Any]:
     resolved["wandb"] = {**(resolved.get("wandb") or {}), "enable": False}
     with tempfile.TemporaryDirectory(prefix="mae-measure-") as folder:
         resolved["results_dir"], resolved["train"]["results_dir"] = folder, None
-        return _run(ExperimentSpec.model_validate(resolved), provenance, steps, started)
+        return _run(ExperimentSpec.model_validate(resolved), found.provenance, steps, started)
 
 
 def _run(

@@ -1,4 +1,6 @@
-"""The 150 classes of the ADE20K scene parsing benchmark (arXiv:1608.05442), in the order of its masks: value 1 is the first."""
+"""The 150 classes of the ADE20K scene parsing benchmark (arXiv:1608.05442), in the order of its
+masks: value 1 is the first.
+"""
 
 _NAMES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,

@@ -1,7 +1,8 @@
 """Every architecture, as a table: family, patch, mask unit, widths, depths, admissible input sizes.
 
-Pure data, no third-party import: the schemas, the validator, the estimates and the runners all read this one table.
-Widths and depths are those of the papers (ViT: arXiv 2010.11929, ConvNeXt V2: 2301.00808, Hiera: 2306.00989) and equal timm's.
+Pure data, no third-party import: the schemas, the validator, the estimates and the runners all read
+this one table. Widths and depths are those of the papers (ViT: arXiv 2010.11929, ConvNeXt V2:
+2301.00808, Hiera: 2306.00989) and equal timm's.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ class Arch:
     Attributes:
         name: the value of ``model.arch``.
         family: ``vit`` (ViT-MAE), ``convnextv2`` (FCMAE) or ``hiera`` (Hiera-MAE).
-        patch: side in pixels of one input token (ViT: the patch; ConvNeXt V2 and Hiera: the stem's stride, 4).
-        unit: side in pixels of one mask unit: what is masked or kept as a whole. Input sides must be multiples of it.
+        patch: side in pixels of one input token (ViT: the patch; ConvNeXt V2 and Hiera: the stem's
+            stride, 4).
+        unit: side in pixels of one mask unit: what is masked or kept as a whole. Input sides must
+            be multiples of it.
         target_patch: side in pixels of one prediction of the decoder.
         dims: width of each stage (ViT: one).
         depths: blocks in each stage (ViT: one).
@@ -116,7 +119,7 @@ def arch_names(family: Family | None = None) -> list[str]:
 
 
 def hw(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """``(height, width)`` in pixels of a spec's ``input_size`` (one side, or ``[height, width]``)."""
+    """``(height, width)`` in pixels of a spec's ``input_size`` (a side, or ``[height, width]``)."""
     if isinstance(input_size, int):
         return input_size, input_size
     return int(input_size[0]), int(input_size[1])
@@ -129,7 +132,9 @@ def size_fits(arch: str, input_size: int | list[int] | tuple[int, int]) -> bool:
 
 
 def nearest_sizes(arch: str, side: int) -> list[int]:
-    """The admissible sides just below and just above ``side`` (pixels); one value where there is nothing below."""
+    """The admissible sides just below and just above ``side`` (pixels); one value where there is
+    nothing below.
+    """
     multiple = ARCHS[arch].size_multiple
     below = side // multiple * multiple
     return [

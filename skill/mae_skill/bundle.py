@@ -1,8 +1,12 @@
-"""Reading a skill bundle: ``references/skill_info.yaml``, ``schemas/``, templates. Plain files; any bundle of this shape is read alike."""
+"""Reading a skill bundle: ``references/skill_info.yaml``, ``schemas/``, templates. Plain files; any
+bundle of this shape is read alike.
+"""
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +43,9 @@ class Bundle:
     """A bundle's files, read as they are asked for.
 
     Attributes:
-        root: its folder.  info: ``skill_info.yaml``.  notes: what could not be used of it, for the user.
+        root: its folder.
+        info: ``skill_info.yaml``.
+        notes: what could not be used of it, for the user.
     """
 
     root: Path
@@ -49,10 +55,12 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Bundle:
-        """The bundle in folder ``path``, or the bundled skill; ``path`` may also be one ``….skill_info.yaml`` of a folder that holds several.
+        """The bundle in folder ``path``, or the bundled skill; ``path`` may also be one
+        ``….skill_info.yaml`` of a folder that holds several.
 
         Raises:
-            NotFoundError: there is no ``skill_info.yaml``.  SpecError: it is no mapping or names no actions.
+            NotFoundError: there is no ``skill_info.yaml``.
+            SpecError: it is no mapping or names no actions.
         """
         root = Path(path) if path is not None else find_bundle_root()
         if root.is_file() and root.name.endswith(INFO):
@@ -119,7 +127,9 @@ class Bundle:
 
     @property
     def spec_params(self) -> dict[str, dict[str, str]]:
-        """Action → spec field → inference function: of ``skill_info.yaml``, else the table of ``SKILL.md``."""
+        """Action → spec field → inference function: of ``skill_info.yaml``, else the table of
+        ``SKILL.md``.
+        """
         found = self.info.get("spec_params")
         if isinstance(found, dict):
             return {str(action): dict(rows or {}) for action, rows in found.items()}
@@ -137,10 +147,13 @@ class Bundle:
         )
 
     def schema(self, action: str) -> dict[str, Any]:
-        """The action's schema as JSON Schema; upstream's type words and infinite bounds are translated.
+        """The action's schema as JSON Schema; upstream's type words and infinite bounds are
+        translated.
 
         Raises:
-            NotFoundError: the file is missing.  SpecError: it is not JSON, or no schema.  UsageError: an unknown action.
+            NotFoundError: the file is missing.
+            SpecError: it is not JSON, or no schema.
+            UsageError: an unknown action.
         """
         self.action(action)
         if action not in self._schemas:
@@ -187,7 +200,9 @@ class Bundle:
         """The action's spec template.
 
         Raises:
-            NotFoundError: the file is missing.  SpecError: it does not parse.  UsageError: an unknown action.
+            NotFoundError: the file is missing.
+            SpecError: it does not parse.
+            UsageError: an unknown action.
         """
         self.action(action)
         path = self.template_path(action)
@@ -198,11 +213,20 @@ class Bundle:
                 got=path.name,
                 hint="mae skill generate",
             )
-        return read_spec(path)
+        changed = path.stat()
+        return copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
+    """A template; PyYAML needs a tenth of a second for one, so each is parsed once per change."""
+    return read_spec(path)
 
 
 def _table(text: str) -> dict[str, dict[str, str]]:
-    """The rows ``| action | spec field | function | … |`` under the heading that names the mappings."""
+    """The rows ``| action | spec field | function | … |`` under the heading that names the
+    mappings.
+    """
     _, found, rest = text.partition("Spec Param / Parent Model Inference")
     rows: dict[str, dict[str, str]] = {}
     body = False  # the rows after the line of dashes

@@ -1,4 +1,6 @@
-"""Names of a segmenter's classes: a list in the spec, a text file with one a line, a YAML list, or those of ADE20K."""
+"""Names of a segmenter's classes: a list in the spec, a text file with one a line, a YAML list, or
+those of ADE20K.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ FIELD = "dataset.segmentation.class_list"
 
 
 def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> list[str]:
-    """The names of ``num_classes`` classes; without a list those of ADE20K where there are 150, else the numbers as text.
+    """The names of ``num_classes`` classes; without a list those of ADE20K where there are 150,
+    else the numbers as text.
 
     Raises:
         DataError: the list cannot be read, names a class twice, or has another length.
@@ -69,7 +72,10 @@ def _listed(text: str, where: str) -> list[str]:
         isinstance(name, (str, int)) and not isinstance(name, bool) for name in found
     ):
         raise DataError(
-            "is no list of names", field=FIELD, got=where, expected="a YAML list, one name a class"
+            "not a list of names",
+            field=FIELD,
+            got=where,
+            expected="a YAML list, one name per class",
         )
     return [str(name) for name in found]
 
@@ -77,7 +83,7 @@ def _listed(text: str, where: str) -> list[str]:
 def _judged(names: list[str], where: Any) -> list[str]:
     if not names:
         raise DataError(
-            "the class list is empty", field=FIELD, got=where, expected="one name a line"
+            "the class list is empty", field=FIELD, got=where, expected="one name per line"
         )
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])

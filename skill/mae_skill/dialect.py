@@ -1,4 +1,6 @@
-"""Upstream's schema dialect as JSON Schema: type words such as ``int`` and ``collection``, ``Infinity`` bounds, ``valid_min``/``valid_options``."""
+"""Upstream's schema dialect as JSON Schema: type words such as ``int`` and ``collection``,
+``Infinity`` bounds, ``valid_min``/``valid_options``.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
 def normalise(schema: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """``schema`` as JSON Schema draft 2020-12, and notes of what could not be used. A schema that is one already comes back equal."""
+    """``schema`` as JSON Schema draft 2020-12, and notes of what could not be used.
+
+    A schema that is one already comes back equal.
+    """
     notes: list[str] = []
     return _node(schema, "", notes), notes
 

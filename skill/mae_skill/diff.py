@@ -11,7 +11,9 @@ _ABSENT = object()
 
 
 def diff_specs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a differing key, sorted: ``{"key", "change": "changed" | "added" | "removed", "a", "b"}``; absent sides are null."""
+    """One row per differing key, sorted: ``{"key", "change": "changed" | "added" | "removed", "a",
+    "b"}``; absent sides are null.
+    """
     left, right = flatten(a), flatten(b)
     rows = []
     for key in sorted(left.keys() | right.keys()):

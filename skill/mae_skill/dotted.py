@@ -1,4 +1,7 @@
-"""Dotted keys (``train.optim.lr``) of specs and of schemas. The standard library only, so that every file may import it."""
+"""Dotted keys (``train.optim.lr``) of specs and of schemas.
+
+The standard library only, so that every file may import it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ MISSING: Any = _Missing()
 
 
 def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str]) -> dict[str, Any]:
-    """Overrides with the shorthand keys of ``skill_info.yaml`` (``num_epochs`` …) replaced by their dotted paths.
+    """Overrides with the shorthand keys of ``skill_info.yaml`` (``num_epochs`` …) replaced by their
+    dotted paths.
 
     Raises:
         UsageError: a shorthand and its dotted path are both given and differ.

@@ -2,20 +2,21 @@
 
 ::
 
-    MaeError                      code                exit
-    ├── SpecError                 spec_invalid           2   one or more fields of a spec are wrong (all reported together)
-    ├── UsageError                usage                  2   the call itself is wrong: unknown action, option, policy word
-    ├── DataError                 data                   3   a data source is missing, empty, hostile or corrupt
-    ├── NotFoundError             not_found              4   a job, checkpoint, bundle or file does not exist
-    ├── CheckpointError           checkpoint             4   a checkpoint exists but cannot be used (wrong arch, key, format)
-    ├── JobFailedError            job_failed             5   the job ended in ERROR
-    ├── NumericError              numeric                5   a loss or gradient that is not a finite number
-    ├── JobCanceledError          job_canceled           6   the job was canceled
-    ├── DependencyError           missing_dependency     7   an optional package, library or device is missing
-    ├── StorageError              storage                8   storage or network failed (retryable)
-    └── PreemptedError            preempted             75   stopped by the scheduler after saving; resumable
+    MaeError                 code               exit
+    ├── SpecError            spec_invalid          2  fields of a spec are wrong, reported together
+    ├── UsageError           usage                 2  the call is wrong: unknown action or option
+    ├── DataError            data                  3  a data source is missing, empty or corrupt
+    ├── NotFoundError        not_found             4  a job, checkpoint, bundle or file is missing
+    ├── CheckpointError      checkpoint            4  a checkpoint that cannot be used
+    ├── JobFailedError       job_failed            5  the job ended in ERROR
+    ├── NumericError         numeric               5  a loss or gradient that is not finite
+    ├── JobCanceledError     job_canceled          6  the job was canceled
+    ├── DependencyError      missing_dependency    7  a missing optional package, library or device
+    ├── StorageError         storage               8  storage or network failed (retryable)
+    └── PreemptedError       preempted            75  stopped after saving; resumable
 
-Anything else that reaches the command line is a fault of ours: exit 1. An interrupt (Ctrl-C) is exit 130.
+Anything else that reaches the command line is a bug of mae: exit 1.
+An interrupt (Ctrl-C) is exit 130.
 Codes are stable: agents may match on them.
 """
 
@@ -27,14 +28,14 @@ from typing import Any, ClassVar
 
 
 class MaeError(Exception):
-    """An error that the user can mend.
+    """An error that the user can fix.
 
     Args:
         message: one sentence that says what is wrong.
         field: dotted spec key or option name, where there is one.
         got: the offending value.
         expected: what would have been accepted.
-        hint: how to mend it.
+        hint: how to fix it.
         retryable: whether the same call may succeed later unchanged.
     """
 
@@ -61,7 +62,9 @@ class MaeError(Exception):
         self.retryable = self.default_retryable if retryable is None else retryable
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as plain JSON types: ``code, message, field, got, expected, hint, retryable, exit_code``."""
+        """The error as plain JSON types: ``code, message, field, got, expected, hint, retryable,
+        exit_code``.
+        """
         return {
             "code": self.code,
             "message": self.message,
@@ -85,7 +88,8 @@ class MaeError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with keyword-only arguments do not pickle by default; loader workers and pools need them to.
+        # Exceptions with keyword-only arguments do not pickle by default; loader workers and pools
+        # need them to.
         return (_rebuild, (type(self), self.__dict__, self.args))
 
 
@@ -97,7 +101,10 @@ def _rebuild(cls: type[MaeError], state: dict[str, Any], args: tuple[Any, ...]) 
 
 
 class SpecError(MaeError):
-    """One or more fields of a spec are wrong. ``problems`` holds one `MaeError` a field; all are reported at once."""
+    """One or more fields of a spec are wrong.
+
+    ``problems`` holds one `MaeError` a field; all are reported at once.
+    """
 
     code = "spec_invalid"
     exit_code = 2
@@ -143,7 +150,9 @@ class NotFoundError(MaeError):
 
 
 class CheckpointError(MaeError):
-    """A checkpoint exists but cannot be used: wrong architecture, wrong key, unreadable, too little of it matched."""
+    """A checkpoint exists but cannot be used: wrong architecture, wrong key, unreadable, too little
+    of it matched.
+    """
 
     code = "checkpoint"
     exit_code = 4
@@ -204,7 +213,7 @@ def _jsonable(value: Any) -> Any:
 def _short(value: Any, limit: int = 200) -> str:
     try:
         text = (
-            json.dumps(value)
+            json.dumps(value, ensure_ascii=False)
             if isinstance(value, (str, int, float, bool, list, dict))
             else repr(value)
         )

@@ -1,27 +1,26 @@
 """Parameters, memory and time of a run before it starts. The bundle's ``estimator:`` entry point.
 
-Counts are exact; memory and time are stated models.
+Parameter counts are exact; memory and time are stated models. Work and stored values are those of
+one image, from the model's shape alone. A multiplication with its addition counts as two
+operations; values are those that the forward pass keeps for the backward pass.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mae_skill.archs import ARCHS, Arch, hw, num_units
-from mae_skill.costs import (
-    decoder_parameters,
-    forward_operations,
-    is_pretraining,
-    kept_values,
-    unlearned,
-)
 from mae_skill.dotted import get_dotted
-from mae_skill.upernet import head_costs, is_segmentation
+from mae_skill.rules.base import Facts
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-# Dense peak in tera-operations a second, (fp32 by tensor cores' TF32 or else plain, bf16 or fp16), from the makers' data sheets.
+# Dense peak in tera-operations per second: (fp32 by tensor cores' TF32 or else plain, bf16 or
+# fp16),
+# from the makers' data sheets.
 _GPUS = {
     "H200": (494, 989),
     "H100": (494, 989),
@@ -40,33 +39,37 @@ _GPUS = {
     "3090": (35.6, 71),
 }
 _GPU_SHARE = 0.35  # of the peak, which well-tuned transformer training reaches
-_CPU_GIGA = 64.0  # operations a second of one core in training: 48 to 98 were measured on a server's core with AVX-512
-_OVERHEAD_SECONDS = (
-    0.004  # of a step: launching kernels, the optimiser's loop, the loader's hand-over
-)
+# GFLOP/s of one core in training: 48 to 98 were measured on a server's core with AVX-512.
+_CPU_GIGA = 64.0
+# Of a step: launching kernels, the optimizer's loop, the loader's hand-over.
+_OVERHEAD_SECONDS = 0.004
+# Values kept per channel and position of a block: fused attention keeps queries, keys, values, both
+# norms and the MLP's hidden layer.
+KEPT = {"vit": 17.0, "convnextv2": 20.0, "hiera": 19.0}
 
 
-def estimate(
-    action: str, spec: Mapping[str, Any], facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -> dict[str, Any]:
     """What one device of a train run needs.
 
     Args:
-        facts: ``device`` (a GPU's name, or ``cpu``), ``cores`` and ``steps_per_epoch``, where known.
+        facts: ``device``, ``cores`` and ``steps_per_epoch`` are used, where known.
 
     Returns:
-        ``parameters`` (learned ones: encoder, decoder or head, total), ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with
-        ``basis``, ``disk_mb`` of the checkpoints that stay (each, number, total), ``forward_gflops`` an image, and, where the device is
-        known, ``seconds_per_step`` with ``seconds_basis``.
+        ``parameters`` (learned ones: encoder, decoder or head, total), ``mask_units``,
+        ``memory_mb`` (weights, optimizer, activations, total) with ``basis``, ``disk_mb`` of the
+        checkpoints that stay (each, number, total), ``forward_gflops`` per image, and, where the
+        device is known,
+        ``seconds_per_step`` with ``seconds_basis``.
 
-    Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear model (values a channel and position),
-    without fragmentation or the framework's own 300–600 MB.
+    Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear
+    model (values per channel and position), without fragmentation or the framework's own 300–600
+    MB.
     """
     arch = ARCHS.get(str(get_dotted(spec, "model.arch")))
     if action != "train" or arch is None:
         return {}
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
-    encoder = encoder_parameters(arch, spec) - unlearned(arch, spec)
+    encoder = encoder_parameters(arch, spec) - untrained_encoder_parameters(arch, spec)
     part = "decoder" if is_pretraining(spec) else "head"
     rest = decoder_parameters(arch, spec) if part == "decoder" else _head_parameters(arch, spec)
     batch = int(get_dotted(spec, "dataset.batch_size", 1))
@@ -84,38 +87,40 @@ def estimate(
             "activations": round(activations, 1),
             "total": round(weights + optimizer + activations, 1),
         },
-        "basis": "a device: weights and gradients fp32, AdamW moments fp32, activations by a linear model; the framework's own comes on top",
-        "disk_mb": _disk(spec, encoder + rest, dict(facts or {})),
+        "basis": "per device: weights and gradients fp32, AdamW moments fp32, activations by a "
+        "linear model; add about 0.5 GB for the framework",
+        "disk_mb": _disk(spec, encoder + rest, facts or Facts()),
         "forward_gflops": round(operations / 1e9, 4),
         **_seconds(
             operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1),
             precision,
-            dict(facts or {}),
+            facts or Facts(),
         ),
     }
 
 
-def _disk(spec: Mapping[str, Any], parameters: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Checkpoints: weights, their moving average where there is one, and AdamW's two moments, all in fp32."""
+def _disk(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[str, Any]:
+    """Checkpoints: weights, their moving average where there is one, and AdamW's two moments, all
+    in fp32.
+    """
     each = parameters * (16 if get_dotted(spec, "train.ema_decay") is not None else 12) / 2**20
     epochs, interval = (
         int(get_dotted(spec, "train.num_epochs", 1)),
         int(get_dotted(spec, "train.checkpoint_interval", 1) or 1),
     )
     if get_dotted(spec, "train.checkpoint_interval_unit") == "step":
-        number = epochs * int(facts.get("steps_per_epoch") or 1) // interval + 1
+        number = epochs * int(facts.steps_per_epoch or 1) // interval + 1
     else:
         number = -(-epochs // interval)
     keep = get_dotted(spec, "train.keep_checkpoints")
-    number = (
-        number if keep is None else min(number, int(keep) + 1)
-    )  # the best one may be older than the newest ones
+    if keep is not None:
+        number = min(number, int(keep) + 1)  # the best one may be older than the newest ones
     return {"checkpoint": round(each, 1), "checkpoints": number, "total": round(each * number, 1)}
 
 
-def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Time of an optimiser step: three forward passes' work over what the device does in a second."""
-    device, cores = str(facts.get("device") or ""), facts.get("cores")
+def _seconds(operations: float, precision: str, facts: Facts) -> dict[str, Any]:
+    """Time of an optimizer step: three forward passes' work over the device's rate."""
+    device, cores = facts.device or "", facts.cores
     if device == "cpu" and cores:
         rate, words = _CPU_GIGA * 1e9 * int(cores), f"{cores} cores at {_CPU_GIGA:g} GFLOP/s"
     else:
@@ -134,14 +139,21 @@ def _seconds(operations: float, precision: str, facts: Mapping[str, Any]) -> dic
     }
 
 
-def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
-    """A linear classifier, or a segmenter's neck, UperNet and auxiliary head."""
-    if is_segmentation(spec):
-        return head_costs(arch, spec).parameters
-    return (_width(arch, spec) + 1) * int(get_dotted(spec, "model.num_classes", 0) or 0)
+def is_pretraining(spec: Mapping[str, Any]) -> bool:
+    """Whether a decoder follows the encoder and masked units are left out."""
+    return bool(get_dotted(spec, "train.stage") == "pretrain")
+
+
+def is_segmentation(spec: Mapping[str, Any]) -> bool:
+    """Whether the spec trains a segmenter."""
+    return bool(
+        get_dotted(spec, "train.stage") == "finetune"
+        and get_dotted(spec, "model.task") == "segmentation"
+    )
 
 
 def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """Width of the encoder's features."""
     return (
         int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
         if arch.family == "vit"
@@ -150,11 +162,13 @@ def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
 
 
 def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int:
-    """Parameters of the encoder without head; ViT position embeddings are counted at the spec's input size."""
+    """Parameters of the encoder without head; ViT position embeddings are counted at the spec's
+    input size.
+    """
     spec = spec or {}
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     if arch.family == "vit":
-        dim = int(get_dotted(spec, "model.embed_dim") or arch.dims[0])
+        dim = _width(arch, spec)
         depth = int(get_dotted(spec, "model.depth") or arch.depths[0])
         hidden = int(dim * float(get_dotted(spec, "model.mlp_ratio") or arch.mlp_ratio))
         tokens = (size[0] // arch.patch) * (size[1] // arch.patch) + 1
@@ -198,3 +212,248 @@ def _hiera_parameters(arch: Arch, size: tuple[int, int]) -> int:
                 total += source * dim + dim
         before = dim
     return total + 2 * arch.dims[-1]
+
+
+def untrained_encoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """Encoder parameters this model lacks or does not train.
+
+    In pretraining ViT's position table is fixed and ConvNeXt's last norm is the head's; a segmenter
+    has no last norm.
+    """
+    width = _width(arch, spec)
+    if is_segmentation(spec):
+        return 2 * width
+    if not is_pretraining(spec):
+        return 0
+    if arch.family == "convnextv2":
+        return 2 * width
+    if arch.family == "vit":
+        height, width_px = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+        return width * ((height // arch.patch) * (width_px // arch.patch) + 1)
+    return 0
+
+
+def decoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """Weights between the encoder and the predicted pixels, learned ones only; 0 in fine-tuning."""
+    blocks = decoder_blocks(arch, spec)
+    if blocks is None:
+        return 0
+    width, hidden = blocks.dim, int(blocks.dim * blocks.ratio)
+    features = _width(arch, spec)
+    # Embedding, mask token, prediction.
+    around = features * width + width + width + 3 * arch.target_patch**2 * (width + 1)
+    if arch.family == "convnextv2":
+        return around + blocks.depth * (
+            49 * width + width + 2 * width + 2 * width * hidden + hidden + width + 2 * hidden
+        )
+    block = (
+        4 * width
+        + (3 * width * width + 3 * width)
+        + (width * width + width)
+        + (2 * width * hidden + hidden + width)
+    )
+    total = around + 2 * width + blocks.depth * block
+    if arch.family == "hiera":
+        fusing = sum(
+            features * dim * (4 // 2**stage) ** 2 + features
+            for stage, dim in enumerate(arch.dims[:2])
+        )
+        total += int(blocks.tokens) * width + fusing
+    return total
+
+
+def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
+    """A linear classifier, or a segmenter's neck, UperNet and auxiliary head."""
+    if is_segmentation(spec):
+        return head_costs(arch, spec).parameters
+    return (_width(arch, spec) + 1) * int(get_dotted(spec, "model.num_classes", 0) or 0)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Equal blocks: ``depth`` of width ``dim`` over ``tokens`` positions.
+
+    Each position attends to ``window`` others (0: a convolution).
+    """
+
+    dim: int
+    depth: int
+    tokens: float
+    window: float
+    ratio: float
+    kept: float
+
+    @property
+    def operations(self) -> float:
+        """Of the forward pass of one image."""
+        attention = 8 * self.dim**2 + 4 * self.window * self.dim if self.window else 98 * self.dim
+        return self.depth * self.tokens * (attention + 4 * self.ratio * self.dim**2)
+
+    @property
+    def values(self) -> float:
+        """Kept for the backward pass of one image."""
+        return self.kept * self.dim * self.depth * self.tokens
+
+
+def encoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> list[Blocks]:
+    """The encoder's stages over what it sees: all positions, or in pretraining the visible ones."""
+    size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    pretrain = is_pretraining(spec)
+    visible = 1.0 - float(get_dotted(spec, "train.mask_ratio", 0.75)) if pretrain else 1.0
+    positions = visible * (size[0] // arch.patch) * (size[1] // arch.patch)
+    kept = KEPT[arch.family]
+    if arch.family == "vit":
+        dim = _width(arch, spec)
+        depth = int(get_dotted(spec, "model.depth") or arch.depths[0])
+        ratio = float(get_dotted(spec, "model.mlp_ratio") or arch.mlp_ratio)
+        return [Blocks(dim, depth, positions + 1, positions + 1, ratio, kept)]
+    found = []
+    for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
+        # Hiera pools twice in pretraining, so that its last stage keeps the third's resolution.
+        halvings = min(stage, 2) if arch.family == "hiera" and pretrain else stage
+        tokens = positions / 4.0**halvings
+        window = 0.0 if arch.family == "convnextv2" else 64.0 / 4.0**stage if stage < 2 else tokens
+        found.append(Blocks(dim, depth, tokens, window, arch.mlp_ratio, kept))
+    return found
+
+
+def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
+    """The decoder over all positions; None in fine-tuning."""
+    if not is_pretraining(spec):
+        return None
+    size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    tokens = float((size[0] // arch.target_patch) * (size[1] // arch.target_patch))
+    width, depth = (
+        int(get_dotted(spec, "model.decoder_embed_dim", 512)),
+        int(get_dotted(spec, "model.decoder_depth", 1)),
+    )
+    ratio = float(get_dotted(spec, "model.decoder_mlp_ratio") or 4.0)
+    return Blocks(
+        width,
+        depth,
+        tokens,
+        0.0 if arch.family == "convnextv2" else tokens,
+        ratio,
+        KEPT[arch.family],
+    )
+
+
+def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
+    """Of one image through encoder and, in pretraining, decoder; or a segmenter's head."""
+    encoder = encoder_blocks(arch, spec)
+    found = sum(stage.operations for stage in encoder)
+    first = encoder[0]
+    kernel = 49 if arch.family == "hiera" else arch.patch**2
+    found += 2 * first.tokens * 3 * kernel * first.dim
+    # Between stages: a 2×2 convolution, or a wider projection.
+    cells = 4 if arch.family == "convnextv2" else 1
+    for before, stage in itertools.pairwise(encoder):
+        found += 2 * stage.tokens * before.dim * stage.dim * cells
+    decoder = decoder_blocks(arch, spec)
+    if decoder is None:
+        return found + (head_costs(arch, spec).operations if is_segmentation(spec) else 0.0)
+    hidden = decoder.tokens * float(get_dotted(spec, "train.mask_ratio", 0.75))
+    return (
+        found
+        + decoder.operations
+        + 2
+        * decoder.dim
+        * (encoder[-1].tokens * encoder[-1].dim + hidden * 3 * arch.target_patch**2)
+    )
+
+
+def kept_values(arch: Arch, spec: Mapping[str, Any]) -> float:
+    """Values that one image's forward pass keeps for the backward pass.
+
+    With gradient checkpointing about a fifth of the encoder's.
+    """
+    encoder = sum(stage.values for stage in encoder_blocks(arch, spec))
+    if get_dotted(spec, "train.gradient_checkpointing"):
+        encoder *= 0.2
+    if is_segmentation(spec):
+        return encoder + head_costs(arch, spec).values
+    decoder = decoder_blocks(arch, spec)
+    return encoder + (decoder.values if decoder else 0.0)
+
+
+@dataclass
+class Head:
+    """Sums over the layers of a segmenter's head, for one image.
+
+    Attributes:
+        parameters: learned ones.
+        operations: of the forward pass.
+        values: kept for the backward pass.
+    """
+
+    parameters: int = 0
+    operations: float = 0.0
+    values: float = 0.0
+
+    def block(self, width_in: int, width: int, kernel: int, positions: int) -> None:
+        """A convolution without bias, batch normalization and ReLU; the inputs of the last two are
+        kept.
+        """
+        self.parameters += width_in * width * kernel**2 + 2 * width
+        self.operations += 2.0 * width_in * width * kernel**2 * positions
+        self.values += 2.0 * width * positions
+
+    def doubling(self, width: int, positions: int) -> None:
+        """A transposed 2 × 2 convolution with bias, from ``positions`` to four times as many."""
+        self.parameters += 4 * width * width + width
+        self.operations += 8.0 * width * width * positions
+        self.values += 4.0 * width * positions
+
+    def classifier(self, width: int, classes: int, positions: int, pixels: int) -> None:
+        """A 1 × 1 convolution, its logits brought to the image's size, and their log-softmax."""
+        self.parameters += (width + 1) * classes
+        self.operations += 2.0 * width * classes * positions
+        self.values += classes * (positions + 2.0 * pixels)
+
+
+def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
+    """Neck, UperNet (arXiv:1807.10221) and auxiliary head over the levels of ``arch``."""
+    height, width_px = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    classes = int(get_dotted(spec, "model.num_classes", 0) or 0)
+    section = "model.segmentation."
+    channels, between = (
+        int(get_dotted(spec, section + "channels", 512)),
+        int(get_dotted(spec, section + "auxiliary_channels", 256)),
+    )
+    scales = [int(scale) for scale in get_dotted(spec, section + "pool_scales", [1, 2, 3, 6])]
+    head = Head()
+    dims: tuple[int, ...]
+    if arch.family == "vit":
+        dim = _width(arch, spec)
+        rows, columns = height // arch.patch, width_px // arch.patch
+        dims, cells = (
+            (dim,) * 4,
+            [16 * rows * columns, 4 * rows * columns, rows * columns, (rows // 2) * (columns // 2)],
+        )
+        head.doubling(dim, cells[2])
+        head.doubling(dim, cells[1])
+        head.doubling(dim, cells[2])
+        head.parameters += 2 * dim  # of the normalization between the two doublings
+        head.values += 8.0 * dim * cells[2]
+    else:
+        dims, cells = (
+            arch.dims,
+            [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)],
+        )
+        head.parameters += sum(2 * dim for dim in dims)
+        head.values += sum(2.0 * dim * count for dim, count in zip(dims, cells, strict=True))
+    for scale in scales:
+        head.block(dims[3], channels, 1, scale * scale)
+    joined = dims[3] + len(scales) * channels
+    head.values += joined * cells[3]
+    head.block(joined, channels, 3, cells[3])
+    for dim, count in zip(dims[:3], cells[:3], strict=True):
+        head.block(dim, channels, 1, count)
+        head.block(channels, channels, 3, count)
+    head.values += 4.0 * channels * cells[0]
+    head.block(4 * channels, channels, 3, cells[0])
+    head.classifier(channels, classes, cells[0], height * width_px)
+    if float(get_dotted(spec, section + "auxiliary_weight", 0.4)) > 0:
+        head.block(dims[2], between, 3, cells[2])
+        head.classifier(between, classes, cells[2], height * width_px)
+    return head

@@ -14,8 +14,8 @@ from mae_skill.schema_check import describe
 def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Everything the schema says of a field (or the fields of a section).
 
-    Returns ``key, type, accepted, default, unit, description, acts_when, neighbours, automl`` for a field; ``key, description, fields`` for a
-    section. An alias is followed and named.
+    Returns ``key, type, accepted, default, unit, description, acts_when, neighbours, automl`` for a
+    field; ``key, description, fields`` for a section. An alias is followed and named.
 
     Raises:
         UsageError: there is no such field; the error lists near ones.
@@ -69,7 +69,7 @@ def _field(
     neighbours = dict.fromkeys(node.get("related") or (), "named by this field")
     neighbours |= dict.fromkeys(conditions, "decides whether this field acts")
     neighbours |= {
-        other: "acts or not by this field"
+        other: "enabled or disabled by this field"
         for other, entry in fields.items()
         if key in (entry.get("applies_when") or {})
     }

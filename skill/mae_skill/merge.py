@@ -1,8 +1,8 @@
 """Merging layers of a spec, with the origin of every value.
 
-Layers come lowest first, over the schema's defaults. Values are converted only where a schema leaves
-one reading (``"3e-4"`` for a number, ``2.0`` for an integer, ``on`` for a boolean), and every
-conversion is recorded.
+Layers come lowest first, over the schema's defaults. Values are converted only where a schema
+leaves one reading (``"3e-4"`` for a number, ``2.0`` for an integer, ``on`` for a boolean), and
+every conversion is recorded.
 """
 
 from __future__ import annotations
@@ -12,61 +12,15 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.reader import parse_value
 
 TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
-
-
-class OriginKind(Enum):
-    """The layers that a value can come from, lowest first; the values are the words that users read."""
-
-    DEFAULT = "default"
-    TEMPLATE = "template"
-    RECIPE = "recipe"
-    SPEC_FILE = "spec file"
-    PARENT = "inherited"
-    DATA = "argument"
-    SHORTHAND = "shorthand"
-    OVERRIDE = "override"
-    INFERRED = "inferred"
-
-    def __str__(self) -> str:
-        return self.value
-
-    @classmethod
-    def unset(cls) -> frozenset[OriginKind]:
-        """The layers of values that nobody chose."""
-        return frozenset({cls.DEFAULT, cls.TEMPLATE})
-
-    @classmethod
-    def written(cls) -> frozenset[OriginKind]:
-        """The layers that a person writes field by field."""
-        return frozenset({cls.SPEC_FILE, cls.SHORTHAND, cls.OVERRIDE})
-
-    @classmethod
-    def set_for_this_run(cls) -> frozenset[OriginKind]:
-        """All layers but defaults, and settings that come as a whole: a recipe's, a parent's."""
-        return frozenset(cls) - cls.unset() - {cls.RECIPE, cls.PARENT}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value comes from.
-
-    ``kind`` is the layer; ``note`` says how the value was converted or moved, if it was.
-    """
-
-    kind: OriginKind
-    note: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind} ({self.note})" if self.note else str(self.kind)
 
 
 Layer = tuple[OriginKind, Mapping[str, Any]]
@@ -94,7 +48,8 @@ def merge(layers: Sequence[Layer], schema: Mapping[str, Any]) -> Resolved:
     A mapping merges into a section; anything else replaces.
 
     Raises:
-        SpecError: both spellings of an aliased field are given and differ, or a number is not finite.
+        SpecError: both spellings of an aliased field are given and differ, or a number is not
+            finite.
     """
     resolved = Resolved(copy.deepcopy(dict(schema.get("default") or {})))
     for key in _leaves(resolved.spec, schema):
@@ -225,7 +180,9 @@ def _non_finite(value: Any) -> float | None:
 
 
 def coerce(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
-    """``value`` in the type that ``schema`` asks for where there is one reading, and a note of the change; else as it is."""
+    """``value`` in the type that ``schema`` asks for where there is one reading, and a note of the
+    change; else as it is.
+    """
     types = accepted_types(schema)
     if isinstance(value, tuple):
         value = list(value)

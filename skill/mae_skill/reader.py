@@ -1,7 +1,8 @@
 """The one reader for every spec value: files, overrides, Python arguments.
 
-PyYAML resolves plain words by YAML 1.1, where ``2e-4`` is text, ``on`` a boolean, ``012`` ten and ``1:30`` ninety. This reader resolves
-them by YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so JSON is read as it means and numbers are numbers.
+PyYAML resolves plain words by YAML 1.1, where ``2e-4`` is text, ``on`` a boolean, ``012`` ten and
+``1:30`` ninety. This reader resolves them by YAML 1.2
+(https://yaml.org/spec/1.2.2/#103-core-schema), so JSON is read as it means and numbers are numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mae_skill.errors import NotFoundError, SpecError, UsageError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 core resolvers, no merge keys, no dates, and duplicate keys refused."""
+    """SafeLoader with YAML 1.2 core resolvers; no merge keys or dates, no duplicate keys."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -103,7 +104,9 @@ def parse_yaml(text: str, source: str = "the text") -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """One value as a spec file would read it: ``2e-4`` → 0.0002, ``[1, 2]`` → list, ``on`` → text; text that is no YAML stays text."""
+    """One value as a spec file would read it: ``2e-4`` → 0.0002, ``[1, 2]`` → list, ``on`` → text;
+    text that is not YAML stays text.
+    """
     try:
         return parse_yaml(text, "the value")
     except SpecError as error:
@@ -187,7 +190,7 @@ def dump_yaml(document: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Floats always with a point (YAML 1.1 reads ``2e-4`` as text); lists of scalars in one line."""
+    """Floats always with a point (YAML 1.1 reads ``2e-4`` as text); short lists in one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -206,7 +209,8 @@ def _dump_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
 
 
 def _dump_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    # Quoted where YAML 1.2 would read it as something else than text (YAML 1.1's own cases PyYAML quotes by itself).
+    # Quoted where YAML 1.2 would read it as something else than text (YAML 1.1's own cases PyYAML
+    # quotes by itself).
     # Line breaks of every kind survive only as escapes, in double quotes.
     style = '"' if not value.isprintable() else "'" if not isinstance(_plain(value), str) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)

@@ -1,4 +1,7 @@
-"""Published recipes as presets. Rates are the papers' base rates (for an effective batch of 256) with ``lr_scaling: linear``."""
+"""Published recipes as presets.
+
+Rates are the papers' base rates (for an effective batch of 256) with ``lr_scaling: linear``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ MAE, FCMAE, HIERA = "arXiv:2111.06377", "arXiv:2301.00808", "arXiv:2306.00989"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named preset: its stage, its paper, what it sets (dotted keys), and the effective batch that the paper trained with."""
+    """A named preset: its stage, its paper, what it sets (dotted keys), and the effective batch
+    that the paper trained with.
+    """
 
     name: str
     stage: str
@@ -286,7 +291,10 @@ def _all() -> list[Recipe]:
             "hiera_base_finetune", "finetune", f"{HIERA}, settings of {MAE}", text, settings, 1024
         )
     )
-    text = "UperNet on ViT-B, ADE20K at 512: batch 16, 100 epochs, rate of BEiT's published code; mIoU 48.1"
+    text = (
+        "UperNet on ViT-B, ADE20K at 512: batch 16, 100 epochs, "
+        "rate of BEiT's published code; mIoU 48.1"
+    )
     rows.append(
         Recipe(
             "mae_vit_base_ade20k",

@@ -1,7 +1,8 @@
-"""One way from what was asked to a spec: layers and facts in, values, origins, errors and notices out.
+"""One way from what was asked to a spec: layers and facts in, values, origins, errors and notices
+out.
 
-``mae plan``, ``mae validate``, the foreground commands, MCP and the trials of a study all resolve here,
-so the same input gets the same verdict everywhere.
+``mae plan``, ``mae validate``, the foreground commands, MCP and the trials of a study all resolve
+here, so the same input gets the same verdict everywhere.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, SpecError, UsageError
-from mae_skill.merge import Layer, Origin, OriginKind, Resolved, merge
+from mae_skill.merge import Layer, Resolved, merge
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema
 
 WHOLE = 0.9
-"""A spec that sets this share of the template's fields is taken to be a template that was written out."""
+"""A spec that sets this share of the template's fields is taken to be a template that was written
+out.
+"""
 
 Look = Callable[[Mapping[str, Any], bool], tuple[Facts, list[MaeError]]]
-"""The spec, and whether its schema accepts it → what is known beside it, and what is wrong there."""
+"""The spec, and whether its schema accepts it → what is known beside it, and what is wrong there.
+"""
 
 
 @dataclass
@@ -201,7 +206,8 @@ def judge(
     """Errors and warnings of a resolved spec: its schema's, its data's, and the bundle's rules'."""
     if not schema:
         found.notices.append(
-            f"not checked: {action} has no schema that can be read; the runner still checks the spec"
+            f"not checked: {action} has no schema that can be read; the runner still checks "
+            "the spec"
         )
     shaped = check_schema(found.spec, schema) if schema else []
     facts, seen = look(found.spec, not shaped) if look is not None else (Facts(), [])

@@ -26,7 +26,7 @@ _WORDS = {
 
 
 def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[MaeError]:
-    """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), in the schema's order."""
+    """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), by key."""
     problems: dict[tuple[str | None, str], MaeError] = {}
     for error in sorted(
         _validator()(schema).iter_errors(spec),
@@ -136,7 +136,9 @@ def _dotted(path: Any) -> str:
 def _misplaced(
     name: str, value: Any, schema: Mapping[str, Any]
 ) -> dict[str, tuple[Any, list[str]]]:
-    """Where a whole section is in the wrong place: key → (value, the dotted keys it may be meant for)."""
+    """Where a whole section is in the wrong place: key → (value, the dotted keys it may be meant
+    for).
+    """
     if not isinstance(value, Mapping) or not value:
         return {}
     fields = list(field_nodes(schema))

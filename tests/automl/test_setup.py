@@ -12,7 +12,8 @@ from mae_sdk.automl import setup
 from mae_sdk.automl.options import TABLE, AutoMLOptions
 from mae_skill.bundle import Bundle
 from mae_skill.errors import SpecError, UsageError
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import Origin, OriginKind
 
 from tests.support.automl_toy import SCHEMA, SPEC
 
@@ -24,7 +25,7 @@ SMALL = {
 
 
 def _describe(
-    provenance: dict[str, Any] | None = None,
+    provenance: dict[str, Origin] | None = None,
     devices: list[int] | None = None,
     processes: int = 1,
     **options: Any,
@@ -53,11 +54,13 @@ def test_concurrency_is_the_devices_divided_by_the_devices_of_a_trial() -> None:
 def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it_is_an_error() -> (
     None
 ):
-    shown = _describe({"train.lr": "override"})
+    shown = _describe({"train.lr": Origin(OriginKind.OVERRIDE)})
     assert [knob["name"] for knob in shown["space"]["knobs"]] == ["train.decay"]
     assert shown["spec"]["train"]["lr"] == SPEC["train"]["lr"]
     with pytest.raises(SpecError) as caught:
-        _describe({"train.lr": "override", "train.decay": "override"})
+        _describe(
+            {"train.lr": Origin(OriginKind.OVERRIDE), "train.decay": Origin(OriginKind.OVERRIDE)}
+        )
     assert "nothing is left to search" in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from mae_sdk.automl import space
 from mae_sdk.automl.metrics import best, epochs, objectives
 from mae_sdk.automl.options import Objective, parse
 from mae_skill.errors import SpecError
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec.train import AUTOML_METRICS
 
 SCHEMA: dict[str, Any] = {
@@ -210,8 +210,8 @@ def test_only_knobs_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is
         "train.optim.weight_decay",
         "train.optim.warmup_epochs",
     }
-    assert "needs 'finetune'" in pre.left_out["train.optim.layer_decay"]
-    assert "needs 'MultiStep'" in pre.left_out["train.optim.gamma"]
+    assert "only when train.stage=finetune" in pre.left_out["train.optim.layer_decay"]
+    assert "=MultiStep (here: " in pre.left_out["train.optim.gamma"]
 
 
 def test_the_learning_rate_is_searched_on_a_log_scale_over_the_range_of_the_stage() -> None:

@@ -13,20 +13,21 @@ from mae_skill.reader import read_spec
 
 from tests.support.jobs import write
 
+DATA = "https://example.org/images.tar.gz"  # not looked at before a job runs
 NEEDS = {
-    "train": ["dataset.train_data_sources=/d"],
+    "train": [f"dataset.train_data_sources={DATA}"],
     "evaluate": [
-        "dataset.val_data_sources=/d",
-        "evaluate.checkpoint=/c.pth",
-        "train.stage=finetune",
+        f"dataset.val_data_sources={DATA}",
+        "evaluate.checkpoint=https://example.org/c.pth",
+        "stage=finetune",
     ],
     "inference": [
-        "dataset.test_data_sources=/d",
-        "inference.checkpoint=/c.pth",
-        "train.stage=finetune",
+        f"dataset.test_data_sources={DATA}",
+        "inference.checkpoint=https://example.org/c.pth",
+        "stage=finetune",
     ],
-    "export": ["export.checkpoint=/c.pth"],
-    "gen_trt_engine": ["gen_trt_engine.onnx_file=/m.onnx"],
+    "export": ["export.checkpoint=https://example.org/c.pth"],
+    "gen_trt_engine": ["gen_trt_engine.onnx_file=https://example.org/m.onnx"],
 }
 
 

@@ -10,7 +10,7 @@ from mae_runners.deploy import artefact, runtimes
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.splits import stratified_folds
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
-from mae_skill.merge import Origin
+from mae_skill.origin import Origin
 from PIL import Image
 
 from tests.support.deploy import (

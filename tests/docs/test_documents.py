@@ -247,7 +247,7 @@ def test_the_automl_page_lists_every_key_with_its_default_and_meaning() -> None:
 
 
 def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action() -> None:
-    from mae_sdk.cli.spec import check_spec
+    from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle
 
     bundle = Bundle.load(None)
@@ -259,9 +259,9 @@ def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action(
             if not all(re.match(rf"({SECTIONS})\.", key) for key in overrides):
                 continue
             action = page.stem if page.stem in bundle.info["actions"] else "train"
-            errors, _ = check_spec(bundle, action, {}, overrides)
-            assert not {str(error.field) for error in errors} & set(overrides), (
-                f"{name(page)}: {errors}"
+            found, _ = resolve_spec(bundle, action, {}, overrides, looks=False)
+            assert not {str(error.field) for error in found.errors} & set(overrides), (
+                f"{name(page)}: {found.errors}"
             )
             seen.add(page.stem)
     assert {"train", "evaluate", "inference"} <= seen

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said_before_anything_starts(scenes: Path, tmp_path: Pa
     copy = Path(shutil.copytree(scenes, tmp_path / "copy"))
     (copy / "annotations/training/00003.png").unlink()
     assert "00003.jpg" in refused("dataset.segmentation.train_mask_sources", copy).message
-    assert "pretraining knows no task" in refused("model.task", scenes, stage="pretrain").message
+    assert "applies only to fine-tuning" in refused("model.task", scenes, stage="pretrain").message
     listed = {"dataset.segmentation.class_list": str(scenes / "classes.txt"), "num_classes": 12}
     assert "names 11 classes" in refused("model.num_classes", scenes, **listed).message
     shutil.rmtree(copy / "annotations")

@@ -14,6 +14,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError
 from mae_skill.reader import parse_override
+from mae_skill.resolve import layers_of, resolve
 
 from tests.support.s3 import S3Server, environment
 
@@ -74,25 +75,31 @@ def test_a_source_that_holds_nothing_names_what_was_tried(places: Path, name: st
 
 
 @pytest.mark.parametrize(
-    ("action", "sources", "given", "fields"),
+    ("action", "settings", "missing", "option"),
     [
-        ("train", {}, set(), ["train_datasets"]),
-        ("train", {}, {TRAIN}, []),
-        ("evaluate", {}, set(), ["eval_dataset"]),
-        ("inference", {}, set(), ["inference_dataset"]),
-        ("inference", {}, {TEST}, []),
-        ("export", {}, set(), []),
-        ("train", {"train_datasets": ""}, set(), ["train_datasets"]),
-        ("train", {"train_datasets": []}, set(), ["train_datasets"]),
+        ("train", {}, [TRAIN], "--train-datasets"),
+        ("train", {TRAIN: "s3://b/d"}, [], ""),
+        ("train", {TRAIN: None}, [TRAIN], "--train-datasets"),
+        ("evaluate", {}, [VAL], "--eval-dataset"),
+        ("inference", {}, [TEST], "--inference-dataset"),
+        ("inference", {TEST: "s3://b/d"}, [], ""),
+        ("export", {}, [], ""),
     ],
 )
-def test_a_required_source_that_is_missing_names_its_option(
-    action: str, sources: dict[str, Any], given: set[str], fields: list[str]
+def test_required_data_that_is_missing_names_its_field_and_its_option(
+    action: str, settings: dict[str, Any], missing: list[str], option: str
 ) -> None:
-    values, errors = locate(action, INFO, sources, given)
-    assert values == {} and [error.field for error in errors] == fields
-    if fields and not sources:
-        assert f"--{fields[0].replace('_', '-')}" in str(errors[0].expected)
+    bundle = Bundle.load()
+    found = resolve(bundle, action, layers_of(bundle, action, settings))
+    errors = [error for error in found.errors if "needs data" in error.message]
+    assert [error.field for error in errors] == missing
+    assert all(isinstance(error, DataError) and option in str(error.expected) for error in errors)
+
+
+@pytest.mark.parametrize("source", ["", []])
+def test_an_empty_source_never_means_everything(source: Any) -> None:
+    values, errors = locate("train", INFO, {"train_datasets": source})
+    assert values == {} and [error.field for error in errors] == ["train_datasets"]
 
 
 def test_a_source_that_the_action_does_not_read_is_refused(places: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Plan, Skill
+from mae_sdk.run.platform import Resources
 
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
@@ -78,9 +79,8 @@ def test_a_measurement_has_a_limit_and_takes_its_processes_with_it(
 def test_a_plan_of_the_packaged_bundle_tells_the_time_of_epoch_run_and_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "mae_sdk.plan.cost.device_facts", lambda resources: {"device": "cpu", "cores": 4}
-    )
+    there = Resources(gpus=0, device="cpu", cores=4, here=True)
+    monkeypatch.setattr("mae_sdk.run.local.LocalPlatform.resources", lambda self: there)
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=8)
     overrides = {"arch": "vit_tiny_patch16", "image_size": 64, "batch_size": 4, "num_epochs": 5}
     plan = Skill().plan(

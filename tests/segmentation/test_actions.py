@@ -17,7 +17,7 @@ from mae_runners.deploy.eval_images import gate_count
 from mae_runners.deploy.parity import Thresholds, compare
 from mae_runners.models import build_from_config, checkpoint
 from mae_skill.errors import DataError, JobFailedError, SpecError
-from mae_skill.merge import Origin
+from mae_skill.origin import Origin
 from PIL import Image
 from sklearn.metrics import jaccard_score
 

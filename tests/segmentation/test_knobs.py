@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import field_nodes, set_dotted
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.rules import check_rules
 from PIL import Image
 

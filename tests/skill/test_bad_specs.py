@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.reader import parse_override, parse_yaml
 from mae_skill.resolve import raise_all
 from mae_skill.schema_check import check_schema, describe
@@ -73,7 +74,10 @@ def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
     )
     assert [problem.expected for problem in problems] == [
         "a whole number ≥ 1 or a list of 2 items, each a whole number ≥ 1",
-        "text that is not empty or a list of at least 1 items, each text that is not empty or null",
+        (
+            "a string that is not empty or a list of at least 1 items, "
+            "each a string that is not empty or null"
+        ),
     ]
 
 

@@ -10,7 +10,8 @@ from mae_skill.diff import diff_specs
 from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.explain import explain
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.reader import parse_override
 
 BUNDLE = Bundle.load()
@@ -143,7 +144,7 @@ def test_an_alias_moves_with_a_notice(name: str) -> None:
     resolved = merge([(OriginKind.SPEC_FILE, {"model": {name: value}})], SCHEMA)
     assert resolved.spec["train"][name] == value
     assert name not in resolved.spec["model"]
-    assert resolved.notices == [f"model.{name} (file) is read as train.{name}"]
+    assert resolved.notices == [f"model.{name} (spec file) is read as train.{name}"]
     assert (
         merge(
             [(OriginKind.SPEC_FILE, {"model": {name: value}, "train": {name: value}})], SCHEMA

@@ -13,9 +13,10 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.estimate import encoder_parameters, estimate
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.recipes import RECIPES, list_recipes, recipe_spec
-from mae_skill.rules import check_rules
+from mae_skill.rules import Facts, check_rules
 from mae_skill.schema_check import check_schema
 
 SCHEMA = Bundle.load().schema("train")
@@ -179,9 +180,9 @@ def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_sa
     None
 ):
     spec = merge([(OriginKind.RECIPE, recipe_spec("mae_vit_base_pretrain"))], SCHEMA).spec
-    small = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
+    small = estimate("train", spec, Facts(device="NVIDIA H200", cores=16))
     spec["dataset"]["batch_size"] *= 2
-    large = estimate("train", spec, {"device": "NVIDIA H200", "cores": 16})
+    large = estimate("train", spec, Facts(device="NVIDIA H200", cores=16))
     spec["train"]["gradient_checkpointing"] = True
     lean = estimate("train", spec)
     assert large["memory_mb"]["activations"] == pytest.approx(

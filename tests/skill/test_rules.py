@@ -189,7 +189,7 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         {**SEGMENT, "dataset.augmentation.input_size": 16},
         {},
         "dataset.augmentation.input_size",
-        "two patches a side",
+        "two patches per side",
         SpecError,
     ),
     (
@@ -350,7 +350,7 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         {**BASE, "train.probe.interval": 1},
         {},
         "train.probe.interval",
-        "has no effect: dataset.probe_train_data_sources",
+        "only when dataset.probe_train_data_sources",
     ),
 ]
 
@@ -501,9 +501,9 @@ def test_a_class_list_is_text_or_yaml(tmp_path: Path, name: str, text: str) -> N
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no list of names"),
-        ("a: 1", "no list of names"),
-        ("[1, null]", "no list"),
+        ("", "not a list of names"),
+        ("a: 1", "not a list of names"),
+        ("[1, null]", "not a list"),
         ("[]", "empty"),
     ],
 )

@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from mae_skill.bundle import Bundle, find_bundle_root
 from mae_skill.dotted import field_nodes
 from mae_skill.generate import documents, generate, main
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.reader import dump_yaml, parse_yaml, read_spec
 from mae_skill.schema_check import check_schema
 from mae_skill.spec import ACTIONS, SECTIONS, ExperimentSpec

@@ -9,7 +9,7 @@ import torch
 from mae_runners.context import RunContext
 from mae_runners.models import build_classifier, build_mae, checkpoint
 from mae_sdk.jobs.status import StatusWriter
-from mae_skill.merge import Origin
+from mae_skill.origin import Origin
 from mae_skill.spec import ExperimentSpec
 
 FAMILIES = {"vit_tiny_patch16": 64, "convnextv2_atto": 96, "hiera_tiny_224": 96}

@@ -35,7 +35,7 @@ def refused(made: dict[str, Any], code: int) -> dict[str, Any]:
 def test_unlabelled_images_are_refused_for_fine_tuning(tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat", count=4)
     error = refused(spec(flat, tmp_path / "job", "finetune"), 3)
-    assert "class folder" in error["message"]
+    assert "no labels" in error["message"] and "per class" in error["expected"]
 
 
 def test_another_number_of_classes_is_refused_with_the_right_number(
@@ -82,7 +82,7 @@ def test_a_probe_that_cannot_work_is_refused_before_any_training(
         "dataset__probe_train_data_sources": str(single),
         "dataset__probe_val_data_sources": str(tmp_path / "nowhere"),
     }
-    assert "nowhere" in refused(spec(data, tmp_path / "two", **sources, **made), 3)["message"]
+    assert "nowhere" in refused(spec(data, tmp_path / "two", **sources, **made), 3)["got"]
 
 
 def test_compiling_without_a_compiler_is_refused(
@@ -145,7 +145,7 @@ def test_more_devices_than_there_are_is_refused(data: Path, tmp_path: Path) -> N
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     error = refused(spec(data, tmp_path / "job", train__accelerator="auto", train__num_gpus=2), 7)
-    assert error["field"] == "train.num_gpus" and "train.accelerator=cpu" in error["hint"]
+    assert error["field"] == "train.num_gpus" and "train.accelerator=cpu" in error["expected"]
     assert (
         refused(spec(data, tmp_path / "one", train__accelerator="gpu"), 7)["field"]
         == "train.accelerator"

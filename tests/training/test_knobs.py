@@ -15,7 +15,8 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, set_dotted
 from mae_skill.errors import UsageError
-from mae_skill.merge import OriginKind, merge
+from mae_skill.merge import merge
+from mae_skill.origin import OriginKind
 from mae_skill.rules import check_rules
 from mae_skill.spec import ExperimentSpec
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
 from torch import Tensor
 

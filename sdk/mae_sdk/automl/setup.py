@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.dotted import MISSING, get_dotted, set_dotted
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk.automl.metrics import objectives, unstated
 from mae_sdk.automl.options import AutoMLOptions, parse
@@ -51,8 +51,7 @@ def describe(
     devices: Sequence[Any] | None = None,
     processes: int = 1,
 ) -> StudyRecord:
-    """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec`` (epochs
-    bounded by ``max_epochs``).
+    """The study as a plan shows it; the epochs of its ``spec`` are bounded by ``max_epochs``.
 
     Raises:
         SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there

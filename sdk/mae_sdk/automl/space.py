@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk.automl.fields import Relation, math_conditions
 from mae_sdk.automl.metrics import incomparable, objectives

@@ -96,7 +96,8 @@ def get_spec(
             ) from None
         say(f"wrote {output}")
         say(
-            f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)\n  mae validate {action} -e {output} KEY=VALUE"
+            f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)"
+            f"\n  mae validate {action} -e {output} KEY=VALUE"
         )
     else:
         click.echo(text, nl=False)
@@ -170,7 +171,9 @@ def validate(
 @skill_dir_option
 @json_option
 def explain(key: str, action: str, skill_dir: str | None, as_json: bool) -> None:
-    """What a spec field is, when it acts, what it does with its neighbours, where its default comes from."""
+    """What a spec field is, when it acts, what it does with its neighbours, where its default comes
+    from.
+    """
     from mae_skill.explain import explain as explain_field
 
     bundle = _bundle(skill_dir)

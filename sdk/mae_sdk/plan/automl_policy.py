@@ -1,8 +1,8 @@
 """Whether a train request goes through AutoML.
 
-An explicit ``automl_policy`` wins; else the words of the request decide; else ``auto``. The choice holds for this run only and never
-changes the bundle. AutoML needs the packaged schema and template of the action: without either, or when either cannot be parsed, the run
-is plain and says so.
+An explicit ``automl_policy`` wins; else the words of the request decide; else ``auto``. The choice
+holds for this run only and never changes the bundle. AutoML needs the packaged schema and template
+of the action: without either, or when either cannot be parsed, the run is plain and says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _NEGATED = re.compile(rf"{_NOT}(?:\w+\s+){{0,1}}$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether AutoML runs, and why. `report` is the sentence to tell the user when it was wanted and cannot run."""
+    """Whether AutoML runs, and why.
+
+    `report` is the sentence to tell the user when it was wanted and cannot run.
+    """
 
     automl: bool
     policy: str
@@ -118,5 +121,6 @@ def require_optuna() -> None:
         raise DependencyError(
             "AutoML needs Optuna, which is not installed",
             field="automl_policy",
-            hint="pip install 'mae-skill[train]', or turn AutoML off for this run with automl_policy=off",
+            hint="pip install 'mae-skill[train]', or turn AutoML off for this run with "
+            "automl_policy=off",
         )

@@ -177,16 +177,20 @@ def _shown(source: Any) -> Any:
 def count(
     value: Any, *, remote: bool, masks: Any = None, role: str = "", share: float = 0.0
 ) -> dict[str, Any]:
-    """``{uri, images, classes, unlabelled, digest}`` of a source or list of them; ``{uri, counted: false, why}`` where it is remote.
+    """``{uri, images, classes, unlabelled, digest}`` of a source or list of them; ``{uri, counted:
+    false, why}`` where it is remote.
 
     Args:
         remote: fetch what is behind a URL into the cache, and count it.
         masks: the mask sources of the images (None: beside them).
-        role: count images with their masks, ``{uri, images, masks, digest}``, of this split (see `mae_sdk.data.pairs`); empty: images alone.
-        share: of the images of each class that the run holds out; above 0, ``held_out`` says how many that are.
+        role: count images with their masks, ``{uri, images, masks, digest}``, of this split (see
+            `mae_sdk.data.pairs`); empty: images alone.
+        share: of the images of each class that the run holds out; above 0, ``held_out`` says how
+            many that are.
 
     Raises:
-        DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no masks that must.
+        DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no
+            masks that must.
     """
     names = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
     shown = [urls.redact(name) for name in names]
@@ -239,7 +243,8 @@ def count_all(
     remote: bool,
     share: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
-    """Dotted key → count, for every data source field of an action that has a value. What cannot be read is added to `problems`.
+    """Dotted key → count, for every data source field of an action that has a value. What cannot be
+    read is added to `problems`.
 
     Args:
         keys: the action's ``data_sources``: dotted key → its row.
@@ -303,7 +308,8 @@ class Survey:
         """The facts of a spec, and what is wrong with its data and devices.
 
         Args:
-            well_formed: whether the spec's schema accepts it; else nothing is computed from its values.
+            well_formed: whether the spec's schema accepts it; else nothing is computed from its
+                values.
         """
         problems: list[MaeError] = []
         rows = (self.bundle.info.get("data_sources") or {}).get(self.action) or {}
@@ -360,7 +366,7 @@ class Survey:
 
 
 def held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
-    """The share of the training images that the run holds out for validation; 0 where it does not."""
+    """The share of the training images that is held out for validation; 0 where none is."""
     node, value = field_nodes(schema).get(VAL_FRACTION), get_dotted(spec, VAL_FRACTION)
     if node is None or not isinstance(value, (int, float)) or not 0 < value < 1:
         return 0.0

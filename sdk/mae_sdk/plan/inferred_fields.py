@@ -1,24 +1,25 @@
-"""Inference functions: what ``spec_params`` of a bundle fills into a spec.
+"""Inferred fields: what ``spec_params`` of a bundle fills into a spec.
 
-==========================  =====================================================================================
-function                    gives
-==========================  =====================================================================================
-key                         a reference to the variable that holds the encryption key, when it is set
-output_dir                  the folder of this job
-parent_model                the parent's model file; the last word of the field says which kind it takes
-parent_model_folder         the folder that holds the parent's model
-ptm                         ``--ptm``, else the checkpoint of the parent
-resume_model                the newest checkpoint in the folder of *this* job
-ptm_if_no_resume_model      as ``ptm``, but only while this job has no checkpoint
-resume_model_or_ptm         the newest checkpoint of this job, else as ``ptm``
-parent_model_or_ptm         the parent's model, else ``--ptm``
-create_onnx_file            ``<this job>/<action>/model.onnx``
-create_engine_file          ``<this job>/<action>/model.engine``
-assign_const_value          the constant written with it: ``assign_const_value,30`` or ``{function: …, value: 30}``
-==========================  =====================================================================================
+=======================  ==========================================================================
+function                 gives
+=======================  ==========================================================================
+key                      a reference to the variable that holds the encryption key, when it is set
+output_dir               the folder of this job
+parent_model             the parent's model file, of the kind that the field's last word names
+parent_model_folder      the folder that holds the parent's model
+ptm                      ``--ptm``, else the checkpoint of the parent
+resume_model             the newest checkpoint in the folder of *this* job
+ptm_if_no_resume_model   as ``ptm``, but only while this job has no checkpoint
+resume_model_or_ptm      the newest checkpoint of this job, else as ``ptm``
+parent_model_or_ptm      the parent's model, else ``--ptm``
+create_onnx_file         ``<this job>/<action>/model.onnx``
+create_engine_file       ``<this job>/<action>/model.engine``
+assign_const_value       its constant: ``assign_const_value,30``, ``{function: …, value: 30}``
+=======================  ==========================================================================
 
-A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file, any other a checkpoint; a checkpoint field takes
-an ONNX file too where the action has an engine field beside it. So what the parent left decides which one field of an action is filled.
+A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file, any other
+a checkpoint; a checkpoint field takes an ONNX file too where the action has an engine field beside
+it. So what the parent left decides which one field of an action is filled.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ FUNCTIONS = (
 
 @dataclass(frozen=True)
 class InferredField:
-    """A field that was filled. `needs`: what `fetch` must bring before the value can be read: ``(url, path, sha256 or None)``."""
+    """A field that was filled.
+
+    `needs`: what `fetch` must bring before the value can be read: ``(url, path, sha256 or None)``.
+    """
 
     field: str
     function: str
@@ -69,9 +73,15 @@ class InferenceContext:
     """What the functions look at.
 
     Attributes:
-        action: the action of the job to be.  job_dir: its folder where it exists already (a resume).  results_dir: its folder to be.
-        parent: the parent job.  ptm: path or URL of pretrained weights.  checkpoint: ``best``, ``latest`` or ``epoch:N``.
-        actions: the bundle's actions.  given: dotted keys that the user set; they are left alone.  env: the job's environment.
+        action: the action of the job to be.
+        job_dir: its folder where it exists already (a resume).
+        results_dir: its folder to be.
+        parent: the parent job.
+        ptm: path or URL of pretrained weights.
+        checkpoint: ``best``, ``latest`` or ``epoch:N``.
+        actions: the bundle's actions.
+        given: dotted keys that the user set; they are left alone.
+        env: the job's environment.
     """
 
     action: str
@@ -94,7 +104,8 @@ def apply(
         spec_params: dotted field → function of that action.
 
     Raises:
-        UsageError: an unknown function or policy; a parent or ``--ptm`` that nothing takes; a parent of the wrong kind.
+        UsageError: an unknown function or policy; a parent or ``--ptm`` that nothing takes; a
+            parent of the wrong kind.
         NotFoundError, CheckpointError: the model that was asked for is not there, or damaged.
     """
     rows = {name: _parse(name, row) for name, row in spec_params.items()}
@@ -283,7 +294,9 @@ def _from_parent(
 
 
 def _resume(context: InferenceContext) -> tuple[str, str] | None:
-    """The newest checkpoint of the current job, and what was passed over to get there; None while there is none."""
+    """The newest checkpoint of the current job, and what was passed over to get there; None while
+    there is none.
+    """
     if context.job_dir is None:
         return None
     index = CheckpointIndex(context.job_dir / context.action)

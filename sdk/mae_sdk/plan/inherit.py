@@ -1,7 +1,9 @@
 """Settings that a job takes over from its parent, as ``inherit`` of the bundle lists them.
 
-A checkpoint knows best what it is: what ``checkpoints.json`` says of it comes before what the parent's spec says. Explicit values win, but
-not over what cannot be otherwise: a value that contradicts the checkpoint is an error. Image size and normalisation may differ.
+A checkpoint knows best what it is: what ``checkpoints.json`` says of it comes before what the
+parent's spec says. Explicit values win, but
+not over what cannot be otherwise: a value that contradicts the checkpoint is an error. Image size
+and normalization may differ.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, StorageError, UsageError
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
 
 from mae_sdk.automl import setup
@@ -108,7 +108,8 @@ def decide_automl(draft: Draft) -> None:
     """Whether a study runs, and whether it can.
 
     Raises:
-        UsageError, DependencyError: AutoML options without a search; Optuna or a variable is missing.
+        UsageError, DependencyError: AutoML options without a search; Optuna or a variable is
+            missing.
     """
     request, action = draft.request, draft.action
     draft.decision = decide(draft.bundle, action, request.automl_policy, request.request)
@@ -423,7 +424,8 @@ def measure(bundle: Bundle, plan: Plan) -> None:
 
 
 def recheck(bundle: Bundle, plan: Plan) -> None:
-    """Before a launch: count the remote data that the plan left uncounted, and judge the spec again.
+    """Before a launch: count the remote data that the plan left uncounted, and judge the spec
+    again.
 
     Raises:
         MaeError: as `make_plan`; the data is missing, empty, or does not fit the spec.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mae_skill.merge import Origin
+from mae_skill.origin import Origin
 from mae_skill.rules.base import Facts
 
 from mae_sdk.jobs.outputs import ParentInfo
@@ -104,7 +104,9 @@ class Plan:
 
     @property
     def automl(self) -> dict[str, Any] | None:
-        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is no AutoML run."""
+        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is
+        no AutoML run.
+        """
         if self.study is None:
             return None
         space = self.study["space"]
@@ -155,7 +157,10 @@ class Plan:
         return shown
 
     def to_python(self) -> str:
-        """The short script that launches this plan through the SDK. Secret values are read from the environment, never printed."""
+        """The short script that launches this plan through the SDK.
+
+        Secret values are read from the environment, never printed.
+        """
         request = self.request
         lines = []
         for item in fields(Request):
@@ -170,9 +175,8 @@ class Plan:
             if item.name in ("action", "skill_dir") or value is None or value == default:
                 continue
             if item.name == "env":
-                lines.append(
-                    f"    env={{{', '.join(_env_item(name, text) for name, text in value.items())}}},"
-                )
+                items = ", ".join(_env_item(name, text) for name, text in value.items())
+                lines.append(f"    env={{{items}}},")
                 continue
             if item.name == "spec" and not isinstance(value, str):
                 value = redact_tree(_without_key(value), list(self.secrets.values()))
@@ -181,7 +185,8 @@ class Plan:
         imports = "import os\n\n" if "os.environ" in body else ""
         skill = f"Skill({request.skill_dir!r})" if request.skill_dir else "Skill()"
         return (
-            f"{imports}from mae_sdk import Skill\n\nskill = {skill}\njob = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
+            f"{imports}from mae_sdk import Skill\n\nskill = {skill}\n"
+            f"job = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
             "print(job.id)\njob.wait()\nprint(job.metrics())\n"
         )
 

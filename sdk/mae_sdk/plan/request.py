@@ -15,14 +15,21 @@ class Request:
     """What a caller asks for; every field is an option of `Skill.plan` and `Skill.create_job`.
 
     Attributes:
-        spec: a whole or partial spec (nested sections, or the path of a file); None: the action's template alone.
-        train_datasets, eval_dataset, inference_dataset: data source URIs, as the bundle's ``data_sources`` name them.
+        spec: a whole or partial spec (nested sections, or the path of a file); None: the action's
+            template alone.
+        train_datasets, eval_dataset, inference_dataset: data source URIs, as the bundle's
+            ``data_sources`` name them.
         parent_job_id: the job whose model this one takes: an id or a prefix.
         checkpoint: which of the parent's: ``best`` (default), ``latest``, ``epoch:N``.
         ptm: pretrained weights: a path or URL.
-        automl_policy: ``auto``, ``on`` (the same) or ``off``.  request: the person's own words, which may turn AutoML off.
-        automl: AutoML options.  spec_overrides: dotted or shorthand key → value.  recipe: a published preset.
-        env: environment of the job; never written.  platform: where it runs.  results_root: folder or URL of the job folders.
+        automl_policy: ``auto``, ``on`` (the same) or ``off``.
+        request: the person's own words, which may turn AutoML off.
+        automl: AutoML options.
+        spec_overrides: dotted or shorthand key → value.
+        recipe: a published preset.
+        env: environment of the job; never written.
+        platform: where it runs.
+        results_root: folder or URL of the job folders.
         idempotency_key: the same key gives the same job.
     """
 
@@ -128,14 +135,14 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         **{name: given[name] for name in _TEXTS if name in given},
     }.items():
         if not isinstance(value, str) or "\0" in value:
-            raise UsageError("not a text", field=name, got=repr(value), expected="text")
+            raise UsageError("must be a string", field=name, got=repr(value), expected="a string")
     for name in (
         *(name for name in _TEXTS if name != "request"),
         *_SOURCES,
     ):  # a variable of the shell that was never set
         if given.get(name) == "":
             raise UsageError(
-                "an empty text names nothing",
+                "must not be empty",
                 field=name,
                 got="",
                 expected="a value, or leave the option out",
@@ -162,10 +169,10 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
     for name in _DOCUMENTS:
         if (odd := _not_plain(given.get(name))) is not None:
             raise UsageError(
-                "not a value of a spec",
+                "not a JSON-compatible value",
                 field=name,
                 got=repr(odd),
-                expected="texts, numbers, booleans, null, lists, mappings",
+                expected="strings, numbers, booleans, null, lists, mappings",
             )
     for name, value in given.get("env", {}).items():
         if not isinstance(value, (str, int, float)) or "=" in name or "\0" in f"{name}{value}":
@@ -178,7 +185,9 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
 
 
 def _not_plain(value: Any, depth: int = 64) -> Any:
-    """The first value inside `value` that no spec can hold (one that is too deep, or holds itself, among them), or None."""
+    """The first value inside `value` that no spec can hold (one that is too deep, or holds itself,
+    among them), or None.
+    """
     if isinstance(value, (Mapping, list, tuple)) and depth:
         inside = value.values() if isinstance(value, Mapping) else value
         return next(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.errors import MaeError
-from mae_skill.merge import Origin
+from mae_skill.origin import Origin
 from mae_skill.rules import data, devices, effect, files, schedule, sizes
 from mae_skill.rules.base import Case, Facts, Notice, Rule
 
@@ -34,7 +34,8 @@ def check_rules(
     """Errors and warnings of a spec that its schema already accepts.
 
     Args:
-        provenance: dotted key → origin; a field that somebody set is reported when it has no effect.
+        provenance: dotted key → origin; a field that somebody set is reported when it has no
+            effect.
         facts: what the caller knows of data and machine.
     """
     case = Case(action, spec, provenance or {}, facts or Facts())

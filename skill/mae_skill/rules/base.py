@@ -8,7 +8,7 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, SpecError
-from mae_skill.merge import Origin, OriginKind
+from mae_skill.origin import Origin, OriginKind
 
 
 @dataclass(frozen=True)

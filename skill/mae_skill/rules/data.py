@@ -5,7 +5,7 @@ from __future__ import annotations
 from mae_skill.archs import ARCHS, hw
 from mae_skill.classes import read_class_list
 from mae_skill.errors import DataError, MaeError
-from mae_skill.merge import OriginKind
+from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
 
 SEGMENTATION = "segmentation"
@@ -63,7 +63,7 @@ def labels_to_compare(case: Case) -> None:
             case,
             "dataset.val_data_sources",
             "these images have no labels to compare with",
-            "the inference action takes unlabelled images",
+            "the inference action takes unlabeled images",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mae_skill.errors import DataError, NotFoundError
-from mae_skill.merge import OriginKind
+from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
 
 MODEL = {

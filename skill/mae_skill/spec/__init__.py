@@ -1,4 +1,7 @@
-"""The spec as typed, strict models. Everything else about the spec (schemas, templates, tables) is generated from them."""
+"""The spec as typed, strict models.
+
+Everything else about the spec (schemas, templates, tables) is generated from them.
+"""
 
 from mae_skill.spec.dataset import AugmentationSpec, DatasetSpec
 from mae_skill.spec.evaluate import EvaluateSpec

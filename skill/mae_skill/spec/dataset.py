@@ -31,14 +31,16 @@ class SegmentationAugmentationSpec(SpecModel):
 
     scale_jitter: list[Factor] = spec_field(
         [0.5, 2.0],
-        "Smallest and largest factor of the random resize, over the scale at which the image just covers the crop.",
+        "Smallest and largest factor of the random resize, over the scale at which the image "
+        "just covers the crop.",
         min_length=2,
         max_length=2,
         applies_when=SEGMENTATION,
     )
     max_class_share: float = spec_field(
         0.75,
-        "A crop is drawn again, up to ten times, while one class covers more than this share of its labelled pixels; 1 = never.",
+        "A crop is drawn again, up to ten times, while one class covers more than this share "
+        "of its labelled pixels; 1 = never.",
         gt=0.0,
         le=1.0,
         applies_when=SEGMENTATION,
@@ -55,7 +57,8 @@ class AugmentationSpec(SpecModel):
 
     input_size: InputSize = spec_field(
         224,
-        "Input size: one side, or [height, width]. Each side a multiple of the patch for ViT and of 32 for ConvNeXt V2 and Hiera.",
+        "Input size: one side, or [height, width]. Each side a multiple of the patch for ViT "
+        "and of 32 for ConvNeXt V2 and Hiera.",
         unit="pixels",
         popular=True,
         automl_disabled=True,
@@ -63,13 +66,13 @@ class AugmentationSpec(SpecModel):
     )
     mean: list[float] = spec_field(
         [0.485, 0.456, 0.406],
-        "Mean of each channel for normalisation, of pixels in [0, 1].",
+        "Mean of each channel for normalization, of pixels in [0, 1].",
         min_length=3,
         max_length=3,
     )
     std: list[Std] = spec_field(
         [0.229, 0.224, 0.225],
-        "Standard deviation of each channel for normalisation, of pixels in [0, 1].",
+        "Standard deviation of each channel for normalization, of pixels in [0, 1].",
         min_length=3,
         max_length=3,
     )
@@ -83,7 +86,8 @@ class AugmentationSpec(SpecModel):
     )
     max_scale: float = spec_field(
         2.0,
-        "Largest area of the random crop, as a share of the image. Above 1 it has the meaning RandomResizedCrop gives it: "
+        "Largest area of the random crop, as a share of the image. Above 1 it has the meaning "
+        "RandomResizedCrop gives it: "
         "areas beyond the image are drawn again, so large crops become likelier.",
         gt=0.0,
         related=["dataset.augmentation.min_scale"],
@@ -198,8 +202,10 @@ class AugmentationSpec(SpecModel):
     )
     reduced_decode: bool = spec_field(
         False,
-        "Decode large JPEGs at a half, quarter or eighth of their size in training, never below the crop's size in pixels. "
-        "Several times faster on photographs much larger than the input; pixels differ slightly from a full decode.",
+        "Decode large JPEGs at a half, quarter or eighth of their size in training, never "
+        "below the crop's size in pixels. "
+        "Several times faster on photographs much larger than the input; pixels differ "
+        "slightly from a full decode.",
         applies_when=CLASSIFICATION,
     )
     segmentation: SegmentationAugmentationSpec = spec_field(
@@ -211,8 +217,9 @@ class AugmentationSpec(SpecModel):
 class SegmentationSpec(SpecModel):
     """Where the masks of the images lie, and what their values mean.
 
-    A mask is a picture of one channel (or a palette), as large as its image, with the same relative path but for the suffix.
-    Without mask sources, images lie under `images/` and masks under `annotations/` of the same folder or archive.
+    A mask is a picture of one channel (or a palette), as large as its image, with the same relative
+    path but for the suffix. Without mask sources, images lie under `images/` and masks under
+    `annotations/` of the same folder or archive.
     """
 
     train_mask_sources: Sources = spec_field(
@@ -250,7 +257,8 @@ class SegmentationSpec(SpecModel):
     )
     reduce_zero_label: bool = spec_field(
         True,
-        "true: 0 in a mask means unlabelled and is ignored, 1 … N are the classes (ADE20K). false: the classes are 0 … N-1.",
+        "true: 0 in a mask means unlabelled and is ignored, 1 … N are the classes (ADE20K). "
+        "false: the classes are 0 … N-1.",
         applies_when=SEGMENTATION,
         related=["dataset.segmentation.ignore_index"],
     )
@@ -259,12 +267,14 @@ class SegmentationSpec(SpecModel):
 class DatasetSpec(SpecModel):
     """Where images come from, batches and augmentation.
 
-    A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …) or a URL of either (s3://…).
+    A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …) or a URL of either
+    (s3://…).
     """
 
     train_data_sources: Sources = spec_field(
         None,
-        "Training images. A classifier needs one folder for each class inside, a segmenter a mask for each image.",
+        "Training images. A classifier needs one folder for each class inside, a segmenter a "
+        "mask for each image.",
         popular=True,
         affects_training=False,
     )
@@ -293,14 +303,16 @@ class DatasetSpec(SpecModel):
     )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = spec_field(
         None,
-        "Share of the training images held out for validation (seeded, by class) where there is no validation source; null = none. "
+        "Share of the training images held out for validation (seeded, by class) where there "
+        "is no validation source; null = none. "
         "AutoML fills in 0.1 when it needs an accuracy.",
         applies_when={**FINETUNE, "dataset.val_data_sources": {"set": False}},
         related=["dataset.val_data_sources"],
     )
     batch_size: Positive = spec_field(
         3,
-        "Images in a batch, for each process. Effective batch = batch_size × processes × train.accum_grad_batches.",
+        "Images in a batch, for each process. Effective batch = batch_size × processes × "
+        "train.accum_grad_batches.",
         unit="images",
         popular=True,
         related=["train.accum_grad_batches", "train.num_gpus", "train.optim.lr_scaling"],
@@ -314,7 +326,8 @@ class DatasetSpec(SpecModel):
     )
     max_corrupt_fraction: float = spec_field(
         0.01,
-        "Share of unreadable images that is tolerated (each is named and skipped); more fails the run.",
+        "Share of unreadable images that is tolerated (each is named and skipped); more fails "
+        "the run.",
         ge=0.0,
         le=1.0,
         affects_training=False,

@@ -16,8 +16,10 @@ class WindowSpec(SpecModel):
 
     window: Literal["whole", "slide"] = spec_field(
         "whole",
-        "whole: the image scaled until it fits the input size, the rest filled with the mean colour. slide: the image scaled until it just "
-        "covers the input size, overlapping windows over all of it, their logits averaged. Either way the prediction has the image's size.",
+        "whole: the image scaled until it fits the input size, the rest filled with the mean "
+        "colour. slide: the image scaled until it just "
+        "covers the input size, overlapping windows over all of it, their logits averaged. "
+        "Either way the prediction has the image's size.",
         applies_when=SEGMENTATION,
     )
 
@@ -37,7 +39,9 @@ class EvaluateWindowSpec(WindowSpec):
 
 
 class EvaluateSpec(SpecModel):
-    """Accuracy of a fine-tuned model, IoU of a segmenter; kNN, linear probe and reconstruction loss of a pretrained one."""
+    """Accuracy of a fine-tuned model, IoU of a segmenter; kNN, linear probe and reconstruction loss
+    of a pretrained one.
+    """
 
     checkpoint: Path = spec_field(
         None, "What to evaluate: a .pth checkpoint or an .onnx export.", popular=True

@@ -1,7 +1,7 @@
 """The whole spec: every section, for every action.
 
-``ExperimentSpec.model_validate(resolved)`` is what the runners call; the models are strict, so a value of the wrong type is an error
-here exactly where the schemas say so.
+``ExperimentSpec.model_validate(resolved)`` is what the runners call; the models are strict, so a
+value of the wrong type is an error here exactly where the schemas say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class ExperimentSpec(SpecModel):
     )
     encryption_key: NonEmpty | None = spec_field(
         None,
-        "Reference to the key that encrypts checkpoints, env:NAME. The key itself never rests in a spec.",
+        "Reference to the key that encrypts checkpoints, env:NAME. The key itself never rests "
+        "in a spec.",
         automl_disabled=True,
         affects_training=False,
     )

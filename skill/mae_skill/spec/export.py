@@ -8,23 +8,29 @@ from mae_skill.spec.fields import Index, Path, Positive, SpecModel, spec_field
 
 
 class ParitySpec(SpecModel):
-    """What the artefact must agree to, against its model on real images, before it may exist. Null = by precision."""
+    """What the artefact must agree to, against its model on real images, before it may exist.
+
+    Null = by precision.
+    """
 
     min_cosine: float | None = spec_field(
         None,
-        "Least cosine between the outputs of any image; null = 0.9999 (fp32), 0.999 (fp16), 0.99 (bf16 and int8).",
+        "Least cosine between the outputs of any image; null = 0.9999 (fp32), 0.999 (fp16), "
+        "0.99 (bf16 and int8).",
         ge=-1.0,
         le=1.0,
     )
     max_abs: float | None = spec_field(
         None,
-        "Largest difference of any output, relative to the largest output where that exceeds 1; null = 0.001 (fp32), 0.05 (fp16), "
+        "Largest difference of any output, relative to the largest output where that exceeds "
+        "1; null = 0.001 (fp32), 0.05 (fp16), "
         "0.2 (bf16), 0.15 (int8).",
         gt=0.0,
     )
     min_top1_agreement: float | None = spec_field(
         None,
-        "Least share of images with the same most likely class (fine-tuned models); null = 1.0 (fp32), 0.95 (fp16), 0.9 (bf16 and int8).",
+        "Least share of images with the same most likely class (fine-tuned models); null = "
+        "1.0 (fp32), 0.95 (fp16), 0.9 (bf16 and int8).",
         ge=0.0,
         le=1.0,
     )
@@ -39,7 +45,8 @@ class ExportSpec(SpecModel):
     )
     format: Literal["onnx", "torchscript", "torch_export", "triton"] = spec_field(
         "onnx",
-        "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model repository around the ONNX file).",
+        "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model "
+        "repository around the ONNX file).",
     )
     on_cpu: bool = spec_field(
         True, "Trace on the CPU; false traces on the GPU. These models need no plugin."
@@ -69,12 +76,13 @@ class ExportSpec(SpecModel):
     )
     data_type: Literal["fp32", "fp16", "int8"] = spec_field(
         "fp32",
-        "Arithmetic of an ONNX file, for ONNX Runtime; int8 is calibrated on gen_trt_engine.tensorrt.calibration.cal_image_dir, else on "
+        "Arithmetic of an ONNX file, for ONNX Runtime; int8 is calibrated on "
+        "gen_trt_engine.tensorrt.calibration.cal_image_dir, else on "
         "the data sources. Export fp32 for gen_trt_engine, which reduces precision itself.",
         related=["gen_trt_engine.tensorrt.data_type"],
     )
     include_preprocessing: bool = spec_field(
-        False, "Put normalisation into the graph: the input is then uint8 RGB."
+        False, "Put normalization into the graph: the input is then uint8 RGB."
     )
     overwrite: bool = spec_field(False, "Replace files that exist.")
     parity: ParitySpec = spec_field(

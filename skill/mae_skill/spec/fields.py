@@ -1,26 +1,29 @@
-"""How a spec field is declared: type and bounds for pydantic, and the annotations that its schema carries.
+"""How a spec field is declared: type and bounds for pydantic, and the annotations of its schema.
 
-A field says everything about itself here, once: default, bounds, unit, description, the condition under which it acts, and what
-AutoML may do with it. Schemas, templates, parameter tables, ``mae explain`` and the search space are all derived from it.
+A field says everything about itself here, once: default, bounds, unit, description, the condition
+under which it applies, and what AutoML may do with it. Schemas, templates, parameter tables, ``mae
+explain`` and the search space are all derived from it.
 
 Annotations (JSON Schema keywords of our own; validators ignore them):
 
-=====================  ==========================================================================================
-``unit``               unit of the value, in words (``pixels``, ``epochs``, ``MB``)
-``applies_when``       ``{dotted key: condition}``: the field acts only where every condition holds. A condition is a
-                       value, a list of values, or ``{"set": true}`` (not null), ``{"gt": n}``
-``search``             ``{low, high, log}`` and optionally ``step``: the range that AutoML searches; or a list of these, each with
-                       ``when`` (conditions as in ``applies_when``), of which the first that holds is taken
-``automl_enabled``     whether AutoML may search the field at all
-``popular``            whether people set it often
-``option_weights``     weight of each enum value when AutoML samples it
-``math_cond``          relation that a sampled value must satisfy: ``"> 0.0"``, ``"/ 8"`` (multiple of), ``"^ 2"`` (power
-                       of), ``"< depends_on"``
-``depends_on``         dotted key that ``math_cond`` refers to
-``parent_param``       dotted key of the parameter that switches this one on
-``affects_training``   false where the field (or the section, with all in it) may change between two attempts at one
-                       training run: it does not decide what is trained
-=====================  ==========================================================================================
+====================  ============================================================================
+``unit``              unit of the value, in words (``pixels``, ``epochs``, ``MB``)
+``applies_when``      ``{dotted key: condition}``: the field applies only where every condition
+                      holds. A condition is a value, a list of values, or ``{"set": true}`` (not
+                      null), ``{"gt": n}``
+``search``            ``{low, high, log}`` and optionally ``step``: the range that AutoML searches;
+                      or a list of these, each with ``when`` (conditions as in ``applies_when``), of
+                      which the first that holds is taken
+``automl_enabled``    whether AutoML may search the field at all
+``popular``           whether people set it often
+``option_weights``    weight of each enum value when AutoML samples it
+``math_cond``         relation that a sampled value must satisfy: ``"> 0.0"``, ``"/ 8"`` (multiple
+                      of), ``"^ 2"`` (power of), ``"< depends_on"``
+``depends_on``        dotted key that ``math_cond`` refers to
+``parent_param``      dotted key of the parameter that switches this one on
+``affects_training``  false where the field (or the section, with all in it) may change between two
+                      attempts at one training run: it does not decide what is trained
+====================  ============================================================================
 """
 
 from __future__ import annotations
@@ -66,7 +69,9 @@ def search(
     step: float | None = None,
     when: Mapping[str, Condition] | None = None,
 ) -> dict[str, Any]:
-    """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid; ``when``: where it holds."""
+    """The range that AutoML searches, both ends included; ``log`` for rates; ``step`` for a grid;
+    ``when``: where it holds.
+    """
     found: dict[str, Any] = {"low": low, "high": high, "log": log}
     if step is not None:
         found["step"] = step

@@ -26,7 +26,9 @@ class InferenceWindowSpec(WindowSpec):
 
 
 class InferenceSpec(SpecModel):
-    """Classes and probabilities from a classifier; label maps and pictures from a segmenter; embeddings and reconstructions from a pretrained one."""
+    """Classes and probabilities from a classifier; label maps and pictures from a segmenter;
+    embeddings and reconstructions from a pretrained one.
+    """
 
     checkpoint: Path = spec_field(
         None, "What to run: a .pth checkpoint or an .onnx export.", popular=True

@@ -46,7 +46,9 @@ _DECODER_WITH_ATTENTION = {**PRETRAIN, "model.arch": arch_names("vit") + arch_na
 
 
 class SegmentationHeadSpec(SpecModel):
-    """The UperNet head of a segmenter (arXiv:1807.10221): pyramid pooling, feature pyramid, fusion; and an auxiliary FCN head."""
+    """The UperNet head of a segmenter (arXiv:1807.10221): pyramid pooling, feature pyramid, fusion;
+    and an auxiliary FCN head.
+    """
 
     channels: Positive = spec_field(
         512,
@@ -87,20 +89,23 @@ class ModelSpec(SpecModel):
 
     arch: ArchName = spec_field(
         "convnextv2_base",
-        "The architecture of the backbone. Sizes and defaults of all of them: references/architectures.md.",
+        "The architecture of the backbone. Sizes and defaults of all of them: "
+        "references/architectures.md.",
         popular=True,
         related=["dataset.augmentation.input_size", "train.mask_ratio"],
     )
     task: Literal["classification", "segmentation"] = spec_field(
         "classification",
-        "What fine-tuning trains: a classifier of images, or of their pixels (UperNet). Pretraining knows no task.",
+        "What fine-tuning trains: a classifier of images, or of their pixels (UperNet). "
+        "Pretraining knows no task.",
         popular=True,
         automl_disabled=True,
         related=["train.stage", "model.num_classes"],
     )
     num_classes: int = spec_field(
         1000,
-        "Number of classes. Must equal the number of classes in the training data; in segmentation pixels without a label are no class.",
+        "Number of classes. Must equal the number of classes in the training data; in "
+        "segmentation pixels without a label are no class.",
         ge=1,
         applies_when=FINETUNE,
         popular=True,
@@ -108,7 +113,8 @@ class ModelSpec(SpecModel):
     )
     drop_path_rate: float = spec_field(
         0.1,
-        "Stochastic depth: probability of dropping the last block's residual branch; rises linearly from 0 over the blocks.",
+        "Stochastic depth: probability of dropping the last block's residual branch; rises "
+        "linearly from 0 over the blocks.",
         ge=0.0,
         lt=1.0,
         applies_when=FINETUNE,
@@ -118,7 +124,8 @@ class ModelSpec(SpecModel):
     )
     global_pool: bool = spec_field(
         True,
-        "Average the tokens before the head (ViT: with fc_norm). False: the class token for ViT; the other families always average.",
+        "Average the tokens before the head (ViT: with fc_norm). False: the class token for "
+        "ViT; the other families always average.",
         applies_when={**FINETUNE, **CLASSIFICATION, "model.arch": arch_names("vit")},
         automl_enabled=True,
     )
@@ -142,7 +149,8 @@ class ModelSpec(SpecModel):
     )
     decoder_num_heads: Positive | None = spec_field(
         None,
-        "Attention heads of the decoder; null = 16, or the largest count up to 16 that divides the decoder's width.",
+        "Attention heads of the decoder; null = 16, or the largest count up to 16 that "
+        "divides the decoder's width.",
         applies_when=_DECODER_WITH_ATTENTION,
         related=["model.decoder_embed_dim"],
     )
@@ -154,7 +162,8 @@ class ModelSpec(SpecModel):
     )
     embed_dim: Positive | None = spec_field(
         None,
-        "Overrides the width of a ViT; null = the architecture's. Must divide by the heads and by 4.",
+        "Overrides the width of a ViT; null = the architecture's. Must divide by the heads "
+        "and by 4.",
         applies_when=_VIT,
         automl_disabled=True,
         related=["model.num_heads"],

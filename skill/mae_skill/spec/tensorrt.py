@@ -64,11 +64,13 @@ class GenTrtEngineSpec(SpecModel):
     )
     backend: Literal["tensorrt", "tensorrt_rtx"] = spec_field(
         "tensorrt",
-        "tensorrt: builds for the GPU at hand; tensorrt_rtx: TensorRT for RTX, which can build with no GPU for named targets.",
+        "tensorrt: builds for the GPU at hand; tensorrt_rtx: TensorRT for RTX, which can "
+        "build with no GPU for named targets.",
     )
     targets: list[ComputeCapability] = spec_field(
         [],
-        "Compute capabilities to build for, e.g. 8.6; empty = the GPU at hand; without one, all from 8.0 on that the library can name.",
+        "Compute capabilities to build for, e.g. 8.6; empty = the GPU at hand; without one, "
+        "all from 8.0 on that the library can name.",
         applies_when={"gen_trt_engine.backend": "tensorrt_rtx"},
     )
     gpu_id: Index = spec_field(0, "The GPU to build on.")

@@ -8,7 +8,10 @@ ENABLED = {"wandb.enable": True}
 
 
 class WandbSpec(SpecModel):
-    """The Weights & Biases run. WANDB_MODE=offline keeps it on this machine; the key comes from the environment."""
+    """The Weights & Biases run.
+
+    WANDB_MODE=offline keeps it on this machine; the key comes from the environment.
+    """
 
     enable: bool = spec_field(False, "Log to Weights & Biases.")
     project: NonEmpty = spec_field("mae", "Project of the run.", applies_when=ENABLED)

@@ -1,4 +1,4 @@
-"""``train``: stage, duration, devices, optimiser, checkpoints."""
+"""``train``: stage, duration, devices, optimizer, checkpoints."""
 
 from __future__ import annotations
 
@@ -49,23 +49,26 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"metric": "latency_ms", "direction": "minimize"},
     {"metric": "seconds", "direction": "minimize"},
 ]
-"""What a search optimises: the first entry whose ``when`` holds is the default, every entry makes its metric's direction known, and
+"""What a search optimises: the first entry whose ``when`` holds is the default, every entry makes
+its metric's direction known, and
 ``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class OptimSpec(SpecModel):
-    """The optimiser and its schedule."""
+    """The optimizer and its schedule."""
 
-    type: Literal["AdamW"] = spec_field("AdamW", "The optimiser.")
+    type: Literal["AdamW"] = spec_field("AdamW", "The optimizer.")
     monitor_name: Literal["train_loss", "val_loss"] = spec_field(
         "train_loss",
-        "The loss that early stopping watches, and that chooses the best checkpoint where there is no accuracy.",
+        "The loss that early stopping watches, and that chooses the best checkpoint where "
+        "there is no accuracy.",
         related=["train.early_stopping.patience"],
     )
     lr: float = spec_field(
         2e-4,
-        "Peak learning rate. With lr_scaling linear it is the base rate, multiplied by effective batch / 256.",
+        "Peak learning rate. With lr_scaling linear it is the base rate, multiplied by "
+        "effective batch / 256.",
         gt=0.0,
         search=[
             search(1e-5, 2e-3, log=True, when=PRETRAIN),
@@ -77,7 +80,8 @@ class OptimSpec(SpecModel):
     )
     lr_scaling: Literal["none", "linear"] = spec_field(
         "none",
-        "linear: the rate used is lr × effective batch / 256 (the papers' base learning rate); none: lr as it stands.",
+        "linear: the rate used is lr × effective batch / 256 (the papers' base learning "
+        "rate); none: lr as it stands.",
         related=["train.optim.lr", "dataset.batch_size"],
     )
     min_lr: float = spec_field(
@@ -89,7 +93,8 @@ class OptimSpec(SpecModel):
     )
     backbone_multiplier: float = spec_field(
         0.1,
-        "Multiplies the learning rate of the backbone (everything but the head). Acts only in fine-tuning from pretrained weights.",
+        "Multiplies the learning rate of the backbone (everything but the head). Acts only in "
+        "fine-tuning from pretrained weights.",
         gt=0.0,
         applies_when=_FINETUNE_FROM_WEIGHTS,
         search=search(0.05, 1.0, log=True),
@@ -122,7 +127,8 @@ class OptimSpec(SpecModel):
     )
     lr_scheduler: Literal["MultiStep", "cosine", "poly"] = spec_field(
         "MultiStep",
-        "MultiStep: lr × gamma at every milestone; cosine: half a cosine down to min_lr; poly: a straight line down to min_lr (power 1, "
+        "MultiStep: lr × gamma at every milestone; cosine: half a cosine down to min_lr; "
+        "poly: a straight line down to min_lr (power 1, "
         "as the MAE and BEiT segmentation recipes have it). All after the warm-up.",
         automl_enabled=True,
         popular=True,
@@ -197,7 +203,8 @@ class TrainSpec(SpecModel):
 
     stage: Literal["pretrain", "finetune"] = spec_field(
         "pretrain",
-        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a classifier or a segmenter on labelled ones "
+        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a "
+        "classifier or a segmenter on labelled ones "
         "(see model.task).",
         popular=True,
         automl_disabled=True,
@@ -212,7 +219,7 @@ class TrainSpec(SpecModel):
     )
     accum_grad_batches: Positive = spec_field(
         1,
-        "Batches whose gradients are summed before one optimiser step.",
+        "Batches whose gradients are summed before one optimizer step.",
         unit="batches",
         related=["dataset.batch_size"],
     )
@@ -221,13 +228,15 @@ class TrainSpec(SpecModel):
     )
     accelerator: Literal["auto", "gpu", "cpu"] = spec_field(
         "auto",
-        "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: num_gpus means processes.",
+        "auto: the GPUs, or one CPU process where there is none; gpu: fail without one; cpu: "
+        "num_gpus means processes.",
         automl_disabled=True,
         affects_training=False,
     )
     distributed_strategy: Literal["ddp", "fsdp"] = spec_field(
         "ddp",
-        "ddp: a replica on every device; fsdp: parameters sharded over the devices, in fp16 or bf16.",
+        "ddp: a replica on every device; fsdp: parameters sharded over the devices, in fp16 "
+        "or bf16.",
         related=["train.num_gpus", "train.num_nodes", "train.precision"],
     )
     norm_pix_loss: bool = spec_field(
@@ -239,7 +248,8 @@ class TrainSpec(SpecModel):
     )
     mask_ratio: float = spec_field(
         0.75,
-        "Share of the mask units that is hidden (the papers: 0.75 for ViT, 0.6 for ConvNeXt V2 and Hiera).",
+        "Share of the mask units that is hidden (the papers: 0.75 for ViT, 0.6 for ConvNeXt "
+        "V2 and Hiera).",
         gt=0.0,
         lt=1.0,
         applies_when=PRETRAIN,
@@ -291,14 +301,16 @@ class TrainSpec(SpecModel):
     )
     keep_checkpoints: Positive | None = spec_field(
         None,
-        "How many of the newest checkpoints stay on disk, beside the best one. Null = all; the trials of a search keep 1.",
+        "How many of the newest checkpoints stay on disk, beside the best one. Null = all; "
+        "the trials of a search keep 1.",
         unit="checkpoints",
         related=["train.checkpoint_interval"],
         affects_training=False,
     )
     validation_interval: Positive = spec_field(
         1,
-        "Epochs between validations, and between pictures of reconstructions in pretraining; the last epoch always counts.",
+        "Epochs between validations, and between pictures of reconstructions in pretraining; "
+        "the last epoch always counts.",
         unit="epochs",
         affects_training=False,
     )
@@ -307,13 +319,15 @@ class TrainSpec(SpecModel):
     )
     pretrained_model_path: Path = spec_field(
         None,
-        "Pretrained weights to start from, in either stage; null in fine-tuning trains from scratch.",
+        "Pretrained weights to start from, in either stage; null in fine-tuning trains from "
+        "scratch.",
         popular=True,
         affects_training=False,
     )
     freeze: list[NonEmpty] = spec_field(
         [],
-        "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed or blocks.0; encoder: all but the head.",
+        "Names (or prefixes) of modules whose parameters stay as they are, e.g. patch_embed "
+        "or blocks.0; encoder: all but the head.",
     )
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = spec_field(
         None,
@@ -321,7 +335,8 @@ class TrainSpec(SpecModel):
     )
     ema_decay: OpenUnit | None = spec_field(
         None,
-        "Decay of a moving average of the weights, which then is what is validated and saved. Null = off.",
+        "Decay of a moving average of the weights, which then is what is validated and saved. "
+        "Null = off.",
     )
     gradient_checkpointing: bool = spec_field(
         False, "Recompute activations in the backward pass: less memory, more time."
@@ -340,7 +355,7 @@ class TrainSpec(SpecModel):
         "A kNN classifier on frozen features: the quality signal of pretraining.",
         affects_training=False,
     )
-    optim: OptimSpec = spec_field(OptimSpec, "The optimiser and its schedule.")
+    optim: OptimSpec = spec_field(OptimSpec, "The optimizer and its schedule.")
     results_dir: Path = spec_field(
         None, "Where checkpoints go; null = <results_dir>/train.", affects_training=False
     )
