@@ -176,7 +176,7 @@ def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:
 def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path) -> int:
     """Runs this action again as `count` ranks and returns their common exit code. The key travels
     by environment only."""
-    from mae_sdk.run.supervisor import run_ranks
+    from mae_sdk.run.process_group import run_ranks
 
     from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError, StorageError
 from mae_skill.reader import dump_yaml
@@ -20,14 +22,13 @@ from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.cost import cost_key
+from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME
 from mae_sdk.plan.launch_record import gpu_ids_key, words
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
 from mae_sdk.run.platform import submit
 from mae_sdk.storage import urls
 
-RESUME = ("resume_model", "resume_model_or_ptm")
-PRETRAINED = ("ptm_if_no_resume_model", "ptm")
 _PACKAGES = ("mae-skill", "torch", "timm", "optuna")
 
 
@@ -44,7 +45,7 @@ def existing(action: str, results_root: Any, idempotency_key: str | None) -> Job
     return open_job(root, job_id)
 
 
-def launch(bundle: Any, plan: Plan) -> Job:
+def launch(bundle: Bundle, plan: Plan) -> Job:
     """Launch a plan; a plan that has been launched already gives the same job again.
 
     Raises:
@@ -73,7 +74,7 @@ def _claimed(root: Root, record: JobRecord) -> bool:
     return claim(root.job_url(record["id"]), record) is None
 
 
-def _unpack(bundle: Any, plan: Plan) -> None:
+def _unpack(bundle: Bundle, plan: Plan) -> None:
     """Extract sources that the runner wants as folders (``runtime: extracted_folder``).
 
     Raises:
@@ -97,10 +98,11 @@ def _set(plan: Plan, key: str, value: Any) -> None:
         set_dotted(plan.study["spec"], key, value)
 
 
-def record_of(bundle: Any, plan: Plan) -> JobRecord:
+def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
     """``job.json`` of a plan; it holds no secret."""
     rows = bundle.spec_params.get(plan.action) or {}
     functions = {key: _function(row) for key, row in rows.items()}
+    resume_keys = _of(functions, OF_RESUME)
     digests = [counted.get("digest") for counted in plan.sources.values()]
     key = plan.request.idempotency_key
     record: JobRecord = {
@@ -121,8 +123,8 @@ def record_of(bundle: Any, plan: Plan) -> JobRecord:
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
         "versions": _versions(),
-        "resume_keys": [key for key, function in functions.items() if function in RESUME],
-        "ptm_keys": [key for key, function in functions.items() if function in PRETRAINED],
+        "resume_keys": resume_keys,
+        "ptm_keys": [key for key in _of(functions, OF_PTM) if key not in resume_keys],
         "launch": plan.launch,
         "attempts": [],
     }
@@ -146,6 +148,11 @@ def _function(row: Any) -> str:
     return str(row.get("function")) if isinstance(row, dict) else str(row).split(",", 1)[0].strip()
 
 
+def _of(functions: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """The fields that one of these functions fills."""
+    return [key for key, function in functions.items() if function in names]
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
@@ -160,7 +167,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: JobRecord) -> None:
+def _write_folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> None:
     """Write the folder beside its place, then rename it.
 
     If another caller created the folder first, it is kept.
@@ -186,7 +193,7 @@ def _write_folder(bundle: Any, plan: Plan, job_dir: Path, record: JobRecord) -> 
             ) from None
 
 
-def _write_study(bundle: Any, plan: Plan, folder: Path) -> None:
+def _write_study(bundle: Bundle, plan: Plan, folder: Path) -> None:
     from mae_sdk.automl import setup
 
     assert plan.study is not None

@@ -29,6 +29,7 @@ from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
+from mae_sdk.plan.plan import Plan
 from mae_sdk.run.platform import DEFAULT, Resources
 
 MEASURE_SECONDS = 300.0
@@ -61,7 +62,7 @@ def cost_key(
 
 
 def time_of(
-    info: Mapping[str, Any], plan: Any, *, measured: Mapping[str, Any] | None = None
+    info: Mapping[str, Any], plan: Plan, *, measured: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The ``time`` part of a plan's estimates, in seconds: ``seconds_per_step, seconds_per_epoch,
     seconds_total, basis``. What is not known is left out.
@@ -90,14 +91,14 @@ def time_of(
         found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
     if plan.steps_per_epoch and epochs:
         found["seconds_total"] = round(step * plan.steps_per_epoch * epochs, 1)
-        trials = None if plan.study is None else plan.study["options"].get("max_trials")
-        if trials:
-            rounds = -(-int(trials) // int(plan.study["concurrency"] or 1))
+        if plan.study is not None and plan.study["options"].get("max_trials"):
+            trials, together = plan.study["options"]["max_trials"], plan.study["concurrency"] or 1
+            rounds = -(-int(trials) // int(together))
             found["seconds_study_at_most"] = round(found["seconds_total"] * rounds, 1)
     return {**found, "basis": f"{basis}; start, validation and checkpoints come on top"}
 
 
-def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
+def _epochs(info: Mapping[str, Any], plan: Plan) -> int | None:
 
     from mae_sdk.automl.setup import keys_of
 
@@ -107,7 +108,7 @@ def _epochs(info: Mapping[str, Any], plan: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
+def _recorded(info: Mapping[str, Any], plan: Plan) -> tuple[float | None, str]:
     """The median step of the newest jobs of this results root that ran there and cost the same."""
     wanted = cost_key(info, plan.action, plan.spec, plan.launch, plan.resources)
     if wanted is None or Root(plan.results_root).remote:
@@ -135,7 +136,7 @@ def _recorded(info: Mapping[str, Any], plan: Any) -> tuple[float | None, str]:
     return statistics.median(steps), f"recorded: {jobs} earlier job{plural} of the same shape here"
 
 
-def _ran_there(record: records.JobRecord, plan: Any) -> bool:
+def _ran_there(record: records.JobRecord, plan: Plan) -> bool:
     """Whether a job ran where the plan's job will: same platform, and same machine if local."""
     from mae_sdk.run.process import same_host
 
@@ -159,7 +160,9 @@ def _newest(root: str, action: str) -> list[Path]:
     return [Path(path) for _, path in heapq.nlargest(_LOOK_BACK, found)]
 
 
-def measure(info: Mapping[str, Any], plan: Any, timeout: float = MEASURE_SECONDS) -> dict[str, Any]:
+def measure(
+    info: Mapping[str, Any], plan: Plan, timeout: float = MEASURE_SECONDS
+) -> dict[str, Any]:
     """Run the bundle's measurement of the planned spec in a folder that goes away afterwards.
 
     Raises:

@@ -34,13 +34,10 @@ from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
 from mae_sdk.run import warm
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
-from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, run_ranks, start_and_watch
+from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
 
 if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
-    from mae_sdk.run.devices import CoreShare
-
-__all__ = ["main", "run_ranks", "supervise"]
 
 _MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
@@ -140,70 +137,109 @@ def _give_up(job_dir: Path, preemptions: int) -> None:
 
 def _attempt(job_dir: Path, record: JobRecord) -> str:
     """One attempt; returns its terminal state."""
-    launch = record["launch"]
-    cancel = job_dir / records.CANCEL_NAME
     number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
     secrets = secret_values(environment)
+    log_start = _clear(job_dir, record["launch"])
+    records.beat(job_dir)
 
+    outcome: Outcome | None = None
+    problem: Failure | None = None
+    sync = None
+    with contextlib.ExitStack() as shared:
+        try:
+            _share_machine(job_dir, record, environment, shared)
+            if (job_dir / records.CANCEL_NAME).exists():
+                outcome = Outcome(0, stopped=True)
+            else:
+                sync = _start_sync(job_dir, record["launch"])
+                outcome = _run(job_dir, record["launch"], environment, secrets)
+        except OSError as error:
+            category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
+            problem = failure(category, f"the runner could not be started: {error}")
+    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+
+
+def _clear(job_dir: Path, launch: Launch) -> int:
+    """Remove what an earlier attempt has left; returns where in the log the new one begins."""
     if launch.get("result"):
         (job_dir / str(launch["result"])).unlink(missing_ok=True)
     (job_dir / "error.json").unlink(missing_ok=True)
-    records.beat(job_dir)
-    log_start = 0
-    with contextlib.suppress(OSError):
-        log_start = (job_dir / "log.txt").stat().st_size
-
-    stop: list[int] = []
-    outcome: Outcome | None = None
-    problem: Failure | None = None
-    devices = None
-    share = None
-    sync = None
     try:
-        if launch.get("devices"):
-            from mae_sdk.run.devices import Reservation
+        return (job_dir / "log.txt").stat().st_size
+    except OSError:
+        return 0
 
-            count = int(launch.get("device_count") or len(launch["devices"]))
-            devices = Reservation(launch["devices"], count)
-            granted = devices.wait(cancel.exists, lambda: records.beat(job_dir))
-            if granted is not None:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(granted)
-        elif record.get("kind") != "automl":  # a controller computes nothing itself
-            share = _share_cores(job_dir, launch, environment)
 
-        if cancel.exists():
-            outcome = Outcome(0, stopped=True)
-        else:
-            if launch.get("remote"):
-                from mae_sdk.jobs.sync import FolderSync
+def _share_machine(
+    job_dir: Path, record: JobRecord, environment: dict[str, str], shared: contextlib.ExitStack
+) -> None:
+    """Wait for the job's devices, or take its share of the cores; `shared` gives them back."""
+    launch = record["launch"]
+    if launch.get("devices"):
+        from mae_sdk.run.devices import Reservation
 
-                sync = FolderSync(job_dir, launch["remote"])
-            records.update_record(
-                job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
-            )
-            command = launch["command"]
-            if environment.get(warm.SOCKET_VARIABLE):  # set by the platform that started us
-                command = warm.client_command(command)
-            outcome = start_and_watch(
-                command,
-                int(launch.get("processes") or 1),
-                environment,
-                cwd=launch.get("cwd") or job_dir,
-                log=job_dir / "log.txt",
-                secrets=secrets,
-                grace=float(launch.get("grace_seconds") or 30.0),
-                tick=_Tick(job_dir),
-                stop=stop,
-            )
-    except OSError as error:
-        category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
-        problem = failure(category, f"the runner could not be started: {error}")
-    finally:
-        for held in (devices, share):
-            if held:
-                held.release()
-    return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+        count = int(launch.get("device_count") or len(launch["devices"]))
+        devices = Reservation(launch["devices"], count)
+        shared.callback(devices.release)
+        is_canceled = (job_dir / records.CANCEL_NAME).exists
+        granted = devices.wait(is_canceled, lambda: records.beat(job_dir))
+        if granted is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(granted)
+    elif record.get("kind") != "automl":  # a controller computes nothing itself
+        _share_cores(job_dir, launch, environment, shared)
+
+
+def _share_cores(
+    job_dir: Path, launch: Launch, environment: dict[str, str], shared: contextlib.ExitStack
+) -> None:
+    """Take part in the CPU jobs of this machine and set the number of threads.
+
+    The first attempt's number is kept for later ones.
+    """
+    from mae_sdk.run.devices import THREADS, CoreShare
+
+    share = CoreShare(int(launch.get("processes") or 1))
+    shared.callback(share.release)
+    with contextlib.suppress(OSError):  # no cache folder: the library's default number of threads
+        share.join()
+        added = share.settings(environment, launch.get("threads"))
+        environment.update(added)
+        if THREADS in added:
+            threads = int(added[THREADS])
+
+            def keep(record: JobRecord) -> None:
+                record["launch"]["threads"] = threads
+
+            records.update_record(job_dir, keep)
+
+
+def _start_sync(job_dir: Path, launch: Launch) -> FolderSync | None:
+    if not launch.get("remote"):
+        return None
+    from mae_sdk.jobs.sync import FolderSync  # loads the storage: a local job does without
+
+    return FolderSync(job_dir, launch["remote"])
+
+
+def _run(job_dir: Path, launch: Launch, environment: dict[str, str], secrets: list[str]) -> Outcome:
+    """Run the ranks; the attempt is RUNNING from here."""
+    records.update_record(
+        job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
+    )
+    command = launch["command"]
+    if environment.get(warm.SOCKET_VARIABLE):  # set by the platform that started us
+        command = warm.client_command(command)
+    return start_and_watch(
+        command,
+        int(launch.get("processes") or 1),
+        environment,
+        cwd=launch.get("cwd") or job_dir,
+        log=job_dir / "log.txt",
+        secrets=secrets,
+        grace=float(launch.get("grace_seconds") or 30.0),
+        tick=_Tick(job_dir),
+    )
 
 
 class _Tick:
@@ -219,28 +255,6 @@ class _Tick:
             with contextlib.suppress(OSError):
                 records.beat(self.job_dir)
         return (self.job_dir / records.CANCEL_NAME).exists()
-
-
-def _share_cores(job_dir: Path, launch: Launch, environment: dict[str, str]) -> CoreShare:
-    """Take part in the CPU jobs of this machine and set the number of threads.
-
-    The first attempt's number is kept for later ones.
-    """
-    from mae_sdk.run.devices import THREADS, CoreShare
-
-    share = CoreShare(int(launch.get("processes") or 1))
-    with contextlib.suppress(OSError):  # no cache folder: the library's default number of threads
-        share.join()
-        added = share.settings(environment, launch.get("threads"))
-        environment.update(added)
-        if THREADS in added:
-            threads = int(added[THREADS])
-
-            def keep(record: JobRecord) -> None:
-                record["launch"]["threads"] = threads
-
-            records.update_record(job_dir, keep)
-    return share
 
 
 def _finish(
