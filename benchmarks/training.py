@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mae_runners.models import build_from_config
-from mae_runners.models.masking import draw_mask
+from mae_runners.models.masking import random_masking
 
 Step = Callable[[], None]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,7 +134,7 @@ def dense_block(block: Any, x: torch.Tensor, cover: torch.Tensor | None) -> torc
 def masked_dense_loss(model: Any, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """FCMAE the usual way without a sparse library: dense layers and a mask after each, GRN over visible cells; channels-last memory, its
     best layout."""
-    mask = draw_mask(noise, model.mask_ratio)
+    mask = random_masking(noise, model.mask_ratio)
     shown = (~mask.hidden_map).to(images.dtype).view(-1, 1, *model.units)
     encoder = model.encoder
     x = encoder.stem(images).contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mae_runners.models import build_from_config, load_pretrained
 from mae_runners.models.conversion import to_our_names
-from mae_runners.models.masking import draw_mask
+from mae_runners.models.masking import random_masking
 from PIL import Image
 from torch import Tensor
 
@@ -171,7 +171,7 @@ def against_peer(family: str, device: str) -> Check:
     if family == "vit":
         loss = peer(images.to(device), noise=noise.to(device)).loss
     else:
-        hidden = draw_mask(noise, FAMILIES[family]).hidden_map
+        hidden = random_masking(noise, FAMILIES[family]).hidden_map
         loss = peer(images.to(device), mask=~hidden.to(device))[0]
     loss.backward()
     expected = to_our_names(gradients(peer))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mae_runners.models.convnext import Block, stage_layout
-from mae_runners.models.masking import draw_mask
+from mae_runners.models.fcmae import Block, stage_layout
+from mae_runners.models.masking import random_masking
 from torch import Tensor
 
 from tests.support.models import build, gradients, inputs, mae_config, relative
@@ -34,7 +34,7 @@ def dense_block(block: Any, x: Tensor, shown: Tensor) -> Tensor:
 def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and latent map ``[B, C, h, w]`` of the same weights."""
     rows, columns = model.units
-    hidden = draw_mask(noise, model.mask_ratio).hidden_map
+    hidden = random_masking(noise, model.mask_ratio).hidden_map
     unit_map = (~hidden).to(images.dtype).view(-1, 1, rows, columns)
 
     def shown(side: int) -> Tensor:
@@ -103,7 +103,7 @@ def test_sparse_equals_masked_dense_in_loss_and_gradients(
 def test_masked_positions_are_zero_before_every_depthwise_convolution() -> None:
     model = build(mae_config("convnextv2_atto", (96, 96)))
     images, noise = inputs(model)
-    hidden = draw_mask(noise, 0.6).hidden_map.view(-1, 1, 3, 3)
+    hidden = random_masking(noise, 0.6).hidden_map.view(-1, 1, 3, 3)
     seen: list[int] = []
 
     def check(module: Any, args: tuple[Tensor]) -> None:
@@ -123,12 +123,13 @@ def test_what_is_hidden_cannot_reach_the_encoder() -> None:
     for arch in ("convnextv2_atto", "hiera_tiny_224", "vit_tiny_patch16"):
         model = build(mae_config(arch, (96, 96)))
         images, noise = inputs(model)
-        mask = draw_mask(noise, 0.6)
+        mask = random_masking(noise, 0.6)
         cover = mask.hidden_map.view(-1, 1, 96 // model.unit, 96 // model.unit)
         cover = cover.repeat_interleave(model.unit, 2).repeat_interleave(model.unit, 3)
         with torch.no_grad():
-            first, _ = model.predict(images, mask)
-            second, _ = model.predict(images.masked_fill(cover, 9.0), mask)
+            first = model.forward_decoder(model.forward_encoder(images, mask), mask)
+            changed = images.masked_fill(cover, 9.0)
+            second = model.forward_decoder(model.forward_encoder(changed, mask), mask)
         assert torch.equal(first, second), arch
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mae_runners.models import load_pretrained
 from mae_runners.models.conversion import to_our_names
-from mae_runners.models.masking import draw_mask
+from mae_runners.models.masking import random_masking
 
 from tests.support.models import build, disturb, gradients, inputs, mae_config, relative
 
@@ -42,7 +42,7 @@ def test_loss_and_gradients_equal_hiera_transformer(
     assert report.missing == [] and report.unexpected == [] and report.share == 1.0
     peer, ours = peer.to(dtype), ours.to(dtype)
     images, noise = inputs(ours, dtype=dtype)
-    hidden = draw_mask(noise, 0.6).hidden_map
+    hidden = random_masking(noise, 0.6).hidden_map
 
     loss, pred, _, _ = peer(images, mask=~hidden)
     loss.backward()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mae_runners.models import linear as module
-from mae_runners.models.linear import Linear, linear, speed_up
+from mae_runners.models import kernels as module
+from mae_runners.models.kernels import Linear, linear, speed_up
 
 from tests.support.models import build, gradients, inputs, mae_config, relative
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from mae_runners.models import build_from_config, load_pretrained
-from mae_runners.models.norm import BatchNorm
-from mae_runners.models.upernet import AveragePool
+from mae_runners.models.heads import BatchNorm
+from mae_runners.models.heads import AveragePool
 from mae_skill.errors import SpecError
 from torch import Tensor, nn
 

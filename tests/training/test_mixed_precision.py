@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from mae_runners.models.masking import draw_mask
+from mae_runners.models.masking import random_masking
 from mae_runners.training.fabric import MixedInputs
 
 from tests.support.models import SMALL, build, classifier_config, gradients, inputs, mae_config
@@ -66,7 +66,7 @@ def test_masking_noise_and_pixels_keep_their_digits_in_mixed_precision() -> None
     """Rounded to bfloat16 the noise of 400 units would tie, and other units would be hidden than in float32."""
     noise = torch.rand(64, 400, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(
-        draw_mask(noise, 0.75).hidden_map, draw_mask(noise.bfloat16(), 0.75).hidden_map
+        random_masking(noise, 0.75).hidden_map, random_masking(noise.bfloat16(), 0.75).hidden_map
     )
     kept, images = MixedInputs("bf16-mixed", "cpu").convert_input((noise, torch.rand(1, 3, 4, 4)))
     assert torch.equal(kept, noise) and images.dtype == torch.float32

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mae_runners.models.masking import draw_mask
-
 GRAY = 0.5  # of hidden pixels
 
 
@@ -35,7 +33,7 @@ def reconstruction_images(
     """
     unit = model.unit
     rows, columns = images.shape[2] // unit, images.shape[3] // unit
-    hidden = draw_mask(noise, model.mask_ratio).hidden_map.view(len(images), 1, rows, columns)
+    hidden = model.random_masking(noise).hidden_map.view(len(images), 1, rows, columns)
     hidden = hidden.repeat_interleave(unit, dim=2).repeat_interleave(unit, dim=3)
 
     shift, scale = (

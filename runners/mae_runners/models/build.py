@@ -9,17 +9,13 @@ from typing import Any
 from mae_skill.archs import ARCHS, Arch, hw, nearest_sizes, num_units, size_fits
 from mae_skill.errors import SpecError
 
-from mae_runners.models.classifier import Classifier
-from mae_runners.models.common import Backboned
-from mae_runners.models.convnext import ConvNextBackbone
-from mae_runners.models.fcmae import FcMae
-from mae_runners.models.hiera import HieraBackbone
-from mae_runners.models.hiera_mae import HieraMae
-from mae_runners.models.linear import speed_up
+from mae_runners.models.base import Backboned
+from mae_runners.models.fcmae import ConvNextBackbone, FcMae
+from mae_runners.models.heads import Classifier, Segmenter
+from mae_runners.models.hiera_mae import HieraBackbone, HieraMae
+from mae_runners.models.kernels import speed_up
 from mae_runners.models.mae import MaskedAutoencoder
-from mae_runners.models.upernet import Segmenter
-from mae_runners.models.vit import VitBackbone
-from mae_runners.models.vit_mae import VitMae
+from mae_runners.models.vit_mae import VitBackbone, VitMae
 
 _MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
 DECODER_HEADS = 16  # the papers'
@@ -104,8 +100,8 @@ def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[st
 
 
 def build_from_config(config: Mapping[str, Any]) -> Backboned:
-    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a ``mask_ratio``, else what ``task`` says, else a
-    classifier."""
+    """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a
+    ``mask_ratio``, else what ``task`` says, else a classifier."""
     arch = _arch(config["arch"])
     size = hw(config["input_size"])
     _check_size(arch, size)
@@ -123,7 +119,8 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
 
 
 def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
-    """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice instead of three times."""
+    """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice
+    instead of three times."""
     arch = _arch(config["arch"])
     size = hw(config["input_size"])
     classes = 0 if pretraining else int(config["num_classes"])

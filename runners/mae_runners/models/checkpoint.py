@@ -1,8 +1,9 @@
-"""Checkpoint files: written whole or not at all, read without running code, encrypted when there is a key.
+"""Checkpoint files: written whole or not at all, read without running code, encrypted when there is
+a key.
 
-A file is ``{"state_dict": {"model.…": tensor}, "epoch", "global_step", "mae": meta, "optimizer_states", …}`` with tensors and JSON types
-only,
-so `torch.load(weights_only=True)` always opens it. ``mae`` is a `CheckpointMeta`: enough to build the module again from the file alone.
+A file is ``{"state_dict": {"model.…": tensor}, "epoch", "global_step", "mae": meta,
+"optimizer_states", …}`` with tensors and JSON types only, so `torch.load(weights_only=True)` always
+opens it. ``mae`` is a `CheckpointMeta`: enough to build the module again from the file alone.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ PREFIX = "model."
 
 @dataclass
 class CheckpointMeta:
-    """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module; ``spec_digest`` names the resolved
-    spec."""
+    """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module;
+    ``spec_digest`` names the resolved spec."""
 
     arch: str
     stage: str
@@ -48,8 +49,8 @@ class CheckpointMeta:
 
     @classmethod
     def for_model(cls, model: nn.Module, **details: Any) -> CheckpointMeta:
-        """The meta of ``model`` (a `MaskedAutoencoder`, a `Classifier` or a `Segmenter`); ``details`` are the fields the model does not
-        know (classes, mean …)."""
+        """The meta of ``model`` (a `MaskedAutoencoder`, a `Classifier` or a `Segmenter`);
+        ``details`` are the fields the model does not know (classes, mean …)."""
         config: dict[str, Any] = dict(model.config)  # type: ignore[arg-type]
         stage = "pretrain" if "mask_ratio" in config else "finetune"
         known = {
@@ -87,7 +88,8 @@ class CheckpointMeta:
 
 
 def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None = None) -> None:
-    """Write ``obj`` to ``path`` atomically (temporary file in the same folder, fsync, rename); with ``key``, encrypted.
+    """Write ``obj`` to ``path`` atomically (temporary file in the same folder, fsync, rename); with
+    ``key``, encrypted.
 
     Raises:
         StorageError: the disk is full, or a quota or limit is reached; what was there before stays.
@@ -117,7 +119,8 @@ def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None =
 
 
 def _no_room(error: BaseException | None) -> bool:
-    """Whether a full disk is at the root of it: PyTorch's writer raises an error of its own over the system's."""
+    """Whether a full disk is at the root of it: PyTorch's writer raises an error of its own over
+    the system's."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
@@ -126,11 +129,13 @@ def _no_room(error: BaseException | None) -> bool:
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint, ours or foreign, on the CPU; ``.safetensors`` come back as ``{"state_dict": …}``.
+    """The contents of a checkpoint, ours or foreign, on the CPU; ``.safetensors`` come back as
+    ``{"state_dict": …}``.
 
     Raises:
         NotFoundError: no such file.
-        CheckpointError: unreadable, encrypted with another key, or holding more than tensors and plain data.
+        CheckpointError: unreadable, encrypted with another key, or holding more than tensors and
+            plain data.
     """
     source = Path(path)
     if not source.is_file():

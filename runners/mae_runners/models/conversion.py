@@ -1,4 +1,5 @@
-"""Foreign state dicts in this project's names: timm's for the encoder (no prefix), the papers' repositories' for the decoders.
+"""Foreign state dicts in this project's names: timm's for the encoder (no prefix), the papers'
+repositories' for the decoders.
 
 =====================================  =============  =====================================================================
 source                                 wrapper        what differs

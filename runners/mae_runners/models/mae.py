@@ -1,22 +1,38 @@
-"""What every masked autoencoder here has in common: the loss, the pictures, and what the optimiser needs to know of the parameters.
+"""What the three masked autoencoders share: masking, loss, pictures, and the transformer decoder.
 
-A family (`vit_mae`, `fcmae`, `hiera_mae`) supplies an encoder under ``self.encoder`` whose parameter names are timm's, and ``predict``.
+The method names are those of the papers' code: `random_masking`, `forward_encoder`,
+`forward_decoder`, `forward_loss`, `forward`. A family (`vit_mae`, `fcmae`, `hiera_mae`) supplies an
+encoder under ``self.encoder``, whose parameter names are timm's, and the two halves of the network.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from mae_runners.models.common import Backboned
-from mae_runners.models.masking import Mask, draw_mask, patch_statistics, put_patches, take_patches
+from mae_runners.models.base import Backboned, Config
+from mae_runners.models.kernels import linear
+from mae_runners.models.masking import (
+    Mask,
+    patch_statistics,
+    put_patches,
+    random_masking,
+    take,
+    take_patches,
+)
 
 
 class MaeOutput(NamedTuple):
-    """``loss`` scalar (fp32 or wider); ``pred [B, M, p·p·3]`` for the hidden target patches only; ``mask [B, L]``, True = hidden unit."""
+    """What a step returns.
+
+    ``loss``: scalar, fp32 or wider. ``pred [B, M, p·p·3]``: the hidden target patches only.
+    ``mask [B, L]``: True where a unit is hidden.
+    """
 
     loss: Tensor
     pred: Tensor
@@ -24,10 +40,10 @@ class MaeOutput(NamedTuple):
 
 
 class MaskedAutoencoder(Backboned):
-    """A masked autoencoder over mask units.
+    """A masked autoencoder over mask units (He et al., arXiv 2111.06377, section 3).
 
-    Args of every family: ``mask_ratio`` is the share of units hidden; ``norm_pix_loss`` standardises each target patch by its own mean and
-    unbiased variance + 1e-6. The loss is the squared error averaged over hidden patches only (arXiv 2111.06377, eq. in section 3).
+    ``mask_ratio``: the share of units hidden. ``norm_pix_loss``: standardize each target patch by
+    its own mean and unbiased variance + 1e-6.
     """
 
     #: target pixels in the order (p, p, C), as MAE and FCMAE predict them; Hiera predicts (C, p, p)
@@ -37,51 +53,84 @@ class MaskedAutoencoder(Backboned):
     unit: int  # pixels a side of a mask unit
     target_patch: int  # pixels a side of a predicted patch
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.mask_ratio = float(config["mask_ratio"])
         self.norm_pix_loss = bool(config["norm_pix_loss"])
 
-    # ---- what a family supplies -------------------------------------------------------------------------------------------------
+    # ---- what a family supplies ----------------------------------------------------------------
+
     @abstractmethod
-    def predict(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
-        """``(pred [B, M, p·p·3], hidden target patches [B, M])`` for ``images [B, 3, H, W]``."""
+    def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:
+        """The latent of the visible units of ``images [B, 3, H, W]``."""
+
+    @abstractmethod
+    def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
+        """``pred [B, M, p·p·3]`` of the hidden target patches, from `forward_encoder`'s latent."""
 
     @abstractmethod
     def encode(self, images: Tensor, pool: bool = True) -> Tensor:
-        """Deterministic, unmasked features: ``[B, D]``, or with ``pool=False`` the tokens ``[B, N, D]`` in row-major order of the grid."""
+        """Deterministic, unmasked features ``[B, D]``.
 
-    # ---- shared -----------------------------------------------------------------------------------------------------------------
-    def targets(self, images: Tensor, index: Tensor) -> Tensor:
-        """Raw pixels of the target patches ``index [B, M]`` → ``[B, M, p·p·3]`` in the family's pixel order."""
-        patches = take_patches(images, index, self.target_patch)
+        With ``pool=False`` the tokens ``[B, N, D]``, in row-major order of the grid.
+        """
+
+    # ---- shared --------------------------------------------------------------------------------
+
+    def random_masking(self, noise: Tensor) -> Mask:
+        """The mask of ``noise [B, L]``: the units with the smallest noise stay visible."""
+        return random_masking(noise, self.mask_ratio)
+
+    def hidden_patches(self, mask: Mask) -> Tensor:
+        """Row-major numbers of the target patches to predict, ``[B, M]``: one a hidden unit."""
+        return mask.hidden
+
+    def patchify(self, images: Tensor, index: Tensor) -> Tensor:
+        """Pixels of the target patches ``index [B, M]``, in the family's order: ``[B, M, p·p·3]``.
+
+        The papers' ``patchify`` takes all patches; the hidden ones are enough for the loss.
+        """
+        patches = take_patches(images, index, self.target_patch)  # [B, M, 3, p, p]
         if self.channels_last_target:
-            patches = patches.permute(0, 1, 3, 4, 2)
+            patches = patches.permute(0, 1, 3, 4, 2)  # [B, M, p, p, 3]
         return patches.flatten(2)
 
-    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
-        """``images [B, 3, H, W]`` normalised, ``noise [B, L]``: the units with the smallest noise stay visible."""
-        mask = draw_mask(noise, self.mask_ratio)
-        pred, index = self.predict(images, mask)
-        target = self.targets(images, index)
+    def forward_loss(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
+        """Squared error averaged over the hidden patches only (arXiv 2111.06377, section 3)."""
+        # Under mixed precision the loss is still taken in fp32.
         wide = pred.dtype if pred.element_size() > 4 else torch.float32
-        pred_wide, target = pred.to(wide), target.to(wide)
+        target = self.patchify(images, self.hidden_patches(mask))  # [B, M, p·p·3]
+        pred, target = pred.to(wide), target.to(wide)
+
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
             target = (target - mean) / std
-        return MaeOutput((pred_wide - target).square().mean(), pred, mask.hidden_map)
+
+        return (pred - target).square().mean()
+
+    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+        """``images [B, 3, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""
+        mask = self.random_masking(noise)
+        latent = self.forward_encoder(images, mask)
+        pred = self.forward_decoder(latent, mask)
+        loss = self.forward_loss(images, pred, mask)
+
+        return MaeOutput(loss, pred, mask.hidden_map)
 
     def reconstruct(self, images: Tensor, noise: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` in the space of ``images``: visible patches as they are, hidden ones as predicted.
+        """``[B, 3, H, W]`` in the space of ``images``: visible patches kept, hidden ones predicted.
 
-        Under ``norm_pix_loss`` a prediction is un-normalised with the mean and deviation of its own true patch, so that the picture looks
-        right.
+        Under ``norm_pix_loss`` a prediction gets the mean and deviation of its own true patch back,
+        so that the picture looks right.
         """
-        pred, index = self.predict(images, draw_mask(noise, self.mask_ratio))
-        pred = pred.to(images.dtype)
+        mask = self.random_masking(noise)
+        index = self.hidden_patches(mask)
+        pred = self.forward_decoder(self.forward_encoder(images, mask), mask).to(images.dtype)
+
         if self.norm_pix_loss:
-            mean, std = patch_statistics(self.targets(images, index))
+            mean, std = patch_statistics(self.patchify(images, index))
             pred = pred * std + mean
+
         patch = self.target_patch
         if self.channels_last_target:
             patches = pred.unflatten(2, (patch, patch, 3)).permute(0, 1, 4, 2, 3)
@@ -95,7 +144,7 @@ class MaskedAutoencoder(Backboned):
 
 
 def init_like_mae(module: nn.Module) -> None:
-    """Xavier-uniform linear layers, zero biases, unit norms: the initialisation of MAE."""
+    """Xavier-uniform linear layers, zero biases, unit norms: the initialization of MAE."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -104,3 +153,77 @@ def init_like_mae(module: nn.Module) -> None:
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+# ---- the transformer decoder of ViT-MAE and Hiera-MAE ------------------------------------------
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
+    """Scaled dot-product attention on ``[N, heads, tokens, head width]``.
+
+    Plain matrix products when not ``fused``.
+    """
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return weights.softmax(dim=-1) @ v
+
+
+class DecoderBlock(Block):
+    """timm's transformer block that can answer for some tokens only."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True)
+
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """``x [B, N, D]`` → ``[B, N, D]``, or ``[B, M, D]`` for the tokens ``index [B, M]``.
+
+        These still attend to all N. In the last block of a decoder only the hidden tokens are of
+        use, so queries, projection and MLP of the others are left out.
+        """
+        if index is None:
+            y: Tensor = super().forward(x)
+            return y
+
+        attn, width = self.attn, x.shape[-1]
+        normed = self.norm1(x)
+        weight, bias = attn.qkv.weight, attn.qkv.bias  # [3·D, D], [3·D]: queries, keys, values
+        q = linear(take(normed, index), weight[:width], bias[:width])  # [B, M, D]
+        k, v = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)  # [B, N, D] each
+
+        q, k, v = (
+            part.unflatten(2, (attn.num_heads, attn.head_dim)).transpose(1, 2) for part in (q, k, v)
+        )
+        out = attend(q, k, v, fused=attn.fused_attn).transpose(1, 2).flatten(2)  # [B, M, D]
+
+        x = take(x, index) + attn.proj(out)
+        z: Tensor = x + self.mlp(self.norm2(x))
+        return z
+
+
+def decoder_blocks(config: Config) -> nn.ModuleList:
+    """The decoder's blocks as ``decoder_depth``, ``…_embed_dim``, ``…_num_heads`` … say."""
+    return nn.ModuleList(
+        DecoderBlock(
+            int(config["decoder_embed_dim"]),
+            int(config["decoder_num_heads"]),
+            float(config["decoder_mlp_ratio"]),
+        )
+        for _ in range(int(config["decoder_depth"]))
+    )
+
+
+def decode(blocks: nn.ModuleList, x: Tensor, index: Tensor) -> Tensor:
+    """``x [B, N, D]`` through ``blocks`` → the tokens ``index [B, M]`` of the last, ``[B, M,
+    D]``."""
+    for block in blocks[:-1]:
+        x = block(x)
+    last: Tensor = blocks[-1](x, index)
+    return last
+
+
+def mask_tokens(token: Tensor, rows: Tensor, count: int) -> Tensor:
+    """``count`` mask tokens ``[1, 1, D]`` a sample of ``rows [B, …]``, in their type: ``[B, count,
+    D]``."""
+    return token.to(rows.dtype).expand(rows.shape[0], count, -1)

@@ -1,21 +1,23 @@
-"""Masks, gather and scatter by index, and image patches: the arithmetic that the three families share.
+"""Masks, gather and scatter by index, and image patches: the arithmetic that the three families
+share.
 
-A mask is drawn from noise ``[B, L]``: the units with the smallest noise stay visible (He et al., arXiv 2111.06377). The count of
-visible units is the same for every sample, so everything after it is a gather with a fixed shape, never boolean indexing.
+A mask is drawn from noise ``[B, L]``: the units with the smallest noise stay visible (He et al.,
+arXiv 2111.06377). The count of visible units is the same for every sample, so everything after it
+is a gather with a fixed shape, never boolean indexing.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class Mask(NamedTuple):
-    """Which units a sample shows. ``visible [B, K]`` and ``hidden [B, M]`` are ascending unit indices; ``hidden_map [B, L]`` is True
-    where hidden."""
+    """Which units a sample shows. ``visible [B, K]`` and ``hidden [B, M]`` are ascending unit
+    indices; ``hidden_map [B, L]`` is True where hidden."""
 
     visible: Tensor
     hidden: Tensor
@@ -25,12 +27,13 @@ class Mask(NamedTuple):
 def visible_count(units: int, mask_ratio: float) -> int:
     """``floor(units × (1 − mask_ratio))``, between 1 and ``units − 1``.
 
-    A tolerance keeps 10 units at ratio 0.9 at one visible unit: in binary, ``10 × (1 − 0.9)`` falls just short of 1.
+    A tolerance keeps 10 units at ratio 0.9 at one visible unit: in binary, ``10 × (1 − 0.9)`` falls
+    just short of 1.
     """
     return max(1, min(units - 1, math.floor(units * (1.0 - mask_ratio) + 1e-6)))
 
 
-def draw_mask(noise: Tensor, mask_ratio: float) -> Mask:
+def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
     """The mask that ``noise [B, L]`` stands for. Ties fall to the lower index."""
     keep = visible_count(noise.shape[1], mask_ratio)
     order = noise.argsort(dim=1, stable=True)
@@ -55,7 +58,8 @@ def put(base: Tensor, index: Tensor, rows: Tensor) -> Tensor:
 
 
 def take_patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
-    """The square patches ``index [B, K]`` (row-major) of ``images [B, C, H, W]`` → ``[B, K, C, patch, patch]``; the rest is not copied."""
+    """The square patches ``index [B, K]`` (row-major) of ``images [B, C, H, W]`` → ``[B, K, C,
+    patch, patch]``; the rest is not copied."""
     batch, channels, height, width = images.shape
     columns = width // patch
     view = images.view(batch, channels, height // patch, patch, columns, patch).permute(
@@ -66,7 +70,8 @@ def take_patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 
 
 def put_patches(images: Tensor, index: Tensor, patches: Tensor) -> Tensor:
-    """``images [B, C, H, W]`` with the patches ``index [B, K]`` replaced by ``patches [B, K, C, p, p]``; out of place."""
+    """``images [B, C, H, W]`` with the patches ``index [B, K]`` replaced by ``patches [B, K, C, p,
+    p]``; out of place."""
     batch, channels, height, width = images.shape
     patch = patches.shape[-1]
     columns = width // patch
@@ -80,50 +85,11 @@ def put_patches(images: Tensor, index: Tensor, patches: Tensor) -> Tensor:
 
 
 def patch_statistics(target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (unbiased variance + 1e-6) of each patch, over the last dimension, kept."""
+    """Mean and standard deviation (unbiased variance + 1e-6) of each patch, over the last
+    dimension, kept."""
     return target.mean(dim=-1, keepdim=True), (target.var(dim=-1, keepdim=True) + 1.0e-6).sqrt()
 
 
 def split(x: Tensor, dim: int, *sizes: int) -> Tensor:
     """Dimension ``dim`` (not negative) as several; `Tensor.unflatten` would need ONNX opset 13."""
     return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
-
-
-class _Scatter(torch.autograd.Function):
-    """Rows into a zero grid. The rows are unique, so the gradient is a plain gather: no atomic adds."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(index)
-        return rows.new_zeros(size, rows.shape[1]).index_copy_(0, index, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (index,) = ctx.saved_tensors
-        return grads[0].contiguous().index_select(0, index), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """Rows of a grid. The rows are unique, so the gradient is a plain scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, grid: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.size = grid.shape[0]
-        return grid.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        return grad.new_zeros(ctx.size, grad.shape[1]).index_copy_(0, index, grad), None
-
-
-def scatter_rows(rows: Tensor, index: Tensor, size: int) -> Tensor:
-    """``rows [R, C]`` at the unique positions ``index [R]`` of a zero grid ``[size, C]``."""
-    return _Scatter.apply(rows, index, size)
-
-
-def gather_rows(grid: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``grid [S, C]`` at the unique positions ``index [R]`` → ``[R, C]``."""
-    return _Gather.apply(grid, index)

@@ -1,4 +1,5 @@
-"""Position embeddings: the fixed sine-cosine table of MAE, and resizing of learned and fixed tables to another grid."""
+"""Position embeddings: the fixed sine-cosine table of MAE, and resizing of learned and fixed tables
+to another grid."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from torch import Tensor
 
 
 def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
-    """The fixed table of MAE (arXiv 2111.06377) for ``grid = (rows, columns)``: ``[1, rows × columns (+ 1), dim]``, float32.
+    """The fixed table of MAE (arXiv 2111.06377) for ``grid = (rows, columns)``: ``[1, rows ×
+    columns (+ 1), dim]``, float32.
 
-    The first half of the channels encodes the **column**, the second the row; public checkpoints depend on that order. A class token has
-    zeros.
+    The first half of the channels encodes the **column**, the second the row; public checkpoints
+    depend on that order. A class token has zeros.
     """
     assert dim % 4 == 0, "the sine-cosine table needs a multiple of 4 channels"
     omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4.0))
@@ -33,7 +35,8 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
 def resize_table(
     table: Tensor, old: tuple[int, int], new: tuple[int, int], *, prefix: int = 0
 ) -> Tensor:
-    """``table [1, prefix + rows × columns, C]`` from grid ``old`` to grid ``new`` by bicubic interpolation; the prefix rows stay."""
+    """``table [1, prefix + rows × columns, C]`` from grid ``old`` to grid ``new`` by bicubic
+    interpolation; the prefix rows stay."""
     if old == new:
         return table
     head, body = table[:, :prefix], table[:, prefix:]
@@ -48,8 +51,9 @@ def resize_windowed_table(
 ) -> Tensor:
     """As `resize_table`, for a model that attends in windows of ``window × window`` tokens (Hiera).
 
-    Such a table is close to one window pattern repeated over the image plus a smooth part. Interpolating the sum moves the pattern off the
-    windows and costs accuracy (Bolya et al., "Window Attention is Bugged", arXiv 2311.05613), so the mean window pattern is repeated as it
+    Such a table is close to one window pattern repeated over the image plus a smooth part.
+    Interpolating the sum moves the pattern off the windows and costs accuracy (Bolya et al.,
+    "Window Attention is Bugged", arXiv 2311.05613), so the mean window pattern is repeated as it
     is, and only the rest is interpolated.
     """
     if old == new:

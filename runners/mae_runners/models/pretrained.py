@@ -1,4 +1,5 @@
-"""Weights into a model, with an account of what fitted and what did not; never in silence, never by running code from the file."""
+"""Weights into a model, with an account of what fitted and what did not; never in silence, never by
+running code from the file."""
 
 from __future__ import annotations
 
@@ -14,14 +15,13 @@ from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from torch import Tensor
 
+from mae_runners.models.base import Backboned
 from mae_runners.models.checkpoint import read
-from mae_runners.models.classifier import Classifier
-from mae_runners.models.common import Backboned
 from mae_runners.models.conversion import guess_arch, to_our_names, unwrap
-from mae_runners.models.hiera import SIDE, UNIT
+from mae_runners.models.heads import Classifier, Segmenter
+from mae_runners.models.hiera_mae import SIDE, UNIT
 from mae_runners.models.mae import MaskedAutoencoder
 from mae_runners.models.position import resize_table, resize_windowed_table, square_grid
-from mae_runners.models.upernet import Segmenter
 
 #: the share of the backbone's values that must come from the file
 MIN_SHARE = 0.9
@@ -39,10 +39,11 @@ _STATISTICS = (
 class LoadReport:
     """What became of a file.
 
-    ``matched`` and ``missing``: parameters of the model, filled or left at their initial values. ``unexpected``: entries of the file that
-    nothing
-    here has a place for. ``ignored``: entries left out on purpose, with the reason. ``resized``: position tables brought to another grid.
-    ``share``: the share of the backbone's values (encoder without head and final norm) that came from the file.
+    ``matched`` and ``missing``: parameters of the model, filled or left at their initial values.
+    ``unexpected``: entries of the file that nothing here has a place for. ``ignored``: entries left
+    out on purpose, with the reason. ``resized``: position tables brought to another grid.
+    ``share``: the share of the backbone's values (encoder without head and final norm) that came
+        from the file.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -80,13 +81,14 @@ def load_pretrained(
 ) -> LoadReport:
     """Fill ``model`` from a checkpoint of any of the sources in `conversion`.
 
-    Position tables are resized to the model's grid. A classifier takes the encoder, and a head of the same number of classes; a masked
-    autoencoder takes encoder and, where the shapes fit, decoder; a segmenter takes the encoder and, from another segmenter, what fits of
-    its head.
+    Position tables are resized to the model's grid. A classifier takes the encoder, and a head of
+    the same number of classes; a masked autoencoder takes encoder and, where the shapes fit,
+    decoder; a segmenter takes the encoder and, from another segmenter, what fits of its head.
 
     Raises:
         NotFoundError: no such file.
-        CheckpointError: the file cannot be read, belongs to another architecture, or fills less than ``min_share`` of the backbone.
+        CheckpointError: the file cannot be read, belongs to another architecture, or fills less
+            than ``min_share`` of the backbone.
     """
     name = Path(path).name
     data = read(path, key)

@@ -1,26 +1,115 @@
-"""ViT-MAE: He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377."""
+"""ViT and its masked autoencoder.
+
+He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377; the names are those
+of facebookresearch/mae, ``models_mae.py``. The encoder is timm's `VisionTransformer`.
+
+B images, L patches of which K are visible and M hidden, D the width.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae_runners.models.common import run_block
-from mae_runners.models.mae import MaskedAutoencoder, init_like_mae
+from mae_runners.models.base import Config, run_block, transformer_layer_id
+from mae_runners.models.kernels import linear
+from mae_runners.models.mae import (
+    MaskedAutoencoder,
+    decode,
+    decoder_blocks,
+    init_like_mae,
+    mask_tokens,
+)
 from mae_runners.models.masking import Mask, put, take, take_patches
 from mae_runners.models.position import sincos_2d
-from mae_runners.models.vit import DecoderBlock, VitBackbone, decode, embed_patches, mask_tokens
+
+
+class VitBackbone(VisionTransformer):
+    """timm's ViT with a class token. Tokens ``[B, 1 + L, D]``, patches in row-major order.
+
+    Args:
+        pool: ``avg`` (mean of the patch tokens, then ``fc_norm``) or ``token`` (``norm``, then the
+            class token).
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        *,
+        patch: int,
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        num_classes: int,
+        pool: str,
+        drop_path: float,
+    ) -> None:
+        super().__init__(
+            img_size=input_size,
+            patch_size=patch,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            num_classes=num_classes,
+            global_pool=pool,
+            drop_path_rate=drop_path,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        rows, columns = self.patch_embed.grid_size
+        return int(rows), int(columns)
+
+    def blocks_in_order(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        return list(self.blocks)
+
+    def layer_id(self, name: str) -> tuple[int, int]:
+        """See `Backbone.layer_id`."""
+        return transformer_layer_id(name, len(self.blocks))
+
+    def head_names(self) -> tuple[str, ...]:
+        """Parameters of the linear classifier."""
+        return ("head.weight", "head.bias")
+
+    def head_layer(self) -> nn.Module:
+        """The linear classifier."""
+        return self.head
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Outputs of blocks 3, 5, 7, 11 of 12 (scaled for other depths), all ``[B, D, H/p,
+        W/p]``."""
+        depth = len(self.blocks)
+        taps = [max(1, depth * share // 12) - 1 for share in (4, 6, 8, 12)]
+        unique = sorted(set(taps))
+        maps = dict(
+            zip(
+                unique,
+                self.forward_intermediates(images, indices=unique, intermediates_only=True),
+                strict=True,
+            )
+        )
+        return [maps[tap] for tap in taps]
+
+
+def embed_patches(projection: nn.Conv2d, patches: Tensor) -> Tensor:
+    """A patch convolution as a matrix product: ``[B, K, C, p, p]`` → ``[B, K, D]``."""
+    return linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
 
 
 class VitMae(MaskedAutoencoder):
-    """The encoder sees the visible patches and a class token; a light decoder sees all positions and predicts the hidden patches.
+    """The encoder sees the visible patches and a class token; a light decoder sees all positions
+    and predicts the hidden patches.
 
-    Parameter names follow facebookresearch/mae, with the encoder's under ``encoder.``. Both position tables are fixed sine-cosine tables.
+    Parameter names follow facebookresearch/mae, with the encoder's under ``encoder.``. Both
+    position tables are fixed sine-cosine tables.
     """
 
-    def __init__(self, encoder: VitBackbone, config: dict[str, Any]) -> None:
+    def __init__(self, encoder: VitBackbone, config: Config) -> None:
         super().__init__(config)
         self.encoder = encoder
         patch = int(encoder.patch_embed.patch_size[0])
@@ -32,17 +121,12 @@ class VitMae(MaskedAutoencoder):
         self.decoder_pos_embed = nn.Parameter(
             sincos_2d(width, encoder.grid, class_token=True), requires_grad=False
         )
-        self.decoder_blocks = nn.ModuleList(
-            DecoderBlock(
-                width, int(config["decoder_num_heads"]), float(config["decoder_mlp_ratio"])
-            )
-            for _ in range(int(config["decoder_depth"]))
-        )
+        self.decoder_blocks = decoder_blocks(config)
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
         self.decoder_pred = nn.Linear(width, patch * patch * 3)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         init_like_mae(self)
         projection = self.encoder.patch_embed.proj
         nn.init.xavier_uniform_(projection.weight.data.flatten(1))
@@ -54,30 +138,33 @@ class VitMae(MaskedAutoencoder):
             requires_grad=False,
         )
 
-    def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
-        """Normalised tokens ``[B, 1 + K, D]`` of the class token and the patches ``visible [B, K]``."""
+    def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:
+        """Normalized tokens of the class token and the visible patches: ``[B, 1 + K, D]``."""
         encoder = self.encoder
-        x = embed_patches(encoder.patch_embed.proj, take_patches(images, visible, self.unit))
-        table = encoder.pos_embed
-        x = x + take(table[:, 1:].expand(x.shape[0], -1, -1), visible)
-        x = torch.cat(
-            [(encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1
-        )
+        # Only the visible patches are embedded: the patch convolution as a matrix product.
+        x = embed_patches(encoder.patch_embed.proj, take_patches(images, mask.visible, self.unit))
+        table = encoder.pos_embed  # [1, 1 + L, D]
+        x = x + take(table[:, 1:].expand(x.shape[0], -1, -1), mask.visible)  # [B, K, D]
+
+        cls_token = (encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1)
+        x = torch.cat([cls_token.to(x.dtype), x], dim=1)  # [B, 1 + K, D]
+
         for block in encoder.blocks:
             x = run_block(encoder, block, x)
-        return encoder.norm(x)
 
-    def predict(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
-        latent = self.decoder_embed(self.encode_visible(images, mask.visible))
-        body = put(
-            mask_tokens(self.mask_token, latent, self.num_units), mask.visible, latent[:, 1:]
-        )
-        x = torch.cat([latent[:, :1], body], dim=1) + self.decoder_pos_embed
-        x = decode(self.decoder_blocks, x, mask.hidden + 1)
-        return self.decoder_pred(self.decoder_norm(x)), mask.hidden
+        normed: Tensor = encoder.norm(x)
+        return normed
+
+    def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
+        """``latent [B, 1 + K, D]`` → the hidden patches ``[B, M, p·p·3]``."""
+        x = self.decoder_embed(latent)
+        body = put(mask_tokens(self.mask_token, x, self.num_units), mask.visible, x[:, 1:])
+        x = torch.cat([x[:, :1], body], dim=1) + self.decoder_pos_embed  # [B, 1 + L, D']
+
+        x = decode(self.decoder_blocks, x, mask.hidden + 1)  # [B, M, D']; token 0 is the class
+        pred: Tensor = self.decoder_pred(self.decoder_norm(x))
+        return pred
 
     def encode(self, images: Tensor, pool: bool = True) -> Tensor:
-        tokens = self.encoder.forward_features(images)
-        if not pool:
-            return tokens[:, 1:]
-        return tokens[:, 1:].mean(dim=1)
+        tokens: Tensor = self.encoder.forward_features(images)[:, 1:]  # without the class token
+        return tokens.mean(dim=1) if pool else tokens

@@ -21,7 +21,7 @@ from mae_runners.data import FunctionalSampler, KeyedDataset, build_loader, to_i
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.splits import hold_out
 from mae_runners.models import LoadReport, load_pretrained
-from mae_runners.models.common import Backboned
+from mae_runners.models.base import Backboned
 
 Batch = dict[str, Tensor]
 

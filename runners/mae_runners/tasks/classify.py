@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mae_runners.data import ImageDataset, Mixup, build_dataset, soft_targets
 from mae_runners.metrics.classification import ClassificationMetrics
 from mae_runners.models import build_classifier
-from mae_runners.models.classifier import Classifier
+from mae_runners.models.heads import Classifier
 from mae_runners.tasks.base import Batch, Task
 
 

@@ -14,7 +14,7 @@ from mae_runners.metrics import colours
 from mae_runners.metrics.iou import SegmentationMetrics, write_table
 from mae_runners.metrics.windows import whole
 from mae_runners.models import build_segmenter
-from mae_runners.models.upernet import Segmenter
+from mae_runners.models.heads import Segmenter
 from mae_runners.tasks.base import Batch, Images, Task
 from mae_runners.tasks.segmentation_loss import segmentation_loss
 

@@ -1,10 +1,11 @@
-"""Services that the training loop asks of every model: layer ids, weight decay, freezing, gradient checkpointing, fused attention."""
+"""Services that the training loop asks of every model: layer ids, weight decay, freezing, gradient
+checkpointing, fused attention."""
 
 from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -14,11 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 T = TypeVar("T")
 
+#: plain JSON arguments that build a model, as checkpoints keep them
+Config = Mapping[str, Any]
+
 
 class Backbone(nn.Module, ABC):
     """An encoder with timm's parameter names.
 
-    ``num_features``: width of its output. ``block_classes``: modules that FSDP and activation checkpointing may treat as units.
+    ``num_features``: width of its output. ``block_classes``: modules that FSDP and activation
+        checkpointing may treat as units.
     """
 
     num_features: int
@@ -27,8 +32,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def layer_id(self, name: str) -> tuple[int, int]:
-        """``(layer id, number of layers)`` of the parameter ``name`` for layer-wise decay: its rate is scaled by ``decay^(layers −
-        id)``."""
+        """``(layer id, number of layers)`` of the parameter ``name`` for layer-wise decay: its rate
+        is scaled by ``decay^(layers − id)``."""
 
     @abstractmethod
     def pyramid(self, images: Tensor) -> list[Tensor]:
@@ -36,7 +41,8 @@ class Backbone(nn.Module, ABC):
 
 
 def run_block(encoder: Any, block: Callable[..., T], *args: Any) -> T:
-    """``block(*args)``, recomputed in the backward pass when ``encoder.grad_checkpointing`` is on."""
+    """``block(*args)``, recomputed in the backward pass when ``encoder.grad_checkpointing`` is
+    on."""
     if encoder.grad_checkpointing and encoder.training and torch.is_grad_enabled():
         result: T = checkpoint(block, *args, use_reentrant=False)
         return result
@@ -48,9 +54,9 @@ class Backboned(nn.Module, ABC):
 
     encoder: Any  # a Backbone, or a timm model with the same duties
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
+        self.config = dict(config)
         self.input_size: tuple[int, int] = (
             int(config["input_size"][0]),
             int(config["input_size"][1]),
@@ -71,7 +77,8 @@ class Backboned(nn.Module, ABC):
         """Names of the parameters that are not backbone."""
 
     def layer_ids(self) -> dict[str, tuple[int, int]]:
-        """Parameter name → ``(layer id, number of layers)``; what is not backbone has the last id, scale 1."""
+        """Parameter name → ``(layer id, number of layers)``; what is not backbone has the last id,
+        scale 1."""
         heads = self.head_parameter_names()
         last = self.encoder.layer_id("head.")[1]
         return {
@@ -82,7 +89,8 @@ class Backboned(nn.Module, ABC):
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay: one-dimensional ones (norms, biases, GRN), tokens and position embeddings."""
+        """Parameters without weight decay: one-dimensional ones (norms, biases, GRN), tokens and
+        position embeddings."""
         tokens = ("pos_embed", "cls_token", "mask_token", "decoder_pos_embed")
         return {
             name
@@ -91,8 +99,9 @@ class Backboned(nn.Module, ABC):
         }
 
     def freeze(self, names: Iterable[str]) -> list[str]:
-        """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix may be left out); returns the frozen
-        parameters. ``encoder`` is the backbone: a head that lies inside it learns on.
+        """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix
+        may be left out); returns the frozen parameters. ``encoder`` is the backbone: a head that
+        lies inside it learns on.
 
         Raises:
             SpecError: a name is not in the model, or nothing trainable is left.
@@ -135,18 +144,21 @@ class Backboned(nn.Module, ABC):
         return sorted(set(frozen))
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations of the encoder's blocks in the backward pass: less memory, about a third more time."""
+        """Recompute activations of the encoder's blocks in the backward pass: less memory, about a
+        third more time."""
         self.encoder.grad_checkpointing = enabled
 
     def set_fused_attention(self, enabled: bool) -> None:
-        """Use the fused attention kernel (default) or plain matrix products (exports to opsets below 14 need these)."""
+        """Use the fused attention kernel (default) or plain matrix products (exports to opsets
+        below 14 need these)."""
         for module in self.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = enabled
 
 
 def transformer_layer_id(name: str, depth: int) -> tuple[int, int]:
-    """Layer ids of a transformer: embeddings 0, block i → i + 1, the rest ``depth + 1`` (BEiT's rule, as MAE fine-tunes)."""
+    """Layer ids of a transformer: embeddings 0, block i → i + 1, the rest ``depth + 1`` (BEiT's
+    rule, as MAE fine-tunes)."""
     layers = depth + 1
     if name.startswith(("cls_token", "pos_embed", "patch_embed")):
         return 0, layers

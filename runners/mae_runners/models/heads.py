@@ -1,11 +1,14 @@
-"""UperNet (Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221) on any of the encoders.
+"""UperNet (Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 1807.10221) on
+any of the encoders.
 
-Four levels of strides 4, 8, 16, 32. The coarsest goes through pyramid pooling (Zhao et al., arXiv 1612.01105), the others are added to it
-from coarse to fine (Lin et al., arXiv 1612.03144); all four are brought to stride 4, fused and classified. In training a small fully
-convolutional head on the third level gives a second loss.
+Four levels of strides 4, 8, 16, 32. The coarsest goes through pyramid pooling (Zhao et al., arXiv
+1612.01105), the others are added to it from coarse to fine (Lin et al., arXiv 1612.03144); all four
+are brought to stride 4, fused and classified. In training a small fully convolutional head on the
+third level gives a second loss.
 
-ViT has one stride: the outputs of blocks 3, 5, 7 and 11 of 12 are rescaled by 4, 2, 1 and ½, which makes the same four levels. The maps of
-ConvNeXt V2 and Hiera are their stages, each with a LayerNorm of its own, as these backbones have it in the published segmenters.
+ViT has one stride: the outputs of blocks 3, 5, 7 and 11 of 12 are rescaled by 4, 2, 1 and ½, which
+makes the same four levels. The maps of ConvNeXt V2 and Hiera are their stages, each with a
+LayerNorm of its own, as these backbones have it in the published segmenters.
 """
 
 from __future__ import annotations
@@ -14,17 +17,98 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from mae_skill.archs import ARCHS
 from mae_skill.errors import SpecError
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
 
-from mae_runners.models.common import Backboned
-from mae_runners.models.norm import BatchNorm
+from mae_runners.models.base import Backboned, Config
+from mae_runners.models.kernels import sum_over_ranks
 
 STRIDES = (4, 8, 16, 32)
 AUXILIARY_LEVEL = 2
+
+
+class Classifier(Backboned):
+    """Image classification on any of the encoders.
+
+    Features are the mean over positions. ViT with ``global_pool`` false takes the class token
+    instead (``norm``, not ``fc_norm``).
+    """
+
+    def __init__(self, encoder: Any, config: Config) -> None:
+        super().__init__(config)
+        self.encoder = encoder
+        self.num_classes = int(config["num_classes"])
+        head: nn.Module = encoder.head_layer()
+        trunc_normal_(head.weight, std=2e-5)
+        nn.init.zeros_(head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``images [B, 3, H, W]`` normalised → logits ``[B, num_classes]``."""
+        logits: Tensor = self.encoder(images)
+        return logits
+
+    def encode(self, images: Tensor, pool: bool = True) -> Tensor:
+        """Features before the linear head ``[B, D]``; with ``pool=False`` the positions ``[B, N,
+        D]`` in row-major order (no class token)."""
+        if pool:
+            return self.encoder.forward_head(self.encoder.forward_features(images), pre_logits=True)
+        return self.encoder.pyramid(images)[-1].flatten(2).transpose(1, 2)
+
+    def head_parameter_names(self) -> set[str]:
+        return {f"encoder.{name}" for name in self.encoder.head_names()}
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with statistics over all ranks (`torch.nn.SyncBatchNorm` is for GPUs
+    alone, and this is for processes on CPUs too).
+
+    Segmentation trains with few images a device, and statistics of two images are noise: so they
+    are summed over ranks, and n ranks of b images give what one rank of n·b gives. Gradient
+    accumulation does not widen them. Where a channel has a single value (one image and a 1×1 map)
+    there is no variance: there the running statistics stand in and are left as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if not self.training or x.numel() // x.shape[1] * ranks == 1:
+            # Sharded training may hold weight and bias in half precision; the statistics never are.
+            assert self.running_mean is not None
+            weight, bias = (
+                self.weight.to(self.running_mean.dtype),
+                self.bias.to(self.running_mean.dtype),
+            )
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps
+            )
+        return super().forward(x) if ranks == 1 else self._over_ranks(x)
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.float()
+            own = values.new_tensor([values.numel() // values.shape[1]])
+            total = sum_over_ranks(torch.cat([values.sum(dim=(0, 2, 3)), own]))
+            count = total[-1].detach()
+            mean = total[:-1] / count
+            centred = values - mean[:, None, None]
+            variance = sum_over_ranks(centred.square().sum(dim=(0, 2, 3))) / count
+            scale = self.weight.float() * (variance + self.eps).rsqrt()
+            with torch.no_grad():
+                assert (
+                    self.running_mean is not None
+                    and self.running_var is not None
+                    and self.num_batches_tracked is not None
+                )
+                momentum = float(self.momentum or 0.0)
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_(
+                    (variance * count / (count - 1)).to(self.running_var.dtype), momentum
+                )
+            return (centred * scale[:, None, None] + self.bias.float()[:, None, None]).to(x.dtype)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -56,7 +140,8 @@ def classifier(width: int, num_classes: int, dropout: float) -> nn.Sequential:
 
 
 def pooling_weights(length: int, bins: int) -> Tensor:
-    """``[bins, length]``: row i averages the cells ⌊i·length/bins⌋ … ⌈(i+1)·length/bins⌉, as adaptive average pooling does."""
+    """``[bins, length]``: row i averages the cells ⌊i·length/bins⌋ … ⌈(i+1)·length/bins⌉, as
+    adaptive average pooling does."""
     weights = torch.zeros(bins, length)
     for i in range(bins):
         start, end = i * length // bins, -(-(i + 1) * length // bins)
@@ -65,9 +150,11 @@ def pooling_weights(length: int, bins: int) -> Tensor:
 
 
 class AveragePool(nn.Module):
-    """Adaptive average pooling of maps of one known size to ``bins × bins``, as two matrix products.
+    """Adaptive average pooling of maps of one known size to ``bins × bins``, as two matrix
+    products.
 
-    ONNX has no such operator for sizes that ``bins`` does not divide, and on GPUs its backward pass is not deterministic; a product is both.
+    ONNX has no such operator for sizes that ``bins`` does not divide, and on GPUs its backward pass
+    is not deterministic; a product is both.
     """
 
     rows: Tensor
@@ -85,7 +172,8 @@ class AveragePool(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """The map beside its averages over 1, 2², 3², 6² regions, fused: ``[B, C, h, w]`` → ``[B, width, h, w]``."""
+    """The map beside its averages over 1, 2², 3², 6² regions, fused: ``[B, C, h, w]`` → ``[B,
+    width, h, w]``."""
 
     def __init__(
         self, width_in: int, width: int, scales: Sequence[int], size: tuple[int, int]
@@ -105,7 +193,8 @@ class PyramidPooling(nn.Module):
 
 
 class UperHead(nn.Module):
-    """Four maps of the widths ``widths`` and the sizes ``sizes``, finest first → logits ``[B, num_classes, *sizes[0]]``."""
+    """Four maps of the widths ``widths`` and the sizes ``sizes``, finest first → logits ``[B,
+    num_classes, *sizes[0]]``."""
 
     def __init__(
         self,
@@ -140,9 +229,11 @@ class UperHead(nn.Module):
 
 
 class Double(nn.ConvTranspose2d):
-    """A transposed 2×2 convolution of stride 2, whose windows do not overlap: a 1×1 convolution to four times the channels and a shuffle.
+    """A transposed 2×2 convolution of stride 2, whose windows do not overlap: a 1×1 convolution to
+    four times the channels and a shuffle.
 
-    Engines are built from it in every precision (TensorRT-RTX has no transposed convolution in bf16), and int8 reaches it.
+    Engines are built from it in every precision (TensorRT-RTX has no transposed convolution in
+    bf16), and int8 reaches it.
     """
 
     def __init__(self, width: int) -> None:
@@ -165,10 +256,11 @@ def rescaling(width: int) -> nn.ModuleList:
 class Segmenter(Backboned):
     """An encoder, its levels in pyramid order, UperNet, and in training the auxiliary head.
 
-    ``config`` beside the encoder's: ``num_classes, channels, scales, dropout, auxiliary_channels`` (0 = no auxiliary head).
+    ``config`` beside the encoder's: ``num_classes, channels, scales, dropout, auxiliary_channels``
+    (0 = no auxiliary head).
     """
 
-    def __init__(self, encoder: Any, config: dict[str, Any]) -> None:
+    def __init__(self, encoder: Any, config: Config) -> None:
         super().__init__(config)
         self.encoder = encoder
         self.num_classes = int(config["num_classes"])
@@ -220,8 +312,8 @@ class Segmenter(Backboned):
         return [scale(x) for scale, x in zip(self.neck, self.encoder.pyramid(images), strict=True)]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """``images [B, 3, H, W]`` normalised, of the model's size → logits ``[B, num_classes, H, W]``; in training a tuple of these and,
-        where there is an auxiliary head, of its logits."""
+        """``images [B, 3, H, W]`` normalised, of the model's size → logits ``[B, num_classes, H,
+        W]``; in training a tuple of these and, where there is an auxiliary head, of its logits."""
         maps = self.levels(images)
         logits = resize(self.uper(maps), self.input_size)
         if not self.training:
