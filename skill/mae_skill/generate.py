@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.archs import ARCHS, Arch, arch_names
+from mae_skill.archs import ARCHS, Arch, Family, arch_names
 from mae_skill.bundle import Bundle, find_bundle_root
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError
@@ -198,7 +198,7 @@ def manifest(schemas: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) 
     }
 
 
-FAMILIES = {
+FAMILIES: dict[Family, str] = {
     "convnextv2": "ConvNeXt V2 (FCMAE, arXiv:2301.00808)",
     "vit": "ViT (MAE, arXiv:2111.06377)",
     "hiera": "Hiera (arXiv:2306.00989)",

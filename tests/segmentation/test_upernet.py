@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from mae_runners.models import build_from_config, load_pretrained
-from mae_runners.models.heads import BatchNorm
-from mae_runners.models.heads import AveragePool
+from mae_runners.models.heads import AveragePool, BatchNorm
 from mae_skill.errors import SpecError
 from torch import Tensor, nn
 
