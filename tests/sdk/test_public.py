@@ -26,7 +26,15 @@ PUBLIC = {
         "wait",
     },
     "MaeError": {"to_dict", "with_traceback", "add_note"},
-    "Plan": {"action", "automl", "to_dict", "to_python"},
+    "Plan": {
+        "action",
+        "automl",
+        "effective_batch",
+        "mappings",
+        "steps_per_epoch",
+        "to_dict",
+        "to_python",
+    },
     "Skill": {"bundle", "create_job", "job", "jobs", "plan"},
 }
 
