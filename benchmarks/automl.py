@@ -25,8 +25,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mae_sdk.automl import controller, study
-from mae_sdk.automl.options import Objective, parse
-from mae_sdk.automl.space import Knob, SearchSpace
+from mae_sdk.automl.objectives import Objective
+from mae_sdk.automl.options import parse
+from mae_sdk.automl.space import Parameter, SearchSpace
 
 from benchmarks import automl_real
 from tests.support.automl_toy import make_job
@@ -201,8 +202,8 @@ def _space(log: bool) -> SearchSpace:
     )  # the uniform search takes the schema's bounds, as the peers do
     return SearchSpace(
         (
-            Knob("lr", "float", 1e-5, low=lr[0], high=lr[1], log=lr[2]),
-            Knob("decay", "float", 0.3, low=0.3, high=1.0),
+            Parameter("lr", "float", 1e-5, low=lr[0], high=lr[1], log=lr[2]),
+            Parameter("decay", "float", 0.3, low=0.3, high=1.0),
         )
     )
 
@@ -282,7 +283,7 @@ def _curve(
 def _learned(
     surface: Callable[[float, float], float], lr: float, decay: float, epochs: int
 ) -> float:
-    """What `_curve` ends at without its noise: what the user gets who trains with these knobs."""
+    """What `_curve` ends at without its noise: what the user gets who trains with these parameters."""
     speed = 2.0 + 2.5 * max(0.0, min(1.0, math.log10(lr / 1e-5) / 2.7))
     return max(0.05, surface(lr, decay)) * (1 - math.exp(-speed * 1.6))
 
@@ -294,7 +295,7 @@ def pruning(trials: int = 27, epochs: int = 27) -> dict[str, Any]:
     """Epochs saved at equal trials and what that costs, for every pruner on the same seeds; trials run one by one.
 
     ``change_of_best`` compares the best figure of a search, a maximum over noisy epochs, of which a search that prunes draws fewer.
-    ``change_of_value`` compares what the winning knobs are worth without noise. Both with a 95 % interval over paired seeds.
+    ``change_of_value`` compares what the winning parameters are worth without noise. Both with a 95 % interval over paired seeds.
     """
     out: dict[str, Any] = {
         "trials": trials,
@@ -338,7 +339,7 @@ def _interval(values: list[float]) -> str:
 def _pruned_search(
     surface: Callable[[float, float], float], pruner: str, seed: int, trials: int, epochs: int
 ) -> tuple[int, float, float]:
-    """Epochs spent, the best figure of a trial that was not pruned, and what that trial's knobs are worth without noise."""
+    """Epochs spent, the best figure of a trial that was not pruned, and what that trial's parameters are worth without noise."""
     opened, spec = _study(_space(True), "tpe", seed, trials, pruner=pruner, max_epochs=epochs)
     used, done = 0, []
     for _ in range(trials):

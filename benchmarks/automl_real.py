@@ -102,7 +102,7 @@ class Problem:
 
     def curve(self, spec: dict[str, Any]) -> list[int]:
         """Pictures that a real run of ``spec`` gets right after each epoch; of one that diverges, up to there."""
-        from mae_sdk.automl.metrics import epochs
+        from mae_sdk.automl.objectives import epochs
         from mae_sdk.jobs.status import read_status
 
         key = json.dumps(spec, sort_keys=True)
@@ -118,7 +118,8 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
     """One search: its trials as ``{knobs, right}``. A pruned trial's curve ends where the pruner ended it."""
     import optuna
     from mae_sdk.automl import setup, study
-    from mae_sdk.automl.options import Objective, parse
+    from mae_sdk.automl.objectives import Objective
+    from mae_sdk.automl.options import parse
     from mae_sdk.automl.space import SearchSpace
     from optuna.trial import TrialState
 
@@ -133,8 +134,8 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
     out = []
     for _ in range(trials):
         trial = opened.ask()
-        knobs = space.suggest(trial, problem.spec)
-        right, seen = problem.curve(space.apply(problem.spec, knobs)), 0
+        parameters = space.suggest(trial, problem.spec)
+        right, seen = problem.curve(space.apply(problem.spec, parameters)), 0
         pruned = False
         for epoch, count in enumerate(right, 1):
             seen = max(seen, count)
@@ -150,7 +151,7 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
             opened.tell(trial, seen / JUDGED)
         shown = {
             name: float(f"{value:.4g}") if isinstance(value, float) else value
-            for name, value in knobs.items()
+            for name, value in parameters.items()
         }
         out.append({"knobs": shown, "right": right})
     return out

@@ -62,7 +62,6 @@ _PLAN_OPTIONS: dict[str, Any] = {
         "type": "string",
         "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off for this run.",
     },
-    "automl": {"type": "object", "description": "AutoML settings such as max_trials."},
     "recipe": {"type": "string", "description": "A published recipe as the base."},
     "platform": {"type": "string", "description": "Where the job runs. Default: local."},
     "idempotency_key": {
@@ -112,6 +111,26 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
             "description": "Dotted spec keys to values; any field is accepted, the popular ones are listed.",
         },
         **_PLAN_OPTIONS,
+        "automl": automl_schema(),
+    }
+
+
+def automl_schema() -> dict[str, Any]:
+    """JSON Schema of the AutoML options; text such as ``"8"`` is taken too, so no type is stated."""
+    from mae_sdk.automl.options import accepted, properties
+
+    options = {
+        name: {
+            "description": f"{accepted(node)}: {node['description']}",
+            "default": node["default"],
+        }
+        for name, node in properties().items()
+    }
+    return {
+        "type": "object",
+        "properties": options,
+        "additionalProperties": True,
+        "description": "AutoML options; `range.KEY` is the range of one parameter.",
     }
 
 

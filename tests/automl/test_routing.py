@@ -71,7 +71,7 @@ def test_the_data_set_reaches_every_trial(routed: dict[str, Any]) -> None:
     assert all(trial.record["data"] == routed["job"].record["data"] for trial in routed["trials"])
 
 
-def test_spec_file_and_overrides_reach_every_trial_and_only_the_knob_differs(
+def test_spec_file_and_overrides_reach_every_trial_and_only_the_parameter_differs(
     routed: dict[str, Any],
 ) -> None:
     first, second = _specs(routed)

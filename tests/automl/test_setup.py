@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk.automl import setup
-from mae_sdk.automl.options import TABLE, AutoMLOptions
+from mae_sdk.automl.options import AutoMLOptions, accepted, parse, properties
 from mae_skill.bundle import Bundle
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.merge import merge
@@ -33,10 +33,10 @@ def _describe(
     return setup.describe(SCHEMA, SPEC, provenance, options, devices=devices, processes=processes)
 
 
-def test_a_plan_names_knobs_ranges_metric_and_direction_as_json() -> None:
+def test_a_plan_names_parameters_ranges_metric_and_direction_as_json() -> None:
     shown = json.loads(json.dumps(_describe()))
-    knobs = shown["space"]["knobs"]
-    assert [(k["name"], k["low"], k["high"], k["log"]) for k in knobs] == [
+    parameters = shown["space"]["knobs"]
+    assert [(k["name"], k["low"], k["high"], k["log"]) for k in parameters] == [
         ("train.lr", 1e-6, 0.1, True),
         ("train.decay", 0.0, 1.0, False),
     ]
@@ -55,7 +55,7 @@ def test_every_value_set_for_the_run_survives_and_with_nothing_left_to_search_it
     None
 ):
     shown = _describe({"train.lr": Origin(OriginKind.OVERRIDE)})
-    assert [knob["name"] for knob in shown["space"]["knobs"]] == ["train.decay"]
+    assert [parameter["name"] for parameter in shown["space"]["knobs"]] == ["train.decay"]
     assert shown["spec"]["train"]["lr"] == SPEC["train"]["lr"]
     with pytest.raises(SpecError) as caught:
         _describe(
@@ -81,15 +81,15 @@ def test_the_keys_of_batch_and_epochs_come_from_the_bundles_shorthand_keys() -> 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"grid_points": 5}, "grid_points has no effect: the sampler is not grid"),
-        ({"study": "shared"}, "study has no effect: the study has no shared storage"),
+        ({"grid_points": 5}, "grid_points has no effect: it applies only with sampler=grid"),
+        ({"study": "shared"}, "study has no effect: it applies only with a shared storage"),
         (
             {"reduction_factor": 4, "pruner": "median"},
-            "reduction_factor has no effect: the pruner is median",
+            "reduction_factor has no effect: it applies only with a halving pruner",
         ),
         (
             {"plateau": 3, "metric": "acc:maximize,cost:minimize"},
-            "plateau has no effect: there are several metrics",
+            "plateau has no effect: it applies only with one metric",
         ),
         ({"min_epochs": 6}, "min_epochs=6 leaves no room for pruning in runs of 6 epochs"),
         (
@@ -112,20 +112,19 @@ def test_a_grid_that_is_too_large_is_refused_when_planned() -> None:
         _describe(sampler="grid", grid_points=400)
 
 
-def test_the_table_lists_every_option_and_its_default() -> None:
-    fields = AutoMLOptions.__dataclass_fields__
-    assert [key.name for key in TABLE] == list(fields)
-    assert all(key.meaning for key in TABLE)
+def test_every_option_says_what_it_takes_and_what_it_means_and_its_default_is_one() -> None:
+    for name, node in properties().items():
+        assert node["description"]
+        assert "a value that the schema accepts" not in accepted(node)
+        assert parse({name: node["default"]}) == AutoMLOptions()
 
 
 def test_a_plan_needs_no_optuna_and_no_torch() -> None:
     modules = ", ".join(
-        f"mae_sdk.automl.{name}" for name in ("setup", "loop", "results", "study", "trials")
+        f"mae_sdk.automl.{name}" for name in ("setup", "controller", "results", "study", "trials")
     )
     code = f"import sys; import {modules};"
-    code += (
-        "print([m for m in ('optuna', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
-    )
+    code += "print([m for m in ('optuna', 'pydantic', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The search space: which knobs enter, over which range, and what is said about the rest."""
+"""The search space: which parameters enter, over which range, and what is said about the rest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from mae_sdk.automl import space
-from mae_sdk.automl.metrics import best, epochs, objectives
-from mae_sdk.automl.options import Objective, parse
+from mae_sdk.automl.objectives import Objective, best, epochs, objectives
+from mae_sdk.automl.options import parse
 from mae_skill.errors import SpecError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec.train import AUTOML_METRICS
@@ -187,14 +187,16 @@ def _spec(**changes: Any) -> dict[str, Any]:
 def _build(
     spec: dict[str, Any] = SPEC, provenance: dict[str, Origin] | None = None, **options: Any
 ) -> space.SearchSpace:
-    return space.build(SCHEMA, spec, provenance, options)
+    return space.build(SCHEMA, spec, provenance, parse(options))
 
 
 def _names(found: space.SearchSpace) -> set[str]:
-    return {knob.name for knob in found.knobs}
+    return {parameter.name for parameter in found.parameters}
 
 
-def test_only_knobs_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is_named() -> None:
+def test_only_parameters_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is_named() -> (
+    None
+):
     fine = _build()
     assert _names(fine) == {
         "train.optim.lr",
@@ -215,18 +217,18 @@ def test_only_knobs_that_act_under_the_stage_and_scheduler_enter_and_the_rest_is
 
 
 def test_the_learning_rate_is_searched_on_a_log_scale_over_the_range_of_the_stage() -> None:
-    (lr,) = (knob for knob in _build().knobs if knob.name == "train.optim.lr")
+    (lr,) = (parameter for parameter in _build().parameters if parameter.name == "train.optim.lr")
     assert (lr.low, lr.high, lr.log) == (1e-5, 5e-3, True)
     (lr,) = (
-        knob
-        for knob in _build(_spec(train__stage="pretrain")).knobs
-        if knob.name == "train.optim.lr"
+        parameter
+        for parameter in _build(_spec(train__stage="pretrain")).parameters
+        if parameter.name == "train.optim.lr"
     )
     assert lr.high == 1e-2
 
 
 def test_a_rate_bounded_by_zero_and_one_alone_is_not_searched_uniformly_on_that_interval() -> None:
-    (rate,) = (knob for knob in _build(parameters=["train.optim.rate"]).knobs)
+    (rate,) = (parameter for parameter in _build(parameters=["train.optim.rate"]).parameters)
     assert rate.log
     assert rate.low == pytest.approx(2e-6) and rate.high == pytest.approx(2e-2)
 
@@ -245,8 +247,8 @@ def test_a_value_set_for_this_run_is_not_searched_unless_it_is_named() -> None:
 
 def test_the_users_range_is_clamped_to_the_schema_with_a_note() -> None:
     found = _build(ranges={"train.optim.layer_decay": [0.3, 4.0]})
-    (knob,) = (k for k in found.knobs if k.name == "train.optim.layer_decay")
-    assert (knob.low, knob.high, knob.source) == (0.3, 1.0, "user")
+    (parameter,) = (k for k in found.parameters if k.name == "train.optim.layer_decay")
+    assert (parameter.low, parameter.high, parameter.source) == (0.3, 1.0, "user")
     assert any("clamped" in note for note in found.notes)
 
 
@@ -280,7 +282,7 @@ def test_the_users_range_is_clamped_to_the_schema_with_a_note() -> None:
             "train.optim.lr",
             "weights must be",
         ),
-        ({"parameters": ["train.optim.lr[0]"]}, "train.optim.lr[0]", "no list"),
+        ({"parameters": ["train.optim.lr[0]"]}, "train.optim.lr[0]", "not a list"),
         (
             {"parameters": ["train.optim.milestones[a]"]},
             "train.optim.milestones[a]",
@@ -318,7 +320,8 @@ def test_all_wrong_parameters_are_reported_together() -> None:
 
 def test_powers_multiples_and_weighted_options_follow_their_annotations() -> None:
     found = {
-        k.name: k for k in _build(parameters=["model.width", "model.heads", "model.pool"]).knobs
+        k.name: k
+        for k in _build(parameters=["model.width", "model.heads", "model.pool"]).parameters
     }
     assert found["model.width"].choices == (8, 16, 32, 64, 128, 256)
     assert (found["model.heads"].low, found["model.heads"].high, found["model.heads"].step) == (
@@ -332,9 +335,9 @@ def test_powers_multiples_and_weighted_options_follow_their_annotations() -> Non
     )
 
 
-def test_a_knob_bound_to_another_field_stays_below_it_in_every_trial() -> None:
+def test_a_parameter_bound_to_another_field_stays_below_it_in_every_trial() -> None:
     found = _build(parameters=["train.optim.warmup_epochs"], ranges={"train.num_epochs": [2, 9]})
-    assert next(k.name for k in found.knobs) == "train.num_epochs"
+    assert next(k.name for k in found.parameters) == "train.num_epochs"
     for seed in range(100):
         drawn = found.suggest(Draw(seed), SPEC)
         assert drawn["train.optim.warmup_epochs"] < drawn["train.num_epochs"]
@@ -344,7 +347,7 @@ def test_a_knob_bound_to_another_field_stays_below_it_in_every_trial() -> None:
     } == set(range(6))
 
 
-def test_a_knob_that_hangs_on_a_searched_option_is_drawn_only_under_that_option() -> None:
+def test_a_parameter_that_hangs_on_a_searched_option_is_drawn_only_under_that_option() -> None:
     found = _build(parameters=["train.optim.gamma", "train.optim.lr_scheduler"])
     seen = {}
     for seed in range(30):
@@ -354,7 +357,7 @@ def test_a_knob_that_hangs_on_a_searched_option_is_drawn_only_under_that_option(
     assert len(seen) == 2
 
 
-def test_list_elements_are_knobs_and_an_ascending_list_stays_ascending() -> None:
+def test_list_elements_are_parameters_and_an_ascending_list_stays_ascending() -> None:
     found = _build(ranges={"train.optim.milestones": [1, 50]})
     assert {"train.optim.milestones[0]", "train.optim.milestones[1]"} <= _names(found)
     spec = found.apply(SPEC, {"train.optim.milestones[0]": 40, "train.optim.milestones[1]": 7})
@@ -399,11 +402,11 @@ def test_every_draw_satisfies_the_schema_bounds_and_survives_a_round_trip_throug
         ]
     )
     again = space.SearchSpace.from_dict(found.to_dict())
-    assert again.knobs == found.knobs
+    assert again.parameters == found.parameters
     for seed in range(50):
         drawn = again.suggest(Draw(seed), SPEC)
-        for knob in found.knobs:
-            assert knob.refuses(drawn[knob.name]) is None
+        for parameter in found.parameters:
+            assert parameter.refuses(drawn[parameter.name]) is None
         assert drawn["model.heads"] % 8 == 0 and 0 < drawn["train.optim.gamma"] <= 1
 
 
@@ -435,7 +438,7 @@ def test_text_from_a_command_line_and_typed_values_give_the_same_options() -> No
     ("given", "words"),
     [
         ({"max_trial": 3}, "max_trials"),
-        ({"max_trials": 0}, "at least 1"),
+        ({"max_trials": 0}, "a whole number ≥ 1"),
         ({"max_trials": 2.5}, "whole number"),
         ({"sampler": "tpee"}, "tpe"),
         ({"timeout": "soon"}, "90m"),

@@ -4,20 +4,23 @@ the same seed."""
 from __future__ import annotations
 
 import random
+import warnings
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from mae_sdk.automl import study
-from mae_sdk.automl.options import PRUNERS, SAMPLERS, Objective, parse
+from mae_sdk.automl.objectives import Objective
+from mae_sdk.automl.options import PRUNERS, SAMPLERS, parse
 from mae_sdk.automl.pruner import rungs
-from mae_sdk.automl.space import Knob, SearchSpace
+from mae_sdk.automl.space import Parameter, SearchSpace
 
 SPACE = SearchSpace(
     (
-        Knob("lr", "float", 1e-3, low=1e-5, high=1e-1, log=True),
-        Knob("depth", "int", 4, low=2, high=8, step=2),
-        Knob("kind", "categorical", "a", choices=("a", "b"), weights=(0.9, 0.1)),
+        Parameter("lr", "float", 1e-3, low=1e-5, high=1e-1, log=True),
+        Parameter("depth", "int", 4, low=2, high=8, step=2),
+        Parameter("kind", "categorical", "a", choices=("a", "b"), weights=(0.9, 0.1)),
     )
 )
 SPEC: dict[str, Any] = {"lr": 1e-3, "depth": 4, "kind": "a"}
@@ -65,6 +68,67 @@ def test_every_sampler_starts_from_the_spec_stays_in_range_and_repeats_under_its
     assert len({str(params) for params in drawn}) > 6
     assert drawn == _search(sampler=sampler, metrics=metrics, seed=1)
     assert drawn != _search(sampler=sampler, metrics=metrics, seed=2)
+
+
+SEQUENCE_SPACE = SearchSpace(
+    (
+        Parameter("depth", "int", 4, low=2, high=8, step=2),
+        Parameter("lr", "float", 1e-3, low=1e-5, high=1e-1, log=True),
+        Parameter("kind", "categorical", "a", choices=("a", "b", "c")),
+    )
+)
+
+
+def _own_sequence_of_optuna(seed: int, trials: int) -> list[dict[str, Any]]:
+    """What Optuna's sampler draws after its first trial, in a study that is never interrupted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed)
+    plain = optuna.create_study(sampler=sampler)
+    plain.tell(_ask(plain), 0.0)
+    drawn = []
+    for _ in range(trials):
+        trial = _ask(plain)
+        drawn.append(dict(trial.params))
+        plain.tell(trial, 0.0)
+    return drawn
+
+
+def _ask(opened: optuna.Study) -> optuna.Trial:
+    trial = opened.ask()
+    SEQUENCE_SPACE.suggest(trial, SPEC)
+    return trial
+
+
+def test_qmc_draws_the_points_of_one_sequence_whenever_its_controller_is_killed(
+    tmp_path: Path,
+) -> None:
+    """After every second ask the controller is a new one; every third point was drawn in vain."""
+    parsed = parse({"sampler": "qmc", "seed": 5, "max_trials": 17})
+
+    def open_again() -> optuna.Study:
+        storage = study.open_storage(tmp_path, None)
+        objectives = [Objective("m", "maximize")]
+        return study.open_study(
+            storage, "s", objectives, SEQUENCE_SPACE, SPEC, parsed, max_epochs=None
+        )
+
+    opened = open_again()
+    drawn = []
+    for number in range(17):
+        if number % 2:
+            opened = open_again()
+        trial = opened.ask()
+        if number % 3 == 2:  # killed after the ask; the trial is found RUNNING and drawn again
+            opened = open_again()
+            trial = optuna.Trial(opened, trial._trial_id)
+        SEQUENCE_SPACE.suggest(trial, SPEC)
+        drawn.append(dict(trial.params))
+        if number % 4:  # some trials are still running when the next one is asked for
+            opened.tell(trial, 0.0)
+    assert drawn[0] == SPEC
+    assert drawn[1:] == _own_sequence_of_optuna(5, 16)
+    assert drawn[1:] != _own_sequence_of_optuna(6, 16)
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)

@@ -230,20 +230,13 @@ def test_the_mappings_page_is_the_table_of_skill_info() -> None:
     assert sorted(rows) == sorted(expected) and len(rows) == 20
 
 
-def test_the_automl_page_lists_every_key_with_its_default_and_meaning() -> None:
-    from mae_sdk.automl.options import TABLE
+def test_the_automl_page_lists_every_option_of_the_model() -> None:
+    from mae_sdk.automl.options import PAGE, AutoMLOptions, page
 
-    text = (
-        (ROOT / "references" / "tao-run-automl.md")
-        .read_text(encoding="utf-8")
-        .partition("## Every")[2]
-    )
-    rows = [
-        [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("| ")
-    ]
-    assert rows[1:] == [[key.name, key.type, json.dumps(key.default), key.meaning] for key in TABLE]
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    assert page(text) == text, "stale: mae skill generate"
+    listed = re.findall(r"^\| (\w+) \|", text.partition("## Every")[2], re.MULTILINE)
+    assert listed == ["key", *AutoMLOptions.model_fields]
 
 
 def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action() -> None:

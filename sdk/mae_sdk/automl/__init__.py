@@ -1,6 +1,9 @@
-"""Hyper-parameter search: an AutoML job is a study whose trials are child jobs.
+"""Hyper-parameter search: an AutoML job is a study whose trials are jobs of the same platform.
 
-``options`` the ``--automl`` keys and the metric contract · ``space`` knobs from the packaged schema · ``study`` the Optuna side ·
-``trials`` a trial as a child job · ``controller`` the process that runs the study · ``results`` what it leaves behind.
-Only ``study``, ``controller`` and ``results`` import Optuna, and only inside functions.
+In the order in which they build on each other: ``options`` the ``--automl`` keys · ``objectives``
+metrics and directions · ``ranges`` and ``space`` the search parameters, from the packaged schema ·
+``pruner`` and ``study`` the Optuna side · ``setup`` what a plan shows and a controller is given ·
+``trials`` a trial as a job · ``shared_workers`` several machines on one study · ``results`` what a
+study leaves behind · ``controller`` the process that runs it.
+Optuna is imported inside functions only, pydantic by ``options`` alone.
 """

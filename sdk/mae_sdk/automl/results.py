@@ -1,6 +1,7 @@
-"""What a study leaves in ``automl/``: trials.csv, best_spec.yaml, best.json, importance, and pictures.
+"""What a study leaves in ``automl/``: trials.csv, best_spec.yaml, best.json, importance, plots.
 
-``best.json`` is written after every trial that ends, so that the best child can be asked for while the study runs.
+``best.json`` is written after every trial that ends, so that the best trial can be asked for while
+the study runs.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.errors import JobFailedError
+
 from mae_sdk import files
-from mae_sdk.automl.options import Objective
+from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import FAILED, LOST
 from mae_sdk.jobs.outputs import BEST_NAME
@@ -22,20 +26,7 @@ from mae_sdk.jobs.outputs import BEST_NAME
 if TYPE_CHECKING:
     import optuna
 
-
-def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    from optuna.trial import TrialState
-
-    return list(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
-def _best(study: optuna.Study, objectives: Sequence[Objective]) -> optuna.trial.FrozenTrial | None:
-    """The best complete trial, the earliest of equals."""
-    if not _complete(study):
-        return None
-    front = study.best_trials if len(objectives) > 1 else _complete(study)
-    sign = -1.0 if objectives[0].direction == "maximize" else 1.0
-    return min(front, key=lambda trial: (sign * trial.values[0], trial.number))
+MIN_TRIALS_FOR_IMPORTANCE = 4
 
 
 def write(
@@ -45,76 +36,37 @@ def write(
     objectives: Sequence[Objective],
     root: Path,
 ) -> None:
-    """Write the tables and the best child; cheap, called after every trial."""
-    names = [knob.name for knob in space.knobs]
-    front = (
-        {trial.number for trial in study.best_trials}
-        if len(objectives) > 1 and _complete(study)
-        else set()
-    )
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        [
-            "trial",
-            "state",
-            *(o.metric for o in objectives),
-            "best_epoch",
-            "epochs",
-            "seconds",
-            *names,
-            "child",
-            "reason",
-        ]
-        + (["pareto"] if len(objectives) > 1 else [])
-    )
-    for trial in study.get_trials(deepcopy=False):
-        attrs = trial.user_attrs
-        state = "LOST" if LOST in attrs else "FAILED" if FAILED in attrs else trial.state.name
-        seconds = (
-            (trial.datetime_complete - trial.datetime_start).total_seconds()
-            if trial.datetime_complete and trial.datetime_start
-            else ""
-        )
-        values = list(trial.values or [""] * len(objectives))
-        params = {**trial.params, **attrs.get("exact", {})}
-        row = [
-            trial.number,
-            state,
-            *values,
-            attrs.get("best_epoch", ""),
-            attrs.get("epochs", ""),
-            seconds,
-            *(params.get(name, "") for name in names),
-        ]
-        table.writerow(
-            [
-                *row,
-                attrs.get("child", ""),
-                attrs.get(FAILED) or attrs.get(LOST, ""),
-                *([trial.number in front] if len(objectives) > 1 else []),
-            ]
-        )
-    files.write_text(folder / "trials.csv", text.getvalue())
+    """Write the table of trials and the best trial; cheap, called after every trial.
+
+    Args:
+        folder: where to write.
+        root: the results root, which holds the trials' jobs.
+    """
+    several = len(objectives) > 1
+    front = {t.number for t in study.best_trials} if several and _complete(study) else set()
+    names = [parameter.name for parameter in space.parameters]
+    files.write_text(folder / "trials.csv", _trial_table(study, names, objectives, front))
+
     top = _best(study, objectives)
-    if top is not None:
-        files.write_json(
-            folder / BEST_NAME,
-            {
-                "child": top.user_attrs.get("child"),
-                "trial": top.number,
-                "metrics": {
-                    o.metric: value for o, value in zip(objectives, top.values, strict=True)
-                },
-                "directions": {o.metric: o.direction for o in objectives},
-                "best_epoch": top.user_attrs.get("best_epoch"),
-                "params": {**top.params, **top.user_attrs.get("exact", {})},
-                "pareto": sorted(front),
-            },
+    if top is None:
+        return
+    child = top.user_attrs.get("child")
+    files.write_json(
+        folder / BEST_NAME,
+        {
+            "child": child,
+            "trial": top.number,
+            "metrics": _by_metric(objectives, top.values),
+            "directions": {objective.metric: objective.direction for objective in objectives},
+            "best_epoch": top.user_attrs.get("best_epoch"),
+            "params": _parameters(top),
+            "pareto": sorted(front),
+        },
+    )
+    with contextlib.suppress(OSError):
+        files.write_text(
+            folder / "best_spec.yaml", (root / str(child) / "spec.yaml").read_text(encoding="utf-8")
         )
-        source = root / str(top.user_attrs.get("child")) / "spec.yaml"
-        with contextlib.suppress(OSError):
-            files.write_text(folder / "best_spec.yaml", source.read_text())
 
 
 def finish(
@@ -125,77 +77,173 @@ def finish(
     root: Path,
     reason: str,
 ) -> dict[str, Any]:
-    """Tables, importance and pictures at the end of a study; returns what ``result.json`` holds.
+    """Write tables, importance and plots at the end of a study; returns what result.json holds.
 
     Raises:
         JobFailedError: no trial succeeded.
     """
-    from mae_skill.errors import JobFailedError
-
     write(study, folder, space, objectives, root)
-    top = _best(study, objectives)
-    if top is None:
+    if _best(study, objectives) is None:
         raise JobFailedError(
             f"AutoML ended ({reason}) without a successful trial",
-            hint="see automl/trials.csv and the children's logs",
+            hint="see automl/trials.csv and the trials' logs",
         )
+
     importance = _importance(study, objectives)
     files.write_json(folder / "importance.json", importance)
-    lines = [
-        "metric,knob,importance",
-        *(
-            f"{m},{knob},{value:.6g}"
-            for m, row in importance.items()
-            for knob, value in row.items()
-        ),
+    # The column is called "knob" since the first version: files that others read keep their names.
+    rows = [
+        f"{metric},{name},{share:.6g}"
+        for metric, shares in importance.items()
+        for name, share in shares.items()
     ]
-    files.write_text(folder / "importance.csv", "\n".join(lines) + "\n")
-    pictures: list[str] = []
+    files.write_text(folder / "importance.csv", "\n".join(["metric,knob,importance", *rows]) + "\n")
+    plots: list[str] = []
     with contextlib.suppress(ImportError):
-        from mae_sdk.automl.plots import draw
+        plots = draw(study, folder, objectives, importance)
 
-        pictures = draw(study, folder, space, objectives, importance)
     best = files.read_json(folder / BEST_NAME)
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    tables = ["trials.csv", "best_spec.yaml", "importance.csv"]
     return {
         "ended": reason,
         "best_child": best["child"],
         "best_trial": best["trial"],
         "best_params": best["params"],
-        "trials": len(trials),
+        "trials": sum(t.state.is_finished() for t in study.get_trials(deepcopy=False)),
         "kpi": best["metrics"],
         "pareto": best["pareto"],
-        "artefacts": [
-            "automl/trials.csv",
-            "automl/best_spec.yaml",
-            "automl/importance.csv",
-            *(f"automl/{name}" for name in pictures),
-        ],
+        "artefacts": [f"automl/{name}" for name in [*tables, *plots]],
     }
+
+
+def draw(
+    study: optuna.Study,
+    folder: Path,
+    objectives: Sequence[Objective],
+    importance: Mapping[str, Mapping[str, float]],
+) -> list[str]:
+    """Draw Optuna's plots of the study as PNG; returns the file names.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
+
+    several = len(objectives) > 1
+    drawn: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna marks these plots experimental
+        for index, objective in enumerate(objectives):
+            metric = objective.metric
+            suffix = f"_{metric}" if several else ""
+            target = _value_of(index) if several else None
+            drawn[f"history{suffix}"] = plots.plot_optimization_history(
+                study, target=target, target_name=metric
+            )
+            if importance.get(metric):
+                drawn[f"importance{suffix}"] = plots.plot_param_importances(
+                    study, target=target, target_name=metric
+                )
+
+        first, name = _value_of(0) if several else None, objectives[0].metric
+        drawn["slices"] = plots.plot_slice(study, target=first, target_name=name)
+        drawn["parallel_coordinates"] = plots.plot_parallel_coordinate(
+            study, target=first, target_name=name
+        )
+        if several:
+            drawn["pareto"] = plots.plot_pareto_front(
+                study,
+                target_names=[objective.metric for objective in objectives[:2]],
+                targets=lambda trial: trial.values[:2],
+            )
+        else:
+            drawn["intermediate_values"] = plots.plot_intermediate_values(study)
+
+        for name, axes in drawn.items():
+            figure = getattr(axes, "figure", None) or axes.flat[0].figure
+            figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+            pyplot.close(figure)
+    return [f"{name}.png" for name in drawn]
+
+
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return list(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def _best(study: optuna.Study, objectives: Sequence[Objective]) -> optuna.trial.FrozenTrial | None:
+    """The best complete trial, the earliest of equals; on a Pareto front, by the first metric."""
+    complete = _complete(study)
+    if not complete:
+        return None
+    candidates = study.best_trials if len(objectives) > 1 else complete
+    sign = -1.0 if objectives[0].direction == "maximize" else 1.0
+    return min(candidates, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def _parameters(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The values that a trial ran with, which its study may only know nearly."""
+    return {**trial.params, **trial.user_attrs.get("exact", {})}
+
+
+def _by_metric(objectives: Sequence[Objective], values: Sequence[float]) -> dict[str, float]:
+    return {o.metric: value for o, value in zip(objectives, values, strict=True)}
+
+
+def _trial_table(
+    study: optuna.Study,
+    names: Sequence[str],
+    objectives: Sequence[Objective],
+    front: set[int],
+) -> str:
+    """trials.csv: one row per trial."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for trial in study.get_trials(deepcopy=False):
+            attrs, parameters = trial.user_attrs, _parameters(trial)
+            values = list(trial.values or [""] * len(objectives))
+            row: dict[str, Any] = {"trial": trial.number, "state": trial.state.name}
+            if FAILED in attrs or LOST in attrs:
+                row["state"] = "LOST" if LOST in attrs else "FAILED"
+            row |= _by_metric(objectives, values)
+            row |= {"best_epoch": attrs.get("best_epoch", ""), "epochs": attrs.get("epochs", "")}
+            row["seconds"] = "" if trial.duration is None else trial.duration.total_seconds()
+            row |= {name: parameters.get(name, "") for name in names}
+            row |= {"child": attrs.get("child", ""), "reason": attrs.get(FAILED) or attrs.get(LOST)}
+            yield row | ({"pareto": trial.number in front} if len(objectives) > 1 else {})
+
+    metrics = [objective.metric for objective in objectives]
+    columns = ["trial", "state", *metrics, "best_epoch", "epochs", "seconds", *names, "child"]
+    columns += ["reason"] + (["pareto"] if len(objectives) > 1 else [])
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows())
+    return text.getvalue()
+
+
+def _value_of(index: int) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: float(trial.values[index])
 
 
 def _importance(
     study: optuna.Study, objectives: Sequence[Objective]
 ) -> dict[str, dict[str, float]]:
-    """Importance of every knob for every metric; empty where there are too few trials to tell (fewer than four)."""
-    import warnings
-
+    """Metric → parameter → importance; empty where too few trials are complete to tell."""
     import optuna
 
-    if len(_complete(study)) < 4:
+    if len(_complete(study)) < MIN_TRIALS_FOR_IMPORTANCE:
         return {}
-    out = {}
+    shares: dict[str, dict[str, float]] = {}
     for index, objective in enumerate(objectives):
-
-        def target(trial: optuna.trial.FrozenTrial, index: int = index) -> float:
-            return float(trial.values[index]) * (
-                -1.0 if objectives[index].direction == "maximize" else 1.0
-            )
-
         with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(study, target=target)
-            out[objective.metric] = {
-                name: float(value) for name, value in found.items() if math.isfinite(value)
-            }
-    return out
+            raw = optuna.importance.get_param_importances(study, target=_value_of(index))
+            finite = {name: float(share) for name, share in raw.items() if math.isfinite(share)}
+            shares[objective.metric] = finite
+    return shares

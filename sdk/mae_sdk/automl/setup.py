@@ -1,43 +1,54 @@
-"""``<job>/automl/study.json``: everything that a controller needs, written once when the AutoML job
-is created.
+"""``<job>/automl/study.json``: what a controller needs, written once when the AutoML job is created.
 
-The launcher of jobs calls `write`; the plan shows the same `describe`. Nothing here is secret: the
-environment travels with the process.
+A launch calls `write`; the plan shows the same `describe`. Nothing here is secret: the environment
+travels with the process.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import MISSING, get_dotted, set_dotted
+from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 
-from mae_sdk.automl.metrics import objectives, unstated
-from mae_sdk.automl.options import AutoMLOptions, parse
-from mae_sdk.automl.space import build
+from mae_sdk import files
+from mae_sdk.automl.objectives import objectives, unstated
+from mae_sdk.automl.space import SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
 
+if TYPE_CHECKING:
+    from mae_sdk.automl.options import AutoMLOptions
+
 STUDY_NAME = "study.json"
-_KEYS = {"batch": "batch_size", "epochs": "num_epochs"}
+
+_DEFAULT_KEYS = {
+    "accumulate": "train.accum_grad_batches",
+    "epochs": "train.num_epochs",
+    "batch": "dataset.batch_size",
+    "keep": "train.keep_checkpoints",
+}
+_SHORTHAND = {"batch": "batch_size", "epochs": "num_epochs"}
 
 
 def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys of ``batch``, ``accumulate``, ``epochs``, ``keep`` (newest checkpoints that
-    stay): the bundle's shorthand keys and ``automl_keys``."""
-    short = info.get("spec_shorthand_keys") or {}
-    found = {
-        "accumulate": "train.accum_grad_batches",
-        "epochs": "train.num_epochs",
-        "batch": "dataset.batch_size",
+    """The dotted keys that AutoML changes by itself, as far as the spec has them.
+
+    ``batch``, ``accumulate``, ``epochs`` and ``keep`` (how many of the newest checkpoints stay), from
+    the bundle's shorthand keys and its ``automl_keys``.
+    """
+    shorthand = info.get("spec_shorthand_keys") or {}
+    keys = {
+        **_DEFAULT_KEYS,
+        **{word: str(shorthand[name]) for word, name in _SHORTHAND.items() if name in shorthand},
+        **(info.get("automl_keys") or {}),
     }
-    found["keep"] = "train.keep_checkpoints"
-    found.update({word: str(short[name]) for word, name in _KEYS.items() if name in short})
-    found.update(info.get("automl_keys") or {})
     return {
-        word: key for word, key in found.items() if get_dotted(spec, key, MISSING) is not MISSING
+        word: key for word, key in keys.items() if get_dotted(spec, key, MISSING) is not MISSING
     }
 
 
@@ -45,118 +56,58 @@ def describe(
     schema: Mapping[str, Any],
     spec: Mapping[str, Any],
     provenance: Mapping[str, Origin] | None,
-    options: AutoMLOptions | Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None,
     *,
     info: Mapping[str, Any] | None = None,
     devices: Sequence[Any] | None = None,
     processes: int = 1,
 ) -> StudyRecord:
-    """The study as a plan shows it; the epochs of its ``spec`` are bounded by ``max_epochs``.
+    """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
+
+    ``spec`` has its epochs bounded by ``max_epochs``.
 
     Raises:
-        SpecError: options, ranges or metric are wrong; all problems of one kind together. Or there
+        SpecError: options, ranges or metric are wrong (all problems of one kind together), or there
             is nothing to search.
         UsageError: a grid is too large.
     """
-    from mae_skill.errors import SpecError, UsageError
+    from mae_sdk.automl.options import parse
 
-    if not isinstance(options, AutoMLOptions):
-        options = parse(options)
+    parsed = parse(options)
     keys = keys_of(info or {}, spec)
-    bounded = _bounded(spec, keys, options)
-    notes, key = [], keys.get("keep")
-    origin = (provenance or {}).get(key or "")
-    unset = origin is None or origin.kind in OriginKind.unset()
-    if key and get_dotted(bounded, key, MISSING) is None and unset:
-        set_dotted(bounded, key, 1)
-        notes.append(
-            f"every trial keeps its best and its newest checkpoint alone; {key} says otherwise"
-        )
-    space = build(schema, bounded, provenance, options)
-    if not space.knobs:
-        reasons = (
-            "; ".join(f"{name}: {reason}" for name, reason in space.left_out.items())
-            or "the schema names no parameter"
-        )
-        problem = UsageError(
-            "nothing is left to search",
-            field="automl.parameters",
-            got=reasons,
-            hint="name parameters=, or use automl_policy=off",
-        )
-        raise SpecError("AutoML has no search space", problems=[problem])
-    found = objectives(schema, bounded, options)
-    for metric, reason in unstated(
-        schema, bounded, [objective.metric for objective in found]
-    ).items():
-        notes.append(
-            f"{metric} is a metric of other runs ({reason}); the study ends with trial 0 where that does not report it"
-        )
-    notes += _in_vain(options, get_dotted(bounded, keys["epochs"]) if "epochs" in keys else None)
-    if options.sampler == "grid":
+    bounded = _bounded(spec, keys, parsed)
+    notes = _keep_few_checkpoints(bounded, keys, provenance or {})
+
+    space = build(schema, bounded, provenance, parsed)
+    if not space.parameters:
+        raise _nothing_to_search(space)
+
+    chosen = objectives(schema, bounded, parsed)
+    metrics = [objective.metric for objective in chosen]
+    notes += [
+        f"{metric} is a metric of other runs ({reason}); "
+        "the study ends with trial 0 where that does not report it"
+        for metric, reason in unstated(schema, bounded, metrics).items()
+    ]
+    notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
+    if parsed.sampler == "grid":
         from mae_sdk.automl.study import grid_size
 
+        size = grid_size(space, parsed)
         notes.append(
-            f"the grid has {grid_size(space, options)} trials, trial 0 included; max_trials is {options.max_trials}"
+            f"the grid has {size} trials, trial 0 included; max_trials is {parsed.max_trials}"
         )
-    concurrency = options.concurrency or max(1, len(devices or ()) // max(1, processes))
+
+    fits = max(1, len(devices or ()) // max(1, processes))
+    concurrency = fits if parsed.concurrency == "auto" else parsed.concurrency
     return {
-        "options": options.to_dict(),
-        "objectives": [asdict(objective) for objective in found],
+        "options": parsed.to_dict(),
+        "objectives": [asdict(objective) for objective in chosen],
         "space": {**space.to_dict(), "notes": [*space.notes, *notes]},
         "keys": keys,
         "concurrency": concurrency,
         "spec": bounded,
     }
-
-
-def _in_vain(options: AutoMLOptions, epochs: Any) -> list[str]:
-    """A note for every option that was given and changes nothing beside the others."""
-    pruner = "none" if len(options.metric) > 1 else options.pruner or "successive_halving"
-    rules = {
-        "grid_points": (options.sampler != "grid", "the sampler is not grid"),
-        "study": (options.storage is None, "the study has no shared storage"),
-        "worker_timeout": (options.storage is None, "the study has no shared storage"),
-        "reduction_factor": (
-            pruner not in ("successive_halving", "hyperband"),
-            f"the pruner is {pruner}",
-        ),
-        "min_epochs": (pruner == "none", "the pruner is none"),
-        "plateau": (len(options.metric) > 1, "there are several metrics"),
-    }
-    default = AutoMLOptions()
-    found = [
-        f"{name} has no effect: {why}"
-        for name, (vain, why) in rules.items()
-        if vain and getattr(options, name) != getattr(default, name)
-    ]
-    if (
-        options.min_epochs is not None
-        and pruner != "none"
-        and isinstance(epochs, int)
-        and options.min_epochs >= epochs
-    ):
-        found.append(
-            f"min_epochs={options.min_epochs} leaves no room for pruning in runs of {epochs} epochs"
-        )
-    return found
-
-
-def _bounded(
-    spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions
-) -> dict[str, Any]:
-    import copy
-
-    out = copy.deepcopy(dict(spec))
-    key = keys.get("epochs")
-    if (
-        key
-        and options.max_epochs is not None
-        and isinstance(get_dotted(out, key), int)
-        and get_dotted(out, key) > options.max_epochs
-    ):
-        set_dotted(out, key, options.max_epochs)
-    return out
 
 
 def write(
@@ -167,18 +118,76 @@ def write(
     action: str = "train",
     warm_command: Sequence[str] = (),
 ) -> Path:
-    """Write what `describe` gave, with the child jobs' ``launch`` record.
+    """Write what `describe` gave, with the trials' ``launch`` record.
 
     Args:
-        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for
-            every child in ``command`` (a list) and in every text, such as ``remote``.
+        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for every
+            trial in ``command`` (a list) and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
-    from mae_sdk.files import write_json
-
     path = job_dir / "automl" / STUDY_NAME
-    write_json(
-        path,
-        {**study, "launch": dict(launch), "action": action, "warm_command": list(warm_command)},
-    )
+    more = {"launch": dict(launch), "action": action, "warm_command": list(warm_command)}
+    files.write_json(path, {**study, **more})
     return path
+
+
+def _bounded(
+    spec: Mapping[str, Any], keys: Mapping[str, str], options: AutoMLOptions
+) -> dict[str, Any]:
+    """A copy of the spec with at most ``max_epochs`` epochs."""
+    bounded = copy.deepcopy(dict(spec))
+    epochs = get_dotted(bounded, keys.get("epochs", ""))
+    if options.max_epochs is not None and isinstance(epochs, int) and epochs > options.max_epochs:
+        set_dotted(bounded, keys["epochs"], options.max_epochs)
+    return bounded
+
+
+def _keep_few_checkpoints(
+    spec: dict[str, Any], keys: Mapping[str, str], provenance: Mapping[str, Origin]
+) -> list[str]:
+    """Have trials keep one newest checkpoint, unless the user chose; returns a note about it."""
+    key = keys.get("keep")
+    if key is None or get_dotted(spec, key) is not None:
+        return []
+    origin = provenance.get(key)
+    if origin is not None and origin.kind not in OriginKind.unset():
+        return []
+    set_dotted(spec, key, 1)
+    return [f"every trial keeps its best and its newest checkpoint alone; {key} changes this"]
+
+
+def _nothing_to_search(space: SearchSpace) -> SpecError:
+    reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
+    problem = UsageError(
+        "nothing is left to search",
+        field="automl.parameters",
+        got="; ".join(reasons) or "the schema names no parameter",
+        hint="name parameters=, or use automl_policy=off",
+    )
+    return SpecError("AutoML has no search space", problems=[problem])
+
+
+def _without_effect(options: AutoMLOptions, epochs: Any) -> list[str]:
+    """A note per option that was given and changes nothing beside the others."""
+    several = len(options.metric or ()) > 1
+    pruner = "none" if several else options.pruner or "successive_halving"
+    applies = {
+        "grid_points": (options.sampler == "grid", "sampler=grid"),
+        "study": (options.storage is not None, "a shared storage"),
+        "worker_timeout": (options.storage is not None, "a shared storage"),
+        "reduction_factor": (
+            pruner in ("successive_halving", "hyperband"),
+            "a halving pruner",
+        ),
+        "min_epochs": (pruner != "none", "a pruner"),
+        "plateau": (not several, "one metric"),
+    }
+    notes = [
+        f"{name} has no effect: it applies only with {need}"
+        for name, (acts, need) in applies.items()
+        if not acts and getattr(options, name) != type(options).model_fields[name].default
+    ]
+    least = options.min_epochs
+    if pruner != "none" and least is not None and isinstance(epochs, int) and least >= epochs:
+        notes.append(f"min_epochs={least} leaves no room for pruning in runs of {epochs} epochs")
+    return notes

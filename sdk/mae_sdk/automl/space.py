@@ -1,11 +1,13 @@
 """The search space of a train action, built from its packaged schema.
 
-Only knobs that act under the spec enter; everything that was left out is named with its reason. Pure Python, so a plan can show it.
+Only parameters that have an effect under the spec enter; everything that was left out is named with
+its reason. Pure Python, so that a plan can show it.
 
-Schema annotations read here: at the top ``automl_default_parameters`` and ``automl_disabled_parameters``; at a field ``search``
-({low, high, log, step}, or a list of these with ``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``,
-``< depends_on``; several joined by ``,``), ``depends_on``, ``parent_param`` (the knob that this one hangs on, or a mark on that knob:
-drawn first) and ``applies_when``.
+Schema annotations read here: at the top ``automl_default_parameters`` and
+``automl_disabled_parameters``; at a field ``search`` ({low, high, log, step}, or a list of these with
+``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``, ``< depends_on``; several
+joined by ``,``), ``depends_on``, ``parent_param`` (the parameter that this one depends on, or a mark
+on that parameter: drawn first) and ``applies_when``.
 """
 
 from __future__ import annotations
@@ -15,17 +17,25 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 
-from mae_sdk.automl.fields import Relation, math_conditions
-from mae_sdk.automl.metrics import incomparable, objectives
-from mae_sdk.automl.options import AutoMLOptions, parse
-from mae_sdk.automl.ranges import Range, RangeError, default_range, given_range
+from mae_sdk.automl.objectives import incomparable, objectives
+from mae_sdk.automl.ranges import (
+    Conditions,
+    RangeError,
+    Relation,
+    default_range,
+    given_range,
+    math_conditions,
+)
+
+if TYPE_CHECKING:
+    from mae_sdk.automl.options import AutoMLOptions
 
 PINNED_BY = (OriginKind.OVERRIDE, OriginKind.SHORTHAND, OriginKind.DATA)
 """Origins that pin a field: the user named this one value for this one run."""
@@ -44,11 +54,12 @@ class Suggester(Protocol):
 
 
 @dataclass(frozen=True)
-class Knob:
+class Parameter:
     """One searched value.
 
-    ``name`` is what the study calls it: the dotted spec key, with ``[i]`` for an element of a list. ``default`` is the value of the spec as
-    given. ``relations`` bind it to another field in every trial; ``when`` tells under which values of other *searched* fields it exists.
+    ``name`` is what the study calls it: the dotted spec key, with ``[i]`` for an element of a list.
+    ``default`` is the value of the spec as given. ``relations`` bind it to another field in every
+    trial; ``when`` states under which values of other *searched* fields it exists.
     """
 
     name: str
@@ -75,7 +86,7 @@ class Knob:
         return int(self.name.partition("[")[2][:-1]) if self.name.endswith("]") else None
 
     def refuses(self, value: Any) -> str | None:
-        """Why ``value`` is outside this knob, or None."""
+        """Why ``value`` is outside this parameter, or None."""
         if self.kind == "categorical":
             return (
                 None
@@ -101,7 +112,7 @@ class Knob:
         return None
 
     def nearest(self, value: Any) -> Any:
-        """The value of this knob that stands for ``value`` in the study; None when nothing does."""
+        """What the study records for `value`: the nearest value in range; None for no number."""
         if self.refuses(value) is None:
             return (
                 int(value)
@@ -145,16 +156,20 @@ class Knob:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Knobs in the order they are drawn (a knob after those it depends on), what was left out and why, and notes for the user."""
+    """Parameters in the order they are drawn: each after those it depends on.
 
-    knobs: tuple[Knob, ...]
+    ``left_out`` says why a field is not searched; ``notes`` are for the user. In study.json and in
+    plans the parameters are called ``knobs``, as since the first version: others read those files.
+    """
+
+    parameters: tuple[Parameter, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For plans and the job folder."""
         return {
-            "knobs": [knob.to_dict() for knob in self.knobs],
+            "knobs": [parameter.to_dict() for parameter in self.parameters],
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }
@@ -162,7 +177,7 @@ class SearchSpace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
         """The inverse of `to_dict`."""
-        knobs = []
+        parameters = []
         for item in data["knobs"]:
             values = {
                 **item,
@@ -170,315 +185,331 @@ class SearchSpace:
                 "weights": tuple(item.get("weights", ())),
             }
             values["relations"] = tuple(Relation.parse(text) for text in item.get("relations", ()))
-            knobs.append(Knob(**values))
-        return cls(tuple(knobs), dict(data.get("left_out", {})), tuple(data.get("notes", ())))
+            parameters.append(Parameter(**values))
+        return cls(tuple(parameters), dict(data.get("left_out", {})), tuple(data.get("notes", ())))
 
     def given(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the study records for trial 0, and the exact values where it can only record the nearest.
+        """What the study records for trial 0, and exact values where it records the nearest.
 
-        Optuna takes any enqueued value, so it is checked here. A value that nothing in the range stands for (null) is not recorded.
+        Optuna takes any enqueued value, so it is checked here. A value that has no nearest one in the
+        range (null) is not recorded.
         """
         params, exact = {}, {}
-        for knob in self.knobs:
-            if not holds(knob.when, spec):
+        for parameter in self.parameters:
+            if not holds(parameter.when, spec):
                 continue
-            low, high = self._bounds(knob, spec)
+            low, high = self._bounds(parameter, spec)
             if low is not None and high is not None and low > high:
-                exact[knob.name] = knob.default
+                exact[parameter.name] = parameter.default
                 continue
-            nearest = replace(knob, low=low, high=high).nearest(knob.default)
+            nearest = replace(parameter, low=low, high=high).nearest(parameter.default)
             if nearest is not None:
-                params[knob.name] = nearest
-            if knob.refuses(knob.default) or nearest != knob.default:
-                exact[knob.name] = knob.default
+                params[parameter.name] = nearest
+            if parameter.refuses(parameter.default) or nearest != parameter.default:
+                exact[parameter.name] = parameter.default
         return params, exact
 
     def suggest(
         self, trial: Suggester, spec: Mapping[str, Any], skip: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Draw every knob that exists in this trial from ``trial``; returns name → value. ``skip`` names knobs not to draw."""
+        """Draw every parameter that exists in this trial; returns name → value.
+
+        Args:
+            skip: names of parameters not to draw.
+        """
         drawn: dict[str, Any] = {}
         current = copy.deepcopy(dict(spec))
-        for knob in self.knobs:
-            if knob.name in skip or not holds(knob.when, current):
+        for parameter in self.parameters:
+            if parameter.name in skip or not holds(parameter.when, current):
                 continue
-            if knob.kind == "categorical":
-                value = trial.suggest_categorical(knob.name, knob.choices)
+            if parameter.kind == "categorical":
+                value = trial.suggest_categorical(parameter.name, parameter.choices)
             else:
-                low, high = self._bounds(knob, current)
+                low, high = self._bounds(parameter, current)
                 assert low is not None and high is not None
-                if (
-                    low > high
-                ):  # the relation leaves no room in this trial: the field keeps the spec's value
+                if low > high:  # a relation leaves no room: the field keeps the spec's value
                     continue
-                if knob.kind == "int":
+                if parameter.kind == "int":
                     value = trial.suggest_int(
-                        knob.name, int(low), int(high), step=knob.step or 1, log=knob.log
+                        parameter.name,
+                        int(low),
+                        int(high),
+                        step=parameter.step or 1,
+                        log=parameter.log,
                     )
                 else:
-                    value = trial.suggest_float(knob.name, low, high, log=knob.log)
-            drawn[knob.name] = value
-            _place(current, knob, value)
+                    value = trial.suggest_float(parameter.name, low, high, log=parameter.log)
+            drawn[parameter.name] = value
+            _place(current, parameter, value)
         return drawn
 
     def apply(self, spec: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of ``spec`` with ``params`` (name → value) in their places. A list that was ascending stays ascending."""
+        """A copy of ``spec`` with ``params`` (name → value) in their places.
+
+        A list that was ascending stays ascending.
+        """
         out = copy.deepcopy(dict(spec))
         lists = set()
-        for knob in self.knobs:
-            if knob.name in params:
-                _place(out, knob, params[knob.name])
-                if knob.index is not None:
-                    lists.add(knob.key)
+        for parameter in self.parameters:
+            if parameter.name in params:
+                _place(out, parameter, params[parameter.name])
+                if parameter.index is not None:
+                    lists.add(parameter.key)
         for key in lists:
             before = get_dotted(spec, key)
             if list(before) == sorted(before):
                 set_dotted(out, key, sorted(get_dotted(out, key)))
         return out
 
-    def _bounds(self, knob: Knob, spec: Mapping[str, Any]) -> tuple[Any, Any]:
-        low, high = knob.low, knob.high
-        for relation in knob.relations:
+    def _bounds(self, parameter: Parameter, spec: Mapping[str, Any]) -> tuple[Any, Any]:
+        low, high = parameter.low, parameter.high
+        for relation in parameter.relations:
             other = get_dotted(spec, relation.key)
             if isinstance(other, bool) or not isinstance(other, (int, float)):
                 continue
             gap = (
-                (1 if knob.kind == "int" else 1e-9 * max(1.0, abs(other)))
+                (1 if parameter.kind == "int" else 1e-9 * max(1.0, abs(other)))
                 if relation.op in "<>"
                 else 0
             )
             if relation.op.startswith("<"):
-                limit = math.ceil(other) - gap if knob.kind == "int" and gap else other - gap
+                limit = math.ceil(other) - gap if parameter.kind == "int" and gap else other - gap
                 high = min(high, limit) if high is not None else limit
             else:
-                limit = math.floor(other) + gap if knob.kind == "int" and gap else other + gap
+                limit = math.floor(other) + gap if parameter.kind == "int" and gap else other + gap
                 low = max(low, limit) if low is not None else limit
         if (
-            knob.kind == "int"
-            and knob.step
+            parameter.kind == "int"
+            and parameter.step
             and low is not None
-            and knob.low is not None
+            and parameter.low is not None
             and high is not None
         ):
-            low = knob.low + math.ceil((low - knob.low) / knob.step) * knob.step
-            high = low + (high - low) // knob.step * knob.step if high >= low else high
+            low = parameter.low + math.ceil((low - parameter.low) / parameter.step) * parameter.step
+            high = low + (high - low) // parameter.step * parameter.step if high >= low else high
         return low, high
 
 
-def _place(spec: dict[str, Any], knob: Knob, value: Any) -> None:
-    if knob.index is None:
-        set_dotted(spec, knob.key, value)
+def _place(spec: dict[str, Any], parameter: Parameter, value: Any) -> None:
+    if parameter.index is None:
+        set_dotted(spec, parameter.key, value)
     else:
-        items = list(get_dotted(spec, knob.key))
-        items[knob.index] = value
-        set_dotted(spec, knob.key, items)
+        items = list(get_dotted(spec, parameter.key))
+        items[parameter.index] = value
+        set_dotted(spec, parameter.key, items)
 
 
 def build(
     schema: Mapping[str, Any],
     spec: Mapping[str, Any],
-    provenance: Mapping[str, Origin] | None = None,
-    options: AutoMLOptions | Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Origin] | None,
+    options: AutoMLOptions,
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
 
     Args:
         schema: the packaged train schema with its annotations.
         spec: the resolved spec (trial 0).
-        provenance: dotted key → origin; a value given by override for this run is not searched unless named.
-        options: the ``--automl`` options, parsed or not: ``parameters`` replace ``automl_default_parameters``, a key in ``ranges`` is
-            added; fields across whose values the study's metric does not compare are left out.
+        provenance: dotted key → origin; a value given by override for this run is not searched
+            unless named.
+        options: ``parameters`` replace ``automl_default_parameters``, a key in ``ranges`` is added;
+            fields across whose values the study's metric does not compare are left out.
 
     Raises:
-        SpecError: unknown or disabled parameters, or ranges outside the schema; all problems together.
+        SpecError: unknown or disabled parameters, or ranges outside the schema; all together.
     """
-    if not isinstance(options, AutoMLOptions):
-        options = parse(options)
-    clashes = incomparable(
-        schema, [objective.metric for objective in objectives(schema, spec, options)]
-    )
-    parameters = options.parameters
-    ranges = dict(options.ranges)
-    fields = field_nodes(schema)
-    disabled = set(schema.get("automl_disabled_parameters") or ())
-    asked = list(dict.fromkeys([*(parameters or ()), *ranges]))
-    wanted = list(
-        dict.fromkeys(
-            [
-                *(
-                    parameters
-                    if parameters is not None
-                    else schema.get("automl_default_parameters") or ()
-                ),
-                *ranges,
-            ]
-        )
-    )
-    problems: list[MaeError] = []
-    left_out: dict[str, str] = {}
-    notes: list[str] = []
-    knobs: list[Knob] = []
-    for name in wanted:
+    builder = _Builder(schema, spec, provenance or {}, options)
+    for name in builder.wanted:
+        builder.add(name)
+    if builder.problems:
+        raise SpecError("the search space is wrong", problems=builder.problems)
+
+    parents = {
+        key
+        for key, node in builder.fields.items()
+        if str(node.get("parent_param")).lower() == "true"
+    }
+    parents |= {
+        str(node["parent_param"]) for node in builder.fields.values() if node.get("parent_param")
+    }
+    ordered = _order(sorted(builder.parameters, key=lambda item: item.key not in parents))
+
+    notes = builder.notes
+    for parameter in ordered:
+        if parameter.default is not MISSING and (reason := parameter.refuses(parameter.default)):
+            notes.append(
+                f"{parameter.name}: the spec's value {parameter.default!r} is {reason}; "
+                "trial 0 still runs it as given"
+            )
+    return SearchSpace(tuple(ordered), builder.left_out, tuple(notes))
+
+
+class _Builder:
+    """Takes fields into a search space one by one; collects problems, reasons and notes."""
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        provenance: Mapping[str, Origin],
+        options: AutoMLOptions,
+    ) -> None:
+        self.spec, self.provenance = spec, provenance
+        self.fields = field_nodes(schema)
+        self.disabled = set(schema.get("automl_disabled_parameters") or ())
+        metrics = [objective.metric for objective in objectives(schema, spec, options)]
+        self.incomparable = incomparable(schema, metrics)
+        self.ranges = dict(options.ranges)
+
+        named = options.parameters
+        default = schema.get("automl_default_parameters") or ()
+        self.asked = set(named or ()) | set(self.ranges)
+        self.wanted = list(dict.fromkeys([*(default if named is None else named), *self.ranges]))
+        self.searched = {name.partition("[")[0] for name in self.wanted}
+
+        self.parameters: list[Parameter] = []
+        self.left_out: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.problems: list[MaeError] = []
+
+    def add(self, name: str) -> None:
+        """Take in a field, or say why not: to the user's face only if the user asked for it."""
         key = name.partition("[")[0]
-        node = fields.get(key)
+        node = self.fields.get(key)
         if node is None:
-            if name not in asked:
-                left_out[name] = "the schema names it for AutoML but has no such field"
-                continue
-            near = [field for field in fields if field.endswith(f".{key}")][
-                :3
-            ] or difflib.get_close_matches(key, list(fields), n=1)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see `mae explain`"
-            problems.append(
+            self._refuse(
+                name,
+                "the schema names it for AutoML but has no such field",
                 UsageError(
                     "no such field to search",
                     field=name,
                     got=name,
                     expected="a dotted key of the train spec",
-                    hint=hint,
-                )
+                    hint=self._similar(key),
+                ),
             )
-            continue
-        if key in disabled or node.get("automl_enabled") is False:
-            if name in asked:
-                problems.append(
-                    UsageError(
-                        "the schema disables AutoML for this field",
-                        field=name,
-                        got=name,
-                        expected="another parameter",
-                    )
-                )
-            else:
-                left_out[name] = "disabled for AutoML by the schema"
-            continue
-        reason = _why_not(name, key, node, spec, provenance or {}, wanted, asked, clashes)
-        if reason:
-            left_out[name] = reason
-            continue
+        elif key in self.disabled or node.get("automl_enabled") is False:
+            self._refuse(
+                name,
+                "disabled for AutoML by the schema",
+                UsageError(
+                    "the schema disables AutoML for this field",
+                    field=name,
+                    got=name,
+                    expected="another parameter",
+                ),
+            )
+        elif reason := self._why_not(name, key, node):
+            self.left_out[name] = reason
+        else:
+            self._search(name, key, node)
+
+    def _refuse(self, name: str, reason: str, problem: MaeError) -> None:
+        if name in self.asked:
+            self.problems.append(problem)
+        else:
+            self.left_out[name] = reason
+
+    def _similar(self, key: str) -> str:
+        same_end = [field for field in self.fields if field.endswith(f".{key}")][:3]
+        near = same_end or difflib.get_close_matches(key, list(self.fields), n=1)
+        return f"did you mean {' or '.join(near)}?" if near else "see `mae explain`"
+
+    def _why_not(self, name: str, key: str, node: Mapping[str, Any]) -> str | None:
+        """Why this run does not search a field that AutoML may search, or None."""
+        inactive = acts(node.get("applies_when"), self.spec, searched=self.searched)
+        if inactive:
+            return f"has no effect here: {inactive}"
+        if key in self.incomparable:
+            return (
+                f"{self.incomparable[key]} does not compare across its values; "
+                "give a probe set, or search it against another metric"
+            )
+        origin = self.provenance.get(key)
+        if name not in self.asked and origin is not None and origin.kind in PINNED_BY:
+            return (
+                f"set to {get_dotted(self.spec, key)!r} for this run; "
+                "name it in parameters= to search it anyway"
+            )
+        return None
+
+    def _search(self, name: str, key: str, node: Mapping[str, Any]) -> None:
         try:
-            knobs.extend(_knobs(name, key, node, spec, wanted, fields, ranges, notes))
+            self.parameters += self._parameters(name, key, node)
         except RangeError as error:
-            if name in asked and not error.leave_out:
-                problems.append(
-                    UsageError(
-                        str(error),
-                        field=name,
-                        got=ranges.get(name),
-                        expected=error.expected,
-                        hint=error.hint,
-                    )
-                )
-            else:
-                left_out[name] = str(error)
-    if problems:
-        raise SpecError("the search space is wrong", problems=problems)
-    parents = {
-        key for key, node in fields.items() if str(node.get("parent_param")).lower() == "true"
-    }
-    parents |= {str(node["parent_param"]) for node in fields.values() if node.get("parent_param")}
-    ordered = _order(sorted(knobs, key=lambda knob: knob.key not in parents))
-    for knob in ordered:
-        if knob.default is not MISSING and knob.refuses(knob.default):
-            notes.append(
-                f"{knob.name}: the spec's value {knob.default!r} is {knob.refuses(knob.default)}; trial 0 still runs it as given"
+            problem = UsageError(
+                str(error),
+                field=name,
+                got=self.ranges.get(name),
+                expected=error.expected,
+                hint=error.hint,
             )
-    return SearchSpace(tuple(ordered), left_out, tuple(notes))
+            if error.leave_out:
+                self.left_out[name] = str(error)
+            else:
+                self._refuse(name, str(error), problem)
 
+    def _parameters(self, name: str, key: str, node: Mapping[str, Any]) -> list[Parameter]:
+        """The parameters of a field: one, or one per searched element of a list.
 
-def _why_not(
-    name: str,
-    key: str,
-    node: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    provenance: Mapping[str, Origin],
-    wanted: Sequence[str],
-    asked: Sequence[str],
-    clashes: Mapping[str, str],
-) -> str | None:
-    inactive = acts(
-        node.get("applies_when"), spec, searched={item.partition("[")[0] for item in wanted}
-    )
-    if inactive:
-        return f"has no effect here: {inactive}"
-    if key in clashes:
-        return f"{clashes[key]} does not compare across its values; give a probe set, or search it against another metric"
-    origin = provenance.get(key)
-    if name not in asked and origin is not None and origin.kind in PINNED_BY:
-        return f"set to {get_dotted(spec, key)!r} for this run; name it in parameters= to search it anyway"
-    return None
+        Raises:
+            RangeError: the field has no usable range.
+        """
+        value = get_dotted(self.spec, key, node.get("default"))
+        conditions = math_conditions(node, key, self.fields)
+        index = name[len(key) :].removeprefix("[").removesuffix("]")
+        if name != key and (not index.isdecimal() or name != f"{key}[{index}]"):
+            raise RangeError("not an element of a list", expected=f"{key} or {key}[0]")
 
+        if "array" not in _types(node) and not isinstance(value, list):
+            if index:
+                raise RangeError("this field is not a list", expected=key)
+            return [self._parameter(name, key, node, value, name, conditions)]
 
-def _knobs(
-    name: str,
-    key: str,
-    node: Mapping[str, Any],
-    spec: Mapping[str, Any],
-    wanted: Sequence[str],
-    fields: Mapping[str, Mapping[str, Any]],
-    ranges: Mapping[str, Any],
-    notes: list[str],
-) -> list[Knob]:
-    value = get_dotted(spec, key, node.get("default"))
-    given = ranges.get(name, MISSING)
-    cond = math_conditions(node, key, fields)
-    conditions = node.get("applies_when") or {}
-    searched = {item.partition("[")[0] for item in wanted} - {key}
-    when = {other: need for other, need in conditions.items() if other in searched}
-    index = name[len(key) :].removeprefix("[").removesuffix("]")
-    if name != key and (not index.isdecimal() or name != f"{key}[{index}]"):
-        raise RangeError("not an element of a list", expected=f"{key} or {key}[0]")
-    if "array" in _types(node) or isinstance(value, list):
         if not isinstance(value, list) or not value:
             raise RangeError("the spec gives no list to search around", leave_out=True)
-        items = node.get("items") or {}
         chosen = range(len(value)) if not index else [int(index)]
         if any(i >= len(value) for i in chosen):
             raise RangeError(
                 f"the list has {len(value)} elements", expected=f"an index below {len(value)}"
             )
-        wide = {
-            **{k: v for k, v in node.items() if k in ("search", "math_cond", "option_weights")},
-            **items,
-        }
+        shared = {k: node[k] for k in ("search", "math_cond", "option_weights") if k in node}
+        element = {**shared, **(node.get("items") or {})}
         return [
-            _knob(f"{key}[{i}]", wide, value[i], given, spec, cond, when, notes) for i in chosen
+            self._parameter(f"{key}[{i}]", key, element, value[i], name, conditions) for i in chosen
         ]
-    if index:
-        raise RangeError("this field is no list", expected=key)
-    return [_knob(name, node, value, given, spec, cond, when, notes)]
 
+    def _parameter(
+        self,
+        name: str,
+        key: str,
+        node: Mapping[str, Any],
+        value: Any,
+        asked_as: str,
+        conditions: Conditions,
+    ) -> Parameter:
+        """One parameter; `asked_as` is the name under which the user may have given its range."""
+        if asked_as in self.ranges:
+            chosen = given_range(node, value, self.ranges[asked_as], conditions)
+        else:
+            chosen = default_range(node, value, self.spec, conditions)
+        self.notes += [f"{name}: {note}" for note in chosen.notes]
 
-def _knob(
-    name: str,
-    node: Mapping[str, Any],
-    value: Any,
-    given: Any,
-    spec: Mapping[str, Any],
-    cond: Any,
-    when: Mapping[str, Any],
-    notes: list[str],
-) -> Knob:
-    found: Range = (
-        given_range(node, value, given, cond)
-        if given is not MISSING
-        else default_range(node, value, spec, cond)
-    )
-    notes.extend(f"{name}: {note}" for note in found.notes)
-    return Knob(
-        name=name,
-        kind=found.kind,
-        default=value,
-        low=found.low,
-        high=found.high,
-        log=found.log,
-        step=found.step,
-        choices=found.choices,
-        weights=found.weights,
-        relations=cond.relations if found.kind != "categorical" else (),
-        when=when,
-        source="user" if given is not MISSING else found.source,
-    )
+        needs = self.fields[key].get("applies_when") or {}
+        return Parameter(
+            name=name,
+            kind=chosen.kind,
+            default=value,
+            low=chosen.low,
+            high=chosen.high,
+            log=chosen.log,
+            step=chosen.step,
+            choices=chosen.choices,
+            weights=chosen.weights,
+            relations=conditions.relations if chosen.kind != "categorical" else (),
+            when={other: need for other, need in needs.items() if other in self.searched - {key}},
+            source="user" if asked_as in self.ranges else chosen.source,
+        )
 
 
 def _types(node: Mapping[str, Any]) -> set[str]:
@@ -486,12 +517,12 @@ def _types(node: Mapping[str, Any]) -> set[str]:
     return set(kind) if isinstance(kind, list) else {kind} if kind else set()
 
 
-def _order(knobs: Sequence[Knob]) -> list[Knob]:
-    """Knobs after those they depend on; otherwise in the order they were named. A cycle keeps that order."""
-    ordered: list[Knob] = []
-    waiting = list(knobs)
+def _order(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Parameters after those they depend on, else in the order they were named, as in a cycle."""
+    ordered: list[Parameter] = []
+    waiting = list(parameters)
     while waiting:
-        names = {knob.key for knob in waiting}
+        names = {parameter.key for parameter in waiting}
         ready = [
             k for k in waiting if not ({r.key for r in k.relations} | set(k.when)) - {k.key} & names
         ] or waiting[:1]

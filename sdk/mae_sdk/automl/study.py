@@ -1,4 +1,4 @@
-"""The Optuna side of a study: storage, its repair, samplers that are a function of (seed, trial number).
+"""The Optuna side of a study: storage, its repair, samplers that depend on (seed, trial number).
 
 Optuna is imported inside functions only: a plan needs none of it.
 """
@@ -22,24 +22,28 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.errors import DependencyError, StorageError, UsageError
 
 from mae_sdk import files
-from mae_sdk.automl.options import AutoMLOptions, Objective
+from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.pruner import make_pruner
-from mae_sdk.automl.space import Knob, SearchSpace
+from mae_sdk.automl.space import Parameter, SearchSpace
 
 if TYPE_CHECKING:
     import optuna
 
+    from mae_sdk.automl.options import AutoMLOptions
+
 JOURNAL = "journal.log"
 FAILED = "failed"
-"""User attribute of a trial: why it failed. A configuration that failed is told as pruned, so that the sampler learns to avoid it."""
+"""User attribute of a trial: why it failed.
+
+A configuration that failed is reported as pruned, so that the sampler learns to avoid it."""
 LOST = "lost"
-"""User attribute of a trial that ended through no fault of its configuration: it spends no budget."""
+"""User attribute of a trial that ended through no fault of its configuration: not counted."""
 SILENT = "its worker went silent"
 """The value of `LOST` where another worker gave the trial up."""
 INSTEAD_OF = "instead_of"
 """User attribute of a trial that runs the parameters of a lost one: that trial's number."""
 AGAIN = "again"
-"""User attribute of a trial that runs the parameters of a lost one: the number that it was first drawn under."""
+"""User attribute of a trial that runs the parameters of a lost one: the number of the first draw."""
 
 
 def require_optuna() -> None:
@@ -66,6 +70,22 @@ def require_optuna() -> None:
         )
 
 
+def require_variable(storage: Any, environment: Mapping[str, str]) -> None:
+    """Refuse a storage ``env:NAME`` whose variable the job would not find.
+
+    Raises:
+        UsageError: it is not set, or empty.
+    """
+    name = storage.removeprefix("env:") if isinstance(storage, str) else ""
+    if name != (storage or "") and not environment.get(name):
+        raise UsageError(
+            "the variable that holds the study's database is not set",
+            field="automl.storage",
+            got=name,
+            hint=f"export it, or give the job --env {name}=URL",
+        )
+
+
 @contextlib.contextmanager
 def controller_lock(folder: Path) -> Iterator[None]:
     """One controller per study: an OS lock that dies with its holder.
@@ -89,9 +109,9 @@ def controller_lock(folder: Path) -> Iterator[None]:
 
 
 def repair_journal(path: Path) -> int:
-    """Cut a journal back to its last newline and remove Optuna's stale lock. Only for the holder of the controller's lock.
+    """Cut a journal back to its last newline and remove Optuna's stale lock.
 
-    A torn last line would otherwise be glued to the next record and corrupt the study.
+    Call only while holding the controller's lock. A torn last line would otherwise be glued to the next record and corrupt the study.
 
     Returns:
         Bytes cut off.
@@ -102,7 +122,10 @@ def repair_journal(path: Path) -> int:
 
 
 def cut_torn_line(path: Path) -> int:
-    """Cut a file back to its last newline; returns the bytes cut off. Only for who keeps others from writing."""
+    """Cut a file back to its last newline; returns the bytes cut off.
+
+    Call only while holding the lock.
+    """
     try:
         with path.open("r+b") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -124,7 +147,9 @@ def cut_torn_line(path: Path) -> int:
 
 
 def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseStorage:
-    """The storage of a study: a journal file in ``automl_dir`` (or at a path), or an RDB URL; ``env:NAME`` is what that variable holds.
+    """The storage of a study: a journal file in ``automl_dir`` (or at a path), or an RDB URL.
+
+    ``env:NAME`` is what that variable holds.
 
     Raises:
         UsageError: that variable is not set.
@@ -134,15 +159,9 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    require_variable(storage, os.environ)
     if storage and storage.startswith("env:"):
-        name = storage.removeprefix("env:")
-        if not os.environ.get(name):
-            raise UsageError(
-                "the variable that holds the study's database is not set",
-                field="automl.storage",
-                got=name,
-            )
-        storage = os.environ[name]
+        storage = os.environ[storage.removeprefix("env:")]
     if storage and "://" in storage:
         url = (
             storage.replace("postgresql://", "postgresql+psycopg://", 1)
@@ -152,11 +171,8 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            for pause in (
-                0.2,
-                0.6,
-                1.5,
-            ):  # workers that create the tables at the same moment stumble over each other
+            # Workers that create the tables at the same moment get in each other's way.
+            for pause in (0.2, 0.6, 1.5):
                 with contextlib.suppress(SQLAlchemyError):
                     return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
                 time.sleep(pause)
@@ -185,7 +201,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     lock = JournalFileSymlinkLock(str(path))
 
     class SharedJournal(JournalFileBackend):
-        """A worker that dies while it writes leaves half a line: whoever writes next, under the lock, cuts it off first."""
+        """A worker that dies while it writes leaves half a line: the next writer cuts it off."""
 
         def append_logs(self, logs: list[dict[str, Any]]) -> None:
             text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -197,9 +213,8 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                     stream.flush()
                     os.fsync(stream.fileno())
             finally:
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # stopped inside for so long that another worker broke the lock
+                # Stopped in here for so long, another worker may have broken the lock.
+                with contextlib.suppress(RuntimeError):
                     lock.release()
 
     return JournalStorage(SharedJournal(str(path), lock_obj=lock))
@@ -215,7 +230,9 @@ def open_study(
     *,
     max_epochs: int | None,
 ) -> optuna.Study:
-    """Create the study or load it. Directions and metric names are stored in it; a study of another shape is refused.
+    """Create the study or load it.
+
+    Directions and metric names are stored in it; a study with others is refused.
 
     Raises:
         UsageError: the stored study has other metrics or directions.
@@ -262,14 +279,19 @@ def trial_seed(seed: int, number: int) -> int:
 
 
 def startup_trials(max_trials: int) -> int:
-    """Trials before TPE starts to model: an eighth of the budget, between 3 and 10 (``benchmarks/automl.py quality``)."""
+    """Trials before TPE starts to model: an eighth of the budget, between 3 and 10.
+
+    Chosen by ``benchmarks/automl.py quality``.
+    """
     return max(3, min(10, max_trials // 8))
 
 
 def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
-    """Every combination of knob values, in an order that is a function of the seed."""
-    axes: list[list[Any]] = [_points(knob, options.grid_points) for knob in space.knobs]
-    names = [knob.name for knob in space.knobs]
+    """Every combination of parameter values, in an order that is a function of the seed."""
+    axes: list[list[Any]] = [
+        _points(parameter, options.grid_points) for parameter in space.parameters
+    ]
+    names = [parameter.name for parameter in space.parameters]
     if math.prod(len(axis) for axis in axes) > 100_000:
         raise UsageError(
             "the grid is too large",
@@ -282,19 +304,22 @@ def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
     return points
 
 
-def _points(knob: Knob, count: int) -> list[Any]:
-    if knob.kind == "categorical":
-        return list(knob.choices)
-    assert knob.low is not None and knob.high is not None
+def _points(parameter: Parameter, count: int) -> list[Any]:
+    if parameter.kind == "categorical":
+        return list(parameter.choices)
+    assert parameter.low is not None and parameter.high is not None
     shares = [i / (count - 1) for i in range(count)]
-    if knob.log:
+    if parameter.log:
         raw = [
-            math.exp(math.log(knob.low) + share * (math.log(knob.high) - math.log(knob.low)))
+            math.exp(
+                math.log(parameter.low)
+                + share * (math.log(parameter.high) - math.log(parameter.low))
+            )
             for share in shares
         ]
     else:
-        raw = [knob.low + share * (knob.high - knob.low) for share in shares]
-    return list(dict.fromkeys(knob.nearest(value) for value in raw))
+        raw = [parameter.low + share * (parameter.high - parameter.low) for share in shares]
+    return list(dict.fromkeys(parameter.nearest(value) for value in raw))
 
 
 def grid_size(space: SearchSpace, options: AutoMLOptions) -> int | None:
@@ -307,27 +332,66 @@ def make_sampler(
 ) -> optuna.samplers.BaseSampler:
     """A sampler whose proposals depend on (seed, trial number) and on the finished trials alone.
 
-    Trial 0 is the spec as given; grid points are taken in order; options with weights are drawn by them until TPE has a model.
+    Trial 0 is the spec as given; grid points are taken in order; trial n > 0 takes point n - 1 of a
+    sequence (qmc); options with weights are drawn by them until TPE has a model.
     """
-    from optuna import samplers
+    from optuna import distributions, samplers
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
 
     kind = options.sampler or ("nsga2" if metrics > 1 else "tpe")
-    if kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
+    needs = {"cmaes": "cmaes", "qmc": "scipy"}.get(kind)
+    if needs and importlib.util.find_spec(needs) is None:
         raise DependencyError(
-            "the CMA-ES sampler is not installed",
+            f"the sampler {kind} needs {needs}, which is not installed",
             field="automl.sampler",
-            expected="cmaes",
+            expected=needs,
             hint="pip install 'mae-skill[train]'",
         )
     startup = startup_trials(options.max_trials)
-    dynamic = any(knob.when or knob.relations for knob in space.knobs)
-    weighted = {knob.name: knob for knob in space.knobs if knob.weights}
+    dynamic = any(parameter.when or parameter.relations for parameter in space.parameters)
+    weighted = {parameter.name: parameter for parameter in space.parameters if parameter.weights}
     given, _ = space.given(spec)
     grid = _grid(space, options) if kind == "grid" else []
 
-    def base(seed: int) -> samplers.BaseSampler:
+    def distribution_of(parameter: Parameter) -> BaseDistribution:
+        if parameter.kind == "categorical":
+            return distributions.CategoricalDistribution(parameter.choices)
+        assert parameter.low is not None and parameter.high is not None
+        if parameter.kind == "int":
+            return distributions.IntDistribution(
+                int(parameter.low), int(parameter.high), parameter.log, parameter.step or 1
+            )
+        return distributions.FloatDistribution(parameter.low, parameter.high, parameter.log)
+
+    class SobolSequence(samplers.QMCSampler):
+        """The point of a scrambled Sobol' sequence that belongs to a trial's number.
+
+        Optuna counts the points in the study instead, where a controller that is killed between
+        counting a point and using it loses the point.
+        """
+
+        def __init__(self, number: int) -> None:
+            random_sampler = samplers.RandomSampler(trial_seed(options.seed, number))
+            super().__init__(
+                scramble=True,
+                seed=options.seed,
+                independent_sampler=random_sampler,
+                warn_independent_sampling=False,
+            )
+            self._number = number
+
+        def infer_relative_search_space(
+            self, study: optuna.Study, trial: FrozenTrial
+        ) -> dict[str, BaseDistribution]:
+            drawn = [parameter for parameter in space.parameters if not parameter.weights]
+            return {parameter.name: distribution_of(parameter) for parameter in drawn}
+
+        def _find_sample_id(self, study: optuna.Study, search_space: Any) -> int:
+            return self._number - 1
+
+    def base(number: int) -> samplers.BaseSampler:
+        seed = trial_seed(options.seed, number)
         if kind == "cmaes":
             return samplers.CmaEsSampler(
                 seed=seed,
@@ -335,13 +399,14 @@ def make_sampler(
                 independent_sampler=samplers.RandomSampler(seed),
             )
         if kind == "nsga2":
-            return samplers.NSGAIISampler(
-                population_size=max(4, min(50, options.max_trials // 4)), seed=seed
-            )
+            population = max(4, min(50, options.max_trials // 4))
+            return samplers.NSGAIISampler(population_size=population, seed=seed)
         if kind in ("random", "grid"):
             return samplers.RandomSampler(seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `group` is marked experimental
+            warnings.simplefilter("ignore")  # `group` and QMCSampler are marked experimental
+            if kind == "qmc":
+                return SobolSequence(number)
             return samplers.TPESampler(
                 seed=seed,
                 n_startup_trials=startup,
@@ -357,7 +422,7 @@ def make_sampler(
 
         def _for(self, number: int) -> samplers.BaseSampler:
             if number not in self._bases:
-                self._bases = {number: base(trial_seed(options.seed, number))}
+                self._bases = {number: base(number)}
             return self._bases[number]
 
         def _fixed(self, number: int) -> Mapping[str, Any]:
@@ -390,11 +455,11 @@ def make_sampler(
                     deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
                 )
                 if kind != "tpe" or len(finished) < startup:
-                    knob = weighted[name]
+                    parameter = weighted[name]
                     draw = random.Random(
                         trial_seed(options.seed, trial.number) ^ trial_seed(0, len(name))
                     )
-                    return draw.choices(knob.choices, knob.weights)[0]
+                    return draw.choices(parameter.choices, parameter.weights)[0]
             return self._for(trial.number).sample_independent(study, trial, name, distribution)
 
         def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -420,7 +485,8 @@ def spent(study: optuna.Study) -> int:
 def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """All trials but those lost to the machine and those that wait to be run again.
 
-    A silent worker's trial counts until the one that runs in its stead is queued, so that no other trial takes its place in between.
+    The trial of a worker that is gone counts until the one that replaces it is queued, so that no
+    other trial takes its place in between.
     """
     from optuna.trial import TrialState
 
@@ -433,16 +499,3 @@ def counted(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
         return trial.state != TrialState.WAITING and (lost is None or waits_for_another)
 
     return [trial for trial in trials if counts(trial)]
-
-
-def better_so_far(
-    values: Sequence[tuple[int, float]], objective: Objective
-) -> list[tuple[int, float]]:
-    """The best value up to each epoch: what pruners compare, since the best of a trial counts."""
-    out: list[tuple[int, float]] = []
-    for epoch, value in values:
-        if math.isfinite(value) and (not out or objective.better(value, out[-1][1])):
-            out.append((epoch, value))
-        elif out:
-            out.append((epoch, out[-1][1]))
-    return out

@@ -22,6 +22,17 @@ from mae_sdk.cli.render import (
 )
 
 
+class AutoMLOption(click.Option):
+    """``--automl``: its help names every key, and loads their model only when help is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from mae_sdk.automl.options import AutoMLOptions
+
+        keys = ", ".join([*AutoMLOptions.model_fields, "range.KEY"])
+        self.help = f"An AutoML setting, e.g. max_trials=8; may be repeated. Keys: {keys}."
+        return super().get_help_record(ctx)
+
+
 def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("action", metavar="ACTION"),
@@ -73,7 +84,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--automl",
             metavar="KEY=VALUE",
             multiple=True,
-            help="AutoML settings, e.g. max_trials=8; may be repeated.",
+            cls=AutoMLOption,
         ),
         click.option(
             "--env", metavar="K=V", multiple=True, help="Environment of the job; may be repeated."
@@ -253,8 +264,8 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
     brief = dict(document)
     if isinstance(brief.get("automl"), dict):
         brief["automl"] = {key: value for key, value in brief["automl"].items() if key != "options"}
-        knobs = brief["automl"].pop("knobs", {})
-        brief["automl"] |= {f"knob {name}": text for name, text in knobs.items()}
+        parameters = brief["automl"].pop("knobs", {})
+        brief["automl"] |= {f"search {name}": text for name, text in parameters.items()}
     if isinstance(brief.get("estimates"), dict):
         brief["estimates"] = flatten(brief["estimates"])
     if isinstance(brief.get("sources"), dict):

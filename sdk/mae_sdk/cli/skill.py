@@ -54,7 +54,10 @@ def generate(check: bool, as_json: bool) -> None:
     from mae_skill.errors import SpecError
     from mae_skill.generate import generate as write_generated
 
+    from mae_sdk.automl.options import write_page
+
     changed = [str(path) for path in write_generated(check=check)]
+    changed += write_page(check=check)
     if check and changed:
         raise SpecError("generated files are stale", got=changed, hint="mae skill generate")
     emit(

@@ -19,7 +19,7 @@ from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
 
 from mae_sdk.automl import setup
-from mae_sdk.automl.options import require_variable
+from mae_sdk.automl.study import require_variable
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.root import Root

@@ -110,13 +110,13 @@ class Plan:
         if self.study is None:
             return None
         space = self.study["space"]
-        knobs = {knob["name"]: _range_text(knob) for knob in space["knobs"]}
+        ranges = {parameter["name"]: _range_text(parameter) for parameter in space["knobs"]}
         metric = ", ".join(
             f"{item['metric']} ({item['direction']})" for item in self.study["objectives"]
         )
         return {
             "metric": metric,
-            "knobs": knobs,
+            "knobs": ranges,  # a name that others read: it stays
             "left_out": space.get("left_out") or {},
             "max_trials": self.study["options"]["max_trials"],
             "concurrency": self.study["concurrency"],
@@ -208,10 +208,10 @@ def _origin(origin: Origin) -> dict[str, Any]:
     return {"origin": str(origin.kind), **({"note": origin.note} if origin.note else {})}
 
 
-def _range_text(knob: Mapping[str, Any]) -> str:
-    if knob.get("choices"):
-        return "one of " + ", ".join(str(choice) for choice in knob["choices"])
-    scale = ", log" if knob.get("log") else ""
-    step = f", step {knob['step']}" if knob.get("step") else ""
-    bound = "".join(f", {relation}" for relation in knob.get("relations") or ())
-    return f"{knob['low']:g} … {knob['high']:g}{scale}{step}{bound} (trial 0: {knob['default']})"
+def _range_text(parameter: Mapping[str, Any]) -> str:
+    if parameter.get("choices"):
+        return "one of " + ", ".join(str(choice) for choice in parameter["choices"])
+    scale = ", log" if parameter.get("log") else ""
+    step = f", step {parameter['step']}" if parameter.get("step") else ""
+    bound = "".join(f", {relation}" for relation in parameter.get("relations") or ())
+    return f"{parameter['low']:g} … {parameter['high']:g}{scale}{step}{bound} (trial 0: {parameter['default']})"

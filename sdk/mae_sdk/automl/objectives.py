@@ -10,12 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.conditions import acts, holds
 from mae_skill.errors import SpecError, UsageError
 
-from mae_sdk.automl.options import AutoMLOptions, Objective
+if TYPE_CHECKING:
+    from mae_sdk.automl.options import AutoMLOptions
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One metric of a study, its direction (``maximize`` or ``minimize``) and who chose it."""
+
+    metric: str
+    direction: str
+    source: str = "given"
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` is strictly better than ``b``."""
+        return a > b if self.direction == "maximize" else a < b
 
 
 def objectives(
@@ -28,7 +43,7 @@ def objectives(
     """
     contract = schema.get("automl_metrics") or ()
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
-    if not options.metric:
+    if options.metric is None:
         for entry in contract:
             if entry.get("when") and holds(entry["when"], spec):
                 direction = options.direction[0] if options.direction else str(entry["direction"])
@@ -45,7 +60,7 @@ def objectives(
         if not direction:
             problems.append(
                 UsageError(
-                    "direction of this metric is not known",
+                    "the direction of this metric is not known",
                     field="automl.direction",
                     got=name,
                     expected="maximize or minimize",
@@ -56,7 +71,9 @@ def objectives(
             continue
         found.append(Objective(name, direction, "given"))
     if problems:
-        raise SpecError("AutoML has no direction", problems=list(problems))
+        raise SpecError(
+            "the metric's direction (maximize/minimize) is missing", problems=list(problems)
+        )
     return tuple(found)
 
 
@@ -110,3 +127,16 @@ def best(values: Sequence[tuple[int, float]], objective: Objective) -> tuple[int
         return None
     sign = -1.0 if objective.direction == "maximize" else 1.0
     return min(finite, key=lambda item: (sign * item[1], item[0]))
+
+
+def better_so_far(
+    values: Sequence[tuple[int, float]], objective: Objective
+) -> list[tuple[int, float]]:
+    """The best value up to each epoch: what pruners compare, since the best of a trial counts."""
+    out: list[tuple[int, float]] = []
+    for epoch, value in values:
+        if math.isfinite(value) and (not out or objective.better(value, out[-1][1])):
+            out.append((epoch, value))
+        elif out:
+            out.append((epoch, out[-1][1]))
+    return out
