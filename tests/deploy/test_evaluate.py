@@ -10,7 +10,7 @@ from mae_runners.deploy import artefact, runtimes
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.splits import stratified_folds
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
-from mae_skill.origin import Origin
+from mae_skill.origin import Origin, OriginKind
 from PIL import Image
 
 from tests.support.deploy import (
@@ -266,12 +266,14 @@ def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_chec
     runtime = runtimes.open_runtime(finetuned, torch.device("cpu"))
     spec = make_spec(model__num_classes=7, dataset__augmentation__mean=[0.1, 0.1, 0.1])
     artefact.check_agreement(
-        spec, {"model.num_classes": Origin("default")}, runtime.meta, "evaluate.checkpoint"
+        spec, {"model.num_classes": Origin(OriginKind.DEFAULT)}, runtime.meta, "evaluate.checkpoint"
     )
     with pytest.raises(SpecError) as caught:
         artefact.check_agreement(
             spec,
-            dict.fromkeys(("model.num_classes", "dataset.augmentation.mean[0]"), Origin("file")),
+            dict.fromkeys(
+                ("model.num_classes", "dataset.augmentation.mean[0]"), Origin(OriginKind.SPEC_FILE)
+            ),
             runtime.meta,
             "evaluate.checkpoint",
         )

@@ -14,7 +14,7 @@ from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_images import EvalImages, _spread
 from mae_runners.models.checkpoint import load_model
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
-from mae_skill.origin import Origin
+from mae_skill.origin import Origin, OriginKind
 
 from tests.support.deploy import (
     CLASSES,
@@ -309,8 +309,8 @@ def test_an_explicit_value_that_contradicts_the_checkpoint_is_refused_and_a_defa
         "dataset__augmentation__input_size": 96,
     }
     provenance = {
-        "dataset.augmentation.input_size": Origin("override"),
-        "model.arch": Origin("default"),
+        "dataset.augmentation.input_size": Origin(OriginKind.OVERRIDE),
+        "model.arch": Origin(OriginKind.DEFAULT),
     }
     context = make_context("export", tmp_path, provenance)
     with pytest.raises(SpecError) as caught:

@@ -17,7 +17,7 @@ from mae_runners.deploy.eval_images import gate_count
 from mae_runners.deploy.parity import Thresholds, compare
 from mae_runners.models import build_from_config, checkpoint
 from mae_skill.errors import DataError, JobFailedError, SpecError
-from mae_skill.origin import Origin
+from mae_skill.origin import Origin, OriginKind
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -240,5 +240,7 @@ def test_a_spec_that_asks_for_another_task_is_refused(
         model__task="classification",
     )
     with pytest.raises(SpecError) as caught:
-        evaluate.run(spec, make_context("evaluate", tmp_path, {"model.task": Origin("override")}))
+        evaluate.run(
+            spec, make_context("evaluate", tmp_path, {"model.task": Origin(OriginKind.OVERRIDE)})
+        )
     assert [problem.field for problem in caught.value.problems] == ["model.task"]
