@@ -1,12 +1,17 @@
-"""``python benchmarks/automl.py [overhead] [training] [concurrency] [quality] [real] [pruning]``: what AutoML costs and what it finds.
+"""``python benchmarks/automl.py [overhead] [training] [concurrency] [quality] [real] [pruning]``:
+what AutoML costs and what it finds.
 
-overhead      controller and job machinery a trial, over a runner that does nothing
-training      a real fine-tuning trial through the warm runner, against the same run in a process that has everything imported
+overhead      controller and job machinery per trial, over a runner that does nothing
+training      a real fine-tuning trial through the warm runner, against the same run in a process
+              that has everything imported
 concurrency   four one-second trials at a time against one at a time, on waiting work
-quality       trials to come within 1 % of the best known on analytic surrogates whose optimum lies on a log scale (two on which
-              defaults were chosen, two held out): our search, random search on the same space, and TPE on a uniform scale over the schema's bounds
-real          the same on real fine-tuning of digits: our search, random search, and TPE with uniform rates (``automl_real.py``; 35 minutes)
-pruning       epochs saved at equal trials, and what it costs in the best value (paired seeds), on the surfaces and on recorded real curves
+quality       trials to come within 1 % of the best known on analytic surrogates whose optimum lies
+              on a log scale (two on which defaults were chosen, two held out): our search, random
+              search on the same space, and TPE on a uniform scale over the schema's bounds
+real          the same on real fine-tuning of digits: our search, random search, and TPE with
+              uniform rates (``automl_real.py``; 35 minutes)
+pruning       epochs saved at equal trials, and what it costs in the best value (paired seeds), on
+              the surfaces and on recorded real curves
 """
 
 from __future__ import annotations
@@ -47,7 +52,8 @@ def _run(job: Path) -> float:
 
 
 def overhead() -> dict[str, Any]:
-    """Seconds a trial: between two sizes of study, so that the start and the pictures at the end cancel out."""
+    """Seconds a trial: between two sizes of study, so that the start and the pictures at the end
+    cancel out."""
     with tempfile.TemporaryDirectory() as folder:
         few = _run(make_job(Path(folder), "few", max_trials=4, spec={"num_epochs": 1}))
         many = _run(make_job(Path(folder), "many", max_trials=24, spec={"num_epochs": 1}))
@@ -59,7 +65,8 @@ def overhead() -> dict[str, Any]:
 
 
 def training() -> dict[str, Any]:
-    """Seconds that a trial takes beyond its training: between two sizes of study, less the same run where torch is loaded already."""
+    """Seconds that a trial takes beyond its training: between two sizes of study, less the same run
+    where torch is loaded already."""
     import contextlib
     import os
 
@@ -174,7 +181,8 @@ def _bowl(lr: float, decay: float) -> float:
 
 
 def _cliff(lr: float, decay: float) -> float:
-    """Accuracy that falls off a cliff above lr 2e-3 (divergence), and leans on decay more where lr is high."""
+    """Accuracy that falls off a cliff above lr 2e-3 (divergence), and leans on decay more where lr
+    is high."""
     if lr > 2e-3:
         return 0.1
     high = math.log10(lr / 8e-4)
@@ -182,7 +190,8 @@ def _cliff(lr: float, decay: float) -> float:
 
 
 def _ridge(lr: float, decay: float) -> float:
-    """Held out: a slanted ridge, on which lr and decay make up for each other; its top is at lr 1e-4 and decay 0.6."""
+    """Held out: a slanted ridge, on which lr and decay make up for each other; its top is at lr
+    1e-4 and decay 0.6."""
     along = math.log10(lr / 1e-4)
     return 0.9 - 0.12 * (along + 2 * (decay - 0.6)) ** 2 - 0.04 * along**2
 
@@ -193,7 +202,8 @@ def _shelf(lr: float, decay: float) -> float:
 
 
 SURFACES = {"bowl": _bowl, "cliff": _cliff, "held_out_ridge": _ridge, "held_out_shelf": _shelf}
-"""Defaults (start-up trials of TPE, the rungs) were chosen on the first two; on the held-out ones only the share that passes the gate."""
+"""Defaults (start-up trials of TPE, the rungs) were chosen on the first two; on the held-out ones
+only the share that passes the gate."""
 
 
 def _space(log: bool) -> SearchSpace:
@@ -272,7 +282,8 @@ def _curve(
     epochs: int,
     seed: int,
 ) -> float:
-    """A learning curve: accuracy rises to the surface's value; a low rate rises later; noise of half a point."""
+    """A learning curve: accuracy rises to the surface's value; a low rate rises later; noise of
+    half a point."""
     import random
 
     speed = 2.0 + 2.5 * max(0.0, min(1.0, math.log10(lr / 1e-5) / 2.7))
@@ -283,7 +294,7 @@ def _curve(
 def _learned(
     surface: Callable[[float, float], float], lr: float, decay: float, epochs: int
 ) -> float:
-    """What `_curve` ends at without its noise: what the user gets who trains with these parameters."""
+    """What `_curve` ends at without its noise: what training with these parameters gives."""
     speed = 2.0 + 2.5 * max(0.0, min(1.0, math.log10(lr / 1e-5) / 2.7))
     return max(0.05, surface(lr, decay)) * (1 - math.exp(-speed * 1.6))
 
@@ -292,10 +303,12 @@ PRUNED_BY = ("none", "successive_halving", "hyperband", "median")
 
 
 def pruning(trials: int = 27, epochs: int = 27) -> dict[str, Any]:
-    """Epochs saved at equal trials and what that costs, for every pruner on the same seeds; trials run one by one.
+    """Epochs saved at equal trials and what that costs, for every pruner on the same seeds; trials
+    run one by one.
 
-    ``change_of_best`` compares the best figure of a search, a maximum over noisy epochs, of which a search that prunes draws fewer.
-    ``change_of_value`` compares what the winning parameters are worth without noise. Both with a 95 % interval over paired seeds.
+    ``change_of_best`` compares the best figure of a search, a maximum over noisy epochs, of which a
+    search that prunes draws fewer. ``change_of_value`` compares what the winning parameters are
+    worth without noise. Both with a 95 % interval over paired seeds.
     """
     out: dict[str, Any] = {
         "trials": trials,
@@ -333,13 +346,15 @@ def _prune(surface: Callable[[float, float], float], trials: int, epochs: int) -
 
 
 def _interval(values: list[float]) -> str:
-    return f"{statistics.mean(values):+.4f} ± {1.96 * statistics.stdev(values) / math.sqrt(len(values)):.4f}"
+    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):+.4f} ± {half:.4f}"
 
 
 def _pruned_search(
     surface: Callable[[float, float], float], pruner: str, seed: int, trials: int, epochs: int
 ) -> tuple[int, float, float]:
-    """Epochs spent, the best figure of a trial that was not pruned, and what that trial's parameters are worth without noise."""
+    """Epochs spent, the best figure of a trial that was not pruned, and what that trial's
+    parameters are worth without noise."""
     opened, spec = _study(_space(True), "tpe", seed, trials, pruner=pruner, max_epochs=epochs)
     used, done = 0, []
     for _ in range(trials):
@@ -360,9 +375,11 @@ def _pruned_search(
 
 
 def _replay(draws: int = 200, trials: int = 20) -> dict[str, Any]:
-    """Pruners over curves of real fine-tuning: the runs of each recorded random search in many orders, and TPE's as they came.
+    """Pruners over curves of real fine-tuning: the runs of each recorded random search in many
+    orders, and TPE's as they came.
 
-    A replay cannot gain: the best is among the same trials. ``best_kept``: how often it was the very one.
+    A replay cannot gain: the best is among the same trials. ``best_kept``: how often it was the
+    very one.
     """
     import random
 

@@ -1,7 +1,9 @@
-"""Search over real fine-tuning, for ``benchmarks/automl.py``: digits, a small ViT, every trial a real run of the packaged search space.
+"""Search over real fine-tuning, for ``benchmarks/automl.py``: digits, a small ViT, every trial a
+real run of the packaged search space.
 
-Five classes, 60 pictures each to train on and 200 each to judge by; the ViT is pretrained first on 1,000 others. The spec as given has a
-rate that is too low. A run is deterministic, and one that was run before is not run again.
+Five classes, 60 pictures each to train on and 200 each to judge by; the ViT is pretrained first on
+1,000 others. The spec as given has a rate that is too low. A run is deterministic, and one that was
+run before is not run again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ EPOCHS = 9
 CLASSES = 5
 JUDGED = 200 * CLASSES
 CURVES = Path(__file__).with_name("automl_curves.json")
-"""The curves of the last recorded `search`es: ``search → seed → trial → {knobs, right}``; ``right`` counts the pictures of each epoch."""
+"""The curves of the last recorded `search`es: ``search → seed → trial → {knobs, right}``; ``right``
+counts the pictures of each epoch."""
 
 _UNIFORM = {
     "train.optim.lr": {"low": 1e-9, "high": 1.0, "log": False},
@@ -30,7 +33,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "pruner": "none"},
     "uniform_tpe": {"sampler": "tpe", "pruner": "none", "ranges": _UNIFORM},
 }
-"""ours: the packaged schema's space with TPE. ours_pruned: with the default pruner. random: the same space, drawn at random.
+"""ours: the packaged schema's space with TPE. ours_pruned: with the default pruner. random: the
+same space, drawn at random.
 uniform_tpe: TPE with the rate and the weight decay uniform over the schema's bounds."""
 
 
@@ -101,7 +105,8 @@ class Problem:
         return int(runner(["train", "-e", str(path)]))
 
     def curve(self, spec: dict[str, Any]) -> list[int]:
-        """Pictures that a real run of ``spec`` gets right after each epoch; of one that diverges, up to there."""
+        """Pictures that a real run of ``spec`` gets right after each epoch; of one that diverges,
+        up to there."""
         from mae_sdk.automl.objectives import epochs
         from mae_sdk.jobs.status import read_status
 
@@ -115,7 +120,10 @@ class Problem:
 
 
 def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[str, Any]]:
-    """One search: its trials as ``{knobs, right}``. A pruned trial's curve ends where the pruner ended it."""
+    """One search: its trials as ``{knobs, right}``.
+
+    A pruned trial's curve ends where the pruner ended it.
+    """
     import optuna
     from mae_sdk.automl import setup, study
     from mae_sdk.automl.objectives import Objective
@@ -158,7 +166,10 @@ def search(problem: Problem, label: str, seed: int, trials: int) -> list[dict[st
 
 
 def summary(found: dict[str, list[list[dict[str, Any]]]], trials: int) -> dict[str, Any]:
-    """What the searches reached. Only trials that ran all their epochs count; differences carry a 95 % interval (Welch, normal)."""
+    """What the searches reached.
+
+    Only trials that ran all their epochs count; differences carry a 95 % interval (Welch, normal).
+    """
 
     def tops(run: list[dict[str, Any]]) -> list[int]:
         best, out = 0, []

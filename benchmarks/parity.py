@@ -1,12 +1,13 @@
-"""The parity table: every architecture × both stages × two input sizes, exported to ONNX and compared with torch in ONNX Runtime on
+"""The parity table: every architecture × both stages × two input sizes, exported to ONNX and
+compared with torch in ONNX Runtime on
 real images.
 
     python benchmarks/parity.py [--archs NAME …] [--images 4] [--out benchmarks/results/parity]
 
-Large and huge architectures keep their full width and get fewer blocks (the column says how many); weights are random, with heads and
-GRN given
-values that matter (freshly made ones are zero, and zeros agree with anything). Writes ``<out>.md`` and ``<out>.json``; exit 1 if any
-row fails.
+Large and huge architectures keep their full width and get fewer blocks (the column says how many);
+weights are random, with heads and GRN given
+values that matter (freshly made ones are zero, and zeros agree with anything). Writes ``<out>.md``
+and ``<out>.json``; exit 1 if any row fails.
 """
 
 from __future__ import annotations
@@ -103,13 +104,17 @@ def row(arch: str, stage: str, size: list[int], images: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], versions: str) -> str:
     """The rows as Markdown."""
-    head = "| arch | stage | size | opset | blocks | parameters, M | 1 − cosine | max abs | top-1 | passed |"
+    head = (
+        "| arch | stage | size | opset | blocks | parameters, M"
+        " | 1 − cosine | max abs | top-1 | passed |"
+    )
     lines = [f"# ONNX against torch\n\n{versions}\n", head, "|---" * 10 + "|"]
     for r in rows:
         top1 = "–" if r["top1"] is None else f"{r['top1']:.2f}"
         lines.append(
-            f"| {r['arch']} | {r['stage']} | {r['size'][0]}×{r['size'][1]} | {r['opset']} | {r['blocks']} | {r['parameters_m']} "
-            f"| {max(0.0, 1 - r['cosine']):.1e} | {r['max_abs']:.1e} | {top1} | {'yes' if r['passed'] else 'NO'} |"
+            f"| {r['arch']} | {r['stage']} | {r['size'][0]}×{r['size'][1]} | {r['opset']} "
+            f"| {r['blocks']} | {r['parameters_m']} | {max(0.0, 1 - r['cosine']):.1e} "
+            f"| {r['max_abs']:.1e} | {top1} | {'yes' if r['passed'] else 'NO'} |"
         )
     return "\n".join(lines) + "\n"
 

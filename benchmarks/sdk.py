@@ -1,4 +1,5 @@
-"""What a first line and a job cost: import, plan, create → COMPLETE of a runner that does next to nothing, a list of 5,000 jobs.
+"""What a first line and a job cost: import, plan, create → COMPLETE of a runner that does next to
+nothing, a list of 5,000 jobs.
 
 ``python benchmarks/sdk.py`` prints a JSON object of medians in milliseconds beside their targets.
 """

@@ -1,21 +1,29 @@
-"""Does pretraining on unlabelled pictures help a segmenter? `python benchmarks/segmentation.py [-o FILE] [--work DIR] [--seeds N]`.
+"""Does pretraining on unlabelled pictures help a segmenter?
 
-Thick handwritten digits on photographs with exact masks (`tests/support/inked.py`), two classes: ink and the rest. A small ViT is pretrained
-on pictures without masks, then fine-tuned with UperNet on 24 labelled ones; the same fine-tuning, step for step and field for field, is run
-from random weights. Three groups share neither photographs nor digits: one to learn from (with masks or without), one to choose on, one to
-judge on. Either side takes the learning rate that is best on the second group, from the same grid, with a seed that is not judged; then it is
-judged on the third with several other seeds, which draw the head, the order and the augmentation (and the encoder, from scratch). Exit code 0
-needs every pretrained run to end above every run from scratch. The curve shows both sides through the run, mean and range.
+`python benchmarks/segmentation.py [-o FILE] [--work DIR] [--seeds N]`.
 
-Equal are the steps of fine-tuning; pretraining comes on top of them, as it does where weights are there already. One thread, about twelve
-minutes of processor time. Found (benchmarks/results/segmentation.json and .png): 0.833 (0.816 to 0.846) against 0.764 (0.737 to 0.791), both
-at 1e-3, and both sides flat at the end: the lead is not only an earlier start.
+Thick handwritten digits on photographs with exact masks (`tests/support/inked.py`), two classes:
+ink and the rest. A small ViT is pretrained on pictures without masks, then fine-tuned with UperNet
+on 24 labelled ones; the same fine-tuning, step for step and field for field, is run from random
+weights. Three groups share neither photographs nor digits: one to learn from (with masks or
+without), one to choose on, one to judge on. Either side takes the learning rate that is best on the
+second group, from the same grid, with a seed that is not judged; then it is judged on the third
+with several other seeds, which draw the head, the order and the augmentation (and the encoder, from
+scratch). Exit code 0 needs every pretrained run to end above every run from scratch. The curve
+shows both sides through the run, mean and range.
 
-What it does not show: one set of 24 labelled pictures, one pretraining and two judged photographs are behind it. The lead is one of few
-labels, and their number was settled on after trial runs on the judged group (0.820 against 0.789). In other settings, tried once or twice, it
-shrank or went: with 96 labelled pictures of zeros alone 0.884 pretrained against 0.890 from scratch; zeros and ones told apart with 96
-pictures 0.538 against 0.483, but with four rates tried from scratch the best, 8e-3, had 0.547 on the selection group, and the one pretrained
-run there 0.507; mosaics of six materials 0.206 against 0.207, the best of either.
+Equal are the steps of fine-tuning; pretraining comes on top of them, as it does where weights are
+there already. One thread, about twelve minutes of processor time. Found
+(benchmarks/results/segmentation.json and .png): 0.833 (0.816 to 0.846) against 0.764 (0.737 to
+0.791), both at 1e-3, and both sides flat at the end: the lead is not only an earlier start.
+
+What it does not show: one set of 24 labelled pictures, one pretraining and two judged photographs
+are behind it. The lead is one of few labels, and their number was settled on after trial runs on
+the judged group (0.820 against 0.789). In other settings, tried once or twice, it shrank or went:
+with 96 labelled pictures of zeros alone 0.884 pretrained against 0.890 from scratch; zeros and ones
+told apart with 96 pictures 0.538 against 0.483, but with four rates tried from scratch the best,
+8e-3, had 0.547 on the selection group, and the one pretrained run there 0.507; mosaics of six
+materials 0.206 against 0.207, the best of either.
 """
 
 from __future__ import annotations
@@ -93,12 +101,14 @@ FINETUNE = {
     "train.optim.warmup_epochs": 10,
     "train.optim.weight_decay": 0.05,
 }
-#: only where weights come from pretraining: the encoder learns as fast as the head, as it does from scratch
+#: Only where weights come from pretraining: the encoder learns as fast as the head, as it does
+#: from scratch.
 STARTED = {"train.optim.layer_decay": 1.0, "train.optim.backbone_multiplier": 1.0}
 
 
 def train(work: Path, name: str, fields: dict[str, Any]) -> tuple[Path, float]:
-    """Runs the train action in this process, unless it ran: (its folder, seconds of processor time)."""
+    """Runs the train action in this process, unless it ran: (its folder, seconds of processor
+    time)."""
     note = work / f"{name}.seconds"
     if not note.exists():
         spec: dict[str, Any] = {}
@@ -162,7 +172,8 @@ class Benchmark:
         return folder / "vit_tiny_patch16_latest.pth", seconds
 
     def finetune(self, side: str, rate: float, seed: int, judged_on: str) -> tuple[Path, float]:
-        """Fine-tunes one side; every validation is over the group ``judged_on``, and nothing of the run depends on it."""
+        """Fine-tunes one side; every validation is over the group ``judged_on``, and nothing of the
+        run depends on it."""
         fields = {**FINETUNE, "train.optim.lr": rate, "train.seed": seed}
         for role, name in (("train", "labelled"), ("val", judged_on)):
             fields[f"dataset.{role}_data_sources"] = str(self.data[name] / "images")
@@ -241,7 +252,8 @@ def measure(work: Path, seeds: int) -> dict[str, Any]:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """mIoU on the judged group over the fine-tuning steps: the mean of each side, and all its runs between its edges."""
+    """mIoU on the judged group over the fine-tuning steps: the mean of each side, and all its runs
+    between its edges."""
     import matplotlib
 
     matplotlib.use("Agg")

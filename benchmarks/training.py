@@ -1,11 +1,14 @@
-"""Training steps per second on this machine against the implementations users can pick today: `python benchmarks/training.py [-o FILE]`.
+"""Training steps per second on this machine against the implementations users can pick today:
+`python benchmarks/training.py [-o FILE]`.
 
-Every pair runs in this one process, its rounds interleaved so that a change in the machine's load meets both sides, on the same images,
-masks
-and precision, forward and backward; the figure is the median over rounds of the ratio of times, with the quartiles as its spread.
-Peak memory is what building and training one side alone adds to the resident set of a fresh process (Linux).
+Every pair runs in this one process, its rounds interleaved so that a change in the machine's load
+meets both sides, on the same images, masks
+and precision, forward and backward; the figure is the median over rounds of the ratio of times,
+with the quartiles as its spread. Peak memory is what building and training one side alone adds to
+the resident set of a fresh process (Linux).
 
-- FCMAE: ours against the same network run dense with masked cells set to zero, by PyTorch's own layers (convnextv2_tiny, 224 px, batch 8).
+- FCMAE: ours against the same network run dense with masked cells set to zero, by PyTorch's own
+layers (convnextv2_tiny, 224 px, batch 8).
 - ViT-MAE: against `transformers.ViTMAEForPreTraining`; Hiera-MAE: against `hiera-transformer`.
 """
 
@@ -116,7 +119,8 @@ def plain(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def dense_block(block: Any, x: torch.Tensor, cover: torch.Tensor | None) -> torch.Tensor:
-    """One ConvNeXt V2 block on ``[B, C, H, W]``, with torch's own depthwise convolution and linear layers."""
+    """One ConvNeXt V2 block on ``[B, C, H, W]``, with torch's own depthwise convolution and linear
+    layers."""
     conv, mlp = block.conv_dw, block.mlp
     y = F.conv2d(x, conv.weight, conv.bias, padding=3, groups=x.shape[1]).permute(0, 2, 3, 1)
     y = mlp.act(plain(mlp.fc1, block.norm(y)))
@@ -132,7 +136,8 @@ def dense_block(block: Any, x: torch.Tensor, cover: torch.Tensor | None) -> torc
 
 
 def masked_dense_loss(model: Any, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """FCMAE the usual way without a sparse library: dense layers and a mask after each, GRN over visible cells; channels-last memory, its
+    """FCMAE the usual way without a sparse library: dense layers and a mask after each, GRN over
+    visible cells; channels-last memory, its
     best layout."""
     mask = random_masking(noise, model.mask_ratio)
     shown = (~mask.hidden_map).to(images.dtype).view(-1, 1, *model.units)
@@ -238,7 +243,8 @@ def hiera_peer(setting: Setting) -> Any:
 
 
 def peak_memory(case: str, side: str, batch: int) -> float:
-    """Peak resident set of training steps, less what the process needs before them, in MiB; in a process of its own."""
+    """Peak resident set of training steps, less what the process needs before them, in MiB; in a
+    process of its own."""
     command = [
         sys.executable,
         __file__,
@@ -274,7 +280,8 @@ def _resident() -> tuple[float, float]:
 
 
 def timed(step: Step) -> float:
-    """Seconds of one step; with one thread its processor time, which other work on the machine hardly moves."""
+    """Seconds of one step; with one thread its processor time, which other work on the machine
+    hardly moves."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     step()

@@ -47,7 +47,10 @@ def prepare(task: dict[str, Any], folder: Path) -> None:
 
 
 def ask(agent: str, prompt: str, folder: Path, timeout: float) -> str:
-    """Run the agent in ``folder``; its output. ``{prompt}`` in the command is replaced, without a shell."""
+    """Run the agent in ``folder``; its output.
+
+    ``{prompt}`` in the command is replaced, without a shell.
+    """
     words = [word.replace("{prompt}", prompt) for word in shlex.split(agent)]
     environment = {
         key: value
@@ -250,7 +253,8 @@ def run_triggers(agent: str, timeout: float) -> bool:
     for item in queries:
         prompt = (
             f"A skill named {SKILL} is installed. Its description: {description}\n"
-            f"Would you load it for the request below? Answer with {SKILL} or with none, and nothing else.\n\nRequest: {item['query']}"
+            f"Would you load it for the request below? Answer with {SKILL} or with none, and "
+            f"nothing else.\n\nRequest: {item['query']}"
         )
         fired = SKILL in ask(agent, prompt, Path(tempfile.gettempdir()), timeout)
         good += fired == item["fires"]

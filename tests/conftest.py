@@ -1,4 +1,5 @@
-"""Every test gets its own results root and archive cache, and no credentials of the machine it runs on."""
+"""Every test gets its own results root and archive cache, and no credentials of the machine it runs
+on."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(
         prog="benchmarks/gpu.sh",
-        description="Numerics on a GPU, speed and memory against transformers' ViTMAE, hiera-transformer and masked-dense FCMAE, and TensorRT "
-        "engines. Ends with 1 where a check of numbers failed, with 7 where there is no GPU.",
+        description="Numerics on a GPU, speed and memory against transformers' ViTMAE, "
+        "hiera-transformer and masked-dense FCMAE, and TensorRT engines. Ends with 1 where a check "
+        "of numbers failed, with 7 where there is no GPU.",
     )
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     made.add_argument(
@@ -93,9 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checks = parts.get("numerics", []) + parts.get("engines", [])
     failed = [check for check in checks if check.passed is False]
     passed = sum(check.passed is True for check in checks)
-    print(
-        f"{passed} checks passed, {len(failed)} failed, {len(checks) - passed - len(failed)} not run"
-    )
+    left_out = len(checks) - passed - len(failed)
+    print(f"{passed} checks passed, {len(failed)} failed, {left_out} not run")
     return 1 if failed else 0
 
 

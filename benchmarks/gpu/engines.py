@@ -1,6 +1,8 @@
-"""Engines on the GPU: built in every precision, run, compared with PyTorch on the same images, and timed.
+"""Engines on the GPU: built in every precision, run, compared with PyTorch on the same images, and
+timed.
 
-With `tensorrt` in full. `tensorrt_rtx` also builds where there is no GPU; its engines are run where there is one.
+With `tensorrt` in full. `tensorrt_rtx` also builds where there is no GPU; its engines are run where
+there is one.
 """
 
 from __future__ import annotations
@@ -96,7 +98,8 @@ def build(
         "backend": backend,
         "trt_engine": str(engine),
         "tensorrt": {"data_type": precision, "max_batch_size": 64},
-        # With no GPU the library would build for every kind it knows: one is enough to see that it builds.
+        # With no GPU the library would build for every kind it knows: one is enough to see that it
+        # builds.
         "targets": [] if torch.cuda.is_available() else ["8.6"],
     }
     result = gen_trt_engine.run(
@@ -139,7 +142,8 @@ def engine_check(
 
 
 def run(device: str, smoke: bool) -> list[Check]:
-    """All families and precisions for each library that is installed; the smoke run builds one engine."""
+    """All families and precisions for each library that is installed; the smoke run builds one
+    engine."""
     checks: list[Check] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,4 +1,5 @@
-"""Whether a GPU gives the numbers of the CPU: losses and gradients in every precision, compiled, against the peers, and through the runner."""
+"""Whether a GPU gives the numbers of the CPU: losses and gradients in every precision, compiled,
+against the peers, and through the runner."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def cosine(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def double_precision(family: str, device: str, precision: str) -> Check:
-    """The device's loss and gradients against double precision on the CPU: fp32 to rounding, bf16 in direction."""
+    """The device's loss and gradients against double precision on the CPU: fp32 to rounding, bf16
+    in direction."""
     model, images, noise = made(family)
     loss, grads = backward(model.double(), images, noise)
     expected = {name: grad.clone() for name, grad in grads.items()}
@@ -226,7 +228,8 @@ def write_images(folder: Path, count: int = 16) -> Path:
 def run_training(
     data: Path, results: Path, family: str, device: str, **changes: Any
 ) -> tuple[int, list[float], str]:
-    """A pretraining of two epochs by the runner: exit code, training losses by epoch, the end of its output."""
+    """A pretraining of two epochs by the runner: exit code, training losses by epoch, the end of
+    its output."""
     shape: dict[str, Any] = {
         "arch": Setting(small=True).arch(family),
         "decoder_embed_dim": 64,

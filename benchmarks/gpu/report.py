@@ -18,7 +18,10 @@ PACKAGES = ("torch", "timm", "transformers", "hiera-transformer", "tensorrt", "t
 
 @dataclass
 class Check:
-    """One statement about numbers. ``passed`` is None where it could not be tried, and then ``reason`` says why."""
+    """One statement about numbers.
+
+    ``passed`` is None where it could not be tried, and then ``reason`` says why.
+    """
 
     name: str
     passed: bool | None
@@ -40,7 +43,8 @@ class Check:
 
 
 def attempt(name: str, check: Callable[[], Check]) -> Check:
-    """``check()``, printed; an exception inside is a failure of this check and not the end of the others."""
+    """``check()``, printed; an exception inside is a failure of this check and not the end of the
+    others."""
     try:
         result = check()
     except Exception as error:

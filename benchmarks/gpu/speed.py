@@ -1,8 +1,10 @@
-"""Images a second, model FLOPs utilisation and peak memory of ours and the peers: forward, backward and fused AdamW, in one process.
+"""Images a second, model FLOPs utilisation and peak memory of ours and the peers: forward, backward
+and fused AdamW, in one process.
 
-Every side of a case is built once; the rounds of the sides are interleaved, and the figure is the median over rounds of the ratio of times.
-The arithmetic that MFU counts is what our exact implementation needs (matrix products and convolutions on what a mask leaves), for every
-side alike: work that a peer does for masked positions is not counted in its favour.
+Every side of a case is built once; the rounds of the sides are interleaved, and the figure is the
+median over rounds of the ratio of times. The arithmetic that MFU counts is what our exact
+implementation needs (matrix products and convolutions on what a mask leaves), for every side alike:
+work that a peer does for masked positions is not counted in its favour.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from benchmarks import training
 from benchmarks.training import Setting, Step
 
 TARGETS = {"fcmae_0.6": 3.0, "fcmae_0.75": 3.0, "vit_base": 1.5, "hiera_tiny": 1.5}
-#: dense bf16/fp16 TFLOP/s with fp32 sums, from NVIDIA's data sheets; the first name that the device's name contains
+#: Dense bf16/fp16 TFLOP/s with fp32 sums, from NVIDIA's data sheets; the first name that the
+#: device's name contains.
 PEAK_TFLOPS = {
-    "GB200": 2500, "B200": 2250, "GH200": 989, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "L4": 121,
+    "GB200": 2500, "B200": 2250, "GH200": 989, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835,
+    "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "L4": 121,
     "A10G": 70, "A10": 125, "RTX 4090": 165, "RTX 5090": 209,
 }  # fmt: skip
 STEPS = 4  # in one timing
@@ -59,7 +63,8 @@ def timed(step: Step, device: str, steps: int) -> float:
 
 
 def prepare(build: Any, device: str) -> tuple[Step, int | None]:
-    """The step of one side after three runs, and its peak memory in MiB: parameters, optimiser and activations."""
+    """The step of one side after three runs, and its peak memory in MiB: parameters, optimiser and
+    activations."""
     gc.collect()
     if device == "cpu":
         step = build()
@@ -76,7 +81,11 @@ def prepare(build: Any, device: str) -> tuple[Step, int | None]:
 
 
 def measure(case: str, setting: Setting, rounds: int) -> dict[str, Any]:
-    """All figures of one case. Sides: ours and the peer, eager and by torch.compile; what a side cannot do is said in ``errors``."""
+    """All figures of one case.
+
+    Sides: ours and the peer, eager and by torch.compile; what a side cannot do is said in
+    ``errors``.
+    """
     builders = {f"{name}{suffix}": build for suffix, on in (("", False), (" compiled", True))
                 for name, build in training.sides(case, setting, compiled=on).items()}  # fmt: skip
     peer = next(name for name in builders if not name.startswith("ours"))
@@ -149,15 +158,15 @@ def lines(result: dict[str, Any]) -> list[str]:
     """A case for the terminal."""
     target = result["target"]
     verdict = "a rehearsal"
+    speedup = result["speedup_over_eager_peer"]
     if target is not None:
-        verdict = f"target {target}× {'reached' if result['speedup_over_eager_peer'] >= target else 'MISSED'}"
-    out = [
-        f"{result['case']}: {result['speedup_over_eager_peer']:.2f}× over {result['peer']} (eager); {verdict}"
-    ]
+        verdict = f"target {target}× {'reached' if speedup >= target else 'MISSED'}"
+    out = [f"{result['case']}: {speedup:.2f}× over {result['peer']} (eager); {verdict}"]
     for name, side in result["sides"].items():
         mfu = "MFU unknown" if side["mfu"] is None else f"MFU {side['mfu']:.1%}"
         out.append(
-            f"  {name:30} {side['images_per_s']:9.1f} images/s  {side['tflops']:8.2f} TFLOP/s  {mfu}  peak {side['peak_mib']} MiB"
+            f"  {name:30} {side['images_per_s']:9.1f} images/s  {side['tflops']:8.2f} TFLOP/s"
+            f"  {mfu}  peak {side['peak_mib']} MiB"
         )
     out += [
         f"  {name}: {value['median']:.2f}× ({value['low']:.2f}–{value['high']:.2f})"

@@ -309,7 +309,8 @@ def test_a_torn_journal_line_is_cut_off_and_whole_lines_stay(tmp_path: Path) -> 
 
 
 def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_path: Path) -> None:
-    """Its last state is written before it ends: a retry in between starts the runner all the same."""
+    """Its last state is written before it ends: a retry in between starts the runner all the
+    same."""
     job = make_job(tmp_path, max_trials=1, spec={"num_epochs": 1})
     trials = Trials(job, files.read_json(job / "automl" / "study.json"))
     trial = trials.create(0, {**SPEC, "train": {**SPEC["train"], "num_epochs": 1}})

@@ -124,7 +124,8 @@ def test_a_plan_needs_no_optuna_and_no_torch() -> None:
         f"mae_sdk.automl.{name}" for name in ("setup", "controller", "results", "study", "trials")
     )
     code = f"import sys; import {modules};"
-    code += "print([m for m in ('optuna', 'pydantic', 'torch', 'numpy', 'yaml', 'matplotlib') if m in sys.modules])"
+    code += "late = ('optuna', 'pydantic', 'torch', 'numpy', 'yaml', 'matplotlib')\n"
+    code += "print([name for name in late if name in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

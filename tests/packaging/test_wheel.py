@@ -81,7 +81,8 @@ def test_the_wheel_plans_and_validates_in_a_clean_venv_without_torch(
 
     program = (
         "import importlib.util as u, json\nfrom mae_sdk import Skill\nskill = Skill()\n"
-        "print(json.dumps({'torch': u.find_spec('torch') is not None, 'root': str(skill.bundle.root)}))"
+        "has_torch = u.find_spec('torch') is not None\n"
+        "print(json.dumps({'torch': has_torch, 'root': str(skill.bundle.root)}))"
     )
     done = call(str(python), "-c", program)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""A segmenter in evaluate, inference and export: the same answers from a checkpoint and from ONNX, at the size of each picture."""
+"""A segmenter in evaluate, inference and export: the same answers from a checkpoint and from ONNX,
+at the size of each picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""No dead knob of segmentation: every field that acts only there changes a run, and is warned about where it does not act."""
+"""No dead knob of segmentation: every field that acts only there changes a run, and is warned about
+where it does not act."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Segmenters are trained by the one loop: they learn, go on where they stopped, and follow the golden curve."""
+"""Segmenters are trained by the one loop: they learn, go on where they stopped, and follow the
+golden curve."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def test_twelve_steps_give_the_golden_losses(data: Path, tmp_path: Path, arch: s
         "dataset__batch_size": 2,
         "train__checkpoint_interval": 4,
         # At 1e-3 the same code departs by 2e-3 between processors of two makers (normalisation over
-        # two images, Adam's steps of equal size for gradients that are mere rounding): at 1e-4 by 3e-5.
+        # two images, Adam's steps of equal size for gradients that are mere rounding): at 1e-4 by
+        # 3e-5.
         "train__optim__lr": 1e-4,
     }
     made = seg_spec(
@@ -191,10 +193,11 @@ class Sums:
         return values
 
 
-def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_picture_counts_twice(
+def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_image_counts_twice(
     tmp_path: Path,
 ) -> None:
-    """5 pictures over 2 ranks in batches of 2: rank 1's last batch holds nothing but a filler, and sharded weights need its pass all the
+    """5 pictures over 2 ranks in batches of 2: rank 1's last batch holds nothing but a filler, and
+    sharded weights need its pass all the
     same. Two real processes: tests/long/segmentation/test_peers.py."""
     data = scenes(tmp_path / "scenes", training=2, validation=5)
     made = seg_spec(data, tmp_path, dataset__val_data_sources=str(data), dataset__batch_size=2)

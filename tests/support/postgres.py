@@ -23,7 +23,8 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """Start a server with an empty database; yields its URL ``postgresql://mae@127.0.0.1:PORT/postgres``."""
+    """Start a server with an empty database; yields its URL
+    ``postgresql://mae@127.0.0.1:PORT/postgres``."""
     folder = Path(tempfile.mkdtemp(prefix="mae-pg-"))
     prefix: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
@@ -42,7 +43,10 @@ def postgres() -> Iterator[str]:
 
     try:
         run("initdb", "-D", str(data), "-U", "mae", "-A", "trust", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        options = (
+            f"-p {port} -c listen_addresses=127.0.0.1"
+            f" -c unix_socket_directories={folder} -c fsync=off"
+        )
         run("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
         yield f"postgresql://mae@127.0.0.1:{port}/postgres"
     finally:

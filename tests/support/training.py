@@ -31,7 +31,8 @@ def spec(
     arch: str = "vit_tiny_patch16",
     **changes: Any,
 ) -> dict[str, Any]:
-    """A small train spec; ``changes`` are dotted keys with ``__`` for the dot, such as ``train__num_epochs=3``."""
+    """A small train spec; ``changes`` are dotted keys with ``__`` for the dot, such as
+    ``train__num_epochs=3``."""
     flat: dict[str, Any] = {
         "model.arch": arch,
         "dataset.train_data_sources": str(data),
@@ -70,7 +71,7 @@ def write_spec(made: dict[str, Any], path: Path) -> Path:
 
 
 def train(made: dict[str, Any], *overrides: str) -> int:
-    """Runs the train action in this process as the command line would, and returns its exit code."""
+    """Run the train action in this process as the command line would; its exit code."""
     folder = Path(made["results_dir"])
     return main(
         [

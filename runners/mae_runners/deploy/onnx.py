@@ -332,7 +332,7 @@ def session_of(
 
 
 def require(*packages: str) -> None:
-    """Raises `DependencyError` unless these packages, ``onnx`` or ``onnxruntime``, are installed."""
+    """Raises `DependencyError` unless these packages (``onnx``, ``onnxruntime``) are installed."""
     for package in packages:
         try:
             importlib.import_module(package)

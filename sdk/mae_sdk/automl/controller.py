@@ -1,14 +1,15 @@
-"""``python -m mae_sdk.automl.controller JOB_DIR``: run, or take up again, the study of an AutoML job.
+"""``python -m mae_sdk.automl.controller JOB_DIR``: run, or take up again, the study of an AutoML
+job.
 
 The controller is the "runner" of an AutoML job: it writes ``status.json``, ``automl/*`` and, last,
 ``train/result.json``. It keeps as many trials running as allowed, watches them, prunes, retries and
 tells the study; no rank of a trial decides anything.
 
 Killed at any moment, it goes on where it was when it is started again: everything that a restart
-needs is in the storage and in the trials' folders. The name of a trial's job is fixed by the trial's
-number, so a trial that was RUNNING when the controller died is found again, and one whose job was
-never made is started with the parameters that it was given. On SIGTERM the controller leaves its
-trials running (exit 75), unless the job is being canceled.
+needs is in the storage and in the trials' folders. The name of a trial's job is fixed by the
+trial's number, so a trial that was RUNNING when the controller died is found again, and one whose
+job was never made is started with the parameters that it was given. On SIGTERM the controller
+leaves its trials running (exit 75), unless the job is being canceled.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class StudyLoop:
         return spent(self.study) < self.budget
 
     def _reconcile(self) -> None:
-        """Take up every RUNNING trial that is ours: watch its job on, or start it as it was drawn."""
+        """Take up every RUNNING trial of ours: watch its job on, or start it as it was drawn."""
         import optuna
         from optuna.trial import TrialState
 
@@ -254,7 +255,7 @@ class StudyLoop:
         return self.space.suggest(trial, self.spec, skip)
 
     def _watch_or_abandon(self, item: Running) -> bool:
-        """`_watch`; a trial that was requeued because this worker was silent too long is dropped."""
+        """`_watch`; a trial that was requeued since this worker was silent too long is dropped."""
         import optuna
 
         if item.number not in self.running:

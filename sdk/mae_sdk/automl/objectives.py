@@ -1,9 +1,12 @@
-"""The metric contract: what a study optimises, in which direction, and where a trial's value is read.
+"""The metric contract: what a study optimises, in which direction, and where a trial's value is
+read.
 
-A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction, incomparable}``; the first whose
-conditions hold is the default, every entry makes its metric's direction known, and ``incomparable`` names the fields across whose values
-the metric does not compare. In a bundle without the annotation the user names metric and direction.
-A direction is stored with the study and never guessed from a name. The **best** value of a trial over its epochs counts.
+A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction,
+incomparable}``; the first whose conditions hold is the default, every entry makes its metric's
+direction known, and ``incomparable`` names the fields across whose values the metric does not
+compare. In a bundle without the annotation the user names metric and direction. A direction is
+stored with the study and never guessed from a name. The **best** value of a trial over its epochs
+counts.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ def objectives(
     """The study's metrics with directions.
 
     Raises:
-        SpecError: a metric has no known direction and none was given, or the bundle states no metric for this spec.
+        SpecError: a metric has no known direction and none was given, or the bundle states no
+            metric for this spec.
     """
     contract = schema.get("automl_metrics") or ()
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
@@ -87,7 +91,8 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
 def unstated(
     schema: Mapping[str, Any], spec: Mapping[str, Any], metrics: Iterable[str]
 ) -> dict[str, str]:
-    """Metric → why, of those that the bundle states for other runs only: this run may not report them."""
+    """Metric → why, of those that the bundle states for other runs only: this run may not report
+    them."""
     found = {}
     for metric in metrics:
         reasons = [
@@ -101,12 +106,13 @@ def unstated(
 
 
 def reports(record: Mapping[str, Any], metric: str) -> bool:
-    """Whether a status record names the metric, with a number or (where it was not finite) without."""
+    """Whether a status record names the metric, with a number or, if not finite, without one."""
     return metric in (record.get("kpi") or {}) or metric in record
 
 
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
-    """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside ``epoch``): one an epoch, the last one wins."""
+    """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside
+    ``epoch``): one an epoch, the last one wins."""
     found: dict[int, float] = {}
     for record in records:
         value = (record.get("kpi") or {}).get(metric, record.get(metric))

@@ -1,8 +1,8 @@
 """The ``--automl`` options: one pydantic model.
 
 Parsing, the command line's help, the MCP tool and the generated table of
-``references/tao-run-automl.md`` all read `AutoMLOptions`; `parse` turns what the user gave into one.
-This file imports pydantic: where only its types are needed, import it for type checking alone.
+``references/tao-run-automl.md`` all read `AutoMLOptions`; `parse` turns what the user gave into
+one. This file imports pydantic: where only its types are needed, import it for type checking alone.
 """
 
 from __future__ import annotations

@@ -30,15 +30,15 @@ def rungs(
 ) -> dict[int, float]:
     """Epoch → the share of the trials that go on beyond it.
 
-    With the defaults two trials in three pass the gate at 10 % of the epochs, and one in three passes
-    each of the rungs at 40 and 60 %. Between them nothing is decided: there, in the warm-up of real
-    fine-tuning, low rates look best that end up worst. ``min_epochs`` moves the first rung there and
-    leaves the gate out.
+    With the defaults two trials in three pass the gate at 10 % of the epochs, and one in three
+    passes each of the rungs at 40 and 60 %. Between them nothing is decided: there, in the warm-up
+    of real fine-tuning, low rates look best that end up worst. ``min_epochs`` moves the first rung
+    there and leaves the gate out.
 
-    The rungs were chosen on two analytic surfaces and on curves of real fine-tuning, and tested on two
-    other surfaces; the gate's share was chosen on all of them: ``benchmarks/automl.py pruning`` (41 to
-    46 % of the epochs saved on the surfaces; 50 % on the curves in random orders, 34 % in the order in
-    which TPE drew them).
+    The rungs were chosen on two analytic surfaces and on curves of real fine-tuning, and tested on
+    two other surfaces; the gate's share was chosen on all of them: ``benchmarks/automl.py pruning``
+    (41 to 46 % of the epochs saved on the surfaces; 50 % on the curves in random orders, 34 % in
+    the order in which TPE drew them).
     """
     first = min_epochs or FIRST_SHARE * epochs
     wanted = [(first * step, 1 / reduction_factor) for step in STEPS]
@@ -84,8 +84,9 @@ def _halving(shares: Mapping[int, float], min_trials: int) -> optuna.pruners.Bas
     """Asynchronous successive halving (arXiv 1810.05934) over given rungs.
 
     No rung decides among fewer than `min_trials` trials. Of two trials no third can be kept: in a
-    small search each would have to beat all before it, on a few early epochs. A decision is a function
-    of the stored reports alone: a restarted controller and every worker of a shared study decide alike.
+    small search each would have to beat all before it, on a few early epochs. A decision is a
+    function of the stored reports alone: a restarted controller and every worker of a shared study
+    decide alike.
     """
     from optuna.pruners import BasePruner
     from optuna.study import StudyDirection

@@ -35,7 +35,8 @@ class Relation:
 
 @dataclass(frozen=True)
 class Conditions:
-    """``math_cond`` taken apart: exclusive/inclusive bounds, base of a power, divisor, relations to other fields."""
+    """``math_cond`` taken apart: exclusive/inclusive bounds, base of a power, divisor, relations to
+    other fields."""
 
     low: float | None = None
     low_open: bool = False
@@ -47,7 +48,10 @@ class Conditions:
 
 
 def math_conditions(node: Mapping[str, Any], key: str, fields: Mapping[str, Any]) -> Conditions:
-    """``math_cond`` and ``depends_on`` of a field. Unknown words are ignored: foreign bundles have dialects."""
+    """``math_cond`` and ``depends_on`` of a field.
+
+    Unknown words are ignored: foreign bundles have dialects.
+    """
     texts = node.get("math_cond") or ()
     parts = [
         part
@@ -101,7 +105,10 @@ def _resolve(name: str, key: str, fields: Mapping[str, Any]) -> str | None:
 
 
 class RangeError(ValueError):
-    """No usable range. ``leave_out``: not the user's mistake, the parameter is left out with this reason."""
+    """No usable range.
+
+    ``leave_out``: not the user's mistake, the parameter is left out with this reason.
+    """
 
     def __init__(
         self,
@@ -142,11 +149,14 @@ class _Bounds:
     def __str__(self) -> str:
         low = "-inf" if self.low is None else f"{self.low:g}"
         high = "inf" if self.high is None else f"{self.high:g}"
-        return f"{'(' if self.low_open or self.low is None else '['}{low}, {high}{')' if self.high_open or self.high is None else ']'}"
+        left = "(" if self.low_open or self.low is None else "["
+        right = ")" if self.high_open or self.high is None else "]"
+        return f"{left}{low}, {high}{right}"
 
 
 def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Conditions) -> Range:
-    """The user's range: ``[low, high]``, ``{low, high, log}``, ``{choices: [...]}`` or, for an enum, a list of its words."""
+    """The user's range: ``[low, high]``, ``{low, high, log}``, ``{choices: [...]}`` or, for an
+    enum, a list of its words."""
     options = _options(node)
     if isinstance(given, Mapping):
         unknown = set(given) - {"low", "high", "log", "choices", "weights"}
@@ -177,7 +187,8 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
 def default_range(
     node: Mapping[str, Any], value: Any, spec: Mapping[str, Any], cond: Conditions
 ) -> Range:
-    """The schema's ``search`` (the first whose ``when`` holds), its enum, or a range derived from bounds and default."""
+    """The schema's ``search`` (the first whose ``when`` holds), its enum, or a range derived from
+    bounds and default."""
     options = _options(node)
     if options is not None:
         weights = _weights(node, options)
@@ -227,7 +238,8 @@ def default_range(
 
 
 def _derived(node: Mapping[str, Any], kind: str, value: Any, cond: Conditions) -> Range:
-    """Bounds alone rarely make a range: a default two decades under the upper bound is a rate, searched on a log scale around it."""
+    """Bounds alone rarely make a range: a default two decades under the upper bound is a rate,
+    searched on a log scale around it."""
     bounds = _bounds(node, cond)
     number: float | None = float(value) if _is_number(value) else None
     low, high = bounds.low, bounds.high
@@ -314,12 +326,8 @@ def _given_interval(
         )
     found = _finish(node, kind, low, high, bool(log), cond, value)
     if found.kind != "categorical" and (found.low > low or found.high < high) and not found.notes:
-        found = replace(
-            found,
-            notes=(
-                f"[{low:g}, {high:g}] clamped to [{found.low:g}, {found.high:g}]: the schema allows {bounds}",
-            ),
-        )
+        clamped = f"[{low:g}, {high:g}] clamped to [{found.low:g}, {found.high:g}]"
+        found = replace(found, notes=(f"{clamped}: the schema allows {bounds}",))
     return replace(found, source="user")
 
 
@@ -335,7 +343,8 @@ def _given_choices(
         or not any(w > 0 for w in weights)
     ):
         raise RangeError(
-            "weights must be as many numbers of at least 0 as there are choices, one of them above 0"
+            "weights must be as many numbers of at least 0 as there are choices,"
+            " one of them above 0"
         )
     bounds = _bounds(node, cond)
     types = node.get("type")

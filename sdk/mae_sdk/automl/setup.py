@@ -1,4 +1,5 @@
-"""``<job>/automl/study.json``: what a controller needs, written once when the AutoML job is created.
+"""``<job>/automl/study.json``: what a controller needs, written once when the AutoML job is
+created.
 
 A launch calls `write`; the plan shows the same `describe`. Nothing here is secret: the environment
 travels with the process.
@@ -38,8 +39,8 @@ _SHORTHAND = {"batch": "batch_size", "epochs": "num_epochs"}
 def keys_of(info: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, str]:
     """The dotted keys that AutoML changes by itself, as far as the spec has them.
 
-    ``batch``, ``accumulate``, ``epochs`` and ``keep`` (how many of the newest checkpoints stay), from
-    the bundle's shorthand keys and its ``automl_keys``.
+    ``batch``, ``accumulate``, ``epochs`` and ``keep`` (how many of the newest checkpoints stay),
+    from the bundle's shorthand keys and its ``automl_keys``.
     """
     shorthand = info.get("spec_shorthand_keys") or {}
     keys = {
@@ -121,8 +122,8 @@ def write(
     """Write what `describe` gave, with the trials' ``launch`` record.
 
     Args:
-        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for every
-            trial in ``command`` (a list) and in every text, such as ``remote``.
+        launch: as in job.json; ``{config_path} {job_dir} {job_id} {python}`` are filled in for
+            every trial in ``command`` (a list) and in every text, such as ``remote``.
         warm_command: the bundle's warm start, with ``{socket}``; empty: trials start cold.
     """
     path = job_dir / "automl" / STUDY_NAME

@@ -4,10 +4,10 @@ Only parameters that have an effect under the spec enter; everything that was le
 its reason. Pure Python, so that a plan can show it.
 
 Schema annotations read here: at the top ``automl_default_parameters`` and
-``automl_disabled_parameters``; at a field ``search`` ({low, high, log, step}, or a list of these with
-``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``, ``< depends_on``; several
-joined by ``,``), ``depends_on``, ``parent_param`` (the parameter that this one depends on, or a mark
-on that parameter: drawn first) and ``applies_when``.
+``automl_disabled_parameters``; at a field ``search`` ({low, high, log, step}, or a list of these
+with ``when``), ``option_weights``, ``math_cond`` (``> 0.0``, ``^ 2``, ``/ 8``, ``< depends_on``;
+several joined by ``,``), ``depends_on``, ``parent_param`` (the parameter that this one depends on,
+or a mark on that parameter: drawn first) and ``applies_when``.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ class SearchSpace:
     def given(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the study records for trial 0, and exact values where it records the nearest.
 
-        Optuna takes any enqueued value, so it is checked here. A value that has no nearest one in the
-        range (null) is not recorded.
+        Optuna takes any enqueued value, so it is checked here. A value that has no nearest one in
+        the range (null) is not recorded.
         """
         params, exact = {}, {}
         for parameter in self.parameters:

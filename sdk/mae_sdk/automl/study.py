@@ -43,7 +43,8 @@ SILENT = "its worker went silent"
 INSTEAD_OF = "instead_of"
 """User attribute of a trial that runs the parameters of a lost one: that trial's number."""
 AGAIN = "again"
-"""User attribute of a trial that runs the parameters of a lost one: the number of the first draw."""
+"""User attribute of a trial that runs the parameters of a lost one: the number of the first draw.
+"""
 
 
 def require_optuna() -> None:
@@ -111,7 +112,8 @@ def controller_lock(folder: Path) -> Iterator[None]:
 def repair_journal(path: Path) -> int:
     """Cut a journal back to its last newline and remove Optuna's stale lock.
 
-    Call only while holding the controller's lock. A torn last line would otherwise be glued to the next record and corrupt the study.
+    Call only while holding the controller's lock. A torn last line would otherwise be glued to the
+    next record and corrupt the study.
 
     Returns:
         Bytes cut off.

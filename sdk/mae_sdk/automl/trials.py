@@ -160,7 +160,7 @@ class Trials:
         return environment
 
     def status(self, folder: Path) -> TrialStatus:
-        """The status of a trial's job; one that was preempted and waits to be resumed has failed."""
+        """The status of a trial's job; one that was preempted and waits for a resume has failed."""
         record, state = observe(folder)
         attempt = records.last_attempt(record)
 

@@ -214,4 +214,5 @@ def _range_text(parameter: Mapping[str, Any]) -> str:
     scale = ", log" if parameter.get("log") else ""
     step = f", step {parameter['step']}" if parameter.get("step") else ""
     bound = "".join(f", {relation}" for relation in parameter.get("relations") or ())
-    return f"{parameter['low']:g} … {parameter['high']:g}{scale}{step}{bound} (trial 0: {parameter['default']})"
+    ends = f"{parameter['low']:g} … {parameter['high']:g}"
+    return f"{ends}{scale}{step}{bound} (trial 0: {parameter['default']})"

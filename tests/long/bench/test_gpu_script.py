@@ -1,4 +1,5 @@
-"""The whole GPU benchmark as a rehearsal on the CPU: every kind of check and every case, on tiny shapes."""
+"""The whole GPU benchmark as a rehearsal on the CPU: every kind of check and every case, on tiny
+shapes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ def test_the_runner_times_real_steps_of_the_real_run_and_leaves_nothing(
     data = write_imagefolder(tmp_path / "d", classes=2, per_class=12)
     spec = tmp_path / "spec.yaml"
     model = "model: {arch: vit_tiny_patch16, decoder_embed_dim: 64}\n"
-    sources = f"dataset: {{train_data_sources: {data}, batch_size: 4, num_workers_per_gpu: 0, augmentation: {{input_size: 32}}}}\n"
+    sources = (
+        f"dataset: {{train_data_sources: {data}, batch_size: 4, num_workers_per_gpu: 0,"
+        " augmentation: {input_size: 32}}\n"
+    )
     spec.write_text(model + sources + "train: {accelerator: cpu, num_epochs: 2}\n")
     before = sorted(tmp_path.rglob("*"))
     assert measure.main(["-e", str(spec), "--steps", "3"]) == 0

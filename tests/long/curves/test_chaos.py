@@ -1,4 +1,5 @@
-"""A run killed with kill -9 at ten random moments, and continued each time, follows the curve of one that never stopped, bit for bit."""
+"""A run killed with kill -9 at ten random moments, and continued each time, follows the curve of
+one that never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def newest_step(results: Path) -> int:
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_ten_kills_leave_no_trace_in_the_curve(tmp_path: Path, arch: str, stage: str) -> None:
-    """The moments are drawn from a seed: some while the process starts, some in an epoch, some while a checkpoint is written."""
+    """The moments are drawn from a seed: some while the process starts, some in an epoch, some
+    while a checkpoint is written."""
     data = digits_folder(tmp_path / "digits", per_class=5)
     changes = {
         "train__num_epochs": 40,

@@ -1,4 +1,5 @@
-"""Every task eval, run with an agent that does the right thing and with one that makes the likely mistake: graders tell them apart."""
+"""Every task eval, run with an agent that does the right thing and with one that makes the likely
+mistake: graders tell them apart."""
 
 from __future__ import annotations
 

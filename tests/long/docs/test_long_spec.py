@@ -1,4 +1,5 @@
-"""The long example spec of the documentation runs unchanged in both stages: only paths, the number of epochs and a small arch are put in."""
+"""The long example spec of the documentation runs unchanged in both stages: only paths, the number
+of epochs and a small arch are put in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A new agent: an empty folder, the installed bundle and the CLI, one sentence from a person, at most eight commands."""
+"""A new agent: an empty folder, the installed bundle and the CLI, one sentence from a person, at
+most eight commands."""
 
 from __future__ import annotations
 

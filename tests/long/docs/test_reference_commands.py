@@ -1,4 +1,5 @@
-"""Every command that the reference pages print runs as printed: only places, job ids and sizes are put in."""
+"""Every command that the reference pages print runs as printed: only places, job ids and sizes are
+put in."""
 
 from __future__ import annotations
 

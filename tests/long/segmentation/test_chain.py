@@ -1,4 +1,5 @@
-"""Pretrain → fine-tune a segmenter → evaluate → inference → export → evaluate the export, as jobs of the SDK, for every family."""
+"""Pretrain → fine-tune a segmenter → evaluate → inference → export → evaluate the export, as jobs
+of the SDK, for every family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Real TensorRT-RTX engines of segmenters, in every precision, for named GPUs, on a machine without one."""
+"""Real TensorRT-RTX engines of segmenters, in every precision, for named GPUs, on a machine without
+one."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def test_both_heads_are_those_of_transformers() -> None:
 
 @pytest.mark.timeout(900)
 def test_two_ranks_of_two_images_train_as_one_rank_of_four_sharded_or_not(tmp_path: Path) -> None:
-    # Five pictures to judge over two ranks in batches of two: rank 1's last batch holds nothing but a filler.
+    # Five pictures to judge over two ranks in batches of two: rank 1's last batch holds nothing but
+    # a filler.
     data = scenes(tmp_path / "scenes", training=8, validation=5)
     changes = {
         **PLAIN,

@@ -1,4 +1,5 @@
-"""The default bounds of reduced precision for segmenters that learnt to find ink on photographs: sane artefacts pass, broken ones do not."""
+"""The default bounds of reduced precision for segmenters that learnt to find ink on photographs:
+sane artefacts pass, broken ones do not."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from tests.support.inked import inked
 from tests.support.reduced import broken_graphs, sane_graphs
 
 SIZE, CLASSES = 64, 2
-COST = 0.02  # of the mIoU: a broken layer that costs less does no harm (a turned sign beside a residual path)
+# Of the mIoU: a broken layer that costs less does no harm (a turned sign beside a residual path).
+COST = 0.02
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 #: family → steps of 16 pictures, learning rate
 ARCHS = {
@@ -87,7 +89,8 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
     graph = onnx_export.to_onnx(onnx_export.deployable(model, meta), meta)
     reference = parity.torch_outputs(onnx_export.deployable(model, meta), gated)
     print(
-        f"\n{arch}: mIoU {score(reference, truth):.3f}, ink {(reference.argmax(1) > 0).mean():.3f} of the pixels"
+        f"\n{arch}: mIoU {score(reference, truth):.3f},"
+        f" ink {(reference.argmax(1) > 0).mean():.3f} of the pixels"
     )
 
     def report_on(name: str, reduced: Any, precision: str) -> tuple[parity.ParityReport, float]:
@@ -95,7 +98,10 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
         thresholds = parity.thresholds_for(precision, pixels=True)
         report = parity.compare(reference, outputs, thresholds, logits=True)
         reached = score(outputs, truth)
-        figures = f"1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}  pixels {report.top1_agreement:.4f}"
+        figures = (
+            f"1 - cosine {1 - report.cosine_min:.1e}  max abs {report.max_abs:.1e}"
+            f"  pixels {report.top1_agreement:.4f}"
+        )
         print(f"  {name:44} {figures}  mIoU {reached:.3f}")
         return report, reached
 

@@ -1,4 +1,5 @@
-"""A study on a machine that others use too: trials slow down by their share, not by an order of magnitude."""
+"""A study on a machine that others use too: trials slow down by their share, not by an order of
+magnitude."""
 
 from __future__ import annotations
 

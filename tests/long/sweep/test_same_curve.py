@@ -1,4 +1,5 @@
-"""Real training through the warm runner: nothing leaks from one trial into the next, and a trial is what the same spec alone would be."""
+"""Real training through the warm runner: nothing leaks from one trial into the next, and a trial is
+what the same spec alone would be."""
 
 from __future__ import annotations
 
