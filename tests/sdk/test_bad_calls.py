@@ -1,4 +1,6 @@
-"""Anything at all as a call: a plan, or one clean error with a documented exit code; never a traceback, never a folder."""
+"""Anything at all as a call: a plan, or one clean error with a documented exit code; never a
+traceback, never a folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Bundles: ours is whole, upstream's dialect is read, and what is missing or broken is said by name."""
+"""Bundles: ours is whole, upstream's dialect is read, and what is missing or broken is said by
+name.
+"""
 
 from __future__ import annotations
 

@@ -200,7 +200,8 @@ def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_sa
     assert estimate("export", spec) == {}
 
 
-# Thousand millions of multiply-adds of one 224×224 image, as the papers and timm's tables print them.
+# Thousand millions of multiply-adds of one 224×224 image, as the papers and timm's tables print
+# them.
 PRINTED = {
     "vit_tiny_patch16": 1.26,
     "vit_base_patch16": 17.6,
