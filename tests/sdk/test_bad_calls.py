@@ -1,5 +1,6 @@
 """Anything at all as a call: a plan, or one clean error with a documented exit code; never a
-traceback, never a folder."""
+traceback, never a folder.
+"""
 
 from __future__ import annotations
 

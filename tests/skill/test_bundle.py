@@ -1,5 +1,6 @@
 """Bundles: ours is whole, upstream's dialect is read, and what is missing or broken is said by
-name."""
+name.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ def run(
     action: str, settings: dict[str, Any], **facts: Any
 ) -> tuple[dict[str, MaeError], dict[str | None, Notice]]:
     """Errors and warnings of ``settings`` (dotted keys, all set by the user) over the defaults, by
-    field."""
+    field.
+    """
     layers = layers_of(BUNDLE, action, settings)
     found = resolve(BUNDLE, action, layers, look=lambda spec, well_formed: (Facts(**facts), []))
     return (
@@ -465,7 +466,7 @@ def test_a_notice_is_plain_data() -> None:
     assert str(Notice(None, "why")) == "why"
 
 
-def test_a_segmenter_is_not_judged_by_class_folders_and_its_number_of_classes_is_explained() -> (
+def test_a_segmenter_needs_no_class_folders_and_its_default_number_of_classes_is_explained() -> (
     None
 ):
     errors, _ = run("train", SEGMENT, classes=7)

@@ -1,5 +1,6 @@
 """The generated schemas and the models give the same verdict, and the generated files are what the
-models say."""
+models say.
+"""
 
 from __future__ import annotations
 

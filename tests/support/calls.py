@@ -1,5 +1,6 @@
 """Calls of `Skill.plan` and of the command line with anything in them; what comes back must be a
-plan or a clean error."""
+plan or a clean error.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ _KEYS = (
 
 @st.composite
 def calls(draw: st.DrawFn, data: Path) -> tuple[str, dict[str, Any]]:
-    """``(action, options)``: mostly a good call with one to three parts replaced by anything."""
+    """``(action, options)``: mostly a good call, with one to three parts replaced by anything."""
     good: dict[str, Any] = {
         "train_datasets": str(data),
         "automl_policy": draw(st.sampled_from(["off", "auto"])),
@@ -125,7 +126,8 @@ def _mapping(value: Any) -> dict[Any, Any]:
 
 def plan_or_clean_error(action: str, options: dict[str, Any], root: Path) -> None:
     """The call through Python: a plan that is JSON, or a `MaeError` that is JSON and has a
-    documented exit code."""
+    documented exit code.
+    """
     try:
         plan = Skill().plan(action, **{**options, "results_root": str(root)})
     except MaeError as error:
@@ -143,7 +145,8 @@ def plan_or_clean_error(action: str, options: dict[str, Any], root: Path) -> Non
 
 def command_or_clean_error(action: str, options: dict[str, Any], root: Path, file: Path) -> None:
     """The same through the command line, with the spec as a file: documented exit codes, no
-    traceback, errors as one JSON object."""
+    traceback, errors as one JSON object.
+    """
     words = ["plan", action, "--results-root", str(root), "--json"]
     spec = options.get("spec")
     if spec is not None:
@@ -184,7 +187,8 @@ def command_or_clean_error(action: str, options: dict[str, Any], root: Path, fil
 
 def many_calls(root: Path, way: str, count: int) -> None:
     """``count`` drawn calls through ``python`` or the ``command line``; each must give a plan or a
-    clean error."""
+    clean error.
+    """
     data = write_imagefolder(root / "data", classes=2, per_class=2)
 
     @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
