@@ -207,7 +207,7 @@ def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(
     assert any("no class folders" in note for note in figures["notes"])
 
 
-def test_embeddings_are_deterministic_and_indexed_and_pictures_are_drawn(
+def test_embeddings_are_deterministic_and_indexed_and_images_are_drawn(
     pretrained, digits, tmp_path
 ):
     for name in ("a", "b"):

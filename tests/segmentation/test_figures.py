@@ -43,7 +43,7 @@ def photo(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_figures_are_those_of_scikit_learn_summed_over_pictures(seed: int) -> None:
+def test_the_figures_are_those_of_scikit_learn_summed_over_images(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     total, truths, guesses = torch.zeros(7, 7, dtype=torch.float64), [], []
     for size in ((5, 9), (40, 30), (1, 1)):
@@ -108,9 +108,7 @@ def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_fo
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (64, 96)])
-def test_a_window_that_covers_the_picture_gives_what_the_whole_gives(
-    height: int, width: int
-) -> None:
+def test_a_window_that_covers_the_image_gives_what_the_whole_gives(height: int, width: int) -> None:
     image = photo(height, width)
     one = slide(toy_model, image, (32, 48), (10, 20), batch=2)
     assert torch.equal(one, whole(toy_model, [image], (32, 48), MEAN)[0])
@@ -140,7 +138,7 @@ def test_every_pixel_lies_in_a_window() -> None:
     assert default_stride((96, 48), None) == (64, 32) and default_stride((96, 48), 60) == (60, 48)
 
 
-def test_a_picture_is_fitted_with_its_shape_and_the_rest_is_the_mean_colour() -> None:
+def test_a_image_is_fitted_with_its_shape_and_the_rest_is_the_mean_colour() -> None:
     seen: list[Tensor] = []
 
     def model(batch: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 
 def conv_norm_relu(state: State, name: str, x: Tensor) -> Tensor:
-    """Convolution, batch normalisation with running statistics, ReLU."""
+    """Convolution, batch normalization with running statistics, ReLU."""
     weight = state[f"{name}.0.weight"]
     x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
     mean, var = state[f"{name}.1.running_mean"], state[f"{name}.1.running_var"]

@@ -11,7 +11,7 @@ from tests.support.models import build
 from tests.support.scenes import write_digit_scenes
 from tests.support.training import spec
 
-#: every crop is the whole picture as it is
+#: every crop is the whole image as it is
 PLAIN = {
     "dataset__augmentation__segmentation__scale_jitter": [1.0, 1.0],
     "dataset__augmentation__segmentation__photometric": False,

@@ -1,4 +1,4 @@
-"""What cannot work ends before any training: one clear error, its exit code, nothing half-written."""
+"""What cannot work ends before training: one clear error, its exit code, nothing half-written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(made: dict[str, Any], code: int) -> dict[str, Any]:
-    """Trains, expects the exit code, and returns what `error.json` says (a spec error: its first problem)."""
+    """Trains, expects the exit code, and returns what `error.json` says (a spec error: its first
+    problem)."""
     assert train(made) == code
     folder = Path(made["results_dir"])
     assert (

@@ -1,4 +1,5 @@
-"""The numbers behind the knobs are those of the published formulas, worked out here by hand, not by the code under test."""
+"""The numbers behind the parameters are those of the published formulas, worked out here by hand,
+not by the code under test."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ def test_adamws_betas_are_those_of_the_papers(stage: str, beta2: float) -> None:
 
 
 def exponents(arch: str, depths: tuple[int, ...], layers: int) -> dict[str, int]:
-    """Beginning of a parameter's name → how often `layer_decay` is multiplied into its rate, written out from the papers' rules."""
+    """Beginning of a parameter's name → how often `layer_decay` is multiplied into its rate,
+    written out from the papers' rules."""
     if arch.startswith("vit"):
         found = {f"encoder.{name}": layers for name in ("cls_token", "pos_embed", "patch_embed.")}
         return found | {f"encoder.blocks.{i}.": layers - (i + 1) for i in range(depths[0])}
@@ -166,7 +168,8 @@ def test_layer_decay_and_the_backbone_multiplier_scale_the_rate_of_every_paramet
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_drop_path_grows_linearly_with_the_depth(arch: str) -> None:
-    """Block i of n drops a sample with probability rate · i / (n − 1) (arXiv 1603.09382); both branches of a transformer block alike."""
+    """Block i of n drops a sample with probability rate · i / (n − 1) (arXiv 1603.09382); both
+    branches of a transformer block alike."""
     depths, _ = ARCHS[arch]
     with torch.device("meta"):
         model = build_classifier(made(arch=arch, model__drop_path_rate=0.3).model, (64, 64))

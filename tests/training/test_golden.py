@@ -1,7 +1,9 @@
-"""Thirty steps of every family and stage give the losses that are checked in; a refactor must reproduce them.
+"""Thirty steps of every family and stage give the losses that are checked in; a refactor must
+reproduce them.
 
-``MAE_UPDATE_GOLDEN=1`` writes the files anew: only for a change that is meant to change numbers, and then said in the change log.
-The losses of a batch are compared at 1e-4, which holds under ``constraints.txt`` on any x86 CPU and any number of threads.
+``MAE_UPDATE_GOLDEN=1`` writes the files anew: only for a change that is meant to change numbers,
+and then said in the change log. The losses of a batch are compared at 1e-4, which holds under
+``constraints.txt`` on any x86 CPU and any number of threads.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate of 1e30 makes the weights overflow; the capsule's weights and batch give the same non-finite loss again."""
+    """A rate of 1e30 makes the weights overflow; the capsule's weights and batch give the same
+    non-finite loss again."""
     made = spec(
         data,
         tmp_path / "job",
@@ -154,7 +155,7 @@ def test_probes_of_pretraining_report_knn_and_linear_accuracy_and_choose_the_bes
     assert 0 <= values(tmp_path / "job", "knn_acc")[0] <= 1
 
 
-def test_pictures_show_original_masked_and_restored_images(data: Path, tmp_path: Path) -> None:
+def test_images_show_original_masked_and_restored_images(data: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0

@@ -1,4 +1,5 @@
-"""bfloat16 autocast and compilation, above all of the backward passes written by hand: gradients stay those of float32."""
+"""bfloat16 autocast and compilation, above all of the backward passes written by hand: gradients
+stay those of float32."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def test_gradients_in_bfloat16_are_those_of_float32(arch: str, stage: str) -> No
 
 
 def test_masking_noise_and_pixels_keep_their_digits_in_mixed_precision() -> None:
-    """Rounded to bfloat16 the noise of 400 units would tie, and other units would be hidden than in float32."""
+    """Rounded to bfloat16 the noise of 400 units would tie, and other units would be hidden than in
+    float32."""
     noise = torch.rand(64, 400, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(
         random_masking(noise, 0.75).hidden_map, random_masking(noise.bfloat16(), 0.75).hidden_map
@@ -73,8 +75,9 @@ def test_masking_noise_and_pixels_keep_their_digits_in_mixed_precision() -> None
 
 
 def test_a_captured_graph_has_the_gradients_of_the_eager_model() -> None:
-    """`torch.compile` without code generation, of the family with most backward passes of its own: the graphs, and the derivative of each,
-    are the compiler's. Generated code runs in the long suite."""
+    """`torch.compile` without code generation, of the family with most backward passes of its own:
+    the graphs, and the derivative of each, are the compiler's. Generated code runs in the long
+    suite."""
     model = made("convnextv2_atto", "pretrain")
     images, noise = inputs(model)
     model.train()

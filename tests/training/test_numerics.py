@@ -1,4 +1,5 @@
-"""Steps that are not finite never reach the weights, at whatever step the numbers are read; fp16's scaler goes along with a resume."""
+"""Steps that are not finite never reach the weights, at whatever step the numbers are read; fp16's
+scaler goes along with a resume."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fused(patch: pytest.MonkeyPatch, deferred: bool) -> None:
-    """The optimiser of a GPU, which AdamW has for CPUs as well; with it the numbers are read every few steps."""
+    """The optimizer of a GPU, which AdamW has for CPUs as well; with it the numbers are read every
+    few steps."""
     whole = optim.build_optimizer
 
     def build(
@@ -47,7 +49,8 @@ def fused(patch: pytest.MonkeyPatch, deferred: bool) -> None:
 
 
 def bad_loss(patch: pytest.MonkeyPatch, step: int, kind: str, micro: int = 0) -> None:
-    """From optimiser step `step` on (counted from 0) one micro-batch has a loss, or only a gradient, that is not finite."""
+    """From optimizer step `step` on (counted from 0) one micro-batch has a loss, or only a
+    gradient, that is not finite."""
     whole = PretrainTask.training_step
 
     def loss(self: Any, module: Any, batch: Any, key: tuple[int, int, int]) -> torch.Tensor:
@@ -75,7 +78,8 @@ def failed(made: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Two micro-batches a step; the second is at fault, and the capsule holds that one and the weights before the step."""
+    """Two micro-batches a step; the second is at fault, and the capsule holds that one and the
+    weights before the step."""
     with monkeypatch.context() as patch:
         bad_loss(patch, 2, kind, micro=1)
         error, capsule = failed(
@@ -172,7 +176,8 @@ class Killed(BaseException):
 
 
 def half(patch: pytest.MonkeyPatch, growth: int) -> None:
-    """Real fp16 autocast on the CPU, with a scale so high that it has to fall, and a growth that comes soon."""
+    """Real fp16 autocast on the CPU, with a scale so high that it has to fall, and a growth that
+    comes soon."""
     for module in (fabric, loop):
         patch.setattr(module, "precision_of", lambda train, device: ("16-mixed", "precision fp16"))
     whole = fabric.MixedInputs.__init__

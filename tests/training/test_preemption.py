@@ -1,4 +1,5 @@
-"""SIGTERM and SIGUSR1 at any moment of a run: what there is to keep is kept, the exit code is 75, the next attempt goes on."""
+"""SIGTERM and SIGUSR1 at any moment of a run: what there is to keep is kept, the exit code is 75,
+the next attempt goes on."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def signalled(
     patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1, number: int = signal.SIGTERM
 ) -> list[int]:
-    """Sends this process a signal at the beginning of the `call`-th call of a function; returns a list with an entry a call."""
+    """Sends this process a signal at the beginning of the `call`-th call of a function; returns a
+    list with an entry a call."""
     whole, calls = getattr(owner, name), []
 
     def wrapped(*args: Any, **options: Any) -> Any:
@@ -177,11 +179,13 @@ def test_a_signal_to_the_whole_group_does_not_take_the_loaders_workers_first(
 
 
 def test_an_error_ends_a_run_with_workers(data: Path, tmp_path: Path) -> None:
-    """Its workers end with it, though the traceback still holds the loader when the interpreter ends."""
+    """Its workers end with it, though the traceback still holds the loader when the interpreter
+    ends."""
     code = (
         "import sys\nfrom mae_runners.training import loop\n"
         "def step(self, *a): raise ValueError('no step')\nloop.TrainLoop._train_step = step\n"
-        "from mae_runners.__main__ import main\ncode = main(sys.argv[1:])\nkept = sys.exc_info()\nsys.exit(code)\n"
+        "from mae_runners.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "kept = sys.exc_info()\nsys.exit(code)\n"
     )
     made = spec(data, tmp_path / "job", dataset__num_workers_per_gpu=1, dataset__batch_size=1)
     done = subprocess.run(
@@ -206,7 +210,8 @@ def test_a_signal_after_the_last_step_does_not_keep_the_result_from_being_writte
 
 
 def test_the_launcher_of_several_ranks_passes_a_preemption_signal_on(tmp_path: Path) -> None:
-    """SIGUSR1 to the launcher alone, by default the end of it and of all its ranks, becomes an orderly stop."""
+    """SIGUSR1 to the launcher alone, by default the end of it and of all its ranks, becomes an
+    orderly stop."""
     sent: list[int] = []
     ready = tmp_path / "ready"
 

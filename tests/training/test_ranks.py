@@ -1,4 +1,4 @@
-"""Two CPU processes: the same numbers as one, a common end on a signal, a prompt end on an error."""
+"""Two CPU processes: the numbers of one, a common end on a signal, a prompt end on an error."""
 
 from __future__ import annotations
 
@@ -94,11 +94,14 @@ def test_a_signal_to_ranks_of_two_stops_both_after_the_same_step(
         return False
 
     program = (
-        "import os, sys, pathlib\nfrom mae_runners.training import loop\nwhole = loop.TrainLoop._train_step\n"
+        "import os, sys, pathlib\nfrom mae_runners.training.loop import TrainLoop\n"
+        "whole = TrainLoop._train_step\n"
         f"ready = pathlib.Path({str(tmp_path / 'job/ready')!r})\n"
         "def step(self, *a):\n    whole(self, *a)\n"
-        "    if self.context.rank == 1 and self.position.step == 5:\n        ready.write_text(str(os.getpid()))\n"
-        "loop.TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
+        "    if self.context.rank == 1 and self.position.step == 5:\n"
+        "        ready.write_text(str(os.getpid()))\n"
+        "TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = [sys.executable, "-c", program, *command(made)[3:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -123,12 +126,15 @@ def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(
 ) -> None:
     made = spec(data, tmp_path / "job", **LONG, train__num_gpus=2)
     program = (
-        "import sys, time, pathlib\nfrom mae_runners.training import loop\nwhole = loop.TrainLoop._train_step\n"
+        "import sys, time, pathlib\nfrom mae_runners.training.loop import TrainLoop\n"
+        "whole = TrainLoop._train_step\n"
         f"failed = pathlib.Path({str(tmp_path / 'failed')!r})\n"
         "def step(self, *a):\n    whole(self, *a)\n"
         "    if self.context.rank == 1 and self.position.step == 3:\n"
-        "        failed.write_text(repr(time.time()))\n        raise ValueError('rank one is out')\n"
-        "loop.TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
+        "        failed.write_text(repr(time.time()))\n"
+        "        raise ValueError('rank one is out')\n"
+        "TrainLoop._train_step = step\nfrom mae_runners.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     outcome = start_and_watch(
@@ -146,8 +152,8 @@ def test_an_error_on_one_rank_ends_the_other_promptly_and_is_the_one_recorded(
 def test_two_processes_started_by_the_command_give_the_numbers_of_one(
     data: Path, tmp_path: Path
 ) -> None:
-    """At equal global batch: the masks follow the samples, the validation set of 13 does not divide by two and nothing is counted twice.
-    More of this in test_sharing.py."""
+    """At equal global batch: the masks follow the samples, the validation set of 13 does not divide
+    by two and nothing is counted twice. More of this in test_sharing.py."""
     odd = digits_folder(tmp_path / "odd", per_class=5, start=4)
     next(odd.rglob("*.png")).unlink()
     next(odd.rglob("*.png")).unlink()

@@ -38,7 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Killed(BaseException):
-    """Ends a run where it stands, as a kill would: nothing catches it and nothing is saved on the way out."""
+    """Ends a run where it stands, as a kill would: nothing catches it and nothing is saved on the
+    way out."""
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
@@ -84,7 +85,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_a_run_killed_after_any_step_continues_bit_for_bit(
     data: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
-    """15 images, 8 micro-batches and 4 steps an epoch: the steps lie before the first checkpoint, inside epochs and at an epoch's end."""
+    """15 images, 8 micro-batches and 4 steps per epoch: the steps lie before the first checkpoint,
+    inside epochs and at an epoch's end."""
     changes = {**EVERYTHING, "dataset__val_data_sources": str(data)}
     if stage == "finetune":
         changes |= {"model__drop_path_rate": 0.2, "dataset__augmentation__re_prob": 0.5}
@@ -122,7 +124,8 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     assert train(made) == 0
     told = capsys.readouterr().err
     assert re.search(
-        r"warning: model_epoch_001_step_00006\.pth cannot be read .*taking the checkpoint before it",
+        r"warning: model_epoch_001_step_00006\.pth cannot be read "
+        r".*taking the checkpoint before it",
         told,
     )
     assert "resuming from model_epoch_000.pth" in told
@@ -207,7 +210,7 @@ def test_a_named_checkpoint_continues_in_another_folder_under_a_changed_spec(
     ],
     ids=["fewer", "frozen"],
 )
-def test_a_named_checkpoint_goes_on_under_the_optimiser_of_the_new_spec(
+def test_a_named_checkpoint_goes_on_under_the_optimizer_of_the_new_spec(
     data: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     assert train(spec(data, tmp_path / "first", train__num_epochs=1)) == 0

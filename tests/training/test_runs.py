@@ -182,7 +182,7 @@ def test_every_second_epoch_is_kept_and_the_last_always(data: Path, tmp_path: Pa
 
 
 def test_the_newest_checkpoints_and_the_best_one_stay(data: Path, tmp_path: Path) -> None:
-    """The rate rises until nothing is learnt any more: an early epoch stays the best."""
+    """The rate rises until nothing is learned any more: an early epoch stays the best."""
     changes = {
         "train__keep_checkpoints": 2,
         "train__num_epochs": 6,
@@ -203,7 +203,8 @@ def test_the_newest_checkpoints_and_the_best_one_stay(data: Path, tmp_path: Path
 
 
 def test_accumulated_batches_make_one_step(data: Path, tmp_path: Path) -> None:
-    """12 images in batches of 2 with 4 to a step: 6 micro-batches, hence 2 steps an epoch, the second of them short."""
+    """12 images in batches of 2 with 4 to a step: 6 micro-batches, hence 2 steps per epoch, the
+    second of them short."""
     assert (
         train(spec(data, tmp_path / "job", dataset__batch_size=2, train__accum_grad_batches=4)) == 0
     )

@@ -1,4 +1,5 @@
-"""What ranks share: the images of a step, each counted once, and with FSDP the weights. All runs of this file start from one process."""
+"""What ranks share: the images of a step, each counted once, and with FSDP the weights. All runs of
+this file start from one process."""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def assert_close(
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_fillers_count_neither_in_the_loss_nor_in_the_gradient(jobs: Path, stage: str) -> None:
-    """The last step of an epoch holds one image: on two ranks the mean over it must not be halved, nor the filler's gradient added."""
+    """The last step of an epoch holds one image: on two ranks the mean over it must not be halved,
+    nor the filler's gradient added."""
     suffix = "" if stage == "pretrain" else "-finetune"
     names = (*SERIES, "knn_acc", "linear_acc") if stage == "pretrain" else (*SERIES, "ACC_all")
     assert_close(jobs / f"single{suffix}", jobs / f"pair{suffix}", names)
@@ -166,7 +168,8 @@ def test_stand_ins_for_unreadable_images_count_nowhere(jobs: Path) -> None:
 def test_another_number_of_ranks_goes_on_with_the_images_that_are_left(
     jobs: Path, name: str, before: tuple[str, int], world: int
 ) -> None:
-    """Killed after two steps of the first epoch, resumed on more or fewer ranks: no image is missed and none is trained on twice."""
+    """Killed after two steps of the first epoch, resumed on more or fewer ranks: no image is missed
+    and none is trained on twice."""
     done = seen(jobs / before[0], before[1], 0, batches=2)
     assert len(done) == 8
     assert sorted([*done, *seen(jobs / name, world, 0)]) == list(range(IMAGES))

@@ -26,14 +26,14 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     Returns:
         ``{"kpis", "artefacts", "best"}``; empty on ranks above 0.
     """
-    found = position.find(
+    stored = position.find(
         context.action_dir,
         spec.train.resume_training_checkpoint_path,
         spec.model_dump(mode="json"),
         context,
     )
-    task = make_task(spec, context, found is None)
-    kpis = TrainLoop(task, spec, context, found).run()
+    task = make_task(spec, context, stored is None)
+    kpis = TrainLoop(task, spec, context, stored).run()
     if not context.is_main:
         return {}
 

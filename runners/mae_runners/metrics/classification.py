@@ -49,7 +49,7 @@ class ClassificationMetrics:
         if self.counts_confusion:
             self.sums[4:] += count_pairs(labels, best, self.num_classes).flatten().cpu()
 
-    def summary(self, source: Any) -> dict[str, float]:
+    def summary(self, source: object) -> dict[str, float]:
         """``val_loss``, ``ACC_all`` (top-1) and, with more than five classes, ``ACC_top5``.
 
         Raises:
@@ -97,5 +97,5 @@ def class_metrics(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
     }
 
 
-def _share(part: Any, whole: Any) -> float | None:
+def _share(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None

@@ -53,7 +53,7 @@ class SegmentationMetrics:
     def labelled_pixels(self) -> int:
         return int(self.sums[-2])
 
-    def summary(self, source: Any) -> dict[str, Any]:
+    def summary(self, source: object) -> dict[str, Any]:
         """``val_loss``, ``images`` and all of `iou_metrics`.
 
         Raises:

@@ -59,7 +59,7 @@ class MeanLoss:
         value = float(loss)  # of fillers alone it may be anything
         self.sums += torch.tensor([value * count if count else 0.0, count], dtype=torch.float64)
 
-    def summary(self, source: Any) -> dict[str, float]:
+    def summary(self, source: object) -> dict[str, float]:
         """``val_loss``."""
         total, count = self.sums.tolist()
         return {"val_loss": total / max(count, 1)}

@@ -35,7 +35,7 @@ class Metrics(Protocol):
 
     sums: Tensor
 
-    def summary(self, source: Any) -> dict[str, Any]:
+    def summary(self, source: object) -> dict[str, Any]:
         """Name → value; ``source`` is the data set that an error names."""
 
 

@@ -109,23 +109,23 @@ class CheckpointWriter:
             (folder / old).unlink(missing_ok=True)
 
 
-def live_weights(found: dict[str, Any]) -> dict[str, Any]:
+def live_weights(stored: dict[str, Any]) -> dict[str, Any]:
     """The weights that a checkpoint's run was training, by the bare model's names."""
-    return _plain(found.get("live_state_dict") or found["state_dict"])
+    return _plain(stored.get("live_state_dict") or stored["state_dict"])
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
 
 
-def fill(model: nn.Module, found: dict[str, Any]) -> None:
+def fill(model: nn.Module, stored: dict[str, Any]) -> None:
     """Loads a checkpoint's weights into the bare model that goes on from them.
 
     Raises:
         CheckpointError: the spec describes a model of another shape.
     """
     try:
-        model.load_state_dict(live_weights(found))
+        model.load_state_dict(live_weights(stored))
     except RuntimeError as error:
         raise CheckpointError(
             "the spec describes another model than the checkpoint holds",
@@ -137,7 +137,7 @@ def fill(model: nn.Module, found: dict[str, Any]) -> None:
 
 
 def restore(
-    found: dict[str, Any],
+    stored: dict[str, Any],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: WeightAverage | None,
@@ -145,10 +145,10 @@ def restore(
 ) -> None:
     """Loads all but the weights: the average, the optimizer and the fp16 scaler."""
     if ema is not None:
-        load_weights(model, _plain(found["state_dict"]))
+        load_weights(model, _plain(stored["state_dict"]))
         ema.take()
-        load_weights(model, live_weights(found))
-    state, names = found["optimizer_states"][0], found.get("optimizer_names")
+        load_weights(model, live_weights(stored))
+    state, names = stored["optimizer_states"][0], stored.get("optimizer_names")
     restore_optimizer(model, optimizer, state, names)
-    if found.get("precision_state"):
-        fabric.strategy.precision.load_state_dict(found["precision_state"])
+    if stored.get("precision_state"):
+        fabric.strategy.precision.load_state_dict(stored["precision_state"])

@@ -17,7 +17,6 @@ from mae_skill.spec import ExperimentSpec
 from mae_runners.context import Progress, RunContext
 from mae_runners.distributed import is_sharded
 from mae_runners.tasks.base import Batch, Task, counted, seed_all
-from mae_runners.training import position as positions
 from mae_runners.training.checkpointing import CheckpointWriter, fill, restore
 from mae_runners.training.ema import WeightAverage, averaged
 from mae_runners.training.fabric import (
@@ -37,6 +36,15 @@ from mae_runners.training.optim import (
     plain_name,
     scaled_lr,
 )
+from mae_runners.training.position import (
+    Position,
+    check_data,
+    data_identity,
+    environment,
+    identity,
+    restore_position,
+    warn_when_not_identical,
+)
 from mae_runners.training.preemption import Preemption
 from mae_runners.training.schedule import build_schedule
 from mae_runners.training.step_log import StepLog, StepRecord
@@ -51,7 +59,7 @@ class TrainLoop:
     """One run of one task, from its position to the end.
 
     Args:
-        found: the checkpoint to continue from, as `position.find` gives it, or None.
+        stored: the checkpoint to continue from, as `position.find` gives it, or None.
 
     Raises (from `run`):
         PreemptedError: a signal asked to stop; a checkpoint was written.
@@ -64,7 +72,7 @@ class TrainLoop:
         task: Task,
         spec: ExperimentSpec,
         context: RunContext,
-        found: dict[str, Any] | None = None,
+        stored: dict[str, Any] | None = None,
     ) -> None:
         self.task, self.spec, self.context, self.train = task, spec, context, spec.train
         self.folder = context.action_dir
@@ -80,19 +88,19 @@ class TrainLoop:
         self.steps_per_epoch = math.ceil(self.images / self.step_span)
 
         # ---------------------------------------------------------------------------- data
-        data = positions.data_identity(task)
-        if found:
+        data = data_identity(task)
+        if stored:
             explicit = bool(self.train.resume_training_checkpoint_path)
-            positions.check_data(found, data, context, explicit=explicit)
+            check_data(stored, data, context, explicit=explicit)
 
         # ---------------------------------------------------------------------------- model
-        self._make_model(found)
-        environment = positions.environment(context.world_size, self.step_span)
-        if found:
-            positions.warn_when_not_identical(found, environment, context)
+        self._make_model(stored)
+        conditions = environment(context.world_size, self.step_span)
+        if stored:
+            warn_when_not_identical(stored, conditions, context)
 
         # ---------------------------------------------------------------------------- position
-        self.position = positions.restore_position(found, data) if found else positions.Position()
+        self.position = restore_position(stored, data) if stored else Position()
         self.first_step = self.position.step
         self.total_steps = self.first_step + self._steps_left()
 
@@ -111,9 +119,9 @@ class TrainLoop:
             self.ema,
             index,
             constant={
-                "identity": positions.identity(plain_spec),
+                "identity": identity(plain_spec),
                 "data": data,
-                "environment": environment,
+                "environment": conditions,
                 "layerwise": self.layerwise,
                 "pretrained": self.pretrained,
             },
@@ -125,8 +133,8 @@ class TrainLoop:
         self.trackers = Trackers(self.folder, spec.wandb, config, context, self.position.step)
         self._report_derived()
 
-    def _make_model(self, found: dict[str, Any] | None) -> None:
-        """The model on its devices, the optimizer and the schedule; with the states of `found`."""
+    def _make_model(self, stored: dict[str, Any] | None) -> None:
+        """The model on its devices, the optimizer and the schedule; with the states of `stored`."""
         model, train, context = self.task.model, self.train, self.context
         traits = Traits.of(model)
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -137,8 +145,8 @@ class TrainLoop:
         self.ranks = host_ranks(context)
         torch.backends.cudnn.benchmark = train.cudnn.benchmark
         torch.backends.cudnn.deterministic = train.cudnn.deterministic
-        if found:
-            fill(model, found)
+        if stored:
+            fill(model, stored)
         self.module: Any = self.fabric.setup_module(
             compiled(model, context.device) if train.compile else model
         )
@@ -146,13 +154,13 @@ class TrainLoop:
         # A resumed run was fine-tuned from pretrained weights when its first attempt was, whether
         # or not the spec still names them.
         self.layerwise = (
-            bool(found["layerwise"])
-            if found
+            bool(stored["layerwise"])
+            if stored
             else layerwise_active(train.stage, bool(train.pretrained_model_path))
         )
         report = self.task.report
         self.pretrained: dict[str, Any] | None = (
-            found.get("pretrained") if found else report.to_dict() if report else None
+            stored.get("pretrained") if stored else report.to_dict() if report else None
         )
         self.lr = scaled_lr(train.optim, self.step_span)
         named = [(plain_name(name), p) for name, p in self.module.named_parameters()]
@@ -173,8 +181,8 @@ class TrainLoop:
         )
         self.ema = WeightAverage(model, train.ema_decay) if train.ema_decay else None
         self.scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        if found:
-            restore(found, model, self.bare_optimizer, self.ema, self.fabric)
+        if stored:
+            restore(stored, model, self.bare_optimizer, self.ema, self.fabric)
 
     def _steps_left(self) -> int:
         """Optimizer steps to the end of the last epoch."""

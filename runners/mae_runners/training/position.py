@@ -212,14 +212,14 @@ def data_identity(task: Task) -> dict[str, Any]:
 
 
 def check_data(
-    found: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool
+    stored: dict[str, Any], now: dict[str, Any], context: RunContext, *, explicit: bool
 ) -> None:
     """Compares the training images with those that the checkpoint was trained on.
 
     Raises:
         UsageError: they are others, and the checkpoint was not named by the user.
     """
-    before = found.get("data") or now
+    before = stored.get("data") or now
     if before == now:
         return
     more = f" → {now['images']}" if before["images"] != now["images"] else " with other names"
@@ -239,13 +239,13 @@ def check_data(
     )
 
 
-def restore_position(found: dict[str, Any], data: dict[str, Any]) -> Position:
+def restore_position(stored: dict[str, Any], data: dict[str, Any]) -> Position:
     """The position of a checkpoint; on other images (`data`) at the start of its epoch."""
     known = Position.__dataclass_fields__
     position = Position(
-        **{key: found["position"][key] for key in found["position"] if key in known}
+        **{key: stored["position"][key] for key in stored["position"] if key in known}
     )
-    if (found.get("data") or data) != data:
+    if (stored.get("data") or data) != data:
         position.batch, position.place, position.loss_sum, position.loss_count = 0, 0, 0.0, 0.0
     return position
 

@@ -1,4 +1,5 @@
-"""No dead knob: every field of a train spec changes something that can be observed, or says when it acts and is warned about otherwise."""
+"""No dead parameter: every field of a train spec changes something that can be observed, or says
+when it acts and is warned about otherwise."""
 
 from __future__ import annotations
 
@@ -157,7 +158,7 @@ MEMORY: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("knobs")
+    root = tmp_path_factory.mktemp("fields")
     data, held = digits_folder(root / "data"), digits_folder(root / "held", start=4)
     photos = write_imagefolder(
         root / "photos", classes=3, per_class=2, size=600, kind="photos", suffix=".jpg"
@@ -418,14 +419,15 @@ def test_test_data_sources_are_for_inference() -> None:
 
 
 def test_segmentation_is_a_task_of_fine_tuning() -> None:
-    """What the task changes in a fine-tuning is shown with the segmenter's own fields; in pretraining it is refused."""
+    """What the task changes in a fine-tuning is shown with the segmenter's own fields; in
+    pretraining it is refused."""
     given = {"model": {"task": "segmentation"}, "dataset": {"train_data_sources": "images"}}
     merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
     errors, _ = check_rules("train", merged.spec, merged.provenance)
     assert "model.task" in {error.field for error in errors}
 
 
-def test_the_optimiser_has_one_admissible_value() -> None:
+def test_the_optimizer_has_one_admissible_value() -> None:
     node = FIELDS["train.optim.type"]
     assert (
         node.get("const", (node.get("enum") or [None])[0]) == "AdamW"
