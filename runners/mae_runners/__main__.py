@@ -125,7 +125,8 @@ def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> 
 def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     """The spec, judged as `mae plan` judges it.
 
-    A job, and a rank of a run, are handed a spec whose data, files and devices were looked at before.
+    A job, and a rank of a run, are handed a spec whose data, files and devices were looked at
+    before.
     """
     from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle

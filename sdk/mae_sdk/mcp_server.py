@@ -1,8 +1,8 @@
 """The MCP server behind ``mae mcp``: the SDK's calls as tools, over stdio.
 
-Tool schemas derive from the bundle's own schemas (`plan_schema`), so another bundle gets its own tools with no line changed. Launching
-and stopping need ``confirmed=true``; everything else is marked read-only. Answers are bounded, say how to get the rest, and name the
-sensible next calls.
+Tool schemas derive from the bundle's own schemas (`plan_schema`), so another bundle gets its own
+tools with no line changed. Launching and stopping need ``confirmed=true``; everything else is
+marked read-only. Answers are bounded, say how to get the rest, and name the sensible next calls.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class ToolSpec:
 
 
 def plan_schema(skill: Skill) -> dict[str, Any]:
-    """Properties of the plan and run tools: the bundle's actions, and the spec fields that its schemas mark popular."""
+    """Properties of the plan and run tools: the bundle's actions, and the spec fields that its
+    schemas mark popular."""
     bundle = skill.bundle
     actions = list(bundle.info["actions"])
     fields: dict[str, Any] = {}
@@ -135,7 +136,8 @@ def automl_schema() -> dict[str, Any]:
 
 
 def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key → JSON Schema of the fields named in ``popular`` or carrying ``popular: true``, stripped of annotations."""
+    """Dotted key → JSON Schema of the fields named in ``popular`` or carrying ``popular: true``,
+    stripped of annotations."""
 
     listed = schema.get("popular")
     names = (
@@ -370,7 +372,10 @@ def tools(skill: Skill) -> list[ToolSpec]:
 
 
 def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """One call → (JSON document, whether it is an error). A user's error is a document, never a crash of the server."""
+    """One call → (JSON document, whether it is an error).
+
+    A user's error is a document, never a crash of the server.
+    """
     from jsonschema import Draft202012Validator
 
     try:
@@ -391,7 +396,8 @@ def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dic
 
 
 def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
-    """A JSON document whose lists and mappings have at most ``limit`` items, with the number of those left out."""
+    """A JSON document whose lists and mappings have at most ``limit`` items, with the number of
+    those left out."""
     if isinstance(value, dict):
         kept = {key: bounded(item, limit) for key, item in list(value.items())[:limit]}
         return kept if len(value) <= limit else {**kept, "…": f"{len(value) - limit} more"}

@@ -1,4 +1,5 @@
-"""How the command line behaves whatever the command: help, errors for people and machines, exit codes, completion."""
+"""How the command line behaves whatever the command: help, errors for people and machines, exit
+codes, completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The documents are true: links resolve, commands parse with the real command line, JSON and dotted keys exist in the schemas."""
+"""The documents are true: links resolve, commands parse with the real command line, JSON and dotted
+keys exist in the schemas."""
 
 from __future__ import annotations
 

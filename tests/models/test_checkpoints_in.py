@@ -1,4 +1,5 @@
-"""Checkpoints of every public source load, and give the outputs of the model that they were made with."""
+"""Checkpoints of every public source load, and give the outputs of the model that they were made
+with."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def test_unmasked_features_equal_timms(arch: str, tmp_path: Path) -> None:
 
 
 def vit_pretrain_file(path: Path, *, decoder: bool) -> Any:
-    """A facebookresearch/mae file: names of timm, wrapper ``model``, the training arguments pickled beside them."""
+    """A facebookresearch/mae file: names of timm, wrapper ``model``, the training arguments pickled
+    beside them."""
     source = build(mae_config("vit_tiny_patch16", SIZE))
     state = {
         k.removeprefix("encoder."): v
@@ -117,7 +119,8 @@ def test_a_mae_pretraining_file_continues_and_finetunes(decoder: bool, tmp_path:
 
 
 def facebook_convnext(state: dict[str, torch.Tensor], *, sparse: bool) -> dict[str, torch.Tensor]:
-    """Our encoder's state in the layout of facebookresearch/ConvNeXt-V2, dense or as its sparse library keeps it."""
+    """Our encoder's state in the layout of facebookresearch/ConvNeXt-V2, dense or as its sparse
+    library keeps it."""
     import re
 
     out = {}
@@ -134,7 +137,8 @@ def facebook_convnext(state: dict[str, torch.Tensor], *, sparse: bool) -> dict[s
         if "grn." in name:
             value = value.view(1, -1) if sparse else value.view(1, 1, 1, -1)
         elif sparse and in_stage and value.ndim == 4:
-            # kernel cells are numbered column by column: [k², C] for depthwise, [k², in, out] otherwise
+            # kernel cells are numbered column by column: [k², C] for depthwise, [k², in, out]
+            # otherwise
             cells = value.transpose(2, 3).flatten(2)
             value = cells[:, 0].T if value.shape[1] == 1 else cells.permute(2, 1, 0)
             name = name.replace(".weight", ".kernel")
@@ -187,7 +191,8 @@ def test_our_own_pretraining_hands_over_to_finetuning_at_another_size(
         if k.startswith("encoder.") and not k.startswith("encoder.norm.")
     }
     assert all(torch.equal(same.state_dict()[name], value) for name, value in encoder.items())
-    # The transposed grid has the same number of tokens: only the size kept in the file tells them apart.
+    # The transposed grid has the same number of tokens: only the size kept in the file tells them
+    # apart.
     turned = build(classifier_config(arch, (96, 64)), seed=9)
     report = load_pretrained(turned, tmp_path / "own.pth")
     assert report.share == 1.0

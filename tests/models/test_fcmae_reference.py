@@ -1,4 +1,5 @@
-"""FCMAE's sparse path against the plainest possible network: dense convolutions, everything masked after every step."""
+"""FCMAE's sparse path against the plainest possible network: dense convolutions, everything masked
+after every step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The GPU benchmark where there is no GPU: it refuses, its arithmetic is right, its checks can fail, and its code runs on tiny shapes."""
+"""The GPU benchmark where there is no GPU: it refuses, its arithmetic is right, its checks can
+fail, and its code runs on tiny shapes."""
 
 from __future__ import annotations
 

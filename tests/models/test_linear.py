@@ -1,4 +1,5 @@
-"""Linear layers by oneDNN: the same numbers as PyTorch's, and PyTorch's own wherever oneDNN has no place."""
+"""Linear layers by oneDNN: the same numbers as PyTorch's, and PyTorch's own wherever oneDNN has no
+place."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ SIZE = (64, 64)
 
 
 def reference(norm_pix: bool, mask_ratio: float) -> ViTMAEForPreTraining:
-    """The peer, in the shape of vit_tiny with the small decoder; its epsilon set to the paper's 1e-6 (its own default is 1e-12)."""
+    """The peer, in the shape of vit_tiny with the small decoder; its epsilon set to the paper's
+    1e-6 (its own default is 1e-12)."""
     torch.manual_seed(1)
     config = ViTMAEConfig(
         hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=64, layer_norm_eps=1e-6,

@@ -1,4 +1,5 @@
-"""The walls between the rooms: imports run one way, torch lives in the runners, the SDK names no architecture."""
+"""The walls between the rooms: imports run one way, torch lives in the runners, the SDK names no
+architecture."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ ROOMS = {
 TORCH = {"torch", "torchvision", "timm", "pytorch_lightning", "lightning", "torchmetrics"}
 FORBIDDEN = {"skill": {"mae_sdk", "mae_runners", *TORCH}, "sdk": {"mae_runners", *TORCH}}
 
-# What one line `import mae_sdk` must not cost: each of these loads inside the functions that need it.
+# What one line `import mae_sdk` must not cost: each of these loads inside the functions that need
+# it.
 LATE = [
     "jsonschema",
     "fsspec",

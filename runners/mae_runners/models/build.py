@@ -146,7 +146,8 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
             num_heads=heads,
             mlp_ratio=float(overrides.get("mlp_ratio", arch.mlp_ratio)),
             num_classes=classes,
-            # The autoencoder needs the final norm on all tokens, which timm keeps under token pooling.
+            # The autoencoder needs the final norm on all tokens, which timm keeps under token
+            # pooling.
             pool="avg" if not pretraining and config.get("global_pool", True) else "token",
             drop_path=drop_path,
         )

@@ -5,12 +5,13 @@ repositories' for the decoders.
 source                                 wrapper        what differs
 =====================================  =============  =====================================================================
 facebookresearch/mae                   model          nothing: encoder names equal timm's
-facebookresearch/ConvNeXt-V2           model          ``downsample_layers``, ``dwconv``, ``pwconv``, GRN ``[1, 1, 1, C]``
-… FCMAE with sparse kernels            model          ``encoder.`` prefix, ``.kernel`` ``[k², in, out]``, ``.linear``, ``.ln``
-facebookresearch/hiera                 model_state    ``head.projection``, ``norm``
-this project, TAO                      state_dict     ``model.``, ``encoder.`` prefixes
-timm, safetensors                      none           nothing
-transformers ViTMAE                    none           ``vit.`` and ``decoder.`` names; queries, keys and values apart
+facebookresearch/ConvNeXt-V2           model          ``downsample_layers``, ``dwconv``, ``pwconv``,
+GRN ``[1, 1, 1, C]`` … FCMAE with sparse kernels            model          ``encoder.`` prefix,
+``.kernel`` ``[k², in, out]``, ``.linear``, ``.ln`` facebookresearch/hiera
+model_state    ``head.projection``, ``norm`` this project, TAO                      state_dict
+``model.``, ``encoder.`` prefixes timm, safetensors                      none           nothing
+transformers ViTMAE                    none           ``vit.`` and ``decoder.`` names; queries, keys
+and values apart
 =====================================  =============  =====================================================================
 """
 
@@ -68,7 +69,8 @@ def _dense(name: str, value: Tensor) -> tuple[str, Tensor]:
     """A parameter of a sparse convolution or its wrappers as the dense layer holds it."""
     if name.endswith(".kernel"):
         side = round(value.shape[0] ** 0.5)
-        # The sparse library numbers kernel cells column by column, hence the exchange of the last two dimensions.
+        # The sparse library numbers kernel cells column by column, hence the exchange of the last
+        # two dimensions.
         if value.ndim == 3:
             dense = value.permute(2, 1, 0).reshape(value.shape[2], value.shape[1], side, side)
         else:

@@ -163,7 +163,8 @@ class HieraBackbone(Backbone):
         pooled_at = {end + 1 for end in self.stage_ends[:q_pool]}
         blocks, dim, stage = [], embed_dim, 0
         for i in range(sum(stages)):
-            # A stage's attention lags by one block: global attention starts after the pooling block, at the lower resolution.
+            # A stage's attention lags by one block: global attention starts after the pooling
+            # block, at the lower resolution.
             in_units, dim_out = stage < 2, dim
             if i - 1 in self.stage_ends:
                 dim_out, num_heads, stage = dim * 2, num_heads * 2, stage + 1

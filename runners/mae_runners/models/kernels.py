@@ -213,7 +213,8 @@ class _DepthwiseOnCpu(torch.autograd.Function):
         pad = weight.shape[-1] // 2
         grad_x = None
         if ctx.needs_input_grad[0]:
-            # The transpose of a "same" convolution with an odd kernel is the convolution with the kernel turned by 180 degrees.
+            # The transpose of a "same" convolution with an odd kernel is the convolution with the
+            # kernel turned by 180 degrees.
             grad_x = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=channels)
         if height * width > SMALL_MAP:
             grad_weight = window_products(x, grad, ctx.layout, weight.shape[-1])

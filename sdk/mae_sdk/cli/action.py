@@ -1,4 +1,5 @@
-"""``mae train -e spec.yaml key=value``: one action in the foreground, no job: the documented launcher form.
+"""``mae train -e spec.yaml key=value``: one action in the foreground, no job: the documented
+launcher form.
 
 The process becomes the runner (`os.execv`), so signals, exit codes and output are the runner's own.
 """

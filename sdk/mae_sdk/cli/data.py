@@ -26,7 +26,8 @@ from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
 def inspect(
     source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool
 ) -> None:
-    """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or archive, local or s3://."""
+    """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or
+    archive, local or s3://."""
     from mae_sdk.data import inspect_masks, inspect_source
 
     document: dict[str, Any] = inspect_source(source, other=other, contact_sheet=contact_sheet)

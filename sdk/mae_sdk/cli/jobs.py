@@ -33,7 +33,10 @@ STATES = ("PENDING", "RUNNING", *TERMINAL, "UNKNOWN")
 
 @click.group()
 def jobs() -> None:
-    """Jobs: list, status, logs, wait, cancel, resume, metrics, show. JOB is an id or an unambiguous prefix of one."""
+    """Jobs: list, status, logs, wait, cancel, resume, metrics, show.
+
+    JOB is an id or an unambiguous prefix of one.
+    """
 
 
 def _job(identifier: str, results_root: str | None) -> Job:
@@ -75,7 +78,8 @@ def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
 
 
 def leave_as(job: Job) -> None:
-    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (canceled), 75 (preempted)."""
+    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (canceled), 75
+    (preempted)."""
     job.wait(timeout=0)
 
 
@@ -260,7 +264,8 @@ def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: 
 
 
 def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
-    """Wait for the end with a progress bar on a terminal, JSON lines on stderr for machines, silence in a plain pipe."""
+    """Wait for the end with a progress bar on a terminal, JSON lines on stderr for machines,
+    silence in a plain pipe."""
     from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -347,7 +352,10 @@ class _Bar:
 @results_root_option
 @json_option
 def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """Stop a job: every process of it, with a grace period. A job that has ended is left as it is."""
+    """Stop a job: every process of it, with a grace period.
+
+    A job that has ended is left as it is.
+    """
     job = _job(job_id, results_root)
     job.cancel()
     document = {"id": job.id, "state": str(job.state)}

@@ -1,7 +1,8 @@
 """``mae``: one program for people, agents and schedulers.
 
-Commands load when they are called, so ``mae --help`` costs little more than Python and click. Data goes to stdout, talk to stderr;
-an error is text for people or, with ``--json``, one object on stderr. Exit codes are those of `mae_skill.errors`.
+Commands load when they are called, so ``mae --help`` costs little more than Python and click. Data
+goes to stdout, talk to stderr; an error is text for people or, with ``--json``, one object on
+stderr. Exit codes are those of `mae_skill.errors`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _OF_THE_DISK = {
 }
 """Faults of a file system that no code of ours causes, wherever they are met."""
 
-# name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that help imports no command.
+# name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that
+# help imports no command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": (
         "run",
@@ -133,12 +135,13 @@ def cli() -> None:
 
     \b
     mae plan train --train-datasets s3://bucket/data/train     look before you launch
-    mae run  train --train-datasets s3://bucket/data/train     launch (AutoML unless --automl-policy off)
-    mae jobs status JOB                                        watch
-    mae run evaluate --parent JOB --eval-dataset s3://...      chain
+    mae run  train --train-datasets s3://bucket/data/train     launch (AutoML unless --automl-policy
+    off) mae jobs status JOB                                        watch mae run evaluate --parent
+    JOB --eval-dataset s3://...      chain
 
-    Every command takes --json. Exit codes: 0 fine, 1 fault of ours, 2 spec or usage, 3 data, 4 not found, 5 job failed, 6 canceled,
-    7 missing optional dependency, 8 storage or network, 75 preempted, 130 interrupted.
+    Every command takes --json. Exit codes: 0 fine, 1 fault of ours, 2 spec or usage, 3 data, 4 not
+    found, 5 job failed, 6 canceled, 7 missing optional dependency, 8 storage or network, 75
+    preempted, 130 interrupted.
     """
 
 
@@ -156,7 +159,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         code = 130
     except BrokenPipeError:
-        # `mae … | head` closed the pipe: nothing went wrong, and the interpreter's own flush must not complain either.
+        # `mae … | head` closed the pipe: nothing went wrong, and the interpreter's own flush must
+        # not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:

@@ -42,7 +42,8 @@ def emit(
     """Print one response.
 
     Args:
-        document: what ``--json`` prints; a mapping gains ``next`` (list of commands) unless it has one.
+        document: what ``--json`` prints; a mapping gains ``next`` (list of commands) unless it has
+            one.
         text: what a person reads; the document as indented JSON when None.
         next_commands: the sensible next commands, on stderr for people.
     """
@@ -72,7 +73,8 @@ def dumps(document: Any) -> str:
 
 
 def one_line(document: Any) -> str:
-    """Strict JSON on one line, also for readers who take Unicode's own line separators for line ends."""
+    """Strict JSON on one line, also for readers who take Unicode's own line separators for line
+    ends."""
     text = json.dumps(_finite(document), default=str, allow_nan=False, ensure_ascii=False)
     return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -142,7 +142,8 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Settings as a mapping in which one given again stands where it was given last: it wins over all before it."""
+    """Settings as a mapping in which one given again stands where it was given last: it wins over
+    all before it."""
     found: dict[str, Any] = {}
     for key, value in settings:
         found.pop(key, None)
@@ -342,7 +343,10 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
     "--wait", is_flag=True, help="Stay until the job ends; the exit code is then the job's."
 )
 def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options: Any) -> None:
-    """Launch a job; it outlives this command. What `mae plan` shows with the same options is what runs."""
+    """Launch a job; it outlives this command.
+
+    What `mae plan` shows with the same options is what runs.
+    """
     _check_action(action)
     from mae_sdk import Skill
 

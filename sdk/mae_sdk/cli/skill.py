@@ -30,7 +30,10 @@ def skill() -> None:
 @click.argument("directory", metavar="[DIR]", required=False)
 @json_option
 def validate(directory: str | None, as_json: bool) -> None:
-    """Whether a bundle is whole: front matter, schemas, templates, skill_info, links. Exit 0 or 2."""
+    """Whether a bundle is whole: front matter, schemas, templates, skill_info, links.
+
+    Exit 0 or 2.
+    """
     from mae_skill.errors import SpecError
 
     from mae_sdk.cli.bundle_check import check_bundle
@@ -50,7 +53,8 @@ def validate(directory: str | None, as_json: bool) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; exit 2 when a generated file is stale.")
 @json_option
 def generate(check: bool, as_json: bool) -> None:
-    """Write schemas, manifest, templates and tables from the models (a maintainer's command, in a checkout)."""
+    """Write schemas, manifest, templates and tables from the models (a maintainer's command, in a
+    checkout)."""
     from mae_skill.errors import SpecError
     from mae_skill.generate import generate as write_generated
 
@@ -112,7 +116,8 @@ def install(dest: str | None, agents: tuple[str, ...], force: bool, as_json: boo
 
 
 def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Path]:
-    """Copy the bundle at ``root`` to ``target/<name>`` and the AutoML companion beside it; whole or not at all.
+    """Copy the bundle at ``root`` to ``target/<name>`` and the AutoML companion beside it; whole or
+    not at all.
 
     Raises:
         UsageError: a copy is already there and ``force`` is false, or the folder cannot be made.
