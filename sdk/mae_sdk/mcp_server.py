@@ -25,7 +25,8 @@ _TEXT = {"type": "string"}
 _ROOT = {
     "results_root": {
         "type": "string",
-        "description": "Where jobs live: a folder or URL. Default: MAE_RESULTS_ROOT, else ./mae-results.",
+        "description": "Where jobs live: a folder or URL. "
+        "Default: MAE_RESULTS_ROOT, else ./mae-results.",
     }
 }
 _JOB = {"job_id": {"type": "string", "description": "A job id or an unambiguous prefix."}, **_ROOT}
@@ -60,7 +61,8 @@ _PLAN_OPTIONS: dict[str, Any] = {
     },
     "request": {
         "type": "string",
-        "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off for this run.",
+        "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off "
+        "for this run.",
     },
     "recipe": {"type": "string", "description": "A published recipe as the base."},
     "platform": {"type": "string", "description": "Where the job runs. Default: local."},
@@ -74,7 +76,7 @@ _PLAN_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """One tool: what it says of itself, and the function that answers (arguments → JSON document)."""
+    """One tool: its description, and the function that answers (arguments → JSON document)."""
 
     name: str
     description: str
@@ -109,7 +111,8 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
             "type": "object",
             "properties": fields,
             "additionalProperties": True,
-            "description": "Dotted spec keys to values; any field is accepted, the popular ones are listed.",
+            "description": "Dotted spec keys to values; any field is accepted, "
+            "the popular ones are listed.",
         },
         **_PLAN_OPTIONS,
         "automl": automl_schema(),
@@ -117,7 +120,7 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
 
 
 def automl_schema() -> dict[str, Any]:
-    """JSON Schema of the AutoML options; text such as ``"8"`` is taken too, so no type is stated."""
+    """JSON Schema of the AutoML options; text such as ``"8"`` is taken too: no type is stated."""
     from mae_sdk.automl.options import accepted, properties
 
     options = {
@@ -322,7 +325,8 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec(
             "run",
-            "Launch a job with the options of plan. Needs confirmed=true. The job outlives this server.",
+            "Launch a job with the options of plan. Needs confirmed=true. "
+            "The job outlives this server.",
             {**options, **_CONFIRMED},
             ("action", "confirmed"),
             _run,
@@ -347,7 +351,8 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec(
             "cancel",
-            "Stop every process of a job. Needs confirmed=true. Its checkpoints stay, and it can be resumed.",
+            "Stop every process of a job. Needs confirmed=true. Its checkpoints stay, "
+            "and it can be resumed.",
             {**_JOB, **_CONFIRMED},
             ("job_id", "confirmed"),
             _cancel,
@@ -471,7 +476,8 @@ async def _serve(skill_dir: str | None) -> None:
     server = Server(
         skill.bundle.info.get("name", "mae"),
         version=version("mae-skill"),
-        instructions="Plan; show the plan to the person; run with confirmed=true; status, metrics; then the next action by parent_job_id.",
+        instructions="Plan; show the plan to the person; run with confirmed=true; status, metrics; "
+        "then the next action by parent_job_id.",
         on_list_tools=on_list_tools,
         on_call_tool=on_call_tool,
     )

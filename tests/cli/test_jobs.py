@@ -22,7 +22,8 @@ from tests.support.jobs import start
 EPOCHS = """
 for epoch in 0 1 2; do
   echo "line $epoch"; printf 'half '; sleep 0.3; echo whole
-  printf '{{"status": "RUNNING", "epoch": %s, "max_epoch": 3, "kpi": {{"loss": 0.5}}}}\\n' $epoch >> {folder}/job/status.json
+  printf '{{"status": "RUNNING", "epoch": %s, "max_epoch": 3, "kpi": {{"loss": 0.5}}}}\\n' \
+    $epoch >> {folder}/job/status.json
 done
 """
 

@@ -114,7 +114,7 @@ def test_a_fault_of_ours_ends_with_1_and_is_named_as_ours(
     assert error["code"] == "internal"
     assert "ZeroDivisionError" in error["message"]
     assert mae("plan", "train") == 1
-    assert "fault of ours" in capsys.readouterr().err
+    assert "this is a bug in mae" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_disk_is_a_storage_error(

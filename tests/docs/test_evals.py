@@ -29,7 +29,8 @@ def test_there_are_twenty_triggers_half_of_them_near_misses_and_fifteen_tasks() 
 def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(
     runner: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worker = f"""{sys.executable} -c 'import json; json.dump(dict(images=40, classes=4), open("answer.json", "w"))' {{prompt}}"""
+    answer = 'import json; json.dump(dict(images=40, classes=4), open("answer.json", "w"))'
+    worker = f"""{sys.executable} -c '{answer}' {{prompt}}"""
     assert runner.run_tasks(worker, "inspect-counts", 60, False)
     talker = f"""{sys.executable} -c 'print("40 images in 4 classes")' {{prompt}}"""
     assert not runner.run_tasks(talker, "inspect-counts", 60, False)
@@ -62,7 +63,8 @@ def test_triggers_are_passed_by_an_agent_that_tells_them_apart_and_failed_by_one
     knows = tmp_path / "knows.py"
     knows.write_text(
         "import json, sys\n"
-        f"fires = {{item['query']: item['fires'] for item in json.load(open({str(ROOT / 'evals' / 'triggers.json')!r}))}}\n"
+        f"items = json.load(open({str(ROOT / 'evals' / 'triggers.json')!r}))\n"
+        "fires = {item['query']: item['fires'] for item in items}\n"
         "query = sys.argv[1].rpartition('Request: ')[2]\n"
         f"print({runner.SKILL!r} if fires[query] else 'none')\n"
     )

@@ -1,18 +1,20 @@
 """Foreign state dicts in this project's names: timm's for the encoder (no prefix), the papers'
 repositories' for the decoders.
 
-=====================================  =============  =====================================================================
-source                                 wrapper        what differs
-=====================================  =============  =====================================================================
-facebookresearch/mae                   model          nothing: encoder names equal timm's
-facebookresearch/ConvNeXt-V2           model          ``downsample_layers``, ``dwconv``, ``pwconv``,
-GRN ``[1, 1, 1, C]`` … FCMAE with sparse kernels            model          ``encoder.`` prefix,
-``.kernel`` ``[k², in, out]``, ``.linear``, ``.ln`` facebookresearch/hiera
-model_state    ``head.projection``, ``norm`` this project, TAO                      state_dict
-``model.``, ``encoder.`` prefixes timm, safetensors                      none           nothing
-transformers ViTMAE                    none           ``vit.`` and ``decoder.`` names; queries, keys
-and values apart
-=====================================  =============  =====================================================================
+============================  ===============  ===================================================
+source                        wrapper          what differs
+============================  ===============  ===================================================
+facebookresearch/mae          ``model``        nothing: encoder names equal timm's
+facebookresearch/ConvNeXt-V2  ``model``        ``downsample_layers``, ``dwconv``, ``pwconv``, GRN
+                                               ``[1, 1, 1, C]``
+… FCMAE with sparse kernels   ``model``        ``encoder.`` prefix, ``.kernel`` ``[k², in, out]``,
+                                               ``.linear``, ``.ln``
+facebookresearch/hiera        ``model_state``  ``head.projection``, ``norm``
+this project, TAO             ``state_dict``   ``model.``, ``encoder.`` prefixes
+timm, safetensors             none             nothing
+transformers ViTMAE           none             ``vit.`` and ``decoder.`` names; queries, keys and
+                                               values apart
+============================  ===============  ===================================================
 """
 
 from __future__ import annotations

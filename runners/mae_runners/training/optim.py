@@ -26,7 +26,7 @@ class LearningRate:
 
 
 def scaled_lr(optim: OptimSpec, effective_batch: int) -> LearningRate:
-    """`lr` as given, or `lr × effective batch / 256` with `lr_scaling=linear` (arXiv 1706.02677)."""
+    """`lr` as given, or times effective batch / 256 with `lr_scaling=linear` (arXiv 1706.02677)."""
     if optim.lr_scaling == "linear":
         factor = effective_batch / 256
         why = f"lr {optim.lr:g} × effective batch {effective_batch} / 256"

@@ -48,7 +48,8 @@ def _exec_runner(
 def _action(name: str, does: str) -> click.Command:
     @click.command(
         name=name,
-        help=f"{does}\n\nOverrides are dotted: train.num_epochs=2 model.num_classes=10. FILE may be - for stdin.",
+        help=f"{does}\n\nOverrides are dotted: train.num_epochs=2 model.num_classes=10. "
+        "FILE may be - for stdin.",
     )
     @click.option(
         "-e",

@@ -20,7 +20,8 @@ from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
 @click.option(
     "--masks",
     metavar="SOURCE",
-    help="Masks of the images, for segmentation: their values and what is missing. 'beside' takes annotations/ beside images/.",
+    help="Masks of the images, for segmentation: their values and what is missing. "
+    "'beside' takes annotations/ beside images/.",
 )
 @json_option
 def inspect(

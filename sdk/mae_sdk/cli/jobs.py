@@ -108,7 +108,8 @@ def list_(
     rows = [row for row in rows if row["state"] is not None]
     if unreadable:
         say(
-            f"warning: the record of {', '.join(unreadable[:8])}{' …' if len(unreadable) > 8 else ''} cannot be read"
+            f"warning: the record of {', '.join(unreadable[:8])}"
+            f"{' …' if len(unreadable) > 8 else ''} cannot be read"
         )
     if state:
         rows = [row for row in rows if row["state"] == state.upper()]
@@ -373,7 +374,7 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
 @click.option(
     "--lost",
     is_flag=True,
-    help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs there any more.",
+    help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs any more.",
 )
 @click.option(
     "--env",

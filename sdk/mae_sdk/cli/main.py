@@ -135,11 +135,11 @@ def cli() -> None:
 
     \b
     mae plan train --train-datasets s3://bucket/data/train     look before you launch
-    mae run  train --train-datasets s3://bucket/data/train     launch (AutoML unless --automl-policy
-    off) mae jobs status JOB                                        watch mae run evaluate --parent
-    JOB --eval-dataset s3://...      chain
+    mae run  train --train-datasets s3://bucket/data/train     launch (with AutoML, unless off)
+    mae jobs status JOB                                        watch
+    mae run evaluate --parent JOB --eval-dataset s3://...      chain
 
-    Every command takes --json. Exit codes: 0 fine, 1 fault of ours, 2 spec or usage, 3 data, 4 not
+    Every command takes --json. Exit codes: 0 fine, 1 internal error, 2 spec or usage, 3 data, 4 not
     found, 5 job failed, 6 canceled, 7 missing optional dependency, 8 storage or network, 75
     preempted, 130 interrupted.
     """
@@ -204,13 +204,14 @@ def _fault(error: Exception, as_json: bool) -> int:
 
     if as_json:
         where: Any = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119
         document = {
             "code": "internal",
             "message": f"{type(error).__name__}: {error}",
             "field": None,
             "got": None,
             "expected": None,
-            "hint": f"a fault of ours at {os.path.basename(where.filename)}:{where.lineno}; please report it",  # noqa: PTH119
+            "hint": f"internal error: this is a bug in mae, at {place}; please report it",
             "retryable": False,
             "exit_code": 1,
         }
@@ -218,7 +219,7 @@ def _fault(error: Exception, as_json: bool) -> int:
     else:
         traceback.print_exception(error)
         sys.stderr.write(
-            "mae: that is a fault of ours, not of your input; please report the lines above\n"
+            "mae: internal error: this is a bug in mae; please report the lines above\n"
         )
     return 1
 

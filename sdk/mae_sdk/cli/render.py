@@ -90,7 +90,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_error(error: MaeError, *, as_json: bool) -> None:
-    """One error (with all its problems) on stderr: text for people, one line of JSON for machines."""
+    """One error with all its problems on stderr: text for people, a line of JSON for machines."""
     if as_json:
         sys.stderr.write(one_line(error.to_dict()) + "\n")
     else:

@@ -160,7 +160,7 @@ def install_bundle(root: Path, target: Path, *, force: bool = False) -> list[Pat
 @click.option("--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one.")
 @json_option
 def mcp(skill_dir: str | None, as_json: bool) -> None:
-    """Serve plan, run, status, logs, cancel, metrics, explain and inspect as MCP tools over stdio."""
+    """Serve plan, run, status, logs, cancel, metrics, explain, inspect as MCP tools over stdio."""
     from importlib.util import find_spec
 
     from mae_skill.errors import DependencyError
