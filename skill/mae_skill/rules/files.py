@@ -60,12 +60,23 @@ def named_files(case: Case) -> None:
 def _read(case: Case) -> list[str]:
     """The fields whose files the action reads; its data is counted elsewhere."""
     if case.action == "train":
-        keys = ["train.pretrained_model_path", "train.resume_training_checkpoint_path"]
+        keys = ["train.resume_training_checkpoint_path"]
+        if not _goes_on(case):
+            keys.append("train.pretrained_model_path")
         if case("train.stage") == "pretrain" and case("train.probe.interval"):
             keys += ["dataset.probe_train_data_sources", "dataset.probe_val_data_sources"]
         return keys
     engine = [f"{case.action}.trt_engine"] if case.action in RUNS_ENGINES else []
     return [MODEL[case.action], *engine]
+
+
+def _goes_on(case: Case) -> bool:
+    """Whether training continues from a checkpoint: then pretrained weights are not read."""
+    if case("train.resume_training_checkpoint_path"):
+        return True
+    root, own = case("results_dir"), case("train.results_dir")
+    folder = Path(own) if own else Path(root) / "train" if root else None
+    return folder is not None and any(folder.expanduser().glob("model_epoch_*.pth"))
 
 
 RULES = [
