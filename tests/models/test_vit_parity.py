@@ -20,8 +20,10 @@ def reference(norm_pix: bool, mask_ratio: float) -> ViTMAEForPreTraining:
     1e-6 (its own default is 1e-12)."""
     torch.manual_seed(1)
     config = ViTMAEConfig(
-        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=64, layer_norm_eps=1e-6,
-        decoder_hidden_size=64, decoder_num_hidden_layers=2, decoder_num_attention_heads=4, decoder_intermediate_size=256,
+        hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768,
+        image_size=64, layer_norm_eps=1e-6,
+        decoder_hidden_size=64, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
+        decoder_intermediate_size=256,
         norm_pix_loss=norm_pix, mask_ratio=mask_ratio,
     )  # fmt: skip
     model = ViTMAEForPreTraining(config).eval()

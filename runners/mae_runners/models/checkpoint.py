@@ -165,7 +165,8 @@ def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
             f"{source.name} holds more than weights, or is damaged; it is not loaded",
             got=str(error).splitlines()[0][:300],
             expected="tensors and plain data, readable with weights_only=True",
-            hint="save the bare state dict again with torch.save(model.state_dict(), …) where the file came from",
+            hint="save the bare state dict again with torch.save(model.state_dict(), …) "
+            "where the file came from",
         ) from error
     except Exception as error:
         raise CheckpointError(

@@ -107,7 +107,8 @@ def load_pretrained(
             f"{name} does not fit {model.arch}: {report.share:.1%} of the backbone matched{clash}",
             field="train.pretrained_model_path",
             got=found or "an architecture that is not ours",
-            expected=f"weights of {model.arch}: at least {min_share:.0%} of the backbone, every shape equal",
+            expected=f"weights of {model.arch}: at least {min_share:.0%} of the backbone, "
+            "every shape equal",
             hint=f"set model.arch to {found}"
             if found and found != model.arch
             else "choose weights of the same architecture",
@@ -230,7 +231,10 @@ class _Loader:
         if old is None or math.prod(old) != tokens:
             old = new if tokens == math.prod(new) else square_grid(tokens)
         if value.ndim != 3 or value.shape[2] != parameter.shape[2] or old is None:
-            text = f"{target} is {list(value.shape)} in the file and {list(parameter.shape)} in the model"
+            text = (
+                f"{target} is {list(value.shape)} in the file"
+                f" and {list(parameter.shape)} in the model"
+            )
             if decoder:
                 self.report.ignored[target] = text
             else:
