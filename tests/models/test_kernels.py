@@ -1,4 +1,4 @@
-"""Each kernel gives its plain PyTorch equivalent's values and gradients, and steps aside elsewhere."""
+"""Each kernel gives the values and gradients of its plain equivalent, and steps aside elsewhere."""
 
 from __future__ import annotations
 

@@ -122,3 +122,83 @@ def test_no_command_goes_through_a_shell() -> None:
         if re.search(r"shell\s*=\s*True|os\.system\(|os\.popen\(", path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def _imported_files(room: Path) -> dict[str, set[str]]:
+    """Module → modules of the same package that it imports, wherever the import stands.
+
+    Imports for type checkers alone are left out: they load nothing.
+    """
+    modules = {}
+    for path in sorted(room.rglob("*.py")):
+        parts = path.relative_to(room.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for_types = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for statement in node.body
+            for inner in ast.walk(statement)
+        }
+        names: set[str] = set()
+        for node in ast.walk(tree):
+            if id(node) in for_types:
+                continue
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= (full & modules.keys()) or {node.module}
+        graph[module] = (names & modules.keys()) - {module}
+    return graph
+
+
+def _in_a_circle(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes from which a way leads back to themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(graph[start])
+        while waiting:
+            node = waiting.pop()
+            if node not in seen:
+                seen.add(node)
+                waiting += graph.get(node, ())
+        return seen
+
+    return [node for node in graph if node in reached(node)]
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_no_files_and_no_folders_import_each_other_in_a_circle(room: str) -> None:
+    graph = {
+        module: {name for name in imported if ".cli" not in name}
+        for module, imported in _imported_files(ROOMS[room]).items()
+        if ".cli" not in module
+    }
+    assert len(graph) > 20
+    assert _in_a_circle(graph) == []
+
+    folders: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        here = module.split(".")[1:2]
+        for name in imported:
+            there = name.split(".")[1:2]
+            if here and there and here != there:
+                folders.setdefault(here[0], set()).add(there[0])
+    assert _in_a_circle(folders) == []
+
+
+def test_the_packages_have_few_rooms() -> None:
+    """Files and folders at the root, without the markers of a package."""
+
+    def rooms(room: Path) -> set[str]:
+        names = {path.stem for path in room.iterdir() if path.suffix == ".py" or path.is_dir()}
+        return names - {"__init__", "__main__", "__pycache__", "_bundle"}
+
+    assert len(rooms(ROOMS["sdk"])) <= 14
+    assert len(rooms(ROOMS["runners"])) <= 11
