@@ -179,8 +179,8 @@ def sentence(item: dict[str, Any] | str) -> str:
     """A notice, or a warning with its field and hint."""
     if isinstance(item, str):
         return item
-    text = f"{item['field']}: {item['message']}" if item["field"] else item["message"]
-    return f"{text} ({item['hint']})" if item["hint"] else text
+    text = f"{item['field']}: {item['message']}" if item.get("field") else item["message"]
+    return f"{text} ({item['hint']})" if item.get("hint") else text
 
 
 def seconds(value: float | None) -> str:
