@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 def prepare(task: dict[str, Any], folder: Path) -> None:
     """A clean folder with the installed bundle, the task's data (real digits) and its files."""
-    from mae_sdk.cli.skill import install_bundle
+    from mae_sdk.cli.bundle import install_bundle
 
     from tests.support.images import digits, write_imagefolder
 
@@ -245,7 +245,7 @@ def run_tasks(agent: str, only: str | None, timeout: float, keep: bool) -> bool:
 
 
 def run_triggers(agent: str, timeout: float) -> bool:
-    from mae_sdk.cli.bundle_check import front_matter
+    from mae_sdk.cli.bundle import front_matter
 
     description = front_matter(ROOT / "SKILL.md")["description"]
     queries = json.loads((HERE / "triggers.json").read_text())

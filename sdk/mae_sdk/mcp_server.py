@@ -2,7 +2,8 @@
 
 Tool schemas derive from the bundle's own schemas (`plan_schema`), so another bundle gets its own
 tools with no line changed. Launching and stopping need ``confirmed=true``; everything else is
-marked read-only. Answers are bounded, say how to get the rest, and name the sensible next calls.
+marked read-only. Answers are those of `mae_sdk.answers`, bounded; they say how to get the rest and
+name the sensible next calls.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from typing import TYPE_CHECKING, Any
 from mae_skill.dotted import field_nodes, flatten
 from mae_skill.errors import MaeError, UsageError
 
+from mae_sdk import answers
+
 if TYPE_CHECKING:
-    from mae_sdk import Skill
+    from mae_sdk.job import Job
+    from mae_sdk.skill import Skill
+
+Arguments = dict[str, Any]
 
 MAX_LINES = 60
+MAX_LOG_LINES = 2000
+DEFAULT_JOBS = 30
+MAX_JOBS = 500
 MAX_ITEMS = 60
 """Items of a list or mapping in an answer; more are counted, not shown."""
+
 _TEXT = {"type": "string"}
 _ROOT = {
     "results_root": {
         "type": "string",
-        "description": "Where jobs live: a folder or URL. "
+        "description": "Where jobs are: a folder or URL. "
         "Default: MAE_RESULTS_ROOT, else ./mae-results.",
     }
 }
@@ -76,13 +86,13 @@ _PLAN_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """One tool: its description, and the function that answers (arguments → JSON document)."""
+    """One tool: its description, and the function that answers a call."""
 
     name: str
     description: str
     properties: Mapping[str, Any]
     required: tuple[str, ...]
-    call: Callable[[Skill, dict[str, Any]], Any]
+    call: Callable[[Skill, Arguments], answers.Document]
     read_only: bool = True
     destructive: bool = False
     idempotent: bool = True
@@ -98,8 +108,10 @@ class ToolSpec:
 
 
 def plan_schema(skill: Skill) -> dict[str, Any]:
-    """Properties of the plan and run tools: the bundle's actions, and the spec fields that its
-    schemas mark popular."""
+    """Properties of the plan and run tools.
+
+    The bundle's actions, and the spec fields that its schemas mark popular.
+    """
     bundle = skill.bundle
     actions = list(bundle.info["actions"])
     fields: dict[str, Any] = {}
@@ -111,7 +123,7 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
             "type": "object",
             "properties": fields,
             "additionalProperties": True,
-            "description": "Dotted spec keys to values; any field is accepted, "
+            "description": "Dotted spec keys to values. Any field is accepted; "
             "the popular ones are listed.",
         },
         **_PLAN_OPTIONS,
@@ -139,17 +151,13 @@ def automl_schema() -> dict[str, Any]:
 
 
 def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key → JSON Schema of the fields named in ``popular`` or carrying ``popular: true``,
-    stripped of annotations."""
+    """Dotted key → JSON Schema of the popular fields, without annotations.
 
-    listed = schema.get("popular")
-    names = (
-        {*listed}
-        if isinstance(listed, list)
-        else set(flatten(listed))
-        if isinstance(listed, dict)
-        else set()
-    )
+    A field is popular by ``popular: true``, or because the schema's own ``popular`` names it: a
+    list of keys, or a spec that holds them.
+    """
+    listed = schema.get("popular") or []
+    names = set(flatten(listed)) if isinstance(listed, dict) else {*listed}
     keep = (
         "type",
         "enum",
@@ -168,16 +176,11 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plan(skill: Skill, arguments: dict[str, Any]) -> Any:
+def _plan(skill: Skill, arguments: Arguments) -> answers.Document:
     given = dict(arguments)
     full = given.pop("full", False)
-    document = skill.plan(**given).to_dict()
+    document = answers.plan(skill.plan(**given), full=full)
     if not full:
-        document["provenance"] = {
-            key: value
-            for key, value in document["provenance"].items()
-            if value["origin"] != "template"
-        }
         document["more"] = "full=true lists the origin of every value, the template's too"
     return {
         **document,
@@ -188,7 +191,12 @@ def _plan(skill: Skill, arguments: dict[str, Any]) -> Any:
     }
 
 
-def _confirm(arguments: dict[str, Any], does: str) -> dict[str, Any]:
+def _confirmed(arguments: Arguments, does: str) -> Arguments:
+    """The arguments of a confirmed call.
+
+    Raises:
+        UsageError: it is not confirmed.
+    """
     given = dict(arguments)
     if given.pop("confirmed", False) is not True:
         raise UsageError(
@@ -200,97 +208,68 @@ def _confirm(arguments: dict[str, Any], does: str) -> dict[str, Any]:
     return given
 
 
-def _run(skill: Skill, arguments: dict[str, Any]) -> Any:
-    given = _confirm(arguments, "launching a job")
-    job = skill.create_job(**given)
+def _run(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = skill.create_job(**_confirmed(arguments, "launching a job"))
     calls = [
         f"status job_id={job.id}",
         f"logs job_id={job.id}",
         f"cancel job_id={job.id} confirmed=true",
     ]
-    return {"job_id": job.id, "state": str(job.state), "folder": str(job.folder), "next": calls}
+    return {**answers.launched(job), "next": calls}
 
 
-def _job(skill: Skill, arguments: dict[str, Any]) -> Any:
+def _job(skill: Skill, arguments: Arguments) -> Job:
     return skill.job(arguments["job_id"], results_root=arguments.get("results_root"))
 
 
-def _status(skill: Skill, arguments: dict[str, Any]) -> Any:
+def _status(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
-    found = job.status()
-    state = str(job.state)
+    document = answers.status(job)
     after = {
         "COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"],
         "ERROR": [f"logs job_id={job.id}"],
     }
-    made = [str(path) for path in job.files()]
-    following = after.get(state, [f"status job_id={job.id}", f"logs job_id={job.id}"])
-    return {
-        "id": job.id,
-        **(found if isinstance(found, dict) else {"status": found}),
-        "state": state,
-        **({"files": made} if made else {}),
-        "next": following,
-    }
+    calls = after.get(document["state"], [f"status job_id={job.id}", f"logs job_id={job.id}"])
+    return {**document, "next": calls}
 
 
-def _logs(skill: Skill, arguments: dict[str, Any]) -> Any:
+def _logs(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
-    lines = job.logs().splitlines()
     count = arguments.get("lines", MAX_LINES)
-    more = {"more": f"lines={min(2000, len(lines))} shows more"} if len(lines) > count else {}
-    return {
-        "id": job.id,
-        "lines": lines[-count:],
-        "total_lines": len(lines),
-        **more,
-        "next": [f"status job_id={job.id}"],
-    }
+    document = answers.logs(job.id, job.logs(), count)
+    total = document["total_lines"]
+    if total > count:
+        document["more"] = f"lines={min(MAX_LOG_LINES, total)} shows more"
+    return {**document, "next": [f"status job_id={job.id}"]}
 
 
-def _metrics(skill: Skill, arguments: dict[str, Any]) -> Any:
+def _metrics(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
-    return {
-        "id": job.id,
-        "metrics": job.metrics(),
-        "next": [f"plan action=… parent_job_id={job.id}"],
-    }
+    return {**answers.metrics(job), "next": [f"plan action=… parent_job_id={job.id}"]}
 
 
-def _cancel(skill: Skill, arguments: dict[str, Any]) -> Any:
-    job = _job(skill, _confirm(arguments, "canceling a job"))
+def _cancel(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = _job(skill, _confirmed(arguments, "canceling a job"))
     job.cancel()
-    return {"id": job.id, "state": str(job.state), "next": [f"status job_id={job.id}"]}
+    return {**answers.state(job), "next": [f"status job_id={job.id}"]}
 
 
-def _jobs(skill: Skill, arguments: dict[str, Any]) -> Any:
-    found = skill.jobs(results_root=arguments.get("results_root"))
-    rows = [
-        {"id": job.id, "action": job.record.get("action"), "state": str(job.state)} for job in found
-    ]
-    limit = arguments.get("limit", 30)
-    more = {"more": f"limit={min(500, len(rows))} shows more"} if len(rows) > limit else {}
-    return {
-        "jobs": rows[:limit],
-        "total": len(rows),
-        **more,
-        "next": ["status job_id=JOB", "inspect source=URI"],
-    }
+def _jobs(skill: Skill, arguments: Arguments) -> answers.Document:
+    limit = arguments.get("limit", DEFAULT_JOBS)
+    document = answers.jobs(skill.jobs(results_root=arguments.get("results_root")), limit=limit)
+    if document["total"] > limit:
+        document["more"] = f"limit={min(MAX_JOBS, document['total'])} shows more"
+    return {**document, "next": ["status job_id=JOB", "inspect source=URI"]}
 
 
-def _explain(skill: Skill, arguments: dict[str, Any]) -> Any:
-    from mae_skill.explain import explain
-
-    found: Any = explain(skill.bundle.schema(arguments.get("action", "train")), arguments["key"])
-    document = found if isinstance(found, dict) else found.to_dict()
+def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
+    document = answers.explain(skill.bundle, arguments["key"], arguments.get("action", "train"))
     return {**document, "next": ["plan with spec_overrides"]}
 
 
-def _inspect(skill: Skill, arguments: dict[str, Any]) -> Any:
-    from mae_sdk.data import inspect_source
-
+def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
     return {
-        **inspect_source(arguments["source"]),
+        **answers.inspect(arguments["source"]),
         "next": ["plan action=train train_datasets=SOURCE"],
     }
 
@@ -303,7 +282,7 @@ def tools(skill: Skill) -> list[ToolSpec]:
         "lines": {
             "type": "integer",
             "minimum": 1,
-            "maximum": 2000,
+            "maximum": MAX_LOG_LINES,
             "default": MAX_LINES,
             "description": "The last N lines.",
         }
@@ -335,24 +314,32 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec(
             "status",
-            "State, progress and newest figures of a job; the reason when it failed.",
+            "State, progress and newest metrics of a job; the reason when it failed.",
             _JOB,
             ("job_id",),
             _status,
         ),
         ToolSpec("logs", "The end of a job's log.", {**_JOB, **lines}, ("job_id",), _logs),
-        ToolSpec("metrics", "The figures of a job.", _JOB, ("job_id",), _metrics),
+        ToolSpec("metrics", "The metrics of a job.", _JOB, ("job_id",), _metrics),
         ToolSpec(
             "jobs",
             "The jobs of a results root.",
-            {**_ROOT, "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 30}},
+            {
+                **_ROOT,
+                "limit": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_JOBS,
+                    "default": DEFAULT_JOBS,
+                },
+            },
             (),
             _jobs,
         ),
         ToolSpec(
             "cancel",
-            "Stop every process of a job. Needs confirmed=true. Its checkpoints stay, "
-            "and it can be resumed.",
+            "Stop every process of a job. Needs confirmed=true. "
+            "Its checkpoints stay, and it can be resumed.",
             {**_JOB, **_CONFIRMED},
             ("job_id", "confirmed"),
             _cancel,
@@ -376,10 +363,10 @@ def tools(skill: Skill) -> list[ToolSpec]:
     ]
 
 
-def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.Document, bool]:
     """One call → (JSON document, whether it is an error).
 
-    A user's error is a document, never a crash of the server.
+    An error that a user causes is a document, never a crash of the server.
     """
     from jsonschema import Draft202012Validator
 
@@ -390,19 +377,17 @@ def answer(skill: Skill, tool: ToolSpec, arguments: dict[str, Any]) -> tuple[dic
             raise UsageError(
                 problem.message, field=".".join(str(part) for part in problem.path) or tool.name
             )
-        document = tool.call(skill, dict(arguments))
+        document: answers.Document = answers.plain(tool.call(skill, dict(arguments)))
     except MaeError as error:
         return error.to_dict(), True
-    document = json.loads(_dumps(document))
-    whole = (
-        tool.name in ("logs", "jobs") or arguments.get("full") is True
-    )  # these have a limit of their own
+
+    # Logs and jobs have a limit of their own.
+    whole = tool.name in ("logs", "jobs") or arguments.get("full") is True
     return document if whole else bounded(document), False
 
 
 def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
-    """A JSON document whose lists and mappings have at most ``limit`` items, with the number of
-    those left out."""
+    """A document whose lists and mappings have at most `limit` items and say how many are left."""
     if isinstance(value, dict):
         kept = {key: bounded(item, limit) for key, item in list(value.items())[:limit]}
         return kept if len(value) <= limit else {**kept, "…": f"{len(value) - limit} more"}
@@ -410,12 +395,6 @@ def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
         shown = [bounded(item, limit) for item in value[:limit]]
         return shown if len(value) <= limit else [*shown, f"… {len(value) - limit} more"]
     return value
-
-
-def _dumps(document: Any) -> str:
-    from mae_sdk.cli.render import dumps
-
-    return dumps(document)
 
 
 def serve(skill_dir: str | None = None) -> None:
@@ -433,7 +412,7 @@ async def _serve(skill_dir: str | None) -> None:
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
 
-    from mae_sdk import Skill
+    from mae_sdk.skill import Skill
 
     skill = Skill(skill_dir)
     offered = {tool.name: tool for tool in tools(skill)}
@@ -459,10 +438,8 @@ async def _serve(skill_dir: str | None) -> None:
     async def on_call_tool(context: Any, params: Any) -> Any:
         tool = offered.get(params.name)
         if tool is None:
-            document, failed = (
-                UsageError("no such tool", got=params.name, expected=", ".join(offered)).to_dict(),
-                True,
-            )
+            unknown = UsageError("no such tool", got=params.name, expected=", ".join(offered))
+            document, failed = unknown.to_dict(), True
         else:
             document, failed = await anyio.to_thread.run_sync(
                 answer, skill, tool, params.arguments or {}

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk.cli.common import in_order
 from mae_sdk.cli.main import main
-from mae_sdk.cli.run import in_order
 from mae_skill.dotted import flatten
 
 from tests.support.jobs import start

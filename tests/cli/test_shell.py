@@ -192,7 +192,7 @@ def test_an_action_in_the_foreground_becomes_the_runner(
 
 
 def test_output_is_cut_with_a_word_on_how_to_see_the_rest() -> None:
-    from mae_sdk.cli.render import bounded
+    from mae_sdk.cli.common import bounded
 
     cut = bounded([str(number) for number in range(100)], more="--json", limit=10).splitlines()
     assert len(cut) == 11
@@ -200,7 +200,7 @@ def test_output_is_cut_with_a_word_on_how_to_see_the_rest() -> None:
 
 
 def test_json_never_holds_a_number_that_json_does_not_have() -> None:
-    from mae_sdk.cli.render import dumps
+    from mae_sdk.cli.common import dumps
 
     assert json.loads(dumps({"loss": float("nan"), "best": [float("inf"), 1.5]})) == {
         "loss": None,
@@ -209,7 +209,7 @@ def test_json_never_holds_a_number_that_json_does_not_have() -> None:
 
 
 def test_a_line_of_json_is_one_line_for_every_reader() -> None:
-    from mae_sdk.cli.render import one_line
+    from mae_sdk.cli.common import one_line
 
     document = {"key": "a\x85b\u2028c\u2029d\ne"}
     assert len(one_line(document).splitlines()) == 1 and json.loads(one_line(document)) == document

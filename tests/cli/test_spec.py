@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from mae_sdk.cli.main import ACTIONS, main
+from mae_sdk.cli.common import ACTIONS
+from mae_sdk.cli.main import main
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten
 from mae_skill.reader import read_spec

@@ -104,7 +104,7 @@ def test_every_json_block_is_json(page: Path) -> None:
 
 
 def test_the_skill_description_carries_the_trigger_phrases() -> None:
-    from mae_sdk.cli.bundle_check import front_matter
+    from mae_sdk.cli.bundle import front_matter
 
     description = front_matter(ROOT / "SKILL.md")["description"]
     assert [phrase for phrase in TRIGGERS if f'"{phrase}"' not in description] == []
@@ -117,7 +117,7 @@ def test_the_skill_is_short_enough_to_read_every_time() -> None:
 
 
 def test_the_installed_skills_pass_the_reference_validator(tmp_path: Path) -> None:
-    from mae_sdk.cli.skill import install_bundle
+    from mae_sdk.cli.bundle import install_bundle
     from skills_ref import validate
 
     installed = install_bundle(ROOT, tmp_path)
@@ -126,7 +126,7 @@ def test_the_installed_skills_pass_the_reference_validator(tmp_path: Path) -> No
 
 
 def test_installing_over_a_copy_is_refused_unless_forced(tmp_path: Path) -> None:
-    from mae_sdk.cli.skill import install_bundle
+    from mae_sdk.cli.bundle import install_bundle
     from mae_skill.errors import UsageError
 
     install_bundle(ROOT, tmp_path)
@@ -159,9 +159,8 @@ def test_the_skill_installs_by_an_agents_name_and_the_copy_is_a_whole_bundle(
 ) -> None:
     from click.testing import CliRunner
     from mae_sdk import Skill
-    from mae_sdk.cli.bundle_check import check_bundle
+    from mae_sdk.cli.bundle import AGENT_FOLDERS, check_bundle
     from mae_sdk.cli.main import cli
-    from mae_sdk.cli.skill import AGENT_FOLDERS
 
     monkeypatch.setenv("HOME", str(tmp_path))
     names = [word for agent in AGENT_FOLDERS for word in ("--agent", agent)]

@@ -88,7 +88,7 @@ def test_importing_the_sdk_loads_the_standard_library_only() -> None:
 def test_help_loads_no_command_and_nothing_heavy() -> None:
     late = [
         *(name for name in LATE if name not in ("click", "mae_sdk.cli")),
-        "mae_sdk.cli.run",
+        "mae_sdk.cli.plan_run",
         "mae_sdk.cli.jobs",
     ]
     program = (

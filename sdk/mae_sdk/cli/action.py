@@ -1,5 +1,4 @@
-"""``mae train -e spec.yaml key=value``: one action in the foreground, no job: the documented
-launcher form.
+"""``mae train -e spec.yaml key=value``: one action in the foreground, without a job.
 
 The process becomes the runner (`os.execv`), so signals, exit codes and output are the runner's own.
 """
@@ -8,10 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
-from mae_sdk.cli.render import json_option
+from mae_sdk.cli.common import json_option
 
 
 def _exec_runner(
@@ -21,7 +21,7 @@ def _exec_runner(
 
     from mae_skill.errors import DependencyError, NotFoundError
 
-    if experiment_spec != "-" and not os.path.exists(experiment_spec):  # noqa: PTH110
+    if experiment_spec != "-" and not Path(experiment_spec).exists():
         raise NotFoundError(
             "no such spec file",
             field="--experiment_spec",
@@ -35,6 +35,7 @@ def _exec_runner(
                 field=action,
                 hint="pip install 'mae-skill[train]'",
             )
+
     if as_json:
         os.environ["MAE_JSON"] = "1"
     sys.stdout.flush()
@@ -48,8 +49,8 @@ def _exec_runner(
 def _action(name: str, does: str) -> click.Command:
     @click.command(
         name=name,
-        help=f"{does}\n\nOverrides are dotted: train.num_epochs=2 model.num_classes=10. "
-        "FILE may be - for stdin.",
+        help=f"{does}\n\n"
+        "Overrides are dotted: train.num_epochs=2 model.num_classes=10. FILE may be - for stdin.",
     )
     @click.option(
         "-e",

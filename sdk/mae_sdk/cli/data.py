@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
+from mae_sdk import answers
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size
 
 
 @click.command()
@@ -14,9 +15,9 @@ from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
 @click.option(
     "--other",
     metavar="SOURCE",
-    help="A second source, e.g. validation: pictures that are in both are reported.",
+    help="A second source, e.g. validation: images that are in both are reported.",
 )
-@click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced pictures.")
+@click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced images.")
 @click.option(
     "--masks",
     metavar="SOURCE",
@@ -27,13 +28,11 @@ from mae_sdk.cli.render import bounded, emit, json_option, pairs, show, size
 def inspect(
     source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool
 ) -> None:
-    """Counts, sizes, channels, classes, unreadable files by name, mean and std of a folder or
-    archive, local or s3://."""
-    from mae_sdk.data import inspect_masks, inspect_source
+    """What a folder or archive holds, local or s3://.
 
-    document: dict[str, Any] = inspect_source(source, other=other, contact_sheet=contact_sheet)
-    if masks:
-        document["masks"] = inspect_masks(source, None if masks == "beside" else masks)
+    Counts, sizes, channels, classes, unreadable files by name, mean and std.
+    """
+    document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
     emit(
         document,
         as_json=as_json,
@@ -48,19 +47,18 @@ def _lines(document: dict[str, Any]) -> list[str]:
         if isinstance(value, dict) and value:
             lines.append(f"{key}:")
             for name, item in value.items():
-                if (
-                    isinstance(item, list) and item
-                ):  # files, or groups of files: one line each, so that they can be read and copied
-                    lines.append(f"  {name}:")
-                    lines += [
-                        f"    {' = '.join(map(str, one)) if isinstance(one, list) else one}"
-                        for one in item
-                    ]
-                else:
-                    lines.append(f"  {name}  {show(item)}")
+                lines += _item_lines(name, item)
         elif value not in (None, [], {}):
             lines.append(f"{key}  {size(value) if key.endswith('bytes') else show(value)}")
     return lines
+
+
+def _item_lines(name: str, item: Any) -> list[str]:
+    if not isinstance(item, list) or not item:
+        return [f"  {name}  {show(item)}"]
+    # Files, or groups of equal files: one per line, so that they can be read and copied.
+    groups = [" = ".join(map(str, one)) if isinstance(one, list) else str(one) for one in item]
+    return [f"  {name}:", *(f"    {group}" for group in groups)]
 
 
 @click.group(invoke_without_command=True)
@@ -70,9 +68,7 @@ def cache(ctx: click.Context, as_json: bool) -> None:
     """The archive cache: where it is and what it holds."""
     if ctx.invoked_subcommand is not None:
         return
-    from mae_sdk.data.cache import cache_info
-
-    document = dict(cache_info())
+    document = answers.cache()
     shown = {
         key: size(value) if key.endswith("bytes") else value for key, value in document.items()
     }
@@ -83,7 +79,5 @@ def cache(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def clear(as_json: bool) -> None:
     """Remove every cached archive that no process is using."""
-    from mae_sdk.data.cache import clear_cache
-
-    freed = clear_cache()
-    emit({"freed_bytes": freed}, as_json=as_json, text=f"freed {size(freed)}")
+    document = answers.clear_cache()
+    emit(document, as_json=as_json, text=f"freed {size(document['freed_bytes'])}")

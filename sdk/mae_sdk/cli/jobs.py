@@ -1,34 +1,42 @@
-"""``mae jobs …``: every job of a results root, seen and steered from anywhere that can read it."""
+"""``mae jobs …``: every job of a results root, from any machine that can read it."""
 
 from __future__ import annotations
 
-import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mae_sdk.cli.render import (
+from mae_sdk import answers
+from mae_sdk.cli.common import (
     MAX_LINES,
+    TERMINAL,
     bounded,
     dumps,
     emit,
+    environment,
+    flat_lines,
+    follow,
     json_option,
-    one_line,
+    leave_as,
+    next_for,
     pairs,
+    print_log,
     results_root_option,
+    root_flag,
     say,
-    seconds,
-    show,
+    status_text,
     table,
 )
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
-    from mae_sdk.jobs.records import JobRecord
 
-TERMINAL = ("COMPLETE", "ERROR", "CANCELED")
 STATES = ("PENDING", "RUNNING", *TERMINAL, "UNKNOWN")
+
+MAX_NAMES = 8
+"""Damaged jobs that a warning names."""
+
+_job_argument = click.argument("job_id", metavar="JOB")
 
 
 @click.group()
@@ -43,44 +51,6 @@ def _job(identifier: str, results_root: str | None) -> Job:
     from mae_sdk import Skill
 
     return Skill().job(identifier, results_root=results_root)
-
-
-def root_flag(results_root: str | None) -> str:
-    """`` --results-root X`` where one was given, so that suggested commands work as printed."""
-    import shlex
-
-    return f" --results-root {shlex.quote(results_root)}" if results_root else ""
-
-
-def next_for(job_id: str, state: str, action: str, root: str = "") -> list[str]:
-    """The sensible next commands for a job in this state."""
-    if state in ("PENDING", "RUNNING"):
-        return [
-            f"mae jobs status {job_id}{root}",
-            f"mae jobs wait {job_id}{root}",
-            f"mae jobs logs {job_id} -f{root}",
-        ]
-    if state == "ERROR":
-        return [f"mae jobs logs {job_id}{root}", f"mae jobs resume {job_id}{root}"]
-    if state == "CANCELED":
-        return [f"mae jobs resume {job_id}{root}"]
-    if state == "UNKNOWN":
-        return [f"mae jobs show {job_id}{root}", f"mae jobs logs {job_id}{root}"]
-    if action == "train":
-        return [
-            f"mae jobs metrics {job_id}{root}",
-            f"mae run evaluate --parent {job_id} --eval-dataset URI{root}",
-            f"mae run export --parent {job_id}{root}",
-        ]
-    if action == "export":
-        return [f"mae jobs show {job_id}{root}", f"mae run gen_trt_engine --parent {job_id}{root}"]
-    return [f"mae jobs metrics {job_id}{root}", f"mae jobs show {job_id}{root}"]
-
-
-def leave_as(job: Job) -> None:
-    """End this command with the ended job's own exit code: 0, 5 (failed), 6 (canceled), 75
-    (preempted)."""
-    job.wait(timeout=0)
 
 
 @jobs.command("list")
@@ -98,102 +68,49 @@ def list_(
 ) -> None:
     """The newest jobs first."""
     from mae_sdk import Skill
-    from mae_sdk.job import observe_jobs
 
-    found = Skill().jobs(results_root=results_root, all=everything)
-    asked = found if state else found[:limit]  # only what is shown or judged is read
-    seen = zip(asked, observe_jobs(asked), strict=True)
-    rows = [row for job, observed in seen if (row := _row(job, observed))]
-    unreadable = [row["id"] for row in rows if row["state"] is None]
-    rows = [row for row in rows if row["state"] is not None]
-    if unreadable:
-        say(
-            f"warning: the record of {', '.join(unreadable[:8])}"
-            f"{' …' if len(unreadable) > 8 else ''} cannot be read"
-        )
-    if state:
-        rows = [row for row in rows if row["state"] == state.upper()]
-    rows.sort(key=lambda row: str(row["created"] or ""), reverse=True)
-    total, shown = len(rows) if state else len(found) - len(unreadable), rows[:limit]
-    text = table(
-        [(row["id"], row["action"], row["state"], row["created"], row["parent"]) for row in shown],
-        ("JOB", "ACTION", "STATE", "CREATED", "PARENT"),
-    )
-    if total > limit:
-        text += f"\n… {total - limit} more: --limit {total}"
+    listed = Skill().jobs(results_root=results_root, all=everything)
+    document = answers.jobs(listed, limit=limit, wanted=state and state.upper())
+
+    damaged = document.get("unreadable", [])
+    if damaged:
+        more = " …" if len(damaged) > MAX_NAMES else ""
+        say(f"warning: the record of {', '.join(damaged[:MAX_NAMES])}{more} cannot be read")
+
+    rows, root = document["jobs"], root_flag(results_root)
     if not rows:
-        text = "no jobs here"
-    root = root_flag(results_root)
-    follow_up = (
-        [f"mae jobs status {shown[0]['id']}{root}"]
-        if shown
-        else [f"mae plan train --train-datasets URI{root}"]
-    )
-    emit({"jobs": shown, "total": total}, as_json=as_json, text=text, next_commands=follow_up)
-
-
-def _row(job: Job, observed: tuple[JobRecord, str] | None) -> dict[str, Any] | None:
-    """What the list shows of a job, with no state where its record cannot be read.
-
-    None where it has gone since the root was listed.
-    """
-    if observed is None:
-        is_damaged = (job.folder / "job.json").exists()
-        return {"id": job.id, "state": None, "created": None} if is_damaged else None
-    record, state = observed
-    return {
-        "id": job.id,
-        "action": record.get("action"),
-        "state": state,
-        "created": record.get("created_at"),
-        "parent": record.get("parent"),
-    }
+        text, command = "no jobs here", f"mae plan train --train-datasets URI{root}"
+    else:
+        columns = ("id", "action", "state", "created", "parent")
+        heads = ("JOB", "ACTION", "STATE", "CREATED", "PARENT")
+        text = table([[row[name] for name in columns] for row in rows], heads)
+        command = f"mae jobs status {rows[0]['id']}{root}"
+    if document["total"] > limit:
+        text += f"\n… {document['total'] - limit} more: --limit {document['total']}"
+    emit(document, as_json=as_json, text=text, next_commands=[command])
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @results_root_option
 @json_option
 def status(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """State, progress, the newest figures; the reason when it failed."""
-    job = _job(job_id, results_root)
-    document = _status(job)
-    root = root_flag(results_root)
+    """State, progress, the newest metrics; the reason when it failed."""
+    _print_status(_job(job_id, results_root), results_root, as_json)
+
+
+def _print_status(job: Job, results_root: str | None, as_json: bool) -> None:
+    document = answers.status(job)
     emit(
         document,
         as_json=as_json,
-        text=_status_text(document),
-        next_commands=next_for(job.id, document["state"], str(document["action"]), root),
+        text=status_text(document),
+        next_commands=next_for(job.id, document["state"], document["action"], results_root),
     )
-
-
-def _status(job: Job) -> dict[str, Any]:
-    found = job.status()
-    document = dict(found) if isinstance(found, dict) else {"progress": found}
-    document = {"id": job.id, "action": job.record.get("action"), **document}
-    document["state"] = str(document.get("state") or job.state)
-    return document
-
-
-def _status_text(document: dict[str, Any]) -> str:
-    lines = {
-        key: value
-        for key, value in document.items()
-        if value not in (None, [], {}) and key not in ("lines", "error", "next")
-    }
-    text = pairs(
-        {key: seconds(value) if key.endswith("_seconds") else value for key, value in lines.items()}
-    )
-    failure = document.get("error")
-    if isinstance(failure, dict):
-        text += "\nerror:\n" + pairs(
-            {key: value for key, value in failure.items() if value not in (None, [], {})}, "  "
-        )
-    return text
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @click.option("-f", "--follow", "following", is_flag=True, help="Keep printing until the job ends.")
 @click.option(
     "-n",
@@ -209,36 +126,18 @@ def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_
     """The end of a job's log."""
     job = _job(job_id, results_root)
     text = job.logs()
-    everything = text.splitlines()
-    shown = everything[-lines:] if lines else everything
+    document = answers.logs(job.id, text, lines)
     if as_json and not following:
-        click.echo(dumps({"id": job.id, "lines": shown, "total_lines": len(everything)}))
+        click.echo(dumps(document))
         return
-    if len(shown) < len(everything):
-        say(f"… {len(everything) - len(shown)} earlier lines: -n 0")
-    for line in shown:
-        _log_line(line, as_json)
-    seen = len(text)
-    while following:
-        ended = str(job.state) in TERMINAL
-        text = job.logs()
-        # Whole lines only: the rest of a line that is being written comes with the next look.
-        end = len(text) if ended else text.rfind("\n") + 1
-        for line in text[seen:end].splitlines():
-            _log_line(line, as_json)
-        seen = max(seen, end)
-        if ended:
-            return
-        time.sleep(0.5)
-
-
-def _log_line(line: str, as_json: bool) -> None:
-    click.echo(one_line({"line": line}) if as_json else line)
-    sys.stdout.flush()
+    earlier = document["total_lines"] - len(document["lines"])
+    if earlier:
+        say(f"… {earlier} earlier lines: -n 0")
+    print_log(job, text, document["lines"], following=following, as_json=as_json)
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @click.option(
     "--timeout",
     type=float,
@@ -252,129 +151,34 @@ def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: 
     """Stay until a job ends. Exit 0 complete, 5 failed, 6 canceled."""
     job = _job(job_id, results_root)
     follow(job, as_json=as_json, timeout=timeout)
-    document = _status(job)
-    emit(
-        document,
-        as_json=as_json,
-        text=_status_text(document),
-        next_commands=next_for(
-            job.id, document["state"], str(document["action"]), root_flag(results_root)
-        ),
-    )
+    _print_status(job, results_root, as_json)
     leave_as(job)
 
 
-def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
-    """Wait for the end with a progress bar on a terminal, JSON lines on stderr for machines,
-    silence in a plain pipe."""
-    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
-
-    deadline = None if timeout is None else time.monotonic() + timeout
-    bar = _Bar() if sys.stderr.isatty() and not as_json else None
-    last: Any = None
-    try:
-        while True:
-            try:
-                job.wait(timeout=0.2)
-                return
-            except (JobFailedError, JobCanceledError):
-                return  # the caller prints how it ended, then `leave_as` raises
-            except StorageError:
-                if deadline is not None and time.monotonic() > deadline:
-                    raise
-            if bar is not None or as_json:
-                progress = _progress(job)
-                if progress != last:
-                    last = progress
-                    if bar is not None:
-                        bar.show(progress)
-                    else:
-                        click.echo(_line(job, progress), err=True)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _progress(job: Job) -> dict[str, Any]:
-    document = _status(job)
-    progress = document.get("progress")
-    return (
-        dict(progress)
-        if isinstance(progress, dict)
-        else {
-            key: document[key]
-            for key in ("epoch", "max_epoch", "step", "max_step", "eta", "kpi", "message")
-            if key in document
-        }
-    )
-
-
-def _line(job: Job, progress: dict[str, Any]) -> str:
-    return one_line({"id": job.id, "state": str(job.state), **progress})
-
-
-class _Bar:
-    """One rich progress bar fed from a job's own status lines."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.task = self.progress.add_task("waiting", total=None, detail="")
-        self.progress.start()
-
-    def show(self, fields: dict[str, Any]) -> None:
-        total, done = fields.get("max_epoch"), fields.get("epoch")
-        kpi = fields.get("kpi")
-        detail = (
-            " ".join(f"{key} {show(value)}" for key, value in kpi.items())
-            if isinstance(kpi, dict)
-            else ""
-        )
-        described = f"epoch {done}/{total}" if total else str(fields.get("message") or "running")
-        self.progress.update(
-            self.task, description=described, total=total, completed=done or 0, detail=detail
-        )
-
-    def close(self) -> None:
-        self.progress.stop()
-
-
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @results_root_option
 @json_option
 def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """Stop a job: every process of it, with a grace period.
-
-    A job that has ended is left as it is.
-    """
+    """Stop a job: every process of it, with a grace period. A job that has ended stays as it is."""
     job = _job(job_id, results_root)
     job.cancel()
-    document = {"id": job.id, "state": str(job.state)}
+    document = answers.state(job)
     emit(
         document,
         as_json=as_json,
         text=pairs(document),
-        next_commands=next_for(job.id, document["state"], "", root_flag(results_root)),
+        next_commands=next_for(job.id, document["state"], "", results_root),
     )
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @click.option("--wait", "waiting", is_flag=True, help="Stay until it ends.")
 @click.option(
     "--lost",
     is_flag=True,
-    help="The machine of a job in state UNKNOWN is gone for good; nothing of it runs any more.",
+    help="The machine of a job in state UNKNOWN is gone; nothing of the job runs there any more.",
 )
 @click.option(
     "--env",
@@ -393,74 +197,48 @@ def resume(
     as_json: bool,
 ) -> None:
     """A new attempt in the same folder, from its newest checkpoint."""
-    from mae_sdk.cli.run import environment
-
-    resumed = _job(job_id, results_root).resume(environment(env), lost=lost)
+    job = _job(job_id, results_root).resume(environment(env), lost=lost)
     if waiting:
-        follow(resumed, as_json=as_json)
-    record = resumed.record
-    document = {
-        "id": resumed.id,
-        "state": str(resumed.state),
-        "attempt": len(record.get("attempts") or []),
-    }
-    following = next_for(
-        resumed.id, str(document["state"]), str(record.get("action")), root_flag(results_root)
-    )
-    emit(document, as_json=as_json, text=pairs(document), next_commands=following)
-    if waiting:
-        leave_as(resumed)
+        follow(job, as_json=as_json)
 
-
-@jobs.command()
-@click.argument("job_id", metavar="JOB")
-@results_root_option
-@json_option
-def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """The newest value of every figure of a job; of an AutoML job those of its best trial."""
-    job = _job(job_id, results_root)
-    found = job.metrics()
-    document = {"id": job.id, "metrics": found}
-    text = bounded(_flat_lines(found), more="--json")
+    document = answers.resumed(job)
     emit(
         document,
         as_json=as_json,
-        text=text or "no figures yet",
-        next_commands=next_for(
-            job.id, str(job.state), str(job.record.get("action")), root_flag(results_root)
-        ),
+        text=pairs(document),
+        next_commands=next_for(job.id, document["state"], job.record["action"], results_root),
+    )
+    if waiting:
+        leave_as(job)
+
+
+@jobs.command()
+@_job_argument
+@results_root_option
+@json_option
+def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
+    """The newest value of every metric of a job; of an AutoML job those of its best trial."""
+    job = _job(job_id, results_root)
+    document = answers.metrics(job)
+    emit(
+        document,
+        as_json=as_json,
+        text=bounded(flat_lines(document["metrics"]), more="--json") or "no metrics yet",
+        next_commands=next_for(job.id, job.state, job.record["action"], results_root),
     )
 
 
-def _flat_lines(value: Any, prefix: str = "") -> list[str]:
-    if isinstance(value, dict):
-        return [
-            line
-            for key, item in value.items()
-            for line in _flat_lines(item, f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [f"{prefix}  {show(value)}"]
-
-
 @jobs.command("show")
-@click.argument("job_id", metavar="JOB")
+@_job_argument
 @results_root_option
 @json_option
 def show_(job_id: str, results_root: str | None, as_json: bool) -> None:
     """The whole record of a job: spec, attempts, files."""
     job = _job(job_id, results_root)
-    document = {
-        **job.record,
-        "state": str(job.state),
-        "folder": str(job.folder),
-        "files": [str(path) for path in job.files()],
-    }
-    text = bounded(_flat_lines(document), more="--json")
+    document = answers.show(job)
     emit(
         document,
         as_json=as_json,
-        text=text,
-        next_commands=next_for(
-            job.id, str(document["state"]), str(document.get("action")), root_flag(results_root)
-        ),
+        text=bounded(flat_lines(document), more="--json"),
+        next_commands=next_for(job.id, document["state"], document["action"], results_root),
     )

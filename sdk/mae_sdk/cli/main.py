@@ -12,13 +12,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import click
 
-ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+from mae_sdk.cli.common import did_you_mean, one_line, print_error
 
-_OF_THE_DISK = {
+_DISK_ERRORS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -28,17 +28,17 @@ _OF_THE_DISK = {
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
 }
-"""Faults of a file system that no code of ours causes, wherever they are met."""
+"""Errors of a file system, never of the code that meets them."""
 
-# name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows); kept here so that
-# help imports no command.
+# name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows).
+# The lines stand here so that help imports no command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": (
-        "run",
+        "plan_run",
         "plan",
         "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
     ),
-    "run": ("run", "run", "Launch exactly that job; --wait to stay with it."),
+    "run": ("plan_run", "run", "Launch exactly that job; --wait to stay with it."),
     "jobs": ("jobs", "jobs", "list, status, logs, wait, cancel, resume, metrics, show"),
     "get-spec": ("spec", "get_spec", "The spec template of an action, as YAML."),
     "validate": ("spec", "validate", "Every error of a spec at once."),
@@ -59,9 +59,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "gen_trt_engine",
         "Build a TensorRT engine in the foreground, no job.",
     ),
-    "skill": ("skill", "skill", "The bundle: validate, generate, install."),
-    "mcp": ("skill", "mcp", "Serve these commands as MCP tools over stdio."),
-    "completion": ("skill", "completion", 'Shell completion: eval "$(mae completion bash)".'),
+    "skill": ("bundle", "skill", "The bundle: validate, generate, install."),
+    "mcp": ("bundle", "mcp", "Serve these commands as MCP tools over stdio."),
+    "completion": ("bundle", "completion", 'Shell completion: eval "$(mae completion bash)".'),
 }
 
 
@@ -101,14 +101,6 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str | None:
-    """``did you mean 'x'?``, or None when nothing is near."""
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else None
-
-
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
@@ -134,10 +126,10 @@ def cli() -> None:
     """Masked-autoencoder pretraining and fine-tuning: plan, run, watch, chain.
 
     \b
-    mae plan train --train-datasets s3://bucket/data/train     look before you launch
-    mae run  train --train-datasets s3://bucket/data/train     launch (with AutoML, unless off)
-    mae jobs status JOB                                        watch
-    mae run evaluate --parent JOB --eval-dataset s3://...      chain
+    mae plan train --train-datasets s3://bucket/data/train  look before you launch
+    mae run  train --train-datasets s3://bucket/data/train  launch; AutoML unless switched off
+    mae jobs status JOB                                     watch
+    mae run evaluate --parent JOB --eval-dataset s3://...   chain
 
     Every command takes --json. Exit codes: 0 fine, 1 internal error, 2 spec or usage, 3 data, 4 not
     found, 5 job failed, 6 canceled, 7 missing optional dependency, 8 storage or network, 75
@@ -152,15 +144,11 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write(
-            '{"code": "interrupted", "message": "interrupted", "exit_code": 130}\n'
-            if as_json
-            else "interrupted\n"
-        )
+        document = {"code": "interrupted", "message": "interrupted", "exit_code": 130}
+        sys.stderr.write((one_line(document) if as_json else "interrupted") + "\n")
         code = 130
     except BrokenPipeError:
-        # `mae … | head` closed the pipe: nothing went wrong, and the interpreter's own flush must
-        # not complain either.
+        # `mae … | head` closed the pipe: no error, and the interpreter's flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -169,14 +157,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    upto = arguments.index("--") if "--" in arguments else len(arguments)
-    return "--json" in arguments[:upto]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return "--json" in arguments[:end]
 
 
 def _fail(error: Exception, as_json: bool) -> int:
+    """Print an error; returns its exit code."""
     from mae_skill.errors import MaeError, StorageError, UsageError
-
-    from mae_sdk.cli.render import print_error
 
     if isinstance(error, click.ClickException):
         hint = None
@@ -185,37 +172,35 @@ def _fail(error: Exception, as_json: bool) -> int:
         param = getattr(error, "param", None)
         option = getattr(error, "option_name", None) or (param.opts[0] if param else None)
         error = UsageError(error.format_message(), field=option, hint=hint)
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         error = StorageError(
             f"{error.strerror}",
             got=error.filename,
-            hint="mend the path, its permissions or its disk",
+            hint="fix the path, its permissions or its disk",
         )
     if isinstance(error, MaeError):
         print_error(error, as_json=as_json)
         return error.exit_code
-    return _fault(error, as_json)
+    return _internal_error(error, as_json)
 
 
-def _fault(error: Exception, as_json: bool) -> int:
-    """A bug of ours: the traceback for people, one object for machines, exit 1."""
-    import json
+def _internal_error(error: Exception, as_json: bool) -> int:
+    """A bug in this program: the traceback for people, one object for machines; exit code 1."""
     import traceback
 
     if as_json:
-        where: Any = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         document = {
             "code": "internal",
             "message": f"{type(error).__name__}: {error}",
             "field": None,
             "got": None,
             "expected": None,
-            "hint": f"internal error: this is a bug in mae, at {place}; please report it",
+            "hint": f"a bug in mae at {Path(frame.filename).name}:{frame.lineno}; please report it",
             "retryable": False,
             "exit_code": 1,
         }
-        sys.stderr.write(json.dumps(document) + "\n")
+        sys.stderr.write(one_line(document) + "\n")
     else:
         traceback.print_exception(error)
         sys.stderr.write(

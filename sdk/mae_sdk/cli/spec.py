@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
-from mae_skill.dotted import flatten, set_dotted
-from mae_skill.errors import UsageError
 
-from mae_sdk.cli.main import ACTIONS, did_you_mean
-from mae_sdk.cli.render import (
+from mae_sdk import answers
+from mae_sdk.cli.common import (
+    ACTIONS,
     bounded,
     dumps,
     emit,
+    in_order,
     json_option,
     pairs,
     results_root_option,
     say,
+    sentence,
     show,
-)
-
-
-def _bundle(skill_dir: str | None) -> Any:
-    from mae_skill.bundle import Bundle
-
-    return Bundle.load(skill_dir)
-
-
-def _known_action(bundle: Any, action: str) -> None:
-
-    known = list(bundle.info["actions"])
-    if action not in known:
-        raise UsageError(
-            "no such action",
-            field="ACTION",
-            got=action,
-            expected=", ".join(known),
-            hint=did_you_mean(action, known),
-        )
-
-
-skill_dir_option = click.option(
-    "--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one."
+    skill_dir_option,
 )
 
 
@@ -61,57 +40,55 @@ def get_spec(
     as_json: bool,
 ) -> None:
     """The spec template of an action as YAML: every field it reads, with its default."""
+    from mae_skill.bundle import Bundle
+    from mae_skill.dotted import flatten, set_dotted
+    from mae_skill.errors import UsageError
+    from mae_skill.reader import dump_yaml
+
     if list_recipes:
         _print_recipes(as_json)
         return
-
     if action is None:
         raise UsageError(
             "missing ACTION", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
         )
-    bundle = _bundle(skill_dir)
-    _known_action(bundle, action)
-    template = bundle.template(action)
+
+    template = Bundle.load(skill_dir).template(action)
     if recipe:
         from mae_skill.recipes import recipe_spec
 
         for key, value in flatten(recipe_spec(recipe)).items():
             set_dotted(template, key, value)
-    from mae_skill.reader import dump_yaml
 
     text = dumps(template) + "\n" if as_json else dump_yaml(template)
-    if output:
-        from pathlib import Path
-
-        try:
-            Path(output).write_text(text)
-        except OSError as error:
-            expected = "a file in a folder that is there and can be written"
-            raise UsageError(
-                "the spec cannot be written",
-                field="--output",
-                got=output,
-                expected=expected,
-                hint=str(error),
-            ) from None
-        say(f"wrote {output}")
-        say(
-            f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)"
-            f"\n  mae validate {action} -e {output} KEY=VALUE"
-        )
-    else:
+    if output is None:
         click.echo(text, nl=False)
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            "the spec cannot be written",
+            field="--output",
+            got=output,
+            expected="a file in a writable folder",
+            hint=str(error),
+        ) from None
+    say(f"wrote {output}")
+    say(
+        f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)"
+        f"\n  mae validate {action} -e {output} KEY=VALUE"
+    )
 
 
 def _print_recipes(as_json: bool) -> None:
-    from mae_skill.recipes import list_recipes
-
-    found = list_recipes()
+    document = answers.recipes()
+    recipes = document["recipes"]
     emit(
-        {"recipes": found},
+        document,
         as_json=as_json,
-        text=pairs({item["name"]: item["description"] for item in found}),
-        next_commands=[f"mae get-spec train --recipe {found[0]['name']}"],
+        text=pairs({recipe["name"]: recipe["description"] for recipe in recipes}),
+        next_commands=[f"mae get-spec train --recipe {recipes[0]['name']}"],
     )
 
 
@@ -136,31 +113,22 @@ def validate(
     The files and data that the spec names are looked at: exit 0, 2 (the spec), 3 (data), 4 (a file)
     or 7 (a device that is missing).
     """
-    bundle = _bundle(skill_dir)
-    _known_action(bundle, action)
+    from mae_skill.bundle import Bundle
     from mae_skill.reader import parse_override
     from mae_skill.resolve import raise_all
 
-    from mae_sdk.cli.run import in_order
     from mae_sdk.plan.layers import resolve_spec
 
-    asked = in_order(parse_override(item) for item in overrides)
-    found, _ = resolve_spec(bundle, action, spec, asked)
-    raise_all(found.errors, action)
-    listed = [
-        warning.to_dict() if hasattr(warning, "to_dict") else str(warning)
-        for warning in found.warnings
-    ]
-    text = "valid" + "".join(
-        f"\nwarning: {item['field']}: {item['message']}"
-        if isinstance(item, dict)
-        else f"\nwarning: {item}"
-        for item in listed
-    )
+    given = in_order(parse_override(item) for item in overrides)
+    resolution, _ = resolve_spec(Bundle.load(skill_dir), action, spec, given)
+    raise_all(resolution.errors, action)
+
+    document = answers.valid(resolution.warnings)
+    lines = [f"warning: {sentence(item)}" for item in document["warnings"]]
     emit(
-        {"valid": True, "warnings": listed},
+        document,
         as_json=as_json,
-        text=text,
+        text="\n".join(["valid", *lines]),
         next_commands=[f"mae plan {action} -e {spec}"],
     )
 
@@ -171,15 +139,10 @@ def validate(
 @skill_dir_option
 @json_option
 def explain(key: str, action: str, skill_dir: str | None, as_json: bool) -> None:
-    """What a spec field is, when it acts, what it does with its neighbours, where its default comes
-    from.
-    """
-    from mae_skill.explain import explain as explain_field
+    """What a spec field is, when it acts, how it relates to others, where its default is from."""
+    from mae_skill.bundle import Bundle
 
-    bundle = _bundle(skill_dir)
-    _known_action(bundle, action)
-    found = explain_field(bundle.schema(action), key)
-    document = found if isinstance(found, dict) else found.to_dict()
+    document = answers.explain(Bundle.load(skill_dir), key, action)
     lines = [
         line
         for name, value in document.items()
@@ -204,26 +167,18 @@ def _field_lines(name: str, value: Any) -> list[str]:
 @json_option
 def diff(first: str, second: str, results_root: str | None, as_json: bool) -> None:
     """What differs between two specs: files, or jobs by id."""
-    from mae_skill.diff import diff_specs
-
-    changes = diff_specs(_spec_of(first, results_root), _spec_of(second, results_root))
-    rows = [change if isinstance(change, dict) else change.to_dict() for change in changes]
-    lines = [
-        f"{row['key']}  {show(row.get('a', row.get('old')))} → {show(row.get('b', row.get('new')))}"
-        for row in rows
-    ]
-    emit({"changes": rows}, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
+    document = answers.diff(_spec_of(first, results_root), _spec_of(second, results_root))
+    lines = [f"{row['key']}  {show(row['a'])} → {show(row['b'])}" for row in document["changes"]]
+    emit(document, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
 
 
 def _spec_of(name: str, results_root: str | None) -> dict[str, Any]:
-    from pathlib import Path
-
     from mae_skill.reader import parse_yaml, read_spec
+
+    from mae_sdk.jobs.root import Root
 
     if name == "-" or Path(name).is_file():
         return read_spec(name)
-    from mae_sdk.jobs.root import Root
-
     root = Root(results_root)
     job_id = root.resolve(name)
     return dict(parse_yaml(root.read(job_id, "spec.yaml").decode(), f"the spec of {job_id}"))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from mae_skill.dotted import flatten
 
-from mae_sdk.cli.main import ACTIONS
-from mae_sdk.cli.render import (
+from mae_sdk import answers
+from mae_sdk.cli.common import (
     bounded,
     emit,
+    environment,
+    follow,
+    in_order,
     json_option,
+    leave_as,
+    next_for,
     pairs,
     results_root_option,
     say,
     seconds,
+    sentence,
     show,
     size,
+    skill_dir_option,
 )
+
+MAX_FILES = 20
+"""Files of an ended job that `mae run --wait` names."""
+
+MAX_FIELDS = 40
+"""Fields of the spec that a plan shows unless ``--full``."""
+
+_Command = TypeVar("_Command", bound=Any)
 
 
 class AutoMLOption(click.Option):
@@ -33,7 +47,7 @@ class AutoMLOption(click.Option):
         return super().get_help_record(ctx)
 
 
-def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _job_options(command: _Command) -> _Command:
     options = [
         click.argument("action", metavar="ACTION"),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
@@ -101,9 +115,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="K",
             help="The same key returns the same job, and starts nothing twice.",
         ),
-        click.option(
-            "--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one."
-        ),
+        skill_dir_option,
         results_root_option,
         json_option,
     ]
@@ -141,50 +153,6 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Settings as a mapping in which one given again stands where it was given last: it wins over
-    all before it."""
-    found: dict[str, Any] = {}
-    for key, value in settings:
-        found.pop(key, None)
-        found[key] = value
-    return found
-
-
-def environment(settings: Iterable[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping.
-
-    Raises:
-        UsageError: one has no name or no ``=``.
-    """
-    from mae_skill.errors import UsageError
-
-    found = {}
-    for item in settings:
-        name, separator, value = item.partition("=")
-        if not separator or not name:
-            raise UsageError(
-                "not an environment setting", field="--env", got=item, expected="NAME=VALUE"
-            )
-        found[name] = value
-    return found
-
-
-def _check_action(action: str) -> None:
-    from mae_skill.errors import UsageError
-
-    from mae_sdk.cli.main import did_you_mean
-
-    if not action.replace("_", "").isalnum():
-        raise UsageError(
-            "no such action",
-            field="ACTION",
-            got=action,
-            expected=", ".join(ACTIONS),
-            hint=did_you_mean(action, ACTIONS),
-        )
-
-
 @click.command()
 @_job_options
 @click.option(
@@ -210,71 +178,60 @@ def plan(
     **options: Any,
 ) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
-    _check_action(action)
     from mae_sdk import Skill
 
-    call = arguments(action, options)
-    made = Skill(skill_dir).plan(**call, measure=measure)
+    made = Skill(skill_dir).plan(**arguments(action, options), measure=measure)
     if as_python:
         click.echo(made.to_python())
         return
-    document = made.to_dict()
+
+    document = answers.plan(made)
     emit(
         document,
         as_json=as_json,
         text=plan_text(document, full=full),
-        next_commands=document.get("next") or [_launch(action)],
+        next_commands=[f"mae run {action} …   (the same options: launches exactly this plan)"],
     )
 
 
-def _launch(action: str) -> str:
-    return f"mae run {action} …   (the same options: launches exactly this plan)"
+_HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
+_LAST = ("spec", "provenance", "notices", "warnings")
 
 
 def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
-    """A plan as a page that fits a screen: what, from what, at what cost, what to mind."""
-    head: dict[str, Any] = {}
-    for key in ("action", "stage", "job_id", "platform", "results_root", "command"):
-        if document.get(key) is not None:
-            head[key] = document[key]
+    """A plan as a page that fits a screen: what, from what, at what cost, with which warnings."""
+    head = {key: document[key] for key in _HEAD if document[key] is not None}
     blocks = [pairs(head)]
-    for key, value in _brief(document).items():
-        if (
-            key in head
-            or key in ("spec", "provenance", "warnings", "next", "notices")
-            or value in (None, [], {})
-        ):
-            continue
-        blocks.append(_block(key, value))
-    spec = _spec_lines(document, full=full)
-    if spec:
+    blocks += [
+        _block(key, value)
+        for key, value in _brief(document).items()
+        if key not in (*_HEAD, *_LAST) and value not in (None, [], {})
+    ]
+
+    fields = _spec_lines(document, full=full)
+    if fields:
         title = "spec" if full else "spec (fields that differ from the default)"
-        blocks.append(
-            title + ":\n" + bounded(spec, more="--full or --json", limit=10_000 if full else 40)
-        )
+        limit = len(fields) if full else MAX_FIELDS
+        blocks.append(f"{title}:\n" + bounded(fields, more="--full or --json", limit=limit))
+
     for key in ("notices", "warnings"):
-        if document.get(key):
-            blocks.append(
-                f"{key}:\n" + "\n".join(f"  - {_sentence(item)}" for item in document[key])
-            )
+        if document[key]:
+            blocks.append(f"{key}:\n" + "\n".join(f"  - {sentence(it)}" for it in document[key]))
     return "\n".join(blocks)
 
 
 def _brief(document: dict[str, Any]) -> dict[str, Any]:
     """The plan without what a person reads elsewhere on the page."""
     brief = dict(document)
-    if isinstance(brief.get("automl"), dict):
-        brief["automl"] = {key: value for key, value in brief["automl"].items() if key != "options"}
-        parameters = brief["automl"].pop("knobs", {})
-        brief["automl"] |= {f"search {name}": text for name, text in parameters.items()}
-    if isinstance(brief.get("estimates"), dict):
-        brief["estimates"] = flatten(brief["estimates"])
-    if isinstance(brief.get("sources"), dict):
-        brief["sources"] = {key: _source(seen) for key, seen in brief["sources"].items()}
-    if isinstance(brief.get("mappings"), list):
-        brief["mappings"] = {
-            row["field"]: f"{row['value']}   ({row['note']})" for row in brief["mappings"]
-        }
+    if document["automl"]:
+        study = {key: value for key, value in document["automl"].items() if key != "options"}
+        searched = study.pop("knobs")
+        brief["automl"] = study | {f"search {name}": text for name, text in searched.items()}
+    brief["estimates"] = flatten(document["estimates"])
+    brief["sources"] = {key: _source(seen) for key, seen in document["sources"].items()}
+    brief["mappings"] = {
+        row["field"]: f"{row['value']}   ({row['note']})" for row in document["mappings"]
+    }
     return brief
 
 
@@ -285,19 +242,8 @@ def _source(seen: dict[str, Any]) -> str:
         labels = f"{seen['masks']} masks"
     else:
         labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
-    held = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
-    return f"{seen['uri']}   ({seen['images']} images, {labels}{held})"
-
-
-def _sentence(item: Any) -> str:
-    if isinstance(item, dict):
-        text = (
-            f"{item['field']}: {item['message']}"
-            if item.get("field")
-            else str(item.get("message", item))
-        )
-        return f"{text} ({item['hint']})" if item.get("hint") else text
-    return str(item)
+    held_out = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
+    return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out})"
 
 
 def _block(key: str, value: Any) -> str:
@@ -321,19 +267,12 @@ def _unit(name: str, value: Any) -> Any:
 
 
 def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
-
-    provenance = document.get("provenance") or {}
     rows = []
-    for key, value in flatten(document.get("spec") or {}).items():
-        origin = provenance.get(key)
-        name = (
-            origin.get("origin", origin.get("source", ""))
-            if isinstance(origin, dict)
-            else str(origin or "default")
-        )
-        if full or name not in ("default", "template"):
-            rows.append((key, show(value, 70), name))
-    width = max((len(row[0]) for row in rows), default=0)
+    for key, value in flatten(document["spec"]).items():
+        origin = document["provenance"].get(key, {}).get("origin", "default")
+        if full or origin not in ("default", "template"):
+            rows.append((key, show(value, 70), origin))
+    width = max((len(key) for key, _, _ in rows), default=0)
     return [f"  {key.ljust(width)}  {value}   [{origin}]" for key, value, origin in rows]
 
 
@@ -345,41 +284,34 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
 def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options: Any) -> None:
     """Launch a job; it outlives this command.
 
-    What `mae plan` shows with the same options is what runs.
+    What runs is what `mae plan` shows with the same options.
     """
-    _check_action(action)
     from mae_sdk import Skill
 
-    call = arguments(action, options)
-    made = Skill(skill_dir)
-    prepared = made.plan(**call)
-    for warning in prepared.to_dict().get("warnings") or []:
-        say(f"warning: {_sentence(warning)}")
-    job = made.create_job(prepared)
-    from mae_sdk.cli.jobs import follow, next_for, root_flag
+    skill = Skill(skill_dir)
+    made = skill.plan(**arguments(action, options))
+    for warning in answers.plan(made)["warnings"]:
+        say(f"warning: {sentence(warning)}")
 
-    where = root_flag(options["results_root"])
+    job = skill.create_job(made)
     if wait:
         say(f"job {job.id}")
         follow(job, as_json=as_json)
-    document: dict[str, Any] = {
-        "job_id": job.id,
-        "action": action,
-        "state": str(job.state),
-        "folder": str(job.folder),
-    }
-    made_files = [str(path) for path in job.files()] if wait else []
-    if made_files:
-        document["files"] = made_files[:20]
-        document |= {"more_files": len(made_files) - 20} if len(made_files) > 20 else {}
-    text = pairs({key: value for key, value in document.items() if key != "files"})
+
+    document = answers.launched(job)
+    text = pairs(document)
+    named = [str(path) for path in job.files()] if wait else []
+    if named:
+        document["files"] = named[:MAX_FILES]
+        text = "\n".join([text, *document["files"]])
+    if len(named) > MAX_FILES:
+        document["more_files"] = len(named) - MAX_FILES
+        text += f"\nmore_files  {document['more_files']}"
     emit(
         document,
         as_json=as_json,
-        text="\n".join([text, *document.get("files", [])]),
-        next_commands=next_for(job.id, str(job.state), action, where),
+        text=text,
+        next_commands=next_for(job.id, document["state"], action, options["results_root"]),
     )
     if wait:
-        from mae_sdk.cli.jobs import leave_as
-
         leave_as(job)

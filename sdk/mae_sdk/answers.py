@@ -1,0 +1,196 @@
+"""The JSON documents that the command line prints and the MCP server returns.
+
+Each is built here, once. The command line renders it as text or prints it as it is with ``--json``;
+both add ``next``, the sensible next calls in their own language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mae_skill.bundle import Bundle
+    from mae_skill.errors import MaeError
+
+    from mae_sdk.job import Job
+    from mae_sdk.jobs.records import JobRecord
+    from mae_sdk.plan.plan import Plan
+
+Document = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """A document in the types that JSON has: NaN and infinities as None, foreign values as text."""
+    if isinstance(value, float):
+        return value if float("-inf") < value < float("inf") else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def plan(made: Plan, *, full: bool = True) -> Document:
+    """A plan; without `full`, the origin of only those values that differ from the template's."""
+    document = made.to_dict()
+    if not full:
+        document["provenance"] = {
+            key: value
+            for key, value in document["provenance"].items()
+            if value["origin"] != "template"
+        }
+    return document
+
+
+def launched(job: Job) -> Document:
+    """A job that was just created: ``job_id, action, state, folder``."""
+    return {
+        "job_id": job.id,
+        "action": job.record["action"],
+        "state": job.state,
+        "folder": str(job.folder),
+    }
+
+
+def status(job: Job) -> Document:
+    """``id, action, state, attempt, progress, error``, and the ``files`` that a result names."""
+    document = {"id": job.id, "action": job.record["action"], **job.status()}
+    made = [str(path) for path in job.files()]
+    return {**document, "files": made} if made else document
+
+
+def state(job: Job) -> Document:
+    """``id`` and ``state``."""
+    return {"id": job.id, "state": job.state}
+
+
+def resumed(job: Job) -> Document:
+    """``id, state, attempt``."""
+    return {**state(job), "attempt": len(job.record["attempts"])}
+
+
+def logs(job_id: str, text: str, lines: int) -> Document:
+    """``id``, the last `lines` lines of the log (0: all) and ``total_lines``."""
+    everything = text.splitlines()
+    return {
+        "id": job_id,
+        "lines": everything[-lines:] if lines else everything,
+        "total_lines": len(everything),
+    }
+
+
+def metrics(job: Job) -> Document:
+    """``id`` and the newest value of every metric; of an AutoML job those of its best trial."""
+    return {"id": job.id, "metrics": job.metrics()}
+
+
+def show(job: Job) -> Document:
+    """The whole record of a job, with its true state, its folder and what it made."""
+    return {
+        **job.record,
+        "state": job.state,
+        "folder": str(job.folder),
+        "files": [str(path) for path in job.files()],
+    }
+
+
+def jobs(listed: Sequence[Job], *, limit: int, wanted: str | None = None) -> Document:
+    """The newest `limit` of the jobs of a root: ``jobs, total``, and ``unreadable`` where some are.
+
+    Args:
+        listed: newest first.
+        wanted: only jobs in this state. Without it no more jobs are read than are shown.
+    """
+    from mae_sdk.job import observe_jobs
+
+    read = listed if wanted else listed[:limit]
+    observed = zip(read, observe_jobs(read), strict=True)
+    rows = [row for job, seen in observed if (row := _row(job, seen))]
+
+    unreadable = [row["id"] for row in rows if row["state"] is None]
+    readable = [row for row in rows if row["state"] is not None]
+    if wanted:
+        readable = [row for row in readable if row["state"] == wanted]
+    readable.sort(key=lambda row: str(row["created"] or ""), reverse=True)
+
+    total = len(readable) if wanted else len(listed) - len(unreadable)
+    document = {"jobs": readable[:limit], "total": total}
+    return {**document, "unreadable": unreadable} if unreadable else document
+
+
+def _row(job: Job, seen: tuple[JobRecord, str] | None) -> Document | None:
+    """A job in a list. Its state is None where the record cannot be read.
+
+    None where the job was removed since the root was listed.
+    """
+    if seen is None:
+        is_damaged = (job.folder / "job.json").exists()
+        return {"id": job.id, "state": None, "created": None} if is_damaged else None
+    record, state = seen
+    return {
+        "id": job.id,
+        "action": record["action"],
+        "state": state,
+        "created": record.get("created_at"),
+        "parent": record.get("parent"),
+    }
+
+
+def recipes() -> Document:
+    """The published recipes."""
+    from mae_skill.recipes import list_recipes
+
+    return {"recipes": list_recipes()}
+
+
+def valid(warnings: Sequence[MaeError | str]) -> Document:
+    """The answer to a spec without an error. A bundle's rules may warn by a plain text."""
+    listed = [item if isinstance(item, str) else item.to_dict() for item in warnings]
+    return {"valid": True, "warnings": listed}
+
+
+def explain(bundle: Bundle, key: str, action: str) -> Document:
+    """What the schema of `action` says of a field or of a section."""
+    from mae_skill.explain import explain as explain_field
+
+    return explain_field(bundle.schema(action), key)
+
+
+def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> Document:
+    """``changes``: what differs between two specs."""
+    from mae_skill.diff import diff_specs
+
+    return {"changes": diff_specs(first, second)}
+
+
+def inspect(
+    source: str,
+    *,
+    other: str | None = None,
+    contact_sheet: str | None = None,
+    masks: str | None = None,
+) -> Document:
+    """What a data source holds; with ``masks="beside"`` those of ``annotations/`` too."""
+    from mae_sdk.data import inspect_masks, inspect_source
+
+    document: Document = inspect_source(source, other=other, contact_sheet=contact_sheet)
+    if masks:
+        document["masks"] = inspect_masks(source, None if masks == "beside" else masks)
+    return document
+
+
+def cache() -> Document:
+    """Where the archive cache is and what it holds."""
+    from mae_sdk.data.cache import cache_info
+
+    return cache_info()
+
+
+def clear_cache() -> Document:
+    """Remove every cached archive that no process is using; ``freed_bytes``."""
+    from mae_sdk.data.cache import clear_cache as clear
+
+    return {"freed_bytes": clear()}

@@ -1,0 +1,370 @@
+"""What the commands share: options, data on stdout, talk on stderr, following a job.
+
+`mae --help` loads this file, so it imports click and the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mae_sdk import answers
+
+if TYPE_CHECKING:
+    from mae_skill.errors import MaeError
+
+    from mae_sdk.job import Job
+
+ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
+
+TERMINAL = ("COMPLETE", "ERROR", "CANCELED")
+
+MAX_LINES = 60
+"""Lines that a person or an agent gets unasked; every cut says how to see the rest."""
+
+FOLLOW_SECONDS = 0.5
+"""Between two readings of a log that is followed."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def json_option(command: _Command) -> _Command:
+    """``--json``, on every command."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="One JSON document on stdout, errors as one JSON object on stderr.",
+    )(command)
+
+
+def results_root_option(command: _Command) -> _Command:
+    """``--results-root``, where jobs are."""
+    return click.option(
+        "--results-root",
+        metavar="URI",
+        default=None,
+        help="Where jobs are: a folder or a URL. Default: $MAE_RESULTS_ROOT, else ./mae-results.",
+    )(command)
+
+
+def skill_dir_option(command: _Command) -> _Command:
+    """``--skill-dir``, another bundle."""
+    return click.option(
+        "--skill-dir", metavar="DIR", help="Another bundle. Default: the packaged one."
+    )(command)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str | None:
+    """``did you mean 'x'?``, or None when nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None
+
+
+def in_order(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Settings as a mapping; one that is given again moves to the end, so the last one wins."""
+    ordered: dict[str, Any] = {}
+    for key, value in settings:
+        ordered.pop(key, None)
+        ordered[key] = value
+    return ordered
+
+
+def environment(settings: Iterable[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a mapping.
+
+    Raises:
+        UsageError: one has no name or no ``=``.
+    """
+    from mae_skill.errors import UsageError
+
+    variables = {}
+    for item in settings:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise UsageError(
+                "not an environment setting", field="--env", got=item, expected="NAME=VALUE"
+            )
+        variables[name] = value
+    return variables
+
+
+def emit(
+    document: Mapping[str, Any], *, as_json: bool, text: str, next_commands: Sequence[str] = ()
+) -> None:
+    """Print one answer.
+
+    Args:
+        document: what ``--json`` prints, with ``next`` added.
+        text: what a person reads.
+        next_commands: the sensible next commands; for people on stderr.
+    """
+    if as_json:
+        click.echo(dumps({**document, "next": list(next_commands)} if next_commands else document))
+        return
+    click.echo(text)
+    if next_commands:
+        say("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))
+
+
+def say(text: str) -> None:
+    """Talk: to stderr, never among the data."""
+    click.echo(text, err=True)
+
+
+def dumps(document: Any) -> str:
+    """Strict JSON (no NaN), indented; paths and other foreign values as text."""
+    return json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def one_line(document: Any) -> str:
+    """Strict JSON on one line, also for readers to whom Unicode's line separators end a line."""
+    text = json.dumps(answers.plain(document), allow_nan=False, ensure_ascii=False)
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def print_error(error: MaeError, *, as_json: bool) -> None:
+    """One error (with all its problems) on stderr: text, or one line of JSON for machines."""
+    if as_json:
+        sys.stderr.write(one_line(error.to_dict()) + "\n")
+    else:
+        sys.stderr.write(f"error [{error.code}] {error}\n")
+
+
+def bounded(lines: Sequence[str], *, more: str, limit: int = MAX_LINES) -> str:
+    """At most ``limit`` lines, then how to get the rest."""
+    if len(lines) <= limit:
+        return "\n".join(lines)
+    return "\n".join([*lines[:limit], f"… {len(lines) - limit} more: {more}"])
+
+
+def table(rows: Iterable[Sequence[Any]], head: Sequence[str]) -> str:
+    """Plain aligned columns: readable in a terminal, a log and a model's context alike."""
+    cells = [[str(cell) if cell is not None else "-" for cell in row] for row in rows]
+    widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
+    lines = [
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in [list(head), *cells]
+    ]
+    return "\n".join(lines)
+
+
+def pairs(items: Mapping[str, Any], indent: str = "") -> str:
+    """``key  value`` lines, aligned."""
+    width = max((len(key) for key in items), default=0)
+    return "\n".join(f"{indent}{key.ljust(width)}  {show(value)}" for key, value in items.items())
+
+
+def show(value: Any, limit: int = 160) -> str:
+    """A value on one line."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    text = text.replace("\n", " ")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def sentence(item: dict[str, Any] | str) -> str:
+    """A notice, or a warning with its field and hint."""
+    if isinstance(item, str):
+        return item
+    text = f"{item['field']}: {item['message']}" if item.get("field") else item["message"]
+    return f"{text} ({item['hint']})" if item.get("hint") else text
+
+
+def seconds(value: float | None) -> str:
+    """``95`` → ``1m35s``."""
+    if value is None:
+        return "unknown"
+    if 0 < value < 1:
+        return f"{value * 1000:.0f}ms"
+    if value < 10:
+        return f"{value:.1f}s"
+
+    total = round(value)
+    if total < 60:
+        return f"{total}s"
+    hours, rest = divmod(total, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{left:02d}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes in binary units."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def flat_lines(value: Any, prefix: str = "") -> list[str]:
+    """``a.b  value`` lines of a nested document."""
+    if isinstance(value, dict):
+        return [
+            line
+            for key, item in value.items()
+            for line in flat_lines(item, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    return [f"{prefix}  {show(value)}"]
+
+
+def status_text(document: dict[str, Any]) -> str:
+    """What a person reads of `answers.status`."""
+    shown = {
+        key: seconds(value) if key.endswith("_seconds") else value
+        for key, value in document.items()
+        if value not in (None, [], {}) and key not in ("error", "files")
+    }
+    text = pairs(shown)
+    if document["error"]:
+        reason = {key: value for key, value in document["error"].items() if value}
+        text += "\nerror:\n" + pairs(reason, "  ")
+    return text
+
+
+def root_flag(results_root: str | None) -> str:
+    """`` --results-root X`` where one was given, so that suggested commands work as printed."""
+    return f" --results-root {shlex.quote(results_root)}" if results_root else ""
+
+
+def next_for(job_id: str, state: str, action: str, results_root: str | None) -> list[str]:
+    """The sensible next commands for a job in this state."""
+    root = root_flag(results_root)
+    if state in ("PENDING", "RUNNING"):
+        return [
+            f"mae jobs status {job_id}{root}",
+            f"mae jobs wait {job_id}{root}",
+            f"mae jobs logs {job_id} -f{root}",
+        ]
+    if state == "ERROR":
+        return [f"mae jobs logs {job_id}{root}", f"mae jobs resume {job_id}{root}"]
+    if state == "CANCELED":
+        return [f"mae jobs resume {job_id}{root}"]
+    if state == "UNKNOWN":
+        return [f"mae jobs show {job_id}{root}", f"mae jobs logs {job_id}{root}"]
+    if action == "train":
+        return [
+            f"mae jobs metrics {job_id}{root}",
+            f"mae run evaluate --parent {job_id} --eval-dataset URI{root}",
+            f"mae run export --parent {job_id}{root}",
+        ]
+    if action == "export":
+        return [f"mae jobs show {job_id}{root}", f"mae run gen_trt_engine --parent {job_id}{root}"]
+    return [f"mae jobs metrics {job_id}{root}", f"mae jobs show {job_id}{root}"]
+
+
+def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_json: bool) -> None:
+    """Print the end of a log, and with `following` what is added until the job ends."""
+    for line in shown:
+        _print_log_line(line, as_json)
+
+    printed = len(text)
+    while following:
+        ended = job.state in TERMINAL
+        text = job.logs()
+        # Whole lines only: the rest of a line that is being written comes with the next reading.
+        end = len(text) if ended else text.rfind("\n") + 1
+        for line in text[printed:end].splitlines():
+            _print_log_line(line, as_json)
+        printed = max(printed, end)
+        if ended:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _print_log_line(line: str, as_json: bool) -> None:
+    click.echo(one_line({"line": line}) if as_json else line)
+    sys.stdout.flush()
+
+
+def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
+    """Wait for the end of a job, whatever it is; `leave_as` then raises what it was.
+
+    A terminal shows a progress bar, machines get JSON lines on stderr, a plain pipe nothing.
+
+    Raises:
+        StorageError: it has not ended after `timeout` seconds.
+    """
+    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    bar = _Bar() if sys.stderr.isatty() and not as_json else None
+    last: dict[str, Any] | None = None
+    try:
+        while True:
+            try:
+                job.wait(timeout=0.2)
+                return
+            except (JobFailedError, JobCanceledError):
+                return
+            except StorageError:
+                if deadline is not None and time.monotonic() > deadline:
+                    raise
+
+            if bar is None and not as_json:
+                continue
+            status = job.status()
+            progress = status["progress"]
+            if progress == last:
+                continue
+            last = progress
+            if bar is not None:
+                bar.show(progress)
+            else:
+                line = {"id": job.id, "state": status["state"], **progress}
+                click.echo(one_line(line), err=True)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def leave_as(job: Job) -> None:
+    """End with the exit code of a job that has ended: 0, 5 failed, 6 canceled, 75 preempted."""
+    job.wait(timeout=0)
+
+
+class _Bar:
+    """One rich progress bar fed from a job's status lines."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.task = self.progress.add_task("waiting", total=None, detail="")
+        self.progress.start()
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        total, done = status.get("max_epoch"), status.get("epoch")
+        metrics = status.get("kpi") or {}
+        self.progress.update(
+            self.task,
+            description=f"epoch {done}/{total}" if total else status.get("message") or "running",
+            total=total,
+            completed=done or 0,
+            detail=" ".join(f"{name} {show(value)}" for name, value in metrics.items()),
+        )
+
+    def close(self) -> None:
+        self.progress.stop()
