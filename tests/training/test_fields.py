@@ -18,6 +18,7 @@ from mae_skill.dotted import field_nodes, set_dotted
 from mae_skill.errors import UsageError
 from mae_skill.merge import merge
 from mae_skill.origin import OriginKind
+from mae_skill.resolve import layers_of, resolve
 from mae_skill.rules import check_rules
 from mae_skill.spec import ExperimentSpec
 
@@ -150,7 +151,7 @@ ELSEWHERE = {
     "train.cudnn.deterministic": "test_switches_reach_torch",
     "train.compile": "test_switches_reach_torch",
     "train.gradient_checkpointing": "test_switches_reach_torch",
-    "train.optim.type": "test_the_optimiser_has_one_admissible_value",
+    "train.optim.type": "test_the_optimizer_has_one_admissible_value",
 }
 
 MEMORY: dict[str, dict[str, Any]] = {}
@@ -411,10 +412,9 @@ def test_the_strategy_of_several_ranks_is_the_one_asked_for(
 
 def test_test_data_sources_are_for_inference() -> None:
     """Training does not read them; inference refuses to start without."""
-    merged = merge(
-        [("file", {"inference": {"checkpoint": "a.pth"}})], Bundle.load().schema("inference")
-    )
-    errors, _ = check_rules("inference", merged.spec, merged.provenance)
+    bundle = Bundle.load()
+    layers = layers_of(bundle, "inference", {"inference": {"checkpoint": "a.pth"}})
+    errors = resolve(bundle, "inference", layers).errors
     assert "dataset.test_data_sources" in {error.field for error in errors}
 
 
