@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return leave(130)
     except MaeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
+        document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
+        print(document if as_json else f"error: {error}", file=sys.stderr)
         record_failure(run, error.to_dict())
         return leave(error.exit_code)
     except Exception as error:

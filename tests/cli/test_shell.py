@@ -191,6 +191,19 @@ def test_an_action_in_the_foreground_becomes_the_runner(
     ]
 
 
+def test_an_error_of_the_foreground_runner_is_one_object_too_where_json_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("train: {accelerator: cpu}\n")
+    done = subprocess.run(
+        [MAE, "train", "-e", str(spec), "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    error = json.loads(done.stderr.splitlines()[-1])
+    assert (error["field"], error["exit_code"]) == ("dataset.train_data_sources", done.returncode)
+    assert done.stdout == ""
+
+
 def test_output_is_cut_with_a_word_on_how_to_see_the_rest() -> None:
     from mae_sdk.cli.common import bounded
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mae_runners import measure
+from mae_runners.actions import measure
 
 from tests.support.images import write_imagefolder
 
@@ -34,5 +34,5 @@ def test_the_runner_times_real_steps_of_the_real_run_and_leaves_nothing(
         p for p in before if "cache" not in p.parts
     ]
     spec.write_text(model + "train: {accelerator: cpu}\n")
-    assert measure.main(["-e", str(spec)]) == 2
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["exit_code"] == 2
+    assert measure.main(["-e", str(spec)]) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["exit_code"] == 3

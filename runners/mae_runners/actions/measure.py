@@ -1,6 +1,6 @@
 """Times the first steps of a training run.
 
-python -m mae_runners.measure -e spec.yaml [--steps N]
+python -m mae_runners.actions.measure -e spec.yaml [--steps N]
 
 The run is the real one: data, loader, model, loss, optimizer, in one process on one device. It is
 left after `N` optimizer steps, before the first checkpoint, and nothing of it is kept. The last
@@ -58,7 +58,8 @@ class _Clock:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m mae_runners.measure", description="Time the first steps of a training run."
+        prog="python -m mae_runners.actions.measure",
+        description="Time the first steps of a training run.",
     )
     parser.add_argument(
         "-e",
