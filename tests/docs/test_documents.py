@@ -258,3 +258,14 @@ def test_every_set_of_overrides_in_the_references_is_a_valid_spec_of_its_action(
             )
             seen.add(page.stem)
     assert {"train", "evaluate", "inference"} <= seen
+
+
+def test_the_architecture_page_names_files_that_are_there_and_the_rooms_of_the_walls() -> None:
+    from tests.walls.test_rooms import FLOORS
+
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:skill|sdk|runners|references|tests)/[\w./]+)`", text)
+    assert len(named) > 10 and [file for file in named if not (ROOT / file).exists()] == []
+    for package, floors in FLOORS.items():
+        (rooms,) = re.findall(rf"^\| `{package}`[^|]*\| ([^|]*) \|", text, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", rooms) == floors

@@ -1,0 +1,72 @@
+"""The command line and the MCP server give the same documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Skill
+from mae_sdk.answers import plain
+from mae_sdk.automl.options import AutoMLOptions
+from mae_sdk.cli.main import main
+from mae_sdk.mcp_server import answer, tools
+
+from tests.support.images import write_imagefolder
+from tests.support.jobs import start
+
+LINE = r'{"status": "RUNNING", "epoch": 1, "kpi": {"loss": 0.5}}\n'
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What ``mae … --json`` prints, without the next commands."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--json"])
+    assert not left.value.code
+    return without_next(json.loads(capsys.readouterr().out))
+
+
+def returned(tool: str, **arguments: Any) -> dict[str, Any]:
+    """What an MCP tool returns, without the next calls."""
+    skill = Skill()
+    offered = {one.name: one for one in tools(skill)}
+    document, failed = answer(skill, offered[tool], arguments)
+    assert not failed, document
+    return without_next(document)
+
+
+def without_next(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in ("next", "more")}
+
+
+def test_a_job_is_shown_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(tmp_path)
+    script = f"echo one; echo two; printf '{LINE}' >> {tmp_path}/job/status.json"
+    start(tmp_path, script).wait(20)
+    where = ("--results-root", root)
+    for command in ("status", "metrics", "logs"):
+        shown = printed(capsys, "jobs", command, "job", *where)
+        assert shown == returned(command, job_id="job", results_root=root), command
+    assert printed(capsys, "jobs", "metrics", "job", *where)["metrics"] == {"loss": 0.5}
+    assert printed(capsys, "jobs", "list", *where) == returned("jobs", results_root=root)
+
+
+def test_fields_and_sources_are_shown_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(write_imagefolder(tmp_path / "images", classes=2, per_class=3, size=32))
+    assert printed(capsys, "inspect", folder) == returned("inspect", source=folder)
+    key = "train.mask_ratio"
+    assert printed(capsys, "explain", key) == returned("explain", key=key)
+
+
+def test_the_tools_name_every_automl_option() -> None:
+    (plan,) = (tool for tool in tools(Skill()) if tool.name == "plan")
+    assert set(plan.properties["automl"]["properties"]) == set(AutoMLOptions.model_fields)
+
+
+def test_a_document_has_only_what_json_has() -> None:
+    document = {"a": float("nan"), "b": (1, True, None), 3: Path("x"), "c": [float("inf"), "é"]}
+    assert plain(document) == {"a": None, "b": [1, True, None], "3": "x", "c": [None, "é"]}
