@@ -4,11 +4,10 @@ A cold runner spends seconds on imports, a fork some tens of milliseconds. This 
 touches CUDA and never runs a parallel operation, so that a fork starts as clean as a new process:
 its environment, working directory, output and thread count are those of the request.
 
-Why not the standard library's forkserver: its forks cost the same (0.03 to 0.07 s with these
-modules preloaded, on a busy machine with two cores), but only the process that started it can use
-it, and it ends with that process. A run is started by the supervisor of its own job, which outlives
-the controller of the study, so every run would load a forkserver of its own: as long as a cold
-start.
+Why not the standard library's forkserver: with most of these modules preloaded its forks took 0.03
+to 0.07 s, but only the process that started it can use it, and it ends with that process. A run is
+started by the supervisor of its own job, which outlives the controller of the study, so every run
+would load a forkserver of its own (22 s at that time: two busy cores), like a cold start.
 
 Requests come from `mae_sdk.run.warm_client`, over a Unix socket that only this user can open:
 
