@@ -1,14 +1,17 @@
 """Every architecture, as a table: family, patch, mask unit, widths, depths, admissible input sizes.
 
-Pure data, no third-party import: the schemas, the validator, the estimates and the runners all read
+No third-party import: the schemas, the validator, the estimates and the runners all read
 this one table. Widths and depths are those of the papers (ViT: arXiv 2010.11929, ConvNeXt V2:
 2301.00808, Hiera: 2306.00989) and equal timm's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mae_skill.dotted import get_dotted
 
 Family = Literal["vit", "convnextv2", "hiera"]
 
@@ -21,7 +24,7 @@ class Arch:
         name: the value of ``model.arch``.
         family: ``vit`` (ViT-MAE), ``convnextv2`` (FCMAE) or ``hiera`` (Hiera-MAE).
         patch: side in pixels of one input token (ViT: the patch; ConvNeXt V2 and Hiera: the stem's
-            stride, 4).
+            stride, 4 in the papers). ``model.patch_size`` sets another: see `with_patch`.
         unit: side in pixels of one mask unit: what is masked or kept as a whole. Input sides must
             be multiples of it.
         target_patch: side in pixels of one prediction of the decoder.
@@ -125,17 +128,68 @@ def hw(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return int(input_size[0]), int(input_size[1])
 
 
-def size_fits(arch: str, input_size: int | list[int] | tuple[int, int]) -> bool:
+def patch_sizes(family: Family) -> tuple[int, ...]:
+    """The values of ``model.patch_size`` that a family takes, in pixels."""
+    return tuple(range(2, 33)) if family == "vit" else (1, 2, 4)
+
+
+def with_patch(arch: Arch, patch_size: int | None) -> Arch:
+    """``arch`` with input tokens of ``patch_size`` pixels a side; None leaves the paper's.
+
+    A mask unit, and what the decoder predicts, keeps its size in tokens. So a ConvNeXt V2 or a
+    Hiera with a stem of stride 1 has mask units of 8 pixels where the paper's has 32.
+    """
+    if patch_size is None or patch_size == arch.patch:
+        return arch
+    unit = arch.unit // arch.patch * patch_size
+    target = arch.target_patch // arch.patch * patch_size
+    return replace(arch, patch=patch_size, unit=unit, target_patch=target)
+
+
+def hiera_kernel(patch: int) -> int:
+    """Side of Hiera's overlapping patch convolution for a stride of ``patch`` pixels.
+
+    7 at the paper's stride of 4. Below it 3, the smallest that still overlaps.
+    """
+    return 7 if patch == 4 else 3
+
+
+def arch_of(spec: Mapping[str, Any]) -> Arch | None:
+    """The architecture that ``model.arch`` and ``model.patch_size`` of a spec name.
+
+    None where the name is not in the table, or its family takes no such patch.
+    """
+    arch = ARCHS.get(str(get_dotted(spec, "model.arch")))
+    patch = get_dotted(spec, "model.patch_size")
+    if arch is None or (patch is not None and patch not in patch_sizes(arch.family)):
+        return None
+    return with_patch(arch, patch)
+
+
+def patches_that_fit(
+    family: Family, input_size: int | list[int] | tuple[int, int], near: int
+) -> list[int]:
+    """The patch sizes of a family that divide this input size, the nearest to ``near`` first."""
+    height, width = hw(input_size)
+    per_patch = 1 if family == "vit" else 8  # tokens a side of a mask unit
+    fitting = [
+        patch
+        for patch in patch_sizes(family)
+        if height % (patch * per_patch) == width % (patch * per_patch) == 0
+    ]
+    return sorted(fitting, key=lambda patch: (abs(patch - near), patch))
+
+
+def size_fits(arch: Arch, input_size: int | list[int] | tuple[int, int]) -> bool:
     """Whether both sides are positive multiples of the architecture's unit."""
-    multiple = ARCHS[arch].size_multiple
-    return all(side > 0 and side % multiple == 0 for side in hw(input_size))
+    return all(side > 0 and side % arch.size_multiple == 0 for side in hw(input_size))
 
 
-def nearest_sizes(arch: str, side: int) -> list[int]:
+def nearest_sizes(arch: Arch, side: int) -> list[int]:
     """The admissible sides just below and just above ``side`` (pixels); one value where there is
     nothing below.
     """
-    multiple = ARCHS[arch].size_multiple
+    multiple = arch.size_multiple
     below = side // multiple * multiple
     return [
         value
@@ -144,8 +198,7 @@ def nearest_sizes(arch: str, side: int) -> list[int]:
     ]
 
 
-def num_units(arch: str, input_size: int | list[int] | tuple[int, int]) -> int:
+def num_units(arch: Arch, input_size: int | list[int] | tuple[int, int]) -> int:
     """Mask units in one image: what ``mask_ratio`` is a share of."""
     height, width = hw(input_size)
-    unit = ARCHS[arch].unit
-    return (height // unit) * (width // unit)
+    return (height // arch.unit) * (width // arch.unit)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mae_skill.archs import ARCHS, Arch, hw, num_units
+from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
 from mae_skill.rules.base import Facts
 
@@ -65,7 +65,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
     model (values per channel and position), without fragmentation or the framework's own 300–600
     MB.
     """
-    arch = ARCHS.get(str(get_dotted(spec, "model.arch")))
+    arch = arch_of(spec)
     if action != "train" or arch is None:
         return {}
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
@@ -80,7 +80,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
     operations = forward_operations(arch, spec)
     return {
         "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
-        "mask_units": num_units(arch.name, size),
+        "mask_units": num_units(arch, size),
         "memory_mb": {
             "weights": round(weights, 1),
             "optimizer": round(optimizer, 1),
@@ -180,7 +180,7 @@ def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int
         )
         return 3 * arch.patch**2 * dim + dim + dim + tokens * dim + depth * block + 2 * dim
     if arch.family == "convnextv2":
-        total = 3 * 16 * arch.dims[0] + 3 * arch.dims[0]
+        total = 3 * arch.patch**2 * arch.dims[0] + 3 * arch.dims[0]
         for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
             if stage:
                 before = arch.dims[stage - 1]
@@ -191,7 +191,8 @@ def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int
 
 
 def _hiera_parameters(arch: Arch, size: tuple[int, int]) -> int:
-    total = 3 * 49 * arch.dims[0] + arch.dims[0] + (size[0] // 4) * (size[1] // 4) * arch.dims[0]
+    kernel, tokens = hiera_kernel(arch.patch), (size[0] // arch.patch) * (size[1] // arch.patch)
+    total = 3 * kernel**2 * arch.dims[0] + arch.dims[0] + tokens * arch.dims[0]
     before = arch.dims[0]
     for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
         for block in range(depth):
@@ -343,8 +344,8 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
     encoder = encoder_blocks(arch, spec)
     found = sum(stage.operations for stage in encoder)
     first = encoder[0]
-    kernel = 49 if arch.family == "hiera" else arch.patch**2
-    found += 2 * first.tokens * 3 * kernel * first.dim
+    kernel = hiera_kernel(arch.patch) if arch.family == "hiera" else arch.patch
+    found += 2 * first.tokens * 3 * kernel**2 * first.dim
     # Between stages: a 2×2 convolution, or a wider projection.
     cells = 4 if arch.family == "convnextv2" else 1
     for before, stage in itertools.pairwise(encoder):
@@ -436,10 +437,8 @@ def head_costs(arch: Arch, spec: Mapping[str, Any]) -> Head:
         head.parameters += 2 * dim  # of the normalization between the two doublings
         head.values += 8.0 * dim * cells[2]
     else:
-        dims, cells = (
-            arch.dims,
-            [(height // stride) * (width_px // stride) for stride in (4, 8, 16, 32)],
-        )
+        dims, strides = arch.dims, [arch.patch * 2**level for level in range(4)]
+        cells = [(height // stride) * (width_px // stride) for stride in strides]
         head.parameters += sum(2 * dim for dim in dims)
         head.values += sum(2.0 * dim * count for dim, count in zip(dims, cells, strict=True))
     for scale in scales:

@@ -161,21 +161,20 @@ def _listed(names: list[str], limit: int = 30) -> str:
 def _did_you_mean(
     name: str, full: str, siblings: list[str], schema: Mapping[str, Any]
 ) -> str | None:
-    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-    if near:
-        prefix = full.rpartition(".")[0]
-        return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
+    """The field that was meant: the same word in another section, a like word beside it, a like
+    word anywhere.
+    """
     everywhere = list(field_nodes(schema))
     same = [key for key in everywhere if key.rpartition(".")[2] == name]
+    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    if near and not same:
+        prefix = full.rpartition(".")[0]
+        return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"
+
     if not same:
-        same = [
-            key
-            for word in difflib.get_close_matches(
-                name, {key.rpartition(".")[2] for key in everywhere}, n=1, cutoff=0.7
-            )
-            for key in everywhere
-            if key.rpartition(".")[2] == word
-        ]
+        words = {key.rpartition(".")[2] for key in everywhere}
+        like = difflib.get_close_matches(name, words, n=1, cutoff=0.7)
+        same = [key for key in everywhere if key.rpartition(".")[2] in like]
     return f"did you mean {' or '.join(same[:3])}?" if same else None
 
 

@@ -62,9 +62,9 @@ def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Ten
         F.conv2d(x, model.pred.weight[:, :, None, None], model.pred.bias).flatten(2).transpose(1, 2)
     )
     target = (
-        F.unfold(images, 32, stride=32)
+        F.unfold(images, model.unit, stride=model.unit)
         .transpose(1, 2)
-        .unflatten(2, (3, 32, 32))
+        .unflatten(2, (3, model.unit, model.unit))
         .permute(0, 1, 3, 4, 2)
         .flatten(2)
     )
@@ -77,16 +77,20 @@ def masked_dense(model: Any, images: Tensor, noise: Tensor) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize(
-    ("size", "mask_ratio", "norm_pix"),
-    [((96, 128), 0.6, True), ((64, 64), 0.75, False), ((128, 160), 0.75, True)],
+    ("size", "mask_ratio", "norm_pix", "patch"),
+    [
+        ((96, 128), 0.6, True, None),
+        ((64, 64), 0.75, False, None),
+        ((128, 160), 0.75, True, None),
+        ((48, 32), 0.6, True, 2),
+        ((24, 32), 0.6, False, 1),
+    ],
 )
 def test_sparse_equals_masked_dense_in_loss_and_gradients(
-    size: tuple[int, int], mask_ratio: float, norm_pix: bool
+    size: tuple[int, int], mask_ratio: float, norm_pix: bool, patch: int | None
 ) -> None:
-    model = build(
-        mae_config("convnextv2_atto", size, mask_ratio=mask_ratio, norm_pix_loss=norm_pix),
-        dtype=torch.float64,
-    )
+    config = mae_config("convnextv2_atto", size, mask_ratio=mask_ratio, norm_pix_loss=norm_pix)
+    model = build({**config, "patch_size": patch}, dtype=torch.float64)
     images, noise = inputs(model, dtype=torch.float64)
     loss, _ = masked_dense(model, images, noise)
     loss.backward()

@@ -22,22 +22,37 @@ with warnings.catch_warnings():
 SIZE = (64, 96)
 
 
-def reference() -> Any:
+def reference(size: tuple[int, int] = SIZE, stride: int = 4) -> Any:
     torch.manual_seed(1)
+    kernel = 7 if stride == 4 else 3
     model = mae_hiera_tiny_224(
-        input_size=SIZE, decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4
+        input_size=size,
+        patch_stride=(stride, stride),
+        patch_kernel=(kernel, kernel),
+        patch_padding=(kernel // 2, kernel // 2),
+        decoder_embed_dim=64,
+        decoder_depth=2,
+        decoder_num_heads=4,
     ).eval()
     disturb(model.parameters(), 0.02)
     return model
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "size", "stride"),
+    [
+        (torch.float64, 1e-8, SIZE, 4),
+        (torch.float32, 1e-4, SIZE, 4),
+        (torch.float64, 1e-8, (32, 48), 2),
+        (torch.float64, 1e-8, (24, 16), 1),
+    ],
+)
 def test_loss_and_gradients_equal_hiera_transformer(
-    tmp_path: Path, dtype: torch.dtype, tolerance: float
+    tmp_path: Path, dtype: torch.dtype, tolerance: float, size: tuple[int, int], stride: int
 ) -> None:
-    peer = reference()
+    peer = reference(size, stride)
     torch.save({"model_state": peer.state_dict()}, tmp_path / "peer.pth")
-    ours = build(mae_config("hiera_tiny_224", SIZE))
+    ours = build({**mae_config("hiera_tiny_224", size), "patch_size": stride})
     report = load_pretrained(ours, tmp_path / "peer.pth")
     assert report.missing == [] and report.unexpected == [] and report.share == 1.0
     peer, ours = peer.to(dtype), ours.to(dtype)

@@ -15,13 +15,13 @@ from tests.support.models import build, disturb, gradients, inputs, mae_config, 
 SIZE = (64, 64)
 
 
-def reference(norm_pix: bool, mask_ratio: float) -> ViTMAEForPreTraining:
+def reference(norm_pix: bool, mask_ratio: float, patch: int = 16) -> ViTMAEForPreTraining:
     """The peer, in the shape of vit_tiny with the small decoder; its epsilon set to the paper's
     1e-6 (its own default is 1e-12)."""
     torch.manual_seed(1)
     config = ViTMAEConfig(
         hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768,
-        image_size=64, layer_norm_eps=1e-6,
+        image_size=4 * patch, patch_size=patch, layer_norm_eps=1e-6,
         decoder_hidden_size=64, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
         decoder_intermediate_size=256,
         norm_pix_loss=norm_pix, mask_ratio=mask_ratio,
@@ -32,14 +32,22 @@ def reference(norm_pix: bool, mask_ratio: float) -> ViTMAEForPreTraining:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
-@pytest.mark.parametrize(("norm_pix", "mask_ratio"), [(True, 0.75), (False, 0.5)])
+@pytest.mark.parametrize(
+    ("norm_pix", "mask_ratio", "patch"), [(True, 0.75, 16), (False, 0.5, 16), (True, 0.75, 4)]
+)
 def test_loss_and_gradients_equal_transformers(
-    tmp_path: Path, dtype: torch.dtype, tolerance: float, norm_pix: bool, mask_ratio: float
+    tmp_path: Path,
+    dtype: torch.dtype,
+    tolerance: float,
+    norm_pix: bool,
+    mask_ratio: float,
+    patch: int,
 ) -> None:
-    peer = reference(norm_pix, mask_ratio)
+    peer = reference(norm_pix, mask_ratio, patch)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
+    config = mae_config("vit_tiny_patch16", (4 * patch, 4 * patch))
     ours = build(
-        mae_config("vit_tiny_patch16", SIZE, norm_pix_loss=norm_pix, mask_ratio=mask_ratio)
+        {**config, "norm_pix_loss": norm_pix, "mask_ratio": mask_ratio, "patch_size": patch}
     )
     report = load_pretrained(ours, tmp_path / "peer.pth")
     assert report.missing == [] and report.unexpected == [] and report.share == 1.0

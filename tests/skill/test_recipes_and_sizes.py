@@ -169,11 +169,11 @@ def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() ->
 def test_sizes_fit_by_patch_or_mask_unit_and_the_nearest_are_named(
     arch: str, side: int, near: list[int], units: int | None
 ) -> None:
-    assert size_fits(arch, side) == (units is not None)
-    assert nearest_sizes(arch, side) == near
-    assert all(size_fits(arch, value) for value in near)
+    assert size_fits(ARCHS[arch], side) == (units is not None)
+    assert nearest_sizes(ARCHS[arch], side) == near
+    assert all(size_fits(ARCHS[arch], value) for value in near)
     if units is not None:
-        assert num_units(arch, [side, side]) == units
+        assert num_units(ARCHS[arch], [side, side]) == units
 
 
 def test_the_estimate_grows_with_the_batch_and_shrinks_with_checkpointing_and_says_its_basis() -> (

@@ -157,6 +157,7 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
         checkpoint_sha256=sha256_of(path),
         task=saved.task,
+        patch_size=saved.model.get("patch_size"),
     )
     check_agreement(spec, context.provenance, meta, "export.checkpoint")
 

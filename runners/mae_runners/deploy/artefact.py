@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mae_skill.archs import ARCHS, with_patch
 from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
@@ -33,6 +34,7 @@ class ArtefactMeta:
     Attributes:
         arch, stage, task: as in the checkpoint; ``task`` is ``classification`` or ``segmentation``.
         input_size: [height, width] in pixels.
+        patch_size: as in the checkpoint; None = the architecture's.
         mean, std: per channel, of pixels in [0, 1].
         output: ``logits`` | ``pooled`` | ``tokens``.
         classes: class names in output order, or None.
@@ -59,6 +61,7 @@ class ArtefactMeta:
     opset: int = 17
     checkpoint_sha256: str | None = None
     task: str = "classification"
+    patch_size: int | None = None
     format: int = FORMAT_VERSION
 
     @property
@@ -194,6 +197,11 @@ def check_agreement(
     size = augmentation.input_size
     pairs: list[tuple[str, Any, Any]] = [
         ("model.arch", spec.model.arch, meta.arch),
+        (
+            "model.patch_size",
+            with_patch(ARCHS[meta.arch], spec.model.patch_size).patch,
+            with_patch(ARCHS[meta.arch], meta.patch_size).patch,
+        ),
         ("train.stage", spec.train.stage, meta.stage),
         (
             "dataset.augmentation.input_size",

@@ -215,6 +215,7 @@ def open_checkpoint(path: Path, device: torch.device, key: str | None) -> TorchR
         num_classes=None if pretrain else saved.num_classes,
         checkpoint_sha256=sha256_of(path),
         task=saved.task,
+        patch_size=saved.model.get("patch_size"),
     )
     return TorchRuntime(deployable(model, meta), meta, device, model)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
+from mae_skill.archs import ARCHS, Arch, with_patch
 from mae_skill.errors import SpecError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -66,6 +67,11 @@ class Backboned(nn.Module, ABC):
     def arch(self) -> str:
         """The name of the architecture, as in ``model.arch``."""
         return str(self.config["arch"])
+
+    @property
+    def shape(self) -> Arch:
+        """The architecture's row, with this model's patch."""
+        return with_patch(ARCHS[self.arch], self.config.get("patch_size"))
 
     @property
     def block_classes(self) -> tuple[type[nn.Module], ...]:

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_skill.archs import ARCHS, Arch, hw, nearest_sizes, num_units, size_fits
+from mae_skill.archs import (
+    ARCHS,
+    Arch,
+    hw,
+    nearest_sizes,
+    num_units,
+    patch_sizes,
+    size_fits,
+    with_patch,
+)
 from mae_skill.errors import SpecError
 
 from mae_runners.models.base import Backboned
@@ -91,7 +100,7 @@ def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segment
 
 
 def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[str, Any]:
-    shape = {name: getattr(model_spec, name, None) for name in _SHAPE_FIELDS}
+    shape = {name: getattr(model_spec, name, None) for name in ("patch_size", *_SHAPE_FIELDS)}
     return {
         "arch": str(model_spec.arch),
         "input_size": list(hw(input_size)),
@@ -102,7 +111,7 @@ def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[st
 def build_from_config(config: Mapping[str, Any]) -> Backboned:
     """A model from plain arguments, as checkpoints keep them: a masked autoencoder where there is a
     ``mask_ratio``, else what ``task`` says, else a classifier."""
-    arch = _arch(config["arch"])
+    arch = _arch(config)
     size = hw(config["input_size"])
     _check_size(arch, size)
     config = {**config, "input_size": list(size)}
@@ -121,7 +130,7 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
 def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
     """The encoder alone; ``pretraining`` leaves out head and drop path, and pools Hiera twice
     instead of three times."""
-    arch = _arch(config["arch"])
+    arch = _arch(config)
     size = hw(config["input_size"])
     classes = 0 if pretraining else int(config["num_classes"])
     drop_path = 0.0 if pretraining else float(config.get("drop_path_rate", 0.0))
@@ -160,10 +169,15 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
         )
     if arch.family == "convnextv2":
         return ConvNextBackbone(
-            depths=arch.depths, dims=arch.dims, num_classes=classes, drop_path=drop_path
+            patch=arch.patch,
+            depths=arch.depths,
+            dims=arch.dims,
+            num_classes=classes,
+            drop_path=drop_path,
         )
     return HieraBackbone(
         size,
+        patch=arch.patch,
         embed_dim=arch.dims[0],
         num_heads=arch.heads[0],
         stages=arch.depths,
@@ -173,17 +187,26 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
     )
 
 
-def _arch(name: str) -> Arch:
+def _arch(config: Mapping[str, Any]) -> Arch:
+    name, patch = config["arch"], config.get("patch_size")
     if name not in ARCHS:
         raise SpecError(
             "unknown architecture", field="model.arch", got=name, expected=", ".join(ARCHS)
         )
-    return ARCHS[name]
+    allowed = patch_sizes(ARCHS[name].family)
+    if patch is not None and patch not in allowed:
+        raise SpecError(
+            f"{name} takes no such patch",
+            field="model.patch_size",
+            got=patch,
+            expected=f"one of {', '.join(str(value) for value in allowed)}",
+        )
+    return with_patch(ARCHS[name], patch)
 
 
 def _check_size(arch: Arch, size: tuple[int, int]) -> None:
-    if not size_fits(arch.name, size):
-        near = [nearest_sizes(arch.name, side) for side in size]
+    if not size_fits(arch, size):
+        near = [nearest_sizes(arch, side) for side in size]
         raise SpecError(
             f"{arch.name} cannot take this input size",
             field="dataset.augmentation.input_size",
@@ -194,7 +217,7 @@ def _check_size(arch: Arch, size: tuple[int, int]) -> None:
 
 
 def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
-    if num_units(arch.name, hw(config["input_size"])) < 2:
+    if num_units(arch, hw(config["input_size"])) < 2:
         raise SpecError(
             "one mask unit cannot be both seen and predicted",
             field="dataset.augmentation.input_size",

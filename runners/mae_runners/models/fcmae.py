@@ -5,11 +5,12 @@ Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoenco
 blocks.
 
 The encoder runs dense on images, and sparse on visible mask units, without a sparse-convolution
-library. A mask unit is 32×32 pixels, the total stride, so it is a square of 8, 4, 2, 1 cells in the
-four stages, and the visible count is the same for every sample. The sparse path holds **rows**: the
-visible cells only, ``[B·K·u·u, C]``, ordered (sample, unit, row, column). Everything but the
-depthwise convolution works on rows; that one runs on the zero-filled grid. So masked positions are
-zero wherever a neighbor could see them, and GRN is taken per sample over visible cells.
+library. A mask unit is 8×8 cells of the stem (32×32 pixels at the paper's stride of 4), so it is a
+square of 8, 4, 2, 1 cells in the four stages, and the visible count is the same for every sample.
+The sparse path holds **rows**: the visible cells only, ``[B·K·u·u, C]``, ordered (sample, unit,
+row, column). Everything but the depthwise convolution works on rows; that one runs on the
+zero-filled grid. So masked positions are zero wherever a neighbor could see them, and GRN is taken
+per sample over visible cells.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ from mae_runners.models.kernels import (
 from mae_runners.models.mae import MaskedAutoencoder, mask_tokens
 from mae_runners.models.masking import Mask, put, take, take_patches
 
-UNIT = 32  # pixels a side of a mask unit
-STEM = 4  # pixels a side of a cell after the stem
+SIDE = 8  # cells a side of a mask unit after the stem: the three downsamplings leave one
 
 
 def stage_layout(visible: Tensor, units: tuple[int, int], side: int) -> Layout:
@@ -127,18 +127,26 @@ def rows_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class ConvNextBackbone(Backbone):
-    """ConvNeXt V2. Dense output ``[B, C, H/32, W/32]``.
+    """ConvNeXt V2 with a stem of stride s. Dense output ``[B, C, H/8s, W/8s]``.
 
     Args:
+        patch: pixels a side of a cell after the stem, s; 4 in the paper.
         num_classes: 0 leaves the head out.
     """
 
     def __init__(
-        self, *, depths: tuple[int, ...], dims: tuple[int, ...], num_classes: int, drop_path: float
+        self,
+        *,
+        patch: int,
+        depths: tuple[int, ...],
+        dims: tuple[int, ...],
+        num_classes: int,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.depths, self.num_features = depths, dims[-1]
-        self.stem = nn.Sequential(nn.Conv2d(3, dims[0], STEM, stride=STEM), LayerNorm2d(dims[0]))
+        self.patch, self.unit = patch, SIDE * patch
+        self.stem = nn.Sequential(nn.Conv2d(3, dims[0], patch, stride=patch), LayerNorm2d(dims[0]))
         rates = calculate_drop_path_rates(drop_path, list(depths), stagewise=True)
         widths = (dims[0], *dims)
         self.stages = nn.ModuleList(Stage(widths[i], dims[i], rates[i]) for i in range(4))
@@ -155,7 +163,7 @@ class ConvNextBackbone(Backbone):
         return [block for stage in self.stages for block in stage.blocks]
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
-        """Output of each stage, ``[B, C_i, H/s_i, W/s_i]`` with strides 4, 8, 16, 32."""
+        """Output of each stage, ``[B, C_i, H/s_i, W/s_i]`` with strides s, 2s, 4s, 8s."""
         x = self.stem(images).contiguous(memory_format=torch.channels_last)
         maps = []
         for stage in self.stages:
@@ -169,7 +177,7 @@ class ConvNextBackbone(Backbone):
         return self.stage_maps(images)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` → ``[B, C, H/32, W/32]``."""
+        """``[B, 3, H, W]`` → ``[B, C, H/8s, W/8s]``."""
         return self.stage_maps(images)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -182,14 +190,15 @@ class ConvNextBackbone(Backbone):
     def forward_visible(self, images: Tensor, visible: Tensor) -> Tensor:
         """The units ``visible [B, K]`` alone → ``[B, K, C]``; equals the dense network with masked
         cells set to zero after every block."""
-        units = (images.shape[2] // UNIT, images.shape[3] // UNIT)
-        side = UNIT // STEM
+        unit, patch, side = self.unit, self.patch, SIDE
+        units = (images.shape[2] // unit, images.shape[3] // unit)
         pixels = (
-            take_patches(images, visible, UNIT)
-            .unflatten(4, (side, STEM))
-            .unflatten(3, (side, STEM))
+            take_patches(images, visible, unit)
+            .unflatten(4, (side, patch))
+            .unflatten(3, (side, patch))
         )
-        pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * STEM * STEM)
+        pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * patch * patch)
+
         conv, norm = self.stem
         x = rows_norm(norm, linear(pixels, conv.weight.flatten(1), conv.bias))
         for stage in self.stages:
@@ -226,8 +235,8 @@ class ConvNextBackbone(Backbone):
 
 
 class FcMae(MaskedAutoencoder):
-    """A sparse ConvNeXt V2 encoder and a decoder of dense ConvNeXt blocks on the grid of
-    32×32-pixel units.
+    """A sparse ConvNeXt V2 encoder and a decoder of dense ConvNeXt blocks on the grid of mask units
+    (u = 32 pixels a side at the paper's stride of 4).
 
     Parameter names follow facebookresearch/ConvNeXt-V2 (``proj``, ``mask_token``, ``decoder``,
     ``pred``), blocks as timm names them.
@@ -236,8 +245,8 @@ class FcMae(MaskedAutoencoder):
     def __init__(self, encoder: ConvNextBackbone, config: Config) -> None:
         super().__init__(config)
         self.encoder = encoder
-        self.unit = self.target_patch = UNIT
-        self.units = (self.input_size[0] // UNIT, self.input_size[1] // UNIT)
+        self.unit = self.target_patch = unit = encoder.unit
+        self.units = (self.input_size[0] // unit, self.input_size[1] // unit)
         self.num_units = self.units[0] * self.units[1]
         width = int(config["decoder_embed_dim"])
         self.proj = nn.Linear(encoder.num_features, width)
@@ -248,7 +257,7 @@ class FcMae(MaskedAutoencoder):
                 for _ in range(int(config["decoder_depth"]))
             ]
         )
-        self.pred = nn.Linear(width, UNIT * UNIT * 3)
+        self.pred = nn.Linear(width, unit * unit * 3)
         for part in (self.proj, self.decoder, self.pred):
             for module in part.modules():
                 if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -261,7 +270,7 @@ class FcMae(MaskedAutoencoder):
         return self.encoder.forward_visible(images, mask.visible)
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``latent [B, K, D]`` → the hidden units ``[B, M, 32·32·3]``."""
+        """``latent [B, K, D]`` → the hidden units ``[B, M, u·u·3]``."""
         x = self.proj(latent)
         x = put(mask_tokens(self.mask_token, x, self.num_units), mask.visible, x)  # [B, L, D']
 

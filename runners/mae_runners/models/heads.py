@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from mae_skill.archs import ARCHS
 from mae_skill.errors import SpecError
 from timm.layers import LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
@@ -27,7 +26,6 @@ from torch import Tensor, nn
 from mae_runners.models.base import Backboned, Config
 from mae_runners.models.kernels import sum_over_ranks
 
-STRIDES = (4, 8, 16, 32)
 AUXILIARY_LEVEL = 2
 
 
@@ -264,7 +262,7 @@ class Segmenter(Backboned):
         super().__init__(config)
         self.encoder = encoder
         self.num_classes = int(config["num_classes"])
-        arch, (height, width) = ARCHS[self.arch], self.input_size
+        arch, (height, width) = self.shape, self.input_size
         if arch.family == "vit":
             dims = (encoder.num_features,) * 4
             rows, columns = encoder.grid
@@ -288,7 +286,8 @@ class Segmenter(Backboned):
             self.neck = rescaling(dims[0])
         else:
             dims = arch.dims
-            sizes = [(height // stride, width // stride) for stride in STRIDES]
+            strides = [arch.patch * 2**level for level in range(len(dims))]
+            sizes = [(height // stride, width // stride) for stride in strides]
             self.neck = nn.ModuleList(LayerNorm2d(dim) for dim in dims)
         dropout = float(config["dropout"])
         self.uper = UperHead(

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from mae_skill.archs import hiera_kernel
 from timm.layers import (
     ClNormMlpClassifierHead,
     DropPath,
@@ -42,11 +43,7 @@ from mae_runners.models.mae import (
 )
 from mae_runners.models.masking import Mask, put, split
 
-UNIT = 32  # pixels a side of a mask unit
-STRIDE = 4  # pixels a side of a token
-SIDE = UNIT // STRIDE
-KERNEL, PAD = 7, 3
-WINDOW = (SIDE - 1) * STRIDE + KERNEL  # pixels a side that the patch convolution reads for one unit
+SIDE = 8  # tokens a side of a mask unit
 
 
 @cache
@@ -131,6 +128,7 @@ class HieraBackbone(Backbone):
     """Hiera for images.
 
     Args:
+        patch: pixels a side of a token, the stride of the patch convolution; 4 in the paper.
         q_pool: how many times queries are pooled: 2 in pretraining (a unit ends as 2×2 tokens), 3
             in fine-tuning (one token).
         num_classes: 0 leaves the head out.
@@ -140,6 +138,7 @@ class HieraBackbone(Backbone):
         self,
         input_size: tuple[int, int],
         *,
+        patch: int,
         embed_dim: int,
         num_heads: int,
         stages: tuple[int, ...],
@@ -148,11 +147,13 @@ class HieraBackbone(Backbone):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.units = (input_size[0] // UNIT, input_size[1] // UNIT)
+        self.unit = SIDE * patch
+        self.units = (input_size[0] // self.unit, input_size[1] // self.unit)
         self.q_pool = q_pool
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, embed_dim, KERNEL, stride=STRIDE, padding=PAD)
+        kernel = hiera_kernel(patch)
+        self.patch_embed.proj = nn.Conv2d(3, embed_dim, kernel, stride=patch, padding=kernel // 2)
         self.pos_embed = nn.Parameter(
             torch.zeros(1, self.units[0] * self.units[1] * SIDE * SIDE, embed_dim)
         )
@@ -219,18 +220,22 @@ class HieraBackbone(Backbone):
         """The tokens of the units ``visible [B, K]`` → ``[B, K, 64, C]``. Hidden pixels
         (``hidden_map [B, L]``) are zero to the convolution."""
         batch, (rows, columns), count = images.shape[0], self.units, visible.shape[1]
+        unit, conv = self.unit, self.patch_embed.proj
+        kernel, patch = conv.kernel_size[0], conv.stride[0]
+        pad = kernel // 2
+        window = (SIDE - 1) * patch + kernel  # pixels a side that the convolution reads for a unit
+
         shown = (~hidden_map).to(images.dtype).view(batch, 1, rows, 1, columns, 1)
-        pixels = (images.view(batch, 3, rows, UNIT, columns, UNIT) * shown).view_as(images)
+        pixels = (images.view(batch, 3, rows, unit, columns, unit) * shown).view_as(images)
         windows = (
-            F.pad(pixels, (PAD, PAD, PAD, PAD))
-            .unfold(2, WINDOW, UNIT)
-            .unfold(3, WINDOW, UNIT)
+            F.pad(pixels, (pad, pad, pad, pad))
+            .unfold(2, window, unit)
+            .unfold(3, window, unit)
             .permute(0, 2, 3, 1, 4, 5)
         )
         sample = torch.arange(batch, device=images.device).unsqueeze(1)
         windows = windows[sample, visible // columns, visible % columns].flatten(0, 1)
-        conv = self.patch_embed.proj
-        tokens = F.conv2d(windows, conv.weight, conv.bias, stride=STRIDE).flatten(2).transpose(1, 2)
+        tokens = F.conv2d(windows, conv.weight, conv.bias, stride=patch).flatten(2).transpose(1, 2)
         tokens = tokens[:, self.unroll].unflatten(0, (batch, count))
         return tokens + self.position()[0][visible]
 
@@ -285,7 +290,7 @@ class HieraBackbone(Backbone):
 
 class HieraMae(MaskedAutoencoder):
     """Hiera on the visible units with two poolings; the stage outputs are fused to 2×2 tokens a
-    unit, and decoded at 16 pixels a token."""
+    unit, and decoded at half a unit a token (16 pixels in the paper)."""
 
     channels_last_target: ClassVar[bool] = False
     token_numbers: Tensor
@@ -293,10 +298,10 @@ class HieraMae(MaskedAutoencoder):
     def __init__(self, encoder: HieraBackbone, config: Config) -> None:
         super().__init__(config)
         self.encoder = encoder
-        self.unit = UNIT
+        self.unit = encoder.unit
         self.num_units = encoder.units[0] * encoder.units[1]
         self.final_side = SIDE // 2**encoder.q_pool
-        self.target_patch = UNIT // self.final_side
+        self.target_patch = self.unit // self.final_side
         width, features = int(config["decoder_embed_dim"]), encoder.num_features
         self.encoder_norm = nn.LayerNorm(features, eps=1e-6)
         heads: list[nn.Module] = []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from mae_runners.models.base import Backboned
 from mae_runners.models.checkpoint import read
 from mae_runners.models.conversion import guess_arch, to_our_names, unwrap
 from mae_runners.models.heads import Classifier, Segmenter
-from mae_runners.models.hiera_mae import SIDE, UNIT
+from mae_runners.models.hiera_mae import SIDE
 from mae_runners.models.mae import MaskedAutoencoder
 from mae_runners.models.position import resize_table, resize_windowed_table, square_grid
 
@@ -134,7 +133,7 @@ class _Loader:
         name: str,
     ) -> None:
         self.model, self.state, self.pixels, self.file = model, state, pixels, name
-        self.arch = ARCHS[model.arch]
+        self.arch = model.shape
         self.targets: dict[str, Tensor] = dict(model.named_parameters())
         self.targets |= {
             name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)
@@ -221,7 +220,7 @@ class _Loader:
         decoder = target == "decoder_pos_embed"
         family = self.arch.family
         prefix = 1 if family == "vit" else 0
-        cell = self.arch.unit if family == "vit" else UNIT // SIDE
+        cell = self.arch.patch
         if decoder and isinstance(self.model, MaskedAutoencoder):
             cell = self.model.target_patch
         height, width = self.model.input_size

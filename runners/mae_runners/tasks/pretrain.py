@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mae_skill.archs import num_units
+from mae_skill.archs import ARCHS, num_units, with_patch
 from mae_skill.errors import DataError
 from torch import Tensor, nn
 
@@ -29,10 +29,12 @@ class PretrainTask(Task):
         return "knn_acc" if self.probe_sets else None
 
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
+        model = self.spec.model
+        arch = with_patch(ARCHS[model.arch], model.patch_size)
         return self._open(
             getattr(self.spec.dataset, f"{role}_data_sources"),
             train=train,
-            num_units=num_units(self.spec.model.arch, self.aug.input_size),
+            num_units=num_units(arch, self.aug.input_size),
         )
 
     def _open(self, sources: Any, *, train: bool, **options: Any) -> ImageDataset:

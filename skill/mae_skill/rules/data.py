@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mae_skill.archs import ARCHS, hw
+from mae_skill.archs import arch_of, hw
 from mae_skill.classes import read_class_list
 from mae_skill.errors import DataError, MaeError
 from mae_skill.origin import OriginKind
@@ -98,7 +98,7 @@ def monitor(case: Case) -> None:
 
 def pyramid(case: Case) -> None:
     """UperNet's coarsest level halves the patches of a ViT."""
-    arch, size = ARCHS.get(str(case("model.arch"))), case("dataset.augmentation.input_size")
+    arch, size = arch_of(case.spec), case("dataset.augmentation.input_size")
     if not _segments(case) or arch is None or arch.family != "vit" or size is None:
         return
     if min(hw(size)) < 2 * arch.patch:

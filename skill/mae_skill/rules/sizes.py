@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-from mae_skill.archs import ARCHS, hw, nearest_sizes, num_units, size_fits
+from mae_skill.archs import (
+    ARCHS,
+    arch_of,
+    hw,
+    nearest_sizes,
+    num_units,
+    patch_sizes,
+    patches_that_fit,
+    size_fits,
+)
 from mae_skill.rules.base import Case, Rule
 
 SIZE = "dataset.augmentation.input_size"
+PATCH = "model.patch_size"
+
+
+def patch_size(case: Case) -> None:
+    """The family takes patches of this size."""
+    arch, patch = ARCHS.get(str(case("model.arch"))), case(PATCH)
+    if arch is None or patch is None or not case.known("model.arch"):
+        return
+
+    allowed = patch_sizes(arch.family)
+    if patch not in allowed:
+        words = "2 to 32" if arch.family == "vit" else ", ".join(str(value) for value in allowed)
+        nearest = min(allowed, key=lambda value: abs(value - patch))
+        case.error(PATCH, f"{arch.name} takes no such patch", words, f"the nearest: {nearest}")
 
 
 def input_size(case: Case) -> None:
     """Both sides of the input are multiples of the architecture's unit."""
-    arch, size = case("model.arch"), case(SIZE)
-    if arch not in ARCHS or size is None or not case.known("model.arch"):
+    arch, size = arch_of(case.spec), case(SIZE)
+    if arch is None or size is None or not case.known("model.arch") or size_fits(arch, size):
         return
 
-    if not size_fits(arch, size):
-        near = " × ".join(
-            " or ".join(str(value) for value in nearest_sizes(arch, side)) for side in hw(size)
-        )
-        case.error(
-            SIZE,
-            f"{arch} cannot take this size",
-            f"multiples of {ARCHS[arch].size_multiple} px",
-            f"the nearest that fit: {near}",
-        )
+    near = " × ".join(
+        " or ".join(str(value) for value in nearest_sizes(arch, side)) for side in hw(size)
+    )
+    hint = f"the nearest that fit: {near}"
+    patches = patches_that_fit(arch.family, size, arch.patch)
+    if patches:
+        hint += f"; or {PATCH}={patches[0]}"
+        hint += f" (also {', '.join(str(value) for value in patches[1:4])})" if patches[1:] else ""
+    case.error(
+        SIZE,
+        f"{arch.name} with a patch of {arch.patch} px cannot take this size",
+        f"multiples of {arch.size_multiple} px",
+        hint,
+    )
 
 
 def mask_units(case: Case) -> None:
     """Pretraining needs at least one visible and one hidden unit."""
-    arch, size = case("model.arch"), case(SIZE)
+    arch, size = arch_of(case.spec), case(SIZE)
     pretrains = case("train.stage") == "pretrain" and case.known("model.arch")
-    if arch not in ARCHS or size is None or not pretrains or not size_fits(arch, size):
+    if arch is None or size is None or not pretrains or not size_fits(arch, size):
         return
 
     units = num_units(arch, size)
@@ -46,8 +73,8 @@ def mask_units(case: Case) -> None:
 
 def export_size(case: Case) -> None:
     """The sides of an exported graph's input fit as well."""
-    arch = case("model.arch")
-    if arch not in ARCHS or case(SIZE) is None or not case.known("model.arch"):
+    arch = arch_of(case.spec)
+    if arch is None or case(SIZE) is None or not case.known("model.arch"):
         return
 
     for side in ("height", "width"):
@@ -57,8 +84,8 @@ def export_size(case: Case) -> None:
         near = " or ".join(str(item) for item in nearest_sizes(arch, value))
         case.error(
             f"export.input_{side}",
-            f"{arch} cannot take this size",
-            f"a multiple of {ARCHS[arch].size_multiple} px",
+            f"{arch.name} with a patch of {arch.patch} px cannot take this size",
+            f"a multiple of {arch.size_multiple} px",
             f"the nearest: {near}",
         )
 
@@ -107,6 +134,7 @@ def encoder_shape(case: Case) -> None:
 
 
 RULES = [
+    Rule(patch_size),
     Rule(input_size),
     Rule(mask_units),
     Rule(export_size),

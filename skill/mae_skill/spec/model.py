@@ -160,6 +160,15 @@ class ModelSpec(SpecModel):
         gt=0.0,
         applies_when=PRETRAIN,
     )
+    patch_size: Annotated[int, Field(ge=1, le=32)] | None = spec_field(
+        None,
+        "Side of one input token; null = the architecture's. ViT: 2 to 32. ConvNeXt V2 and Hiera: "
+        "the stride of the stem, 1, 2 or 4; their mask units are 8 tokens wide. Small pictures "
+        "need small patches: some 7 to 14 tokens per side.",
+        unit="pixels",
+        automl_disabled=True,
+        related=["model.arch", "dataset.augmentation.input_size"],
+    )
     embed_dim: Positive | None = spec_field(
         None,
         "Overrides the width of a ViT; null = the architecture's. Must divide by the heads "
