@@ -219,6 +219,11 @@ def architecture_table(schema: Mapping[str, Any]) -> str:
         "memory are estimates of `mae plan` at the default size: the encoder with a classifier of",
         "1,000 classes when fine-tuning; memory is weights, gradients, AdamW's moments and the",
         "activations in bf16, for a batch of one image, and for each further image.",
+        "",
+        "`model.patch_size` makes the input tokens smaller, for small pictures: a ViT's patch may",
+        "have 2 to 32 px, the stem of ConvNeXt V2 and Hiera a stride of 1, 2 or 4 px (their sides",
+        "are then multiples of 8 times that). Work grows with the number of tokens: a 28 px image",
+        "with `vit_tiny_patch16` and `model.patch_size=4` has 49.",
     ]
     for family, title in FAMILIES.items():
         lines += [

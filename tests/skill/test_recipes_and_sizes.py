@@ -226,9 +226,19 @@ def test_the_work_of_an_image_is_what_the_papers_print(arch: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "segmentation"])
-@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto", "hiera_tiny_224"])
+@pytest.mark.parametrize(
+    ("arch", "patch", "size"),
+    [
+        ("vit_tiny_patch16", None, 96),
+        ("convnextv2_atto", None, 96),
+        ("hiera_tiny_224", None, 96),
+        ("vit_tiny_patch16", 4, 32),
+        ("convnextv2_atto", 2, 48),
+        ("hiera_tiny_224", 1, 24),
+    ],
+)
 def test_estimated_parameters_are_the_models_and_activations_what_its_backward_pass_keeps(
-    arch: str, stage: str
+    arch: str, patch: int | None, size: int, stage: str
 ) -> None:
     from mae_runners.models import build_classifier, build_mae, build_segmenter
     from mae_skill.spec import ExperimentSpec
@@ -239,8 +249,8 @@ def test_estimated_parameters_are_the_models_and_activations_what_its_backward_p
         else {}
     )
     layer = {
-        "model": {"arch": arch, "num_classes": 7, **head},
-        "dataset": {"batch_size": 2, "augmentation": {"input_size": 96}},
+        "model": {"arch": arch, "patch_size": patch, "num_classes": 7, **head},
+        "dataset": {"batch_size": 2, "augmentation": {"input_size": size}},
     }
     resolved = merge(
         [
@@ -254,9 +264,9 @@ def test_estimated_parameters_are_the_models_and_activations_what_its_backward_p
     spec = ExperimentSpec.model_validate(resolved)
     model: torch.nn.Module
     if stage == "pretrain":
-        model = build_mae(spec.model, spec.train, (96, 96))
+        model = build_mae(spec.model, spec.train, (size, size))
     else:
-        model = (build_segmenter if head else build_classifier)(spec.model, (96, 96))
+        model = (build_segmenter if head else build_classifier)(spec.model, (size, size))
     found = estimate("train", resolved)
     assert found["parameters"]["total"] == sum(
         p.numel() for p in model.parameters() if p.requires_grad
@@ -269,7 +279,7 @@ def test_estimated_parameters_are_the_models_and_activations_what_its_backward_p
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    images = torch.randn(2, 3, 96, 96)
+    images = torch.randn(2, 3, size, size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         held = (
             model.train()(images, torch.rand(2, model.num_units))
