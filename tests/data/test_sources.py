@@ -272,7 +272,7 @@ def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path
 def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be_read_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mae_sdk.data import source as sources
+    from mae_sdk.data import walk
 
     for name in ("a", "b"):
         write_imagefolder(tmp_path / "set" / name, classes=1, per_class=1)
@@ -283,8 +283,8 @@ def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be
             raise error(13, "no", str(path))
         return real(path)
 
-    monkeypatch.setattr(sources.os, "scandir", lambda path: scandir(path, FileNotFoundError))
-    assert len(sources._walk(tmp_path / "set")) == 1
-    monkeypatch.setattr(sources.os, "scandir", lambda path: scandir(path, PermissionError))
+    monkeypatch.setattr(walk.os, "scandir", lambda path: scandir(path, FileNotFoundError))
+    assert len(walk.walk(tmp_path / "set").files) == 1
+    monkeypatch.setattr(walk.os, "scandir", lambda path: scandir(path, PermissionError))
     with pytest.raises(StorageError):
-        sources._walk(tmp_path / "set")
+        walk.walk(tmp_path / "set")

@@ -77,7 +77,8 @@ def pack_of(
         StorageError: it could not be fetched, or does not fit.
     """
     folder = cache_dir(root)
-    identity, details = _identify(uri, images_only)
+    skipped: list[str] = []
+    identity, details = _identify(uri, images_only, skipped)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     found = _open(folder / key)
     if found is None:
@@ -101,13 +102,18 @@ def pack_of(
                 hint="run the same command again",
             )
 
+    found.not_fetched = skipped
     return found
 
 
 def _identify(
-    uri: str, images_only: bool
+    uri: str, images_only: bool, skipped: list[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
-    """What makes this source this one; for a prefix also its listing."""
+    """What makes this source this one; for a prefix also its listing.
+
+    Args:
+        skipped: gets the names of a prefix that are no images.
+    """
     where = urls.redact(uri)
     if not urls.is_archive(uri):
         there = transfer.list_details(uri)
@@ -122,6 +128,8 @@ def _identify(
             for name, entry in there.items()
             if safe_name(name, where) and (is_image(name) or not images_only)
         }
+        if skipped is not None:
+            skipped += sorted(there.keys() - details.keys())
         if not details:
             raise DataError(
                 f"{where} holds no images",

@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
+
+from mae_sdk.data.names import split_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
-    """The single folder that holds every name, with its ``/``; empty when there is none or it is a
-    known class."""
+    """The folders around every name, with their ``/``, down to where the names part; a known class
+    ends them."""
     if not len(names):
         return ""
-    first, slash, _ = names[0].partition("/")
-    if not slash or first in set(known):
-        return ""
-    prefix = first + "/"
-    return prefix if all(name.startswith(prefix) for name in names) else ""
+    stops, first, last = set(known), names[0], names[-1]
+    common = ""
+    while True:
+        head, slash, _ = first[len(common) :].partition("/")
+        longer = common + head + slash
+        # The names are sorted: what the first and the last share, all share.
+        if not slash or head in stops or not last.startswith(longer):
+            break
+        common = longer
+    while common and not all(name.startswith(common) for name in names):
+        common = common.rstrip("/").rpartition("/")[0]
+        common += "/" if common else ""
+    return common
+
+
+def wrappers_of(parts: Sequence[Sequence[str]], known: Iterable[str] = ()) -> list[str]:
+    """The wrapper of each part of a list of sources, which have one class list.
+
+    A part whose images all lie in one folder spells a class where another part, or ``known``, says
+    that it is one: an archive for every class is the common case.
+    """
+    stops = set(known)
+    found = [wrapper_of(names, stops) for names in parts]
+    if len(parts) < 2 or stops:
+        return found
+
+    heads = [_heads(names, len(wrapper)) for names, wrapper in zip(parts, found, strict=True)]
+    classes = set().union(*heads)
+    last = [wrapper.rstrip("/").rpartition("/")[2] for wrapper in found]
+    if not classes:  # every part is one flat folder
+        classes = set(last) if all(last) and len(set(last)) > 1 else set()
+    return [
+        wrapper[: len(wrapper) - len(name) - 1] if name in classes and not own else wrapper
+        for wrapper, name, own in zip(found, last, heads, strict=True)
+    ]
+
+
+def _heads(names: Sequence[str], skip: int) -> set[str]:
+    """The top folders below a prefix of this length."""
+    return {head for name in names for head, slash, _ in (name[skip:].partition("/"),) if slash}
 
 
 def class_labels(
-    names: Sequence[str], known: Sequence[str] | None = None
+    names: Sequence[str], known: Sequence[str] | None = None, *, wrapper: str | None = None
 ) -> tuple[list[str], np.ndarray[Any, Any]]:
     """Classes and labels that the folders of one source spell.
 
-    The first folder of a path is its class, after one wrapper folder around everything is stripped.
-    An image in no folder is unlabeled.
+    The first folder of a path is its class, after the folders around everything are stripped. An
+    image in no folder is unlabeled.
 
     Args:
-        names: relative paths of the images.
+        names: relative paths of the images, sorted.
         known: the class list to label with (a training set's); ``None`` finds the classes here.
+        wrapper: the folders to strip; ``None``: those of `wrapper_of`.
 
     Returns:
         The class names, sorted (or ``known``), and int64 labels [len(names)], -1 = unlabeled.
@@ -43,7 +81,7 @@ def class_labels(
     """
     import numpy as np
 
-    skip = len(wrapper_of(names, known or ()))
+    skip = len(wrapper_of(names, known or ()) if wrapper is None else wrapper)
     table: dict[str, int] = {name: i for i, name in enumerate(known or ())}
     found = np.full(len(names), -1, dtype=np.int64)
     strange: dict[str, int] = {}
@@ -57,13 +95,7 @@ def class_labels(
         found[i] = table.setdefault(head, len(table))
 
     if strange:
-        listed = ", ".join(sorted(strange)[:5]) + (", …" if len(strange) > 5 else "")
-        raise DataError(
-            f"{len(strange)} class folder{'s' if len(strange) > 1 else ''} of this source "
-            f"are not among the model's classes: {listed}",
-            got=sorted(strange)[:20],
-            expected=f"folders among the {len(table)} classes of the training data",
-        )
+        raise unknown_classes(strange, len(table))
 
     if known is not None:
         return list(known), found
@@ -73,3 +105,54 @@ def class_labels(
         [*(place[name] for name in table), -1], dtype=np.int64
     )  # the last entry serves label -1
     return order, ranks[found]
+
+
+def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
+    """The error for class folders that the model does not know.
+
+    Args:
+        strange: folder → images in it.
+        known: how many classes the model has.
+    """
+    listed = ", ".join(sorted(strange)[:5]) + (", …" if len(strange) > 5 else "")
+    splits = [name for name in strange if split_of(name)]
+    hint = "they are named like parts of a data set: name one of them as the source"
+    return DataError(
+        f"{len(strange)} class folder{'s' if len(strange) > 1 else ''} of this source "
+        f"are not among the model's classes: {listed}",
+        got=sorted(strange)[:20],
+        expected=f"folders among the {known} classes of the training data",
+        hint=hint if len(splits) == len(strange) else None,
+    )
+
+
+def split_folders(classes: Iterable[str]) -> list[str]:
+    """The classes that are named like parts of a data set, where they show that the folders above
+    the classes were taken: all of them are, or two kinds of parts are among them."""
+    listed = list(classes)
+    kinds = {name: kind for name in listed if (kind := split_of(name))}
+    everything = len(kinds) == len(listed)
+    several = len(set(kinds.values()) - {"part"}) > 1
+    return sorted(kinds) if kinds and (everything or several) else []
+
+
+def missing_folders(
+    folders: Mapping[str, int], wrapper: str, classes: Iterable[str]
+) -> dict[str, int]:
+    """Folders beside the classes that hold no image that is read → pictures in them that are not.
+
+    Args:
+        folders: `LeftOut.folders`.
+        wrapper: the folders that were stripped.
+    """
+    known, found = set(classes), dict[str, int]()
+    for folder, pictures in folders.items():
+        if folder.startswith(wrapper):
+            head = folder[len(wrapper) :].partition("/")[0]
+            if head and head not in known:
+                found[head] = found.get(head, 0) + pictures
+        elif pictures and wrapper.startswith("".join(folder.rpartition("/")[:2])):
+            # Beside a folder that was taken for a wrapper because it alone holds images.
+            name = folder.rpartition("/")[2]
+            found[name] = found.get(name, 0) + pictures
+    return found

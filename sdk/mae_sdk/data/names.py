@@ -14,16 +14,113 @@ if TYPE_CHECKING:
     import numpy as np
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+ALIASES = (".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".dib", ".pnm", ".pbm")
+"""Other names of the same formats; read as well."""
+
+OTHER_FORMATS = (
+    *(".gif", ".apng", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".tga"),
+    *(".psd", ".svg", ".exr", ".hdr", ".pfm", ".pam", ".pcx", ".dcm", ".dicom", ".nii", ".mha"),
+    *(".fits", ".npy", ".npz", ".mat", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"),
+    *(".raf", ".rw2", ".mpo", ".jps"),
+)
+"""Pictures that are not read: they are counted, and a class of nothing else is missed."""
+
+SIDECARS = (
+    *(".txt", ".json", ".jsonl", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html", ".htm"),
+    *(".pdf", ".py", ".sh", ".log", ".db", ".ini", ".cfg", ".toml", ".lst", ".parquet", ".md5"),
+    *(".sha256", ".zip", ".tar", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".7z", ".rar", ".doc"),
+    *(".docx", ".xls", ".xlsx", ".caption", ".label", ".labels"),
+)
+"""What lies beside images and is none."""
+
+SYSTEM_FOLDERS = frozenset(
+    [
+        *("__macosx", "@eadir", "lost+found", "$recycle.bin", "recycler", "found.000"),
+        *("system volume information", "#recycle", "@recycle", "#snapshot", "~snapshot"),
+        *("@recently-snapshot", "@__thumb", "@tmp", "@sharebin", "network trash folder"),
+        *("temporary items", "__pycache__"),
+    ]
+)
+"""Folders that operating systems and storage boxes leave, in small letters; no class is one."""
+
+SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "icon"])
+
 _DRIVE = re.compile(r"^[A-Za-z]:")
 MAX_NAME_BYTES = 4096
 
 
 def is_image(name: str) -> bool:
-    """Whether a relative path ends as one of the nine image extensions (any case) and no part of it
-    is hidden."""
-    if not name.lower().endswith(IMAGE_SUFFIXES):
+    """Whether a relative path ends as an image (any case) and no part of it is hidden or a
+    system's."""
+    if not name.lower().endswith(IMAGE_SUFFIXES + ALIASES):
         return False
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return not is_set_aside(name)
+
+
+def is_set_aside(name: str) -> bool:
+    """Whether a relative path is hidden, or lies in a folder that only a system needs."""
+    *folders, last = name.split("/")
+    if last.startswith(".") or last.lower() in SYSTEM_FILES:
+        return True
+    return any(is_system_folder(folder) for folder in folders)
+
+
+def is_system_folder(part: str) -> bool:
+    """Whether one part of a path names a hidden folder or a system's."""
+    return part.startswith(".") or part.lower() in SYSTEM_FOLDERS
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in small letters, with its dot; empty where there is none."""
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return (dot + suffix).lower() if stem and dot else ""
+
+
+def may_be_picture(name: str) -> bool | None:
+    """Of a file that is not read as an image, whether its name says that it is a picture; None
+    where the name does not tell."""
+    suffix = suffix_of(name)
+    if suffix in SIDECARS:
+        return False
+    words = ("jpg", "jpeg", "png", "tif", "webp", "bmp")
+    if suffix in OTHER_FORMATS or any(word in suffix for word in words):
+        return True
+    inner = name.lower().rpartition(".")[0]  # a.jpg.1, a.png.download
+    return True if inner.endswith(IMAGE_SUFFIXES + ALIASES) else None
+
+
+def looks_like_picture(head: bytes) -> bool:
+    """Whether a file's first bytes (16 or more) are those of a common picture format."""
+    return (
+        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"BM"))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or head[4:12] in (b"ftypheic", b"ftypavif", b"jP  \r\n\x87\n")
+    )
+
+
+_SPLITS = {
+    "train": ("train", "training", "trn", "tr", "trainval"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "holdout"),
+    "test": ("test", "testing", "tst", "infer", "inference"),
+    "part": ("fold", "split", "shard", "part", "chunk"),
+}
+_FILLERS = frozenset(["set", "data", "dataset", "images", "imgs", "image", "img", "seg"])
+_KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}
+
+
+def split_of(name: str) -> str | None:
+    """``train``, ``val``, ``test`` or ``part`` where a folder is named like a part of a data set
+    (``train``, ``val2017``, ``test_set``, ``fold_3``), else None."""
+    words = [word.strip("0123456789") for word in re.split(r"[\s_.\-]+", name.lower())]
+    words = [word for word in words if word and word not in _FILLERS] or [name.lower()]
+    # trainset, testdata
+    words = [re.sub(r"(set|data|images|imgs)$", "", word) or word for word in words]
+    kinds = {_KIND_OF.get(word) for word in words}
+    kind = kinds.pop()
+    if kinds or kind is None:
+        return None
+    return None if kind == "part" and not re.search(r"\d", name) else kind
 
 
 def safe_name(name: str, source: str) -> str:

@@ -277,10 +277,14 @@ class Pack:
     the path alone. While it is open the entry is not evicted (a shared ``flock`` on ``data.bin``).
     An uncompressed local archive is read where it is: its size and time of change must be those
     that were indexed, and every member its checksum.
+
+    Attributes:
+        not_fetched: names of a prefix that are no images, as it was last listed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self.not_fetched: list[str] = []
         self._open()
 
     def _open(self) -> None:

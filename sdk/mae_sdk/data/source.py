@@ -7,18 +7,20 @@ names are sorted.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Limits
-from mae_sdk.data.labels import class_labels
+from mae_sdk.data.labels import class_labels, missing_folders, wrappers_of
+from mae_sdk.data.left_out import LeftOut
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
+from mae_sdk.data.walk import walk
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class _Part(Protocol):
     uri: str
     names: Names
     digest: str
+    left_out: LeftOut
 
     def read(self, index: int) -> bytes: ...
 
@@ -99,19 +102,38 @@ class Source:
         """
         import numpy as np
 
-        if known is None:
-            found = [class_labels(part.names) for part in self._parts]
-            classes = sorted({name for names, _ in found for name in names})
-            place = {name: i for i, name in enumerate(classes)}
-            labels = [
-                np.array([*(place[n] for n in names), -1], dtype=np.int64)[values]
-                for names, values in found
-            ]
-            return classes, np.concatenate(labels)
+        names = [part.names for part in self._parts]
+        wrappers = wrappers_of(names, known or ())
+        found = [
+            class_labels(part, known, wrapper=wrapper)
+            for part, wrapper in zip(names, wrappers, strict=True)
+        ]
+        if known is not None:
+            return list(known), np.concatenate([labels for _, labels in found])
 
-        return list(known), np.concatenate(
-            [class_labels(part.names, known)[1] for part in self._parts]
-        )
+        classes = sorted({name for listed, _ in found for name in listed})
+        place = {name: i for i, name in enumerate(classes)}
+        labels = [
+            np.array([*(place[n] for n in listed), -1], dtype=np.int64)[values]
+            for listed, values in found
+        ]
+        return classes, np.concatenate(labels)
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What else there is, of each source."""
+        return [part.left_out for part in self._parts]
+
+    def missing_classes(self) -> dict[str, int]:
+        """Folders beside the classes that hold no image that is read → pictures in them that are
+        not."""
+        wrappers = wrappers_of([part.names for part in self._parts])
+        found: dict[str, int] = {}
+        for part, wrapper in zip(self._parts, wrappers, strict=True):
+            missing = missing_folders(part.left_out.folders, wrapper, self.classes)
+            for name, count in missing.items():
+                found[name] = found.get(name, 0) + count
+        return found
 
     @property
     def classes(self) -> list[str]:
@@ -149,10 +171,11 @@ class _Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = str(root)
-        found = sorted(_walk(root))
-        self.names = Names.of(name for name, _, _ in found)
+        walked = walk(root)
+        self.left_out = walked.left_out
+        self.names = Names.of(name for name, *_ in walked.files)
         digest = hashlib.sha256()
-        for name, size, stamp in found:
+        for name, size, stamp, _ in walked.files:
             digest.update(f"{name}\0{size}\0{stamp}\n".encode("utf-8", "surrogateescape"))
         self.digest = digest.hexdigest()
 
@@ -160,49 +183,13 @@ class _Folder:
         path = self.root / str(self.names[index])
         try:
             return path.read_bytes()
+        except (PermissionError, IsADirectoryError) as error:
+            raise DataError(f"cannot be read: {error.strerror}", got=str(path)) from error
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}", got=str(path)) from error
 
     def size(self, index: int) -> int:
         return (self.root / str(self.names[index])).stat().st_size
-
-
-def _walk(root: Path) -> list[tuple[str, int, int]]:
-    """``(name, size, mtime_ns)`` of every image. Follows symlinks, skips link cycles, ignores files
-    deleted during the walk.
-
-    Raises:
-        StorageError: a folder may not be read.
-    """
-    found: list[tuple[str, int, int]] = []
-    seen: set[tuple[int, int]] = set()
-    stack = [("", root)]
-    while stack:
-        prefix, folder = stack.pop()
-        try:
-            stat = folder.stat()
-            if (stat.st_dev, stat.st_ino) in seen:
-                continue
-            seen.add((stat.st_dev, stat.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = prefix + entry.name
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        continue
-                    if entry.is_dir():
-                        stack.append((name + "/", Path(entry.path)))
-                    elif is_image(name) and entry.is_file():
-                        with contextlib.suppress(FileNotFoundError):
-                            info = entry.stat()
-                            found.append((name, info.st_size, info.st_mtime_ns))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise StorageError(
-                f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False
-            ) from error
-
-    return found
 
 
 class _Packed:
@@ -213,12 +200,29 @@ class _Packed:
 
         self.uri = urls.redact(uri)
         self._pack = pack
-        self._rows = np.flatnonzero(
-            np.fromiter((is_image(name) for name in pack.names), dtype=bool, count=len(pack.names))
-        )
+        images = np.fromiter((is_image(name) for name in pack.names), bool, len(pack.names))
+        self._rows = np.flatnonzero(images)
         whole = len(self._rows) == len(pack.names)
         self.names = pack.names if whole else Names.of(pack.names[int(i)] for i in self._rows)
         self.digest = pack.index["digest"]
+        self.left_out = self._others(np.flatnonzero(~images).tolist())
+
+    def _others(self, rows: list[int]) -> LeftOut:
+        """The files that are no images: these rows of the pack, and those of a prefix that were not
+        fetched."""
+        left = LeftOut()
+        for i in rows:
+            left.add_file(self._pack.names[i], partial(self._head, i))
+        for name in getattr(self._pack, "not_fetched", ()):
+            left.add_file(name)
+        if left.folders:
+            for folder in {name.rpartition("/")[0] for name in self.names}:
+                left.folders.pop(folder, None)
+        return left
+
+    def _head(self, row: int) -> bytes:
+        data: bytes = self._pack.read(row)
+        return data[:16]
 
     def read(self, index: int) -> bytes:
         data: bytes = self._pack.read(int(self._rows[index]))

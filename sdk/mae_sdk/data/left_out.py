@@ -1,0 +1,87 @@
+"""What a source holds beside the images that are read: counted by reason, a few of each named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mae_sdk.data.names import is_set_aside, looks_like_picture, may_be_picture, suffix_of
+
+FEW = 5
+"""Names that are kept for each reason."""
+
+MAX_SNIFFED = 200
+"""Files without a telling name whose first bytes are looked at."""
+
+
+@dataclass
+class Some:
+    """How many there are, and the first few."""
+
+    count: int = 0
+    files: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.files) < FEW:
+            self.files.append(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"count", "files"}``."""
+        return {"count": self.count, "files": list(self.files)}
+
+
+@dataclass
+class LeftOut:
+    """What was met on the way to the images of a source, and is none of them.
+
+    Attributes:
+        hidden: hidden files and folders, and those of operating systems.
+        other: files that are no pictures.
+        pictures: pictures in formats, or under names, that are not read.
+        suffixes: suffix → count, of ``other`` and ``pictures``.
+        dangling: links to nothing.  loops: linked folders that hold themselves.
+        locked: system folders that may not be read.
+        twins: images that are the same file as another of the source; they are read, each time.
+        folders: folder → pictures in it that are not read, of folders without an image in them.
+    """
+
+    hidden: Some = field(default_factory=Some)
+    other: Some = field(default_factory=Some)
+    pictures: Some = field(default_factory=Some)
+    suffixes: Counter[str] = field(default_factory=Counter)
+    dangling: Some = field(default_factory=Some)
+    loops: Some = field(default_factory=Some)
+    locked: Some = field(default_factory=Some)
+    twins: Some = field(default_factory=Some)
+    folders: dict[str, int] = field(default_factory=dict)
+    _sniffed: int = 0
+
+    def add_file(self, name: str, head: Any = None) -> None:
+        """Count a file that is not read as an image.
+
+        Args:
+            head: a function that gives its first bytes; None where they cannot be had.
+        """
+        if is_set_aside(name):
+            self.hidden.add(name)
+            return
+        is_picture = may_be_picture(name)
+        if is_picture is None and head is not None and self._sniffed < MAX_SNIFFED:
+            self._sniffed += 1
+            is_picture = looks_like_picture(head())
+        (self.pictures if is_picture else self.other).add(name)
+        self.suffixes[suffix_of(name) or "no suffix"] += 1
+        folder = name.rpartition("/")[0]
+        self.folders[folder] = self.folders.get(folder, 0) + bool(is_picture)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Reason → ``{"count", "files"}``, of the reasons that there are; ``suffixes`` beside."""
+        reasons = ("hidden", "other", "pictures", "dangling", "loops", "locked", "twins")
+        found: dict[str, Any] = {
+            name: some.to_dict() for name in reasons if (some := getattr(self, name)).count
+        }
+        if self.suffixes:
+            found["suffixes"] = dict(self.suffixes.most_common(20))
+        return found

@@ -1,0 +1,271 @@
+"""Which folders are classes, and what of a source is no sample: counted and named."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from mae_sdk.data import open_source
+from mae_sdk.data.labels import split_folders, wrapper_of
+from mae_sdk.data.names import is_image, split_of
+from mae_skill.errors import DataError
+from PIL import Image
+
+from tests.support.images import make_tarball
+
+
+def encoded(kind: str = "PNG", level: int = 100) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, 2 * level % 256, 7)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tree(root: Path, *names: str) -> Path:
+    """Files under `root`; one that ends as an image is one, all different."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(level=number % 256) if is_image(name) else b"text")
+    return root
+
+
+def labelled(source: object, **more: Path) -> dict[str, str | None]:
+    """Member → class."""
+    opened = open_source(source, **more)  # type: ignore[arg-type]
+    classes, labels = opened.classes, opened.labels
+    return {
+        name: classes[label] if label >= 0 else None
+        for name, label in zip(opened.members, labels.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["home/me/data/train/cat/1.png", "home/me/data/train/dog/1.png"], ["cat", "dog"]),
+        (["w/cat/a/1.png", "w/cat/b/1.png", "w/dog/1.png"], ["cat", "dog"]),
+        (["cat/1.png", "dog/1.png"], ["cat", "dog"]),
+        (["a/b/1.png", "a/b/2.png"], []),
+        (["cat/1.png", "catfish/1.png"], ["cat", "catfish"]),
+        (["x/cat/1.png", "x/catfish/1.png"], ["cat", "catfish"]),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_folders_around_everything_are_stripped_to_where_they_part(
+    names: list[str], classes: list[str], packed: bool, tmp_path: Path
+) -> None:
+    where = tree(tmp_path / "d", *names)
+    if packed:
+        where = make_tarball(where, tmp_path / "d.tar.gz")
+    assert open_source(where, cache_dir=tmp_path / "c").classes == classes
+
+
+def test_a_known_class_ends_the_wrapper_at_any_depth() -> None:
+    assert wrapper_of(["home/val/cat/a/1.png", "home/val/cat/b/2.png"], ["cat"]) == "home/val/"
+    assert wrapper_of(["home/val/cat/1.png"]) == "home/val/cat/"
+
+
+def test_an_archive_for_every_class_is_one_source_with_these_classes(tmp_path: Path) -> None:
+    tars = [
+        str(make_tarball(tree(tmp_path / name, "1.png", "2.png"), tmp_path / f"{name}.tar", name))
+        for name in ("cat", "dog")
+    ]
+    assert set(labelled(tars, cache_dir=tmp_path / "c").values()) == {"cat", "dog"}
+
+    # Beside a source that names the class itself, too.
+    both = tree(tmp_path / "both", "cat/3.png", "owl/1.png")
+    found = labelled([tars[0], str(both)], cache_dir=tmp_path / "c")
+    assert sorted(set(found.values()) - {None}) == ["cat", "owl"] and None not in found.values()
+
+
+def test_flat_sources_of_one_name_have_no_classes(tmp_path: Path) -> None:
+    places = [str(tree(tmp_path / side, "images/1.png", "images/2.png")) for side in "ab"]
+    assert set(labelled(places).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir", ".thumbnails", "__MACOSX", "lost+found", "$RECYCLE.BIN", "#recycle", "__pycache__"],
+)
+def test_folders_of_systems_are_no_classes(folder: str, tmp_path: Path) -> None:
+    where = tree(tmp_path / "d", "cat/1.png", "dog/1.png", f"{folder}/1.png", f"cat/{folder}/x.png")
+    assert open_source(where).classes == ["cat", "dog"] and len(open_source(where)) == 2
+    packed = make_tarball(where, tmp_path / "d.tar")
+    assert open_source(packed, cache_dir=tmp_path / "c").classes == ["cat", "dog"]
+    assert open_source(where).left_out[0].hidden.count == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("train", "train"),
+        ("Training", "train"),
+        ("train2017", "train"),
+        ("seg_test", "test"),
+        ("test_set", "test"),
+        ("testset", "test"),
+        ("VAL", "val"),
+        ("validation-images", "val"),
+        ("fold_3", "part"),
+        ("shard-00001", "part"),
+        ("fold", None),
+        ("trains", None),
+        ("training wheels", None),
+        ("cat", None),
+        ("0", None),
+        ("images", None),
+        ("data", None),
+        ("part", None),
+    ],
+)
+def test_names_of_splits_are_known(name: str, kind: str | None) -> None:
+    assert split_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("classes", "splits"),
+    [
+        (["train", "val"], ["train", "val"]),
+        (["test", "train", "extra"], ["test", "train"]),
+        (["bus", "car", "train"], []),
+        (["bus", "test"], []),
+        (["fold_1", "fold_2"], ["fold_1", "fold_2"]),
+        (["0", "1"], []),
+        ([], []),
+    ],
+)
+def test_splits_are_told_from_a_class_that_is_called_train(
+    classes: list[str], splits: list[str]
+) -> None:
+    assert split_folders(classes) == sorted(splits)
+
+
+def test_a_validation_source_of_splits_says_which_to_name(tmp_path: Path) -> None:
+    source = open_source(tree(tmp_path, "train/cat/1.png", "val/cat/1.png"))
+    with pytest.raises(DataError) as caught:
+        source.label(["cat", "dog"])
+    assert "parts of a data set" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".pjpeg", ".dib", ".pnm"])
+def test_other_names_of_the_read_formats_are_read(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(encoded("JPEG"))
+    assert len(open_source(tmp_path)) == 1
+
+
+def test_what_is_no_image_is_counted_by_reason_in_a_folder_and_in_its_archive(
+    tmp_path: Path,
+) -> None:
+    where = tree(
+        tmp_path / "d",
+        *(
+            "cat/1.png",
+            "dog/1.png",
+            "cat/notes.txt",
+            "cat/labels.json",
+            ".DS_Store",
+            "cat/Thumbs.db",
+        ),
+        *("dog/x.gif", "dog/y.jpg_large", "dog/z.jpg.1"),
+    )
+    (where / "dog/nameless").write_bytes(encoded("JPEG"))
+    (where / "dog/opaque").write_bytes(b"no picture at all")
+    packed = make_tarball(where, tmp_path / "d.zip")
+    for source in (open_source(where), open_source(packed, cache_dir=tmp_path / "c")):
+        left = source.left_out[0]
+        assert (left.hidden.count, left.other.count, left.pictures.count) == (2, 3, 4)
+        assert left.suffixes[".gif"] == 1 and left.suffixes["no suffix"] == 2
+        assert "dog/nameless" in left.pictures.files and "dog/opaque" in left.other.files
+
+
+def test_a_class_of_nothing_but_unread_pictures_is_missed(tmp_path: Path) -> None:
+    where = tree(
+        tmp_path / "d", "cat/1.png", "dog/1.png", "bird/1.gif", "bird/2.heic", "docs/a.txt"
+    )
+    (where / "empty").mkdir()
+    assert open_source(where).missing_classes() == {"bird": 2, "docs": 0, "empty": 0}
+    packed = make_tarball(where, tmp_path / "d.tar")
+    assert open_source(packed, cache_dir=tmp_path / "c").missing_classes() == {"bird": 2, "docs": 0}
+
+    # One class alone is left: it would be taken for a wrapper.
+    two = tree(tmp_path / "two", "w/cat/1.png", "w/dog/1.gif", "w/docs/a.txt")
+    assert open_source(two).missing_classes() == {"dog": 1}
+
+
+def test_links_to_nothing_and_to_files_that_are_there_already_are_named(tmp_path: Path) -> None:
+    where = tree(tmp_path / "d", "cat/1.png", "cat/2.png", "dog/1.png")
+    (where / "cat/gone.png").symlink_to("nowhere.png")
+    (where / "bird").symlink_to(where / "missing")
+    (where / "cat/again.png").symlink_to("1.png")
+    os.link(where / "cat/2.png", where / "dog/hard.png")
+    (where / "dog/loop.png").symlink_to("loop.png")
+    source = open_source(where)
+    (left,) = source.left_out
+    assert sorted(left.dangling.files) == ["bird", "cat/gone.png", "dog/loop.png"]
+    assert left.twins.files == ["cat/again.png = cat/1.png", "dog/hard.png = cat/2.png"]
+    assert left.twins.count == 2 and len(source) == 5
+
+
+def test_a_folder_that_is_linked_twice_is_read_as_its_archive_is(tmp_path: Path) -> None:
+    raw = tree(tmp_path / "raw", "1.png", "2.png")
+    where = tmp_path / "d"
+    where.mkdir()
+    for name in ("cat", "feline"):
+        (where / name).symlink_to(raw)
+    source = open_source(where)
+    assert list(source.members) == ["cat/1.png", "cat/2.png", "feline/1.png", "feline/2.png"]
+    assert source.left_out[0].twins.count == 2
+    copied = shutil.copytree(where, tmp_path / "copy")
+    assert list(open_source(copied).members) == list(source.members)
+
+
+def test_circles_of_linked_folders_end(tmp_path: Path) -> None:
+    where = tree(tmp_path / "d", "a/1.png", "b/2.png")
+    (where / "a" / "up").symlink_to(where)
+    (where / "a" / "b").symlink_to(where / "b")
+    (where / "b" / "a").symlink_to(where / "a")
+    source = open_source(where)
+    assert {"a/1.png", "b/2.png"} <= set(source.members)
+    assert source.left_out[0].loops.count
+
+
+def test_many_folders_that_link_to_each_other_end_in_time(tmp_path: Path) -> None:
+    names = [f"n{i}" for i in range(9)]
+    tree(tmp_path, *(f"{name}/1.png" for name in names))
+    for one in names:
+        for other in names:
+            if one != other:
+                (tmp_path / one / other).symlink_to(tmp_path / other)
+    assert len(open_source(tmp_path)) <= 8 * len(names)
+
+
+def test_a_locked_folder_of_the_system_refuses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tree(tmp_path, "cat/1.png", "dog/1.png")
+    (where / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(open_source(where)) == 2
+
+
+def test_a_file_that_may_not_be_read_is_an_unreadable_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(tree(tmp_path, "1.png"))
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        source.read(0)
