@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size, step_command
 
 
 @click.command()
@@ -33,11 +34,12 @@ def inspect(
     Counts, sizes, channels, classes, unreadable files by name, mean and std.
     """
     document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
+    command = step_command(answers.first_training(document), verb="plan")
     emit(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[f"mae plan train --train-datasets {source}"],
+        next_commands=[command.replace(" URI", f" {shlex.quote(source)}", 1)],
     )
 
 

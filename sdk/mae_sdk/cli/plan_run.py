@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import shlex
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from mae_skill.dotted import flatten
@@ -26,6 +27,9 @@ from mae_sdk.cli.common import (
     size,
     skill_dir_option,
 )
+
+if TYPE_CHECKING:
+    from mae_sdk.plan.plan import Plan
 
 MAX_FILES = 20
 """Files of an ended job that `mae run --wait` names."""
@@ -190,8 +194,33 @@ def plan(
         document,
         as_json=as_json,
         text=plan_text(document, full=full),
-        next_commands=[f"mae run {action} …   (the same options: launches exactly this plan)"],
+        next_commands=[run_command(made, skill_dir, options)],
     )
+
+
+def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> str:
+    """The command that launches the job that a plan names.
+
+    Where an option holds a secret, or is the standard input, it says that the options are the same.
+    """
+    from mae_sdk.jobs.secrets import redact_tree
+    from mae_sdk.storage import urls
+
+    words = ["mae", "run", made.action]
+    for name, value in {**options, "skill_dir": skill_dir}.items():
+        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
+            continue
+        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [flag, str(one)] if one is not None else []
+    words += options["overrides"]
+    text = shlex.join([*words, "--idempotency-key", made.key])
+
+    shown = redact_tree([urls.redact(word) for word in words], made.hidden)
+    if shown == words and options["spec"] != "-":
+        return text
+    same = "with the same options"
+    return f"mae run {made.action} … --idempotency-key {shlex.quote(made.key)}   ({same})"
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
@@ -227,12 +256,35 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
         study = {key: value for key, value in document["automl"].items() if key != "options"}
         searched = study.pop("knobs")
         brief["automl"] = study | {f"search {name}": text for name, text in searched.items()}
-    brief["estimates"] = flatten(document["estimates"])
+    estimates = dict(document["estimates"])
+    brief["time"] = _time(estimates.pop("time", {}))
+    brief["estimates"] = flatten(estimates)
     brief["sources"] = {key: _source(seen) for key, seen in document["sources"].items()}
     brief["mappings"] = {
         row["field"]: f"{row['value']}   ({row['note']})" for row in document["mappings"]
     }
     return brief
+
+
+def _time(time: dict[str, Any]) -> dict[str, Any]:
+    """The time of a plan in words; every likely value with its range."""
+    shown: dict[str, Any] = {}
+    if "seconds_study" in time:
+        low, high = time["seconds_study_range"]
+        shown["study"] = (
+            f"{seconds(time['seconds_study'])} likely, {seconds(low)} to {seconds(high)}; "
+            f"about {seconds(time['seconds_study_at_most'])} if no trial is pruned"
+        )
+    if "seconds_total" in time:
+        low, high = time["seconds_total_range"]
+        name = "a trial" if shown else "total"
+        shown[name] = f"{seconds(time['seconds_total'])} likely, {seconds(low)} to {seconds(high)}"
+        parts = time["parts"].items()
+        shown["of it"] = ", ".join(f"{part} {seconds(value)}" for part, value in parts if value)
+    for name in ("step", "epoch"):
+        if f"seconds_per_{name}" in time:
+            shown[name] = seconds(time[f"seconds_per_{name}"])
+    return {**shown, "basis": time.get("basis")}
 
 
 def _source(seen: dict[str, Any]) -> str:
@@ -311,7 +363,7 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         document,
         as_json=as_json,
         text=text,
-        next_commands=next_for(job.id, document["state"], action, options["results_root"]),
+        next_commands=next_for(job, document["state"], options["results_root"]),
     )
     if wait:
         leave_as(job)

@@ -36,10 +36,8 @@ from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
 
-def job_id_for(action: str, idempotency_key: str | None) -> str:
-    """``<action>-<12 hex digits>``: of the key where one is given, else random."""
-    if idempotency_key is None:
-        return f"{action}-{secrets.token_hex(6)}"
+def job_id_for(action: str, idempotency_key: str) -> str:
+    """``<action>-<12 hex digits>`` of the key."""
     return f"{action}-{hashlib.sha256(idempotency_key.encode()).hexdigest()[:12]}"
 
 
@@ -62,6 +60,7 @@ class Draft:
     secrets: dict[str, str] = field(default_factory=dict)
     root: Root = field(default_factory=Root)
     parent: ParentInfo | None = None
+    key: str = ""
     job_id: str = ""
     job_dir: Path = Path()
     owned: set[str] = field(default_factory=set)
@@ -159,9 +158,14 @@ def hide_database_password(draft: Draft) -> None:
 
 
 def place_job(draft: Draft) -> None:
-    """The job's id and folder to be."""
+    """The job's id and folder to be.
+
+    Every plan has an idempotency key, a new one where none is given: who repeats the call with it
+    launches the job that the plan names.
+    """
     draft.root = Root(draft.request.results_root)
-    draft.job_id = job_id_for(draft.action, draft.request.idempotency_key)
+    draft.key = draft.request.idempotency_key or secrets.token_hex(6)
+    draft.job_id = job_id_for(draft.action, draft.key)
     draft.job_dir = draft.root.work_dir(draft.job_id)
 
 
@@ -268,6 +272,7 @@ def plan_of(draft: Draft) -> Plan:
 
     plan = Plan(
         request=draft.request,
+        key=draft.key,
         job_id=draft.job_id,
         job_dir=str(draft.job_dir),
         results_root=draft.root.url,
@@ -353,7 +358,15 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
     """What the bundle's estimator says of the run."""
     if bundle.info.get("estimator"):
         function = entry_point(bundle.info["estimator"])
-        plan.estimates = function(plan.action, plan.spec, plan.facts) or {}
+        plan.estimates = dict(function(plan.action, plan.spec, plan.facts) or {})
+        _keep_seconds(plan, plan.estimates)
+
+
+def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
+    """Take what an estimator says of time out of its answer: `cost.time_of` makes one of it."""
+    for name in ("seconds_per_step", "seconds_basis", "seconds"):
+        if name in estimates:
+            plan.seconds[name] = estimates.pop(name)
 
 
 def describe_study(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> None:
@@ -376,7 +389,9 @@ def describe_study(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> Non
 
     # A trial's spec is not quite the plan's: it may run shorter and keeps fewer checkpoints.
     function = entry_point(bundle.info["estimator"])
-    disk = (function(plan.action, study["spec"], plan.facts) or {}).get("disk_mb")
+    of_trial = dict(function(plan.action, study["spec"], plan.facts) or {})
+    _keep_seconds(plan, of_trial)
+    disk = of_trial.get("disk_mb")
     if disk:
         trials = int(study["options"]["max_trials"])
         total = round(disk["total"] * trials, 1)
@@ -405,11 +420,12 @@ def warn_of_disk(plan: Plan, job_dir: Path) -> None:
 
 
 def estimate_time(bundle: Bundle, plan: Plan) -> None:
-    """The time of the run; what the estimator says of a step is part of it."""
-    if plan.estimates or plan.action in (bundle.info.get("cost_keys") or {}):
+    """The time of the run; what the estimator says of it is part of that."""
+    trains = plan.action in (bundle.info.get("cost_keys") or {})
+    if not trains and plan.parent is None:
+        return  # nothing is known of the model that it will open
+    if plan.estimates or plan.seconds or trains:
         plan.estimates["time"] = cost.time_of(bundle.info, plan)
-        for name in ("seconds_per_step", "seconds_basis"):
-            plan.estimates.pop(name, None)
 
 
 def measure(bundle: Bundle, plan: Plan) -> None:

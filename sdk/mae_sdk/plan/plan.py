@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.origin import Origin
 from mae_skill.rules.base import Facts
 
@@ -49,6 +50,8 @@ class Plan:
     """A job that has not been launched: everything it will be, and why.
 
     Attributes:
+        key: the idempotency key that `job_id` follows from: the request's, or one made for this
+            plan.
         spec: the resolved spec.
         provenance: dotted key → origin.
         sources: dotted key → what is read, with counts where counted.
@@ -57,10 +60,12 @@ class Plan:
         facts: what is known of the data and of the place where the job runs.
         study: the AutoML study, or None.
         estimates: of the bundle's estimator, with their basis.
+        seconds: what the estimator says of time, from which ``estimates["time"]`` is made.
         warnings, notices: for the user.
     """
 
     request: Request
+    key: str
     job_id: str
     job_dir: str
     results_root: str
@@ -75,6 +80,7 @@ class Plan:
     parent: ParentRef | None = None
     study: StudyRecord | None = None
     estimates: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     stage: str | None = None
@@ -104,21 +110,28 @@ class Plan:
 
     @property
     def automl(self) -> dict[str, Any] | None:
-        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is
-        no AutoML run.
+        """The study in brief: ``metric, knobs, left_out, max_trials, epochs`` (of a trial),
+        ``pruner, concurrency, options``; None when this is no AutoML run.
         """
         if self.study is None:
             return None
+        from mae_sdk.automl import pruner
+        from mae_sdk.automl.options import parse
+
         space = self.study["space"]
         ranges = {parameter["name"]: _range_text(parameter) for parameter in space["knobs"]}
         metric = ", ".join(
             f"{item['metric']} ({item['direction']})" for item in self.study["objectives"]
         )
+        epochs = get_dotted(self.study["spec"], self.study["keys"].get("epochs", ""))
+        options, metrics = parse(self.study["options"]), len(self.study["objectives"])
         return {
             "metric": metric,
             "knobs": ranges,  # a name that others read: it stays
             "left_out": space.get("left_out") or {},
             "max_trials": self.study["options"]["max_trials"],
+            "epochs": epochs,
+            "pruner": pruner.describe(options, metrics, epochs),
             "concurrency": self.study["concurrency"],
             "options": self.study["options"],
         }
@@ -129,6 +142,7 @@ class Plan:
             "action": self.action,
             "stage": self.stage,
             "job_id": self.job_id,
+            "idempotency_key": self.key,
             "platform": self.request.platform,
             "results_root": self.results_root,
             "command": " ".join(self.launch["command"]),
@@ -149,12 +163,16 @@ class Plan:
                 item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings
             ],
         }
-        hidden = [
+        shown: dict[str, Any] = redact_tree(document, self.hidden)
+        return shown
+
+    @property
+    def hidden(self) -> list[str]:
+        """The secret values of the request, which nothing shows."""
+        return [
             *self.secrets.values(),
             *(value for name, value in self.request.env.items() if is_secret_name(name) and value),
         ]
-        shown: dict[str, Any] = redact_tree(document, hidden)
-        return shown
 
     def to_python(self) -> str:
         """The short script that launches this plan through the SDK.
