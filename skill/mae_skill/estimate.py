@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
+from mae_skill.archs import ARCHS, Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
 from mae_skill.rules.base import Facts
 
