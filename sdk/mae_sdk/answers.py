@@ -7,6 +7,7 @@ both add ``next``, the sensible next calls in their own language.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +46,44 @@ def plan(made: Plan, *, full: bool = True) -> Document:
     return document
 
 
+@dataclass(frozen=True)
+class Step:
+    """A sensible next job, for the command line and MCP to put into their own words.
+
+    Attributes:
+        sources: the data that it needs: names of options of a plan.
+        overrides: fields of its spec; a value in capitals is to be filled in.
+    """
+
+    action: str
+    parent: str | None = None
+    sources: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+
+def after(job: Job) -> list[Step]:
+    """What may follow a job that is COMPLETE, the likeliest first."""
+    record = job.record
+    action = record["action"]
+    if action == "train":
+        evaluate = Step("evaluate", job.id, ("eval_dataset",))
+        export = Step("export", job.id)
+        if job.stage() != "pretrain":
+            return [evaluate, Step("inference", job.id, ("inference_dataset",)), export]
+        counted = [seen.get("classes") for seen in (record.get("data") or {}).values()]
+        return [fine_tuning(next((n for n in counted if n), None), job.id), evaluate, export]
+    if action == "evaluate":
+        parent = record.get("parent_automl") or record.get("parent")
+        return [Step("export", parent)] if parent and job.stage() != "pretrain" else []
+    return [Step("gen_trt_engine", job.id)] if action == "export" else []
+
+
+def fine_tuning(classes: int | None, parent: str | None = None) -> Step:
+    """Fine-tuning on labelled images of so many classes; None: not known."""
+    overrides = (("train.stage", "finetune"), ("model.num_classes", classes or "CLASSES"))
+    return Step("train", parent, ("train_datasets", "eval_dataset"), overrides)
+
+
 def launched(job: Job) -> Document:
     """A job that was just created: ``job_id, action, state, folder``."""
     return {
@@ -56,8 +95,11 @@ def launched(job: Job) -> Document:
 
 
 def status(job: Job) -> Document:
-    """``id, action, state, attempt, progress, error``, and the ``files`` that a result names."""
+    """``id, action, state, attempt, progress, error``, the ``best`` figures, and the ``files`` that
+    a result names."""
     document = {"id": job.id, "action": job.record["action"], **job.status()}
+    if best := job.figures().get("best"):
+        document["best"] = best
     made = [str(path) for path in job.files()]
     return {**document, "files": made} if made else document
 
@@ -83,15 +125,17 @@ def logs(job_id: str, text: str, lines: int) -> Document:
 
 
 def metrics(job: Job) -> Document:
-    """``id`` and the newest value of every metric; of an AutoML job those of its best trial."""
-    return {"id": job.id, "metrics": job.metrics()}
+    """``id``, the newest value of every metric under ``metrics`` (of an AutoML job those of its
+    best trial), and `Job.figures`: ``last``, ``best``, ``best_checkpoint``, ``study``."""
+    return {"id": job.id, "metrics": job.metrics(), **job.figures()}
 
 
 def show(job: Job) -> Document:
-    """The whole record of a job, with its true state, its folder and what it made."""
+    """The whole record of a job, with its true state, its figures, its folder and what it made."""
     return {
         **job.record,
         "state": job.state,
+        "figures": job.figures(),
         "folder": str(job.folder),
         "files": [str(path) for path in job.files()],
     }
@@ -130,12 +174,14 @@ def _row(job: Job, seen: tuple[JobRecord, str] | None) -> Document | None:
         is_damaged = (job.folder / "job.json").exists()
         return {"id": job.id, "state": None, "created": None} if is_damaged else None
     record, state = seen
+    # A trial of an earlier version has the time of its study under `created_at`.
+    of_trial = record["attempts"][0]["transitions"][0]["at"] if "trial" in record else None
     return {
         "id": job.id,
         "action": record["action"],
         "state": state,
-        "created": record.get("created_at"),
-        "parent": record.get("parent"),
+        "created": of_trial or record.get("created_at"),
+        "parent": record.get("automl_parent") or record.get("parent"),
     }
 
 

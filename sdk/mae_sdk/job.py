@@ -7,6 +7,7 @@ elsewhere: it is read where it is, and brought here only to be resumed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections import defaultdict
@@ -19,6 +20,7 @@ from mae_skill.errors import (
     DependencyError,
     JobCanceledError,
     JobFailedError,
+    MaeError,
     NotFoundError,
     PreemptedError,
     StorageError,
@@ -26,10 +28,10 @@ from mae_skill.errors import (
 )
 
 from mae_sdk import files
-from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs import metrics, records
+from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
 from mae_sdk.jobs.failure import failure
-from mae_sdk.jobs.outputs import ParentInfo, best_child, fetch, outputs_of
+from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import JobRecord, ShownRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import is_secret_name
@@ -110,16 +112,6 @@ def _settle(job_dir: Path) -> tuple[JobRecord, str]:
             records.advance(record, records.ERROR, seen.reason, failure=problem)
         records.write_record(job_dir, record)
     return record, records.state_of(record)
-
-
-def _number(text: str) -> Any:
-    """A cell of a table: a number where it is one, None where it is empty."""
-    if text == "":
-        return None
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 class Job:
@@ -236,6 +228,70 @@ class Job:
         """The newest value of every metric."""
         return metrics_of(self._lines())
 
+    def figures(self) -> dict[str, Any]:
+        """The last and the best value of every metric; of an AutoML job its best trial too.
+
+        ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
+        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`. What is not known is left
+        out.
+        """
+        record = self.record
+        index = self._document(f"{record['action']}/{INDEX_NAME}")
+        last, best = metrics.last_and_best(self._lines(), metrics.described(index))
+        found = {
+            "last": last,
+            "best": best,
+            "best_checkpoint": metrics.best_checkpoint(index),
+            "study": self._study() if record.get("kind") == "automl" else None,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def stage(self) -> str | None:
+        """``train.stage`` of its spec; None where there is none that can be read."""
+        from mae_skill.dotted import get_dotted
+        from mae_skill.reader import parse_yaml
+
+        try:
+            value = get_dotted(parse_yaml(self._text("spec.yaml"), "spec.yaml"), "train.stage")
+        except MaeError:
+            return None
+        return value if isinstance(value, str) else None
+
+    def _study(self) -> dict[str, Any]:
+        top = self._document(f"automl/{BEST_NAME}")
+        about: dict[str, dict[str, Any]] = {}
+        if top.get("child"):
+            child = self._beside(str(top["child"]))
+            about = metrics.described(child._document(f"{self.record['action']}/{INDEX_NAME}"))
+        return metrics.study(
+            self._text("automl/trials.csv"),
+            top,
+            self._document("automl/study.json"),
+            {name: one.get("images") for name, one in about.items()},
+            self._document(f"{self.record['action']}/result.json").get("importance_note"),
+        )
+
+    def _beside(self, job_id: str) -> Job:
+        """Another job of the same root."""
+        return Job(self.folder.parent / job_id)
+
+    def _document(self, relative: str) -> dict[str, Any]:
+        """A JSON file of the folder; empty where there is none that can be read."""
+        try:
+            found = json.loads(self._text(relative) or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows: the id, the state, the best and the last figures."""
+        try:
+            found = self.figures()
+            lines = [f"{self.id}  {self.state}", *metrics.lines(found)]
+        except MaeError as error:
+            lines = [f"{self.id}  {error.message}"]
+        printer.text("\n".join(lines))
+
     def files(self) -> list[Path]:
         """What the job made, as its result names it.
 
@@ -258,7 +314,7 @@ class Job:
             import csv
 
             return [
-                {name: _number(text) for name, text in row.items()}
+                {name: metrics.number(text) for name, text in row.items()}
                 for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
             ]
         rows: dict[int, dict[str, Any]] = {}
@@ -458,6 +514,9 @@ class RemoteJob(Job):
 
         changed = transfer.info(urls.join(self.root.job_url(self.id), records.RECORD_NAME))["mtime"]
         return 0.0 if changed is None else max(0.0, time.time() - float(changed))
+
+    def _beside(self, job_id: str) -> Job:
+        return RemoteJob(self.root, job_id)
 
     def _lines(self) -> list[dict[str, Any]]:
         return super()._lines() if self._here else parse_status(self._text("status.json"))

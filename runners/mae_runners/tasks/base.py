@@ -151,6 +151,10 @@ class Task(ABC):
         """The metric of this run that chooses the best checkpoint; None = the monitored loss."""
         return None
 
+    def metrics_about(self) -> dict[str, dict[str, Any]]:
+        """Metric → ``direction`` and, where it is a share of images, ``images``: of how many."""
+        return {"train_loss": {"direction": "minimize"}, "val_loss": {"direction": "minimize"}}
+
     def strata(self) -> np.ndarray:
         """The class of each training image, ``[N]``, of each of which a part is held out."""
         return np.zeros(len(self.train))

@@ -26,6 +26,12 @@ class ClassificationTask(Task):
     def accuracy(self) -> str | None:
         return "ACC_all" if self.val is not None else None
 
+    def metrics_about(self) -> dict[str, dict[str, Any]]:
+        share: dict[str, Any] = {"direction": "maximize"}
+        if self.val_indices is not None:
+            share |= {"images": len(self.val_indices)}
+        return {**super().metrics_about(), "ACC_all": share, "ACC_top5": share}
+
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
         """As in `Task`.
 

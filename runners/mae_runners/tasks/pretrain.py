@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.reconstruction import MeanLoss
+from mae_runners.metrics.splits import split_bank
 from mae_runners.models import build_mae
 from mae_runners.models.mae import MaskedAutoencoder
 from mae_runners.tasks import probes
@@ -27,6 +28,14 @@ class PretrainTask(Task):
     @property
     def accuracy(self) -> str | None:
         return "knn_acc" if self.probe_sets else None
+
+    def metrics_about(self) -> dict[str, dict[str, Any]]:
+        share: dict[str, Any] = {"direction": "maximize"}
+        if self.probe_sets:
+            bank, queries = self.probe_sets
+            judged = split_bank(torch.as_tensor(bank.labels), self.seed)[1]
+            share["images"] = len(judged if queries is None else queries)
+        return {**super().metrics_about(), "knn_acc": share, "linear_acc": share}
 
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
         model = self.spec.model

@@ -35,6 +35,10 @@ class SegmentationTask(Task):
     def accuracy(self) -> str | None:
         return "mIoU" if self.val is not None else None
 
+    def metrics_about(self) -> dict[str, dict[str, Any]]:
+        judged = {name: {"direction": "maximize"} for name in ("mIoU", "mAcc", "aAcc")}
+        return {**super().metrics_about(), **judged}
+
     def open_source(self, role: str, *, train: bool) -> SegmentationDataset:
         data = self.spec.dataset
         return build_segmentation_dataset(

@@ -112,6 +112,7 @@ class TrainLoop:
         index = CheckpointIndex(self.folder)
         if context.is_main:
             index.set_best_policy(*self._best_metric())
+            index.describe_metrics(task.metrics_about())
         self.checkpoints = CheckpointWriter(
             task,
             self.fabric,

@@ -89,7 +89,7 @@ def finish(
             hint="see automl/trials.csv and the trials' logs",
         )
 
-    importance = _importance(study, objectives)
+    importance, note = _importance(study, objectives)
     files.write_json(folder / "importance.json", importance)
     # The column is called "knob" since the first version: files that others read keep their names.
     rows = [
@@ -103,6 +103,7 @@ def finish(
         plots = draw(study, folder, objectives, importance)
 
     best = files.read_json(folder / BEST_NAME)
+    said = {"importance_note": note} if note else {}
     tables = ["trials.csv", "best_spec.yaml", "importance.csv"]
     return {
         "ended": reason,
@@ -112,6 +113,7 @@ def finish(
         "trials": sum(t.state.is_finished() for t in study.get_trials(deepcopy=False)),
         "kpi": best["metrics"],
         "pareto": best["pareto"],
+        **said,
         "artefacts": [f"automl/{name}" for name in [*tables, *plots]],
     }
 
@@ -233,17 +235,28 @@ def _value_of(index: int) -> Callable[[optuna.trial.FrozenTrial], float]:
 
 def _importance(
     study: optuna.Study, objectives: Sequence[Objective]
-) -> dict[str, dict[str, float]]:
-    """Metric → parameter → importance; empty where too few trials are complete to tell."""
+) -> tuple[dict[str, dict[str, float]], str | None]:
+    """Metric → parameter → importance; and why there is none where there is none."""
     import optuna
 
-    if len(_complete(study)) < MIN_TRIALS_FOR_IMPORTANCE:
-        return {}
+    complete = len(_complete(study))
+    if complete < MIN_TRIALS_FOR_IMPORTANCE:
+        return {}, (
+            f"no importance of parameters: {complete} trials are complete, "
+            f"and fewer than {MIN_TRIALS_FOR_IMPORTANCE} tell nothing (pruned ones do not count)"
+        )
     shares: dict[str, dict[str, float]] = {}
+    reasons: list[str] = []
     for index, objective in enumerate(objectives):
-        with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            raw = optuna.importance.get_param_importances(study, target=_value_of(index))
-            finite = {name: float(share) for name, share in raw.items() if math.isfinite(share)}
-            shares[objective.metric] = finite
-    return shares
+            try:
+                raw = optuna.importance.get_param_importances(study, target=_value_of(index))
+            except (ValueError, RuntimeError) as error:
+                reasons.append(f"{objective.metric}: {error}")
+                continue
+        finite = {name: float(share) for name, share in raw.items() if math.isfinite(share)}
+        shares[objective.metric] = finite
+        if not finite:
+            reasons.append(f"{objective.metric}: every complete trial has the same value")
+    return shares, f"no importance of parameters: {'; '.join(reasons)}" if reasons else None

@@ -71,6 +71,7 @@ class Trials:
             record.pop(name)  # type: ignore[misc]  # the names are those of optional keys
         record["id"], record["kind"], record["trial"] = folder.name, "trial", number
         record["automl_parent"] = self.job_dir.name
+        record["created_at"] = records.now()
         record["action"] = self.study.get("action", "train")
         record["launch"], record["attempts"] = self._launch(folder), []
         records.new_attempt(record)

@@ -105,14 +105,14 @@ def emit(
     Args:
         document: what ``--json`` prints, with ``next`` added.
         text: what a person reads.
-        next_commands: the sensible next commands; for people on stderr.
+        next_commands: the sensible next commands; for people below the answer.
     """
     if as_json:
         click.echo(dumps({**document, "next": list(next_commands)} if next_commands else document))
         return
     click.echo(text)
     if next_commands:
-        say("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))
+        click.echo("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))
 
 
 def say(text: str) -> None:
@@ -164,7 +164,7 @@ def pairs(items: Mapping[str, Any], indent: str = "") -> str:
 
 
 def show(value: Any, limit: int = 160) -> str:
-    """A value on one line."""
+    """A value on one line; on a terminal at most `limit` characters of it."""
     if isinstance(value, str):
         text = value
     elif isinstance(value, float):
@@ -172,7 +172,9 @@ def show(value: Any, limit: int = 160) -> str:
     else:
         text = json.dumps(value, default=str, ensure_ascii=False)
     text = text.replace("\n", " ")
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    if len(text) <= limit or not sys.stdout.isatty():  # what is piped is read whole
+        return text
+    return text[: limit - 1] + "…"
 
 
 def sentence(item: dict[str, Any] | str) -> str:
@@ -227,8 +229,14 @@ def status_text(document: dict[str, Any]) -> str:
     shown = {
         key: seconds(value) if key.endswith("_seconds") else value
         for key, value in document.items()
-        if value not in (None, [], {}) and key not in ("error", "files")
+        if value not in (None, [], {}) and key not in ("error", "files", "progress", "best")
     }
+    shown |= progress_of(document.get("progress") or {})
+    if best := document.get("best"):
+        shown["best"] = "  ".join(
+            f"{name} {show(value['value'])} (epoch {value['epoch']})"
+            for name, value in best.items()
+        )
     text = pairs(shown)
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
@@ -236,35 +244,67 @@ def status_text(document: dict[str, Any]) -> str:
     return text
 
 
+def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The newest status line in words: ``progress``, and the metrics that it reports, ``newest``.
+
+    Epochs are numbered from 0, as in file names; how many are done is said beside it.
+    """
+    epoch, epochs = line.get("epoch"), line.get("max_epoch")
+    parts = [str(line["message"])] if line.get("message") else []
+    if isinstance(epoch, int):
+        of = f" of {epochs}" if epochs else ""
+        parts = [f"{epoch + 1}{of} epochs done (the last is epoch {epoch})"]
+        if line.get("step") is not None:
+            steps = f" of {line['max_step']}" if line.get("max_step") else ""
+            parts.append(f"step {line['step']}{steps}")
+        if line.get("time_per_epoch") is not None:
+            parts.append(f"{seconds(line['time_per_epoch'])} of training an epoch")
+        if line.get("eta"):
+            parts.append(f"about {seconds(line['eta'])} left")
+    if line.get("date") and line.get("time"):
+        parts.append(f"at {line['date']} {line['time']} UTC")
+    found = {"progress": ", ".join(parts)} if parts else {}
+    if kpi := line.get("kpi"):
+        found["newest"] = "  ".join(f"{name} {show(value)}" for name, value in kpi.items())
+    return found
+
+
 def root_flag(results_root: str | None) -> str:
     """`` --results-root X`` where one was given, so that suggested commands work as printed."""
     return f" --results-root {shlex.quote(results_root)}" if results_root else ""
 
 
-def next_for(job_id: str, state: str, action: str, results_root: str | None) -> list[str]:
+def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
     """The sensible next commands for a job in this state."""
     root = root_flag(results_root)
     if state in ("PENDING", "RUNNING"):
         return [
-            f"mae jobs status {job_id}{root}",
-            f"mae jobs wait {job_id}{root}",
-            f"mae jobs logs {job_id} -f{root}",
+            f"mae jobs status {job.id}{root}",
+            f"mae jobs wait {job.id}{root}",
+            f"mae jobs logs {job.id} -f{root}",
         ]
     if state == "ERROR":
-        return [f"mae jobs logs {job_id}{root}", f"mae jobs resume {job_id}{root}"]
+        return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
     if state == "CANCELED":
-        return [f"mae jobs resume {job_id}{root}"]
+        return [f"mae jobs resume {job.id}{root}"]
     if state == "UNKNOWN":
-        return [f"mae jobs show {job_id}{root}", f"mae jobs logs {job_id}{root}"]
-    if action == "train":
-        return [
-            f"mae jobs metrics {job_id}{root}",
-            f"mae run evaluate --parent {job_id} --eval-dataset URI{root}",
-            f"mae run export --parent {job_id}{root}",
-        ]
-    if action == "export":
-        return [f"mae jobs show {job_id}{root}", f"mae run gen_trt_engine --parent {job_id}{root}"]
-    return [f"mae jobs metrics {job_id}{root}", f"mae jobs show {job_id}{root}"]
+        return [f"mae jobs show {job.id}{root}", f"mae jobs logs {job.id}{root}"]
+    reading = [f"mae jobs metrics {job.id}{root}"]
+    record = job.record
+    if record["action"] in ("export", "gen_trt_engine", "inference"):
+        reading = [f"mae jobs show {job.id}{root}"]
+    if record.get("kind") == "automl":
+        reading.append(f"mae jobs list --all{root}")
+    return [*reading, *(step_command(step, root) for step in answers.after(job))]
+
+
+def step_command(step: answers.Step, root: str = "", *, verb: str = "run") -> str:
+    """The command that launches a next job; what is to be filled in stands in capitals."""
+    words = [f"mae {verb} {step.action}"]
+    words += [f"--parent {step.parent}"] if step.parent else []
+    words += [f"--{name.replace('_', '-')} URI" for name in step.sources]
+    words += [f"{key}={value}" for key, value in step.overrides]
+    return " ".join(words) + root
 
 
 def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_json: bool) -> None:
@@ -356,13 +396,14 @@ class _Bar:
         self.progress.start()
 
     def show(self, status: Mapping[str, Any]) -> None:
-        total, done = status.get("max_epoch"), status.get("epoch")
+        total, epoch = status.get("max_epoch"), status.get("epoch")
+        done = epoch + 1 if isinstance(epoch, int) else 0
         metrics = status.get("kpi") or {}
         self.progress.update(
             self.task,
-            description=f"epoch {done}/{total}" if total else status.get("message") or "running",
+            description=f"{done}/{total} epochs" if total else status.get("message") or "running",
             total=total,
-            completed=done or 0,
+            completed=done,
             detail=" ".join(f"{name} {show(value)}" for name, value in metrics.items()),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -37,8 +38,20 @@ def inspect(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[f"mae plan train --train-datasets {source}"],
+        next_commands=[_next(source, document)],
     )
+
+
+def _next(source: str, document: dict[str, Any]) -> str:
+    """The plan that suits the source: supervised where it has labels or masks, else pretraining."""
+    classes = document.get("classes")
+    found = f"mae plan train --train-datasets {shlex.quote(source)}"
+    if document.get("masks"):
+        return f"{found} train.stage=finetune model.task=segmentation model.num_classes=CLASSES"
+    if not classes:
+        return f"{found} --automl-policy off train.stage=pretrain"
+    step = answers.fine_tuning(len(classes))
+    return " ".join([found, *(f"{key}={value}" for key, value in step.overrides)])
 
 
 def _lines(document: dict[str, Any]) -> list[str]:

@@ -105,7 +105,7 @@ def _print_status(job: Job, results_root: str | None, as_json: bool) -> None:
         document,
         as_json=as_json,
         text=status_text(document),
-        next_commands=next_for(job.id, document["state"], document["action"], results_root),
+        next_commands=next_for(job, document["state"], results_root),
     )
 
 
@@ -168,7 +168,7 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
         document,
         as_json=as_json,
         text=pairs(document),
-        next_commands=next_for(job.id, document["state"], "", results_root),
+        next_commands=next_for(job, document["state"], results_root),
     )
 
 
@@ -206,7 +206,7 @@ def resume(
         document,
         as_json=as_json,
         text=pairs(document),
-        next_commands=next_for(job.id, document["state"], job.record["action"], results_root),
+        next_commands=next_for(job, document["state"], results_root),
     )
     if waiting:
         leave_as(job)
@@ -217,15 +217,24 @@ def resume(
 @results_root_option
 @json_option
 def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """The newest value of every metric of a job; of an AutoML job those of its best trial."""
+    """The last and the best value of every metric; of an AutoML job its best trial and trial 0."""
     job = _job(job_id, results_root)
     document = answers.metrics(job)
     emit(
         document,
         as_json=as_json,
-        text=bounded(flat_lines(document["metrics"]), more="--json") or "no metrics yet",
-        next_commands=next_for(job.id, job.state, job.record["action"], results_root),
+        text=bounded(_figures(document), more="--json") or "no metrics yet",
+        next_commands=next_for(job, job.state, results_root),
     )
+
+
+def _figures(document: answers.Document) -> list[str]:
+    """The figures of a job as lines, then the metrics that no epoch has reported."""
+    from mae_sdk.jobs.metrics import lines
+
+    by_epoch = {*document.get("last", {})}
+    rest = {name: value for name, value in document["metrics"].items() if name not in by_epoch}
+    return [*lines(document), *flat_lines(rest)]
 
 
 @jobs.command("show")
@@ -233,12 +242,15 @@ def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
 @results_root_option
 @json_option
 def show_(job_id: str, results_root: str | None, as_json: bool) -> None:
-    """The whole record of a job: spec, attempts, files."""
+    """The whole record of a job: figures, attempts, files."""
+    from mae_sdk.jobs.metrics import lines
+
     job = _job(job_id, results_root)
     document = answers.show(job)
+    rest = {name: value for name, value in document.items() if name != "figures"}
     emit(
         document,
         as_json=as_json,
-        text=bounded(flat_lines(document), more="--json"),
-        next_commands=next_for(job.id, document["state"], document["action"], results_root),
+        text=bounded([*lines(document["figures"]), *flat_lines(rest)], more="--json"),
+        next_commands=next_for(job, document["state"], results_root),
     )

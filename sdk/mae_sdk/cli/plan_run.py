@@ -311,7 +311,7 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         document,
         as_json=as_json,
         text=text,
-        next_commands=next_for(job.id, document["state"], action, options["results_root"]),
+        next_commands=next_for(job, document["state"], options["results_root"]),
     )
     if wait:
         leave_as(job)

@@ -233,6 +233,17 @@ class CheckpointIndex:
         content["best"] = {"metric": metric, "direction": direction}
         write_json(self.path, content)
 
+    def describe_metrics(self, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store what the metrics of the run are.
+
+        Args:
+            metrics: name → ``direction`` and, where it is a share of images, ``images``: of how
+                many.
+        """
+        content = self.read()
+        content["metrics"] = {name: dict(about) for name, about in metrics.items()}
+        write_json(self.path, content)
+
     def thin(self, keep: int) -> list[str]:
         """Remove the entries of all but the newest `keep` checkpoints and the best one.
 

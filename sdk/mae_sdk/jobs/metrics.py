@@ -1,0 +1,251 @@
+"""The figures of a job: the last and the best value of every metric, and what is known about noise.
+
+What a metric is comes from ``metrics`` of ``checkpoints.json``: ``direction``, and ``images`` where
+the metric is the share of so many images for which something holds. Epochs count from 0, as in file
+names and ``epoch:N``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Figures = dict[str, Any]
+
+MANY_TRIALS = 2
+"""From so many trials on, the best one was chosen by the very figure that is shown."""
+
+
+def described(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metric → ``direction`` and, for a share of images, ``images``, of a checkpoint index."""
+    found = {name: dict(about) for name, about in (index.get("metrics") or {}).items()}
+    best = index.get("best") or {}
+    if best.get("metric"):  # all that an index of an earlier version knows
+        found.setdefault(str(best["metric"]), {}).setdefault("direction", best.get("direction"))
+    return found
+
+
+def last_and_best(
+    lines: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]
+) -> tuple[Figures, Figures]:
+    """The last and the best value of every metric that an epoch reports.
+
+    Args:
+        lines: of ``status.json``.
+        about: as `described` gives it.
+
+    Returns:
+        Metric → ``value, epoch, step``, twice. The best also holds ``direction`` and, for a share
+        of images, ``images`` and ``standard_error``; metrics without a known direction have none.
+        The first of equals is the best; values that are not finite never are.
+    """
+    # An epoch that was done again, after a resume, replaces its earlier values.
+    reported: dict[str, dict[int, Figures]] = {}
+    for line in lines:
+        epoch, kpi = line.get("epoch"), line.get("kpi")
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or not isinstance(kpi, Mapping):
+            continue
+        for name, value in kpi.items():
+            place = {"value": value, "epoch": epoch, "step": line.get("step")}
+            reported.setdefault(str(name), {})[epoch] = place
+
+    last = {name: epochs[max(epochs)] for name, epochs in reported.items()}
+    best: Figures = {}
+    for name, epochs in reported.items():
+        direction = about.get(name, {}).get("direction")
+        finite = [epochs[epoch] for epoch in sorted(epochs) if is_number(epochs[epoch]["value"])]
+        if direction and finite:
+            sign = -1.0 if direction == "maximize" else 1.0
+            top = min(finite, key=lambda one: sign * one["value"])
+            known = noise(top["value"], about[name].get("images"))
+            best[name] = {**top, "direction": direction, **known}
+    return last, best
+
+
+def noise(value: Any, images: Any) -> Figures:
+    """``images`` and the binomial ``standard_error``, √(p (1 − p) / n), of a share of n images."""
+    if not is_number(value) or not isinstance(images, int) or images < 1 or not 0 <= value <= 1:
+        return {}
+    return {"images": images, "standard_error": math.sqrt(value * (1 - value) / images)}
+
+
+def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
+    """``file, epoch, metric, value`` of the best checkpoint that is kept; None without one."""
+    from mae_skill.errors import MaeError
+
+    from mae_sdk.jobs.checkpoints import choose
+
+    try:
+        entry = choose(index, "best", lambda entry: None).entry
+    except (MaeError, KeyError, TypeError):
+        return None
+    metric = index["best"]["metric"]
+    return {
+        "file": entry["file"],
+        "epoch": entry["epoch"],
+        "metric": metric,
+        "value": entry["metrics"][metric],
+    }
+
+
+def study(
+    table: str,
+    best: Mapping[str, Any],
+    record: Mapping[str, Any],
+    images: Mapping[str, Any],
+    importance: str | None,
+) -> Figures:
+    """The figures of a study: its best trial beside trial 0, the spec as given.
+
+    Args:
+        table: ``trials.csv``.
+        best: ``best.json``; empty before a trial succeeded.
+        record: ``study.json``.
+        images: metric → how many images it is a share of.
+        importance: why there is none, where there is none.
+
+    Returns:
+        ``metric, direction, trials`` (state → count, and ``of``), ``best`` and ``trial_0`` (each
+        ``trial, child, value, epoch, params``), ``gap`` (positive: the best trial is better),
+        ``noise`` and ``importance_note``. What is not known is left out.
+    """
+    rows = [
+        {name: number(text) for name, text in row.items() if name is not None}
+        for row in csv.DictReader(table.splitlines())
+    ]
+    objective = (record.get("objectives") or [{}])[0]
+    metric, direction = objective.get("metric"), objective.get("direction")
+    counts: dict[str, int] = {}
+    for row in rows:
+        state = str(row.get("state")).lower()
+        counts[state] = counts.get(state, 0) + 1
+    budget = (record.get("options") or {}).get("max_trials")
+    found: Figures = {
+        "metric": metric,
+        "direction": direction,
+        "trials": {**counts, **({"of": budget} if budget else {})},
+    }
+
+    parameters = [item["name"] for item in (record.get("space") or {}).get("knobs") or ()]
+    by_number = {row.get("trial"): row for row in rows}
+    for name, trial in (("best", best.get("trial")), ("trial_0", 0)):
+        one = by_number.get(trial)
+        if one is None:
+            continue
+        found[name] = {
+            "trial": trial,
+            "child": one.get("child"),
+            "state": one.get("state"),
+            "value": one.get(str(metric)),
+            "epoch": one.get("best_epoch"),
+            "params": {key: one[key] for key in parameters if one.get(key) is not None},
+        }
+    found |= _gap(found, images.get(str(metric)))
+    if importance:
+        found["importance_note"] = importance
+    return found
+
+
+def _gap(found: Figures, images: Any) -> Figures:
+    top, given = (found.get(name, {}).get("value") for name in ("best", "trial_0"))
+    if not is_number(top):
+        return {}
+    gap: Figures = {}
+    sign = 1.0 if found["direction"] == "maximize" else -1.0
+    if is_number(given):
+        gap["gap"] = sign * (top - given)
+
+    known = noise(top, images)
+    if not known:
+        gap["noise"] = "not known: repeat a trial with other train.seed values to see it"
+        return gap
+    error = known["standard_error"]
+    text = f"±{error:.2g}: binomial standard error of {found['metric']} on {images} images"
+    if is_number(given):
+        both = math.hypot(error, noise(given, images).get("standard_error", 0.0))
+        text += f"; ±{both:.2g} for the gap, as if the two were judged on different images"
+    if found["trials"].get("complete", 0) >= MANY_TRIALS:
+        text += "; the best trial was chosen on these images: on others expect less"
+    return {**gap, "noise": text, **known}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The figures of `Job.figures` as lines for people: the study first, then every metric."""
+    shown = study_lines(found["study"]) if "study" in found else []
+    last, best = found.get("last", {}), found.get("best", {})
+    rows = [["METRIC", "LAST", "EPOCH", "BEST", "EPOCH", "STEP", ""]]
+    for name, now in last.items():
+        top = best.get(name, {})
+        error = top.get("standard_error")
+        note = "" if error is None else f"±{error:.2g} (binomial, {top['images']} images)"
+        places = [top.get("epoch", "-"), "-" if top.get("step") is None else top["step"]]
+        rows.append([name, _short(now["value"]), now["epoch"], _short(top.get("value")), *places])
+        rows[-1].append(note)
+    if last:
+        texts = [[str(cell) for cell in row] for row in rows]
+        widths = [max(len(row[column]) for row in texts) for column in range(len(rows[0]))]
+        shown += [
+            "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+            for row in texts
+        ]
+    if kept := found.get("best_checkpoint"):
+        value = f"{kept['metric']} {_short(kept['value'])}"
+        shown.append(f"best checkpoint kept: {kept['file']} ({value}, epoch {kept['epoch']})")
+    return shown
+
+
+def study_lines(found: Mapping[str, Any]) -> list[str]:
+    """The figures of a study as lines for people."""
+    metric = found["metric"]
+    trials = dict(found["trials"])
+    budget = trials.pop("of", "?")
+    counts = ", ".join(f"{count} {state}" for state, count in trials.items()) or "none has ended"
+    shown = [f"trials   {counts}; of {budget}"]
+    for name, words in (("best", "best"), ("trial_0", "trial 0")):
+        one = found.get(name)
+        if one is None:
+            continue
+        text = f"{metric} {_short(one['value'])}"
+        if one.get("epoch") is not None:
+            text += f" at epoch {one['epoch']}"
+        if not is_number(one["value"]):
+            text = f"no {metric}: {str(one['state']).lower()}"
+        who = f"trial {one['trial']}, {one['child']}" if name == "best" else "the spec as given"
+        shown.append(f"{words:<7}  {text} ({who})")
+    if "gap" in found:
+        is_given = found["best"]["trial"] == 0
+        better = "no trial is better than the spec as given" if is_given else "best over trial 0"
+        shown.append(f"gap      {found['gap']:+.4g} ({better})")
+    if "noise" in found:
+        shown.append(f"noise    {found['noise']}")
+    given = found.get("trial_0", {}).get("params", {})
+    for key, value in found.get("best", {}).get("params", {}).items():
+        shown.append(f"  {key}  {_short(value)}  (trial 0: {_short(given.get(key))})")
+    if "importance_note" in found:
+        shown.append(found["importance_note"])
+    return shown
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(text: Any) -> Any:
+    """A cell of a table: a number where it is one, None where it is empty."""
+    if text in ("", None):
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,151 @@
+"""The figures of a job: best beside last, the best trial beside trial 0, and what is noise."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import files
+from mae_sdk.answers import jobs, metrics, show
+from mae_sdk.automl.controller import control
+from mae_sdk.cli.main import main
+from mae_sdk.job import Job, list_jobs
+from mae_sdk.jobs.metrics import last_and_best, noise, study
+from mae_sdk.jobs.root import Root
+
+from tests.support.automl_toy import make_job
+from tests.support.jobs import start, wait_until
+
+UP, DOWN = {"direction": "maximize"}, {"direction": "minimize"}
+
+
+def epoch(number: int, step: int, **kpi: Any) -> dict[str, Any]:
+    return {"status": "RUNNING", "epoch": number, "step": step, "kpi": kpi}
+
+
+def test_the_best_epoch_stands_beside_the_last_with_its_step() -> None:
+    lines = [
+        {"status": "STARTED", "message": "train started"},
+        epoch(0, 10, ACC_all=0.2, val_loss=2.0, unknown=1),
+        epoch(1, 20, ACC_all=0.5, val_loss=1.0, unknown=9),
+        epoch(2, 30, ACC_all=0.5, val_loss=float("nan"), unknown=3),
+        {"status": "SUCCESS", "kpi": {"ACC_all": 0.1}},
+    ]
+    last, best = last_and_best(lines, {"ACC_all": {**UP, "images": 100}, "val_loss": DOWN})
+    assert last["ACC_all"] == {"value": 0.5, "epoch": 2, "step": 30}
+    assert best["ACC_all"]["epoch"] == 1 and best["ACC_all"]["step"] == 20
+    assert best["val_loss"]["value"] == 1.0 and best["val_loss"]["epoch"] == 1
+    assert "unknown" in last and "unknown" not in best  # no direction: none is guessed
+    assert best["ACC_all"]["standard_error"] == pytest.approx(0.05)
+    assert "standard_error" not in best["val_loss"]
+
+
+def test_an_epoch_that_was_done_again_replaces_what_it_had_reported() -> None:
+    lines = [epoch(0, 10, acc=0.3), epoch(1, 20, acc=0.9), epoch(1, 20, acc=0.4)]
+    last, best = last_and_best(lines, {"acc": UP})
+    assert best["acc"]["value"] == last["acc"]["value"] == 0.4
+
+
+def test_an_epoch_that_is_done_again_and_worse_gives_way_to_the_best_of_the_others() -> None:
+    lines = [epoch(0, 10, acc=0.3), epoch(1, 20, acc=0.9), epoch(1, 20, acc=0.2)]
+    assert last_and_best(lines, {"acc": UP})[1]["acc"]["epoch"] == 0
+
+
+def test_the_noise_of_a_share_is_its_binomial_standard_error_and_of_nothing_else() -> None:
+    assert noise(0.5, 400) == {"images": 400, "standard_error": 0.025}
+    assert noise(1.7, 400) == noise(0.5, None) == noise(float("nan"), 4) == noise(0.5, 0) == {}
+
+
+def test_a_study_shows_the_best_trial_beside_the_spec_as_given() -> None:
+    table = (
+        "trial,state,acc,best_epoch,epochs,seconds,train.lr,child,reason\n"
+        "0,COMPLETE,0.5,3,5,1.0,0.1,s.t000,\n"
+        "1,PRUNED,,,2,1.0,0.3,s.t001,\n"
+        "2,COMPLETE,0.6,4,5,1.0,0.2,s.t002,\n"
+    )
+    record = {
+        "objectives": [{"metric": "acc", "direction": "maximize"}],
+        "options": {"max_trials": 4},
+        "space": {"knobs": [{"name": "train.lr"}]},
+    }
+    found = study(table, {"trial": 2}, record, {"acc": 100}, "too few trials")
+    assert (found["best"]["trial"], found["best"]["child"]) == (2, "s.t002")
+    assert found["best"]["params"] == {"train.lr": 0.2}
+    assert found["trial_0"]["params"] == {"train.lr": 0.1}
+    assert found["gap"] == pytest.approx(0.1)
+    assert found["standard_error"] == pytest.approx(math.sqrt(0.24 / 100))
+    assert "binomial" in found["noise"] and "expect less" in found["noise"]
+    assert found["trials"] == {"complete": 2, "pruned": 1, "of": 4}
+    assert found["importance_note"] == "too few trials"
+    lower = {**record, "objectives": [{"metric": "acc", "direction": "minimize"}]}
+    assert study(table, {"trial": 0}, lower, {}, None)["gap"] == 0
+    assert study(table, {"trial": 2}, lower, {}, None)["gap"] == pytest.approx(-0.1)
+    assert "not known" in study(table, {"trial": 2}, lower, {}, None)["noise"]
+    assert "gap" not in study("", {}, record, {}, None)
+
+
+def test_the_figures_of_a_real_study_and_its_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_job(tmp_path, max_trials=3)
+    assert control(folder) == 0
+    job = Job(folder)
+    record = files.read_json(folder / "job.json")
+    files.write_json(folder / "job.json", {**record, "kind": "automl", "parent": "train-parent"})
+    found = metrics(job)
+    top = files.read_json(folder / "automl" / "best.json")
+    assert found["study"]["best"]["trial"] == top["trial"]
+    assert found["study"]["best"]["value"] == top["metrics"]["acc"] == found["metrics"]["acc"]
+    assert found["study"]["trial_0"]["params"] == {"train.lr": 1e-4, "train.decay": 0.5}
+    assert found["study"]["gap"] >= 0
+    assert "3 trials are complete" in found["study"]["importance_note"]
+    assert show(job)["figures"]["study"] == found["study"]
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["jobs", "metrics", "study", "--results-root", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert f"trial {top['trial']}, study.t00{top['trial']}" in out and "trial 0: 0.0001" in out
+    assert "the spec as given" in out and "3 trials are complete" in out
+    assert "next:" in out and err == ""
+
+    rows = jobs(list_jobs(Root(tmp_path), trials=True), limit=9)["jobs"]
+    trials = [row for row in rows if ".t" in row["id"]]
+    assert {row["parent"] for row in trials} == {"study"}
+    assert len({row["created"] for row in trials}) == 3
+
+
+def test_a_job_shows_best_and_last_in_every_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = {"best": {"metric": "acc", "direction": "maximize"}, "checkpoints": []}
+    index["metrics"] = {"acc": {**UP, "images": 100}}
+    lines = "\n".join(json.dumps(epoch(n, 10 * n, acc=a)) for n, a in enumerate((0.1, 0.5, 0.2)))
+    script = f"cp {tmp_path}/index.json job/train/checkpoints.json; cp {tmp_path}/s job/status.json"
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    (tmp_path / "s").write_text(lines + "\n")
+    (tmp_path / "job" / "train").mkdir(parents=True)
+    start(tmp_path, script, cwd=str(tmp_path)).wait(20)
+
+    shown = {}
+    for command in ("metrics", "show", "status"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["jobs", command, "job", "--results-root", str(tmp_path)])
+        shown[command] = capsys.readouterr().out
+    assert all("0.5" in text and "0.2" in text for text in shown.values()), shown
+    assert "±0.05 (binomial, 100 images)" in shown["metrics"]
+    assert "3 epochs done (the last is epoch 2), step 20" in shown["status"]
+    assert '"status"' not in shown["status"] and "…" not in "".join(shown.values())
+
+    class Printer:
+        def text(self, text: str) -> None:
+            self.said = text
+
+    printer = Printer()
+    Job(tmp_path / "job")._repr_pretty_(printer, False)
+    assert "0.5" in printer.said and "COMPLETE" in printer.said
+    assert wait_until(lambda: Job(tmp_path / "job").state == "COMPLETE")
