@@ -7,7 +7,7 @@ both add ``next``, the sensible next calls in their own language.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,6 +82,17 @@ def fine_tuning(classes: int | None, parent: str | None = None) -> Step:
     """Fine-tuning on labelled images of so many classes; None: not known."""
     overrides = (("train.stage", "finetune"), ("model.num_classes", classes or "CLASSES"))
     return Step("train", parent, ("train_datasets", "eval_dataset"), overrides)
+
+
+def first_training(inspected: Mapping[str, Any]) -> Step:
+    """What suits a source that was inspected: supervised where it has labels or masks."""
+    if inspected.get("masks"):
+        step = fine_tuning(None)
+        segments = (("model.task", "segmentation"),)
+        return replace(step, sources=("train_datasets",), overrides=(*step.overrides, *segments))
+    if classes := inspected.get("classes"):
+        return replace(fine_tuning(len(classes)), sources=("train_datasets",))
+    return Step("train", None, ("train_datasets",), (("train.stage", "pretrain"),))
 
 
 def launched(job: Job) -> Document:

@@ -28,7 +28,8 @@ from mae_skill.errors import (
 )
 
 from mae_sdk import files
-from mae_sdk.jobs import metrics, records
+from mae_sdk.jobs import metrics as job_metrics
+from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
 from mae_sdk.jobs.failure import failure
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
@@ -237,11 +238,11 @@ class Job:
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
-        last, best = metrics.last_and_best(self._lines(), metrics.described(index))
+        last, best = job_metrics.last_and_best(self._lines(), job_metrics.described(index))
         found = {
             "last": last,
             "best": best,
-            "best_checkpoint": metrics.best_checkpoint(index),
+            "best_checkpoint": job_metrics.best_checkpoint(index),
             "study": self._study() if record.get("kind") == "automl" else None,
         }
         return {name: value for name, value in found.items() if value}
@@ -262,8 +263,8 @@ class Job:
         about: dict[str, dict[str, Any]] = {}
         if top.get("child"):
             child = self._beside(str(top["child"]))
-            about = metrics.described(child._document(f"{self.record['action']}/{INDEX_NAME}"))
-        return metrics.study(
+            about = job_metrics.described(child._document(f"{self.record['action']}/{INDEX_NAME}"))
+        return job_metrics.study(
             self._text("automl/trials.csv"),
             top,
             self._document("automl/study.json"),
@@ -287,7 +288,7 @@ class Job:
         """What a notebook shows: the id, the state, the best and the last figures."""
         try:
             found = self.figures()
-            lines = [f"{self.id}  {self.state}", *metrics.lines(found)]
+            lines = [f"{self.id}  {self.state}", *job_metrics.lines(found)]
         except MaeError as error:
             lines = [f"{self.id}  {error.message}"]
         printer.text("\n".join(lines))
@@ -314,7 +315,7 @@ class Job:
             import csv
 
             return [
-                {name: metrics.number(text) for name, text in row.items()}
+                {name: job_metrics.number(text) for name, text in row.items()}
                 for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
             ]
         rows: dict[int, dict[str, Any]] = {}

@@ -182,13 +182,11 @@ def _plan(skill: Skill, arguments: Arguments) -> answers.Document:
     document = answers.plan(skill.plan(**given), full=full)
     if not full:
         document["more"] = "full=true lists the origin of every value, the template's too"
-    return {
-        **document,
-        "next": [
-            "run, with the same arguments and confirmed=true, once the person agrees",
-            "explain key=FIELD",
-        ],
-    }
+    launch = (
+        f"run, with the same arguments, idempotency_key={document['idempotency_key']} and "
+        "confirmed=true, once the person agrees: it launches this plan under its job_id"
+    )
+    return {**document, "next": [launch, "explain key=FIELD"]}
 
 
 def _confirmed(arguments: Arguments, does: str) -> Arguments:
@@ -225,12 +223,21 @@ def _job(skill: Skill, arguments: Arguments) -> Job:
 def _status(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
     document = answers.status(job)
-    after = {
-        "COMPLETE": [f"metrics job_id={job.id}", f"plan action=… parent_job_id={job.id}"],
-        "ERROR": [f"logs job_id={job.id}"],
-    }
-    calls = after.get(document["state"], [f"status job_id={job.id}", f"logs job_id={job.id}"])
+    calls = [f"status job_id={job.id}", f"logs job_id={job.id}"]
+    if document["state"] == "COMPLETE":
+        calls = [f"metrics job_id={job.id}", *map(_step_call, answers.after(job))]
+    elif document["state"] == "ERROR":
+        calls = [f"logs job_id={job.id}"]
     return {**document, "next": calls}
+
+
+def _step_call(step: answers.Step) -> str:
+    """The call that plans a next job; what is to be filled in stands in capitals."""
+    words = [f"plan action={step.action}"]
+    words += [f"parent_job_id={step.parent}"] if step.parent else []
+    words += [f"{name}=URI" for name in step.sources]
+    words += [f"spec_overrides={json.dumps(dict(step.overrides))}"] if step.overrides else []
+    return " ".join(words)
 
 
 def _logs(skill: Skill, arguments: Arguments) -> answers.Document:
@@ -245,7 +252,8 @@ def _logs(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def _metrics(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
-    return {**answers.metrics(job), "next": [f"plan action=… parent_job_id={job.id}"]}
+    calls = [*map(_step_call, answers.after(job))] if job.state == "COMPLETE" else []
+    return {**answers.metrics(job), "next": [*calls, f"status job_id={job.id}"]}
 
 
 def _cancel(skill: Skill, arguments: Arguments) -> answers.Document:
@@ -268,9 +276,11 @@ def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
 
 
 def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
+    document = answers.inspect(arguments["source"])
+    step = answers.first_training(document)
     return {
-        **answers.inspect(arguments["source"]),
-        "next": ["plan action=train train_datasets=SOURCE"],
+        **document,
+        "next": [_step_call(step).replace("train_datasets=URI", "train_datasets=SOURCE")],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mae_sdk.mcp_server import answer, tools
 
 from tests.support.images import write_imagefolder
 from tests.support.jobs import start
+from tests.support.toy_bundle.make import write_bundle
 
 LINE = r'{"status": "RUNNING", "epoch": 1, "kpi": {"loss": 0.5}}\n'
 
@@ -70,3 +72,48 @@ def test_the_tools_name_every_automl_option() -> None:
 def test_a_document_has_only_what_json_has() -> None:
     document = {"a": float("nan"), "b": (1, True, None), 3: Path("x"), "c": [float("inf"), "é"]}
     assert plain(document) == {"a": None, "b": [1, True, None], "3": "x", "c": [None, "é"]}
+
+
+def test_a_plan_names_the_job_that_it_launches_in_every_interface(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
+    bundle = str(write_bundle(tmp_path / "bundle"))
+    options = {"train_datasets": str(tmp_path / "data"), "automl_policy": "off"}
+    options["results_root"] = str(tmp_path / "results")
+
+    plan = Skill(bundle).plan("train", **options)
+    assert Skill(bundle).create_job(plan).id == plan.job_id
+
+    skill = Skill(bundle)
+    offered = {one.name: one for one in tools(skill)}
+    planned, _ = answer(skill, offered["plan"], {"action": "train", **options})
+    assert f"idempotency_key={planned['idempotency_key']} " in planned["next"][0]
+    key = {"idempotency_key": planned["idempotency_key"], "confirmed": True}
+    launched, _ = answer(skill, offered["run"], {"action": "train", **options, **key})
+    assert launched["job_id"] == planned["job_id"] != plan.job_id
+
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    words = ["train", *words, "--skill-dir", bundle, "train.rounds=2"]
+    with pytest.raises(SystemExit):
+        main(["plan", *words, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    (command,) = document["next"]
+    with pytest.raises(SystemExit):
+        main([*shlex.split(command)[1:], "--wait", "--json"])
+    ran = json.loads(capsys.readouterr().out)
+    assert ran["job_id"] == document["job_id"] and ran["state"] == "COMPLETE"
+
+
+def test_the_command_that_a_plan_prints_holds_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
+    bundle = str(write_bundle(tmp_path / "bundle"))
+    words = ["plan", "train", "--train-datasets", str(tmp_path / "data"), "--skill-dir", bundle]
+    for secret in (["--env", "API_TOKEN=hunter22hunter"], ["--env", "DB=ftp://me:hunter22@host/x"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--automl-policy", "off", *secret])
+        shown = capsys.readouterr()
+        assert "hunter22" not in shown.out + shown.err
+        assert "mae run train … --idempotency-key" in shown.out

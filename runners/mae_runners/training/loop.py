@@ -244,6 +244,13 @@ class TrainLoop:
     def run(self) -> dict[str, float]:
         """Trains to the end; returns the last epoch's metrics."""
         position = self.position
+        if position.step:
+            # No `epoch`: that field says which one is done.
+            self.context.status.running(
+                f"goes on at step {position.step} of {self.total_steps}, in epoch {position.epoch}",
+                step=position.step,
+                max_step=self.total_steps,
+            )
         self.preemption.begin()
         self.task.between_batches = self._stop_evaluation
         with self.context.progress(
@@ -389,7 +396,7 @@ class TrainLoop:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.context.log(f"epoch {epoch}: {shown}  ({seconds:.1f} s)")
         self.context.status.running(
-            f"epoch {epoch} of {train.num_epochs}",
+            f"epoch {epoch}: {epoch + 1} of {train.num_epochs} epochs done",
             epoch=epoch,
             step=position.step,
             max_epoch=train.num_epochs,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size, step_command
 
 
 @click.command()
@@ -34,24 +34,13 @@ def inspect(
     Counts, sizes, channels, classes, unreadable files by name, mean and std.
     """
     document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
+    command = step_command(answers.first_training(document), verb="plan")
     emit(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[_next(source, document)],
+        next_commands=[command.replace(" URI", f" {shlex.quote(source)}", 1)],
     )
-
-
-def _next(source: str, document: dict[str, Any]) -> str:
-    """The plan that suits the source: supervised where it has labels or masks, else pretraining."""
-    classes = document.get("classes")
-    found = f"mae plan train --train-datasets {shlex.quote(source)}"
-    if document.get("masks"):
-        return f"{found} train.stage=finetune model.task=segmentation model.num_classes=CLASSES"
-    if not classes:
-        return f"{found} --automl-policy off train.stage=pretrain"
-    step = answers.fine_tuning(len(classes))
-    return " ".join([found, *(f"{key}={value}" for key, value in step.overrides)])
 
 
 def _lines(document: dict[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import shlex
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from mae_skill.dotted import flatten
@@ -26,6 +27,9 @@ from mae_sdk.cli.common import (
     size,
     skill_dir_option,
 )
+
+if TYPE_CHECKING:
+    from mae_sdk.plan.plan import Plan
 
 MAX_FILES = 20
 """Files of an ended job that `mae run --wait` names."""
@@ -190,8 +194,33 @@ def plan(
         document,
         as_json=as_json,
         text=plan_text(document, full=full),
-        next_commands=[f"mae run {action} …   (the same options: launches exactly this plan)"],
+        next_commands=[run_command(made, skill_dir, options)],
     )
+
+
+def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> str:
+    """The command that launches the job that a plan names.
+
+    Where an option holds a secret, or is the standard input, it says that the options are the same.
+    """
+    from mae_sdk.jobs.secrets import redact_tree
+    from mae_sdk.storage import urls
+
+    words = ["mae", "run", made.action]
+    for name, value in {**options, "skill_dir": skill_dir}.items():
+        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
+            continue
+        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [flag, str(one)] if one is not None else []
+    words += options["overrides"]
+    text = shlex.join([*words, "--idempotency-key", made.key])
+
+    shown = redact_tree([urls.redact(word) for word in words], made.hidden)
+    if shown == words and options["spec"] != "-":
+        return text
+    same = "with the same options"
+    return f"mae run {made.action} … --idempotency-key {shlex.quote(made.key)}   ({same})"
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")

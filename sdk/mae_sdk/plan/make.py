@@ -36,10 +36,8 @@ from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
 
-def job_id_for(action: str, idempotency_key: str | None) -> str:
-    """``<action>-<12 hex digits>``: of the key where one is given, else random."""
-    if idempotency_key is None:
-        return f"{action}-{secrets.token_hex(6)}"
+def job_id_for(action: str, idempotency_key: str) -> str:
+    """``<action>-<12 hex digits>`` of the key."""
     return f"{action}-{hashlib.sha256(idempotency_key.encode()).hexdigest()[:12]}"
 
 
@@ -62,6 +60,7 @@ class Draft:
     secrets: dict[str, str] = field(default_factory=dict)
     root: Root = field(default_factory=Root)
     parent: ParentInfo | None = None
+    key: str = ""
     job_id: str = ""
     job_dir: Path = Path()
     owned: set[str] = field(default_factory=set)
@@ -159,9 +158,14 @@ def hide_database_password(draft: Draft) -> None:
 
 
 def place_job(draft: Draft) -> None:
-    """The job's id and folder to be."""
+    """The job's id and folder to be.
+
+    Every plan has an idempotency key, a new one where none is given: who repeats the call with it
+    launches the job that the plan names.
+    """
     draft.root = Root(draft.request.results_root)
-    draft.job_id = job_id_for(draft.action, draft.request.idempotency_key)
+    draft.key = draft.request.idempotency_key or secrets.token_hex(6)
+    draft.job_id = job_id_for(draft.action, draft.key)
     draft.job_dir = draft.root.work_dir(draft.job_id)
 
 
@@ -268,6 +272,7 @@ def plan_of(draft: Draft) -> Plan:
 
     plan = Plan(
         request=draft.request,
+        key=draft.key,
         job_id=draft.job_id,
         job_dir=str(draft.job_dir),
         results_root=draft.root.url,

@@ -49,6 +49,8 @@ class Plan:
     """A job that has not been launched: everything it will be, and why.
 
     Attributes:
+        key: the idempotency key that `job_id` follows from: the request's, or one made for this
+            plan.
         spec: the resolved spec.
         provenance: dotted key → origin.
         sources: dotted key → what is read, with counts where counted.
@@ -61,6 +63,7 @@ class Plan:
     """
 
     request: Request
+    key: str
     job_id: str
     job_dir: str
     results_root: str
@@ -129,6 +132,7 @@ class Plan:
             "action": self.action,
             "stage": self.stage,
             "job_id": self.job_id,
+            "idempotency_key": self.key,
             "platform": self.request.platform,
             "results_root": self.results_root,
             "command": " ".join(self.launch["command"]),
@@ -149,12 +153,16 @@ class Plan:
                 item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings
             ],
         }
-        hidden = [
+        shown: dict[str, Any] = redact_tree(document, self.hidden)
+        return shown
+
+    @property
+    def hidden(self) -> list[str]:
+        """The secret values of the request, which nothing shows."""
+        return [
             *self.secrets.values(),
             *(value for name, value in self.request.env.items() if is_secret_name(name) and value),
         ]
-        shown: dict[str, Any] = redact_tree(document, hidden)
-        return shown
 
     def to_python(self) -> str:
         """The short script that launches this plan through the SDK.

@@ -140,6 +140,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
     secrets = secret_values(environment)
+    _mark(job_dir, number)
     log_start = _clear(job_dir, record["launch"])
     records.beat(job_dir)
 
@@ -158,6 +159,15 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             problem = failure(category, f"the runner could not be started: {error}")
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+
+
+def _mark(job_dir: Path, number: int) -> None:
+    """Say in log and status where another attempt begins; a first one needs no mark."""
+    if number == 1:
+        return
+    with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
+        log.write(f"--- attempt {number}, {records.now()} ---\n")
+    StatusWriter(job_dir / "status.json").running(f"attempt {number}", attempt=number)
 
 
 def _clear(job_dir: Path, launch: Launch) -> int:
