@@ -41,62 +41,95 @@ _GPUS = {
 _GPU_SHARE = 0.35  # of the peak, which well-tuned transformer training reaches
 # GFLOP/s of one core in training: 48 to 98 were measured on a server's core with AVX-512.
 _CPU_GIGA = 64.0
+# Depthwise convolutions reach this share of it: 0.35 to 0.6 were measured.
+_CPU_SHARE = {"vit": 1.0, "convnextv2": 0.4, "hiera": 1.0}
+# Of a step, for each parameter: gradient norm and optimizer read and write main memory. It is most
+# of the step where batch and images are small.
+_CPU_PARAMETER_SECONDS, _GPU_PARAMETER_SECONDS = 4e-9, 3e-11
 # Of a step: launching kernels, the optimizer's loop, the loader's hand-over.
 _OVERHEAD_SECONDS = 0.004
+
+# Start of a runner until its first step: imports, data, model; on a GPU its context too. Processes
+# that start together on few cores wait for each other. Measured: 4 to 9 s on 2 cores.
+_START_SECONDS, _START_GPU_SECONDS = 6.0, 10.0
+# Decoding a photograph of half a megapixel and bringing it to 224 pixels, on one core; a policy of
+# augmentation; both grow with the area. Larger photographs take up to ten times as long.
+_LOAD_SECONDS, _POLICY_SECONDS = 0.003, 0.0015
+_WRITE_BYTES = 300e6  # of a checkpoint per second: serialize, write, SHA-256
+_PICTURES_SECONDS = 0.4  # of a validation in pretraining
+# After the images: tables and figures; several batch sizes timed, where the speed is measured.
+_REST_SECONDS = {"evaluate": 5.0, "inference": 2.5, "export": 2.0}
 # Values kept per channel and position of a block: fused attention keeps queries, keys, values, both
 # norms and the MLP's hidden layer.
 KEPT = {"vit": 17.0, "convnextv2": 20.0, "hiera": 19.0}
 
 
 def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -> dict[str, Any]:
-    """What one device of a train run needs.
+    """What one device of a run needs.
 
     Args:
-        facts: ``device``, ``cores`` and ``steps_per_epoch`` are used, where known.
+        facts: ``device``, ``cores``, ``processes``, ``judged`` and ``steps_per_epoch`` are used,
+            where known.
 
     Returns:
-        ``parameters`` (learned ones: encoder, decoder or head, total), ``mask_units``,
-        ``memory_mb`` (weights, optimizer, activations, total) with ``basis``, ``disk_mb`` of the
-        checkpoints that stay (each, number, total), ``forward_gflops`` per image, and, where the
-        device is known,
-        ``seconds_per_step`` with ``seconds_basis``.
+        Of a train run ``parameters`` (learned ones: encoder, decoder or head, total),
+        ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with ``basis``,
+        ``disk_mb`` of the checkpoints that stay (each, number, total) and ``forward_gflops`` per
+        image. Where the device is known, ``seconds_per_step`` of a train run, and of it and of
+        other actions ``seconds`` beside the steps of the whole run: ``start, validation,
+        checkpoints, rest``; with ``seconds_basis``.
 
     Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear
     model (values per channel and position), without fragmentation or the framework's own 300–600
-    MB.
+    MB. Under ``fsdp`` the processes divide weights, gradients and moments among themselves.
     """
     arch = arch_of(spec)
-    if action != "train" or arch is None:
+    facts = facts or Facts()
+    if arch is None or action not in ("train", *_REST_SECONDS):
         return {}
+    operations = forward_operations(arch, spec)
+    if action != "train":
+        return _seconds(action, arch, spec, operations, facts)
+
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     encoder = encoder_parameters(arch, spec) - untrained_encoder_parameters(arch, spec)
     part = "decoder" if is_pretraining(spec) else "head"
     rest = decoder_parameters(arch, spec) if part == "decoder" else _head_parameters(arch, spec)
-    batch = int(get_dotted(spec, "dataset.batch_size", 1))
-    precision = str(get_dotted(spec, "train.precision", "fp32"))
-    mega = 1 / 2**20
-    weights, optimizer = (encoder + rest) * 8 * mega, (encoder + rest) * 8 * mega
-    activations = kept_values(arch, spec) * batch * BYTES[precision] * mega
-    operations = forward_operations(arch, spec)
+    disk = _disk(spec, encoder + rest, facts)
     return {
         "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
         "mask_units": num_units(arch, size),
-        "memory_mb": {
-            "weights": round(weights, 1),
-            "optimizer": round(optimizer, 1),
-            "activations": round(activations, 1),
-            "total": round(weights + optimizer + activations, 1),
-        },
-        "basis": "per device: weights and gradients fp32, AdamW moments fp32, activations by a "
-        "linear model; add about 0.5 GB for the framework",
-        "disk_mb": _disk(spec, encoder + rest, facts or Facts()),
+        **_memory(arch, spec, encoder + rest, facts.processes or 1),
+        "disk_mb": disk,
         "forward_gflops": round(operations / 1e9, 4),
-        **_seconds(
-            operations * 3 * batch * int(get_dotted(spec, "train.accum_grad_batches", 1) or 1),
-            precision,
-            facts or Facts(),
-        ),
+        **_seconds(action, arch, spec, operations, facts, encoder + rest, disk["checkpoint"]),
     }
+
+
+def _memory(arch: Arch, spec: Mapping[str, Any], parameters: int, processes: int) -> dict[str, Any]:
+    """``memory_mb`` of one process and its ``basis``."""
+    mega = 1 / 2**20
+    batch = int(get_dotted(spec, "dataset.batch_size", 1))
+    precision = str(get_dotted(spec, "train.precision", "fp32"))
+    shards = get_dotted(spec, "train.distributed_strategy") == "fsdp" and processes > 1
+    share = processes if shards else 1
+    weights = optimizer = parameters * 8 * mega / share
+    activations = kept_values(arch, spec) * batch * BYTES[precision] * mega
+    found = {
+        "weights": round(weights, 1),
+        "optimizer": round(optimizer, 1),
+        "activations": round(activations, 1),
+        "total": round(weights + optimizer + activations, 1),
+    }
+    basis = (
+        "per process: weights and gradients fp32, AdamW moments fp32, activations by a linear "
+        "model; add about 0.5 GB for the framework"
+    )
+    if processes > 1:
+        found["all_processes"] = round(processes * found["total"], 1)
+        how = "fsdp divides weights, gradients and moments among" if shards else "ddp: each of"
+        basis += f"; {how} {processes} processes" + ("" if shards else " holds all weights")
+    return {"memory_mb": found, "basis": basis}
 
 
 def _disk(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[str, Any]:
@@ -104,38 +137,118 @@ def _disk(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[str, A
     in fp32.
     """
     each = parameters * (16 if get_dotted(spec, "train.ema_decay") is not None else 12) / 2**20
-    epochs, interval = (
-        int(get_dotted(spec, "train.num_epochs", 1)),
-        int(get_dotted(spec, "train.checkpoint_interval", 1) or 1),
-    )
-    if get_dotted(spec, "train.checkpoint_interval_unit") == "step":
-        number = epochs * int(facts.steps_per_epoch or 1) // interval + 1
-    else:
-        number = -(-epochs // interval)
+    number = _written(spec, facts)
     keep = get_dotted(spec, "train.keep_checkpoints")
     if keep is not None:
         number = min(number, int(keep) + 1)  # the best one may be older than the newest ones
     return {"checkpoint": round(each, 1), "checkpoints": number, "total": round(each * number, 1)}
 
 
-def _seconds(operations: float, precision: str, facts: Facts) -> dict[str, Any]:
-    """Time of an optimizer step: three forward passes' work over the device's rate."""
-    device, cores = facts.device or "", facts.cores
+def _written(spec: Mapping[str, Any], facts: Facts) -> int:
+    """Checkpoints that a run writes."""
+    epochs = int(get_dotted(spec, "train.num_epochs", 1))
+    interval = int(get_dotted(spec, "train.checkpoint_interval", 1) or 1)
+    if get_dotted(spec, "train.checkpoint_interval_unit") == "step":
+        return epochs * int(facts.steps_per_epoch or 1) // interval + 1
+    return -(-epochs // interval)
+
+
+def _rate(arch: Arch, spec: Mapping[str, Any], facts: Facts) -> tuple[float, str] | None:
+    """Operations per second of one process, and where that is from; None on an unknown device."""
+    device, cores, processes = facts.device or "", facts.cores, facts.processes or 1
     if device == "cpu" and cores:
-        rate, words = _CPU_GIGA * 1e9 * int(cores), f"{cores} cores at {_CPU_GIGA:g} GFLOP/s"
-    else:
-        name = max(
-            (name for name in _GPUS if name in device.replace(" ", "-").split("-")),
-            key=len,
-            default=None,
-        )
-        if name is None:
-            return {}
-        peak = _GPUS[name][0 if precision == "fp32" else 1]
-        rate, words = peak * 1e12 * _GPU_SHARE, f"{_GPU_SHARE:.0%} of {name}'s {peak:g} TFLOP/s"
+        shared = f" shared by {processes} processes" if processes > 1 else ""
+        giga = _CPU_GIGA * _CPU_SHARE[arch.family]
+        words = f"{cores} cores at {giga:g} GFLOP/s{shared}"
+        return giga * 1e9 * int(cores) / processes, words
+    name = max(
+        (name for name in _GPUS if name in device.replace(" ", "-").split("-")),
+        key=len,
+        default=None,
+    )
+    if name is None:
+        return None
+    peak = _GPUS[name][0 if get_dotted(spec, "train.precision", "fp32") == "fp32" else 1]
+    return peak * 1e12 * _GPU_SHARE, f"{_GPU_SHARE:.0%} of {name}'s {peak:g} TFLOP/s"
+
+
+def _seconds(
+    action: str,
+    arch: Arch,
+    spec: Mapping[str, Any],
+    operations: float,
+    facts: Facts,
+    parameters: int = 0,
+    checkpoint_mb: float = 0.0,
+) -> dict[str, Any]:
+    """``seconds`` of a run; empty on an unknown device.
+
+    Args:
+        operations: of the forward pass of one image.
+    """
+    found = _rate(arch, spec, facts)
+    if found is None:
+        return {}
+    rate, words = found
+    on_cpu = facts.device == "cpu"
+    processes, cores = facts.processes or 1, max(1, int(facts.cores or 1))
+    crowd = max(1.0, processes / cores)
+    load = _load(spec, trains=action == "train") * crowd
+
+    judging = 0.0
+    if facts.judged:
+        read = _load(spec, trains=False) * crowd
+        judging = facts.judged / processes * (operations / rate + read)
+    seconds: dict[str, Any] = {
+        "start": (_START_SECONDS if on_cpu else _START_GPU_SECONDS) * crowd,
+        "rest": _REST_SECONDS.get(action, 0.5) + (0.0 if action == "train" else judging),
+    }
+    if action == "train":
+        seconds |= _training(spec, operations / rate, load, judging, on_cpu=on_cpu)
+        each = _CPU_PARAMETER_SECONDS * processes if on_cpu else _GPU_PARAMETER_SECONDS
+        seconds["step"] += each * parameters
+        seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
+        words = f"3 forward passes' work, {words}"
+    rounded = {name: round(value, 5) for name, value in seconds.items()}
+    step = {"seconds_per_step": rounded.pop("step")} if "step" in rounded else {}
+    return {**step, "seconds": rounded, "seconds_basis": f"analytic: {words}"}
+
+
+def _load(spec: Mapping[str, Any], *, trains: bool) -> float:
+    """Seconds of one core to read an image and prepare it."""
+    height, width = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    area = height * width / 224**2
+    policy = get_dotted(spec, "dataset.augmentation.auto_aug")
+    acts = trains and policy and get_dotted(spec, "train.stage") == "finetune"
+    return _LOAD_SECONDS * (0.2 + 0.8 * area) + (_POLICY_SECONDS * area if acts else 0.0)
+
+
+def _training(
+    spec: Mapping[str, Any],
+    forward: float,
+    load: float,
+    judging: float,
+    *,
+    on_cpu: bool,
+) -> dict[str, float]:
+    """Seconds of a step, and of all validations of a run.
+
+    Args:
+        forward, load: seconds of an image.  judging: of a validation.
+    """
+    images = int(get_dotted(spec, "dataset.batch_size", 1))
+    images *= int(get_dotted(spec, "train.accum_grad_batches", 1) or 1)
+    epochs = int(get_dotted(spec, "train.num_epochs", 1))
+    workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
+    compute, reading = 3 * forward * images, load * images / max(1, workers)
+    # Loader processes work beside a GPU, and on a CPU take their share of its cores.
+    step = max(compute, reading) if workers and not on_cpu else compute + reading
+
+    validations = -(-epochs // int(get_dotted(spec, "train.validation_interval", 1) or 1))
+    pictures = _PICTURES_SECONDS if is_pretraining(spec) else 0.0
     return {
-        "seconds_per_step": round(operations / rate + _OVERHEAD_SECONDS, 5),
-        "seconds_basis": f"analytic: 3 forward passes' work, {words}",
+        "step": step + _OVERHEAD_SECONDS,
+        "validation": validations * (judging + pictures),
     }
 
 

@@ -48,6 +48,58 @@ def rungs(
     return {at: share for at, share in found.items() if at < epochs}
 
 
+def pruner_name(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> str:
+    """The pruner that acts: ``none`` with several metrics, or where no epoch is left to save."""
+    kind = "none" if metrics > 1 else options.pruner or "successive_halving"
+    least = options.min_epochs or max(1, (max_epochs or 1) // 9)
+    return "none" if max_epochs is not None and max_epochs <= least else kind
+
+
+def describe(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> str:
+    """The pruner of a study in words: where it decides, and what goes on there."""
+    kind = pruner_name(options, metrics, max_epochs)
+    if kind == "none":
+        if metrics > 1:
+            return "none: there is more than one metric"
+        return "none" if options.pruner == "none" else "none: the runs are too short"
+    if kind == "successive_halving" and max_epochs is not None:
+        going_on = rungs(max_epochs, options.min_epochs, options.reduction_factor)
+        if not going_on:
+            return "none: the runs are too short"
+        places = ", ".join(f"{share:.0%} after {epoch}" for epoch, share in going_on.items())
+        least = options.reduction_factor
+        return f"{kind}: go on {places} epochs, once {least} trials got there"
+    least = options.min_epochs or max(1, (max_epochs or 1) // 9)
+    return f"{kind}: from {least} epochs on"
+
+
+def shares_of_epochs(options: AutoMLOptions, metrics: int, max_epochs: int) -> tuple[float, float]:
+    """The share of all epochs of a study that its trials run: at least, and likely; 1 is all.
+
+    At least: no rung decides among fewer than ``reduction_factor`` trials, so those before run to
+    their end, and every other one ends at the first rung. Likely: the trials after those first ones
+    pass the rungs as often as the pruner lets them; of Hyperband and the median half the epochs.
+    """
+    kind, trials = pruner_name(options, metrics, max_epochs), options.max_trials
+    if kind == "none":
+        return 1.0, 1.0
+    full = min(trials, options.reduction_factor - 1) if kind != "median" else min(trials, 4)
+    if kind == "successive_halving":
+        going_on = rungs(max_epochs, options.min_epochs, options.reduction_factor)
+        if not going_on:
+            return 1.0, 1.0
+        first = min(going_on) / max_epochs
+        likely, left, before = 0.0, 1.0, 0
+        for rung, share in sorted(going_on.items()):
+            likely += left * (rung - before) / max_epochs
+            left, before = left * share, rung
+        likely += left * (max_epochs - before) / max_epochs
+    else:
+        first, likely = (options.min_epochs or max(1, max_epochs // 9)) / max_epochs, 0.5
+    rest = trials - full
+    return (full + rest * first) / trials, (full + rest * max(first, likely)) / trials
+
+
 def value_at(values: Mapping[int, float], rung: int) -> float | None:
     """A trial's first value at or after epoch `rung`; None where it did not get there."""
     reached = [step for step in values if step >= rung]
@@ -65,9 +117,9 @@ def make_pruner(
     """
     from optuna import pruners
 
-    kind = "none" if metrics > 1 else options.pruner or "successive_halving"
+    kind = pruner_name(options, metrics, max_epochs)
     min_epochs = options.min_epochs or max(1, (max_epochs or 1) // 9)
-    if kind == "none" or (max_epochs is not None and max_epochs <= min_epochs):
+    if kind == "none":
         return pruners.NopPruner()
     if kind == "median":
         return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=min_epochs - 1)

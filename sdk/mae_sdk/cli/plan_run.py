@@ -256,12 +256,35 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
         study = {key: value for key, value in document["automl"].items() if key != "options"}
         searched = study.pop("knobs")
         brief["automl"] = study | {f"search {name}": text for name, text in searched.items()}
-    brief["estimates"] = flatten(document["estimates"])
+    estimates = dict(document["estimates"])
+    brief["time"] = _time(estimates.pop("time", {}))
+    brief["estimates"] = flatten(estimates)
     brief["sources"] = {key: _source(seen) for key, seen in document["sources"].items()}
     brief["mappings"] = {
         row["field"]: f"{row['value']}   ({row['note']})" for row in document["mappings"]
     }
     return brief
+
+
+def _time(time: dict[str, Any]) -> dict[str, Any]:
+    """The time of a plan in words; every likely value with its range."""
+    shown: dict[str, Any] = {}
+    if "seconds_study" in time:
+        low, high = time["seconds_study_range"]
+        shown["study"] = (
+            f"{seconds(time['seconds_study'])} likely, {seconds(low)} to {seconds(high)}; "
+            f"about {seconds(time['seconds_study_at_most'])} if no trial is pruned"
+        )
+    if "seconds_total" in time:
+        low, high = time["seconds_total_range"]
+        name = "a trial" if shown else "total"
+        shown[name] = f"{seconds(time['seconds_total'])} likely, {seconds(low)} to {seconds(high)}"
+        parts = time["parts"].items()
+        shown["of it"] = ", ".join(f"{part} {seconds(value)}" for part, value in parts if value)
+    for name in ("step", "epoch"):
+        if f"seconds_per_{name}" in time:
+            shown[name] = seconds(time[f"seconds_per_{name}"])
+    return {**shown, "basis": time.get("basis")}
 
 
 def _source(seen: dict[str, Any]) -> str:

@@ -1,9 +1,13 @@
 """How long a planned run takes: measured now, recorded from earlier jobs, or estimated.
 
 A bundle takes part by files alone: ``actions.<a>.measure_command`` times some steps of the run and
-prints a JSON object as its last line (``seconds_per_step``, and what else it knows); ``cost_keys``
-names the spec fields that decide what a step costs; its estimator may give ``seconds_per_step``
-from the work of a step.
+prints a JSON object as its last line (``seconds_per_step``, ``startup_seconds``, and what else it
+knows); ``cost_keys`` names the spec fields that decide what a step costs; its estimator may give
+``seconds_per_step`` from the work of a step, and ``seconds``: what the run takes beside its steps
+(``start, validation, checkpoints, rest``).
+
+A time is a likely value with a range, whose ends are those of its parts: each may be off by a
+factor that depends on where it is from.
 """
 
 from __future__ import annotations
@@ -35,6 +39,20 @@ from mae_sdk.run.platform import DEFAULT, Resources
 MEASURE_SECONDS = 300.0
 _LOOK_BACK = 50  # newest jobs that are asked what a step took
 
+RANGES = {
+    "analytic": (0.4, 3.0),
+    "recorded": (0.8, 1.4),
+    "measured": (0.8, 1.5),
+    "start": (0.5, 2.5),
+    "warm": (0.3, 3.0),
+    "beside": (0.3, 3.0),
+}
+"""Smallest and largest factor between an estimate and what was seen, by where it is from. What runs
+on the same machine at the same time is within them."""
+
+WARM_SECONDS = 1.0
+"""Until the first step of a trial that forks from a process which has loaded the libraries."""
+
 
 def cost_key(
     info: Mapping[str, Any],
@@ -64,38 +82,109 @@ def cost_key(
 def time_of(
     info: Mapping[str, Any], plan: Plan, *, measured: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The ``time`` part of a plan's estimates, in seconds: ``seconds_per_step, seconds_per_epoch,
-    seconds_total, basis``. What is not known is left out.
+    """The ``time`` part of a plan's estimates, in seconds.
+
+    ``seconds_per_step``, ``seconds_per_epoch`` (training alone), ``parts`` of the whole run and
+    their sum ``seconds_total`` with ``seconds_total_range``; of a study those of its longest trial,
+    and ``seconds_study`` with ``seconds_study_range``, from every trial pruned as early as can be
+    to none pruned; ``basis``. What is not known is left out.
 
     Args:
         measured: what `measure` found.
     """
-    if measured is not None:
-        step: float | None = float(measured["seconds_per_step"])
-        where = measured.get("device") or "this machine"
-        basis = f"measured: {measured.get('steps', 'some')} steps of one process on {where}"
-    else:
-        step, basis = _recorded(info, plan)
-        if step is None:
-            step, basis = (
-                plan.estimates.get("seconds_per_step"),
-                str(plan.estimates.get("seconds_basis") or "analytic"),
-            )
-    if step is None:
+    step, kind, basis = _step(info, plan, measured)
+    parts = {name: float(value) for name, value in (plan.seconds.get("seconds") or {}).items()}
+    if measured is not None and isinstance(measured.get("startup_seconds"), (int, float)):
+        parts["start"] = float(measured["startup_seconds"])
+    if step is None and (plan.steps_per_epoch or not parts):
         unknown = "no such job has run there and the device is unknown; --measure times some steps"
         return {"basis": f"not known: {unknown}"}
 
-    found: dict[str, Any] = {"seconds_per_step": round(step, 5)}
+    found: dict[str, Any] = {}
     epochs = _epochs(info, plan)
-    if plan.steps_per_epoch:
-        found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
-    if plan.steps_per_epoch and epochs:
-        found["seconds_total"] = round(step * plan.steps_per_epoch * epochs, 1)
-        if plan.study is not None and plan.study["options"].get("max_trials"):
-            trials, together = plan.study["options"]["max_trials"], plan.study["concurrency"] or 1
-            rounds = -(-int(trials) // int(together))
-            found["seconds_study_at_most"] = round(found["seconds_total"] * rounds, 1)
-    return {**found, "basis": f"{basis}; start, validation and checkpoints come on top"}
+    if step is not None:
+        found["seconds_per_step"] = round(step, 5)
+        if plan.steps_per_epoch:
+            found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
+        if not (plan.steps_per_epoch and epochs):
+            return {**found, "basis": basis}  # the data is not counted
+        parts["training"] = step * plan.steps_per_epoch * epochs
+
+    total, low, high = _sum(parts, kind)
+    found["parts"] = {name: round(value, 1) for name, value in parts.items()}
+    found["seconds_total"] = round(total, 1)
+    found["seconds_total_range"] = [round(low, 1), round(high, 1)]
+    if plan.study is not None and plan.study["options"].get("max_trials"):
+        found |= _study(plan, parts, kind, epochs or 1)
+    return {**found, "basis": basis}
+
+
+def _step(
+    info: Mapping[str, Any], plan: Plan, measured: Mapping[str, Any] | None
+) -> tuple[float | None, str, str]:
+    """Seconds of an optimizer step, the word for where that is from, and the sentence."""
+    together = _together(plan)
+    crowd = f"; {together} trials share the cores" if together > 1 else ""
+    if measured is not None:
+        # One process was alone there; those of the run share the cores.
+        sharing = 1 if plan.launch.get("device_count") else int(plan.launch.get("processes") or 1)
+        step = float(measured["seconds_per_step"]) * sharing * together
+        where = measured.get("device") or "this machine"
+        basis = f"measured: {measured.get('steps', 'some')} steps of one process on {where}"
+        basis += f", times {sharing} processes that share its cores" if sharing > 1 else ""
+        return step, "measured", basis + crowd
+    recorded, basis = _recorded(info, plan)
+    if recorded is not None:
+        return recorded * together, "recorded", basis + crowd
+    analytic = plan.seconds.get("seconds_per_step")
+    basis = str(plan.seconds.get("seconds_basis") or "analytic")
+    return None if analytic is None else analytic * together, "analytic", basis + crowd
+
+
+def _together(plan: Plan) -> int:
+    """Trials that share the cores of a machine without GPUs; else 1."""
+    if plan.study is None or plan.launch.get("device_count"):
+        return 1
+    return max(1, int(plan.study["concurrency"] or 1))
+
+
+def _sum(parts: Mapping[str, float], kind: str) -> tuple[float, float, float]:
+    """The likely time of the parts together, the shortest and the longest.
+
+    Args:
+        kind: where the time of the training comes from.
+    """
+    low = high = 0.0
+    for name, value in parts.items():
+        name = kind if name == "training" else name if name in RANGES else "beside"
+        low, high = low + value * RANGES[name][0], high + value * RANGES[name][1]
+    return sum(parts.values()), low, high
+
+
+def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> dict[str, Any]:
+    """``seconds_study``, its range, and ``seconds_study_at_most``: likely, if nothing is pruned."""
+    from mae_sdk.automl.options import parse
+    from mae_sdk.automl.pruner import shares_of_epochs
+
+    assert plan.study is not None
+    options = parse(plan.study["options"])
+    least, likely = shares_of_epochs(options, len(plan.study["objectives"]), epochs)
+    rounds = -(-options.max_trials // max(1, int(plan.study["concurrency"] or 1)))
+    cold = {"start": parts["start"]} if "start" in parts else {}
+    trial = {name: value for name, value in parts.items() if name != "start"}
+    if cold:
+        warm = options.warm and int(plan.launch.get("processes") or 1) == 1
+        trial |= {"warm": WARM_SECONDS} if warm else cold
+
+    (whole, short, long), (first, soon, late) = _sum(trial, kind), _sum(cold, kind)
+    high = rounds * long + late
+    if options.timeout is not None:
+        high = min(high, options.timeout + late)
+    return {
+        "seconds_study": round(min(rounds * whole * likely + first, high), 1),
+        "seconds_study_range": [round(min(rounds * short * least + soon, high), 1), round(high, 1)],
+        "seconds_study_at_most": round(rounds * whole + first, 1),
+    }
 
 
 def _epochs(info: Mapping[str, Any], plan: Plan) -> int | None:

@@ -318,10 +318,10 @@ class Survey:
         self.sources = {**self.sources, **counted}
 
         images, classes = self._of_the_action(rows)
-        steps, batch = (None, None)
+        steps, batch, processes = (None, None, None)
         if well_formed:
             try:
-                steps, batch = self._steps(spec, images)
+                steps, batch, processes = self._steps(spec, images)
             except SpecError as error:  # a device that is not there
                 problems.append(error)
         self.facts = Facts(
@@ -332,6 +332,8 @@ class Survey:
             steps_per_epoch=steps,
             device=self.resources.device,
             cores=self.resources.cores,
+            processes=processes,
+            judged=self._judged(rows),
             local_files=self.resources.here,
         )
         return self.facts, problems
@@ -348,21 +350,35 @@ class Survey:
                 return seen["images"] - seen.get("held_out", 0), seen.get("classes")
         return None, None
 
-    def _steps(self, spec: Mapping[str, Any], images: int | None) -> tuple[int | None, int | None]:
-        """Optimizer steps per epoch and the effective batch, of a run that trains.
+    def _judged(self, rows: Mapping[str, Any]) -> int | None:
+        """Images that are read without training on them; None where they are not counted."""
+        found = None
+        for key, row in rows.items():
+            seen = self.sources.get(key) or {}
+            if not isinstance(row, Mapping) or "images" not in seen:
+                continue
+            trained_on = row.get("source") == SOURCE_KEY["train"]
+            count = seen.get("held_out") if trained_on else seen["images"]
+            found = (found or 0) + count if count else found
+        return found
+
+    def _steps(
+        self, spec: Mapping[str, Any], images: int | None
+    ) -> tuple[int | None, int | None, int]:
+        """Optimizer steps per epoch and the effective batch, of a run that trains; the processes.
 
         Raises:
             SpecError: the spec names a device that is not there.
         """
         processes = shape(self.bundle.info, self.action, spec, self.resources).processes
         if self.action != "train":
-            return None, None
+            return None, None, processes
         keys = keys_of(self.bundle.info, spec)
         batch = get_dotted(spec, keys["batch"]) if "batch" in keys else None
         accumulate = get_dotted(spec, keys["accumulate"]) if "accumulate" in keys else 1
         if not isinstance(batch, int):
-            return None, None
-        return steps(images, batch, processes, int(accumulate or 1))
+            return None, None, processes
+        return *steps(images, batch, processes, int(accumulate or 1)), processes
 
 
 def held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:

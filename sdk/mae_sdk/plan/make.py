@@ -358,7 +358,15 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
     """What the bundle's estimator says of the run."""
     if bundle.info.get("estimator"):
         function = entry_point(bundle.info["estimator"])
-        plan.estimates = function(plan.action, plan.spec, plan.facts) or {}
+        plan.estimates = dict(function(plan.action, plan.spec, plan.facts) or {})
+        _keep_seconds(plan, plan.estimates)
+
+
+def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
+    """Take what an estimator says of time out of its answer: `cost.time_of` makes one of it."""
+    for name in ("seconds_per_step", "seconds_basis", "seconds"):
+        if name in estimates:
+            plan.seconds[name] = estimates.pop(name)
 
 
 def describe_study(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> None:
@@ -381,7 +389,9 @@ def describe_study(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> Non
 
     # A trial's spec is not quite the plan's: it may run shorter and keeps fewer checkpoints.
     function = entry_point(bundle.info["estimator"])
-    disk = (function(plan.action, study["spec"], plan.facts) or {}).get("disk_mb")
+    of_trial = dict(function(plan.action, study["spec"], plan.facts) or {})
+    _keep_seconds(plan, of_trial)
+    disk = of_trial.get("disk_mb")
     if disk:
         trials = int(study["options"]["max_trials"])
         total = round(disk["total"] * trials, 1)
@@ -410,11 +420,12 @@ def warn_of_disk(plan: Plan, job_dir: Path) -> None:
 
 
 def estimate_time(bundle: Bundle, plan: Plan) -> None:
-    """The time of the run; what the estimator says of a step is part of it."""
-    if plan.estimates or plan.action in (bundle.info.get("cost_keys") or {}):
+    """The time of the run; what the estimator says of it is part of that."""
+    trains = plan.action in (bundle.info.get("cost_keys") or {})
+    if not trains and plan.parent is None:
+        return  # nothing is known of the model that it will open
+    if plan.estimates or plan.seconds or trains:
         plan.estimates["time"] = cost.time_of(bundle.info, plan)
-        for name in ("seconds_per_step", "seconds_basis"):
-            plan.estimates.pop(name, None)
 
 
 def measure(bundle: Bundle, plan: Plan) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mae_skill.dotted import get_dotted
 from mae_skill.origin import Origin
 from mae_skill.rules.base import Facts
 
@@ -59,6 +60,7 @@ class Plan:
         facts: what is known of the data and of the place where the job runs.
         study: the AutoML study, or None.
         estimates: of the bundle's estimator, with their basis.
+        seconds: what the estimator says of time, from which ``estimates["time"]`` is made.
         warnings, notices: for the user.
     """
 
@@ -78,6 +80,7 @@ class Plan:
     parent: ParentRef | None = None
     study: StudyRecord | None = None
     estimates: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     stage: str | None = None
@@ -107,21 +110,28 @@ class Plan:
 
     @property
     def automl(self) -> dict[str, Any] | None:
-        """The study in brief: ``metric, knobs, left_out, options, concurrency``; None when this is
-        no AutoML run.
+        """The study in brief: ``metric, knobs, left_out, max_trials, epochs`` (of a trial),
+        ``pruner, concurrency, options``; None when this is no AutoML run.
         """
         if self.study is None:
             return None
+        from mae_sdk.automl import pruner
+        from mae_sdk.automl.options import parse
+
         space = self.study["space"]
         ranges = {parameter["name"]: _range_text(parameter) for parameter in space["knobs"]}
         metric = ", ".join(
             f"{item['metric']} ({item['direction']})" for item in self.study["objectives"]
         )
+        epochs = get_dotted(self.study["spec"], self.study["keys"].get("epochs", ""))
+        options, metrics = parse(self.study["options"]), len(self.study["objectives"])
         return {
             "metric": metric,
             "knobs": ranges,  # a name that others read: it stays
             "left_out": space.get("left_out") or {},
             "max_trials": self.study["options"]["max_trials"],
+            "epochs": epochs,
+            "pruner": pruner.describe(options, metrics, epochs),
             "concurrency": self.study["concurrency"],
             "options": self.study["options"],
         }

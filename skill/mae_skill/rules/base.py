@@ -41,6 +41,10 @@ class Facts:
         steps_per_epoch: optimizer steps per epoch.
         device: the first GPU's name, or ``cpu``.
         cores: CPU cores that the run may use.
+        processes: that train together, over all of which a batch is spread; on a CPU they share
+            its cores.
+        judged: images that the action reads without training on them: of a validation, an
+            evaluation or an inference.
         local_files: the run happens on this machine, so the files that it names must be here.
     """
 
@@ -51,6 +55,8 @@ class Facts:
     steps_per_epoch: int | None = None
     device: str | None = None
     cores: int | None = None
+    processes: int | None = None
+    judged: int | None = None
     local_files: bool = False
 
 
