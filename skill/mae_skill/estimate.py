@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mae_skill.archs import ARCHS, Arch, arch_of, hiera_kernel, hw, num_units
+from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
 from mae_skill.rules.base import Facts
 
@@ -89,7 +89,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         return {}
     operations = forward_operations(arch, spec)
     if action != "train":
-        return _seconds(action, spec, operations, facts)
+        return _seconds(action, arch, spec, operations, facts)
 
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     encoder = encoder_parameters(arch, spec) - untrained_encoder_parameters(arch, spec)
@@ -102,7 +102,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         **_memory(arch, spec, encoder + rest, facts.processes or 1),
         "disk_mb": disk,
         "forward_gflops": round(operations / 1e9, 4),
-        **_seconds(action, spec, operations, facts, encoder + rest, disk["checkpoint"]),
+        **_seconds(action, arch, spec, operations, facts, encoder + rest, disk["checkpoint"]),
     }
 
 
@@ -153,12 +153,12 @@ def _written(spec: Mapping[str, Any], facts: Facts) -> int:
     return -(-epochs // interval)
 
 
-def _rate(spec: Mapping[str, Any], facts: Facts) -> tuple[float, str] | None:
+def _rate(arch: Arch, spec: Mapping[str, Any], facts: Facts) -> tuple[float, str] | None:
     """Operations per second of one process, and where that is from; None on an unknown device."""
     device, cores, processes = facts.device or "", facts.cores, facts.processes or 1
     if device == "cpu" and cores:
         shared = f" shared by {processes} processes" if processes > 1 else ""
-        giga = _CPU_GIGA * _CPU_SHARE[ARCHS[str(get_dotted(spec, "model.arch"))].family]
+        giga = _CPU_GIGA * _CPU_SHARE[arch.family]
         words = f"{cores} cores at {giga:g} GFLOP/s{shared}"
         return giga * 1e9 * int(cores) / processes, words
     name = max(
@@ -174,6 +174,7 @@ def _rate(spec: Mapping[str, Any], facts: Facts) -> tuple[float, str] | None:
 
 def _seconds(
     action: str,
+    arch: Arch,
     spec: Mapping[str, Any],
     operations: float,
     facts: Facts,
@@ -185,7 +186,7 @@ def _seconds(
     Args:
         operations: of the forward pass of one image.
     """
-    found = _rate(spec, facts)
+    found = _rate(arch, spec, facts)
     if found is None:
         return {}
     rate, words = found

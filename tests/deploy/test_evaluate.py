@@ -221,11 +221,17 @@ def test_embeddings_are_deterministic_and_indexed_and_images_are_drawn(
     assert first.shape == (len(rows), 192)
     assert np.ptp(first, axis=0).max() > 0
     picture = np.asarray(Image.open(tmp_path / "a" / "inference" / "reconstructions.png"))
-    assert picture.shape == (8 * 66 - 2, 3 * 66 - 2, 3)
-    original, masked, rebuilt = picture[:64, :64], picture[:64, 66:130], picture[:64, 132:]
+    side = 3 * 64  # enlarged to be legible
+    assert picture.shape[1] == 4 * (side + 2) - 2
+    first_row = picture[2 * 16 : 2 * 16 + side]  # below the titles and the image's name
+    original, masked, predicted, colored = (
+        first_row[:, column * (side + 2) :][:, :side] for column in range(4)
+    )
     visible = (masked != 128).any(axis=2)
     assert 0.15 < visible.mean() < 0.35
-    np.testing.assert_array_equal(original[visible], rebuilt[visible])
+    for rebuilt in (predicted, colored):
+        np.testing.assert_array_equal(original[visible], rebuilt[visible])
+    assert (predicted != colored).any()
 
 
 def test_folds_hold_every_class_evenly():

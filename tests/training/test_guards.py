@@ -158,9 +158,15 @@ def test_probes_of_pretraining_report_knn_and_linear_accuracy_and_choose_the_bes
 def test_images_show_original_masked_and_restored_images(data: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
-    with Image.open(tmp_path / "job/train/pictures/reconstruction_epoch_000.png") as picture:
-        assert picture.size == (8 * 64, 3 * 64)
+    for norm_pix, kinds in ((True, 4), (False, 3)):
+        made = spec(data, tmp_path / f"j{kinds}", train__num_epochs=1)
+        made["train"]["norm_pix_loss"] = norm_pix
+        assert train(made) == 0
+        pictures = tmp_path / f"j{kinds}/train/pictures"
+        with Image.open(pictures / "reconstruction_epoch_000.png") as picture:
+            # Images of 64 pixels are enlarged three times; a row is as high and has a name.
+            assert picture.width == kinds * (192 + 2) - 2
+            assert picture.height >= 8 * (192 + 16)
 
 
 def test_tensorboard_and_csv_hold_the_same_numbers(data: Path, tmp_path: Path) -> None:

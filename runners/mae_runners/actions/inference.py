@@ -17,7 +17,6 @@ import torch
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
 from PIL import Image
-from torch import Tensor
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
 from mae_runners.context import RunContext
@@ -25,9 +24,7 @@ from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
 from mae_runners.distributed import connected
-from mae_runners.metrics.reconstruction import reconstruction_images
-
-EXAMPLES = 8
+from mae_runners.metrics import reconstruction
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
@@ -47,15 +44,12 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     size = artefact.batch_size(spec.inference, spec)
     rows: list[tuple[int, np.ndarray]] = []
-    examples: list[Tensor] = []
     with connected(context) as ranks:
         batches = -(-len(images) // (size * context.world_size))
         with context.progress(batches, "inference") as progress:
             for batch in images.batches(size, rank=context.rank, world=context.world_size):
                 outputs = run_batch(runtime, batch["input"])
                 rows += zip(batch["index"].tolist(), outputs.numpy(), strict=True)
-                if mae and context.is_main and sum(map(len, examples)) < EXAMPLES:
-                    examples.append(reconstruct(mae, batch, runtime))
                 progress.advance()
         parts = ranks.gather_on_first(rows)
     if not context.is_main:
@@ -70,9 +64,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         files = [write_results(folder, paths, stacked, names, int(spec.inference.top_k))]
     else:
         files = write_embeddings(folder, paths, stacked)
-    if examples:
-        drawn = torch.cat(examples)[:EXAMPLES]
-        files.append(write_examples(folder / "reconstructions.png", drawn))
+    if mae is not None:
+        files += write_reconstructions(mae, images, runtime, spec.train.seed, folder)
 
     for path in images.dataset.corrupt:
         context.warn(f"unreadable, so not in the results: {path}")
@@ -121,21 +114,20 @@ def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> li
 
 
 @torch.inference_mode()
-def reconstruct(mae: Any, batch: dict[str, Tensor], runtime: Runtime) -> Tensor:
-    """`reconstruction_images` of a batch, float32 on the CPU."""
-    images, noise = batch["input"].to(runtime.device), batch["noise"].to(runtime.device)
-    restored, meta = mae.reconstruct(images, noise), runtime.meta
-    return reconstruction_images(mae, images, noise, restored, meta.mean, meta.std).float().cpu()
+def write_reconstructions(
+    mae: Any, images: EvalImages, runtime: Runtime, seed: int, folder: Path
+) -> list[Path]:
+    """``reconstructions.png``: `reconstruction.board` of images spread over the classes; no file
+    where none of them can be read."""
+    batch = images.at(reconstruction.spread(images.dataset.labels, seed))
+    if not len(batch["input"]):
+        return []
+    valid, meta = batch["valid"], runtime.meta
+    pixels, noise = batch["input"].to(runtime.device), batch["noise"][valid].to(runtime.device)
+    found = reconstruction.reconstruction_images(mae, pixels, noise, meta.mean, meta.std)
+    source = images.dataset.source
+    names = [source.members[index] for index in batch["index"][valid].tolist()]
 
-
-def write_examples(path: Path, examples: Tensor) -> Path:
-    """A row per image: original, masked, reconstructed; two pixels of white between them."""
-    count, kinds, _, height, width = examples.shape
-    gap = 2
-    canvas = np.full((count * (height + gap) - gap, kinds * (width + gap) - gap, 3), 255, np.uint8)
-    for row, column in np.ndindex(count, kinds):
-        y, x = row * (height + gap), column * (width + gap)
-        pixels = examples[row, column].permute(1, 2, 0).numpy()
-        canvas[y : y + height, x : x + width] = (pixels * 255.0).round().astype(np.uint8)
-    Image.fromarray(canvas).save(path)
-    return path
+    path = folder / "reconstructions.png"
+    Image.fromarray(reconstruction.board(found, names)).save(path)
+    return [path]

@@ -1,35 +1,77 @@
-"""What a pretrained model makes of hidden patches, as images."""
+"""What a pretrained model makes of hidden patches, as one picture: a row for each image.
+
+Under ``norm_pix_loss`` a model predicts the pattern of a patch, not its color and contrast. So the
+picture shows two paintings of the same prediction, each under its name: `AS_PREDICTED`, with the
+gray and the contrast of the visible patches, and `TRUE_COLORS`, with those of the hidden patch
+itself, which the model never saw.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 GRAY = 0.5  # of hidden pixels
+SHOWN = 8  # images of a picture
+SIDE = 160  # pixels: smaller images are enlarged to be legible
+
+AS_PREDICTED, TRUE_COLORS = "as predicted", "colors of the true patch"
+EXPLANATION = (
+    f"The loss is on normalized pixels (norm_pix_loss), so a prediction has no color of its own. "
+    f"{AS_PREDICTED!r}: with the mean gray and contrast of the visible patches. {TRUE_COLORS!r}: "
+    "each hidden patch with its own true mean and deviation, which the model never saw."
+)
+
+
+class Reconstructions(NamedTuple):
+    """Pictures of images.
+
+    Attributes:
+        pixels: in 0…1, ``[B, K (which), 3, H, W]``.  titles: of the K.
+    """
+
+    pixels: Tensor
+    titles: list[str]
+
+
+def spread(labels: np.ndarray, seed: int, count: int = SHOWN) -> list[int]:
+    """Places of some images, the same under the same seed, in order: as many classes as can be.
+
+    Args:
+        labels: of all images, int64 ``[N]``; those without labels are one class.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    order = rng.permutation(len(labels))
+    taken: dict[int, int] = {}
+    turns = []
+    for place in order.tolist():  # the turn of an image: how many of its class came before it
+        turns.append((taken.get(int(labels[place]), 0), len(turns), place))
+        taken[int(labels[place])] = turns[-1][0] + 1
+    return sorted(place for _, _, place in sorted(turns)[:count])
 
 
 def reconstruction_images(
     model: Any,
     images: Tensor,
     noise: Tensor,
-    restored: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Tensor:
+    reconstruct: Callable[..., Tensor] | None = None,
+) -> Reconstructions:
     """Original, masked and reconstructed image of each sample.
 
     Args:
-        model: the bare MAE, for its mask ratio and the side of its mask unit.
+        model: the bare MAE.
         images: normalized model input ``[B, 3, H, W]``.
         noise: ``[B, L]``, which says what is hidden.
-        restored: ``model.reconstruct(images, noise)``, ``[B, 3, H, W]``.
         mean, std: of the normalization.
-
-    Returns:
-        ``[B, 3 (which), 3, H, W]``, pixels in 0…1.
+        reconstruct: stands for ``model.reconstruct``, where its weights are sharded.
     """
     unit = model.unit
     rows, columns = images.shape[2] // unit, images.shape[3] // unit
@@ -40,8 +82,56 @@ def reconstruction_images(
         torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std)
     )
     original = images * scale + shift
-    masked = torch.where(hidden, torch.full_like(images, GRAY), original)
-    return torch.stack([original, masked, restored * scale + shift], dim=1).clamp(0.0, 1.0)
+    shown = {"original": original}
+    shown["masked"] = torch.where(hidden, torch.full_like(images, GRAY), original)
+    for title in (AS_PREDICTED, TRUE_COLORS) if model.norm_pix_loss else (AS_PREDICTED,):
+        colored = title == TRUE_COLORS
+        restored = (reconstruct or model.reconstruct)(images, noise, true_colors=colored)
+        shown[title] = restored * scale + shift
+    pixels = torch.stack(list(shown.values()), dim=1).clamp(0.0, 1.0)
+    return Reconstructions(pixels, list(shown))
+
+
+def board(found: Reconstructions, names: Sequence[str]) -> np.ndarray:
+    """One picture, uint8 ``[height, width, 3]``: titles, a row for each image under its name, and
+    an explanation where two paintings of the prediction are shown.
+
+    Pixels of the images are copied, or repeated where these are small; ``names`` are of the images.
+    """
+    count, kinds, _, height, width = found.pixels.shape
+    factor = max(1, -(-SIDE // max(height, width)))
+    height, width = height * factor, width * factor
+    font = ImageFont.load_default(12)
+    line, gap = 16, 2
+
+    across = kinds * (width + gap) - gap
+    note = EXPLANATION if TRUE_COLORS in found.titles else ""
+    notes = textwrap.wrap(note, max(20, across // 7))
+    down = line + count * (line + height + gap) + line * len(notes)
+    canvas = Image.new("RGB", (across, down), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(found.titles):
+        draw.text((column * (width + gap), 1), title, "black", font)
+    for row, name in enumerate(names):
+        top = line + row * (line + height + gap)
+        draw.text((0, top + 1), _fitted(name, across, font), "black", font)
+        for column in range(kinds):
+            pixels = found.pixels[row, column].float().permute(1, 2, 0).cpu().numpy()
+            cell = Image.fromarray((pixels * 255.0).round().astype(np.uint8))
+            cell = cell.resize((width, height), Image.Resampling.NEAREST)
+            canvas.paste(cell, (column * (width + gap), top + line))
+    for number, text in enumerate(notes):
+        draw.text((0, down - line * (len(notes) - number)), text, "black", font)
+    return np.asarray(canvas)
+
+
+def _fitted(name: str, width: int, font: Any) -> str:
+    """The end of a name that fits, in characters that can be printed."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    while len(text) > 1 and font.getlength(text) > width:
+        text = "…" + text[2:]
+    return text
 
 
 class MeanLoss:

@@ -117,18 +117,22 @@ class MaskedAutoencoder(Backboned):
 
         return MaeOutput(loss, pred, mask.hidden_map)
 
-    def reconstruct(self, images: Tensor, noise: Tensor) -> Tensor:
+    def reconstruct(self, images: Tensor, noise: Tensor, *, true_colors: bool = True) -> Tensor:
         """``[B, 3, H, W]`` in the space of ``images``: visible patches kept, hidden ones predicted.
 
-        Under ``norm_pix_loss`` a prediction gets the mean and deviation of its own true patch back,
-        so that the picture looks right.
+        Under ``norm_pix_loss`` a prediction lacks a mean and a deviation. With ``true_colors`` it
+        gets those of its own true patch, which the model never saw: the picture looks right, and
+        better than the model is. Without, all get the mean over the image's visible patches.
         """
         mask = self.random_masking(noise)
         index = self.hidden_patches(mask)
         pred = self.forward_decoder(self.forward_encoder(images, mask), mask).to(images.dtype)
 
         if self.norm_pix_loss:
-            mean, std = patch_statistics(self.patchify(images, index))
+            source = index if true_colors else self.hidden_patches(_swapped(mask))
+            mean, std = patch_statistics(self.patchify(images, source))
+            if not true_colors:
+                mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
             pred = pred * std + mean
 
         patch = self.target_patch
@@ -168,6 +172,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
 
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return weights.softmax(dim=-1) @ v
+
+
+def _swapped(mask: Mask) -> Mask:
+    """The mask that hides what this one shows."""
+    return Mask(mask.hidden, mask.visible, ~mask.hidden_map)
 
 
 class DecoderBlock(Block):

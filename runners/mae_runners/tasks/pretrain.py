@@ -10,7 +10,7 @@ from mae_skill.archs import ARCHS, num_units, with_patch
 from mae_skill.errors import DataError
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, KeyedDataset, build_dataset
+from mae_runners.data import ImageDataset, build_dataset
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.reconstruction import MeanLoss
 from mae_runners.metrics.splits import split_bank
@@ -61,7 +61,7 @@ class PretrainTask(Task):
         super().open_data()
         data = self.spec.dataset
         self.probe_sets: tuple[ImageDataset, ImageDataset | None] | None = None
-        self._shown: KeyedDataset | None = self.val
+        self._shown = self.val if isinstance(self.val, ImageDataset) else None
         if not (self.spec.train.probe.interval and data.probe_train_data_sources):
             return
         # Opened before training, so that what is wrong with them does not come up epochs later.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from mae_runners.data import ImageDataset, KeyedDataset, collate
+from mae_runners.data import ImageDataset, collate
 from mae_runners.distributed import Ranks, call, is_sharded
+from mae_runners.metrics import reconstruction
 from mae_runners.metrics.probe import probe_accuracy
-from mae_runners.metrics.reconstruction import reconstruction_images
 from mae_runners.metrics.splits import split_bank
 from mae_runners.tasks.base import Task
 
-SHOWN = 8  # images of reconstructions
 MIN_BATCH = 32  # features need no gradients, so more images fit than in training
 
 
@@ -62,19 +63,27 @@ def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, T
     return all_features[order], all_labels[order]
 
 
-def reconstructions(task: Task, dataset: KeyedDataset) -> Tensor | None:
-    """Rows of original, masked, reconstruction of images spread over a data set, with the same
+def reconstructions(task: Task, dataset: ImageDataset) -> Tensor | None:
+    """`reconstruction.board` of images spread over the classes of a data set, the same images and
     masks at every epoch: float ``[3, H, W]``.
 
     Rank 0 draws; the others only lend their share of the weights, where these are sharded.
     """
     if not (task.context.is_main or is_sharded(task.model)):
         return None
-    count = min(SHOWN, len(dataset))
-    samples = [dataset[0, index * len(dataset) // count] for index in range(count)]
+    chosen = reconstruction.spread(dataset.labels, task.seed)
+    samples = [dataset[0, index] for index in chosen]
     batch = task.to_device(collate(samples))
     images, noise = task.inputs(batch), batch["noise"]
-    restored = call(task.model, "reconstruct", images, noise)
-    shown = reconstruction_images(task.model, images, noise, restored, task.aug.mean, task.aug.std)
-    rows = [torch.cat(list(kind), dim=2) for kind in shown.transpose(0, 1)]
-    return torch.cat(rows, dim=1)
+    found = reconstruction.reconstruction_images(
+        task.model,
+        images,
+        noise,
+        task.aug.mean,
+        task.aug.std,
+        partial(call, task.model, "reconstruct"),
+    )
+    # Where one is unreadable another stands in for it.
+    names = [dataset.source.members[int(sample["index"])] for sample in samples]
+    drawn = torch.from_numpy(reconstruction.board(found, names).copy())
+    return drawn.permute(2, 0, 1).float() / 255
