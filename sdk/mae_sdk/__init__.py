@@ -7,6 +7,16 @@ Importing it loads the standard library only.
 
 from __future__ import annotations
 
+import os
+import sys
+
+# `python -m mae_sdk.…` looks into the folder that it is called in before it looks anywhere else: a
+# yaml.py there would be imported. First of all, so that nothing has been; and for its children.
+if sys.argv[:1] == ["-m"] and any(word.startswith(__name__) for word in sys.orig_argv):
+    if not getattr(sys.flags, "safe_path", False):  # Python 3.10 has no such flag
+        del sys.path[0]
+    os.environ["PYTHONSAFEPATH"] = "1"
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

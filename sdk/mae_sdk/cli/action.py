@@ -21,6 +21,8 @@ def _exec_runner(
 
     from mae_skill.errors import DependencyError, NotFoundError
 
+    from mae_sdk.run.process_group import safe_path
+
     if experiment_spec != "-" and not Path(experiment_spec).exists():
         raise NotFoundError(
             "no such spec file",
@@ -40,9 +42,10 @@ def _exec_runner(
         os.environ["MAE_JSON"] = "1"
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(
+    os.execve(
         sys.executable,
         [sys.executable, "-m", "mae_runners", action, "-e", experiment_spec, *overrides],
+        safe_path(os.environ),
     )
 
 

@@ -260,7 +260,7 @@ def measure(
     """
     from mae_skill.reader import dump_yaml
 
-    from mae_sdk.run.process_group import without_cluster
+    from mae_sdk.run.process_group import child_environment
 
     command = str(((info.get("actions") or {}).get(plan.action) or {}).get("measure_command") or "")
     if not command:
@@ -285,7 +285,7 @@ def measure(
         "{job_dir}": str(folder),
     }
     environment = {
-        **without_cluster(os.environ),
+        **os.environ,
         **{name: str(value) for name, value in plan.request.env.items()},
         **plan.secrets,
     }
@@ -294,6 +294,7 @@ def measure(
         words = shlex.split(command)
         for name, value in places.items():
             words = [word.replace(name, value) for word in words]
+        environment = child_environment(environment, words)
         with _threads_of_a_job(plan.launch, environment):
             code = _run(words, folder, environment, timeout)
         return _read(folder, code, timeout, environment)

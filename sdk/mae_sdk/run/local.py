@@ -16,7 +16,7 @@ from mae_sdk.run import warm
 from mae_sdk.run.devices import cpu_cores, gpu_model, memory_mb, visible_gpus
 from mae_sdk.run.platform import EngineState, Platform, Reference, Resources
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
-from mae_sdk.run.process_group import without_cluster
+from mae_sdk.run.process_group import child_environment
 
 _OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", warm.SOCKET_VARIABLE)
 """Variables of the job that is the caller, which the new one must not take for its own."""
@@ -32,7 +32,7 @@ class LocalPlatform(Platform):
     def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
         """Start a supervisor in a session of its own, with the caller's environment and `env`."""
         self._reap()
-        inherited = {k: v for k, v in without_cluster(os.environ).items() if k not in _OF_A_JOB}
+        inherited = {k: v for k, v in child_environment(os.environ).items() if k not in _OF_A_JOB}
         socket = self._warm_socket(record["launch"])
         given = {**env, **({warm.SOCKET_VARIABLE: str(socket)} if socket else {})}
 

@@ -92,13 +92,56 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     )
 
 
-def without_cluster(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with every variable removed from which a library could detect a cluster."""
-    return {
-        k: v
-        for k, v in environment.items()
-        if k not in _CLUSTER_NAMES and not k.startswith(_CLUSTER_PREFIXES)
-    }
+def child_environment(
+    environment: Mapping[str, str], command: Sequence[str] = ()
+) -> dict[str, str]:
+    """The environment of a process that we start: `safe_path`, and without every variable from
+    which a library could detect a cluster.
+    """
+    return safe_path(
+        {
+            k: v
+            for k, v in environment.items()
+            if k not in _CLUSTER_NAMES and not k.startswith(_CLUSTER_PREFIXES)
+        },
+        command,
+    )
+
+
+def safe_path(environment: Mapping[str, str], command: Sequence[str] = ()) -> dict[str, str]:
+    """An environment in which no Python imports anything of the folder that it happens to work in.
+
+    A `yaml.py` there is somebody's file, not a library. It holds for every Python from 3.11 on that
+    the command starts. A user's ``PYTHONPATH`` holds too; an empty entry of it, which
+    ``PYTHONPATH=$PYTHONPATH:/x`` leaves behind, would name that folder and goes.
+
+    Args:
+        command: what will run. Python finds the neighbors of a script by the rule that is switched
+            off here, so the folder of a script goes into its ``PYTHONPATH``.
+    """
+    kept = dict(environment)
+    entries = [entry for entry in kept.pop("PYTHONPATH", "").split(os.pathsep) if entry]
+    script = _script_folder(command)
+    if script and script not in entries:
+        entries.insert(0, script)
+    if entries:
+        kept["PYTHONPATH"] = os.pathsep.join(entries)
+    return {**kept, "PYTHONSAFEPATH": "1"}
+
+
+def _script_folder(command: Sequence[str]) -> str | None:
+    """Of ``python [options] script.py …``, the folder of the script."""
+    if not command or not Path(command[0]).name.startswith(("python", "pypy")):
+        return None
+    words = iter(command[1:])
+    for word in words:
+        if word in ("-W", "-X", "--check-hash-based-pycs"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return str(Path(word).resolve().parent)
+        elif word == "-" or (word[1] != "-" and set(word) & {"m", "c"}):
+            return None
+    return None
 
 
 def _free_port() -> int:
@@ -241,7 +284,7 @@ def start_and_watch(
         OSError: the command cannot be started.
     """
     cluster = read_cluster(environment)
-    base = without_cluster(environment)
+    base = child_environment(environment, command)
     world = cluster.nodes * nproc
     base["MASTER_ADDR"] = cluster.master_addr or "127.0.0.1"
     base["MASTER_PORT"] = str(cluster.master_port or _free_port())

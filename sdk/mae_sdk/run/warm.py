@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae_sdk.run.process_group import without_cluster
+from mae_sdk.run.process_group import child_environment
 
 SOCKET_VARIABLE = "MAE_WARM_SOCKET"
 LOG_NAME = "warm.log"
@@ -45,13 +45,14 @@ def start(command: Sequence[str], folder: Path) -> Path | None:
 
     path.unlink(missing_ok=True)
     places = {"{python}": sys.executable, "{socket}": str(path)}
+    words = [places.get(word, word) for word in command]
     inherited = {
-        k: v for k, v in without_cluster(os.environ).items() if not k.startswith("MAE_JOB")
+        k: v for k, v in child_environment(os.environ, words).items() if not k.startswith("MAE_JOB")
     }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_NAME).open("ab") as log:
         process = subprocess.Popen(
-            [places.get(word, word) for word in command],
+            words,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

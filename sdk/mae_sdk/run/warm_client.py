@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from mae_sdk.run.process_group import safe_path
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code (128 + signal where a signal ended it)."""
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         pid = int(answer["pid"])
     except (OSError, ValueError, KeyError):
         connection.close()
-        os.execvp(command[0], command)
+        os.execvpe(command[0], command, safe_path(os.environ, command))
 
     def forward(number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):
