@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from mae_sdk.jobs import secrets
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +17,4 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))
+    secrets.forget()

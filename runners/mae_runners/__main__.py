@@ -8,18 +8,29 @@ Exit codes are those of `mae_skill.errors`; 75 = preempted after saving. Errors 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_sdk.files import write_json
+from mae_sdk import files
+from mae_sdk.files import read_json, write_json
+from mae_sdk.jobs.secrets import known, redact_error, redact_tree
+from mae_sdk.run.output import (
+    CLOSED_PIPE_EXIT,
+    clean_output,
+    drop_output,
+    is_closed,
+    whole_streams,
+)
 from mae_skill.errors import MaeError, PreemptedError, UsageError
 from mae_skill.resolve import Resolution, raise_all
 
@@ -31,6 +42,10 @@ if TYPE_CHECKING:
 
     from mae_runners.context import RunContext
 
+PEER_SECONDS = 3.0
+"""How long a rank that lost its peers waits for one of them to say why."""
+CLAIMED = "MAE_RESULTS_CLAIMED"
+"""Set for ranks whose starter holds the results folder."""
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
 DISTRIBUTED = ("train", "evaluate", "inference")
 
@@ -42,19 +57,46 @@ class Run:
     Attributes:
         folder: the job folder; None until the spec is read.
         context: None until the action starts.
+        began: when this process began, as the clock of files says it.
     """
 
     folder: Path | None = None
     context: RunContext | None = None
+    began: float = field(default_factory=time.time)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one action and returns the process exit code."""
-    args = parse(argv)
-    preemption = Preemption() if args.action == "train" else None
+    """Runs one action and returns the process exit code; what it prints holds no secret."""
+    whole_streams()
     run = Run()
     try:
-        return start(args, preemption, run)
+        with clean_output(), contextlib.ExitStack() as held:
+            code = act(argv, run, held)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        return code
+    except BrokenPipeError:
+        if not is_closed():
+            raise
+        drop_output()
+        if run.context is not None:
+            run.context.status.failure("stopped: the reader of its output is gone")
+        return leave(CLOSED_PIPE_EXIT)
+
+
+def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int:
+    """Runs one action, reports how it ended and returns the exit code.
+
+    Args:
+        held: what is given back at the end.
+
+    Raises:
+        BrokenPipeError: whoever read the output is gone.
+    """
+    args = parse(argv)
+    preemption = Preemption() if args.action == "train" else None
+    try:
+        return start(args, preemption, run, held)
     except PreemptedError as error:
         return stop(error.message, run, str(error))
     except StoppedBeforeTraining:
@@ -65,18 +107,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return leave(130)
     except MaeError as error:
+        redact_error(error)
         as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
         document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
         print(document if as_json else f"error: {error}", file=sys.stderr)
         record_failure(run, error.to_dict())
         return leave(error.exit_code)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_closed():
+            raise
+        first = failed_first(run, error)
+        if first is not None:
+            return leave(first)
         traceback.print_exc()
         record_failure(run, internal_error(error))
         return leave(1)
     finally:
         if preemption is not None:
             preemption.release()
+
+
+def failed_first(run: Run, error: Exception) -> int | None:
+    """The exit code of the rank whose failure this one's `error` follows from; None otherwise.
+
+    When a rank fails, the collective operations of the others break. What they say of it explains
+    nothing and would stand after the true error, so it is not printed.
+    """
+    if run.folder is None or int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
+        return None
+    patience = PEER_SECONDS if _is_of_the_connection(error) else 0.0
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(OSError, ValueError):
+            if (run.folder / "error.json").stat().st_mtime >= run.began:
+                first = read_json(run.folder / "error.json")
+                if first.get("rank") != int(os.environ["RANK"]):
+                    return int(first.get("exit_code") or 1)
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.05)
+
+
+def _is_of_the_connection(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    words = ("gloo", "nccl", "connection closed by peer", "distbackend", "distnetwork", "c10d")
+    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -101,11 +176,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> int:
+def start(
+    args: argparse.Namespace, preemption: Preemption | None, run: Run, held: contextlib.ExitStack
+) -> int:
     """Reads the spec, then runs the action here or as several ranks; returns the exit code."""
     found = resolve(args.action, args.experiment_spec, args.overrides)
     if isinstance(found.spec.get("results_dir"), str):
-        run.folder = Path(found.spec["results_dir"]).expanduser().absolute()
+        folder = Path(found.spec["results_dir"]).expanduser().absolute()
+        held.enter_context(claimed(folder))
+        run.folder = folder
     raise_all(found.errors, args.action)
 
     from mae_skill.spec import ExperimentSpec
@@ -113,7 +192,9 @@ def start(args: argparse.Namespace, preemption: Preemption | None, run: Run) -> 
     from mae_runners.context import job_dir_of, make_context
 
     spec = ExperimentSpec.model_validate(found.spec)
-    run.folder = job_dir_of(spec)
+    if run.folder is None:
+        held.enter_context(claimed(job_dir_of(spec)))
+        run.folder = job_dir_of(spec)
     ranks = ranks_to_start(args.action, spec)
     if ranks is not None:
         return start_ranks(args.action, found.spec, ranks, run.folder)
@@ -143,6 +224,53 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
         for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     return found
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a results folder: two runs in one would mix their records and checkpoints.
+
+    The lock ends with this process. One process of a run holds it: the starter of its ranks, or
+    rank 0. Where the file system has no locks, nothing is held.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "NODE_RANK"))
+    descriptor = None
+    if is_first and CLAIMED not in os.environ:
+        try:
+            descriptor = files.lock(folder / ".run.lock", wait=False)
+            _claims.add(descriptor)
+        except BlockingIOError:
+            raise UsageError(
+                "another run is writing into this folder",
+                field="results_dir",
+                got=str(folder),
+                expected="a folder of its own for every run at the same time",
+                hint="wait for its end, or name another results_dir",
+            ) from None
+        except OSError:  # where the folder cannot be written, what writes into it says so
+            pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            _claims.discard(descriptor)
+            os.close(descriptor)
+
+
+_claims: set[int] = set()
+
+
+def _drop_claims() -> None:
+    for descriptor in _claims:
+        os.close(descriptor)
+    _claims.clear()
+
+
+# A loader's worker that outlives a killed run must not hold the folder for it.
+os.register_at_fork(after_in_child=_drop_claims)
 
 
 def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:
@@ -183,7 +311,7 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
 
     from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
 
-    env = dict(os.environ)
+    env = {**os.environ, CLAIMED: "1"}
     key = resolve_key(resolved.get("encryption_key"))
     if key:
         env[ENCRYPTION_VARIABLE] = key
@@ -245,7 +373,7 @@ def record_failure(run: Run, error: dict[str, Any]) -> None:
     target = folder / "error.json"
     if run.context is not None and run.context.world_size > 1 and target.exists():
         return
-    entry = {**error, "rank": int(os.environ.get("RANK", 0))}
+    entry = {**redact_tree(error, known()), "rank": int(os.environ.get("RANK", 0))}
     attempt = os.environ.get("MAE_ATTEMPT", "")
     if attempt.isdigit():
         entry["attempt"] = int(attempt)

@@ -6,8 +6,11 @@ both add ``next``, the sensible next calls in their own language.
 
 from __future__ import annotations
 
+import errno
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +35,39 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return str(value)
+
+
+_OUR_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOSYS, errno.EINVAL}
+
+
+def system_error(error: Exception) -> MaeError | None:
+    """What the system said, as an error that the user can fix; None where it is a bug of ours."""
+    from mae_skill.errors import NotFoundError, StorageError
+
+    if not isinstance(error, OSError) or error.errno is None or error.errno in _OUR_FAULTS:
+        return None
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and error.filename is not None:
+        return NotFoundError("there is no such file or folder", got=str(error.filename))
+    return StorageError(
+        error.strerror or str(error),
+        got=None if error.filename is None else str(error.filename),
+        hint="fix the path, its permissions or its disk",
+    )
+
+
+def internal_error(error: Exception) -> Document:
+    """A bug in this program, in the form of `MaeError.to_dict`."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return {
+        "code": "internal",
+        "message": f"{type(error).__name__}: {error}",
+        "field": None,
+        "got": None,
+        "expected": None,
+        "hint": f"a bug in mae at {Path(frame.filename).name}:{frame.lineno}; please report it",
+        "retryable": False,
+        "exit_code": 1,
+    }
 
 
 def plan(made: Plan, *, full: bool = True) -> Document:

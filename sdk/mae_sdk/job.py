@@ -26,6 +26,7 @@ from mae_skill.errors import (
     StorageError,
     UsageError,
 )
+from mae_skill.secret_names import is_secret_name
 
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
@@ -35,7 +36,6 @@ from mae_sdk.jobs.failure import failure
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import JobRecord, ShownRecord
 from mae_sdk.jobs.root import Root
-from mae_sdk.jobs.secrets import is_secret_name
 from mae_sdk.jobs.status import metrics_of, parse_status, read_status
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 from mae_sdk.storage import urls

@@ -21,6 +21,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.jobs.root import Root
+from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME
 from mae_sdk.plan.launch_record import gpu_ids_key, words
@@ -117,9 +118,9 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "results_root": urls.redact(plan.results_root),
         "idempotency_key": None if key is None else _digest(key),
         "spec_digest": _digest(dump_yaml(plan.spec)),
-        "data": plan.sources,
+        "data": redact_tree(plan.sources, known()),
         "data_digest": _digest(json.dumps(digests)),
-        "policy": plan.policy.to_dict(),
+        "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
         "versions": _versions(),

@@ -8,7 +8,12 @@ name the sensible next calls.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +35,8 @@ DEFAULT_JOBS = 30
 MAX_JOBS = 500
 MAX_ITEMS = 60
 """Items of a list or mapping in an answer; more are counted, not shown."""
+MAX_TEXT = 4096
+"""Characters of a text: a longer argument is refused, a longer text in an answer is cut."""
 
 _TEXT = {"type": "string"}
 _ROOT = {
@@ -374,30 +381,66 @@ def tools(skill: Skill) -> list[ToolSpec]:
 
 
 def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.Document, bool]:
-    """One call → (JSON document, whether it is an error).
+    """One call → (JSON document without secrets, whether it is an error).
 
-    An error that a user causes is a document, never a crash of the server.
+    An error that a user or the system causes is a document, never a crash of the server.
     """
-    from jsonschema import Draft202012Validator
+    from mae_sdk.jobs.secrets import known, note_call, redact_tree
 
     try:
-        for problem in Draft202012Validator(tool.input_schema).iter_errors(arguments):
-            if problem.path and problem.path[0] == "spec_overrides" and len(problem.path) > 1:
-                continue  # a value of the spec, which the resolver judges as for everybody
-            raise UsageError(
-                problem.message, field=".".join(str(part) for part in problem.path) or tool.name
-            )
-        document: answers.Document = answers.plain(tool.call(skill, dict(arguments)))
+        document, failed = _answer(skill, tool, arguments), False
     except MaeError as error:
-        return error.to_dict(), True
+        document, failed = error.to_dict(), True
+    except Exception as error:
+        problem = answers.system_error(error)
+        failed = True
+        document = answers.internal_error(error) if problem is None else problem.to_dict()
 
+    note_call(arguments)
+    document = redact_tree(document, known())
     # Logs and jobs have a limit of their own.
-    whole = tool.name in ("logs", "jobs") or arguments.get("full") is True
-    return document if whole else bounded(document), False
+    whole = not failed and (tool.name in ("logs", "jobs") or arguments.get("full") is True)
+    return document if whole else bounded(document), failed
+
+
+def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Document:
+    from jsonschema import Draft202012Validator
+
+    _check_size(arguments)
+    for problem in Draft202012Validator(tool.input_schema).iter_errors(arguments):
+        if problem.path and problem.path[0] == "spec_overrides" and len(problem.path) > 1:
+            continue  # a value of the spec, which the resolver judges as for everybody
+        raise UsageError(
+            problem.message, field=".".join(str(part) for part in problem.path) or tool.name
+        )
+    document: answers.Document = answers.plain(tool.call(skill, dict(arguments)))
+    return document
+
+
+def _check_size(arguments: Arguments) -> None:
+    """Refuse a text that no option can be.
+
+    Raises:
+        UsageError: it is longer than `MAX_TEXT`, or holds a NUL.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            continue
+        if len(value) > MAX_TEXT:
+            raise UsageError(
+                "the text is too long",
+                field=name,
+                got=f"{len(value)} characters, {value[:40]}…",
+                expected=f"at most {MAX_TEXT}",
+            )
+        if "\0" in value:
+            raise UsageError("a text cannot hold NUL", field=name, got=value[:200])
 
 
 def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
     """A document whose lists and mappings have at most `limit` items and say how many are left."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:MAX_TEXT]}… {len(value) - MAX_TEXT} more characters"
     if isinstance(value, dict):
         kept = {key: bounded(item, limit) for key, item in list(value.items())[:limit]}
         return kept if len(value) <= limit else {**kept, "…": f"{len(value) - limit} more"}
@@ -411,13 +454,61 @@ def serve(skill_dir: str | None = None) -> None:
     """Serve over stdio until the client leaves."""
     import anyio
 
+    # The protocol has the stream to itself, as it is; answers are cleaned one by one.
+    sys.stdout = getattr(sys.stdout, "stream", sys.stdout)
     anyio.run(_serve, skill_dir)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # calls that were given up may still wait for a network: nobody waits for them
+
+
+class _GivenUp(BaseException):
+    """Raised inside a call whose client no longer wants the answer.
+
+    No `Exception`: no handler of ordinary errors on the way may swallow it.
+    """
+
+
+async def _in_thread(work: Callable[[], Any], *, to_its_end: bool) -> Any:
+    """What `work` gives, from a thread of its own.
+
+    Args:
+        to_its_end: a canceled call is waited for, as one that launches a job has to be; otherwise
+            the work stops at the next line of Python that it runs.
+    """
+    import anyio
+
+    done = anyio.Event()
+    token = anyio.lowlevel.current_token()
+    result: list[Any] = []
+    over = threading.Lock()
+
+    def run() -> None:
+        with contextlib.suppress(_GivenUp):
+            try:
+                result.append(work())
+            finally:
+                over.acquire()  # from here on nobody raises anything in this thread
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            anyio.from_thread.run_sync(done.set, token=token)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    with anyio.CancelScope(shield=to_its_end):
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            if over.acquire(blocking=False):
+                stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                stop(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_GivenUp))
+                over.release()
+            raise
+    return result[0]
 
 
 async def _serve(skill_dir: str | None) -> None:
     from importlib.metadata import version
 
-    import anyio
     import mcp_types as types
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
@@ -448,11 +539,13 @@ async def _serve(skill_dir: str | None) -> None:
     async def on_call_tool(context: Any, params: Any) -> Any:
         tool = offered.get(params.name)
         if tool is None:
-            unknown = UsageError("no such tool", got=params.name, expected=", ".join(offered))
+            name = params.name[:200]
+            unknown = UsageError("no such tool", got=name, expected=", ".join(offered))
             document, failed = unknown.to_dict(), True
         else:
-            document, failed = await anyio.to_thread.run_sync(
-                answer, skill, tool, params.arguments or {}
+            arguments = params.arguments or {}
+            document, failed = await _in_thread(
+                lambda: answer(skill, tool, arguments), to_its_end=not tool.read_only
             )
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(document, ensure_ascii=False))],

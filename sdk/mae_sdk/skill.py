@@ -56,13 +56,16 @@ class Skill:
             UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all
                 problems of the spec together.
         """
+        from mae_sdk.jobs.secrets import clean_errors, note_call
         from mae_sdk.plan import make
         from mae_sdk.plan.request import Request
 
-        request = Request.of(action, options, skill_dir=self.path)
-        plan = make.make_plan(self.bundle, request, remote=measure)
-        if measure:
-            make.measure(self.bundle, plan)
+        note_call(options)
+        with clean_errors():
+            request = Request.of(action, options, skill_dir=self.path)
+            plan = make.make_plan(self.bundle, request, remote=measure)
+            if measure:
+                make.measure(self.bundle, plan)
         return plan
 
     def create_job(self, action: str | Plan, **options: Any) -> Job:
@@ -72,6 +75,7 @@ class Skill:
         does not fit is refused before anything trains. With an idempotency key that a job already
         has, that job is returned and nothing is started.
         """
+        from mae_sdk.jobs.secrets import clean_errors, note_call
         from mae_sdk.launch import existing, launch
         from mae_sdk.plan.plan import Plan
 
@@ -83,10 +87,13 @@ class Skill:
                     got=sorted(options),
                     expected="create_job(plan)",
                 )
-            return launch(self.bundle, action)
+            with clean_errors():
+                return launch(self.bundle, action)
 
-        first = existing(action, options.get("results_root"), options.get("idempotency_key"))
-        return first or launch(self.bundle, self.plan(action, **options))
+        note_call(options)
+        with clean_errors():
+            first = existing(action, options.get("results_root"), options.get("idempotency_key"))
+            return first or launch(self.bundle, self.plan(action, **options))
 
     def job(self, job_id: str, results_root: str | os.PathLike[str] | None = None) -> Job:
         """The job with this id, or the only one whose id starts with it.

@@ -173,7 +173,7 @@ def test_an_action_in_the_foreground_becomes_the_runner(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     called: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: called.append(arguments))
+    monkeypatch.setattr(os, "execve", lambda program, arguments, env: called.append(arguments))
     spec = tmp_path / "spec.yaml"
     spec.write_text("train: {num_epochs: 1}\n")
     mae("train", "--experiment_spec", str(spec), "train.num_epochs=2", "results_dir=/tmp/x y")

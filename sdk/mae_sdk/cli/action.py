@@ -22,6 +22,7 @@ def _exec_runner(
     from mae_skill.errors import DependencyError, NotFoundError
 
     from mae_sdk.run.process_group import safe_path
+    from mae_sdk.storage import urls
 
     if experiment_spec != "-" and not Path(experiment_spec).exists():
         raise NotFoundError(
@@ -42,10 +43,12 @@ def _exec_runner(
         os.environ["MAE_JSON"] = "1"
     sys.stdout.flush()
     sys.stderr.flush()
+    # A command line is visible to everybody for as long as the run lasts.
+    sealed = [urls.seal_text(override) for override in overrides]
     os.execve(
         sys.executable,
-        [sys.executable, "-m", "mae_runners", action, "-e", experiment_spec, *overrides],
-        safe_path(os.environ),
+        [sys.executable, "-m", "mae_runners", action, "-e", experiment_spec, *sealed],
+        {**safe_path(os.environ), **urls.held_variables()},
     )
 
 

@@ -122,13 +122,18 @@ def say(text: str) -> None:
 
 def dumps(document: Any) -> str:
     """Strict JSON (no NaN), indented; paths and other foreign values as text."""
-    return json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=_ascii())
 
 
 def one_line(document: Any) -> str:
     """Strict JSON on one line, also for readers to whom Unicode's line separators end a line."""
-    text = json.dumps(answers.plain(document), allow_nan=False, ensure_ascii=False)
+    text = json.dumps(answers.plain(document), allow_nan=False, ensure_ascii=_ascii())
     return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _ascii() -> bool:
+    """Whether the output cannot hold every character: then JSON escapes those that are no ASCII."""
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
 
 
 def print_error(error: MaeError, *, as_json: bool) -> None:
@@ -271,7 +276,11 @@ def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
 
 def root_flag(results_root: str | None) -> str:
     """`` --results-root X`` where one was given, so that suggested commands work as printed."""
-    return f" --results-root {shlex.quote(results_root)}" if results_root else ""
+    if not results_root:
+        return ""
+    from mae_sdk.storage import urls
+
+    return f" --results-root {shlex.quote(urls.seal(results_root))}"
 
 
 def next_for(job: Job, state: str, results_root: str | None) -> list[str]:

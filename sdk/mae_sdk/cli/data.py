@@ -9,6 +9,7 @@ import click
 
 from mae_sdk import answers
 from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size, step_command
+from mae_sdk.storage import urls
 
 
 @click.command()
@@ -39,7 +40,7 @@ def inspect(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[command.replace(" URI", f" {shlex.quote(source)}", 1)],
+        next_commands=[command.replace(" URI", f" {shlex.quote(urls.seal(source))}", 1)],
     )
 
 

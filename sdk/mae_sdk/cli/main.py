@@ -7,28 +7,17 @@ stderr. Exit codes are those of `mae_skill.errors`.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
+from mae_sdk import answers
 from mae_sdk.cli.common import did_you_mean, one_line, print_error
-
-_DISK_ERRORS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-}
-"""Errors of a file system, never of the code that meets them."""
 
 # name → (module under mae_sdk.cli, attribute, the line that `mae --help` shows).
 # The lines stand here so that help imports no command.
@@ -139,7 +128,38 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point: run one command and leave with its documented exit code."""
+    from mae_sdk.run.output import (
+        CLOSED_PIPE_EXIT,
+        clean_output,
+        drop_output,
+        is_closed,
+        whole_streams,
+    )
+
     arguments = list(sys.argv[1:] if args is None else args)
+    whole_streams()
+    try:
+        with clean_output():
+            code = _run(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # what was printed could not be written
+        code = CLOSED_PIPE_EXIT if is_closed() else 8
+        if code == 8:
+            with contextlib.suppress(OSError):
+                os.write(2, f"error [storage] the output cannot be written: {error}\n".encode())
+        drop_output()
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; its exit code.
+
+    Raises:
+        OSError: the output cannot be written.
+    """
+    from mae_sdk.run.output import is_closed
+
     as_json = _wants_json(arguments)
     try:
         code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
@@ -147,13 +167,15 @@ def main(args: Sequence[str] | None = None) -> None:
         document = {"code": "interrupted", "message": "interrupted", "exit_code": 130}
         sys.stderr.write((one_line(document) if as_json else "interrupted") + "\n")
         code = 130
-    except BrokenPipeError:
-        # `mae … | head` closed the pipe: no error, and the interpreter's flush must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except SystemExit as end:  # click leaves with 1 when a pipe is closed
+        if is_closed():
+            raise BrokenPipeError from None
+        code = end.code
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_closed():
+            raise
         code = _fail(error, as_json)
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -163,7 +185,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _fail(error: Exception, as_json: bool) -> int:
     """Print an error; returns its exit code."""
-    from mae_skill.errors import MaeError, StorageError, UsageError
+    from mae_skill.errors import MaeError, UsageError
 
     if isinstance(error, click.ClickException):
         hint = None
@@ -172,12 +194,7 @@ def _fail(error: Exception, as_json: bool) -> int:
         param = getattr(error, "param", None)
         option = getattr(error, "option_name", None) or (param.opts[0] if param else None)
         error = UsageError(error.format_message(), field=option, hint=hint)
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        error = StorageError(
-            f"{error.strerror}",
-            got=error.filename,
-            hint="fix the path, its permissions or its disk",
-        )
+    error = answers.system_error(error) or error
     if isinstance(error, MaeError):
         print_error(error, as_json=as_json)
         return error.exit_code
@@ -186,21 +203,8 @@ def _fail(error: Exception, as_json: bool) -> int:
 
 def _internal_error(error: Exception, as_json: bool) -> int:
     """A bug in this program: the traceback for people, one object for machines; exit code 1."""
-    import traceback
-
     if as_json:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        document = {
-            "code": "internal",
-            "message": f"{type(error).__name__}: {error}",
-            "field": None,
-            "got": None,
-            "expected": None,
-            "hint": f"a bug in mae at {Path(frame.filename).name}:{frame.lineno}; please report it",
-            "retryable": False,
-            "exit_code": 1,
-        }
-        sys.stderr.write(one_line(document) + "\n")
+        sys.stderr.write(one_line(answers.internal_error(error)) + "\n")
     else:
         traceback.print_exception(error)
         sys.stderr.write(

@@ -167,7 +167,11 @@ def _field_lines(name: str, value: Any) -> list[str]:
 @json_option
 def diff(first: str, second: str, results_root: str | None, as_json: bool) -> None:
     """What differs between two specs: files, or jobs by id."""
-    document = answers.diff(_spec_of(first, results_root), _spec_of(second, results_root))
+    from mae_sdk.jobs.secrets import note_fields
+
+    specs = [_spec_of(name, results_root) for name in (first, second)]
+    note_fields(specs)
+    document = answers.diff(*specs)
     lines = [f"{row['key']}  {show(row['a'])} → {show(row['b'])}" for row in document["changes"]]
     emit(document, as_json=as_json, text=bounded(lines, more="--json") or "no difference")
 

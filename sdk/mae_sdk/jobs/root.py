@@ -44,7 +44,9 @@ class Root:
             )
 
         self.remote = urls.is_remote(text)
-        self.url = text.rstrip("/") if self.remote else str(urls.local_path(text).resolve())
+        # Its credentials are kept aside: the URL goes into records and is shown.
+        text = urls.seal(text.rstrip("/")) if self.remote else str(urls.local_path(text).resolve())
+        self.url = text
 
     def job_url(self, job_id: str) -> str:
         """Where a job's folder is, or will be."""

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from mae_sdk.jobs.secrets import known, redact, redact_tree
+
 STARTED, RUNNING, SUCCESS, FAILURE, SKIPPED = "STARTED", "RUNNING", "SUCCESS", "FAILURE", "SKIPPED"
 
 
@@ -71,8 +73,10 @@ class StatusWriter:
             "time": now.strftime("%H:%M:%S"),
             "status": status,
             "verbosity": verbosity,
-            "message": message,
+            "message": redact(message, known()),
         }
+        if "error" in fields:
+            fields = {**fields, "error": redact_tree(fields["error"], known())}
         text = json.dumps({**line, **finite(fields)}, allow_nan=False) + "\n"
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:

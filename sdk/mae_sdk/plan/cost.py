@@ -352,7 +352,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _read(
     folder: Path, code: int | None, timeout: float, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    from mae_sdk.jobs.secrets import redact, secret_values
+    from mae_sdk.jobs.secrets import known, redact, secret_values
 
     lines = (folder / "out").read_text(errors="replace").strip().splitlines()
     try:
@@ -379,7 +379,9 @@ def _read(
             hint=error.get("hint"),
         )
     printed = (folder / "err").read_text(errors="replace").strip().splitlines()
-    last = redact(printed[-1] if printed else "it printed nothing", secret_values(environment))
+    last = redact(
+        printed[-1] if printed else "it printed nothing", [*secret_values(environment), *known()]
+    )
     raise UsageError(
         f"the measured run ended with exit code {code}: {last[:300]}", field="measure", got=code
     )

@@ -11,7 +11,7 @@ from mae_skill.errors import UsageError
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, resolve
 
-from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
+from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE, note_fields
 from mae_sdk.plan.data import Survey
 from mae_sdk.run.platform import DEFAULT, platform
 from mae_sdk.storage import urls
@@ -38,6 +38,8 @@ def read_layers(
             "a spec is a mapping of sections or a file", field="spec", got=type(spec).__name__
         )
 
+    note_fields(document)
+    note_fields(overrides)
     document = nested(urls.seal_tree(document or {}))
     secrets, notices = _take_keys(bundle, action, document)
     layers = layers_of(bundle, action, document, urls.seal_tree(overrides or {}), recipe)
@@ -92,7 +94,7 @@ def _key_fields(bundle: Bundle, action: str) -> list[str]:
 
 
 def _literal(value: Any) -> bool:
-    return bool(value) and not str(value).startswith("env:")
+    return isinstance(value, str) and bool(value) and not value.startswith("env:")
 
 
 def _take_keys(
@@ -105,7 +107,9 @@ def _take_keys(
         value = get_dotted(document, key)
         if not _literal(value):
             continue
-        secrets[ENCRYPTION_VARIABLE] = str(value)
+        if not value.strip():
+            raise UsageError("a blank key protects nothing", field=key, expected="a passphrase")
+        secrets[ENCRYPTION_VARIABLE] = value
         set_dotted(document, key, ENCRYPTION_REFERENCE)
         notices.append(
             f"{key} travels in the job's environment; the written spec holds {ENCRYPTION_REFERENCE}"

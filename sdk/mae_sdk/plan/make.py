@@ -23,7 +23,7 @@ from mae_sdk.automl.study import require_variable
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.root import Root
-from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_password
+from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
 from mae_sdk.plan import cost, inferred_fields, inherit
 from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
 from mae_sdk.plan.data import VAL_FRACTION, Survey, locate
@@ -127,6 +127,7 @@ def decide_automl(draft: Draft) -> None:
 def seal_request(draft: Draft) -> None:
     """Passwords and signatures inside URLs leave the request before anything else reads it."""
     names = ("spec", "train_datasets", "eval_dataset", "inference_dataset", "ptm", "spec_overrides")
+    names += ("results_root",)
     sealed = {name: urls.seal_tree(getattr(draft.request, name)) for name in names}
     draft.request = replace(draft.request, **sealed)
 
@@ -147,8 +148,9 @@ def read_request(draft: Draft) -> None:
 def hide_database_password(draft: Draft) -> None:
     """A database password travels in the job's environment; no record holds it."""
     storage = draft.request.automl.get("storage")
-    if not isinstance(storage, str) or not has_password(storage):
+    if not isinstance(storage, str) or not has_credentials(storage):
         return
+    note(storage)
     draft.secrets[DATABASE_VARIABLE] = storage
     draft.layers.notices.append(
         f"automl.storage travels in the job's environment; the study holds {DATABASE_REFERENCE}"
@@ -166,6 +168,7 @@ def place_job(draft: Draft) -> None:
     draft.root = Root(draft.request.results_root)
     draft.key = draft.request.idempotency_key or secrets.token_hex(6)
     draft.job_id = job_id_for(draft.action, draft.key)
+    draft.secrets.update(urls.held(draft.root.url))
     draft.job_dir = draft.root.work_dir(draft.job_id)
 
 
@@ -238,9 +241,9 @@ def infer_fields(draft: Draft) -> None:
 
 
 STEPS: tuple[Callable[[Draft], None], ...] = (
+    seal_request,
     ask_platform,
     decide_automl,
-    seal_request,
     read_request,
     hide_database_password,
     place_job,

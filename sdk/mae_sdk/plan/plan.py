@@ -12,7 +12,7 @@ from mae_skill.rules.base import Facts
 
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.records import Launch, StudyRecord
-from mae_sdk.jobs.secrets import is_secret_name, redact_tree
+from mae_sdk.jobs.secrets import known, note, redact_tree, secret_settings
 from mae_sdk.plan.automl_policy import Decision
 from mae_sdk.plan.inferred_fields import InferredField
 from mae_sdk.plan.request import Request
@@ -169,10 +169,8 @@ class Plan:
     @property
     def hidden(self) -> list[str]:
         """The secret values of the request, which nothing shows."""
-        return [
-            *self.secrets.values(),
-            *(value for name, value in self.request.env.items() if is_secret_name(name) and value),
-        ]
+        note(*self.secrets.values(), *secret_settings(self.request.env).values())
+        return known()
 
     def to_python(self) -> str:
         """The short script that launches this plan through the SDK.
@@ -193,12 +191,16 @@ class Plan:
             if item.name in ("action", "skill_dir") or value is None or value == default:
                 continue
             if item.name == "env":
-                items = ", ".join(_env_item(name, text) for name, text in value.items())
+                secret = secret_settings(value)
+                items = ", ".join(
+                    f"{name!r}: os.environ[{name!r}]" if name in secret else f"{name!r}: {text!r}"
+                    for name, text in value.items()
+                )
                 lines.append(f"    env={{{items}}},")
                 continue
             if item.name == "spec" and not isinstance(value, str):
-                value = redact_tree(_without_key(value), list(self.secrets.values()))
-            lines.append(f"    {item.name}={value!r},")
+                value = _without_key(value)
+            lines.append(f"    {item.name}={redact_tree(value, self.hidden)!r},")
         body = "\n".join(lines)
         imports = "import os\n\n" if "os.environ" in body else ""
         skill = f"Skill({request.skill_dir!r})" if request.skill_dir else "Skill()"
@@ -207,10 +209,6 @@ class Plan:
             f"job = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
             "print(job.id)\njob.wait()\nprint(job.metrics())\n"
         )
-
-
-def _env_item(name: str, text: str) -> str:
-    return f"{name!r}: os.environ[{name!r}]" if is_secret_name(name) else f"{name!r}: {text!r}"
 
 
 def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
 from mae_sdk.run import warm
+from mae_sdk.run.output import clean_output
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
 
@@ -52,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(arguments) != 1:
         print("usage: python -m mae_sdk.run.supervisor JOB_DIR", file=sys.stderr)
         return 2
-    return supervise(Path(arguments[0]).resolve())
+    with clean_output():
+        return supervise(Path(arguments[0]).resolve())
 
 
 def supervise(job_dir: Path) -> int:
@@ -139,7 +141,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     """One attempt; returns its terminal state."""
     number = records.last_attempt(record)["number"]
     environment = {**os.environ, "MAE_JOB_DIR": str(job_dir), "MAE_ATTEMPT": str(number)}
-    secrets = secret_values(environment)
+    secrets = secret_values(environment, record.get("env_names") or ())
     _mark(job_dir, number)
     log_start = _clear(job_dir, record["launch"])
     records.beat(job_dir)

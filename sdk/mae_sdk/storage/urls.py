@@ -17,11 +17,18 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mae_skill.errors import DependencyError, UsageError
+from mae_skill.secret_names import is_secret_name
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
-_SECRET_QUERY = re.compile(
-    r"(?i)(^|&)(x-amz-[a-z-]+|x-goog-[a-z-]+|awsaccesskeyid|signature|sig|expires|token|access_token|key|secret)=[^&]*"
+_OF_A_SIGNATURE = re.compile(r"(?i)x-amz-[a-z-]+|x-goog-[a-z-]+|expires|policy")
+_NAMES_A_PERSON = re.compile(
+    r"(?i)(postgres|mysql|mariadb|oracle|mssql|sqlserver|cockroach|redis|valkey|amqp|mongodb|"
+    r"sftp|ssh|scp|ftp|smb|cifs|hdfs|webhdfs|ldap|smtp|imap)"
 )
+"""Schemes whose URLs hold the name of an account before the ``:``; elsewhere it may be the token
+itself, as in ``https://TOKEN:@host`` and ``https://TOKEN@host``."""
+_NAMES_A_PLACE = frozenset({"abfs", "abfss", "adl", "az", "wasb", "wasbs", "github"})
+"""Schemes in which ``a@`` or ``a:b@`` is a container or a repository."""
 _EXTRA = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -37,6 +44,7 @@ _ARCHIVE = re.compile(
 )
 
 _SEALED = re.compile(r"env:(MAE_URL_SECRET_[A-Za-z0-9_]+)@")
+_SEALED_URL = re.compile(rf"[a-zA-Z][a-zA-Z0-9+.-]+://{_SEALED.pattern}")
 _held: dict[str, str] = {}
 _filesystems: dict[tuple[Any, ...], Any] = {}
 _filesystems_lock = threading.Lock()
@@ -101,14 +109,56 @@ def is_archive(url: str | os.PathLike[str]) -> bool:
     return bool(_ARCHIVE.search(name_of(url)))
 
 
+def names_a_person(url_scheme: str) -> bool:
+    """Whether a URL of this scheme holds the name of an account before its password."""
+    return any(_NAMES_A_PERSON.match(part) for part in url_scheme.split("+"))
+
+
+def userinfo_secrets(url_scheme: str, userinfo: str) -> list[str]:
+    """What is secret of ``userinfo`` in ``scheme://userinfo@host``; nothing where it is sealed."""
+    if not userinfo or url_scheme.lower() in _NAMES_A_PLACE:
+        return []
+    if _SEALED.match(f"{userinfo}@"):
+        return []
+    user, _, password = userinfo.partition(":")
+    found = [password] if names_a_person(url_scheme) else [password, user]
+    return [text for text in found if text and not text.startswith("[redacted")]
+
+
+def is_secret_parameter(name: str) -> bool:
+    """Whether a parameter of a URL is a credential, or a part of a signature."""
+    return is_secret_name(name) and name.lower() != "policy"
+
+
+def _belongs_to_access(piece: str) -> bool:
+    """Whether ``name=value`` of a query says who asks, not what for."""
+    name = piece.partition("=")[0]
+    return is_secret_name(name) or bool(_OF_A_SIGNATURE.fullmatch(name))
+
+
+def _has_credentials(url: str) -> bool:
+    parts = urlsplit(url)
+    userinfo = parts.netloc.rpartition("@")[0]
+    return bool(userinfo_secrets(parts.scheme, userinfo)) or any(
+        piece.partition("=")[2] and is_secret_parameter(piece.partition("=")[0])
+        for piece in re.split("[&;]", parts.query)
+    )
+
+
 def redact(url: str | os.PathLike[str]) -> str:
     """The URL without user, password and signed query: fit for logs, errors and records."""
     text = os.fspath(url)
     if not is_remote(text):
         return text
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # no URL after all, such as http://[::1
+        return text.rpartition("@")[2]
     netloc = parts.netloc.rsplit("@", 1)[-1]
-    query = _SECRET_QUERY.sub(r"\1\2=…", parts.query)
+    query = "&".join(
+        piece.partition("=")[0] + "=…" if _belongs_to_access(piece) else piece
+        for piece in parts.query.split("&")
+    )
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
 
 
@@ -117,28 +167,41 @@ def unsigned(url: str) -> str:
     one."""
     parts = urlsplit(url)
     query = "&".join(
-        piece for piece in parts.query.split("&") if piece and not _SECRET_QUERY.match(piece)
+        piece for piece in parts.query.split("&") if piece and not _belongs_to_access(piece)
     )
     return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, query, ""))
 
 
 def seal(url: str) -> str:
-    """The URL with ``env:NAME@`` in the place of its password or signature: fit for specs and
+    """The URL with ``env:NAME@`` in the place of its credentials or signature: fit for specs and
     records, and it still opens.
 
     This process remembers what the variable stands for; `held` gives it to a job's environment. A
     URL without credentials, or sealed already, comes back as it is.
     """
-    if not is_remote(url):
-        return url
-    parts = urlsplit(url)
-    if _SEALED.match(parts.netloc) or not (parts.password or _SECRET_QUERY.search(parts.query)):
+    try:
+        if not is_remote(url) or not _has_credentials(url) or _SEALED.match(urlsplit(url).netloc):
+            return url
+    except ValueError:  # it will be refused where it is opened
         return url
     plain = unsigned(url)
     name = "MAE_URL_SECRET_" + hashlib.sha256(plain.encode()).hexdigest()[:8].upper()
     _held[name] = url
     rest = urlsplit(plain)
     return urlunsplit((rest.scheme, f"env:{name}@{rest.netloc}", rest.path, rest.query, ""))
+
+
+_URL_IN_TEXT = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]+://[^\s"'<>\]\[{},]+""")
+
+
+def seal_text(text: str) -> str:
+    """A text, such as ``key=[url, url]``, with every URL in it sealed."""
+    return _URL_IN_TEXT.sub(lambda found: seal(found[0]), text)
+
+
+def held_variables() -> dict[str, str]:
+    """Variable → URL, of all URLs whose credentials this process was given."""
+    return dict(_held)
 
 
 def seal_tree(value: Any) -> Any:
@@ -154,7 +217,7 @@ def held(value: Any) -> dict[str, str]:
     """Variable → URL, of those sealed URLs in ``value`` (a spec or a part of one) whose credentials
     this process was given."""
     if isinstance(value, str):
-        found = _SEALED.match(urlsplit(value).netloc) if is_remote(value) else None
+        found = _SEALED_URL.match(value)
         return {found[1]: _held[found[1]]} if found and found[1] in _held else {}
     items = (
         value.values()
