@@ -133,7 +133,7 @@ def failed_first(run: Run, error: Exception) -> int | None:
     When a rank fails, the collective operations of the others break. What they say of it explains
     nothing and would stand after the true error, so it is not printed.
     """
-    if run.folder is None or int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
+    if run.folder is None or not is_one_of_several():
         return None
     patience = PEER_SECONDS if _is_of_the_connection(error) else 0.0
     deadline = time.monotonic() + patience
@@ -141,7 +141,7 @@ def failed_first(run: Run, error: Exception) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             if (run.folder / "error.json").stat().st_mtime >= run.began:
                 first = read_json(run.folder / "error.json")
-                if first.get("rank") != int(os.environ["RANK"]):
+                if first.get("rank") != own_rank():
                     return int(first.get("exit_code") or 1)
         if time.monotonic() >= deadline:
             return None
@@ -180,6 +180,9 @@ def start(
     args: argparse.Namespace, preemption: Preemption | None, run: Run, held: contextlib.ExitStack
 ) -> int:
     """Reads the spec, then runs the action here or as several ranks; returns the exit code."""
+    from mae_runners.context import ranks_of_environment
+
+    ranks_of_environment()  # what is wrong with them is said before anything is read
     found = resolve(args.action, args.experiment_spec, args.overrides)
     if isinstance(found.spec.get("results_dir"), str):
         folder = Path(found.spec["results_dir"]).expanduser().absolute()
@@ -220,7 +223,7 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
     # Nothing that a run writes holds a secret of its spec; its ranks inherit them.
     os.environ.update(secrets)
-    if not found.errors and int(os.environ.get("RANK", 0)) == 0:
+    if not found.errors and own_rank() == 0:
         for warning in found.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     return found
@@ -283,11 +286,25 @@ def ranks_to_start(action: str, spec: ExperimentSpec) -> int | None:
     if "RANK" in os.environ or action not in DISTRIBUTED:
         return None
 
-    from mae_runners.context import device_kind, environment_number, processes_per_node
+    from mae_runners.context import (
+        device_kind,
+        environment_number,
+        processes_per_node,
+        require_meeting_place,
+    )
 
     section = getattr(spec, action)
     count = processes_per_node(section)
     nodes = environment_number("WORLD_SIZE", 1)
+    if nodes > 1:
+        require_meeting_place(f"WORLD_SIZE={nodes} names {nodes} nodes", "NODE_RANK")
+        if environment_number("NODE_RANK", 0) >= nodes:
+            raise UsageError(
+                "there is no such node",
+                field="NODE_RANK",
+                got=os.environ["NODE_RANK"],
+                expected=f"a number below WORLD_SIZE, which counts nodes and is {nodes}",
+            )
     if section.num_nodes > nodes:
         raise UsageError(
             f"{section.num_nodes} nodes are asked for and the orchestrator's variables name "
@@ -347,6 +364,18 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
     return result
 
 
+def own_rank() -> int:
+    """``RANK``, or 0 where it is no number (which `ranks_of_environment` refuses)."""
+    text = os.environ.get("RANK", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def is_one_of_several() -> bool:
+    """Whether this process is a rank beside others."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    return "RANK" in os.environ and world.isdigit() and int(world) > 1
+
+
 def internal_error(error: Exception) -> dict[str, Any]:
     """An unexpected exception in the form of `MaeError.to_dict`."""
     return {
@@ -373,7 +402,7 @@ def record_failure(run: Run, error: dict[str, Any]) -> None:
     target = folder / "error.json"
     if run.context is not None and run.context.world_size > 1 and target.exists():
         return
-    entry = {**redact_tree(error, known()), "rank": int(os.environ.get("RANK", 0))}
+    entry = {**redact_tree(error, known()), "rank": own_rank()}
     attempt = os.environ.get("MAE_ATTEMPT", "")
     if attempt.isdigit():
         entry["attempt"] = int(attempt)
@@ -393,7 +422,7 @@ def stop(message: str, run: Run, shown: str | None = None) -> int:
 def leave(code: int) -> int:
     """The exit code; a failed rank exits at once, since tearing down a process group that others
     still use can hang."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ:
+    if is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -151,13 +151,7 @@ def make_context(
     """
     import torch
 
-    rank, local_rank, world_size = (
-        int(os.environ.get(name, default))
-        for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-    )
-    if "RANK" not in os.environ:
-        # An orchestrator's WORLD_SIZE counts nodes; without RANK this process is alone.
-        world_size = 1
+    rank, local_rank, world_size = ranks_of_environment()
 
     results_dir = job_dir_of(spec)
     section: ActionSpec = getattr(spec, action)
@@ -187,6 +181,55 @@ def make_context(
     if notice:
         context.log(notice)
     return context
+
+
+def ranks_of_environment() -> tuple[int, int, int]:
+    """(rank, rank on this node, number of ranks) of this process: (0, 0, 1) without ``RANK``.
+
+    Raises:
+        UsageError: the variables contradict each other, or do not say where rank 0 is.
+    """
+    if "RANK" not in os.environ:  # an orchestrator's WORLD_SIZE counts nodes
+        return 0, 0, 1
+    rank, world = environment_number("RANK", 0), environment_number("WORLD_SIZE", 1)
+    if rank >= world:
+        raise UsageError(
+            "there is no such rank",
+            field="RANK",
+            got=rank,
+            expected=f"a number below WORLD_SIZE, which is {world}",
+            hint="to start a run by hand, set neither of them: train.num_gpus starts its ranks",
+        )
+    if world > 1:
+        require_meeting_place(f"RANK={rank} and WORLD_SIZE={world} name one of {world} processes")
+    return rank, environment_number("LOCAL_RANK", 0), world
+
+
+def require_meeting_place(why: str, *more: str) -> None:
+    """Refuse to wait for others who cannot know where.
+
+    Raises:
+        UsageError: ``MASTER_ADDR``, ``MASTER_PORT`` or one of `more` is not set.
+    """
+    names = ("MASTER_ADDR", "MASTER_PORT", *more)
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"{why}, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
+            field="WORLD_SIZE",
+            got=os.environ.get("WORLD_SIZE"),
+            expected=", ".join(names)
+            + ", the same on every node"
+            + (" but for NODE_RANK" if more else ""),
+            hint="set them, or unset WORLD_SIZE and RANK",
+        )
+    if not 0 < environment_number("MASTER_PORT", 0) < 65536:
+        raise UsageError(
+            "not a port",
+            field="MASTER_PORT",
+            got=os.environ["MASTER_PORT"],
+            expected="a number from 1 to 65535",
+        )
 
 
 def job_dir_of(spec: ExperimentSpec) -> Path:

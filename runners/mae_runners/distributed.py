@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from mae_skill.errors import StorageError, UsageError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from mae_runners.context import RunContext
+from mae_runners.context import RunContext, environment_number
+
+TIMEOUT_VARIABLE = "MAE_NODES_TIMEOUT"
+"""Seconds that a rank waits for the others to come."""
 
 T = TypeVar("T")
 
@@ -57,13 +65,104 @@ class Ranks:
         return gathered or []
 
 
+def meet(context: RunContext, backend: str) -> None:
+    """Connect the ranks of a run as torch's default group.
+
+    torch itself waits half an hour without a word, and no signal ends it. Here the ranks gather in
+    a store that rank 0 keeps, and each says for whom it waits.
+
+    Raises:
+        UsageError: the port of rank 0 is taken.
+        StorageError: not all have come in ``MAE_NODES_TIMEOUT`` seconds (600).
+    """
+    if dist.is_initialized():
+        return
+    place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    waiting = _Waiting(context, place)
+    store = _store_of(context, place, waiting)
+    arrived = dist.PrefixStore(f"mae/{os.environ.get('MAE_ATTEMPT', '1')}", store)
+    try:
+        arrived.set(str(context.rank), "here")
+        while missing := [r for r in range(context.world_size) if not arrived.check([str(r)])]:
+            waiting.pause(missing)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise StorageError(
+            "rank 0 went away before all ranks had come", got=f"{place[0]}:{place[1]}"
+        ) from error
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("ranks", arrived),
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) -> dist.TCPStore:
+    """The store of rank 0; torchrun keeps it itself."""
+    keeps = context.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    while True:
+        try:
+            # A connection that does not come gives up soon, so that signals are seen.
+            return dist.TCPStore(
+                *place, is_master=keeps, wait_for_workers=False, timeout=timedelta(seconds=1)
+            )
+        except (dist.DistNetworkError, dist.DistStoreError, RuntimeError) as error:
+            if keeps:
+                raise UsageError(
+                    "rank 0 cannot listen for the other ranks",
+                    field="MASTER_PORT",
+                    got=f"{place[0]}:{place[1]}",
+                    expected="a free port of this machine",
+                    hint=str(error).splitlines()[0][:200],
+                ) from None
+            waiting.pause([0])
+
+
+class _Waiting:
+    """Says for whom a rank waits, and ends the wait."""
+
+    def __init__(self, context: RunContext, place: tuple[str, int]) -> None:
+        self.context, self.place = context, place
+        self.limit = float(environment_number(TIMEOUT_VARIABLE, 600))
+        self.began = time.monotonic()
+        self.next_word = self.began + 2.0
+
+    def pause(self, missing: Sequence[int]) -> None:
+        """Wait a moment for these ranks.
+
+        Raises:
+            StorageError: the time is over.
+        """
+        now = time.monotonic()
+        host, port = self.place
+        shown = ", ".join(map(str, missing[:16])) + (" …" if len(missing) > 16 else "")
+        who = f"rank{'s' if len(missing) > 1 else ''} {shown} of {self.context.world_size}"
+        if now - self.began >= self.limit:
+            raise StorageError(
+                f"{who} did not come to {host}:{port} in {self.limit:g} s",
+                field="WORLD_SIZE",
+                got=self.context.world_size,
+                expected="the same command on every node, each with its NODE_RANK",
+                hint=f"start them, correct WORLD_SIZE, or wait longer: {TIMEOUT_VARIABLE}=SECONDS",
+            )
+        if now >= self.next_word and self.context.local_rank == 0:
+            self.next_word = now + 30.0
+            print(
+                f"rank {self.context.rank} waits at {host}:{port} for {who}, at most "
+                f"{self.limit - (now - self.began):.0f} s more",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(0.1)
+
+
 @contextmanager
 def connected(context: RunContext) -> Iterator[Ranks]:
     """The ranks of an action without a training strategy, connected while inside."""
     if context.world_size == 1:
         yield Ranks(context)
         return
-    dist.init_process_group("gloo", rank=context.rank, world_size=context.world_size)
+    meet(context, "gloo")
     try:
         yield Ranks(context)
     finally:

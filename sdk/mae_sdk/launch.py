@@ -24,7 +24,7 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME
-from mae_sdk.plan.launch_record import gpu_ids_key, words
+from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, words
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
 from mae_sdk.run.platform import submit
@@ -50,9 +50,12 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     """Launch a plan; a plan that has been launched already gives the same job again.
 
     Raises:
+        UsageError: it is a run over several nodes.
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
             platform did not take the job.
     """
+    if plan.nodes > 1:
+        raise only_one_node(plan.action, plan.nodes)
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     if not (job_dir / records.RECORD_NAME).exists():
         recheck(bundle, plan)

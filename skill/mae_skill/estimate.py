@@ -99,20 +99,22 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
     return {
         "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
         "mask_units": num_units(arch, size),
-        **_memory(arch, spec, encoder + rest, facts.processes or 1),
+        **_memory(arch, spec, encoder + rest, facts.processes or 1, facts.nodes),
         "disk_mb": disk,
         "forward_gflops": round(operations / 1e9, 4),
         **_seconds(action, arch, spec, operations, facts, encoder + rest, disk["checkpoint"]),
     }
 
 
-def _memory(arch: Arch, spec: Mapping[str, Any], parameters: int, processes: int) -> dict[str, Any]:
-    """``memory_mb`` of one process and its ``basis``."""
+def _memory(
+    arch: Arch, spec: Mapping[str, Any], parameters: int, processes: int, nodes: int
+) -> dict[str, Any]:
+    """``memory_mb`` of one process and its ``basis``; ``all_processes`` are those of one node."""
     mega = 1 / 2**20
     batch = int(get_dotted(spec, "dataset.batch_size", 1))
     precision = str(get_dotted(spec, "train.precision", "fp32"))
-    shards = get_dotted(spec, "train.distributed_strategy") == "fsdp" and processes > 1
-    share = processes if shards else 1
+    shards = get_dotted(spec, "train.distributed_strategy") == "fsdp" and processes * nodes > 1
+    share = processes * nodes if shards else 1
     weights = optimizer = parameters * 8 * mega / share
     activations = kept_values(arch, spec) * batch * BYTES[precision] * mega
     found = {
@@ -127,8 +129,10 @@ def _memory(arch: Arch, spec: Mapping[str, Any], parameters: int, processes: int
     )
     if processes > 1:
         found["all_processes"] = round(processes * found["total"], 1)
+    if processes * nodes > 1:
         how = "fsdp divides weights, gradients and moments among" if shards else "ddp: each of"
-        basis += f"; {how} {processes} processes" + ("" if shards else " holds all weights")
+        basis += f"; {how} {processes * nodes} processes"
+        basis += "" if shards else " holds all weights"
     return {"memory_mb": found, "basis": basis}
 
 
@@ -198,7 +202,7 @@ def _seconds(
     judging = 0.0
     if facts.judged:
         read = _load(spec, trains=False) * crowd
-        judging = facts.judged / processes * (operations / rate + read)
+        judging = facts.judged / (processes * facts.nodes) * (operations / rate + read)
     seconds: dict[str, Any] = {
         "start": (_START_SECONDS if on_cpu else _START_GPU_SECONDS) * crowd,
         "rest": _REST_SECONDS.get(action, 0.5) + (0.0 if action == "train" else judging),

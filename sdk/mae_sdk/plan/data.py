@@ -17,7 +17,7 @@ from mae_skill.rules.base import Facts
 
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data.split import held_out
-from mae_sdk.plan.launch_record import shape
+from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
 
@@ -294,6 +294,7 @@ class Survey:
     Attributes:
         remote: fetch what is behind a URL into the cache, and count it.
         sources: dotted key → what is read, with counts where counted.
+        environment: in which an orchestrator counts the nodes.
     """
 
     bundle: Bundle
@@ -303,6 +304,7 @@ class Survey:
     remote: bool = False
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def look(self, spec: Mapping[str, Any], well_formed: bool) -> tuple[Facts, list[MaeError]]:
         """The facts of a spec, and what is wrong with its data and devices.
@@ -333,6 +335,7 @@ class Survey:
             device=self.resources.device,
             cores=self.resources.cores,
             processes=processes,
+            nodes=self._nodes(spec) if well_formed else 1,
             judged=self._judged(rows),
             local_files=self.resources.here,
         )
@@ -371,6 +374,7 @@ class Survey:
             SpecError: the spec names a device that is not there.
         """
         processes = shape(self.bundle.info, self.action, spec, self.resources).processes
+        together = processes * self._nodes(spec)
         if self.action != "train":
             return None, None, processes
         keys = keys_of(self.bundle.info, spec)
@@ -378,7 +382,10 @@ class Survey:
         accumulate = get_dotted(spec, keys["accumulate"]) if "accumulate" in keys else 1
         if not isinstance(batch, int):
             return None, None, processes
-        return *steps(images, batch, processes, int(accumulate or 1)), processes
+        return *steps(images, batch, together, int(accumulate or 1)), processes
+
+    def _nodes(self, spec: Mapping[str, Any]) -> int:
+        return nodes_of(self.bundle.info, self.action, spec, self.environment)
 
 
 def held_share(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> float:

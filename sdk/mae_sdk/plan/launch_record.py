@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae_skill.dotted import get_dotted
-from mae_skill.errors import SpecError
+from mae_skill.errors import SpecError, UsageError
 
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
@@ -87,6 +87,37 @@ def shape(
     names = list(resources.gpu_names)
     devices = [names[item] for item in named] if named and names else names
     return Shape(processes, devices, min(wanted if distributed else 1, gpus))
+
+
+def nodes_of(
+    info: Mapping[str, Any],
+    action: str,
+    spec: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> int:
+    """Machines that take part: those of the spec, or those that an orchestrator counts in
+    ``WORLD_SIZE``, whichever are more.
+    """
+    if not (info["actions"][action] or {}).get("distributed"):
+        return 1
+    key = device_key(info, action, spec)
+    asked = get_dotted(spec, f"{key.rpartition('.')[0]}.num_nodes") if key else None
+    named = environment.get("WORLD_SIZE", "") if "RANK" not in environment else ""
+    return max(1, asked if isinstance(asked, int) else 1, int(named) if named.isdigit() else 1)
+
+
+def only_one_node(action: str, nodes: int) -> UsageError:
+    """Why a job is no run over several nodes, and what to start instead."""
+    return UsageError(
+        f"`mae run` starts a job on one machine, not on {nodes}",
+        field=f"{action}.num_nodes",
+        got=nodes,
+        expected="one run over several nodes is started in the foreground, on each of them",
+        hint=f"on every node, with K = 0 … {nodes - 1}: WORLD_SIZE={nodes} NODE_RANK=K "
+        f"MASTER_ADDR=HOST_OF_NODE_0 MASTER_PORT=29500 mae {action} -e SPEC.yaml "
+        f"{action}.num_nodes={nodes} results_dir=FOLDER_THAT_ALL_SEE; or {action}.num_nodes=1 and "
+        "no WORLD_SIZE",
+    )
 
 
 def launch_record(

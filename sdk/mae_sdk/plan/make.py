@@ -28,7 +28,7 @@ from mae_sdk.plan import cost, inferred_fields, inherit
 from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
 from mae_sdk.plan.data import VAL_FRACTION, Survey, locate
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
-from mae_sdk.plan.launch_record import launch_record
+from mae_sdk.plan.launch_record import launch_record, only_one_node
 from mae_sdk.plan.layers import read_layers, take_signatures
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.request import Request
@@ -79,7 +79,8 @@ class Draft:
     @property
     def environment(self) -> dict[str, str]:
         """What the job will see."""
-        return {**os.environ, **self.request.env, **self.secrets}
+        settings = {name: str(value) for name, value in self.request.env.items()}
+        return {**os.environ, **settings, **self.secrets}
 
 
 def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan:
@@ -126,8 +127,10 @@ def decide_automl(draft: Draft) -> None:
 
 def seal_request(draft: Draft) -> None:
     """Passwords and signatures inside URLs leave the request before anything else reads it."""
-    names = ("spec", "train_datasets", "eval_dataset", "inference_dataset", "ptm", "spec_overrides")
-    names += ("results_root",)
+    names = (
+        *("spec", "train_datasets", "eval_dataset", "inference_dataset", "ptm", "spec_overrides"),
+        "results_root",
+    )
     sealed = {name: urls.seal_tree(getattr(draft.request, name)) for name in names}
     draft.request = replace(draft.request, **sealed)
 
@@ -262,7 +265,14 @@ def plan_of(draft: Draft) -> Plan:
         MaeError: as `make_plan`.
     """
     bundle, layers = draft.bundle, draft.layers
-    survey = Survey(bundle, draft.action, layers.schema, draft.resources, draft.remote)
+    survey = Survey(
+        bundle,
+        draft.action,
+        layers.schema,
+        draft.resources,
+        draft.remote,
+        environment=draft.environment,
+    )
     found = resolve(
         bundle,
         draft.action,
@@ -301,6 +311,8 @@ def plan_of(draft: Draft) -> Plan:
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
+    if plan.nodes > 1:
+        plan.warnings.append(only_one_node(plan.action, plan.nodes))
     estimate(bundle, plan)
     if draft.decision.automl:
         describe_study(bundle, plan, layers.schema)
@@ -455,7 +467,14 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
         schema = bundle.schema(plan.action)
     except MaeError:
         schema = {}
-    survey = Survey(bundle, plan.action, schema, plan.resources, remote=True)
+    survey = Survey(
+        bundle,
+        plan.action,
+        schema,
+        plan.resources,
+        remote=True,
+        environment={**os.environ, **{k: str(v) for k, v in plan.request.env.items()}},
+    )
     found = Resolution(plan.spec, plan.provenance)
     judge(bundle, plan.action, schema, found, look=survey.look)
     plan.sources, plan.facts, plan.warnings = survey.sources, survey.facts, found.warnings

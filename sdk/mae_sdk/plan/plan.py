@@ -96,6 +96,11 @@ class Plan:
         return self.facts.steps_per_epoch
 
     @property
+    def nodes(self) -> int:
+        """Machines that take part."""
+        return self.facts.nodes
+
+    @property
     def effective_batch(self) -> int | None:
         """Images per optimizer step of one training run, over all processes."""
         return self.facts.effective_batch
@@ -151,6 +156,7 @@ class Plan:
             "automl": self.automl,
             "sources": self.sources,
             "mappings": self.mappings,
+            "nodes": self.nodes,
             "processes": self.launch["processes"],
             "effective_batch": self.effective_batch,
             "steps_per_epoch": self.steps_per_epoch,

@@ -41,8 +41,8 @@ class Facts:
         steps_per_epoch: optimizer steps per epoch.
         device: the first GPU's name, or ``cpu``.
         cores: CPU cores that the run may use.
-        processes: that train together, over all of which a batch is spread; on a CPU they share
-            its cores.
+        processes: of one node, which share its cores where they compute on a CPU.
+        nodes: machines that take part, with as many processes each.
         judged: images that the action reads without training on them: of a validation, an
             evaluation or an inference.
         local_files: the run happens on this machine, so the files that it names must be here.
@@ -56,6 +56,7 @@ class Facts:
     device: str | None = None
     cores: int | None = None
     processes: int | None = None
+    nodes: int = 1
     judged: int | None = None
     local_files: bool = False
 
