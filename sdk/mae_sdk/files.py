@@ -7,6 +7,7 @@ that a reader never meets half a file and a failure leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,11 +19,20 @@ from typing import Any
 
 def cache_home() -> Path:
     """The folder of every cache: ``MAE_CACHE_DIR``, else ``$XDG_CACHE_HOME/mae``, else
-    ``~/.cache/mae``."""
+    ``~/.cache/mae``.
+
+    Raises:
+        OSError: there is no such folder to be named: the user has no home.
+    """
     if given := os.environ.get("MAE_CACHE_DIR"):
         return Path(given).expanduser().absolute()
 
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = base or str(Path.home() / ".cache")
+    except RuntimeError:
+        message = "this user has no home folder: set MAE_CACHE_DIR to a folder for the cache"
+        raise OSError(errno.ENXIO, message) from None
     return Path(base).absolute() / "mae"
 
 

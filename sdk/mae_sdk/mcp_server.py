@@ -37,6 +37,8 @@ MAX_ITEMS = 60
 """Items of a list or mapping in an answer; more are counted, not shown."""
 MAX_TEXT = 4096
 """Characters of a text: a longer argument is refused, a longer text in an answer is cut."""
+MAX_ERROR_TEXT = 600
+"""The same, in an error: what it echoes may be the caller's."""
 
 _TEXT = {"type": "string"}
 _ROOT = {
@@ -399,8 +401,10 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
     note_call(arguments)
     document = redact_tree(document, known())
     # Logs and jobs have a limit of their own.
-    whole = not failed and (tool.name in ("logs", "jobs") or arguments.get("full") is True)
-    return document if whole else bounded(document), failed
+    whole = tool.name in ("logs", "jobs") or arguments.get("full") is True
+    if failed:
+        return bounded(document, text=MAX_ERROR_TEXT), True
+    return document if whole else bounded(document), False
 
 
 def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Document:
@@ -437,15 +441,20 @@ def _check_size(arguments: Arguments) -> None:
             raise UsageError("a text cannot hold NUL", field=name, got=value[:200])
 
 
-def bounded(value: Any, limit: int = MAX_ITEMS) -> Any:
-    """A document whose lists and mappings have at most `limit` items and say how many are left."""
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"{value[:MAX_TEXT]}… {len(value) - MAX_TEXT} more characters"
+def bounded(value: Any, limit: int = MAX_ITEMS, text: int = MAX_TEXT) -> Any:
+    """A document whose lists and mappings have at most `limit` items, and whose texts at most
+    `text` characters; each says how much is left.
+    """
+    if isinstance(value, str) and len(value) > text:
+        return f"{value[:text]}… {len(value) - text} more characters"
     if isinstance(value, dict):
-        kept = {key: bounded(item, limit) for key, item in list(value.items())[:limit]}
+        kept = {
+            bounded(str(key), limit, text): bounded(item, limit, text)
+            for key, item in list(value.items())[:limit]
+        }
         return kept if len(value) <= limit else {**kept, "…": f"{len(value) - limit} more"}
     if isinstance(value, list):
-        shown = [bounded(item, limit) for item in value[:limit]]
+        shown = [bounded(item, limit, text) for item in value[:limit]]
         return shown if len(value) <= limit else [*shown, f"… {len(value) - limit} more"]
     return value
 

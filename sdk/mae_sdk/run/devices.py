@@ -30,7 +30,6 @@ class Reservation:
     """
 
     def __init__(self, devices: Sequence[object], count: int) -> None:
-        self.folder = files.cache_home() / "devices"
         self.devices = [str(device) for device in devices]
         self.count = min(count, len(self.devices))
         self.held: dict[str, int] = {}
@@ -52,10 +51,11 @@ class Reservation:
         return None
 
     def _take(self) -> bool:
+        folder = files.cache_home() / "devices"
         for device in self.devices:
             name = "".join(c if c.isalnum() or c in "-_" else "_" for c in device)
             try:
-                self.held[device] = files.lock(self.folder / f"{name}.lock", wait=False)
+                self.held[device] = files.lock(folder / f"{name}.lock", wait=False)
             except BlockingIOError:
                 continue
 
@@ -80,19 +80,24 @@ class CoreShare:
     """
 
     def __init__(self, processes: int = 1) -> None:
-        self.folder = files.cache_home() / "cpu-jobs"
         self.processes = processes
         self.others = 0
-        self.path = self.folder / str(os.getpid())
+        self._path = Path()
         self._held: int | None = None
 
     def join(self) -> CoreShare:
-        """Count the processes of the jobs that run, and be counted by those that start later."""
-        with files.locked(self.folder / ".lock"):
-            jobs = [path for path in self.folder.iterdir() if path.name.isdigit()]
+        """Count the processes of the jobs that run, and be counted by those that start later.
+
+        Raises:
+            OSError: there is no cache folder that can be written.
+        """
+        folder = files.cache_home() / "cpu-jobs"
+        with files.locked(folder / ".lock"):
+            jobs = [path for path in folder.iterdir() if path.name.isdigit()]
             self.others = sum(_live_processes(path) for path in jobs)
 
-            self._held = files.lock(self.path, wait=False)
+            self._path = folder / str(os.getpid())
+            self._held = files.lock(self._path, wait=False)
             os.ftruncate(self._held, 0)
             os.write(self._held, str(self.processes).encode())
         return self
@@ -119,7 +124,7 @@ class CoreShare:
     def release(self) -> None:
         """Count no longer."""
         if self._held is not None:
-            self.path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             os.close(self._held)
             self._held = None
 
