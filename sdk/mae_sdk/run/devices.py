@@ -34,6 +34,11 @@ class Reservation:
         self.count = min(count, len(self.devices))
         self.held: dict[str, int] = {}
 
+    @property
+    def folder(self) -> Path:
+        """Where the locks are; named when it is needed, since a user may have no home."""
+        return files.cache_home() / "devices"
+
     def wait(self, canceled: Callable[[], bool], beat: Callable[[], None]) -> list[str] | None:
         """Wait until enough are free; None when canceled first.
 
@@ -51,11 +56,10 @@ class Reservation:
         return None
 
     def _take(self) -> bool:
-        folder = files.cache_home() / "devices"
         for device in self.devices:
             name = "".join(c if c.isalnum() or c in "-_" else "_" for c in device)
             try:
-                self.held[device] = files.lock(folder / f"{name}.lock", wait=False)
+                self.held[device] = files.lock(self.folder / f"{name}.lock", wait=False)
             except BlockingIOError:
                 continue
 
@@ -82,8 +86,13 @@ class CoreShare:
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
         self.others = 0
-        self._path = Path()
+        self.path = Path()
         self._held: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs of this machine are counted."""
+        return files.cache_home() / "cpu-jobs"
 
     def join(self) -> CoreShare:
         """Count the processes of the jobs that run, and be counted by those that start later.
@@ -91,13 +100,12 @@ class CoreShare:
         Raises:
             OSError: there is no cache folder that can be written.
         """
-        folder = files.cache_home() / "cpu-jobs"
-        with files.locked(folder / ".lock"):
-            jobs = [path for path in folder.iterdir() if path.name.isdigit()]
+        with files.locked(self.folder / ".lock"):
+            jobs = [path for path in self.folder.iterdir() if path.name.isdigit()]
             self.others = sum(_live_processes(path) for path in jobs)
 
-            self._path = folder / str(os.getpid())
-            self._held = files.lock(self._path, wait=False)
+            self.path = self.folder / str(os.getpid())
+            self._held = files.lock(self.path, wait=False)
             os.ftruncate(self._held, 0)
             os.write(self._held, str(self.processes).encode())
         return self
@@ -124,7 +132,7 @@ class CoreShare:
     def release(self) -> None:
         """Count no longer."""
         if self._held is not None:
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
             os.close(self._held)
             self._held = None
 
