@@ -33,6 +33,7 @@ PUBLIC = {
         "automl",
         "effective_batch",
         "mappings",
+        "nodes",
         "steps_per_epoch",
         "to_dict",
         "to_python",

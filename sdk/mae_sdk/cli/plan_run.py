@@ -204,6 +204,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
     Where an option holds a secret, or is the standard input, it says that the options are the same.
     """
     from mae_sdk.jobs.secrets import redact_tree
+    from mae_sdk.plan.plan import secret_values
     from mae_sdk.storage import urls
 
     words = ["mae", "run", made.action]
@@ -216,7 +217,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
     words += options["overrides"]
     text = shlex.join([*words, "--idempotency-key", made.key])
 
-    shown = redact_tree([urls.redact(word) for word in words], made.hidden)
+    shown = redact_tree([urls.redact(word) for word in words], secret_values(made))
     if shown == words and options["spec"] != "-":
         return text
     same = "with the same options"

@@ -169,14 +169,8 @@ class Plan:
                 item.to_dict() if hasattr(item, "to_dict") else str(item) for item in self.warnings
             ],
         }
-        shown: dict[str, Any] = redact_tree(document, self.hidden)
+        shown: dict[str, Any] = redact_tree(document, secret_values(self))
         return shown
-
-    @property
-    def hidden(self) -> list[str]:
-        """The secret values of the request, which nothing shows."""
-        note(*self.secrets.values(), *secret_settings(self.request.env).values())
-        return known()
 
     def to_python(self) -> str:
         """The short script that launches this plan through the SDK.
@@ -206,7 +200,7 @@ class Plan:
                 continue
             if item.name == "spec" and not isinstance(value, str):
                 value = _without_key(value)
-            lines.append(f"    {item.name}={redact_tree(value, self.hidden)!r},")
+            lines.append(f"    {item.name}={redact_tree(value, secret_values(self))!r},")
         body = "\n".join(lines)
         imports = "import os\n\n" if "os.environ" in body else ""
         skill = f"Skill({request.skill_dir!r})" if request.skill_dir else "Skill()"
@@ -238,3 +232,9 @@ def _range_text(parameter: Mapping[str, Any]) -> str:
     bound = "".join(f", {relation}" for relation in parameter.get("relations") or ())
     ends = f"{parameter['low']:g} … {parameter['high']:g}"
     return f"{ends}{scale}{step}{bound} (trial 0: {parameter['default']})"
+
+
+def secret_values(plan: Plan) -> list[str]:
+    """The secret values of the request, which nothing shows."""
+    note(*plan.secrets.values(), *secret_settings(plan.request.env).values())
+    return known()
