@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mae_runners.data.transforms import EvalTransform, TrainTransform, random_box, resize
+from mae_runners.data.transforms import (
+    EvalTransform,
+    TrainTransform,
+    change_affine,
+    random_box,
+    resize,
+)
 from mae_skill.errors import SpecError
 from PIL import Image
 
@@ -34,6 +40,11 @@ BASE = {"min_scale": 0.1, "max_scale": 2.0}
         {"hflip": 1.0},
         {"color_jitter": 0.5},
         {"interpolation": "bicubic"},
+        {"vflip": 1.0},
+        {"rotation": 20.0},
+        {"shear": 10.0},
+        {"zoom": 0.3},
+        {"shift": 0.1},
     ],
 )
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -85,6 +96,9 @@ def test_a_sample_depends_on_its_key_alone_and_leaves_the_global_generators_as_t
     everything = {
         **BASE,
         "hflip": 0.5,
+        "vflip": 0.5,
+        "rotation": 10.0,
+        "zoom": 0.2,
         "color_jitter": 0.4,
         "auto_aug": "rand-m9-mstd0.5-inc1",
         "re_prob": 0.5,
@@ -98,6 +112,47 @@ def test_a_sample_depends_on_its_key_alone_and_leaves_the_global_generators_as_t
     random.seed(99)
     assert all(np.array_equal(a, train(key=key, **everything)) for key, a in enumerate(first))
     assert not np.array_equal(first[0], first[1])
+
+
+class AtTheTop(random.Random):
+    """Draws the upper end of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, lambda square: square),
+        ({"rotation": 90.0}, lambda square: np.rot90(square, -1)),
+        ({"rotation": 180.0}, lambda square: square[::-1, ::-1]),
+        ({"shift": 0.25}, lambda square: np.pad(square, ((16, 0), (16, 0), (0, 0)), "reflect")),
+    ],
+)
+def test_an_affine_change_at_its_end_is_the_turn_or_the_move_that_it_names(
+    change: dict[str, float], expected: Any
+) -> None:
+    square = np.asarray(photo(5, 64, 64))
+    amounts = {"rotation": 0.0, "shear": 0.0, "zoom": 0.0, "shift": 0.0, **change}
+    got = change_affine(square, AtTheTop(), **amounts, interpolation="bilinear")
+    wanted = expected(square)[:64, :64]
+    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+
+
+def test_zoom_enlarges_about_the_center_and_shear_slants_the_rows() -> None:
+    dot = np.zeros((65, 65, 3), np.uint8)
+    dot[31:34, 31:34] = 255
+    flat = {"rotation": 0.0, "shift": 0.0, "interpolation": "bilinear"}
+    twice = change_affine(dot, AtTheTop(), shear=0.0, zoom=1.0, **flat)
+    rows, columns = np.nonzero(twice[:, :, 0] > 127)
+    assert (rows.min() + rows.max()) / 2 == (columns.min() + columns.max()) / 2 == 32
+    assert rows.max() - rows.min() in (4, 5, 6)
+
+    line = np.zeros((65, 65, 3), np.uint8)
+    line[:, 32] = 255
+    slanted = change_affine(line, AtTheTop(), shear=45.0, zoom=0.0, **flat)[:, :, 0]
+    assert slanted[42].argmax() == 42 and slanted[22].argmax() == 22
 
 
 def test_random_interpolation_draws_both_kernels() -> None:

@@ -1,7 +1,8 @@
 """From a decoded image to the model's input size, every draw a function of (seed, epoch, index).
 
 Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area,
-``min_ratio``–``max_ratio``), flip, color jitter. Fine-tuning adds ``auto_aug`` (timm) and random
+``min_ratio``–``max_ratio``), flips, an affine change (``rotation, shear, zoom, shift``), color
+jitter. Fine-tuning adds ``auto_aug`` (timm) and random
 erasing. Evaluation: the short side to size / 0.875 (bicubic), then the center.
 """
 
@@ -101,6 +102,42 @@ def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixel
     return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=method))
 
 
+def change_affine(
+    pixels: Pixels,
+    rng: random.Random,
+    rotation: float,
+    shear: float,
+    zoom: float,
+    shift: float,
+    interpolation: str,
+) -> Pixels:
+    """Rotate, shear, scale and shift about the center in one resampling: ``[H, W, 3]`` → the same.
+
+    Each draw is uniform, that of the scale in its logarithm, so that growing and shrinking are
+    equally likely. Outside the image is its mirror image.
+
+    Args:
+        rotation, shear: largest angles in degrees.  zoom, shift: largest shares.
+    """
+    height, width = pixels.shape[:2]
+    angle = math.radians(rng.uniform(-rotation, rotation))
+    slant = math.tan(math.radians(rng.uniform(-shear, shear)))
+    factor = math.exp(rng.uniform(-1.0, 1.0) * math.log1p(zoom))
+    move_x, move_y = (rng.uniform(-shift, shift) * side for side in (width, height))
+
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    linear = factor * turn @ np.array([[1.0, slant], [0.0, 1.0]])
+    center = np.array([(width - 1) / 2, (height - 1) / 2])
+    offset = center + np.array([move_x, move_y]) - linear @ center
+    matrix = np.concatenate([linear, offset[:, None]], axis=1)
+
+    method = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+    warped = cv2.warpAffine(
+        pixels, matrix, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return cast(Pixels, warped)
+
+
 def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.Image:
     """Brightness, contrast and saturation, each by a factor within 1 ± ``strength``, in random
     order."""
@@ -132,6 +169,13 @@ class TrainTransform:
         self.ratio = (augmentation.min_ratio, augmentation.max_ratio)
         self.interpolation = augmentation.interpolation
         self.hflip = augmentation.hflip
+        self.vflip = augmentation.vflip
+        self.affine = (
+            augmentation.rotation,
+            augmentation.shear,
+            augmentation.zoom,
+            augmentation.shift,
+        )
         self.color_jitter = augmentation.color_jitter
         self.re_prob = augmentation.re_prob if finetune else 0.0
         self.mean, self.std = list(augmentation.mean), list(augmentation.std)
@@ -152,6 +196,10 @@ class TrainTransform:
         pixels = resize(pixels[y : y + h, x : x + w], self.width, self.height, kernel)
         if rng.random() < self.hflip:
             pixels = pixels[:, ::-1]
+        if self.vflip > 0 and rng.random() < self.vflip:
+            pixels = pixels[::-1]
+        if any(self.affine):
+            pixels = change_affine(np.ascontiguousarray(pixels), rng, *self.affine, kernel)
 
         if self.policy is not None or self.color_jitter > 0:
             picture = Image.fromarray(np.ascontiguousarray(pixels))

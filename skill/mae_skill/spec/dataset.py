@@ -192,6 +192,54 @@ class AugmentationSpec(SpecModel):
     hflip: float = spec_field(
         0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5)
     )
+    vflip: float = spec_field(
+        0.0,
+        "Probability of a vertical flip: for pictures without an up, as from satellites and "
+        "microscopes.",
+        ge=0.0,
+        le=1.0,
+        search=search(0.0, 0.5),
+        applies_when=CLASSIFICATION,
+    )
+    rotation: float = spec_field(
+        0.0,
+        "Largest random rotation, either way. With shear, zoom and shift one affine change, after "
+        "the crop; what comes in from outside is the mirrored image.",
+        ge=0.0,
+        le=180.0,
+        unit="degrees",
+        search=search(0.0, 30.0),
+        related=["dataset.augmentation.shear", "dataset.augmentation.zoom"],
+        applies_when=CLASSIFICATION,
+    )
+    shear: float = spec_field(
+        0.0,
+        "Largest random shear along the rows, either way.",
+        ge=0.0,
+        le=60.0,
+        unit="degrees",
+        search=search(0.0, 20.0),
+        related=["dataset.augmentation.rotation"],
+        applies_when=CLASSIFICATION,
+    )
+    zoom: float = spec_field(
+        0.0,
+        "Largest random change of scale, as a share: 0.2 makes things 1/1.2 to 1.2 times as large.",
+        ge=0.0,
+        le=4.0,
+        search=search(0.0, 0.5),
+        related=["dataset.augmentation.rotation", "dataset.augmentation.min_scale"],
+        applies_when=CLASSIFICATION,
+    )
+    shift: float = spec_field(
+        0.0,
+        "Largest random shift in either direction, as a share of the side.",
+        ge=0.0,
+        le=0.5,
+        search=search(0.0, 0.2),
+        related=["dataset.augmentation.rotation"],
+        applies_when=CLASSIFICATION,
+    )
     re_prob: float = spec_field(
         0.0,
         "Probability of random erasing.",
