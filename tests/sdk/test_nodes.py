@@ -42,7 +42,7 @@ def test_a_plan_counts_the_processes_of_all_nodes(options: dict[str, Any]) -> No
     )
 
 
-@pytest.mark.parametrize("way", ["exported", "env", "spec", "exported and spec"])
+@pytest.mark.parametrize("way", ["exported", "env", "spec", "exported and spec", "exported rank"])
 def test_a_job_over_several_nodes_is_refused_with_what_to_start(
     way: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +52,8 @@ def test_a_job_over_several_nodes_is_refused_with_what_to_start(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "29500",
     }
+    if way == "exported rank":  # as torchrun would set it
+        variables["RANK"] = "1"
     if "exported" in way:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
