@@ -66,7 +66,7 @@ class Ranks:
 
 
 def meet(context: RunContext, backend: str) -> None:
-    """Connect the ranks of a run as torch's default group.
+    """Connect the ranks of a run as torch's default group; nothing where there is one rank.
 
     torch itself waits half an hour without a word, and no signal ends it. Here the ranks gather in
     a store that rank 0 keeps, and each says for whom it waits.
@@ -75,7 +75,7 @@ def meet(context: RunContext, backend: str) -> None:
         UsageError: the port of rank 0 is taken.
         StorageError: not all have come in ``MAE_NODES_TIMEOUT`` seconds (600).
     """
-    if dist.is_initialized():
+    if context.world_size == 1 or dist.is_initialized():
         return
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     waiting = _Waiting(context, place)
