@@ -110,8 +110,8 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
         redact_error(error)
         as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
         document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
-        print(document if as_json else f"error: {error}", file=sys.stderr)
-        record_failure(run, error.to_dict())
+        if record_failure(run, error.to_dict()):  # of several ranks one speaks
+            print(document if as_json else f"error: {error}", file=sys.stderr)
         return leave(error.exit_code)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_closed():
@@ -119,8 +119,8 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
         first = failed_first(run, error)
         if first is not None:
             return leave(first)
-        traceback.print_exc()
-        record_failure(run, internal_error(error))
+        if record_failure(run, internal_error(error)):
+            traceback.print_exc()
         return leave(1)
     finally:
         if preemption is not None:
@@ -139,7 +139,7 @@ def failed_first(run: Run, error: Exception) -> int | None:
     deadline = time.monotonic() + patience
     while True:
         with contextlib.suppress(OSError, ValueError):
-            if (run.folder / "error.json").stat().st_mtime >= run.began:
+            if _is_of_this_run(run, run.folder / "error.json"):
                 first = read_json(run.folder / "error.json")
                 if first.get("rank") != own_rank():
                     return int(first.get("exit_code") or 1)
@@ -390,25 +390,55 @@ def internal_error(error: Exception) -> dict[str, Any]:
     }
 
 
-def record_failure(run: Run, error: dict[str, Any]) -> None:
-    """Leaves `error.json` (the first rank to fail wins) and a FAILURE line."""
+def record_failure(run: Run, error: dict[str, Any]) -> bool:
+    """Leaves `error.json` (the first rank to fail wins) and a FAILURE line.
+
+    Returns:
+        Whether this is the error to show: False where another rank has left its own.
+    """
     folder = run.folder
     if folder is None:
         job = os.environ.get("MAE_JOB_DIR")
         if not job:
-            return
+            return True
         folder = Path(job)
 
-    target = folder / "error.json"
-    if run.context is not None and run.context.world_size > 1 and target.exists():
-        return
     entry = {**redact_tree(error, known()), "rank": own_rank()}
     attempt = os.environ.get("MAE_ATTEMPT", "")
     if attempt.isdigit():
         entry["attempt"] = int(attempt)
-    write_json(target, entry)
+    if not _leave_error(run, folder / "error.json", entry):
+        return False
     if run.context is not None:
         run.context.status.failure(error["message"], error=error)
+    return True
+
+
+def _is_of_this_run(run: Run, error: Path) -> bool:
+    """Whether another rank of this run has left the file: whoever starts ranks removes an older
+    one; of ranks started by hand it is known by its time.
+
+    Raises:
+        OSError: there is none.
+    """
+    written = error.stat().st_mtime
+    return bool({CLAIMED, "MAE_JOB_DIR"} & os.environ.keys()) or written >= run.began
+
+
+def _leave_error(run: Run, target: Path, entry: dict[str, Any]) -> bool:
+    """Writes the error; of several ranks only the first one. Returns whether it did."""
+    if not is_one_of_several():
+        write_json(target, entry)
+        return True
+    with contextlib.suppress(OSError):
+        if not _is_of_this_run(run, target):
+            target.unlink()
+    try:
+        with files.atomic_file(target, exclusive=True) as temporary:
+            temporary.write_text(json.dumps(entry), encoding="utf-8")
+    except FileExistsError:
+        return False
+    return True
 
 
 def stop(message: str, run: Run, shown: str | None = None) -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from mae_skill.errors import StorageError, UsageError
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from mae_runners.context import RunContext, environment_number
@@ -66,7 +67,7 @@ class Ranks:
 
 
 def meet(context: RunContext, backend: str) -> None:
-    """Connect the ranks of a run as torch's default group.
+    """Connect the ranks of a run as torch's default group; nothing where there is one rank.
 
     torch itself waits half an hour without a word, and no signal ends it. Here the ranks gather in
     a store that rank 0 keeps, and each says for whom it waits.
@@ -75,12 +76,12 @@ def meet(context: RunContext, backend: str) -> None:
         UsageError: the port of rank 0 is taken.
         StorageError: not all have come in ``MAE_NODES_TIMEOUT`` seconds (600).
     """
-    if dist.is_initialized():
+    if context.world_size == 1 or dist.is_initialized():
         return
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     waiting = _Waiting(context, place)
     store = _store_of(context, place, waiting)
-    arrived = dist.PrefixStore(f"mae/{os.environ.get('MAE_ATTEMPT', '1')}", store)
+    arrived = PrefixStore(f"mae/{os.environ.get('MAE_ATTEMPT', '1')}", store)
     try:
         arrived.set(str(context.rank), "here")
         while missing := [r for r in range(context.world_size) if not arrived.check([str(r)])]:
@@ -91,19 +92,19 @@ def meet(context: RunContext, backend: str) -> None:
         ) from error
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore("ranks", arrived),
+        store=PrefixStore("ranks", arrived),
         rank=context.rank,
         world_size=context.world_size,
     )
 
 
-def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) -> dist.TCPStore:
+def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) -> TCPStore:
     """The store of rank 0; torchrun keeps it itself."""
     keeps = context.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while True:
         try:
             # A connection that does not come gives up soon, so that signals are seen.
-            return dist.TCPStore(
+            return TCPStore(
                 *place, is_master=keeps, wait_for_workers=False, timeout=timedelta(seconds=1)
             )
         except (dist.DistNetworkError, dist.DistStoreError, RuntimeError) as error:

@@ -414,7 +414,11 @@ class Job:
         if not is_lost and not self._is_over(record):
             return self
 
-        self._require_settings(record, env or {})
+        # A root or a source that was named with its credentials need not be exported again.
+        names = record.get("env_names") or []
+        held = {k: v for k, v in urls.held_variables().items() if k in names}
+        env = {**held, **(env or {})}
+        self._require_settings(record, env)
         with records.locked(self.folder):
             record = records.read_record(self.folder)
             if is_lost:

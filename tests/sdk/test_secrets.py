@@ -15,6 +15,7 @@ import pytest
 from mae_sdk import Skill, mcp_server
 from mae_sdk.cli.main import main
 from mae_sdk.jobs.secrets import DATABASE_VARIABLE, redact, secret_values
+from mae_sdk.storage import transfer, urls
 from mae_skill.errors import JobFailedError, MaeError
 from mae_skill.reader import dump_yaml
 from mae_skill.secret_names import is_secret_name
@@ -23,6 +24,7 @@ from tests.support import canaries
 from tests.support.canaries import MARK, NAMES, files_with_mark, watched_argv
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
+from tests.support.web import serving
 
 DATABASE = f"postgresql://user:{MARK}-in-url@localhost/db"
 
@@ -238,3 +240,18 @@ def test_names_say_what_is_secret_by_whole_words() -> None:
         assert is_secret_name(name), name
     for name in ("PWD", "TOKENIZERS_PARALLELISM", "GIT_AUTHOR_NAME", "SSH_AUTH_SOCK", "KEYBOARD"):
         assert not is_secret_name(name), name
+
+
+def test_a_url_whose_credentials_were_taken_out_still_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving() as web:
+        for name in ("api_key", "apikey", "password", "auth", "jwt", "sig", "token"):
+            path = f"data.tar?part=1&{name}={MARK}"
+            web.files[f"/{path}"] = name.encode()
+            sealed = urls.seal(web.url(path))
+            assert MARK not in sealed and "part=1" in sealed
+            assert transfer.read_bytes(sealed) == name.encode()
+            assert list(urls.held(sealed).values()) == [web.url(path)]
+    for plain in ("s3://b/x.tar", "sftp://me@h/x", "abfs://box@acc.dfs/x", "github://o:r@main/x"):
+        assert urls.seal(plain) == plain

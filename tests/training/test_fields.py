@@ -389,8 +389,14 @@ def test_devices_decide_how_the_run_is_started(
     with pytest.raises(UsageError, match="2 nodes are asked for"):
         ranks(train__num_nodes=2)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="MASTER_ADDR and MASTER_PORT and NODE_RANK are not set"):
+        ranks(train__num_nodes=2)
+    place = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
     assert ranks(train__num_nodes=2) == 1, "one rank of two nodes"
-    monkeypatch.delenv("WORLD_SIZE")
+    for name in ("WORLD_SIZE", *place):
+        monkeypatch.delenv(name)
     if not torch.cuda.is_available():
         made = spec(Path(places[DATA]), Path(places["<root>"]) / "gpu", train__accelerator="gpu")
         assert train(made) == 7

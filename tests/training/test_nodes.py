@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_runners.__main__ import CLAIMED
 
 from tests.support.ranks import train_on_ranks
 from tests.support.training import digits_folder, spec, train, write_spec
@@ -110,7 +111,9 @@ def test_a_rank_says_for_whom_it_waits_and_ends_on_a_signal_and_by_the_time_limi
     assert "Traceback" not in said
 
 
-def test_the_true_error_of_a_rank_stands_alone(made: dict[str, Any], tmp_path: Path) -> None:
+def test_the_true_error_of_a_rank_stands_alone(
+    made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Only the rank that draws it meets the unreadable image.
     for picture in sorted((tmp_path / "data").rglob("*.png"))[:1]:
         picture.write_bytes(b"no picture")
@@ -119,3 +122,10 @@ def test_the_true_error_of_a_rank_stands_alone(made: dict[str, Any], tmp_path: P
     assert codes == [[3, 3]], said
     assert said.count("error: ") == 1, said
     assert "Traceback" not in said and "gloo" not in said.lower(), said
+
+    # An error that all ranks meet is printed once.
+    monkeypatch.setenv(CLAIMED, "1")
+    made |= {"results_dir": str(tmp_path / "two")}
+    made["train"]["num_epochs"] = "many"
+    codes, said = train_on_ranks((made, 2))
+    assert codes == [[2, 2]] and said.count("error: ") == 1, said

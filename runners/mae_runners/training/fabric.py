@@ -31,7 +31,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from mae_runners.context import RunContext, device_ids
-from mae_runners.distributed import Ranks, is_sharded, meet
+from mae_runners.distributed import Ranks, is_sharded
 from mae_runners.tasks.base import Task
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -114,7 +114,6 @@ def make_fabric(spec: ExperimentSpec, context: RunContext, model: Any, unused: b
         fabric.launch()
         return fabric
 
-    meet(context, "nccl" if accelerator == "cuda" else "gloo")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", context.world_size))
     if train.distributed_strategy == "fsdp":
         strategy: Any = ModelParallelStrategy(

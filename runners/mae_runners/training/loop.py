@@ -15,7 +15,7 @@ from mae_skill.errors import PreemptedError
 from mae_skill.spec import ExperimentSpec
 
 from mae_runners.context import Progress, RunContext
-from mae_runners.distributed import is_sharded
+from mae_runners.distributed import is_sharded, meet
 from mae_runners.tasks.base import Batch, Task, counted, seed_all
 from mae_runners.training.checkpointing import CheckpointWriter, fill, restore
 from mae_runners.training.ema import WeightAverage, averaged
@@ -142,6 +142,7 @@ class TrainLoop:
 
         several = context.world_size > 1
         unused = several and train.distributed_strategy == "ddp" and has_unused(self.task)
+        meet(context, "nccl" if context.device.type == "cuda" else "gloo")
         self.fabric = make_fabric(self.spec, context, model, unused)
         self.ranks = host_ranks(context)
         torch.backends.cudnn.benchmark = train.cudnn.benchmark

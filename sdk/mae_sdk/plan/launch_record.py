@@ -96,13 +96,14 @@ def nodes_of(
     environment: Mapping[str, str],
 ) -> int:
     """Machines that take part: those of the spec, or those that an orchestrator counts in
-    ``WORLD_SIZE``, whichever are more.
+    ``WORLD_SIZE``, whichever are more. Beside ``RANK`` it counts processes, each of which would
+    start a job of its own: then it is taken for machines too.
     """
     if not (info["actions"][action] or {}).get("distributed"):
         return 1
     key = device_key(info, action, spec)
     asked = get_dotted(spec, f"{key.rpartition('.')[0]}.num_nodes") if key else None
-    named = environment.get("WORLD_SIZE", "") if "RANK" not in environment else ""
+    named = environment.get("WORLD_SIZE", "")
     return max(1, asked if isinstance(asked, int) else 1, int(named) if named.isdigit() else 1)
 
 

@@ -313,6 +313,11 @@ def plan_of(draft: Draft) -> Plan:
     )
     if plan.nodes > 1:
         plan.warnings.append(only_one_node(plan.action, plan.nodes))
+    per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
+    if per_node.isdigit() and int(per_node) > plan.launch["processes"]:
+        plan.notices.append(
+            f"NUM_GPU_PER_NODE={per_node} is not used: the number of GPUs of a job is in its spec"
+        )
     estimate(bundle, plan)
     if draft.decision.automl:
         describe_study(bundle, plan, layers.schema)

@@ -9,7 +9,7 @@ import pytest
 from mae_sdk import Skill
 from mae_skill.errors import JobFailedError
 
-from tests.support.canaries import MARK, NAMES, files_with_mark, watched_argv
+from tests.support.canaries import MARK, SETTINGS, VARIABLES, files_with_mark, watched_argv
 from tests.support.images import write_imagefolder
 
 TRIAL = {"max_trials": 2, "pruner": "none", "parameters": ["train.optim.lr"]}
@@ -19,8 +19,8 @@ TRIAL = {"max_trials": 2, "pruner": "none", "parameters": ["train.optim.lr"]}
 def test_no_canary_of_the_real_chain_rests_or_shows_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in NAMES:
-        monkeypatch.setenv(name, f"{MARK}-{name.lower()}")
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
     data = str(write_imagefolder(tmp_path / "data", classes=2, per_class=16))
     overrides: dict[str, Any] = {
         "arch": "vit_tiny_patch16",
@@ -63,6 +63,7 @@ def test_no_canary_of_the_real_chain_rests_or_shows_anywhere(
             spec=secret,
             spec_overrides=overrides,
             automl=TRIAL,
+            env=SETTINGS,
         )
         study.wait(300)
         wrong = skill.create_job(
