@@ -273,6 +273,8 @@ def count_all(
             found[key] = count(
                 value, remote=remote, masks=masks, role=str(paired.get("role") or ""), share=part
             )
+            if isinstance(row, Mapping) and row.get("use"):
+                found[key]["use"] = str(row["use"])
         except MaeError as error:
             error.field = error.field or key
             problems.append(error)
