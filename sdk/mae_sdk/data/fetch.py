@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mae_skill.errors import DataError
+
 from mae_sdk.data.archive import BLOCK, Limits, Member, Prefixed, looks_like_one, members
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.names import safe_name
@@ -22,6 +24,7 @@ from mae_sdk.storage.ranged_file import RangedFile
 
 OBJECTS_AT_ONCE = 48
 OBJECT_WINDOW = 48 << 20
+CHECKED_ANYWAY = 256 << 20
 
 
 def is_archive(uri: str) -> bool:
@@ -73,19 +76,33 @@ def reading(
             tempfile.TemporaryFile(dir=root) as whole,
         ):
             head = raw.read(BLOCK)
-            if sniff(head) == "zip":  # its directory is at its end
-                whole.write(head)
-                shutil.copyfileobj(raw, whole, 1 << 20)
-                size = whole.tell()
-                whole.seek(0)
-                yield members(whole, size, where, limits)
-            else:
-                yield members(Prefixed(head, raw), identity["size"], where, limits)
+            with _blamed_rightly(raw, identity["size"]):
+                if sniff(head) == "zip":  # its directory is at its end
+                    whole.write(head)
+                    shutil.copyfileobj(raw, whole, 1 << 20)
+                    size = whole.tell()
+                    whole.seek(0)
+                    yield members(whole, size, where, limits)
+                else:
+                    yield members(Prefixed(head, raw), identity["size"], where, limits)
             raw.finish()
     else:
         with RangedFile(uri, identity["size"], seen=identity) as raw:
-            yield members(raw, identity["size"], where, limits)
+            with _blamed_rightly(raw, identity["size"]):
+                yield members(raw, identity["size"], where, limits)
             raw.finish()
+
+
+@contextlib.contextmanager
+def _blamed_rightly(raw: RangedFile | streams.StreamedFile, size: int | None) -> Iterator[None]:
+    """An archive that cannot be read because its bytes were damaged on the way is an error of the
+    store, which a second try mends. The rest of a large one is not fetched to find that out."""
+    try:
+        yield
+    except DataError:
+        if (size or 0) <= CHECKED_ANYWAY:
+            raw.finish()
+        raise
 
 
 def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
