@@ -3,13 +3,14 @@ job's root and the runner's data, with the documented exit code."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from mae_sdk.cli.main import main
 from mae_sdk.storage import retry
 
@@ -26,10 +27,16 @@ def store() -> Iterator[MotoServer]:
 
 
 def said(*words: str) -> tuple[int, dict[str, Any]]:
-    result = CliRunner().invoke(main, [*words, "--json"])
-    lines = [line for line in result.output.splitlines() if line.startswith("{")]
-    document = json.loads(lines[-1]) if lines else json.loads(result.output)
-    return result.exit_code, document.get("error", document)
+    """The exit code of a command, and its error (empty where there is none)."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
+        main([*words, "--json"])
+    document = json.loads(err.getvalue().strip().splitlines()[-1]) if left.value.code else {}
+    return int(left.value.code or 0), document.get("error", document)
 
 
 CASES = [
@@ -63,7 +70,7 @@ def test_plan_and_inspect_say_the_same(
     ("settings", "words"),
     [
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "the store at http://127.0.0.1:9 cannot"),
-        ({"AWS_ENDPOINT_URL": "no-url"}, "the address of the store is no URL"),
+        ({"AWS_ENDPOINT_URL": "no-url"}, "the address of the store, AWS_ENDPOINT_URL, is no URL"),
     ],
 )
 def test_a_store_that_is_not_there_is_one_error_of_a_plan(

@@ -190,8 +190,7 @@ def _of_the_call(chain: list[BaseException], names: set[str], url: str) -> MaeEr
     text = next((str(one) for one in chain if isinstance(one, ValueError)), "")
     if "Invalid endpoint" in text:
         return UsageError(
-            "the address of the store is no URL",
-            field="AWS_ENDPOINT_URL",
+            "the address of the store, AWS_ENDPOINT_URL, is no URL",
             got=text.partition(":")[2].strip(),
             expected="http://host:port or https://host",
         )
