@@ -370,6 +370,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     check(url)
     name = scheme(url) or "file"
     opened = _opened(url)
+    check(opened)
     opened = name + opened[len(name) :] if is_remote(opened) else opened
     environment = tuple(
         sorted(
