@@ -115,6 +115,17 @@ def _settle(job_dir: Path) -> tuple[JobRecord, str]:
     return record, records.state_of(record)
 
 
+def setting(job: Job, key: str) -> Any:
+    """A field of a job's spec, by its dotted key; None where there is none that can be read."""
+    from mae_skill.dotted import get_dotted
+    from mae_skill.reader import parse_yaml
+
+    try:
+        return get_dotted(parse_yaml(job._text("spec.yaml"), "spec.yaml"), key)
+    except MaeError:
+        return None
+
+
 class Job:
     """One job of a local results root.
 
@@ -249,13 +260,7 @@ class Job:
 
     def stage(self) -> str | None:
         """``train.stage`` of its spec; None where there is none that can be read."""
-        from mae_skill.dotted import get_dotted
-        from mae_skill.reader import parse_yaml
-
-        try:
-            value = get_dotted(parse_yaml(self._text("spec.yaml"), "spec.yaml"), "train.stage")
-        except MaeError:
-            return None
+        value = setting(self, "train.stage")
         return value if isinstance(value, str) else None
 
     def _study(self) -> dict[str, Any]:

@@ -104,9 +104,15 @@ def test_an_empty_source_never_means_everything(source: Any) -> None:
 
 def test_a_source_that_the_action_does_not_read_is_refused(places: Path) -> None:
     _, errors = locate(
-        "export", INFO, {"eval_dataset": str(places / "plain"), "train_datasets": None}
+        "export", INFO, {"inference_dataset": str(places / "plain"), "train_datasets": None}
     )
-    assert [(type(error), error.field) for error in errors] == [(UsageError, "eval_dataset")]
+    assert [(type(error), error.field) for error in errors] == [(UsageError, "inference_dataset")]
+
+
+@pytest.mark.parametrize("action", ["export", "gen_trt_engine"])
+def test_an_export_and_an_engine_take_pictures_for_their_parity(action: str, places: Path) -> None:
+    values, errors = locate(action, INFO, {"eval_dataset": str(places / "plain")})
+    assert (values, errors) == ({VAL: str(places / "plain")}, [])
 
 
 def test_every_problem_is_reported_at_once(places: Path) -> None:

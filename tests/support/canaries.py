@@ -82,7 +82,7 @@ STORAGES = [
 ]
 """``--automl storage=URL``."""
 
-ROOT = _at("results root", "https://user:*@127.0.0.1:9/results")
+ROOT = _at("results root", "sftp://user:*@127.0.0.1:9/results")
 KEY = canary("encryption_key")
 
 WRONG_FIELDS = {

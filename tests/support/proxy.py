@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import struct
 import sys
@@ -21,6 +22,8 @@ CODES = {
     "AccessDenied": (403, "AccessDenied"),
 }
 FAULTS = ("drop", "reset", "truncate", "short", "stall", *CODES)
+# Answers that arrive whole and are wrong; the last four never end, in one way or another.
+WRONG = ("flip", "swap", "other", "shift", "whole", "trickle", "trickled head", "again", "lost")
 
 
 class FaultProxy:
@@ -31,6 +34,8 @@ class FaultProxy:
         decide: ``(method, path with query, number of the request) -> fault``.
         stall_seconds: how long a stalled answer stays silent.
         cut: the share of a body that arrives before it breaks off; asked once for each fault.
+        other: the contents that the object has for ``swap`` (under the same ETag) and ``other``
+            (under another one).
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class FaultProxy:
         decide: Decide | None = None,
         stall_seconds: float = 5.0,
         cut: Callable[[], float] = lambda: 0.5,
+        other: bytes = b"",
     ) -> None:
         host, port = upstream.removeprefix("http://").split(":")
         self.requests: list[tuple[str, str]] = []
@@ -88,6 +94,9 @@ class FaultProxy:
                 if fault == "drop":  # the connection ends before a word was said
                     self.close_connection = True
                     return
+                if fault in WRONG:
+                    self.mislead(str(fault), answer, data)
+                    return
                 if fault == "short":  # part of the body, announced as the whole
                     data = data[: int(len(data) * cut())]
                 self.head(answer, None if self.command == "HEAD" else len(data))
@@ -105,6 +114,55 @@ class FaultProxy:
                     self.close_connection = True
                     return
                 self.wfile.write(data)
+
+            def mislead(self, fault: str, answer: http.client.HTTPResponse, data: bytes) -> None:
+                """Passes on an answer that is wrong in one way."""
+                headers = {key.lower(): value for key, value in answer.getheaders()}
+                status, seen = answer.status, self.headers.get("Range")
+                first = int(seen.removeprefix("bytes=").partition("-")[0]) if seen else 0
+                if fault == "flip" and data:
+                    place = int((len(data) - 1) * cut())
+                    data = data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
+                if fault in ("swap", "other"):
+                    data = other[first : first + len(data)].ljust(len(data), b"?")
+                if fault == "other":
+                    headers["etag"] = '"00000000000000000000000000000000"'
+                if fault == "shift" and "content-range" in headers:
+                    last = first + len(data)
+                    total = headers["content-range"].rpartition("/")[2]
+                    headers["content-range"] = f"bytes {first + 1}-{last}/{total}"
+                if fault == "whole" and seen:
+                    status, data = 200, other
+                    headers.pop("content-range", None)
+                if fault == "again" and b"<ListBucketResult" in data:
+                    data = _listed(data, b"<NextContinuationToken>same</NextContinuationToken>")
+                if fault == "lost" and b"<ListBucketResult" in data:
+                    data = _listed(data, b"")
+
+                self.send_response_only(status)
+                if fault == "trickled head":
+                    self.trickle(b"X-Slow: " + b"x" * 4000)
+                    return
+                for key, value in headers.items():
+                    if key not in ("transfer-encoding", "connection", "content-length"):
+                        self.send_header(key, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                if fault == "trickle":
+                    self.trickle(data)
+                else:
+                    self.wfile.write(data)
+
+            def trickle(self, data: bytes) -> None:
+                """A few bytes a second, for as long as anybody listens."""
+                self.flush_headers()
+                for place in range(len(data)):
+                    self.wfile.write(data[place : place + 1])
+                    self.wfile.flush()
+                    time.sleep(0.1)
+                self.close_connection = True
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = relay
 
@@ -145,6 +203,15 @@ class FaultProxy:
     def __exit__(self, *exc: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def _listed(page: bytes, token: bytes) -> bytes:
+    """A page of a list that says it goes on."""
+    page = re.sub(rb"<NextContinuationToken>.*?</NextContinuationToken>", b"", page)
+    page = re.sub(rb"<IsTruncated>\w+</IsTruncated>", b"", page)
+    return page.replace(b"</ListBucketResult>", b"<IsTruncated>true</IsTruncated>" + token) + (
+        b"</ListBucketResult>"
+    )
 
 
 if (

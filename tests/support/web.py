@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Web(ThreadingHTTPServer):
     """Serves ``files`` (path and query → content).
 
-    ``ranges`` and ``lengths`` say what it can, ``cut`` ends every whole answer early, ``status``
-    replaces all answers.
+    ``ranges`` and ``lengths`` say what it can, ``headers`` what it adds to each answer, ``cut``
+    ends every whole answer early, ``status`` replaces all answers.
     """
 
     daemon_threads = True
@@ -20,9 +20,11 @@ class Web(ThreadingHTTPServer):
     cut: int | None = None
     stall = 0.0
     status = 200
+    headers: dict[str, str]
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.headers = {}
         self.asked: list[str | None] = []
         web = self
 
@@ -51,6 +53,8 @@ class Web(ThreadingHTTPServer):
                 self.send_response(206 if partial else 200)
                 if web.lengths or partial:
                     self.send_header("Content-Length", str(len(data)))
+                for name, value in web.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 if body:
                     self.wfile.write(data if web.cut is None or partial else data[: web.cut])

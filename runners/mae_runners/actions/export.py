@@ -51,8 +51,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         check_target(triton.model_folder(target, meta), section.overwrite)
 
     module = onnx_format.deployable(model, meta).to(trace_device(section))
-    images, origin = gate_images(spec, meta)
-    context.log(f"parity is judged on {origin}")
+    gate = gate_images(spec, meta)
+    images = gate.pixels
+    context.log(f"parity is judged on {gate.listed()}")
     reference = parity.torch_outputs(module, images)
     thresholds = parity.thresholds_for(meta.precision, section.parity, pixels=meta.segments)
 
@@ -84,7 +85,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "artefacts": [str(file) for file in files],
         "parity": {
             **report.to_dict(),
-            "images_from": origin,
+            "images_from": str(gate),
+            "images": gate.to_dict(),
             "calibration": calibration,
             "thresholds": vars(thresholds),
         },

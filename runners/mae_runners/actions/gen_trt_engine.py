@@ -8,18 +8,28 @@ into the builder is known to be right. Engines themselves need their GPU to run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_sdk.jobs.checkpoints import sha256_of
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import CheckpointError, NotFoundError, SpecError
+from mae_skill.onnx_file import OnnxHeader, precision_error, profile_errors
+from mae_skill.origin import Origin
 from mae_skill.spec import ExperimentSpec, GenTrtEngineSpec
 from torch import Tensor
 
 from mae_runners.context import RunContext
 from mae_runners.deploy import int8, parity, tensorrt
 from mae_runners.deploy import onnx as onnx_format
-from mae_runners.deploy.artefact import ArtefactMeta, check_no_folder, check_target, sidecar
+from mae_runners.deploy.artefact import (
+    ArtefactMeta,
+    check_no_folder,
+    check_target,
+    is_explicit,
+    sidecar,
+)
 from mae_runners.deploy.eval_images import calibration_batches, gate_count, gate_images
 from mae_runners.deploy.precision import (
     PRECISIONS,
@@ -48,17 +58,23 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     target = Path(section.trt_engine) if section.trt_engine else context.action_dir / "model.engine"
     check_request(section, target)
     model, meta, digest = read_graph(section)
+    check_profile(spec, context.provenance, model)
     profile = batch_profile(section, meta)
 
-    images, origin = gate_images(spec, meta, gate_count(meta, settings.data_type))
+    gate = gate_images(spec, meta, gate_count(meta, settings.data_type))
+    images = gate.pixels
     reference = parity.onnx_outputs(model, meta, images)
     meta.precision = settings.data_type
     calibration = reduce_precision(model, meta, rules, spec, digest, context)
     report: dict[str, Any] | None = None
     if meta.precision != "fp32" or rules:
-        report = {**check_graph(model, meta, images, reference, spec), "images_from": origin}
+        report = {
+            **check_graph(model, meta, images, reference, spec),
+            "images_from": str(gate),
+            "images": gate.to_dict(),
+        }
         figures = f"cosine {report['cosine_min']:.6f}, largest difference {report['max_abs']:.2e}"
-        context.log(f"{meta.precision} graph against fp32 on {origin}: {figures}")
+        context.log(f"{meta.precision} graph against fp32 on {gate.listed()}: {figures}")
     onnx_format.describe(model, meta)
 
     if section.timing_cache and section.backend == "tensorrt_rtx":
@@ -149,36 +165,57 @@ def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtefactMeta
         ) from error
 
     meta = onnx_format.read_meta(model, path)
-    if meta.precision != "fp32":
-        raise SpecError(
-            "the ONNX file is already reduced",
+    reduced = precision_error({"mae.precision": meta.precision})
+    if reduced is not None:
+        raise reduced
+    header = header_of(model)
+    described = [meta.batch if meta.batch > 0 else None, *meta.input_size]
+    if described != [header.batch, *header.size]:
+        raise CheckpointError(
+            "the ONNX file takes other images than it says of itself",
             field=field,
-            got=meta.precision,
-            expected="an fp32 export",
-            hint="gen_trt_engine reduces precision itself; export with export.data_type=fp32",
+            got=f"[batch, height, width] {[header.batch, *header.size]}",
+            expected=str(described),
+            hint="export the checkpoint again with the export action",
         )
     return model, meta, sha256_of(path)
 
 
-def batch_profile(section: GenTrtEngineSpec, meta: ArtefactMeta) -> tensorrt.Profile:
-    """The batch sizes the engine accepts; ``gen_trt_engine.batch_size`` > 0 asks for one alone.
+def header_of(model: onnx.ModelProto) -> OnnxHeader:
+    """What the graph takes."""
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    return OnnxHeader(tuple(dim.dim_value or None for dim in shape), {})
+
+
+def check_profile(
+    spec: ExperimentSpec, provenance: Mapping[str, Origin], model: onnx.ModelProto
+) -> None:
+    """Refuses a profile that the graph cannot serve; a plan does so where the file is at hand.
 
     Raises:
-        SpecError: the ONNX file has another fixed batch.
+        SpecError: batch sizes out of order, another batch than a fixed one, or another size.
     """
+    document = spec.model_dump()
+    defaults = ExperimentSpec().model_dump()
+
+    def chosen(key: str) -> bool:
+        return is_explicit(provenance, key) or get_dotted(document, key) != get_dotted(
+            defaults, key
+        )
+
+    problems = profile_errors(lambda key: get_dotted(document, key), chosen, header_of(model))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise SpecError("the ONNX file cannot serve this profile", problems=problems)
+
+
+def batch_profile(section: GenTrtEngineSpec, meta: ArtefactMeta) -> tensorrt.Profile:
+    """The batch sizes the engine accepts; ``gen_trt_engine.batch_size`` > 0 asks for one alone."""
     settings, wanted = section.tensorrt, section.batch_size
-    if meta.batch > 0:
-        if wanted > 0 and wanted != meta.batch:
-            raise SpecError(
-                "the ONNX file has another fixed batch",
-                field="gen_trt_engine.batch_size",
-                got=wanted,
-                expected=str(meta.batch),
-                hint="export with export.batch_size=-1 for any batch",
-            )
-        return tensorrt.Profile(meta.batch, meta.batch, meta.batch)
-    if wanted > 0:
-        return tensorrt.Profile(wanted, wanted, wanted)
+    if meta.batch > 0 or wanted > 0:
+        alone = meta.batch if meta.batch > 0 else wanted
+        return tensorrt.Profile(alone, alone, alone)
     return tensorrt.Profile(
         settings.min_batch_size, settings.opt_batch_size, settings.max_batch_size
     )

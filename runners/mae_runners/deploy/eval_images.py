@@ -6,6 +6,7 @@ evaluate, inference, the parity gate and calibration all read and preprocess the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mae_runners.data import FunctionalSampler, build_dataset, build_loader, col
 from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 
+SAMPLE = "sample photograph"
 GATE_IMAGES = 16
 GATE_IMAGES_INT8 = 64  # rounding differs between images: more images catch more wrong scales
 # Output elements compared at most: a segmenter's logits are as large as its images, per class.
@@ -99,10 +101,12 @@ class EvalImages:
             yield batch
 
     def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of the images at these places; ``input`` lacks the unreadable ones."""
+        """The batch of the images at these places; ``input`` lacks the unreadable ones, and
+        ``kept`` has the places of the rest."""
         batch = collate([self.dataset[0, position] for position in positions])
         self.dataset.check_corrupt()
         batch["input"] = model_input(batch["image"][batch["valid"]], self.meta)
+        batch["kept"] = torch.tensor(positions, dtype=torch.int64)[batch["valid"]]
         return batch
 
 
@@ -115,25 +119,53 @@ def source_images(
     return EvalImages(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)
 
 
-def gate_images(
-    spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = None
-) -> tuple[Tensor, str]:
-    """Real images to compare an artefact with its model on, and where they came from.
+@dataclass(frozen=True)
+class GateImages:
+    """Real images that an artefact is compared with its model on.
 
-    The first of val, test, train data that the spec names; when it names none, crops of the
-    photograph that matplotlib installs (``grace_hopper.jpg``, public domain), and the result says
-    so. Random noise is never used: it drives a network where no image does.
+    Attributes:
+        pixels: ``[N, 3, H, W]`` as `Runtime.run` takes them.
+        source: ``dataset.<field>``, or ``sample photograph``.
+        names: of each image, where it lies.
+    """
 
-    Returns:
-        ``[N, 3, H, W]`` as `Runtime.run` takes them, and their origin in words.
+    pixels: Tensor
+    source: str
+    names: list[str]
+
+    def __str__(self) -> str:
+        if self.source == SAMPLE:
+            return (
+                f"{len(self.names)} crops of matplotlib's sample photograph "
+                "(the spec names no data source)"
+            )
+        return f"{len(self.names)} images of {self.source}"
+
+    def listed(self, most: int = 4) -> str:
+        """The origin in words, with the first names."""
+        more = f" and {len(self.names) - most} more" if len(self.names) > most else ""
+        return f"{self}: {', '.join(self.names[:most])}{more}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``source, count, names``."""
+        return {"source": self.source, "count": len(self.names), "names": self.names}
+
+
+def gate_images(spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = None) -> GateImages:
+    """The images of the parity gate.
+
+    The first of val, test, train data that the spec names, spread over it; when it names none,
+    crops of the photograph that matplotlib installs (``grace_hopper.jpg``, public domain), and the
+    result says so. Random noise is never used: it drives a network where no image does.
     """
     count = count or gate_count(meta)
     for name in ("val_data_sources", "test_data_sources", "train_data_sources"):
         if getattr(spec.dataset, name):
-            picked = _first(source_images(spec, meta, name), count)
-            return picked, f"{len(picked)} images of dataset.{name}"
-    origin = f"{count} crops of matplotlib's sample photograph (the spec names no data source)"
-    return sample_photograph(meta, count), origin
+            images = source_images(spec, meta, name)
+            batch = next(_spread(images, count, count))
+            names = [str(images.dataset.path(place)) for place in batch["kept"].tolist()]
+            return GateImages(batch["input"], f"dataset.{name}", names)
+    return GateImages(sample_photograph(meta, count), SAMPLE, ["grace_hopper.jpg"] * count)
 
 
 def calibration_batches(spec: ExperimentSpec, meta: ArtefactMeta) -> tuple[list[np.ndarray], str]:
@@ -175,10 +207,6 @@ def _spread(images: EvalImages | EvalPairs, size: int, wanted: int) -> Iterator[
     positions = [int(i) for i in np.linspace(0, len(images) - 1, total).round()]
     for start in range(0, total, size):
         yield images.at(positions[start : start + size])
-
-
-def _first(images: EvalImages | EvalPairs, count: int) -> Tensor:
-    return torch.cat([batch["input"] for batch in _spread(images, count, count)])
 
 
 def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:

@@ -124,15 +124,21 @@ class EvalPairs:
             ]
 
     def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """``{"input"}`` of the images at these places, each fitted whole into the artefact's input;
-        unreadable ones are left out."""
+        """``{"input", "kept"}`` of the images at these places, each fitted whole into the
+        artefact's input; unreadable ones are left out, and ``kept`` has the places of the rest."""
         items = [self.dataset[0, position] for position in positions]
         self.dataset.check_corrupt()
         pixels = []
         for image in (item["image"] for item in items if item["valid"]):
             fitted = scale_pixels(image, fitted_size((image.shape[1], image.shape[2]), self.window))
             pixels.append(pad_pixels(fitted, self.window, self.meta.mean))
-        return {"input": model_input(torch.stack(pixels), self.meta) if pixels else torch.empty(0)}
+        return {
+            "input": model_input(torch.stack(pixels), self.meta) if pixels else torch.empty(0),
+            "kept": torch.tensor(
+                [place for place, item in zip(positions, items, strict=True) if item["valid"]],
+                dtype=torch.int64,
+            ),
+        }
 
 
 def segmenter(

@@ -164,8 +164,8 @@ def build_engine(
 
     Args:
         model: already in its final precision.
-        meta: described beside the engine; ``batch`` > 0 means the model has a fixed batch, and
-            `profile` is not used.
+        meta: described beside the engine; ``batch`` > 0 means the model has a fixed batch, which
+            `profile` then is.
         targets: compute capabilities, as in the spec.
         workspace_mb: scratch memory a layer may use, in MB (2^20 bytes); 0 = the library's default.
         timing_cache: file of measured kernels, read when it exists and written afterwards; only
@@ -223,7 +223,7 @@ def build_engine(
         "backend": backend,
         "library_version": trt.__version__,
         "targets": chosen,
-        "profile": dataclasses.asdict(profile) if meta.batch <= 0 else None,
+        "profile": dataclasses.asdict(profile),
         "workspace_mb": workspace_mb or None,
         "layers": network.num_layers,
         "engine_bytes": len(content),

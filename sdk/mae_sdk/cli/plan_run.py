@@ -296,7 +296,8 @@ def _source(seen: dict[str, Any]) -> str:
     else:
         labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
     held_out = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
-    return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out})"
+    use = f"; for {seen['use']}" if seen.get("use") else ""
+    return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out}{use})"
 
 
 def _block(key: str, value: Any) -> str:

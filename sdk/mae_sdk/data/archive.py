@@ -91,7 +91,7 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
             expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
         )
 
-    counted = decompress.Counted(_Prefixed(head, raw))
+    counted = decompress.Counted(Prefixed(head, raw))
     stream = decompress.open_stream(counted, kind)
     with _naming_damage(source, kind):
         for member in _TarReader(stream, counted, source, limits, kind).members():
@@ -118,7 +118,7 @@ def _guarded(chunks: Iterator[bytes], source: str, kind: str) -> Iterator[bytes]
         yield from chunks
 
 
-class _Prefixed:
+class Prefixed:
     """A stream with bytes put back in front."""
 
     def __init__(self, head: bytes, raw: Any) -> None:
@@ -131,6 +131,12 @@ class _Prefixed:
             return out
         data: bytes = self._raw.read(CHUNK if size < 0 else size) or b""
         return data
+
+
+def looks_like_one(head: bytes) -> bool:
+    """Whether a file that begins so is an archive; its name may say nothing."""
+    tar = len(head) >= BLOCK and bool(head.strip(b"\0")) and _is_tar_header(head[:BLOCK])
+    return tar or decompress.sniff(head) != "none"
 
 
 def _is_tar_header(block: bytes) -> bool:

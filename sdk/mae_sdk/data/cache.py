@@ -1,8 +1,8 @@
 """The archive cache: content-addressed, verified, atomic, locked across processes, evicted by size.
 
 Location: `files.cache_home`. Size: ``MAE_CACHE_MAX_GB``, else four fifths of what its disk could
-give it. An entry's key is the hash of the URL without credentials and the object's ETag, size and
-(where there is no ETag) time of change. Neither index nor errors hold credentials.
+give it. An entry's key is the hash of the URL without credentials and the object's ETag, size, time
+of change and checksum, as far as the store gives them. Neither index nor errors hold credentials.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from mae_skill.errors import DataError, NotFoundError, StorageError
 from mae_sdk import files
 from mae_sdk.data.archive import Limits
 from mae_sdk.data.decompress import sniff
-from mae_sdk.data.fetch import reading
+from mae_sdk.data.fetch import is_archive, reading
 from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.storage import transfer, urls
+from mae_sdk.storage.faults import as_data_error, changed
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,19 @@ def _identify(
         skipped: gets the names of a prefix that are no images.
     """
     where = urls.redact(uri)
-    if not urls.is_archive(uri):
+    try:
+        archive = is_archive(uri)
+    except NotFoundError as error:
+        raise as_data_error(error, where) from error
+    if not archive and urls.scheme(uri) in transfer.WEB:
+        if not transfer.exists(uri):
+            raise as_data_error(NotFoundError(""), where)
+        raise DataError(
+            f"{where} is no archive, and a web server has no folders to list",
+            got=where,
+            expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
+        )
+    if not archive:
         there = transfer.list_details(uri)
         if not there:
             raise DataError(
@@ -141,24 +154,23 @@ def _identify(
     try:
         info = transfer.info(uri)
     except NotFoundError as error:
-        raise DataError(
-            f"there is no data source at {where}",
-            got=where,
-            hint="check the path, the bucket and the spelling",
-        ) from error
+        raise as_data_error(error, where) from error
 
     url = urls.unsigned(uri) if urls.is_remote(uri) else str(urls.local_path(uri).resolve())
     return {
         "url": url,
         "etag": info["etag"],
         "size": info["size"],
-        "mtime": None if info["etag"] else info["mtime"],
+        "mtime": info["mtime"],
+        "checksum": info["checksum"],
     }, None
 
 
 def _listing(details: dict[str, dict[str, Any]]) -> str:
     return hashlib.sha256(
-        json.dumps(sorted((n, d["size"], d["etag"]) for n, d in details.items())).encode()
+        json.dumps(
+            sorted((n, d["size"], d["etag"], d["mtime"]) for n, d in details.items())
+        ).encode()
     ).hexdigest()
 
 
@@ -241,12 +253,9 @@ def _build(
         with reading(uri, identity, details, limits, root) as found:
             write_pack(temporary, found, urls.redact(uri), meta, in_place)
         if details is None:
-            transfer.check_unchanged(uri, {"mtime": None, **identity})
+            transfer.check_unchanged(uri, identity)
         elif _identify(uri, images_only)[0] != identity:
-            where = urls.redact(uri)
-            raise StorageError(
-                f"{where} changed while it was read", got=where, hint="run the same command again"
-            )
+            raise changed(uri)
 
     make_room(root, 0, keep=key)
 

@@ -12,13 +12,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mae_sdk.data.archive import Limits, Member, members
+from mae_skill.errors import DataError
+
+from mae_sdk.data.archive import BLOCK, Limits, Member, Prefixed, looks_like_one, members
+from mae_sdk.data.decompress import sniff
 from mae_sdk.data.names import safe_name
 from mae_sdk.storage import streams, transfer, urls
+from mae_sdk.storage.faults import Missing
+from mae_sdk.storage.objects import check_same
 from mae_sdk.storage.ranged_file import RangedFile
 
 OBJECTS_AT_ONCE = 48
 OBJECT_WINDOW = 48 << 20
+CHECKED_ANYWAY = 256 << 20
+
+
+def is_archive(uri: str) -> bool:
+    """Whether a source is an archive: by its name, or, where that has no suffix of one, by the
+    first bytes of the file that it names.
+
+    Raises:
+        NotFoundError: there is not even a bucket.
+        StorageError: it cannot be asked.
+    """
+    if urls.is_archive(uri):
+        return True
+    if not urls.is_remote(uri) and not urls.local_path(uri).is_file():
+        return False
+    try:
+        seen = transfer.info(uri)
+    except Missing as error:
+        if error.cause == "bucket":
+            raise
+        return False
+    if seen["type"] != "file" or seen["size"] == 0:
+        return False
+    return looks_like_one(transfer.read_head(uri, BLOCK, seen))
 
 
 @contextlib.contextmanager
@@ -43,19 +72,37 @@ def reading(
             yield members(raw, identity["size"], where, limits)
     elif identity["size"] is None or not streams.takes_ranges(uri):
         with (
-            streams.StreamedFile(uri, identity["size"]) as raw,
+            streams.StreamedFile(uri, identity["size"], identity) as raw,
             tempfile.TemporaryFile(dir=root) as whole,
         ):
-            if urls.name_of(uri).lower().endswith(".zip"):  # its directory is at its end
-                shutil.copyfileobj(raw, whole, 1 << 20)
-                size = whole.tell()
-                whole.seek(0)
-                yield members(whole, size, where, limits)
-            else:
-                yield members(raw, identity["size"], where, limits)
+            head = raw.read(BLOCK)
+            with _blamed_rightly(raw, identity["size"]):
+                if sniff(head) == "zip":  # its directory is at its end
+                    whole.write(head)
+                    shutil.copyfileobj(raw, whole, 1 << 20)
+                    size = whole.tell()
+                    whole.seek(0)
+                    yield members(whole, size, where, limits)
+                else:
+                    yield members(Prefixed(head, raw), identity["size"], where, limits)
+            raw.finish()
     else:
-        with RangedFile(uri, identity["size"]) as raw:
-            yield members(raw, identity["size"], where, limits)
+        with RangedFile(uri, identity["size"], seen=identity) as raw:
+            with _blamed_rightly(raw, identity["size"]):
+                yield members(raw, identity["size"], where, limits)
+            raw.finish()
+
+
+@contextlib.contextmanager
+def _blamed_rightly(raw: RangedFile | streams.StreamedFile, size: int | None) -> Iterator[None]:
+    """An archive that cannot be read because its bytes were damaged on the way is an error of the
+    store, which a second try mends. The rest of a large one is not fetched to find that out."""
+    try:
+        yield
+    except DataError:
+        if (size or 0) <= CHECKED_ANYWAY:
+            raw.finish()
+        raise
 
 
 def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
@@ -70,7 +117,8 @@ def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
         nonlocal held
         name, size, future = waiting.popleft()
         if future is None:
-            return Member(safe_name(name, where), size, _large(f"{base}/{name}", size))
+            large = _large(f"{base}/{name}", size, details[name])
+            return Member(safe_name(name, where), size, large)
         held -= size
         return Member(safe_name(name, where), size, iter((future.result(),)))
 
@@ -91,7 +139,7 @@ def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
                     (
                         name,
                         size,
-                        pool.submit(transfer.read_range, f"{base}/{name}", 0, size),
+                        pool.submit(transfer.read_range, f"{base}/{name}", 0, size, details[name]),
                     )
                 )
                 held += size
@@ -103,7 +151,10 @@ def _objects(uri: str, details: dict[str, dict[str, Any]]) -> Iterator[Member]:
                     future.cancel()
 
 
-def _large(url: str, size: int) -> Iterator[bytes]:
-    with RangedFile(url, size) as raw:
+def _large(url: str, size: int, listed: dict[str, Any]) -> Iterator[bytes]:
+    seen = transfer.info(url)  # a list gives no checksums
+    check_same(listed, seen, url)
+    with RangedFile(url, size, seen=seen) as raw:
         while data := raw.read(1 << 20):
             yield data
+        raw.finish()

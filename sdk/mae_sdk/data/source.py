@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Limits
+from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.labels import class_labels, missing_folders, wrappers_of
 from mae_sdk.data.left_out import LeftOut
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
@@ -271,7 +272,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         part = _Folder(local)
     elif local is not None and not local.exists():
         raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
-    elif local is not None and not urls.is_archive(uri):
+    elif local is not None and not is_archive(uri):
         raise DataError(
             f"{where} is neither a folder nor an archive",
             got=where,

@@ -43,6 +43,7 @@ class Root:
                 expected="a folder or URL, or leave the option out",
             )
 
+        urls.check_writable(text, "results_root")
         self.remote = urls.is_remote(text)
         # Its credentials are kept aside: the URL goes into records and is shown.
         text = urls.seal(text.rstrip("/")) if self.remote else str(urls.local_path(text).resolve())
@@ -124,20 +125,9 @@ class Root:
                     field="results_root",
                     got=self.url,
                 ) from None
-        fs, path = urls.filesystem(self.url)
-        try:
-            found = fs.ls(path, detail=True)
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise StorageError(
-                f"the results root cannot be listed: {error}", got=urls.redact(self.url)
-            ) from error
-        return [
-            entry["name"].rstrip("/").rsplit("/", 1)[-1]
-            for entry in found
-            if entry["type"] == "directory"
-        ]
+        from mae_sdk.storage import transfer
+
+        return transfer.list_folders(self.url)
 
     def resolve(self, prefix: str) -> str:
         """The id that `prefix` names.

@@ -12,14 +12,22 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import field_nodes, get_dotted
-from mae_skill.errors import DataError, MaeError, SpecError, StorageError, UsageError
+from mae_skill.errors import (
+    DataError,
+    MaeError,
+    NotFoundError,
+    SpecError,
+    UsageError,
+)
 from mae_skill.rules.base import Facts
 
 from mae_sdk.automl.setup import keys_of
+from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.split import held_out
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
+from mae_sdk.storage.faults import as_data_error
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
@@ -80,6 +88,7 @@ def locate(
             try:
                 found.append(_one(os.fspath(one), row.get("path"), name))
             except MaeError as error:
+                error.field = error.field or name
                 errors.append(error)
         if many and not source:
             errors.append(
@@ -100,6 +109,7 @@ def _one(uri: str, path: Any, name: str) -> str:
     """
     if not uri.strip() or "\0" in uri:
         raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+    urls.check(uri)
     local = not urls.is_remote(uri)
     try:
         base = str(urls.local_path(uri).absolute()) if local else uri
@@ -107,22 +117,26 @@ def _one(uri: str, path: Any, name: str) -> str:
         raise DataError(
             f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
         ) from error
-    if urls.is_archive(uri):
-        if _is_file(base) or (local and _holds_something(base)):
+    where = urls.redact(uri)
+    try:
+        if urls.is_archive(uri):
+            if _is_file(base) or (local and _holds_something(base)):
+                return base
+            raise as_data_error(NotFoundError(""), where)
+        tried = [base]
+        if isinstance(path, str) and path:
+            below = urls.join(base, path)
+            tried.insert(0, below)
+            if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
+                return below
+        if _holds_something(base) or is_archive(base):
             return base
-        raise DataError("there is no such archive", field=name, got=urls.redact(uri))
-    tried = [base]
-    if isinstance(path, str) and path:
-        below = urls.join(base, path)
-        tried.insert(0, below)
-        if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
-            return below
-    if _holds_something(base):
-        return base
+    except NotFoundError as error:
+        raise as_data_error(error, where) from error
     raise DataError(
         "no data was found",
         field=name,
-        got=urls.redact(uri),
+        got=where,
         expected="a file "
         + urls.redact(tried[0])
         + " or a folder that is not empty, "
@@ -144,26 +158,15 @@ def _is_file(uri: str) -> bool:
 
 def _holds_something(uri: str) -> bool:
     """Whether a folder or prefix holds anything; a web server cannot say."""
-    if not urls.is_remote(uri):
-        try:
-            with os.scandir(uri) as entries:
-                return any(not entry.name.startswith(".") for entry in entries)
-        except OSError:
-            return False
-    if urls.scheme(uri) in ("http", "https"):
+    from mae_sdk.storage import transfer
+
+    if urls.is_remote(uri):
+        return transfer.holds_something(uri)
+    try:
+        with os.scandir(uri) as entries:
+            return any(not entry.name.startswith(".") for entry in entries)
+    except OSError:
         return False
-    from mae_sdk.storage.retry import attempt
-
-    fs, inside = urls.filesystem(uri)
-
-    def request() -> list[str]:
-        try:
-            return list(fs.ls(inside, detail=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    names = attempt(request, uri, "list")
-    return any(item.rstrip("/") != inside.rstrip("/") for item in names)
 
 
 def _shown(source: Any) -> Any:
@@ -193,6 +196,8 @@ def count(
             masks that must.
     """
     names = [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
+    for one in names:
+        urls.check(one)
     shown = [urls.redact(name) for name in names]
     found: dict[str, Any] = {"uri": shown[0] if len(shown) == 1 else shown}
     others = (
@@ -268,7 +273,9 @@ def count_all(
             found[key] = count(
                 value, remote=remote, masks=masks, role=str(paired.get("role") or ""), share=part
             )
-        except (DataError, StorageError) as error:
+            if isinstance(row, Mapping) and row.get("use"):
+                found[key]["use"] = str(row["use"])
+        except MaeError as error:
             error.field = error.field or key
             problems.append(error)
     return found

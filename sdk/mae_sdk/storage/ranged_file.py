@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import threading
+import zlib
 from abc import abstractmethod
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mae_sdk.storage import transfer
+from mae_sdk.storage import checksums, transfer
+from mae_sdk.storage.faults import changed, damaged
 
 BLOCK = 3 << 20
 AHEAD = 8
@@ -58,8 +62,11 @@ class RangedFile(BlockFile):
     """Reads ``url`` in blocks of 3 MiB, eight of them in flight: at most some 30 MiB in memory,
     whatever the object's size.
 
+    Args:
+        seen: what `transfer.info` said of the object; every block must be of that one.
+
     Raises:
-        StorageError: a range failed for good (each is retried on its own).
+        StorageError: a range failed for good (each is retried on its own), or is of another object.
     """
 
     def __init__(
@@ -68,14 +75,43 @@ class RangedFile(BlockFile):
         size: int,
         block: int = BLOCK,
         ahead: int = AHEAD,
+        *,
+        seen: Mapping[str, Any] | None = None,
     ) -> None:
         self.url, self.size, self.block, self._ahead = url, size, block, ahead
+        self._seen = seen
         self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="ranges")
         self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
+        # The whole's checksum grows while a reader goes forward; a block that is fetched again
+        # must be what it was.
+        self._checksum: str | None = (seen or {}).get("checksum")
+        self._running = checksums.running(self._checksum) if self._checksum else None
+        self._next = 0
+        self._marks: dict[int, int] = {}
+        self._lock = threading.Lock()
 
     def _fetch(self, number: int) -> bytes:
         start = number * self.block
-        return transfer.read_range(self.url, start, min(start + self.block, self.size))
+        data = transfer.read_range(self.url, start, min(start + self.block, self.size), self._seen)
+        mark = zlib.crc32(data)
+        with self._lock:
+            if self._marks.setdefault(number, mark) != mark:
+                raise changed(self.url)
+        return data
+
+    def finish(self) -> None:
+        """Fetch what a reader left out, and compare the whole with the store's checksum.
+
+        Raises:
+            StorageError: it is another.
+        """
+        if self._running is None or self._checksum is None:
+            return
+        for number in range(self._next, -(-self.size // self.block)):
+            self.load(number)
+        algorithm = self._checksum.partition(":")[0]
+        if f"{algorithm}:{self._running.hexdigest()}" != self._checksum:
+            raise damaged(self.url, algorithm)
 
     def load(self, number: int) -> bytes:
         last = (self.size - 1) // self.block
@@ -90,7 +126,11 @@ class RangedFile(BlockFile):
                 self._blocks[wanted] = self._pool.submit(self._fetch, wanted)
         for stale in [n for n in self._blocks if n < number - 1 or n >= number + self._ahead]:
             self._blocks.pop(stale).cancel()
-        return self._blocks[number].result()
+        data = self._blocks[number].result()
+        if number == self._next and self._running is not None:
+            self._running.update(data)
+            self._next += 1
+        return data
 
     def close(self) -> None:
         if not self.closed:

@@ -7,17 +7,28 @@ Requests are retried as `storage.retry` says.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mae_skill.errors import NotFoundError, StorageError
+from mae_skill.errors import NotFoundError
 
 from mae_sdk.files import atomic_file
-from mae_sdk.storage import urls
-from mae_sdk.storage.retry import attempt, translate
+from mae_sdk.storage import checksums, listing, objects, urls
+from mae_sdk.storage.faults import (
+    Missing,
+    StoreFault,
+    changed,
+    damaged,
+    fault,
+    translate,
+)
+from mae_sdk.storage.retry import attempt
 from mae_sdk.storage.streams import StreamedFile, takes_ranges
 from mae_sdk.storage.urls import join
 
@@ -26,9 +37,12 @@ __all__ = [
     "download",
     "download_many",
     "exists",
+    "holds_something",
     "join",
     "list_files",
+    "list_folders",
     "read_bytes",
+    "read_head",
     "upload",
     "upload_many",
     "write_bytes",
@@ -38,25 +52,41 @@ T = TypeVar("T")
 
 PART = 8 << 20
 PARALLEL = 8
+S3 = ("s3", "s3a")
+WEB = ("http", "https")
+FOLDERS = ("ftp", "sftp", "ssh", "smb", "webhdfs")  # where a file needs its folder first
+_one_at_a_time = threading.RLock()
+
+
+def _turn(fs: Any) -> contextlib.AbstractContextManager[Any]:
+    """A turn on a file system whose one connection takes one request at a time, as FTP's does."""
+    return contextlib.nullcontext() if getattr(fs, "async_impl", False) else _one_at_a_time
 
 
 def exists(url: str) -> bool:
-    """Whether a file (or, on local disks, a folder) is there."""
+    """Whether a file (or, on local disks, a folder) is there.
+
+    Raises:
+        NotFoundError: there is not even a bucket.
+    """
     if not urls.is_remote(url):
         return urls.local_path(url).exists()
     try:
         info(url)
-    except NotFoundError:
+    except Missing as error:
+        if error.cause == "bucket":
+            raise
         return False
     return True
 
 
 def info(url: str) -> dict[str, Any]:
     """``{"size": int | None, "etag": str | None, "mtime": float | None, "type": "file" |
-    "directory"}`` of one object.
+    "directory", "checksum": "algorithm:hex" | None}`` of one object. The checksum is the store's
+    own, of the whole.
 
     Raises:
-        NotFoundError: it does not exist.
+        NotFoundError: it, or its bucket, does not exist.
     """
     if not urls.is_remote(url):
         path = urls.local_path(url)
@@ -69,61 +99,109 @@ def info(url: str) -> dict[str, Any]:
             "etag": None,
             "mtime": stat.st_mtime_ns / 1e9,
             "type": "directory" if path.is_dir() else "file",
+            "checksum": None,
         }
 
     def request() -> dict[str, Any]:
         fs, path = urls.filesystem(url)
-        fs.invalidate_cache()
-        found: dict[str, Any] = fs.info(path)
-        return found
+        if urls.scheme(url) in S3:
+            return objects.run(fs, objects.look_s3, path)
+        if urls.scheme(url) in WEB:
+            return objects.run(fs, objects.look_web, path)
+        with _turn(fs):
+            fs.invalidate_cache()
+            return _described(fs.info(path))
 
-    found = attempt(request, url, "read")
-    etag = found.get("ETag") or found.get("etag") or found.get("md5Hash")
-    stamp: Any = (
-        found.get("LastModified")
-        or found.get("mtime")
-        or found.get("updated")
-        or found.get("created")
-    )
-    mtime = (
-        stamp.timestamp()
-        if hasattr(stamp, "timestamp")
-        else (float(stamp) if isinstance(stamp, (int, float)) else None)
-    )
-    size = found.get("size")
+    return attempt(request, url, "read")
+
+
+def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """`info`, from what the other file systems of fsspec say of a file, each in its own words."""
+    times = ("LastModified", "mtime", "updated", "modify", "modificationTime", "created")
+    stamps = (objects.seconds(entry.get(name)) for name in times)
+    etag = next((entry[name] for name in ("ETag", "etag", "sha", "blob_id") if entry.get(name)), "")
+    size = entry.get("size")
     return {
         "size": None if size is None else int(size),
-        "etag": str(etag) if etag else None,
-        "mtime": mtime,
-        "type": found.get("type", "file"),
+        "etag": str(etag) or None,
+        "mtime": next((stamp for stamp in stamps if stamp is not None), None),
+        "type": "directory" if entry.get("type") == "directory" else "file",
+        "checksum": checksums.of_web({"Content-MD5": str(entry.get("md5Hash") or "")}),
     }
 
 
-def read_range(url: str, start: int, end: int) -> bytes:
-    """Bytes ``[start, end)``, retried until exactly that many arrive."""
+def read_range(url: str, start: int, end: int, seen: Mapping[str, Any] | None = None) -> bytes:
+    """Bytes ``[start, end)``, retried until exactly that many arrive.
+
+    Args:
+        seen: what `info` or a list said of the object (``size, etag, mtime``); bytes of another one
+            are refused. All of an object's bytes are compared with the store's checksum too.
+
+    Raises:
+        StorageError: the request failed for good, or the object changed.
+    """
     if start >= end:
         return b""
+    known = seen or {}
 
     def request() -> bytes:
         fs, path = urls.filesystem(url)
-        data: bytes = fs.cat_file(path, start=start, end=end)
-        if len(data) != end - start:
-            raise EOFError(f"{len(data)} bytes came instead of {end - start}")
+        if urls.scheme(url) in S3:
+            return objects.run(fs, objects.read_s3, path, start, end, known, url)
+        if urls.scheme(url) in WEB:
+            return objects.run(fs, objects.read_web, path, start, end, known, url)
+        with _turn(fs):
+            data: bytes = fs.cat_file(path, start=start, end=end)
+        objects.check_length(data, start, end)
         return data
 
-    return attempt(request, url, "read")
+    data = attempt(request, url, "read")
+    checksum = known.get("checksum") if (start, end) == (0, known.get("size")) else None
+    if not checksums.matches(checksum, data):
+        raise damaged(url, str(checksum).partition(":")[0])
+    return data
+
+
+def read_head(url: str, length: int, seen: Mapping[str, Any]) -> bytes:
+    """The first bytes of a file, at most ``length``.
+
+    Args:
+        seen: what `info` said of it.
+    """
+    if not urls.is_remote(url):
+        with urls.local_path(url).open("rb") as handle:
+            return handle.read(length)
+    if seen["size"] is not None and takes_ranges(url):
+        return read_range(url, 0, min(length, seen["size"]), seen)
+    with StreamedFile(url, seen["size"]) as raw:
+        data = b""
+        while len(data) < length and (more := raw.read(length - len(data))):
+            data += more
+        return data
 
 
 def read_bytes(url: str) -> bytes:
     """A whole small file."""
     if not urls.is_remote(url):
         return attempt(lambda: urls.local_path(url).read_bytes(), url, "read")
-    size = info(url)["size"]
-    if size is None:
-        fs, path = urls.filesystem(url)
-        whole: bytes = attempt(lambda: fs.cat_file(path), url, "read")
-        return whole
-    return read_range(url, 0, size)
+
+    def whole() -> bytes:
+        seen = info(url)
+        if seen["size"] is not None and takes_ranges(url):
+            return read_range(url, 0, seen["size"], seen)
+        with StreamedFile(url, seen["size"], seen) as raw:
+            data: bytes = raw.read()
+            raw.finish()
+            return data
+
+    # A record is replaced while it is read, now and then: the new one is as good.
+    for _ in range(3):
+        try:
+            return whole()
+        except StoreFault as error:
+            if error.cause != "changed":
+                raise
+    return whole()
 
 
 def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
@@ -149,69 +227,113 @@ def write_bytes(url: str, data: bytes, if_none_match: bool = False) -> None:
     # Some stores ignore If-None-Match; asking first makes the ordinary case right there too (a race
     # is then the store's).
     if if_none_match and exists(url):
-        raise StorageError(
-            f"cannot write {urls.redact(url)}: it exists already",
-            got=urls.redact(url),
-            retryable=False,
-        )
+        raise _exists(url)
 
-    fs, inside = urls.filesystem(url)
-    attempt(
-        lambda: fs.pipe_file(inside, data, mode="create" if if_none_match else "overwrite"),
-        url,
-        "write",
-    )
+    def put() -> None:
+        fs, inside = urls.filesystem(url)
+        with _turn(fs):
+            _make_folder(fs, inside, url)
+            fs.pipe_file(inside, data, mode="create" if if_none_match else "overwrite")
+
+    attempt(put, url, "write")
+
+
+def _exists(url: str) -> StoreFault:
+    message = f"cannot write {urls.redact(url)}: it exists already"
+    return fault("exists", message, url, retryable=False, hint="")
+
+
+def _make_folder(fs: Any, path: str, url: str) -> None:
+    if urls.scheme(url) in FOLDERS:
+        fs.makedirs(fs._parent(path), exist_ok=True)
 
 
 def list_files(url: str) -> list[str]:
     """Every file below a folder or prefix, as paths relative to it, sorted; an absent prefix gives
-    ``[]``."""
+    ``[]``.
+
+    Raises:
+        NotFoundError: there is no such bucket.
+        StorageError: it cannot be listed, or the list does not end.
+    """
     return sorted(list_details(url))
 
 
 def list_details(url: str) -> dict[str, dict[str, Any]]:
-    """Every file below a folder or prefix: relative path → ``{"size", "etag"}`` (the time of change
-    where there is no ETag)."""
+    """Every file below a folder or prefix: relative path → ``{"size", "etag", "mtime"}``; raises as
+    `list_files`."""
     if not urls.is_remote(url):
         root = urls.local_path(url)
         return {
-            str(p.relative_to(root)): {"size": p.stat().st_size, "etag": None}
+            str(p.relative_to(root)): {"size": p.stat().st_size, "etag": None, "mtime": None}
             for p in sorted(root.rglob("*"))
             if p.is_file()
         }
 
     def request() -> dict[str, dict[str, Any]]:
         fs, path = urls.filesystem(url)
-        fs.invalidate_cache()
-        prefix = path.rstrip("/") + "/"
-        try:
-            found = fs.find(path, detail=True)
-        except FileNotFoundError:
-            return {}
+        if urls.scheme(url) in S3:
+            return objects.run(fs, listing.keys, path, url)
+        with _turn(fs):
+            fs.invalidate_cache()
+            prefix = path.rstrip("/") + "/"
+            try:
+                found = fs.find(path, detail=True)
+            except FileNotFoundError:
+                return {}
 
-        result = {}
-        for name, entry in found.items():
-            if (
-                name.startswith(prefix)
-                and name != prefix
-                and not name.endswith("/")
-                and entry.get("type") != "directory"
-            ):
-                result[name[len(prefix) :]] = {
-                    "size": int(entry.get("size") or 0),
-                    "etag": _stamp(entry),
-                }
-
-        return result
+        return {
+            name[len(prefix) :]: _described(entry)
+            for name, entry in found.items()
+            if name.startswith(prefix) and not name.endswith("/")
+            if entry.get("type") != "directory"
+        }
 
     return attempt(request, url, "list")
 
 
-def _stamp(entry: dict[str, Any]) -> str | None:
-    """A listed object's ETag, or its time of change in stores without."""
-    etag = str(entry.get("ETag") or entry.get("etag") or "")
-    changed = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
-    return etag if etag.strip('"') else (str(changed) if changed else None)
+def list_folders(url: str) -> list[str]:
+    """The names of the folders in a remote folder or prefix; an absent one gives ``[]``; raises as
+    `list_files`."""
+
+    def request() -> list[str]:
+        fs, path = urls.filesystem(url)
+        if urls.scheme(url) in S3:
+            return objects.run(fs, listing.folders, path, url)
+        with _turn(fs):
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return []
+        return [
+            entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            for entry in found
+            if entry["type"] == "directory"
+        ]
+
+    return attempt(request, url, "list")
+
+
+def holds_something(url: str) -> bool:
+    """Whether anything lies in a remote folder or prefix; a web server cannot say, and its answer
+    is no. Raises as `list_files`."""
+    if urls.scheme(url) in WEB:
+        return False
+
+    def request() -> bool:
+        fs, path = urls.filesystem(url)
+        if urls.scheme(url) in S3:
+            return objects.run(fs, listing.holds_something, path, url)
+        with _turn(fs):
+            fs.invalidate_cache()
+            try:
+                found = fs.ls(path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return any(item.rstrip("/") != path.rstrip("/") for item in found)
+
+    return attempt(request, url, "list")
 
 
 def upload(path: str | os.PathLike[str], url: str) -> None:
@@ -226,9 +348,11 @@ def upload(path: str | os.PathLike[str], url: str) -> None:
             raise NotFoundError(f"no such file to upload: {source}", got=str(source))
         size = source.stat().st_size
         fs, inside = urls.filesystem(url)
-        fs.put_file(str(source), inside)
-        arrived = fs.info(inside).get("size")
-        if arrived is not None and int(arrived) != size:
+        with _turn(fs):
+            _make_folder(fs, inside, url)
+            fs.put_file(str(source), inside)
+        arrived = info(url)["size"]
+        if arrived is not None and arrived != size:
             raise EOFError(f"{arrived} bytes arrived of {size}")
 
     attempt(put, url, "write")
@@ -242,8 +366,6 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     if not urls.is_remote(url):
-        import shutil
-
         with atomic_file(target, sync=True) as temporary:
             attempt(
                 lambda: shutil.copyfile(urls.local_path(url), temporary), url, "read", attempts=1
@@ -253,17 +375,16 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
     before = info(url)
     with atomic_file(target, sync=True) as temporary, temporary.open("r+b") as handle:
         if before["size"] is None or not takes_ranges(url):
-            import shutil
-
-            with StreamedFile(url, before["size"]) as raw:
+            with StreamedFile(url, before["size"], before) as raw:
                 shutil.copyfileobj(raw, handle, 1 << 20)
+                raw.finish()
             check_unchanged(url, before)
             return
         size: int = before["size"]
         handle.truncate(size)
 
         def fetch(start: int) -> None:
-            data = read_range(url, start, min(start + PART, size))
+            data = read_range(url, start, min(start + PART, size), before)
             attempt(
                 lambda: os.pwrite(handle.fileno(), data, start), str(target), "write", attempts=1
             )
@@ -272,19 +393,35 @@ def download(url: str, path: str | os.PathLike[str]) -> None:
             for _ in pool.map(fetch, range(0, size, PART)):
                 pass
         check_unchanged(url, before)
+        _check_file(url, temporary, before["checksum"])
 
 
-def check_unchanged(url: str, before: dict[str, Any]) -> None:
-    """Refuse bytes that were read while their object was replaced."""
+def _check_file(url: str, path: Path, checksum: str | None) -> None:
+    """Refuse a file that is not the one that the store has the checksum of."""
+    if checksum is None:
+        return
+    algorithm = checksum.partition(":")[0]
+    found = checksums.running(checksum)
+    with path.open("rb") as handle:
+        while data := handle.read(1 << 20):
+            found.update(data)
+    if f"{algorithm}:{found.hexdigest()}" != checksum:
+        raise damaged(url, algorithm)
+
+
+def check_unchanged(url: str, before: Mapping[str, Any]) -> None:
+    """Refuse bytes that were read while their object was replaced.
+
+    Args:
+        before: what `info` said of it.
+
+    Raises:
+        StorageError: it was.
+    """
     after = info(url)
-    if (after["etag"], after["size"]) != (before["etag"], before["size"]) or (
-        after["etag"] is None and after["mtime"] != before["mtime"]
-    ):
-        raise StorageError(
-            f"{urls.redact(url)} changed while it was read",
-            got=urls.redact(url),
-            hint="run the same command again",
-        )
+    said = ("size", "etag", "mtime", "checksum")
+    if any(before.get(name) != after[name] for name in said if before.get(name) is not None):
+        raise changed(url)
 
 
 def upload_many(pairs: list[tuple[str, str]]) -> None:

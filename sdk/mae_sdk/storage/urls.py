@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from mae_skill.errors import DependencyError, UsageError
 from mae_skill.secret_names import is_secret_name
@@ -29,16 +29,34 @@ _NAMES_A_PERSON = re.compile(
 itself, as in ``https://TOKEN:@host`` and ``https://TOKEN@host``."""
 _NAMES_A_PLACE = frozenset({"abfs", "abfss", "adl", "az", "wasb", "wasbs", "github"})
 """Schemes in which ``a@`` or ``a:b@`` is a container or a repository."""
+# What a scheme's driver needs: the extra of this package that brings it, or the package itself.
 _EXTRA = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
+    "s3": "s3",
+    "s3a": "s3",
+    "http": "http",
+    "https": "http",
+    "sftp": "sftp",
+    "ssh": "sftp",
+}
+_PACKAGE = {
     "gs": "gcsfs",
     "gcs": "gcsfs",
     "az": "adlfs",
     "abfs": "adlfs",
-    "http": "aiohttp",
-    "https": "aiohttp",
+    "hf": "huggingface_hub",
+    "smb": "smbprotocol",
+    "webhdfs": "requests",
+    "github": "requests",
 }
+# What stands between :// and the first slash, where there must be something.
+_HOSTED = {
+    **dict.fromkeys(("s3", "s3a", "gs", "gcs"), "bucket"),
+    **dict.fromkeys(("az", "abfs"), "container"),
+    **dict.fromkeys(("http", "https", "ftp", "sftp", "ssh", "webhdfs", "smb"), "host"),
+    "hf": "repository",
+    "github": "organization and repository",
+}
+_READ_ONLY = {"http", "https", "github"}
 _ARCHIVE = re.compile(
     r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE
 )
@@ -55,6 +73,84 @@ def scheme(url: str | os.PathLike[str]) -> str | None:
     match = _SCHEME.match(os.fspath(url))
     name = match.group(1).lower() if match else None
     return None if name in (None, "file", "local") else name
+
+
+def _split(url: str) -> SplitResult:
+    """``urlsplit``.
+
+    Raises:
+        UsageError: no URL can be written so, e.g. ``http://[::1``.
+    """
+    name = scheme(url)
+    try:
+        parts = urlsplit(url)
+        if _HOSTED.get(str(name)) == "host":
+            _ = parts.port  # read on demand, and refused then
+    except ValueError:  # its words may hold a password
+        raise UsageError(
+            "this is not a URL", got=f"{name}://…", expected=f"{name}://host/path"
+        ) from None
+    return parts
+
+
+def check(url: str | os.PathLike[str]) -> None:
+    """Refuse a URL that cannot name anything; a path passes.
+
+    Raises:
+        UsageError: it cannot be read, or names no bucket or host, or holds keys of S3.
+    """
+    text = os.fspath(url)
+    name = scheme(text)
+    if name is None:
+        return
+    parts = _split(text)
+    what = _HOSTED.get(name)
+    if what and not parts.netloc.rpartition("@")[2] and name != "github":
+        raise UsageError(
+            f"the URL names no {what}",
+            got=f"{name}://{parts.path}",
+            expected=f"{name}://{what.split()[-1]}/path",
+        )
+    if name in ("s3", "s3a") and "@" in parts.netloc and not _SEALED.match(parts.netloc):
+        raise UsageError(
+            "keys do not belong in an s3:// URL",
+            got=redact(text),
+            expected="s3://bucket/path",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+
+
+def check_writable(url: str | os.PathLike[str], field: str) -> None:
+    """Refuse a place that can only be read.
+
+    Raises:
+        UsageError: as `check`, or the scheme is read-only.
+    """
+    check(url)
+    name = scheme(url)
+    if name in _READ_ONLY:
+        raise UsageError(
+            f"results cannot be written to {name}://: it can only be read",
+            field=field,
+            got=redact(url),
+            expected="a folder, or a URL that takes files, such as s3://bucket/results",
+        )
+
+
+def host(url: str | os.PathLike[str]) -> str:
+    """The host, bucket or container that a URL names, without user and password."""
+    text = os.fspath(url)
+    return _split(text).netloc.rpartition("@")[2] if is_remote(text) else ""
+
+
+def endpoint(url: str | os.PathLike[str]) -> str:
+    """Whom a request for this URL asks, for a message."""
+    name = scheme(url)
+    if name in ("s3", "s3a"):
+        found = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return f"the store at {redact(found)}" if found else "S3"
+    services = {"hf": "the Hugging Face Hub", "github": "GitHub", "gs": "Google Cloud Storage"}
+    return services.get(str(name)) or host(url) or f"the store of {name}://"
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
@@ -100,7 +196,7 @@ def join(root: str | os.PathLike[str], *parts: str) -> str:
 def name_of(url: str | os.PathLike[str]) -> str:
     """The last component of a URL's path, without query."""
     text = os.fspath(url)
-    path = urlsplit(text).path if scheme(text) in ("http", "https") else text
+    path = _split(text).path if scheme(text) in ("http", "https") else text
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -165,7 +261,7 @@ def redact(url: str | os.PathLike[str]) -> str:
 def unsigned(url: str) -> str:
     """The URL without credentials or signature, so that two presigned URLs of one object are
     one."""
-    parts = urlsplit(url)
+    parts = _split(url)
     query = "&".join(
         piece for piece in parts.query.split("&") if piece and not _belongs_to_access(piece)
     )
@@ -235,7 +331,7 @@ def _opened(url: str) -> str:
     Raises:
         UsageError: the variable that holds them is not set here.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     found = _SEALED.match(parts.netloc)
     if not found:
         return url
@@ -255,22 +351,27 @@ def _opened(url: str) -> str:
 
 def timeout_seconds() -> float:
     """Seconds without a byte after which a request counts as stalled: ``MAE_STORAGE_TIMEOUT``, else
-    30."""
-    return float(os.environ.get("MAE_STORAGE_TIMEOUT", "30"))
+    20."""
+    return float(os.environ.get("MAE_STORAGE_TIMEOUT", "20"))
 
 
 def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of ``url`` and the path inside it.
 
-    One file system is kept per process and credentials in the environment: rotated credentials are
-    seen at the next call. Options of a file system come from fsspec's own configuration (files in
-    ``FSSPEC_CONFIG_DIR``, ``FSSPEC_*`` variables).
+    What the URL says of its server (host, port, user, password) is taken from it as fsspec reads
+    it. One file system is kept per process, server and credentials in the environment: rotated
+    credentials are seen at the next call. Other options come from fsspec's own configuration
+    (files in ``FSSPEC_CONFIG_DIR``, ``FSSPEC_*`` variables).
 
     Raises:
         DependencyError: the package for this scheme is missing.
-        UsageError: fsspec does not know the scheme.
+        UsageError: fsspec does not know the scheme, or the URL names no server.
     """
+    check(url)
     name = scheme(url) or "file"
+    opened = _opened(url)
+    check(opened)
+    opened = name + opened[len(name) :] if is_remote(opened) else opened
     environment = tuple(
         sorted(
             (k, v)
@@ -278,30 +379,45 @@ def filesystem(url: str) -> tuple[Any, str]:
             if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))
         )
     )
-    key = (os.getpid(), name, timeout_seconds(), environment)
     try:
         import fsspec
 
+        kind = fsspec.get_filesystem_class(name)
+        options = _of_url(kind, opened)
+        key = (os.getpid(), name, tuple(sorted(options.items())), timeout_seconds(), environment)
         with _filesystems_lock:
             fs = _filesystems.get(key)
             if fs is None:
-                fs = _filesystems[key] = _make(fsspec, name)
+                fs = _filesystems[key] = _make(fsspec, name, options)
     except ImportError as error:
-        package = _EXTRA.get(name, f"the fsspec driver for {name}://")
-        extra = "s3" if name in ("s3", "s3a") else None
+        extra = _EXTRA.get(name)
+        package = _PACKAGE.get(name, f"the fsspec driver for {name}://")
+        hint = f"pip install 'mae-skill[{extra}]'" if extra else f"pip install {package}"
         raise DependencyError(
-            f"reading {name}:// needs {package}",
+            f"reading {name}:// needs {f'the extra {extra}' if extra else package}",
             got=redact(url),
-            hint=f"pip install 'mae-skill[{extra}]'" if extra else f"pip install {package}",
+            hint=hint,
         ) from error
     except ValueError as error:
+        if "not known" not in str(error).lower():
+            raise
         raise UsageError(
             f"no file system for the scheme {name}://",
             got=redact(url),
             expected="a path or an fsspec URL such as s3://",
         ) from error
 
-    return fs, fs._strip_protocol(_opened(url))
+    return fs, fs._strip_protocol(opened)
+
+
+def _of_url(kind: Any, url: str) -> dict[str, Any]:
+    """The arguments of a file system that its URL holds, percent signs decoded in user and
+    password."""
+    options: dict[str, Any] = dict(kind._get_kwargs_from_urls(url))
+    return {
+        key: unquote(value) if key in ("username", "user", "password") and value else value
+        for key, value in options.items()
+    }
 
 
 def forget_filesystems() -> None:
@@ -310,15 +426,24 @@ def forget_filesystems() -> None:
         _filesystems.clear()
 
 
-def _make(fsspec: Any, name: str) -> Any:
+def forget_connection(url: str) -> None:
+    """Drop the kept connection to a server of files, so that the next call makes a new one. Stores
+    and web servers are asked by separate requests, and have none."""
+    name = scheme(url)
+    if name in ("ftp", "sftp", "ssh", "smb"):
+        with _filesystems_lock:
+            for key in [key for key in _filesystems if key[1] == name]:
+                del _filesystems[key]
+
+
+def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
+    seconds = timeout_seconds()
     if name in ("http", "https"):
         from aiohttp import ClientTimeout
 
         # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is
         # on silence.
-        silence = ClientTimeout(
-            total=None, sock_connect=min(timeout_seconds(), 10.0), sock_read=timeout_seconds()
-        )
+        silence = ClientTimeout(total=None, sock_connect=min(seconds, 10.0), sock_read=seconds)
         return fsspec.filesystem(
             name,
             skip_instance_cache=True,
@@ -327,9 +452,14 @@ def _make(fsspec: Any, name: str) -> Any:
         )
 
     if name not in ("s3", "s3a"):
-        return fsspec.filesystem(name, use_listings_cache=False)
+        if name in ("ftp", "sftp", "ssh"):
+            options["timeout"] = seconds
+        if name not in ("sftp", "ssh"):  # which take no option that their client does not know
+            options["use_listings_cache"] = False
+        if name != "memory":
+            options["skip_instance_cache"] = True
+        return fsspec.filesystem(name, **options)
 
-    seconds = timeout_seconds()
     config = {
         "read_timeout": seconds,
         "connect_timeout": min(seconds, 10.0),
@@ -337,9 +467,11 @@ def _make(fsspec: Any, name: str) -> Any:
         # Retries are `storage.retry` alone: three layers of five attempts each turn one stall
         # into minutes.
         "retries": {"total_max_attempts": 1, "mode": "standard"},
+        # Checksums are `storage.checksums` alone: the driver's own are of whole answers only.
+        "response_checksum_validation": "when_required",
     }
     fs = fsspec.filesystem(
-        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config
+        "s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config, **options
     )
     fs.retries = 1
     return fs

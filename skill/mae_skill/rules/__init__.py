@@ -10,7 +10,7 @@ from typing import Any
 
 from mae_skill.errors import MaeError
 from mae_skill.origin import Origin
-from mae_skill.rules import data, devices, effect, files, schedule, sizes
+from mae_skill.rules import data, devices, effect, engines, files, schedule, sizes
 from mae_skill.rules.base import Case, Facts, Notice, Rule
 
 __all__ = ["RULES", "Case", "Facts", "Notice", "Rule", "check_rules"]
@@ -21,6 +21,7 @@ RULES: list[Rule] = [
     *data.RULES,
     *schedule.RULES,
     *files.RULES,
+    *engines.RULES,
     *effect.RULES,
 ]
 

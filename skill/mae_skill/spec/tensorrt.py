@@ -43,7 +43,11 @@ class TensorRtSpec(SpecModel):
         1024, "Scratch memory that the builder may use.", unit="MB"
     )
     min_batch_size: Positive = spec_field(1, "Smallest batch of the profile.", unit="images")
-    opt_batch_size: Positive = spec_field(1, "Batch that the engine is tuned for.", unit="images")
+    opt_batch_size: Positive = spec_field(
+        1,
+        "Batch that the engine is tuned for; stays 1 when max_batch_size alone is raised.",
+        unit="images",
+    )
     max_batch_size: Positive = spec_field(
         1, "Largest batch of the profile.", unit="images", popular=True
     )
