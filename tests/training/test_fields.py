@@ -93,6 +93,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     AUG + "mixup_switch_prob": (1.0, {}),
     AUG + "mixup_mode": ("elem", {}),
     AUG + "interpolation": ("bilinear", {}),
+    AUG + "center_crop": (0.5, {"dataset.val_data_sources": HELD}),
     AUG + "hflip": (1.0, {}),
     AUG + "re_prob": (1.0, {}),
     AUG + "reduced_decode": (

@@ -24,7 +24,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     ``derived.json``, TensorBoard logs and images.
 
     Returns:
-        ``{"kpis", "artefacts", "best"}``; empty on ranks above 0.
+        ``{"kpis", "artefacts", "best"}``, and ``left_out`` where images were unreadable; empty on
+        ranks above 0.
     """
     stored = position.find(
         context.action_dir,
@@ -33,7 +34,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         context,
     )
     task = make_task(spec, context, stored is None)
-    kpis = TrainLoop(task, spec, context, stored).run()
+    loop = TrainLoop(task, spec, context, stored)
+    kpis = loop.run()
+    left_out = loop.left_out()
     if not context.is_main:
         return {}
 
@@ -50,6 +53,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "kpis": kpis,
         "artefacts": [entry["file"] for entry in index.read()["checkpoints"]],
         "best": index.choose("best").entry,
+        **({"left_out": left_out} if left_out else {}),
     }
 
 

@@ -171,6 +171,24 @@ def _gap(found: Figures, images: Any) -> Figures:
     return {**gap, "noise": text, **known}
 
 
+def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
+    """Field of a data source → reason → ``count`` and the first ``files`` that were not used.
+
+    Args:
+        data: what the plan counted, as the job's record holds it.
+        result: ``result.json``, which knows what the run could not read.
+    """
+    found: Figures = {}
+    for key, seen in data.items():
+        reasons = seen.get("left_out") if isinstance(seen, Mapping) else None
+        for reason, about in (reasons or {}).items():
+            if isinstance(about, Mapping) and about.get("count"):
+                found.setdefault(key, {})[reason] = dict(about)
+    for key, reasons in (result.get("left_out") or {}).items():
+        found.setdefault(key, {}).update(reasons)
+    return found
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures of `Job.figures` as lines for people: the study first, then every metric."""
     shown = study_lines(found["study"]) if "study" in found else []
@@ -193,6 +211,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     if kept := found.get("best_checkpoint"):
         value = f"{kept['metric']} {_short(kept['value'])}"
         shown.append(f"best checkpoint kept: {kept['file']} ({value}, epoch {kept['epoch']})")
+    for key, reasons in found.get("left_out", {}).items():
+        for reason, about in reasons.items():
+            names = ", ".join(map(str, about.get("files") or ()))
+            more = " …" if about["count"] > len(about.get("files") or ()) else ""
+            shown.append(f"left out of {key}: {about['count']} {reason} ({names}{more})")
+    shown += [f"warning: {warning}" for warning in found.get("warnings", ())]
     return shown
 
 
