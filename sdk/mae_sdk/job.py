@@ -33,6 +33,7 @@ from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
 from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import JobRecord, ShownRecord
 from mae_sdk.jobs.root import Root
@@ -233,9 +234,10 @@ class Job:
         """The last and the best value of every metric; of an AutoML job its best trial too.
 
         ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
-        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``left_out``: field of a
-        source → reason → how many files of it were not used, and the first of them;
-        ``warnings`` of the run. What is not known is left out.
+        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
+        metric → ``images, standard_error``; ``left_out``: field of a source → reason → how many
+        files of it were not used, and the first of them; ``warnings`` of the run. What is not known
+        is left out.
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
@@ -247,6 +249,7 @@ class Job:
             "best_checkpoint": job_metrics.best_checkpoint(index),
             "study": self._study(result) if record.get("kind") == "automl" else None,
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
+            "noise": job_metrics.noise_of(result),
             "warnings": result.get("warnings"),
         }
         return {name: value for name, value in found.items() if value}
@@ -311,6 +314,9 @@ class Job:
             named = files.read_json(path).get("artefacts") or []
         except (OSError, ValueError, AttributeError):
             return []
+        former = former_folder(record, self.folder)
+        if former is not None:
+            named = moved(named, former, self.folder)
         found = [path.parent / str(name) for name in named] + [
             self.folder / str(name) for name in named
         ]

@@ -40,13 +40,16 @@ KPIS = (
     "linear_acc",
     "reconstruction_loss",
 )
+SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
+"""The metrics that are shares of the images."""
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Evaluates and writes `metrics.json` (and the confusion matrix).
 
     Returns:
-        ``{"kpis", "artefacts", "device", "model"}``, and ``left_out`` where images were unreadable.
+        ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
+        it is a share of), and ``left_out`` where images were unreadable.
     """
     runtime = open_artefact(spec, context, "evaluate")
     with connected(context) as ranks:
@@ -67,6 +70,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "stage": runtime.meta.stage,
         "precision": runtime.meta.precision,
     }
+    shares = {name: metrics["images"] for name in SHARES if metrics.get(name) is not None}
     unreadable = metrics.get("unreadable") or []
     path = context.action_dir / "metrics.json"
     write_json(path, metrics)
@@ -80,6 +84,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "artefacts": [str(file) for file in [path, *files]],
         "device": str(runtime.device),
         "model": metrics["model"],
+        "shares": shares,
         **({"left_out": {"dataset.val_data_sources": left_out(unreadable)}} if unreadable else {}),
     }
 

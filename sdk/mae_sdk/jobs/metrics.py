@@ -71,6 +71,13 @@ def noise(value: Any, images: Any) -> Figures:
     return {"images": images, "standard_error": math.sqrt(value * (1 - value) / images)}
 
 
+def noise_of(result: Mapping[str, Any]) -> Figures:
+    """Metric → `noise`, of the shares of images that a result names."""
+    kpis, shares = result.get("kpis") or {}, result.get("shares") or {}
+    found = {name: noise(kpis.get(name), images) for name, images in shares.items()}
+    return {name: known for name, known in found.items() if known}
+
+
 def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
     """``file, epoch, metric, value`` of the best checkpoint that is kept; None without one."""
     from mae_skill.errors import MaeError
@@ -211,6 +218,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     if kept := found.get("best_checkpoint"):
         value = f"{kept['metric']} {_short(kept['value'])}"
         shown.append(f"best checkpoint kept: {kept['file']} ({value}, epoch {kept['epoch']})")
+    for name, known in found.get("noise", {}).items():
+        error, images = known["standard_error"], known["images"]
+        shown.append(f"noise of {name}: ±{error:.2g} (binomial, {images} images)")
     for key, reasons in found.get("left_out", {}).items():
         for reason, about in reasons.items():
             names = ", ".join(map(str, about.get("files") or ()))
