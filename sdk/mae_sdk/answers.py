@@ -111,7 +111,10 @@ def after(job: Job) -> list[Step]:
     if action == "evaluate":
         parent = record.get("parent_automl") or record.get("parent")
         return [Step("export", parent)] if parent and job.stage() != "pretrain" else []
-    return [Step("gen_trt_engine", job.id)] if action == "export" else []
+    measured = Step("evaluate", job.id, ("eval_dataset",))
+    if action == "export":
+        return [measured, Step("gen_trt_engine", job.id)]
+    return [measured] if action == "gen_trt_engine" else []
 
 
 def fine_tuning(classes: int | None, parent: str | None = None) -> Step:

@@ -237,6 +237,14 @@ def test_a_study_has_a_range_from_every_trial_pruned_to_none(
     assert pruned["seconds_study"] < whole["seconds_study"] == whole["seconds_study_at_most"]
     assert study(max_trials=9, timeout=20)["seconds_study_range"][1] < 60
     assert study(max_trials=18, pruner="none")["seconds_study"] > 1.7 * whole["seconds_study"]
+    grid = {"sampler": "grid", "parameters": ["train.optim.lr"], "grid_points": 2}
+    assert (
+        study(max_trials=90, pruner="none", **grid)["seconds_study"]
+        < 10 * (study(max_trials=1, pruner="none")["seconds_study"])
+    )
+    patient = study(max_trials=9, pruner="none", plateau=2)["seconds_study_range"]
+    assert patient[0] < whole["seconds_study_range"][0]
+    assert patient[1] == whole["seconds_study_range"][1]
     # Two trials at a time share the cores: half the rounds, each twice as long.
     two = study(max_trials=8, pruner="none", concurrency=2)
     one = study(max_trials=8, pruner="none", concurrency=1)
