@@ -286,3 +286,14 @@ def test_an_evaluation_has_a_time_only_where_its_model_is_known(tmp_path: Path) 
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=2)
     with pytest.raises(MaeError):
         Skill().plan("evaluate", eval_dataset=str(folder))
+
+
+def test_nodes_divide_what_fsdp_shards_and_have_cores_of_their_own() -> None:
+    spec: dict[str, Any] = {
+        "model": {"arch": "vit_tiny_patch16"},
+        "train": {"distributed_strategy": "fsdp"},
+    }
+    one = estimate("train", spec, Facts(device="cpu", cores=2, processes=2, nodes=1))
+    two = estimate("train", spec, Facts(device="cpu", cores=2, processes=2, nodes=2))
+    assert two["memory_mb"]["weights"] == pytest.approx(one["memory_mb"]["weights"] / 2, abs=0.1)
+    assert two["seconds_per_step"] == one["seconds_per_step"]
