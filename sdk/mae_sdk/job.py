@@ -250,7 +250,7 @@ class Job:
             "study": self._study(result) if record.get("kind") == "automl" else None,
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
-            "warnings": result.get("warnings"),
+            "warnings": said if isinstance(said := result.get("warnings"), list) else None,
         }
         return {name: value for name, value in found.items() if value}
 

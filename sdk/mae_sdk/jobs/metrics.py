@@ -20,8 +20,8 @@ MANY_TRIALS = 2
 
 def described(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Metric → ``direction`` and, for a share of images, ``images``, of a checkpoint index."""
-    found = {name: dict(about) for name, about in (index.get("metrics") or {}).items()}
-    best = index.get("best") or {}
+    found = {name: dict(mapping(about)) for name, about in mapping(index.get("metrics")).items()}
+    best = mapping(index.get("best"))
     if best.get("metric"):  # all that an index of an earlier version knows
         found.setdefault(str(best["metric"]), {}).setdefault("direction", best.get("direction"))
     return found
@@ -73,7 +73,7 @@ def noise(value: Any, images: Any) -> Figures:
 
 def noise_of(result: Mapping[str, Any]) -> Figures:
     """Metric → `noise`, of the shares of images that a result names."""
-    kpis, shares = result.get("kpis") or {}, result.get("shares") or {}
+    kpis, shares = mapping(result.get("kpis")), mapping(result.get("shares"))
     found = {name: noise(kpis.get(name), images) for name, images in shares.items()}
     return {name: known for name, known in found.items() if known}
 
@@ -122,7 +122,7 @@ def study(
         {name: number(text) for name, text in row.items() if name is not None}
         for row in csv.DictReader(table.splitlines())
     ]
-    objective = (record.get("objectives") or [{}])[0]
+    objective: Mapping[str, Any] = next(iter(record.get("objectives") or ()), {})
     metric, direction = objective.get("metric"), objective.get("direction")
     counts: dict[str, int] = {}
     for row in rows:
@@ -186,13 +186,12 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
         result: ``result.json``, which knows what the run could not read.
     """
     found: Figures = {}
-    for key, seen in data.items():
-        reasons = seen.get("left_out") if isinstance(seen, Mapping) else None
-        for reason, about in (reasons or {}).items():
-            if isinstance(about, Mapping) and about.get("count"):
+    of_run = mapping(result.get("left_out"))
+    for key, seen in {**dict.fromkeys(of_run), **data}.items():
+        reasons = mapping(mapping(seen).get("left_out"))
+        for reason, about in [*reasons.items(), *mapping(of_run.get(key)).items()]:
+            if mapping(about).get("count"):
                 found.setdefault(key, {})[reason] = dict(about)
-    for key, reasons in (result.get("left_out") or {}).items():
-        found.setdefault(key, {}).update(reasons)
     return found
 
 
@@ -266,6 +265,11 @@ def _short(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is a mapping, else an empty one: other programs write such files too."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def is_number(value: Any) -> bool:
