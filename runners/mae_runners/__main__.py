@@ -204,6 +204,8 @@ def start(
 
     run.context = make_context(args.action, spec, found.provenance)
     run.context.preemption = preemption
+    if run.context.is_main:  # printed when the spec was judged
+        run.context.warnings += [str(warning) for warning in found.warnings]
     run_action(args.action, spec, run.context)
     return 0
 
@@ -356,6 +358,8 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
     if not context.is_main:
         return result
 
+    if context.warnings:
+        result["warnings"] = list(context.warnings)
     context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
     write_json(context.action_dir / "result.json", result)
     if context.action_dir != context.results_dir / action:

@@ -105,6 +105,7 @@ class RunContext:
         provenance: dotted spec key → where its value came from.
         preemption: training's handler of SIGTERM and SIGUSR1, installed before anything else; None
             in other actions.
+        warnings: what was warned of so far, on rank 0, for ``result.json``.
     """
 
     action: str
@@ -118,6 +119,7 @@ class RunContext:
     encryption_key: str | None = field(default=None, repr=False)
     provenance: Mapping[str, Origin] = field(default_factory=dict, repr=False)
     preemption: StopSignal | None = field(default=None, repr=False)
+    warnings: list[str] = field(default_factory=list, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -129,7 +131,10 @@ class RunContext:
             print(message, file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
+        """Logs a warning, which the result repeats."""
         self.log(f"warning: {message}")
+        if self.is_main and message not in self.warnings:
+            self.warnings.append(message)
 
     @contextmanager
     def progress(self, total: int, description: str, initial: int = 0) -> Iterator[Progress]:

@@ -111,15 +111,15 @@ def after(job: Job) -> list[Step]:
     if action == "evaluate":
         parent = record.get("parent_automl") or record.get("parent")
         return [Step("export", parent)] if parent and job.stage() != "pretrain" else []
+    measured = Step("evaluate", job.id, ("eval_dataset",))
     if action != "export":
-        return []
+        return [measured] if action == "gen_trt_engine" else []
     # An engine is built of fp32 ONNX: anything else is the end of its way.
     from mae_sdk.job import setting
 
     whole = setting(job, "export.data_type") in (None, "fp32")
-    if whole and setting(job, "export.format") in (None, "onnx"):
-        return [Step("gen_trt_engine", job.id)]
-    return [Step("evaluate", job.id, ("eval_dataset",))]
+    builds = whole and setting(job, "export.format") in (None, "onnx")
+    return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
 
 
 def fine_tuning(classes: int | None, parent: str | None = None) -> Step:

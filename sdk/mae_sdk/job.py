@@ -33,6 +33,7 @@ from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
 from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
 from mae_sdk.jobs.records import JobRecord, ShownRecord
 from mae_sdk.jobs.root import Root
@@ -244,17 +245,23 @@ class Job:
         """The last and the best value of every metric; of an AutoML job its best trial too.
 
         ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
-        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`. What is not known is left
-        out.
+        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
+        metric → ``images, standard_error``; ``left_out``: field of a source → reason → how many
+        files of it were not used, and the first of them; ``warnings`` of the run. What is not known
+        is left out.
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
+        result = self._result()
         last, best = job_metrics.last_and_best(self._lines(), job_metrics.described(index))
         found = {
             "last": last,
             "best": best,
             "best_checkpoint": job_metrics.best_checkpoint(index),
-            "study": self._study() if record.get("kind") == "automl" else None,
+            "study": self._study(result) if record.get("kind") == "automl" else None,
+            "left_out": job_metrics.left_out(record.get("data") or {}, result),
+            "noise": job_metrics.noise_of(result),
+            "warnings": said if isinstance(said := result.get("warnings"), list) else None,
         }
         return {name: value for name, value in found.items() if value}
 
@@ -263,7 +270,7 @@ class Job:
         value = setting(self, "train.stage")
         return value if isinstance(value, str) else None
 
-    def _study(self) -> dict[str, Any]:
+    def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")
         about: dict[str, dict[str, Any]] = {}
         if top.get("child"):
@@ -274,8 +281,11 @@ class Job:
             top,
             self._document("automl/study.json"),
             {name: one.get("images") for name, one in about.items()},
-            self._document(f"{self.record['action']}/result.json").get("importance_note"),
+            result.get("importance_note"),
         )
+
+    def _result(self) -> dict[str, Any]:
+        return self._document(f"{self.record['action']}/result.json")
 
     def _beside(self, job_id: str) -> Job:
         """Another job of the same root."""
@@ -309,6 +319,9 @@ class Job:
             named = files.read_json(path).get("artefacts") or []
         except (OSError, ValueError, AttributeError):
             return []
+        former = former_folder(record, self.folder)
+        if former is not None:
+            named = moved(named, former, self.folder)
         found = [path.parent / str(name) for name in named] + [
             self.folder / str(name) for name in named
         ]

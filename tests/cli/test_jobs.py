@@ -17,7 +17,7 @@ from mae_sdk.cli.common import in_order
 from mae_sdk.cli.main import main
 from mae_skill.dotted import flatten
 
-from tests.support.jobs import start
+from tests.support.jobs import start, wait_until
 
 EPOCHS = """
 for epoch in 0 1 2; do
@@ -177,3 +177,13 @@ def test_a_damaged_record_hides_no_other_job_and_is_named(
     assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
     assert all(name in err for name in ("torn", "other", "short"))
     assert call(capsys, "status", "short", "--results-root", str(root))[0] == 4
+
+
+@pytest.mark.parametrize(("code", "again"), [(3, "show"), (2, "show"), (1, "resume")])
+def test_no_attempt_is_proposed_that_would_meet_the_same_data_or_spec(
+    root: Path, capsys: pytest.CaptureFixture[str], code: int, again: str
+) -> None:
+    job = start(root, f"exit {code}")
+    wait_until(lambda: job.state == "ERROR")
+    _, out, err = call(capsys, "status", "job", "--results-root", str(root))
+    assert f"mae jobs {again} job" in out and err == ""

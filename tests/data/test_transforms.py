@@ -222,6 +222,16 @@ def test_evaluation_equals_torchvisions_resize_and_centre_crop(
         assert np.array_equal(pixels, np.asarray(want))
 
 
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.5])
+def test_the_center_crop_leaves_the_margin_that_the_spec_says(share: float) -> None:
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    picture = photo(3, 200, 150)
+    pixels = EvalTransform(augmentation(input_size=64, center_crop=share)).fit(np.asarray(picture))
+    want = CenterCrop(64)(Resize(int(64 / share), InterpolationMode.BICUBIC)(picture))
+    assert np.array_equal(pixels, np.asarray(want))
+
+
 def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -78,6 +78,9 @@ def test_metrics_from_a_confusion_matrix_are_the_textbook_ones():
         "f1": pytest.approx(6 / 9),
         "images": 4,
     }
+    assert "per-class accuracy" in figures["definitions"]["recall"]
+    never = class_metrics(np.array([[4, 0], [3, 0]]), ["a", "b"])["per_class"]["b"]
+    assert never == {"precision": None, "recall": 0.0, "f1": None, "images": 3}
     assert figures["per_class"]["c"] == {"precision": None, "recall": None, "f1": None, "images": 0}
 
 
@@ -308,3 +311,45 @@ def test_the_defaults_of_a_whole_spec_give_way_too(
     monkeypatch.setenv(variable, "0" if variable == "RANK" else str(tmp_path))
     assert main([*command, "model.num_classes=7"]) == 2
     assert main(command) == 0
+
+
+def test_the_crop_that_a_model_was_validated_with_follows_it_and_another_can_be_asked_for(
+    digits, tmp_path
+):
+    model = make_model("vit_tiny_patch16", "finetune", 64, depth=2)
+    wide = save_checkpoint(model, tmp_path / "wide.pth", center_crop=1.0)
+    usual = save_checkpoint(model, tmp_path / "usual.pth")
+
+    def loss(name, checkpoint, **values):
+        provenance = {key.replace("__", "."): Origin(OriginKind.OVERRIDE) for key in values}
+        spec = make_spec(
+            evaluate__checkpoint=str(checkpoint), dataset__val_data_sources=str(digits), **values
+        )
+        result = evaluate.run(spec, make_context("evaluate", tmp_path / name, provenance))
+        return result["kpis"]["val_loss"]
+
+    crop = "dataset__augmentation__center_crop"
+    assert loss("a", wide) != loss("b", usual)
+    assert loss("c", usual, **{crop: 1.0}) == loss("a", wide)
+    assert loss("d", wide, **{crop: 0.875}) == loss("b", usual)
+    spec = make_spec(export__checkpoint=str(wide), dataset__val_data_sources=str(digits))
+    made = export.run(spec, make_context("export", tmp_path / "e"))["artefacts"][0]
+    assert loss("f", made) == pytest.approx(loss("a", wide), abs=1e-5)
+
+
+def test_what_could_not_be_read_is_in_the_result_of_every_action(finetuned, digits, tmp_path):
+    source = tmp_path / "digits"
+    for file in digits.rglob("*.png"):
+        (source / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (source / file.parent.name / file.name).write_bytes(file.read_bytes())
+    broken = sorted(source.rglob("*.png"))[0]
+    broken.write_bytes(b"no picture")
+    tolerant = {"dataset__max_corrupt_fraction": 0.5}
+    result, figures = evaluate_on(tmp_path / "a", finetuned, source, **tolerant)
+    (left,) = result["left_out"].values()
+    assert left["unreadable"]["count"] == 1 and broken.name in left["unreadable"]["files"][0]
+    assert len(figures["unreadable"]) == 1
+    result = infer(tmp_path / "b", finetuned, source, **tolerant)
+    assert result["left_out"]["dataset.test_data_sources"]["unreadable"]["count"] == 1
+    whole, _ = evaluate_on(tmp_path / "c", finetuned, digits)
+    assert "left_out" not in whole

@@ -118,6 +118,42 @@ def test_the_figures_of_a_real_study_and_its_trials(
     assert len({row["created"] for row in trials}) == 3
 
 
+@pytest.mark.parametrize("text", ["[]", "3", '{"metrics": [], "best": 3}', "{", "null"])
+def test_files_of_other_programs_are_no_fault(tmp_path: Path, text: str) -> None:
+    start(tmp_path, "true").wait(20)
+    for name in ("checkpoints.json", "result.json"):
+        files.write_text(tmp_path / "job" / "train" / name, text)
+    assert Job(tmp_path / "job").figures() == {}
+    odd = {"kpis": 1, "shares": [2], "left_out": [3], "warnings": 4}
+    files.write_json(tmp_path / "job" / "train" / "result.json", odd)
+    assert Job(tmp_path / "job").figures() == {}
+
+
+def test_what_was_left_out_and_warned_of_is_shown_with_the_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tmp_path, "true").wait(20)
+    record = files.read_json(tmp_path / "job" / "job.json")
+    planned = {
+        "left_out": {"hidden": {"count": 22, "files": [".DS_Store"]}, "suffixes": {"txt": 1}}
+    }
+    files.write_json(tmp_path / "job" / "job.json", {**record, "data": {"data.train": planned}})
+    unreadable = {"unreadable": {"count": 1, "files": ["a.png"]}}
+    result = {"left_out": {"data.train": unreadable, "data.val": unreadable}, "warnings": ["mind"]}
+    result |= {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 100}}
+    files.write_json(tmp_path / "job" / "train" / "result.json", result)
+    found = Job(tmp_path / "job").figures()
+    assert found["left_out"]["data.train"].keys() == {"hidden", "unreadable"}
+    for command in ("metrics", "show"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["jobs", command, "job", "--results-root", str(tmp_path)])
+        out = capsys.readouterr().out
+        assert "left out of data.train: 22 hidden (.DS_Store …)" in out
+        assert "left out of data.val: 1 unreadable (a.png)" in out
+        assert "warning: mind" in out and "noise of ACC_all: ±0.05" in out
+
+
 def test_a_job_shows_best_and_last_in_every_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

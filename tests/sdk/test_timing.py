@@ -237,6 +237,14 @@ def test_a_study_has_a_range_from_every_trial_pruned_to_none(
     assert pruned["seconds_study"] < whole["seconds_study"] == whole["seconds_study_at_most"]
     assert study(max_trials=9, timeout=20)["seconds_study_range"][1] < 60
     assert study(max_trials=18, pruner="none")["seconds_study"] > 1.7 * whole["seconds_study"]
+    grid = {"sampler": "grid", "parameters": ["train.optim.lr"], "grid_points": 2}
+    assert (
+        study(max_trials=90, pruner="none", **grid)["seconds_study"]
+        < 10 * (study(max_trials=1, pruner="none")["seconds_study"])
+    )
+    patient = study(max_trials=9, pruner="none", plateau=2)["seconds_study_range"]
+    assert patient[0] < whole["seconds_study_range"][0]
+    assert patient[1] == whole["seconds_study_range"][1]
     # Two trials at a time share the cores: half the rounds, each twice as long.
     two = study(max_trials=8, pruner="none", concurrency=2)
     one = study(max_trials=8, pruner="none", concurrency=1)
@@ -278,3 +286,14 @@ def test_an_evaluation_has_a_time_only_where_its_model_is_known(tmp_path: Path) 
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=2)
     with pytest.raises(MaeError):
         Skill().plan("evaluate", eval_dataset=str(folder))
+
+
+def test_nodes_divide_what_fsdp_shards_and_have_cores_of_their_own() -> None:
+    spec: dict[str, Any] = {
+        "model": {"arch": "vit_tiny_patch16"},
+        "train": {"distributed_strategy": "fsdp"},
+    }
+    one = estimate("train", spec, Facts(device="cpu", cores=2, processes=2, nodes=1))
+    two = estimate("train", spec, Facts(device="cpu", cores=2, processes=2, nodes=2))
+    assert two["memory_mb"]["weights"] == pytest.approx(one["memory_mb"]["weights"] / 2, abs=0.1)
+    assert two["seconds_per_step"] == one["seconds_per_step"]

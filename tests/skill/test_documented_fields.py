@@ -54,6 +54,7 @@ TABLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("dataset.augmentation.mixup_switch_prob", 0.5, UNIT),
     ("dataset.augmentation.mixup_mode", "batch", {"enum": ["batch", "pair", "elem"]}),
     ("dataset.augmentation.interpolation", "random", {"enum": ["random", "bilinear", "bicubic"]}),
+    ("dataset.augmentation.center_crop", 0.875, {"exclusiveMinimum": 0.0, "maximum": 1.0}),
     ("dataset.augmentation.hflip", 0.5, UNIT),
     ("dataset.augmentation.re_prob", 0.0, UNIT),
     ("train.stage", "pretrain", {"enum": ["pretrain", "finetune"]}),

@@ -52,9 +52,9 @@ PRETRAIN = {
     "mae_vit_base_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
     "mae_vit_large_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
     "mae_vit_huge_pretrain": (800, 1.5e-4, "linear", 0.75, 8),
-    "fcmae_atto_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
-    "fcmae_tiny_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
-    "fcmae_base_pretrain": (800, 1.5e-4, "linear", 0.6, 1),
+    "fcmae_atto_pretrain": (1600, 1.5e-4, "linear", 0.6, 1),
+    "fcmae_tiny_pretrain": (1600, 1.5e-4, "linear", 0.6, 1),
+    "fcmae_base_pretrain": (1600, 1.5e-4, "linear", 0.6, 1),
     "hiera_tiny_pretrain": (1600, 8e-4, "none", 0.6, 8),
     "hiera_base_pretrain": (1600, 8e-4, "none", 0.6, 8),
 }
@@ -145,6 +145,13 @@ def test_a_segmentation_recipe_has_the_published_numbers(name: str) -> None:
         1.0,
         "none",
     )
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_a_finetuning_recipe_averages_and_crops_as_its_accuracy_was_reached(name: str) -> None:
+    decay, crop = numbers(name, "train.ema_decay", "dataset.augmentation.center_crop")
+    assert decay == (0.9999 if name.startswith("fcmae") else None) and crop == 0.875
+    assert ("EMA 0.9999" in RECIPES[name].description) == (decay is not None)
 
 
 def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() -> None:

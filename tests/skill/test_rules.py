@@ -344,6 +344,18 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "train.optim.warmup_epochs",
         "never reaches its peak",
     ),
+    (
+        {**BASE, "train.optim.warmup_epochs": 5, "train.num_epochs": 10},
+        {},
+        "train.optim.warmup_epochs",
+        "take half of the run of 10 or more",
+    ),
+    (
+        {**TUNE, "dataset.augmentation.input_size": 384},
+        {},
+        "dataset.augmentation.center_crop",
+        "0.875 at 384 pixels, where the published protocols evaluate at 1 above 224",
+    ),
     (BASE, {}, "train.optim.milestones", "beyond the run of 10 epochs"),
     ({**BASE, "train.mask_ratio": 0.3}, {}, "train.mask_ratio", "the paper of ViT-Ti/16 uses 0.75"),
     ({**BASE, "model.decoder_depth": 1}, {}, "model.decoder_depth", "uses 8"),

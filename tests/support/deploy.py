@@ -83,10 +83,10 @@ def awaken(model: Any) -> None:
                 parameter.normal_(std=0.3)
 
 
-def save_checkpoint(model: Any, path: Path, key: str | None = None) -> Path:
-    """The model as a checkpoint of the train action."""
+def save_checkpoint(model: Any, path: Path, key: str | None = None, **more: Any) -> Path:
+    """The model as a checkpoint of the train action; ``more`` are fields of its description."""
     details = {"classes": CLASSES} if hasattr(model, "num_classes") else {}
-    meta = checkpoint.CheckpointMeta.for_model(model, **details)
+    meta = checkpoint.CheckpointMeta.for_model(model, **details, **more)
     checkpoint.save(
         {
             "state_dict": checkpoint.model_state(model),

@@ -177,7 +177,12 @@ def test_too_many_unreadable_images_end_the_run_and_a_tolerated_share_does_not(
     victim.write_bytes(b"no image")
     assert train(spec(broken, tmp_path / "job")) == 3
     assert victim.name in str(read(tmp_path / "job", "error.json"))
-    assert train(spec(broken, tmp_path / "kind", dataset__max_corrupt_fraction=0.2)) == 0
+    made = spec(broken, tmp_path / "kind", dataset__max_corrupt_fraction=0.2)
+    assert train({**made, "train": {**made["train"], "mask_ratio": 0.3}}) == 0
+    result = read(tmp_path / "kind", "train/result.json")
+    left = result["left_out"]["dataset.train_data_sources"]["unreadable"]
+    assert left["count"] == 1 and victim.name in left["files"][0]
+    assert any("mask_ratio" in warning for warning in result["warnings"])
 
 
 FAULTY = """

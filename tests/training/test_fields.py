@@ -94,6 +94,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     AUG + "mixup_switch_prob": (1.0, {}),
     AUG + "mixup_mode": ("elem", {}),
     AUG + "interpolation": ("bilinear", {}),
+    AUG + "center_crop": (0.5, {"dataset.val_data_sources": HELD}),
     AUG + "hflip": (1.0, {}),
     AUG + "vflip": (1.0, {}),
     AUG + "rotation": (30.0, {}),

@@ -169,6 +169,20 @@ def test_images_show_original_masked_and_restored_images(data: Path, tmp_path: P
             assert picture.height >= 8 * (192 + 16)
 
 
+def test_the_end_of_a_run_says_the_best_beside_the_last(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = spec(data, tmp_path / "job", "finetune", dataset__val_data_sources=str(data))
+    assert train(made) == 0
+    said = capsys.readouterr().err
+    best = read(tmp_path / "job", "train/result.json")["best_metrics"]["ACC_all"]
+    found = values(tmp_path / "job", "ACC_all")
+    assert best["value"] == max(found) and best["epoch"] == found.index(max(found))
+    assert best["images"] == 12 and best["direction"] == "maximize"
+    assert f"best ACC_all {max(found):.4g} at epoch {best['epoch']}" in said
+    assert f"last {found[-1]:.4g}" in said
+
+
 def test_tensorboard_and_csv_hold_the_same_numbers(data: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

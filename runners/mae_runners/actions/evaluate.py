@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
 from mae_runners.context import RunContext
+from mae_runners.data import left_out
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
@@ -39,13 +40,16 @@ KPIS = (
     "linear_acc",
     "reconstruction_loss",
 )
+SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
+"""The metrics that are shares of the images."""
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Evaluates and writes `metrics.json` (and the confusion matrix).
 
     Returns:
-        ``{"kpis", "artefacts", "device", "model"}``.
+        ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
+        it is a share of), and ``left_out`` where images were unreadable.
     """
     runtime = open_artefact(spec, context, "evaluate")
     with connected(context) as ranks:
@@ -66,6 +70,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "stage": runtime.meta.stage,
         "precision": runtime.meta.precision,
     }
+    shares = {name: metrics["images"] for name in SHARES if metrics.get(name) is not None}
+    unreadable = metrics.get("unreadable") or []
     path = context.action_dir / "metrics.json"
     write_json(path, metrics)
 
@@ -78,6 +84,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "artefacts": [str(file) for file in [path, *files]],
         "device": str(runtime.device),
         "model": metrics["model"],
+        "shares": shares,
+        **({"left_out": {"dataset.val_data_sources": left_out(unreadable)}} if unreadable else {}),
     }
 
 
@@ -100,6 +108,7 @@ def evaluate_classifier(
             progress.advance()
 
     ranks.sum_over_ranks(sums.sums)
+    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
     if not context.is_main:
         return {}, []
     metrics = {
@@ -107,7 +116,7 @@ def evaluate_classifier(
         **sums.summary(source),
         "images": sums.images,
         **class_metrics(sums.confusion, classes),
-        "unreadable": images.dataset.corrupt,
+        "unreadable": unreadable,
         "speed": speed(runtime, first),
     }
     return metrics, write_confusion(sums.confusion, classes, context.action_dir)
@@ -119,7 +128,7 @@ class Features(NamedTuple):
     Attributes:
         features: ``[N, D]``.  labels: int64 ``[N]``, None where some image has none.
         classes: names, in label order.  loss: mean reconstruction loss, where it was asked for.
-        first: one input image.
+        first: one input image.  unreadable: images that could not be read.
     """
 
     features: Tensor
@@ -127,6 +136,7 @@ class Features(NamedTuple):
     classes: list[str]
     loss: float | None
     first: Tensor | None
+    unreadable: list[str]
 
 
 def evaluate_features(
@@ -149,6 +159,7 @@ def evaluate_features(
         "images": len(found.features),
         "notes": [],
         "features": runtime.meta.output,
+        "unreadable": found.unreadable,
     }
     if found.loss is not None:
         metrics["reconstruction_loss"] = found.loss
@@ -248,6 +259,7 @@ def embed(
         classes=images.dataset.classes,
         loss=None if units is None else loss / len(features),
         first=first,
+        unreadable=images.dataset.corrupt,
     )
 
 

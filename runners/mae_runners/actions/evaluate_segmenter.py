@@ -50,10 +50,11 @@ def evaluate_segmenter(
             progress.advance()
 
     ranks.sum_over_ranks(sums.sums)
+    unreadable = sorted({path for part in ranks.gather(pairs.dataset.corrupt) for path in part})
     if not context.is_main:
         return {}, []
     metrics = by_class(found := sums.summary(source), classes)
-    metrics |= {"window": settings.window, "unreadable": pairs.dataset.corrupt}
+    metrics |= {"window": settings.window, "unreadable": unreadable}
     if settings.window == "slide":
         metrics["stride"] = list(default_stride(pairs.window, settings.stride))
 

@@ -27,6 +27,7 @@ from mae_runners.deploy.artefact import (
     check_agreement,
     check_no_folder,
     check_target,
+    take_crop,
 )
 from mae_runners.deploy.eval_images import calibration_batches, gate_images
 from mae_runners.deploy.precision import convert
@@ -159,9 +160,11 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
         checkpoint_sha256=sha256_of(path),
         task=saved.task,
+        center_crop=saved.center_crop,
         patch_size=saved.model.get("patch_size"),
     )
     check_agreement(spec, context.provenance, meta, "export.checkpoint")
+    take_crop(spec, context.provenance, meta)
 
     height, width = saved.input_size
     meta.input_size = [section.input_height or height, section.input_width or width]

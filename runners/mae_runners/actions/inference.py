@@ -20,6 +20,7 @@ from PIL import Image
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
 from mae_runners.context import RunContext
+from mae_runners.data import left_out
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
@@ -52,6 +53,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
                 rows += zip(batch["index"].tolist(), outputs.numpy(), strict=True)
                 progress.advance()
         parts = ranks.gather_on_first(rows)
+        bad = ranks.gather_on_first(images.dataset.corrupt)
     if not context.is_main:
         return {}
 
@@ -67,12 +69,15 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if mae is not None:
         files += write_reconstructions(mae, images, runtime, spec.train.seed, folder)
 
-    for path in images.dataset.corrupt:
-        context.warn(f"unreadable, so not in the results: {path}")
+    unreadable = sorted({path for part in bad for path in part})
+    for path in unreadable:
+        context.log(f"warning: unreadable, so not in the results: {path}")
+    left = {"dataset.test_data_sources": left_out(unreadable)}
     return {
         "kpis": {"images": len(paths), "unreadable": len(images) - len(paths)},
         "artefacts": [str(file) for file in files],
         "device": str(runtime.device),
+        **({"left_out": left} if unreadable else {}),
     }
 
 

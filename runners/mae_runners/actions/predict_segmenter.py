@@ -14,6 +14,7 @@ from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
 from mae_runners.context import RunContext
+from mae_runners.data import left_out
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
@@ -95,6 +96,7 @@ def predict_segmenter(
                     rows.append(Row(pair.index, width, height, shares.tolist()))
                 progress.advance()
         parts = ranks.gather_on_first(rows)
+        bad = ranks.gather_on_first(dataset.corrupt)
         if sums is not None:
             ranks.sum_over_ranks(sums.sums)
     if not context.is_main:
@@ -107,8 +109,10 @@ def predict_segmenter(
         write_results(folder, done, paths, names, classes),
         colours.write_legend(classes, folder / "colours.csv"),
     ]
-    for path in dataset.corrupt:
-        context.warn(f"unreadable, so not in the results: {path}")
+    unreadable = sorted({path for part in bad for path in part})
+    for path in unreadable:
+        context.log(f"warning: unreadable, so not in the results: {path}")
+    left = {"dataset.test_data_sources": left_out(unreadable)}
 
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
     if sums is not None and sums.labelled_pixels:
@@ -121,6 +125,7 @@ def predict_segmenter(
         "kpis": kpis,
         "artefacts": [str(file) for file in [*files, *(folder / kind for kind in KINDS)]],
         "device": str(runtime.device),
+        **({"left_out": left} if unreadable else {}),
     }
 
 

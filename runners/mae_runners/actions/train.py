@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.metrics import last_and_best
+from mae_sdk.jobs.status import read_status
 from mae_skill.spec import ExperimentSpec
 
 from mae_runners.context import RunContext
@@ -24,7 +26,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     ``derived.json``, TensorBoard logs and images.
 
     Returns:
-        ``{"kpis", "artefacts", "best"}``; empty on ranks above 0.
+        ``{"kpis", "artefacts", "best", "best_metrics"}``, and ``left_out`` where images were
+        unreadable; empty on ranks above 0.
     """
     stored = position.find(
         context.action_dir,
@@ -33,7 +36,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         context,
     )
     task = make_task(spec, context, stored is None)
-    kpis = TrainLoop(task, spec, context, stored).run()
+    loop = TrainLoop(task, spec, context, stored)
+    kpis = loop.run()
+    left_out = loop.left_out()
     if not context.is_main:
         return {}
 
@@ -50,7 +55,19 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "kpis": kpis,
         "artefacts": [entry["file"] for entry in index.read()["checkpoints"]],
         "best": index.choose("best").entry,
+        "best_metrics": _best(task, context),
+        **({"left_out": left_out} if left_out else {}),
     }
+
+
+def _best(task: Task, context: RunContext) -> dict[str, Any]:
+    """The best value of every metric over all epochs and attempts, said beside the last one."""
+    lines = read_status(context.results_dir / "status.json")
+    last, best = last_and_best(lines, task.metrics_about())
+    for name, top in best.items():
+        shown = f"best {name} {top['value']:.4g} at epoch {top['epoch']} (step {top['step']})"
+        context.log(f"{shown}; last {last[name]['value']:.4g}")
+    return best
 
 
 def make_task(spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> Task:

@@ -1,6 +1,12 @@
 """Images and masks: from a source to batches on the device."""
 
-from mae_runners.data.dataset import ImageDataset, KeyedDataset, build_dataset, collate
+from mae_runners.data.dataset import (
+    ImageDataset,
+    KeyedDataset,
+    build_dataset,
+    collate,
+    left_out,
+)
 from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
 from mae_runners.data.sampler import FunctionalSampler
@@ -19,6 +25,7 @@ __all__ = [
     "build_loader",
     "build_segmentation_dataset",
     "collate",
+    "left_out",
     "soft_targets",
     "to_input",
 ]

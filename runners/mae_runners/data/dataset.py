@@ -21,6 +21,7 @@ from mae_runners.data.transforms import EvalTransform, TrainTransform, sample_ke
 
 log = logging.getLogger("mae.data")
 MAX_REPLACEMENTS = 64
+LISTED = 20  # unreadable images that a result names
 
 
 class KeyedDataset(Dataset[dict[str, Any]]):
@@ -131,6 +132,11 @@ class KeyedDataset(Dataset[dict[str, Any]]):
             hint="fix or remove these files (mae inspect lists them), "
             "or raise dataset.max_corrupt_fraction",
         )
+
+
+def left_out(names: Sequence[str]) -> dict[str, Any]:
+    """What a result says of images that could not be read: how many, and the first of them."""
+    return {"unreadable": {"count": len(names), "files": list(names[:LISTED])}}
 
 
 class ImageDataset(KeyedDataset):

@@ -2,8 +2,8 @@
 
 Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area,
 ``min_ratio``–``max_ratio``), flips, an affine change (``rotation, shear, zoom, shift``), color
-jitter. Fine-tuning adds ``auto_aug`` (timm) and random
-erasing. Evaluation: the short side to size / 0.875 (bicubic), then the center.
+jitter. Fine-tuning adds ``auto_aug`` (timm) and random erasing. Evaluation: the short side to size /
+``center_crop`` (bicubic), then the center.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from mae_runners.data.decode import Pixels, decode, jpeg_shape
 
 Policy = Callable[[Image.Image], Image.Image]
 
-EVAL_SHARE = 0.875
 ATTEMPTS = 10
 
 
@@ -261,6 +260,7 @@ class EvalTransform:
 
     def __init__(self, augmentation: AugmentationSpec) -> None:
         self.height, self.width = input_shape(augmentation.input_size)
+        self.share = augmentation.center_crop
 
     def __call__(self, data: bytes, name: str, key: int = 0) -> Pixels:
         """Decode, resize with Pillow's bicubic filter, cut the center. ``key`` is not used: nothing
@@ -270,7 +270,7 @@ class EvalTransform:
     def fit(self, pixels: Pixels) -> Pixels:
         """uint8 [H, W, 3] of any size → [height, width, 3]."""
         height, width = pixels.shape[:2]
-        want_w, want_h = math.floor(self.width / EVAL_SHARE), math.floor(self.height / EVAL_SHARE)
+        want_w, want_h = math.floor(self.width / self.share), math.floor(self.height / self.share)
         factor = max(want_w / width, want_h / height)
         new_w, new_h = max(want_w, int(width * factor)), max(want_h, int(height * factor))
         resized = np.asarray(

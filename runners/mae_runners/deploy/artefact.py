@@ -36,6 +36,7 @@ class ArtefactMeta:
         input_size: [height, width] in pixels.
         patch_size: as in the checkpoint; None = the architecture's.
         mean, std: per channel, of pixels in [0, 1].
+        center_crop: of `EvalTransform`.
         output: ``logits`` | ``pooled`` | ``tokens``.
         classes: class names in output order, or None.
         num_classes: width of the logits, or None for features.
@@ -61,6 +62,7 @@ class ArtefactMeta:
     opset: int = 17
     checkpoint_sha256: str | None = None
     task: str = "classification"
+    center_crop: float = 0.875
     patch_size: int | None = None
     format: int = FORMAT_VERSION
 
@@ -229,6 +231,12 @@ def check_agreement(
     ]
     if problems:
         raise SpecError("the spec contradicts the artefact", problems=problems)
+
+
+def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtefactMeta) -> None:
+    """A crop that somebody set is taken; else the one that the model was validated with stays."""
+    if is_explicit(provenance, "dataset.augmentation.center_crop"):
+        meta.center_crop = float(spec.dataset.augmentation.center_crop)
 
 
 def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:

@@ -32,12 +32,13 @@ ROLES = {"train_data_sources": "train", "val_data_sources": "val", "test_data_so
 
 
 def augmentation_of(spec: ExperimentSpec, meta: ArtefactMeta) -> Any:
-    """``dataset.augmentation`` with the artefact's input size, mean and std, whatever it says."""
+    """``dataset.augmentation`` with what the artefact says of its images."""
     return spec.dataset.augmentation.model_copy(
         update={
             "input_size": list(meta.input_size),
             "mean": list(meta.mean),
             "std": list(meta.std),
+            "center_crop": float(meta.center_crop),
         }
     )
 

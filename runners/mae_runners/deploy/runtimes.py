@@ -22,6 +22,7 @@ from mae_runners.deploy.artefact import (
     choose_path,
     run_in_parts,
     sidecar,
+    take_crop,
 )
 from mae_runners.deploy.onnx import deployable, require, session_of
 from mae_runners.deploy.tensorrt import load_backend
@@ -215,6 +216,7 @@ def open_checkpoint(path: Path, device: torch.device, key: str | None) -> TorchR
         num_classes=None if pretrain else saved.num_classes,
         checkpoint_sha256=sha256_of(path),
         task=saved.task,
+        center_crop=saved.center_crop,
         patch_size=saved.model.get("patch_size"),
     )
     return TorchRuntime(deployable(model, meta), meta, device, model)
@@ -257,6 +259,7 @@ def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
     path = choose_path(getattr(spec, action), action)
     runtime = open_runtime(path, context.device, context.encryption_key)
     check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
+    take_crop(spec, context.provenance, runtime.meta)
     return runtime
 
 

@@ -14,6 +14,13 @@ from mae_runners.metrics.confusion import count_pairs
 
 TOP_K = 5
 
+DEFINITIONS = {
+    "recall": "share of the class's images that were taken for it: the per-class accuracy",
+    "precision": "share of the images taken for the class that are of it",
+    "f1": "harmonic mean of the two; null where one of them is undefined",
+    "mean_class_accuracy": "mean recall of the classes that have images",
+}
+
 
 class ClassificationMetrics:
     """Accuracy and loss of a classifier; used by the validation of training and by evaluate.
@@ -77,15 +84,18 @@ def class_metrics(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
     """Metrics of single classes from a confusion matrix ``[C, C]``.
 
     Returns:
-        ``mean_class_accuracy`` over the classes present, and ``per_class``: name → precision,
-        recall, f1 (None where undefined) and images.
+        ``mean_class_accuracy`` over the classes present, ``per_class``: name → precision, recall,
+        f1 and images, and `DEFINITIONS`. A class that was never predicted has no precision, one
+        without images no recall; either has no f1. What is undefined is None.
     """
     hits, truths, guesses = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     per_class = {
         name: {
             "precision": _share(hits[index], guesses[index]),
             "recall": _share(hits[index], truths[index]),
-            "f1": _share(2 * hits[index], truths[index] + guesses[index]),
+            "f1": _share(2 * hits[index], truths[index] + guesses[index])
+            if truths[index] and guesses[index]
+            else None,
             "images": int(truths[index]),
         }
         for index, name in enumerate(classes)
@@ -94,6 +104,7 @@ def class_metrics(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
     return {
         "mean_class_accuracy": float((hits[present] / truths[present]).mean()),
         "per_class": per_class,
+        "definitions": DEFINITIONS,
     }
 
 

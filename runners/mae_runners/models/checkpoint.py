@@ -43,6 +43,7 @@ class CheckpointMeta:
     classes: list[str] | None = None
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    center_crop: float = 0.875
     global_pool: bool = True
     spec_digest: str | None = None
     format: int = FORMAT

@@ -151,6 +151,13 @@ class Task(ABC):
         """The metric of this run that chooses the best checkpoint; None = the monitored loss."""
         return None
 
+    def datasets(self) -> dict[str, KeyedDataset]:
+        """The data sets of the run, by the field that names their source."""
+        found = {"dataset.train_data_sources": self.train}
+        if self.val is not None and self.spec.dataset.val_data_sources:
+            found["dataset.val_data_sources"] = self.val
+        return found
+
     def metrics_about(self) -> dict[str, dict[str, Any]]:
         """Metric → ``direction`` and, where it is a share of images, ``images``: of how many."""
         return {"train_loss": {"direction": "minimize"}, "val_loss": {"direction": "minimize"}}

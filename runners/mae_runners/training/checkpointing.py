@@ -73,6 +73,7 @@ class CheckpointWriter:
             classes=task.train.classes if finetunes else None,
             mean=list(task.aug.mean),
             std=list(task.aug.std),
+            center_crop=float(task.aug.center_crop),
         )
         data: dict[str, Any] = {
             **self.constant,
@@ -102,6 +103,7 @@ class CheckpointWriter:
             num_classes=meta.num_classes if finetunes else None,
             mean=meta.mean,
             std=meta.std,
+            center_crop=meta.center_crop,
         )
         point_latest(folder, task.model.arch, folder / name)
         keep = task.spec.train.keep_checkpoints

@@ -15,6 +15,7 @@ from mae_skill.errors import PreemptedError
 from mae_skill.spec import ExperimentSpec
 
 from mae_runners.context import Progress, RunContext
+from mae_runners.data import left_out
 from mae_runners.distributed import is_sharded, meet
 from mae_runners.tasks.base import Batch, Task, counted, seed_all
 from mae_runners.training.checkpointing import CheckpointWriter, fill, restore
@@ -407,6 +408,16 @@ class TrainLoop:
             eta=round((train.num_epochs - epoch - 1) * seconds, 1),
             kpi=metrics,
         )
+
+    def left_out(self) -> dict[str, Any]:
+        """Field → ``{"unreadable": {"count", "files"}}`` of the sources of which this run could not
+        read every image; every rank calls it."""
+        found = {}
+        for key, dataset in self.task.datasets().items():
+            parts = self.ranks.gather(dataset.corrupt)
+            if names := sorted({name for part in parts for name in part}):
+                found[key] = left_out(names)
+        return found
 
     # ------------------------------------------------------------------------------------------
     # parts that several places share

@@ -620,6 +620,8 @@ def control(job_dir: Path) -> int:
             changed()
             return 6
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
+        if note := summary.get("importance_note"):
+            say(str(note))
         status.success(f"AutoML ended ({reason})", kpi=summary["kpi"])
         files.write_json(job_dir / "train" / "result.json", summary)
         warm.dismiss(folder)

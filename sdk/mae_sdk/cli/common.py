@@ -293,7 +293,11 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
             f"mae jobs logs {job.id} -f{root}",
         ]
     if state == "ERROR":
-        return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
+        problem = job.record.get("error")
+        # Another attempt meets the same data and the same spec.
+        in_vain = problem is not None and problem["category"] in ("data", "spec")
+        again = f"mae jobs show {job.id}{root}" if in_vain else f"mae jobs resume {job.id}{root}"
+        return [f"mae jobs logs {job.id}{root}", again]
     if state == "CANCELED":
         return [f"mae jobs resume {job.id}{root}"]
     if state == "UNKNOWN":

@@ -261,6 +261,9 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
     brief["time"] = _time(estimates.pop("time", {}))
     brief["estimates"] = flatten(estimates)
     brief["sources"] = {key: _source(seen) for key, seen in document["sources"].items()}
+    for key, seen in document["sources"].items():
+        if left := _left_out(seen):
+            brief["sources"][f"{key} left out"] = left
     brief["mappings"] = {
         row["field"]: f"{row['value']}   ({row['note']})" for row in document["mappings"]
     }
@@ -298,6 +301,16 @@ def _source(seen: dict[str, Any]) -> str:
     held_out = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
     use = f"; for {seen['use']}" if seen.get("use") else ""
     return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out}{use})"
+
+
+def _left_out(seen: dict[str, Any]) -> str:
+    """What lies in a source and is not used, by reason, with the first names."""
+    parts = []
+    for reason, about in (seen.get("left_out") or {}).items():
+        if isinstance(about, dict) and about.get("count"):
+            names = ", ".join(map(str, about.get("files") or ()))
+            parts.append(f"{about['count']} {reason} ({names})")
+    return "; ".join(parts)
 
 
 def _block(key: str, value: Any) -> str:

@@ -20,8 +20,8 @@ MANY_TRIALS = 2
 
 def described(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Metric → ``direction`` and, for a share of images, ``images``, of a checkpoint index."""
-    found = {name: dict(about) for name, about in (index.get("metrics") or {}).items()}
-    best = index.get("best") or {}
+    found = {name: dict(mapping(about)) for name, about in mapping(index.get("metrics")).items()}
+    best = mapping(index.get("best"))
     if best.get("metric"):  # all that an index of an earlier version knows
         found.setdefault(str(best["metric"]), {}).setdefault("direction", best.get("direction"))
     return found
@@ -71,6 +71,13 @@ def noise(value: Any, images: Any) -> Figures:
     return {"images": images, "standard_error": math.sqrt(value * (1 - value) / images)}
 
 
+def noise_of(result: Mapping[str, Any]) -> Figures:
+    """Metric → `noise`, of the shares of images that a result names."""
+    kpis, shares = mapping(result.get("kpis")), mapping(result.get("shares"))
+    found = {name: noise(kpis.get(name), images) for name, images in shares.items()}
+    return {name: known for name, known in found.items() if known}
+
+
 def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
     """``file, epoch, metric, value`` of the best checkpoint that is kept; None without one."""
     from mae_skill.errors import MaeError
@@ -115,7 +122,7 @@ def study(
         {name: number(text) for name, text in row.items() if name is not None}
         for row in csv.DictReader(table.splitlines())
     ]
-    objective = (record.get("objectives") or [{}])[0]
+    objective: Mapping[str, Any] = next(iter(record.get("objectives") or ()), {})
     metric, direction = objective.get("metric"), objective.get("direction")
     counts: dict[str, int] = {}
     for row in rows:
@@ -171,6 +178,23 @@ def _gap(found: Figures, images: Any) -> Figures:
     return {**gap, "noise": text, **known}
 
 
+def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
+    """Field of a data source → reason → ``count`` and the first ``files`` that were not used.
+
+    Args:
+        data: what the plan counted, as the job's record holds it.
+        result: ``result.json``, which knows what the run could not read.
+    """
+    found: Figures = {}
+    of_run = mapping(result.get("left_out"))
+    for key, seen in {**dict.fromkeys(of_run), **data}.items():
+        reasons = mapping(mapping(seen).get("left_out"))
+        for reason, about in [*reasons.items(), *mapping(of_run.get(key)).items()]:
+            if mapping(about).get("count"):
+                found.setdefault(key, {})[reason] = dict(about)
+    return found
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures of `Job.figures` as lines for people: the study first, then every metric."""
     shown = study_lines(found["study"]) if "study" in found else []
@@ -193,6 +217,15 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     if kept := found.get("best_checkpoint"):
         value = f"{kept['metric']} {_short(kept['value'])}"
         shown.append(f"best checkpoint kept: {kept['file']} ({value}, epoch {kept['epoch']})")
+    for name, known in found.get("noise", {}).items():
+        error, images = known["standard_error"], known["images"]
+        shown.append(f"noise of {name}: ±{error:.2g} (binomial, {images} images)")
+    for key, reasons in found.get("left_out", {}).items():
+        for reason, about in reasons.items():
+            names = ", ".join(map(str, about.get("files") or ()))
+            more = " …" if about["count"] > len(about.get("files") or ()) else ""
+            shown.append(f"left out of {key}: {about['count']} {reason} ({names}{more})")
+    shown += [f"warning: {warning}" for warning in found.get("warnings", ())]
     return shown
 
 
@@ -232,6 +265,11 @@ def _short(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value where it is a mapping, else an empty one: other programs write such files too."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def is_number(value: Any) -> bool:

@@ -10,16 +10,19 @@ from mae_skill.errors import NotFoundError
 from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_sdk.jobs.moved import bring_along
 
 
 def prepare(job_dir: Path) -> Path | None:
     """Rewrite ``spec.yaml`` for the newest attempt.
 
-    The record's ``resume_keys`` get the checkpoint; its ``ptm_keys`` are cleared.
+    The record's ``resume_keys`` get the checkpoint; its ``ptm_keys`` are cleared. A folder that was
+    moved is told where it is.
 
     Returns:
         The checkpoint that it resumes from; None where there is none yet.
     """
+    bring_along(job_dir)
     record = records.read_record(job_dir)
     keys = record.get("resume_keys") or []
     if not keys:

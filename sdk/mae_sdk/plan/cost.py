@@ -165,11 +165,18 @@ def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> di
     """``seconds_study``, its range, and ``seconds_study_at_most``: likely, if nothing is pruned."""
     from mae_sdk.automl.options import parse
     from mae_sdk.automl.pruner import shares_of_epochs
+    from mae_sdk.automl.space import SearchSpace
+    from mae_sdk.automl.study import grid_size
 
     assert plan.study is not None
     options = parse(plan.study["options"])
     least, likely = shares_of_epochs(options, len(plan.study["objectives"]), epochs)
-    rounds = -(-options.max_trials // max(1, int(plan.study["concurrency"] or 1)))
+    size = grid_size(SearchSpace.from_dict(plan.study["space"]), options)
+    trials = options.max_trials if size is None else min(options.max_trials, size)
+    together = max(1, int(plan.study["concurrency"] or 1))
+    rounds = -(-trials // together)
+    # Patience may end the study as soon as so many trials in a row are no better.
+    fewest = -(-min(trials, (options.plateau or trials) + 1) // together)
     cold = {"start": parts["start"]} if "start" in parts else {}
     trial = {name: value for name, value in parts.items() if name != "start"}
     if cold:
@@ -182,7 +189,7 @@ def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> di
         high = min(high, options.timeout + late)
     return {
         "seconds_study": round(min(rounds * whole * likely + first, high), 1),
-        "seconds_study_range": [round(min(rounds * short * least + soon, high), 1), round(high, 1)],
+        "seconds_study_range": [round(min(fewest * short * least + soon, high), 1), round(high, 1)],
         "seconds_study_at_most": round(rounds * whole + first, 1),
     }
 

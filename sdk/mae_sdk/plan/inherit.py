@@ -16,7 +16,7 @@ from mae_skill.errors import MaeError, SpecError
 
 from mae_sdk.jobs.outputs import ParentInfo
 
-_MAY_DIFFER = ("input_size", "mean", "std")
+_MAY_DIFFER = ("input_size", "mean", "std", "center_crop")
 
 
 def settings(action: str, info: Mapping[str, Any], parent: ParentInfo | None) -> dict[str, Any]:

@@ -8,12 +8,18 @@ from mae_skill.rules.base import Case, Rule
 
 
 def warmup(case: Case) -> None:
-    """The rate reaches its peak before the run ends."""
+    """The rate reaches its peak in the first half of the run."""
     epochs, warm = case("train.num_epochs"), case("train.optim.warmup_epochs", 0)
     if warm and warm >= epochs:
         case.warn(
             "train.optim.warmup_epochs",
             f"{warm} epochs of warm-up in a run of {epochs}: the rate never reaches its peak",
+        )
+    elif warm and 2 * warm >= epochs:
+        case.warn(
+            "train.optim.warmup_epochs",
+            f"{warm} epochs of warm-up take half of the run of {epochs} or more: most of it learns "
+            "below the peak rate",
         )
 
 

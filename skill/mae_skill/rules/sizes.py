@@ -53,6 +53,21 @@ def input_size(case: Case) -> None:
     )
 
 
+def center_crop(case: Case) -> None:
+    """Above 224 pixels the published protocols evaluate without a margin."""
+    key = "dataset.augmentation.center_crop"
+    size, crop = case(SIZE), case(key)
+    judges = case("train.stage") == "finetune" and case("model.task") == "classification"
+    if size is None or crop is None or not judges or case.given(key):
+        return
+    if max(hw(size)) > 224 and crop < 1:
+        case.warn(
+            key,
+            f"{crop:g} at {max(hw(size))} pixels, where the published protocols evaluate at 1 "
+            "above 224",
+        )
+
+
 def mask_units(case: Case) -> None:
     """Pretraining needs at least one visible and one hidden unit."""
     arch, size = arch_of(case.spec), case(SIZE)
@@ -137,6 +152,7 @@ RULES = [
     Rule(patch_size),
     Rule(input_size),
     Rule(mask_units),
+    Rule(center_crop, ("train",)),
     Rule(export_size),
     Rule(decoder_shape, ("train",)),
     Rule(encoder_shape, ("train",)),

@@ -189,6 +189,16 @@ class AugmentationSpec(SpecModel):
         automl_enabled=True,
         applies_when=CLASSIFICATION,
     )
+    center_crop: float = spec_field(
+        0.875,
+        "Validation, evaluation and inference bring the short side to input_size / center_crop "
+        "and cut out the center; 1 = no margin. Published protocols: 0.875 up to 224 pixels, 1 "
+        "above.",
+        gt=0.0,
+        le=1.0,
+        related=["dataset.augmentation.input_size"],
+        applies_when=CLASSIFICATION,
+    )
     hflip: float = spec_field(
         0.5, "Probability of a horizontal flip.", ge=0.0, le=1.0, search=search(0.0, 0.5)
     )
