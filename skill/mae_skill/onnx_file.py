@@ -87,7 +87,8 @@ def _first_input(file: BinaryIO, end: int) -> tuple[int | None, ...]:
                 if inner == _TENSOR_NAME:
                     weights.add(file.read(stop - file.tell()))
         if number == _INPUT:
-            name, dims = b"", ()
+            name = b""
+            dims: tuple[int | None, ...] = ()
             for inner, stop in _fields(file, last):
                 if inner == _NAME:
                     name = file.read(stop - file.tell())

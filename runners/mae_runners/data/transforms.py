@@ -2,8 +2,8 @@
 
 Training, both stages: random resized crop (``min_scale``–``max_scale`` of the area,
 ``min_ratio``–``max_ratio``), flips, an affine change (``rotation, shear, zoom, shift``), color
-jitter. Fine-tuning adds ``auto_aug`` (timm) and random erasing. Evaluation: the short side to size /
-``center_crop`` (bicubic), then the center.
+jitter. Fine-tuning adds ``auto_aug`` (timm) and random erasing. Evaluation: the short side to size
+over ``center_crop`` (bicubic), then the center.
 """
 
 from __future__ import annotations
