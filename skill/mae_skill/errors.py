@@ -27,6 +27,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from mae_skill.secret_names import is_secret_name
+
 MAX_PROBLEMS = 50
 """Shown of one error; the rest is counted."""
 
@@ -35,17 +37,12 @@ MAX_TEXT = 2000
 
 REDACTED = "[redacted]"
 
-_SECRET = re.compile(
-    r"(?<!idempotency_)key(?!word|point)|secret|token|pass|pwd|credential|(?<![a-z])auth(?!or)|signature|bearer|"
-    r"jwt|cookie|webhook|dsn(?![a-z])",
-    re.IGNORECASE,
-)
 _USERINFO = re.compile(r"(?<=://)(?!env:)[^/\s@\"']+(?=@)")
 
 
 def looks_secret(field: str | None) -> bool:
     """Whether a field of this name may hold a secret: its value is in no error."""
-    return bool(field and _SECRET.search(field))
+    return bool(field and field != "idempotency_key" and is_secret_name(field))
 
 
 class MaeError(Exception):

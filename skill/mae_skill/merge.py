@@ -269,6 +269,9 @@ def _from_text(text: str, schema: Mapping[str, Any], types: set[str]) -> tuple[A
 
 
 def _enum_case(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
+    alias = (schema.get("option_aliases") or {}).get(text.lower().replace(" ", ""))
+    if alias is not None:
+        return alias, f"{text!r} is {alias!r}"
     options = [
         option
         for option in schema["enum"]

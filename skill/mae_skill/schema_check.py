@@ -21,6 +21,9 @@ MAX_UNKNOWN = 20
 
 MAX_ERRORS = 500
 
+INT_MAX = 2**31 - 1
+"""The bound of whole numbers that have none of their own; not worth a word."""
+
 _WORDS = {
     "integer": "a whole number",
     "number": "a number",
@@ -259,7 +262,11 @@ def _bounds(node: Mapping[str, Any], kind: str) -> str:
             ("exclusiveMaximum", "<"),
             ("maximum", "≤"),
         )
-        parts = [f"{sign} {_number(node[name])}" for name, sign in signs if name in node]
+        parts = [
+            f"{sign} {_number(node[name])}"
+            for name, sign in signs
+            if name in node and node[name] != INT_MAX
+        ]
     if kind == "array" and ("minItems" in node or "maxItems" in node):
         low, high = node.get("minItems"), node.get("maxItems")
         parts.append(
