@@ -153,7 +153,7 @@ class Bundle:
         Raises:
             NotFoundError: the file is missing.
             SpecError: it is not JSON, or no schema.
-            UsageError: an unknown action.
+            UsageError: an unknown action, or the schema refers to what is outside of it.
         """
         self.action(action)
         if action not in self._schemas:
@@ -167,7 +167,7 @@ class Bundle:
                 )
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise SpecError(
                     "the schema is not JSON",
                     field=f"schemas.{action}",
@@ -181,6 +181,7 @@ class Bundle:
                     got=path.name,
                     expected="a JSON Schema with properties",
                 )
+            _refuse_foreign_references(found, action)
             self._schemas[action], notes = normalise(found)
             self.notes += [note for note in notes if note not in self.notes]
         return self._schemas[action]
@@ -215,6 +216,34 @@ class Bundle:
             )
         changed = path.stat()
         return copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+
+
+def _refuse_foreign_references(schema: Any, action: str) -> None:
+    """A reference leads to a place in the schema itself: nothing is fetched, no file is opened.
+
+    Raises:
+        UsageError: one does not.
+    """
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        if not isinstance(node, Mapping):
+            continue
+        waiting += node.values()
+        for word in ("$ref", "$dynamicRef", "$recursiveRef"):
+            target = node.get(word)
+            if target is None or isinstance(target, Mapping):  # a field of that name
+                continue
+            if not isinstance(target, str) or not target.startswith("#"):
+                raise UsageError(
+                    f"the schema of {action} refers to something outside of it",
+                    field=f"schemas.{action}",
+                    got=f"{word}: {target}",
+                    expected="#/…: a place in the same schema",
+                    hint="write the definition into the schema; nothing is ever fetched",
+                )
 
 
 @functools.lru_cache(maxsize=32)

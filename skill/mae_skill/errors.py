@@ -23,8 +23,26 @@ Codes are stable: agents may match on them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+from mae_skill.secret_names import is_secret_name
+
+MAX_PROBLEMS = 50
+"""Shown of one error; the rest is counted."""
+
+MAX_TEXT = 2000
+"""Characters of a value or of a sentence that an error shows, in JSON."""
+
+REDACTED = "[redacted]"
+
+_USERINFO = re.compile(r"(?<=://)(?!env:)[^/\s@\"']+(?=@)")
+
+
+def looks_secret(field: str | None) -> bool:
+    """Whether a field of this name may hold a secret: its value is in no error."""
+    return bool(field and field != "idempotency_key" and is_secret_name(field))
 
 
 class MaeError(Exception):
@@ -67,24 +85,31 @@ class MaeError(Exception):
         """
         return {
             "code": self.code,
-            "message": self.message,
-            "field": self.field,
-            "got": _jsonable(self.got),
-            "expected": self.expected,
-            "hint": self.hint,
+            "message": _cut(self.message),
+            "field": _cut(self.field),
+            "got": _bounded(self.shown),
+            "expected": _cut(self.expected),
+            "hint": _cut(self.hint),
             "retryable": self.retryable,
             "exit_code": self.exit_code,
         }
 
+    @property
+    def shown(self) -> Any:
+        """``got`` without what looks secret."""
+        if self.got is not None and looks_secret(self.field):
+            return REDACTED
+        return _without_secrets(self.got)
+
     def __str__(self) -> str:
-        head = f"{self.field}: {self.message}" if self.field else self.message
-        lines = [head]
+        field, message = _cut(self.field, 200), _cut(self.message)
+        lines = [f"{field}: {message}" if field else str(message)]
         if self.got is not None:
-            lines.append(f"  got:      {_short(self.got)}")
+            lines.append(f"  got:      {_short(self.shown)}")
         if self.expected:
-            lines.append(f"  expected: {self.expected}")
+            lines.append(f"  expected: {_cut(self.expected)}")
         if self.hint:
-            lines.append(f"  hint:     {self.hint}")
+            lines.append(f"  hint:     {_cut(self.hint)}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -103,7 +128,7 @@ def _rebuild(cls: type[MaeError], state: dict[str, Any], args: tuple[Any, ...]) 
 class SpecError(MaeError):
     """One or more fields of a spec are wrong.
 
-    ``problems`` holds one `MaeError` a field; all are reported at once.
+    ``problems`` holds one `MaeError` a field; all are reported at once, up to `MAX_PROBLEMS`.
     """
 
     code = "spec_invalid"
@@ -114,16 +139,23 @@ class SpecError(MaeError):
         self.problems: list[MaeError] = list(problems)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "problems": [problem.to_dict() for problem in self.problems]}
+        shown = [problem.to_dict() for problem in self.problems[:MAX_PROBLEMS]]
+        left = len(self.problems) - len(shown)
+        return {
+            **super().to_dict(),
+            "problems": shown,
+            **({"problems_left_out": left} if left else {}),
+        }
 
     def __str__(self) -> str:
         if not self.problems:
             return super().__str__()
-        count = len(self.problems)
+        count, left = len(self.problems), len(self.problems) - MAX_PROBLEMS
         return "\n".join(
             [
                 f"{count} error{'s' if count != 1 else ''} in the spec",
-                *(str(problem) for problem in self.problems),
+                *(str(problem) for problem in self.problems[:MAX_PROBLEMS]),
+                *([f"… and {left} more"] if left > 0 else []),
             ]
         )
 
@@ -202,12 +234,31 @@ class PreemptedError(MaeError):
     default_retryable = True
 
 
-def _jsonable(value: Any) -> Any:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return repr(value)
+def _without_secrets(value: Any) -> Any:
+    """A copy in which no field that looks secret, and no user of a URL, is shown."""
+    if isinstance(value, str):
+        return _USERINFO.sub(REDACTED, value) if "://" in value else value
+    if isinstance(value, Mapping):
+        return {
+            name: REDACTED if looks_secret(str(name)) else _without_secrets(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(item) for item in value]
     return value
+
+
+def _bounded(value: Any) -> Any:
+    """A JSON value of bounded size: what is longer is text that ends in an ellipsis."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return _cut(repr(value))
+    return value if len(text) <= MAX_TEXT else _cut(value if isinstance(value, str) else text)
+
+
+def _cut(text: str | None, limit: int = MAX_TEXT) -> str | None:
+    return text if text is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _short(value: Any, limit: int = 200) -> str:

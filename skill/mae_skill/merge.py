@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.origin import Origin, OriginKind
+from mae_skill.placeholders import NOT_GIVEN, absent_items, given_only
 from mae_skill.reader import parse_value
 
 TRUE_WORDS = frozenset({"true", "on", "yes"})
@@ -29,11 +30,15 @@ Layer = tuple[OriginKind, Mapping[str, Any]]
 
 @dataclass
 class Resolved:
-    """A merged spec, the origin of each dotted key, and notices for the user."""
+    """A merged spec, the origin of each dotted key, and notices for the user.
+
+    ``absent``: the keys of ``???`` that no layer fills.
+    """
 
     spec: dict[str, Any]
     provenance: dict[str, Origin] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
 
     def given(self) -> set[str]:
         """The dotted keys that somebody set: those whose value is not a default."""
@@ -45,24 +50,37 @@ class Resolved:
 def merge(layers: Sequence[Layer], schema: Mapping[str, Any]) -> Resolved:
     """``layers`` merged over the schema's defaults.
 
-    A mapping merges into a section; anything else replaces.
+    A mapping merges into a section; anything else replaces; ``???`` says nothing.
 
     Raises:
-        SpecError: both spellings of an aliased field are given and differ, or a number is not
-            finite.
+        SpecError: both spellings of an aliased field are given and differ, a number is not finite,
+            or a text is none that a file can hold.
     """
-    resolved = Resolved(copy.deepcopy(dict(schema.get("default") or {})))
+    defaults, absent = given_only(schema.get("default") or {})
+    resolved = Resolved(copy.deepcopy(defaults))
     for key in _leaves(resolved.spec, schema):
         resolved.provenance[key] = Origin(OriginKind.DEFAULT)
     problems: list[MaeError] = []
     aliases: Mapping[str, str] = schema.get("x_aliases") or {}
     for layer, document in layers:
-        moved = _move_aliases(
-            copy.deepcopy(dict(document)), aliases, layer, resolved.notices, problems
-        )
+        stated, unstated = given_only(document)
+        absent |= unstated
+        moved = _move_aliases(copy.deepcopy(stated), aliases, layer, resolved.notices, problems)
         _merge_into(resolved, moved, schema, layer, "", problems)
     if problems:
         raise SpecError("the spec cannot be merged", problems=problems)
+    absent = {aliases.get(key, key) for key in absent}
+    resolved.absent = set(absent_items(resolved.spec))
+    nodes = field_nodes(schema)
+    for key in absent:
+        if get_dotted(resolved.spec, key, MISSING) is not MISSING:
+            continue
+        default = nodes.get(key, {}).get("default")
+        if default in (None, NOT_GIVEN):
+            resolved.absent.add(key)
+        else:
+            set_dotted(resolved.spec, key, copy.deepcopy(default))
+            resolved.provenance[key] = Origin(OriginKind.DEFAULT)
     return resolved
 
 
@@ -104,6 +122,17 @@ def _merge_into(
             continue
         if value is None and _is_section(child):
             continue  # "train:" with nothing under it leaves the section as it was
+        odd = _not_text(name) or _not_text(value)
+        if odd is not None:
+            problems.append(
+                SpecError(
+                    "holds a character that no file or path can hold",
+                    field=ascii(key)[1:-1],
+                    got=ascii(odd[:80]),
+                    expected="text without NUL and without halves of a character (surrogates)",
+                )
+            )
+            continue
         bad = _non_finite(value)
         if bad is not None:
             problems.append(
@@ -158,6 +187,17 @@ def _child(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _is_section(schema: Mapping[str, Any]) -> bool:
     return bool(schema.get("properties"))
+
+
+def _not_text(value: Any) -> str | None:
+    """The first text in ``value`` that UTF-8 or a path cannot hold."""
+    if isinstance(value, str):
+        odd = any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value)
+        return value if odd else None
+    inside: Iterable[Any] = value if isinstance(value, (list, tuple)) else ()
+    if isinstance(value, Mapping):
+        inside = (*value.keys(), *value.values())
+    return next((text for text in map(_not_text, inside) if text is not None), None)
 
 
 def _non_finite(value: Any) -> float | None:
@@ -229,6 +269,9 @@ def _from_text(text: str, schema: Mapping[str, Any], types: set[str]) -> tuple[A
 
 
 def _enum_case(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
+    alias = (schema.get("option_aliases") or {}).get(text.lower().replace(" ", ""))
+    if alias is not None:
+        return alias, f"{text!r} is {alias!r}"
     options = [
         option
         for option in schema["enum"]

@@ -3,115 +3,340 @@
 PyYAML resolves plain words by YAML 1.1, where ``2e-4`` is text, ``on`` a boolean, ``012`` ten and
 ``1:30`` ninety. This reader resolves them by YAML 1.2
 (https://yaml.org/spec/1.2.2/#103-core-schema), so JSON is read as it means and numbers are numbers.
+Of YAML 1.1 it keeps the merge key (https://yaml.org/type/merge.html), which spec files use.
+
+PyYAML only composes the nodes; no constructor of its own runs. What a document may cost is bounded:
+bytes, depth, and the number of values after aliases are written out.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import select
+import stat
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mae_skill.errors import NotFoundError, SpecError, UsageError
+from mae_skill.errors import REDACTED, NotFoundError, SpecError, UsageError, looks_secret
+
+MAX_BYTES = 2 * 2**20
+"""Of a spec. PyYAML takes some three seconds for a MiB."""
+
+MAX_VALUES = 100_000
+"""In a document, with every alias written out: nine lines of aliases can stand for 10^9."""
+
+MAX_DEPTH = 64
+"""Sections within sections."""
+
+PIPE_SECONDS = 30.0
+"""Silence after which nobody is taken to write into a pipe."""
+
+_CORE = "tag:yaml.org,2002:"
+_WORDS = {
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "bool": re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    "int": re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    "float": re.compile(
+        r"^(?:[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+}
+_MOST_DIGITS = 400  # the largest float has 309
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 core resolvers; no merge keys or dates, no duplicate keys."""
+    """PyYAML's composer with the plain words of YAML 1.2."""
 
 
 _Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
+for _name, _first in (
+    ("bool", [*"tTfF"]),
+    ("null", [*"~nN", ""]),
+    ("int", [*"-+0123456789"]),
+    ("float", [*"-+.0123456789"]),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}",
-        re.compile(rf"^(?:{_pattern})$"),
-        list(_first) + ([""] if _tag == "null" else []),
+    _Loader.add_implicit_resolver(f"{_CORE}{_name}", _WORDS[_name], _first)
+
+
+class _Document:
+    """A composed document as plain values.
+
+    Args:
+        source: what errors call the document.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.values = 0
+        self._open: set[int] = set()
+        self._merged: dict[int, dict[str, tuple[yaml.Node, yaml.Node]]] = {}
+
+    def value(self, node: yaml.Node, path: tuple[str | int, ...] = ()) -> Any:
+        """The value of a node; ``path`` leads to it from the top."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise SpecError(
+                f"{self.source} holds too much",
+                got=f"more than {MAX_VALUES:,} values with its aliases written out",
+                expected=f"at most {MAX_VALUES:,}",
+                hint=_line(node),
+            )
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if len(path) >= MAX_DEPTH:
+            raise _too_deep(self.source, _line(node))
+        if id(node) in self._open:
+            raise SpecError(
+                f"{self.source} holds a value that contains itself",
+                field=_dotted(path),
+                expected="an alias to what stands before it",
+                hint=_line(node),
+            )
+
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq":
+                return [self.value(item, (*path, at)) for at, item in enumerate(node.value)]
+            if isinstance(node, yaml.MappingNode) and node.tag == f"{_CORE}map":
+                pairs = self._pairs(node, path)
+                return {key: self.value(item, (*path, key)) for key, (_, item) in pairs.items()}
+        finally:
+            self._open.discard(id(node))
+        raise self._tag(node, path)
+
+    def _pairs(
+        self, node: yaml.MappingNode, path: tuple[str | int, ...]
+    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """Key → (its node, its value's node): what the mapping says itself, over what it merges."""
+        if id(node) in self._merged:
+            return self._merged[id(node)]
+        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merges: tuple[yaml.Node, yaml.Node] | None = None
+        for key_node, item in node.value:
+            if _is_merge(key_node):
+                if merges is not None:
+                    raise _twice("<<", path, merges[0], key_node)
+                merges = key_node, item
+                continue
+            key = self.value(key_node, (*path, "a key"))
+            if not isinstance(key, str):
+                raise SpecError(
+                    "a key must be text",
+                    field=_dotted(path),
+                    got=key,
+                    expected="a word",
+                    hint=_line(key_node),
+                )
+            if key in own:
+                raise _twice(key, path, own[key][0], key_node)
+            own[key] = key_node, item
+        found = {**self._merge(*merges, path), **own} if merges else own
+        self._merged[id(node)] = found
+        return found
+
+    def _merge(
+        self, key: yaml.Node, node: yaml.Node, path: tuple[str | int, ...]
+    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """What ``<<`` brings: of several mappings the earlier ones win."""
+        listed = isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq"
+        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for item in reversed(node.value if listed else [node]):
+            if not isinstance(item, yaml.MappingNode) or item.tag != f"{_CORE}map":
+                raise SpecError(
+                    "<< merges something that is no section",
+                    field=_dotted(path),
+                    expected="an alias of a section, or a list of them",
+                    hint=_line(key),
+                )
+            if id(item) in self._open:
+                raise SpecError(
+                    "<< merges a section into itself",
+                    field=_dotted(path),
+                    expected="an alias of another section",
+                    hint=_line(key),
+                )
+            self._open.add(id(item))
+            pairs = self._pairs(item, path)
+            self._open.discard(id(item))
+            self.values += len(pairs)
+            found = {**found, **pairs}
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode, path: tuple[str | int, ...]) -> Any:
+        kind, text = node.tag.removeprefix(_CORE), str(node.value)
+        if kind == "str" and node.tag != kind:
+            return self._text(node, path)
+        word = _WORDS.get(kind) if node.tag != kind else None
+        if word is None:
+            raise self._tag(node, path)
+        whole = kind == "float" and _WORDS["int"].match(text)  # "!!float 3" is a float too
+        if not word.match(text) and not whole:
+            raise self._tag(node, path)
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return text.lower() == "true"
+        value = _number(text, kind)
+        if value is None:
+            raise SpecError(
+                "a number must be finite",
+                field=_dotted(path),
+                got=text if len(text) < 40 else f"{text[:30]}… ({len(text)} characters)",
+                expected="a finite number",
+                hint=_line(node),
+            )
+        return value
+
+    def _text(self, node: yaml.ScalarNode, path: tuple[str | int, ...]) -> str:
+        text = str(node.value)
+        if not any("\ud800" <= letter <= "\udfff" for letter in text):
+            return text
+        try:
+            # JSON writes a character above U+FFFF as two escapes.
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise SpecError(
+                "half a character: one surrogate of a pair",
+                field=_dotted(path),
+                got=ascii(text[:80]),
+                expected="text that UTF-8 can hold",
+                hint=_line(node),
+            ) from None
+
+    def _tag(self, node: yaml.Node, path: tuple[str | int, ...]) -> SpecError:
+        tag = str(node.tag)
+        shown = f"!!{tag.removeprefix(_CORE)}" if tag.startswith(_CORE) else tag
+        return SpecError(
+            f"{self.source} has a tag that cannot be read",
+            field=_dotted(path),
+            got=shown[:80],
+            expected="plain values; of tags !!str, !!int, !!float, !!bool, !!null before a value "
+            "that is one",
+            hint=f"{_line(node)}: leave the tag out, or quote a text that starts with !",
+        )
+
+
+def _number(text: str, kind: str) -> int | float | None:
+    """The number, or None where it is not finite."""
+    if kind == "int" or _WORDS["int"].match(text):
+        if len(text) > _MOST_DIGITS:
+            return None
+        whole = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+        return whole if kind == "int" else float(whole)
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return value if math.isfinite(value) else None
+
+
+def _is_merge(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.value == "<<" and node.style is None
+
+
+def _twice(key: str, path: tuple[str | int, ...], first: yaml.Node, second: yaml.Node) -> SpecError:
+    return SpecError(
+        f"a key is given twice, on lines {_number_of(first)} and {_number_of(second)}",
+        field=_dotted((*path, key)),
+        got=key,
+        expected="each key once",
+        hint=_line(second),
     )
 
 
-def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node))
-    if text.startswith(("0o", "0x")):
-        return int(text, 0)
-    return int(text)
+def _too_deep(source: str, hint: str | None = None) -> SpecError:
+    return SpecError(
+        f"{source} is nested too deeply",
+        expected=f"at most {MAX_DEPTH} sections or lists within each other",
+        hint=hint,
+    )
 
 
-def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    text = str(loader.construct_scalar(node))
-    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if not math.isfinite(value):
-        raise SpecError(
-            "a number must be finite",
-            got=text,
-            expected="a finite number",
-            hint=f"line {node.start_mark.line + 1}",
-        )
-    return value
+def _number_of(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        where = f"line {key_node.start_mark.line + 1}"
-        if not isinstance(key, str):
-            raise SpecError("a key must be text", got=key, expected="a word", hint=where)
-        if key in found:
-            raise SpecError(
-                "a key is given twice", field=key, got=key, expected="each key once", hint=where
-            )
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+def _line(node: yaml.Node) -> str:
+    return f"line {_number_of(node)}"
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+def _dotted(path: tuple[str | int, ...]) -> str | None:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or None
 
 
 def parse_yaml(text: str, source: str = "the text") -> Any:
     """The document in ``text`` (YAML 1.2 or JSON) as plain Python values.
 
     Raises:
-        SpecError: it is not YAML, a key stands twice, or a number is not finite.
+        SpecError: it is not YAML, a key stands twice, a number is not finite, a tag asks for
+            something else than a plain value, or it is too large or too deep.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _parsed(text, source)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(
-            f"{source} is not valid YAML{where}", got=str(problem), expected="YAML or JSON"
+            f"{source} is not valid YAML{where}",
+            got=str(problem),
+            expected="YAML or JSON",
+            hint=_mended(str(problem), getattr(error, "context", None)),
         ) from error
-    except (RecursionError, ValueError, OverflowError) as error:
+
+
+def _parsed(text: str, source: str) -> Any:
+    """As `parse_yaml`, but text that is not YAML is a ``yaml.YAMLError``."""
+    if len(text) > MAX_BYTES:
+        raise _too_large(source)
+    try:
+        node = yaml.compose(text.removeprefix("\ufeff"), Loader=_Loader)
+        return None if node is None else _Document(source).value(node)
+    except RecursionError:
+        raise _too_deep(source) from None
+    except (ValueError, OverflowError) as error:
         raise SpecError(
-            f"{source} cannot be read",
-            got=str(error)[:200],
-            expected="YAML or JSON of ordinary size",
+            f"{source} cannot be read", got=str(error)[:200], expected="YAML or JSON"
         ) from error
+
+
+def _mended(problem: str, context: Any) -> str | None:
+    if "'\\t'" in problem:
+        return "indent with spaces: YAML has no tabs there"
+    if problem.endswith("found '?'"):
+        return 'inside { } and [ ] YAML needs quotes: "???"'
+    if "single document" in str(context):
+        return "one document in a file: leave out what follows the second ---"
+    if "special characters" in problem:
+        return "the text holds a control character"
+    return None
+
+
+def _too_large(source: str) -> SpecError:
+    return SpecError(
+        f"{source} is too large",
+        got=f"more than {MAX_BYTES // 2**20} MiB",
+        expected="a spec",
+    )
 
 
 def parse_value(text: str) -> Any:
     """One value as a spec file would read it: ``2e-4`` → 0.0002, ``[1, 2]`` → list, ``on`` → text;
     text that is not YAML stays text.
+
+    Raises:
+        SpecError: it is YAML that no spec may hold.
     """
     try:
-        return parse_yaml(text, "the value")
-    except SpecError as error:
-        if error.message.startswith(("a number", "a key")):
-            raise
+        return _parsed(text, "the value")
+    except yaml.YAMLError:
         return text
 
 
@@ -120,6 +345,7 @@ def parse_override(text: str) -> tuple[str, Any]:
 
     Raises:
         UsageError: there is no ``=``, or the key is empty.
+        SpecError: the value is YAML that no spec may hold.
     """
     key, found, value = text.partition("=")
     key = key.strip()
@@ -127,52 +353,131 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise UsageError(
             "an override is not key=value",
             field="override",
-            got=text,
+            got=REDACTED if looks_secret(text) else text,
             expected="a dotted key, =, a value: train.num_epochs=10",
         )
-    return key, parse_value(value.strip())
+    try:
+        return key, parse_value(value.strip())
+    except SpecError as error:
+        error.field = f"{key}.{error.field}" if error.field else key
+        raise
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """The spec in a YAML or JSON file; ``-`` reads standard input. An empty file is an empty spec.
+    """The spec in a YAML or JSON file or pipe; ``-`` reads standard input. An empty file is an
+    empty spec.
 
     Raises:
         NotFoundError: there is no such file.  SpecError: it is not a mapping, or not YAML.
-        UsageError: it cannot be read as text.
+        UsageError: it cannot be read as text, or nobody writes into the pipe.
     """
     name = str(path)
-    if name == "-":
-        text, shown = sys.stdin.read(), "standard input"
-    else:
-        shown = name
-        file = Path(name)
-        if not file.is_file():
-            raise NotFoundError(
-                "there is no such spec file",
-                field="experiment_spec",
-                got=name,
-                expected="a YAML or JSON file",
-            )
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                "the spec file cannot be read as text",
-                field="experiment_spec",
-                got=name,
-                expected="UTF-8",
-                hint=str(error),
-            ) from error
-    found = parse_yaml(text, shown)
+    shown = "standard input" if name == "-" else name
+    found = parse_yaml(_standard_input() if name == "-" else _file(name), shown)
     if found is None:
         return {}
     if not isinstance(found, dict):
         raise SpecError(
             f"{shown} is not a spec",
-            got=type(found).__name__,
+            got=_KINDS.get(type(found), "a text"),
             expected="a mapping of sections, such as train: {num_epochs: 10}",
         )
     return found
+
+
+_KINDS = {list: "a list", int: "a number", float: "a number", bool: "a boolean"}
+
+
+def _standard_input() -> str:
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError(
+            "standard input is closed", field="experiment_spec", got="-", expected="a spec"
+        )
+    binary = getattr(sys.stdin, "buffer", None)
+    if binary is None:
+        return sys.stdin.read(MAX_BYTES + 1)
+    return _decoded(binary.read(MAX_BYTES + 1), "standard input")
+
+
+def _file(name: str) -> str:
+    """The text of a file, or of a pipe, which is read once (``-e <(…)``)."""
+    try:
+        # Without O_NONBLOCK the open of a pipe waits for its writer, for ever.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _no_file(name) from None
+    except OSError as error:
+        raise _unreadable(name, str(error)) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise _no_file(name)
+        waits = not stat.S_ISREG(mode)
+        return _decoded(b"".join(_chunks(descriptor, name, waits)), name)
+    except OSError as error:
+        raise _unreadable(name, str(error)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(descriptor: int, name: str, waits: bool) -> Iterator[bytes]:
+    """What comes, until its end or one byte too many.
+
+    Raises:
+        UsageError: nothing comes for `PIPE_SECONDS`.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    size, last = 0, time.monotonic()
+    while size <= MAX_BYTES:
+        if waits and not poll.poll(200):
+            if time.monotonic() - last > PIPE_SECONDS:
+                raise UsageError(
+                    "nothing comes through the pipe",
+                    field="experiment_spec",
+                    got=name,
+                    expected=f"a spec, within {PIPE_SECONDS:g} s",
+                    hint="something has to write into it: cat spec.yaml > the pipe",
+                )
+            continue
+        chunk = os.read(descriptor, 2**16)
+        if not chunk:
+            return
+        size, last = size + len(chunk), time.monotonic()
+        yield chunk
+
+
+def _decoded(data: bytes, name: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise _too_large(name)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        raise _unreadable(name, "it is UTF-16 or UTF-32: iconv -f UTF-16 -t UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise _unreadable(
+            name, f"byte {data[error.start]:#04x} on line {line} is not UTF-8: save it as UTF-8"
+        ) from error
+
+
+def _no_file(name: str) -> NotFoundError:
+    return NotFoundError(
+        "there is no such spec file",
+        field="experiment_spec",
+        got=name,
+        expected="a YAML or JSON file",
+    )
+
+
+def _unreadable(name: str, why: str) -> UsageError:
+    return UsageError(
+        "the spec file cannot be read as text",
+        field="experiment_spec",
+        got=name,
+        expected="UTF-8",
+        hint=why,
+    )
 
 
 def dump_yaml(document: Any) -> str:
@@ -218,9 +523,9 @@ def _dump_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 def _plain(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, SpecError):
-        return text
+        return parse_value(text)
+    except SpecError:
+        return None  # YAML that no spec may hold: quoted, it is text
 
 
 _Dumper.add_representer(float, _dump_float)

@@ -14,13 +14,21 @@ from importlib import import_module
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import expand_shorthand, flatten, get_dotted, set_dotted
-from mae_skill.errors import DataError, MaeError, SpecError, UsageError
-from mae_skill.merge import Layer, Resolved, merge
+from mae_skill.dotted import (
+    MISSING,
+    expand_shorthand,
+    field_nodes,
+    flatten,
+    get_dotted,
+    set_dotted,
+)
+from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.merge import Layer, Resolved, coerce, merge
 from mae_skill.origin import Origin, OriginKind
+from mae_skill.placeholders import NOT_GIVEN, given_only, has_reference, resolve_references
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
-from mae_skill.schema_check import check_schema
+from mae_skill.schema_check import check_schema, describe
 
 WHOLE = 0.9
 """A spec that sets this share of the template's fields is taken to be a template that was written
@@ -41,6 +49,7 @@ class Layers:
         parent: settings of the parent job.  data: fields that source arguments fill.
         inferred: fields that inference functions fill.
         given: dotted keys that the user set.
+        optional: dotted keys that the run can do without, though the template has ``???`` there.
     """
 
     schema: dict[str, Any]
@@ -53,6 +62,7 @@ class Layers:
     overrides: dict[str, Any] = field(default_factory=dict)
     inferred: dict[str, Any] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
+    optional: set[str] = field(default_factory=set)
     notices: list[str] = field(default_factory=list)
 
     def in_order(self) -> list[Layer]:
@@ -102,7 +112,7 @@ def layers_of(
     Raises:
         UsageError: an unknown action, recipe or section; a field is given twice.
     """
-    layers = Layers(_schema(bundle, action))
+    layers = Layers(_schema(bundle, action), optional=_optional(bundle, action))
     _read_template(bundle, action, layers)
     if recipe:
         layers.recipe = recipe_spec(recipe)
@@ -112,6 +122,8 @@ def layers_of(
     asked = flatten(overrides or {})
     words = {shorthand[word] for word in asked if word in shorthand} - asked.keys()
     for key, value in expand_shorthand(asked, shorthand).items():
+        if value == NOT_GIVEN:
+            continue
         set_dotted(layers.shorthand if key in words else layers.overrides, key, value)
         if value is not None:
             layers.given.add(key)
@@ -119,7 +131,7 @@ def layers_of(
     template = flatten(layers.template or {}) if layers.written_out() else {}
     layers.given |= {
         key
-        for key, value in flatten(layers.spec_file).items()
+        for key, value in flatten(given_only(layers.spec_file)[0]).items()
         if value is not None and not (key in template and template[key] == value)
     }
     return layers
@@ -133,15 +145,31 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     document: dict[str, Any] = {}
     for key, value in values.items():
-        set_dotted(document, str(key), copy.deepcopy(value))
+        _put(document, str(key), copy.deepcopy(value))
     return document
 
 
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key; a section joins what is there, and a field is not given twice."""
+    here = get_dotted(document, key, MISSING)
+    if isinstance(here, dict) and isinstance(value, Mapping):
+        for name, item in value.items():
+            _put(document, f"{key}.{name}", item)
+    elif here is MISSING or here == value:
+        set_dotted(document, key, value)
+    else:
+        raise UsageError(
+            f"{key} is given twice",
+            field=key,
+            got=[here, value],
+            expected="one value, by its dotted key or in its section",
+        )
+
+
 def _schema(bundle: Bundle, action: str) -> dict[str, Any]:
-    bundle.action(action)
     try:
         return dict(bundle.schema(action))
-    except (MaeError, OSError):
+    except (NotFoundError, SpecError, OSError):
         return {}
 
 
@@ -177,10 +205,52 @@ def resolve(
     found = Resolution(merged.spec, merged.provenance, notices=[*layers.notices, *merged.notices])
     if layers.written_out():
         _forget_what_nobody_chose(found, layers)
+    unresolved = _take_references(found, layers.schema)
     if settle is not None:
         settle(found)
-    judge(bundle, action, layers.schema, found, look=look, problems=problems)
+    found.absent = _needed(bundle, action, merged.absent, layers.optional)
+    judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
     return found
+
+
+def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeError]:
+    """Put values in the place of ``${…}``; what cannot be is returned, and left out of the spec."""
+    resolved, problems = resolve_references(found.spec, schema)
+    nodes = field_nodes(schema)
+    for key, (written, value) in resolved.items():
+        try:
+            taken, note = coerce(value, nodes.get(key, {}))
+        except SpecError as error:
+            problems.append(
+                SpecError(error.message, field=key, got=written, expected=error.expected)
+            )
+            continue
+        set_dotted(found.spec, key, taken)
+        origin = found.provenance.get(key)
+        kind = origin.kind if origin is not None else OriginKind.SPEC_FILE
+        found.provenance[key] = Origin(kind, f"= {written}" + (f"; {note}" if note else ""))
+    for problem in problems:
+        set_dotted(found.spec, str(problem.field), get_dotted(schema, f"default.{problem.field}"))
+    return problems
+
+
+def _optional(bundle: Bundle, action: str) -> set[str]:
+    """The fields that the bundle calls optional, among an action's files."""
+    of_data = (bundle.info.get("data_sources") or {}).get(action)
+    tables = (of_data, bundle.action(action).get("inputs"))
+    return {
+        str(key)
+        for table in tables
+        if isinstance(table, Mapping)
+        for key, row in table.items()
+        if isinstance(row, Mapping) and row.get("optional")
+    }
+
+
+def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -> set[str]:
+    """The fields that nobody gave, of those that the action reads: not those of other actions."""
+    others = set(bundle.actions) - {action}
+    return {key for key in absent - optional if key.split(".")[0] not in others}
 
 
 def _forget_what_nobody_chose(found: Resolution, layers: Layers) -> None:
@@ -210,11 +280,16 @@ def judge(
             "the spec"
         )
     shaped = check_schema(found.spec, schema) if schema else []
-    facts, seen = look(found.spec, not shaped) if look is not None else (Facts(), [])
+    missing = _not_given(found.absent, schema)
+    absent = {problem.field for problem in missing}
+    shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
+    problems = list(problems)
+    unsettled = shaped or any(has_reference(problem.got) for problem in problems)
+    facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
     known = [*problems, *seen]
     known += _missing_data(bundle.info, action, found.spec, known)
     found.errors, found.warnings = [*shaped, *known], []
-    if shaped:
+    if unsettled:
         return
 
     rules = bundle.info.get("validator")
@@ -225,6 +300,20 @@ def judge(
     fields = {problem.field for problem in known}
     found.errors += [error for error in errors if error.field not in fields]
     found.warnings = list(warnings)
+
+
+def _not_given(absent: set[str], schema: Mapping[str, Any]) -> list[MaeError]:
+    """One error for each ``???`` that is still there."""
+    nodes = field_nodes(schema)
+    return [
+        SpecError(
+            "must be given: ??? stands there",
+            field=key,
+            expected=describe(nodes[key]) if key in nodes else "a value",
+            hint=f"{key}=VALUE, or the field in the spec file",
+        )
+        for key in sorted(absent)
+    ]
 
 
 def _missing_data(

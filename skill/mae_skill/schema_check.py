@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from mae_skill.dotted import field_nodes, flatten
-from mae_skill.errors import MaeError, SpecError
+from mae_skill.errors import REDACTED, MaeError, SpecError, UsageError, looks_secret
 from mae_skill.merge import accepted_types
+
+MAX_UNKNOWN = 20
+"""Unknown keys of a section that are named; the rest is counted."""
+
+MAX_ERRORS = 500
+
+INT_MAX = 2**31 - 1
+"""The bound of whole numbers that have none of their own; not worth a word."""
 
 _WORDS = {
     "integer": "a whole number",
@@ -29,12 +39,34 @@ def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mae
     """All problems of ``spec`` under ``schema`` (JSON Schema draft 2020-12), by key."""
     problems: dict[tuple[str | None, str], MaeError] = {}
     for error in sorted(
-        _validator()(schema).iter_errors(spec),
+        islice(_iterate(spec, schema), MAX_ERRORS),
         key=lambda item: [str(part) for part in item.absolute_path],
     ):
         for problem in _problems(error, schema):
             problems.setdefault((problem.field, problem.message), problem)
     return list(problems.values())
+
+
+def _iterate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
+    """jsonschema's errors.
+
+    Raises:
+        UsageError: the bundle's schema cannot be used.
+    """
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        # An empty registry: nothing is ever fetched.
+        yield from _validator()(schema, registry=Registry()).iter_errors(spec)
+    except (Unresolvable, RecursionError, re.error, TypeError, ValueError) as error:
+        raise UsageError(
+            "the bundle's schema cannot be used",
+            field="schemas",
+            got=f"{type(error).__name__}: {error}"[:200],
+            expected="JSON Schema draft 2020-12",
+            hint="mae skill validate DIR",
+        ) from error
 
 
 @functools.cache
@@ -57,7 +89,15 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
     node = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
         known = list(node.get("properties") or {})
-        for name in sorted(set(map(str, error.instance)) - set(known)):
+        unknown = sorted(set(map(str, error.instance)) - set(known))
+        if len(unknown) > MAX_UNKNOWN:
+            yield SpecError(
+                f"{len(unknown)} unknown keys in {key or 'the spec'}",
+                field=key or None,
+                expected=_listed(known),
+                hint=f"the first {MAX_UNKNOWN} are named",
+            )
+        for name in unknown[:MAX_UNKNOWN]:
             full = f"{key}.{name}" if key else name
             misplaced = _misplaced(name, error.instance[name], schema)
             if misplaced:
@@ -71,12 +111,14 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                         hint=where,
                     )
                 continue
+            hint = _did_you_mean(name, full, known, schema)
             yield SpecError(
                 "unknown key",
                 field=full,
-                got=error.instance[name],
+                # A misspelt secret is one too.
+                got=REDACTED if looks_secret(hint) or _near_secret(name) else error.instance[name],
                 expected=_listed(known),
-                hint=_did_you_mean(name, full, known, schema),
+                hint=hint,
             )
         return
     if error.validator == "required":
@@ -122,6 +164,13 @@ _MESSAGES = {
 }
 
 
+def _near_secret(name: str) -> bool:
+    return bool(difflib.get_close_matches(name.lower(), _SECRETS, n=1, cutoff=0.7))
+
+
+_SECRETS = ("encryption_key", "api_key", "password", "passphrase", "secret", "token")
+
+
 def _got(value: Any) -> Any:
     return "null" if value is None else value
 
@@ -142,7 +191,7 @@ def _misplaced(
     if not isinstance(value, Mapping) or not value:
         return {}
     fields = list(field_nodes(schema))
-    if not any(f".{name}." in f".{field}" for field in fields):
+    if len(value) > MAX_UNKNOWN or not any(f".{name}." in f".{field}" for field in fields):
         return {}
     return {
         leaf: (item, [field for field in fields if f".{field}".endswith(f".{name}.{leaf}")])
@@ -213,7 +262,11 @@ def _bounds(node: Mapping[str, Any], kind: str) -> str:
             ("exclusiveMaximum", "<"),
             ("maximum", "≤"),
         )
-        parts = [f"{sign} {_number(node[name])}" for name, sign in signs if name in node]
+        parts = [
+            f"{sign} {_number(node[name])}"
+            for name, sign in signs
+            if name in node and node[name] != INT_MAX
+        ]
     if kind == "array" and ("minItems" in node or "maxItems" in node):
         low, high = node.get("minItems"), node.get("maxItems")
         parts.append(

@@ -62,7 +62,10 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
     assert found["trainn"].hint == "did you mean train?"
     assert found["train.stage"].hint == "did you mean finetune?"
     assert found["train.stage"].expected == "one of pretrain, finetune"
-    assert (found["train.optim.lr"].got, found["train.optim.lr"].expected) == (0, "a number > 0")
+    assert (found["train.optim.lr"].got, found["train.optim.lr"].expected) == (
+        0,
+        "a number > 0, ≤ 10000",
+    )
     assert found["dataset.augmentation.mean"].expected.startswith("a list of 3 items")
     assert str(caught.value).startswith("12 errors in the spec\n")
     assert caught.value.exit_code == 2
@@ -73,7 +76,7 @@ def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
         {"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA
     )
     assert [problem.expected for problem in problems] == [
-        "a whole number ≥ 1 or a list of 2 items, each a whole number ≥ 1",
+        "a whole number ≥ 1, ≤ 16384 or a list of 2 items, each a whole number ≥ 1, ≤ 16384",
         (
             "a string that is not empty or a list of at least 1 items, "
             "each a string that is not empty or null"

@@ -18,6 +18,7 @@ from mae_skill.dotted import field_nodes
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.generate import error_classes
 from mae_skill.reader import read_spec
+from mae_skill.resolve import layers_of
 from mae_skill.schema_check import check_schema
 
 UPSTREAM: dict[str, Any] = {
@@ -211,3 +212,40 @@ def test_links_of_the_skill_page_resolve() -> None:
     ]
     assert found
     assert [target for target in found if target and not (root / target).is_file()] == []
+
+
+@pytest.mark.parametrize("word", ["$ref", "$dynamicRef"])
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:9/x.json", "file:///etc/passwd", "other.json", "//host/x", 5]
+)
+def test_a_schema_that_refers_to_something_outside_is_refused_and_nothing_is_fetched(
+    tmp_path: Path, word: str, target: object
+) -> None:
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "skill_info.yaml").write_text("name: x\nactions: {train: {command: run}}\n")
+    schema = {"properties": {"a": {"properties": {"b": {word: target}}}}}
+    (tmp_path / "schemas" / "train.schema.json").write_text(json.dumps(schema))
+    with pytest.raises(UsageError, match="outside") as caught:
+        layers_of(Bundle.load(tmp_path), "train", {"a": {"b": 1}})
+    assert str(target) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "fine"),
+    [
+        ({"$ref": "#/$defs/n"}, True),
+        ({"$ref": "#/$defs/none"}, False),
+        ({"$ref": "#/$defs/loop"}, False),
+        ({"pattern": "("}, False),
+    ],
+)
+def test_a_schemas_own_references_are_followed_and_broken_ones_are_said(
+    tmp_path: Path, node: dict[str, object], fine: bool
+) -> None:
+    definitions = {"n": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}
+    schema = {"$defs": definitions, "properties": {"a": node}}
+    if fine:
+        assert [error.field for error in check_schema({"a": "x"}, schema)][:1] in (["a"], [])
+    else:
+        with pytest.raises(UsageError, match="schema cannot be used"):
+            check_schema({"a": "x"}, schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -583,3 +584,100 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
     ):
         errors, _ = run("train", {**BASE, **settings}, local_files=local)
         assert [(error.field, error.got) for error in errors.values()] == expected
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "field", "said"),
+    [
+        ("hiera_tiny_224", {"model.depth": 2}, "model.depth", "only ViT"),
+        ("convnextv2_atto", {"model.embed_dim": 64}, "model.embed_dim", "only ViT"),
+        ("convnextv2_atto", {"model.mlp_ratio": 2.0}, "model.mlp_ratio", "only ViT"),
+        ("hiera_tiny_224", {"model.num_heads": 2}, "model.num_heads", "only ViT"),
+        (
+            "vit_tiny_patch16",
+            {"model.embed_dim": 32_768, "model.depth": 256, "model.num_heads": 64},
+            "model.embed_dim",
+            "weights",
+        ),
+        (
+            "vit_tiny_patch16",
+            {"model.decoder_embed_dim": 32_768, "model.decoder_depth": 256},
+            "model.decoder_embed_dim",
+            "weights",
+        ),
+        ("vit_tiny_patch16", {"train.freeze": ["block"]}, "train.freeze", "no module"),
+        ("vit_tiny_patch16", {"train.freeze": ["blocks.12"]}, "train.freeze", "no module"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_in_the_plan(
+    arch: str, settings: dict[str, Any], field: str, said: str
+) -> None:
+    errors, _ = run("train", {**BASE, "model.arch": arch, **settings})
+    assert list(errors) == [field]
+    assert said in str(errors[field])
+
+
+POLICIES = ["rand-m9-mstd0.5-inc1", "rand", "rand-n3-p0.5-mmax10-tweights", "rand-mstd101-t3a"]
+POLICIES += [
+    "augmix-m3-w3",
+    "augmix-d2-b1-a0.5",
+    "original",
+    "originalr-mstd0.5",
+    "v0",
+    "v0r",
+    "3a",
+]
+NO_POLICIES = [
+    "rando",
+    "rand-m9.5",
+    "rand-x9",
+    "rand-mstdx",
+    "rand-m",
+    "rand-n0",
+    "rand m9",
+    "auto",
+]
+NO_POLICIES += [
+    "augmix-w0",
+    "v1",
+    "original-m9",
+    "rand-p2",
+    "rand-",
+    "Rand-m9",
+    "rand-m²",
+    "-",
+    " ",
+]
+
+
+@pytest.mark.parametrize("text", POLICIES + NO_POLICIES)
+def test_a_policy_of_augmentation_is_judged_as_timm_reads_it(text: str) -> None:
+    errors, _ = run("train", {**BASE, "dataset.augmentation.auto_aug": text})
+    assert list(errors) == ([] if text in POLICIES else ["dataset.augmentation.auto_aug"])
+
+
+def test_upstreams_two_types_of_an_engine_are_read_as_half_precision() -> None:
+    layers = layers_of(BUNDLE, "gen_trt_engine", {"gen_trt_engine.tensorrt.data_type": "fp32,fp16"})
+    found = resolve(BUNDLE, "gen_trt_engine", layers)
+    assert found.spec["gen_trt_engine"]["tensorrt"]["data_type"] == "fp16"
+    assert "'fp32,fp16' is 'fp16'" in str(found.provenance["gen_trt_engine.tensorrt.data_type"])
+
+
+def test_logging_without_a_key_is_a_warning_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+
+    def said(**facts: Any) -> bool:
+        errors, warnings = run("train", {**BASE, "wandb.enable": True}, **facts)
+        assert errors == {}
+        return "wandb.enable" in warnings
+
+    assert said()
+    assert said(variables=frozenset(), local_files=True)
+    if importlib.util.find_spec("wandb"):
+        assert not said(variables=frozenset({"WANDB_API_KEY"}), local_files=True)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert not said()

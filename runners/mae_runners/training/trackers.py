@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from mae_sdk.files import atomic_file
-from mae_skill.errors import DependencyError
+from mae_skill.rules.tracking import wandb_lacks
 from mae_skill.spec import WandbSpec
 from torch import Tensor
 
@@ -46,7 +47,9 @@ class Trackers:
         self._board: Any = SummaryWriter(
             str(folder / "tensorboard"), purge_step=step + 1 if step else None
         )
-        self._wandb = _start_wandb(folder, wandb_spec, config) if wandb_spec.enable else None
+        self._wandb = (
+            _start_wandb(folder, wandb_spec, config, context) if wandb_spec.enable else None
+        )
 
     def _keep_rows_up_to(self, step: int) -> None:
         if not self.csv_path.exists():
@@ -101,26 +104,32 @@ class Trackers:
                 self._wandb.finish()
 
 
-def _start_wandb(folder: Path, block: WandbSpec, config: dict[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise DependencyError(
-            "wandb.enable is set and the package wandb is not installed",
-            field="wandb.enable",
-            hint="pip install 'mae-skill[wandb]'",
-        ) from error
+def _start_wandb(
+    folder: Path, block: WandbSpec, config: dict[str, Any], context: RunContext
+) -> Any:
+    """The run of Weights & Biases, or None where there can be none: training goes on without."""
+    lacks = wandb_lacks(os.environ)
+    if lacks is not None:
+        context.warn(f"wandb.enable: training without Weights & Biases: {lacks}")
+        return None
+    import wandb
+
     identity: dict[str, Any] = {"id": block.run_id, "resume": "allow"} if block.run_id else {}
-    return wandb.init(
-        project=block.project or None,
-        entity=block.entity or None,
-        group=block.group or None,
-        tags=list(block.tags or []),
-        name=block.name or None,
-        reinit=bool(block.reinit) or None,
-        sync_tensorboard=bool(block.sync_tensorboard),
-        dir=str(folder),
-        config=config,
-        settings=wandb.Settings(save_code=bool(block.save_code)),
-        **identity,
-    )
+    try:
+        return wandb.init(
+            project=block.project or None,
+            entity=block.entity or None,
+            group=block.group or None,
+            tags=list(block.tags or []),
+            name=block.name or None,
+            reinit=bool(block.reinit) or None,
+            sync_tensorboard=bool(block.sync_tensorboard),
+            dir=str(folder),
+            config=config,
+            settings=wandb.Settings(save_code=bool(block.save_code)),
+            **identity,
+        )
+    except wandb.errors.Error as error:  # a key that is refused, a service that is not reached
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        context.warn(f"wandb.enable: training without Weights & Biases: {reason[:200]}")
+        return None

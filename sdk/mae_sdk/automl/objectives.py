@@ -68,8 +68,7 @@ def objectives(
                     field="automl.direction",
                     got=name,
                     expected="maximize or minimize",
-                    hint=f"metric={name}:maximize"
-                    + (f"; known by themselves: {', '.join(known)}" if known else ""),
+                    hint=_hint(name, known),
                 )
             )
             continue
@@ -79,6 +78,20 @@ def objectives(
             "the metric's direction (maximize/minimize) is missing", problems=list(problems)
         )
     return tuple(found)
+
+
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """How to say it: a metric that the bundle knows, or the direction of one's own."""
+    import difflib
+
+    own = f"metric={name}:minimize or metric={name}:maximize, if the trials report {name}"
+    if not known:
+        return own
+    ends = [one for one in known if name.lower() in one.lower()]
+    near = ends or difflib.get_close_matches(name, known, n=2)
+    meant = f"did you mean metric={' or metric='.join(near[:2])}? " if near else ""
+    listed = ", ".join(f"{one} ({direction})" for one, direction in known.items())
+    return f"{meant}metrics of this bundle: {listed}; {own}"
 
 
 def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:

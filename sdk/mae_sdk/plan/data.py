@@ -345,6 +345,7 @@ class Survey:
             nodes=self._nodes(spec) if well_formed else 1,
             judged=self._judged(rows),
             local_files=self.resources.here,
+            variables=frozenset(self.environment),
         )
         return self.facts, problems
 

@@ -151,6 +151,11 @@ def apply(
     return found
 
 
+def model_fields(spec_params: Mapping[str, Any]) -> set[str]:
+    """The fields of which a parent's model fills one."""
+    return {name for name, row in spec_params.items() if _parse(name, row)[0] in OF_PARENT}
+
+
 def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
     """Refuse a checkpoint policy, other than the default, that has nothing to choose among.
 

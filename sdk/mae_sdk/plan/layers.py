@@ -7,7 +7,8 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import UsageError
+from mae_skill.errors import SpecError, UsageError
+from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, resolve
 
@@ -93,8 +94,29 @@ def _key_fields(bundle: Bundle, action: str) -> list[str]:
     return sorted({key for key, function in rows.items() if function == "key"} | {"encryption_key"})
 
 
-def _literal(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and not value.startswith("env:")
+def _literal(key: str, value: Any) -> bool:
+    """Whether the value is a key itself; null, ``???`` and a reference to a variable are not.
+
+    Raises:
+        SpecError: it can be no key. The error does not show it.
+    """
+    if value is None or value in ("", NOT_GIVEN):
+        return False
+    if not isinstance(value, str):
+        raise SpecError(
+            "a key must be text",
+            field=key,
+            got=f"a {type(value).__name__}",
+            expected=f"text, or {ENCRYPTION_REFERENCE}",
+            hint="put the key in quotes, if it is one",
+        )
+    if not value.strip() or has_reference(value):
+        raise SpecError(
+            "a key must not refer to another field" if value.strip() else "a key must not be blank",
+            field=key,
+            expected=f"text, or {ENCRYPTION_REFERENCE}",
+        )
+    return not value.startswith("env:")
 
 
 def _take_keys(
@@ -105,10 +127,8 @@ def _take_keys(
     notices = []
     for key in _key_fields(bundle, action):
         value = get_dotted(document, key)
-        if not _literal(value):
+        if not _literal(key, value):
             continue
-        if not value.strip():
-            raise UsageError("a blank key protects nothing", field=key, expected="a passphrase")
         secrets[ENCRYPTION_VARIABLE] = value
         set_dotted(document, key, ENCRYPTION_REFERENCE)
         notices.append(
@@ -124,7 +144,7 @@ def _refuse_keys(bundle: Bundle, action: str, overrides: Mapping[str, Any]) -> N
         UsageError: a key is literal among the overrides.
     """
     for key in _key_fields(bundle, action):
-        if _literal(get_dotted(overrides, key)):
+        if _literal(key, get_dotted(overrides, key)):
             raise UsageError(
                 "a literal key among the overrides is visible to everybody on the machine",
                 field=key,

@@ -241,6 +241,9 @@ def infer_fields(draft: Draft) -> None:
         ),
     )
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
+    if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
+        # One model a job: what the parent left fills one field, and the others stay empty.
+        draft.layers.optional |= inferred_fields.model_fields(draft.spec_params)
 
 
 STEPS: tuple[Callable[[Draft], None], ...] = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mae_skill.errors import UsageError
+from mae_skill.placeholders import NOT_GIVEN
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         *(name for name in _TEXTS if name != "request"),
         *_SOURCES,
     ):  # a variable of the shell that was never set
-        if given.get(name) == "":
+        if given.get(name) in ("", NOT_GIVEN):
             raise UsageError(
-                "must not be empty",
+                "must not be empty" if given[name] == "" else "must be given: ??? stands there",
                 field=name,
-                got="",
+                got=given[name],
                 expected="a value, or leave the option out",
             )
     for name in _SOURCES:

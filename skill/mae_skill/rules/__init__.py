@@ -10,18 +10,30 @@ from typing import Any
 
 from mae_skill.errors import MaeError
 from mae_skill.origin import Origin
-from mae_skill.rules import data, devices, effect, engines, files, schedule, sizes
+from mae_skill.rules import (
+    data,
+    devices,
+    effect,
+    engines,
+    files,
+    model,
+    schedule,
+    sizes,
+    tracking,
+)
 from mae_skill.rules.base import Case, Facts, Notice, Rule
 
 __all__ = ["RULES", "Case", "Facts", "Notice", "Rule", "check_rules"]
 
 RULES: list[Rule] = [
     *sizes.RULES,
+    *model.RULES,
     *devices.RULES,
     *data.RULES,
     *schedule.RULES,
     *files.RULES,
     *engines.RULES,
+    *tracking.RULES,
     *effect.RULES,
 ]
 

@@ -46,6 +46,7 @@ class Facts:
         judged: images that the action reads without training on them: of a validation, an
             evaluation or an inference.
         local_files: the run happens on this machine, so the files that it names must be here.
+        variables: names of the variables that the run's environment holds.
     """
 
     gpus: int | None = None
@@ -59,6 +60,7 @@ class Facts:
     nodes: int = 1
     judged: int | None = None
     local_files: bool = False
+    variables: frozenset[str] | None = None
 
 
 @dataclass

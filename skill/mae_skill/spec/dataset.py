@@ -19,10 +19,11 @@ from mae_skill.spec.fields import (
     spec_field,
 )
 
-Side = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=16_384)]
 InputSize = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
-Std = Annotated[float, Field(gt=0.0)]
-Factor = Annotated[float, Field(gt=0.0)]
+Std = Annotated[float, Field(ge=1e-6, le=1e6)]
+Factor = Annotated[float, Field(ge=0.01, le=100.0)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 _LABELS = {**FINETUNE, **CLASSIFICATION}
 
 
@@ -64,7 +65,7 @@ class AugmentationSpec(SpecModel):
         automl_disabled=True,
         related=["model.arch"],
     )
-    mean: list[float] = spec_field(
+    mean: list[Mean] = spec_field(
         [0.485, 0.456, 0.406],
         "Mean of each channel for normalization, of pixels in [0, 1].",
         min_length=3,
@@ -83,6 +84,7 @@ class AugmentationSpec(SpecModel):
         search=search(0.05, 0.9),
         related=["dataset.augmentation.max_scale"],
         applies_when=CLASSIFICATION,
+        le=100.0,
     )
     max_scale: float = spec_field(
         2.0,
@@ -92,20 +94,23 @@ class AugmentationSpec(SpecModel):
         gt=0.0,
         related=["dataset.augmentation.min_scale"],
         applies_when=CLASSIFICATION,
+        le=100.0,
     )
     min_ratio: float = spec_field(
         0.75,
         "Smallest aspect ratio (width over height) of the random crop.",
-        gt=0.0,
         related=["dataset.augmentation.max_ratio"],
         applies_when=CLASSIFICATION,
+        gt=0.0,
+        le=1000.0,
     )
     max_ratio: float = spec_field(
         1.33,
         "Largest aspect ratio (width over height) of the random crop.",
-        gt=0.0,
         related=["dataset.augmentation.min_ratio"],
         applies_when=CLASSIFICATION,
+        gt=0.0,
+        le=1000.0,
     )
     smoothing: float = spec_field(
         0.1,
@@ -122,6 +127,7 @@ class AugmentationSpec(SpecModel):
         ge=0.0,
         search=search(0.0, 0.5),
         applies_when=CLASSIFICATION,
+        le=100.0,
     )
     auto_aug: NonEmpty | None = spec_field(
         "rand-m9-mstd0.5-inc1",
@@ -141,6 +147,7 @@ class AugmentationSpec(SpecModel):
             "dataset.augmentation.mixup_prob",
             "dataset.augmentation.mixup_switch_prob",
         ],
+        le=1000.0,
     )
     cutmix: float = spec_field(
         1.0,
@@ -154,6 +161,7 @@ class AugmentationSpec(SpecModel):
             "dataset.augmentation.mixup_prob",
             "dataset.augmentation.mixup_switch_prob",
         ],
+        le=1000.0,
     )
     mixup_prob: float = spec_field(
         1.0,
@@ -381,6 +389,7 @@ class DatasetSpec(SpecModel):
         ge=0,
         unit="processes",
         affects_training=False,
+        le=1024,
     )
     max_corrupt_fraction: float = spec_field(
         0.01,

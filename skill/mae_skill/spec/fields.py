@@ -20,6 +20,7 @@ Annotations (JSON Schema keywords of our own; validators ignore them):
 ``math_cond``         relation that a sampled value must satisfy: ``"> 0.0"``, ``"/ 8"`` (multiple
                       of), ``"^ 2"`` (power of), ``"< depends_on"``
 ``depends_on``        dotted key that ``math_cond`` refers to
+``option_aliases``    other spellings of an enum value, as upstream writes them: ``{"a,b": "a"}``
 ``parent_param``      dotted key of the parameter that switches this one on
 ``affects_training``  false where the field (or the section, with all in it) may change between two
                       attempts at one training run: it does not decide what is trained
@@ -45,8 +46,11 @@ Path = NonEmpty | None
 """A path or URL; null = not given. (The reader turns an empty string into null.)"""
 Sources = NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] | None
 """One data source, a list of them, or none."""
-Positive = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+INT_MAX = 2**31 - 1
+"""The bound of a whole number that has none of its own: libraries in C count no further."""
+
+Positive = Annotated[int, Field(ge=1, le=INT_MAX)]
+Index = Annotated[int, Field(ge=0, le=INT_MAX)]
 
 
 class SpecModel(BaseModel):
@@ -108,6 +112,7 @@ def spec_field(
     automl_disabled: bool = False,
     popular: bool = False,
     option_weights: Sequence[float] | None = None,
+    option_aliases: Mapping[str, str] | None = None,
     math_cond: str | None = None,
     depends_on: str | None = None,
     parent_param: str | None = None,
@@ -127,7 +132,7 @@ def spec_field(
         automl_default: AutoML searches it unless told otherwise.
         automl_disabled: AutoML must never search it, even when asked.
         popular: people set it often.
-        option_weights, math_cond, depends_on, parent_param: see the module's text.
+        option_weights, option_aliases, math_cond, depends_on, parent_param: see the module's text.
         related: dotted keys of neighbours that it acts together with.
         affects_training: whether a run must keep its value when it resumes (see the module's text).
     """
@@ -150,6 +155,8 @@ def spec_field(
         notes["popular"] = True
     if option_weights is not None:
         notes["option_weights"] = list(option_weights)
+    if option_aliases:
+        notes["option_aliases"] = dict(option_aliases)
     if math_cond:
         notes["math_cond"] = math_cond
     if depends_on:

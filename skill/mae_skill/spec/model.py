@@ -12,7 +12,6 @@ from mae_skill.spec.fields import (
     FINETUNE,
     PRETRAIN,
     SEGMENTATION,
-    Positive,
     SpecModel,
     search,
     spec_field,
@@ -40,6 +39,11 @@ ArchName = Literal[
     "hiera_huge_224",
 ]
 
+# Beyond these no model fits a machine; a slip of the keyboard does.
+Width = Annotated[int, Field(ge=1, le=32_768)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+
 _VIT = {"model.arch": arch_names("vit")}
 _AUXILIARY = {**SEGMENTATION, "model.segmentation.auxiliary_weight": {"gt": 0}}
 _DECODER_WITH_ATTENTION = {**PRETRAIN, "model.arch": arch_names("vit") + arch_names("hiera")}
@@ -50,14 +54,14 @@ class SegmentationHeadSpec(SpecModel):
     and an auxiliary FCN head.
     """
 
-    channels: Positive = spec_field(
+    channels: Width = spec_field(
         512,
         "Width of the head.",
         unit="channels",
         applies_when=SEGMENTATION,
         related=["model.segmentation.auxiliary_channels"],
     )
-    auxiliary_channels: Positive = spec_field(
+    auxiliary_channels: Width = spec_field(
         256,
         "Width of the auxiliary head on the third level.",
         unit="channels",
@@ -68,6 +72,7 @@ class SegmentationHeadSpec(SpecModel):
         "Weight of the auxiliary head's loss; 0 = no auxiliary head.",
         ge=0.0,
         applies_when=SEGMENTATION,
+        le=1e4,
     )
     dropout: float = spec_field(
         0.1,
@@ -76,7 +81,7 @@ class SegmentationHeadSpec(SpecModel):
         lt=1.0,
         applies_when=SEGMENTATION,
     )
-    pool_scales: list[Positive] = spec_field(
+    pool_scales: list[Annotated[int, Field(ge=1, le=64)]] = spec_field(
         [1, 2, 3, 6],
         "Grids to which pyramid pooling averages the last level.",
         min_length=1,
@@ -110,6 +115,7 @@ class ModelSpec(SpecModel):
         applies_when=FINETUNE,
         popular=True,
         automl_disabled=True,
+        le=1_000_000,
     )
     drop_path_rate: float = spec_field(
         0.1,
@@ -137,6 +143,7 @@ class ModelSpec(SpecModel):
         search=search(1, 8, step=1),
         popular=True,
         related=["model.decoder_embed_dim"],
+        le=256,
     )
     decoder_embed_dim: int = spec_field(
         512,
@@ -146,8 +153,9 @@ class ModelSpec(SpecModel):
         search=search(128, 512, step=128),
         math_cond="/ 64",
         related=["model.decoder_num_heads", "model.decoder_depth"],
+        le=32_768,
     )
-    decoder_num_heads: Positive | None = spec_field(
+    decoder_num_heads: Heads | None = spec_field(
         None,
         "Attention heads of the decoder; null = 16, or the largest count up to 16 that "
         "divides the decoder's width.",
@@ -159,6 +167,7 @@ class ModelSpec(SpecModel):
         "Hidden width of the MLP of a decoder block, over its width.",
         gt=0.0,
         applies_when=PRETRAIN,
+        le=64.0,
     )
     patch_size: Annotated[int, Field(ge=1, le=32)] | None = spec_field(
         None,
@@ -169,7 +178,7 @@ class ModelSpec(SpecModel):
         automl_disabled=True,
         related=["model.arch", "dataset.augmentation.input_size"],
     )
-    embed_dim: Positive | None = spec_field(
+    embed_dim: Width | None = spec_field(
         None,
         "Overrides the width of a ViT; null = the architecture's. Must divide by the heads "
         "and by 4.",
@@ -177,20 +186,20 @@ class ModelSpec(SpecModel):
         automl_disabled=True,
         related=["model.num_heads"],
     )
-    depth: Positive | None = spec_field(
+    depth: Depth | None = spec_field(
         None,
         "Overrides the number of blocks of a ViT; null = the architecture's.",
         applies_when=_VIT,
         automl_disabled=True,
     )
-    num_heads: Positive | None = spec_field(
+    num_heads: Heads | None = spec_field(
         None,
         "Overrides the attention heads of a ViT; null = the architecture's.",
         applies_when=_VIT,
         automl_disabled=True,
         related=["model.embed_dim"],
     )
-    mlp_ratio: Annotated[float, Field(gt=0.0)] | None = spec_field(
+    mlp_ratio: Annotated[float, Field(gt=0.0, le=64.0)] | None = spec_field(
         None,
         "Overrides the hidden width of a ViT's MLPs over its width; null = the architecture's.",
         applies_when=_VIT,

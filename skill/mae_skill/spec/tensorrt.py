@@ -37,7 +37,11 @@ class TensorRtSpec(SpecModel):
     """How the engine is built."""
 
     data_type: Literal["fp32", "fp16", "bf16", "int8"] = spec_field(
-        "fp32", "Arithmetic of the engine.", popular=True
+        "fp32",
+        "Arithmetic of the engine. Upstream's fp32,fp16 (fp16, and fp32 where a layer needs it) "
+        "is read as fp16; layers_precision names layers that stay fp32.",
+        popular=True,
+        option_aliases={"fp32,fp16": "fp16", "fp16,fp32": "fp16"},
     )
     workspace_size: Positive = spec_field(
         1024, "Scratch memory that the builder may use.", unit="MB"

@@ -77,6 +77,7 @@ class OptimSpec(SpecModel):
         automl_default=True,
         popular=True,
         related=["train.optim.lr_scaling", "train.optim.warmup_epochs", "dataset.batch_size"],
+        le=1e4,
     )
     lr_scaling: Literal["none", "linear"] = spec_field(
         "none",
@@ -90,6 +91,7 @@ class OptimSpec(SpecModel):
         ge=0.0,
         applies_when=_DECAYS,
         related=["train.optim.lr"],
+        le=1e4,
     )
     backbone_multiplier: float = spec_field(
         0.1,
@@ -99,6 +101,7 @@ class OptimSpec(SpecModel):
         applies_when=_FINETUNE_FROM_WEIGHTS,
         search=search(0.05, 1.0, log=True),
         related=["train.optim.layer_decay"],
+        le=1e4,
     )
     momentum: float = spec_field(0.9, "β1 of AdamW.", gt=0.0, lt=1.0)
     beta2: OpenUnit | None = spec_field(
@@ -113,6 +116,7 @@ class OptimSpec(SpecModel):
         search=search(1e-3, 0.3, log=True),
         automl_default=True,
         popular=True,
+        le=1e4,
     )
     layer_decay: float = spec_field(
         0.75,
@@ -124,6 +128,7 @@ class OptimSpec(SpecModel):
         automl_default=True,
         popular=True,
         related=["train.optim.backbone_multiplier"],
+        le=10.0,
     )
     lr_scheduler: Literal["MultiStep", "cosine", "poly"] = spec_field(
         "MultiStep",
@@ -147,6 +152,7 @@ class OptimSpec(SpecModel):
         applies_when=_MULTISTEP,
         search=search(0.05, 0.9, log=True),
         related=["train.optim.milestones"],
+        le=1e4,
     )
     warmup_epochs: int = spec_field(
         1,
@@ -159,6 +165,7 @@ class OptimSpec(SpecModel):
         depends_on="train.num_epochs",
         popular=True,
         related=["train.num_epochs"],
+        le=2**31 - 1,
     )
 
 
@@ -182,6 +189,7 @@ class EarlyStoppingSpec(SpecModel):
         "Least fall of the loss that counts as improvement.",
         ge=0.0,
         applies_when={"train.early_stopping.patience": {"set": True}},
+        le=1e9,
     )
 
 
@@ -194,6 +202,7 @@ class ProbeSpec(SpecModel):
         ge=0,
         unit="epochs",
         applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}},
+        le=2**31 - 1,
     )
     k: Positive = spec_field(20, "Neighbours of the kNN vote.", applies_when=_PROBE)
 

@@ -1,0 +1,247 @@
+"""The two notations that specs share with OmegaConf: ``???`` and ``${…}``.
+
+``???`` means not given: the layer that holds it says nothing of the field, and a lower layer, a
+default or an inferred value fills it. ``${a.b}`` is another field's value: alone it keeps its type,
+inside text it is spliced in as text. Dots in front lead from the field's own section upwards
+(``${.b}`` beside it, ``${..b}`` one section up), ``[0]`` or ``.0`` into a list, and a reference may
+name its target by another one (``${a.${b}}``); as in
+https://omegaconf.readthedocs.io/en/2.3_branch/grammar.html.
+
+Resolvers (``${oc.env:X}``) are refused: a spec that is written down must not depend on where it is
+read. So are escapes (``\\${``): a written spec is read again, and would be resolved again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mae_skill.dotted import MISSING, field_nodes, get_dotted
+from mae_skill.errors import MaeError, SpecError
+
+NOT_GIVEN = "???"
+MAX_TEXT = 2**16
+MAX_VALUES = 20_000
+"""That all references of a spec may copy; a chain of doublings stands for any number."""
+
+MAX_CHAIN = 50
+
+Path = tuple[str | int, ...]
+
+_KEY = re.compile(r"^(\.*)([^.\[\]]+(?:\.[^.\[\]]+|\[[^.\[\]]+\])*|)$")
+_PART = re.compile(r"[^.\[\]]+")
+
+
+def given_only(document: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], set[str]]:
+    """``document`` without what is ``???``, and the dotted keys that were.
+
+    Lists stay as they are: an item cannot be left out.
+    """
+    found: dict[str, Any] = {}
+    absent: set[str] = set()
+    for name, value in document.items():
+        if value == NOT_GIVEN and isinstance(value, str):
+            absent.add(f"{prefix}{name}")
+        elif isinstance(value, Mapping):
+            found[name], inside = given_only(value, f"{prefix}{name}.")
+            absent |= inside
+        else:
+            found[name] = value
+    return found, absent
+
+
+def absent_items(value: Any, key: str = "") -> Iterator[str]:
+    """The keys of ``???`` inside lists: ``a.b[1]``."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from absent_items(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            if item == NOT_GIVEN:
+                yield f"{key}[{at}]"
+            else:
+                yield from absent_items(item, f"{key}[{at}]")
+
+
+def has_reference(value: Any) -> bool:
+    """Whether a text, or a text inside, holds ``${``."""
+    if isinstance(value, str):
+        return "${" in value
+    if isinstance(value, Mapping):
+        return any(has_reference(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(has_reference(item) for item in value)
+
+
+class References:
+    """The references of a merged spec.
+
+    Args:
+        spec: merged sections.  schema: gives defaults of fields that the spec leaves out.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+        self.spec = spec
+        self.aliases: Mapping[str, str] = schema.get("x_aliases") or {}
+        self.fields = field_nodes(schema)
+        self.values = 0
+
+    def value(self, key: str) -> Any:
+        """The value of a field with its references resolved.
+
+        Raises:
+            SpecError: a reference leads nowhere, in a circle, or cannot be resolved.
+        """
+        path: Path = tuple(key.split("."))
+        return self._resolved(get_dotted(self.spec, key), path, (path,))
+
+    def _resolved(self, value: Any, path: Path, chain: tuple[Path, ...]) -> Any:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise SpecError("its references copy too much", expected=f"at most {MAX_VALUES} values")
+        if isinstance(value, str):
+            return self._text(value, path, chain)
+        if isinstance(value, Mapping):
+            return {
+                name: self._resolved(item, (*path, str(name)), chain)
+                for name, item in value.items()
+            }
+        if isinstance(value, list):
+            return [self._resolved(item, (*path, at), chain) for at, item in enumerate(value)]
+        return value
+
+    def _text(self, text: str, path: Path, chain: tuple[Path, ...]) -> Any:
+        pieces: list[Any] = []
+        rest = text
+        while "${" in rest:
+            before, _, after = rest.partition("${")
+            if before.endswith("\\"):
+                raise SpecError(
+                    "an escaped ${ cannot be kept: the written spec is read again",
+                    expected="text without ${",
+                )
+            inner, rest = _closed(after)
+            pieces += [before, self._target(inner, path, chain)]
+        pieces = [piece for piece in [*pieces, rest] if piece != ""]
+        if len(pieces) == 1:
+            return pieces[0]
+        for piece in pieces:
+            if piece is None or isinstance(piece, (list, dict)):
+                raise SpecError(
+                    "a reference inside text gives no text",
+                    expected="a text, a number or a boolean there",
+                )
+        spliced = "".join(map(str, pieces))
+        if len(spliced) > MAX_TEXT:
+            raise SpecError("its references give a text that is too long", expected="a short text")
+        return spliced
+
+    def _target(self, inner: str, path: Path, chain: tuple[Path, ...]) -> Any:
+        if "${" in inner:
+            inner = str(self._text(inner, path, chain))
+        name = inner.strip()
+        if ":" in name:
+            raise SpecError(
+                f"the resolver {name.partition(':')[0]} is not supported",
+                expected="${a.b}: another field of the spec",
+                hint='write the value, or give it as an override: key="$NAME"',
+            )
+        match = _KEY.match(name)
+        if not match or not (match[1] or match[2]):
+            raise SpecError("not a reference", expected="${a.b}: another field of the spec")
+        up = len(match[1])
+        if up > len(path):
+            raise SpecError("a reference leads above the spec", expected="fewer dots")
+        start: Path = path[: len(path) - up] if up else ()
+        parts = _PART.findall(match[2])
+        target: Path = (*start, *(_index(part) for part in parts))
+        dotted = ".".join(map(str, target))
+        if dotted in self.aliases:
+            dotted = self.aliases[dotted]
+            target = tuple(dotted.split("."))
+        if len(chain) > MAX_CHAIN:
+            raise SpecError("its references are nested too deeply", expected="a shorter chain")
+        if any(link[: len(target)] == target or target == link for link in chain):
+            raise SpecError(
+                "a reference leads in a circle",
+                expected=" → ".join(".".join(map(str, link)) for link in (*chain, target)),
+            )
+        return self._resolved(self._at(target, name), target, (*chain, target))
+
+    def _at(self, target: Path, name: str) -> Any:
+        here: Any = self.spec
+        for part in target:
+            if isinstance(here, Mapping):
+                here = here.get(str(part), MISSING)
+            elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+                here = here[part]
+            else:
+                here = MISSING
+            if here is MISSING:
+                break
+        if here == NOT_GIVEN:
+            here = MISSING
+        if here is MISSING:
+            dotted = ".".join(map(str, target))
+            default = self.fields.get(dotted, {}).get("default")
+            if default not in (None, NOT_GIVEN):
+                return default
+            near = difflib.get_close_matches(dotted, self.fields, n=1)
+            known = dotted in self.fields
+            raise SpecError(
+                f"a reference names a field that {'has no value' if known else 'is not there'}",
+                expected="a field of the spec that is given",
+                hint=f"did you mean ${{{near[0]}}}?" if near and not known else None,
+            )
+        return here
+
+
+def _index(part: str) -> str | int:
+    return int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part
+
+
+def _closed(text: str) -> tuple[str, str]:
+    """What stands before the brace that closes a reference, and what stands after it."""
+    depth, at = 1, 0
+    while at < len(text):
+        if text.startswith("${", at):
+            depth, at = depth + 1, at + 1
+        elif text[at] == "}":
+            depth -= 1
+            if not depth:
+                return text[:at], text[at + 1 :]
+        at += 1
+    raise SpecError("a reference is not closed", expected="${a.b}")
+
+
+def resolve_references(
+    spec: Mapping[str, Any], schema: Mapping[str, Any]
+) -> tuple[dict[str, tuple[str, Any]], list[MaeError]]:
+    """The fields of ``spec`` that refer to others: dotted key → (what is written, its value); and
+    one error for each that cannot be resolved.
+    """
+    references = References(spec, schema)
+    found: dict[str, tuple[str, Any]] = {}
+    problems: list[MaeError] = []
+    for key, value in _leaves(spec):
+        if not has_reference(value) or get_dotted(spec, key) is not value:
+            continue
+        try:
+            found[key] = (value if isinstance(value, str) else "${…}", references.value(key))
+        except SpecError as error:
+            error.field, error.got = key, value
+            problems.append(error)
+        except RecursionError:
+            problems.append(
+                SpecError("its references are nested too deeply", field=key, expected="fewer")
+            )
+    return found, problems
+
+
+def _leaves(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in spec.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,250 @@
+"""What cannot be built: shapes a family lacks, sizes no machine has, names of no module, policies
+that timm does not know.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from mae_skill.archs import ARCHS, Arch
+from mae_skill.rules.base import Case, Rule
+
+SHAPES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
+MOST_WEIGHTS = 5e10
+"""In one stack of transformer blocks: 200 GB, before gradients and moments."""
+
+
+def shape_overrides(case: Case) -> None:
+    """Only a ViT takes another shape than its name says."""
+    arch = ARCHS.get(str(case("model.arch")))
+    if arch is None or arch.family == "vit" or not case.known("model.arch"):
+        return
+    for name in SHAPES:
+        if case(f"model.{name}") is not None:
+            case.error(
+                f"model.{name}",
+                f"only ViT architectures take another shape, and {arch.name} is none",
+                "null",
+                "leave the field out, or choose another model.arch",
+            )
+
+
+def weights(case: Case) -> None:
+    """Widths and depths, each possible, can together be more than any machine holds."""
+    arch = ARCHS.get(str(case("model.arch")))
+    if arch is None:
+        return
+    stacks = {}
+    if arch.family == "vit":
+        stacks["model.embed_dim"] = (
+            case("model.embed_dim") or arch.dims[0],
+            case("model.depth") or arch.depths[0],
+            case("model.mlp_ratio") or arch.mlp_ratio,
+        )
+    if case("train.stage") == "pretrain":
+        stacks["model.decoder_embed_dim"] = (
+            case("model.decoder_embed_dim"),
+            case("model.decoder_depth"),
+            case("model.decoder_mlp_ratio"),
+        )
+    for key, (width, depth, ratio) in stacks.items():
+        count = (4 + 2 * ratio) * width**2 * depth
+        if count > MOST_WEIGHTS:
+            case.error(
+                key,
+                f"{depth} blocks of width {width} have {count:.1e} weights",
+                f"a model of at most {MOST_WEIGHTS:.0e}",
+            )
+
+
+def frozen(case: Case) -> None:
+    """Every name in ``train.freeze`` is a module or a parameter of the model, and not all are."""
+    arch, names = ARCHS.get(str(case("model.arch"))), case("train.freeze")
+    if arch is None or not names:
+        return
+    known = set(_names(case, arch))
+    open_ended = tuple(f"{head}." for head in _SEGMENTER) if _segments(case) else ()
+    for name in names:
+        plain = name.removeprefix("encoder.")
+        if name in known or f"encoder.{name}" in known or name.startswith(open_ended or ("\0",)):
+            continue
+        near = difflib.get_close_matches(plain, [_bare(one) for one in known], n=3)
+        top = sorted({_bare(one).split(".")[0] for one in known})
+        case.error(
+            "train.freeze",
+            f"{arch.name} has no module {name[:80]!r}",
+            "names of modules or parameters of the model",
+            f"did you mean {', '.join(near)}?" if near else f"top level: {', '.join(top)}",
+        )
+        return
+
+    left = {one for one in known if not any(_holds(name, one) for name in names)}
+    if not left - {"encoder"}:
+        case.error(
+            "train.freeze",
+            "every parameter of the model would be frozen",
+            "fewer modules",
+            "leave at least the head out",
+        )
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("encoder.")
+
+
+def _holds(frozen_name: str, name: str) -> bool:
+    """Whether freezing ``frozen_name`` freezes ``name``; ``encoder`` spares the head inside it."""
+    if frozen_name == "encoder":
+        return name.startswith("encoder.") and not name.startswith("encoder.head")
+    return any(
+        name == full or name.startswith(f"{full}.")
+        for full in (frozen_name, f"encoder.{frozen_name}")
+    )
+
+
+_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+_CONV_BLOCK = ("conv_dw", "norm", "mlp.fc1", "mlp.grn", "mlp.fc2")
+_SEGMENTER = ("neck", "uper", "auxiliary")
+
+
+def _names(case: Case, arch: Arch) -> Iterator[str]:
+    """Modules and parameters of the model: those with weights, by the names of the code."""
+    yield from ("encoder", *(f"encoder.{name}" for name in _encoder(case, arch)))
+    if case("train.stage") == "pretrain":
+        yield from _decoder(case, arch)
+    elif _segments(case):
+        yield from _SEGMENTER if case("model.segmentation.auxiliary_weight") else _SEGMENTER[:2]
+    elif arch.family == "vit":
+        yield from _with_weights(["encoder.head"])
+        # The class token has the encoder's own norm, the average one of the head's.
+        norm = "fc_norm" if case("model.global_pool") else "norm"
+        yield from _with_weights([f"encoder.{norm}"])
+    else:
+        yield "encoder.head"
+        yield from _with_weights(["encoder.head.norm", "encoder.head.fc"])
+
+
+def _encoder(case: Case, arch: Arch) -> Iterator[str]:
+    if arch.family == "convnextv2":
+        yield from ("stem", "stages", *_with_weights(["stem.0", "stem.1"]))
+        for stage, depth in enumerate(arch.depths):
+            here = f"stages.{stage}"
+            yield from (here, f"{here}.blocks")
+            if stage:
+                down = [f"{here}.downsample.{at}" for at in (0, 1)]
+                yield from (f"{here}.downsample", *_with_weights(down))
+            yield from _blocks(f"{here}.blocks", depth, _CONV_BLOCK)
+        return
+
+    yield from ("pos_embed", "patch_embed", *_with_weights(["patch_embed.proj"]))
+    depth = arch.depth
+    if arch.family == "vit":
+        yield "cls_token"
+        depth = case("model.depth") or depth
+        if case("train.stage") == "pretrain":
+            yield from _with_weights(["norm"])
+    yield from ("blocks", *_blocks("blocks", depth, _BLOCK))
+    if arch.family == "hiera":
+        first = [sum(arch.depths[:stage]) for stage in (1, 2, 3)]
+        yield from _with_weights([f"blocks.{at}.proj" for at in first])
+
+
+def _decoder(case: Case, arch: Arch) -> Iterator[str]:
+    depth = case("model.decoder_depth")
+    yield "mask_token"
+    if arch.family == "convnextv2":
+        yield from ("decoder", *_with_weights(["proj", "pred"]))
+        yield from _blocks("decoder", depth, _CONV_BLOCK)
+        return
+    yield from ("decoder_pos_embed", "decoder_blocks")
+    yield from _with_weights(["decoder_embed", "decoder_norm", "decoder_pred"])
+    yield from _blocks("decoder_blocks", depth, _BLOCK)
+    if arch.family == "hiera":
+        heads = [f"multi_scale_fusion_heads.{at}" for at in (0, 1)]
+        yield from ("multi_scale_fusion_heads", *_with_weights(["encoder_norm", *heads]))
+
+
+def _blocks(prefix: str, depth: int, parts: tuple[str, ...]) -> Iterator[str]:
+    groups = {part.partition(".")[0] for part in parts}
+    for at in range(depth):
+        yield from (f"{prefix}.{at}", *(f"{prefix}.{at}.{group}" for group in groups))
+        yield from _with_weights([f"{prefix}.{at}.{part}" for part in parts])
+
+
+def _with_weights(modules: list[str]) -> Iterator[str]:
+    for module in modules:
+        yield from (module, f"{module}.weight", f"{module}.bias")
+
+
+def _segments(case: Case) -> bool:
+    return bool(case("train.stage") == "finetune" and case("model.task") == "segmentation")
+
+
+AUTO_AUG = "dataset.augmentation.auto_aug"
+_COUNT, _SHORT, _FLAG = r"[0-9]{1,3}", r"[0-9]{1,2}", r"[0-9]"
+_REAL, _SHARE = r"[0-9]{1,3}(\.[0-9]+)?", r"0(\.[0-9]+)?|1(\.0+)?"
+_RAND = {"m": _COUNT, "n": _COUNT, "mmax": _COUNT, "inc": _FLAG, "p": _SHARE, "mstd": _REAL}
+_AUGMIX = {"m": _SHORT, "w": _SHORT, "d": _SHORT, "b": _FLAG, "a": _REAL, "mstd": _REAL}
+_FIXED = {"mstd": _REAL}
+_POLICIES = {
+    "rand": _RAND,
+    "augmix": _AUGMIX,
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), _FIXED),
+}
+"""timm's policies, and what each section of one may be."""
+_TRANSFORMS = ("tweights", "t3aw", "t3a")
+
+
+def auto_augmentation(case: Case) -> None:
+    """The policy is one that timm reads whole: it skips what it does not know."""
+    text = case(AUTO_AUG)
+    if not text or str(text).lower() == "none":
+        return
+    name, *sections = str(text).split("-")
+    words = _POLICIES.get(name, {})
+    wrong = [section for section in sections if not _is_section(section, words, name)]
+    if name in _POLICIES and not wrong:
+        return
+    case.error(
+        AUTO_AUG,
+        f"no such policy: {wrong[0][:40]!r} of it is not known" if words else "no such policy",
+        "rand-m9-mstd0.5-inc1 and the like, augmix-m3-w3, original, v0, originalr, v0r, 3a, "
+        "or none",
+    )
+
+
+def _is_section(section: str, words: dict[str, str], name: str) -> bool:
+    match = re.fullmatch(r"([a-z]+)(.*)", section)
+    if name == "rand" and section in _TRANSFORMS:
+        return True
+    if not match or match[1] not in words or not re.fullmatch(words[match[1]], match[2]):
+        return False
+    return match[1] not in ("n", "w", "d", "mmax", "a") or float(match[2]) > 0
+
+
+LEAST = {
+    **dict.fromkeys(("min_scale", "max_scale", "min_ratio", "max_ratio"), 1e-3),
+    **dict.fromkeys(("mixup", "cutmix"), 1e-3),
+}
+"""Below these a crop has no pixel, and a beta distribution no number."""
+
+
+def tiny(case: Case) -> None:
+    """Strengths that are positive and yet none."""
+    for name, least in LEAST.items():
+        value = case(f"dataset.augmentation.{name}", 0)
+        if 0 < value < least:
+            case.error(
+                f"dataset.augmentation.{name}", "too small to have a meaning", f"at least {least}"
+            )
+
+
+RULES = [
+    Rule(tiny, ("train",)),
+    Rule(shape_overrides),
+    Rule(weights, ("train",)),
+    Rule(frozen, ("train",)),
+    Rule(auto_augmentation, ("train",)),
+]
