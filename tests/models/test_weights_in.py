@@ -312,6 +312,30 @@ def test_a_square_table_is_resized_to_a_size_of_as_many_tokens(arch: str) -> Non
     assert report.resized == [] and torch.equal(again.encoder.pos_embed, long.encoder.pos_embed)
 
 
+@pytest.mark.parametrize(
+    ("arch", "patch", "told"),
+    [
+        (VIT, 8, "encoder.patch_embed.proj.weight 16×16 → 8×8"),
+        ("convnextv2_atto", 2, "encoder.stem.0.weight 4×4 → 2×2"),
+        ("hiera_tiny_224", 2, "encoder.patch_embed.proj.weight 7×7 → 3×3"),
+    ],
+)
+def test_an_asked_for_patch_is_resampled_and_said(arch: str, patch: int, told: str) -> None:
+    source = build(classifier_config(arch, (64, 64)))
+    ours = build(classifier_config(arch, (32, 64), patch_size=patch), seed=9)
+    meta = checkpoint.CheckpointMeta.for_model(source).to_dict()
+    own = {"mae": meta, "state_dict": checkpoint.model_state(source)}
+    for contents in (source.encoder.state_dict(), own):
+        report = fill(ours, contents, "file.pth")
+        assert told in report.resized and told in report.line
+        old = {VIT: "4×4", "hiera_tiny_224": "16×16"}.get(arch)
+        assert old is None or any(f"pos_embed {old} →" in item for item in report.resized)
+    # Not asked for, another patch is another model; and the way back keeps its own size.
+    with pytest.raises(CheckpointError, match="weight is") as caught:
+        fill(classifier(arch), ours.encoder.state_dict(), "file.pth")
+    assert "model.patch_size" in str(caught.value.hint)
+
+
 # ---- heads ---------------------------------------------------------------------------------------
 
 
@@ -386,6 +410,16 @@ def test_a_segmenters_head_moves_by_class_name(names: list[str], tmp_path: Path)
     assert torch.equal(state["uper.fuse.0.weight"], old["uper.fuse.0.weight"])
 
 
+def test_an_auxiliary_head_that_one_side_lacks_does_not_cost_the_rest() -> None:
+    parent = build(segmenter_config(VIT, (SIDE, SIDE)))
+    child = build_from_config(segmenter_config(VIT, (SIDE, SIDE), auxiliary_channels=0))
+    report = fill(child, checkpoint.model_state(parent), "own.pth")
+    assert report.missing == [] and all(name.startswith("auxiliary") for name in report.ignored)
+    back = build_from_config(segmenter_config(VIT, (SIDE, SIDE)))
+    report = fill(back, checkpoint.model_state(child), "own.pth")
+    assert report.missing and all(name.startswith("auxiliary") for name in report.missing)
+
+
 # ---- values --------------------------------------------------------------------------------------
 
 
@@ -407,6 +441,17 @@ def test_values_that_are_no_numbers_are_refused_by_name(
     with pytest.raises(CheckpointError, match="not finite") as caught:
         checkpoint.load_model(own_file(own, tmp_path / "own.pth", None))
     assert caught.value.got == "encoder.head.bias"
+
+
+def test_a_run_is_not_resumed_from_values_that_are_no_numbers() -> None:
+    from mae_runners.training.checkpointing import fill as resume
+
+    model = classifier()
+    state = {name: value.clone() for name, value in checkpoint.model_state(model).items()}
+    state["model.encoder.cls_token"][0, 0, 3] = torch.nan
+    with pytest.raises(CheckpointError, match="not finite") as caught:
+        resume(model, {"state_dict": state})
+    assert caught.value.got == "encoder.cls_token"
 
 
 def test_quantized_and_sparse_weights_are_refused_by_name(peer: Any) -> None:

@@ -48,7 +48,15 @@ def test_the_plan_knows_every_parameter_that_the_runner_builds(arch: str, stage:
     spec = spec_of(arch, stage)
     found, built = target_of(spec.model_dump(mode="json")), target_of_model(model_of(spec))
     assert dict(found.shapes) == dict(built.shapes)
-    assert found == built.__class__(**{**found.__dict__, "heads": tuple(built.heads)})
+    assert found.heads == built.heads and found.row == built.row and found.kind == built.kind
+
+
+@pytest.mark.parametrize("arch", SOME)
+def test_another_patch_is_known_too(arch: str) -> None:
+    spec = spec_of(arch, "pretrain", patch_size=2)
+    found, built = target_of(spec.model_dump(mode="json")), target_of_model(model_of(spec))
+    assert dict(found.shapes) == dict(built.shapes) and found.row == built.row
+    assert found.any_patch and built.any_patch
 
 
 def test_shape_overrides_and_token_pooling_are_known_too() -> None:

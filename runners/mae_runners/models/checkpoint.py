@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from mae_sdk.files import atomic_file
@@ -106,7 +106,7 @@ def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None =
             with temporary.open("wb") as file:
                 if key:
                     with SealWriter(file, key) as sealed:
-                        torch.save(dict(obj), sealed)
+                        torch.save(dict(obj), cast("IO[bytes]", sealed))
                 else:
                     torch.save(dict(obj), file)
                 file.flush()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_skill.archs import ARCHS
 from mae_skill.errors import CheckpointError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.weights.config import is_own
 from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
 from mae_skill.weights.names import flatten
+from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
@@ -82,10 +82,11 @@ def load_pretrained(
 ) -> LoadReport:
     """Fill ``model`` from a checkpoint of any of the sources in `mae_skill.weights.names`.
 
-    Position tables are resized to the model's grid. A classifier takes the encoder, and of a head
-    the rows of the classes that it has too; a masked autoencoder takes encoder and, where all of it
-    fits, decoder; a segmenter takes the encoder and, from another segmenter, its head as a
-    classifier does.
+    Position tables are resized to the model's grid, and where ``model.patch_size`` was asked for,
+    the patch convolution to its side (FlexiViT, arXiv 2212.08013). A classifier takes the encoder,
+    and of a head the rows of the classes that it has too; a masked autoencoder takes encoder and,
+    where all of it fits, decoder; a segmenter takes the encoder and, from another segmenter, its
+    head as a classifier does.
 
     Args:
         classes: the model's class names, in the order of its head; None: they are the file's own,
@@ -198,13 +199,13 @@ def target_of(model: Backboned, classes: Sequence[str] | None = None) -> Target:
         kind = "mae"
     heads = model.config.get("num_heads")
     return Target(
-        arch=model.arch,
+        row=model.shape,
         kind=kind,
         shapes={name: tuple(value.shape) for name, value in targets(model).items()},
         input_size=model.input_size,
-        heads=(int(heads),) if heads is not None else ARCHS[model.arch].heads,
+        heads=(int(heads),) if heads is not None else model.shape.heads,
         token_pool=not model.config.get("global_pool", True),
-        target_patch=model.target_patch if isinstance(model, MaskedAutoencoder) else 0,
+        any_patch=model.config.get("patch_size") is not None,
         classes=classes,
     )
 
@@ -214,9 +215,10 @@ def imagenet_order(classes: Sequence[str] | None) -> list[str]:
     these; else nothing."""
     if not classes or not all(re.fullmatch(r"n\d{8}", label) for label in classes):
         return []
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    order: list[str] = ImageNetInfo("imagenet-1k").label_names()
+    info: Any = ImageNetInfo("imagenet-1k")
+    order: list[str] = info.label_names()
     return order if set(classes) <= set(order) else []
 
 
@@ -235,6 +237,8 @@ def _fill(
     with torch.no_grad():
         for place, value in chosen.items():
             target = places[place]
+            if place in result.resampled:
+                value = resample_patch_embed(value.float(), list(target.shape[2:]))
             if place in result.resized:
                 value = _resized(value, result.resized[place])
             if place in result.rows:

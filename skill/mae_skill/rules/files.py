@@ -88,8 +88,8 @@ def weights(case: Case) -> None:
         return
     model = f"{case('train.stage')} {case('model.arch')}"
     lack = lack_of(found, file.name, key, model) if case.action != "train" else None
-    if error := found.refusal or lack:
-        case.errors.append(error)
+    if wrong := found.refusal or lack:
+        case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
     if found.warning:

@@ -21,12 +21,14 @@ class Source:
     Attributes:
         classes: names of its head's rows, in order; None where it does not say.
         input_size: height and width in pixels that its position tables are for.
+        patch: pixels a side of its tokens.
         activation: of its MLPs.
         heads: attention heads of each stage.
     """
 
     classes: Sequence[str] | None = None
     input_size: tuple[int, int] | None = None
+    patch: int | None = None
     activation: str | None = None
     heads: tuple[int, ...] = ()
     unit_attention: tuple[bool, ...] = field(default=())
@@ -58,7 +60,10 @@ def describe(contents: Mapping[str, Any], where: str, width: int | None = None) 
     """
     own = contents.get("mae")
     if isinstance(own, Mapping) and "input_size" in own:
-        return Source(_names(own.get("classes")), _size(own["input_size"]))
+        model = own.get("model")
+        patch = model.get("patch_size") if isinstance(model, Mapping) else None
+        size = _size(own["input_size"])
+        return Source(_names(own.get("classes")), size, patch if isinstance(patch, int) else None)
     config = contents.get(CONFIG)
     if isinstance(config, Mapping):
         return _of_config(config)
@@ -79,21 +84,20 @@ def _of_config(config: Mapping[str, Any]) -> Source:
         heads = arguments.get("num_heads")
         labels = config.get("label_names")
         return Source(
-            _names(labels),
-            None,
-            activation if isinstance(activation, str) else None,
-            (heads,) if isinstance(heads, int) else (),
+            classes=_names(labels),
+            activation=activation if isinstance(activation, str) else None,
+            heads=(heads,) if isinstance(heads, int) else (),
         )
     heads = config.get("num_attention_heads", config.get("num_heads"))
     heads = [heads] if isinstance(heads, int) else heads
     unit = config.get("masked_unit_attention")
     activation = config.get("hidden_act")
     return Source(
-        _labels(config.get("id2label")),
-        _size(config.get("image_size")),
-        activation if isinstance(activation, str) else None,
-        tuple(heads) if isinstance(heads, list) else (),
-        tuple(unit) if isinstance(unit, list) else (),
+        classes=_labels(config.get("id2label")),
+        input_size=_size(config.get("image_size")),
+        activation=activation if isinstance(activation, str) else None,
+        heads=tuple(heads) if isinstance(heads, list) else (),
+        unit_attention=tuple(unit) if isinstance(unit, list) else (),
     )
 
 

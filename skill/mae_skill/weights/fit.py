@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mae_skill.archs import ARCHS
+from mae_skill.archs import ARCHS, Arch
 from mae_skill.errors import CheckpointError
 from mae_skill.weights import layouts
 from mae_skill.weights.config import Source, describe
@@ -52,29 +52,34 @@ class Target:
     """The model that is to be filled.
 
     Attributes:
+        row: the architecture, with the model's patch.
         shapes: every parameter, and the buffers that training changes, by name.
         kind: ``mae`` · ``classifier`` · ``segmenter``.
         token_pool: a ViT classifier that reads its class token.
         heads: attention heads of each stage.
-        target_patch: side in pixels of a token of the decoder.
         classes: class names in the order of the head's rows; None where nobody named them: then
             they are the file's own.
+        any_patch: ``model.patch_size`` was asked for, so a file's patch convolution is resampled.
         by_name: the rows of a head go by the names of classes that are not known yet.
     """
 
-    arch: str
+    row: Arch
     kind: str
     shapes: Mapping[str, Shape]
     input_size: tuple[int, int]
     heads: Sequence[int] = ()
     token_pool: bool = False
-    target_patch: int = 0
     classes: Sequence[str] | None = None
     by_name: bool = False
+    any_patch: bool = False
+
+    @property
+    def arch(self) -> str:
+        return self.row.name
 
     @property
     def family(self) -> str:
-        return ARCHS[self.arch].family
+        return self.row.family
 
     def class_rows(self) -> list[str]:
         """Parameters with a row per class."""
@@ -101,6 +106,7 @@ class Fit:
     Attributes:
         take: parameter → the file's entries that fill it.
         resized: position tables that change their grid.
+        resampled: the patch convolution, where its side changes: the file's and the model's.
         rows: parameter with a row per class → pairs (row of the model, row of the file).
         ignored: entry of the file, in our names → why it is left out.
         outside: entries of the file beside the backbone.
@@ -117,6 +123,7 @@ class Fit:
 
     take: dict[str, Recipe] = field(default_factory=dict)
     resized: dict[str, Resize] = field(default_factory=dict)
+    resampled: dict[str, tuple[int, int]] = field(default_factory=dict)
     rows: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
@@ -133,10 +140,11 @@ class Fit:
 
     @property
     def adapted(self) -> list[str]:
-        """Position tables, ``name old → new``."""
+        """Position tables and the patch convolution, ``name old → new``."""
+        changes = {name: (item.old, item.new) for name, item in self.resized.items()}
+        changes |= {n: ((old, old), (new, new)) for n, (old, new) in self.resampled.items()}
         return [
-            f"{name} {item.old[0]}×{item.old[1]} → {item.new[0]}×{item.new[1]}"
-            for name, item in self.resized.items()
+            f"{name} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for name, (old, new) in changes.items()
         ]
 
     def summary(self) -> str:
@@ -149,7 +157,7 @@ class Fit:
         if rest:
             names = [name for name in self.take if name not in self._backbone_names]
             parts.append(f"taken beside it: {listed(names)}")
-        if self.resized:
+        if self.adapted:
             parts.append(f"adapted: {', '.join(self.adapted)}")
         if self.assumed:
             parts.append(self.assumed)
@@ -315,11 +323,12 @@ class _Fitter:
     # ---- entries ---------------------------------------------------------------------------------
 
     def _group(self, name: str) -> str:
-        """The part that is taken whole or not at all: ``decoder``, ``segmenter`` or none."""
+        """The part that is taken whole or not at all: ``decoder``, ``segmenter``, its ``auxiliary``
+        head, or none."""
         if self.target.kind == "mae" and name.startswith(DECODER):
             return "" if name.startswith(FUSION) else "decoder"
         if self.target.kind == "segmenter" and name.startswith(SEGMENTER):
-            return "segmenter"
+            return "auxiliary" if name.startswith("auxiliary.") else "segmenter"
         return ""
 
     def _reason_to_leave(self, name: str) -> str | None:
@@ -343,6 +352,9 @@ class _Fitter:
         wanted = self.target.shapes[place]
         if place.endswith("pos_embed"):
             return self._position(place, recipe)
+        if place in _PATCHES and self.target.any_patch and _other_patch(recipe.shape, wanted):
+            self.result.resampled[place] = (recipe.shape[-1], wanted[-1])
+            return None
         if recipe.shape == wanted:
             return None
         if _squeezed(recipe.shape) == _squeezed(wanted):  # a 1×1 convolution is a linear layer
@@ -355,14 +367,16 @@ class _Fitter:
         decoder, prefix = place == "decoder_pos_embed", 1 if family == "vit" else 0
         if len(recipe.shape) != 3 or recipe.shape[0] != 1 or recipe.shape[2] != wanted[2]:
             return text
-        cell = ARCHS[self.target.arch].patch
+        cell, cell_in_file = self.target.row.patch, self._patch_in_file()
         if decoder:
-            cell = self.target.target_patch
+            tokens_a_side = self.target.row.target_patch // cell
+            cell, cell_in_file = cell * tokens_a_side, cell_in_file * tokens_a_side
         height, width = self.target.input_size
         new, tokens = (height // cell, width // cell), recipe.shape[1] - prefix
         old: tuple[int, int] | None
         if self.source.input_size is not None:
-            old = (self.source.input_size[0] // cell, self.source.input_size[1] // cell)
+            sides = self.source.input_size
+            old = (sides[0] // cell_in_file, sides[1] // cell_in_file)
             if math.prod(old) != tokens:
                 return f"{text}, and the file says it is for {list(self.source.input_size)} pixels"
         elif (side := math.isqrt(max(tokens, 0))) ** 2 == tokens and tokens > 0:
@@ -381,15 +395,26 @@ class _Fitter:
             self.result.resized[place] = Resize(old, new, prefix, _WINDOW if windowed else None)
         return None
 
+    def _patch_in_file(self) -> int:
+        """Pixels a side of the file's tokens."""
+        if self.source.patch:
+            return self.source.patch
+        kernel = self.found.entries.get("patch_embed.proj.weight")
+        if kernel is None or len(kernel.shape) != 4:
+            return self.target.row.patch
+        side = kernel.shape[-1]
+        if self.target.family == "vit":
+            return side
+        return 4 if side == 7 else self.target.row.patch
+
     def _leave_parts(self, whole: Mapping[str, list[str]]) -> None:
         """A decoder of another shape is left out whole: a part of one is none."""
-        marks = {"decoder": DECODER, "segmenter": SEGMENTER}
         rows = set(self.target.class_rows())
-        for group, prefixes in marks.items():
+        for group in ("decoder", "segmenter", "auxiliary"):
             entries = [n for n in self.found.entries if self._group(n) == group]
             if not entries:
                 continue
-            places = {n for n in self.target.shapes if n.startswith(prefixes) and self._group(n)}
+            places = {n for n in self.target.shapes if self._group(n) == group}
             lacking = sorted(places - set(self.result.take) - rows)
             if group not in whole and not lacking:
                 continue
@@ -397,7 +422,7 @@ class _Fitter:
             for name in entries:
                 self.result.take.pop(name, None)
                 self.result.resized.pop(name, None)
-                self.result.ignored[name] = f"the {group} is of another shape: {why[0]}"
+                self.result.ignored[name] = f"the {group} part is of another shape: {why[0]}"
 
     # ---- the head --------------------------------------------------------------------------------
 
@@ -484,7 +509,9 @@ class _Fitter:
                     f"the head of {self.name} is not taken: it has {count} classes as the data has,"
                     " but the file does not name them"
                 )
-            return [], f"its {count} classes have no names in the file"
+            unless = ", unless the data's are ImageNet-1k's"
+            known = self.target.by_name and count == _IMAGENET
+            return [], f"its {count} classes have no names in the file{unless if known else ''}"
         if wanted is None:
             return [(row, row) for row in range(count)], ""
         places = {_nfc(label): row for row, label in enumerate(named)}
@@ -554,10 +581,27 @@ class _Fitter:
             field=self.field,
             got=got,
             expected=f"weights of {arch}: every entry of the backbone in its place",
-            hint=f"set model.arch to {guess}"
-            if guess and not (marks or looks)
-            else "choose weights of the same architecture",
+            hint=self._hint(guess if not (marks or looks) else None),
         )
+
+    def _hint(self, guess: str | None) -> str:
+        if guess:
+            return f"set model.arch to {guess}"
+        for place in _PATCHES:
+            kernel = self.found.entries.get(self._short(place))
+            wanted = self.target.shapes.get(place)
+            if kernel and wanted and _other_patch(kernel.shape, wanted):
+                return "set model.patch_size to the file's, or to the model's own to adapt the file"
+        return "choose weights of the same architecture"
+
+
+_PATCHES = ("encoder.patch_embed.proj.weight", "encoder.stem.0.weight")
+
+
+def _other_patch(shape: Shape, wanted: Shape) -> bool:
+    """Whether a square patch convolution differs from another in its side alone."""
+    same = len(shape) == len(wanted) == 4 and shape[:2] == wanted[:2]
+    return same and shape[2] == shape[3] != wanted[3]
 
 
 def _nfc(label: str) -> str:

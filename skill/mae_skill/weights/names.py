@@ -209,10 +209,9 @@ def _add(result: Translation, ours: str, raw: str, full: str, shapes: Mapping[st
 
 #: classifiers and what leads to them, in our names
 HEADS = ("head.", "fc_norm.", "head_dist.", "pre_logits.", "pooler.", "classifier.", "fc.")
-DECODER = ("decoder", "mask_token", "masked_embed", "proj.", "pred.")
 #: Hiera's stages fused: of a decoder's file, but features too
 FUSION = ("multi_scale_fusion_heads.", "encoder_norm.")
-DECODER += FUSION
+DECODER = ("decoder", "mask_token", "masked_embed", "proj.", "pred.", *FUSION)
 SEGMENTER = ("neck.", "uper.", "auxiliary.")
 #: parts of a training method that stand on a backbone and are none of it
 METHOD = re.compile(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mae_skill.archs import ARCHS, Arch, hw, num_units
+from mae_skill.archs import ARCHS, Arch, hiera_kernel, hw, num_units, with_patch
 from mae_skill.dotted import get_dotted
 from mae_skill.weights.fit import Target
 from mae_skill.weights.names import Shape
@@ -20,7 +20,8 @@ def target_of(spec: Mapping[str, Any], *, by_name: bool = False) -> Target:
     Args:
         by_name: the rows of a head go by class names.
     """
-    arch = ARCHS[str(get_dotted(spec, "model.arch"))]
+    patch = get_dotted(spec, "model.patch_size")
+    arch = with_patch(ARCHS[str(get_dotted(spec, "model.arch"))], patch)
     kind = "classifier"
     if get_dotted(spec, "train.stage") == "pretrain":
         kind = "mae"
@@ -35,13 +36,13 @@ def target_of(spec: Mapping[str, Any], *, by_name: bool = False) -> Target:
         shapes |= _uper(arch, spec)
     heads = get_dotted(spec, "model.num_heads")
     return Target(
-        arch=arch.name,
+        row=arch,
         kind=kind,
         shapes=shapes,
         input_size=size,
         heads=arch.heads if heads is None else (int(heads),),
         token_pool=token_pool,
-        target_patch=arch.target_patch,
+        any_patch=patch is not None,
         by_name=by_name,
     )
 
@@ -110,7 +111,7 @@ def _vit(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
     hidden = int(dim * float(get_dotted(spec, "model.mlp_ratio") or arch.mlp_ratio))
     shapes: Shapes = {
         "cls_token": (1, 1, dim),
-        "pos_embed": (1, 1 + num_units(arch.name, size), dim),
+        "pos_embed": (1, 1 + num_units(arch, size), dim),
         **_layer("patch_embed.proj", dim, 3, arch.patch, arch.patch),
     }
     for i in range(int(get_dotted(spec, "model.depth") or arch.depth)):
@@ -119,7 +120,9 @@ def _vit(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
 
 
 def _convnext(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
-    shapes = _layer("stem.0", arch.dims[0], 3, 4, 4) | _norm("stem.1", arch.dims[0])
+    shapes = _layer("stem.0", arch.dims[0], 3, arch.patch, arch.patch) | _norm(
+        "stem.1", arch.dims[0]
+    )
     for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
         if stage:
             before = arch.dims[stage - 1]
@@ -132,9 +135,10 @@ def _convnext(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Sha
 
 def _hiera(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
     dim, tokens = arch.dims[0], (size[0] // arch.patch) * (size[1] // arch.patch)
+    kernel = hiera_kernel(arch.patch)
     shapes: Shapes = {
         "pos_embed": (1, tokens, dim),
-        **_layer("patch_embed.proj", dim, 3, 7, 7),
+        **_layer("patch_embed.proj", dim, 3, kernel, kernel),
     }
     widths = [dim for dim, depth in zip(arch.dims, arch.depths, strict=True) for _ in range(depth)]
     for i, (before, after) in enumerate(zip([dim, *widths], widths, strict=False)):
@@ -153,7 +157,7 @@ def _decoder(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shap
         for i in range(depth):
             shapes |= _convolution_block(f"decoder.{i}", width, hidden)
         return shapes
-    units = num_units(arch.name, size)
+    units = num_units(arch, size)
     tokens = 1 + units if arch.family == "vit" else units * (arch.unit // arch.target_patch) ** 2
     shapes |= {"decoder_pos_embed": (1, tokens, width), **_layer("decoder_embed", width, features)}
     for i in range(depth):
