@@ -299,7 +299,8 @@ def judge(
     errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
     fields = {problem.field for problem in known}
     found.errors += [error for error in errors if error.field not in fields]
-    found.warnings = list(warnings)
+    found.warnings = [item for item in warnings if not getattr(item, "note", False)]
+    found.notices += [str(item) for item in warnings if getattr(item, "note", False)]
 
 
 def _not_given(absent: set[str], schema: Mapping[str, Any]) -> list[MaeError]:

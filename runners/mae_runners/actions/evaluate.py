@@ -36,6 +36,7 @@ KPIS = (
     "ACC_top5",
     "val_loss",
     "mean_class_accuracy",
+    "ece",
     "knn_acc",
     "linear_acc",
     "reconstruction_loss",
@@ -114,6 +115,7 @@ def evaluate_classifier(
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
         **sums.summary(source),
+        "ece": sums.calibration_error,
         "images": sums.images,
         **class_metrics(sums.confusion, classes),
         "unreadable": unreadable,
@@ -152,7 +154,7 @@ def evaluate_features(
     name = "probe_val_data_sources" if spec.dataset.probe_val_data_sources else "val_data_sources"
     source = artefact.need_source(spec, name, "evaluate")
     model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
-    units = None if model is None else int(model.num_units)
+    units = int(model.num_units) if model is not None and runtime.decodes else None
     found = embed(spec, context, runtime, source, units=units)
 
     metrics: dict[str, Any] = {
@@ -165,8 +167,8 @@ def evaluate_features(
         metrics["reconstruction_loss"] = found.loss
     else:
         metrics["notes"].append(
-            "no reconstruction loss: an exported artefact has no decoder; "
-            "evaluate the checkpoint for it"
+            "no reconstruction loss: there is no decoder in the file; "
+            "evaluate a checkpoint of the pretraining for it"
         )
     if found.labels is None:
         metrics["notes"].append(f"no probe: dataset.{name} has no class folders")

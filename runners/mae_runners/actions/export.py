@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from mae_skill.spec import ExperimentSpec, ExportSpec
 from torch import Tensor, nn
@@ -33,7 +32,8 @@ from mae_runners.deploy.eval_images import calibration_batches, gate_images
 from mae_runners.deploy.precision import convert
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
 from mae_runners.models import build_from_config, load_pretrained
-from mae_runners.models.checkpoint import CheckpointMeta, load_model
+from mae_runners.models.checkpoint import CheckpointMeta, digest
+from mae_runners.models.pretrained import load_described
 
 if TYPE_CHECKING:
     import onnx
@@ -143,7 +143,7 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
             hint="set export.checkpoint, or pass --parent JOB",
         )
     path = Path(section.checkpoint)
-    model, saved = load_model(path, context.encryption_key)
+    model, saved, _ = load_described(path, context.encryption_key, spec, "export.checkpoint")
     pretrain = saved.stage == "pretrain"
     meta = ArtefactMeta(
         arch=saved.arch,
@@ -158,7 +158,7 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
         precision=section.data_type,
         batch=section.batch_size if section.batch_size > 0 else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
-        checkpoint_sha256=sha256_of(path),
+        checkpoint_sha256=digest(path),
         task=saved.task,
         center_crop=saved.center_crop,
         patch_size=saved.model.get("patch_size"),
@@ -192,7 +192,9 @@ def resize(
             hint=error.hint,
         ) from error
 
-    report = load_pretrained(model, str(section.checkpoint), context.encryption_key)
+    report = load_pretrained(
+        model, str(section.checkpoint), context.encryption_key, file_field="export.checkpoint"
+    )
     context.log(f"input size {saved.input_size} → {size}: {report.summary()}")
     unfilled = [name for name in report.missing if name.startswith("encoder.")]
     assert not unfilled, f"a checkpoint of ours fills its own architecture: {unfilled}"

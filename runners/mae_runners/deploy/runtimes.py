@@ -26,7 +26,8 @@ from mae_runners.deploy.artefact import (
 )
 from mae_runners.deploy.onnx import deployable, require, session_of
 from mae_runners.deploy.tensorrt import load_backend
-from mae_runners.models.checkpoint import load_model
+from mae_runners.models.checkpoint import digest
+from mae_runners.models.pretrained import load_described
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 TORCH_SUFFIXES = (".ts", ".pt2")
@@ -65,7 +66,10 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """A checkpoint on a torch device, in float32."""
+    """A checkpoint on a torch device, in float32.
+
+    ``decodes``: a pretrained one has its decoder.
+    """
 
     kind = "torch"
     largest_batch: int | None = None
@@ -73,10 +77,17 @@ class TorchRuntime:
     fixed_batch: int | None = None
 
     def __init__(
-        self, module: nn.Module, meta: ArtefactMeta, device: torch.device, model: nn.Module
+        self,
+        module: nn.Module,
+        meta: ArtefactMeta,
+        device: torch.device,
+        model: nn.Module,
+        *,
+        decodes: bool = True,
     ) -> None:
         self.module = module.to(device).eval()
         self.model = model
+        self.decodes = decodes
         self.meta = meta
         self.device = device
 
@@ -201,9 +212,19 @@ def read_engine_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def open_checkpoint(path: Path, device: torch.device, key: str | None) -> TorchRuntime:
-    """A checkpoint of the train action as a runtime; a pretrained one gives pooled features."""
-    model, saved = load_model(path, key)
+def open_checkpoint(
+    path: Path,
+    device: torch.device,
+    key: str | None,
+    spec: ExperimentSpec | None = None,
+    file_field: str | None = None,
+) -> TorchRuntime:
+    """A checkpoint as a runtime; a pretrained one gives pooled features.
+
+    Weights that this project's training did not write are those of the model that ``spec``
+    describes.
+    """
+    model, saved, decodes = load_described(path, key, spec, file_field)
     pretrain = saved.stage == "pretrain"
     meta = ArtefactMeta(
         arch=saved.arch,
@@ -214,15 +235,21 @@ def open_checkpoint(path: Path, device: torch.device, key: str | None) -> TorchR
         output="pooled" if pretrain else "logits",
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
-        checkpoint_sha256=sha256_of(path),
+        checkpoint_sha256=digest(path),
         task=saved.task,
         center_crop=saved.center_crop,
         patch_size=saved.model.get("patch_size"),
     )
-    return TorchRuntime(deployable(model, meta), meta, device, model)
+    return TorchRuntime(deployable(model, meta), meta, device, model, decodes=decodes)
 
 
-def open_runtime(path: str | Path, device: torch.device, key: str | None = None) -> Runtime:
+def open_runtime(
+    path: str | Path,
+    device: torch.device,
+    key: str | None = None,
+    spec: ExperimentSpec | None = None,
+    file_field: str | None = None,
+) -> Runtime:
     """The runtime of a file: ``.onnx``, an engine (``.engine``, ``.plan``, ``.trt``, or any name
     with a description beside it), else a checkpoint.
 
@@ -231,7 +258,7 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
         DependencyError: it needs a package or a GPU that is missing here.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise NotFoundError(
             f"there is no model at {path}", got=str(path), hint="name a .pth, .onnx or .engine file"
         )
@@ -246,7 +273,7 @@ def open_runtime(path: str | Path, device: torch.device, key: str | None = None)
             expected="a .pth checkpoint, an .onnx export or an engine",
             hint="run the checkpoint that it was exported from; the export itself compared the two",
         )
-    return open_checkpoint(path, device, key)
+    return open_checkpoint(path, device, key, spec, file_field)
 
 
 def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Runtime:
@@ -257,7 +284,9 @@ def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
         MaeError: as `open_runtime`.
     """
     path = choose_path(getattr(spec, action), action)
-    runtime = open_runtime(path, context.device, context.encryption_key)
+    runtime = open_runtime(
+        path, context.device, context.encryption_key, spec, f"{action}.checkpoint"
+    )
     check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
     take_crop(spec, context.provenance, runtime.meta)
     return runtime

@@ -13,6 +13,9 @@ from torch import Tensor
 from mae_runners.metrics.confusion import count_pairs
 
 TOP_K = 5
+BINS = 15
+"""Bins of confidence of the calibration error, of equal width (Guo et al., "On Calibration of
+Modern Neural Networks", arXiv 1706.04599)."""
 
 DEFINITIONS = {
     "recall": "share of the class's images that were taken for it: the per-class accuracy",
@@ -27,15 +30,17 @@ class ClassificationMetrics:
 
     Attributes:
         sums: float64 ``[4]`` (loss, top-1 hits, top-5 hits, images), then, with ``confusion``, the
-            ``C²`` counts of the confusion matrix. Add those of other ranks before reading metrics.
+            ``C²`` counts of the confusion matrix and, for each bin of confidence, images, hits and
+            the sum of the confidences. Add those of other ranks before reading metrics.
 
     Args:
-        confusion: also count which class was taken for which.
+        confusion: also count which class was taken for which, and how sure the model was.
     """
 
     def __init__(self, num_classes: int, *, confusion: bool = False) -> None:
         self.num_classes, self.counts_confusion = num_classes, confusion
-        self.sums = torch.zeros(4 + confusion * num_classes**2, dtype=torch.float64)
+        more = num_classes**2 + 3 * BINS if confusion else 0
+        self.sums = torch.zeros(4 + more, dtype=torch.float64)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: ``logits [B, C]``, ``labels [B]``."""
@@ -54,7 +59,9 @@ class ClassificationMetrics:
         self.sums[:3] += batch.cpu()
         self.sums[3] += len(labels)
         if self.counts_confusion:
-            self.sums[4:] += count_pairs(labels, best, self.num_classes).flatten().cpu()
+            pairs = count_pairs(labels, best, self.num_classes).flatten()
+            bins = count_bins(logits, labels).flatten()
+            self.sums[4:] += torch.cat([pairs.to(bins), bins]).cpu()
 
     def summary(self, source: object) -> dict[str, float]:
         """``val_loss``, ``ACC_all`` (top-1) and, with more than five classes, ``ACC_top5``.
@@ -77,7 +84,27 @@ class ClassificationMetrics:
     @property
     def confusion(self) -> np.ndarray:
         """int64 ``[C, C]``, rows = true class, columns = predicted."""
-        return self.sums[4:].reshape(self.num_classes, self.num_classes).numpy().astype(np.int64)
+        counts = self.sums[4 : 4 + self.num_classes**2]
+        return counts.reshape(self.num_classes, self.num_classes).numpy().astype(np.int64)
+
+    @property
+    def calibration_error(self) -> float:
+        """ECE: the mean distance of accuracy and confidence over the bins, weighted by their
+        images; 0 is perfect."""
+        _, hits, confidences = self.sums[4 + self.num_classes**2 :].reshape(3, BINS)
+        return float((hits - confidences).abs().sum() / self.sums[3])
+
+
+def count_bins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Images, hits and summed confidences by bin of confidence: float64 ``[3, BINS]``.
+
+    The confidence is the probability of the class that was chosen; bin i takes those in
+    ``(i / BINS, (i + 1) / BINS]``.
+    """
+    confidence, best = logits.double().softmax(dim=1).max(dim=1)
+    place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    rows = torch.stack([torch.ones_like(confidence), (best == labels).double(), confidence])
+    return rows.new_zeros(3, BINS).index_add_(1, place, rows)
 
 
 def class_metrics(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def default_decoder_heads(width: int) -> int:
 def build_mae(
     model_spec: Any, train_spec: Any, input_size: int | Sequence[int]
 ) -> MaskedAutoencoder:
-    """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialised.
+    """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialized.
 
     Raises:
         SpecError: the input size or the decoder's shape does not work.
@@ -61,7 +61,7 @@ def build_mae(
 
 
 def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classifier:
-    """The classifier of ``model`` of the spec, freshly initialised.
+    """The classifier of ``model`` of the spec, freshly initialized.
 
     Raises:
         SpecError: the input size or the shape does not work.
@@ -78,7 +78,7 @@ def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classi
 
 
 def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segmenter:
-    """The segmenter (UperNet) of ``model`` of the spec, freshly initialised.
+    """The segmenter (UperNet) of ``model`` of the spec, freshly initialized.
 
     Raises:
         SpecError: the input size or the shape does not work.
@@ -103,7 +103,7 @@ def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[st
     shape = {name: getattr(model_spec, name, None) for name in ("patch_size", *_SHAPE_FIELDS)}
     return {
         "arch": str(model_spec.arch),
-        "input_size": list(hw(input_size)),
+        "input_size": list(hw(input_size if isinstance(input_size, int) else list(input_size))),
         **{name: value for name, value in shape.items() if value is not None},
     }
 

@@ -9,18 +9,24 @@ opens it. ``mae`` is a `CheckpointMeta`: enough to build the module again from t
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from mae_sdk.files import atomic_file
-from mae_skill.errors import CheckpointError, NotFoundError, StorageError
+from mae_sdk.jobs.checkpoints import sha256_of
+from mae_skill.errors import CheckpointError, StorageError
+from mae_skill.weights import header
+from mae_skill.weights.config import is_own
+from mae_skill.weights.fit import listed
 from torch import Tensor, nn
 
 from mae_runners.models.cipher import SealReader, SealWriter, is_sealed
@@ -101,7 +107,7 @@ def save(obj: Mapping[str, Any], path: str | os.PathLike[str], key: str | None =
             with temporary.open("wb") as file:
                 if key:
                     with SealWriter(file, key) as sealed:
-                        torch.save(dict(obj), sealed)
+                        torch.save(dict(obj), cast("IO[bytes]", sealed))
                 else:
                     torch.save(dict(obj), file)
                 file.flush()
@@ -130,8 +136,9 @@ def _no_room(error: BaseException | None) -> bool:
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint, ours or foreign, on the CPU; ``.safetensors`` come back as
-    ``{"state_dict": …}``.
+    """The contents of a checkpoint, ours or foreign, on the CPU; what a file is its content says,
+    not its name. A folder is one that transformers or timm saved a model into; its ``config.json``
+    comes along.
 
     Raises:
         NotFoundError: no such file.
@@ -139,32 +146,63 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
             plain data.
     """
     source = Path(path)
-    if not source.is_file():
-        raise NotFoundError(f"no checkpoint at {source}", got=str(source), hint="check the path")
-    if source.suffix == ".safetensors":
-        return {"state_dict": _read_safetensors(source)}
-    with source.open("rb") as file:
-        if is_sealed(source):
-            if not key:
-                raise CheckpointError(
-                    f"{source.name} is encrypted",
-                    field="encryption_key",
-                    hint="set MAE_ENCRYPTION_KEY to its key",
-                )
+    contents: dict[str, Any] = {}
+    for file in header.weight_files(source):
+        contents |= _read_file(file, key)
+    return contents | header.folder_config(source)
+
+
+def _read_file(source: Path, key: str | None) -> dict[str, Any]:
+    if header.is_safetensors(source):
+        return dict(_read_safetensors(source))
+    if is_sealed(source):
+        if not key:
+            raise CheckpointError(
+                f"{source.name} is encrypted",
+                field="encryption_key",
+                hint="set MAE_ENCRYPTION_KEY to its key",
+            )
+        with source.open("rb") as file:
             return _unpickle(SealReader(file, key, source.name), source)
+    if what := header.not_weights(source):
+        raise CheckpointError(
+            f"{source.name} holds no weights",
+            got=what,
+            expected="a file that torch.save or safetensors wrote",
+        )
+    with source.open("rb") as file:
         return _unpickle(file, source)
 
 
+def _numpy_globals() -> list[Any]:
+    """What a pickled NumPy scalar or array needs, under the names of NumPy 1 and 2: metrics that
+    training scripts keep beside their weights."""
+    import _codecs
+
+    import numpy as np
+    from numpy._core import multiarray
+
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefdg"}
+    functions = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ]
+    return [np.ndarray, np.dtype, _codecs.encode, *kinds, *functions]
+
+
 def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
+    allowed = [Namespace, PosixPath, *_numpy_globals()]
     try:
-        with torch.serialization.safe_globals([Namespace, PosixPath]):
+        with torch.serialization.safe_globals(allowed):
             data = torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
             f"{source.name} holds more than weights, or is damaged; it is not loaded",
-            got=str(error).splitlines()[0][:300],
+            got=f"it needs {found[1]}" if found else _plain(str(error).splitlines()[0]),
             expected="tensors and plain data, readable with weights_only=True",
             hint="save the bare state dict again with torch.save(model.state_dict(), …) "
             "where the file came from",
@@ -172,16 +210,22 @@ def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
     except Exception as error:
         raise CheckpointError(
             f"{source.name} cannot be read",
-            got=f"{type(error).__name__}: {error}"[:300],
+            got=_plain(f"{type(error).__name__}: {error}"),
             hint="the file may be incomplete",
         ) from error
-    if not isinstance(data, dict):
+    if isinstance(data, nn.Module) or not isinstance(data, Mapping):
         raise CheckpointError(
             f"{source.name} holds no state dict",
             got=type(data).__name__,
             expected="a mapping of names to tensors",
         )
-    return data
+    return dict(data)
+
+
+def _plain(text: str) -> str:
+    """The first 300 characters of a library's message, without escape codes."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 
 def _read_safetensors(source: Path) -> dict[str, Tensor]:
@@ -192,8 +236,18 @@ def _read_safetensors(source: Path) -> dict[str, Tensor]:
         return load_file(source)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{source.name} cannot be read", got=str(error)[:300], hint="the file may be incomplete"
+            f"{source.name} cannot be read",
+            got=_plain(str(error)),
+            hint="the file may be incomplete",
         ) from error
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the file of weights at ``path``; of a folder, of its files' digests."""
+    files = header.weight_files(path)
+    if files == [path]:
+        return sha256_of(path)
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -207,7 +261,7 @@ def read_meta(data: Mapping[str, Any], name: str = "the checkpoint") -> Checkpoi
     Raises:
         CheckpointError: the file is not one of ours.
     """
-    if "mae" not in data or "state_dict" not in data:
+    if not is_own(data):
         raise CheckpointError(
             f"{name} was not written by this project's training",
             expected="a checkpoint of the train action",
@@ -222,12 +276,16 @@ def load_model(
     """The module of a checkpoint of ours, built and filled from the file alone, in evaluation mode.
 
     Raises:
-        NotFoundError, CheckpointError: as `read`; also when the weights do not fit the description.
+        NotFoundError, CheckpointError: as `read`; also when the weights do not fit the description,
+            or are not finite.
     """
+    return model_of(read(path, key), Path(path).name)
+
+
+def model_of(data: Mapping[str, Any], name: str) -> tuple[nn.Module, CheckpointMeta]:
+    """`load_model` from the contents of the file ``name``."""
     from mae_runners.models.build import build_from_config
 
-    name = Path(path).name
-    data = read(path, key)
     meta = read_meta(data, name)
     model = build_from_config(meta.model)
     state = {
@@ -239,4 +297,26 @@ def load_model(
         raise CheckpointError(
             f"the weights in {name} do not fit its own description", got=str(error)[:500]
         ) from error
+    check_finite(state, name)
     return model.eval(), meta
+
+
+def check_finite(state: Mapping[str, Tensor], name: str, file_field: str | None = None) -> None:
+    """Refuses weights that are not numbers, by the names of their entries.
+
+    Raises:
+        CheckpointError: a value of ``state``, of the file ``name``, is NaN or infinite.
+    """
+    bad = [
+        entry
+        for entry, value in state.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{name} holds values that are not finite (NaN or infinite)",
+            field=file_field,
+            got=listed(bad),
+            expected="finite weights",
+            hint="take a checkpoint from before the run diverged",
+        )

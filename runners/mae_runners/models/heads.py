@@ -45,7 +45,7 @@ class Classifier(Backboned):
         nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``images [B, 3, H, W]`` normalised → logits ``[B, num_classes]``."""
+        """``images [B, 3, H, W]`` normalized → logits ``[B, num_classes]``."""
         logits: Tensor = self.encoder(images)
         return logits
 
@@ -91,8 +91,8 @@ class BatchNorm(nn.BatchNorm2d):
             total = sum_over_ranks(torch.cat([values.sum(dim=(0, 2, 3)), own]))
             count = total[-1].detach()
             mean = total[:-1] / count
-            centred = values - mean[:, None, None]
-            variance = sum_over_ranks(centred.square().sum(dim=(0, 2, 3))) / count
+            centered = values - mean[:, None, None]
+            variance = sum_over_ranks(centered.square().sum(dim=(0, 2, 3))) / count
             scale = self.weight.float() * (variance + self.eps).rsqrt()
             with torch.no_grad():
                 assert (
@@ -106,7 +106,7 @@ class BatchNorm(nn.BatchNorm2d):
                 self.running_var.lerp_(
                     (variance * count / (count - 1)).to(self.running_var.dtype), momentum
                 )
-            return (centred * scale[:, None, None] + self.bias.float()[:, None, None]).to(x.dtype)
+            return (centered * scale[:, None, None] + self.bias.float()[:, None, None]).to(x.dtype)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -119,7 +119,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def conv_block(width_in: int, width: int, kernel: int) -> nn.Sequential:
-    """ "Same" convolution without bias, batch normalisation, ReLU."""
+    """ "Same" convolution without bias, batch normalization, ReLU."""
     block = nn.Sequential(
         nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False),
         BatchNorm(width),
@@ -311,7 +311,7 @@ class Segmenter(Backboned):
         return [scale(x) for scale, x in zip(self.neck, self.encoder.pyramid(images), strict=True)]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """``images [B, 3, H, W]`` normalised, of the model's size → logits ``[B, num_classes, H,
+        """``images [B, 3, H, W]`` normalized, of the model's size → logits ``[B, num_classes, H,
         W]``; in training a tuple of these and, where there is an auxiliary head, of its logits."""
         maps = self.levels(images)
         logits = resize(self.uper(maps), self.input_size)

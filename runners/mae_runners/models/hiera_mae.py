@@ -334,7 +334,7 @@ class HieraMae(MaskedAutoencoder):
         self.register_buffer("token_numbers", numbers, persistent=False)
 
     def fuse(self, stages: list[Tensor]) -> Tensor:
-        """Stage outputs ``[B, K, T_i, C_i]`` → normalised ``[B, K, f·f, C]``, row-major in the
+        """Stage outputs ``[B, K, T_i, C_i]`` → normalized ``[B, K, f·f, C]``, row-major in the
         unit."""
         fused = self.encoder.roll(stages[-1]).flatten(2, 3)
         for stage, head in enumerate(self.multi_scale_fusion_heads[:-1]):

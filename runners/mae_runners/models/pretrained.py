@@ -1,37 +1,44 @@
-"""Weights into a model, with an account of what fitted and what did not; never in silence, never by
-running code from the file."""
+"""Weights into a model: all of a backbone in its place or an error, with an account of what was
+taken; never by running code from the file."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from mae_skill.errors import CheckpointError
-from torch import Tensor
+from mae_skill.spec import ExperimentSpec
+from mae_skill.weights.config import is_own
+from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
+from mae_skill.weights.names import flatten
+from timm.layers.patch_embed import resample_patch_embed
+from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
-from mae_runners.models.checkpoint import read
-from mae_runners.models.conversion import guess_arch, to_our_names, unwrap
-from mae_runners.models.heads import Classifier, Segmenter
-from mae_runners.models.hiera_mae import SIDE
+from mae_runners.models.build import build_classifier, build_mae, build_segmenter
+from mae_runners.models.checkpoint import (
+    CheckpointMeta,
+    check_finite,
+    model_of,
+    read,
+)
+from mae_runners.models.conversion import realize
+from mae_runners.models.heads import Classifier
 from mae_runners.models.mae import MaskedAutoencoder
-from mae_runners.models.position import resize_table, resize_windowed_table, square_grid
+from mae_runners.models.position import resize_table, resize_windowed_table
 
-#: the share of the backbone's values that must come from the file
-MIN_SHARE = 0.9
-_HEADS = ("head.", "fc_norm.", "norm.")
-_DECODER = ("decoder", "mask_token", "proj.", "pred.", "multi_scale_fusion_heads.", "encoder_norm.")
-_SEGMENTER = ("neck.", "uper.", "auxiliary.")
+FIELD = "train.pretrained_model_path"
 _STATISTICS = (
     ".running_mean",
     ".running_var",
     ".num_batches_tracked",
 )  # the buffers that training changes
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass
@@ -39,10 +46,11 @@ class LoadReport:
     """What became of a file.
 
     ``matched`` and ``missing``: parameters of the model, filled or left at their initial values.
-    ``unexpected``: entries of the file that nothing here has a place for. ``ignored``: entries left
-    out on purpose, with the reason. ``resized``: position tables brought to another grid.
-    ``share``: the share of the backbone's values (encoder without head and final norm) that came
-        from the file.
+    ``unexpected``: entries of the file beside the backbone, its head and its decoder. ``ignored``:
+    entries left out on purpose, with the reason. ``resized``: position tables brought to another
+    grid. ``share``: the share of the backbone's values (encoder without head and final norm) that
+    came from the file: always 1. ``head``: what became of the head, empty where there is none.
+    ``line``: all of it in one line. ``warning``: what the user should know, or empty.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -51,20 +59,13 @@ class LoadReport:
     ignored: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
     share: float = 0.0
+    head: str = ""
+    line: str = ""
+    warning: str = ""
 
     def summary(self) -> str:
         """One line for logs and records."""
-        parts = [
-            f"{self.share:.1%} of the backbone",
-            f"{len(self.matched)} matched",
-            f"{len(self.missing)} missing",
-            f"{len(self.unexpected)} unexpected",
-        ]
-        if self.ignored:
-            parts.append(f"{len(self.ignored)} left out on purpose")
-        if self.resized:
-            parts.append(f"resized: {', '.join(self.resized)}")
-        return "; ".join(parts)
+        return self.line
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types; long lists are kept whole."""
@@ -76,175 +77,192 @@ def load_pretrained(
     path: str | os.PathLike[str],
     key: str | None = None,
     *,
-    min_share: float = MIN_SHARE,
+    classes: Sequence[str] | None = None,
+    file_field: str = FIELD,
 ) -> LoadReport:
-    """Fill ``model`` from a checkpoint of any of the sources in `conversion`.
+    """Fill ``model`` from a checkpoint of any of the sources in `mae_skill.weights.names`.
 
-    Position tables are resized to the model's grid. A classifier takes the encoder, and a head of
-    the same number of classes; a masked autoencoder takes encoder and, where the shapes fit,
-    decoder; a segmenter takes the encoder and, from another segmenter, what fits of its head.
+    Position tables are resized to the model's grid, and where ``model.patch_size`` was asked for,
+    the patch convolution to its side (FlexiViT, arXiv 2212.08013). A classifier takes the encoder,
+    and of a head the rows of the classes that it has too; a masked autoencoder takes encoder and,
+    where all of it fits, decoder; a segmenter takes the encoder and, from another segmenter, its
+    head as a classifier does.
+
+    Args:
+        classes: the model's class names, in the order of its head; None: they are the file's own,
+            and the head is taken as it lies.
+        file_field: dotted key that names the file.
 
     Raises:
         NotFoundError: no such file.
-        CheckpointError: the file cannot be read, belongs to another architecture, or fills less
-            than ``min_share`` of the backbone.
+        CheckpointError: the file cannot be read, or is another model's: an entry of its backbone
+            has no place in the model, the model's lacks an entry, or a value is not finite.
     """
-    name = Path(path).name
-    data = read(path, key)
-    state, _ = unwrap(data)
-    if not state:
-        raise CheckpointError(
-            f"{name} holds no weights", field="train.pretrained_model_path", expected="a state dict"
-        )
-    state = to_our_names(state)
-    loader = _Loader(model, state, _grid_pixels(data), name)
-    report = loader.run()
-    if loader.clashes or report.share < min_share:
-        found = guess_arch(state)
-        clash = f"; {loader.clashes[0]}" if loader.clashes else ""
-        raise CheckpointError(
-            f"{name} does not fit {model.arch}: {report.share:.1%} of the backbone matched{clash}",
-            field="train.pretrained_model_path",
-            got=found or "an architecture that is not ours",
-            expected=f"weights of {model.arch}: at least {min_share:.0%} of the backbone, "
-            "every shape equal",
-            hint=f"set model.arch to {found}"
-            if found and found != model.arch
-            else "choose weights of the same architecture",
-        )
-    return report
+    return fill(model, read(path, key), Path(path).name, classes=classes, file_field=file_field)
 
 
-def _grid_pixels(data: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width that a checkpoint of ours was trained at."""
-    meta = data.get("mae")
-    if isinstance(meta, Mapping) and "input_size" in meta:
-        height, width = meta["input_size"]
-        return int(height), int(width)
-    return None
+def fill(
+    model: Backboned,
+    contents: Mapping[str, Any],
+    name: str,
+    *,
+    classes: Sequence[str] | None = None,
+    file_field: str = FIELD,
+) -> LoadReport:
+    """`load_pretrained` from the contents of the file ``name``."""
+    result = _take(model, contents, name, file_field, classes)
+    return LoadReport(
+        matched=sorted(result.take),
+        missing=list(result.fresh),
+        unexpected=list(result.outside),
+        ignored=dict(result.ignored),
+        resized=result.adapted,
+        share=result.share,
+        head=result.head,
+        line=result.summary(),
+        warning=result.warning,
+    )
 
 
-class _Loader:
-    def __init__(
-        self,
-        model: Backboned,
-        state: Mapping[str, Tensor],
-        pixels: tuple[int, int] | None,
-        name: str,
-    ) -> None:
-        self.model, self.state, self.pixels, self.file = model, state, pixels, name
-        self.arch = model.shape
-        self.targets: dict[str, Tensor] = dict(model.named_parameters())
-        self.targets |= {
-            name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)
-        }
-        self.clashes: list[str] = []
-        self.report = LoadReport()
+def _take(
+    model: Backboned,
+    contents: Mapping[str, Any],
+    name: str,
+    file_field: str,
+    classes: Sequence[str] | None = None,
+) -> Fit:
+    """Decides and copies."""
+    target = target_of(model, classes)
+    result = fit(contents, target, name, file_field, unnamed=imagenet_order(classes))
+    if result.refusal is not None:
+        raise result.refusal
+    _fill(model, result, flatten(contents), name, file_field)
+    return result
 
-    def run(self) -> LoadReport:
-        chosen: dict[str, Tensor] = {}
-        for name, value in self.state.items():
-            target = next(
-                (full for full in (f"encoder.{name}", name) if full in self.targets), None
-            )
-            reason = self._reason_to_leave(name, value, target)
-            if reason:
-                self.report.ignored[name] = reason
-            elif target is None:
-                self.report.unexpected.append(name)
+
+def load_described(
+    path: str | os.PathLike[str],
+    key: str | None,
+    spec: ExperimentSpec | None,
+    file_field: str | None,
+) -> tuple[nn.Module, CheckpointMeta, bool]:
+    """The module of a checkpoint in evaluation mode, its description, and whether it has its
+    decoder.
+
+    A checkpoint of ours is built from the file alone; any other file holds the weights of the model
+    that ``spec`` describes: architecture, stage, task, classes, input size.
+
+    Raises:
+        NotFoundError, CheckpointError: as `load_pretrained`; also when the file lacks something
+            that the model's answers need.
+    """
+    contents, name = read(path, key), Path(path).name
+    if is_own(contents) or spec is None:
+        return *model_of(contents, name), True
+    model = _described(spec)
+    result = _take(model, contents, name, file_field or FIELD)
+    lack = lack_of(result, name, file_field, f"{spec.train.stage} {spec.model.arch}")
+    if lack is not None:
+        raise lack
+    augmentation = spec.dataset.augmentation
+    meta = CheckpointMeta.for_model(
+        model,
+        classes=list(result.classes) if result.classes else None,
+        mean=list(augmentation.mean),
+        std=list(augmentation.std),
+    )
+    return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
+
+
+def _described(spec: ExperimentSpec) -> Backboned:
+    """The model that a spec describes."""
+    size = spec.dataset.augmentation.input_size
+    if spec.train.stage == "pretrain":
+        return build_mae(spec.model, spec.train, size)
+    if spec.model.task == "segmentation":
+        return build_segmenter(spec.model, size)
+    return build_classifier(spec.model, size)
+
+
+def targets(model: Backboned) -> dict[str, Tensor]:
+    """The parameters of a model, and the buffers that training changes, by name."""
+    statistics = {
+        name: value for name, value in model.named_buffers() if name.endswith(_STATISTICS)
+    }
+    return dict(model.named_parameters()) | statistics
+
+
+def target_of(model: Backboned, classes: Sequence[str] | None = None) -> Target:
+    """What `fit` needs to know of a model."""
+    kind = "classifier" if isinstance(model, Classifier) else "segmenter"
+    if isinstance(model, MaskedAutoencoder):
+        kind = "mae"
+    heads = model.config.get("num_heads")
+    return Target(
+        row=model.shape,
+        kind=kind,
+        shapes={name: tuple(value.shape) for name, value in targets(model).items()},
+        input_size=model.input_size,
+        heads=(int(heads),) if heads is not None else model.shape.heads,
+        token_pool=not model.config.get("global_pool", True),
+        any_patch=model.config.get("patch_size") is not None,
+        classes=classes,
+    )
+
+
+def imagenet_order(classes: Sequence[str] | None) -> list[str]:
+    """The 1,000 classes of ImageNet-1k as published heads have them, where ``classes`` are of
+    these; else nothing."""
+    if not classes or not all(re.fullmatch(r"n\d{8}", label) for label in classes):
+        return []
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    order: list[str] = info.label_names()
+    return order if set(classes) <= set(order) else []
+
+
+def _fill(
+    model: Backboned, result: Fit, state: Mapping[str, Any], name: str, file_field: str
+) -> None:
+    """Copies what was decided, once all of it is known to be sound."""
+    places, chosen = targets(model), {}
+    for place, recipe in result.take.items():
+        for source in recipe.sources:
+            _check_kind(state[source], places[place], source, name, file_field)
+        chosen[place] = realize(recipe, state)
+    check_finite(
+        {result.take[place].sources[0]: value for place, value in chosen.items()}, name, file_field
+    )
+    with torch.no_grad():
+        for place, value in chosen.items():
+            target = places[place]
+            if place in result.resampled:
+                value = resample_patch_embed(value.float(), list(target.shape[2:]))
+            if place in result.resized:
+                value = _resized(value, result.resized[place])
+            if place in result.rows:
+                new, old = (list(column) for column in zip(*result.rows[place], strict=True))
+                target[new] = value[old].reshape(len(old), *target.shape[1:]).to(target)
             else:
-                fitted = self._fit(target, value)
-                if fitted is not None:
-                    chosen[target] = fitted
-        backbone = [name for name in self.targets if self._is_backbone(name)]
-        total = sum(self.targets[name].numel() for name in backbone)
-        self.report.share = (
-            sum(self.targets[name].numel() for name in backbone if name in chosen) / total
+                target.copy_(value.reshape(target.shape))
+
+
+def _check_kind(value: Tensor, target: Tensor, source: str, name: str, file_field: str) -> None:
+    """Refuses quantized, sparse and empty tensors: their numbers are no weights."""
+    sound = value.layout == torch.strided and not value.is_quantized and not value.is_meta
+    exact = value.dtype in _FLOATS if target.is_floating_point() else not value.is_floating_point()
+    if not (sound and exact):
+        raise CheckpointError(
+            f"{name} keeps {source} in a form that is not its values",
+            field=file_field,
+            got=f"{value.dtype}, {value.layout}".replace("torch.", ""),
+            expected="dense float32, float16, bfloat16 or float64",
+            hint="save the weights before they are quantized",
         )
-        self.report.matched = sorted(chosen)
-        self.report.missing = sorted(set(self.targets) - set(chosen))
-        if not self.clashes:
-            with torch.no_grad():
-                for name, value in chosen.items():
-                    self.targets[name].copy_(value)
-        return self.report
-
-    def _is_backbone(self, name: str) -> bool:
-        return name.startswith("encoder.") and not name.removeprefix("encoder.").startswith(_HEADS)
-
-    def _reason_to_leave(self, name: str, value: Tensor, target: str | None) -> str | None:
-        """Why an entry is left out on purpose, or None."""
-        if target is None and name.startswith(_SEGMENTER):
-            return "belongs to a segmenter"
-        if isinstance(self.model, Segmenter):
-            if target is None and name.startswith(_DECODER):
-                return "belongs to the decoder"
-            if target is None and name.startswith(_HEADS):
-                return "belongs to a classifier, or is the last norm, which comes after the levels"
-        elif isinstance(self.model, Classifier):
-            if name in self.model.encoder.head_names():
-                classes = self.model.num_classes
-                return (
-                    None
-                    if value.shape[0] == classes
-                    else f"the head has {value.shape[0]} classes, the model {classes}"
-                )
-            if target is None and name.startswith(_DECODER):
-                return "belongs to the decoder"
-            if target is None and name.startswith("norm."):
-                return "mean pooling has a norm of its own (fc_norm)"
-            if target is None and name.startswith("fc_norm."):
-                return "token pooling uses norm"
-        elif target is None and name.startswith(("head.", "fc_norm.")):
-            return "belongs to a classifier"
-        return None
-
-    def _fit(self, target: str, value: Tensor) -> Tensor | None:
-        """``value`` in the shape of the parameter ``target``; None (noted) when it cannot be."""
-        shape = self.targets[target].shape
-        if target.endswith("pos_embed"):
-            return self._resize(target, value)
-        if value.shape == shape:
-            return value
-        if _squeezed(value.shape) == _squeezed(shape):  # a 1×1 convolution is a linear layer
-            return value.reshape(shape)
-        text = f"{target} is {list(value.shape)} in the file and {list(shape)} in the model"
-        if self._is_backbone(target):
-            self.clashes.append(text)
-        else:
-            self.report.ignored[target] = text
-        return None
-
-    def _resize(self, target: str, value: Tensor) -> Tensor | None:
-        parameter = self.targets[target]
-        decoder = target == "decoder_pos_embed"
-        family = self.arch.family
-        prefix = 1 if family == "vit" else 0
-        cell = self.arch.patch
-        if decoder and isinstance(self.model, MaskedAutoencoder):
-            cell = self.model.target_patch
-        height, width = self.model.input_size
-        new = (height // cell, width // cell)
-        old = (self.pixels[0] // cell, self.pixels[1] // cell) if self.pixels else None
-        tokens = value.shape[1] - prefix
-        if old is None or math.prod(old) != tokens:
-            old = new if tokens == math.prod(new) else square_grid(tokens)
-        if value.ndim != 3 or value.shape[2] != parameter.shape[2] or old is None:
-            text = (
-                f"{target} is {list(value.shape)} in the file"
-                f" and {list(parameter.shape)} in the model"
-            )
-            if decoder:
-                self.report.ignored[target] = text
-            else:
-                self.clashes.append(text)
-            return None
-        if old != new:
-            self.report.resized.append(f"{target} {old[0]}×{old[1]} → {new[0]}×{new[1]}")
-        if family == "hiera" and not decoder and old[0] % SIDE == 0 and old[1] % SIDE == 0:
-            return resize_windowed_table(value, old, new, SIDE)
-        return resize_table(value, old, new, prefix=prefix)
 
 
-def _squeezed(shape: torch.Size) -> list[int]:
-    return [size for size in shape if size != 1]
+def _resized(table: Tensor, change: Resize) -> Tensor:
+    if change.window is not None:
+        return resize_windowed_table(table, change.old, change.new, change.window)
+    return resize_table(table, change.old, change.new, prefix=change.prefix)

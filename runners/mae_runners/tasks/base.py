@@ -101,8 +101,15 @@ class Task(ABC):
         self.report: LoadReport | None = None
         if pretrained and spec.train.pretrained_model_path:
             path = local_copy(spec.train.pretrained_model_path, context)
-            self.report = load_pretrained(self.model, path, context.encryption_key)
+            self.report = load_pretrained(
+                self.model,
+                path,
+                context.encryption_key,
+                classes=self.train.classes if self.stage == "finetune" else None,
+            )
             context.log(f"pretrained weights: {self.report.summary()}")
+            if self.report.warning:
+                context.warn(self.report.warning)
         if spec.train.freeze:
             self.model.freeze(spec.train.freeze)
         self.model.set_grad_checkpointing(bool(spec.train.gradient_checkpointing))

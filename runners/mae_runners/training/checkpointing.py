@@ -124,14 +124,16 @@ def fill(model: nn.Module, stored: dict[str, Any]) -> None:
     """Loads a checkpoint's weights into the bare model that goes on from them.
 
     Raises:
-        CheckpointError: the spec describes a model of another shape.
+        CheckpointError: the spec describes a model of another shape, or a weight is not finite.
     """
+    field = "train.resume_training_checkpoint_path"
+    checkpoint.check_finite(live_weights(stored), "the checkpoint", field)
     try:
         model.load_state_dict(live_weights(stored))
     except RuntimeError as error:
         raise CheckpointError(
             "the spec describes another model than the checkpoint holds",
-            field="train.resume_training_checkpoint_path",
+            field=field,
             got=" ".join(str(error).split("\n\t")[1:2])[:300],
             expected="the model and the input size that the run was started with",
             hint="start a new run from its weights with train.pretrained_model_path",

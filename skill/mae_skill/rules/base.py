@@ -15,11 +15,14 @@ from mae_skill.origin import Origin, OriginKind
 class Notice:
     """A warning: nothing is refused, but the user should know.
 
-    ``field`` is the dotted key, where there is one.
+    Attributes:
+        field: the dotted key, where there is one.
+        note: it only says what will be done; no warning.
     """
 
     field: str | None
     message: str
+    note: bool = False
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mae_skill.errors import DataError, NotFoundError
+from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
-from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.base import Case, Notice, Rule
+from mae_skill.weights import header
+from mae_skill.weights.config import is_own
+from mae_skill.weights.fit import fit, lack_of
+from mae_skill.weights.parameters import target_of
 
 MODEL = {
     "evaluate": "evaluate.checkpoint",
@@ -57,6 +61,41 @@ def named_files(case: Case) -> None:
                 )
 
 
+def weights(case: Case) -> None:
+    """Weights that somebody named are those of the spec's model: told from the names and shapes in
+    the file, where it is here and can be read without torch."""
+    key = "train.pretrained_model_path" if case.action == "train" else MODEL[case.action]
+    path = case(key)
+    if not isinstance(path, str) or "://" in path or (case.action == "train" and _goes_on(case)):
+        return
+    if not case.facts.local_files or case.origin(key) in OriginKind.unset():
+        return
+    file = Path(path).expanduser()
+    try:
+        contents = header.look(file) if file.exists() else None
+        if contents is None or (case.action != "train" and is_own(contents)):
+            return
+        target = target_of(case.spec, by_name=case.action == "train")
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return  # other rules say what is wrong with the file or the spec
+    except MaeError as error:
+        case.errors.append(error)
+        return
+    try:
+        found = fit(contents, target, file.name, key)
+    except CheckpointError as error:
+        case.errors.append(error)
+        return
+    model = f"{case('train.stage')} {case('model.arch')}"
+    lack = lack_of(found, file.name, key, model) if case.action != "train" else None
+    if wrong := found.refusal or lack:
+        case.errors.append(wrong)
+        return
+    case.warnings.append(Notice(key, found.summary(), note=True))
+    if found.warning:
+        case.warn(key, found.warning)
+
+
 def _read(case: Case) -> list[str]:
     """The fields whose files the action reads; its data is counted elsewhere."""
     if case.action == "train":
@@ -83,4 +122,5 @@ RULES = [
     Rule(onnx_name, ("export",)),
     Rule(model, tuple(MODEL)),
     Rule(named_files, ("train", *MODEL)),
+    Rule(weights, ("train", "evaluate", "inference", "export")),
 ]

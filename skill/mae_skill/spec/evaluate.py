@@ -44,7 +44,7 @@ class EvaluateSpec(SpecModel):
     """
 
     checkpoint: Path = spec_field(
-        None, "What to evaluate: a .pth checkpoint or an .onnx export.", popular=True
+        None, "What to evaluate: a checkpoint, published weights or an .onnx export.", popular=True
     )
     trt_engine: Path = spec_field(None, "A TensorRT engine to evaluate instead of a checkpoint.")
     batch_size: int = spec_field(

@@ -39,7 +39,9 @@ class ParitySpec(SpecModel):
 class ExportSpec(SpecModel):
     """Configurable parameters of export."""
 
-    checkpoint: Path = spec_field(None, "The .pth checkpoint to export.", popular=True)
+    checkpoint: Path = spec_field(
+        None, "The checkpoint, or published weights, to export.", popular=True
+    )
     onnx_file: Path = spec_field(
         None, "The file to write; null = <results_dir>/export/model.onnx.", popular=True
     )

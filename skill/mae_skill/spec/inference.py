@@ -31,7 +31,7 @@ class InferenceSpec(SpecModel):
     """
 
     checkpoint: Path = spec_field(
-        None, "What to run: a .pth checkpoint or an .onnx export.", popular=True
+        None, "What to run: a checkpoint, published weights or an .onnx export.", popular=True
     )
     trt_engine: Path = spec_field(None, "A TensorRT engine to run instead of a checkpoint.")
     batch_size: int = spec_field(

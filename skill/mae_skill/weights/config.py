@@ -1,0 +1,130 @@
+"""What a file or its folder says of its model beside names and shapes: classes, size, and what
+names cannot show (activation, heads)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CONFIG = "config.json"
+"""The key under which the description in a model's folder travels with its contents."""
+
+_EXACT_GELU = ("gelu", "gelu_python")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file says beside its weights.
+
+    Attributes:
+        classes: names of its head's rows, in order; None where it does not say.
+        input_size: height and width in pixels that its position tables are for.
+        patch: pixels a side of its tokens.
+        activation: of its MLPs.
+        heads: attention heads of each stage.
+    """
+
+    classes: Sequence[str] | None = None
+    input_size: tuple[int, int] | None = None
+    patch: int | None = None
+    activation: str | None = None
+    heads: tuple[int, ...] = ()
+    unit_attention: tuple[bool, ...] = field(default=())
+
+    def problems(self, arch: str, heads: Sequence[int]) -> list[str]:
+        """Why it is another model than ``arch``, although names and shapes may agree."""
+        found = []
+        if self.activation and self.activation not in _EXACT_GELU:
+            found.append(f"its activation is {self.activation}; {arch} has GELU")
+        if self.heads and heads and tuple(self.heads) != tuple(heads):
+            theirs, ours = (", ".join(map(str, counts)) for counts in (self.heads, heads))
+            text = f"it has {theirs} attention heads, the model {ours}"
+            found.append(text + (" (see model.num_heads)" if len(self.heads) == 1 else ""))
+        if self.unit_attention and self.unit_attention != (True, True, False, False):
+            found.append("it attends inside mask units in other stages")
+        return found
+
+
+def is_own(contents: Mapping[str, Any]) -> bool:
+    """Whether this project's training wrote a file with these contents."""
+    return "mae" in contents and "state_dict" in contents
+
+
+def describe(contents: Mapping[str, Any], where: str, width: int | None = None) -> Source:
+    """What the contents of a file say of the model at ``where``.
+
+    Args:
+        width: of its tokens.
+    """
+    own = contents.get("mae")
+    if isinstance(own, Mapping) and "input_size" in own:
+        model = own.get("model")
+        patch = model.get("patch_size") if isinstance(model, Mapping) else None
+        size = _size(own["input_size"])
+        return Source(_names(own.get("classes")), size, patch if isinstance(patch, int) else None)
+    config = contents.get(CONFIG)
+    if isinstance(config, Mapping):
+        return _of_config(config)
+    activation = None
+    if isinstance(arch := contents.get("arch"), str):  # timm's training script
+        activation = _activation_of(arch)
+    # The paper's ViT-S has 12 heads where everybody's has 6 (Chen et al., arXiv 2104.02057).
+    moco = re.search(r"(^|\.)(base|momentum)_encoder$", where) and width == 384
+    return Source(activation=activation, heads=(12,) if moco else ())
+
+
+def _of_config(config: Mapping[str, Any]) -> Source:
+    """A ``config.json`` of transformers or timm."""
+    if isinstance(name := config.get("architecture"), str):
+        arguments = config.get("model_args")
+        arguments = arguments if isinstance(arguments, Mapping) else {}
+        activation = arguments.get("act_layer") or _activation_of(name)
+        heads = arguments.get("num_heads")
+        labels = config.get("label_names")
+        return Source(
+            classes=_names(labels),
+            activation=activation if isinstance(activation, str) else None,
+            heads=(heads,) if isinstance(heads, int) else (),
+        )
+    heads = config.get("num_attention_heads", config.get("num_heads"))
+    heads = [heads] if isinstance(heads, int) else heads
+    unit = config.get("masked_unit_attention")
+    activation = config.get("hidden_act")
+    return Source(
+        classes=_labels(config.get("id2label")),
+        input_size=_size(config.get("image_size")),
+        activation=activation if isinstance(activation, str) else None,
+        heads=tuple(heads) if isinstance(heads, list) else (),
+        unit_attention=tuple(unit) if isinstance(unit, list) else (),
+    )
+
+
+def _activation_of(arch: str) -> str | None:
+    return "quick_gelu" if "quickgelu" in arch else None
+
+
+def _labels(labels: Any) -> list[str] | None:
+    """Class names of ``id2label``; None where transformers numbered them itself."""
+    if not isinstance(labels, Mapping):
+        return None
+    try:
+        ordered = [str(labels[key]) for key in sorted(labels, key=int)]
+    except (TypeError, ValueError):
+        return None
+    return None if all(re.fullmatch(r"LABEL_\d+", label) for label in ordered) else ordered
+
+
+def _names(value: Any) -> list[str] | None:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(n, str) for n in value):
+        return list(value)
+    return None
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    return None

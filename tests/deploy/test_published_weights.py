@@ -1,0 +1,127 @@
+"""Weights that this project did not train: evaluated, run and exported as the spec describes
+them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mae_runners.actions import evaluate, export, inference
+from mae_runners.models import checkpoint
+from mae_skill.errors import CheckpointError
+
+from tests.support.deploy import (
+    make_context,
+    make_model,
+    make_spec,
+    save_checkpoint,
+    write_digits,
+)
+
+DESCRIBED: dict[str, Any] = {
+    "model__arch": "vit_tiny_patch16",
+    "model__depth": 2,
+    "model__num_classes": 4,
+    "train__stage": "finetune",
+    "dataset__augmentation__input_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits"), per_class=6)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint of ours, and its weights as other programs keep them."""
+    folder = tmp_path_factory.mktemp("model")
+    model = make_model("vit_tiny_patch16", "finetune", 64, depth=2)
+    state = {f"module.{name}": value for name, value in model.encoder.state_dict().items()}
+    torch.save({"model_ema": state, "epoch": 3}, folder / "published.bin")
+    return save_checkpoint(model, folder / "own.pth"), folder / "published.bin"
+
+
+def test_published_weights_evaluate_and_infer_as_our_own_checkpoint_does(
+    digits: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = []
+    for name, file in zip(("own", "published"), files, strict=True):
+        context = make_context("evaluate", tmp_path / name)
+        source = {"dataset__val_data_sources": str(digits)}
+        evaluate.run(make_spec(evaluate__checkpoint=str(file), **source, **DESCRIBED), context)
+        found.append(json.loads((tmp_path / name / "evaluate" / "metrics.json").read_text()))
+        context = make_context("inference", tmp_path / name)
+        source = {"dataset__test_data_sources": str(digits)}
+        inference.run(make_spec(inference__checkpoint=str(file), **source, **DESCRIBED), context)
+    own, published = found
+    for metrics in found:
+        metrics.pop("speed")
+    assert published == own and 0.0 < own["ece"] < 1.0
+
+    rows = [
+        (tmp_path / name / "inference" / "results.csv").read_text().splitlines()
+        for name in ("own", "published")
+    ]
+    places = [[line.split(",")[3] for line in lines[1:]] for lines in rows]
+    assert places[0] == places[1] and len(places[0]) == 24
+
+
+def test_published_weights_are_exported(files: tuple[Path, Path], tmp_path: Path) -> None:
+    import onnxruntime
+
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32)
+    outputs = []
+    for name, file in zip(("own", "published"), files, strict=True):
+        target = tmp_path / f"{name}.onnx"
+        spec = make_spec(export__checkpoint=str(file), export__onnx_file=str(target), **DESCRIBED)
+        export.run(spec, make_context("export", tmp_path / name))
+        session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+        outputs += session.run(None, {"images": images})
+    assert np.allclose(*outputs, atol=1e-6)
+
+
+def test_a_description_that_does_not_fit_is_an_error_of_the_field(
+    digits: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for change, told in (
+        ({"model__num_classes": 3}, "it has 4 classes, the model 3"),
+        ({"model__global_pool": False}, "model.global_pool=true"),
+    ):
+        spec = make_spec(
+            evaluate__checkpoint=str(files[1]),
+            dataset__val_data_sources=str(digits),
+            **{**DESCRIBED, **change},
+        )
+        with pytest.raises(CheckpointError, match="lacks a part") as caught:
+            evaluate.run(spec, make_context("evaluate", tmp_path))
+        assert caught.value.field == "evaluate.checkpoint" and told in caught.value.got
+
+
+def test_an_encoder_alone_gives_features_and_no_reconstruction_loss(
+    digits: Path, tmp_path: Path
+) -> None:
+    model = make_model("vit_tiny_patch16", "pretrain", 64, depth=2)
+    torch.save({"model": model.encoder.state_dict()}, tmp_path / "encoder.pth")
+    assert "mae" not in checkpoint.read(tmp_path / "encoder.pth")
+    described = {**DESCRIBED, "train__stage": "pretrain"}
+    spec = make_spec(
+        evaluate__checkpoint=str(tmp_path / "encoder.pth"),
+        dataset__val_data_sources=str(digits),
+        **described,
+    )
+    evaluate.run(spec, make_context("evaluate", tmp_path))
+    metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    assert "reconstruction_loss" not in metrics and metrics["knn_acc"] > 0.25
+    spec = make_spec(
+        inference__checkpoint=str(tmp_path / "encoder.pth"),
+        dataset__test_data_sources=str(digits),
+        **described,
+    )
+    inference.run(spec, make_context("inference", tmp_path))
+    assert not (tmp_path / "inference" / "reconstructions.png").exists()
+    assert np.load(tmp_path / "inference" / "embeddings.npy").shape == (24, 192)
