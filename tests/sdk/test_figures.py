@@ -142,7 +142,11 @@ def test_what_was_left_out_and_warned_of_is_shown_with_the_figures(
     result = {"left_out": {"data.train": unreadable, "data.val": unreadable}, "warnings": ["mind"]}
     result |= {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 100}}
     files.write_json(tmp_path / "job" / "train" / "result.json", result)
+    seen = {"data.more": {"left_out": {"other": {"count": 2, "files": ["a.txt", "b.txt"]}}}}
+    result |= {"data": {"sources": seen}}
+    files.write_json(tmp_path / "job" / "train" / "result.json", result)
     found = Job(tmp_path / "job").figures()
+    assert found["left_out"]["data.more"]["other"]["count"] == 2
     assert found["left_out"]["data.train"].keys() == {"hidden", "unreadable"}
     for command in ("metrics", "show"):
         capsys.readouterr()

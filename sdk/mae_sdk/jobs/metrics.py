@@ -183,10 +183,12 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
 
     Args:
         data: what the plan counted, as the job's record holds it.
-        result: ``result.json``, which knows what the run could not read.
+        result: ``result.json``: what the run itself saw there (``data``), and what it could not
+            read (``left_out``).
     """
     found: Figures = {}
     of_run = mapping(result.get("left_out"))
+    data = {**data, **mapping(mapping(result.get("data")).get("sources"))}
     for key, seen in {**dict.fromkeys(of_run), **data}.items():
         reasons = mapping(mapping(seen).get("left_out"))
         for reason, about in [*reasons.items(), *mapping(of_run.get(key)).items()]:
