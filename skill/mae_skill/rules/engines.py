@@ -21,7 +21,7 @@ def engine_profile(case: Case) -> None:
     header = _header(case)
 
     def chosen(key: str) -> bool:
-        return case.origin(key) not in OriginKind.unset()
+        return case.origin(key) not in {None, *OriginKind.unset()}
 
     case.errors += profile_errors(case, chosen, header)
     if header is not None:
