@@ -19,7 +19,6 @@ Credentials inside a URL or a ``password=…`` in a text are taken out by their 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -116,6 +115,8 @@ def note_fields(document: Any, depth: int = _DEPTH) -> None:
 
 def _names_a_secret(name: str) -> bool:
     """Also where it is misspelled, as the unknown field ``encryption_keyy`` is."""
+    import difflib
+
     return is_secret_name(name) or bool(
         difflib.get_close_matches(name.lower(), ("encryption_key", "api_key", "password"), 1, 0.8)
     )
