@@ -201,7 +201,7 @@ def test_no_canary_of_any_place_is_seen_in_any_record_answer_or_error(
     calls += [["jobs", "show", stored.id], ["jobs", "show", job.id, "--json"]]
     calls += [["diff", str(file), stored.id], ["jobs", "logs", job.id]]
     calls += [["validate", "train", "-e", str(file), "--skill-dir", str(skill.path)]]
-    calls += [["train", "-e", canaries.URLS[0]]]
+    calls += [["train", "-e", canaries.URLS[0]], ["inspect", canaries.URLS[4]]]
     for field, value in canaries.WRONG_FIELDS.items():
         file.write_text(dump_yaml({field: value}))
         for number, words in enumerate(calls):

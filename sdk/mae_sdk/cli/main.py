@@ -158,9 +158,11 @@ def _run(arguments: list[str]) -> int:
     Raises:
         OSError: the output cannot be written.
     """
+    from mae_sdk.jobs.secrets import note_words
     from mae_sdk.run.output import is_closed
 
     as_json = _wants_json(arguments)
+    note_words(arguments)
     try:
         code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):

@@ -19,7 +19,6 @@ Credentials inside a URL or a ``password=…`` in a text are taken out by their 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -96,7 +95,9 @@ def note(*values: Any, depth: int = _DEPTH) -> None:
 
 
 def note_fields(document: Any, depth: int = _DEPTH) -> None:
-    """`note` what stands in a document under the name of a secret, however deep."""
+    """`note` what stands in a document under the name of a secret, and the credentials of the URLs
+    in it, however deep.
+    """
     if not depth:  # it holds itself, or will be refused
         return
     if isinstance(document, Mapping):
@@ -108,26 +109,39 @@ def note_fields(document: Any, depth: int = _DEPTH) -> None:
     elif isinstance(document, (list, tuple)):
         for item in document:
             note_fields(item, depth - 1)
+    elif isinstance(document, str) and "://" in document:
+        _told.update(_inside(document))
 
 
 def _names_a_secret(name: str) -> bool:
     """Also where it is misspelled, as the unknown field ``encryption_keyy`` is."""
+    import difflib
+
     return is_secret_name(name) or bool(
         difflib.get_close_matches(name.lower(), ("encryption_key", "api_key", "password"), 1, 0.8)
     )
 
 
 def note_call(options: Mapping[str, Any]) -> None:
-    """`note` what is secret among the options of a call of `Skill.plan`."""
-    for name in ("spec", "spec_overrides", "automl"):
-        note_fields(options.get(name))
+    """`note` what is secret among the options of a call of `Skill.plan`, or of a tool."""
     settings = options.get("env")
+    for name, value in options.items():  # an option such as idempotency_key is no secret
+        if name != "env":
+            note_fields(value)
     if isinstance(settings, Mapping):
         note(*secret_settings(settings).values())
-    automl = options.get("automl")
-    storage = automl.get("storage") if isinstance(automl, Mapping) else None
-    if isinstance(storage, str):
-        note(*_inside(storage))
+
+
+def note_words(words: Iterable[str]) -> None:
+    """`note` the credentials inside the words of a command line, and what follows ``--env``."""
+    before = ""
+    for word in words:
+        _told.update(_inside(word))
+        option, _, rest = word.partition("=")
+        setting = rest if option == "--env" else word if before == "--env" else ""
+        name, _, value = setting.partition("=")
+        note(*secret_settings({name: value}).values())
+        before = word
 
 
 def secret_settings(settings: Mapping[str, Any]) -> dict[str, str]:
