@@ -14,7 +14,6 @@ import importlib
 import json
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_sdk import files
-from mae_sdk.files import read_json, write_json
+from mae_sdk.files import read_json, temporary_folder, write_json
 from mae_sdk.jobs.secrets import known, redact_error, redact_tree
 from mae_sdk.run.output import (
     CLOSED_PIPE_EXIT,
@@ -355,8 +354,8 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
 
     make_folder(folder)
     (folder / "error.json").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
-        path = Path(temporary) / "spec.json"
+    with temporary_folder("mae-spec-") as temporary:
+        path = temporary / "spec.json"
         path.write_text(json.dumps(resolved))
         command = [sys.executable, "-m", "mae_runners", action, "-e", str(path)]
         return int(run_ranks(command, count, env))

@@ -17,7 +17,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,13 @@ def atomic_file(
         exclusive: an existing `path` raises `FileExistsError` and is left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    # `open` applies the umask; asking for the umask means setting it, for every thread at once.
-    held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
+    def make(temporary: Path) -> int:
+        # `open` applies the umask; asking for the umask means setting it, for every thread at once.
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+    temporary, held = _made(lambda: _beside(path), make)
     try:
-        share(held)
         yield temporary
 
         if sync:
@@ -97,12 +98,13 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
         replace: a folder already at `path` is removed first; otherwise it raises `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.mkdir(mode=mode)
-    held = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
 
+    def make(temporary: Path) -> int:
+        temporary.mkdir(mode=mode)
+        return os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+
+    temporary, held = _made(lambda: _beside(path), make)
     try:
-        share(held)
         yield temporary
 
         if replace and path.exists():
@@ -119,6 +121,23 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
+def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new temporary file or folder, and the open descriptor that shows that it is in use."""
+    while True:
+        path = name()
+        try:
+            descriptor = make(path)
+        except FileNotFoundError:  # removed between its making and its opening
+            if not path.parent.is_dir():
+                raise
+            continue
+        with contextlib.suppress(OSError):  # no locks: only its age shows that it is abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.path.lexists(path):
+            return path, descriptor
+        os.close(descriptor)  # taken for a leftover in the moment before it was held
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove what writers that were killed have left directly in a folder.
 
@@ -128,38 +147,34 @@ def remove_leftovers(folder: Path) -> list[Path]:
     Returns:
         What was removed.
     """
-    removed = []
     try:
         with os.scandir(folder) as entries:
             parts = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
     except OSError:
         return []
-    for path in parts:
-        if _is_abandoned(path) and _remove(path):
-            removed.append(path)
-    return removed
+    return [path for path in parts if _remove_abandoned(path)]
 
 
-def _is_abandoned(path: Path) -> bool:
-    """Whether no writer holds a temporary file or folder of this user."""
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file or folder of this user that no writer holds; whether it was."""
     try:
         status = path.lstat()
         if status.st_uid != os.geteuid():
             return False
-        if stat.S_ISLNK(status.st_mode):  # of `point_latest`: there is nothing to hold
-            return time.time() - status.st_mtime > 60.0
+        if stat.S_ISLNK(status.st_mode):  # there is nothing to hold: it lives for a moment
+            return time.time() - status.st_mtime > _LINK_SECONDS and _remove(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove(path)
     except BlockingIOError:
         return False
     except OSError:
-        return time.time() - status.st_mtime > _UNLOCKED_SECONDS
+        return time.time() - status.st_mtime > _UNLOCKED_SECONDS and _remove(path)
     finally:
         os.close(descriptor)
-    return True
 
 
 def _remove(path: Path) -> bool:
@@ -173,22 +188,26 @@ def _remove(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A folder in the system's place for temporary files, of this user alone, gone afterwards.
+def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
+    """A folder of this user alone, gone afterwards.
 
-    Those that killed processes of this user have left under the same prefix go too.
+    Those that killed processes of this user have left there under the same prefix go too.
+
+    Args:
+        base: where; the system's place for temporary files.
     """
-    base = Path(tempfile.gettempdir())
-    for old in base.glob(f"{prefix}*"):
-        # One that was made this moment is about to be held.
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > 60.0 and _is_abandoned(old):
-                _remove(old)
+    place = Path(tempfile.gettempdir()) if base is None else base
+    with contextlib.suppress(OSError):
+        for entry in list(place.iterdir()):
+            if entry.name.startswith(prefix):
+                _remove_abandoned(entry)
 
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
-    held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    def make(folder: Path) -> int:
+        folder.mkdir(mode=0o700)
+        return os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+
+    folder, held = _made(lambda: place / f"{prefix}{os.urandom(6).hex()}", make)
     try:
-        share(held)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

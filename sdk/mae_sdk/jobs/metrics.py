@@ -274,7 +274,11 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_real and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def number(text: Any) -> Any:
