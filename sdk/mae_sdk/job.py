@@ -7,7 +7,6 @@ elsewhere: it is read where it is, and brought here only to be resumed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -33,18 +32,26 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
+from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
-from mae_sdk.jobs.records import Claimed, JobRecord, ProcessIdentity, ShownRecord
-from mae_sdk.jobs.root import Root
+from mae_sdk.jobs.records import (
+    Claimed,
+    JobRecord,
+    ProcessIdentity,
+    ShownRecord,
+    StudyRecord,
+    misfit,
+)
+from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import metrics_of, parse_status, read_status
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
+_MOST_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
 _UNSEEN_SECONDS = 120.0
 """How long `Job.wait` goes on for a job that cannot be seen."""
@@ -323,14 +330,19 @@ class Job:
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")
+        record = self._document("automl/study.json")
+        if misfit(record, StudyRecord) is not None:
+            record = {}
         about: dict[str, dict[str, Any]] = {}
-        if top.get("child"):
-            child = self._beside(str(top["child"]))
+        name = str(top.get("child"))
+        with contextlib.suppress(UsageError):
+            check_id(name)
+            child = self._beside(name)
             about = job_metrics.described(child._document(f"{self.record['action']}/{INDEX_NAME}"))
         return job_metrics.study(
             self._text("automl/trials.csv"),
             top,
-            self._document("automl/study.json"),
+            record,
             {name: one.get("images") for name, one in about.items()},
             result.get("importance_note"),
         )
@@ -345,8 +357,10 @@ class Job:
     def _document(self, relative: str) -> dict[str, Any]:
         """A JSON file of the folder; empty where there is none that can be read."""
         try:
-            found = json.loads(self._text(relative) or "{}")
-        except ValueError:
+            found = files.parse_json(self._text(relative) or "{}")
+            if relative.endswith(INDEX_NAME) and found:
+                return read_index(self._text(relative), relative)
+        except (ValueError, DataError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -367,15 +381,14 @@ class Job:
         record = self.record
         path = self.folder / str(record["launch"].get("result") or "")
         try:
-            named = files.read_json(path).get("artefacts") or []
-        except (OSError, ValueError, AttributeError):
+            named = files.read_json(path).get("artefacts")
+        except (OSError, ValueError):
             return []
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
         former = former_folder(record, self.folder)
         if former is not None:
-            named = moved(named, former, self.folder)
-        found = [path.parent / str(name) for name in named] + [
-            self.folder / str(name) for name in named
-        ]
+            names = moved(names, former, self.folder)
+        found = [path.parent / name for name in names] + [self.folder / name for name in names]
         return [place for place in dict.fromkeys(found) if place.is_file()]
 
     def history(self) -> list[dict[str, Any]]:
@@ -412,8 +425,11 @@ class Job:
         return pandas.DataFrame(self.history())
 
     def _text(self, relative: str) -> str:
-        path = self.folder / relative
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        """A file of the folder; empty where there is none that can be read."""
+        try:
+            return files.read_small(self.folder / relative, _MOST_BYTES)
+        except OSError:
+            return ""
 
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best trial."""
@@ -501,7 +517,17 @@ class Job:
 
         from mae_sdk.jobs.resume import prepare
 
-        prepare(self.folder)
+        try:
+            prepare(self.folder)
+        except MaeError as error:
+            problem = failure("data", error.message, error=error.to_dict())
+            records.update_record(
+                self.folder,
+                lambda record: records.advance(
+                    record, records.ERROR, problem["message"], failure=problem
+                ),
+            )
+            raise
         submit(self.folder, env)
         return self
 

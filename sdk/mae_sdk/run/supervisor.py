@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae_skill.errors import StorageError
+from mae_skill.errors import MaeError, StorageError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
@@ -127,7 +127,16 @@ def _next_attempt(job_dir: Path) -> JobRecord:
             attempt["handle"] = before["handle"]
 
     record = records.update_record(job_dir, open_attempt)
-    prepare(job_dir)
+    try:
+        prepare(job_dir)
+    except MaeError as error:
+        problem = failure("data", error.message, error=error.to_dict())
+
+        def end(record: JobRecord) -> None:
+            records.advance(record, records.ERROR, problem["message"], failure=problem)
+
+        _write_down(job_dir, end)
+        raise SystemExit(5) from error
     return record
 
 
