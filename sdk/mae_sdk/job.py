@@ -193,7 +193,7 @@ class Job:
         return observe(self.folder)
 
     @property
-    def awaits_launch(self) -> bool:
+    def _awaits_launch(self) -> bool:
         """Whether nobody has handed the job to its platform: its caller is about to, or was lost.
 
         Raises:
@@ -610,13 +610,13 @@ class RemoteJob(Job):
         return is_alive(claimed["process"]) is False and not os.path.lexists(made)
 
     @property
-    def awaits_launch(self) -> bool:
+    def _awaits_launch(self) -> bool:
         if self._here:
-            return super().awaits_launch
+            return super()._awaits_launch
         record = self._read()
         return "claimed" in record and self.observe()[1] == records.ERROR
 
-    def take_over(self, seen: JobRecord) -> bool:
+    def _take_over(self, seen: JobRecord) -> bool:
         """Become the one who launches a job that was claimed and never launched.
 
         Args:
@@ -723,7 +723,7 @@ class RemoteJob(Job):
         taken = (
             sync.take_over(url, there, identify(), _has_ended, silent)
             if claimed is None
-            else self.take_over(there)
+            else self._take_over(there)
         )
         if not taken:
             raise UsageError(
@@ -746,6 +746,27 @@ class RemoteJob(Job):
                 lambda record: records.advance(record, records.ERROR, message, failure=problem),
             )
         sync.replace_record(url, records.read_record(self.folder))
+
+
+def awaits_launch(job: Job) -> bool:
+    """Whether nobody has handed the job to its platform: its caller is about to, or was lost.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    return job._awaits_launch
+
+
+def take_over(root: Root, job_id: str, seen: JobRecord) -> bool:
+    """Become the one who launches a job behind a URL that was claimed and never launched.
+
+    Args:
+        seen: its record, by which that was found.
+
+    Returns:
+        False where it was launched, or may yet be.
+    """
+    return RemoteJob(root, job_id)._take_over(seen)
 
 
 def _has_ended(process: ProcessIdentity) -> bool:

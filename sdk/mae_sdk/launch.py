@@ -18,7 +18,7 @@ from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
-from mae_sdk.job import Job, RemoteJob, open_job
+from mae_sdk.job import Job, awaits_launch, open_job, take_over
 from mae_sdk.jobs import records
 from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.records import Claimed, JobRecord
@@ -49,7 +49,7 @@ def existing(action: str, results_root: Any, idempotency_key: str | None) -> Job
     root = Root(results_root)
     job = open_job(root, job_id_for(action, idempotency_key))
     try:
-        return None if job.awaits_launch else job
+        return None if awaits_launch(job) else job
     except NotFoundError:
         return None
 
@@ -113,8 +113,7 @@ def _create(bundle: Bundle, plan: Plan, root: Root, job_dir: Path) -> bool:
         claimed_at = time.monotonic()
         first = sync.claim(url, {**record, "claimed": claimed})
         if first is not None:
-            job = open_job(root, plan.job_id)
-            if not isinstance(job, RemoteJob) or not job.take_over(first):
+            if not take_over(root, plan.job_id, first):
                 raise _Another
             sync.replace_record(url, {**record, "claimed": claimed})
         ours = True

@@ -20,7 +20,7 @@ from mae_skill.errors import CheckpointError, DataError, NotFoundError, UsageErr
 
 from mae_sdk.files import parse_json, read_small, write_json
 from mae_sdk.jobs.records import misfit
-from mae_sdk.jobs.status import finite
+from mae_sdk.jobs.status import finite, is_number
 
 INDEX_NAME = "checkpoints.json"
 POLICIES = "best, latest or epoch:N"
@@ -110,7 +110,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
         if problem is None:
             reason += f", epoch {entry['epoch']}"
             value = entry["metrics"].get(best.get("metric", ""))
-            if _is_number(value):
+            if is_number(value):
                 reason += f", {best['metric']} {value:.6g}"
             return Choice(entry, reason, notices)
 
@@ -129,7 +129,7 @@ def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry
         NotFoundError: no metric decides, or no entry has it.
     """
     metric = best.get("metric")
-    scored = [entry for entry in entries if _is_number(entry["metrics"].get(metric))]
+    scored = [entry for entry in entries if is_number(entry["metrics"].get(metric))]
     if not scored:
         missing = f"no checkpoint has the metric {metric}"
         raise NotFoundError(
@@ -142,12 +142,6 @@ def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry
     sign = -1 if best["direction"] == "maximize" else 1
     order = [(entry["metrics"][metric] * sign, entry["epoch"], entry["step"]) for entry in scored]
     return [scored[index] for index in sorted(range(len(scored)), key=order.__getitem__)]
-
-
-def _is_number(value: Any) -> bool:
-    from mae_sdk.jobs.metrics import is_number
-
-    return is_number(value)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -196,7 +196,7 @@ def _tail(path: Path, start: int, size: int = 65536) -> list[str]:
         with path.open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, start, stream.tell() - size))
-            return stream.read().decode(errors="replace").splitlines()
+            return stream.read(size).decode(errors="replace").splitlines()
     except OSError:
         return []
 

@@ -38,6 +38,15 @@ def finite(value: Any) -> Any:
         return str(value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    try:
+        is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_real and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
 class StatusWriter:
     """Appends to a status file. One `write` call per line: concurrent readers see whole lines.
 
