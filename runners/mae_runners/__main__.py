@@ -258,11 +258,11 @@ def claimed(folder: Path) -> Iterator[None]:
         UsageError: another run holds it.
     """
     is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "NODE_RANK"))
-    descriptor = None
+    held = None
     if is_first and CLAIMED not in os.environ:
         try:
-            descriptor = files.lock(folder / ".run.lock", wait=False)
-            _claims.add(descriptor)
+            held = files.lock(folder / ".run.lock", wait=False)
+            _claims.add(held)
         except BlockingIOError:
             raise UsageError(
                 "another run is writing into this folder",
@@ -276,17 +276,17 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor is not None:
-            _claims.discard(descriptor)
-            os.close(descriptor)
+        if held is not None:
+            _claims.discard(held)
+            held.close()
 
 
-_claims: set[int] = set()
+_claims: set[files.Lock] = set()
 
 
 def _drop_claims() -> None:
-    for descriptor in _claims:
-        os.close(descriptor)
+    for held in _claims:
+        held.leave()
     _claims.clear()
 
 

@@ -301,6 +301,11 @@ class Lock:
         """Give it back."""
         if self._link is not None:
             self._link.unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """In a fork: leave it to the process that took it."""
+        if self._proof is not None:
             self._proof.close()
         os.close(self.descriptor)
 
