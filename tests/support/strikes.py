@@ -172,6 +172,7 @@ def main(base: Path, runs: int, seed: int) -> dict[str, Any]:
             problem = difference(calm[kind][0], Path(made["results_dir"]))
         if problem is not None:
             different.append({"run": number, "kind": kind, "struck": struck, "problem": problem})
+        print(f"run {number} ({kind}): {struck}, {problem or 'equal'}", file=sys.stderr, flush=True)
     return {"runs": runs, "strikes": dict(hits), "different": different}
 
 
