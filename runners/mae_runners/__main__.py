@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import json
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_sdk import files
-from mae_sdk.files import read_json, write_json
+from mae_sdk.files import read_json, temporary_folder, write_json
 from mae_sdk.jobs.secrets import known, redact_error, redact_tree
 from mae_sdk.run.output import (
     CLOSED_PIPE_EXIT,
@@ -31,7 +31,7 @@ from mae_sdk.run.output import (
     is_closed,
     whole_streams,
 )
-from mae_skill.errors import MaeError, PreemptedError, UsageError
+from mae_skill.errors import MaeError, PreemptedError, StorageError, UsageError
 from mae_skill.resolve import Resolution, raise_all
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
@@ -107,18 +107,15 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
         print("interrupted", file=sys.stderr)
         return leave(130)
     except MaeError as error:
-        redact_error(error)
-        as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
-        document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
-        if record_failure(run, error.to_dict()):  # of several ranks one speaks
-            print(document if as_json else f"error: {error}", file=sys.stderr)
-        return leave(error.exit_code)
+        return fail(error, run)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_closed():
             raise
         first = failed_first(run, error)
         if first is not None:
             return leave(first)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return fail(no_room(error, run), run)
         if record_failure(run, internal_error(error)):
             traceback.print_exc()
         return leave(1)
@@ -152,6 +149,25 @@ def _is_of_the_connection(error: Exception) -> bool:
     text = f"{type(error).__name__} {error}".lower()
     words = ("gloo", "nccl", "connection closed by peer", "distbackend", "distnetwork", "c10d")
     return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
+
+
+def fail(error: MaeError, run: Run) -> int:
+    """Reports an error that the user can mend; returns the exit code."""
+    redact_error(error)
+    as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
+    document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
+    if record_failure(run, error.to_dict()):  # of several ranks one speaks
+        print(document if as_json else f"error: {error}", file=sys.stderr)
+    return leave(error.exit_code)
+
+
+def no_room(error: OSError, run: Run) -> StorageError:
+    return StorageError(
+        f"no room on the disk: {error}",
+        field="results_dir",
+        got=None if run.folder is None else str(run.folder),
+        hint="make room, then resume the job or run the same command again",
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -242,11 +258,11 @@ def claimed(folder: Path) -> Iterator[None]:
         UsageError: another run holds it.
     """
     is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "NODE_RANK"))
-    descriptor = None
+    held = None
     if is_first and CLAIMED not in os.environ:
         try:
-            descriptor = files.lock(folder / ".run.lock", wait=False)
-            _claims.add(descriptor)
+            held = files.lock(folder / ".run.lock", wait=False)
+            _claims.add(held)
         except BlockingIOError:
             raise UsageError(
                 "another run is writing into this folder",
@@ -260,17 +276,17 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor is not None:
-            _claims.discard(descriptor)
-            os.close(descriptor)
+        if held is not None:
+            _claims.discard(held)
+            held.close()
 
 
-_claims: set[int] = set()
+_claims: set[files.Lock] = set()
 
 
 def _drop_claims() -> None:
-    for descriptor in _claims:
-        os.close(descriptor)
+    for held in _claims:
+        held.leave()
     _claims.clear()
 
 
@@ -328,7 +344,7 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
     by environment only."""
     from mae_sdk.run.process_group import run_ranks
 
-    from mae_runners.context import ENCRYPTION_VARIABLE, resolve_key
+    from mae_runners.context import ENCRYPTION_VARIABLE, make_folder, resolve_key
 
     env = {**os.environ, CLAIMED: "1"}
     key = resolve_key(resolved.get("encryption_key"))
@@ -336,10 +352,10 @@ def start_ranks(action: str, resolved: dict[str, Any], count: int, folder: Path)
         env[ENCRYPTION_VARIABLE] = key
         resolved = {**resolved, "encryption_key": f"env:{ENCRYPTION_VARIABLE}"}
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / "error.json").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="mae-spec-") as temporary:
-        path = Path(temporary) / "spec.json"
+    with temporary_folder("mae-spec-") as temporary:
+        path = temporary / "spec.json"
         path.write_text(json.dumps(resolved))
         command = [sys.executable, "-m", "mae_runners", action, "-e", str(path)]
         return int(run_ranks(command, count, env))
@@ -411,10 +427,11 @@ def record_failure(run: Run, error: dict[str, Any]) -> bool:
     attempt = os.environ.get("MAE_ATTEMPT", "")
     if attempt.isdigit():
         entry["attempt"] = int(attempt)
-    if not _leave_error(run, folder / "error.json", entry):
-        return False
-    if run.context is not None:
-        run.context.status.failure(error["message"], error=error)
+    with contextlib.suppress(OSError):  # a full disk: what is printed has to do
+        if not _leave_error(run, folder / "error.json", entry):
+            return False
+        if run.context is not None:
+            run.context.status.failure(error["message"], error=error)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mae_sdk.jobs.status import StatusWriter
-from mae_skill.errors import DependencyError, UsageError
+from mae_skill.errors import DependencyError, StorageError, UsageError
 from mae_skill.spec import (
     EvaluateSpec,
     ExperimentSpec,
@@ -153,6 +154,7 @@ def make_context(
 
     Raises:
         DependencyError: the spec asks for a GPU and there is none.
+        UsageError: nothing can be written to `results_dir`.
     """
     import torch
 
@@ -161,7 +163,8 @@ def make_context(
     results_dir = job_dir_of(spec)
     section: ActionSpec = getattr(spec, action)
     action_dir = Path(section.results_dir) if section.results_dir else results_dir / action
-    action_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(results_dir)
+    make_folder(action_dir, f"{action}.results_dir" if section.results_dir else "results_dir")
 
     kind, notice = device_kind(spec, action)
     if kind == "gpu":
@@ -235,6 +238,34 @@ def require_meeting_place(why: str, *more: str) -> None:
             got=os.environ["MASTER_PORT"],
             expected="a number from 1 to 65535",
         )
+
+
+def make_folder(folder: Path, field_name: str = "results_dir") -> None:
+    """Makes a folder for results.
+
+    Raises:
+        UsageError: it cannot be made, or nothing can be written there.
+        StorageError: its disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"the folder cannot be made: {error.strerror}",
+                field=field_name,
+                got=str(folder),
+                hint="make room on its disk",
+            ) from error
+        raise UsageError(
+            f"nothing can be written there: {error.strerror or error}",
+            field=field_name,
+            got=str(folder),
+            expected="a folder that exists or can be made, and can be written",
+            hint=f"choose another {field_name}",
+        ) from error
 
 
 def job_dir_of(spec: ExperimentSpec) -> Path:

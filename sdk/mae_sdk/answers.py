@@ -226,8 +226,13 @@ def _row(job: Job, seen: tuple[JobRecord, str] | None) -> Document | None:
     None where the job was removed since the root was listed.
     """
     if seen is None:
-        is_damaged = (job.folder / "job.json").exists()
-        return {"id": job.id, "state": None, "created": None} if is_damaged else None
+        try:
+            (job.folder / "job.json").lstat()
+        except FileNotFoundError:
+            return None
+        except OSError:  # somebody else's private folder
+            pass
+        return {"id": job.id, "state": None, "created": None}
     record, state = seen
     # A trial of an earlier version has the time of its study under `created_at`.
     of_trial = record["attempts"][0]["transitions"][0]["at"] if "trial" in record else None

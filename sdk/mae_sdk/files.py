@@ -11,10 +11,29 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+SMALL_BYTES = 32 << 20
+"""More than any record of ours: a larger file under its name is not one."""
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part$")
+_UNLOCKED_SECONDS = 24 * 3600.0
+"""On a file system without locks, how long the last change of a temporary file must lie back
+before its writer counts as gone."""
+
+_LINK_SECONDS = 60.0
+"""How long another machine's lock is waited for where the file system cannot tell that it died."""
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
+"""The errors of a file system without ``flock``."""
 
 
 def cache_home() -> Path:
@@ -48,10 +67,12 @@ def atomic_file(
         exclusive: an existing `path` raises `FileExistsError` and is left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    # `open` applies the umask; asking for the umask means setting it, for every thread at once.
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
+    def make(temporary: Path) -> int:
+        # `open` applies the umask; asking for the umask means setting it, for every thread at once.
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+    temporary, held = _made(lambda: _beside(path), make)
     try:
         yield temporary
 
@@ -65,6 +86,7 @@ def atomic_file(
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(held)
 
 
 @contextlib.contextmanager
@@ -76,9 +98,12 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
         replace: a folder already at `path` is removed first; otherwise it raises `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.mkdir(mode=mode)
 
+    def make(temporary: Path) -> int:
+        temporary.mkdir(mode=mode)
+        return os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+
+    temporary, held = _made(lambda: _beside(path), make)
     try:
         yield temporary
 
@@ -87,12 +112,106 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
 
 
 def _beside(path: Path) -> Path:
     # Hidden, so that listings and syncs pass over it; it begins with the name, so that whoever
     # holds the lock of `path` can find what an interrupted writer left.
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+
+
+def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, int]:
+    """A new temporary file or folder, and the open descriptor that shows that it is in use."""
+    while True:
+        path = name()
+        try:
+            descriptor = make(path)
+        except FileNotFoundError:  # removed between its making and its opening
+            if not path.parent.is_dir():
+                raise
+            continue
+        with contextlib.suppress(OSError):  # no locks: only its age shows that it is abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.path.lexists(path):
+            return path, descriptor
+        os.close(descriptor)  # taken for a leftover in the moment before it was held
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what writers that were killed have left directly in a folder.
+
+    Only what is provably of nobody goes: a writer holds its temporary file while it lives. Another
+    user's is passed over.
+
+    Returns:
+        What was removed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            parts = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
+    except OSError:
+        return []
+    return [path for path in parts if _remove_abandoned(path)]
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove a temporary file or folder of this user that no writer holds; whether it was."""
+    try:
+        status = path.lstat()
+        if status.st_uid != os.geteuid():
+            return False
+        if stat.S_ISLNK(status.st_mode):  # there is nothing to hold: it lives for a moment
+            return time.time() - status.st_mtime > _LINK_SECONDS and _remove(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _remove(path)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - status.st_mtime > _UNLOCKED_SECONDS and _remove(path)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file or a folder; whether it is gone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return not os.path.lexists(path)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
+    """A folder of this user alone, gone afterwards.
+
+    Those that killed processes of this user have left there under the same prefix go too.
+
+    Args:
+        base: where; the system's place for temporary files.
+    """
+    place = Path(tempfile.gettempdir()) if base is None else base
+    with contextlib.suppress(OSError):
+        for entry in list(place.iterdir()):
+            if entry.name.startswith(prefix):
+                _remove_abandoned(entry)
+
+    def make(folder: Path) -> int:
+        folder.mkdir(mode=0o700)
+        return os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+
+    folder, held = _made(lambda: place / f"{prefix}{os.urandom(6).hex()}", make)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -115,39 +234,212 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def read_small(path: Path, limit: int = SMALL_BYTES) -> str:
+    """`read_small_bytes` as text."""
+    return read_small_bytes(path, limit).decode(errors="replace")
+
+
+def read_small_bytes(path: Path, limit: int = SMALL_BYTES) -> bytes:
+    """The content of a file of ours that may have been replaced by anything.
+
+    Raises:
+        OSError: it cannot be read, is no regular file (a pipe would never end), or is larger than
+            `limit` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than {limit}", str(path))
+        return stream.read(limit + 1)
+
+
+def parse_json(text: str) -> Any:
+    """JSON as the standard has it.
+
+    Raises:
+        ValueError: it is not JSON, holds NaN or infinity, or is nested too deeply to be read.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that is only ever replaced whole."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """The JSON object in a file that is only ever replaced whole.
+
+    Raises:
+        OSError: it cannot be read.  ValueError: it holds no JSON object.
+    """
+    content = parse_json(read_small(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
     return content
 
 
-def lock(path: Path, *, wait: bool = True) -> int:
+class Lock:
+    """A lock that is held until `close`, or until its process ends.
+
+    Attributes:
+        descriptor: of the locked file, open.
+    """
+
+    def __init__(self, descriptor: int, link: Path | None = None, proof: Any = None) -> None:
+        self.descriptor = descriptor
+        self._link, self._proof = link, proof
+
+    def close(self) -> None:
+        """Give it back."""
+        if self._link is not None:
+            self._link.unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """In a fork: leave it to the process that took it."""
+        if self._proof is not None:
+            self._proof.close()
+        os.close(self.descriptor)
+
+
+def lock(path: Path, *, wait: bool = True) -> Lock:
     """Lock a file, made if it is missing, against other processes.
 
-    Returns:
-        The descriptor that holds the lock, until it is closed or its process ends.
+    By ``flock``. On a file system without it (some Lustre, FUSE and network mounts) by a link
+    beside the file that names its holder: as safe, though what a machine that died has left must be
+    removed by hand.
 
     Raises:
         BlockingIOError: somebody else holds it, and `wait` is False.
+        OSError: it cannot be locked at all.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:  # another user's, which can be locked all the same
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Lock(descriptor)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+
+    try:
+        link, proof = _link_lock(path, wait)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Lock(descriptor, link, proof)
+
+
+def _link_lock(path: Path, wait: bool) -> tuple[Path, socket.socket]:
+    """Make the link that locks `path`, and the socket that proves its holder alive.
+
+    A link is made once, whoever else tries, and its target says whose it is. The kernel frees the
+    holder's socket when the holder ends; whoever can then take the socket's name may remove the
+    link, and nobody else.
+    """
+    link = _link_of(path)
+    token = f"mae-{os.urandom(8).hex()}"
+    proof = _taken(token)
+    if proof is None:
+        raise OSError(errno.ENOLCK, "the file system has no locks (flock)", str(path))
+
+    pause = 0.01
+    patience = time.monotonic() + _LINK_SECONDS
+    try:
+        while True:
+            try:
+                link.symlink_to(f"{_this_host()}:{os.getpid()}:{token}")
+                return link, proof
+            except FileExistsError:
+                pass
+            except OSError as error:
+                what = "the file system has neither locks (flock) nor links"
+                raise OSError(errno.ENOLCK, what, str(path)) from error
+
+            host, pid = _clear_dead_link(link)
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, "locked", str(path))
+            if host and host != _this_host() and time.monotonic() > patience:
+                where = host.partition("/")[0]
+                what = (
+                    f"the file system has no locks (flock), and process {pid} on {where} has held "
+                    f"its place for {_LINK_SECONDS:.0f} s; if it is gone, remove {link}"
+                )
+                raise OSError(errno.ENOLCK, what, str(path))
+            time.sleep(pause)
+            pause = min(0.2, pause * 1.5)
+    except BaseException:
+        proof.close()
+        raise
+
+
+def _clear_dead_link(link: Path) -> tuple[str, str]:
+    """Remove a link whose holder on this machine has ended; else the host and pid of the holder."""
+    try:
+        target = str(link.readlink())
+    except OSError:
+        return "", ""
+    host, pid, token = [*target.split(":"), "", ""][:3]
+    if host != _this_host():
+        return host, pid
+
+    dead = _taken(token)
+    if dead is None:
+        return host, pid
+    with dead, contextlib.suppress(OSError):
+        if str(link.readlink()) == target:
+            link.unlink()
+    return "", ""
+
+
+def _link_of(path: Path) -> Path:
+    return path.with_name(f".{path.name.lstrip('.')}.holder")
+
+
+def _taken(token: str) -> socket.socket | None:
+    """The socket of this name, of which there is one on a machine; None where it cannot be had."""
+    place = socket.socket(socket.AF_UNIX)
+    try:
+        place.bind(f"\0{token}")
+    except OSError:
+        place.close()
+        return None
+    return place
+
+
+def _this_host() -> str:
+    """What sees the same sockets: the machine, since it was started, and its network namespace."""
+    parts = [socket.gethostname()]
+    for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/net"):
+        with contextlib.suppress(OSError):
+            path = Path(name)
+            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text().strip())
+    return "/".join(parts).replace(":", "")
 
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the `lock` of a file."""
-    descriptor = lock(path, wait=wait)
+    held = lock(path, wait=wait)
     try:
         yield
     finally:
-        os.close(descriptor)
+        held.close()
 
 
 def share(descriptor: int) -> None:
@@ -158,12 +450,15 @@ def share(descriptor: int) -> None:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process holds the file; False if it is missing or its file system has no locks."""
+    """Whether a process holds the file.
+
+    On a file system without locks only the holder of its `lock` is seen, none that shares it.
+    """
     try:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in NO_LOCKS and bool(_clear_dead_link(_link_of(path))[0])
     return False

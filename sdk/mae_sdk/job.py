@@ -7,8 +7,8 @@ elsewhere: it is read where it is, and brought here only to be resumed.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mae_skill.errors import (
+    DataError,
     DependencyError,
     JobCanceledError,
     JobFailedError,
@@ -31,17 +32,29 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex
-from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
+from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
-from mae_sdk.jobs.records import JobRecord, ShownRecord
-from mae_sdk.jobs.root import Root
+from mae_sdk.jobs.records import (
+    Claimed,
+    JobRecord,
+    ProcessIdentity,
+    ShownRecord,
+    StudyRecord,
+    misfit,
+)
+from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import metrics_of, parse_status, read_status
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
+from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
+_MOST_BYTES = 1 << 30
+_NEVER_LAUNCHED = "it was never launched: its caller ended before that"
+_UNSEEN_SECONDS = 120.0
+"""How long `Job.wait` goes on for a job that cannot be seen."""
 _T = TypeVar("_T")
 
 
@@ -65,7 +78,7 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
         asked = [jobs[index] for index in indices]
         for index, (job_dir, record), seen in zip(indices, asked, _ask(asked), strict=True):
             if records.is_terminal(seen.state):
-                observed[index] = _settle(job_dir)
+                observed[index] = _settle(job_dir, record, seen)
             elif seen.state != records.RUNNING:
                 observed[index] = (record, seen.state)
     return observed
@@ -88,31 +101,41 @@ def _ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
 
 def _launching(job_dir: Path) -> EngineState:
     """Of a job that no platform has taken: it is about to be submitted, or its caller died."""
-    age = time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime
+    try:
+        # A time in the future, by a clock that was set back since, is as old as it is far away.
+        age = abs(time.time() - (job_dir / records.RECORD_NAME).stat().st_mtime)
+    except OSError:
+        return EngineState(records.UNKNOWN)
     if age < _NEVER_LAUNCHED_SECONDS:
         return EngineState(records.PENDING)
-    return EngineState(records.ERROR, "it was never launched")
+    return EngineState(records.ERROR, _NEVER_LAUNCHED)
 
 
-def _settle(job_dir: Path) -> tuple[JobRecord, str]:
-    """Write the end of a job that its platform no longer runs; returns its record and state."""
-    with records.locked(job_dir):
-        record = records.read_record(job_dir)
-        if records.is_terminal(records.last_attempt(record)["state"]):
-            return record, records.state_of(record)
-        (seen,) = _ask([(job_dir, record)])
-        if not records.is_terminal(seen.state):  # another caller has started it again
-            return record, records.state_of(record)
+def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRecord, str]:
+    """The end of a job that its platform no longer runs: written down where that is possible.
 
-        platform_of(record).cancel(job_dir, record)  # ends what it left behind
-        cancel = job_dir / records.CANCEL_NAME
-        if cancel.exists():
-            records.advance(record, records.CANCELED, "canceled on request")
-            cancel.unlink(missing_ok=True)
-        else:
-            problem = failure(seen.category, seen.reason)
-            records.advance(record, records.ERROR, seen.reason, failure=problem)
-        records.write_record(job_dir, record)
+    Whoever may only read the folder, or has a full disk, sees the same end unwritten.
+    """
+    try:
+        with records.locked(job_dir):
+            record = records.read_record(job_dir)
+            if records.is_terminal(records.last_attempt(record)["state"]):
+                return record, records.state_of(record)
+            (seen,) = _ask([(job_dir, record)])
+            if not records.is_terminal(seen.state):  # another caller has started it again
+                return record, records.state_of(record)
+
+            platform_of(record).cancel(job_dir, record)  # ends what it left behind
+            _advance_to_end(job_dir, record, seen)
+            records.write_record(job_dir, record)
+            with contextlib.suppress(OSError):
+                (job_dir / records.CANCEL_NAME).unlink(missing_ok=True)
+                (job_dir / records.ROOM_NAME).unlink(missing_ok=True)
+            files.remove_leftovers(job_dir)
+            files.remove_leftovers(job_dir / record["action"])
+    except StorageError:
+        if not records.is_terminal(records.last_attempt(record)["state"]):
+            _advance_to_end(job_dir, record, seen)
     return record, records.state_of(record)
 
 
@@ -125,6 +148,17 @@ def setting(job: Job, key: str) -> Any:
         return get_dotted(parse_yaml(job._text("spec.yaml"), "spec.yaml"), key)
     except MaeError:
         return None
+
+
+def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None:
+    """Move the record of a job that nobody runs any more to CANCELED or ERROR."""
+    if os.path.lexists(job_dir / records.CANCEL_NAME):
+        records.advance(record, records.CANCELED, "canceled on request")
+        return
+    problem = failure(seen.category, seen.reason)
+    if seen.category == "lost_process":
+        problem = explain_loss(job_dir, problem)
+    records.advance(record, records.ERROR, problem["message"], failure=problem)
 
 
 class Job:
@@ -159,6 +193,18 @@ class Job:
         return observe(self.folder)
 
     @property
+    def _awaits_launch(self) -> bool:
+        """Whether nobody has handed the job to its platform: its caller is about to, or was lost.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        record = records.read_record(self.folder)
+        attempt = records.last_attempt(record)
+        is_first = len(record["attempts"]) == 1 and attempt["state"] == records.PENDING
+        return is_first and not was_submitted(attempt)
+
+    @property
     def preempted(self) -> bool:
         """Whether the job was preempted and waits for `resume` (no platform starts it again)."""
         record = records.read_record(self.folder)
@@ -180,9 +226,11 @@ class Job:
 
         Raises:
             JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE.
-            StorageError: still running after `timeout` seconds.
+            StorageError: still running after `timeout` seconds, or its machine has been out of
+                sight for minutes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        unseen = None
         pause = 0.005
         while True:
             record, state = self.observe()
@@ -205,6 +253,16 @@ class Job:
                     (problem and problem["message"]) or "the job ended in ERROR",
                     got=self.id,
                     hint=problem and problem["hint"],
+                )
+            if state != records.UNKNOWN:
+                unseen = None
+            elif unseen is None:
+                unseen = time.monotonic()
+            elif time.monotonic() - unseen > _UNSEEN_SECONDS:
+                raise StorageError(
+                    "the machine that runs the job has not shown itself for minutes",
+                    got=self.id,
+                    hint=f"wait again, or if it is gone: mae jobs resume {self.id} --lost",
                 )
             if deadline is not None and time.monotonic() > deadline:
                 raise StorageError(
@@ -272,14 +330,19 @@ class Job:
 
     def _study(self, result: Mapping[str, Any]) -> dict[str, Any]:
         top = self._document(f"automl/{BEST_NAME}")
+        record = self._document("automl/study.json")
+        if misfit(record, StudyRecord) is not None:
+            record = {}
         about: dict[str, dict[str, Any]] = {}
-        if top.get("child"):
-            child = self._beside(str(top["child"]))
+        name = str(top.get("child"))
+        with contextlib.suppress(UsageError):
+            check_id(name)
+            child = self._beside(name)
             about = job_metrics.described(child._document(f"{self.record['action']}/{INDEX_NAME}"))
         return job_metrics.study(
             self._text("automl/trials.csv"),
             top,
-            self._document("automl/study.json"),
+            record,
             {name: one.get("images") for name, one in about.items()},
             result.get("importance_note"),
         )
@@ -294,8 +357,10 @@ class Job:
     def _document(self, relative: str) -> dict[str, Any]:
         """A JSON file of the folder; empty where there is none that can be read."""
         try:
-            found = json.loads(self._text(relative) or "{}")
-        except ValueError:
+            found = files.parse_json(self._text(relative) or "{}")
+            if relative.endswith(INDEX_NAME) and found:
+                return read_index(self._text(relative), relative)
+        except (ValueError, DataError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -316,15 +381,14 @@ class Job:
         record = self.record
         path = self.folder / str(record["launch"].get("result") or "")
         try:
-            named = files.read_json(path).get("artefacts") or []
-        except (OSError, ValueError, AttributeError):
+            named = files.read_json(path).get("artefacts")
+        except (OSError, ValueError):
             return []
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
         former = former_folder(record, self.folder)
         if former is not None:
-            named = moved(named, former, self.folder)
-        found = [path.parent / str(name) for name in named] + [
-            self.folder / str(name) for name in named
-        ]
+            names = moved(names, former, self.folder)
+        found = [path.parent / name for name in names] + [self.folder / name for name in names]
         return [place for place in dict.fromkeys(found) if place.is_file()]
 
     def history(self) -> list[dict[str, Any]]:
@@ -361,8 +425,11 @@ class Job:
         return pandas.DataFrame(self.history())
 
     def _text(self, relative: str) -> str:
-        path = self.folder / relative
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        """A file of the folder; empty where there is none that can be read."""
+        try:
+            return files.read_small(self.folder / relative, _MOST_BYTES)
+        except OSError:
+            return ""
 
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best trial."""
@@ -450,7 +517,17 @@ class Job:
 
         from mae_sdk.jobs.resume import prepare
 
-        prepare(self.folder)
+        try:
+            prepare(self.folder)
+        except MaeError as error:
+            problem = failure("data", error.message, error=error.to_dict())
+            records.update_record(
+                self.folder,
+                lambda record: records.advance(
+                    record, records.ERROR, problem["message"], failure=problem
+                ),
+            )
+            raise
         submit(self.folder, env)
         return self
 
@@ -494,7 +571,7 @@ class RemoteJob(Job):
 
     @property
     def _here(self) -> bool:
-        return (self.folder / records.RECORD_NAME).exists()
+        return self.root.holds(self.id)
 
     @property
     def _longest_pause(self) -> float:
@@ -502,19 +579,59 @@ class RemoteJob(Job):
 
     @property
     def record(self) -> ShownRecord:
-        record = self._read()
+        record = self._read() if self._here else self.observe()[0]
         return {**record, "error": records.last_attempt(record)["failure"]}
 
     def observe(self) -> tuple[JobRecord, str]:
-        """The record and the state; UNKNOWN when a run elsewhere has been silent for a while."""
+        """The record and the state.
+
+        UNKNOWN when a run elsewhere has been silent for a while, and ERROR when it was never
+        launched; neither is written.
+        """
         if self._here:
             return super().observe()
         record = self._read()
+        if (claimed := record.pop("claimed", None)) is not None:
+            if self._is_lost(claimed) or self._silent_seconds() > _NEVER_LAUNCHED_SECONDS:
+                problem = failure("lost_process", _NEVER_LAUNCHED)
+                records.advance(record, records.ERROR, _NEVER_LAUNCHED, failure=problem)
+            return record, records.state_of(record)
+
         state = records.state_of(record)
         attempt = records.last_attempt(record)["state"]
         if not records.is_terminal(attempt) and self._silent_seconds() > records.STALE_SECONDS:
             state = records.UNKNOWN
         return record, state
+
+    @staticmethod
+    def _is_lost(claimed: Claimed) -> bool:
+        """Whether the caller, a process of this machine, ended before it had made the folder."""
+        made = Path(claimed["folder"]) / records.RECORD_NAME
+        return is_alive(claimed["process"]) is False and not os.path.lexists(made)
+
+    @property
+    def _awaits_launch(self) -> bool:
+        if self._here:
+            return super()._awaits_launch
+        record = self._read()
+        return "claimed" in record and self.observe()[1] == records.ERROR
+
+    def _take_over(self, seen: JobRecord) -> bool:
+        """Become the one who launches a job that was claimed and never launched.
+
+        Args:
+            seen: its record, by which that was found.
+
+        Returns:
+            False where it was launched, or may yet be.
+        """
+        from mae_sdk.jobs import sync
+
+        if (claimed := seen.get("claimed")) is None:
+            return False
+        silent = None if self._is_lost(claimed) else _NEVER_LAUNCHED_SECONDS
+        url = self.root.job_url(self.id)
+        return sync.take_over(url, seen, identify(), _has_ended, silent)
 
     @property
     def preempted(self) -> bool:
@@ -528,7 +645,7 @@ class RemoteJob(Job):
         for pause in (0.1, 0.4):
             try:
                 return self.root.record(self.id)
-            except NotFoundError:
+            except (NotFoundError, DataError):
                 time.sleep(pause)
         return self.root.record(self.id)
 
@@ -586,8 +703,13 @@ class RemoteJob(Job):
         return super().resume(env, lost=lost)
 
     def _bring(self) -> None:
-        from mae_sdk.jobs.sync import pull
+        """Make the job this machine's.
 
+        Of several machines that try, one succeeds; it also tells the store at once.
+        """
+        from mae_sdk.jobs import sync
+
+        there = self._read()
         record, state = self.observe()
         ended = records.is_terminal(records.last_attempt(record)["state"])
         if state == records.COMPLETE or (not ended and state != records.UNKNOWN):
@@ -595,14 +717,60 @@ class RemoteJob(Job):
                 f"a job that is {state} elsewhere cannot be resumed", field="job", got=self.id
             )
 
-        pull(self.root.job_url(self.id), self.folder)
-        if not ended:
+        url = self.root.job_url(self.id)
+        silent = None if ended else records.STALE_SECONDS
+        claimed = there.get("claimed")
+        taken = (
+            sync.take_over(url, there, identify(), _has_ended, silent)
+            if claimed is None
+            else self._take_over(there)
+        )
+        if not taken:
+            raise UsageError(
+                "another machine is about to resume the job, or its own has shown itself again",
+                field="job",
+                got=self.id,
+                hint=f"mae jobs status {self.id}",
+            )
+
+        shutil.rmtree(self.folder, ignore_errors=True)  # what it left when it went elsewhere
+        sync.pull(url, self.folder, claim=sync.new_claim())
+        self.root.forget(self.id)
+        if not records.is_terminal(records.last_attempt(there)["state"]):
             message = "the machine that ran it has not shown itself"
+            if claimed is not None:
+                message = _NEVER_LAUNCHED
             problem = failure("lost_process", message)
             records.update_record(
                 self.folder,
                 lambda record: records.advance(record, records.ERROR, message, failure=problem),
             )
+        sync.replace_record(url, records.read_record(self.folder))
+
+
+def awaits_launch(job: Job) -> bool:
+    """Whether nobody has handed the job to its platform: its caller is about to, or was lost.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    return job._awaits_launch
+
+
+def take_over(root: Root, job_id: str, seen: JobRecord) -> bool:
+    """Become the one who launches a job behind a URL that was claimed and never launched.
+
+    Args:
+        seen: its record, by which that was found.
+
+    Returns:
+        False where it was launched, or may yet be.
+    """
+    return RemoteJob(root, job_id)._take_over(seen)
+
+
+def _has_ended(process: ProcessIdentity) -> bool:
+    return is_alive(process) is False
 
 
 def open_job(root: Root, job_id: str) -> Job:
@@ -634,18 +802,18 @@ def observe_jobs(jobs: Sequence[Job]) -> list[tuple[JobRecord, str] | None]:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(16) as pool:  # a remote root answers slowly
-            return list(pool.map(lambda job: _unless_missing(job.observe), jobs))
+            return list(pool.map(lambda job: _unless_unreadable(job.observe), jobs))
 
-    found = [_unless_missing(partial(records.read_record, job.folder)) for job in jobs]
+    found = [_unless_unreadable(partial(records.read_record, job.folder)) for job in jobs]
     readable = [(job.folder, record) for job, record in zip(jobs, found, strict=True) if record]
     observed = iter(observe_all(readable))
     return [next(observed) if record else None for record in found]
 
 
-def _unless_missing(read: Callable[[], _T]) -> _T | None:
+def _unless_unreadable(read: Callable[[], _T]) -> _T | None:
     try:
         return read()
-    except NotFoundError:
+    except (NotFoundError, DataError):
         return None
 
 
@@ -654,15 +822,22 @@ def _created(job: Job) -> str | None:
         return job.record.get("created_at") or ""
     except NotFoundError:
         return None
+    except DataError:
+        return ""
 
 
 def _changed(folder: Path) -> str | None:
-    """When a local job was made, from the time of its spec file: nothing is read."""
+    """When a local job was made, from the time of its spec file: nothing is read.
+
+    None where the folder holds no job. One that this user may not enter may hold one.
+    """
     for name in ("spec.yaml", records.RECORD_NAME):
         try:
-            return f"{(folder / name).stat().st_mtime:020.6f}"
-        except OSError:
+            return f"{(folder / name).lstat().st_mtime:020.6f}"
+        except FileNotFoundError:
             continue
+        except OSError:
+            return ""
     return None
 
 
@@ -677,12 +852,7 @@ def parent_info(parent_job_id: str, results_root: str | Path | None = None) -> P
 
 
 def _complete_record(root: Root, job_id: str) -> JobRecord:
-    scratch = root.work_dir(job_id)
-    if (scratch / records.RECORD_NAME).exists():
-        record, state = observe(scratch)
-    else:
-        record = root.record(job_id)
-        state = records.state_of(record)
+    record, state = open_job(root, job_id).observe()
     if state == records.COMPLETE:
         return record
 

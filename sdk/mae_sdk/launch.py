@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import NotFoundError, StorageError
+from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
-from mae_sdk.job import Job, open_job
+from mae_sdk.job import Job, awaits_launch, open_job, take_over
 from mae_sdk.jobs import records
 from mae_sdk.jobs.outputs import fetch
-from mae_sdk.jobs.records import JobRecord
+from mae_sdk.jobs.records import Claimed, JobRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.cost import cost_key
@@ -28,22 +30,28 @@ from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, words
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
 from mae_sdk.run.platform import submit
+from mae_sdk.run.process import identify
 from mae_sdk.storage import urls
+
+SLOW_SECONDS = 20.0
+"""After this time between claim and start a caller looks again whether the job is still its own."""
 
 _PACKAGES = ("mae-skill", "torch", "timm", "optuna")
 
 
 def existing(action: str, results_root: Any, idempotency_key: str | None) -> Job | None:
-    """The job that already has this idempotency key, or None."""
+    """The job that already has this idempotency key, or None.
+
+    None too where its caller was lost before it had launched it: the same call launches it now.
+    """
     if idempotency_key is None:
         return None
     root = Root(results_root)
-    job_id = job_id_for(action, idempotency_key)
+    job = open_job(root, job_id_for(action, idempotency_key))
     try:
-        root.record(job_id)
+        return None if awaits_launch(job) else job
     except NotFoundError:
         return None
-    return open_job(root, job_id)
 
 
 def launch(bundle: Bundle, plan: Plan) -> Job:
@@ -52,30 +60,72 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     Raises:
         UsageError: it is a run over several nodes.
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
-            platform did not take the job.
+            platform did not take the job, which the job's record says too.
     """
     if plan.nodes > 1:
         raise only_one_node(plan.action, plan.nodes)
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
-    if not (job_dir / records.RECORD_NAME).exists():
+    if not root.holds(plan.job_id):
         recheck(bundle, plan)
         fetch(plan.inferred)
         _unpack(bundle, plan)
-        record = record_of(bundle, plan)
-        if root.remote and not _claimed(root, record):
+        if not _create(bundle, plan, root, job_dir):
             return open_job(root, plan.job_id)
-        _write_folder(bundle, plan, job_dir, record)
 
     settings = {name: str(value) for name, value in plan.request.env.items()}
-    submit(job_dir, {**settings, **plan.secrets})
+    try:
+        submit(job_dir, {**settings, **plan.secrets})
+    except MaeError:
+        if root.remote:
+            from mae_sdk.jobs import sync
+
+            with contextlib.suppress(MaeError):  # the first error tells more
+                sync.push(job_dir, root.job_url(plan.job_id))
+        raise
     return open_job(root, plan.job_id)
 
 
-def _claimed(root: Root, record: JobRecord) -> bool:
-    """Whether this call created the job behind the URL; otherwise it is another caller's."""
-    from mae_sdk.jobs.sync import claim
+def _create(bundle: Bundle, plan: Plan, root: Root, job_dir: Path) -> bool:
+    """Make the job; whether it is this call's to start.
 
-    return claim(root.job_url(record["id"]), record) is None
+    Behind a URL the claim is made while the folder stands ready beside its place: a scratch folder
+    that cannot be written claims nothing, and what is claimed holds all that a launch needs.
+    """
+    files.remove_leftovers(job_dir.parent)
+    record = record_of(bundle, plan)
+    if not root.remote:
+        with _folder(bundle, plan, job_dir, record):
+            pass
+        return True
+
+    from mae_sdk.jobs import sync
+
+    record["claim"] = sync.new_claim()
+    url, ours = root.job_url(plan.job_id), False
+    with _folder(bundle, plan, job_dir, record) as temporary:
+        contents = {
+            str(path.relative_to(temporary)): path.read_text(encoding="utf-8")
+            for path in temporary.rglob("*")
+            if path.is_file() and path.name != records.RECORD_NAME
+        }
+        me = identify()
+        claimed: Claimed = {"process": me, "folder": str(job_dir), "files": contents}
+        claimed_at = time.monotonic()
+        first = sync.claim(url, {**record, "claimed": claimed})
+        if first is not None:
+            if not take_over(root, plan.job_id, first):
+                raise _Another
+            sync.replace_record(url, {**record, "claimed": claimed})
+        ours = True
+
+    # Whoever was stopped here for long may have been given up.
+    if ours and time.monotonic() - claimed_at > SLOW_SECONDS:
+        ours = Root(root.url).holds(plan.job_id)
+    return ours
+
+
+class _Another(Exception):
+    """The job is another caller's."""
 
 
 def _unpack(bundle: Bundle, plan: Plan) -> None:
@@ -171,8 +221,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> None:
-    """Write the folder beside its place, then rename it.
+@contextlib.contextmanager
+def _folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> Iterator[Path]:
+    """The job's folder, whole beside its place; it is given its name afterwards.
 
     If another caller created the folder first, it is kept.
     """
@@ -181,14 +232,19 @@ def _write_folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) 
         # The job sees only the devices that it is given, counted from 0.
         _set(plan, key, list(range(plan.launch["device_count"])))
 
+    # What a copy of a job has left on this machine is in the way of the job itself.
+    replace = "claim" in record
     try:
-        with files.atomic_folder(job_dir) as temporary:
+        with files.atomic_folder(job_dir, replace=replace) as temporary:
             files.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
             if plan.study is not None:
                 _write_study(bundle, plan, temporary)
             files.write_json(temporary / records.RECORD_NAME, record)
+            yield temporary
+    except _Another:
+        pass
     except OSError as error:
-        if not (job_dir / records.RECORD_NAME).exists():
+        if replace or not (job_dir / records.RECORD_NAME).exists():
             raise StorageError(
                 f"the job's folder cannot be written: {error}",
                 field="results_root",

@@ -176,7 +176,7 @@ def test_a_damaged_record_hides_no_other_job_and_is_named(
     code, out, err = call(capsys, "list", "--json", "--results-root", str(root))
     assert code == 0 and [row["id"] for row in json.loads(out)["jobs"]] == ["job"]
     assert all(name in err for name in ("torn", "other", "short"))
-    assert call(capsys, "status", "short", "--results-root", str(root))[0] == 4
+    assert call(capsys, "status", "short", "--results-root", str(root))[0] == 3
 
 
 @pytest.mark.parametrize(("code", "again"), [(3, "show"), (2, "show"), (1, "resume")])

@@ -8,12 +8,11 @@ to its name.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mae_sdk.files import temporary_folder
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from mae_skill.spec import ExperimentSpec, ExportSpec
 from torch import Tensor, nn
@@ -59,8 +58,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     thresholds = parity.thresholds_for(meta.precision, section.parity, pixels=meta.segments)
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
-    try:
+    with temporary_folder(".export-", target.parent) as draft:
         path = draft / (target.name if section.format != "triton" else "model.onnx")
         calibration = write(module, meta, spec, path)
         outputs = parity.artefact_outputs(path, meta, images)
@@ -68,8 +66,6 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         if not report.passed:
             raise difference(report, module, path, meta, images, thresholds)
         files = move(draft, path, target, section, meta, list(reference.shape[1:]))
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
     figures = f"cosine {report.cosine_min:.7f}, largest difference {report.max_abs:.2e}"
     kpis = {

@@ -17,12 +17,12 @@ import json
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mae_sdk.files import temporary_folder
 from mae_skill.errors import MaeError
 from mae_skill.resolve import raise_all
 
@@ -108,8 +108,8 @@ def time_steps(source: str, steps: int = STEPS) -> dict[str, Any]:
         "resume_training_checkpoint_path": None,
     }
     resolved["wandb"] = {**(resolved.get("wandb") or {}), "enable": False}
-    with tempfile.TemporaryDirectory(prefix="mae-measure-") as folder:
-        resolved["results_dir"], resolved["train"]["results_dir"] = folder, None
+    with temporary_folder("mae-measured-") as folder:
+        resolved["results_dir"], resolved["train"]["results_dir"] = str(folder), None
         return _run(ExperimentSpec.model_validate(resolved), found.provenance, steps, started)
 
 

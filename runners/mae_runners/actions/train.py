@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mae_sdk.files import remove_leftovers
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_sdk.jobs.metrics import last_and_best
 from mae_sdk.jobs.status import read_status
@@ -29,6 +30,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         ``{"kpis", "artefacts", "best", "best_metrics"}``, and ``left_out`` where images were
         unreadable; empty on ranks above 0.
     """
+    if context.is_main:  # what a killed run has left
+        for folder in {context.results_dir, context.action_dir}:
+            remove_leftovers(folder)
     stored = position.find(
         context.action_dir,
         spec.train.resume_training_checkpoint_path,

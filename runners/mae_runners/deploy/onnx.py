@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mae_sdk.files import temporary_folder
 from mae_skill.errors import CheckpointError, DependencyError, SpecError
 from torch import Tensor, nn
 
@@ -162,7 +161,7 @@ def _trace(module: nn.Module, meta: ArtefactMeta, verbose: bool) -> onnx.ModelPr
     dynamic = None if fixed else {INPUT_NAME: {0: "batch"}, meta.output_name: {0: "batch"}}
 
     with (
-        tempfile.TemporaryDirectory(prefix="mae-export-") as folder,
+        temporary_folder("mae-export-") as folder,
         torch.no_grad(),
         unfused_attention(module),
         plain_reshapes(),
@@ -172,7 +171,7 @@ def _trace(module: nn.Module, meta: ArtefactMeta, verbose: bool) -> onnx.ModelPr
     ):
         # Tracer warnings about shapes that are constant here; the parity gate judges the result.
         warnings.simplefilter("ignore")
-        target = Path(folder) / "model.onnx"
+        target = folder / "model.onnx"
         try:
             torch.onnx.export(
                 module,
@@ -265,8 +264,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     data_name = path.name + ".data"
     large = weight_bytes(model) > limit
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with temporary_folder(f".{path.name}.draft-", path.parent) as folder:
         if large:
             save_with_data(model, folder / path.name)
         else:
@@ -279,8 +277,6 @@ def save(
         (folder / path.name).replace(path)
         if not large:
             (path.parent / data_name).unlink(missing_ok=True)  # of an overwritten larger model
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return [path, path.with_name(data_name)] if large else [path]
 
 
@@ -322,8 +318,8 @@ def session_of(
 
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="mae-session-") as folder:
-        target = Path(folder) / "model.onnx"
+    with temporary_folder("mae-session-") as folder:
+        target = folder / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(model)  # saving moves the weights out of the message
         save_with_data(copy, target)

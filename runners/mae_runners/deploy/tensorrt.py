@@ -11,14 +11,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mae_sdk.files import write_bytes, write_json
+from mae_sdk.files import temporary_folder, write_bytes, write_json
 from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.errors import CheckpointError, DependencyError, SpecError
 
@@ -252,8 +251,8 @@ def _parse(parser: Any, model: onnx.ModelProto, folder: Path, package: str) -> N
         parsed = parser.parse(model.SerializeToString())
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".engine-", dir=folder) as temporary:
-            target = Path(temporary) / "model.onnx"
+        with temporary_folder(".engine-", folder) as temporary:
+            target = temporary / "model.onnx"
             save_with_data(model, target)
             parsed = parser.parse_from_file(str(target))
     if parsed:

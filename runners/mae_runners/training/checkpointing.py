@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from mae_sdk.jobs.checkpoints import CheckpointIndex
-from mae_skill.errors import CheckpointError
+from mae_skill.errors import CheckpointError, NotFoundError
 from torch import nn
 
 from mae_runners.models import checkpoint
@@ -20,7 +21,7 @@ from mae_runners.training.fabric import (
     optimizer_names,
     restore_optimizer,
 )
-from mae_runners.training.position import Position, point_latest
+from mae_runners.training.position import Position, newest_first, point_latest
 
 PREFIX = "model."
 
@@ -90,25 +91,50 @@ class CheckpointWriter:
         if live is not None:
             data["live_state_dict"] = {PREFIX + key: tensor for key, tensor in live.items()}
         checkpoint.save(data, folder / name, context.encryption_key)
-
-        self.index.add(
-            folder / name,
-            position.epoch - (1 if position.batch == 0 else 0),
-            position.step,
-            metrics,
-            stage=task.stage,
-            arch=task.model.arch,
-            input_size=list(task.model.input_size),
-            task=meta.task,
-            num_classes=meta.num_classes if finetunes else None,
-            mean=meta.mean,
-            std=meta.std,
-            center_crop=meta.center_crop,
-        )
+        self._list(folder / name, data)
         point_latest(folder, task.model.arch, folder / name)
-        keep = task.spec.train.keep_checkpoints
+        self._thin()
+
+    def _list(self, path: Path, data: dict[str, Any]) -> None:
+        """Records a checkpoint in the index, by what its file says."""
+        position, meta = data["position"], data["mae"]
+        self.index.add(
+            path,
+            position["epoch"] - (1 if position["batch"] == 0 else 0),
+            position["step"],
+            data["metrics"],
+            stage=meta["stage"],
+            arch=meta["arch"],
+            input_size=meta["input_size"],
+            task=meta["task"],
+            num_classes=meta["num_classes"] if meta["stage"] == "finetune" else None,
+            mean=meta["mean"],
+            std=meta["std"],
+            center_crop=meta["center_crop"],
+        )
+
+    def _thin(self) -> None:
+        keep = self.task.spec.train.keep_checkpoints
         for old in self.index.thin(keep) if keep is not None else ():
-            (folder / old).unlink(missing_ok=True)
+            (self.index.train_dir / old).unlink(missing_ok=True)
+
+    def adopt(self) -> None:
+        """Records the checkpoints of this run that it had written when it was killed, and not yet
+        recorded: a file has its name only once it is whole."""
+        context = self.task.context
+        unlisted = self.index.unlisted(newest_first(context.action_dir))
+        if not unlisted:
+            return
+        for path in unlisted:
+            try:
+                data = checkpoint.read(path, context.encryption_key)
+            except (CheckpointError, NotFoundError) as error:
+                context.warn(f"{path.name} is not listed and cannot be read ({error.message})")
+                continue
+            if all(data.get(key) == self.constant[key] for key in ("identity", "data")):
+                self._list(path, data)
+                context.log(f"{path.name} is whole; the run was stopped before it was listed")
+        self._thin()
 
 
 def live_weights(stored: dict[str, Any]) -> dict[str, Any]:

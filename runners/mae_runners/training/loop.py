@@ -104,6 +104,8 @@ class TrainLoop:
         self.position = restore_position(stored, data) if stored else Position()
         self.first_step = self.position.step
         self.total_steps = self.first_step + self._steps_left()
+        if stored:
+            self._restore_rate()
 
         # ---------------------------------------------------------------------------- records
         fused = bool(self.bare_optimizer.defaults.get("fused"))
@@ -111,9 +113,6 @@ class TrainLoop:
         self.step_log = StepLog(deferred, context.device, self.ranks)
         self.shown: dict[str, float] = {}
         index = CheckpointIndex(self.folder)
-        if context.is_main:
-            index.set_best_policy(*self._best_metric())
-            index.describe_metrics(task.metrics_about())
         self.checkpoints = CheckpointWriter(
             task,
             self.fabric,
@@ -128,6 +127,10 @@ class TrainLoop:
                 "pretrained": self.pretrained,
             },
         )
+        if context.is_main:
+            self.checkpoints.adopt()
+            index.set_best_policy(*self._best_metric())
+            index.describe_metrics(task.metrics_about())
         self.replay = StepReplay(
             task, self.ranks, self.fabric, self.bare_optimizer, self.folder, self.micro_batches
         )
@@ -194,6 +197,13 @@ class TrainLoop:
             return 0
         of_this_epoch = math.ceil((self.images - self.position.place) / self.step_span)
         return of_this_epoch + (epochs - 1) * self.steps_per_epoch
+
+    def _restore_rate(self) -> None:
+        """Sets the rate of the last step that was done: no further one may come to do it."""
+        of_this_epoch = math.ceil(self.position.place / self.step_span)
+        last = self.position.epoch * self.steps_per_epoch + of_this_epoch - 1
+        if last >= 0:
+            self.schedule.apply(self.bare_optimizer, last)
 
     def _best_metric(self) -> tuple[str, str]:
         """(metric, direction) that chooses the best checkpoint: an accuracy where there is one,
@@ -385,16 +395,11 @@ class TrainLoop:
         position.epoch, position.batch, position.place = epoch + 1, 0, 0
         position.loss_sum, position.loss_count, position.metrics = 0.0, 0.0, metrics
 
-        # ------------------------------------------------------------ log, save
+        # ------------------------------------------------------------ log, report
+        # Before the checkpoint: a run that is killed in between repeats the epoch and its line; the
+        # other way round it would go on after the epoch and never report it.
         self.trackers.log(position.step, epoch, metrics)
-        due = self._checkpoint_due("epoch", epoch + 1) or self._checkpoint_due(
-            "step", position.step
-        )
-        if due or final or stopping:
-            self._save(f"model_epoch_{epoch:03d}.pth", metrics)
         self.trackers.flush()
-
-        # ------------------------------------------------------------ report
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.context.log(f"epoch {epoch}: {shown}  ({seconds:.1f} s)")
         self.context.status.running(
@@ -408,6 +413,14 @@ class TrainLoop:
             eta=round((train.num_epochs - epoch - 1) * seconds, 1),
             kpi=metrics,
         )
+
+        # ------------------------------------------------------------ save
+        due = self._checkpoint_due("epoch", epoch + 1) or self._checkpoint_due(
+            "step", position.step
+        )
+        if due or final or stopping:
+            self._save(f"model_epoch_{epoch:03d}.pth", metrics)
+        self.trackers.flush()
 
     def left_out(self) -> dict[str, Any]:
         """Field → ``{"unreadable": {"count", "files"}}`` of the sources of which this run could not

@@ -572,6 +572,7 @@ def control(job_dir: Path) -> int:
         return "preempted" if told else None
 
     with controller_lock(folder):
+        files.remove_leftovers(job_dir.parent)  # trials whose making was cut short
         storage = open_storage(folder, options.storage)
         epochs = get_dotted(content["spec"], content["keys"].get("epochs", ""))
         study = open_study(

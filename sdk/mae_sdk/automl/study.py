@@ -95,7 +95,7 @@ def controller_lock(folder: Path) -> Iterator[None]:
         StorageError: another controller holds it.
     """
     try:
-        descriptor = files.lock(folder / "controller.lock", wait=False)
+        held = files.lock(folder / "controller.lock", wait=False)
     except BlockingIOError:
         raise StorageError(
             "another controller runs this study",
@@ -106,7 +106,7 @@ def controller_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        held.close()
 
 
 def repair_journal(path: Path) -> int:

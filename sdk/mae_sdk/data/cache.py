@@ -200,9 +200,11 @@ def _open(folder: Path) -> Pack | None:
 @contextlib.contextmanager
 def _locked(root: Path, key: str) -> Iterator[None]:
     try:
-        descriptor = files.lock(root / ".locks" / key)
+        held = files.lock(root / ".locks" / key)
     except OSError as error:
         hint = "set MAE_CACHE_DIR to a folder that can be written"
+        if error.errno in files.NO_LOCKS:
+            hint = "set MAE_CACHE_DIR to a folder of a file system that has locks"
         raise StorageError(
             f"the cache folder cannot be used: {error.strerror}",
             got=str(root),
@@ -213,7 +215,7 @@ def _locked(root: Path, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        held.close()
 
 
 def _build(

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypedDict
 
-from mae_skill.errors import CheckpointError, NotFoundError, UsageError
+from mae_skill.errors import CheckpointError, DataError, NotFoundError, UsageError
 
-from mae_sdk.files import read_json, write_json
-from mae_sdk.jobs.status import finite
+from mae_sdk.files import parse_json, read_small, write_json
+from mae_sdk.jobs.records import misfit
+from mae_sdk.jobs.status import finite, is_number
 
 INDEX_NAME = "checkpoints.json"
 POLICIES = "best, latest or epoch:N"
@@ -78,9 +77,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
         CheckpointError: every candidate is damaged, or the one asked for by epoch is.
     """
     kind, epoch = parse_policy(policy)
-    entries: list[Entry] = sorted(
-        index.get("checkpoints", []), key=lambda entry: (entry["epoch"], entry["step"])
-    )
+    entries: list[Entry] = sorted(index.get("checkpoints", []), key=_place)
     if not entries:
         raise NotFoundError(
             "the job has no checkpoint",
@@ -113,7 +110,7 @@ def choose(index: Mapping[str, Any], policy: str, damaged: Callable[[Entry], str
         if problem is None:
             reason += f", epoch {entry['epoch']}"
             value = entry["metrics"].get(best.get("metric", ""))
-            if _is_number(value):
+            if is_number(value):
                 reason += f", {best['metric']} {value:.6g}"
             return Choice(entry, reason, notices)
 
@@ -132,7 +129,7 @@ def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry
         NotFoundError: no metric decides, or no entry has it.
     """
     metric = best.get("metric")
-    scored = [entry for entry in entries if _is_number(entry["metrics"].get(metric))]
+    scored = [entry for entry in entries if is_number(entry["metrics"].get(metric))]
     if not scored:
         missing = f"no checkpoint has the metric {metric}"
         raise NotFoundError(
@@ -145,11 +142,6 @@ def _best_first(entries: Sequence[Entry], best: Mapping[str, Any]) -> list[Entry
     sign = -1 if best["direction"] == "maximize" else 1
     order = [(entry["metrics"][metric] * sign, entry["epoch"], entry["step"]) for entry in scored]
     return [scored[index] for index in sorted(range(len(scored)), key=order.__getitem__)]
-
-
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -176,10 +168,35 @@ class CheckpointIndex:
         self.notices: list[str] = []
 
     def read(self) -> dict[str, Any]:
-        """The content, ``{"best": {"metric", "direction"} | None, "checkpoints": [...]}``."""
-        if not self.path.exists():
+        """The content, ``{"best": {"metric", "direction"} | None, "checkpoints": [...]}``.
+
+        Raises:
+            DataError: the index cannot be read.
+        """
+        try:
+            text = read_small(self.path)
+        except FileNotFoundError:
             return {"best": None, "checkpoints": []}
-        return read_json(self.path)
+        except OSError as error:
+            raise _damaged(str(self.path), str(error.strerror or error)) from error
+        return read_index(text, str(self.path))
+
+    def unlisted(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of the folder's checkpoint files that the index does not know, or not as they
+        are."""
+        listed = {str(entry["file"]): entry for entry in self.read()["checkpoints"]}
+        try:
+            written = self.path.stat().st_mtime_ns
+        except OSError:
+            written = 0
+        found = []
+        for path in paths:
+            entry = listed.get(path.name)
+            # Only a file that came after the index can differ from it unseen.
+            is_newer = entry is not None and path.stat().st_mtime_ns > written
+            if entry is None or (is_newer and self._damage(entry) is not None):
+                found.append(path)
+        return found
 
     def add(
         self,
@@ -216,7 +233,7 @@ class CheckpointIndex:
         }
         content = self.read()
         others = [old for old in content["checkpoints"] if old["file"] != entry["file"]]
-        content["checkpoints"] = [*others, entry]
+        content["checkpoints"] = sorted([*others, entry], key=_place)
         write_json(self.path, content)
         return entry
 
@@ -251,9 +268,7 @@ class CheckpointIndex:
             Their file names, for the writer to delete: the index never names a file that is gone.
         """
         content = self.read()
-        entries: list[Entry] = sorted(
-            content["checkpoints"], key=lambda entry: (entry["epoch"], entry["step"])
-        )
+        entries: list[Entry] = sorted(content["checkpoints"], key=_place)
         kept = {entry["file"] for entry in entries[-keep:]}
         with contextlib.suppress(NotFoundError):  # no metric yet
             kept.add(choose(content, "best", lambda entry: None).entry["file"])
@@ -288,25 +303,83 @@ class CheckpointIndex:
         path = self.train_dir / str(entry["file"])
         if not path.is_file():
             return "the file is missing"
-        if path.stat().st_size != entry["size"]:
+        if not path.resolve().is_relative_to(self.train_dir.resolve()):
+            return "it is a link that leads out of its folder"
+        if entry["size"] is not None and path.stat().st_size != entry["size"]:
             return f"{path.stat().st_size} bytes instead of {entry['size']}"
-        if sha256_of(path) != entry["sha256"]:
+        if entry["sha256"] is not None and sha256_of(path) != entry["sha256"]:
             return "its sha256 differs from the recorded one"
         return None
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    """Where in the run a checkpoint was taken."""
+    return entry["epoch"], entry["step"]
+
+
+class _EntryFields(TypedDict):
+    file: str
+    epoch: int
+    step: int
+    metrics: dict[str, Any]
+
+
+class _Entry(_EntryFields, total=False):
+    size: int
+    sha256: str
+    stage: str | None
+    arch: str | None
+    input_size: list[int] | None
+    num_classes: int | None
+    mean: list[float] | None
+    std: list[float] | None
+    task: str | None
+
+
+class _Best(TypedDict):
+    metric: str
+    direction: str
+
+
+class _IndexFields(TypedDict):
+    checkpoints: list[_Entry]
+
+
+class _Index(_IndexFields, total=False):
+    best: _Best | None
+    metrics: dict[str, dict[str, Any]]
 
 
 def read_index(text: str, where: str) -> dict[str, Any]:
     """Parse the text of an index.
 
     Raises:
-        CheckpointError: it is not one.
+        DataError: it is not one, or names a file outside its folder.
     """
     try:
-        content = json.loads(text)
-        if isinstance(content["checkpoints"], list):
-            return dict(content)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise CheckpointError(
-        "the checkpoint index cannot be read", got=where, hint="name a checkpoint file instead"
+        content = parse_json(text)
+    except ValueError as error:
+        raise _damaged(where, f"no JSON: {error}") from None
+
+    problem = misfit(content, _Index)
+    if problem is not None:
+        raise _damaged(where, problem)
+    if (content.get("best") or {}).get("direction", "minimize") not in ("minimize", "maximize"):
+        raise _damaged(where, "best.direction is neither minimize nor maximize")
+    for entry in content["checkpoints"]:
+        name = PurePosixPath(entry["file"])
+        if not entry["file"] or name.is_absolute() or ".." in name.parts or "\0" in entry["file"]:
+            raise _damaged(where, f"{entry['file']!r} lies outside its folder")
+        entry.setdefault("size", None)
+        entry.setdefault("sha256", None)
+    return dict(content)
+
+
+def _damaged(where: str, problem: str) -> DataError:
+    return DataError(
+        f"the checkpoint index cannot be read: {problem}"[:400],
+        got=where,
+        expected=f"{INDEX_NAME} as this program writes it",
+        hint="to go on from the job, name a checkpoint file; to go on with it, remove the index "
+        "and resume: the run lists its checkpoints anew",
     )

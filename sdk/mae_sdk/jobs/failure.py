@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -79,9 +81,15 @@ _HINTS = {
     "checkpoint": "choose another checkpoint with --checkpoint",
     "runner": "see the log",
 }
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|no room for", re.IGNORECASE)
 _RAISED = re.compile(r"(?:\[rank \d+\] )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)(?::|$)")
 """The line that ends a Python traceback."""
 _NOISE = re.compile(r"^\s*$|warning", re.IGNORECASE)
+
+
+def category_of(code: str, exit_code: int | None = None) -> str:
+    """The category of an error by its code, else by the exit code of the runner."""
+    return _OF_CODE.get(code) or _OF_EXIT.get(exit_code or 1, "runner")
 
 
 def failure(
@@ -116,9 +124,7 @@ def analyze(
     who = "the runner" if not rank else f"rank {rank} of the runner"
     try:
         error = read_json(job_dir / "error.json")
-        category = _OF_CODE.get(
-            str(error.get("category") or error.get("code")), _OF_EXIT.get(exit_code, "runner")
-        )
+        category = category_of(str(error.get("category") or error.get("code")), exit_code)
         return failure(
             category,
             str(error.get("message", "")) or f"{who} ended with exit code {exit_code}",
@@ -156,6 +162,28 @@ def analyze(
     return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=lines)
 
 
+def explain_loss(job_dir: Path, problem: Failure) -> Failure:
+    """The failure of a run whose supervisor is gone, with the true reason where one was left.
+
+    A full disk ends a supervisor that cannot write what it has to say.
+    """
+    tail = _tail(job_dir / "log.txt", 0, size=8192)
+    with contextlib.suppress(OSError, ValueError):
+        error = read_json(job_dir / "error.json")
+        tail.append(str(error.get("message") or ""))
+    full = [index for index, line in enumerate(tail) if _NO_ROOM.search(line)]
+    if full:
+        message = f"{problem['message']}: {tail[full[-1]].strip()[:300]}"
+        return failure("storage", message, lines=_around(tail, full[-1]))
+    try:
+        is_full = shutil.disk_usage(job_dir).free == 0
+    except OSError:
+        is_full = False
+    if is_full:
+        return failure("storage", f"{problem['message']}: no space left on its disk")
+    return problem
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -168,7 +196,7 @@ def _tail(path: Path, start: int, size: int = 65536) -> list[str]:
         with path.open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, start, stream.tell() - size))
-            return stream.read().decode(errors="replace").splitlines()
+            return stream.read(size).decode(errors="replace").splitlines()
     except OSError:
         return []
 

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_sdk.jobs.status import is_number
+
 Figures = dict[str, Any]
 
 MANY_TRIALS = 2
@@ -272,11 +274,6 @@ def _short(value: Any) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """The value where it is a mapping, else an empty one: other programs write such files too."""
     return value if isinstance(value, Mapping) else {}
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(text: Any) -> Any:

@@ -6,7 +6,6 @@ a remote job.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from mae_skill.dotted import flatten
-from mae_skill.errors import CheckpointError, MaeError, NotFoundError
+from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 
+from mae_sdk.files import parse_json
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import (
     INDEX_NAME,
@@ -26,7 +26,7 @@ from mae_sdk.jobs.checkpoints import (
     read_index,
     sha256_of,
 )
-from mae_sdk.jobs.root import Root
+from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.storage import urls
 
 CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
@@ -169,6 +169,15 @@ class ParentInfo:
 
     def _artefact(self, names: list[str], reason: str, sha256: str | None = None) -> Artefact:
         needs: list[tuple[str, Path, str | None]] = []
+        folder = (self.job_dir / self.action).resolve()
+        for name in () if self.root.remote else names:
+            if not (self.job_dir / name).resolve().is_relative_to(folder):
+                raise CheckpointError(
+                    f"{name} of job {self.id} is a link that leads out of its folder",
+                    field="parent_job_id",
+                    got=self.id,
+                    hint="name the file itself in the spec instead",
+                )
         if self.root.remote:
             for name in names:
                 path = self.job_dir / name
@@ -255,8 +264,18 @@ def best_child(root: Root, job_id: str) -> str:
         NotFoundError: no trial has succeeded yet.
     """
     try:
-        return str(json.loads(root.read(job_id, f"automl/{BEST_NAME}"))["child"])
-    except (NotFoundError, ValueError, KeyError):
+        child = _json(root, job_id, f"automl/{BEST_NAME}").get("child")
+        if isinstance(child, str) and child.startswith(f"{job_id}."):
+            check_id(child)
+            return child
+        raise DataError(
+            f"the record of the best trial of {job_id} is damaged",
+            field="parent_job_id",
+            got=child,
+            expected=f"a trial of {job_id}",
+            hint="take one of its trials as the parent: mae jobs list --all",
+        )
+    except NotFoundError:
         raise NotFoundError(
             "the AutoML job has no successful trial",
             field="parent_job_id",
@@ -307,14 +326,20 @@ def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -
     """Artefacts that the result names outside the job's folder, and that exist."""
     if f"{action}/result.json" not in files:
         return ()
-    try:
-        named = json.loads(root.read(job_id, f"{action}/result.json")).get("artefacts") or []
-    except (ValueError, AttributeError):
-        return ()
-    paths = [Path(str(name)) for name in named]
+    named = _json(root, job_id, f"{action}/result.json").get("artefacts")
+    paths = [Path(name) for name in named or [] if isinstance(name, str) and "\0" not in name]
     return tuple(
         path for path in paths if path.is_absolute() and job_id not in path.parts and path.is_file()
     )
+
+
+def _json(root: Root, job_id: str, name: str) -> dict[str, Any]:
+    """A JSON object of a job; an empty one where the file holds none."""
+    try:
+        content = parse_json(root.read(job_id, name).decode(errors="replace"))
+    except ValueError:
+        content = None
+    return content if isinstance(content, dict) else {}
 
 
 def _spec(root: Root, job_id: str, files: Mapping[str, int]) -> dict[str, Any]:

@@ -8,14 +8,17 @@ job PENDING: it waits for its next attempt.
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import math
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from mae_skill.errors import NotFoundError
+from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk import files
 
@@ -39,6 +42,8 @@ _RANK = {PENDING: 0, RUNNING: 1, COMPLETE: 2, ERROR: 2, CANCELED: 2, PREEMPTED: 
 RECORD_NAME = "job.json"
 CANCEL_NAME = "cancel.request"
 HEARTBEAT_NAME = ".heartbeat"
+ROOM_NAME = ".room"
+"""Room on the disk that a supervisor keeps for the end of its job."""
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
 
@@ -114,6 +119,17 @@ class Launch(_LaunchFields, total=False):
     upload_excludes: list[str]
 
 
+class Claimed(TypedDict):
+    """What whoever creates a job behind a URL writes there first: enough for another to launch it.
+
+    It goes with the first copy of the folder.
+    """
+
+    process: ProcessIdentity
+    folder: str
+    files: dict[str, str]
+
+
 class _JobFields(TypedDict):
     id: str
     action: str
@@ -145,6 +161,7 @@ class JobRecord(_JobFields, total=False):
     resume_keys: list[str]
     ptm_keys: list[str]
     claim: str
+    claimed: Claimed
 
 
 class ShownRecord(JobRecord, total=False):
@@ -176,63 +193,181 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def locked(job_dir: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the lock of a job's folder; it ends with the process that holds it."""
-    return files.locked(job_dir / ".lock")
+@contextlib.contextmanager
+def locked(job_dir: Path) -> Iterator[None]:
+    """Hold the lock of a job's folder; it ends with the process that holds it.
+
+    Raises:
+        StorageError: the folder cannot be locked.
+    """
+    try:
+        held = files.lock(job_dir / ".lock")
+    except OSError as error:
+        raise _unusable(job_dir, "locked", error) from error
+    try:
+        yield
+    finally:
+        held.close()
+
+
+def _unusable(job_dir: Path, what: str, error: OSError) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "make room on its disk" if full else "use the account that made it, or another root"
+    return StorageError(
+        f"the folder of job {job_dir.name} cannot be {what}: {error.strerror or error}",
+        field="results_root",
+        got=str(job_dir),
+        hint=None if error.errno in files.NO_LOCKS else hint,
+        retryable=full,
+    )
 
 
 def read_record(job_dir: Path) -> JobRecord:
     """The record of a job folder.
 
     Raises:
-        NotFoundError: the folder holds no readable record.
+        NotFoundError: the folder holds no record.  DataError: the record cannot be read.
     """
+    path = job_dir / RECORD_NAME
     try:
-        text = (job_dir / RECORD_NAME).read_text(encoding="utf-8", errors="replace")
+        text = files.read_small(path)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(
             f"no job {job_dir.name}", got=str(job_dir), expected="a folder with job.json"
         ) from None
-    return parse_record(text, job_dir.name, str(job_dir / RECORD_NAME))
+    except OSError as error:
+        raise _unreadable(job_dir.name, str(path), str(error.strerror or error)) from error
+    return parse_record(text, job_dir.name, str(path))
 
 
 def parse_record(text: str, job_id: str, where: str) -> JobRecord:
     """The record in `text`.
 
     Raises:
-        NotFoundError: it is not one (damaged, or another program's file of that name), or a newer
-            version of this program wrote it.
+        DataError: it is not one (damaged, or another program's file of that name).
+        NotFoundError: a newer version of this program wrote it.
     """
     try:
-        content = json.loads(text)
-        readable = (
-            isinstance(content["action"], str)
-            and isinstance(content["launch"], dict)
-            and content["attempts"][-1]["state"] in _RANK
-        )
-        newer = content.get("schema_version", 1) > SCHEMA_VERSION
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        readable = newer = False
+        content = files.parse_json(text)
+    except ValueError as error:
+        raise _unreadable(job_id, where, f"no JSON: {error}") from None
 
-    if newer:
+    version = content.get("schema_version", 1) if isinstance(content, dict) else 1
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise NotFoundError(
             f"the record of job {job_id} was written by a newer version",
-            got=f"schema_version {content['schema_version']} in {where}",
+            got=f"schema_version {version} in {where}",
             expected=f"at most {SCHEMA_VERSION}",
             hint="update mae-skill",
         )
-    if not readable:
-        raise NotFoundError(
-            f"the record of job {job_id} cannot be read",
-            got=where,
-            expected="job.json as this program writes it",
-        )
+
+    problem = misfit(content, JobRecord)
+    if problem is None and not content["attempts"]:
+        problem = "attempts is empty"
+    if problem is None:
+        strange = [a["state"] for a in content["attempts"] if a["state"] not in _RANK]
+        problem = f"attempts holds the state {strange[0]!r}" if strange else None
+    if problem is not None:
+        raise _unreadable(job_id, where, problem)
+
+    content.setdefault("id", job_id)
+    content["launch"] = {"command": [], "result": None, **content["launch"]}
+    for number, attempt in enumerate(content["attempts"], 1):
+        for name, value in _of_an_attempt(number).items():
+            attempt.setdefault(name, value)
     return cast(JobRecord, content)
 
 
+def _of_an_attempt(number: int) -> dict[str, Any]:
+    """What a record may leave out of an attempt."""
+    return {
+        "number": number,
+        "transitions": [],
+        "process": None,
+        "exit_code": None,
+        "failure": None,
+    }
+
+
+_MAY_BE_MISSING = frozenset({"id", "command", "result", *_of_an_attempt(0)})
+
+
+def _unreadable(job_id: str, where: str, problem: str) -> DataError:
+    return DataError(
+        f"the record of job {job_id} cannot be read: {problem}"[:400],
+        got=where,
+        expected="job.json as this program writes it, readable to this user",
+    )
+
+
+def misfit(value: Any, kind: Any, name: str = "") -> str | None:
+    """What keeps a JSON value from being of a type of this page, in words; None where it fits.
+
+    A field that the type does not have is a later version's, and passes.
+    """
+    if kind is Any:
+        return None
+    if is_typeddict(kind):
+        return _misfit_of_fields(value, kind, name)
+
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        found = [misfit(value, one, name) for one in arguments]
+        return None if None in found else found[0]
+
+    expected = float if kind is float else origin or kind
+    fits = isinstance(value, (int, float) if expected is float else expected)
+    if isinstance(value, bool) and expected is not bool:
+        fits = False
+    if isinstance(value, float) and not math.isfinite(value):
+        fits = False
+    if not fits:
+        shown = "mapping" if expected is dict else str(getattr(expected, "__name__", "value"))
+        return f"{name or 'it'} is {_shortly(value)}, not a {shown}"
+
+    items: list[tuple[str, Any]] = []
+    if origin is list:
+        items = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    elif origin is dict:
+        items = [(f"{name}.{key}", item) for key, item in value.items()]
+    problems = (misfit(item, arguments[-1], where) for where, item in items)
+    return next((problem for problem in problems if problem), None)
+
+
+def _misfit_of_fields(value: Any, kind: Any, name: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{name or 'it'} is {_shortly(value)}, not a mapping"
+    prefix = f"{name}." if name else ""
+    for key, hint in _hints(kind).items():
+        if key not in value:
+            if key in kind.__required_keys__ - _MAY_BE_MISSING:
+                return f"{prefix}{key} is missing"
+            continue
+        if problem := misfit(value[key], hint, prefix + key):
+            return problem
+    return None
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _shortly(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
 def write_record(job_dir: Path, record: JobRecord) -> None:
-    """Replace ``job.json``; the caller holds the folder's lock."""
-    files.write_json(job_dir / RECORD_NAME, record)
+    """Replace ``job.json``; the caller holds the folder's lock.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        files.write_json(job_dir / RECORD_NAME, record)
+    except OSError as error:
+        raise _unusable(job_dir, "written", error) from error
 
 
 def update_record(job_dir: Path, change: Callable[[JobRecord], object]) -> JobRecord:
@@ -300,8 +435,11 @@ def beat(job_dir: Path) -> None:
 
 
 def heartbeat_age(job_dir: Path) -> float | None:
-    """Seconds since the last heartbeat, or None where there never was one."""
+    """Seconds since the last heartbeat, or None where there never was one.
+
+    One from the future, by a clock that was set back since, is as old as it is far away.
+    """
     try:
-        return max(0.0, time.time() - (job_dir / HEARTBEAT_NAME).stat().st_mtime)
+        return abs(time.time() - (job_dir / HEARTBEAT_NAME).stat().st_mtime)
     except OSError:
         return None

@@ -21,6 +21,9 @@ def prepare(job_dir: Path) -> Path | None:
 
     Returns:
         The checkpoint that it resumes from; None where there is none yet.
+
+    Raises:
+        MaeError: its records are damaged.
     """
     bring_along(job_dir)
     record = records.read_record(job_dir)

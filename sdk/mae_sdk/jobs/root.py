@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from mae_skill.errors import NotFoundError, StorageError, UsageError
+from mae_skill.errors import DataError, MaeError, NotFoundError, StorageError, UsageError
 
 from mae_sdk import files
 from mae_sdk.jobs import records
@@ -14,6 +14,7 @@ from mae_sdk.jobs.records import JobRecord
 from mae_sdk.storage import urls
 
 DEFAULT_ROOT = "mae-results"
+_MOST_BYTES = 1 << 30
 
 
 class Root:
@@ -48,6 +49,7 @@ class Root:
         # Its credentials are kept aside: the URL goes into records and is shown.
         text = urls.seal(text.rstrip("/")) if self.remote else str(urls.local_path(text).resolve())
         self.url = text
+        self._held: dict[str, bool] = {}
 
     def job_url(self, job_id: str) -> str:
         """Where a job's folder is, or will be."""
@@ -60,18 +62,45 @@ class Root:
         base = os.environ.get("MAE_SCRATCH") or files.cache_home() / "scratch"
         return Path(base).resolve() / hashlib.sha256(self.url.encode()).hexdigest()[:12] / job_id
 
+    def holds(self, job_id: str) -> bool:
+        """Whether the folder on this machine is the job's, and no copy that the job has left.
+
+        A job behind a URL that another machine has taken over leaves its scratch folder here. The
+        store is asked once.
+        """
+        is_here = os.path.lexists(self.work_dir(job_id) / records.RECORD_NAME)
+        if not self.remote or not is_here:
+            return is_here
+        if job_id not in self._held:
+            self._held[job_id] = self._is_ours(job_id)
+        return self._held[job_id]
+
+    def forget(self, job_id: str) -> None:
+        """Ask again whether the folder on this machine is the job's."""
+        self._held.pop(job_id, None)
+
+    def _is_ours(self, job_id: str) -> bool:
+        from mae_sdk.storage import transfer
+
+        try:
+            own = records.read_record(self.work_dir(job_id)).get("claim")
+            if own is None:  # of a trial, which goes where its study goes
+                return True
+            text = transfer.read_bytes(urls.join(self.job_url(job_id), records.RECORD_NAME))
+            there = records.parse_record(text.decode(errors="replace"), job_id, self.url)
+        except MaeError:  # not there yet, or the store does not answer: what is here counts
+            return True
+        return there.get("claim") in (None, own)
+
     def record(self, job_id: str) -> JobRecord:
         """The record of a job.
 
         Raises:
-            NotFoundError: there is no such job.
+            NotFoundError: there is no such job.  DataError: its record cannot be read.
         """
         check_id(job_id)
-        if not self.remote:
+        if not self.remote or self.holds(job_id):
             return records.read_record(self.work_dir(job_id))
-        scratch = self.work_dir(job_id)
-        if (scratch / records.RECORD_NAME).exists():
-            return records.read_record(scratch)
         text = self.read(job_id, records.RECORD_NAME).decode(errors="replace")
         return records.parse_record(text, job_id, urls.join(urls.redact(self.url), job_id))
 
@@ -82,11 +111,15 @@ class Root:
             NotFoundError: there is no such file.
         """
         local = self.work_dir(job_id) / relative
-        if not self.remote or local.exists():
+        if not self.remote or (local.exists() and self.holds(job_id)):
             try:
-                return local.read_bytes()
+                return files.read_small_bytes(local, _MOST_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 raise NotFoundError(f"job {job_id} has no {relative}", got=str(local)) from None
+            except OSError as error:
+                raise DataError(
+                    f"{relative} of job {job_id} cannot be read: {error.strerror}", got=str(local)
+                ) from error
         from mae_sdk.storage import transfer
 
         return transfer.read_bytes(urls.join(self.job_url(job_id), relative))
@@ -116,7 +149,7 @@ class Root:
         if not self.remote:
             try:
                 with os.scandir(self.url) as entries:
-                    return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+                    return [e.name for e in entries if not e.name.startswith(".") and _is_dir(e)]
             except FileNotFoundError:
                 return []
             except OSError as error:
@@ -136,7 +169,7 @@ class Root:
             NotFoundError: none. UsageError: more than one.
         """
         check_id(prefix)
-        if not self.remote and (Path(self.url) / prefix / records.RECORD_NAME).exists():
+        if not self.remote and os.path.lexists(Path(self.url) / prefix / records.RECORD_NAME):
             return prefix
         ids = self.ids()
         if prefix in ids:
@@ -160,6 +193,13 @@ class Root:
                 expected="one of " + ", ".join(sorted(found)[:8]),
             )
         return found[0]
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def check_id(job_id: str) -> None:

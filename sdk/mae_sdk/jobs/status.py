@@ -14,7 +14,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from mae_sdk.files import parse_json, read_small
 from mae_sdk.jobs.secrets import known, redact, redact_tree
+
+_MOST_BYTES = 1 << 30
 
 STARTED, RUNNING, SUCCESS, FAILURE, SKIPPED = "STARTED", "RUNNING", "SUCCESS", "FAILURE", "SKIPPED"
 
@@ -33,6 +36,15 @@ def finite(value: Any) -> Any:
         return finite(value.item())
     except (AttributeError, ValueError, RuntimeError, TypeError):
         return str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    try:
+        is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_real and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 class StatusWriter:
@@ -78,7 +90,7 @@ class StatusWriter:
         if "error" in fields:
             fields = {**fields, "error": redact_tree(fields["error"], known())}
         text = json.dumps({**line, **finite(fields)}, allow_nan=False) + "\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             if (
@@ -95,7 +107,7 @@ def parse_status(text: str) -> list[dict[str, Any]]:
     lines = []
     for raw in text.splitlines():
         try:
-            line = json.loads(raw)
+            line = parse_json(raw)
         except ValueError:
             continue
         if isinstance(line, dict):
@@ -104,10 +116,11 @@ def parse_status(text: str) -> list[dict[str, Any]]:
 
 
 def read_status(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a status file, oldest first, without torn ones; none of a missing file."""
+    """The lines of a status file, oldest first, without torn ones; none of a file that cannot be
+    read."""
     try:
-        return parse_status(Path(path).read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
+        return parse_status(read_small(Path(path), _MOST_BYTES))
+    except OSError:
         return []
 
 

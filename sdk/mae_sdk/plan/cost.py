@@ -18,12 +18,10 @@ import heapq
 import json
 import os
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from typing import Any
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, UsageError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.plan import Plan
@@ -244,13 +243,14 @@ def _ran_there(record: records.JobRecord, plan: Plan) -> bool:
 
 def _newest(root: str, action: str) -> list[Path]:
     """The folders of the jobs of an action that changed last."""
+    found: list[tuple[float, str]] = []
     try:
         with os.scandir(root) as entries:
-            found = [
-                (e.stat().st_mtime, e.path)
-                for e in entries
-                if e.name.startswith(f"{action}-") and "." not in e.name
-            ]
+            for entry in entries:
+                if entry.name.startswith(f"{action}-") and "." not in entry.name:
+                    # One that leads nowhere, or is another user's, hides no other.
+                    with contextlib.suppress(OSError):
+                        found.append((entry.stat().st_mtime, entry.path))
     except OSError:
         return []
     return [Path(path) for _, path in heapq.nlargest(_LOOK_BACK, found)]
@@ -285,32 +285,30 @@ def measure(
             hint="plan without --measure",
         )
 
-    folder = Path(tempfile.mkdtemp(prefix="mae-measure-"))
-    places = {
-        "{python}": sys.executable,
-        "{config_path}": str(folder / "spec.yaml"),
-        "{job_dir}": str(folder),
-    }
     environment = {
         **os.environ,
         **{name: str(value) for name, value in plan.request.env.items()},
         **plan.secrets,
     }
     try:
-        (folder / "spec.yaml").write_text(dump_yaml(plan.spec))
-        words = shlex.split(command)
-        for name, value in places.items():
-            words = [word.replace(name, value) for word in words]
-        environment = child_environment(environment, words)
-        with _threads_of_a_job(plan.launch, environment):
-            code = _run(words, folder, environment, timeout)
-        return _read(folder, code, timeout, environment)
+        with files.temporary_folder("mae-measure-") as folder:
+            places = {
+                "{python}": sys.executable,
+                "{config_path}": str(folder / "spec.yaml"),
+                "{job_dir}": str(folder),
+            }
+            (folder / "spec.yaml").write_text(dump_yaml(plan.spec))
+            words = shlex.split(command)
+            for name, value in places.items():
+                words = [word.replace(name, value) for word in words]
+            environment = child_environment(environment, words)
+            with _threads_of_a_job(plan.launch, environment):
+                code = _run(words, folder, environment, timeout)
+            return _read(folder, code, timeout, environment)
     except OSError as error:
         raise UsageError(
             f"the measurement could not be started: {error}", field="measure", got=command
         ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(

@@ -32,7 +32,7 @@ class Reservation:
     def __init__(self, devices: Sequence[object], count: int) -> None:
         self.devices = [str(device) for device in devices]
         self.count = min(count, len(self.devices))
-        self.held: dict[str, int] = {}
+        self.held: dict[str, files.Lock] = {}
 
     @property
     def folder(self) -> Path:
@@ -71,8 +71,8 @@ class Reservation:
 
     def release(self) -> None:
         """Give all of them back."""
-        for descriptor in self.held.values():
-            os.close(descriptor)
+        for held in self.held.values():
+            held.close()
         self.held.clear()
 
 
@@ -87,7 +87,7 @@ class CoreShare:
         self.processes = processes
         self.others = 0
         self.path = Path()
-        self._held: int | None = None
+        self._held: files.Lock | None = None
 
     @property
     def folder(self) -> Path:
@@ -106,8 +106,8 @@ class CoreShare:
 
             self.path = self.folder / str(os.getpid())
             self._held = files.lock(self.path, wait=False)
-            os.ftruncate(self._held, 0)
-            os.write(self._held, str(self.processes).encode())
+            os.ftruncate(self._held.descriptor, 0)
+            os.write(self._held.descriptor, str(self.processes).encode())
         return self
 
     def threads(self) -> int | None:
@@ -133,7 +133,7 @@ class CoreShare:
         """Count no longer."""
         if self._held is not None:
             self.path.unlink(missing_ok=True)
-            os.close(self._held)
+            self._held.close()
             self._held = None
 
 

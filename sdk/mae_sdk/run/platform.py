@@ -46,6 +46,7 @@ waits for `Job.resume`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -54,10 +55,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast
 
-from mae_skill.errors import DependencyError, UsageError
+from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
 
 from mae_sdk.jobs import records
+from mae_sdk.jobs.failure import category_of, failure
 from mae_sdk.jobs.records import Attempt, JobRecord, ProcessIdentity
+from mae_sdk.jobs.secrets import redact, redact_tree, secret_values
 
 GROUP = "mae_sdk.platforms"
 DEFAULT = "local"
@@ -192,7 +195,8 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
         Whether this call started it.
 
     Raises:
-        MaeError: the platform is not installed, or did not take the job.
+        MaeError: the platform is not installed, or did not take the job. The attempt is ERROR then,
+            with that reason.
     """
     with records.locked(job_dir):
         record = records.read_record(job_dir)
@@ -200,18 +204,43 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
         if attempt["state"] != records.PENDING:
             return False
 
-        place = platform_of(record)
-        if was_submitted(attempt):
-            (seen,) = place.state([(job_dir, record)])
-            if not records.is_terminal(seen.state):
-                return False
+        try:
+            place = platform_of(record)
+            if was_submitted(attempt):
+                (seen,) = place.state([(job_dir, record)])
+                if not records.is_terminal(seen.state):
+                    return False
 
-        names = record.get("env_names") or []
-        settings = {name: os.environ[name] for name in names if name in os.environ}
-        reference = place.submit(job_dir, record, {**settings, **(env or {})})
+            names = record.get("env_names") or []
+            settings = {name: os.environ[name] for name in names if name in os.environ}
+            reference = place.submit(job_dir, record, {**settings, **(env or {})})
+        except Exception as error:
+            _refused(job_dir, record, error)
+            if isinstance(error, OSError):
+                raise StorageError(
+                    f"the job could not be started: {error.strerror or error}",
+                    got=str(job_dir),
+                    retryable=False,
+                ) from error
+            raise
         attempt.update(cast(Attempt, reference))
         records.write_record(job_dir, record)
     return True
+
+
+def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:
+    """Write down why the pending attempt did not start, unless it may have been started before."""
+    if was_submitted(records.last_attempt(record)) and isinstance(error, StorageError):
+        return
+    secrets = secret_values(os.environ)
+    details = redact_tree(error.to_dict(), secrets) if isinstance(error, MaeError) else None
+    category = category_of(str((details or {}).get("code")))
+    message = f"platform {record.get('platform') or DEFAULT} did not take the job: {error}"
+    message = redact(message.partition("\n")[0], secrets)
+    problem = failure(category, message, error=details)
+    records.advance(record, records.ERROR, message, failure=problem)
+    with contextlib.suppress(StorageError):
+        records.write_record(job_dir, record)
 
 
 def was_submitted(attempt: Attempt) -> bool:

@@ -28,6 +28,8 @@ PREEMPTED_EXIT = 75
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 GRACE_SECONDS = 30.0
 _PEER_GRACE_SECONDS = 5.0
+_UNLOGGED = 16 << 10
+"""Characters of output that are kept while the log cannot be written."""
 
 _CLUSTER_NAMES = (
     "WORLD_SIZE",
@@ -66,11 +68,13 @@ class Outcome(NamedTuple):
         exit_code: of the rank that failed first (negative = killed by that signal); 75 = preempted.
         rank: the rank that failed first.
         stopped: whether the ranks were asked to stop.
+        unlogged: the end of their output that did not go into the log, since its disk was full.
     """
 
     exit_code: int
     rank: int | None = None
     stopped: bool = False
+    unlogged: str = ""
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster:
@@ -176,6 +180,7 @@ class _Log:
         self.prefix = world > 1
         self.rests: dict[int, bytes] = {}
         self.ranks: dict[int, int] = {}
+        self.unlogged = ""
 
     def add(self, descriptor: int, rank: int) -> None:
         os.set_blocking(descriptor, False)
@@ -205,7 +210,13 @@ class _Log:
         text = redact(block.decode(errors="replace"), self.secrets)
         if self.prefix:
             text = "".join(f"[rank {rank}] {line}" for line in text.splitlines(keepends=True))
-        self.stream.write(text.encode())
+        if not self.unlogged:
+            try:
+                self.stream.write(text.encode())
+                return
+            except OSError:  # a full disk must not end a run that may still save
+                pass
+        self.unlogged = (self.unlogged + text)[-_UNLOGGED:]
 
     def _close(self, descriptor: int) -> None:
         rest = self.rests.pop(descriptor)
@@ -323,7 +334,7 @@ def start_and_watch(
 
             if started:
                 started(group)
-            return _watch(
+            outcome = _watch(
                 ranks, group, cluster.node_rank * nproc, sink, wake, stop, grace, tick, tick_seconds
             )
         finally:
@@ -332,6 +343,7 @@ def start_and_watch(
                 process.wait()
             if sink:
                 sink.finish()
+    return outcome if sink is None else outcome._replace(unlogged=sink.unlogged)
 
 
 def _watch(

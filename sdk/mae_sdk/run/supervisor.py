@@ -21,12 +21,17 @@ already begun ends PREEMPTED, and the next one starts from the newest checkpoint
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.errors import MaeError, StorageError
+
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
 
 _MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
+_ROOM_SECONDS = 60.0
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
 
 
@@ -121,7 +127,16 @@ def _next_attempt(job_dir: Path) -> JobRecord:
             attempt["handle"] = before["handle"]
 
     record = records.update_record(job_dir, open_attempt)
-    prepare(job_dir)
+    try:
+        prepare(job_dir)
+    except MaeError as error:
+        problem = failure("data", error.message, error=error.to_dict())
+
+        def end(record: JobRecord) -> None:
+            records.advance(record, records.ERROR, problem["message"], failure=problem)
+
+        _write_down(job_dir, end)
+        raise SystemExit(5) from error
     return record
 
 
@@ -144,21 +159,25 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     secrets = secret_values(environment, record.get("env_names") or ())
     _mark(job_dir, number)
     log_start = _clear(job_dir, record["launch"])
-    records.beat(job_dir)
+    _beat(job_dir)
 
     outcome: Outcome | None = None
     problem: Failure | None = None
     sync = None
     with contextlib.ExitStack() as shared:
         try:
-            _share_machine(job_dir, record, environment, shared)
-            if (job_dir / records.CANCEL_NAME).exists():
+            # First: who waits for a device shows itself to other machines too.
+            sync = _start_sync(job_dir, record["launch"])
+            is_unwanted = _Unwanted(job_dir, sync)
+            _share_machine(job_dir, record, environment, shared, is_unwanted)
+            if is_unwanted():
                 outcome = Outcome(0, stopped=True)
             else:
-                sync = _start_sync(job_dir, record["launch"])
-                outcome = _run(job_dir, record["launch"], environment, secrets)
-        except OSError as error:
+                outcome = _run(job_dir, record["launch"], environment, secrets, is_unwanted)
+        except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
+            if _is_full(error):
+                category = "storage"
             problem = failure(category, f"the runner could not be started: {error}")
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
 
@@ -174,17 +193,67 @@ def _mark(job_dir: Path, number: int) -> None:
 
 def _clear(job_dir: Path, launch: Launch) -> int:
     """Remove what an earlier attempt has left; returns where in the log the new one begins."""
-    if launch.get("result"):
-        (job_dir / str(launch["result"])).unlink(missing_ok=True)
-    (job_dir / "error.json").unlink(missing_ok=True)
+    for name in (launch.get("result"), "error.json"):
+        if name:
+            with contextlib.suppress(OSError):
+                (job_dir / str(name)).unlink(missing_ok=True)
+    for folder in (job_dir, *(path for path in job_dir.iterdir() if path.is_dir())):
+        files.remove_leftovers(folder)
+    _keep_room(job_dir)
     try:
         return (job_dir / "log.txt").stat().st_size
     except OSError:
         return 0
 
 
+_ROOM_BYTES = 64 << 10
+
+
+def _keep_room(job_dir: Path) -> None:
+    """Take some room on the disk, to be given back when there is no other for the job's end."""
+    with contextlib.suppress(OSError):
+        (job_dir / records.ROOM_NAME).write_bytes(os.urandom(_ROOM_BYTES))
+
+
+def _give_room(job_dir: Path) -> None:
+    with contextlib.suppress(OSError):
+        (job_dir / records.ROOM_NAME).unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk without room is at the root of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _write_down(job_dir: Path, change: Callable[[JobRecord], object]) -> None:
+    """Change the record, though the disk is full: what was kept for this is given up, and if
+    others take it, room is waited for.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    deadline = time.monotonic() + _ROOM_SECONDS
+    while True:
+        try:
+            records.update_record(job_dir, change)
+            return
+        except StorageError as error:
+            if not _is_full(error) or time.monotonic() > deadline:
+                raise
+            _give_room(job_dir)
+            time.sleep(0.2)
+
+
 def _share_machine(
-    job_dir: Path, record: JobRecord, environment: dict[str, str], shared: contextlib.ExitStack
+    job_dir: Path,
+    record: JobRecord,
+    environment: dict[str, str],
+    shared: contextlib.ExitStack,
+    is_unwanted: Callable[[], bool],
 ) -> None:
     """Wait for the job's devices, or take its share of the cores; `shared` gives them back."""
     launch = record["launch"]
@@ -194,8 +263,7 @@ def _share_machine(
         count = int(launch.get("device_count") or len(launch["devices"]))
         devices = Reservation(launch["devices"], count)
         shared.callback(devices.release)
-        is_canceled = (job_dir / records.CANCEL_NAME).exists
-        granted = devices.wait(is_canceled, lambda: records.beat(job_dir))
+        granted = devices.wait(is_unwanted, lambda: _beat(job_dir))
         if granted is not None:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(granted)
     elif record.get("kind") != "automl":  # a controller computes nothing itself
@@ -213,7 +281,9 @@ def _share_cores(
 
     share = CoreShare(int(launch.get("processes") or 1))
     shared.callback(share.release)
-    with contextlib.suppress(OSError):  # no cache folder: the library's default number of threads
+    with contextlib.suppress(
+        OSError, StorageError
+    ):  # no cache folder: the library's default number of threads
         share.join()
         added = share.settings(environment, launch.get("threads"))
         environment.update(added)
@@ -234,11 +304,19 @@ def _start_sync(job_dir: Path, launch: Launch) -> FolderSync | None:
     return FolderSync(job_dir, launch["remote"])
 
 
-def _run(job_dir: Path, launch: Launch, environment: dict[str, str], secrets: list[str]) -> Outcome:
+def _run(
+    job_dir: Path,
+    launch: Launch,
+    environment: dict[str, str],
+    secrets: list[str],
+    is_unwanted: Callable[[], bool],
+) -> Outcome:
     """Run the ranks; the attempt is RUNNING from here."""
-    records.update_record(
+    _write_down(
         job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
     )
+    if not (job_dir / records.ROOM_NAME).exists():
+        _keep_room(job_dir)
     command = launch["command"]
     if environment.get(warm.SOCKET_VARIABLE):  # set by the platform that started us
         command = warm.client_command(command)
@@ -250,23 +328,41 @@ def _run(job_dir: Path, launch: Launch, environment: dict[str, str], secrets: li
         log=job_dir / "log.txt",
         secrets=secrets,
         grace=float(launch.get("grace_seconds") or 30.0),
-        tick=_Tick(job_dir),
+        tick=_Tick(job_dir, is_unwanted),
     )
 
 
-class _Tick:
-    """Called now and then while the ranks run: beats, and tells whether to cancel."""
+def _beat(job_dir: Path) -> None:
+    with contextlib.suppress(OSError):
+        records.beat(job_dir)
 
-    def __init__(self, job_dir: Path) -> None:
-        self.job_dir = job_dir
+
+class _Unwanted:
+    """Whether to stop: somebody asked for it, or the job is another machine's by now."""
+
+    def __init__(self, job_dir: Path, sync: FolderSync | None) -> None:
+        self.request, self.sync = job_dir / records.CANCEL_NAME, sync
+
+    def __call__(self) -> bool:
+        return self.request.exists() or _is_displaced(self.sync)
+
+
+def _is_displaced(sync: FolderSync | None) -> bool:
+    return sync is not None and sync.displaced.is_set()
+
+
+class _Tick:
+    """Called now and then while the ranks run: beats, and tells whether to stop."""
+
+    def __init__(self, job_dir: Path, is_unwanted: Callable[[], bool]) -> None:
+        self.job_dir, self.is_unwanted = job_dir, is_unwanted
         self.last_beat = time.monotonic()
 
     def __call__(self) -> bool:
         if time.monotonic() - self.last_beat > records.HEARTBEAT_SECONDS:
             self.last_beat = time.monotonic()
-            with contextlib.suppress(OSError):
-                records.beat(self.job_dir)
-        return (self.job_dir / records.CANCEL_NAME).exists()
+            _beat(self.job_dir)
+        return self.is_unwanted()
 
 
 def _finish(
@@ -280,7 +376,14 @@ def _finish(
 ) -> str:
     """Write the attempt's end into the record and finish the remote copy; returns the state."""
     cancel = job_dir / records.CANCEL_NAME
+    _give_room(job_dir)
+    if outcome is not None and outcome.unlogged:
+        with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
+            log.write(outcome.unlogged)
     state, reason, problem = _verdict(job_dir, record, outcome, problem, secrets, log_start)
+    if _is_displaced(sync):
+        state, reason = records.ERROR, "another machine has taken the job over"
+        problem = failure("lost_process", reason)
     fields: dict[str, Any] = {
         "exit_code": None if outcome is None else outcome.exit_code,
         "checkpoints": _checkpoint_mark(job_dir),
@@ -290,7 +393,8 @@ def _finish(
 
     if state in (records.CANCELED, records.ERROR) and record.get("kind") != "automl":
         kill_leftovers(job_dir)  # what left the process group
-    _close_status(job_dir, state, reason, problem)
+    with contextlib.suppress(OSError):
+        _close_status(job_dir, state, reason, problem)
 
     if sync is not None:
         try:
@@ -303,8 +407,9 @@ def _finish(
 
     if problem is not None:
         fields["failure"] = problem
-    cancel.unlink(missing_ok=True)
-    records.update_record(job_dir, lambda record: records.advance(record, state, reason, **fields))
+    with contextlib.suppress(OSError):
+        cancel.unlink(missing_ok=True)
+    _write_down(job_dir, lambda record: records.advance(record, state, reason, **fields))
     if sync is not None:
         with contextlib.suppress(Exception):
             sync.push_record()
