@@ -320,12 +320,12 @@ def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
     """
     if not urls.is_remote(ptm):
         path = urls.local_path(ptm).absolute()
-        if not path.is_file():
+        if not path.exists():
             raise NotFoundError(
                 "the pretrained model does not exist",
                 field="ptm",
                 got=ptm,
-                expected="a file, or a URL of one",
+                expected="a file, a folder that holds one, or a URL of a file",
             )
         return InferredField(name, function, str(path), "the pretrained weights that were named")
     from mae_sdk.storage import transfer

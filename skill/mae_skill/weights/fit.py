@@ -565,9 +565,10 @@ class _Fitter:
         faults = list(problems)
         if raw:
             faults.append(f"no place for {_brief(raw)} ({len(raw)} of its entries)")
-        if self.clashes:
+        if self.clashes:  # another patch explains another position table
+            first = next((text for text in self.clashes if text.startswith(_PATCHES)), None)
             more = len(self.clashes) - 1
-            faults.append(self.clashes[0] + (f", and {more} more" if more else ""))
+            faults.append((first or self.clashes[0]) + (f", and {more} more" if more else ""))
         if short:
             faults.append(f"without {_brief(short)} ({len(short)} entries)")
         got = guess or "an architecture that is not ours"
