@@ -39,7 +39,12 @@ def test_the_report_counts_what_is_there_and_names_what_is_broken(
     }
     assert report["channels"] == {"RGB": 8, "L": 1}
     assert report["formats"] == {"PNG": 7, "PPM": 1, "BMP": 1}
-    assert report["unreadable"] == {"count": 1, "files": [str(folder / "0" / "broken.jpg")]}
+    broken = str(folder / "0" / "broken.jpg")
+    assert report["unreadable"] == {
+        "count": 1,
+        "files": [broken],
+        "reasons": {broken: "cannot be read as an image: unknown format"},
+    }
     assert report["duplicates"]["groups"] == [
         [str(folder / "0" / "0000.png"), str(folder / "1" / "twin.png")]
     ]

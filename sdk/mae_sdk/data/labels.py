@@ -83,19 +83,14 @@ def class_labels(
 
     skip = len(wrapper_of(names, known or ()) if wrapper is None else wrapper)
     table: dict[str, int] = {name: i for i, name in enumerate(known or ())}
+    if known is not None and (strange := strange_folders(names, known, skip)):
+        raise unknown_classes(strange, len(table))
+
     found = np.full(len(names), -1, dtype=np.int64)
-    strange: dict[str, int] = {}
     for i, name in enumerate(names):
         head, slash, _ = name[skip:].partition("/")
-        if not slash:
-            continue
-        if known is not None and head not in table:
-            strange[head] = strange.get(head, 0) + 1
-            continue
-        found[i] = table.setdefault(head, len(table))
-
-    if strange:
-        raise unknown_classes(strange, len(table))
+        if slash:
+            found[i] = table.setdefault(head, len(table))
 
     if known is not None:
         return list(known), found
@@ -105,6 +100,21 @@ def class_labels(
         [*(place[name] for name in table), -1], dtype=np.int64
     )  # the last entry serves label -1
     return order, ranks[found]
+
+
+def strange_folders(names: Sequence[str], known: Iterable[str], skip: int) -> dict[str, int]:
+    """Class folders that are not among `known` → images in them.
+
+    Args:
+        skip: length of the wrapper of the names.
+    """
+    table = set(known)
+    strange: dict[str, int] = {}
+    for name in names:
+        head, slash, _ = name[skip:].partition("/")
+        if slash and head not in table:
+            strange[head] = strange.get(head, 0) + 1
+    return strange
 
 
 def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
