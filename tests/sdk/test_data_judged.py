@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
-from mae_skill.errors import DataError, SpecError
+from mae_skill.errors import DataError, MaeError, SpecError
 from PIL import Image
 
 from tests.support.images import make_tarball
+from tests.support.s3 import S3Server, environment
 
 RNG = np.random.default_rng(0)
 SMALL = {"arch": "vit_tiny_patch16", "image_size": 64, "batch_size": 2}
@@ -103,7 +104,7 @@ def test_validation_masks_are_judged_as_training_masks_are(tmp_path: Path) -> No
     train = masked(tmp_path / "train", [0, 1])
     with pytest.raises(DataError) as caught:
         plan(train, masked(tmp_path / "val", [0, 255]), **FROM_ZERO)
-    assert caught.value.field == "dataset.segmentation.val_mask_sources"
+    assert caught.value.field == "dataset.val_data_sources"
     more = masked(tmp_path / "more", [0, 1, 2])
     made = plan(train, more, **{**FROM_ZERO, "num_classes": 3})
     assert "classes that no training mask holds: 2" in warnings(made)
@@ -302,3 +303,45 @@ def test_links_are_named(tmp_path: Path) -> None:
     said = warnings(plan(tmp_path, **FINETUNE))
     assert "1 links that lead nowhere: a/gone.png" in said
     assert "1 images are files that the source holds under another name" in said
+
+
+# ------------------------------------------------------------------------------------------
+# behind a URL
+
+
+def test_a_plan_counts_and_judges_what_is_behind_a_url(tmp_path: Path) -> None:
+    train = classes(tmp_path / "train", "ants", "bees")
+    val = classes(tmp_path / "val", "ants", "wasps")
+    with S3Server(tmp_path / "s3") as server, environment(server.env):
+        bucket = server.bucket("b")
+        make_tarball(train, bucket / "data/train/images_train.tar.gz")
+        make_tarball(val, bucket / "data/val/images_val.tar.gz")
+        options: dict[str, Any] = {
+            "train_datasets": "s3://b/data/train",
+            "automl_policy": "off",
+            "spec_overrides": FINETUNE,
+        }
+        seen = Skill().plan("train", **options).sources["dataset.train_data_sources"]
+        assert seen["class_counts"] == {"ants": 3, "bees": 3}
+        with pytest.raises(DataError, match="wasps"):
+            Skill().plan("train", eval_dataset="s3://b/data/val", **options)
+        left = Skill().plan("train", count=False, eval_dataset="s3://b/data/val", **options)
+        assert left.sources["dataset.val_data_sources"]["counted"] is False
+        with pytest.raises(DataError, match="wasps"):
+            Skill().create_job(left)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_archive_of_another_split_is_named_with_the_one_looked_for(
+    remote: bool, tmp_path: Path
+) -> None:
+    with S3Server(tmp_path / "s3") as server, environment(server.env):
+        bucket = server.bucket("b")
+        make_tarball(classes(tmp_path / "d", "a", "b"), bucket / "data/images_val.tar.gz")
+        with pytest.raises(MaeError) as caught:
+            Skill().plan(
+                "inference",
+                inference_dataset="s3://b/data" if remote else str(bucket / "data"),
+                spec_overrides={"inference.checkpoint": "x.pth"},
+            )
+    assert "images_test.tar.gz" in str(caught.value) and "images_val.tar.gz" in str(caught.value)

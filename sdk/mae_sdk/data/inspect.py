@@ -6,18 +6,23 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import DataError
+from mae_skill.rules.base import Case, Facts
+from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
+from mae_sdk.data.labels import split_folders
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.survey import Findings, glance, spread, survey_masks
 
 LISTED = 50
+DEFAULT_LIMIT = 0.01
+"""Share of unusable files that training tolerates by default."""
 SHEET = (8, 6)
 TILE = 96
 
@@ -44,9 +49,9 @@ def inspect_source(
         height {min, median, max}, formats, channels, unreadable {count, files, reasons}, mean, std
         (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
         contact_sheet``. Every image is in ``formats`` and ``channels``, or unreadable.
-        ``left_out``: what else the source holds, by reason; ``missing_classes``: folders without
-        an image that is read; ``seen``: what a rule needs to judge the data; ``other_classes``: how
-        those of `other` differ. Lists of files are bounded to 50; the counts are not.
+        ``verdict {usable, problems, warnings}`` comes first; ``other_classes``: how those of
+        `other` differ; further keys: `facts_of`. Lists of files are bounded to 50; the counts are
+        not.
 
     Raises:
         DataError: the source is missing, empty or hostile.
@@ -84,7 +89,7 @@ def inspect_source(
 
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))
-    bad = found.bad[:LISTED]
+    bad, facts = found.bad[:LISTED], facts_of(source, found)
     report: dict[str, Any] = {
         "sources": source.uris,
         "digest": source.digest,
@@ -104,17 +109,82 @@ def inspect_source(
         "mean": [round(float(value), 4) for value in mean] if pixels else None,
         "std": [round(float(value), 4) for value in std] if pixels else None,
         "duplicates": _duplicates(source, hashes),
-        "left_out": left_out(source),
-        "missing_classes": source.missing_classes(),
-        "seen": found.to_dict(source.path, source.labels),
     }
+    report |= {name: fact for name, fact in facts.items() if name not in report}
+    judged = {TRAIN: facts}
     if other is not None:
         theirs = open_source(other, cache_dir)
         report["shared"] = _shared(source, hashes, theirs)
         report["other_classes"] = compare_classes(source.classes, theirs)
+        judged[VAL] = {
+            "images": len(theirs),
+            "read": 0,
+            "split_classes": split_folders(theirs.classes),
+            "against": report["other_classes"] if source.classes else None,
+            "shared": {**report["shared"], "compared": len(theirs)},
+        }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
-    return report
+    return {"verdict": judge(judged), **report}
+
+
+def judge(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether data can be trained on as they are, by the rules that hold for any training.
+
+    Args:
+        data: what was seen, by the dotted key of a source, as rules take it.
+
+    Returns:
+        ``{"usable", "problems", "warnings"}``, the latter two as sentences.
+    """
+    spec = {"train": {"stage": "finetune"}}
+    case = Case("train", spec, {}, Facts(data=data))
+    for rule in INSPECTED:
+        rule(case)
+    return {
+        "usable": not case.errors,
+        "problems": [
+            error.message.removeprefix(f"{TRAIN}: ") + (f"; {error.hint}" if error.hint else "")
+            for error in case.errors
+        ],
+        "warnings": [notice.message for notice in case.warnings],
+    }
+
+
+def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
+    """What rules and plans need to know of a source.
+
+    Returns:
+        JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
+        (of those read, unreadable), and, where there are any, ``unreadable, constant, deep``
+        (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
+        ``split_classes`` (classes named like parts of a data set), ``unreadable_classes`` (none of
+        whose images can be read), ``wrapper`` (of images in one folder).
+    """
+    classes = class_counts(source)
+    seen = pictures.to_dict(source.path, source.labels)
+    bad_of = seen.get("unreadable", {}).pop("by_label", {})
+    more = {
+        "left_out": left_out(source),
+        "missing_classes": source.missing_classes(),
+        "split_classes": split_folders(classes),
+        "unreadable_classes": [
+            name
+            for number, (name, count) in enumerate(classes.items())
+            if bad_of.get(number) == count
+        ],
+        "wrapper": "" if classes else source.wrapper,
+    }
+    return {
+        "images": len(source),
+        "classes": len(classes),
+        "class_counts": classes,
+        "unlabelled": int((source.labels < 0).sum()),
+        "digest": source.digest,
+        **seen,
+        "bad": len(pictures.bad),
+        **{name: fact for name, fact in more.items() if fact},
+    }
 
 
 def class_counts(source: Source) -> dict[str, int]:
@@ -242,9 +312,9 @@ def inspect_masks(
         images, masks, role: what `open_pairs` takes.
 
     Returns:
-        JSON types: ``digest, images, masks, values {value: {"pixels": share of all, "images":
-        count}}, without_mask, unreadable, other_size {count, files}``; lists of files are bounded
-        to 50, the counts are not.
+        JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
+        {"pixels": share of all, "images": count}}, without_mask, several_channels, unreadable,
+        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
 
     Raises:
         DataError: a source is missing, empty or hostile, or there are no masks at all.
@@ -257,7 +327,7 @@ def inspect_masks(
         return str(pairs.mask_path(place))
 
     total = sum(found.pixels.values())
-    return {
+    report: dict[str, Any] = {
         "digest": pairs.digest,
         "images": len(pairs),
         "masks": pairs.masked,
@@ -279,6 +349,40 @@ def inspect_masks(
         },
         "other_size": _named(found.other_size, mask),
     }
+    return {"verdict": judge_masks(report, len(found.unusable)), **report}
+
+
+def judge_masks(report: Mapping[str, Any], unusable: int) -> dict[str, Any]:
+    """Whether masks can be trained on as they are: ``{"usable", "problems", "warnings"}``.
+
+    Args:
+        unusable: masks that training cannot read, or of another size than their image.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    if bare := report["without_mask"]["count"]:
+        problems.append(f"{bare} of {report['images']} images have no mask")
+    if channels := report["several_channels"]["count"]:
+        modes = ", ".join(report["several_channels"]["channels"])
+        problems.append(
+            f"{channels} of {report['masks']} masks have several channels ({modes}), not one of "
+            "class numbers: map the colors to class numbers once"
+        )
+    elif unusable:
+        text = (
+            f"{unusable} of {report['masks']} masks are unreadable or not as large as their image"
+        )
+        above = unusable > DEFAULT_LIMIT * report["images"]
+        (problems if above else warnings).append(text)
+    values = list(report["values"])
+    if len(values) == 1:
+        problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
+    elif set(values) == {"0", "255"}:
+        warnings.append(
+            "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
+            "to 1"
+        )
+    return {"usable": not problems, "problems": problems, "warnings": warnings}
 
 
 def masked_pairs(

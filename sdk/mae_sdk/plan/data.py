@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -135,6 +136,10 @@ def _one(uri: str, path: Any, name: str) -> str:
             if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
                 return below
         if _holds_something(base) or is_archive(base):
+            inside = _entries(base)
+            archives = sorted(entry for entry in inside if urls.is_archive(entry))
+            if archives and len(archives) == len(inside):
+                raise _other_archives(where, base, tried[0], archives, str(path or "image"), name)
             return base
     except NotFoundError as error:
         raise as_data_error(error, where) from error
@@ -148,6 +153,28 @@ def _one(uri: str, path: Any, name: str) -> str:
         + urls.redact(base),
         hint="name the archive itself, or the folder with the images",
     )
+
+
+def find_source(uri: str, info: Mapping[str, Any]) -> str:
+    """A source as plans find it, whatever the action: the first of the bundle's paths that is a
+    file in the place, else the place.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    rows = (info.get("data_sources") or {}).values()
+    paths = {str(row["path"]): None for table in rows for row in table.values() if row.get("path")}
+    for path in paths if not urls.is_archive(uri) and uri.strip() else ():
+        with contextlib.suppress(MaeError):
+            if found := _file_below(uri, path):
+                return found
+    return _one(uri, next(iter(paths), None), "source")
+
+
+def _file_below(uri: str, path: str) -> str | None:
+    base = uri if urls.is_remote(uri) else str(urls.local_path(uri).absolute())
+    below = urls.join(base, path)
+    return below if _is_file(below) else None
 
 
 def _is_file(uri: str) -> bool:
@@ -172,6 +199,55 @@ def _holds_something(uri: str) -> bool:
             return any(not entry.name.startswith(".") for entry in entries)
     except OSError:
         return False
+
+
+def _other_archives(
+    where: str, base: str, tried: str, archives: Sequence[str], path: str, name: str
+) -> DataError:
+    """The error for a place that holds archives alone, none of them the one that is looked for."""
+    return DataError(
+        f"there is no {path} and no image here, but {', '.join(archives[:5])}",
+        field=name,
+        got=where,
+        expected=f"a file {urls.redact(tried)} or a folder that is not empty, {urls.redact(base)}",
+        hint=f"name the archive itself: {urls.redact(urls.join(base, archives[0]))}",
+    )
+
+
+def _entries(uri: str) -> list[str]:
+    """The names in a folder or prefix, folders with their ``/``; none where there is nothing or, as
+    on a web server, they cannot be had."""
+    if not urls.is_remote(uri):
+        try:
+            with os.scandir(uri) as entries:
+                return [
+                    entry.name + ("/" if entry.is_dir() else "")
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
+        except OSError:
+            return []
+    if urls.scheme(uri) in ("http", "https"):
+        return []
+    from mae_sdk.storage.retry import attempt
+
+    fs, inside = urls.filesystem(uri)
+
+    def request() -> list[dict[str, Any]]:
+        try:
+            return list(fs.ls(inside, detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    found = [
+        (item["name"].rstrip("/"), item.get("type") == "directory")
+        for item in attempt(request, uri, "list")
+    ]
+    return [
+        name.rpartition("/")[2] + "/" * is_folder
+        for name, is_folder in found
+        if name != inside.rstrip("/")
+    ]
 
 
 def _shown(source: Any) -> Any:
@@ -259,35 +335,11 @@ def _pairs_seen(pairs: Pairs, share: float) -> dict[str, Any]:
 
 
 def _images_seen(source: Source, share: float) -> dict[str, Any]:
-    from mae_sdk.data.labels import split_folders
     from mae_sdk.data.survey import survey_images
 
-    pictures, labels = survey_images(source), source.labels
-    classes = inspect.class_counts(source)
-    seen = pictures.to_dict(source.path, labels)
-    of_label = seen.get("unreadable", {}).pop("by_label", {})
-    facts = {
-        "left_out": inspect.left_out(source),
-        "missing_classes": source.missing_classes(),
-        "split_classes": split_folders(classes),
-        "unreadable_classes": [
-            name
-            for number, (name, count) in enumerate(classes.items())
-            if of_label.get(number) == count
-        ],
-        "wrapper": "" if classes else source.wrapper,
-    }
-    return {
-        "images": len(source),
-        "classes": len(classes),
-        "class_counts": classes,
-        "unlabelled": int((labels < 0).sum()),
-        **({"held_out": held_out(Counter(labels.tolist()).values(), share)} if share else {}),
-        "digest": source.digest,
-        **seen,
-        "bad": len(pictures.bad),
-        **{name: fact for name, fact in facts.items() if fact},
-    }
+    classes = Counter(source.labels.tolist()).values()
+    held = {"held_out": held_out(classes, share)} if share else {}
+    return {**inspect.facts_of(source, survey_images(source)), **held}
 
 
 MAX_CLASSES = 50

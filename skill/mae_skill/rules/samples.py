@@ -283,7 +283,8 @@ def validation_classes(case: Case) -> None:
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
-            f"{len(unknown)} of its classes are not among those that the model learns: {listed}",
+            f"{len(unknown)} classes of the validation images are not among those that the model "
+            f"learns: {listed}",
             "class folders named as those of the training data",
             kind=DataError,
         )
@@ -384,13 +385,13 @@ def _one_class(
     case: Case, key: str, values: Seen, there: set[int], classes: int, ignored: int, first: int
 ) -> None:
     held = ", ".join(values)
-    what = f"only class {there.pop()}" if there else "no class at all"
+    what = f"only class {there.pop()}" if there else "no class at all: no pixel has a label"
     text = f"the masks hold {what} (values {held}): a score over it means nothing" + _swallowed(
         values, ignored, first
     )
     if case.action == "train":
         case.error(
-            _masks_of(key),
+            key,
             text,
             f"masks with two classes or more: {_meaning(classes, ignored, first)}",
             "map the values of the masks to class numbers, or change "
