@@ -353,14 +353,21 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
         # of a fast one.
         (context.results_dir / "error.json").unlink(missing_ok=True)
 
+    from mae_runners.data.judged import judge
+
     context.status.started(f"{action} started")
+    judge(action, spec, context)
     result: dict[str, Any] = module.run(spec, context)
     if not context.is_main:
         return result
 
     if context.warnings:
         result["warnings"] = list(context.warnings)
-    context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
+    more = {}
+    if context.data:
+        result["data"] = context.data
+        more = {"data": {"warnings": context.data["warnings"]}}
+    context.status.success(f"{action} finished", kpi=result.get("kpis", {}), **more)
     write_json(context.action_dir / "result.json", result)
     if context.action_dir != context.results_dir / action:
         # The job folder's contract names this path.

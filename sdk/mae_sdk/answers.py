@@ -183,7 +183,14 @@ def logs(job_id: str, text: str, lines: int) -> Document:
 def metrics(job: Job) -> Document:
     """``id``, the newest value of every metric under ``metrics`` (of an AutoML job those of its
     best trial), and `Job.figures`: ``last``, ``best``, ``best_checkpoint``, ``study``."""
-    return {"id": job.id, "metrics": job.metrics(), **job.figures()}
+    document = {"id": job.id, "metrics": job.metrics(), **job.figures()}
+    return {**document, **_data(job)}
+
+
+def _data(job: Job) -> Document:
+    """What was said of a job's data: ``data_warnings``, where there is something."""
+    said = job.data_warnings()
+    return {"data_warnings": said} if said else {}
 
 
 def show(job: Job) -> Document:
@@ -192,6 +199,7 @@ def show(job: Job) -> Document:
         **job.record,
         "state": job.state,
         "figures": job.figures(),
+        **_data(job),
         "folder": str(job.folder),
         "files": [str(path) for path in job.files()],
     }

@@ -311,7 +311,7 @@ def shared(case: Case) -> None:
     found = case.facts.data.get(VAL) or {}
     twins = found.get("shared")
     if twins and twins["count"]:
-        pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:FEW])
+        pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
         case.warn(
             VAL,
             f"{twins['count']} of the {twins['compared']} images that were compared are training "
