@@ -223,7 +223,7 @@ class Job:
             expected=cause.get("expected"),
             hint=known.get("hint"),
         )
-        if known.get("category") == "data":
+        if cause.get("exit_code") == DataError.exit_code:
             failed.exit_code = DataError.exit_code
         return failed
 
@@ -240,13 +240,13 @@ class Job:
         }
 
     def data_warnings(self) -> list[str]:
-        """What was said of the data before and during the last run: what was left out, and what
-        makes its figures mean less."""
+        """What was said of the data by the last run, before that by its plan: what was left out,
+        and what makes its figures mean less."""
         for line in reversed(self._lines()):
             found = line.get("data")
             if isinstance(found, dict):
                 return [str(text) for text in found.get("warnings") or []]
-        return []
+        return list(self.record.get("data_warnings") or [])
 
     def logs(self) -> str:
         """What the runner has printed so far; before that, what the platform's engine has kept."""

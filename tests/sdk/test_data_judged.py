@@ -14,6 +14,7 @@ from mae_sdk import Plan, Skill
 from mae_skill.errors import DataError, MaeError, SpecError
 from PIL import Image
 
+from tests.support.folders import add_checkpoints, job_folder
 from tests.support.images import make_tarball
 from tests.support.s3 import S3Server, environment
 
@@ -201,6 +202,24 @@ def test_classes_of_validation_are_compared_with_those_of_training(tmp_path: Pat
     assert "no image of 1 of 3 classes: owls" in warnings(made)
     with pytest.raises(DataError, match="one class alone"):
         plan(train, classes(tmp_path / "c", "ants"), **settings)
+
+
+def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path) -> None:
+    root = tmp_path / "jobs"
+    stored = {"train": {"stage": "finetune"}, "model": {"arch": SMALL["arch"], "num_classes": 2}}
+    folder = job_folder(root, "t1", "train", spec=stored)
+    names = ["ants", "bees"]
+    add_checkpoints(folder, [0.5], arch=SMALL["arch"], num_classes=2, classes=names)
+
+    def evaluate(val: Path) -> Plan:
+        return Skill().plan(
+            "evaluate", parent_job_id="t1", eval_dataset=str(val), results_root=str(root)
+        )
+
+    with pytest.raises(DataError, match="wasps"):
+        evaluate(classes(tmp_path / "a", "ants", "wasps"))
+    assert "one class alone" in warnings(evaluate(classes(tmp_path / "b", "ants")))
+    assert warnings(evaluate(classes(tmp_path / "c", *names))) == ""
 
 
 # ------------------------------------------------------------------------------------------

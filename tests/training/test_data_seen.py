@@ -126,7 +126,8 @@ def ended(root: Path, category: str, **error: Any) -> Job:
 
 
 def test_a_failure_of_the_data_has_their_exit_code_and_no_resume(tmp_path: Path) -> None:
-    job = ended(tmp_path, "data", got=0.2, field="dataset.max_corrupt_fraction")
+    field = "dataset.max_corrupt_fraction"
+    job = ended(tmp_path, "data", got=0.2, field=field, exit_code=3)
     with pytest.raises(JobFailedError) as caught:
         job.wait()
     assert (caught.value.exit_code, caught.value.got) == (3, 0.2)
@@ -142,4 +143,5 @@ def test_a_failure_of_the_data_has_their_exit_code_and_no_resume(tmp_path: Path)
         other.wait()
     assert (caught.value.exit_code, caught.value.got) == (5, "job-runner")
     assert next_for(other, "ERROR", None)[-1] == "mae jobs resume job-runner"
-    assert "resume" not in " ".join(next_for(ended(tmp_path, "spec"), "ERROR", None))
+    spec_failure = ended(tmp_path, "spec", exit_code=2)
+    assert "resume" not in " ".join(next_for(spec_failure, "ERROR", None))

@@ -24,6 +24,9 @@ from mae_runners.training.position import Position, point_latest
 
 PREFIX = "model."
 
+MAX_NAMES = 1000
+"""Class names that the index of checkpoints repeats, for plans; each checkpoint holds them all."""
+
 
 @dataclass
 class CheckpointWriter:
@@ -101,6 +104,7 @@ class CheckpointWriter:
             input_size=list(task.model.input_size),
             task=meta.task,
             num_classes=meta.num_classes if finetunes else None,
+            classes=meta.classes if len(meta.classes or ()) <= MAX_NAMES else None,
             mean=meta.mean,
             std=meta.std,
             center_crop=meta.center_crop,

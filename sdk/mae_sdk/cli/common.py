@@ -314,7 +314,10 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
 def _look_again(job: Job) -> list[str] | None:
     """Where to look after a failure that resuming cannot mend; None where it can."""
     record = job.record
-    category = record["error"]["category"] if record["error"] else None
+    failure = record["error"]
+    if failure is None or not failure["error"]:  # guessed from the log
+        return None
+    category = failure["category"]
     if category == "spec":
         return []
     if category != "data":

@@ -125,7 +125,12 @@ def inspect_source(
         }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
-    return {"verdict": judge(judged), **report}
+    verdict = judge(judged)
+    if torn := _under_two_classes(source, hashes):
+        verdict["warnings"].append(
+            f"{torn['count']} images lie in several classes at once: {torn['pair']}"
+        )
+    return {"verdict": verdict, **report}
 
 
 def judge(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -274,6 +279,15 @@ def _spread(values: Iterable[int]) -> dict[str, int] | None:
     if not ordered:
         return None
     return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}
+
+
+def _under_two_classes(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:
+    """Equal images that have different labels: how many, and the first pair; empty without any."""
+    labels = source.labels
+    torn = [group for group in hashes.values() if len({int(labels[i]) for i in group}) > 1]
+    if not torn:
+        return {}
+    return {"count": len(torn), "pair": " = ".join(source.path(i) for i in torn[0][:2])}
 
 
 def _duplicates(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def labels_to_compare(case: Case) -> None:
     stage = "train.stage"
     known = case.given(stage) or case.origin(stage) is OriginKind.PARENT
     classifies = case(stage) == "finetune" and case("model.task") != SEGMENTATION
-    if known and classifies and case.facts.classes == 0:
+    compared = (case.facts.data.get("dataset.val_data_sources") or {}).get("against")
+    if known and classifies and case.facts.classes == 0 and not compared:
         unlabeled(
             case,
             "dataset.val_data_sources",
