@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mae_runners.data.decode import decode
 from mae_sdk.data.pictures import bits, open_picture, read_rgb
+from mae_sdk.data.survey import glance
 from mae_skill.errors import DataError
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -132,3 +133,29 @@ def test_the_depth_of_a_file_is_known() -> None:
 def test_an_unreadable_picture_has_a_reason(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         decode(data, "set/a.png")
+
+
+def test_a_fine_pattern_and_a_tiny_picture_are_not_of_one_color() -> None:
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    tiny = np.array([[0, 255], [255, 0]])
+    for pixels in (checks, tiny):
+        out = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(out, "JPEG", quality=95)
+        assert not glance(out.getvalue(), "a").is_constant
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(out, "JPEG")
+    assert glance(out.getvalue(), "a").is_constant
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_glance_sees_the_largest_value_of_either_byte_order(order: str) -> None:
+    values = np.array([[0, 4095], [7, 9]], np.uint16)
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    tags = [(256, 2), (257, 2), (258, 16), (259, 1), (262, 1), (273, 8), (278, 2), (279, 8)]
+    body = struct.pack(f"{order}H", len(tags))
+    for tag, value in tags:
+        body += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    pixels = values.astype(f"{order}u2").tobytes()
+    data = head + struct.pack(f"{order}I", 16) + pixels + body + b"\0\0\0\0"
+    seen = glance(data, "a")
+    assert (seen.bits, seen.largest, seen.brightest) == (16, 4095, 16)

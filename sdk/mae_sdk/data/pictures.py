@@ -67,7 +67,9 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
     """
     if width * height > max_pixels:
         raise DataError(
-            f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed", got=name
+            f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed",
+            got=name,
+            hint="cut it into tiles, or save it smaller: training reads it at the input's size",
         )
     if not width or not height:
         raise DataError(f"{name} has no pixels", got=name)

@@ -25,6 +25,7 @@ from mae_sdk.data.progress import told
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image as Picture
 
     from mae_sdk.data.pairs import Pairs
     from mae_sdk.data.source import Source
@@ -36,6 +37,8 @@ FORMAT = 1
 """Of what is kept; a change of what a survey finds changes it."""
 
 _LOCKED = "cannot be read: "
+"""How the reason of a file begins that may not be read."""
+
 _Item = TypeVar("_Item")
 
 
@@ -83,12 +86,11 @@ def glance(data: bytes, name: str, *, pixels: bool = False) -> Glance:
 
     with open_picture(data, name) as picture:
         width, height, depth = picture.width, picture.height, bits(picture, data)
-        if not pixels and picture.format == "JPEG":
+        shrinks = not pixels and picture.format == "JPEG"
+        if shrinks:
             picture.draft(None, (max(1, width // 8), max(1, height // 8)))
         picture.load()
-        extrema: Any = picture.getextrema()
-        bands: list[Any] = list(extrema) if isinstance(extrema[0], tuple) else [extrema]
-        bands = bands[:-1] if picture.mode in ("RGBA", "LA", "PA") else bands
+        bands = _extrema(picture)
         single = all(low == high for low, high in bands)
         largest, levels, brightest = None, 0, 255
         rgb = None
@@ -96,6 +98,8 @@ def glance(data: bytes, name: str, *, pixels: bool = False) -> Glance:
             rgb = to_rgb(picture)
             brightest, levels = int(rgb.max()), len(np.unique(rgb))
             largest = int(bands[0][1]) if picture.mode.startswith("I") else None
+        if single and shrinks:  # a fine pattern is one color at an eighth of its size
+            single = all(low == high for low, high in _extrema(_whole(data)))
         return Glance(
             format=picture.format or "unknown",
             mode=picture.mode,
@@ -108,6 +112,25 @@ def glance(data: bytes, name: str, *, pixels: bool = False) -> Glance:
             is_constant=single and width * height > 1,
             pixels=read_rgb(picture) if pixels else None,
         )
+
+
+def _extrema(picture: Picture) -> list[tuple[float, float]]:
+    """The smallest and the largest value of each band, alpha apart."""
+    import numpy as np
+
+    if picture.mode.startswith("I"):  # Pillow tells them of one byte order alone
+        values = np.asarray(picture)
+        return [(int(values.min()), int(values.max()))]
+    found: Any = picture.getextrema()
+    bands = list(found) if isinstance(found[0], tuple) else [found]
+    return bands[:-1] if picture.mode in ("RGBA", "LA", "PA") else bands
+
+
+def _whole(data: bytes) -> Picture:
+    """The picture at its own size."""
+    with open_picture(data, "") as picture:
+        picture.load()
+        return picture
 
 
 @dataclass
@@ -145,12 +168,12 @@ class Findings:
             return
         if seen.is_constant:
             self.constant.append(place)
-        if seen.is_deep:
+        elif seen.is_deep:
             self.deep += 1
             self.brightest = max(self.brightest, seen.brightest)
             self.largest = max(self.largest, seen.largest or 0)
             self.levels = max(self.levels, seen.levels)
-            if seen.brightest <= self.DARK and not seen.is_constant:
+            if seen.brightest <= self.DARK:
                 self.dark.append(place)
 
     def to_dict(
@@ -218,8 +241,7 @@ def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findin
             found.add(place, seen)
         return asdict(found)
 
-    locked = lambda kept: any(_LOCKED in reason for _, reason in kept["bad"])  # noqa: E731
-    return Findings(**_kept("images", source.digest, sample, find, locked))
+    return Findings(**_kept("images", source.digest, sample, find))
 
 
 def _glance_at(source: Source | Pairs, place: int) -> Glance | DataError:
@@ -302,8 +324,7 @@ def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
             _add_mask(found, place, seen)
         return asdict(found)
 
-    locked = lambda kept: any(_LOCKED in reason for _, reason in kept["bad"])  # noqa: E731
-    return MaskFindings(**_kept("masks", pairs.digest, sample, find, locked))
+    return MaskFindings(**_kept("masks", pairs.digest, sample, find))
 
 
 _Counted = tuple[dict[int, int], bool] | DataError | None
@@ -413,12 +434,10 @@ def _kept(
     digest: str,
     sample: int | None,
     find: Callable[[], dict[str, Any]],
-    passing: Callable[[dict[str, Any]], bool],
 ) -> dict[str, Any]:
     """What was found before in the same data, else what `find` finds now.
 
-    Args:
-        passing: whether a finding may pass without a change of the data (permissions do).
+    Files that may not be read are looked at again: permissions change without the data.
     """
     key = hashlib.sha256(f"{FORMAT} {kind} {digest} {sample}".encode()).hexdigest()[:32]
     path = files.cache_home() / "surveys" / f"{key}.json"
@@ -426,7 +445,7 @@ def _kept(
         return files.read_json(path)
 
     found = find()
-    if not passing(found):
+    if not any(_LOCKED in reason for _, reason in found["bad"]):
         with contextlib.suppress(OSError):  # a cache that cannot be written serves as well
             files.write_json(path, found)
     return found
