@@ -140,6 +140,14 @@ def test_split_folders_are_no_classes(tmp_path: Path) -> None:
     assert made.sources["dataset.train_data_sources"]["class_counts"] == {"ants": 3, "bees": 3}
 
 
+def test_the_same_folders_in_every_class_are_pointed_out(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        classes(tmp_path / site, "ants", "bees")
+    assert "holds the same folders (ants, bees)" in warnings(plan(tmp_path, **FINETUNE))
+    picture(tmp_path / "north" / "loose.png")
+    assert "same folders" not in warnings(plan(tmp_path, **FINETUNE))
+
+
 @pytest.mark.parametrize("number", [1, 2, 1000])
 def test_one_class_alone_is_an_error_whatever_the_spec_says(number: int, tmp_path: Path) -> None:
     classes(tmp_path, "cat")

@@ -163,7 +163,8 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
         (of those read, unreadable), and, where there are any, ``unreadable, constant, deep``
         (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
-        ``split_classes`` (classes named like parts of a data set), ``unreadable_classes`` (none of
+        ``split_classes`` (classes named like parts of a data set), ``same_folders`` (that every
+        class holds), ``unreadable_classes`` (none of
         whose images can be read), ``wrapper`` (of images in one folder).
     """
     classes = class_counts(source)
@@ -173,6 +174,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
         "split_classes": split_folders(classes),
+        "same_folders": source.same_folders(),
         "unreadable_classes": [
             name
             for number, (name, count) in enumerate(classes.items())

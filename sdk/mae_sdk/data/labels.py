@@ -146,6 +146,26 @@ def split_folders(classes: Iterable[str]) -> list[str]:
     return sorted(kinds) if kinds and (everything or several) else []
 
 
+MAX_LOOKED = 20_000
+"""Names of a source in which folders below the classes are looked for."""
+
+
+def same_folders(names: Sequence[str], wrapper: str) -> list[str]:
+    """The folders that every class holds, where these are all that it holds and two or more: they
+    may be the classes, and the folders above them something else."""
+    below: dict[str, set[str]] = {}
+    step = max(1, len(names) // MAX_LOOKED)
+    for number in range(0, len(names), step):
+        head, _, rest = names[number][len(wrapper) :].partition("/")
+        folder, slash, _ = rest.partition("/")
+        if not slash:
+            return []
+        below.setdefault(head, set()).add(folder)
+    first = next(iter(below.values()), set())
+    same = len(below) > 1 and len(first) > 1 and all(found == first for found in below.values())
+    return sorted(first) if same else []
+
+
 def missing_folders(
     folders: Mapping[str, int], wrapper: str, classes: Iterable[str]
 ) -> dict[str, int]:

@@ -21,6 +21,7 @@ from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.labels import (
     class_labels,
     missing_folders,
+    same_folders,
     strange_folders,
     wrapper_of,
     wrappers_of,
@@ -158,6 +159,10 @@ class Source:
     def wrapper(self) -> str:
         """The folders around every image, where there is one source."""
         return wrapper_of(self._parts[0].names) if len(self._parts) == 1 else ""
+
+    def same_folders(self) -> list[str]:
+        """The folders that every class holds; see `mae_sdk.data.labels.same_folders`."""
+        return same_folders(self._parts[0].names, self.wrapper) if len(self._parts) == 1 else []
 
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Class folders that are not among `known` → images in them."""

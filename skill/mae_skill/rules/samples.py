@@ -187,6 +187,22 @@ def split_classes(case: Case) -> None:
             case.warn(key, f"the parts {listed} of the data set are all trained on")
 
 
+def odd_classes(case: Case) -> None:
+    """Signs that the folders of another level are the classes."""
+    found = case.facts.data.get(TRAIN) or {}
+    if case("train.stage") != "finetune" or _segments(case) or found.get("split_classes"):
+        return
+    same = found.get("same_folders") or []
+    if same:
+        case.warn(
+            TRAIN,
+            f"every class folder holds the same folders ({_listed(same)}): if these are the "
+            "classes, the source is one level too high",
+        )
+    if 1 < found.get("classes", 0) == found.get("images"):
+        case.warn(TRAIN, "every class has one image alone: are the folders classes?")
+
+
 def lost_classes(case: Case) -> None:
     """A class that vanishes because none of its files can be read."""
     found = case.facts.data.get(TRAIN) or {}
@@ -455,6 +471,7 @@ INSPECTED = [
     constant,
     left_out,
     split_classes,
+    odd_classes,
     lost_classes,
     validation_classes,
     shared,
@@ -467,6 +484,7 @@ RULES = [
     Rule(constant),
     Rule(left_out),
     Rule(split_classes, ("train",)),
+    Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     Rule(labels, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
