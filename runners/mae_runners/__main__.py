@@ -232,13 +232,15 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     A job, and a rank of a run, are handed a spec whose data, files and devices were looked at
     before.
     """
+    from mae_sdk.data.progress import heard
     from mae_sdk.plan.layers import resolve_spec
     from mae_skill.bundle import Bundle
     from mae_skill.reader import parse_override
 
     looked_at = bool({"RANK", "MAE_JOB_DIR"} & os.environ.keys())
     asked = dict(parse_override(text) for text in overrides)
-    found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
+    with heard(lambda line: print(line, file=sys.stderr, flush=True)):
+        found, secrets = resolve_spec(Bundle.load(), action, source, asked, looks=not looked_at)
     # Nothing that a run writes holds a secret of its spec; its ranks inherit them.
     os.environ.update(secrets)
     if not found.errors and own_rank() == 0:
@@ -369,14 +371,21 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
         # of a fast one.
         (context.results_dir / "error.json").unlink(missing_ok=True)
 
+    from mae_runners.data.judged import judge
+
     context.status.started(f"{action} started")
+    judge(action, spec, context)
     result: dict[str, Any] = module.run(spec, context)
     if not context.is_main:
         return result
 
     if context.warnings:
         result["warnings"] = list(context.warnings)
-    context.status.success(f"{action} finished", kpi=result.get("kpis", {}))
+    more = {}
+    if context.data:
+        result["data"] = context.data
+        more = {"data": {"warnings": context.data["warnings"]}}
+    context.status.success(f"{action} finished", kpi=result.get("kpis", {}), **more)
     write_json(context.action_dir / "result.json", result)
     if context.action_dir != context.results_dir / action:
         # The job folder's contract names this path.

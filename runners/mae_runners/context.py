@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_sdk.jobs.status import StatusWriter
 from mae_skill.errors import DependencyError, StorageError, UsageError
@@ -104,6 +104,7 @@ class RunContext:
         status: the writer of `status.json`; does nothing on ranks above 0.
         encryption_key: the key for checkpoints at rest, already resolved; None = not encrypted.
         provenance: dotted spec key → where its value came from.
+        data: what was seen in the data (`mae_runners.data.judged`): ``sources, warnings``.
         preemption: training's handler of SIGTERM and SIGUSR1, installed before anything else; None
             in other actions.
         warnings: what was warned of so far, on rank 0, for ``result.json``.
@@ -119,6 +120,7 @@ class RunContext:
     status: StatusWriter
     encryption_key: str | None = field(default=None, repr=False)
     provenance: Mapping[str, Origin] = field(default_factory=dict, repr=False)
+    data: dict[str, Any] = field(default_factory=dict, repr=False)
     preemption: StopSignal | None = field(default=None, repr=False)
     warnings: list[str] = field(default_factory=list, repr=False)
 

@@ -134,7 +134,8 @@ def first_training(inspected: Mapping[str, Any]) -> Step:
         step = fine_tuning(None)
         segments = (("model.task", "segmentation"),)
         return replace(step, sources=("train_datasets",), overrides=(*step.overrides, *segments))
-    if classes := inspected.get("classes"):
+    classes = inspected.get("classes") or ()
+    if len(classes) > 1 and not inspected.get("unlabelled"):
         return replace(fine_tuning(len(classes)), sources=("train_datasets",))
     return Step("train", None, ("train_datasets",), (("train.stage", "pretrain"),))
 
@@ -182,7 +183,14 @@ def logs(job_id: str, text: str, lines: int) -> Document:
 def metrics(job: Job) -> Document:
     """``id``, the newest value of every metric under ``metrics`` (of an AutoML job those of its
     best trial), and `Job.figures`: ``last``, ``best``, ``best_checkpoint``, ``study``."""
-    return {"id": job.id, "metrics": job.metrics(), **job.figures()}
+    document = {"id": job.id, "metrics": job.metrics(), **job.figures()}
+    return {**document, **_data(job)}
+
+
+def _data(job: Job) -> Document:
+    """What was said of a job's data: ``data_warnings``, where there is something."""
+    said = job.data_warnings()
+    return {"data_warnings": said} if said else {}
 
 
 def show(job: Job) -> Document:
@@ -191,6 +199,7 @@ def show(job: Job) -> Document:
         **job.record,
         "state": job.state,
         "figures": job.figures(),
+        **_data(job),
         "folder": str(job.folder),
         "files": [str(path) for path in job.files()],
     }
@@ -279,12 +288,28 @@ def inspect(
     contact_sheet: str | None = None,
     masks: str | None = None,
 ) -> Document:
-    """What a data source holds; with ``masks="beside"`` those of ``annotations/`` too."""
-    from mae_sdk.data import inspect_masks, inspect_source
+    """What a data source holds, and whether it can be trained on; with ``masks="beside"`` those of
+    ``annotations/`` too. A folder is looked for as a plan looks for it.
+    """
+    from mae_skill.bundle import Bundle
 
-    document: Document = inspect_source(source, other=other, contact_sheet=contact_sheet)
+    from mae_sdk.data import inspect_masks, inspect_source
+    from mae_sdk.plan.data import find_source
+
+    info = Bundle.load().info
+    place = find_source(source, info)
+    beside = None if other is None else find_source(other, info)
+    document: Document = inspect_source(place, other=beside, contact_sheet=contact_sheet)
     if masks:
-        document["masks"] = inspect_masks(source, None if masks == "beside" else masks)
+        found = inspect_masks(place, None if masks == "beside" else masks)
+        of_masks = found.pop("verdict")
+        verdict = document["verdict"]
+        document["verdict"] = {
+            "usable": verdict["usable"] and of_masks["usable"],
+            "problems": [*verdict["problems"], *of_masks["problems"]],
+            "warnings": [*verdict["warnings"], *of_masks["warnings"]],
+        }
+        document["masks"] = found
     return document
 
 

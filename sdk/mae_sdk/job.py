@@ -248,12 +248,7 @@ class Job:
                     "the job was canceled", got=self.id, hint=f"mae jobs resume {self.id}"
                 )
             if state == records.ERROR:
-                problem = attempt["failure"]
-                raise JobFailedError(
-                    (problem and problem["message"]) or "the job ended in ERROR",
-                    got=self.id,
-                    hint=problem and problem["hint"],
-                )
+                raise self._failed(attempt["failure"])
             if state != records.UNKNOWN:
                 unseen = None
             elif unseen is None:
@@ -274,6 +269,21 @@ class Job:
             time.sleep(pause)
             pause = min(self._longest_pause, pause * 1.3)
 
+    def _failed(self, problem: Mapping[str, Any] | None) -> JobFailedError:
+        """The error for a job that ended in ERROR; one of its data has their exit code."""
+        known = problem or {}
+        cause = known.get("error") or {}
+        failed = JobFailedError(
+            known.get("message") or "the job ended in ERROR",
+            field=cause.get("field"),
+            got=self.id if cause.get("got") is None else cause["got"],
+            expected=cause.get("expected"),
+            hint=known.get("hint"),
+        )
+        if cause.get("exit_code") == DataError.exit_code:
+            failed.exit_code = DataError.exit_code
+        return failed
+
     def status(self) -> dict[str, Any]:
         """``state, attempt, progress`` (the newest status line) and ``error``."""
         record, state = self.observe()
@@ -285,6 +295,15 @@ class Job:
             "progress": lines[-1] if lines else {},
             "error": attempt["failure"],
         }
+
+    def data_warnings(self) -> list[str]:
+        """What was said of the data by the last run, before that by its plan: what was left out,
+        and what makes its figures mean less."""
+        for line in reversed(self._lines()):
+            found = line.get("data")
+            if isinstance(found, dict):
+                return [str(text) for text in found.get("warnings") or []]
+        return list(self.record.get("data_warnings") or [])
 
     def logs(self) -> str:
         """What the runner has printed so far; before that, what the platform's engine has kept."""

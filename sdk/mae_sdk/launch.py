@@ -173,6 +173,9 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "spec_digest": _digest(dump_yaml(plan.spec)),
         "data": redact_tree(plan.sources, known()),
         "data_digest": _digest(json.dumps(digests)),
+        "data_warnings": [
+            str(item) for item in plan.warnings if getattr(item, "field", None) in plan.sources
+        ],
         "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),

@@ -285,7 +285,9 @@ def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
 
 
 def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
-    document = answers.inspect(arguments["source"])
+    document = answers.inspect(**arguments)
+    if not document["verdict"]["usable"]:
+        return document
     step = answers.first_training(document)
     return {
         **document,
@@ -316,6 +318,11 @@ def tools(skill: Skill) -> list[ToolSpec]:
                     "type": "boolean",
                     "default": False,
                     "description": "Also the origin of every value left as it was.",
+                },
+                "count": {
+                    "type": "boolean",
+                    "default": True,
+                    "description": "Fetch data behind a URL, to count and judge them.",
                 },
             },
             ("action",),
@@ -374,8 +381,21 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec(
             "inspect",
-            "A data source: counts, classes, sizes, unreadable files by name.",
-            {"source": _TEXT},
+            "A data source, and whether it can be trained on: counts, classes, sizes, unreadable "
+            "files with their reasons.",
+            {
+                "source": _TEXT,
+                "other": {
+                    "type": "string",
+                    "description": "A second source, e.g. validation: its classes are compared, "
+                    "and images that are in both are named.",
+                },
+                "masks": {
+                    "type": "string",
+                    "description": "Masks of the images; 'beside' takes annotations/ beside "
+                    "images/.",
+                },
+            },
             ("source",),
             _inspect,
         ),

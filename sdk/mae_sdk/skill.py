@@ -38,13 +38,17 @@ class Skill:
             self._bundle = Bundle.load(self.path)
         return self._bundle
 
-    def plan(self, action: str, *, measure: bool = False, **options: Any) -> Plan:
+    def plan(
+        self, action: str, *, measure: bool = False, count: bool = True, **options: Any
+    ) -> Plan:
         """What a job would do.
 
-        Nothing starts and nothing is written, except that a local archive is indexed in the cache.
+        Nothing starts and nothing is written, except in the cache: archives are indexed there, and
+        what is behind a URL is fetched into it.
 
         Args:
             action: one of the bundle's actions.
+            count: fetch, count and judge data behind a URL; else that is left to the launch.
             measure: time some real steps of the run (``measure_command`` of the bundle); data
                 behind a URL is fetched for that.
             options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets,
@@ -63,7 +67,7 @@ class Skill:
         note_call(options)
         with clean_errors():
             request = Request.of(action, options, skill_dir=self.path)
-            plan = make.make_plan(self.bundle, request, remote=measure)
+            plan = make.make_plan(self.bundle, request, remote=count or measure)
             if measure:
                 make.measure(self.bundle, plan)
         return plan

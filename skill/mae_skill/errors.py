@@ -58,7 +58,7 @@ class MaeError(Exception):
     """
 
     code: ClassVar[str] = "error"
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
     default_retryable: ClassVar[bool] = False
 
     def __init__(

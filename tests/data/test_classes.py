@@ -118,7 +118,7 @@ def test_folders_of_systems_are_no_classes(folder: str, tmp_path: Path) -> None:
         ("0", None),
         ("images", None),
         ("data", None),
-        ("part", None),
+        ("part_1", None),
     ],
 )
 def test_names_of_splits_are_known(name: str, kind: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,12 @@ def test_the_report_counts_what_is_there_and_names_what_is_broken(
     }
     assert report["channels"] == {"RGB": 8, "L": 1}
     assert report["formats"] == {"PNG": 7, "PPM": 1, "BMP": 1}
-    assert report["unreadable"] == {"count": 1, "files": [str(folder / "0" / "broken.jpg")]}
+    broken = str(folder / "0" / "broken.jpg")
+    assert report["unreadable"] == {
+        "count": 1,
+        "files": [broken],
+        "reasons": {broken: "cannot be read as an image: unknown format"},
+    }
     assert report["duplicates"]["groups"] == [
         [str(folder / "0" / "0000.png"), str(folder / "1" / "twin.png")]
     ]
@@ -94,7 +100,7 @@ def test_the_command_compares_two_sources_and_draws_the_sheet(
     def run(*words: str) -> str:
         with pytest.raises(SystemExit) as ended:
             main(["inspect", *words])
-        assert ended.value.code in (0, None)
+        assert ended.value.code == 3  # one of ten images is broken
         return capsys.readouterr().out
 
     val = write_imagefolder(tmp_path / "val", 1, 2, size=40, start=10)
@@ -115,3 +121,85 @@ def test_the_command_compares_two_sources_and_draws_the_sheet(
         f"    {folder / '1' / '0001.png'} = {val / '0' / 'leak.png'}\n" in text and "mean" in text
     )
     assert "shared" not in run(str(folder))
+
+
+def inspected(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, document and stderr of ``mae inspect … --json``."""
+    from mae_sdk.cli.main import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", *words, "--json"])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), json.loads(said.out or "{}"), said.err
+
+
+def test_the_verdict_comes_first_and_every_image_is_in_one_bin(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = folder / "0" / "0001.png"
+    picture.write_bytes(picture.read_bytes()[:-30])  # readable header, truncated pixels
+    code, report, _ = inspected(str(folder), capsys=capsys)
+    assert code == 3 and next(iter(report)) == "verdict" and "next" not in report
+    assert "2 of 10 images cannot be read" in report["verdict"]["problems"][0]
+    assert sum(report["formats"].values()) + report["unreadable"]["count"] == report["images"]
+    assert set(report["unreadable"]["reasons"]) == set(report["unreadable"]["files"])
+
+    sound = write_imagefolder(tmp_path / "sound", 2, 3)
+    code, report, _ = inspected(str(sound), capsys=capsys)
+    assert code == 0 and report["verdict"] == {"usable": True, "problems": [], "warnings": []}
+    assert "stage=finetune model.num_classes=2" in report["next"][0]
+
+
+def test_inspect_judges_the_classes_of_two_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write_imagefolder(tmp_path / "train", 2, 3)
+    val = write_imagefolder(tmp_path / "val", 3, 2, start=10)
+    code, report, _ = inspected(str(train), "--other", str(val), capsys=capsys)
+    assert code == 3 and report["other_classes"]["unknown"] == {"2": 2}
+    code, report, _ = inspected(str(val), "--other", str(train), capsys=capsys)
+    assert code == 0 and "no image of 1 of 3 classes: 2" in report["verdict"]["warnings"]
+    code, report, _ = inspected(str(tmp_path), capsys=capsys)
+    assert code == 3 and "train, val are named like parts" in report["verdict"]["problems"][0]
+
+
+def test_a_folder_is_found_as_a_plan_finds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_imagefolder(tmp_path / "pictures", 2, 3)
+    made = make_tarball(data, tmp_path / "data" / "images_train.tar.gz")
+    code, report, _ = inspected(str(tmp_path / "data"), capsys=capsys)
+    assert (code, report["sources"]) == (0, [str(made)])
+    made.rename(made.with_name("images_val.tar.gz"))
+    code, report, _ = inspected(str(tmp_path / "data"), capsys=capsys)
+    assert (code, report["sources"]) == (0, [str(made.with_name("images_val.tar.gz"))])
+    made.with_name("images_val.tar.gz").rename(made.with_name("photos.tar.gz"))
+    code, _, err = inspected(str(tmp_path / "data"), capsys=capsys)
+    assert code == 3 and "images_train.tar.gz" in err and "photos.tar.gz" in err
+
+
+def test_a_set_of_masks_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    values = {"a": [0, 255], "b": [0, 1], "c": [3, 3]}
+    for name, pair in values.items():
+        where = root / name
+        for folder in ("images", "annotations"):
+            (where / folder).mkdir(parents=True)
+        write_imagefolder(tmp_path / "p", 1, 1)
+        shutil.copy(tmp_path / "p/0/0000.png", where / "images" / "x.png")
+        mask = np.resize(np.array(pair, np.uint8), (32, 32))
+        Image.fromarray(mask).save(where / "annotations" / "x.png")
+
+    def verdict(name: str) -> tuple[int, dict[str, Any]]:
+        code, report, _ = inspected(str(root / name / "images"), "--masks", "beside", capsys=capsys)
+        return code, report["verdict"]
+
+    code, found = verdict("a")
+    assert code == 0 and "255 is ignore_index by default" in found["warnings"][0]
+    assert verdict("b") == (0, {"usable": True, "problems": [], "warnings": []})
+    code, found = verdict("c")
+    assert code == 3 and "the one value 3" in found["problems"][0]
+    mask = root / "b" / "annotations" / "x.png"
+    Image.open(mask).convert("RGB").save(mask)
+    code, found = verdict("b")
+    assert code == 3 and "several channels (RGB)" in found["problems"][0]

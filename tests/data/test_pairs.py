@@ -212,8 +212,10 @@ def test_inspect_tells_values_and_everything_that_does_not_fit(
     Image.fromarray(stored[0][:-1]).save(folder / "00002.png")
     with pytest.raises(SystemExit) as ended:
         main(["inspect", str(copy / "images" / "training"), "--masks", "beside", "--json"])
-    assert ended.value.code in (0, None)
-    report = json.loads(capsys.readouterr().out)["masks"]
+    assert ended.value.code == 3
+    document = json.loads(capsys.readouterr().out)
+    assert "1 of 3 images have no mask" in document["verdict"]["problems"]
+    report = document["masks"]
     assert [report[key]["count"] for key in ("without_mask", "unreadable", "other_size")] == [
         1,
         1,

@@ -12,6 +12,7 @@ PUBLIC = {
     "Job": {
         "best_checkpoint",
         "cancel",
+        "data_warnings",
         "files",
         "figures",
         "frame",

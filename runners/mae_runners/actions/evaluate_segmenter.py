@@ -16,7 +16,13 @@ from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import Ranks
 from mae_runners.metrics import colours
 from mae_runners.metrics.confusion import write_confusion
-from mae_runners.metrics.iou import SegmentationMetrics, by_class, write_table
+from mae_runners.metrics.iou import (
+    SegmentationMetrics,
+    by_class,
+    judged_classes,
+    without_vacuous,
+    write_table,
+)
 from mae_runners.metrics.windows import default_stride
 
 EXAMPLES = 8
@@ -53,7 +59,13 @@ def evaluate_segmenter(
     unreadable = sorted({path for part in ranks.gather(pairs.dataset.corrupt) for path in part})
     if not context.is_main:
         return {}, []
-    metrics = by_class(found := sums.summary(source), classes)
+    found = without_vacuous(sums.summary(source))
+    metrics = by_class(found, classes)
+    metrics["classes_in_masks"] = judged_classes(found)
+    if found["mIoU"] is None:
+        context.warn(
+            "the masks hold one class alone: no mIoU and no mAcc, which would mean nothing"
+        )
     metrics |= {"window": settings.window, "unreadable": unreadable}
     if settings.window == "slide":
         metrics["stride"] = list(default_stride(pairs.window, settings.stride))

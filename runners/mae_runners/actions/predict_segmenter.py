@@ -20,7 +20,7 @@ from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import connected
 from mae_runners.metrics import colours
-from mae_runners.metrics.iou import SegmentationMetrics, write_table
+from mae_runners.metrics.iou import SegmentationMetrics, without_vacuous, write_table
 from mae_runners.metrics.windows import classify_pixels
 
 KINDS = ("labels", "masks", "overlays")
@@ -116,8 +116,9 @@ def predict_segmenter(
 
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
     if sums is not None and sums.labelled_pixels:
-        metrics = sums.summary(source)
-        kpis |= {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
+        metrics = without_vacuous(sums.summary(source))
+        scores = {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
+        kpis |= {name: score for name, score in scores.items() if score is not None}
         files.append(write_table(metrics, classes, folder / "per_class_iou.csv"))
     elif sums is not None:
         context.warn("the test masks label no pixel, so there are no metrics")

@@ -97,6 +97,19 @@ def iou_metrics(confusion: np.ndarray | Tensor) -> dict[str, Any]:
     }
 
 
+def judged_classes(metrics: dict[str, Any]) -> int:
+    """How many classes the masks hold that a score was taken over."""
+    return sum(count > 0 for count in metrics["pixels"])
+
+
+def without_vacuous(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics; ``mIoU`` and ``mAcc`` are None where the masks hold one class alone, since a
+    model that answers nothing else would have 1."""
+    if judged_classes(metrics) > 1 or len(metrics["pixels"]) < 2:
+        return metrics
+    return {**metrics, "mIoU": None, "mAcc": None}
+
+
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else 0.0

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_skill.errors import DataError
 from torch import Tensor, nn
 
 from mae_runners.data import SegmentationDataset, build_segmentation_dataset, to_input
 from mae_runners.distributed import Ranks
 from mae_runners.metrics import colours
-from mae_runners.metrics.iou import SegmentationMetrics, write_table
+from mae_runners.metrics.iou import SegmentationMetrics, judged_classes, write_table
 from mae_runners.metrics.windows import whole
 from mae_runners.models import build_segmenter
 from mae_runners.models.heads import Segmenter
@@ -92,6 +93,14 @@ class SegmentationTask(Task):
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         """``val_loss, mIoU, mAcc, aAcc``; ``per_class_iou.csv`` goes to the action's folder."""
         found = metrics.summary(self.spec.dataset.val_data_sources)
+        if judged_classes(found) < 2 <= metrics.num_classes:
+            raise DataError(
+                "the validation masks hold one class alone: a score over it means nothing",
+                field="dataset.val_data_sources",
+                got=self.spec.dataset.val_data_sources,
+                expected="masks with two classes or more",
+                hint="name dataset.val_data_sources, or hold out more (dataset.val_fraction)",
+            )
         if self.context.is_main:
             path = self.context.action_dir / "per_class_iou.csv"
             write_table(found, self.train.classes, path)

@@ -25,6 +25,9 @@ from mae_runners.training.position import Position, newest_first, point_latest
 
 PREFIX = "model."
 
+MAX_NAMES = 1000
+"""Class names that the index of checkpoints repeats, for plans; each checkpoint holds them all."""
+
 
 @dataclass
 class CheckpointWriter:
@@ -108,6 +111,7 @@ class CheckpointWriter:
             input_size=meta["input_size"],
             task=meta["task"],
             num_classes=meta["num_classes"] if meta["stage"] == "finetune" else None,
+            classes=meta["classes"] if len(meta["classes"] or ()) <= MAX_NAMES else None,
             mean=meta["mean"],
             std=meta["std"],
             center_crop=meta["center_crop"],

@@ -293,11 +293,11 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
             f"mae jobs logs {job.id} -f{root}",
         ]
     if state == "ERROR":
-        problem = job.record.get("error")
+        again = _look_again(job)
+        if again is None:
+            return [f"mae jobs logs {job.id}{root}", f"mae jobs resume {job.id}{root}"]
         # Another attempt meets the same data and the same spec.
-        in_vain = problem is not None and problem["category"] in ("data", "spec")
-        again = f"mae jobs show {job.id}{root}" if in_vain else f"mae jobs resume {job.id}{root}"
-        return [f"mae jobs logs {job.id}{root}", again]
+        return [f"mae jobs logs {job.id}{root}", f"mae jobs show {job.id}{root}", *again]
     if state == "CANCELED":
         return [f"mae jobs resume {job.id}{root}"]
     if state == "UNKNOWN":
@@ -309,6 +309,22 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
     if record.get("kind") == "automl":
         reading.append(f"mae jobs list --all{root}")
     return [*reading, *(step_command(step, root) for step in answers.after(job))]
+
+
+def _look_again(job: Job) -> list[str] | None:
+    """Where to look after a failure that resuming cannot mend; None where it can."""
+    record = job.record
+    failure = record["error"]
+    if failure is None or not failure["error"]:  # guessed from the log
+        return None
+    category = failure["category"]
+    if category == "spec":
+        return []
+    if category != "data":
+        return None
+    sources = [seen["uri"] for seen in (record.get("data") or {}).values() if seen.get("uri")]
+    named = [one for uri in sources for one in (uri if isinstance(uri, list) else [uri])]
+    return [f"mae inspect {shlex.quote(uri)}" for uri in dict.fromkeys(named[:2])]
 
 
 def step_command(step: answers.Step, root: str = "", *, verb: str = "run") -> str:
@@ -386,7 +402,8 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
 
 
 def leave_as(job: Job) -> None:
-    """End with the exit code of a job that has ended: 0, 5 failed, 6 canceled, 75 preempted."""
+    """End with the exit code of a job that has ended: 0, 5 failed, 3 for its data, 6 canceled, 75
+    preempted."""
     job.wait(timeout=0)
 
 

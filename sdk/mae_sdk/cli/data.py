@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, json_option, pairs, show, size, step_command
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size, step_command
 from mae_sdk.storage import urls
 
 
@@ -29,24 +29,54 @@ from mae_sdk.storage import urls
 @json_option
 def inspect(
     source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool
-) -> None:
-    """What a folder or archive holds, local or s3://.
+) -> int:
+    """What a folder or archive holds, local or s3://, and whether it can be trained on.
 
-    Counts, sizes, channels, classes, unreadable files by name, mean and std.
+    Counts, sizes, channels, classes, unreadable files with their reasons, mean and std. Exit 3 when
+    the data cannot be trained on as they are.
     """
-    document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
-    command = step_command(answers.first_training(document), verb="plan")
+    from mae_skill.errors import DataError
+
+    from mae_sdk.data.progress import heard
+
+    with heard(say):
+        document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
+    usable = document["verdict"]["usable"]
     emit(
         document,
         as_json=as_json,
         text=bounded(_lines(document), more="--json"),
-        next_commands=[command.replace(" URI", f" {shlex.quote(urls.seal(source))}", 1)],
+        next_commands=[_next(document, source)] if usable else [],
     )
+    return 0 if usable else DataError.exit_code
+
+
+def _next(document: dict[str, Any], source: str) -> str:
+    """The plan that fits the data."""
+    command = step_command(answers.first_training(document), verb="plan")
+    return command.replace(" URI", f" {shlex.quote(urls.seal(source))}", 1)
+
+
+def _verdict(verdict: dict[str, Any]) -> list[str]:
+    lines = [
+        "verdict  these data can be trained on"
+        if verdict["usable"]
+        else "verdict  these data cannot be trained on as they are"
+    ]
+    for kind in ("problems", "warnings"):
+        lines += [f"  {kind.removesuffix('s')}: {text}" for text in verdict[kind]]
+    return lines
+
+
+_FACTS = frozenset(["class_counts", "read", "bad"])
+"""What others of the document say too."""
 
 
 def _lines(document: dict[str, Any]) -> list[str]:
-    lines: list[str] = []
+    lines = _verdict(document["verdict"])
     for key, value in document.items():
+        if key == "verdict" or key in _FACTS:
+            continue
         if isinstance(value, dict) and value:
             lines.append(f"{key}:")
             for name, item in value.items():

@@ -148,7 +148,7 @@ def logs(job_id: str, following: bool, lines: int, results_root: str | None, as_
 @results_root_option
 @json_option
 def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: bool) -> None:
-    """Stay until a job ends. Exit 0 complete, 5 failed, 6 canceled."""
+    """Stay until a job ends. Exit 0 complete, 5 failed (3: for its data), 6 canceled."""
     job = _job(job_id, results_root)
     follow(job, as_json=as_json, timeout=timeout)
     _print_status(job, results_root, as_json)
@@ -234,7 +234,8 @@ def _figures(document: answers.Document) -> list[str]:
 
     by_epoch = {*document.get("last", {})}
     rest = {name: value for name, value in document["metrics"].items() if name not in by_epoch}
-    return [*lines(document), *flat_lines(rest)]
+    warned = [f"data: {text}" for text in document.get("data_warnings", [])]
+    return [*lines(document), *flat_lines(rest), *warned]
 
 
 @jobs.command("show")

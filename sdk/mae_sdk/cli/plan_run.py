@@ -37,6 +37,9 @@ MAX_FILES = 20
 MAX_FIELDS = 40
 """Fields of the spec that a plan shows unless ``--full``."""
 
+MAX_CLASSES = 12
+"""Classes of a source that a plan's page lists."""
+
 _Command = TypeVar("_Command", bound=Any)
 
 
@@ -168,6 +171,11 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     help="Time some real steps of the run (a minute or so) for the estimate of time.",
 )
 @click.option(
+    "--no-count",
+    is_flag=True,
+    help="Do not fetch data behind a URL to count and judge them; the launch does it then.",
+)
+@click.option(
     "--full",
     is_flag=True,
     help="Every field of the spec with its origin, not only those that differ from the default.",
@@ -177,14 +185,18 @@ def plan(
     as_json: bool,
     as_python: bool,
     measure: bool,
+    no_count: bool,
     full: bool,
     skill_dir: str | None,
     **options: Any,
 ) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
     from mae_sdk import Skill
+    from mae_sdk.data.progress import heard
 
-    made = Skill(skill_dir).plan(**arguments(action, options), measure=measure)
+    with heard(say):
+        asked = arguments(action, options)
+        made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
     if as_python:
         click.echo(made.to_python())
         return
@@ -260,8 +272,11 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
     estimates = dict(document["estimates"])
     brief["time"] = _time(estimates.pop("time", {}))
     brief["estimates"] = flatten(estimates)
-    brief["sources"] = {key: _source(seen) for key, seen in document["sources"].items()}
+    brief["sources"] = {}
     for key, seen in document["sources"].items():
+        brief["sources"][key] = _source(seen)
+        if seen.get("class_counts"):
+            brief["sources"][f"{key} classes"] = _classes(seen)
         if left := _left_out(seen):
             brief["sources"][f"{key} left out"] = left
     brief["mappings"] = {
@@ -299,8 +314,17 @@ def _source(seen: dict[str, Any]) -> str:
     else:
         labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
     held_out = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
+    looked = f"; {seen['read']} looked at" if 0 < seen.get("read", 0) < seen["images"] else ""
     use = f"; for {seen['use']}" if seen.get("use") else ""
-    return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out}{use})"
+    return f"{seen['uri']}   ({seen['images']} images, {labels}{held_out}{looked}{use})"
+
+
+def _classes(seen: dict[str, Any]) -> str:
+    """Class names with their numbers of images, the first few."""
+    table = seen["class_counts"]
+    listed = ", ".join(f"{name} {count}" for name, count in list(table.items())[:MAX_CLASSES])
+    more = seen["classes"] - min(len(table), MAX_CLASSES)
+    return listed + (f" and {more} more" if more else "")
 
 
 def _left_out(seen: dict[str, Any]) -> str:
@@ -354,9 +378,11 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     What runs is what `mae plan` shows with the same options.
     """
     from mae_sdk import Skill
+    from mae_sdk.data.progress import heard
 
     skill = Skill(skill_dir)
-    made = skill.plan(**arguments(action, options))
+    with heard(say):
+        made = skill.plan(**arguments(action, options))
     for warning in answers.plan(made)["warnings"]:
         say(f"warning: {sentence(warning)}")
 

@@ -103,10 +103,18 @@ def _print_recipes(as_json: bool) -> None:
     required=True,
     help="The spec, YAML or JSON; - is stdin.",
 )
+@click.option(
+    "--no-count", is_flag=True, help="Do not fetch data behind a URL to count and judge them."
+)
 @skill_dir_option
 @json_option
 def validate(
-    action: str, overrides: tuple[str, ...], spec: str, skill_dir: str | None, as_json: bool
+    action: str,
+    overrides: tuple[str, ...],
+    spec: str,
+    no_count: bool,
+    skill_dir: str | None,
+    as_json: bool,
 ) -> None:
     """Every error of a spec at once, as `mae plan` would find them.
 
@@ -117,10 +125,13 @@ def validate(
     from mae_skill.reader import parse_override
     from mae_skill.resolve import raise_all
 
+    from mae_sdk.data.progress import heard
     from mae_sdk.plan.layers import resolve_spec
 
     given = in_order(parse_override(item) for item in overrides)
-    resolution, _ = resolve_spec(Bundle.load(skill_dir), action, spec, given)
+    with heard(say):
+        bundle = Bundle.load(skill_dir)
+        resolution, _ = resolve_spec(bundle, action, spec, given, count=not no_count)
     raise_all(resolution.errors, action)
 
     document = answers.valid(resolution.warnings)

@@ -1,7 +1,6 @@
 """Data sources: folders, archives and object-store prefixes, read by index from a local cache."""
 
-from mae_sdk.data.inspect import inspect_source
-from mae_sdk.data.masks import inspect_masks
+from mae_sdk.data.inspect import inspect_masks, inspect_source
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.source import Source, open_source
 

@@ -21,11 +21,12 @@ from typing import Any
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk import files
-from mae_sdk.data.archive import Limits
+from mae_sdk.data.archive import Limits, Member
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.fetch import is_archive, reading
 from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
+from mae_sdk.data.progress import told
 from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error, changed
 
@@ -253,13 +254,25 @@ def _build(
 
             limits = replace(limits, max_bytes=shutil.disk_usage(root).free)
         with reading(uri, identity, details, limits, root) as found:
-            write_pack(temporary, found, urls.redact(uri), meta, in_place)
+            write_pack(temporary, _told(found, uri), urls.redact(uri), meta, in_place)
         if details is None:
             transfer.check_unchanged(uri, identity)
         elif _identify(uri, images_only)[0] != identity:
             raise changed(uri)
 
     make_room(root, 0, keep=key)
+
+
+def _told(found: Iterator[Member], uri: str) -> Iterator[Member]:
+    """The members, with a line about how far the fetch is every few seconds."""
+    where, done = urls.redact(uri), 0
+
+    def line(member: Member) -> str:
+        nonlocal done
+        done += member.size
+        return f"reading {where}: {done / 2**20:,.0f} MiB so far"
+
+    return told(found, line)
 
 
 def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None) -> Path:

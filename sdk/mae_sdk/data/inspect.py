@@ -1,23 +1,28 @@
 """What a data source holds: counts, sizes, channels, classes, unreadable files, mean and std,
-duplicates, a contact sheet."""
+duplicates, a contact sheet; and what its masks hold."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mae_skill.errors import DataError
+from mae_skill.rules.base import Case, Facts
+from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
+
+from mae_sdk.data.labels import split_folders
+from mae_sdk.data.left_out import FEW
+from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.source import Source, open_source
+from mae_sdk.data.survey import Findings, glance, spread, survey_masks
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-MAX_PIXELS = 178_956_970
 LISTED = 50
+DEFAULT_LIMIT = 0.01
+"""Share of unusable files that training tolerates by default."""
 SHEET = (8, 6)
 TILE = 96
 
@@ -35,15 +40,18 @@ def inspect_source(
     Args:
         uri: what `open_source` takes.
         other: a second source (validation against training): images with the same bytes in both are
-            reported as leaks.
+            reported as leaks, and the class lists are compared.
         contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
-        height {min, median, max}, formats, channels, unreadable {count, files}, mean, std (of RGB
-        in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs}, contact_sheet``.
-        Lists of files are bounded to 50; the counts are not.
+        height {min, median, max}, formats, channels, unreadable {count, files, reasons}, mean, std
+        (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
+        contact_sheet``. Every image is in ``formats`` and ``channels``, or unreadable.
+        ``verdict {usable, problems, warnings}`` comes first; ``other_classes``: how those of
+        `other` differ; further keys: `facts_of`. Lists of files are bounded to 50; the counts are
+        not.
 
     Raises:
         DataError: the source is missing, empty or hostile.
@@ -52,66 +60,188 @@ def inspect_source(
     import numpy as np
 
     source = open_source(uri, cache_dir)
-    chosen = set(
-        np.unique(
-            np.linspace(0, len(source) - 1, min(len(source), statistics_from)).astype(int)
-        ).tolist()
-    )
+    chosen = set(spread(len(source), statistics_from))
     widths, heights = [], []
     formats: Counter[str] = Counter()
     channels: Counter[str] = Counter()
-    unreadable: list[str] = []
+    found = Findings()
     hashes: dict[bytes, list[int]] = {}
-    bytes_total, pixels = 0, 0
+    pixels = 0
     total, squares = np.zeros(3), np.zeros(3)
     for i in range(len(source)):
-        data = source.read(i)
-        bytes_total += len(data)
-        hashes.setdefault(_hash(data), []).append(i)
         try:
-            with _open(data) as picture:
-                formats[picture.format or "unknown"] += 1
-                channels[picture.mode] += 1
-                picture.load()
-                widths.append(picture.width)
-                heights.append(picture.height)
-                if i in chosen:
-                    values = _rgb(picture).reshape(-1, 3).astype(np.float64) / 255
-                    total += values.sum(0)
-                    squares += np.square(values).sum(0)
-                    pixels += len(values)
-        except MemoryError:
-            raise
-        except (
-            Exception
-        ):  # Pillow raises many kinds for damaged files; here they all mean: unreadable
-            unreadable.append(source.path(i))
+            data = source.read(i)
+            hashes.setdefault(_hash(data), []).append(i)
+            seen = glance(data, source.members[i], pixels=i in chosen)
+        except DataError as error:
+            found.add(i, error)
+            continue
+        found.add(i, seen)
+        formats[seen.format] += 1
+        channels[seen.mode] += 1
+        widths.append(seen.width)
+        heights.append(seen.height)
+        if seen.pixels is not None:
+            values = seen.pixels.reshape(-1, 3).astype(np.float64) / 255
+            total += values.sum(0)
+            squares += np.square(values).sum(0)
+            pixels += len(values)
 
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))
-    classes = source.classes
-    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(classes))
+    bad, facts = found.bad[:LISTED], facts_of(source, found)
     report: dict[str, Any] = {
         "sources": source.uris,
         "digest": source.digest,
         "images": len(source),
-        "bytes": bytes_total,
-        "classes": {name: int(count) for name, count in zip(classes, counts, strict=True)},
+        "bytes": int(source.sizes.sum()),
+        "classes": class_counts(source),
         "unlabelled": int((source.labels < 0).sum()),
         "width": _spread(widths),
         "height": _spread(heights),
         "formats": dict(formats.most_common()),
         "channels": dict(channels.most_common()),
-        "unreadable": {"count": len(unreadable), "files": unreadable[:LISTED]},
+        "unreadable": {
+            "count": len(found.bad),
+            "files": [source.path(place) for place, _ in bad],
+            "reasons": {source.path(place): reason for place, reason in bad},
+        },
         "mean": [round(float(value), 4) for value in mean] if pixels else None,
         "std": [round(float(value), 4) for value in std] if pixels else None,
         "duplicates": _duplicates(source, hashes),
     }
+    report |= {name: fact for name, fact in facts.items() if name not in report}
+    judged = {TRAIN: facts}
     if other is not None:
-        report["shared"] = _shared(source, hashes, open_source(other, cache_dir))
+        theirs = open_source(other, cache_dir)
+        report["shared"] = _shared(source, hashes, theirs)
+        report["other_classes"] = compare_classes(source.classes, theirs)
+        judged[VAL] = {
+            "images": len(theirs),
+            "read": 0,
+            "split_classes": split_folders(theirs.classes),
+            "against": report["other_classes"] if source.classes else None,
+            "shared": {**report["shared"], "compared": len(theirs)},
+        }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
-    return report
+    verdict = judge(judged)
+    if torn := _under_two_classes(source, hashes):
+        verdict["warnings"].append(
+            f"{torn['count']} images lie in several classes at once: {torn['pair']}"
+        )
+    return {"verdict": verdict, **report}
+
+
+def judge(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether data can be trained on as they are, by the rules that hold for any training.
+
+    Args:
+        data: what was seen, by the dotted key of a source, as rules take it.
+
+    Returns:
+        ``{"usable", "problems", "warnings"}``, the latter two as sentences.
+    """
+    spec = {"train": {"stage": "finetune"}}
+    case = Case("train", spec, {}, Facts(data=data))
+    for rule in INSPECTED:
+        rule(case)
+    return {
+        "usable": not case.errors,
+        "problems": [
+            error.message.removeprefix(f"{TRAIN}: ") + (f"; {error.hint}" if error.hint else "")
+            for error in case.errors
+        ],
+        "warnings": [notice.message for notice in case.warnings],
+    }
+
+
+def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
+    """What rules and plans need to know of a source.
+
+    Returns:
+        JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
+        (of those read, unreadable), and, where there are any, ``unreadable, constant, deep``
+        (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
+        ``split_classes`` (classes named like parts of a data set), ``same_folders`` (that every
+        class holds), ``unreadable_classes`` (none of
+        whose images can be read), ``wrapper`` (of images in one folder).
+    """
+    classes = class_counts(source)
+    seen = pictures.to_dict(source.path, source.labels)
+    bad_of = seen.get("unreadable", {}).pop("by_label", {})
+    more = {
+        "left_out": left_out(source),
+        "missing_classes": source.missing_classes(),
+        "split_classes": split_folders(classes),
+        "same_folders": source.same_folders(),
+        "unreadable_classes": [
+            name
+            for number, (name, count) in enumerate(classes.items())
+            if bad_of.get(number) == count
+        ],
+        "wrapper": "" if classes else source.wrapper,
+    }
+    return {
+        "images": len(source),
+        "classes": len(classes),
+        "class_counts": classes,
+        "unlabelled": int((source.labels < 0).sum()),
+        "digest": source.digest,
+        **seen,
+        "bad": len(pictures.bad),
+        **{name: fact for name, fact in more.items() if fact},
+    }
+
+
+def class_counts(source: Source) -> dict[str, int]:
+    """Class → images of it."""
+    import numpy as np
+
+    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
+    return {name: int(count) for name, count in zip(source.classes, counts, strict=True)}
+
+
+def left_out(source: Source) -> dict[str, Any]:
+    """What else a source holds, by reason: `LeftOut.to_dict`, summed over its parts."""
+    found: dict[str, Any] = {}
+    for part in source.left_out:
+        for reason, some in part.to_dict().items():
+            if reason == "suffixes":
+                table = found.setdefault(reason, {})
+                for suffix, count in some.items():
+                    table[suffix] = table.get(suffix, 0) + count
+                continue
+            kept = found.setdefault(reason, {"count": 0, "files": []})
+            kept["count"] += some["count"]
+            kept["files"] = [*kept["files"], *some["files"]][:FEW]
+    return found
+
+
+def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
+    """How the classes of `other`, labeled by those that are known, differ from them.
+
+    Returns:
+        ``{"known": how many, "unknown": {folder: images}, "absent": classes without an image in it,
+        "unlabelled"}``.
+    """
+    unknown = other.unknown_classes(known)
+    if unknown:
+        there = set(other.classes)
+        return {
+            "known": len(known),
+            "unknown": unknown,
+            "absent": [name for name in known if name not in there],
+            "unlabelled": 0,
+        }
+    _, labels = other.label(known)
+    numbers = set(labels.tolist())
+    return {
+        "known": len(known),
+        "unknown": {},
+        "absent": [name for number, name in enumerate(known) if number not in numbers],
+        "unlabelled": int((labels < 0).sum()),
+    }
 
 
 def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
@@ -128,13 +258,11 @@ def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
     for number, i in enumerate(places):
         x, y = 4 + (number % columns) * (TILE + 4), 4 + (number // columns) * (TILE + 4)
         try:
-            with _open(source.read(i)) as picture:
-                tile = Image.fromarray(_rgb(picture))
+            pixels: Any = glance(source.read(i), "", pixels=True).pixels
+            tile = Image.fromarray(pixels)
             tile.thumbnail((TILE, TILE))
             sheet.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
-        except MemoryError:
-            raise
-        except Exception:
+        except DataError:
             ImageDraw.Draw(sheet).line((x, y, x + TILE, y + TILE), "red", 3)
             ImageDraw.Draw(sheet).line((x + TILE, y, x, y + TILE), "red", 3)
 
@@ -142,31 +270,6 @@ def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, "PNG")
     return out
-
-
-def _open(data: bytes) -> Picture:
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data))
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError("too many pixels")
-    return picture
-
-
-def _rgb(picture: Picture) -> Any:
-    """uint8 [H, W, 3], upright; 16-bit grey scaled to 8 bits, as the runners read it."""
-    import numpy as np
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I"):
-        grey = ((np.clip(np.asarray(upright).astype(np.int64), 0, 65535) + 128) // 257).astype(
-            np.uint8
-        )
-        return np.repeat(grey[..., None], 3, axis=2)
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return np.asarray(upright.convert("RGB"))
 
 
 def _hash(data: bytes) -> bytes:
@@ -178,6 +281,15 @@ def _spread(values: Iterable[int]) -> dict[str, int] | None:
     if not ordered:
         return None
     return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}
+
+
+def _under_two_classes(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:
+    """Equal images that have different labels: how many, and the first pair; empty without any."""
+    labels = source.labels
+    torn = [group for group in hashes.values() if len({int(labels[i]) for i in group}) > 1]
+    if not torn:
+        return {}
+    return {"count": len(torn), "pair": " = ".join(source.path(i) for i in torn[0][:2])}
 
 
 def _duplicates(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:
@@ -192,9 +304,122 @@ def _shared(source: Source, hashes: dict[bytes, list[int]], other: Source) -> di
     count = 0
     pairs: list[list[str]] = []
     for i in range(len(other)):
-        twins = hashes.get(_hash(other.read(i)))
+        try:
+            twins = hashes.get(_hash(other.read(i)))
+        except DataError:
+            continue
         if twins:
             count += 1
             if len(pairs) < LISTED:
                 pairs.append([source.path(twins[0]), other.path(i)])
     return {"count": count, "pairs": pairs}
+
+
+def inspect_masks(
+    images: str | os.PathLike[str] | Sequence[str],
+    masks: str | os.PathLike[str] | Sequence[str] | None = None,
+    *,
+    role: str = "train",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Read every mask of a source once and report what it holds.
+
+    Args:
+        images, masks, role: what `open_pairs` takes.
+
+    Returns:
+        JSON types: ``verdict {usable, problems, warnings}, digest, images, masks, values {value:
+        {"pixels": share of all, "images": count}}, without_mask, several_channels, unreadable,
+        other_size {count, files}``; lists of files are bounded to 50, the counts are not.
+
+    Raises:
+        DataError: a source is missing, empty or hostile, or there are no masks at all.
+        StorageError: it could not be read.
+    """
+    pairs = masked_pairs(images, masks, role, cache_dir)
+    found = survey_masks(pairs, None)
+
+    def mask(place: int) -> str:
+        return str(pairs.mask_path(place))
+
+    total = sum(found.pixels.values())
+    report: dict[str, Any] = {
+        "digest": pairs.digest,
+        "images": len(pairs),
+        "masks": pairs.masked,
+        "values": {
+            value: {
+                "pixels": round(found.pixels[value] / total, 6),
+                "images": found.images[value],
+            }
+            for value in sorted(found.pixels, key=int)
+        },
+        "without_mask": _named(found.without, pairs.path),
+        "several_channels": {
+            **_named([place for place, _ in found.channels], mask),
+            "channels": sorted({mode for _, mode in found.channels}),
+        },
+        "unreadable": {
+            "count": len(found.bad),
+            "files": [f"{mask(place)}: {reason}" for place, reason in found.bad[:LISTED]],
+        },
+        "other_size": _named(found.other_size, mask),
+    }
+    return {"verdict": judge_masks(report, len(found.unusable)), **report}
+
+
+def judge_masks(report: Mapping[str, Any], unusable: int) -> dict[str, Any]:
+    """Whether masks can be trained on as they are: ``{"usable", "problems", "warnings"}``.
+
+    Args:
+        unusable: masks that training cannot read, or of another size than their image.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    if bare := report["without_mask"]["count"]:
+        problems.append(f"{bare} of {report['images']} images have no mask")
+    if channels := report["several_channels"]["count"]:
+        modes = ", ".join(report["several_channels"]["channels"])
+        problems.append(
+            f"{channels} of {report['masks']} masks have several channels ({modes}), not one of "
+            "class numbers: map the colors to class numbers once"
+        )
+    elif unusable:
+        text = (
+            f"{unusable} of {report['masks']} masks are unreadable or not as large as their image"
+        )
+        above = unusable > DEFAULT_LIMIT * report["images"]
+        (problems if above else warnings).append(text)
+    values = list(report["values"])
+    if len(values) == 1:
+        problems.append(f"every mask holds the one value {values[0]}: nothing to learn")
+    elif set(values) == {"0", "255"}:
+        warnings.append(
+            "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
+            "to 1"
+        )
+    return {"usable": not problems, "problems": problems, "warnings": warnings}
+
+
+def masked_pairs(
+    images: str | os.PathLike[str] | Sequence[str],
+    masks: str | os.PathLike[str] | Sequence[str] | None,
+    role: str,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Pairs:
+    """Images with their masks; some of them may lack one, not all.
+
+    Raises:
+        DataError: as `open_pairs`.
+    """
+    try:
+        return open_pairs(images, masks, role=role, required=True, cache_dir=cache_dir)
+    except DataError as error:
+        pairs = open_pairs(images, masks, role=role, required=False, cache_dir=cache_dir)
+        if not pairs.masked:
+            raise error
+        return pairs
+
+
+def _named(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
+    return {"count": len(places), "files": [path(place) for place in places[:LISTED]]}

@@ -83,19 +83,14 @@ def class_labels(
 
     skip = len(wrapper_of(names, known or ()) if wrapper is None else wrapper)
     table: dict[str, int] = {name: i for i, name in enumerate(known or ())}
+    if known is not None and (strange := strange_folders(names, known, skip)):
+        raise unknown_classes(strange, len(table))
+
     found = np.full(len(names), -1, dtype=np.int64)
-    strange: dict[str, int] = {}
     for i, name in enumerate(names):
         head, slash, _ = name[skip:].partition("/")
-        if not slash:
-            continue
-        if known is not None and head not in table:
-            strange[head] = strange.get(head, 0) + 1
-            continue
-        found[i] = table.setdefault(head, len(table))
-
-    if strange:
-        raise unknown_classes(strange, len(table))
+        if slash:
+            found[i] = table.setdefault(head, len(table))
 
     if known is not None:
         return list(known), found
@@ -105,6 +100,21 @@ def class_labels(
         [*(place[name] for name in table), -1], dtype=np.int64
     )  # the last entry serves label -1
     return order, ranks[found]
+
+
+def strange_folders(names: Sequence[str], known: Iterable[str], skip: int) -> dict[str, int]:
+    """Class folders that are not among `known` → images in them.
+
+    Args:
+        skip: length of the wrapper of the names.
+    """
+    table = set(known)
+    strange: dict[str, int] = {}
+    for name in names:
+        head, slash, _ = name[skip:].partition("/")
+        if slash and head not in table:
+            strange[head] = strange.get(head, 0) + 1
+    return strange
 
 
 def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
@@ -134,6 +144,26 @@ def split_folders(classes: Iterable[str]) -> list[str]:
     everything = len(kinds) == len(listed)
     several = len(set(kinds.values()) - {"part"}) > 1
     return sorted(kinds) if kinds and (everything or several) else []
+
+
+MAX_LOOKED = 20_000
+"""Names of a source in which folders below the classes are looked for."""
+
+
+def same_folders(names: Sequence[str], wrapper: str) -> list[str]:
+    """The folders that every class holds, where these are all that it holds and two or more: they
+    may be the classes, and the folders above them something else."""
+    below: dict[str, set[str]] = {}
+    step = max(1, len(names) // MAX_LOOKED)
+    for number in range(0, len(names), step):
+        head, _, rest = names[number][len(wrapper) :].partition("/")
+        folder, slash, _ = rest.partition("/")
+        if not slash:
+            return []
+        below.setdefault(head, set()).add(folder)
+    first = next(iter(below.values()), set())
+    same = len(below) > 1 and len(first) > 1 and all(found == first for found in below.values())
+    return sorted(first) if same else []
 
 
 def missing_folders(

@@ -103,7 +103,7 @@ _SPLITS = {
     "train": ("train", "training", "trn", "tr", "trainval"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "holdout"),
     "test": ("test", "testing", "tst", "infer", "inference"),
-    "part": ("fold", "split", "shard", "part", "chunk"),
+    "part": ("fold", "split", "shard"),
 }
 _FILLERS = frozenset(["set", "data", "dataset", "images", "imgs", "image", "img", "seg"])
 _KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}

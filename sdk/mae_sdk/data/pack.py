@@ -326,6 +326,7 @@ class Pack:
 
         self.names = Names(blob, self._table["end"])
         self.sizes: np.ndarray[Any, Any] = self._table["size"]
+        self.checksums: np.ndarray[Any, Any] = self._table["crc"]
 
     def __len__(self) -> int:
         return len(self.names)

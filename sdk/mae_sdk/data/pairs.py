@@ -67,6 +67,31 @@ class Pairs(Sequence[str]):
         """Relative names of the images."""
         return self
 
+    @property
+    def sources(self) -> list[Source]:
+        """Where the images come from."""
+        return [images for images, _ in self._parts]
+
+    @property
+    def has_checksums(self) -> bool:
+        """As `Source.has_checksums`."""
+        return all(images.has_checksums for images in self.sources)
+
+    @property
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """int64 [len(self)]: bytes of each image."""
+        return self._of_images([images.sizes for images in self.sources])
+
+    @property
+    def keys(self) -> np.ndarray[Any, Any]:
+        """As `Source.keys`."""
+        return self._of_images([images.keys for images in self.sources])
+
+    def _of_images(self, columns: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        return np.array([columns[part][image] for part, image, _ in self._rows.tolist()])
+
     def read(self, index: int) -> bytes:
         """The encoded bytes of an image."""
         images, image, _, _ = self._locate(index)

@@ -18,7 +18,14 @@ from mae_skill.errors import DataError, StorageError
 
 from mae_sdk.data.archive import Limits
 from mae_sdk.data.fetch import is_archive
-from mae_sdk.data.labels import class_labels, missing_folders, wrappers_of
+from mae_sdk.data.labels import (
+    class_labels,
+    missing_folders,
+    same_folders,
+    strange_folders,
+    wrapper_of,
+    wrappers_of,
+)
 from mae_sdk.data.left_out import LeftOut
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
 from mae_sdk.data.walk import walk
@@ -33,6 +40,8 @@ class _Part(Protocol):
     names: Names
     digest: str
     left_out: LeftOut
+    sizes: np.ndarray[Any, Any]
+    checksums: np.ndarray[Any, Any] | None
 
     def read(self, index: int) -> bytes: ...
 
@@ -89,6 +98,32 @@ class Source:
         part, inner = self._locate(index)
         return part.size(inner)
 
+    @property
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """int64 [len(self)]: bytes of each image."""
+        import numpy as np
+
+        return np.concatenate([part.sizes for part in self._parts])
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every image's checksum is known without reading it."""
+        return all(part.checksums is not None for part in self._parts)
+
+    @property
+    def keys(self) -> np.ndarray[Any, Any]:
+        """uint64 [len(self)]: size and checksum of each image in one number, which tells images
+        apart; of sources without checksums the sizes."""
+        import numpy as np
+
+        if not self.has_checksums:
+            return self.sizes
+        sums = np.concatenate(
+            [part.checksums for part in self._parts if part.checksums is not None]
+        )
+        keys: np.ndarray[Any, Any] = self.sizes.astype(np.uint64) << np.uint64(32)
+        return keys | sums.astype(np.uint64)
+
     def path(self, index: int) -> str:
         """A name a person can find it by: ``source/member``."""
         part, inner = self._locate(index)
@@ -119,6 +154,24 @@ class Source:
             for listed, values in found
         ]
         return classes, np.concatenate(labels)
+
+    @property
+    def wrapper(self) -> str:
+        """The folders around every image, where there is one source."""
+        return wrapper_of(self._parts[0].names) if len(self._parts) == 1 else ""
+
+    def same_folders(self) -> list[str]:
+        """The folders that every class holds; see `mae_sdk.data.labels.same_folders`."""
+        return same_folders(self._parts[0].names, self.wrapper) if len(self._parts) == 1 else []
+
+    def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
+        """Class folders that are not among `known` → images in them."""
+        found: dict[str, int] = {}
+        names = [part.names for part in self._parts]
+        for part, wrapper in zip(names, wrappers_of(names, known), strict=True):
+            for folder, count in strange_folders(part, known, len(wrapper)).items():
+                found[folder] = found.get(folder, 0) + count
+        return found
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -170,10 +223,14 @@ class _Folder:
     """Images in a local folder, read in place."""
 
     def __init__(self, root: Path) -> None:
+        import numpy as np
+
         self.root = root
         self.uri = str(root)
         walked = walk(root)
         self.left_out = walked.left_out
+        self.sizes = np.array([size for _, size, *_ in walked.files], dtype=np.int64)
+        self.checksums: np.ndarray[Any, Any] | None = None
         self.names = Names.of(name for name, *_ in walked.files)
         digest = hashlib.sha256()
         for name, size, stamp, _ in walked.files:
@@ -203,6 +260,8 @@ class _Packed:
         self._pack = pack
         images = np.fromiter((is_image(name) for name in pack.names), bool, len(pack.names))
         self._rows = np.flatnonzero(images)
+        self.sizes = pack.sizes[self._rows].astype(np.int64)
+        self.checksums: np.ndarray[Any, Any] | None = pack.checksums[self._rows]
         whole = len(self._rows) == len(pack.names)
         self.names = pack.names if whole else Names.of(pack.names[int(i)] for i in self._rows)
         self.digest = pack.index["digest"]

@@ -154,6 +154,7 @@ class JobRecord(_JobFields, total=False):
     spec_digest: str
     data: dict[str, dict[str, Any]]
     data_digest: str
+    data_warnings: list[str]
     policy: dict[str, Any]
     cost_key: str | None
     env_names: list[str]

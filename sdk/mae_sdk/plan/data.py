@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts, holds
@@ -22,12 +23,17 @@ from mae_skill.errors import (
 from mae_skill.rules.base import Facts
 
 from mae_sdk.automl.setup import keys_of
+from mae_sdk.data import inspect
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.split import held_out
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
 from mae_sdk.storage.faults import as_data_error
+
+if TYPE_CHECKING:
+    from mae_sdk.data.pairs import Pairs
+    from mae_sdk.data.source import Source
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
@@ -130,6 +136,10 @@ def _one(uri: str, path: Any, name: str) -> str:
             if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
                 return below
         if _holds_something(base) or is_archive(base):
+            inside = _entries(base)
+            archives = sorted(entry for entry in inside if urls.is_archive(entry))
+            if archives and len(archives) == len(inside):
+                raise _other_archives(where, base, tried[0], archives, str(path or "image"), name)
             return base
     except NotFoundError as error:
         raise as_data_error(error, where) from error
@@ -143,6 +153,28 @@ def _one(uri: str, path: Any, name: str) -> str:
         + urls.redact(base),
         hint="name the archive itself, or the folder with the images",
     )
+
+
+def find_source(uri: str, info: Mapping[str, Any]) -> str:
+    """A source as plans find it, whatever the action: the first of the bundle's paths that is a
+    file in the place, else the place.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    rows = (info.get("data_sources") or {}).values()
+    paths = {str(row["path"]): None for table in rows for row in table.values() if row.get("path")}
+    for path in paths if not urls.is_archive(uri) and uri.strip() else ():
+        with contextlib.suppress(MaeError):
+            if found := _file_below(uri, path):
+                return found
+    return _one(uri, next(iter(paths), None), "source")
+
+
+def _file_below(uri: str, path: str) -> str | None:
+    base = uri if urls.is_remote(uri) else str(urls.local_path(uri).absolute())
+    below = urls.join(base, path)
+    return below if _is_file(below) else None
 
 
 def _is_file(uri: str) -> bool:
@@ -169,6 +201,55 @@ def _holds_something(uri: str) -> bool:
         return False
 
 
+def _other_archives(
+    where: str, base: str, tried: str, archives: Sequence[str], path: str, name: str
+) -> DataError:
+    """The error for a place that holds archives alone, none of them the one that is looked for."""
+    return DataError(
+        f"there is no {path} and no image here, but {', '.join(archives[:5])}",
+        field=name,
+        got=where,
+        expected=f"a file {urls.redact(tried)} or a folder that is not empty, {urls.redact(base)}",
+        hint=f"name the archive itself: {urls.redact(urls.join(base, archives[0]))}",
+    )
+
+
+def _entries(uri: str) -> list[str]:
+    """The names in a folder or prefix, folders with their ``/``; none where there is nothing or, as
+    on a web server, they cannot be had."""
+    if not urls.is_remote(uri):
+        try:
+            with os.scandir(uri) as entries:
+                return [
+                    entry.name + ("/" if entry.is_dir() else "")
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
+        except OSError:
+            return []
+    if urls.scheme(uri) in ("http", "https"):
+        return []
+    from mae_sdk.storage.retry import attempt
+
+    fs, inside = urls.filesystem(uri)
+
+    def request() -> list[dict[str, Any]]:
+        try:
+            return list(fs.ls(inside, detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    found = [
+        (item["name"].rstrip("/"), item.get("type") == "directory")
+        for item in attempt(request, uri, "list")
+    ]
+    return [
+        name.rpartition("/")[2] + "/" * is_folder
+        for name, is_folder in found
+        if name != inside.rstrip("/")
+    ]
+
+
 def _shown(source: Any) -> Any:
     return (
         urls.redact(source)
@@ -177,17 +258,26 @@ def _shown(source: Any) -> Any:
     )
 
 
-def count(
+Opened = Any
+"""A `Source` or `Pairs` that was looked at; None where nothing was opened."""
+
+
+def look_at(
     value: Any, *, remote: bool, masks: Any = None, role: str = "", share: float = 0.0
-) -> dict[str, Any]:
-    """``{uri, images, classes, unlabelled, digest}`` of a source or list of them; ``{uri, counted:
-    false, why}`` where it is remote.
+) -> tuple[dict[str, Any], Opened]:
+    """What is in a source or list of them, as JSON types, and the opened source.
+
+    ``{uri, images, classes, unlabelled, digest}`` and what was seen: ``class_counts`` (class →
+    images), ``read`` (images that were read; all, or a sample), ``bad`` (of these unreadable),
+    ``unreadable, constant, deep`` (`mae_sdk.data.survey.Findings`), ``left_out`` and
+    ``missing_classes`` (`mae_sdk.data.left_out`), ``split_classes``, ``unreadable_classes``,
+    ``wrapper``. ``{uri, counted: false, why}`` where it is remote.
 
     Args:
         remote: fetch what is behind a URL into the cache, and count it.
         masks: the mask sources of the images (None: beside them).
-        role: count images with their masks, ``{uri, images, masks, digest}``, of this split (see
-            `mae_sdk.data.pairs`); empty: images alone.
+        role: look at images with their masks of this split (see `mae_sdk.data.pairs`): instead of
+            classes ``masks`` (how many) and ``mask_values`` (`MaskFindings`); empty: images alone.
         share: of the images of each class that the run holds out; above 0, ``held_out`` says how
             many that are.
 
@@ -212,51 +302,83 @@ def count(
             **found,
             "counted": False,
             "why": "not counted: it is remote; the job counts it before anything runs",
-        }
+        }, None
     if role:
         from mae_sdk.data.pairs import open_pairs
 
         pairs = open_pairs(names, others or None, role=role, required=role != "test")
-        held = {"held_out": held_out([len(pairs)], share)} if share else {}
-        return {
-            **found,
-            "images": len(pairs),
-            "masks": pairs.masked,
-            **held,
-            "digest": pairs.digest,
-        }
+        return {**found, **_pairs_seen(pairs, share)}, pairs
     from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
-    unlabelled = int((source.labels < 0).sum())
-    held = {"held_out": held_out(Counter(source.labels.tolist()).values(), share)} if share else {}
+    return {**found, **_images_seen(source, share)}, source
+
+
+def _pairs_seen(pairs: Pairs, share: float) -> dict[str, Any]:
+    from mae_sdk.data.survey import survey_images, survey_masks
+
+    pictures, masks = survey_images(pairs), survey_masks(pairs)
+    left: dict[str, Any] = {}
+    for source in pairs.sources:
+        left |= inspect.left_out(source)
+    bad = {place for place, _ in pictures.bad} | masks.unusable
     return {
-        **found,
-        "images": len(source),
-        "classes": len(source.classes),
-        "unlabelled": unlabelled,
-        **held,
-        "digest": source.digest,
+        "images": len(pairs),
+        "masks": pairs.masked,
+        **({"held_out": held_out([len(pairs)], share)} if share else {}),
+        "digest": pairs.digest,
+        **pictures.to_dict(pairs.path),
+        "bad": len(bad),
+        **({"left_out": left} if left else {}),
+        **({"mask_values": masks.to_dict(lambda i: str(pairs.mask_path(i)))} if masks.read else {}),
     }
 
 
-def count_all(
+def _images_seen(source: Source, share: float) -> dict[str, Any]:
+    from mae_sdk.data.survey import survey_images
+
+    classes = Counter(source.labels.tolist()).values()
+    held = {"held_out": held_out(classes, share)} if share else {}
+    return {**inspect.facts_of(source, survey_images(source)), **held}
+
+
+MAX_CLASSES = 50
+"""Classes of a source that a plan and a record list."""
+
+
+def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What was seen in a source as plans and records hold it: with a bounded list of classes."""
+    found = dict(seen)
+    for name in ("class_counts", "missing_classes"):
+        table = found.get(name) or {}
+        if len(table) > MAX_CLASSES:
+            found[name] = dict(list(table.items())[:MAX_CLASSES])
+            found[f"more_{name}"] = len(table) - MAX_CLASSES
+    return found
+
+
+def look_at_all(
     keys: Mapping[str, Any],
     spec: Mapping[str, Any],
     problems: list[MaeError],
     *,
     remote: bool,
     share: float = 0.0,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Dotted key → count, for every data source field of an action that has a value. What cannot be
-    read is added to `problems`.
+    """Dotted key → what was seen, for every data source field of an action that has a value. What
+    cannot be read is added to `problems`.
+
+    Validation data are compared with training data, ``against`` and ``shared``, or with `classes`.
 
     Args:
         keys: the action's ``data_sources``: dotted key → its row.
         share: of the training images that the run holds out for validation.
+        classes: those of the parent's model, where they are known.
     """
 
     found: dict[str, dict[str, Any]] = {}
+    opened: dict[str, tuple[str, Opened]] = {}
     for key, row in keys.items():
         value = get_dotted(spec, key)
         if not value:
@@ -270,7 +392,7 @@ def count_all(
                 if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"]
                 else 0.0
             )
-            found[key] = count(
+            found[key], source = look_at(
                 value, remote=remote, masks=masks, role=str(paired.get("role") or ""), share=part
             )
             if isinstance(row, Mapping) and row.get("use"):
@@ -278,7 +400,31 @@ def count_all(
         except MaeError as error:
             error.field = error.field or key
             problems.append(error)
+            continue
+        if source is not None and isinstance(row, Mapping):
+            opened[str(row.get("source"))] = key, source
+    _compare(opened, found, classes)
     return found
+
+
+def _compare(
+    opened: Mapping[str, tuple[str, Opened]],
+    found: dict[str, dict[str, Any]],
+    classes: Sequence[str] | None,
+) -> None:
+    """Add what validation data have in common with training data."""
+    from mae_sdk.data.source import Source
+    from mae_sdk.data.survey import shared_images
+
+    if SOURCE_KEY["evaluate"] not in opened:
+        return
+    key, theirs = opened[SOURCE_KEY["evaluate"]]
+    _, ours = opened.get(SOURCE_KEY["train"], ("", None))
+    if ours is not None:
+        found[key]["shared"] = shared_images(ours, theirs)
+        classes = ours.classes if isinstance(ours, Source) else classes
+    if classes and isinstance(theirs, Source):
+        found[key]["against"] = inspect.compare_classes(classes, theirs)
 
 
 def steps(
@@ -300,7 +446,9 @@ class Survey:
 
     Attributes:
         remote: fetch what is behind a URL into the cache, and count it.
-        sources: dotted key → what is read, with counts where counted.
+        classes: those of the parent's model, where they are known.
+        seen: dotted key → what was seen there (`look_at`).
+        sources: the same, with bounded lists.
         environment: in which an orchestrator counts the nodes.
     """
 
@@ -309,6 +457,8 @@ class Survey:
     schema: Mapping[str, Any]
     resources: Resources
     remote: bool = False
+    classes: Sequence[str] | None = None
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -323,8 +473,11 @@ class Survey:
         problems: list[MaeError] = []
         rows = (self.bundle.info.get("data_sources") or {}).get(self.action) or {}
         share = held_share(self.schema, spec)
-        counted = count_all(rows, spec, problems, remote=self.remote, share=share)
-        self.sources = {**self.sources, **counted}
+        seen = look_at_all(
+            rows, spec, problems, remote=self.remote, share=share, classes=self.classes
+        )
+        self.seen = {**self.seen, **seen}
+        self.sources = {key: shown_of(found) for key, found in self.seen.items()}
 
         images, classes = self._of_the_action(rows)
         steps, batch, processes = (None, None, None)
@@ -346,13 +499,14 @@ class Survey:
             judged=self._judged(rows),
             local_files=self.resources.here,
             variables=frozenset(self.environment),
+            data=self.seen,
         )
         return self.facts, problems
 
     def _of_the_action(self, rows: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Images (less those held out) and classes of the data that the action is about."""
         for key, row in rows.items():
-            seen = self.sources.get(key) or {}
+            seen = self.seen.get(key) or {}
             if (
                 isinstance(row, Mapping)
                 and row.get("source") == SOURCE_KEY.get(self.action)

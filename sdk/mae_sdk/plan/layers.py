@@ -67,11 +67,13 @@ def resolve_spec(
     overrides: Mapping[str, Any],
     *,
     looks: bool = True,
+    count: bool = True,
 ) -> tuple[Resolution, dict[str, str]]:
     """The spec of a run on this machine that is no job, and the variables that hold its secrets.
 
     Args:
         looks: look at data, files and devices; False where a plan has done so.
+        count: fetch data behind a URL for that, as a plan does.
 
     Raises:
         SpecError, UsageError, NotFoundError: the spec cannot be read or merged.
@@ -83,7 +85,7 @@ def resolve_spec(
         action,
         layers,
         settle=lambda merged: take_signatures(merged, secrets),
-        look=Survey(bundle, action, layers.schema, resources).look if looks else None,
+        look=Survey(bundle, action, layers.schema, resources, count).look if looks else None,
     )
     return found, secrets
 

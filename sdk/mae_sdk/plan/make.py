@@ -276,6 +276,7 @@ def plan_of(draft: Draft) -> Plan:
         draft.remote,
         environment=draft.environment,
     )
+    survey.classes = (draft.parent.checkpoint_meta or {}).get("classes") if draft.parent else None
     found = resolve(
         bundle,
         draft.action,

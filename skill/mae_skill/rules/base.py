@@ -50,6 +50,7 @@ class Facts:
             evaluation or an inference.
         local_files: the run happens on this machine, so the files that it names must be here.
         variables: names of the variables that the run's environment holds.
+        data: dotted key of a source → what was seen in it (`mae_sdk.plan.data.look_at`).
     """
 
     gpus: int | None = None
@@ -64,6 +65,7 @@ class Facts:
     judged: int | None = None
     local_files: bool = False
     variables: frozenset[str] | None = None
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass

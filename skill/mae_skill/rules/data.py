@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import read_class_list
-from mae_skill.errors import DataError, MaeError
+from mae_skill.errors import MaeError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.samples import unlabeled
 
 SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
@@ -36,30 +37,14 @@ def task(case: Case) -> None:
     )
 
 
-def labels(case: Case) -> None:
-    """A classifier learns from labeled images, of as many classes as it has."""
-    classes = case.facts.classes
-    if case("train.stage") != "finetune" or case("model.task") == SEGMENTATION or classes is None:
-        return
-
-    if classes == 0:
-        _unlabeled(case, "dataset.train_data_sources", "the training images have no labels")
-    elif classes != case("model.num_classes"):
-        case.error(
-            "model.num_classes",
-            f"the training data has {classes} classes",
-            str(classes),
-            f"set model.num_classes={classes}",
-        )
-
-
 def labels_to_compare(case: Case) -> None:
     """A classifier that is known to be one is evaluated on labeled images."""
     stage = "train.stage"
     known = case.given(stage) or case.origin(stage) is OriginKind.PARENT
     classifies = case(stage) == "finetune" and case("model.task") != SEGMENTATION
-    if known and classifies and case.facts.classes == 0:
-        _unlabeled(
+    compared = (case.facts.data.get("dataset.val_data_sources") or {}).get("against")
+    if known and classifies and case.facts.classes == 0 and not compared:
+        unlabeled(
             case,
             "dataset.val_data_sources",
             "these images have no labels to compare with",
@@ -157,14 +142,9 @@ def _validates(case: Case) -> bool:
     return bool(case("dataset.val_data_sources") or case("dataset.val_fraction"))
 
 
-def _unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
-    case.error(key, message, "one folder of images per class", hint, kind=DataError)
-
-
 RULES = [
     Rule(crops, ("train",)),
     Rule(task, ("train",)),
-    Rule(labels, ("train",)),
     Rule(labels_to_compare, ("evaluate",)),
     Rule(validation, ("train",)),
     Rule(monitor, ("train",)),

@@ -1,0 +1,493 @@
+"""What was seen in the images and masks of a run: errors where its result would mean nothing,
+warnings where it might.
+
+`Facts.data` holds what was seen, by the dotted key of the source; see `mae_sdk.plan.data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mae_skill.errors import DataError
+from mae_skill.rules.base import Case, Rule
+
+TRAIN = "dataset.train_data_sources"
+VAL = "dataset.val_data_sources"
+LIMIT = "dataset.max_corrupt_fraction"
+SEGMENTATION = "segmentation"
+FEW = 5
+
+_DARK = 32  # of 255: a deep picture that comes out no brighter is nearly black
+_DIM = 128
+_ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
+
+Seen = Mapping[str, Any]
+
+
+def unreadable(case: Case) -> None:
+    """The run ends when more than a share of its images or masks is unreadable."""
+    limit = float(case(LIMIT, 0.01))
+    for key, found in _sources(case):
+        bad, read, total = found.get("bad", 0), found.get("read", 0), found["images"]
+        if not bad:
+            continue
+        what = "images or masks" if "mask_values" in found else "images"
+        text = f"{bad} of {total} {what} cannot be read{_why(found)}"
+        if read < total:
+            text = f"{bad} of the {read} {what} that were looked at cannot be read{_why(found)}"
+        if not _is_above(bad, read, total, limit):
+            case.warn(key, f"{text}; they are left out")
+            continue
+        channels = found.get("mask_values", {}).get("several_channels")
+        if channels and channels["count"] == bad:
+            _several_channels(case, key, found, channels)
+            continue
+        case.errors.append(
+            DataError(
+                f"{key}: {text}",
+                field=LIMIT,
+                got=round(bad / read, 6),
+                expected=f"at most {limit:g} of the images",
+                hint=f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
+            )
+        )
+
+
+def _is_above(bad: int, read: int, total: int, limit: float) -> bool:
+    """Whether the share of bad files is above the limit, for all that was seen."""
+    if bad > limit * total:
+        return True
+    share = bad / max(read, 1)
+    margin = _ERRORS * (share * (1 - share) / max(read, 1)) ** 0.5
+    return read < total and share - margin > limit
+
+
+def _why(found: Seen) -> str:
+    reasons = {
+        **(found.get("unreadable") or {}).get("reasons", {}),
+        **((found.get("mask_values") or {}).get("unreadable") or {}).get("reasons", {}),
+    }
+    masks = found.get("mask_values") or {}
+    others = [
+        *(
+            f"{name}: several channels"
+            for name in masks.get("several_channels", {}).get("files", [])
+        ),
+        *(
+            f"{name}: not as large as its image"
+            for name in masks.get("other_size", {}).get("files", [])
+        ),
+    ]
+    listed = [*(f"{name}: {reason}" for name, reason in reasons.items()), *others]
+    return f" ({'; '.join(listed[:FEW])})" if listed else ""
+
+
+def _several_channels(case: Case, key: str, found: Seen, channels: Seen) -> None:
+    modes = ", ".join(channels["channels"])
+    case.errors.append(
+        DataError(
+            f"{channels['count']} of {found['read']} masks have several channels ({modes}), not "
+            f"one of class numbers: {_names(channels)}",
+            field=_masks_of(key),
+            got=modes,
+            expected="one channel (or a palette) of class numbers",
+            hint="map the colors to class numbers once, and save one channel",
+        )
+    )
+
+
+def depth(case: Case) -> None:
+    """Pictures of more than 8 bits whose values fill a small part of their range come out black."""
+    for key, found in _sources(case):
+        deep = found.get("deep")
+        if not deep or deep["brightest"] > _DIM:
+            continue
+        largest = f", the largest stored value is {deep['largest']}" if deep.get("largest") else ""
+        levels = f"at most {deep['levels']} of 256 gray levels survive{largest}"
+        text = f"{deep['count']} pictures have more than 8 bits and are scaled to 8: {levels}"
+        dark = deep["brightest"] <= _DARK
+        if dark and _is_above(
+            deep["count"], found["read"], found["images"], float(case(LIMIT, 0.01))
+        ):
+            case.error(
+                key,
+                f"{text}; they would be read as nearly black ({_names(deep.get('dark', {}))})",
+                "8 bits, or values that use the whole range of 16",
+                "scale the values once (for 12 bits times 16), and save 8 or 16 bits",
+                kind=DataError,
+            )
+        else:
+            case.warn(key, f"{text}; darker than they were taken")
+
+
+def constant(case: Case) -> None:
+    """Pictures of one color teach nothing."""
+    for key, found in _sources(case):
+        flat = found.get("constant")
+        if not flat:
+            continue
+        count, read = flat["count"], found["read"]
+        if count == read and read > 1 and case.action == "train":
+            case.error(
+                key,
+                f"every one of the {read} pictures is of one color alone ({_names(flat)})",
+                "pictures that show something",
+                "black pictures are often those of a wrong bit depth or a failed conversion",
+                kind=DataError,
+            )
+        else:
+            case.warn(key, f"{count} of {read} pictures are of one color alone: {_names(flat)}")
+
+
+_LEFT = {
+    "pictures": "pictures in formats, or under names, that are not read",
+    "dangling": "links that lead nowhere",
+    "loops": "linked folders that hold themselves",
+    "locked": "system folders that may not be read",
+}
+
+
+def left_out(case: Case) -> None:
+    """What lies among the images and is not read."""
+    for key, found in _sources(case):
+        left = found.get("left_out") or {}
+        parts = [
+            f"{left[reason]['count']} {text}: {_names(left[reason])}"
+            for reason, text in _LEFT.items()
+            if reason in left
+        ]
+        if parts:
+            case.warn(key, "left out: " + "; ".join(parts))
+        if "twins" in left:
+            case.warn(
+                key,
+                f"{left['twins']['count']} images are files that the source holds under another "
+                f"name too, and count again: {_names(left['twins'])}",
+            )
+
+
+def split_classes(case: Case) -> None:
+    """Folders named like parts of a data set are no classes."""
+    for key in (TRAIN, VAL):
+        found = case.facts.data.get(key) or {}
+        splits = found.get("split_classes") or []
+        if not splits or _segments(case):
+            continue
+        listed = ", ".join(splits[:FEW])
+        if case("train.stage") == "finetune" and case.action == "train":
+            case.error(
+                key,
+                f"the folders {listed} are named like parts of a data set, not like classes",
+                "a source with one folder of images per class",
+                f"name one part as the source, for example …/{splits[0]}",
+                kind=DataError,
+            )
+        elif key == TRAIN:
+            case.warn(key, f"the parts {listed} of the data set are all trained on")
+
+
+def odd_classes(case: Case) -> None:
+    """Signs that the folders of another level are the classes."""
+    found = case.facts.data.get(TRAIN) or {}
+    if case("train.stage") != "finetune" or _segments(case) or found.get("split_classes"):
+        return
+    same = found.get("same_folders") or []
+    if same:
+        case.warn(
+            TRAIN,
+            f"every class folder holds the same folders ({_listed(same)}): if these are the "
+            "classes, the source is one level too high",
+        )
+    if 1 < found.get("classes", 0) == found.get("images"):
+        case.warn(TRAIN, "every class has one image alone: are the folders classes?")
+
+
+def lost_classes(case: Case) -> None:
+    """A class that vanishes because none of its files can be read."""
+    found = case.facts.data.get(TRAIN) or {}
+    if not found or case.action != "train" or _segments(case):
+        return
+    learns = case("train.stage") == "finetune"
+    missing = found.get("missing_classes") or {}
+    lost = {name: count for name, count in missing.items() if count}
+    if lost and learns:
+        suffixes = (found.get("left_out") or {}).get("suffixes") or {}
+        case.error(
+            TRAIN,
+            "no image of a class is read: "
+            + ", ".join(f"{name} ({count} files)" for name, count in list(lost.items())[:FEW]),
+            "images in the formats that are read, in every class folder",
+            f"convert its {', '.join(list(suffixes)[:FEW])} files to PNG or JPEG",
+            kind=DataError,
+        )
+    empty = [name for name, count in missing.items() if not count]
+    if empty and learns:
+        listed = ", ".join(empty[:FEW])
+        case.warn(TRAIN, f"folders without an image are no classes: {listed}")
+    broken = found.get("unreadable_classes") or []
+    if broken and learns:
+        case.error(
+            TRAIN,
+            f"every image of a class is unreadable: {', '.join(broken[:FEW])}",
+            "readable images of every class",
+            "mae inspect SOURCE gives the reasons",
+            kind=DataError,
+        )
+
+
+def labels(case: Case) -> None:
+    """A classifier learns from labeled images, of as many classes as it has, and of two or more."""
+    classes = case.facts.classes
+    if case("train.stage") != "finetune" or _segments(case) or classes is None:
+        return
+
+    found = case.facts.data.get(TRAIN) or {}
+    if found.get("split_classes") or any((found.get("missing_classes") or {}).values()):
+        return  # said by the rules above; the number of classes follows from it
+    if classes == 0:
+        unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
+    elif classes == 1:
+        name = next(iter(found.get("class_counts") or ["one class"]))
+        case.error(
+            TRAIN,
+            f"the training images are of one class alone, {name}: every answer would be right",
+            "two classes or more, one folder of images for each",
+            "name the folder that holds the class folders; images without classes serve "
+            "pretraining (train.stage=pretrain)",
+            kind=DataError,
+        )
+    elif classes != case("model.num_classes"):
+        listed = f": {counts(found)}" if found.get("class_counts") else ""
+        case.error(
+            "model.num_classes",
+            f"the training data has {classes} classes{listed}",
+            str(classes),
+            f"set model.num_classes={classes}",
+        )
+    if classes and found.get("unlabelled"):
+        unlabeled(
+            case,
+            TRAIN,
+            f"{found['unlabelled']} of {found['images']} images are in no class folder",
+            "move them into class folders, or take them out",
+        )
+
+
+def counts(found: Seen, limit: int = 10) -> str:
+    """Class names with their numbers of images, the first few."""
+    table = found.get("class_counts") or {}
+    listed = ", ".join(f"{name} ({count})" for name, count in list(table.items())[:limit])
+    return listed + (f" and {len(table) - limit} more" if len(table) > limit else "")
+
+
+def _one_folder(found: Seen) -> str | None:
+    wrapper = found.get("wrapper")
+    if not wrapper:
+        return None
+    return f"all of them lie in the one folder {wrapper}, which was taken for a wrapper"
+
+
+def validation_classes(case: Case) -> None:
+    """Validation images are of the classes that the model knows."""
+    found = case.facts.data.get(VAL) or {}
+    against = found.get("against")
+    if not against or _segments(case) or case("train.stage") != "finetune":
+        return
+    unknown = against["unknown"]
+    if unknown and not found.get("split_classes"):
+        listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
+        case.error(
+            VAL,
+            f"{len(unknown)} classes of the validation images are not among those that the model "
+            f"learns: {listed}",
+            "class folders named as those of the training data",
+            kind=DataError,
+        )
+        return
+    if against["unlabelled"]:
+        unlabeled(
+            case, VAL, f"{against['unlabelled']} of {found['images']} images are in no class folder"
+        )
+        return
+    absent, known = against["absent"], against["known"]
+    if absent and known - len(absent) < 2 <= known:
+        text = "the images are of one class alone: their accuracy says nothing of the others"
+        if case.action == "train":
+            case.error(VAL, text, "images of every class", kind=DataError)
+        else:
+            case.warn(VAL, text)
+    elif absent:
+        listed = ", ".join(absent[:FEW]) + (" …" if len(absent) > FEW else "")
+        case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
+
+
+def shared(case: Case) -> None:
+    """Validation images that are training images too."""
+    found = case.facts.data.get(VAL) or {}
+    twins = found.get("shared")
+    if twins and twins["count"]:
+        pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
+        case.warn(
+            VAL,
+            f"{twins['count']} of the {twins['compared']} images that were compared are training "
+            f"images too, so that the scores flatter: {pairs}",
+        )
+
+
+def masks(case: Case) -> None:
+    """Masks hold the classes that the model learns, and two of them at least."""
+    classes = case("model.num_classes")
+    if not _segments(case) or classes is None or not case.known("model.num_classes"):
+        return
+    first = int(bool(case("dataset.segmentation.reduce_zero_label", True)))
+    ignored = case("dataset.segmentation.ignore_index", 255)
+    present: dict[str, set[int]] = {}
+    for key, found in _sources(case):
+        values = (found.get("mask_values") or {}).get("values")
+        if not values or case.action == "inference":
+            continue
+        strange = [value for value in values if not _is_meant(int(value), classes, ignored, first)]
+        if strange:
+            _strange(case, key, values, strange, classes, ignored, first)
+            continue
+        there = {int(value) - first for value in values if _is_class(int(value), ignored, first)}
+        present[key] = there
+        if len(there) < 2:
+            _one_class(case, key, values, there, classes, ignored, first)
+        elif len(there) < classes:
+            absent = [str(number) for number in range(classes) if number not in there]
+            case.warn(
+                key,
+                f"{len(absent)} of {classes} classes occur in no mask{_looked(found)}: "
+                f"{_listed(absent)}; their IoU is undefined and left out"
+                + _swallowed(values, ignored, first),
+            )
+    both = present.get(TRAIN), present.get(VAL)
+    if both[0] and both[1] and both[1] - both[0]:
+        untaught = [str(number) for number in sorted(both[1] - both[0])]
+        case.warn(VAL, f"classes that no training mask holds: {_listed(untaught)}")
+
+
+def _is_class(value: int, ignored: int, first: int) -> bool:
+    return value != ignored and value >= first
+
+
+def _is_meant(value: int, classes: int, ignored: int, first: int) -> bool:
+    return value == ignored or value < classes + first
+
+
+def _meaning(classes: int, ignored: int, first: int) -> str:
+    zero = "0 (unlabeled), " if first else ""
+    return f"{zero}{first} … {classes - 1 + first}, or ignore_index {ignored}"
+
+
+def _strange(
+    case: Case, key: str, values: Seen, strange: list[str], classes: int, ignored: int, first: int
+) -> None:
+    value = strange[0]
+    case.error(
+        "model.num_classes",
+        f"masks hold values that are no class: {_listed(strange)}; "
+        f"{values[value]['images']} hold {value}, the first is {values[value]['first']}",
+        _meaning(classes, ignored, first),
+        "set model.num_classes, dataset.segmentation.reduce_zero_label and "
+        "dataset.segmentation.ignore_index to what the masks hold",
+        kind=DataError,
+    )
+
+
+def _one_class(
+    case: Case, key: str, values: Seen, there: set[int], classes: int, ignored: int, first: int
+) -> None:
+    held = ", ".join(values)
+    what = f"only class {there.pop()}" if there else "no class at all: no pixel has a label"
+    text = f"the masks hold {what} (values {held}): a score over it means nothing" + _swallowed(
+        values, ignored, first
+    )
+    if case.action == "train":
+        case.error(
+            key,
+            text,
+            f"masks with two classes or more: {_meaning(classes, ignored, first)}",
+            "map the values of the masks to class numbers, or change "
+            "dataset.segmentation.ignore_index and dataset.segmentation.reduce_zero_label",
+            kind=DataError,
+        )
+    else:
+        case.warn(key, text)
+
+
+def _swallowed(values: Seen, ignored: int, first: int) -> str:
+    """What of the values is ignored, for a class that is missing."""
+    parts = []
+    if str(ignored) in values:
+        parts.append(f"{ignored} is ignore_index")
+    if first and "0" in values:
+        parts.append("0 is unlabeled under reduce_zero_label")
+    if not parts:
+        return ""
+    return "; " + " and ".join(parts) + ", so these pixels count as no class"
+
+
+def _looked(found: Seen) -> str:
+    return "" if found["read"] >= found["images"] else f" of the {found['read']} looked at"
+
+
+def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
+    """Refuse images without labels."""
+    case.error(key, message, "one folder of images per class", hint, kind=DataError)
+
+
+def _segments(case: Case) -> bool:
+    return bool(case("model.task") == SEGMENTATION and case("train.stage") == "finetune")
+
+
+def _sources(case: Case) -> Iterator[tuple[str, Seen]]:
+    """The sources of the action that were looked at."""
+    for key, found in case.facts.data.items():
+        if found.get("images"):
+            yield key, found
+
+
+def _masks_of(key: str) -> str:
+    """The field of a source's masks."""
+    role = key.rpartition(".")[2].removesuffix("_data_sources")
+    return f"dataset.segmentation.{role}_mask_sources"
+
+
+def _names(some: Seen) -> str:
+    listed, count = list(some.get("files") or [])[:FEW], some.get("count", 0)
+    return ", ".join(map(str, listed)) + (" …" if count > len(listed) else "")
+
+
+def _listed(values: Sequence[str]) -> str:
+    return ", ".join(values[:FEW]) + (" …" if len(values) > FEW else "")
+
+
+INSPECTED = [
+    unreadable,
+    depth,
+    constant,
+    left_out,
+    split_classes,
+    odd_classes,
+    lost_classes,
+    validation_classes,
+    shared,
+]
+"""What holds of data whatever is trained on them."""
+
+RULES = [
+    Rule(unreadable),
+    Rule(depth),
+    Rule(constant),
+    Rule(left_out),
+    Rule(split_classes, ("train",)),
+    Rule(odd_classes, ("train",)),
+    Rule(lost_classes, ("train",)),
+    Rule(labels, ("train",)),
+    Rule(validation_classes, ("train", "evaluate")),
+    Rule(shared, ("train",)),
+    Rule(masks, ("train", "evaluate")),
+]

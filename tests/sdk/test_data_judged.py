@@ -1,0 +1,374 @@
+"""A plan looks at classes, masks and pixels before anything trains: an error where the result would
+mean nothing, a warning where it might."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mae_sdk import Plan, Skill
+from mae_skill.errors import DataError, MaeError, SpecError
+from PIL import Image
+
+from tests.support.folders import add_checkpoints, job_folder
+from tests.support.images import make_tarball
+from tests.support.s3 import S3Server, environment
+
+RNG = np.random.default_rng(0)
+SMALL = {"arch": "vit_tiny_patch16", "image_size": 64, "batch_size": 2}
+FINETUNE = {**SMALL, "stage": "finetune", "num_classes": 2}
+FROM_ZERO = {
+    **FINETUNE,
+    "task": "segmentation",
+    "dataset.segmentation.reduce_zero_label": False,
+}
+LIMIT = "dataset.max_corrupt_fraction"
+
+
+def picture(path: Path, top: int = 255, kind: Any = np.uint8, side: int = 16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (side, side, 3) if kind is np.uint8 else (side, side)
+    Image.fromarray((RNG.random(shape) * (top + 1)).astype(kind)).save(path)
+
+
+def classes(root: Path, *names: str, count: int = 3, suffix: str = ".png", **options: Any) -> Path:
+    for name in names:
+        for number in range(count):
+            picture(root / name / f"{number}{suffix}", **options)
+    return root
+
+
+def masked(root: Path, values: Sequence[int], count: int = 3) -> Path:
+    for number in range(count):
+        picture(root / "images" / f"{number}.png")
+        mask = RNG.choice(np.array(values, np.uint8), (16, 16))
+        (root / "annotations").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / "annotations" / f"{number}.png")
+    return root
+
+
+def plan(train: Any, val: Path | None = None, **settings: Any) -> Plan:
+    return Skill().plan(
+        "train",
+        train_datasets=[str(one) for one in train] if isinstance(train, list) else str(train),
+        eval_dataset=None if val is None else str(val),
+        automl_policy="off",
+        spec_overrides=settings,
+    )
+
+
+def warnings(made: Plan) -> str:
+    return "\n".join(str(item) for item in made.warnings if "data_sources" in str(item))
+
+
+# ------------------------------------------------------------------------------------------
+# masks
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "says"),
+    [
+        ([0, 255], FROM_ZERO, "255 is ignore_index"),
+        (
+            [0, 1],
+            {**FROM_ZERO, "dataset.segmentation.reduce_zero_label": True},
+            "0 is unlabeled under reduce_zero_label",
+        ),
+        ([255], FROM_ZERO, "no class at all"),
+        ([0], FROM_ZERO, "only class 0"),
+        ([1], {**FROM_ZERO, "num_classes": 150}, "only class 1"),
+        ([0, 1, 7], FROM_ZERO, "values that are no class: 7"),
+        ([0, 1], {**FROM_ZERO, "num_classes": 1}, "values that are no class: 1"),
+        ([0, 5], {**FROM_ZERO, "dataset.segmentation.ignore_index": 5}, "5 is ignore_index"),
+    ],
+)
+def test_masks_that_teach_nothing_are_an_error_of_the_plan(
+    values: list[int], settings: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        plan(masked(tmp_path, values), **settings)
+    assert says in caught.value.message
+
+
+def test_a_class_in_no_mask_is_named(tmp_path: Path) -> None:
+    made = plan(masked(tmp_path, [0, 1, 255]), **{**FROM_ZERO, "num_classes": 3})
+    assert "1 of 3 classes occur in no mask: 2" in warnings(made)
+    assert "255 is ignore_index" in warnings(made)
+    assert "occur in no mask" not in warnings(plan(masked(tmp_path / "b", [0, 1]), **FROM_ZERO))
+
+
+def test_validation_masks_are_judged_as_training_masks_are(tmp_path: Path) -> None:
+    train = masked(tmp_path / "train", [0, 1])
+    with pytest.raises(DataError) as caught:
+        plan(train, masked(tmp_path / "val", [0, 255]), **FROM_ZERO)
+    assert caught.value.field == "dataset.val_data_sources"
+    more = masked(tmp_path / "more", [0, 1, 2])
+    made = plan(train, more, **{**FROM_ZERO, "num_classes": 3})
+    assert "classes that no training mask holds: 2" in warnings(made)
+
+
+def test_masks_of_several_channels_are_named_as_such(tmp_path: Path) -> None:
+    root = masked(tmp_path, [0, 1])
+    for path in (root / "annotations").iterdir():
+        picture(path)
+    with pytest.raises(DataError, match=r"3 of 3 masks have several channels \(RGB\)"):
+        plan(root, **FROM_ZERO)
+
+
+def test_masks_of_another_size_count_as_unreadable(tmp_path: Path) -> None:
+    root = masked(tmp_path, [0, 1])
+    Image.new("L", (4, 4)).save(root / "annotations" / "1.png")
+    with pytest.raises(DataError, match=r"1 of 3 .*1\.png: not as large as its image"):
+        plan(root, **FROM_ZERO)
+
+
+# ------------------------------------------------------------------------------------------
+# classes
+
+
+def test_split_folders_are_no_classes(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        classes(tmp_path / part, "ants", "bees")
+    with pytest.raises(DataError, match="train, val are named like parts of a data set"):
+        plan(tmp_path, **FINETUNE)
+    assert "train, val of the data set are all trained on" in warnings(plan(tmp_path, **SMALL))
+    made = plan(tmp_path / "train", tmp_path / "val", **FINETUNE)
+    assert made.sources["dataset.train_data_sources"]["class_counts"] == {"ants": 3, "bees": 3}
+
+
+def test_the_same_folders_in_every_class_are_pointed_out(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        classes(tmp_path / site, "ants", "bees")
+    assert "holds the same folders (ants, bees)" in warnings(plan(tmp_path, **FINETUNE))
+    picture(tmp_path / "north" / "loose.png")
+    assert "same folders" not in warnings(plan(tmp_path, **FINETUNE))
+
+
+@pytest.mark.parametrize("number", [1, 2, 1000])
+def test_one_class_alone_is_an_error_whatever_the_spec_says(number: int, tmp_path: Path) -> None:
+    classes(tmp_path, "cat")
+    picture(tmp_path / "loose.png")
+    with pytest.raises(DataError, match="one class alone, cat") as caught:
+        plan(tmp_path, **{**FINETUNE, "num_classes": number})
+    assert "num_classes" not in str(caught.value.hint)
+
+
+def test_a_lone_folder_says_what_it_was_taken_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        plan(classes(tmp_path, "a/cat"), **FINETUNE)
+    assert "the one folder a/cat/" in str(caught.value.hint)
+
+
+def test_an_archive_for_every_class_is_planned_with(tmp_path: Path) -> None:
+    tars = []
+    for name in ("cat", "dog"):
+        classes(tmp_path / name, name)
+        tars.append(make_tarball(tmp_path / name, tmp_path / f"{name}.tar"))
+    made = plan(tars, **FINETUNE)
+    assert made.sources["dataset.train_data_sources"]["class_counts"] == {"cat": 3, "dog": 3}
+
+
+def test_images_in_no_class_folder_are_an_error_of_fine_tuning(tmp_path: Path) -> None:
+    classes(tmp_path, "cat", "dog")
+    picture(tmp_path / "loose.png")
+    with pytest.raises(DataError, match="1 of 7 images are in no class folder"):
+        plan(tmp_path, **FINETUNE)
+    plan(tmp_path, **SMALL)
+
+
+def test_a_wrong_number_of_classes_lists_the_classes(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"2 classes: cat \(3\), dog \(3\)"):
+        plan(classes(tmp_path, "cat", "dog"), **{**FINETUNE, "num_classes": 7})
+
+
+def test_a_class_that_vanishes_is_an_error(tmp_path: Path) -> None:
+    classes(tmp_path, "cat", "dog")
+    classes(tmp_path, "bird", suffix=".gif")
+    with pytest.raises(DataError, match=r"no image of a class is read: bird \(3 files\)"):
+        plan(tmp_path, **FINETUNE)
+    assert "bird/0.gif" in warnings(plan(tmp_path, **SMALL))
+    shutil.rmtree(tmp_path / "bird")
+    (tmp_path / "bird").mkdir()
+    assert "folders without an image are no classes: bird" in warnings(plan(tmp_path, **FINETUNE))
+    for path in classes(tmp_path, "bird").glob("bird/*"):
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match="every image of a class is unreadable: bird"):
+        plan(tmp_path, **{**FINETUNE, "num_classes": 3, LIMIT: 0.5})
+
+
+def test_classes_of_validation_are_compared_with_those_of_training(tmp_path: Path) -> None:
+    train = classes(tmp_path / "train", "ants", "bees", "owls")
+    settings = {**FINETUNE, "num_classes": 3}
+    with pytest.raises(DataError, match=r"wasps \(3\)") as caught:
+        plan(train, classes(tmp_path / "a", "ants", "wasps"), **settings)
+    assert caught.value.field == "dataset.val_data_sources"
+    made = plan(train, classes(tmp_path / "b", "ants", "bees"), **settings)
+    assert "no image of 1 of 3 classes: owls" in warnings(made)
+    with pytest.raises(DataError, match="one class alone"):
+        plan(train, classes(tmp_path / "c", "ants"), **settings)
+
+
+def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path) -> None:
+    root = tmp_path / "jobs"
+    stored = {"train": {"stage": "finetune"}, "model": {"arch": SMALL["arch"], "num_classes": 2}}
+    folder = job_folder(root, "t1", "train", spec=stored)
+    names = ["ants", "bees"]
+    add_checkpoints(folder, [0.5], arch=SMALL["arch"], num_classes=2, classes=names)
+
+    def evaluate(val: Path) -> Plan:
+        return Skill().plan(
+            "evaluate", parent_job_id="t1", eval_dataset=str(val), results_root=str(root)
+        )
+
+    with pytest.raises(DataError, match="wasps"):
+        evaluate(classes(tmp_path / "a", "ants", "wasps"))
+    assert "one class alone" in warnings(evaluate(classes(tmp_path / "b", "ants")))
+    assert warnings(evaluate(classes(tmp_path / "c", *names))) == ""
+
+
+# ------------------------------------------------------------------------------------------
+# files
+
+
+def test_a_corrupt_share_above_the_limit_is_an_error_with_reasons(tmp_path: Path) -> None:
+    classes(tmp_path, "cat", "dog")
+    (tmp_path / "cat" / "bad.jpg").write_bytes(b"\xff\xd8nothing")
+    (tmp_path / "cat" / "none.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 8 images.*unknown format.*it is empty") as caught:
+        plan(tmp_path, **FINETUNE)
+    assert caught.value.exit_code == 3 and caught.value.field == LIMIT
+    made = plan(tmp_path, **{**FINETUNE, LIMIT: 0.25})
+    assert "2 of 8 images cannot be read" in warnings(made)
+    seen = made.sources["dataset.train_data_sources"]
+    assert (seen["images"], seen["read"], seen["bad"]) == (8, 8, 2)
+
+
+def test_of_many_images_a_sample_is_looked_at_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_sdk.data import survey
+
+    classes(tmp_path, "cat", "dog", count=30)
+    for path in [*tmp_path.glob("*/1*.png"), *tmp_path.glob("*/2*.png")]:
+        path.write_bytes(b"broken")
+    monkeypatch.setattr(survey.survey_images, "__defaults__", (40,))
+    with pytest.raises(DataError, match="of the 40 images that were looked at"):
+        plan(tmp_path, **FINETUNE)
+
+
+def test_what_was_seen_is_found_again_without_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_sdk.data import survey
+
+    classes(tmp_path, "cat", "dog")
+    plan(tmp_path, **FINETUNE)
+    reads: list[int] = []
+    real = survey._glance_at
+    monkeypatch.setattr(survey, "_glance_at", lambda *args: reads.append(1) or real(*args))
+    plan(tmp_path, **FINETUNE)
+    assert not reads
+    picture(tmp_path / "cat" / "new.png")
+    plan(tmp_path, **FINETUNE)
+    assert len(reads) == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "suffix", "says"),
+    [
+        (np.uint16, 4095, ".png", "at most 17 of 256 gray levels survive"),
+        (np.uint16, 4095, ".tif", "nearly black"),
+        (np.uint16, 1023, ".png", "nearly black"),
+        (np.int32, 255, ".tif", "nearly black"),
+        (np.int32, 100, ".tif", "nearly black"),
+        (np.float32, 1, ".tif", "floating-point pixels"),
+        (np.float32, 255, ".tif", "floating-point pixels"),
+        (np.int32, 200_000, ".tif", "pixels of 32 bits"),
+        (np.uint8, 0, ".png", "of one color alone"),
+    ],
+)
+def test_pictures_that_would_be_read_as_black_are_an_error(
+    kind: Any, top: int, suffix: str, says: str, tmp_path: Path
+) -> None:
+    where = classes(tmp_path, "a", "b", kind=kind, top=top, suffix=suffix)
+    with pytest.raises(DataError, match=says):
+        plan(where, **FINETUNE)
+
+
+def test_pictures_of_the_whole_range_are_taken_and_dim_ones_warned_about(tmp_path: Path) -> None:
+    whole = classes(tmp_path / "16", "a", "b", kind=np.uint16, top=65535)
+    assert "gray levels" not in warnings(plan(whole, **FINETUNE))
+    dim = classes(tmp_path / "14", "a", "b", kind=np.uint16, top=16383)
+    assert "gray levels survive" in warnings(plan(dim, **FINETUNE))
+    picture(whole / "a" / "dark.png", kind=np.uint16, top=4095)
+    assert "gray levels" not in warnings(plan(whole, **FINETUNE))
+    Image.new("RGB", (8, 8)).save(whole / "a" / "black.png")
+    assert "1 of 8 pictures are of one color alone" in warnings(plan(whole, **FINETUNE))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_of_both_training_and_validation_are_named(packed: bool, tmp_path: Path) -> None:
+    train = classes(tmp_path / "train", "a", "b")
+    val = classes(tmp_path / "val", "a", "b")
+    assert "flatter" not in warnings(plan(train, val, **FINETUNE))
+    shutil.copy(train / "a" / "0.png", val / "a" / "leak.png")
+    if packed:
+        train = make_tarball(train, tmp_path / "t.tar")
+        val = make_tarball(val, tmp_path / "v.tar.gz")
+    said = warnings(plan(train, val, **FINETUNE))
+    assert "1 of the 7 images" in said and "a/0.png" in said and "a/leak.png" in said
+
+
+def test_links_are_named(tmp_path: Path) -> None:
+    classes(tmp_path, "a", "b")
+    (tmp_path / "a" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "b" / "twin.png").symlink_to(tmp_path / "a" / "0.png")
+    said = warnings(plan(tmp_path, **FINETUNE))
+    assert "1 links that lead nowhere: a/gone.png" in said
+    assert "1 images are files that the source holds under another name" in said
+
+
+# ------------------------------------------------------------------------------------------
+# behind a URL
+
+
+def test_a_plan_counts_and_judges_what_is_behind_a_url(tmp_path: Path) -> None:
+    train = classes(tmp_path / "train", "ants", "bees")
+    val = classes(tmp_path / "val", "ants", "wasps")
+    with S3Server(tmp_path / "s3") as server, environment(server.env):
+        bucket = server.bucket("b")
+        make_tarball(train, bucket / "data/train/images_train.tar.gz")
+        make_tarball(val, bucket / "data/val/images_val.tar.gz")
+        options: dict[str, Any] = {
+            "train_datasets": "s3://b/data/train",
+            "automl_policy": "off",
+            "spec_overrides": FINETUNE,
+        }
+        seen = Skill().plan("train", **options).sources["dataset.train_data_sources"]
+        assert seen["class_counts"] == {"ants": 3, "bees": 3}
+        with pytest.raises(DataError, match="wasps"):
+            Skill().plan("train", eval_dataset="s3://b/data/val", **options)
+        left = Skill().plan("train", count=False, eval_dataset="s3://b/data/val", **options)
+        assert left.sources["dataset.val_data_sources"]["counted"] is False
+        with pytest.raises(DataError, match="wasps"):
+            Skill().create_job(left)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_archive_of_another_split_is_named_with_the_one_looked_for(
+    remote: bool, tmp_path: Path
+) -> None:
+    with S3Server(tmp_path / "s3") as server, environment(server.env):
+        bucket = server.bucket("b")
+        make_tarball(classes(tmp_path / "d", "a", "b"), bucket / "data/images_val.tar.gz")
+        with pytest.raises(MaeError) as caught:
+            Skill().plan(
+                "inference",
+                inference_dataset="s3://b/data" if remote else str(bucket / "data"),
+                spec_overrides={"inference.checkpoint": "x.pth"},
+            )
+    assert "images_test.tar.gz" in str(caught.value) and "images_val.tar.gz" in str(caught.value)
