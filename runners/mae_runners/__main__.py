@@ -33,6 +33,7 @@ from mae_sdk.run.output import (
 )
 from mae_skill.errors import MaeError, PreemptedError, UsageError
 from mae_skill.resolve import Resolution, raise_all
+from mae_skill.spelling import printable
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
 
@@ -109,7 +110,7 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
     except MaeError as error:
         redact_error(error)
         as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
-        document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
+        document = json.dumps(error.to_dict(), default=str)
         if record_failure(run, error.to_dict()):  # of several ranks one speaks
             print(document if as_json else f"error: {error}", file=sys.stderr)
         return leave(error.exit_code)
@@ -229,7 +230,7 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     os.environ.update(secrets)
     if not found.errors and own_rank() == 0:
         for warning in found.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(printable(f"warning: {warning}"), file=sys.stderr)
     return found
 
 
@@ -458,7 +459,7 @@ def stop(message: str, run: Run, shown: str | None = None) -> int:
     """Reports that the run was preempted; returns the exit code."""
     if run.context is not None:
         run.context.status.running(message)
-    print(shown or message, file=sys.stderr)
+    print(printable(shown or message), file=sys.stderr)
     return leave(PreemptedError.exit_code)
 
 

@@ -22,6 +22,7 @@ from mae_skill.spec import (
     InferenceSpec,
     TrainSpec,
 )
+from mae_skill.spelling import printable
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,7 @@ class RunContext:
     def log(self, message: str) -> None:
         """Prints one line for people on stderr, on rank 0 alone."""
         if self.is_main:
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         """Logs a warning, which the result repeats."""

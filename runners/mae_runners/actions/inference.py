@@ -94,7 +94,10 @@ def write_results(
         header += [f"label_{place}", f"probability_{place}"]
 
     target = folder / "results.csv"
-    with atomic_file(target) as temporary, temporary.open("w", newline="") as stream:
+    with (
+        atomic_file(target) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(header)
         for path, value, index in zip(paths, values.tolist(), indices.tolist(), strict=True):
@@ -112,7 +115,7 @@ def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> li
     array, index = folder / "embeddings.npy", folder / "embeddings.csv"
     with atomic_file(array) as temporary, temporary.open("wb") as stream:
         np.save(stream, features.astype(np.float32))
-    with index.open("w", newline="") as table:
+    with index.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(["row", "path"])
         writer.writerows(enumerate(paths))

@@ -11,6 +11,7 @@ from mae_sdk.data import Pairs, open_pairs
 from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import DatasetSpec
+from mae_skill.spelling import one_line, shown
 
 from mae_runners.data.dataset import KeyedDataset, planes, shared_zeros
 from mae_runners.data.decode import decode
@@ -65,8 +66,8 @@ class SegmentationDataset(KeyedDataset):
         return (3 + np.dtype(self.reader.dtype).itemsize) * pixels
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = decode(self.pairs.read(index), self.pairs[index])
-        data, name = self.pairs.read_mask(index), self.pairs.mask_path(index) or ""
+        pixels = decode(self.pairs.read(index), shown(self.pairs[index]))
+        data, name = self.pairs.read_mask(index), one_line(self.pairs.mask_path(index) or "")
         if data is None:
             mask: Any = np.full(pixels.shape[:2], self.ignore_index, dtype=self.reader.dtype)
         else:
@@ -127,8 +128,9 @@ class SegmentationDataset(KeyedDataset):
         count = self.reader.num_classes
         first = int(self.reader.reduce_zero_label)
         zero = "0 (unlabeled), " if first else ""
+        mask = one_line(str(self.pairs.mask_path(index)))
         return DataError(
-            f"{self.pairs.mask_path(index)} holds the value {value}, which is not a class",
+            f"{mask} holds the value {value}, which is not a class",
             field="model.num_classes",
             got=value,
             expected=f"{zero}{first} … {count - 1 + first}, or ignore_index {self.ignore_index}",

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from mae_skill.spelling import json_printable, printable
+from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk import answers
 
@@ -110,25 +112,26 @@ def emit(
     if as_json:
         click.echo(dumps({**document, "next": list(next_commands)} if next_commands else document))
         return
-    click.echo(text)
+    click.echo(printable(text))
     if next_commands:
-        click.echo("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))
+        click.echo(printable("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands)))
 
 
 def say(text: str) -> None:
     """Talk: to stderr, never among the data."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def dumps(document: Any) -> str:
     """Strict JSON (no NaN), indented; paths and other foreign values as text."""
-    return json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=_ascii())
+    text = json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=_ascii())
+    return json_printable(text)
 
 
 def one_line(document: Any) -> str:
     """Strict JSON on one line, also for readers to whom Unicode's line separators end a line."""
     text = json.dumps(answers.plain(document), allow_nan=False, ensure_ascii=_ascii())
-    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return json_printable(text)
 
 
 def _ascii() -> bool:
@@ -141,7 +144,7 @@ def print_error(error: MaeError, *, as_json: bool) -> None:
     if as_json:
         sys.stderr.write(one_line(error.to_dict()) + "\n")
     else:
-        sys.stderr.write(f"error [{error.code}] {error}\n")
+        sys.stderr.write(printable(f"error [{error.code}] {error}") + "\n")
 
 
 def bounded(lines: Sequence[str], *, more: str, limit: int = MAX_LINES) -> str:
@@ -153,7 +156,7 @@ def bounded(lines: Sequence[str], *, more: str, limit: int = MAX_LINES) -> str:
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str]) -> str:
     """Plain aligned columns: readable in a terminal, a log and a model's context alike."""
-    cells = [[str(cell) if cell is not None else "-" for cell in row] for row in rows]
+    cells = [[one_line_of(str(cell)) if cell is not None else "-" for cell in row] for row in rows]
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
     lines = [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
@@ -176,7 +179,7 @@ def show(value: Any, limit: int = 160) -> str:
         text = f"{value:.6g}"
     else:
         text = json.dumps(value, default=str, ensure_ascii=False)
-    text = text.replace("\n", " ")
+    text = one_line_of(text.replace("\n", " "))
     if len(text) <= limit or not sys.stdout.isatty():  # what is piped is read whole
         return text
     return text[: limit - 1] + "…"
@@ -356,7 +359,7 @@ def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_
 
 
 def _print_log_line(line: str, as_json: bool) -> None:
-    click.echo(one_line({"line": line}) if as_json else line)
+    click.echo(one_line({"line": line}) if as_json else printable(line))
     sys.stdout.flush()
 
 

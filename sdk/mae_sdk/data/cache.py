@@ -21,10 +21,10 @@ from typing import Any
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk import files
-from mae_sdk.data.archive import Limits, Member
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.fetch import is_archive, reading
-from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
+from mae_sdk.data.member import Limits, Member
+from mae_sdk.data.names import IMAGE_SUFFIXES, ends_as_image, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.data.progress import told
 from mae_sdk.storage import transfer, urls
@@ -140,7 +140,8 @@ def _identify(
         details = {
             name: entry
             for name, entry in there.items()
-            if safe_name(name, where) and (is_image(name) or not images_only)
+            if not images_only
+            or (ends_as_image(name) and safe_name(name, where) and is_image(name))
         }
         if skipped is not None:
             skipped += sorted(there.keys() - details.keys())

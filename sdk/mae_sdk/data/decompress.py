@@ -15,6 +15,25 @@ ZSTD_WINDOW = 128 << 20
 CHUNK = 1 << 20
 
 
+def crc32(data: bytes, value: int = 0) -> int:
+    """ISA-L's crc32 (several GB/s) where it is installed, zlib's else: the same number."""
+    global _crc
+    if _crc is None:
+        try:
+            from isal import isal_zlib
+
+            _crc = isal_zlib.crc32
+        except ImportError:
+            import zlib
+
+            _crc = zlib.crc32
+    result: int = _crc(data, value)
+    return result
+
+
+_crc: Any = None
+
+
 class Reader(Protocol):
     """What the archive readers need of a stream."""
 
@@ -22,15 +41,25 @@ class Reader(Protocol):
 
 
 class Counted(io.RawIOBase):
-    """A raw file that counts what was read from it: the denominator of the bomb ratio."""
+    """A raw file that counts what was read from it: the denominator of the bomb ratio.
 
-    def __init__(self, raw: Any) -> None:
+    Args:
+        stored: the bytes it takes on disk where known. A file with holes yields more than it takes.
+    """
+
+    def __init__(self, raw: Any, stored: int | None = None) -> None:
         self._raw = raw
-        self.consumed = 0
+        self._stored = stored
+        self._read = 0
+
+    @property
+    def consumed(self) -> int:
+        """Bytes that came from it, of those that it takes."""
+        return self._read if self._stored is None else min(self._read, max(1, self._stored))
 
     def readinto(self, buffer: Any) -> int:
         data: bytes = self._raw.read(len(buffer)) or b""
-        self.consumed += len(data)
+        self._read += len(data)
         buffer[: len(data)] = data
         return len(data)
 

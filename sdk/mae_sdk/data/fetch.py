@@ -14,8 +14,9 @@ from typing import Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.archive import BLOCK, Limits, Member, Prefixed, looks_like_one, members
+from mae_sdk.data.archive import BLOCK, Prefixed, looks_like_one, members
 from mae_sdk.data.decompress import sniff
+from mae_sdk.data.member import Limits, Member
 from mae_sdk.data.names import safe_name
 from mae_sdk.storage import streams, transfer, urls
 from mae_sdk.storage.faults import Missing

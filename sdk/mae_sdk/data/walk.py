@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mae_skill.errors import StorageError
+from mae_skill.spelling import shown, spelled
 
 from mae_sdk.data.left_out import LeftOut
-from mae_sdk.data.names import is_image, is_system_folder
+from mae_sdk.data.names import is_image, is_system_folder, refused
 
 MAX_VISITS = 8
 """Paths by which one folder is read; links to each other could make more of them than atoms."""
@@ -40,6 +41,7 @@ def walk(root: Path) -> Walk:
     and counted among the twins. What is deleted during the walk is ignored.
 
     Raises:
+        DataError: a device or a pipe has the name of an image.
         StorageError: a folder may not be read, and it is not a system's.
     """
     found = Walk()
@@ -63,11 +65,13 @@ def walk(root: Path) -> Walk:
                 found.left_out.locked.add(prefix)
                 continue
             raise StorageError(
-                f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False
+                f"cannot read {shown(str(folder))}: {error.strerror}",
+                got=spelled(str(folder)),
+                retryable=False,
             ) from error
         stack += [(name, path, (*above, identity)) for name, path in below]
 
-    found.files.sort()
+    found.files.sort(key=lambda file: os.fsencode(file[0]))  # as an archive's names are sorted
     _find_twins(found)
     return found
 
@@ -96,6 +100,13 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
             images += 1
             identity = hash((info.st_dev, info.st_ino))
             found.files.append((name, info.st_size, info.st_mtime_ns, identity))
+        elif is_image(name):
+            raise refused(
+                name,
+                "is a device or a pipe",
+                entry.path[: -len(name) - 1],
+                "remove it from the folder",
+            )
         elif entry.is_file():
             left.add_file(name, _head_of(Path(entry.path)))
     folder = prefix.rstrip("/")
