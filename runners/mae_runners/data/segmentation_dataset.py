@@ -14,7 +14,7 @@ from mae_skill.spec import DatasetSpec
 from mae_skill.spelling import one_line, shown
 
 from mae_runners.data.dataset import KeyedDataset, planes, shared_zeros
-from mae_runners.data.decode import decode
+from mae_runners.data.decode import MAX_PIXELS, decode
 from mae_runners.data.joint_transforms import JointTrainTransform
 from mae_runners.data.masks import MaskReader
 
@@ -47,12 +47,13 @@ class SegmentationDataset(KeyedDataset):
         seed: int,
         classes: list[str],
         max_corrupt_fraction: float,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(
             source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
         )
         self.pairs, self.transform, self.reader = source, transform, reader
-        self.ignore_index = reader.ignore_index
+        self.ignore_index, self.max_pixels = reader.ignore_index, max_pixels
         self.has_masks = source.masked == len(source)
         # The first value of a mask that is not a class, plus 1; shared as `_bad` is.
         self._strange = shared_zeros(len(source), torch.int32)
@@ -66,12 +67,12 @@ class SegmentationDataset(KeyedDataset):
         return (3 + np.dtype(self.reader.dtype).itemsize) * pixels
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = decode(self.pairs.read(index), shown(self.pairs[index]))
+        pixels = decode(self.pairs.read(index), shown(self.pairs[index]), self.max_pixels)
         data, name = self.pairs.read_mask(index), one_line(self.pairs.mask_path(index) or "")
         if data is None:
             mask: Any = np.full(pixels.shape[:2], self.ignore_index, dtype=self.reader.dtype)
         else:
-            mask, strange = self.reader(data, name)
+            mask, strange = self.reader(data, name, self.max_pixels)
             if strange is not None:
                 self._strange[index] = strange + 1
         if mask.shape != pixels.shape[:2]:
@@ -188,4 +189,5 @@ def build_segmentation_dataset(
         seed=seed,
         classes=names,
         max_corrupt_fraction=dataset.max_corrupt_fraction,
+        max_pixels=dataset.augmentation.max_pixels,
     )
