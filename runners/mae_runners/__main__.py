@@ -33,7 +33,6 @@ from mae_sdk.run.output import (
 )
 from mae_skill.errors import MaeError, PreemptedError, UsageError
 from mae_skill.resolve import Resolution, raise_all
-from mae_skill.spelling import printable
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
 
@@ -230,7 +229,7 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     os.environ.update(secrets)
     if not found.errors and own_rank() == 0:
         for warning in found.warnings:
-            print(printable(f"warning: {warning}"), file=sys.stderr)
+            print(f"warning: {warning}", file=sys.stderr)
     return found
 
 
@@ -459,7 +458,7 @@ def stop(message: str, run: Run, shown: str | None = None) -> int:
     """Reports that the run was preempted; returns the exit code."""
     if run.context is not None:
         run.context.status.running(message)
-    print(printable(shown or message), file=sys.stderr)
+    print(shown or message, file=sys.stderr)
     return leave(PreemptedError.exit_code)
 
 

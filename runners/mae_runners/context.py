@@ -22,7 +22,6 @@ from mae_skill.spec import (
     InferenceSpec,
     TrainSpec,
 )
-from mae_skill.spelling import printable
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +53,7 @@ class Progress:
         self._bar: Bar | None = None
         self._last_line = time.monotonic()
         if enabled and sys.stderr.isatty():
+            from mae_sdk.run.output import drawn_on
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -65,7 +65,9 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}"),
             )
-            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = RichProgress(
+                *columns, console=Console(file=drawn_on(sys.stderr)), transient=True
+            )
             self._task = self._bar.add_task(description, total=total, completed=initial, values="")
             self._bar.start()
 
@@ -131,7 +133,7 @@ class RunContext:
     def log(self, message: str) -> None:
         """Prints one line for people on stderr, on rank 0 alone."""
         if self.is_main:
-            print(printable(message), file=sys.stderr, flush=True)
+            print(message, file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         """Logs a warning, which the result repeats."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import one_line
 from PIL import Image
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
@@ -72,7 +73,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     unreadable = sorted({path for part in bad for path in part})
     for path in unreadable:
-        context.log(f"warning: unreadable, so not in the results: {path}")
+        context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
     return {
         "kpis": {"images": len(paths), "unreadable": len(images) - len(paths)},

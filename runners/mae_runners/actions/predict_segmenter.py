@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
-from mae_skill.spelling import spelled
+from mae_skill.spelling import one_line, spelled
 from PIL import Image
 
 from mae_runners.context import RunContext
@@ -132,7 +132,7 @@ def predict_segmenter(
     ]
     unreadable = sorted({path for part in bad for path in part})
     for path in unreadable:
-        context.log(f"warning: unreadable, so not in the results: {path}")
+        context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
 
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from mae_skill.spelling import json_printable, printable
+from mae_skill.spelling import json_printable
 from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk import answers
@@ -112,14 +112,14 @@ def emit(
     if as_json:
         click.echo(dumps({**document, "next": list(next_commands)} if next_commands else document))
         return
-    click.echo(printable(text))
+    click.echo(text)
     if next_commands:
-        click.echo(printable("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands)))
+        click.echo("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))
 
 
 def say(text: str) -> None:
     """Talk: to stderr, never among the data."""
-    click.echo(printable(text), err=True)
+    click.echo(text, err=True)
 
 
 def dumps(document: Any) -> str:
@@ -144,7 +144,7 @@ def print_error(error: MaeError, *, as_json: bool) -> None:
     if as_json:
         sys.stderr.write(one_line(error.to_dict()) + "\n")
     else:
-        sys.stderr.write(printable(f"error [{error.code}] {error}") + "\n")
+        sys.stderr.write(f"error [{error.code}] {error}\n")
 
 
 def bounded(lines: Sequence[str], *, more: str, limit: int = MAX_LINES) -> str:
@@ -359,7 +359,7 @@ def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_
 
 
 def _print_log_line(line: str, as_json: bool) -> None:
-    click.echo(one_line({"line": line}) if as_json else printable(line))
+    click.echo(one_line({"line": line}) if as_json else line)
     sys.stdout.flush()
 
 
@@ -417,12 +417,14 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        from mae_sdk.run.output import drawn_on
+
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=Console(file=drawn_on(sys.stderr)),
             transient=True,
         )
         self.task = self.progress.add_task("waiting", total=None, detail="")

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Sequence
 
 import click
-from mae_skill.spelling import printable, write_anything
 
 from mae_sdk import answers
 from mae_sdk.cli.common import did_you_mean, one_line, print_error
@@ -162,8 +161,6 @@ def _run(arguments: list[str]) -> int:
     from mae_sdk.run.output import is_closed
 
     as_json = _wants_json(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        write_anything(stream)
     try:
         code = cli.main(args=arguments, prog_name="mae", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
@@ -209,7 +206,7 @@ def _internal_error(error: Exception, as_json: bool) -> int:
     if as_json:
         sys.stderr.write(one_line(answers.internal_error(error)) + "\n")
     else:
-        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+        traceback.print_exception(error)
         sys.stderr.write(
             "mae: internal error: this is a bug in mae; please report the lines above\n"
         )

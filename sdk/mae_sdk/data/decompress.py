@@ -84,8 +84,7 @@ def sniff(head: bytes) -> str:
 def open_stream(raw: Counted, kind: str) -> Reader:
     """A reader of the decompressed bytes of ``raw``."""
     if kind == "gzip":
-        stream: Reader = _gzip_reader()(fileobj=raw, mode="rb")
-        return stream
+        return _Gzip(raw)
 
     if kind == "zstd":
         try:
@@ -103,14 +102,65 @@ def open_stream(raw: Counted, kind: str) -> Reader:
     return cast(Reader, raw)
 
 
-def _gzip_reader() -> Any:
-    try:
-        from isal.igzip import IGzipFile
-    except ImportError:  # a platform without ISA-L wheels: the same bytes, slower
-        import gzip
+class TrailingData(ValueError):
+    """Bytes behind the end of a compressed stream that are neither padding nor another stream."""
 
-        return gzip.GzipFile
-    return IGzipFile
+
+class _Gzip:
+    """gzip: one stream or several, then zeros at most, as tapes pad; the checksums are checked.
+
+    Other bytes behind the end are an error of their own: GNU gzip warns of them and goes on, but
+    here nobody reads warnings, and they may be a second archive that was appended.
+    """
+
+    def __init__(self, raw: Counted) -> None:
+        self._raw = raw
+        self._decoder: Any = None
+        self._ended = 0  # streams that were read to their end
+        self._pending = b""
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK if size < 0 else size
+        while True:
+            if self._decoder is None and not self._begin():
+                return b""
+            data = self._pending or self._raw.read(1 << 16)
+            if not data:
+                raise EOFError("the compressed stream ends early")
+            out: bytes = self._decoder.decompress(data, size)
+            self._pending = self._decoder.unconsumed_tail
+            if self._decoder.eof:
+                self._pending = self._decoder.unused_data
+                self._decoder = None
+                self._ended += 1
+            if out:
+                return out
+
+    def _begin(self) -> bool:
+        """Make a decoder for the next stream; False: there is none."""
+        rest = self._pending or self._raw.read(1 << 16)
+        if self._ended:
+            rest = rest.lstrip(b"\0")
+            while not rest and (more := self._raw.read(1 << 16)):
+                rest = more.lstrip(b"\0")
+        if not rest:
+            return False
+        rest += self._raw.read(1) if len(rest) == 1 else b""
+        if self._ended and not rest.startswith(b"\x1f\x8b"):
+            raise TrailingData("data after the end of the gzip stream")
+        self._pending, self._decoder = rest, _inflater()
+        return True
+
+
+def _inflater() -> Any:
+    """A decoder of one gzip stream, header and checksum included."""
+    try:
+        from isal import isal_zlib
+    except ImportError:  # a platform without ISA-L wheels: the same bytes, slower
+        import zlib
+
+        return zlib.decompressobj(31)
+    return isal_zlib.decompressobj(31)
 
 
 class _Frames:
@@ -188,6 +238,12 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
         pass
 
     name = type(error).__name__
+    if isinstance(error, TrailingData):
+        return DataError(
+            f"refused {source}: {error}",
+            got=source,
+            hint="cut them off, or pack the images into one archive",
+        )
     if isinstance(error, EOFError):
         return DataError(
             f"{source} is truncated: the {compressed} stream ends before its end",
