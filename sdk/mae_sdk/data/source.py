@@ -352,6 +352,12 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         part = _Folder(local)
     elif local is not None and not local.exists():
         raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
+    elif local is not None and not local.is_file():
+        raise DataError(
+            f"{where} is a device or a pipe",
+            got=where,
+            expected="a folder, or an archive that is a file",
+        )
     elif local is not None and not is_archive(uri):
         raise DataError(
             f"{where} is neither a folder nor an archive",
