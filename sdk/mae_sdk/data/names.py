@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import mmap
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -216,6 +217,11 @@ def encoded(name: str) -> bytes:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogatepass")
+
+
+def text_of(name: str) -> str:
+    """A name that the system gave in the encoding of this process's locale, as UTF-8 spells it."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 class Names(Sequence[str]):

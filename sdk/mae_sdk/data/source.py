@@ -28,7 +28,7 @@ from mae_sdk.data.labels import (
 )
 from mae_sdk.data.left_out import LeftOut
 from mae_sdk.data.member import Limits
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
 from mae_sdk.data.walk import walk
 from mae_sdk.storage import urls
 
@@ -240,18 +240,24 @@ class _Folder:
         self.digest = digest.hexdigest()
 
     def read(self, index: int) -> bytes:
-        path = self.root / str(self.names[index])
+        path = self._path(index)
         try:
-            return path.read_bytes()
+            with open(path, "rb") as stream:  # `Path` takes no bytes
+                return stream.read()
         except (PermissionError, IsADirectoryError) as error:
             raise DataError(f"cannot be read: {error.strerror}", got=spelled(str(path))) from error
         except OSError as error:
             raise StorageError(
-                f"cannot read {shown(str(path))}: {error.strerror}", got=spelled(str(path))
+                f"cannot read {shown(os.fsdecode(path))}: {error.strerror}",
+                got=spelled(os.fsdecode(path)),
             ) from error
 
     def size(self, index: int) -> int:
-        return (self.root / str(self.names[index])).stat().st_size
+        return os.stat(self._path(index)).st_size  # noqa: PTH116
+
+    def _path(self, index: int) -> bytes:
+        """A file's path as the bytes that it is, whatever the locale."""
+        return os.fsencode(self.root) + b"/" + encoded(self.names[index])
 
 
 class _Packed:

@@ -12,7 +12,7 @@ from mae_skill.errors import StorageError
 from mae_skill.spelling import shown, spelled
 
 from mae_sdk.data.left_out import LeftOut
-from mae_sdk.data.names import is_image, is_system_folder, refused
+from mae_sdk.data.names import encoded, is_image, is_system_folder, refused, text_of
 
 MAX_VISITS = 8
 """Paths by which one folder is read; links to each other could make more of them than atoms."""
@@ -29,6 +29,8 @@ class Walk:
         left_out: everything else.
     """
 
+    root: Path
+
     files: list[tuple[str, int, int, int]] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -44,7 +46,7 @@ def walk(root: Path) -> Walk:
         DataError: a device or a pipe has the name of an image.
         StorageError: a folder may not be read, and it is not a system's.
     """
-    found = Walk()
+    found = Walk(root)
     visits: Counter[_Identity] = Counter()
     stack: list[tuple[str, Path, tuple[_Identity, ...]]] = [("", root, ())]
     while stack:
@@ -71,7 +73,7 @@ def walk(root: Path) -> Walk:
             ) from error
         stack += [(name, path, (*above, identity)) for name, path in below]
 
-    found.files.sort(key=lambda file: os.fsencode(file[0]))  # as an archive's names are sorted
+    found.files.sort(key=lambda file: encoded(file[0]))  # as an archive's names are sorted
     _find_twins(found)
     return found
 
@@ -80,7 +82,7 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
     """Take over the files of one folder; returns its folders, as ``(prefix, path)``."""
     left, below, images = found.left_out, [], 0
     for entry in entries:
-        name = prefix + entry.name
+        name = prefix + text_of(entry.name)
         if is_system_folder(entry.name):
             left.hidden.add(name)
             continue
