@@ -245,7 +245,9 @@ class _Folder:
             with open(path, "rb") as stream:  # `Path` takes no bytes
                 return stream.read()
         except (PermissionError, IsADirectoryError) as error:
-            raise DataError(f"cannot be read: {error.strerror}", got=spelled(str(path))) from error
+            raise DataError(
+                f"cannot be read: {error.strerror}", got=spelled(os.fsdecode(path))
+            ) from error
         except OSError as error:
             raise StorageError(
                 f"cannot read {shown(os.fsdecode(path))}: {error.strerror}",

@@ -106,7 +106,7 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
             raise refused(
                 name,
                 "is a device or a pipe",
-                entry.path[: -len(name) - 1],
+                shown(str(found.root)),
                 "remove it from the folder",
             )
         elif entry.is_file():
