@@ -155,7 +155,7 @@ def fail(error: MaeError, run: Run) -> int:
     """Reports an error that the user can mend; returns the exit code."""
     redact_error(error)
     as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
-    document = json.dumps(error.to_dict(), ensure_ascii=False, default=str)
+    document = json.dumps(error.to_dict(), default=str)
     if record_failure(run, error.to_dict()):  # of several ranks one speaks
         print(document if as_json else f"error: {error}", file=sys.stderr)
     return leave(error.exit_code)

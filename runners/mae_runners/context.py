@@ -54,6 +54,7 @@ class Progress:
         self._bar: Bar | None = None
         self._last_line = time.monotonic()
         if enabled and sys.stderr.isatty():
+            from mae_sdk.run.output import drawn_on
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -65,7 +66,9 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[values]}"),
             )
-            self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = RichProgress(
+                *columns, console=Console(file=drawn_on(sys.stderr)), transient=True
+            )
             self._task = self._bar.add_task(description, total=total, completed=initial, values="")
             self._bar.start()
 

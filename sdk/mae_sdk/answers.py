@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill.spelling import valid_text
+
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
@@ -28,13 +30,15 @@ def plain(value: Any) -> Any:
     """A document in the types that JSON has: NaN and infinities as None, foreign values as text."""
     if isinstance(value, float):
         return value if float("-inf") < value < float("inf") else None
-    if value is None or isinstance(value, (str, int)):
+    if isinstance(value, str):
+        return valid_text(value)
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {valid_text(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return str(value)
+    return valid_text(str(value))
 
 
 _OUR_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOSYS, errno.EINVAL}

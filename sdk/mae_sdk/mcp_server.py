@@ -419,7 +419,7 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
         document = answers.internal_error(error) if problem is None else problem.to_dict()
 
     note_call(arguments)
-    document = redact_tree(document, known())
+    document = redact_tree(answers.plain(document), known())
     # Logs and jobs have a limit of their own.
     whole = tool.name in ("logs", "jobs") or arguments.get("full") is True
     if failed:

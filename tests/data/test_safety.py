@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mae_sdk.data import open_source
-from mae_sdk.data.archive import Limits, members
+from mae_sdk.data.archive import members
+from mae_sdk.data.member import Limits
 from mae_sdk.data.names import safe_name
 from mae_skill.errors import DataError, MaeError
 
-from tests.support.hostile import CORPUS, PHOTO, tar, zipped
+from tests.support.hostile import CORPUS, PHOTO, READ, tar, zipped
 
 LIMITS = Limits(max_ratio=100, ratio_from=8 << 20, max_members=5000)
 
@@ -37,6 +38,15 @@ def test_a_hostile_archive_is_refused_by_name_and_leaves_nothing_behind(
         if path not in before and path != cache and ".locks" not in path.parts
     ]
     assert left == []
+
+
+@pytest.mark.parametrize("case", READ)
+def test_what_a_folder_may_hold_is_read_from_an_archive_too(case: str, tmp_path: Path) -> None:
+    name, make, images = READ[case]
+    (tmp_path / name).write_bytes(make())
+    source = open_source(tmp_path / name, cache_dir=tmp_path / "cache", limits=LIMITS)
+    assert sorted(source.members) == images
+    assert all(source.read(i) == PHOTO for i in range(len(images)))
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zst"])

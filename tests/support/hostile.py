@@ -121,16 +121,6 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: tar(special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"), _GOOD),
         "a/link.jpg",
     ),
-    "a symbolic link in": (
-        "x.tar",
-        lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "1.jpg")),
-        "a/2.jpg",
-    ),
-    "a hard link": (
-        "x.tar",
-        lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "a/1.jpg")),
-        "a/2.jpg",
-    ),
     "a character device": (
         "x.tar",
         lambda: tar(_GOOD, special("a/null.jpg", tarfile.CHRTYPE)),
@@ -148,15 +138,12 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: tar(_GOOD, ("./a//1.jpg", PHOTO)),
         "a/1.jpg",
     ),
-    "a case collision": ("x.tar", lambda: tar(_GOOD, ("A/1.JPG", PHOTO)), "A/1.JPG"),
     "a file that is also a folder": (
         "x.tar",
         lambda: tar(("a", PHOTO), _GOOD),
         "both a file and a folder",
     ),
-    "a backslash": ("x.tar", lambda: tar(("a\\..\\evil.jpg", PHOTO)), "evil.jpg"),
     "a drive": ("x.tar", lambda: tar(("C:evil.jpg", PHOTO)), "C:evil.jpg"),
-    "a control character": ("x.tar", lambda: tar(("a/\x1b[2Jevil.jpg", PHOTO)), "evil.jpg"),
     "an over-long component": ("x.tar", lambda: tar(("a/" + "n" * 300 + ".jpg", PHOTO)), "nnn"),
     "a bomb by ratio": ("x.tar.gz", _bomb, "bomb"),
     "a bomb by count": (
@@ -256,11 +243,184 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an overlapping zip": ("x.zip", _overlapping, "x.zip"),
     "a truncated zip": ("x.zip", lambda: zipped(_GOOD)[:-30], "x.zip"),
     "trailing junk after a zip": ("x.zip", lambda: zipped(_GOOD) + b"junk", "after the end"),
+    "a zip with another name inside": ("x.zip", lambda: _lying("name"), "a/1.jpg"),
+    "a zip with more than it says": ("x.zip", lambda: _lying("size"), "a/1.jpg"),
+    "a zip with another size inside": ("x.zip", lambda: _lying("local size"), "a/1.jpg"),
+    "a zip with a wrong checksum": ("x.zip", lambda: _lying("checksum"), "a/1.jpg"),
+    "a zip with another method inside": ("x.zip", lambda: _lying("method"), "a/1.jpg"),
+    "a zip with a member that is not listed": (
+        "x.zip",
+        lambda: _lying("hidden"),
+        "before the first",
+    ),
+    "a zip that miscounts": ("x.zip", lambda: _lying("count"), "x.zip"),
+    "a zip with two directories": ("x.zip", lambda: _lying("two directories"), "two directories"),
+    "a hard link out": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "/etc/passwd")),
+        "a/2.jpg",
+    ),
+    "a link to a folder of images": (
+        "x.tar",
+        lambda: tar(_GOOD, special("b", tarfile.SYMTYPE, "a")),
+        "link to the folder 'a'",
+    ),
+    "a pax header of many records": (
+        "x.tar",
+        lambda: _pax("a/1.jpg", {f"k{i}": "" for i in range(20_000)}),
+        "records",
+    ),
     "a zip bomb": ("x.zip", lambda: zipped(("a/bomb.jpg", b"\0" * (24 << 20))), "a/bomb.jpg"),
     "a page of HTML": ("x.tar.gz", lambda: b"<html>" + b"not found " * 100, "not an archive"),
     "an empty file": ("x.tar.gz", lambda: b"", "x.tar.gz"),
     "an empty tar": ("x.tar", lambda: tar(), "no files"),
 }
+
+
+# What a folder may hold as well is read as in a folder: name → (file name, bytes, the images).
+READ: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
+    "a symbolic link in": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "1.jpg")),
+        ["a/1.jpg", "a/2.jpg"],
+    ),
+    "a link to a link": (
+        "x.tar",
+        lambda: tar(
+            special("b/3.jpg", tarfile.SYMTYPE, "../a/2.jpg"),
+            special("a/2.jpg", tarfile.SYMTYPE, "1.jpg"),
+            _GOOD,
+        ),
+        ["a/1.jpg", "a/2.jpg", "b/3.jpg"],
+    ),
+    "a dangling link": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.SYMTYPE, "gone.jpg")),
+        ["a/1.jpg"],
+    ),
+    "links in a circle": (
+        "x.tar",
+        lambda: tar(
+            _GOOD,
+            special("a/2.jpg", tarfile.SYMTYPE, "3.jpg"),
+            special("a/3.jpg", tarfile.SYMTYPE, "2.jpg"),
+        ),
+        ["a/1.jpg"],
+    ),
+    "a link out that is no image": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/passwd", tarfile.SYMTYPE, "/etc/passwd")),
+        ["a/1.jpg"],
+    ),
+    "a hard link": (
+        "x.tar",
+        lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "a/1.jpg")),
+        ["a/1.jpg", "a/2.jpg"],
+    ),
+    "a case collision": (
+        "x.tar",
+        lambda: tar(_GOOD, ("A/1.JPG", PHOTO)),
+        ["A/1.JPG", "a/1.jpg"],
+    ),
+    "a backslash": (
+        "x.tar",
+        lambda: tar(("a\\..\\evil.jpg", PHOTO)),
+        ["a\\..\\evil.jpg"],
+    ),
+    "a control character": (
+        "x.tar",
+        lambda: tar(("a/\x1b[2Jevil.jpg", PHOTO)),
+        ["a/\x1b[2Jevil.jpg"],
+    ),
+    "the icon of a folder": (
+        "x.tar.gz",
+        lambda: gzip.compress(tar(_GOOD, ("a/Icon\r", b""), ("._1.jpg", b"\0\5\x16\7"))),
+        ["a/1.jpg"],
+    ),
+    "a duplicate that is no image": (
+        "x.tar",
+        lambda: tar(("README", b"old"), _GOOD, ("README", b"new")),
+        ["a/1.jpg"],
+    ),
+    "devices that are no images": (
+        "x.tar",
+        lambda: tar(_GOOD, special("dev/null", tarfile.CHRTYPE), special("p", tarfile.FIFOTYPE)),
+        ["a/1.jpg"],
+    ),
+    "a sparse file that is no image": (
+        "x.tar",
+        lambda: tar(special("core", tarfile.GNUTYPE_SPARSE), _GOOD),
+        ["a/1.jpg"],
+    ),
+    "a zip with a link in": (
+        "x.zip",
+        lambda: _zip_link("a/2.jpg", "./1.jpg"),
+        ["a/1.jpg", "a/2.jpg"],
+    ),
+    "a zip of Windows with its separators": (
+        "x.zip",
+        lambda: _made_by(0, zipped(("cat\\1.jpg", PHOTO), ("dog\\2.jpg", PHOTO))),
+        ["cat/1.jpg", "dog/2.jpg"],
+    ),
+    "a zip of Unix with a backslash": (
+        "x.zip",
+        lambda: zipped(("a\\1.jpg", PHOTO)),
+        ["a\\1.jpg"],
+    ),
+}
+
+
+def _zip_link(name: str, target: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(*_GOOD)
+        info = zipfile.ZipInfo(name)
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, target)
+    return out.getvalue()
+
+
+def _made_by(system: int, data: bytes) -> bytes:
+    """A zip whose directory says that this system made it."""
+    made = bytearray(data)
+    at = made.find(b"PK\x01\x02")
+    while at >= 0:
+        made[at + 5] = system
+        at = made.find(b"PK\x01\x02", at + 1)
+    return bytes(made)
+
+
+def _lying(field: str) -> bytes:
+    """A zip whose members contradict its directory."""
+    data = bytearray(zipped(_GOOD, ("a/2.jpg", PHOTO)))
+    entry, local = data.index(b"PK\x01\x02"), 0
+    if field == "name":
+        data[local + 30 : local + 37] = b"b/9.jpg"
+    elif field == "size":
+        data[entry + 24 : entry + 28] = struct.pack("<L", len(PHOTO) - 9)
+        data[local + 22 : local + 26] = struct.pack("<L", len(PHOTO) - 9)
+    elif field == "local size":
+        data[local + 22 : local + 26] = struct.pack("<L", 5)
+    elif field == "checksum":
+        for at in (entry + 16, local + 14):
+            data[at] ^= 0xFF
+    elif field == "method":
+        data[local + 8] = 0
+    elif field == "hidden":  # the first member is no longer listed
+        second = data.index(b"PK\x01\x02", entry + 4)
+        del data[entry:second]
+        end = data.index(b"PK\x05\x06")
+        data[end + 8 : end + 12] = struct.pack("<HH", 1, 1)
+        data[end + 12 : end + 16] = struct.pack("<L", end - entry)
+    elif field == "count":
+        end = data.index(b"PK\x05\x06")
+        data[end + 8 : end + 12] = struct.pack("<HH", 1, 1)
+    elif field == "two directories":
+        end = data.index(b"PK\x05\x06")
+        again = bytearray(data[end:])
+        data[end + 20 : end + 22] = struct.pack("<H", len(again))
+        data += again
+    return bytes(data)
 
 
 def _flip(data: bytes) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import one_line
 from PIL import Image
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
@@ -72,7 +73,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     unreadable = sorted({path for part in bad for path in part})
     for path in unreadable:
-        context.log(f"warning: unreadable, so not in the results: {path}")
+        context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
     return {
         "kpis": {"images": len(paths), "unreadable": len(images) - len(paths)},
@@ -94,7 +95,10 @@ def write_results(
         header += [f"label_{place}", f"probability_{place}"]
 
     target = folder / "results.csv"
-    with atomic_file(target) as temporary, temporary.open("w", newline="") as stream:
+    with (
+        atomic_file(target) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(header)
         for path, value, index in zip(paths, values.tolist(), indices.tolist(), strict=True):
@@ -112,7 +116,7 @@ def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> li
     array, index = folder / "embeddings.npy", folder / "embeddings.csv"
     with atomic_file(array) as temporary, temporary.open("wb") as stream:
         np.save(stream, features.astype(np.float32))
-    with index.open("w", newline="") as table:
+    with index.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(["row", "path"])
         writer.writerows(enumerate(paths))

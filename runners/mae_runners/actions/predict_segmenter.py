@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import one_line, spelled
 from PIL import Image
 
 from mae_runners.context import RunContext
@@ -25,6 +27,7 @@ from mae_runners.metrics.windows import classify_pixels
 
 KINDS = ("labels", "masks", "overlays")
 TOP = 3
+MAX_STEM = 251  # bytes of a file's name, without .png, that file systems take
 
 
 @dataclass
@@ -40,9 +43,9 @@ class Row:
 def target_names(members: Sequence[str]) -> list[str]:
     """Relative paths for results, one per image: its own without the suffix.
 
-    A number follows where two would be the same.
+    A number follows where two would be the same, or where a folder has the name of the file.
     """
-    taken: set[str] = set()
+    taken = {folder.removesuffix(".png") for folder in _folders(members) if folder.endswith(".png")}
     names = []
     for member in members:
         parts = [
@@ -53,10 +56,28 @@ def target_names(members: Sequence[str]) -> list[str]:
         stem = "/".join(parts) or "image"
         name, number = stem, 2
         while name in taken:
-            name, number = f"{stem}_{number}", number + 1
+            suffix = f"_{number}"
+            name, number = _cut(stem, MAX_STEM - len(suffix)) + suffix, number + 1
         taken.add(name)
         names.append(name)
     return names
+
+
+def _folders(members: Sequence[str]) -> set[str]:
+    """Every folder that holds one of the members, or a folder that does."""
+    found: set[str] = set()
+    for member in members:
+        folder = member.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _cut(name: str, size: int) -> str:
+    """A path whose last part has at most that many bytes."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + os.fsdecode(os.fsencode(last)[:size])
 
 
 def predict_segmenter(
@@ -111,7 +132,7 @@ def predict_segmenter(
     ]
     unreadable = sorted({path for part in bad for path in part})
     for path in unreadable:
-        context.log(f"warning: unreadable, so not in the results: {path}")
+        context.log(f"warning: unreadable, so not in the results: {one_line(path)}")
     left = {"dataset.test_data_sources": left_out(unreadable)}
 
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
@@ -154,11 +175,14 @@ def write_results(
         header += ["class", "share"] if place == 1 else [f"class_{place}", f"share_{place}"]
 
     target = folder / "results.csv"
-    with atomic_file(target) as temporary, temporary.open("w", newline="") as stream:
+    with (
+        atomic_file(target) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(header)
         for path, row in zip(paths, rows, strict=True):
-            files = [f"{kind}/{names[row.index]}.png" for kind in KINDS]
+            files = [spelled(f"{kind}/{names[row.index]}.png") for kind in KINDS]
             largest: list[str] = []
             for i in np.argsort(row.shares)[::-1][:top]:
                 share = row.shares[i]

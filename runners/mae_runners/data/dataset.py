@@ -14,6 +14,7 @@ import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_skill.errors import DataError
 from mae_skill.spec import AugmentationSpec
+from mae_skill.spelling import one_line, shown
 from torch.utils.data import Dataset
 
 from mae_runners.data.decode import Pixels
@@ -90,8 +91,8 @@ class KeyedDataset(Dataset[dict[str, Any]]):
                     break
                 except DataError as error:
                     self._bad[chosen] = 1
-                    path = self.source.path(chosen)
-                    log.warning("skipped an unreadable image: %s: %s", path, error.message)
+                    path, why = one_line(self.source.path(chosen)), one_line(error.message)
+                    log.warning("skipped an unreadable image: %s: %s", path, why)
             valid = False
             chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
         else:
@@ -123,9 +124,11 @@ class KeyedDataset(Dataset[dict[str, Any]]):
 
     def _too_many(self) -> DataError:
         names = self.corrupt
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        listed = ", ".join(one_line(name) for name in names[:5]) + (
+            f" and {len(names) - 5} more" if len(names) > 5 else ""
+        )
         return DataError(
-            f"{len(names)} of {len(self)} images cannot be read: {shown}{self._why()}",
+            f"{len(names)} of {len(self)} images cannot be read: {listed}{self._why()}",
             field="dataset.max_corrupt_fraction",
             got=len(names) / len(self),
             expected=f"at most {self.max_corrupt_fraction:g} of the images",
@@ -180,7 +183,7 @@ class ImageDataset(KeyedDataset):
         return item
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = self.transform(self.source.read(index), self.source.members[index], draw)
+        pixels = self.transform(self.source.read(index), shown(self.source.members[index]), draw)
         return {"image": planes(pixels), "label": int(self.labels[index])}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from mae_sdk.data.masks import read_values
+from mae_sdk.data.pictures import MAX_PIXELS
 
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
 _OUTSIDE = -1
@@ -33,14 +34,16 @@ class MaskReader:
         """uint8 where every value fits."""
         return np.uint8 if max(self.num_classes - 1, self.ignore_index) <= 255 else np.int32
 
-    def __call__(self, data: bytes, name: str) -> tuple[Mask, int | None]:
+    def __call__(
+        self, data: bytes, name: str, max_pixels: int = MAX_PIXELS
+    ) -> tuple[Mask, int | None]:
         """One mask, and the first value in it that is not a class (None: there is no such value).
         Its pixels become ``ignore_index``.
 
         Raises:
             DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
         """
-        values = read_values(data, name)
+        values = read_values(data, name, max_pixels)
         numbers = self._table[values]
         outside = numbers == _OUTSIDE
         strange = int(values[outside].flat[0]) if outside.any() else None

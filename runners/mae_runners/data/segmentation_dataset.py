@@ -11,9 +11,10 @@ from mae_sdk.data import Pairs, open_pairs
 from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import DatasetSpec
+from mae_skill.spelling import one_line, shown
 
 from mae_runners.data.dataset import KeyedDataset, planes, shared_zeros
-from mae_runners.data.decode import decode
+from mae_runners.data.decode import MAX_PIXELS, decode
 from mae_runners.data.joint_transforms import JointTrainTransform
 from mae_runners.data.masks import MaskReader
 
@@ -46,12 +47,13 @@ class SegmentationDataset(KeyedDataset):
         seed: int,
         classes: list[str],
         max_corrupt_fraction: float,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(
             source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
         )
         self.pairs, self.transform, self.reader = source, transform, reader
-        self.ignore_index = reader.ignore_index
+        self.ignore_index, self.max_pixels = reader.ignore_index, max_pixels
         self.has_masks = source.masked == len(source)
         # The first value of a mask that is not a class, plus 1; shared as `_bad` is.
         self._strange = shared_zeros(len(source), torch.int32)
@@ -65,12 +67,12 @@ class SegmentationDataset(KeyedDataset):
         return (3 + np.dtype(self.reader.dtype).itemsize) * pixels
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = decode(self.pairs.read(index), self.pairs[index])
-        data, name = self.pairs.read_mask(index), self.pairs.mask_path(index) or ""
+        pixels = decode(self.pairs.read(index), shown(self.pairs[index]), self.max_pixels)
+        data, name = self.pairs.read_mask(index), one_line(self.pairs.mask_path(index) or "")
         if data is None:
             mask: Any = np.full(pixels.shape[:2], self.ignore_index, dtype=self.reader.dtype)
         else:
-            mask, strange = self.reader(data, name)
+            mask, strange = self.reader(data, name, self.max_pixels)
             if strange is not None:
                 self._strange[index] = strange + 1
         if mask.shape != pixels.shape[:2]:
@@ -127,8 +129,9 @@ class SegmentationDataset(KeyedDataset):
         count = self.reader.num_classes
         first = int(self.reader.reduce_zero_label)
         zero = "0 (unlabeled), " if first else ""
+        mask = one_line(str(self.pairs.mask_path(index)))
         return DataError(
-            f"{self.pairs.mask_path(index)} holds the value {value}, which is not a class",
+            f"{mask} holds the value {value}, which is not a class",
             field="model.num_classes",
             got=value,
             expected=f"{zero}{first} … {count - 1 + first}, or ignore_index {self.ignore_index}",
@@ -186,4 +189,5 @@ def build_segmentation_dataset(
         seed=seed,
         classes=names,
         max_corrupt_fraction=dataset.max_corrupt_fraction,
+        max_pixels=dataset.augmentation.max_pixels,
     )

@@ -9,7 +9,6 @@ over ``center_crop`` (bicubic), then the center.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
+from mae_sdk.data.pictures import orientation
 from mae_skill.errors import SpecError
 from mae_skill.spec import AugmentationSpec
 from PIL import Image, ImageEnhance, ImageOps
@@ -179,6 +179,7 @@ class TrainTransform:
         self.re_prob = augmentation.re_prob if finetune else 0.0
         self.mean, self.std = list(augmentation.mean), list(augmentation.std)
         self.reduced = augmentation.reduced_decode
+        self.max_pixels = augmentation.max_pixels
         self.policy: Policy | None = None
         if finetune:
             self.policy = _policy(
@@ -225,14 +226,14 @@ class TrainTransform:
             factor = next(
                 (f for f in (8, 4, 2) if w // f >= self.width and h // f >= self.height), 1
             )
-            pixels = decode(data, name, reduce=factor)
+            pixels = decode(data, name, max_pixels=self.max_pixels, reduce=factor)
 
             # libjpeg rounds reduced sizes up; a decoder that cannot reduce returns the full size.
             sx, sy = pixels.shape[1] / width, pixels.shape[0] / height
             x, y, w, h = int(x * sx), int(y * sy), max(1, round(w * sx)), max(1, round(h * sy))
             return pixels, (min(x, pixels.shape[1] - 1), min(y, pixels.shape[0] - 1), w, h)
 
-        pixels = decode(data, name)
+        pixels = decode(data, name, max_pixels=self.max_pixels)
         return pixels, random_box(rng, pixels.shape[1], pixels.shape[0], self.scale, self.ratio)
 
     def _erase(self, pixels: Pixels, rng: random.Random) -> Pixels:
@@ -261,11 +262,12 @@ class EvalTransform:
     def __init__(self, augmentation: AugmentationSpec) -> None:
         self.height, self.width = input_shape(augmentation.input_size)
         self.share = augmentation.center_crop
+        self.max_pixels = augmentation.max_pixels
 
     def __call__(self, data: bytes, name: str, key: int = 0) -> Pixels:
         """Decode, resize with Pillow's bicubic filter, cut the center. ``key`` is not used: nothing
         here is random."""
-        return self.fit(decode(data, name))
+        return self.fit(decode(data, name, max_pixels=self.max_pixels))
 
     def fit(self, pixels: Pixels) -> Pixels:
         """uint8 [H, W, 3] of any size → [height, width, 3]."""
@@ -282,11 +284,7 @@ class EvalTransform:
 
 def _upright(data: bytes, width: int, height: int) -> tuple[int, int]:
     """The size after EXIF orientation."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # no readable EXIF data: the decoder does not turn it either
-        turned = False
+    turned = orientation(data) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 

@@ -215,7 +215,7 @@ def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
     from PIL import Image
 
     path = Path(get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    photograph = Image.open(path).convert("RGB")
+    photograph = Image.open(path, formats=["JPEG"]).convert("RGB")
     height, width = meta.input_size
     rng = np.random.default_rng(0)
     crops = []

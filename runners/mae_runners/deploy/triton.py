@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from mae_sdk.files import atomic_folder
+from mae_skill.spelling import one_line
 
 from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target
 
@@ -97,7 +98,8 @@ def write_repository(
             config_text(target.name, meta, output_dims, max_batch=MAX_BATCH)
         )
         if meta.classes:
-            (draft / LABELS).write_text("".join(f"{label}\n" for label in meta.classes))
+            labels = "".join(f"{one_line(label)}\n" for label in meta.classes)
+            (draft / LABELS).write_text(labels, encoding="utf-8")
 
     return sorted(
         (path for path in target.rglob("*") if path.is_file()),

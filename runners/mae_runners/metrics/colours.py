@@ -66,7 +66,7 @@ def write_labels(labels: np.ndarray, path: Path) -> Path:
 
 def write_legend(classes: Sequence[str], path: Path) -> Path:
     """``class_index, class, red, green, blue``."""
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["class_index", "class", "red", "green", "blue"])
         for index, (name, color) in enumerate(

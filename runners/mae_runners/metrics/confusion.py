@@ -33,7 +33,7 @@ def count_pairs(
 def write_confusion(confusion: np.ndarray, classes: list[str], folder: Path) -> list[Path]:
     """``confusion_matrix.csv`` (counts; rows = true) and ``.png`` (share of each true class)."""
     table = folder / "confusion_matrix.csv"
-    with table.open("w", newline="") as stream:
+    with table.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["true \\ predicted", *classes])
         writer.writerows(

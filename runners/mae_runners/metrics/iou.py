@@ -129,7 +129,10 @@ def by_class(metrics: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def write_table(metrics: dict[str, Any], classes: Sequence[str], path: Path) -> Path:
     """``class, IoU, accuracy, pixels`` of every class; empty where undefined."""
     lists = [metrics[name] for name in ("iou", "accuracy", "pixels")]
-    with atomic_file(path) as temporary, temporary.open("w", newline="") as stream:
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(["class", "IoU", "accuracy", "pixels"])
         for name, *shares, pixels in zip(classes, *lists, strict=True):

@@ -37,7 +37,7 @@ class Trackers:
             return
         self.csv_path = folder / "metrics.csv"
         self._keep_rows_up_to(step)
-        self._file = self.csv_path.open("a", newline="")
+        self._file = self.csv_path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
         if self.csv_path.stat().st_size == 0:
             self._csv.writerow(self.COLUMNS)
@@ -54,14 +54,14 @@ class Trackers:
     def _keep_rows_up_to(self, step: int) -> None:
         if not self.csv_path.exists():
             return
-        with self.csv_path.open(newline="") as file:
+        with self.csv_path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)]
         kept = [
             row for row in rows if row[0] == "step" or (row[0].isdigit() and int(row[0]) <= step)
         ]
         with (
             atomic_file(self.csv_path) as temporary,
-            temporary.open("w", newline="") as file,
+            temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             csv.writer(file).writerows(kept if kept else [self.COLUMNS])
 

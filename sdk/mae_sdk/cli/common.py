@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from mae_skill.spelling import json_printable
+from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk import answers
 
@@ -122,13 +124,14 @@ def say(text: str) -> None:
 
 def dumps(document: Any) -> str:
     """Strict JSON (no NaN), indented; paths and other foreign values as text."""
-    return json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=_ascii())
+    text = json.dumps(answers.plain(document), indent=2, allow_nan=False, ensure_ascii=_ascii())
+    return json_printable(text)
 
 
 def one_line(document: Any) -> str:
     """Strict JSON on one line, also for readers to whom Unicode's line separators end a line."""
     text = json.dumps(answers.plain(document), allow_nan=False, ensure_ascii=_ascii())
-    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return json_printable(text)
 
 
 def _ascii() -> bool:
@@ -153,7 +156,7 @@ def bounded(lines: Sequence[str], *, more: str, limit: int = MAX_LINES) -> str:
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str]) -> str:
     """Plain aligned columns: readable in a terminal, a log and a model's context alike."""
-    cells = [[str(cell) if cell is not None else "-" for cell in row] for row in rows]
+    cells = [[one_line_of(str(cell)) if cell is not None else "-" for cell in row] for row in rows]
     widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
     lines = [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
@@ -176,7 +179,7 @@ def show(value: Any, limit: int = 160) -> str:
         text = f"{value:.6g}"
     else:
         text = json.dumps(value, default=str, ensure_ascii=False)
-    text = text.replace("\n", " ")
+    text = one_line_of(text.replace("\n", " "))
     if len(text) <= limit or not sys.stdout.isatty():  # what is piped is read whole
         return text
     return text[: limit - 1] + "…"
@@ -414,12 +417,14 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        from mae_sdk.run.output import drawn_on
+
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=Console(file=drawn_on(sys.stderr)),
             transient=True,
         )
         self.task = self.progress.add_task("waiting", total=None, detail="")

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 import click
+from mae_skill.spelling import one_line
 
 from mae_sdk import answers
 from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size, step_command
@@ -91,7 +92,7 @@ def _item_lines(name: str, item: Any) -> list[str]:
         return [f"  {name}  {show(item)}"]
     # Files, or groups of equal files: one per line, so that they can be read and copied.
     groups = [" = ".join(map(str, one)) if isinstance(one, list) else str(one) for one in item]
-    return [f"  {name}:", *(f"    {group}" for group in groups)]
+    return [f"  {name}:", *(f"    {one_line(group)}" for group in groups)]
 
 
 @click.group(invoke_without_command=True)

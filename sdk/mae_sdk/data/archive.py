@@ -12,64 +12,37 @@ files.
 from __future__ import annotations
 
 import contextlib
-import stat
 import tarfile
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import shown
 
-from mae_sdk.data import decompress
-from mae_sdk.data.names import check_folder, refused, safe_name
+from mae_sdk.data import decompress, zip_reader
+from mae_sdk.data.member import CHUNK, Limits, Member
+from mae_sdk.data.names import check_folder, is_image, link_target, refused, safe_name
 
 BLOCK = 512
-CHUNK = 1 << 20
 MAX_HEADER = 1 << 20
+MAX_RECORDS = 10_000
+"""Records in one extended header: sparse maps and extended attributes need some dozens."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What an archive may ask for. Images hardly compress, so a huge ratio is a bomb.
+def members(
+    raw: Any, size: int | None, source: str, limits: Limits, stored: int | None = None
+) -> Iterator[Member]:
+    """Every regular file of an archive, in its order, and every link to one.
 
-    Attributes:
-        max_ratio: decompressed over compressed bytes, once ``ratio_from`` bytes came out.
-        ratio_from: bytes below which the ratio is not judged.
-        max_members: files and folders together.
-        max_bytes: decompressed bytes; ``None`` = what the disk holds.
-    """
-
-    max_ratio: float = 200.0
-    ratio_from: int = 256 << 20
-    max_members: int = 20_000_000
-    max_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Member:
-    """One regular file of an archive.
-
-    Attributes:
-        name: its clean relative path.
-        size: bytes.
-        chunks: its content, to be read before the next member.
-        offset: where the content begins in an uncompressed tar; else None.
-    """
-
-    name: str
-    size: int
-    chunks: Iterator[bytes]
-    offset: int | None = None
-
-
-def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator[Member]:
-    """Every regular file of an archive, in its order.
+    What is never read as an image (devices, sparse files, links out of the archive) is passed over;
+    what has the name of an image and cannot be read is refused.
 
     Args:
         raw: a binary file; seekable when it is a zip.
         size: its length in bytes where known.
         source: its redacted name, for errors.
+        stored: the bytes it takes on disk where known: those of a file with holes are fewer.
 
     Raises:
         DataError: hostile, corrupt, truncated, or no archive at all.
@@ -79,7 +52,9 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
         head += more
     kind = decompress.sniff(head)
     if kind == "zip":
-        yield from _zip_members(raw, size, source, limits)
+        with _naming_damage(source, "zip"):
+            for member in zip_reader.members(raw, source, limits):
+                yield replace(member, chunks=_guarded(member.chunks, source, "zip"))
         return
 
     if not head.strip(b"\0") and kind == "none" and len(head) == 0:
@@ -91,7 +66,7 @@ def members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator
             expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
         )
 
-    counted = decompress.Counted(Prefixed(head, raw))
+    counted = decompress.Counted(Prefixed(head, raw), stored)
     stream = decompress.open_stream(counted, kind)
     with _naming_damage(source, kind):
         for member in _TarReader(stream, counted, source, limits, kind).members():
@@ -148,12 +123,17 @@ def _is_tar_header(block: bytes) -> bool:
 
 
 def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode(
-            "latin-1"
-        )  # old archives carry names of some local code page; every byte has a meaning here
+    """A name as the file system would give it: bytes that are not UTF-8 stay what they are."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+_FILES = (b"0", b"\0", b"7", b"S")
+_LINKS = (b"1", b"2")
+_DEVICES = (b"3", b"4", b"6")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 class _TarReader:
@@ -182,6 +162,7 @@ class _TarReader:
         pax: dict[str, bytes] = {}
         shared: dict[str, bytes] = {}
         long_name: bytes | None = None
+        long_link: bytes | None = None
         while True:
             block = self._exactly(BLOCK)
             if block.count(0) == BLOCK:
@@ -217,41 +198,78 @@ class _TarReader:
                 long_name = self._small(info).rstrip(b"\0")
                 continue
             if info.type == b"K":
-                self._small(info)
+                long_link = self._small(info).rstrip(b"\0")
                 continue
+
             raw_name = pax.get("path") or long_name or info.name.encode("utf-8", "surrogateescape")
             name = _text(raw_name)
+            target = pax.get("linkpath") or long_link or _encoded(info.linkname)
             size = info.size
             if "size" in pax:
                 if not pax["size"].isdigit():
                     raise refused(name, "has a size that is not a number", self._source)
                 size = int(pax["size"])
-            sparse = info.type == b"S" or any(
+            is_sparse = info.type == b"S" or any(
                 key.startswith("GNU.sparse") for key in (*pax, *shared)
             )
-            pax, long_name = {}, None
-            self._where = repr(name[:100])
-            if sparse:
-                raise refused(name, "is a sparse file", self._source)
-            if info.type in (b"1", b"2"):
-                raise refused(
-                    name, f"is a {'symbolic' if info.type == b'2' else 'hard'} link", self._source
-                )
-            if info.type in (b"3", b"4", b"6"):
-                raise refused(name, "is a device or a pipe", self._source)
+            name = _text(pax["GNU.sparse.name"]) if "GNU.sparse.name" in pax else name
+            pax, long_name, long_link = {}, None, None
+            self._where = f"'{shown(name[:100])}'"
+
             if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
                 check_folder(name, self._source)
-                for _ in self._payload(size, name):
-                    pass
+                self._skip(size, name)
                 continue
-            if info.type not in (b"0", b"\0", b"7"):
+            if info.type not in _FILES + _LINKS + _DEVICES:
                 raise refused(name, f"is of an unknown type {info.type!r}", self._source)
+
             clean = safe_name(name, self._source)
-            chunks = self._payload(size, clean)
-            offset = self._total - len(self._ready) + self._at if self._kind == "none" else None
-            yield Member(clean, size, chunks, offset)
-            for _ in chunks:  # whatever the consumer left
-                pass
+            if info.type in _LINKS:
+                # A header of a link may carry a size, but never content.
+                link = self._link(clean, _text(target), hard=info.type == b"1")
+                if link is not None:
+                    yield Member(clean, 0, iter(()), link=link)
+            elif is_sparse or info.type in _DEVICES:
+                if is_image(clean):
+                    problem = "is a sparse file" if is_sparse else "is a device or a pipe"
+                    hint = "pack again without --sparse" if is_sparse else "pack again without it"
+                    raise refused(name, problem, self._source, hint)
+                if info.type == b"S":
+                    self._skip_sparse_map(block)
+                self._skip(size if is_sparse else 0, name)
+            else:
+                chunks = self._payload(size, clean)
+                offset = self._total - len(self._ready) + self._at if self._kind == "none" else None
+                yield Member(clean, size, chunks, offset)
+                for _ in chunks:  # whatever the consumer left
+                    pass
+
+    def _link(self, name: str, target: str, *, hard: bool) -> str | None:
+        """The member that a link stands for; None: it leads out of the archive and is no image.
+
+        Raises:
+            DataError: an image that leads out.
+        """
+        found = link_target("" if hard else name, target)
+        if found is None and is_image(name):
+            raise refused(
+                name,
+                f"is a {'hard' if hard else 'symbolic'} link out of the archive",
+                self._source,
+                "pack what the links point to: tar --dereference",
+            )
+        return found
+
+    def _skip(self, size: int, name: str) -> None:
+        for _ in self._payload(size, name):
+            pass
+
+    def _skip_sparse_map(self, header: bytes) -> None:
+        """The blocks that follow the header of an old GNU sparse file and say where its holes
+        are."""
+        more = header[482]
+        while more:
+            more = self._exactly(BLOCK)[504]
 
     def _read(self, size: int, what: str) -> bytes:
         """Up to ``size`` bytes, at least one, or an error that the archive ends inside ``what``."""
@@ -278,6 +296,7 @@ class _TarReader:
                 f"makes the archive expand more than {limits.max_ratio:g} times: "
                 "a decompression bomb",
                 self._source,
+                "unpack it by other means, if you trust it, and name the folder",
             )
 
         if limits.max_bytes is not None and self._total > limits.max_bytes:
@@ -306,12 +325,12 @@ class _TarReader:
     def _payload(self, size: int, name: str) -> Iterator[bytes]:
         left = size
         while left:
-            data = self._read(min(left, CHUNK), repr(name[:200]))
+            data = self._read(min(left, CHUNK), f"'{shown(name[:200])}'")
             left -= len(data)
             yield data
         padding = -size % BLOCK
         while padding:
-            padding -= len(self._read(padding, repr(name[:200])))
+            padding -= len(self._read(padding, f"'{shown(name[:200])}'"))
 
     def _finish(self) -> None:
         """Only zeros may follow the end marker. Reading to the end also verifies the checksum of
@@ -342,8 +361,12 @@ def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:
     records: dict[str, bytes] = {}
     position = 0
     while position < len(data):
-        if not data[position:].strip(b"\0"):
+        if data[position] == 0 and not data[position:].strip(b"\0"):
             break
+        if len(records) >= MAX_RECORDS:
+            raise refused(
+                name, f"has an extended header of more than {MAX_RECORDS} records", source
+            )
         digits, space, _ = data[position : position + 12].partition(b" ")
         length = int(digits) if space and digits.isdigit() else 0
         record = data[position : position + length]
@@ -354,78 +377,3 @@ def _pax_records(data: bytes, name: str, source: str) -> dict[str, bytes]:
         position += length
 
     return records
-
-
-def _zip_members(raw: Any, size: int | None, source: str, limits: Limits) -> Iterator[Member]:
-    with _naming_damage(source, "zip"):
-        archive = zipfile.ZipFile(raw)
-        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
-        _judge_zip(archive, infos, raw, size, source, limits)
-        for info in infos:
-            if info.filename.endswith("/"):
-                check_folder(info.filename, source)
-                continue
-            yield Member(
-                safe_name(info.filename, source),
-                info.file_size,
-                _guarded(_zip_chunks(archive, info), source, "zip"),
-            )
-
-
-def _judge_zip(
-    archive: zipfile.ZipFile,
-    infos: list[zipfile.ZipInfo],
-    raw: Any,
-    size: int | None,
-    source: str,
-    limits: Limits,
-) -> None:
-    if len(infos) > limits.max_members:
-        raise DataError(f"refused {source}: more than {limits.max_members} members", got=source)
-    end = raw.seek(0, 2)
-    raw.seek(max(0, end - 22 - len(archive.comment)))
-    if raw.read(4) != b"PK\x05\x06":
-        raise DataError(f"refused {source}: data after the end of the archive", got=source)
-    if infos and infos[0].header_offset != 0:
-        raise DataError(f"refused {source}: data before the first member", got=source)
-    total = 0
-    taken = 0  # the first byte behind the members so far: shared bytes make a small file a huge one
-    for info in infos:
-        mode = info.external_attr >> 16
-        if info.create_system == 3 and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            kind = "is a symbolic link" if stat.S_ISLNK(mode) else "is a device or a pipe"
-            raise refused(info.filename, kind, source)
-        if info.flag_bits & 0x1:
-            raise refused(info.filename, "is encrypted", source)
-        if info.header_offset < taken:
-            raise refused(info.filename, "overlaps another member", source)
-        taken = info.header_offset + 30 + info.compress_size
-        total += info.file_size
-        ratio = info.file_size / max(1, info.compress_size)
-        if info.file_size > limits.ratio_from and ratio > limits.max_ratio:
-            raise refused(info.filename, f"expands {ratio:.0f} times: a decompression bomb", source)
-        if limits.max_bytes is not None and total > limits.max_bytes:
-            raise refused(
-                info.filename,
-                f"makes the archive larger than the {limits.max_bytes} bytes allowed",
-                source,
-            )
-
-    if total > limits.ratio_from and total / max(1, size or end) > limits.max_ratio:
-        raise DataError(
-            f"refused {source}: it expands {total / max(1, size or end):.0f} times: "
-            "a decompression bomb",
-            got=source,
-        )
-
-
-def _zip_chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    done = 0
-    with archive.open(info) as stream:
-        while data := stream.read(CHUNK):
-            done += len(data)
-            yield data
-    if done != info.file_size:
-        raise zipfile.BadZipFile(
-            f"member {info.filename!r} has {done} bytes instead of {info.file_size}"
-        )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,10 +22,10 @@ from typing import Any
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from mae_sdk import files
-from mae_sdk.data.archive import Limits, Member
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.fetch import is_archive, reading
-from mae_sdk.data.names import IMAGE_SUFFIXES, is_image, safe_name
+from mae_sdk.data.member import Limits, Member
+from mae_sdk.data.names import IMAGE_SUFFIXES, ends_as_image, is_image, safe_name
 from mae_sdk.data.pack import FORMAT, Pack, write_pack
 from mae_sdk.data.progress import told
 from mae_sdk.storage import transfer, urls
@@ -82,6 +83,8 @@ def pack_of(
     skipped: list[str] = []
     identity, details = _identify(uri, images_only, skipped)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
+    if not _is_trusted(folder, key):
+        key += f"-{os.getuid()}"
     found = _open(folder / key)
     if found is None:
         with _locked(folder, key):
@@ -140,7 +143,8 @@ def _identify(
         details = {
             name: entry
             for name, entry in there.items()
-            if safe_name(name, where) and (is_image(name) or not images_only)
+            if not images_only
+            or (ends_as_image(name) and safe_name(name, where) and is_image(name))
         }
         if skipped is not None:
             skipped += sorted(there.keys() - details.keys())
@@ -185,6 +189,24 @@ def _in_place(uri: str) -> Path | None:
     return path if path.name.lower().endswith(".tar") and sniff(head) == "none" else None
 
 
+def _is_trusted(root: Path, key: str) -> bool:
+    """Whether an entry, where there is one, may be read.
+
+    Whoever may write to the cache's folder could put anything under the key of a source. So the
+    entries of other users are read where their number was chosen: where not everybody may write to
+    the folder. In one as ``/tmp``, those of this user and of root alone are; the source is then
+    fetched again, beside the other's.
+    """
+    try:
+        owner = (root / key).lstat().st_uid
+    except OSError:
+        return True
+    if owner == os.getuid():
+        return True
+    is_open = os.access(root / key, os.R_OK | os.X_OK)
+    return is_open and (owner == 0 or not root.stat().st_mode & stat.S_IWOTH)
+
+
 def _open(folder: Path) -> Pack | None:
     if not (folder / "index.json").exists():
         return None
@@ -198,9 +220,20 @@ def _open(folder: Path) -> Pack | None:
     return pack
 
 
+def _share_locks(root: Path) -> None:
+    """Whoever may make entries may make their locks."""
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        (root / ".locks").mkdir()
+    except FileExistsError:
+        return
+    (root / ".locks").chmod(stat.S_IMODE(root.stat().st_mode))
+
+
 @contextlib.contextmanager
 def _locked(root: Path, key: str) -> Iterator[None]:
     try:
+        _share_locks(root)
         held = files.lock(root / ".locks" / key)
     except OSError as error:
         hint = "set MAE_CACHE_DIR to a folder that can be written"
@@ -246,8 +279,8 @@ def _build(
             hint=hint,
         )
 
-    # Private to the user, as the source may be.
-    with files.atomic_folder(root / key, mode=0o700, replace=True) as temporary:
+    # As private as the umask says: a cache may be shared.
+    with files.atomic_folder(root / key, replace=True) as temporary:
         meta = {"source": urls.redact(uri), "created": time.time()}
         if limits.max_bytes is None and in_place is None:
             from dataclasses import replace
@@ -289,7 +322,7 @@ def extracted_folder(uri: str, root: str | os.PathLike[str] | None = None) -> Pa
     with _locked(pack.folder.parent, pack.folder.name):
         if target.is_dir():
             return target
-        with files.atomic_folder(target, mode=0o700) as temporary:
+        with files.atomic_folder(target) as temporary:
             for i, name in enumerate(pack.names):
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -303,9 +336,11 @@ def list_entries(root: str | os.PathLike[str] | None = None) -> list[Entry]:
     found = []
     folder = cache_dir(root)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith(".") or not (path / "index.json").is_file():
+        if path.name.startswith("."):
             continue
-        try:
+        try:  # an entry may be another user's, who keeps it private
+            if not (path / "index.json").is_file():
+                continue
             index = json.loads((path / "index.json").read_text())
             used = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             found.append(

@@ -15,6 +15,25 @@ ZSTD_WINDOW = 128 << 20
 CHUNK = 1 << 20
 
 
+def crc32(data: bytes, value: int = 0) -> int:
+    """ISA-L's crc32 (several GB/s) where it is installed, zlib's else: the same number."""
+    global _crc
+    if _crc is None:
+        try:
+            from isal import isal_zlib
+
+            _crc = isal_zlib.crc32
+        except ImportError:
+            import zlib
+
+            _crc = zlib.crc32
+    result: int = _crc(data, value)
+    return result
+
+
+_crc: Any = None
+
+
 class Reader(Protocol):
     """What the archive readers need of a stream."""
 
@@ -22,15 +41,25 @@ class Reader(Protocol):
 
 
 class Counted(io.RawIOBase):
-    """A raw file that counts what was read from it: the denominator of the bomb ratio."""
+    """A raw file that counts what was read from it: the denominator of the bomb ratio.
 
-    def __init__(self, raw: Any) -> None:
+    Args:
+        stored: the bytes it takes on disk where known. A file with holes yields more than it takes.
+    """
+
+    def __init__(self, raw: Any, stored: int | None = None) -> None:
         self._raw = raw
-        self.consumed = 0
+        self._stored = stored
+        self._read = 0
+
+    @property
+    def consumed(self) -> int:
+        """Bytes that came from it, of those that it takes."""
+        return self._read if self._stored is None else min(self._read, max(1, self._stored))
 
     def readinto(self, buffer: Any) -> int:
         data: bytes = self._raw.read(len(buffer)) or b""
-        self.consumed += len(data)
+        self._read += len(data)
         buffer[: len(data)] = data
         return len(data)
 
@@ -55,8 +84,7 @@ def sniff(head: bytes) -> str:
 def open_stream(raw: Counted, kind: str) -> Reader:
     """A reader of the decompressed bytes of ``raw``."""
     if kind == "gzip":
-        stream: Reader = _gzip_reader()(fileobj=raw, mode="rb")
-        return stream
+        return _Gzip(raw)
 
     if kind == "zstd":
         try:
@@ -74,14 +102,65 @@ def open_stream(raw: Counted, kind: str) -> Reader:
     return cast(Reader, raw)
 
 
-def _gzip_reader() -> Any:
-    try:
-        from isal.igzip import IGzipFile
-    except ImportError:  # a platform without ISA-L wheels: the same bytes, slower
-        import gzip
+class TrailingData(ValueError):
+    """Bytes behind the end of a compressed stream that are neither padding nor another stream."""
 
-        return gzip.GzipFile
-    return IGzipFile
+
+class _Gzip:
+    """gzip: one stream or several, then zeros at most, as tapes pad; the checksums are checked.
+
+    Other bytes behind the end are an error of their own: GNU gzip warns of them and goes on, but
+    here nobody reads warnings, and they may be a second archive that was appended.
+    """
+
+    def __init__(self, raw: Counted) -> None:
+        self._raw = raw
+        self._decoder: Any = None
+        self._ended = 0  # streams that were read to their end
+        self._pending = b""
+
+    def read(self, size: int = -1) -> bytes:
+        size = CHUNK if size < 0 else size
+        while True:
+            if self._decoder is None and not self._begin():
+                return b""
+            data = self._pending or self._raw.read(1 << 16)
+            if not data:
+                raise EOFError("the compressed stream ends early")
+            out: bytes = self._decoder.decompress(data, size)
+            self._pending = self._decoder.unconsumed_tail
+            if self._decoder.eof:
+                self._pending = self._decoder.unused_data
+                self._decoder = None
+                self._ended += 1
+            if out:
+                return out
+
+    def _begin(self) -> bool:
+        """Make a decoder for the next stream; False: there is none."""
+        rest = self._pending or self._raw.read(1 << 16)
+        if self._ended:
+            rest = rest.lstrip(b"\0")
+            while not rest and (more := self._raw.read(1 << 16)):
+                rest = more.lstrip(b"\0")
+        if not rest:
+            return False
+        rest += self._raw.read(1) if len(rest) == 1 else b""
+        if self._ended and not rest.startswith(b"\x1f\x8b"):
+            raise TrailingData("data after the end of the gzip stream")
+        self._pending, self._decoder = rest, _inflater()
+        return True
+
+
+def _inflater() -> Any:
+    """A decoder of one gzip stream, header and checksum included."""
+    try:
+        from isal import isal_zlib
+    except ImportError:  # a platform without ISA-L wheels: the same bytes, slower
+        import zlib
+
+        return zlib.decompressobj(31)
+    return isal_zlib.decompressobj(31)
 
 
 class _Frames:
@@ -159,6 +238,12 @@ def damaged(error: BaseException, source: str, compressed: str) -> DataError | N
         pass
 
     name = type(error).__name__
+    if isinstance(error, TrailingData):
+        return DataError(
+            f"refused {source}: {error}",
+            got=source,
+            hint="cut them off, or pack the images into one archive",
+        )
     if isinstance(error, EOFError):
         return DataError(
             f"{source} is truncated: the {compressed} stream ends before its end",

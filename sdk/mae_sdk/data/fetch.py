@@ -4,6 +4,7 @@ stream), or of a prefix of loose objects."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -14,8 +15,9 @@ from typing import Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.archive import BLOCK, Limits, Member, Prefixed, looks_like_one, members
+from mae_sdk.data.archive import BLOCK, Prefixed, looks_like_one, members
 from mae_sdk.data.decompress import sniff
+from mae_sdk.data.member import Limits, Member
 from mae_sdk.data.names import safe_name
 from mae_sdk.storage import streams, transfer, urls
 from mae_sdk.storage.faults import Missing
@@ -69,7 +71,8 @@ def reading(
         yield _objects(uri, details)
     elif not urls.is_remote(uri):
         with urls.local_path(uri).open("rb") as raw:
-            yield members(raw, identity["size"], where, limits)
+            stored = os.fstat(raw.fileno()).st_blocks * 512  # less than its size where it has holes
+            yield members(raw, identity["size"], where, limits, stored)
     elif identity["size"] is None or not streams.takes_ranges(uri):
         with (
             streams.StreamedFile(uri, identity["size"], identity) as raw,

@@ -20,6 +20,7 @@ from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.survey import Findings, glance, spread, survey_masks
 
+AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
 DEFAULT_LIMIT = 0.01
 """Share of unusable files that training tolerates by default."""
@@ -82,10 +83,12 @@ def inspect_source(
         widths.append(seen.width)
         heights.append(seen.height)
         if seen.pixels is not None:
-            values = seen.pixels.reshape(-1, 3).astype(np.float64) / 255
-            total += values.sum(0)
-            squares += np.square(values).sum(0)
+            values = seen.pixels.reshape(-1, 3)
             pixels += len(values)
+            for start in range(0, len(values), AT_ONCE):
+                part = values[start : start + AT_ONCE].astype(np.float64) / 255
+                total += part.sum(0)
+                squares += np.square(part).sum(0)
 
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))

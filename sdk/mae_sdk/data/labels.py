@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import shown
 
-from mae_sdk.data.names import split_of
+from mae_sdk.data.names import class_name, same, split_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,13 +19,13 @@ def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
     ends them."""
     if not len(names):
         return ""
-    stops, first, last = set(known), names[0], names[-1]
+    stops, first, last = {same(name) for name in known}, names[0], names[-1]
     common = ""
     while True:
         head, slash, _ = first[len(common) :].partition("/")
         longer = common + head + slash
         # The names are sorted: what the first and the last share, all share.
-        if not slash or head in stops or not last.startswith(longer):
+        if not slash or class_name(head) in stops or not last.startswith(longer):
             break
         common = longer
     while common and not all(name.startswith(common) for name in names):
@@ -33,31 +34,41 @@ def wrapper_of(names: Sequence[str], known: Iterable[str] = ()) -> str:
     return common
 
 
-def wrappers_of(parts: Sequence[Sequence[str]], known: Iterable[str] = ()) -> list[str]:
+def wrappers_of(parts: Sequence[Sequence[str]], known: Sequence[str] = ()) -> list[str]:
     """The wrapper of each part of a list of sources, which have one class list.
 
     A part whose images all lie in one folder spells a class where another part, or ``known``, says
     that it is one: an archive for every class is the common case.
     """
-    stops = set(known)
-    found = [wrapper_of(names, stops) for names in parts]
-    if len(parts) < 2 or stops:
+    found = [wrapper_of(names, known) for names in parts]
+    if len(parts) < 2 or known:
         return found
 
     heads = [_heads(names, len(wrapper)) for names, wrapper in zip(parts, found, strict=True)]
     classes = set().union(*heads)
-    last = [wrapper.rstrip("/").rpartition("/")[2] for wrapper in found]
+    last = [class_name(_last(wrapper)) for wrapper in found]
     if not classes:  # every part is one flat folder
         classes = set(last) if all(last) and len(set(last)) > 1 else set()
     return [
-        wrapper[: len(wrapper) - len(name) - 1] if name in classes and not own else wrapper
+        wrapper[: len(wrapper) - len(_last(wrapper)) - 1]
+        if name in classes and not own
+        else wrapper
         for wrapper, name, own in zip(found, last, heads, strict=True)
     ]
 
 
 def _heads(names: Sequence[str], skip: int) -> set[str]:
-    """The top folders below a prefix of this length."""
-    return {head for name in names for head, slash, _ in (name[skip:].partition("/"),) if slash}
+    """The classes that the top folders below a prefix of this length spell."""
+    return {
+        class_name(head)
+        for name in names
+        for head, slash, _ in (name[skip:].partition("/"),)
+        if slash
+    }
+
+
+def _last(wrapper: str) -> str:
+    return wrapper.rstrip("/").rpartition("/")[2]
 
 
 def class_labels(
@@ -77,20 +88,24 @@ def class_labels(
         The class names, sorted (or ``known``), and int64 labels [len(names)], -1 = unlabeled.
 
     Raises:
-        DataError: a folder is not among ``known``.
+        DataError: a folder is not among ``known``, or two folders spell one class.
     """
     import numpy as np
 
     skip = len(wrapper_of(names, known or ()) if wrapper is None else wrapper)
-    table: dict[str, int] = {name: i for i, name in enumerate(known or ())}
+    table: dict[str, int] = {same(name): i for i, name in enumerate(known or ())}
     if known is not None and (strange := strange_folders(names, known, skip)):
         raise unknown_classes(strange, len(table))
 
+    spelling: dict[str, str] = {}  # folder → class
     found = np.full(len(names), -1, dtype=np.int64)
-    for i, name in enumerate(names):
-        head, slash, _ = name[skip:].partition("/")
+    for i, path in enumerate(names):
+        head, slash, _ = path[skip:].partition("/")
         if slash:
-            found[i] = table.setdefault(head, len(table))
+            name = spelling.get(head) or spelling.setdefault(head, class_name(head))
+            found[i] = table.setdefault(name, len(table))
+
+    _refuse_twins(spelling)
 
     if known is not None:
         return list(known), found
@@ -108,13 +123,36 @@ def strange_folders(names: Sequence[str], known: Iterable[str], skip: int) -> di
     Args:
         skip: length of the wrapper of the names.
     """
-    table = set(known)
-    strange: dict[str, int] = {}
+    table = {same(name) for name in known}
+    heads: dict[str, int] = {}
     for name in names:
         head, slash, _ = name[skip:].partition("/")
-        if slash and head not in table:
-            strange[head] = strange.get(head, 0) + 1
+        if slash:
+            heads[head] = heads.get(head, 0) + 1
+    strange: dict[str, int] = {}
+    for head, count in heads.items():
+        if (name := class_name(head)) not in table:
+            strange[name] = strange.get(name, 0) + count
     return strange
+
+
+def _refuse_twins(spelling: Mapping[str, str]) -> None:
+    """Two folders of one source whose names look alike and are one under NFC.
+
+    Raises:
+        DataError: there are such folders.
+    """
+    seen: dict[str, str] = {}
+    for folder, name in spelling.items():
+        other = seen.setdefault(name, folder)
+        if other != folder:
+            raise DataError(
+                f"two class folders of this source have the name {shown(name)}, written in two "
+                "Unicode forms (NFC and NFD)",
+                got=[ascii(other), ascii(folder)],
+                expected="each class once",
+                hint="move the images of one into the other",
+            )
 
 
 def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
@@ -175,14 +213,14 @@ def missing_folders(
         folders: `LeftOut.folders`.
         wrapper: the folders that were stripped.
     """
-    known, found = set(classes), dict[str, int]()
+    known, found = {same(name) for name in classes}, dict[str, int]()
     for folder, pictures in folders.items():
         if folder.startswith(wrapper):
-            head = folder[len(wrapper) :].partition("/")[0]
+            head = class_name(folder[len(wrapper) :].partition("/")[0])
             if head and head not in known:
                 found[head] = found.get(head, 0) + pictures
         elif pictures and wrapper.startswith("".join(folder.rpartition("/")[:2])):
             # Beside a folder that was taken for a wrapper because it alone holds images.
-            name = folder.rpartition("/")[2]
+            name = class_name(folder.rpartition("/")[2])
             found[name] = found.get(name, 0) + pictures
     return found

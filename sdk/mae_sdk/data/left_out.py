@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mae_skill.spelling import spelled
+
 from mae_sdk.data.names import is_set_aside, looks_like_picture, may_be_picture, suffix_of
 
 FEW = 5
@@ -25,7 +27,7 @@ class Some:
     def add(self, name: str) -> None:
         self.count += 1
         if len(self.files) < FEW:
-            self.files.append(name)
+            self.files.append(spelled(name))
 
     def to_dict(self) -> dict[str, Any]:
         """``{"count", "files"}``."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.pictures import open_picture, turned, upright
+from mae_sdk.data.pictures import MAX_PIXELS, open_picture, turned, upright
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ ONE_CHANNEL = "one channel (or a palette) of class numbers"
 """What a mask of several channels should have been."""
 
 
-def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
+def read_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray[Any, Any]:
     """The values of a mask file as they stand, uint8 or uint16 [H, W]; of a palette image the
     indices.
 
@@ -25,7 +25,7 @@ def read_values(data: bytes, name: str) -> np.ndarray[Any, Any]:
     import numpy as np
 
     try:
-        with open_picture(data, name) as picture:
+        with open_picture(data, name, max_pixels) as picture:
             if picture.format == "JPEG":
                 raise DataError(
                     f"{name} is a JPEG: its compression changes class numbers",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import mmap
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import shown, spelled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +56,12 @@ MAX_NAME_BYTES = 4096
 def is_image(name: str) -> bool:
     """Whether a relative path ends as an image (any case) and no part of it is hidden or a
     system's."""
-    if not name.lower().endswith(IMAGE_SUFFIXES + ALIASES):
-        return False
-    return not is_set_aside(name)
+    return ends_as_image(name) and not is_set_aside(name)
+
+
+def ends_as_image(name: str) -> bool:
+    """Whether a name has the suffix of an image, in any case."""
+    return name.lower().endswith(IMAGE_SUFFIXES + ALIASES)
 
 
 def is_set_aside(name: str) -> bool:
@@ -124,37 +130,32 @@ def split_of(name: str) -> str | None:
 
 
 def safe_name(name: str, source: str) -> str:
-    """A member's name as a clean relative path.
+    """A member's name as a clean relative path, whatever else its characters are.
 
     Args:
         name: as the archive or the store spells it.
         source: what it came from, for the error; already redacted.
 
     Raises:
-        DataError: an absolute path, ``..``, a drive, a backslash, a control character, an empty or
-            over-long name.
+        DataError: an absolute path, ``..``, a drive, a zero byte, an empty or over-long name.
     """
-    problem = None
+    problem, hint = None, _FROM_INSIDE
     if name.startswith("/"):
         problem = "is an absolute path"
     elif _DRIVE.match(name):
         problem = "names a drive"
-    elif "\\" in name:
-        problem = "holds a backslash"
-    elif any(ord(c) < 32 or ord(c) == 127 for c in name):
-        problem = "holds a control character"
+    elif "\0" in name:
+        problem, hint = "holds a zero byte", "no file system has such a name: rename it"
     elif ".." in name.split("/"):
         problem = "climbs with '..'"
-    elif len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or any(
-        len(p.encode("utf-8", "surrogatepass")) > 255 for p in name.split("/")
-    ):
-        problem = "is too long for a file system"
+    elif len(encoded(name)) > MAX_NAME_BYTES or any(len(encoded(p)) > 255 for p in name.split("/")):
+        problem, hint = "is too long for a file system", "rename it and pack the images again"
 
     clean = "/".join(part for part in name.split("/") if part not in ("", "."))
     if not clean and problem is None:
         problem = "is empty"
     if problem:
-        raise refused(name, problem, source)
+        raise refused(name, problem, source, hint)
     return clean
 
 
@@ -168,19 +169,59 @@ def check_folder(name: str, source: str) -> None:
         safe_name(name, source)
 
 
-def refused(name: str, problem: str, source: str) -> DataError:
-    """The error for one hostile member."""
+def link_target(name: str, target: str) -> str | None:
+    """Where a symbolic link inside an archive leads, as a clean path; None: out of the archive."""
+    if target.startswith("/") or not target:
+        return None
+    parts = name.split("/")[:-1]
+    for part in target.split("/"):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+_FROM_INSIDE = "pack the images from inside their folder: tar -czf images.tar.gz -C FOLDER ."
+
+
+def refused(name: str, problem: str, source: str, hint: str | None = None) -> DataError:
+    """The error for one member that is not read.
+
+    Args:
+        hint: what mends this problem.
+    """
     return DataError(
-        f"refused {source}: member {name[:200]!r} {problem}",
-        got=name[:200],
+        f"refused {source}: member '{shown(name[:200])}' {problem}",
+        got=spelled(name[:200]),
         expected="regular files and folders with plain relative names, each once",
-        hint="pack the images again, for example: tar -czf images.tar.gz -C FOLDER .",
+        hint=hint,
     )
 
 
-def fold(name: str) -> str:
-    """The form under which two names are one on file systems that ignore case."""
-    return unicodedata.normalize("NFC", name).casefold()
+def same(name: str) -> str:
+    """The form under which two spellings of one name are one: NFC. macOS writes NFD."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def class_name(folder: str) -> str:
+    """The class that a folder spells: its name in NFC, valid Unicode in every file."""
+    return spelled(same(folder))
+
+
+def encoded(name: str) -> bytes:
+    """A name's bytes: those of the file system, and of any text a form that tells texts apart."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
+
+
+def text_of(name: str) -> str:
+    """A name that the system gave in the encoding of this process's locale, as UTF-8 spells it."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 class Names(Sequence[str]):
@@ -196,8 +237,8 @@ class Names(Sequence[str]):
         """Pack an iterable of names."""
         import numpy as np
 
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        return cls(b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64))
+        listed = [encoded(name) for name in names]
+        return cls(b"".join(listed), np.cumsum([len(name) for name in listed], dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -212,6 +253,20 @@ class Names(Sequence[str]):
             raise IndexError(index)
         start = int(self._ends[index - 1]) if index else 0
         return bytes(self._blob[start : int(self._ends[index])]).decode("utf-8", "surrogateescape")
+
+    def find(self, name: str) -> int | None:
+        """Where a name stands among sorted ones; None: nowhere."""
+        place = self._place(name)
+        return place if place < len(self) and self[place] == name else None
+
+    def has_folder(self, name: str) -> bool:
+        """Whether one of the names, which are sorted, lies below this folder."""
+        prefix = name + "/" if name else ""
+        place = self._place(prefix)
+        return place < len(self) and str(self[place]).startswith(prefix)
+
+    def _place(self, name: str) -> int:
+        return bisect.bisect_left(range(len(self)), encoded(name), key=lambda i: encoded(self[i]))
 
     def __iter__(self) -> Iterator[str]:
         for index in range(len(self)):

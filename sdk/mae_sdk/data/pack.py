@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError, StorageError
+from mae_skill.spelling import shown, spelled
 
-from mae_sdk.data.archive import Member
-from mae_sdk.data.names import Names, fold, refused
+from mae_sdk.data.decompress import crc32
+from mae_sdk.data.member import Member
+from mae_sdk.data.names import Names, encoded, is_image, refused
 from mae_sdk.files import share
 
 if TYPE_CHECKING:
@@ -38,26 +40,9 @@ Row = tuple[bytes, int, int, int]  # name, offset, size, crc32
 RUN = 50_000
 _HEAD = struct.Struct("<IQQI")
 _FIELDS = [("end", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
-FORMAT = 1
-
-
-def crc32(data: bytes, value: int = 0) -> int:
-    """ISA-L's crc32 (several GB/s) where it is installed, zlib's else: the same number."""
-    global _crc
-    if _crc is None:
-        try:
-            from isal import isal_zlib
-
-            _crc = isal_zlib.crc32
-        except ImportError:
-            import zlib
-
-            _crc = zlib.crc32
-    result: int = _crc(data, value)
-    return result
-
-
-_crc: Any = None
+FORMAT = 2
+MAX_LINKS = 1_000_000
+MAX_HOPS = 40  # links that lead to links, as Linux bounds them
 
 
 def write_pack(
@@ -74,24 +59,28 @@ def write_pack(
             copied.
 
     Raises:
-        DataError: duplicate names, names that differ in case alone, a file that is also a folder,
+        DataError: an image that is there twice, a file that is also a folder, a link to a folder,
             no file at all.
         StorageError: the disk is full.
     """
     rows: list[Row] = []
     runs: list[Path] = []
+    links: list[tuple[str, str]] = []
     hashes, folders = array("q"), _Folders()
     position = 0
     try:
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
+                if member.link is not None:
+                    links.append((member.name, member.link))
+                    if len(links) > MAX_LINKS:
+                        raise refused(member.name, f"is one of more than {MAX_LINKS} links", source)
+                    continue
                 crc = _copy(member, None if in_place else out)
                 offset = position if in_place is None else member.offset
                 assert offset is not None, "only members of an uncompressed archive have an offset"
-                rows.append(
-                    (member.name.encode("utf-8", "surrogateescape"), offset, member.size, crc)
-                )
-                hashes.append(_hash(fold(member.name)))
+                rows.append((encoded(member.name), offset, member.size, crc))
+                hashes.append(_hash(member.name))
                 folders.add(member.name.rpartition("/")[0])
                 position += member.size
                 if len(rows) == RUN:
@@ -103,10 +92,15 @@ def write_pack(
         if not hashes:
             raise DataError(f"{source} holds no files", got=source)
         rows.sort()
-        with contextlib.ExitStack() as stack:
-            _write_table(
-                folder, heapq.merge(*(_read_run(stack, run) for run in runs), rows), len(hashes)
-            )
+        _merge(folder, runs, rows, len(hashes))
+        if links:
+            linked, dangling = _resolve(folder, links, source)
+            for name, *_ in linked:
+                hashes.append(_hash(name.decode("utf-8", "surrogateescape")))
+                folders.add(name.decode("utf-8", "surrogateescape").rpartition("/")[0])
+            rows = sorted(rows + linked)
+            _merge(folder, runs, rows, len(hashes))
+            meta = {**meta, "dangling": dangling}
         del rows
         for run in runs:
             run.unlink()
@@ -138,6 +132,48 @@ def write_pack(
         }
 
     (folder / "index.json").write_text(json.dumps(index, indent=1, sort_keys=True))
+
+
+def _merge(folder: Path, runs: list[Path], rows: list[Row], count: int) -> None:
+    with contextlib.ExitStack() as stack:
+        merged = heapq.merge(*(_read_run(stack, run) for run in runs), rows)
+        _write_table(folder, merged, count)
+
+
+def _resolve(
+    folder: Path, links: list[tuple[str, str]], source: str
+) -> tuple[list[Row], list[str]]:
+    """Links as further names of the members they stand for, and those that stand for none.
+
+    Raises:
+        DataError: a link stands for a folder with files in it, which would be lost.
+    """
+    import numpy as np
+
+    table = np.load(folder / "table.npy")
+    names = Names((folder / "names.bin").read_bytes(), table["end"])
+    targets = dict(links)
+    found: list[Row] = []
+    dangling: list[str] = []
+    for name, target in links:
+        for _ in range(MAX_HOPS):
+            if target not in targets:
+                break
+            target = targets[target]
+        place = names.find(target)
+        if place is not None:
+            row = table[place]
+            found.append((encoded(name), int(row["offset"]), int(row["size"]), int(row["crc"])))
+        elif names.has_folder(target):
+            raise refused(
+                name,
+                f"is a link to the folder '{shown(target[:200])}'",
+                source,
+                "pack what the links point to: tar --dereference, or zip without --symlinks",
+            )
+        else:
+            dangling.append(name)
+    return found, dangling
 
 
 def _write_run(path: Path, rows: list[Row]) -> None:
@@ -190,7 +226,7 @@ class _Folders:
         if len(self._lately) >= RUN:
             self._lately.clear()
         self._lately.add(folder)
-        self.hashes.extend(_hash(fold(ancestor)) for ancestor in _ancestors(folder))
+        self.hashes.extend(_hash(ancestor) for ancestor in _ancestors(folder))
 
 
 def _copy(member: Member, out: IO[bytes] | None) -> int:
@@ -202,16 +238,15 @@ def _copy(member: Member, out: IO[bytes] | None) -> int:
         written += len(chunk)
     if written != member.size:
         raise DataError(
-            f"member {member.name!r} has {written} bytes instead of {member.size}", got=member.name
+            f"member '{shown(member.name)}' has {written} bytes instead of {member.size}",
+            got=spelled(member.name),
         )
     return crc
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(),
-        "little",
-        signed=True,
+        hashlib.blake2b(encoded(text), digest_size=8).digest(), "little", signed=True
     )
 
 
@@ -220,28 +255,30 @@ def _refuse_collisions(folder: Path, folded: array[int], folders: array[int], so
 
     hashes = np.frombuffer(folded, dtype=np.int64)
     hashes.sort()  # in place: a copy would double what a large archive costs
-    equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+    equal = hashes[1:][hashes[1:] == hashes[:-1]]
     if len(equal):
-        pair = _named(folder, int(hashes[equal[0]]))
-        problem = (
-            "occurs twice" if pair[0] == pair[1] else f"differs from {pair[0]!r} in case alone"
-        )
-        raise refused(pair[1], problem, source)
+        twice = [name for name in _named(folder, set(equal.tolist())) if is_image(name)]
+        if twice:
+            raise refused(twice[0], "occurs twice", source, _ONCE)
 
     if folders:
         ours = np.frombuffer(folders, dtype=np.int64)
         places = np.searchsorted(hashes, ours)
         clash = ours[hashes[np.minimum(places, len(hashes) - 1)] == ours]
         if len(clash):
-            raise refused(_named(folder, int(clash[0]))[0], "is both a file and a folder", source)
+            name = _named(folder, {int(clash[0])})[0]
+            raise refused(name, "is both a file and a folder", source, _ONCE)
 
 
-def _named(folder: Path, wanted: int) -> list[str]:
-    """The members whose folded name has this hash."""
+_ONCE = "extract the archive and pack the folder: the last one stays"
+
+
+def _named(folder: Path, wanted: set[int]) -> list[str]:
+    """The members whose name has one of these hashes."""
     import numpy as np
 
     names = Names((folder / "names.bin").read_bytes(), np.load(folder / "table.npy")["end"])
-    return [name for name in names if _hash(fold(name)) == wanted]
+    return [name for name in names if _hash(name) in wanted]
 
 
 def _ancestors(name: str) -> list[str]:
@@ -327,6 +364,7 @@ class Pack:
         self.names = Names(blob, self._table["end"])
         self.sizes: np.ndarray[Any, Any] = self._table["size"]
         self.checksums: np.ndarray[Any, Any] = self._table["crc"]
+        self.offsets: np.ndarray[Any, Any] = self._table["offset"]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -357,17 +395,22 @@ class Pack:
         if len(data) != size or crc32(data) != int(row["crc"]):
             if "in_place" in self.index:
                 raise StorageError(
-                    f"{self.names[index]!r} changed after its archive was indexed",
+                    f"'{shown(self.names[index])}' changed after its archive was indexed",
                     got=self.index["in_place"]["path"],
                     hint="the archive was changed while it was in use; run the same command again",
                 )
             raise StorageError(
-                f"the cached copy of {self.names[index]!r} is damaged",
+                f"the cached copy of '{shown(self.names[index])}' is damaged",
                 got=str(self.folder),
                 hint="run mae cache clear; it is fetched again",
             )
 
         return data
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first bytes of one file, unchecked."""
+        row = self._table[index]
+        return os.pread(self._descriptor, min(size, int(row["size"])), int(row["offset"]))
 
     def close(self) -> None:
         """Release the descriptors and with them the lock."""

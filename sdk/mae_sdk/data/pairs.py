@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import one_line, shown, spelled
 
+from mae_sdk.data.names import same
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.storage import urls
 
@@ -242,25 +243,50 @@ def _rows(images: dict[int, str], masks: dict[int, str]) -> np.ndarray[Any, Any]
     """
     import numpy as np
 
-    place = {stem: i for i, stem in masks.items()}
-    found = [place.get(stem, -1) for stem in images.values()]
+    found = _matches(list(images.values()), masks)
     if -1 in found:
         cut, short = len(_wrapper(list(images.values()))), len(_wrapper(list(masks.values())))
-        bare = {stem[short:]: i for stem, i in place.items()}
-        again = [bare.get(stem[cut:], -1) for stem in images.values()]
+        bare = {i: stem[short:] for i, stem in masks.items()}
+        again = _matches([stem[cut:] for stem in images.values()], bare)
         found = again if again.count(-1) < found.count(-1) else found
 
-    if len(place) < len(masks):
-        times = Counter(masks.values())
-        shared = next((masks[i] for i in found if i >= 0 and times[masks[i]] > 1), None)
-        if shared is not None:
+    return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
+
+
+def _matches(images: list[str], masks: dict[int, str]) -> list[int]:
+    """The mask of each image, -1 = none: that of its very path, else of the same path in another
+    Unicode form (macOS writes NFD).
+
+    Raises:
+        DataError: two masks have an image's path, or two images a mask's in two forms.
+    """
+    exact: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
+    for i, stem in masks.items():
+        exact.setdefault(stem, []).append(i)
+        alike.setdefault(same(stem), []).append(i)
+
+    found = []
+    taken: dict[int, str] = {}
+    for stem in images:
+        theirs = exact.get(stem) or alike.get(same(stem), [])
+        if len(theirs) > 1:
+            forms = len({masks[i] for i in theirs}) > 1
             raise DataError(
-                f"two masks have the path {shared}, without the suffix",
-                got=shared,
+                f"two masks have the path {shown(stem)}, without the suffix"
+                + (", written in two Unicode forms (NFC and NFD)" if forms else ""),
+                got=spelled(stem),
                 expected="one mask for an image",
             )
-
-    return np.array([*zip(images, found, strict=True)], dtype=np.int64).reshape(-1, 2)
+        if theirs and taken.setdefault(theirs[0], stem) != stem:
+            raise DataError(
+                f"two images have the path {shown(stem)}, without the suffix, written in two "
+                "Unicode forms (NFC and NFD), and one mask belongs to both",
+                got=spelled(stem),
+                expected="each image once",
+            )
+        found.append(theirs[0] if theirs else -1)
+    return found
 
 
 def _wrapper(names: Sequence[str], stop: Sequence[str] = ()) -> str:
@@ -294,11 +320,11 @@ def _listed(given: Given) -> list[str]:
 
 def _unpaired(pairs: Pairs, role: str) -> DataError:
     bare = [i for i in range(len(pairs)) if pairs.mask_path(i) is None]
-    shown = ", ".join(pairs.path(i) for i in bare[:5]) + (
+    listed = ", ".join(one_line(pairs.path(i)) for i in bare[:5]) + (
         f" and {len(bare) - 5} more" if len(bare) > 5 else ""
     )
     return DataError(
-        f"{len(bare)} of {len(pairs)} images have no mask: {shown}",
+        f"{len(bare)} of {len(pairs)} images have no mask: {listed}",
         field=f"dataset.segmentation.{role}_mask_sources",
         got=len(bare),
         expected="a mask for each image: the same relative path, any suffix",

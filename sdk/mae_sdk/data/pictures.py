@@ -9,6 +9,7 @@ animations and multi-page files the first image counts.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image as Picture
 
-MAX_PIXELS = 178_956_970
-"""Pillow's own bound, checked on the header at each call, before any pixel is decoded."""
+MAX_PIXELS = 89_478_485
+"""Where Pillow warns of a bomb; checked on the header, before any pixel is decoded. Such an image
+takes some 650 MB to decode. ``dataset.augmentation.max_pixels`` moves it."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "DIB", "JPEG2000")
+"""What Pillow may take a file for, whatever its name says: never a format that starts a program
+(PostScript) or follows references."""
+
+_SOF = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what libjpeg-turbo reads
+_DEFLATE = 1032  # the most that deflate expands
+_HOLE = bytes(64)
+_LARGE = 1 << 22
+"""Pixels above which a picture is converted in strips."""
 
 _MAX_TEXT = 64 << 20
 """Bytes of text, or of a color profile, that a PNG may carry; Pillow's bound is 1 MiB."""
@@ -42,14 +54,23 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterat
     from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
     PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT)
+    if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # its own bound must not be the lower one
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        check_jpeg(data, name, max_pixels)
+        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             check_size(picture.width, picture.height, name, max_pixels)
+            if picture.format == "PNG":
+                _check_png(data, picture, name)
             yield picture
     except (DataError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name} has more than {max_pixels} pixels", got=name) from error
+        raise DataError(
+            f"{name} has more than the {max_pixels} pixels allowed",
+            got=name,
+            hint="raise dataset.augmentation.max_pixels, or shrink the image",
+        ) from error
     except Exception as error:
         # For damaged files Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error,
         # IndexError …
@@ -57,6 +78,15 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterat
         if isinstance(error, UnidentifiedImageError):
             detail = "unknown format" if data else "it is empty"
         raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
@@ -69,10 +99,107 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
         raise DataError(
             f"{name} has {width} × {height} pixels, more than the {max_pixels} allowed",
             got=name,
-            hint="cut it into tiles, or save it smaller: training reads it at the input's size",
+            hint="cut it into tiles, save it smaller (training reads it at the input's size), or "
+            "raise dataset.augmentation.max_pixels",
         )
     if not width or not height:
         raise DataError(f"{name} has no pixels", got=name)
+
+
+def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
+    """``(width, height, components)`` as stored, from the frame header; ``None`` when this is not a
+    JPEG of the common kinds."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, end = 2, len(data) - 9
+    while at < end:
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        # A fill byte, or a marker without a segment.
+        if marker == 0xFF or 0xD0 <= marker <= 0xD7 or marker == 0x01:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _SOF:
+            return (
+                (data[at + 7] << 8) | data[at + 8],
+                (data[at + 5] << 8) | data[at + 6],
+                data[at + 9],
+            )
+        # The image ends or its data begins without a frame header, or the frame is of another kind.
+        if marker in (0xD9, 0xDA) or (0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return None
+        at += 2 + ((data[at + 2] << 8) | data[at + 3])
+    return None
+
+
+def check_jpeg(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a JPEG that its header alone shows to be too large or cut, or that has a hole.
+
+    Every block of 8 × 8 pixels takes a bit at least, so a short file cannot hold many. A hole is a
+    run of zero bytes in the image data, as broken downloads leave it. In a baseline JPEG, zero bits
+    mean blocks that are over (a flat image may hold many) or, by other code tables, coefficients
+    without end, which no image has.
+
+    Raises:
+        DataError: it is one of these; other files pass.
+    """
+    shape = jpeg_shape(data)
+    if shape is None:
+        return
+    check_size(shape[0], shape[1], name, max_pixels)
+    if -(-shape[0] // 8) * -(-shape[1] // 8) > 8 * len(data):
+        raise DataError(
+            f"{name} is cut: {len(data)} bytes cannot hold {shape[0]} × {shape[1]} pixels", got=name
+        )
+    at = data.find(_HOLE)
+    if at >= 0:
+        start = _scan(data, shape[2])
+        at = data.find(_HOLE, start) if start else -1
+        if at >= 0 and data.rfind(b"\xff\xd9", start, at) < 0:
+            end = at
+            while end < len(data) and not data[end]:
+                end += 1
+            raise DataError(f"{name} has a hole: {end - at} zero bytes in the image data", got=name)
+
+
+def _scan(data: bytes, components: int) -> int:
+    """Where the image data of a baseline JPEG begin; 0: it is another kind, or zero bits may mean
+    nothing but blocks that are over."""
+    at, is_baseline, fills_blocks = 2, False, False
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], (data[at + 2] << 8) | data[at + 3]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in (0xC0, 0xC1):
+            is_baseline = True
+        elif marker == 0xC4:
+            table = at + 4
+            while table + 17 < at + 2 + length:
+                count = sum(data[table + 1 : table + 17])
+                # The shortest code, all zeros, of a table for AC coefficients; 0 = end of block.
+                if data[table] >> 4 and count and data[table + 17]:
+                    fills_blocks = True
+                table += 17 + count
+        elif marker == 0xDA:
+            # In one scan of all components some of the blocks are those of such a table.
+            decides = is_baseline and fills_blocks and data[at + 4] == components
+            return at + 2 + length if decides else 0
+        at += 2 + length
+    return 0
+
+
+def _check_png(data: bytes, picture: Picture, name: str) -> None:
+    """Refuse a PNG whose bytes cannot expand to its pixels."""
+    channels = {"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(picture.mode, 1)
+    stored = picture.width * picture.height * channels * (data[24] if len(data) > 24 else 8) // 8
+    if stored > _DEFLATE * len(data):
+        raise DataError(
+            f"{name} is cut: {len(data)} bytes cannot hold "
+            f"{picture.width} × {picture.height} pixels",
+            got=name,
+        )
 
 
 def orientation(data: bytes) -> int:
@@ -139,7 +266,21 @@ def to_rgb(picture: Picture) -> np.ndarray[Any, Any]:
         )
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
-    return np.array(picture.convert("RGB"))
+    return _in_strips(picture)
+
+
+def _in_strips(picture: Picture) -> np.ndarray[Any, Any]:
+    """``np.array(picture.convert("RGB"))`` without two more copies of a large picture."""
+    import numpy as np
+
+    if picture.width * picture.height < _LARGE:
+        return np.array(picture.convert("RGB"))
+    out = np.empty((picture.height, picture.width, 3), np.uint8)
+    rows = max(1, _LARGE // picture.width)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(picture.height, top + rows)))
+        out[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return out
 
 
 def bits(picture: Picture, data: bytes) -> int:

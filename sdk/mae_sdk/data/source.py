@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.errors import DataError, StorageError
+from mae_skill.spelling import shown, spelled
 
-from mae_sdk.data.archive import Limits
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.labels import (
     class_labels,
@@ -27,7 +27,8 @@ from mae_sdk.data.labels import (
     wrappers_of,
 )
 from mae_sdk.data.left_out import LeftOut
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, is_image
+from mae_sdk.data.member import Limits
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
 from mae_sdk.data.walk import walk
 from mae_sdk.storage import urls
 
@@ -53,8 +54,8 @@ class Source:
     and paths, no open connection.
 
     Attributes:
-        uris: where it came from, redacted.
-        members: relative names of the images, sorted within each source.
+        uris: where it came from, redacted, as `mae_skill.spelling.spelled` writes it.
+        members: relative names of the images as they are, sorted within each source.
         digest: sha256 that identifies the data: names, sizes and checksums (archives) or times of
             change (folders).
     """
@@ -64,7 +65,7 @@ class Source:
 
         self._parts = list(parts)
         self._ends = np.cumsum([len(part.names) for part in parts], dtype=np.int64)
-        self.uris = [part.uri for part in parts]
+        self.uris = [spelled(part.uri) for part in parts]
         self.digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
         self._labelled: tuple[list[str], np.ndarray[Any, Any]] | None = None
 
@@ -125,9 +126,10 @@ class Source:
         return keys | sums.astype(np.uint64)
 
     def path(self, index: int) -> str:
-        """A name a person can find it by: ``source/member``."""
+        """A name a person can find it by: ``source/member``, as `mae_skill.spelling.spelled` writes
+        it (`mae_skill.spelling.original` gives the name itself)."""
         part, inner = self._locate(index)
-        return f"{part.uri.rstrip('/')}/{part.names[inner]}"
+        return spelled(f"{part.uri.rstrip('/')}/{part.names[inner]}")
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
         """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabeled; see
@@ -238,16 +240,26 @@ class _Folder:
         self.digest = digest.hexdigest()
 
     def read(self, index: int) -> bytes:
-        path = self.root / str(self.names[index])
+        path = self._path(index)
         try:
-            return path.read_bytes()
+            with open(path, "rb") as stream:  # `Path` takes no bytes
+                return stream.read()
         except (PermissionError, IsADirectoryError) as error:
-            raise DataError(f"cannot be read: {error.strerror}", got=str(path)) from error
+            raise DataError(
+                f"cannot be read: {error.strerror}", got=spelled(os.fsdecode(path))
+            ) from error
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}", got=str(path)) from error
+            raise StorageError(
+                f"cannot read {shown(os.fsdecode(path))}: {error.strerror}",
+                got=spelled(os.fsdecode(path)),
+            ) from error
 
     def size(self, index: int) -> int:
-        return (self.root / str(self.names[index])).stat().st_size
+        return os.stat(self._path(index)).st_size  # noqa: PTH116
+
+    def _path(self, index: int) -> bytes:
+        """A file's path as the bytes that it is, whatever the locale."""
+        return os.fsencode(self.root) + b"/" + encoded(self.names[index])
 
 
 class _Packed:
@@ -273,16 +285,33 @@ class _Packed:
         left = LeftOut()
         for i in rows:
             left.add_file(self._pack.names[i], partial(self._head, i))
-        for name in getattr(self._pack, "not_fetched", ()):
+        for name in self._pack.not_fetched:
             left.add_file(name)
+        for name in self._pack.index.get("dangling", ()):
+            left.dangling.add(name)
+        self._find_twins(left)
         if left.folders:
             for folder in {name.rpartition("/")[0] for name in self.names}:
                 left.folders.pop(folder, None)
         return left
 
+    def _find_twins(self, left: LeftOut) -> None:
+        """Links to members are read as they are in a folder, and counted as there."""
+        import numpy as np
+
+        offsets, sizes = self._pack.offsets[self._rows], self._pack.sizes[self._rows]
+        order = np.lexsort((np.arange(len(offsets)), offsets))
+        order = order[sizes[order] > 0]
+        first = 0
+        for place in range(1, len(order)):
+            if offsets[order[place]] != offsets[order[first]]:
+                first = place
+                continue
+            left.twins.add(f"{self.names[order[place]]} = {self.names[order[first]]}")
+
     def _head(self, row: int) -> bytes:
-        data: bytes = self._pack.read(row)
-        return data[:16]
+        head: bytes = self._pack.head(row, 16)
+        return head
 
     def read(self, index: int) -> bytes:
         data: bytes = self._pack.read(int(self._rows[index]))
@@ -331,6 +360,12 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         part = _Folder(local)
     elif local is not None and not local.exists():
         raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
+    elif local is not None and not local.is_file():
+        raise DataError(
+            f"{where} is a device or a pipe",
+            got=where,
+            expected="a folder, or an archive that is a file",
+        )
     elif local is not None and not is_archive(uri):
         raise DataError(
             f"{where} is neither a folder nor an archive",

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mae_skill.errors import DataError
+from mae_skill.spelling import spelled
 
 from mae_sdk import files
 from mae_sdk.data.left_out import FEW
@@ -228,7 +229,7 @@ def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findin
     Raises:
         StorageError: one could not be fetched.
     """
-    where = source.path(0).removesuffix(f"/{source.members[0]}")
+    where = source.path(0).removesuffix("/" + spelled(str(source.members[0])))
 
     def find() -> dict[str, Any]:
         found = Findings()

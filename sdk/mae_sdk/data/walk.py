@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mae_skill.errors import StorageError
+from mae_skill.spelling import shown, spelled
 
 from mae_sdk.data.left_out import LeftOut
-from mae_sdk.data.names import is_image, is_system_folder
+from mae_sdk.data.names import encoded, is_image, is_system_folder, refused, text_of
 
 MAX_VISITS = 8
 """Paths by which one folder is read; links to each other could make more of them than atoms."""
@@ -28,6 +29,8 @@ class Walk:
         left_out: everything else.
     """
 
+    root: Path
+
     files: list[tuple[str, int, int, int]] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -40,9 +43,10 @@ def walk(root: Path) -> Walk:
     and counted among the twins. What is deleted during the walk is ignored.
 
     Raises:
+        DataError: a device or a pipe has the name of an image.
         StorageError: a folder may not be read, and it is not a system's.
     """
-    found = Walk()
+    found = Walk(root)
     visits: Counter[_Identity] = Counter()
     stack: list[tuple[str, Path, tuple[_Identity, ...]]] = [("", root, ())]
     while stack:
@@ -63,11 +67,13 @@ def walk(root: Path) -> Walk:
                 found.left_out.locked.add(prefix)
                 continue
             raise StorageError(
-                f"cannot read {folder}: {error.strerror}", got=str(folder), retryable=False
+                f"cannot read {shown(str(folder))}: {error.strerror}",
+                got=spelled(str(folder)),
+                retryable=False,
             ) from error
         stack += [(name, path, (*above, identity)) for name, path in below]
 
-    found.files.sort()
+    found.files.sort(key=lambda file: encoded(file[0]))  # as an archive's names are sorted
     _find_twins(found)
     return found
 
@@ -76,7 +82,7 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
     """Take over the files of one folder; returns its folders, as ``(prefix, path)``."""
     left, below, images = found.left_out, [], 0
     for entry in entries:
-        name = prefix + entry.name
+        name = prefix + text_of(entry.name)
         if is_system_folder(entry.name):
             left.hidden.add(name)
             continue
@@ -96,6 +102,13 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
             images += 1
             identity = hash((info.st_dev, info.st_ino))
             found.files.append((name, info.st_size, info.st_mtime_ns, identity))
+        elif is_image(name):
+            raise refused(
+                name,
+                "is a device or a pipe",
+                shown(str(found.root)),
+                "remove it from the folder",
+            )
         elif entry.is_file():
             left.add_file(name, _head_of(Path(entry.path)))
     folder = prefix.rstrip("/")

@@ -297,7 +297,7 @@ def measure(
                 "{config_path}": str(folder / "spec.yaml"),
                 "{job_dir}": str(folder),
             }
-            (folder / "spec.yaml").write_text(dump_yaml(plan.spec))
+            (folder / "spec.yaml").write_text(dump_yaml(plan.spec), encoding="utf-8")
             words = shlex.split(command)
             for name, value in places.items():
                 words = [word.replace(name, value) for word in words]

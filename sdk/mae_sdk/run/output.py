@@ -1,4 +1,5 @@
-"""The standard streams of a process: open, free of secrets, honest about a closed pipe."""
+"""The standard streams of a process: open, honest about a closed pipe, free of secrets and of what
+a terminal would obey."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import select
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+from mae_skill.spelling import printable, write_anything
 
 from mae_sdk.jobs.secrets import known, redact
 
@@ -36,7 +39,7 @@ def whole_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
         elif mode == "w" and hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+            write_anything(getattr(sys, name))
 
 
 def is_closed() -> bool:
@@ -63,9 +66,9 @@ class _CleanBytes(io.RawIOBase):
 
     def write(self, block: Any) -> int:
         content = bytes(block)
-        text = redact(content.decode("utf-8", "surrogateescape"), known())
+        text = printable(redact(content.decode("utf-8", "surrogateescape"), known()))
         self.stream.flush()
-        self.stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+        self.stream.buffer.write(text.encode("utf-8"))
         self.stream.buffer.flush()
         return len(content)
 
@@ -77,13 +80,18 @@ class _CleanBytes(io.RawIOBase):
 
 
 class _Clean(io.TextIOBase):
-    """A text stream that takes the known secrets out of what is written."""
+    """A text stream that takes the known secrets out of what is written, and spells what a terminal
+    would obey.
+
+    Attributes:
+        stream: the stream behind it, for bars that draw by such commands.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(redact(text, known()))
+        self.stream.write(printable(redact(text, known())))
         return len(text)
 
     def flush(self) -> None:
@@ -120,9 +128,16 @@ class _Clean(io.TextIOBase):
         return self.stream.errors
 
 
+def drawn_on(stream: TextIO) -> TextIO:
+    """The stream behind a clean one, for a progress bar: it draws by commands to the terminal, and
+    shows words and numbers of ours alone."""
+    return stream.stream if isinstance(stream, _Clean) else stream
+
+
 @contextlib.contextmanager
 def clean_output() -> Iterator[None]:
-    """What the block prints holds no known secret, tracebacks and what libraries say included."""
+    """What the block prints holds no known secret and no command to a terminal, tracebacks and what
+    libraries say included."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Clean(before[0]), _Clean(before[1])
     try:

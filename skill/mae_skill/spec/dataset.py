@@ -274,6 +274,13 @@ class AugmentationSpec(SpecModel):
         "slightly from a full decode.",
         applies_when=CLASSIFICATION,
     )
+    max_pixels: Positive = spec_field(
+        89_478_485,
+        "Images with more pixels count as unreadable; one at the default takes some 650 MB of "
+        "memory to decode.",
+        unit="pixels",
+        affects_training=False,
+    )
     segmentation: SegmentationAugmentationSpec = spec_field(
         SegmentationAugmentationSpec,
         "What is drawn anew for image and mask together in training a segmenter.",

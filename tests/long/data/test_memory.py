@@ -137,7 +137,7 @@ import hashlib, sys
 import numpy
 from pathlib import Path
 from benchmarks.data import PeakMemory
-from mae_sdk.data.archive import Member
+from mae_sdk.data.member import Member
 from mae_sdk.data.pack import Pack, write_pack
 def members(count):
     for i in range(count):  # in no order, as archives are

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mae_runners.data.decode import decode
 from mae_sdk.data import cache
-from mae_sdk.data.archive import Limits, members
+from mae_sdk.data.archive import members
+from mae_sdk.data.member import Limits
 from mae_skill.errors import DataError, MaeError
 from PIL import Image
 

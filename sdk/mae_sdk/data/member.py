@@ -1,0 +1,44 @@
+"""One file of an archive or a prefix, and what an archive may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may ask for. Images hardly compress, so a huge ratio is a bomb.
+
+    Attributes:
+        max_ratio: decompressed over compressed bytes, once ``ratio_from`` bytes came out.
+        ratio_from: bytes below which the ratio is not judged.
+        max_members: files and folders together.
+        max_bytes: decompressed bytes; ``None`` = what the disk holds.
+    """
+
+    max_ratio: float = 200.0
+    ratio_from: int = 256 << 20
+    max_members: int = 20_000_000
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file of an archive, or another name of one.
+
+    Attributes:
+        name: its clean relative path.
+        size: bytes.
+        chunks: its content, to be read before the next member.
+        offset: where the content begins in an uncompressed tar; else None.
+        link: the path of the member whose content it is another name of; else None.
+    """
+
+    name: str
+    size: int
+    chunks: Iterator[bytes]
+    offset: int | None = None
+    link: str | None = None
