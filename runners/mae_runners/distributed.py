@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -90,12 +91,22 @@ def meet(context: RunContext, backend: str) -> None:
         raise StorageError(
             "rank 0 went away before all ranks had come", got=f"{place[0]}:{place[1]}"
         ) from error
+    # From here on a slow rank is waited for as torch waits; groups made later use the store too.
+    store.set_timeout(timedelta(minutes=30))
     dist.init_process_group(
         backend,
         store=PrefixStore("ranks", arrived),
         rank=context.rank,
         world_size=context.world_size,
+        device_id=context.device if backend == "nccl" else None,
     )
+    if backend == "nccl":  # which warns at the end of a process that did not leave its group
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) -> TCPStore:
