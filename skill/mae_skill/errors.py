@@ -87,15 +87,14 @@ class MaeError(Exception):
             "code": self.code,
             "message": _cut(self.message),
             "field": _cut(self.field),
-            "got": _bounded(self.shown),
+            "got": _bounded(self._shown()),
             "expected": _cut(self.expected),
             "hint": _cut(self.hint),
             "retryable": self.retryable,
             "exit_code": self.exit_code,
         }
 
-    @property
-    def shown(self) -> Any:
+    def _shown(self) -> Any:
         """``got`` without what looks secret."""
         if self.got is not None and looks_secret(self.field):
             return REDACTED
@@ -105,7 +104,7 @@ class MaeError(Exception):
         field, message = _cut(self.field, 200), _cut(self.message)
         lines = [f"{field}: {message}" if field else str(message)]
         if self.got is not None:
-            lines.append(f"  got:      {_short(self.shown)}")
+            lines.append(f"  got:      {_short(self._shown())}")
         if self.expected:
             lines.append(f"  expected: {_cut(self.expected)}")
         if self.hint:
