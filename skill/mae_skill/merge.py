@@ -19,6 +19,7 @@ from mae_skill.errors import MaeError, SpecError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, absent_items, given_only
 from mae_skill.reader import parse_value
+from mae_skill.texts import no_text, no_url
 
 TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
@@ -122,7 +123,7 @@ def _merge_into(
             continue
         if value is None and _is_section(child):
             continue  # "train:" with nothing under it leaves the section as it was
-        odd = _not_text(name) or _not_text(value)
+        odd = no_text(name) or no_text(value)
         if odd is not None:
             problems.append(
                 SpecError(
@@ -131,6 +132,12 @@ def _merge_into(
                     got=ascii(odd[:80]),
                     expected="text without NUL and without halves of a character (surrogates)",
                 )
+            )
+            continue
+        address = no_url(value)
+        if address is not None:
+            problems.append(
+                SpecError("not a URL", field=key, got=address, expected="scheme://host/path")
             )
             continue
         bad = _non_finite(value)
@@ -187,17 +194,6 @@ def _child(schema: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _is_section(schema: Mapping[str, Any]) -> bool:
     return bool(schema.get("properties"))
-
-
-def _not_text(value: Any) -> str | None:
-    """The first text in ``value`` that UTF-8 or a path cannot hold."""
-    if isinstance(value, str):
-        odd = any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value)
-        return value if odd else None
-    inside: Iterable[Any] = value if isinstance(value, (list, tuple)) else ()
-    if isinstance(value, Mapping):
-        inside = (*value.keys(), *value.values())
-    return next((text for text in map(_not_text, inside) if text is not None), None)
 
 
 def _non_finite(value: Any) -> float | None:

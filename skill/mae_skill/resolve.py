@@ -29,6 +29,7 @@ from mae_skill.placeholders import NOT_GIVEN, given_only, has_reference, resolve
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema, describe
+from mae_skill.texts import no_url
 
 WHOLE = 0.9
 """A spec that sets this share of the template's fields is taken to be a template that was written
@@ -223,6 +224,11 @@ def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeEr
         except SpecError as error:
             problems.append(
                 SpecError(error.message, field=key, got=written, expected=error.expected)
+            )
+            continue
+        if no_url(taken) is not None:
+            problems.append(
+                SpecError("not a URL", field=key, got=taken, expected="scheme://host/path")
             )
             continue
         set_dotted(found.spec, key, taken)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mae_skill.errors import UsageError
 from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.texts import no_url
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,11 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
                 got=repr(value),
                 expected="a path or URL, or a list of them",
             )
+    for name in _PATHS:
+        if name == "spec":  # every value of it is looked at by its key
+            continue
+        if (broken := no_url(given.get(name))) is not None:
+            raise UsageError("not a URL", field=name, got=broken, expected="scheme://host/path")
     for name in _MAPPINGS:
         value = given.get(name, {})
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):

@@ -1,0 +1,54 @@
+"""Values that no file, path or URL can hold are refused by field; one fault is one error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Skill
+from mae_skill.errors import MaeError
+
+
+def refused(root: Path, **options: Any) -> MaeError:
+    with pytest.raises(MaeError) as caught:
+        Skill().plan("train", automl_policy="off", results_root=str(root), **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://[::1", "https://", "s3://", "s3:///key", "http://host:x/", "http://host:99999/"],
+)
+def test_a_url_that_cannot_be_one_is_refused_by_field(tmp_path: Path, value: str) -> None:
+    for key in ("dataset.train_data_sources", "train.pretrained_model_path"):
+        error = refused(tmp_path / "r", spec={key: value})
+        assert f"{key}: not a URL" in str(error)
+    assert refused(tmp_path / "r", train_datasets=value).field == "train_datasets"
+    assert refused(tmp_path / "r", ptm=value).field == "ptm"
+    assert refused(tmp_path / "r", spec={"results_dir": value})
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800", "x\udce9"])
+def test_a_text_that_no_file_can_hold_is_refused_by_field(tmp_path: Path, value: str) -> None:
+    for key in ("model_name", "dataset.train_data_sources", "wandb.tags"):
+        here: Any = [value] if key == "wandb.tags" else value
+        error = refused(tmp_path / "r", spec_overrides={key: here})
+        assert key in str(error)
+        assert "no file or path can hold" in str(error)
+    assert "can hold" in str(refused(tmp_path / "r", spec={"train": {value: 1}}))
+
+
+def test_a_source_that_is_not_given_is_said(tmp_path: Path) -> None:
+    assert "must be given" in str(refused(tmp_path / "r", train_datasets="???"))
+
+
+def test_a_store_that_does_not_answer_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    monkeypatch.setattr("mae_sdk.storage.retry.time.sleep", lambda seconds: None)
+    error = refused(tmp_path / "r", train_datasets="s3://bucket/data")
+    assert (error.code, error.field) == ("storage", "train_datasets")
