@@ -53,6 +53,8 @@ from mae_sdk.storage import urls
 _NEVER_LAUNCHED_SECONDS = 60.0
 _MOST_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
+OUT_OF_SIGHT = "machine"
+"""The field of the error of `Job.wait` for a job that cannot be seen."""
 _UNSEEN_SECONDS = 120.0
 """How long `Job.wait` goes on for a job that cannot be seen."""
 _T = TypeVar("_T")
@@ -171,6 +173,7 @@ class Job:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).resolve()
         self.id = self.folder.name
+        self._unseen_since: float | None = None
 
     @property
     def _longest_pause(self) -> float:
@@ -230,7 +233,6 @@ class Job:
                 sight for minutes.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        unseen = None
         pause = 0.005
         while True:
             record, state = self.observe()
@@ -250,12 +252,13 @@ class Job:
             if state == records.ERROR:
                 raise self._failed(attempt["failure"])
             if state != records.UNKNOWN:
-                unseen = None
-            elif unseen is None:
-                unseen = time.monotonic()
-            elif time.monotonic() - unseen > _UNSEEN_SECONDS:
+                self._unseen_since = None
+            elif self._unseen_since is None:
+                self._unseen_since = time.monotonic()
+            elif time.monotonic() - self._unseen_since > _UNSEEN_SECONDS:
                 raise StorageError(
                     "the machine that runs the job has not shown itself for minutes",
+                    field=OUT_OF_SIGHT,
                     got=self.id,
                     hint=f"wait again, or if it is gone: mae jobs resume {self.id} --lost",
                 )

@@ -14,7 +14,7 @@ import pytest
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.run.process import identify, is_alive
-from mae_skill.errors import UsageError
+from mae_skill.errors import StorageError, UsageError
 
 from tests.support.jobs import start, wait_until, write
 
@@ -93,6 +93,21 @@ def test_a_run_of_another_host_is_unknown_once_its_heartbeat_is_old_and_is_never
     assert [attempt["state"] for attempt in attempts] == ["ERROR", "COMPLETE"] and attempts[0][
         "failure"
     ]["category"] == "lost_process"
+
+
+def test_a_wait_for_a_machine_that_is_out_of_sight_ends(
+    sleeper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mae_sdk.cli.common import follow
+
+    job = running(tmp_path, {**identify(sleeper.pid), "host": "elsewhere"})
+    old = time.time() - 2 * records.STALE_SECONDS
+    os.utime(job.folder / records.HEARTBEAT_NAME, (old, old))
+    monkeypatch.setattr("mae_sdk.job._UNSEEN_SECONDS", 0.5)
+    for call in (lambda: Job(job.folder).wait(), lambda: follow(job, as_json=False)):
+        with pytest.raises(StorageError, match="has not shown itself") as caught:
+            call()
+    assert "--lost" in str(caught.value.hint) and job.state == "UNKNOWN"
 
 
 def test_a_job_that_nobody_launched_does_not_wait_for_ever(tmp_path: Path) -> None:

@@ -373,6 +373,8 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
     """
     from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
+    from mae_sdk.job import OUT_OF_SIGHT
+
     deadline = None if timeout is None else time.monotonic() + timeout
     bar = _Bar() if sys.stderr.isatty() and not as_json else None
     last: dict[str, Any] | None = None
@@ -383,7 +385,9 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
                 return
             except (JobFailedError, JobCanceledError):
                 return
-            except StorageError:
+            except StorageError as error:
+                if error.field == OUT_OF_SIGHT:
+                    raise
                 if deadline is not None and time.monotonic() > deadline:
                     raise
 
