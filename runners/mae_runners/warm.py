@@ -198,8 +198,7 @@ class _Server:
                     os._exit(1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.dup2(descriptors[0], 1)
-            os.dup2(descriptors[1], 2)
+            _take_streams(*descriptors[:2])
             self.selector.close()
             for other in (self.listener, self.wake, self.waker, connection, *self.running.values()):
                 other.close()
@@ -216,6 +215,23 @@ class _Server:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
             os._exit(code)
+
+
+def _take_streams(output: int, errors: int) -> None:
+    """Make the run's output this process's, with streams of its own: those of the server remember
+    that they wrote to a file, and a pipe cannot be asked where it stands."""
+    for name, number, descriptor in (("stdout", 1, output), ("stderr", 2, errors)):
+        os.dup2(descriptor, number)
+        before = getattr(sys, name)
+        after = os.fdopen(
+            number,
+            "w",
+            buffering=1,
+            encoding=before.encoding,
+            errors=before.errors,
+            closefd=False,
+        )
+        setattr(sys, name, after)
 
 
 def run(argv: list[str], default_threads: int) -> int:

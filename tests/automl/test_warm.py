@@ -31,6 +31,8 @@ SERVER = textwrap.dedent(
                     draws=[random.random(), numpy.random.rand()], torch=torch.rand(1).item(), leaked=getattr(torch, "leaked", False),
                     cuda=torch.cuda.is_initialized(), handler=signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL)
         torch.leaked = True
+        for stream in (sys.stdout, sys.stderr):  # as the runner does, for names of any bytes
+            stream.reconfigure(errors="backslashreplace")
         print(json.dumps(seen))
         if "sleep" in argv: time.sleep(60)
         if "term" in argv: os.kill(os.getpid(), signal.SIGTERM); time.sleep(10)
@@ -43,7 +45,10 @@ SERVER = textwrap.dedent(
 
 
 def _start(path: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(path)])
+    with path.with_suffix(".log").open("ab") as log:  # a file, as the platform gives it
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(path)], stdout=log, stderr=log
+        )
     deadline = time.monotonic() + 60
     while not path.exists() and time.monotonic() < deadline:
         assert process.poll() is None
