@@ -229,9 +229,14 @@ def test_sixty_lost_machines_lose_no_job(
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            # From the moment when it has a scratch folder, or a little before.
-            wait_until(lambda: scratch.exists() or process.poll() is not None, 60)  # noqa: B023
-            time.sleep(chance.random() * 2.0)
+            # From the moment when it has a folder, a job, or a job that runs.
+            sign = ("", "*/train-*/job.json", "*/train-*/status.json")[number % 3]
+
+            def begun(sign: str = sign, scratch: Path = scratch) -> bool:
+                return scratch.exists() and bool(not sign or list(scratch.glob(sign)))
+
+            wait_until(lambda: begun() or process.poll() is not None, 60)  # noqa: B023
+            time.sleep(chance.random() * 1.0)
             lose(scratch)
             process.wait()
             with environment({"MAE_SCRATCH": str(tmp_path / f"other-{number}")}):
