@@ -19,8 +19,14 @@ from tests.support.trees import Tree, trees
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server, environment(server.env):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(server: S3Server) -> Iterator[S3Server]:
+    with environment(server.env):
         yield server
 
 
