@@ -235,3 +235,19 @@ def test_wandb_offline_needs_no_key_and_is_silent_unless_enabled(
     assert list((tmp_path / "job/train/wandb").glob("offline-run-*/*.wandb"))
     assert train(spec(data, tmp_path / "off", train__num_epochs=1)) == 0
     assert not list((tmp_path / "off").rglob("wandb"))
+
+
+def test_wandb_without_a_key_is_left_out_and_said(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    made = spec(data, tmp_path / "job", train__num_epochs=1, wandb__enable=True)
+    assert train(made) == 0
+    assert "without Weights & Biases" in capsys.readouterr().err
+    result = read(tmp_path / "job", "train/result.json")
+    assert any("Weights & Biases" in warning for warning in result["warnings"])
