@@ -35,7 +35,7 @@ def shell(line: str, folder: Path, **changes: str | None) -> subprocess.Complete
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
