@@ -8,14 +8,16 @@ read; everything else, the weights above all, is passed over by its length.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mae_skill.errors import CheckpointError, MaeError, SpecError
+from mae_skill.origin import OriginKind
 
 ONNX_FILE = "gen_trt_engine.onnx_file"
+INPUT_SIZE = "dataset.augmentation.input_size"
 PROFILE = ("min_batch_size", "opt_batch_size", "max_batch_size")
 
 # ModelProto, GraphProto, ValueInfoProto, TypeProto, its Tensor, TensorShapeProto, its Dimension.
@@ -160,7 +162,8 @@ def profile_errors(
 
     Args:
         value: a field of the spec, by its dotted key.
-        chosen: whether somebody set a field.
+        chosen: whether somebody set a field; the input size only by a word of this command, for a
+            spec may hold the size that the model was trained at, and an export may be of another.
         header: of the ONNX file; None where it is not known yet.
     """
     settings = {name: f"gen_trt_engine.tensorrt.{name}" for name in PROFILE}
@@ -219,10 +222,9 @@ def _size_errors(
         "export.input_height": (value("export.input_height"), None),
         "export.input_width": (None, value("export.input_width")),
     }
-    side = "dataset.augmentation.input_size"
-    if chosen(side) and value(side):
-        both = value(side)
-        asked[side] = (both, both) if isinstance(both, int) else (both[0], both[1])
+    if chosen(INPUT_SIZE) and value(INPUT_SIZE):
+        both = value(INPUT_SIZE)
+        asked[INPUT_SIZE] = (both, both) if isinstance(both, int) else (both[0], both[1])
     real = (*header.size, None, None)[:2]
     return [
         SpecError(
@@ -239,6 +241,11 @@ def _size_errors(
             for want, has in zip(wanted, real, strict=True)
         )
     ]
+
+
+def said_now(kinds: Iterable[OriginKind | None]) -> bool:
+    """Whether a field was set by a word of this command: not by a file, a parent or a default."""
+    return any(kind in (OriginKind.SHORTHAND, OriginKind.OVERRIDE) for kind in kinds)
 
 
 def precision_error(properties: Mapping[str, Any]) -> MaeError | None:

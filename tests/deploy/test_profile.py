@@ -103,6 +103,18 @@ def test_a_profile_that_the_file_cannot_serve_is_refused_when_planned_and_when_r
     assert list(tmp_path.rglob("*.engine")) == []
 
 
+@pytest.mark.parametrize("kind", [OriginKind.PARENT, OriginKind.SPEC_FILE])
+def test_the_size_that_a_model_was_trained_at_is_not_asked_of_an_export_of_another(
+    kind: OriginKind, files: dict[int, Path]
+) -> None:
+    size = {"dataset__augmentation__input_size": 64}
+    spec = make_spec(gen_trt_engine__onnx_file=str(files[-1]), **RTX, **size)
+    origins = {"dataset.augmentation.input_size": Origin(kind)}
+    facts = Facts(local_files=True)
+    assert check_rules("gen_trt_engine", spec.model_dump(), origins, facts)[0] == []
+    gen_trt_engine.check_profile(spec, origins, onnx.load(str(files[-1])))
+
+
 @pytest.mark.parametrize(
     ("batch", "values", "profile"),
     [
@@ -130,7 +142,17 @@ def test_the_description_of_an_engine_says_its_real_profile(
     assert tuple(beside["profile"].values()) == profile
 
 
-def test_a_file_that_is_reduced_or_is_none_is_refused_when_planned(
+@pytest.mark.parametrize(
+    "content", [b"", b"no onnx at all", b"\x3a\xff\xff\xff\xff\x0f", bytes(100)]
+)
+def test_a_file_that_is_no_onnx_is_one_error(content: bytes, tmp_path: Path, digits: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError):
+        read_header(tmp_path / "x.onnx")
+    assert planned(tmp_path / "x.onnx")[0] == []  # the runner, which has the reader, says why
+
+
+def test_a_file_that_is_reduced_is_refused_when_planned(
     files: dict[int, Path], tmp_path: Path
 ) -> None:
     model = onnx.load(str(files[-1]))
@@ -138,9 +160,6 @@ def test_a_file_that_is_reduced_or_is_none_is_refused_when_planned(
         entry.value = '"int8"' if entry.key == "mae.precision" else entry.value
     onnx.save(model, str(tmp_path / "int8.onnx"))
     assert "already reduced" in planned(tmp_path / "int8.onnx")[0][0].message
-    for content in (b"", b"no onnx at all", b"\x3a\xff\xff\xff\xff\x0f", bytes(100)):
-        (tmp_path / "x.onnx").write_bytes(content)
-        assert [type(error) for error in planned(tmp_path / "x.onnx")[0]] == [CheckpointError]
     assert planned(tmp_path / "not-here-yet.onnx")[0] == []
 
 

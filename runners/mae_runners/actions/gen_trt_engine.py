@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import CheckpointError, NotFoundError, SpecError
-from mae_skill.onnx_file import OnnxHeader, precision_error, profile_errors
+from mae_skill.onnx_file import (
+    INPUT_SIZE,
+    OnnxHeader,
+    precision_error,
+    profile_errors,
+    said_now,
+)
 from mae_skill.origin import Origin
 from mae_skill.spec import ExperimentSpec, GenTrtEngineSpec
 from torch import Tensor
@@ -199,6 +205,10 @@ def check_profile(
     defaults = ExperimentSpec().model_dump()
 
     def chosen(key: str) -> bool:
+        if key == INPUT_SIZE:
+            return said_now(
+                origin.kind for name, origin in provenance.items() if name.startswith(key)
+            )
         return is_explicit(provenance, key) or get_dotted(document, key) != get_dotted(
             defaults, key
         )

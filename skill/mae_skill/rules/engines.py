@@ -6,11 +6,13 @@ from pathlib import Path
 
 from mae_skill.errors import CheckpointError
 from mae_skill.onnx_file import (
+    INPUT_SIZE,
     ONNX_FILE,
     OnnxHeader,
     precision_error,
     profile_errors,
     read_header,
+    said_now,
 )
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Rule
@@ -21,6 +23,8 @@ def engine_profile(case: Case) -> None:
     header = _header(case)
 
     def chosen(key: str) -> bool:
+        if key == INPUT_SIZE:
+            return said_now([case.origin(key)])
         return case.origin(key) not in {None, *OriginKind.unset()}
 
     case.errors += profile_errors(case, chosen, header)
@@ -39,7 +43,8 @@ def engine_profile(case: Case) -> None:
 
 
 def _header(case: Case) -> OnnxHeader | None:
-    """What the file says; None where it is not here, or is not read yet."""
+    """What the file says; None where it is not here, or is none that a plan can read (the runner
+    then says why)."""
     path = case(ONNX_FILE)
     if not case.facts.local_files or not isinstance(path, str) or "://" in path:
         return None
@@ -48,15 +53,12 @@ def _header(case: Case) -> OnnxHeader | None:
         return None
     try:
         return read_header(file)
-    except CheckpointError as error:
-        case.errors.append(error)
+    except CheckpointError:
         return None
 
 
 def parity_pictures(case: Case) -> None:
-    """An export and a reduced engine are compared with their model on pictures: whose?"""
-    if case.action == "gen_trt_engine" and not _reduces(case):
-        return
+    """An export is compared with its model on pictures: whose?"""
     sources = ("val_data_sources", "test_data_sources", "train_data_sources")
     if not any(case(f"dataset.{name}") for name in sources):
         case.warn(
@@ -66,12 +68,7 @@ def parity_pictures(case: Case) -> None:
         )
 
 
-def _reduces(case: Case) -> bool:
-    settings = "gen_trt_engine.tensorrt"
-    return case(f"{settings}.data_type") != "fp32" or bool(case(f"{settings}.layers_precision"))
-
-
 RULES = [
     Rule(engine_profile, ("gen_trt_engine",)),
-    Rule(parity_pictures, ("export", "gen_trt_engine")),
+    Rule(parity_pictures, ("export",)),
 ]
