@@ -27,6 +27,8 @@ SERVER = textwrap.dedent(
     os.environ["LD_LIBRARY_PATH"] = "/set/by/a/library/as/it/is/imported"
     def main(argv):
         import numpy, torch
+        from mae_sdk.run.output import whole_streams
+        whole_streams()  # as the real runner does, whose streams are a pipe here
         seen = dict(argv=argv, env=dict(os.environ), cwd=os.getcwd(), threads=torch.get_num_threads(), session=os.getsid(0) == os.getpid(),
                     draws=[random.random(), numpy.random.rand()], torch=torch.rand(1).item(), leaked=getattr(torch, "leaked", False),
                     cuda=torch.cuda.is_initialized(), handler=signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL)
