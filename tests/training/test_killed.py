@@ -87,9 +87,15 @@ def assert_same_run(one: Path, other: Path) -> None:
     for entry in first["checkpoints"]:
         left, right = (checkpoint.read(folder / "train" / entry["file"]) for folder in (one, other))
         assert_equal(left, right, entry["file"])
+    assert models(one) == models(other)
     for name in ("train_loss_step", "lr", "grad_norm", "train_loss"):
         assert curve(one, name) == curve(other, name), name
     assert epochs(one) == epochs(other)
+
+
+def models(folder: Path) -> dict[str, str]:
+    """The checkpoint files, and where the link to the latest leads."""
+    return {path.name: path.resolve().name for path in (folder / "train").glob("*.pth")}
 
 
 def epochs(folder: Path) -> dict[int, Any]:

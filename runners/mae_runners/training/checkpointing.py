@@ -126,10 +126,7 @@ class CheckpointWriter:
         """Records the checkpoints of this run that it had written when it was killed, and not yet
         recorded: a file has its name only once it is whole."""
         context = self.task.context
-        unlisted = self.index.unlisted(newest_first(context.action_dir))
-        if not unlisted:
-            return
-        for path in unlisted:
+        for path in self.index.unlisted(newest_first(context.action_dir)):
             try:
                 data = checkpoint.read(path, context.encryption_key)
             except (CheckpointError, NotFoundError) as error:
@@ -138,6 +135,14 @@ class CheckpointWriter:
             if all(data.get(key) == self.constant[key] for key in ("identity", "data")):
                 self._list(path, data)
                 context.log(f"{path.name} is whole; the run was stopped before it was listed")
+
+        # What follows the listing may have been cut short too.
+        if entries := self.index.read()["checkpoints"]:
+            newest = max(entries, key=lambda entry: (entry["epoch"], entry["step"]))
+            if (context.action_dir / newest["file"]).is_file():
+                point_latest(
+                    context.action_dir, self.task.model.arch, context.action_dir / newest["file"]
+                )
         self._thin()
 
 

@@ -163,7 +163,7 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
         if name == "spec":  # every value of it is looked at by its key
             continue
         if (broken := no_url(given.get(name))) is not None:
-            raise UsageError("not a URL", field=name, got=broken, expected="scheme://host/path")
+            _refuse_url(name, broken)
     for name in _MAPPINGS:
         value = given.get(name, {})
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
@@ -206,3 +206,20 @@ def _not_plain(value: Any, depth: int = 64) -> Any:
         or callable(getattr(value, "tolist", None))
     )  # numpy's scalars, arrays
     return None if plain else value
+
+
+def _refuse_url(name: str, url: str) -> None:
+    """The error of an option that holds no URL: of one that names nothing, in its own words.
+
+    Raises:
+        UsageError: always.
+    """
+    from mae_sdk.storage import urls
+
+    try:
+        urls.check(url)
+    except UsageError as error:
+        if "names no" in error.message:
+            error.field = name
+            raise
+    raise UsageError("not a URL", field=name, got=url, expected="scheme://host/path")
