@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mae_skill.reader import dump_yaml
 from mae_skill.resolve import raise_all
 
 from tests.support.images import write_imagefolder
+from tests.support.web import serving
 
 SPECS = 300
 SKILL = Skill()
@@ -27,21 +29,32 @@ Case = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     root = tmp_path_factory.mktemp("places")
     write_imagefolder(root / "data", classes=2, per_class=2)
+    with tarfile.open(root / "data.tar", "w") as archive:
+        archive.add(root / "data", "data")
     (root / "empty").mkdir()
     (root / "weights.pth").write_bytes(b"")
     (root / "model.onnx").write_bytes(b"")
-    return {"root": str(root), **{path.name: str(path) for path in root.iterdir()}}
+    with serving() as web:
+        web.files["data.tar"] = (root / "data.tar").read_bytes()
+        names = {path.name: str(path) for path in root.iterdir()}
+        yield {
+            "root": str(root),
+            "web": web.url("data.tar"),
+            "no web": web.url("no.tar"),
+            **names,
+        }
 
 
 def generated(number: int, places: dict[str, str]) -> Case:
     """A spec that may be right, wrong in one place, or wrong in several."""
     draw = random.Random(number)
     action = draw.choice(["train"] * 6 + ["evaluate", "inference", "export", "gen_trt_engine"])
-    data = [places["data"]] * 6 + [places["empty"], "/nowhere", "https://example.org/d.tar", None]
-    weights = [places["weights.pth"], "/nowhere.pth", "https://example.org/w.pth", None]
+    elsewhere = [places["web"], places["no web"], None]
+    data = [places["data"]] * 6 + [places["empty"], "/nowhere", *elsewhere]
+    weights = [places["weights.pth"], "/nowhere.pth", "https://host.invalid/w.pth", None]
     fields: dict[str, list[Any]] = {
         "dataset.train_data_sources": data,
         "dataset.val_data_sources": data,
