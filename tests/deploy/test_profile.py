@@ -204,12 +204,12 @@ def test_parity_names_its_pictures_in_plan_log_and_result(
     checkpoint = save_checkpoint(make_model(ARCH, "finetune", FAMILIES[ARCH]), tmp_path / "m.pth")
     values = {"dataset__val_data_sources": str(digits)} if named else {}
     spec = make_spec(export__checkpoint=str(checkpoint), **values)
-    result = export.run(spec, make_context("export", tmp_path))["parity"]["images"]
+    result = export.run(spec, make_context("export", tmp_path))["parity"]
     said = capsys.readouterr()
     _, notices = check_rules("export", spec.model_dump())
     warned = any("sample photograph" in notice.message for notice in notices)
     assert warned != named
-    assert result["count"] == len(result["names"]) == 16
+    assert result["images"] == len(result["names"]) == 16
     if named:
         held = {str(path) for path in digits.rglob("*.png")}
         assert result["source"] == "dataset.val_data_sources"

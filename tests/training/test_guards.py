@@ -25,14 +25,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate of 1e30 makes the weights overflow; the capsule's weights and batch give the same
-    non-finite loss again."""
+    """Rate times weight decay multiplies the weights by 1e8 a step, until they overflow; the
+    capsule's weights and batch give the same non-finite loss again."""
     made = spec(
         data,
         tmp_path / "job",
-        train__optim__lr=1e30,
+        train__optim__lr=1e4,
         train__optim__warmup_epochs=0,
-        train__optim__weight_decay=0.0,
+        train__optim__weight_decay=1e4,
     )
     assert train(made) == 5
     error = read(tmp_path / "job", "error.json")

@@ -101,9 +101,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ]
     bursting = {
-        "train__optim__lr": 1e30,
+        "train__optim__lr": 1e4,
         "train__optim__warmup_epochs": 0,
-        "train__optim__weight_decay": 0.0,
+        "train__optim__weight_decay": 1e4,
     }
     bad = [
         one("bad", **pair, **bursting),

@@ -83,7 +83,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         "parity": {
             **report.to_dict(),
             "images_from": str(gate),
-            "images": gate.to_dict(),
+            **gate.to_dict(),
             "calibration": calibration,
             "thresholds": vars(thresholds),
         },

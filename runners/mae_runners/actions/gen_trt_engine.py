@@ -77,7 +77,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         report = {
             **check_graph(model, meta, images, reference, spec),
             "images_from": str(gate),
-            "images": gate.to_dict(),
+            **gate.to_dict(),
         }
         figures = f"cosine {report['cosine_min']:.6f}, largest difference {report['max_abs']:.2e}"
         context.log(f"{meta.precision} graph against fp32 on {gate.listed()}: {figures}")

@@ -147,8 +147,8 @@ class GateImages:
         return f"{self}: {', '.join(self.names[:most])}{more}"
 
     def to_dict(self) -> dict[str, Any]:
-        """``source, count, names``."""
-        return {"source": self.source, "count": len(self.names), "names": self.names}
+        """``images`` (how many), ``source``, ``names``."""
+        return {"images": len(self.names), "source": self.source, "names": self.names}
 
 
 def gate_images(spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = None) -> GateImages:

@@ -234,8 +234,8 @@ LEAST = {
 def tiny(case: Case) -> None:
     """Strengths that are positive and yet none."""
     for name, least in LEAST.items():
-        value = case(f"dataset.augmentation.{name}", 0)
-        if 0 < value < least:
+        value = case(f"dataset.augmentation.{name}")
+        if value is not None and 0 < value < least:
             case.error(
                 f"dataset.augmentation.{name}", "too small to have a meaning", f"at least {least}"
             )
