@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -130,11 +132,20 @@ def _store_of(context: RunContext, place: tuple[str, int], waiting: _Waiting) ->
             waiting.pause([0])
 
 
+def _seconds_alive() -> float:
+    """Since this process was started."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds since the machine's start
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
 class _Waiting:
     """Says for whom a rank waits, and ends the wait."""
 
     def __init__(self, context: RunContext, place: tuple[str, int]) -> None:
         self.context, self.place = context, place
+        self.failure = context.results_dir / "error.json"
+        self.born = time.time() - _seconds_alive()
         self.limit = float(environment_number(TIMEOUT_VARIABLE, 600))
         self.began = time.monotonic()
         self.next_word = self.began + 2.0
@@ -144,7 +155,11 @@ class _Waiting:
 
         Raises:
             StorageError: the time is over.
+            ConnectionError: one of them has failed, and says so in the results folder.
         """
+        with contextlib.suppress(FileNotFoundError):
+            if self.failure.stat().st_mtime >= self.born:
+                raise ConnectionError("connection closed by peer: another rank has failed")
         now = time.monotonic()
         host, port = self.place
         shown = ", ".join(map(str, missing[:16])) + (" …" if len(missing) > 16 else "")

@@ -316,9 +316,14 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
 
 def _look_again(job: Job) -> list[str] | None:
     """Where to look after a failure that resuming cannot mend; None where it can."""
+    from mae_sdk.jobs import records
+
     record = job.record
     failure = record["error"]
-    if failure is None or not failure["error"]:  # guessed from the log
+    told = failure is not None and (
+        failure["error"] or records.last_attempt(record)["exit_code"] in (2, 3)
+    )
+    if failure is None or not told:  # guessed from the log
         return None
     category = failure["category"]
     if category == "spec":
