@@ -81,7 +81,8 @@ class Bundle:
 
     @classmethod
     def _of(cls, file: Path, root: Path) -> Bundle:
-        info = read_spec(file)
+        changed = file.stat()
+        info = copy.deepcopy(_read(file, changed.st_mtime_ns, changed.st_size))
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
             raise SpecError(
                 "the bundle names no actions",

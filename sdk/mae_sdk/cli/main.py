@@ -136,6 +136,10 @@ def main(args: Sequence[str] | None = None) -> None:
         whole_streams,
     )
 
+    if args is None and sys.getfilesystemencoding() != "utf-8":
+        # Names of files are bytes of UTF-8 whatever the locale says; so are those in specs.
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     arguments = list(sys.argv[1:] if args is None else args)
     whole_streams()
     try:
