@@ -48,6 +48,7 @@ def compare(tree: Tree, server: S3Server | None) -> None:
 
 @settings(
     max_examples=20,
+    derandomize=True,  # the wide search is in tests/long/data
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -55,6 +55,16 @@ def test_a_zip_of_more_than_65535_members_is_read() -> None:
     assert sum(1 for _ in members(io.BytesIO(data), len(data), "x.zip", Limits())) == 66_000
 
 
+@pytest.mark.parametrize("name", ["PK.jpg", "BZh.jpg", "BZh9.jpg"])
+def test_a_tar_is_not_taken_for_what_its_first_name_begins_with(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(PHOTO)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / name, name)
+    source = open_source(str(tmp_path / "a.tar"), cache_dir=tmp_path / "cache")
+    assert [Path(source.path(index)).name for index in range(len(source))] == [name]
+    assert source.read(0) == PHOTO
+
+
 def _header(payload: bytes) -> bytes:
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, len(payload)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import re
 from typing import Any, Protocol, cast
 
 from mae_skill.errors import DataError, DependencyError
@@ -68,15 +69,18 @@ class Counted(io.RawIOBase):
 
 
 def sniff(head: bytes) -> str:
-    """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none``, from at least six bytes."""
+    """``gzip``, ``zstd``, ``xz``, ``bzip2``, ``zip`` or ``none``, from at least six bytes.
+
+    A tar begins with the name of its first member, which may be ``PK.jpg`` or ``BZh.jpg``.
+    """
     for magic, name in (
-        (b"\x1f\x8b", "gzip"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"\xfd7zXZ\x00", "xz"),
-        (b"BZh", "bzip2"),
-        (b"PK", "zip"),
+        (rb"\x1f\x8b", "gzip"),
+        (rb"\x28\xb5\x2f\xfd", "zstd"),
+        (rb"\xfd7zXZ\x00", "xz"),
+        (rb"BZh[1-9](1A|\x17r)", "bzip2"),  # a first block, or the end of an empty stream
+        (rb"PK(\x03\x04|\x05\x06|\x07\x08)", "zip"),
     ):
-        if head.startswith(magic):
+        if re.match(magic, head):
             return name
     return "none"
 
