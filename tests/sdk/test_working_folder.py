@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from mae_skill.reader import dump_yaml, read_spec
 
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
-from tests.support.training import digits_folder, spec, write_spec
+from tests.support.training import digits_folder
 
 MAE = str(Path(sys.executable).with_name("mae"))
 MODULES = ("yaml", "queue", "numpy", "json", "click", "jsonschema", "socket", "tempfile", "pickle")
@@ -107,27 +106,6 @@ def test_a_job_a_study_and_their_children_import_nothing_of_it(
         path.read_text() for path in (tmp_path / "results").glob("train-*/train/result.json")
     ]
     assert any("of the bundle" in text for text in results)
-
-
-def test_a_command_line_and_a_foreground_run_on_two_ranks_import_nothing_of_it(
-    hostile: Path, tmp_path: Path
-) -> None:
-    data = digits_folder(tmp_path / "data", per_class=3)
-    made = spec(
-        data,
-        tmp_path / "out",
-        train__num_epochs=1,
-        train__num_gpus=2,
-        dataset__batch_size=2,
-        dataset__num_workers_per_gpu=1,
-    )
-    path = str(write_spec(made, tmp_path / "spec.json"))
-    # With its standard streams closed too: what it prints lands in no file of the run.
-    line = f"{MAE} train -e {path} >&- <&-"
-    done = run(hostile, "sh", "-c", line, OMP_NUM_THREADS="1", PYTHONOPTIMIZE="2")
-    assert done.returncode == 0, done.stderr
-    assert executed(tmp_path) == ""
-    assert json.loads((tmp_path / "out" / "train" / "result.json").read_text())["kpis"]
 
 
 @pytest.mark.parametrize(
