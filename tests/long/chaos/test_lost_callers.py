@@ -4,7 +4,6 @@ copy, refusals: no job is lost, none is PENDING for ever."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,12 @@ from mae_sdk.run.local import LocalPlatform
 from mae_sdk.storage import transfer
 from mae_skill.errors import StorageError
 
+from tests.sdk.test_lost_callers import caller, root, server
 from tests.support.callers import Caller
 from tests.support.jobs import wait_until
-from tests.support.s3 import MotoServer, environment
+from tests.support.s3 import environment
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[MotoServer]:
-    with MotoServer() as found:
-        yield found
-
-
-@pytest.fixture
-def root(server: MotoServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    import fsspec
-
-    name = f"b{abs(hash(request.node.name)) % 10**8}"
-    with environment({**server.env, "MAE_SYNC_SECONDS": "0.2"}):
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
-        yield f"s3://{name}/results"
-
-
-@pytest.fixture
-def caller(tmp_path: Path, root: str) -> Caller:
-    return Caller(tmp_path, root)
+__all__ = ["caller", "root", "server"]  # fixtures
 
 
 @pytest.mark.parametrize(
