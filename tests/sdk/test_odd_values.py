@@ -52,3 +52,14 @@ def test_a_store_that_does_not_answer_is_one_error(
     monkeypatch.setattr("mae_sdk.storage.retry.time.sleep", lambda seconds: None)
     error = refused(tmp_path / "r", train_datasets="s3://bucket/data")
     assert (error.code, error.field) == ("storage", "train_datasets")
+
+
+@pytest.mark.parametrize("env", [{1: 2}, {None: "x"}, {"A": None}, [1], "A=1", 5])
+def test_an_environment_of_other_types_is_planned_or_refused_by_field(
+    tmp_path: Path, env: Any
+) -> None:
+    try:
+        Skill().plan("train", automl_policy="off", results_root=str(tmp_path / "r"), env=env)
+    except MaeError as error:
+        assert error.exit_code in (2, 3)
+    assert not (tmp_path / "r").exists()

@@ -147,11 +147,13 @@ def note_words(words: Iterable[str]) -> None:
 def secret_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """Those of ``--env NAME=VALUE`` whose name says so, or whose value looks like nothing that a
     program is set to: it is long, and no path, URL or number.
+
+    A call is looked at before it is judged, so names and values may be of any type.
     """
     return {
-        name: str(value)
+        str(name): str(value)
         for name, value in settings.items()
-        if str(value) and (is_secret_name(name) or _looks_secret(str(value)))
+        if str(value) and (is_secret_name(str(name)) or _looks_secret(str(value)))
     }
 
 
