@@ -153,7 +153,7 @@ def test_a_compiled_block_gives_the_same_values_and_gradients() -> None:
     layout = stage_layout(
         torch.rand(2, 25).argsort(1)[:, :6].sort(1).values, (5, 5), 8
     )  # a map above SMALL_MAP: unit by unit when eager
-    x = torch.randn(layout.index.numel(), 16, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(layout.cells.numel(), 16, dtype=torch.float64, requires_grad=True)
     results = []
     for call in (block, torch.compile(block, backend="eager", fullgraph=True)):
         block.zero_grad()

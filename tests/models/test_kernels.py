@@ -86,7 +86,7 @@ def test_a_depthwise_convolution_of_visible_units_agrees_with_pytorchs(channels_
     arguments = [x, torch.randn(6, 1, 7, 7), torch.randn(6)]
 
     def visible_cells(y: Tensor) -> Tensor:
-        return y.permute(0, 2, 3, 1).reshape(-1, 6)[layout.index]
+        return y.permute(0, 2, 3, 1).reshape(-1, 6)[layout.cells]
 
     def ours(*values: Tensor) -> Tensor:
         y = depthwise_conv(*values, layout)

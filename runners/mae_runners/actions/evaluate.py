@@ -153,8 +153,8 @@ def evaluate_features(
         return {}, []
     name = "probe_val_data_sources" if spec.dataset.probe_val_data_sources else "val_data_sources"
     source = artefact.need_source(spec, name, "evaluate")
-    model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
-    units = int(model.num_units) if model is not None and runtime.decodes else None
+    mae: Any = runtime.model if isinstance(runtime, TorchRuntime) and runtime.decodes else None
+    units = None if mae is None else int(mae.num_units)
     found = embed(spec, context, runtime, source, units=units)
 
     metrics: dict[str, Any] = {

@@ -40,8 +40,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         return predict_segmenter(spec, context, runtime)
     source = artefact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
-    decodes = isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies
-    mae: Any = runtime.model if decodes else None
+    mae: Any = None
+    if isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies:
+        mae = runtime.model
     units = None if mae is None else int(mae.num_units)
     images = EvalImages(spec, source, runtime.meta, labelled=False, num_units=units)
 

@@ -194,7 +194,7 @@ class ImageDataset(KeyedDataset):
 def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
     """Zeros [count] in memory that this process shares with those it forks."""
     zeros = torch.zeros(count, dtype=dtype)
-    shared: torch.Tensor = zeros.share_memory_()  # type: ignore[no-untyped-call]  # torch's own
+    shared: torch.Tensor = zeros.share_memory_()
     return shared
 
 

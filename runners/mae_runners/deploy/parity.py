@@ -223,7 +223,7 @@ def artefact_outputs(path: Path, meta: ArtefactMeta, images: Tensor) -> Floats:
 
     loaded: Callable[[Tensor], Tensor]
     if path.suffix == ".ts":
-        loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]  # torch has no type here
+        loaded = torch.jit.load(str(path))
     else:
         loaded = torch.export.load(str(path)).module()
     with torch.no_grad():

@@ -31,9 +31,7 @@ def save_torch(module: nn.Module, meta: ArtefactMeta, path: Path, kind: str) -> 
         with torch.no_grad(), warnings.catch_warnings(), unfused_attention(module):
             warnings.simplefilter("ignore")
             if kind == "torchscript":
-                traced = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch has no type here
-                    module, images, check_trace=False
-                )
+                traced = torch.jit.trace(module, images, check_trace=False)
                 torch.jit.save(traced, str(path), _extra_files=extra)
             else:
                 batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)

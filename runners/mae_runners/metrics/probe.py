@@ -123,5 +123,5 @@ def linear_probe_accuracy(
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
     return float(((q @ weight.T + bias).argmax(1) == query_labels).float().mean())

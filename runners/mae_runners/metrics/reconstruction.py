@@ -49,7 +49,7 @@ def spread(labels: np.ndarray, seed: int, count: int = SHOWN) -> list[int]:
     rng = np.random.Generator(np.random.Philox(key=seed))
     order = rng.permutation(len(labels))
     taken: dict[int, int] = {}
-    turns = []
+    turns: list[tuple[int, int, int]] = []
     for place in order.tolist():  # the turn of an image: how many of its class came before it
         turns.append((taken.get(int(labels[place]), 0), len(turns), place))
         taken[int(labels[place])] = turns[-1][0] + 1

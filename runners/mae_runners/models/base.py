@@ -6,11 +6,12 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from mae_skill.archs import ARCHS, Arch, with_patch
 from mae_skill.errors import SpecError
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -158,8 +159,22 @@ class Backboned(nn.Module, ABC):
         """Use the fused attention kernel (default) or plain matrix products (exports to opsets
         below 14 need these)."""
         for module in self.modules():
-            if hasattr(module, "fused_attn"):
+            if isinstance(module, _Attention):
                 module.fused_attn = enabled
+
+
+@runtime_checkable
+class _Attention(Protocol):
+    fused_attn: bool
+
+
+def init_truncated(module: nn.Module, *kinds: type[nn.Conv2d] | type[nn.Linear]) -> None:
+    """Layers of these kinds: weights of deviation 0.02, drawn within ±2, and zero biases."""
+    for part in module.modules():
+        if isinstance(part, kinds):
+            trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def transformer_layer_id(name: str, depth: int) -> tuple[int, int]:

@@ -15,19 +15,21 @@ per sample over visible cells.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from timm.layers import (
+    GlobalResponseNormMlp,
     LayerNorm,
     LayerNorm2d,
     NormMlpClassifierHead,
     calculate_drop_path_rates,
-    trunc_normal_,
 )
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
-from mae_runners.models.base import Backbone, Config, run_block
+from mae_runners.models.base import Backbone, Config, init_truncated, run_block
 from mae_runners.models.kernels import (
     Layout,
     depthwise_conv,
@@ -72,6 +74,8 @@ class Block(ConvNeXtBlock):
     """Depthwise 7×7, LayerNorm, pointwise, GELU, GRN, pointwise; dense on ``[B, C, H, W]``, or on
     the rows of a layout."""
 
+    mlp: GlobalResponseNormMlp
+
     def __init__(self, dim: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__(
             dim,
@@ -86,15 +90,17 @@ class Block(ConvNeXtBlock):
 
     def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
         if layout is None:
-            return super().forward(x)
+            dense: Tensor = super().forward(x)
+            return dense
         batch, height, width = layout.shape
-        grid = scatter_rows(x, layout.index, batch * height * width)
+        grid = scatter_rows(x, layout.cells, batch * height * width)
         y = self.conv_dw(grid.view(batch, height, width, -1).permute(0, 3, 1, 2), layout)
-        y = gather_rows(y.permute(0, 2, 3, 1).reshape(batch * height * width, -1), layout.index)
+        y = gather_rows(y.permute(0, 2, 3, 1).reshape(batch * height * width, -1), layout.cells)
         y = self.mlp.act(self.mlp.fc1(self.norm(y)))
         grn = self.mlp.grn
         y = global_response(y.view(batch, -1, y.shape[-1]), grn.weight, grn.bias, grn.eps)
-        return x + self.mlp.fc2(y).view_as(x)
+        rows: Tensor = x + self.mlp.fc2(y).view_as(x)
+        return rows
 
 
 class Stage(nn.Module):
@@ -115,13 +121,13 @@ class Stage(nn.Module):
         unit."""
         if isinstance(self.downsample, nn.Identity):
             return x
-        norm, conv = self.downsample
+        norm, conv = cast("tuple[LayerNorm2d, nn.Conv2d]", self.downsample)
         x = rows_norm(norm, x).view(-1, side // 2, 2, side // 2, 2, x.shape[-1])
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4 * x.shape[-1])
         return linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
-def rows_norm(norm: nn.Module, x: Tensor) -> Tensor:
+def rows_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """A channels-first LayerNorm applied to rows ``[R, C]``."""
     return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
@@ -147,26 +153,30 @@ class ConvNextBackbone(Backbone):
         self.depths, self.num_features = depths, dims[-1]
         self.patch, self.unit = patch, SIDE * patch
         self.stem = nn.Sequential(nn.Conv2d(3, dims[0], patch, stride=patch), LayerNorm2d(dims[0]))
-        rates = calculate_drop_path_rates(drop_path, list(depths), stagewise=True)
+        rates = cast(
+            "list[list[float]]",
+            calculate_drop_path_rates(drop_path, list(depths), stagewise=True),
+        )
         widths = (dims[0], *dims)
         self.stages = nn.ModuleList(Stage(widths[i], dims[i], rates[i]) for i in range(4))
         self.head: nn.Module = nn.Identity()
         if num_classes:
             self.head = NormMlpClassifierHead(dims[-1], num_classes, norm_layer=LayerNorm2d)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Conv2d, nn.Linear)
+
+    def in_order(self) -> list[Stage]:
+        """The stages, finest first."""
+        return cast("list[Stage]", list(self.stages))
 
     def blocks_in_order(self) -> list[nn.Module]:
         """All blocks, first to last."""
-        return [block for stage in self.stages for block in stage.blocks]
+        return [block for stage in self.in_order() for block in stage.blocks]
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Output of each stage, ``[B, C_i, H/s_i, W/s_i]`` with strides s, 2s, 4s, 8s."""
         x = self.stem(images).contiguous(memory_format=torch.channels_last)
         maps = []
-        for stage in self.stages:
+        for stage in self.in_order():
             x = stage.downsample(x)
             for block in stage.blocks:
                 x = run_block(self, block, x)
@@ -182,7 +192,8 @@ class ConvNextBackbone(Backbone):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool, norm and (unless ``pre_logits``) classify."""
-        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+        out: Tensor = self.head(x, pre_logits=True) if pre_logits else self.head(x)
+        return out
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
@@ -199,9 +210,9 @@ class ConvNextBackbone(Backbone):
         )
         pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * patch * patch)
 
-        conv, norm = self.stem
+        conv, norm = cast("tuple[nn.Conv2d, LayerNorm2d]", self.stem)
         x = rows_norm(norm, linear(pixels, conv.weight.flatten(1), conv.bias))
-        for stage in self.stages:
+        for stage in self.in_order():
             if not isinstance(stage.downsample, nn.Identity):
                 x, side = stage.downsample_rows(x, side), side // 2
             layout = stage_layout(visible, units, side)
@@ -215,7 +226,7 @@ class ConvNextBackbone(Backbone):
 
     def head_layer(self) -> nn.Module:
         """The linear classifier."""
-        return self.head.fc
+        return self.head.get_submodule("fc")
 
     def layer_id(self, name: str) -> tuple[int, int]:
         """The published rules of ConvNeXt V2: 12 groups for the deep models (27 blocks in stage 2),
@@ -236,11 +247,13 @@ class ConvNextBackbone(Backbone):
 
 class FcMae(MaskedAutoencoder):
     """A sparse ConvNeXt V2 encoder and a decoder of dense ConvNeXt blocks on the grid of mask units
-    (u = 32 pixels a side at the paper's stride of 4).
+    (u = 32 pixels per side at the paper's stride of 4).
 
     Parameter names follow facebookresearch/ConvNeXt-V2 (``proj``, ``mask_token``, ``decoder``,
     ``pred``), blocks as timm names them.
     """
+
+    encoder: ConvNextBackbone
 
     def __init__(self, encoder: ConvNextBackbone, config: Config) -> None:
         super().__init__(config)
@@ -259,10 +272,7 @@ class FcMae(MaskedAutoencoder):
         )
         self.pred = nn.Linear(width, unit * unit * 3)
         for part in (self.proj, self.decoder, self.pred):
-            for module in part.modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    trunc_normal_(module.weight, std=0.02)
-                    nn.init.zeros_(module.bias)
+            init_truncated(part, nn.Conv2d, nn.Linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:

@@ -40,7 +40,7 @@ class Classifier(Backboned):
         super().__init__(config)
         self.encoder = encoder
         self.num_classes = int(config["num_classes"])
-        head: nn.Module = encoder.head_layer()
+        head: nn.Linear = encoder.head_layer()
         trunc_normal_(head.weight, std=2e-5)
         nn.init.zeros_(head.bias)
 
@@ -53,8 +53,12 @@ class Classifier(Backboned):
         """Features before the linear head ``[B, D]``; with ``pool=False`` the positions ``[B, N,
         D]`` in row-major order (no class token)."""
         if pool:
-            return self.encoder.forward_head(self.encoder.forward_features(images), pre_logits=True)
-        return self.encoder.pyramid(images)[-1].flatten(2).transpose(1, 2)
+            x = self.encoder.forward_features(images)
+            pooled: Tensor = self.encoder.forward_head(x, pre_logits=True)
+            return pooled
+
+        last: Tensor = self.encoder.pyramid(images)[-1]
+        return last.flatten(2).transpose(1, 2)
 
     def head_parameter_names(self) -> set[str]:
         return {f"encoder.{name}" for name in self.encoder.head_names()}
@@ -120,20 +124,17 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def conv_block(width_in: int, width: int, kernel: int) -> nn.Sequential:
     """ "Same" convolution without bias, batch normalization, ReLU."""
-    block = nn.Sequential(
-        nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False),
-        BatchNorm(width),
-        nn.ReLU(),
-    )
-    nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-    return block
+    conv = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, BatchNorm(width), nn.ReLU())
 
 
 def classifier(width: int, num_classes: int, dropout: float) -> nn.Sequential:
     """Whole channels dropped, then a 1×1 convolution to the classes."""
     layer = nn.Conv2d(width, num_classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
     return nn.Sequential(nn.Dropout2d(dropout), layer)
 
 
@@ -205,7 +206,7 @@ class UperHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.sizes = [tuple(size) for size in sizes]
+        self.sizes = list(sizes)
         self.pooling = PyramidPooling(widths[-1], channels, scales, sizes[-1])
         self.lateral = nn.ModuleList(conv_block(width, channels, 1) for width in widths[:-1])
         self.smooth = nn.ModuleList(conv_block(channels, channels, 3) for _ in widths[:-1])
@@ -263,6 +264,7 @@ class Segmenter(Backboned):
         self.encoder = encoder
         self.num_classes = int(config["num_classes"])
         arch, (height, width) = self.shape, self.input_size
+        dims: tuple[int, ...]
         if arch.family == "vit":
             dims = (encoder.num_features,) * 4
             rows, columns = encoder.grid

@@ -16,7 +16,7 @@ row and column come first ("unrolled").
 from __future__ import annotations
 
 from functools import cache
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +27,16 @@ from timm.layers import (
     LayerNorm,
     Mlp,
     calculate_drop_path_rates,
-    trunc_normal_,
 )
 from torch import Tensor, nn
 
-from mae_runners.models.base import Backbone, Config, run_block, transformer_layer_id
+from mae_runners.models.base import (
+    Backbone,
+    Config,
+    init_truncated,
+    run_block,
+    transformer_layer_id,
+)
 from mae_runners.models.kernels import linear
 from mae_runners.models.mae import (
     MaskedAutoencoder,
@@ -92,7 +97,8 @@ class UnitAttention(nn.Module):
         q = pool_max(q, self.pool)
         heads = [self._heads(part) for part in (q, k, v)]
         out = attend(*heads, fused=self.fused_attn).transpose(1, 2)
-        return self.proj(out.reshape(batch, units, q.shape[2], q.shape[3]))
+        mixed: Tensor = self.proj(out.reshape(batch, units, q.shape[2], q.shape[3]))
+        return mixed
 
     def _heads(self, x: Tensor) -> Tensor:
         x = x.flatten(0, 1) if self.in_units else x.flatten(1, 2)
@@ -121,7 +127,17 @@ class UnitBlock(nn.Module):
         if self.proj is not None:
             x = pool_max(self.proj(normed), self.pool)
         x = x + self.drop_path1(self.attn(normed))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        y: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return y
+
+
+class PatchEmbed(nn.Module):
+    """The overlapping patch convolution, under timm's name ``patch_embed.proj``."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        kernel = hiera_kernel(patch)
+        self.proj = nn.Conv2d(3, width, kernel, stride=patch, padding=kernel // 2)
 
 
 class HieraBackbone(Backbone):
@@ -133,6 +149,8 @@ class HieraBackbone(Backbone):
             in fine-tuning (one token).
         num_classes: 0 leaves the head out.
     """
+
+    unroll: Tensor  # `unroll_order` of a unit
 
     def __init__(
         self,
@@ -151,16 +169,14 @@ class HieraBackbone(Backbone):
         self.units = (input_size[0] // self.unit, input_size[1] // self.unit)
         self.q_pool = q_pool
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
-        self.patch_embed = nn.Module()
-        kernel = hiera_kernel(patch)
-        self.patch_embed.proj = nn.Conv2d(3, embed_dim, kernel, stride=patch, padding=kernel // 2)
+        self.patch_embed = PatchEmbed(embed_dim, patch)
         self.pos_embed = nn.Parameter(
             torch.zeros(1, self.units[0] * self.units[1] * SIDE * SIDE, embed_dim)
         )
         for name, side in (("unroll", SIDE), *((f"roll{side}", side) for side in (8, 4, 2, 1))):
             order = unroll_order(side) if name == "unroll" else roll_order(side)
             self.register_buffer(name, torch.tensor(order), persistent=False)
-        rates = calculate_drop_path_rates(drop_path, sum(stages))
+        rates = cast("list[float]", calculate_drop_path_rates(drop_path, sum(stages)))
         pooled_at = {end + 1 for end in self.stage_ends[:q_pool]}
         blocks, dim, stage = [], embed_dim, 0
         for i in range(sum(stages)):
@@ -189,10 +205,7 @@ class HieraBackbone(Backbone):
                 dim, num_classes, norm_layer=LayerNorm, input_fmt="NLC"
             )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        init_truncated(self, nn.Linear)
         for depth, block in enumerate(blocks):
             block.attn.proj.weight.data.div_((2.0 * (depth + 1)) ** 0.5)
             block.mlp.fc2.weight.data.div_((2.0 * (depth + 1)) ** 0.5)
@@ -223,7 +236,7 @@ class HieraBackbone(Backbone):
         unit, conv = self.unit, self.patch_embed.proj
         kernel, patch = conv.kernel_size[0], conv.stride[0]
         pad = kernel // 2
-        window = (SIDE - 1) * patch + kernel  # pixels a side that the convolution reads for a unit
+        window = (SIDE - 1) * patch + kernel  # pixels per side that a unit's convolution reads
 
         shown = (~hidden_map).to(images.dtype).view(batch, 1, rows, 1, columns, 1)
         pixels = (images.view(batch, 3, rows, unit, columns, unit) * shown).view_as(images)
@@ -236,7 +249,7 @@ class HieraBackbone(Backbone):
         sample = torch.arange(batch, device=images.device).unsqueeze(1)
         windows = windows[sample, visible // columns, visible % columns].flatten(0, 1)
         tokens = F.conv2d(windows, conv.weight, conv.bias, stride=patch).flatten(2).transpose(1, 2)
-        tokens = tokens[:, self.unroll].unflatten(0, (batch, count))
+        tokens = split(tokens[:, self.unroll], 0, batch, count)
         return tokens + self.position()[0][visible]
 
     def stages(self, x: Tensor) -> list[Tensor]:
@@ -269,7 +282,8 @@ class HieraBackbone(Backbone):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool, norm and (unless ``pre_logits``) classify."""
-        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+        out: Tensor = self.head(x, pre_logits=True) if pre_logits else self.head(x)
+        return out
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
@@ -280,7 +294,7 @@ class HieraBackbone(Backbone):
 
     def head_layer(self) -> nn.Module:
         """The linear classifier."""
-        return self.head.fc
+        return self.head.get_submodule("fc")
 
     def layer_id(self, name: str) -> tuple[int, int]:
         """One id a block, in order (published code for Hiera's fine-tuning does not exist; this is
@@ -293,6 +307,7 @@ class HieraMae(MaskedAutoencoder):
     unit, and decoded at half a unit a token (16 pixels in the paper)."""
 
     channels_last_target: ClassVar[bool] = False
+    encoder: HieraBackbone
     token_numbers: Tensor
 
     def __init__(self, encoder: HieraBackbone, config: Config) -> None:
@@ -337,7 +352,8 @@ class HieraMae(MaskedAutoencoder):
         """Stage outputs ``[B, K, T_i, C_i]`` → normalized ``[B, K, f·f, C]``, row-major in the
         unit."""
         fused = self.encoder.roll(stages[-1]).flatten(2, 3)
-        for stage, head in enumerate(self.multi_scale_fusion_heads[:-1]):
+        heads = cast("list[nn.Conv2d]", self.multi_scale_fusion_heads[:-1])
+        for stage, head in enumerate(heads):
             picture = self.encoder.roll(stages[stage])
             batch, units = picture.shape[:2]
             kernel = head.kernel_size[0]
@@ -347,7 +363,8 @@ class HieraMae(MaskedAutoencoder):
             )
             patches = patches.reshape(batch, units, self.final_side**2, -1)
             fused = fused + linear(patches, head.weight.permute(0, 2, 3, 1).flatten(1), head.bias)
-        return self.encoder_norm(fused)
+        normed: Tensor = self.encoder_norm(fused)
+        return normed
 
     def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:
         """The fused stages of the visible units: ``[B, K, f·f, D]``."""

@@ -117,7 +117,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and type(weight) in _PLAIN
         and x.numel() * weight.shape[0] >= MIN_PRODUCTS
         and onednn_is_faster()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -150,11 +150,11 @@ def speed_up(model: nn.Module) -> None:
 class Layout(NamedTuple):
     """Where the visible cells of a stage lie.
 
-    ``index [R]`` into the flattened grid ``[B·H·W]``, unit by unit; ``shape = (B, H, W)``;
-    ``side``: cells a side of a mask unit.
+    ``cells [R]``: their places in the flattened grid ``[B·H·W]``, unit by unit. ``shape = (B, H,
+    W)``. ``side``: cells per side of a mask unit.
     """
 
-    index: Tensor
+    cells: Tensor
     shape: tuple[int, int, int]
     side: int
 
@@ -168,10 +168,10 @@ def window_products(x: Tensor, grad: Tensor, layout: Layout, kernel: int) -> Ten
     kernels = (
         grad.permute(0, 2, 3, 1)
         .reshape(batch * height * width, channels)
-        .index_select(0, layout.index)
+        .index_select(0, layout.cells)
     )
     kernels = kernels.view(-1, side * side, channels).transpose(1, 2).reshape(-1, 1, side, side)
-    first = layout.index.view(-1, side * side)[:, 0]  # the top left cell of each unit
+    first = layout.cells.view(-1, side * side)[:, 0]  # the top left cell of each unit
     windows = (
         F.pad(x.permute(0, 2, 3, 1), (0, 0, pad, pad, pad, pad))
         .unfold(1, side + kernel - 1, side)
@@ -251,7 +251,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, layout: Layout | Non
     if not faster:
         return plain_depthwise_conv(x, weight, bias)
 
-    y: Tensor = _DepthwiseOnCpu.apply(x, weight, bias, layout)  # type: ignore[no-untyped-call]
+    y: Tensor = _DepthwiseOnCpu.apply(x, weight, bias, layout)
     return y
 
 
@@ -263,7 +263,8 @@ def _norm(x: Tensor) -> Tensor:
     as long as the sum of squares."""
     if x.device.type == "cpu" and x.element_size() >= 4:
         return x.square().sum(dim=1, keepdim=True).sqrt()
-    return x.norm(p=2, dim=1, keepdim=True)
+    norm: Tensor = x.norm(p=2, dim=1, keepdim=True)
+    return norm
 
 
 class _GlobalResponse(torch.autograd.Function):
@@ -296,13 +297,13 @@ class _GlobalResponse(torch.autograd.Function):
 
 def global_response(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """GRN (arXiv 2301.00808, section 3.2) of ``x [B, N, C]`` over N."""
-    y: Tensor = _GlobalResponse.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
+    y: Tensor = _GlobalResponse.apply(x, weight, bias, eps)
     return y
 
 
 def plain_global_response(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """`global_response` as the paper writes it (algorithm 1), the residual included."""
-    response = x.norm(p=2, dim=1, keepdim=True)  # [B, 1, C]
+    response: Tensor = x.norm(p=2, dim=1, keepdim=True)  # [B, 1, C]
     response = response / (response.mean(dim=-1, keepdim=True) + eps)
 
     return x + bias + weight * (x * response)
@@ -344,12 +345,14 @@ class _Gather(torch.autograd.Function):
 
 def scatter_rows(rows: Tensor, index: Tensor, size: int) -> Tensor:
     """``rows [R, C]`` at the unique positions ``index [R]`` of a zero grid ``[size, C]``."""
-    return _Scatter.apply(rows, index, size)
+    grid: Tensor = _Scatter.apply(rows, index, size)
+    return grid
 
 
 def gather_rows(grid: Tensor, index: Tensor) -> Tensor:
     """Rows of ``grid [S, C]`` at the unique positions ``index [R]`` → ``[R, C]``."""
-    return _Gather.apply(grid, index)
+    rows: Tensor = _Gather.apply(grid, index)
+    return rows
 
 
 def plain_scatter_rows(rows: Tensor, index: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned, Config
@@ -170,7 +170,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
     if fused:
         return F.scaled_dot_product_attention(q, k, v)
 
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    weights: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return weights.softmax(dim=-1) @ v
 
 
@@ -182,10 +182,13 @@ def _swapped(mask: Mask) -> Mask:
 class DecoderBlock(Block):
     """timm's transformer block that can answer for some tokens only."""
 
+    attn: Attention
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True)
 
-    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+    # `decode` alone calls these blocks: they take tokens to answer for, not timm's masks.
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """``x [B, N, D]`` → ``[B, N, D]``, or ``[B, M, D]`` for the tokens ``index [B, M]``.
 
         These still attend to all N. In the last block of a decoder only the hidden tokens are of

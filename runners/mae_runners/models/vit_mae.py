@@ -8,6 +8,8 @@ B images, L patches of which K are visible and M hidden, D the width.
 
 from __future__ import annotations
 
+from typing import Literal, cast
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -33,6 +35,9 @@ class VitBackbone(VisionTransformer):
             class token).
     """
 
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+
     def __init__(
         self,
         input_size: tuple[int, int],
@@ -43,7 +48,7 @@ class VitBackbone(VisionTransformer):
         num_heads: int,
         mlp_ratio: float,
         num_classes: int,
-        pool: str,
+        pool: Literal["avg", "token"],
         drop_path: float,
     ) -> None:
         super().__init__(
@@ -86,13 +91,8 @@ class VitBackbone(VisionTransformer):
         depth = len(self.blocks)
         taps = [max(1, depth * share // 12) - 1 for share in (4, 6, 8, 12)]
         unique = sorted(set(taps))
-        maps = dict(
-            zip(
-                unique,
-                self.forward_intermediates(images, indices=unique, intermediates_only=True),
-                strict=True,
-            )
-        )
+        outputs = self.forward_intermediates(images, indices=unique, intermediates_only=True)
+        maps = dict(zip(unique, cast("list[Tensor]", outputs), strict=True))
         return [maps[tap] for tap in taps]
 
 
@@ -108,6 +108,8 @@ class VitMae(MaskedAutoencoder):
     Parameter names follow facebookresearch/mae, with the encoder's under ``encoder.``. Both
     position tables are fixed sine-cosine tables.
     """
+
+    encoder: VitBackbone
 
     def __init__(self, encoder: VitBackbone, config: Config) -> None:
         super().__init__(config)

@@ -131,7 +131,7 @@ class StepReplay:
             loss = task.training_step(
                 model, task.to_device(batch), (seed, epoch * self.micro_batches + micro, rank)
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {
             name: float(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None
         }
