@@ -1,4 +1,4 @@
-"""The doing: models, training, evaluation, deployment. The only room that imports torch."""
+"""Models, training, evaluation, deployment. The only package that imports torch."""
 
 import os
 import sys

@@ -152,7 +152,7 @@ def _is_of_the_connection(error: Exception) -> bool:
 
 
 def fail(error: MaeError, run: Run) -> int:
-    """Reports an error that the user can mend; returns the exit code."""
+    """Reports an error that the user can fix; returns the exit code."""
     redact_error(error)
     as_json = "MAE_JSON" in os.environ  # set by `mae ACTION --json`
     document = json.dumps(error.to_dict(), default=str)

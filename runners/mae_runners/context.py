@@ -281,9 +281,10 @@ def job_dir_of(spec: ExperimentSpec) -> Path:
 
 
 def device_ids(section: ActionSpec, at_least: int = 1) -> list[int]:
-    """The device indices a section asks for: `gpu_ids`, extended to the largest of their number,
-    `num_gpus`, an orchestrator's `NUM_GPU_PER_NODE` and `at_least` (the larger setting holds, as
-    documented).
+    """The device indices a section asks for.
+
+    `gpu_ids`, extended to the largest of their number, `num_gpus`, an orchestrator's
+    `NUM_GPU_PER_NODE` and `at_least` (the larger setting holds, as documented).
 
     Raises:
         UsageError: `NUM_GPU_PER_NODE` is not a number.

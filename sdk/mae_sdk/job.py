@@ -51,7 +51,7 @@ from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
 OUT_OF_SIGHT = "machine"
 """The field of the error of `Job.wait` for a job that cannot be seen."""
@@ -449,7 +449,7 @@ class Job:
     def _text(self, relative: str) -> str:
         """A file of the folder; empty where there is none that can be read."""
         try:
-            return files.read_small(self.folder / relative, _MOST_BYTES)
+            return files.read_small(self.folder / relative, _MAX_BYTES)
         except OSError:
             return ""
 

@@ -134,7 +134,7 @@ def patch_sizes(family: Family) -> tuple[int, ...]:
 
 
 def with_patch(arch: Arch, patch_size: int | None) -> Arch:
-    """``arch`` with input tokens of ``patch_size`` pixels a side; None leaves the paper's.
+    """``arch`` with input tokens of ``patch_size`` pixels per side; None leaves the paper's.
 
     A mask unit, and what the decoder predicts, keeps its size in tokens. So a ConvNeXt V2 or a
     Hiera with a stem of stride 1 has mask units of 8 pixels where the paper's has 32.

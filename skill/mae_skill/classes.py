@@ -1,5 +1,6 @@
-"""Names of a segmenter's classes: a list in the spec, a text file with one a line, a YAML list, or
-those of ADE20K.
+"""Names of a segmenter's classes.
+
+A list in the spec, a text file with one per line, a YAML list, or those of ADE20K.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def read_class_list(class_list: str | Sequence[str]) -> list[str] | None:
     """The names in order; None where a path names no local file (it may lie elsewhere).
 
     Raises:
-        DataError: the file is no list of names, is empty, or a name stands twice.
+        DataError: the file is not a list of names, is empty, or a name stands twice.
     """
     if not isinstance(class_list, str):
         return _judged([str(name) for name in class_list], class_list)

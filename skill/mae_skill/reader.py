@@ -48,7 +48,7 @@ _WORDS = {
         r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
 }
-_MOST_DIGITS = 400  # the largest float has 309
+_MAX_DIGITS = 400  # the largest float has 309
 
 
 class _Loader(yaml.SafeLoader):
@@ -226,7 +226,7 @@ class _Document:
 def _number(text: str, kind: str) -> int | float | None:
     """The number, or None where it is not finite."""
     if kind == "int" or _WORDS["int"].match(text):
-        if len(text) > _MOST_DIGITS:
+        if len(text) > _MAX_DIGITS:
             return None
         whole = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
         return whole if kind == "int" else float(whole)

@@ -83,9 +83,11 @@ def _cut(name: str, size: int) -> str:
 def predict_segmenter(
     spec: ExperimentSpec, context: RunContext, runtime: Runtime
 ) -> dict[str, Any]:
-    """Writes, for every test image at its own size and under its own name: ``labels/`` (gray PNG,
-    value = class), ``masks/`` (classes in the colors of ``colours.csv``), ``overlays/`` (image and
-    mask); and ``results.csv``. Where there are masks, metrics too.
+    """Writes the class of every pixel of every test image, at its own size, under its own name.
+
+    Folders: ``labels/`` (gray PNG, value = class), ``masks/`` (classes in the colors of
+    ``colours.csv``), ``overlays/`` (image and mask). ``results.csv`` beside them. Where there are
+    masks, metrics too.
 
     Returns:
         ``{"kpis", "artefacts", "device"}``.

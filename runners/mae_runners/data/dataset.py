@@ -4,6 +4,7 @@ index)."""
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ MAX_REPLACEMENTS = 64
 LISTED = 20  # unreadable images that a result names
 
 
-class KeyedDataset(Dataset[dict[str, Any]]):
+class KeyedDataset(Dataset[dict[str, Any]], ABC):
     """Items that a source and a key (epoch, index) determine, and that survive unreadable files.
 
     An unreadable item is named in the log, counted, and replaced by another one that (seed, epoch,
@@ -51,22 +52,22 @@ class KeyedDataset(Dataset[dict[str, Any]]):
         # One byte per item, in shared memory, so that workers' findings reach the main process.
         self._bad = shared_zeros(len(source), torch.uint8)
 
+    @abstractmethod
     def load(self, index: int, draw: int) -> dict[str, Any]:
         """The part of an item that depends on the file.
 
         Raises:
             DataError: the file is unreadable.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Items as a batch."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def item_bytes(self) -> int:
         """About how much memory an item takes."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.source)

@@ -106,9 +106,11 @@ class Backboned(nn.Module, ABC):
         }
 
     def freeze(self, names: Iterable[str]) -> list[str]:
-        """Stop the gradients of the modules or parameters called ``names`` (the ``encoder.`` prefix
-        may be left out); returns the frozen parameters. ``encoder`` is the backbone: a head that
-        lies inside it learns on.
+        """Stop the gradients of modules or parameters by name; returns the frozen parameters.
+
+        Args:
+            names: the prefix ``encoder.`` may be left out. ``encoder`` itself is the backbone: a
+                head inside it still learns.
 
         Raises:
             SpecError: a name is not in the model, or nothing trainable is left.

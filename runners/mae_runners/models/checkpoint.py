@@ -29,6 +29,7 @@ from mae_skill.weights.config import is_own
 from mae_skill.weights.fit import listed
 from torch import Tensor, nn
 
+from mae_runners.models.base import Backboned
 from mae_runners.models.cipher import SealReader, SealWriter, is_sealed
 
 FORMAT = 1
@@ -55,10 +56,9 @@ class CheckpointMeta:
     format: int = FORMAT
 
     @classmethod
-    def for_model(cls, model: nn.Module, **details: Any) -> CheckpointMeta:
-        """The meta of ``model`` (a `MaskedAutoencoder`, a `Classifier` or a `Segmenter`);
-        ``details`` are the fields the model does not know (classes, mean …)."""
-        config: dict[str, Any] = dict(model.config)  # type: ignore[arg-type]
+    def for_model(cls, model: Backboned, **details: Any) -> CheckpointMeta:
+        """The meta of ``model``; ``details`` are the fields it does not know (classes, mean …)."""
+        config = dict(model.config)
         stage = "pretrain" if "mask_ratio" in config else "finetune"
         known = {
             "arch": config["arch"],
@@ -136,9 +136,10 @@ def _no_room(error: BaseException | None) -> bool:
 
 
 def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]:
-    """The contents of a checkpoint, ours or foreign, on the CPU; what a file is its content says,
-    not its name. A folder is one that transformers or timm saved a model into; its ``config.json``
-    comes along.
+    """The contents of a checkpoint, ours or foreign, on the CPU.
+
+    Its content, not its name, says what a file is. A folder is one that transformers or timm saved
+    a model into; its ``config.json`` comes along.
 
     Raises:
         NotFoundError: no such file.

@@ -41,7 +41,7 @@ from mae_runners.models.kernels import (
 from mae_runners.models.mae import MaskedAutoencoder, mask_tokens
 from mae_runners.models.masking import Mask, put, take, take_patches
 
-SIDE = 8  # cells a side of a mask unit after the stem: the three downsamplings leave one
+SIDE = 8  # cells per side of a mask unit after the stem: the three downsamplings leave one
 
 
 def stage_layout(visible: Tensor, units: tuple[int, int], side: int) -> Layout:
@@ -136,7 +136,7 @@ class ConvNextBackbone(Backbone):
     """ConvNeXt V2 with a stem of stride s. Dense output ``[B, C, H/8s, W/8s]``.
 
     Args:
-        patch: pixels a side of a cell after the stem, s; 4 in the paper.
+        patch: pixels per side of a cell after the stem, s; 4 in the paper.
         num_classes: 0 leaves the head out.
     """
 
@@ -230,7 +230,7 @@ class ConvNextBackbone(Backbone):
 
     def layer_id(self, name: str) -> tuple[int, int]:
         """The published rules of ConvNeXt V2: 12 groups for the deep models (27 blocks in stage 2),
-        one id a block for the others."""
+        one id per block for the others."""
         grouped = self.depths[2] >= 27
         layers = 13 if grouped else sum(self.depths) + 1
         if name.startswith("stem."):

@@ -68,7 +68,7 @@ class BatchNorm(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` with statistics over all ranks (`torch.nn.SyncBatchNorm` is for GPUs
     alone, and this is for processes on CPUs too).
 
-    Segmentation trains with few images a device, and statistics of two images are noise: so they
+    Segmentation trains with few images per device, and statistics of two images are noise: so they
     are summed over ranks, and n ranks of b images give what one rank of n·b gives. Gradient
     accumulation does not widen them. Where a channel has a single value (one image and a 1×1 map)
     there is no variance: there the running statistics stand in and are left as they are.

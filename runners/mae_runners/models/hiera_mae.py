@@ -48,7 +48,7 @@ from mae_runners.models.mae import (
 )
 from mae_runners.models.masking import Mask, put, split
 
-SIDE = 8  # tokens a side of a mask unit
+SIDE = 8  # tokens per side of a mask unit
 
 
 @cache
@@ -144,7 +144,7 @@ class HieraBackbone(Backbone):
     """Hiera for images.
 
     Args:
-        patch: pixels a side of a token, the stride of the patch convolution; 4 in the paper.
+        patch: pixels per side of a token, the stride of the patch convolution; 4 in the paper.
         q_pool: how many times queries are pooled: 2 in pretraining (a unit ends as 2×2 tokens), 3
             in fine-tuning (one token).
         num_classes: 0 leaves the head out.
@@ -297,8 +297,7 @@ class HieraBackbone(Backbone):
         return self.head.get_submodule("fc")
 
     def layer_id(self, name: str) -> tuple[int, int]:
-        """One id a block, in order (published code for Hiera's fine-tuning does not exist; this is
-        ViT's rule)."""
+        """One id per block, in order: ViT's rule. No code of Hiera's fine-tuning is published."""
         return transformer_layer_id(name, len(self.blocks))
 
 

@@ -32,7 +32,7 @@ from torch.nn.parameter import Parameter
 MIN_PRODUCTS = 1 << 18
 #: cells up to which a depthwise weight gradient is taken from whole maps
 SMALL_MAP = 28 * 28
-#: cells a side; smaller mask units make more windows than work
+#: cells per side; smaller mask units make more windows than work
 MIN_SIDE = 4
 
 _PLAIN = (Tensor, Parameter)
@@ -160,9 +160,11 @@ class Layout(NamedTuple):
 
 
 def window_products(x: Tensor, grad: Tensor, layout: Layout, kernel: int) -> Tensor:
-    """Weight gradient ``[C, 1, k, k]`` of a depthwise convolution whose output gradient is zero
-    outside the visible units: each unit's gradient slides over the window of ``x [B, C, H, W]``
-    that the unit saw."""
+    """Weight gradient ``[C, 1, k, k]`` of a depthwise convolution, from the visible units alone.
+
+    The output gradient is zero outside them. Each unit's gradient slides over the window of ``x [B,
+    C, H, W]`` that the unit saw.
+    """
     batch, height, width = layout.shape
     side, channels, pad = layout.side, x.shape[1], kernel // 2
     kernels = (

@@ -50,8 +50,8 @@ class MaskedAutoencoder(Backboned):
     channels_last_target: ClassVar[bool] = True
 
     num_units: int
-    unit: int  # pixels a side of a mask unit
-    target_patch: int  # pixels a side of a predicted patch
+    unit: int  # pixels per side of a mask unit
+    target_patch: int  # pixels per side of a predicted patch
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -82,7 +82,7 @@ class MaskedAutoencoder(Backboned):
         return random_masking(noise, self.mask_ratio)
 
     def hidden_patches(self, mask: Mask) -> Tensor:
-        """Row-major numbers of the target patches to predict, ``[B, M]``: one a hidden unit."""
+        """Row-major numbers of the target patches to predict, ``[B, M]``: one per hidden unit."""
         return mask.hidden
 
     def patchify(self, images: Tensor, index: Tensor) -> Tensor:
@@ -236,6 +236,6 @@ def decode(blocks: nn.ModuleList, x: Tensor, index: Tensor) -> Tensor:
 
 
 def mask_tokens(token: Tensor, rows: Tensor, count: int) -> Tensor:
-    """``count`` mask tokens ``[1, 1, D]`` a sample of ``rows [B, …]``, in their type: ``[B, count,
-    D]``."""
+    """``count`` mask tokens ``[1, 1, D]`` per sample of ``rows [B, …]``, in their type: ``[B,
+    count, D]``."""
     return token.to(rows.dtype).expand(rows.shape[0], count, -1)

@@ -568,7 +568,7 @@ def control(job_dir: Path) -> int:
 
     def stopped() -> str | None:
         if (job_dir / records.CANCEL_NAME).exists():
-            return "cancelled"
+            return "canceled"
         return "preempted" if told else None
 
     with controller_lock(folder):
@@ -616,7 +616,7 @@ def control(job_dir: Path) -> int:
         reason = loop.run()
         if reason == "preempted":
             return 75
-        if reason == "cancelled":
+        if reason == "canceled":
             loop.cancel()
             changed()
             return 6

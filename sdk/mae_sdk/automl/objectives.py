@@ -1,4 +1,4 @@
-"""The metric contract: what a study optimises, in which direction, and where a trial's value is
+"""The metric contract: what a study optimizes, in which direction, and where a trial's value is
 read.
 
 A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction,
@@ -125,7 +125,7 @@ def reports(record: Mapping[str, Any], metric: str) -> bool:
 
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
     """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside
-    ``epoch``): one an epoch, the last one wins."""
+    ``epoch``): one per epoch, the last one wins."""
     found: dict[int, float] = {}
     for record in records:
         value = (record.get("kpi") or {}).get(metric, record.get(metric))

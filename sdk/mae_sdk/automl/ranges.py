@@ -464,7 +464,8 @@ def _bounds(node: Mapping[str, Any], cond: Conditions) -> _Bounds:
         number = node.get(word, MISSING)
         if _is_number(number):
             side.append((float(number), is_open))
-    low = max(lows, default=None)  # of two equal ends the open one is the tighter
+    # An exclusive bound is tighter than an equal inclusive one.
+    low = max(lows, default=None)
     high = min(highs, default=None, key=lambda item: (item[0], not item[1]))
     return _Bounds(low and low[0], high and high[0], bool(low and low[1]), bool(high and high[1]))
 

@@ -315,7 +315,7 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
 
 
 def _look_again(job: Job) -> list[str] | None:
-    """Where to look after a failure that resuming cannot mend; None where it can."""
+    """Where to look after a failure that resuming cannot fix; None where it can."""
     from mae_sdk.jobs import records
 
     record = job.record

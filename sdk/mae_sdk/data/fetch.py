@@ -99,7 +99,7 @@ def reading(
 @contextlib.contextmanager
 def _blamed_rightly(raw: RangedFile | streams.StreamedFile, size: int | None) -> Iterator[None]:
     """An archive that cannot be read because its bytes were damaged on the way is an error of the
-    store, which a second try mends. The rest of a large one is not fetched to find that out."""
+    store, which a second try fixes. The rest of a large one is not fetched to find that out."""
     try:
         yield
     except DataError:

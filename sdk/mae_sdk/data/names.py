@@ -191,7 +191,7 @@ def refused(name: str, problem: str, source: str, hint: str | None = None) -> Da
     """The error for one member that is not read.
 
     Args:
-        hint: what mends this problem.
+        hint: what fixes this problem.
     """
     return DataError(
         f"refused {source}: member '{shown(name[:200])}' {problem}",

@@ -340,7 +340,7 @@ _DAMAGED = "fetch the archive again, or extract it and pack the folder"
 
 
 def _problem(listed: _Directory, i: int) -> tuple[str | None, str | None]:
-    """Why a member cannot be read, and what mends it."""
+    """Why a member cannot be read, and what fixes it."""
     kind = stat.S_IFMT(listed.mode[i])
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
         return "is a device or a pipe", "pack again without it"

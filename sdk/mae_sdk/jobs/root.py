@@ -14,7 +14,7 @@ from mae_sdk.jobs.records import JobRecord
 from mae_sdk.storage import urls
 
 DEFAULT_ROOT = "mae-results"
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 
 class Root:
@@ -113,7 +113,7 @@ class Root:
         local = self.work_dir(job_id) / relative
         if not self.remote or (local.exists() and self.holds(job_id)):
             try:
-                return files.read_small_bytes(local, _MOST_BYTES)
+                return files.read_small_bytes(local, _MAX_BYTES)
             except (FileNotFoundError, NotADirectoryError):
                 raise NotFoundError(f"job {job_id} has no {relative}", got=str(local)) from None
             except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any
 from mae_sdk.files import parse_json, read_small
 from mae_sdk.jobs.secrets import known, redact, redact_tree
 
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 STARTED, RUNNING, SUCCESS, FAILURE, SKIPPED = "STARTED", "RUNNING", "SUCCESS", "FAILURE", "SKIPPED"
 
@@ -119,7 +119,7 @@ def read_status(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a status file, oldest first, without torn ones; none of a file that cannot be
     read."""
     try:
-        return parse_status(read_small(Path(path), _MOST_BYTES))
+        return parse_status(read_small(Path(path), _MAX_BYTES))
     except OSError:
         return []
 

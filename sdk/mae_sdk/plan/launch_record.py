@@ -95,8 +95,9 @@ def nodes_of(
     spec: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> int:
-    """Machines that take part: those of the spec, or those that an orchestrator counts in
-    ``WORLD_SIZE``, whichever are more. Beside ``RANK`` it counts processes, each of which would
+    """How many machines take part: the spec's, or an orchestrator's, whichever are more.
+
+    It counts them in ``WORLD_SIZE``. Beside ``RANK`` that counts processes, each of which would
     start a job of its own: then it is taken for machines too.
     """
     if not (info["actions"][action] or {}).get("distributed"):

@@ -2,7 +2,7 @@
 
 A ranged answer counts only if it is of the object that was looked at (``If-Match`` on S3,
 ``If-Range`` on the web, and the answer's own ETag, time and total size), is the range that was
-asked for, and came at no less than `FLOOR` bytes a second.
+asked for, and came at no less than `FLOOR` bytes per second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mae_sdk.storage.faults import TooSlow, changed, damaged
 T = TypeVar("T")
 
 FLOOR = 1024
-"""Bytes a second, over `urls.timeout_seconds`, below which an answer counts as stalled."""
+"""Bytes per second, over `urls.timeout_seconds`, below which an answer counts as stalled."""
 
 CHUNK = 1 << 18
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -77,7 +77,7 @@ class Watch:
         if self._bytes < FLOOR * passed:
             raise TooSlow(
                 f"only {self._bytes} bytes came in {passed:.0f} s; "
-                f"below {FLOOR} bytes a second an answer counts as stalled"
+                f"below {FLOOR} bytes per second an answer counts as stalled"
             )
         self._began, self._bytes = time.monotonic(), 0
 

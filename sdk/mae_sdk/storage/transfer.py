@@ -81,9 +81,12 @@ def exists(url: str) -> bool:
 
 
 def info(url: str) -> dict[str, Any]:
-    """``{"size": int | None, "etag": str | None, "mtime": float | None, "type": "file" |
-    "directory", "checksum": "algorithm:hex" | None}`` of one object. The checksum is the store's
-    own, of the whole.
+    """What the store knows of one object.
+
+    Returns:
+        ``{"size": int | None, "etag": str | None, "mtime": float | None, "type": "file" |
+        "directory", "checksum": "algorithm:hex" | None}``. The checksum is the store's own, of the
+        whole.
 
     Raises:
         NotFoundError: it, or its bucket, does not exist.

@@ -224,7 +224,7 @@ def _is_section(section: str, words: dict[str, str], name: str) -> bool:
     return match[1] not in ("n", "w", "d", "mmax", "a") or float(match[2]) > 0
 
 
-LEAST = {
+MINIMUM = {
     **dict.fromkeys(("min_scale", "max_scale", "min_ratio", "max_ratio"), 1e-3),
     **dict.fromkeys(("mixup", "cutmix"), 1e-3),
 }
@@ -233,7 +233,7 @@ LEAST = {
 
 def tiny(case: Case) -> None:
     """Strengths that are positive and yet none."""
-    for name, least in LEAST.items():
+    for name, least in MINIMUM.items():
         value = case(f"dataset.augmentation.{name}")
         if value is not None and 0 < value < least:
             case.error(

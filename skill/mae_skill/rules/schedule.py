@@ -58,7 +58,7 @@ def papers(case: Case) -> None:
     if abs(ratio - arch.paper_mask_ratio) > 0.1:
         case.warn(
             "train.mask_ratio",
-            f"{ratio} where the paper of {arch.title} uses {arch.paper_mask_ratio}",
+            f"mask_ratio is {ratio}; the paper of {arch.title} uses {arch.paper_mask_ratio}",
         )
     if arch.family != "convnextv2" and case("model.decoder_depth") == 1:
         paper = "the MAE paper" if arch.family == "vit" else "the Hiera paper"

@@ -316,7 +316,7 @@ class SegmentationSpec(SpecModel):
     )
     class_list: Sources = spec_field(
         None,
-        "Names of the classes: a list of them, or a text file with one a line or a YAML list. "
+        "Names of the classes: a list of them, or a text file with one per line or a YAML list. "
         "Null: the names of ADE20K where there are 150 classes, else the numbers.",
         applies_when=SEGMENTATION,
         related=["model.num_classes"],

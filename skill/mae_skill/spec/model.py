@@ -102,7 +102,7 @@ class ModelSpec(SpecModel):
     task: Literal["classification", "segmentation"] = spec_field(
         "classification",
         "What fine-tuning trains: a classifier of images, or of their pixels (UperNet). "
-        "Pretraining knows no task.",
+        "It applies only to fine-tuning.",
         popular=True,
         automl_disabled=True,
         related=["train.stage", "model.num_classes"],

@@ -49,7 +49,7 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"metric": "latency_ms", "direction": "minimize"},
     {"metric": "seconds", "direction": "minimize"},
 ]
-"""What a search optimises: the first entry whose ``when`` holds is the default, every entry makes
+"""What a search optimizes: the first entry whose ``when`` holds is the default, every entry makes
 its metric's direction known, and
 ``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]

@@ -21,7 +21,7 @@ class Source:
     Attributes:
         classes: names of its head's rows, in order; None where it does not say.
         input_size: height and width in pixels that its position tables are for.
-        patch: pixels a side of its tokens.
+        patch: pixels per side of its tokens.
         activation: of its MLPs.
         heads: attention heads of each stage.
     """

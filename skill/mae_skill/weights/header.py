@@ -22,7 +22,7 @@ from mae_skill.errors import CheckpointError, NotFoundError
 from mae_skill.weights.config import CONFIG
 
 SEALED = b"MAESEAL"
-_MOST = 256 << 20  # bytes of a header or pickle that are read
+_MAX_BYTES = 256 << 20  # bytes of a header or pickle that are read
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -94,7 +94,7 @@ def is_safetensors(path: Path) -> bool:
     """Whether a file's content is that of safetensors, whatever its name."""
     with path.open("rb") as file:
         start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MOST
+    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_BYTES
 
 
 def not_weights(path: Path) -> str | None:
@@ -141,7 +141,7 @@ def _look(path: Path) -> dict[str, Any] | None:
             return None
         with zipfile.ZipFile(path) as archive:
             (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if archive.getinfo(name).file_size > _MOST:
+            if archive.getinfo(name).file_size > _MAX_BYTES:
                 return None
             found = _Reader(io.BytesIO(archive.read(name))).load()
     except Exception:  # a pickle can fail in any way; the runner's reader says how
