@@ -145,13 +145,15 @@ def first_training(inspected: Mapping[str, Any]) -> Step:
 
 
 def launched(job: Job) -> Document:
-    """A job that was just created: ``job_id, action, state, folder``."""
-    return {
+    """A job that was just created, or had the idempotency key: ``job_id, action, state, folder``,
+    and ``notices`` where the call asked for another job."""
+    document = {
         "job_id": job.id,
         "action": job.record["action"],
         "state": job.state,
         "folder": str(job.folder),
     }
+    return {**document, "notices": job.notices} if job.notices else document
 
 
 def status(job: Job) -> Document:

@@ -141,15 +141,32 @@ def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRec
     return record, records.state_of(record)
 
 
+def spec_of(job: Job) -> dict[str, Any]:
+    """A job's spec.
+
+    Raises:
+        MaeError: it cannot be read.
+    """
+    from mae_skill.reader import parse_yaml
+
+    found = parse_yaml(job._text("spec.yaml"), "spec.yaml")
+    return found if isinstance(found, dict) else {}
+
+
 def setting(job: Job, key: str) -> Any:
     """A field of a job's spec, by its dotted key; None where there is none that can be read."""
     from mae_skill.dotted import get_dotted
-    from mae_skill.reader import parse_yaml
 
     try:
-        return get_dotted(parse_yaml(job._text("spec.yaml"), "spec.yaml"), key)
+        return get_dotted(spec_of(job), key)
     except MaeError:
         return None
+
+
+def study_options(job: Job) -> dict[str, Any]:
+    """The AutoML options of a study; empty where they cannot be read."""
+    found = job._document("automl/study.json").get("options")
+    return found if isinstance(found, dict) else {}
 
 
 def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None:
@@ -168,9 +185,13 @@ class Job:
 
     Args:
         folder: its folder.
+
+    Attributes:
+        notices: what the caller of `create_job` should know of the job that it got.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.notices: list[str] = []
         self.folder = Path(folder).resolve()
         self.id = self.folder.name
         self._unseen_since: float | None = None

@@ -29,6 +29,7 @@ from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME
 from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, words
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
+from mae_sdk.plan.repeat import notice_of_plan
 from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify
 from mae_sdk.storage import urls
@@ -65,12 +66,16 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     if plan.nodes > 1:
         raise only_one_node(plan.action, plan.nodes)
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
-    if not root.holds(plan.job_id):
+    job = open_job(root, plan.job_id)
+    if root.holds(plan.job_id):
+        job.notices += notice_of_plan(bundle, plan, job)
+    else:
         recheck(bundle, plan)
         fetch(plan.inferred)
         _unpack(bundle, plan)
         if not _create(bundle, plan, root, job_dir):
-            return open_job(root, plan.job_id)
+            job.notices += notice_of_plan(bundle, plan, job)
+            return job
 
     settings = {name: str(value) for name, value in plan.request.env.items()}
     try:
@@ -82,7 +87,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
             with contextlib.suppress(MaeError):  # the first error tells more
                 sync.push(job_dir, root.job_url(plan.job_id))
         raise
-    return open_job(root, plan.job_id)
+    return job
 
 
 def _create(bundle: Bundle, plan: Plan, root: Root, job_dir: Path) -> bool:

@@ -87,7 +87,8 @@ _PLAN_OPTIONS: dict[str, Any] = {
     "platform": {"type": "string", "description": "Where the job runs. Default: local."},
     "idempotency_key": {
         "type": "string",
-        "description": "The same key returns the same job and starts nothing twice.",
+        "description": "The same key returns the first job made with it and starts nothing twice; "
+        "notices name what a call asks for otherwise.",
     },
     **_ROOT,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import UsageError
@@ -77,11 +78,19 @@ class Skill:
 
         Data behind a URL is fetched into the cache and counted first, so that a class count that
         does not fit is refused before anything trains. With an idempotency key that a job already
-        has, that job is returned and nothing is started.
+        has, that job is returned and nothing is started; where the call asks for another job, a
+        `UserWarning` names the fields that differ, and `Job.notices` does.
         """
+        job = self._created(action, options)
+        for notice in job.notices:
+            warnings.warn(notice, stacklevel=2)
+        return job
+
+    def _created(self, action: str | Plan, options: dict[str, Any]) -> Job:
         from mae_sdk.jobs.secrets import clean_errors, note_call
         from mae_sdk.launch import existing, launch
         from mae_sdk.plan.plan import Plan
+        from mae_sdk.plan.repeat import notice_of_call
 
         if isinstance(action, Plan):
             if options:
@@ -97,7 +106,10 @@ class Skill:
         note_call(options)
         with clean_errors():
             first = existing(action, options.get("results_root"), options.get("idempotency_key"))
-            return first or launch(self.bundle, self.plan(action, **options))
+            if first is None:
+                return launch(self.bundle, self.plan(action, **options))
+            first.notices += notice_of_call(self.bundle, action, options, first)
+            return first
 
     def job(self, job_id: str, results_root: str | os.PathLike[str] | None = None) -> Job:
         """The job with this id, or the only one whose id starts with it.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from mae_runners.models import checkpoint
-from mae_runners.models.cipher import CHUNK, SealReader, SealWriter, is_sealed
+from mae_runners.models.cipher import CHUNK, SealReader, SealWriter
 from mae_skill.errors import CheckpointError, NotFoundError, StorageError
+from mae_skill.weights import header
 
 from tests.support.models import SMALL, build, classifier_config, inputs, mae_config
 
@@ -110,7 +111,7 @@ def test_a_file_that_an_older_release_encrypted_still_opens(tmp_path: Path) -> N
         "ccb6755a60e4"
     )
     (tmp_path / "f").write_bytes(sealed)
-    assert is_sealed(tmp_path / "f")
+    assert header.is_sealed(tmp_path / "f")
     with (tmp_path / "f").open("rb") as file:
         assert SealReader(file, "an old key", "f").read() == b"weights of an older release"
     with (tmp_path / "f").open("rb") as file, pytest.raises(CheckpointError, match="does not open"):

@@ -6,13 +6,16 @@ import json
 import multiprocessing
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mae_sdk import Job, Skill
+from mae_sdk.cli.main import main
 from mae_sdk.jobs import records
+from mae_sdk.mcp_server import answer, tools
 from mae_skill.errors import DependencyError, JobFailedError, StorageError, UsageError
 from mae_skill.reader import read_spec
 
@@ -67,8 +70,45 @@ def test_the_same_key_returns_the_first_job_and_restarts_nothing(train: Callable
     first = train(idempotency_key="monday", spec_overrides={"train.fault": "exit"})
     with pytest.raises(JobFailedError):
         first.wait(20)
-    again = train(idempotency_key="monday")
+    with pytest.warns(
+        UserWarning, match=r"but this call asks for another job: train\.fault differ"
+    ):
+        again = train(idempotency_key="monday")
     assert again.id == first.id and again.state == "ERROR" and len(again.record["attempts"]) == 1
+
+
+def test_a_call_that_asks_for_another_job_is_told_what_differs(
+    skill: Skill, train: Callable[..., Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"idempotency_key": "once", "spec_overrides": {"train.rounds": 2}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(**asked).wait(20)
+        assert train(**asked).notices == train(idempotency_key="other").notices == []
+    asked["spec_overrides"] = {"train.rounds": 3, "learning_rate": 0.25}
+    with pytest.warns(UserWarning, match=r"job: train\.rate, train\.rounds differ"):
+        train(**asked)
+    with pytest.warns(UserWarning, match="was not compared with it: "):
+        train(idempotency_key="once", parent_job_id="none")
+
+    options = {
+        "train_datasets": str(tmp_path / "data"),
+        "automl_policy": "off",
+        "idempotency_key": "once",
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    with pytest.raises(SystemExit):
+        main(["run", "train", *words, "--skill-dir", str(skill.path), "train.rounds=3", "--json"])
+    shown = capsys.readouterr()
+    (notice,) = json.loads(shown.out)["notices"]
+    assert "another job: train.rounds differ" in notice and f"notice: {notice}" in shown.err
+    (run,) = (tool for tool in tools(skill) if tool.name == "run")
+    returned, failed = answer(
+        skill,
+        run,
+        {"action": "train", **options, "spec_overrides": {"train.rounds": 3}, "confirmed": True},
+    )
+    assert returned["notices"] == [notice] and not failed
 
 
 def _race(bundle: str, data: str, root: str, barrier: Any, found: Any) -> None:

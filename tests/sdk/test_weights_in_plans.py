@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import timm
 import torch
+from mae_runners.models import checkpoint, load_pretrained
 from mae_sdk import Plan, Skill
-from mae_skill.errors import MaeError
+from mae_skill.errors import CheckpointError, MaeError
+from safetensors.torch import save_file
 
 from tests.support.images import make_tarball, write_imagefolder
+from tests.support.models import build, classifier_config, mae_config
+
+FIELD = "train.pretrained_model_path"
 
 SMALL = {"arch": "vit_tiny_patch16", "image_size": 64}
 
@@ -68,9 +73,96 @@ def test_a_plan_warns_of_a_head_without_names(data: Path, tmp_path: Path) -> Non
     assert [item for item in made.warnings if "the file does not name them" in str(item)]
 
 
-def test_a_file_that_cannot_be_read_without_torch_is_left_to_the_run(
-    data: Path, tmp_path: Path
+def broken(path: Path, kind: str) -> Path:
+    if kind == "int8":
+        shape = {"img_size": 64, "embed_dim": 192, "depth": 12, "num_heads": 3}
+        state = timm.models.vision_transformer.VisionTransformer(**shape).state_dict()
+        state["blocks.3.mlp.fc1.weight"] = state["blocks.3.mlp.fc1.weight"].to(torch.int8)
+        torch.save(state, path)
+    elif kind == "cut off":
+        save(path)
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "safetensors":
+        save_file({"a": torch.zeros(100)}, path)
+        path.write_bytes(path.read_bytes()[:-8])
+    elif kind == "module":
+        torch.save(torch.nn.Linear(2, 2), path)
+    else:
+        path.write_bytes({"empty": b"", "page": b"\n<html>", "text": b"not found"}[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "got"),
+    [
+        ("empty", "empty"),
+        ("page", "a web page"),
+        ("text", "text, not weights"),
+        ("cut off", "a zip archive without its end"),
+        ("safetensors", "392 bytes of values; its header tells of 400"),
+        ("module", "it needs torch.nn.modules.linear.Linear"),
+        ("int8", "int8"),
+    ],
+)
+def test_a_plan_refuses_a_file_as_the_run_does(
+    kind: str, got: str, data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "file.pth").write_bytes(b"sealed or broken")
-    made = plan(data, ptm=str(tmp_path / "file.pth"))
+    file = broken(tmp_path / "file.pth", kind)
+    with pytest.raises(CheckpointError) as planned:
+        plan(data, ptm=str(file))
+    assert planned.value.got.startswith(got) and planned.value.field == FIELD
+    with pytest.raises(CheckpointError) as run:
+        load_pretrained(build(mae_config("vit_tiny_patch16", (64, 64))), file)
+    assert (run.value.message, run.value.got) == (planned.value.message, planned.value.got)
+    assert "weights_only" not in str(run.value.got)
+
+
+def test_a_plan_refuses_an_encrypted_file_without_its_key(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file.pth").write_bytes(b"MAESEAL2" + bytes(100))
+    with pytest.raises(CheckpointError, match="is encrypted"):
+        plan(data, ptm=str(tmp_path / "file.pth"))
+    made = plan(data, ptm=str(tmp_path / "file.pth"), env={"MAE_ENCRYPTION_KEY": "a key of a job"})
     assert not [line for line in made.notices if "of the backbone" in line]
+
+
+def test_a_plan_knows_which_rows_of_a_head_stay_fresh(data: Path, tmp_path: Path) -> None:
+    names = sorted(item.name for item in (tmp_path / "pictures").iterdir())
+    spec = {"train.stage": "finetune", "model.num_classes": 3}
+    for theirs, said in (
+        (names, "head: all 3 classes by name; "),
+        ([names[1], "x", "y"], f"head: 1 of 3 classes by name; fresh: {names[0]}, {names[2]}; "),
+        (["x", "y", "z"], "head: fresh: none of its classes (x, y, z) is among the data's; "),
+    ):
+        model = build(classifier_config("vit_tiny_patch16", (64, 64), num_classes=3))
+        meta = checkpoint.CheckpointMeta.for_model(model, classes=theirs).to_dict()
+        state = checkpoint.model_state(model)
+        torch.save({"state_dict": state, "mae": meta}, tmp_path / "own.pth")
+        made = plan(data, ptm=str(tmp_path / "own.pth"), spec_overrides=spec)
+        (line,) = [line for line in made.notices if "of the backbone" in line]
+        assert said in line
+        report = load_pretrained(model, tmp_path / "own.pth", classes=names)
+        assert line == f"{FIELD}: {report.line}"
+
+
+def test_a_refusal_does_not_say_that_all_matched(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        plan(data, ptm=str(save(tmp_path / "file.pth", init_values=1e-5)))
+    assert "100" not in caught.value.message
+    with pytest.raises(CheckpointError) as caught:
+        plan(data, ptm=str(save(tmp_path / "file.pth", class_token=False, global_pool="avg")))
+    assert "its 16 positions have no class token's among them" in caught.value.message
+
+
+def test_a_model_without_its_last_norm_has_no_setting_to_change(tmp_path: Path) -> None:
+    file = save(tmp_path / "file.pth", final_norm=False, global_pool="avg")
+    with pytest.raises(CheckpointError, match="lacks a part") as caught:
+        Skill().plan(
+            "export",
+            spec_overrides={
+                **SMALL,
+                "export.checkpoint": str(file),
+                "train.stage": "finetune",
+                "model.num_classes": 3,
+            },
+        )
+    assert str(caught.value.hint).startswith("no setting makes up for it")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mae_runners.models import build_classifier, build_mae, build_segmenter
+from mae_runners.models import build_classifier, build_mae, build_segmenter, checkpoint
 from mae_runners.models.pretrained import target_of as target_of_model
 from mae_skill.archs import ARCHS
+from mae_skill.errors import CheckpointError
 from mae_skill.spec import ExperimentSpec
-from mae_skill.weights import header
+from mae_skill.weights import header, pytorch_file
+from mae_skill.weights.names import form_of
 from mae_skill.weights.parameters import target_of
+from mae_skill.weights.pytorch_file import Stub
 from safetensors.torch import save_file
 
 STAGES = ("pretrain", "finetune", "segmentation")
@@ -77,18 +82,70 @@ def test_a_header_is_read_without_torch_and_without_running_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     half = torch.zeros(2, 3, dtype=torch.float16)
-    torch.save(
-        {"model": {"a": half, "b": torch.nn.Parameter(torch.zeros(4))}, "x": Harm(), "epoch": 3},
-        "file.pth",
-    )
-    found = header.look(Path("file.pth"))
-    assert found is not None and found["epoch"] == 3
-    assert found["model"] == {
-        "a": header.Stub((2, 3), "float16"),
-        "b": header.Stub((4,), "float32"),
-    }
+    tensors = {"a": half, "b": torch.nn.Parameter(torch.zeros(4))}
+    stubs = {"a": Stub((2, 3), "float16"), "b": Stub((4,), "float32")}
+    for new in (True, False):
+        torch.save({"model": tensors, "epoch": 3}, "file.pth", _use_new_zipfile_serialization=new)
+        assert header.look(Path("file.pth")) == {"model": stubs, "epoch": 3}
+        torch.save({**tensors, "x": Harm()}, "file.pth", _use_new_zipfile_serialization=new)
+        with pytest.raises(CheckpointError) as caught:
+            header.look(Path("file.pth"))
+        assert caught.value.got == "it needs posix.system"
     assert not Path("harmed").exists()
     save_file({"a": half}, "named.pth")
-    assert header.look(Path("named.pth")) == {"a": header.Stub((2, 3), "float16")}
-    Path("broken.pth").write_bytes(b"PK\x03\x04 nothing")
-    assert header.look(Path("broken.pth")) is None
+    assert header.look(Path("named.pth")) == {"a": Stub((2, 3), "float16")}
+
+
+def test_a_pickle_may_name_what_the_runner_loads_and_nothing_else(tmp_path: Path) -> None:
+    import argparse
+    import pathlib
+
+    import numpy as np
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    loaded = [*_get_allowed_globals(), "argparse.Namespace", "pathlib.PosixPath"]
+    reader = pytorch_file._Reader(io.BytesIO(), tmp_path / "file.pth")
+    for name in loaded:
+        reader.find_class(*name.rsplit(".", 1))
+    plain = {"a": np.float64(3), "b": np.zeros(2), "c": argparse.Namespace(), "d": {1}}
+    torch.save({**plain, "p": pathlib.PurePosixPath()}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="more than weights"):
+        header.look(tmp_path / "file.pth")
+    torch.save(plain, tmp_path / "file.pth")
+    assert set(header.look(tmp_path / "file.pth") or ()) == set(
+        checkpoint.read(tmp_path / "file.pth")
+    )
+
+
+def changed(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+def test_a_file_that_is_cut_off_is_told_by_its_length(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.pth"
+    for cut in (500, 3000):
+        if kind == "safetensors":
+            save_file({"a": torch.zeros(1000)}, file)
+        else:
+            torch.save({"a": torch.zeros(1000)}, file, _use_new_zipfile_serialization=kind == "zip")
+        assert header.look(file) == {"a": Stub((1000,), "float32")}
+        changed(file, lambda content: content[:-cut])  # noqa: B023
+        with pytest.raises(CheckpointError, match="damaged"):
+            header.look(file)
+
+
+def test_the_form_of_an_entry_is_the_same_in_the_header_and_in_the_file(tmp_path: Path) -> None:
+    forms = {
+        "int8": torch.zeros(2, dtype=torch.int8),
+        "bfloat16": torch.zeros(3, dtype=torch.bfloat16),
+        "float8_e4m3fn": torch.zeros(2).to(torch.float8_e4m3fn),
+        "float32, sparse": torch.eye(2).to_sparse(),
+        "float32, without values": torch.empty(2, device="meta"),
+        "complex64": torch.zeros(2, dtype=torch.complex64),
+        "bool": torch.zeros(2, dtype=torch.bool),
+    }
+    torch.save(forms, tmp_path / "file.pth")
+    for found in (header.look(tmp_path / "file.pth"), checkpoint.read(tmp_path / "file.pth")):
+        assert found is not None
+        assert {name: form_of(value) for name, value in found.items()} == {n: n for n in forms}

@@ -27,10 +27,11 @@ from mae_skill.errors import CheckpointError, StorageError
 from mae_skill.weights import header
 from mae_skill.weights.config import is_own
 from mae_skill.weights.fit import listed
+from mae_skill.weights.pytorch_file import damaged, more_than_weights
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
-from mae_runners.models.cipher import SealReader, SealWriter, is_sealed
+from mae_runners.models.cipher import SealReader, SealWriter
 
 FORMAT = 1
 PREFIX = "model."
@@ -154,23 +155,14 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> dict[str, Any]
 
 
 def _read_file(source: Path, key: str | None) -> dict[str, Any]:
-    if header.is_safetensors(source):
-        return dict(_read_safetensors(source))
-    if is_sealed(source):
+    if header.is_sealed(source):
         if not key:
-            raise CheckpointError(
-                f"{source.name} is encrypted",
-                field="encryption_key",
-                hint="set MAE_ENCRYPTION_KEY to its key",
-            )
+            raise header.encrypted(source)
         with source.open("rb") as file:
             return _unpickle(SealReader(file, key, source.name), source)
-    if what := header.not_weights(source):
-        raise CheckpointError(
-            f"{source.name} holds no weights",
-            got=what,
-            expected="a file that torch.save or safetensors wrote",
-        )
+    header.look_at(source)  # what is wrong with a file is said as the plan says it
+    if header.is_safetensors(source):
+        return dict(_read_safetensors(source))
     with source.open("rb") as file:
         return _unpickle(file, source)
 
@@ -201,17 +193,13 @@ def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{source.name} holds more than weights, or is damaged; it is not loaded",
-            got=f"it needs {found[1]}" if found else _plain(str(error).splitlines()[0]),
-            expected="tensors and plain data, readable with weights_only=True",
-            hint="save the bare state dict again with torch.save(model.state_dict(), …) "
-            "where the file came from",
-        ) from error
+        if found:
+            raise more_than_weights(source, found[1]) from error
+        raise damaged(source, "its description cannot be read") from error
     except Exception as error:
         raise CheckpointError(
             f"{source.name} cannot be read",
-            got=_plain(f"{type(error).__name__}: {error}"),
+            got=f"{type(error).__name__} in PyTorch's reader",
             hint="the file may be incomplete",
         ) from error
     if isinstance(data, nn.Module) or not isinstance(data, Mapping):
@@ -223,12 +211,6 @@ def _unpickle(file: IO[bytes] | SealReader, source: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _plain(text: str) -> str:
-    """The first 300 characters of a library's message, without escape codes."""
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    return "".join(c if c.isprintable() else " " for c in text)[:300]
-
-
 def _read_safetensors(source: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -236,11 +218,7 @@ def _read_safetensors(source: Path) -> dict[str, Tensor]:
     try:
         return load_file(source)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{source.name} cannot be read",
-            got=_plain(str(error)),
-            hint="the file may be incomplete",
-        ) from error
+        raise damaged(source, "it is not as its header tells") from error
 
 
 def digest(path: Path) -> str:

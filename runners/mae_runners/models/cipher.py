@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mae_sdk.storage.ranged_file import BlockFile
@@ -33,12 +32,6 @@ MAX_COST = 20  # what a header may ask for (1 GiB), since it is read before it i
 
 _HEADER, _OLD_HEADER = struct.Struct(">8sB16s7sI"), struct.Struct(">8s16s7sI")
 _CHECK_NONCE = b"\xff" * 5  # chunk number 2**32 - 1 and flag 255: never a chunk's
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether the file at ``path`` is one of ours, encrypted."""
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) in (MAGIC, OLD_MAGIC)
 
 
 def _aead(passphrase: str, salt: bytes, cost: int) -> AESGCM:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mae_skill.errors import CheckpointError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.weights.config import is_own
 from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
@@ -38,7 +37,6 @@ _STATISTICS = (
     ".running_var",
     ".num_batches_tracked",
 )  # the buffers that training changes
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass
@@ -228,8 +226,6 @@ def _fill(
     """Copies what was decided, once all of it is known to be sound."""
     places, chosen = targets(model), {}
     for place, recipe in result.take.items():
-        for source in recipe.sources:
-            _check_kind(state[source], places[place], source, name, file_field)
         chosen[place] = realize(recipe, state)
     check_finite(
         {result.take[place].sources[0]: value for place, value in chosen.items()}, name, file_field
@@ -246,20 +242,6 @@ def _fill(
                 target[new] = value[old].reshape(len(old), *target.shape[1:]).to(target)
             else:
                 target.copy_(value.reshape(target.shape))
-
-
-def _check_kind(value: Tensor, target: Tensor, source: str, name: str, file_field: str) -> None:
-    """Refuses quantized, sparse and empty tensors: their numbers are no weights."""
-    sound = value.layout == torch.strided and not value.is_quantized and not value.is_meta
-    exact = value.dtype in _FLOATS if target.is_floating_point() else not value.is_floating_point()
-    if not (sound and exact):
-        raise CheckpointError(
-            f"{name} keeps {source} in a form that is not its values",
-            field=file_field,
-            got=f"{value.dtype}, {value.layout}".replace("torch.", ""),
-            expected="dense float32, float16, bfloat16 or float64",
-            hint="save the weights before they are quantized",
-        )
 
 
 def _resized(table: Tensor, change: Resize) -> Tensor:

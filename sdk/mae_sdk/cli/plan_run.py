@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -120,7 +121,7 @@ def _job_options(command: _Command) -> _Command:
         click.option(
             "--idempotency-key",
             metavar="K",
-            help="The same key returns the same job, and starts nothing twice.",
+            help="The same key returns the first job made with it, and starts nothing twice.",
         ),
         skill_dir_option,
         results_root_option,
@@ -386,13 +387,17 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     for warning in answers.plan(made)["warnings"]:
         say(f"warning: {sentence(warning)}")
 
-    job = skill.create_job(made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said in this command's own way
+        job = skill.create_job(made)
+    for notice in job.notices:
+        say(f"notice: {notice}")
     if wait:
         say(f"job {job.id}")
         follow(job, as_json=as_json)
 
     document = answers.launched(job)
-    text = pairs(document)
+    text = pairs({name: value for name, value in document.items() if name != "notices"})
     named = [str(path) for path in job.files()] if wait else []
     if named:
         document["files"] = named[:MAX_FILES]

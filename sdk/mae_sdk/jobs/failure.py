@@ -78,7 +78,7 @@ _HINTS = {
     "checkpoint",
     "lost_process": "the supervisor or its machine died; resume the job to go on from its last "
     "checkpoint",
-    "checkpoint": "choose another checkpoint with --checkpoint",
+    "checkpoint": "choose another checkpoint with --checkpoint, or another file with --ptm",
     "runner": "see the log",
 }
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|no room for", re.IGNORECASE)

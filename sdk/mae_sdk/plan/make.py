@@ -92,10 +92,19 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     Raises:
         MaeError: of one kind when all problems are of it, else a SpecError with all problems.
     """
+    return plan_of(drafted(bundle, request, remote=remote))
+
+
+def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
+    """A plan up to its layers, which nothing has resolved yet.
+
+    Raises:
+        MaeError: as `make_plan`.
+    """
     draft = Draft(bundle, request, remote)
     for step in STEPS:
         step(draft)
-    return plan_of(draft)
+    return draft
 
 
 def ask_platform(draft: Draft) -> None:

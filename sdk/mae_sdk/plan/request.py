@@ -32,7 +32,8 @@ class Request:
         env: environment of the job; never written.
         platform: where it runs.
         results_root: folder or URL of the job folders.
-        idempotency_key: the same key gives the same job.
+        idempotency_key: the same key gives the first job that was made with it; where another job
+            is asked for, a notice says what differs.
     """
 
     action: str

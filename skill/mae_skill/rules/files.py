@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
+from mae_skill.classes import class_names
+from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
 from mae_skill.weights.config import is_own
-from mae_skill.weights.fit import fit, lack_of
+from mae_skill.weights.fit import Target, fit, lack_of
 from mae_skill.weights.parameters import target_of
 
 MODEL = {
@@ -62,28 +66,34 @@ def named_files(case: Case) -> None:
 
 
 def weights(case: Case) -> None:
-    """Weights that somebody named are those of the spec's model: told from the names and shapes in
-    the file, where it is here and can be read without torch."""
+    """Weights that somebody named are those of the spec's model: told from what is in the file
+    without its values, where it is here."""
     key = "train.pretrained_model_path" if case.action == "train" else MODEL[case.action]
     path = case(key)
-    if not isinstance(path, str) or "://" in path or (case.action == "train" and _goes_on(case)):
+    if not isinstance(path, str) or (case.action == "train" and _goes_on(case)):
         return
     if not case.facts.local_files or case.origin(key) in OriginKind.unset():
         return
     file = Path(path).expanduser()
+    if "://" in path or not file.exists():  # named by a URL, or to be fetched from one
+        if "://" in path or case.origin(key) is OriginKind.INFERRED:
+            note = "not looked at: it is remote; the job looks at it before anything trains"
+            case.warnings.append(Notice(key, note, note=True))
+        return
+    if case.action != "train" and _is_artefact(file):
+        return
     try:
-        contents = header.look(file) if file.exists() else None
+        has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
+        contents = header.look(file, key=bool(has_key))
         if contents is None or (case.action != "train" and is_own(contents)):
             return
         target = target_of(case.spec, by_name=case.action == "train")
-    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
-        return  # other rules say what is wrong with the file or the spec
-    except MaeError as error:
-        case.errors.append(error)
-        return
-    try:
+        target = replace(target, classes=_class_names(case, target))
         found = fit(contents, target, file.name, key)
-    except CheckpointError as error:
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return  # other rules say what is wrong with the spec
+    except MaeError as error:
+        error.field = error.field or key
         case.errors.append(error)
         return
     model = f"{case('train.stage')} {case('model.arch')}"
@@ -94,6 +104,26 @@ def weights(case: Case) -> None:
     case.warnings.append(Notice(key, found.summary(), note=True))
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _is_artefact(file: Path) -> bool:
+    """Whether a model is an export or an engine, which others look at."""
+    described = file.with_name(f"{file.name}.json")
+    return file.suffix in (".onnx", ".engine", ".plan", ".trt") or described.is_file()
+
+
+def _class_names(case: Case, target: Target) -> list[str] | None:
+    """The names of a head's rows that the data will give them; None where that is not known."""
+    if not target.by_name or target.kind == "mae":
+        return None
+    if target.kind == "segmenter":
+        with suppress(DataError):  # another rule says it
+            return class_names(case("dataset.segmentation.class_list"), case("model.num_classes"))
+        return None
+    seen = case.facts.data.get("dataset.train_data_sources") or {}
+    names = list(seen.get("class_counts") or ())
+    # A published head has ImageNet-1k's classes in an order that is known to the run alone.
+    return names if not all(re.fullmatch(r"n\d{8}", name) for name in names) else None
 
 
 def _read(case: Case) -> list[str]:

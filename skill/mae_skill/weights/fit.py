@@ -17,15 +17,18 @@ from mae_skill.weights import layouts
 from mae_skill.weights.config import Source, describe
 from mae_skill.weights.names import (
     DECODER,
+    FLOATS,
     FUSION,
     HEADS,
     METHOD,
     SEGMENTER,
     Ambiguous,
+    Array,
     Recipe,
     Shape,
     Translation,
     flatten,
+    form_of,
     guess_arch,
     translate,
 )
@@ -165,7 +168,8 @@ class Fit:
             parts.append(f"head: {self.head}")
         left = [*self.ignored, *self.outside, *(f"{other}.*" for other in self.others)]
         parts.append(f"left out: {listed(left) or 'nothing'}")
-        parts.append(f"fresh: {listed(self.fresh) or 'nothing'}")
+        none = "nothing else" if "fresh" in self.head else "nothing"
+        parts.append(f"fresh: {listed(self.fresh) or none}")
         return "; ".join(parts)
 
     _backbone_names: frozenset[str] = frozenset()
@@ -200,7 +204,7 @@ def fit(
     """What ``target`` takes of a file; `Fit.refusal` says why it takes nothing.
 
     Args:
-        contents: of the file: nested mappings with tensors, or `header.Stub`s, and plain data.
+        contents: of the file: nested mappings with tensors or `pytorch_file.Stub`s, and plain data.
         name: of the file.
         file_field: dotted key that names the file.
         unnamed: class names of a head of as many rows, where the file names none.
@@ -223,7 +227,27 @@ def fit(
         raise _no_backbone(contents, state, name, file_field)
     patch = found.entries.get("patch_embed.proj.weight")
     source = describe(contents, found.where, patch.shape[0] if patch else None)
-    return _Fitter(found, target, source, name, file_field, unnamed).run()
+    result = _Fitter(found, target, source, name, file_field, unnamed).run()
+    result.refusal = result.refusal or _not_values(result, state, name, file_field)
+    return result
+
+
+def _not_values(
+    result: Fit, state: Mapping[str, Array], name: str, file_field: str
+) -> CheckpointError | None:
+    """The error of a file that keeps an entry quantized, sparse or without values."""
+    for place, recipe in result.take.items():
+        for source in recipe.sources:
+            form, counts = form_of(state[source]), place.endswith(".num_batches_tracked")
+            if form not in FLOATS and not (counts and form.startswith(("int", "uint"))):
+                return CheckpointError(
+                    f"{name} keeps {source} in a form that is not its values",
+                    field=file_field,
+                    got=form,
+                    expected="dense float32, float16, bfloat16 or float64",
+                    hint="save the weights before they are quantized",
+                )
+    return None
 
 
 def _no_backbone(
@@ -259,12 +283,17 @@ def lack_of(found: Fit, name: str, file_field: str | None, model: str) -> Checkp
     if not lacking:
         return None
     head = f"; its head is {found.head}" if found.head else ""
+    hint = "set train.stage, model.num_classes and model.global_pool to the file's"
+    norms = ("norm.", "fc_norm.", "head.norm.")
+    without = any(entry.removeprefix("encoder.").startswith(norms) for entry in lacking)
+    if without and not any(entry.startswith(norms) for entry in found.ignored):
+        hint = "no setting makes up for it; train.pretrained_model_path takes the rest of the file"
     return CheckpointError(
         f"{name} lacks a part of the model",
         field=file_field,
         got=f"without {listed(lacking)}{head}",
         expected=f"all of a {model}",
-        hint="set train.stage, model.num_classes and model.global_pool to the file's",
+        hint=hint,
     )
 
 
@@ -386,9 +415,8 @@ class _Fitter:
             self.result.assumed = f"{place} taken as {old[0]}×{old[1]}: the file does not say"
         else:
             rows = f"{tokens} positions" + (" and a class token" if prefix else "")
-            without = math.isqrt(recipe.shape[1]) ** 2 == recipe.shape[1]
-            if prefix and without:
-                rows = f"{recipe.shape[1]} positions, none of them the class token's"
+            if prefix and math.isqrt(recipe.shape[1]) ** 2 == recipe.shape[1]:
+                return f"{text}: its {recipe.shape[1]} positions have {_NO_TOKEN} among them"
             return f"{text}: {rows} are no square, and the file does not say its size"
         if old != new:
             windowed = family == "hiera" and not decoder and not (old[0] % 8 or old[1] % 8)
@@ -451,7 +479,9 @@ class _Fitter:
         classes = self.target.classes
         if self.target.by_name and classes is None:
             named = self.result.classes or []
-            self.result.head = f"rows of the data's classes among {_brief(named)}, by name"
+            self.result.head = (
+                f"rows of the data's classes among {_brief(named)}, by name; the others fresh"
+            )
         elif classes is None:
             self.result.head = f"all {total} rows, in the file's order"
         elif len(pairs) == total:
@@ -557,7 +587,7 @@ class _Fitter:
         guess = guess_arch({name: item.shape for name, item in self.found.entries.items()})
         kin = guess is None or ARCHS[guess].family == self.target.family
         marks = layouts.marks(raw, short if kin else ())
-        if any("none of them the class token's" in text for text in self.clashes):
+        if any(_NO_TOKEN in text for text in self.clashes):
             marks.append("no position of the class token")
         looks = layouts.foreign(raw) or layouts.model_of(marks)
         if guess == arch:
@@ -577,13 +607,17 @@ class _Fitter:
             parts += [f"this looks like {looks}"] if looks else []
             got = f"{': '.join(parts)}; not supported"
         return CheckpointError(
-            f"{self.name} does not fit {arch}: {self.result.share:.1%} of the backbone matched; "
-            + "; ".join(faults),
+            f"{self.name} does not fit {arch}: " + "; ".join([*self._matched(), *faults]),
             field=self.field,
             got=got,
             expected=f"weights of {arch}: every entry of the backbone in its place",
             hint=self._hint(guess if not (marks or looks) else None),
         )
+
+    def _matched(self) -> list[str]:
+        """The share of the backbone that a refused file would fill, where it is not all of it."""
+        share = math.floor(1000 * self.result.share) / 1000
+        return [f"{share:.1%} of the backbone matched"] if self.result.share < 1 else []
 
     def _hint(self, guess: str | None) -> str:
         if guess:
@@ -596,6 +630,7 @@ class _Fitter:
         return "choose weights of the same architecture"
 
 
+_NO_TOKEN = "no class token's"
 _PATCHES = ("encoder.patch_embed.proj.weight", "encoder.stem.0.weight")
 
 

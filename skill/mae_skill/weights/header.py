@@ -1,28 +1,24 @@
 """Names, shapes and descriptions of a file of weights, read without torch and without running code
-from it.
+from it: what the plan decides by, and what the runner asks before it opens a file.
 
-Tensors come back as `Stub`; a safetensors file has them in its header, a PyTorch file in a pickle
-inside a zip archive, of which only plain data is built: a class or function that it names becomes
-an inert stand-in, never an import.
+Tensors come back as `Stub`; a safetensors file has them in its header, a PyTorch file in a pickle.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
+import math
 import struct
+import tarfile
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mae_skill.errors import CheckpointError, NotFoundError
 from mae_skill.weights.config import CONFIG
+from mae_skill.weights.pytorch_file import MAX_BYTES, Stub, damaged, is_old, read_old, read_zip
 
-SEALED = b"MAESEAL"
-_MAX_BYTES = 256 << 20  # bytes of a header or pickle that are read
+_SEALED = (b"MAESEAL1", b"MAESEAL2")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -36,13 +32,6 @@ _OTHERS = (
     (b"\xfd7zXZ", "compressed with xz; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; unpack it first"),
 )
-
-
-class Stub(NamedTuple):
-    """A tensor's shape and the name of its type (``float32``), without values."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -94,124 +83,149 @@ def is_safetensors(path: Path) -> bool:
     """Whether a file's content is that of safetensors, whatever its name."""
     with path.open("rb") as file:
         start = file.read(9)
-    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_BYTES
+    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= MAX_BYTES
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file at ``path`` is one of ours, encrypted."""
+    with path.open("rb") as file:
+        return file.read(len(_SEALED[0])) in _SEALED
+
+
+def encrypted(path: Path) -> CheckpointError:
+    """The error of a file of ours without its key."""
+    return CheckpointError(
+        f"{path.name} is encrypted",
+        field="encryption_key",
+        hint="set MAE_ENCRYPTION_KEY to its key",
+    )
 
 
 def not_weights(path: Path) -> str | None:
-    """What a file is that PyTorch did not write, where its content tells."""
+    """What a file is that PyTorch did not write, where its content tells.
+
+    Raises:
+        CheckpointError: it ends within a zip archive.
+    """
     with path.open("rb") as file:
-        start = file.read(32)
+        start = file.read(512)
     if not start:
         return "empty"
     for mark, what in _OTHERS:
-        if start.startswith(mark):
+        if start.lstrip().startswith(mark):
             return what
-    if start.startswith(b"PK") and zipfile.is_zipfile(path):
+    if start.startswith(b"PK"):
+        return _other_zip(path)
+    if is_old(path):
+        return None
+    if tarfile.is_tarfile(path):
+        return "a tar archive; unpack it first"
+    if start[:1] == b"\x80":
+        return "a pickle that torch.save did not write"
+    if all(byte in b"\t\n\r" or 32 <= byte != 127 for byte in start):
+        try:
+            start[:500].decode()
+        except UnicodeDecodeError as error:
+            if error.start < 490:  # else a character lies across the end
+                return "a file of an unknown kind"
+        return "text, not weights"
+    return "a file of an unknown kind"
+
+
+def _other_zip(path: Path) -> str | None:
+    try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-        if any(name.endswith("/constants.pkl") for name in names):
-            return "a TorchScript program, not a state dict"
-        if not any(name.endswith("data.pkl") for name in names):
-            what = "NumPy arrays (.npz)" if any(n.endswith(".npy") for n in names) else "a zip file"
-            return f"{what}, not PyTorch's"
+    except (zipfile.BadZipFile, OSError, ValueError):
+        raise damaged(path, "a zip archive without its end") from None
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, not a state dict"
+    if sum(name.endswith("data.pkl") for name in names) != 1:
+        what = "NumPy arrays (.npz)" if any(n.endswith(".npy") for n in names) else "a zip file"
+        return f"{what}, not PyTorch's"
     return None
 
 
-def look(path: Path) -> dict[str, Any] | None:
+def look(path: Path, *, key: bool = True) -> dict[str, Any] | None:
     """The contents of the weights at ``path`` with `Stub` for tensors; None where they cannot be
-    read without torch (encrypted, of a very old PyTorch, or damaged).
+    seen without torch: encrypted, or described by more than 256 MiB.
+
+    Args:
+        key: the run will have a key for encrypted files.
 
     Raises:
-        NotFoundError, CheckpointError: as `weight_files`.
+        NotFoundError, CheckpointError: as `weight_files` and `look_at`; or it is encrypted and
+            there is no key.
     """
     contents: dict[str, Any] = {}
     for file in weight_files(path):
-        part = _look(file)
+        if not key and is_sealed(file):
+            raise encrypted(file)
+        part = look_at(file)
         if part is None:
             return None
         contents |= part
     return contents | folder_config(path)
 
 
-def _look(path: Path) -> dict[str, Any] | None:
-    try:
-        if is_safetensors(path):
-            return _safetensors(path)
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if archive.getinfo(name).file_size > _MAX_BYTES:
-                return None
-            found = _Reader(io.BytesIO(archive.read(name))).load()
-    except Exception:  # a pickle can fail in any way; the runner's reader says how
+def look_at(file: Path) -> dict[str, Any] | None:
+    """`look` at one file.
+
+    Raises:
+        CheckpointError: it is empty, damaged, no file of weights, or holds more than weights.
+    """
+    if is_safetensors(file):
+        return _safetensors(file)
+    if is_sealed(file):
         return None
-    return dict(found) if isinstance(found, Mapping) else None
+    if what := not_weights(file):
+        raise CheckpointError(
+            f"{file.name} holds no weights",
+            got=what,
+            expected="a file that torch.save or safetensors wrote",
+        )
+    try:
+        found = read_zip(file) if zipfile.is_zipfile(file) else read_old(file)
+    except CheckpointError:
+        raise
+    except Exception:  # a pickle can fail in any way; PyTorch's own reader says how
+        return None
+    return dict(found) if found is not None else None
+
+
+#: a type of safetensors → PyTorch's name of it, and the bytes of a value
+_TYPES = {
+    **{f"F{bits}": (f"float{bits}", bits // 8) for bits in (16, 32, 64)},
+    **{f"I{bits}": (f"int{bits}", bits // 8) for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": (f"uint{bits}", bits // 8) for bits in (8, 16, 32, 64)},
+    "BF16": ("bfloat16", 2),
+    "BOOL": ("bool", 1),
+}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, whose values must fill the file to its end.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return {
-        name: Stub(tuple(entry["shape"]), names.get(entry["dtype"], entry["dtype"].lower()))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-
-
-class _Inert:
-    """Stands in for a class, a function or what they would make."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **options: Any) -> _Inert:
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """An item of a list that is none here."""
-
-    def extend(self, values: Any) -> None:
-        """Items of a list that is none here."""
-
-
-def _tensor(storage: Any, offset: Any, size: Any, *rest: Any) -> Any:
-    return Stub(tuple(int(side) for side in size), str(storage))
-
-
-def _parameter(data: Any, *rest: Any) -> Any:
-    return data
-
-
-#: the only names of a pickle that become something
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch", "Size"): tuple,
-}
-_STORAGES = {
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "DoubleStorage": "float64",
-}
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name.endswith("Storage"):
-            return _STORAGES.get(name, name.removesuffix("Storage").lower())
-        return _KNOWN.get((module, name), _Inert)
-
-    def persistent_load(self, reference: Any) -> Any:
-        return reference[1] if isinstance(reference, tuple) and len(reference) > 1 else ""
+        text = file.read(length)
+        there = file.seek(0, 2) - 8 - length
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        stubs, end = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            (start, stop), shape = entry["data_offsets"], tuple(map(int, entry["shape"]))
+            kind, each = _TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), None))
+            size = stop - start if each is None else math.prod(shape) * each
+            if start != end or stop - start != size:
+                raise damaged(path, f"{name} is said to lie at bytes {start} to {stop}")
+            stubs[name], end = Stub(shape, kind), stop
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, "its header cannot be read") from error
+    if end != there:
+        raise damaged(path, f"{there} bytes of values; its header tells of {end}")
+    return stubs

@@ -31,10 +31,26 @@ Shape = tuple[int, ...]
 
 
 class Array(Protocol):
-    """What is known of an entry: a torch tensor, or `header.Stub`."""
+    """What is known of an entry: a torch tensor, or `pytorch_file.Stub`."""
 
     @property
     def shape(self) -> Iterable[int]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+"""The forms of weights that are taken."""
+
+
+def form_of(array: Array) -> str:
+    """How an array holds its values: ``float32``, or what is not its values (``int8``, ``float32,
+    sparse``)."""
+    form = str(array.dtype).removeprefix("torch.")
+    if str(getattr(array, "layout", "torch.strided")) != "torch.strided":
+        form += ", sparse"
+    return form + (", without values" if getattr(array, "is_meta", False) else "")
 
 
 class Recipe(NamedTuple):
