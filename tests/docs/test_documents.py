@@ -88,7 +88,7 @@ def keys() -> set[str]:
 def test_every_dotted_key_is_in_a_schema(page: Path, keys: set[str]) -> None:
     text = page.read_text(encoding="utf-8")
     aliases = {"model.mask_ratio", "model.norm_pix_loss"}
-    files = re.compile(r"\.(md|yaml|json|py|gz|csv|onnx|engine|pth|html|schema)\b")
+    files = re.compile(r"\.(md|yaml|json|py|gz|csv|onnx|engine|pth|html|schema|safetensors)\b")
     used = {
         match
         for match in re.findall(rf"(?<![\w/.])(?:{SECTIONS})(?:\.[a-z_0-9]+)+", text)

@@ -1,5 +1,5 @@
-"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository),
-proven against the model before it exists.
+"""export: a checkpoint as ONNX (or TorchScript, a `torch.export` program, a Triton repository, a
+folder that timm or transformers loads), proven against the model before it exists.
 
 Steps: build the module from the checkpoint alone; trace it; reduce its precision if asked; run it
 on real images in the runtime that users will run it in; compare with torch; only then move the file
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mae_sdk.files import temporary_folder
+from mae_sdk.files import atomic_folder, temporary_folder
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from mae_skill.spec import ExperimentSpec, ExportSpec
+from mae_skill.weights.hand_on import FOLDERS, why_not
 from torch import Tensor, nn
 
 from mae_runners.context import RunContext
-from mae_runners.deploy import int8, parity, triton
+from mae_runners.deploy import hub_folder, int8, parity, triton
 from mae_runners.deploy import onnx as onnx_format
 from mae_runners.deploy.artefact import (
     ArtefactMeta,
@@ -50,7 +51,12 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if section.format == "triton":
         check_target(triton.model_folder(target, meta), section.overwrite)
 
-    module = onnx_format.deployable(model, meta).to(trace_device(section))
+    in_folder = section.format in FOLDERS
+    module = (
+        hub_folder.reference(section.format, model)
+        if in_folder
+        else onnx_format.deployable(model, meta).to(trace_device(section))
+    )
     gate = gate_images(spec, meta)
     images = gate.pixels
     context.log(f"parity is judged on {gate.listed()}")
@@ -60,8 +66,13 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(".export-", target.parent) as draft:
         path = draft / (target.name if section.format != "triton" else "model.onnx")
-        calibration = write(module, meta, spec, path)
-        outputs = parity.artefact_outputs(path, meta, images)
+        if in_folder:
+            calibration = None
+            hub_folder.write(section, model, meta, path)
+            outputs = hub_folder.outputs(section.format, path, images)
+        else:
+            calibration = write(module, meta, spec, path)
+            outputs = parity.artefact_outputs(path, meta, images)
         report = parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
         if not report.passed:
             raise difference(report, module, path, meta, images, thresholds)
@@ -93,8 +104,10 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
 def target_path(section: ExportSpec, context: RunContext) -> Path:
     """``export.onnx_file``, with the suffix of the format; by default ``model.<suffix>``
-    (``triton``: the folder ``model_repository``)."""
+    (``triton``: the folder ``model_repository``; ``timm``, ``transformers``: one of that name)."""
     path = Path(section.onnx_file) if section.onnx_file else context.action_dir / "model.onnx"
+    if section.format in FOLDERS:
+        return path.parent / section.format
     if section.format == "triton":
         return path.parent / "model_repository"
     return path if section.format == "onnx" else path.with_suffix(SUFFIXES[section.format])
@@ -110,7 +123,9 @@ def check_request(section: ExportSpec, target: Path) -> None:
     """
     if section.format in ("onnx", "triton"):
         onnx_format.require("onnx", "onnxruntime")
-    elif section.data_type != "fp32":
+    elif section.format == "transformers":
+        hub_folder.require_transformers()
+    if section.format not in ("onnx", "triton") and section.data_type != "fp32":
         raise SpecError(
             "reduced precision is written into ONNX graphs only",
             field="export.data_type",
@@ -119,7 +134,8 @@ def check_request(section: ExportSpec, target: Path) -> None:
             hint="set export.format=onnx",
         )
     if section.format != "triton":
-        check_no_folder(target, "export.onnx_file")
+        if section.format not in FOLDERS:
+            check_no_folder(target, "export.onnx_file")
         check_target(target, section.overwrite)
 
 
@@ -141,18 +157,19 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
     path = Path(section.checkpoint)
     model, saved, _ = load_described(path, context.encryption_key, spec, "export.checkpoint")
     pretrain = saved.stage == "pretrain"
+    traced = section.format not in FOLDERS
     meta = ArtefactMeta(
         arch=saved.arch,
         stage=saved.stage,
         input_size=list(saved.input_size),
         mean=list(saved.mean),
         std=list(saved.std),
-        output=section.features if pretrain else "logits",
+        output=(section.features if traced else "tokens") if pretrain else "logits",
         classes=saved.classes,
         num_classes=None if pretrain else saved.num_classes,
-        preprocessing=section.include_preprocessing,
+        preprocessing=section.include_preprocessing and traced,
         precision=section.data_type,
-        batch=section.batch_size if section.batch_size > 0 else -1,
+        batch=section.batch_size if section.batch_size > 0 and traced else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
         checkpoint_sha256=digest(path),
         task=saved.task,
@@ -164,9 +181,24 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
 
     height, width = saved.input_size
     meta.input_size = [section.input_height or height, section.input_width or width]
+    check_format(section.format, {**saved.model, "input_size": meta.input_size})
     if meta.input_size != list(saved.input_size):
         model = resize(saved, meta.input_size, section, context)
     return model, meta
+
+
+def check_format(format: str, model: dict[str, Any]) -> None:
+    """Raises `SpecError` for a model that the format cannot hold; the plan says the same where it
+    knows the model."""
+    refusal = why_not(format, model)
+    if refusal is not None:
+        raise SpecError(
+            f"{format} cannot hold this model: {refusal.reason}",
+            field="export.format",
+            got=format,
+            expected="a format that holds it",
+            hint=refusal.hint,
+        )
 
 
 def resize(
@@ -269,6 +301,11 @@ def move(
 ) -> list[Path]:
     """Moves what passed to its name: the data file before the file that refers to it."""
     files = sorted(draft.iterdir(), key=lambda file: file.name)
+    if section.format in FOLDERS:
+        with atomic_folder(target, replace=section.overwrite) as final:
+            for file in path.iterdir():
+                file.replace(final / file.name)
+        return sorted(target.iterdir())
     if section.format == "triton":
         return triton.write_repository(
             target, meta, files, output_dims, overwrite=section.overwrite

@@ -270,11 +270,16 @@ class EvalTransform:
         return self.fit(decode(data, name, max_pixels=self.max_pixels))
 
     def fit(self, pixels: Pixels) -> Pixels:
-        """uint8 [H, W, 3] of any size → [height, width, 3]."""
+        """uint8 [H, W, 3] of any size → [height, width, 3]; to the pixel what timm's evaluation
+        transform gives, which reads other people's pictures for an exported model."""
         height, width = pixels.shape[:2]
         want_w, want_h = math.floor(self.width / self.share), math.floor(self.height / self.share)
-        factor = max(want_w / width, want_h / height)
-        new_w, new_h = max(want_w, int(width * factor)), max(want_h, int(height * factor))
+        if want_w == want_h:  # torchvision's Resize of the short side
+            short = min(width, height)
+            new_w, new_h = int(want_w * width / short), int(want_h * height / short)
+        else:  # timm's ResizeKeepRatio
+            ratio = min(width / want_w, height / want_h)
+            new_w, new_h = round(width / ratio), round(height / ratio)
         resized = np.asarray(
             Image.fromarray(pixels).resize((new_w, new_h), Image.Resampling.BICUBIC)
         )

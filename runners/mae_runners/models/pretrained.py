@@ -12,14 +12,19 @@ from typing import Any
 
 import torch
 from mae_skill.spec import ExperimentSpec
-from mae_skill.weights.config import is_own
+from mae_skill.weights.config import is_own, own_description
 from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
 from mae_skill.weights.names import flatten
 from timm.layers.patch_embed import resample_patch_embed
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
-from mae_runners.models.build import build_classifier, build_mae, build_segmenter
+from mae_runners.models.build import (
+    build_classifier,
+    build_from_config,
+    build_mae,
+    build_segmenter,
+)
 from mae_runners.models.checkpoint import (
     CheckpointMeta,
     check_finite,
@@ -147,29 +152,42 @@ def load_described(
     """The module of a checkpoint in evaluation mode, its description, and whether it has its
     decoder.
 
-    A checkpoint of ours is built from the file alone; any other file holds the weights of the model
-    that ``spec`` describes: architecture, stage, task, classes, input size.
+    A checkpoint of ours, and a folder that ``export`` wrote, are built from themselves alone; any
+    other file holds the weights of the model that ``spec`` describes: architecture, stage, task,
+    classes, input size.
 
     Raises:
         NotFoundError, CheckpointError: as `load_pretrained`; also when the file lacks something
             that the model's answers need.
     """
     contents, name = read(path, key), Path(path).name
-    if is_own(contents) or spec is None:
+    own = own_description(contents)
+    if is_own(contents) or (own is None and spec is None):
         return *model_of(contents, name), True
-    model = _described(spec)
+    if own is not None:
+        meta = CheckpointMeta.from_dict(own, name)
+        model = build_from_config(meta.model)
+    else:
+        assert spec is not None
+        model = _described(spec)
     result = _take(model, contents, name, file_field or FIELD)
-    lack = lack_of(result, name, file_field, f"{spec.train.stage} {spec.model.arch}")
+    lack = lack_of(result, name, file_field, f"{_stage(model)} {model.arch}")
     if lack is not None:
         raise lack
-    augmentation = spec.dataset.augmentation
-    meta = CheckpointMeta.for_model(
-        model,
-        classes=list(result.classes) if result.classes else None,
-        mean=list(augmentation.mean),
-        std=list(augmentation.std),
-    )
+    if own is None:
+        assert spec is not None
+        augmentation = spec.dataset.augmentation
+        meta = CheckpointMeta.for_model(
+            model,
+            classes=list(result.classes) if result.classes else None,
+            mean=list(augmentation.mean),
+            std=list(augmentation.std),
+        )
     return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
+
+
+def _stage(model: Backboned) -> str:
+    return "pretrain" if isinstance(model, MaskedAutoencoder) else "finetune"
 
 
 def _described(spec: ExperimentSpec) -> Backboned:

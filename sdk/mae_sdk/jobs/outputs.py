@@ -100,7 +100,9 @@ class ParentInfo:
             )
         if self.kind == CHECKPOINT:
             name, reason = self._unindexed(policy)
-            return self._artefact([name], reason)
+            # A folder of the model hub: the file of weights and what describes it.
+            described = str(PurePosixPath(name).with_name("config.json"))
+            return self._artefact([name, *([described] if described in self.files else [])], reason)
 
         inside = [name for name in self._own() if artefact_kind(name) == self.kind]
         outside = [path for path in self.elsewhere if artefact_kind(path.name) == self.kind]

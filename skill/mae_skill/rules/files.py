@@ -7,13 +7,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from mae_skill.archs import arch_of, hw
 from mae_skill.classes import class_names
-from mae_skill.errors import DataError, MaeError, NotFoundError
+from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
-from mae_skill.weights.config import is_own
+from mae_skill.weights.config import own_description
 from mae_skill.weights.fit import Target, fit, lack_of
+from mae_skill.weights.hand_on import why_not
 from mae_skill.weights.parameters import target_of
 
 MODEL = {
@@ -42,6 +44,39 @@ def onnx_name(case: Case) -> None:
     path = case("export.onnx_file")
     if path and case("export.format") == "onnx" and not str(path).endswith(".onnx"):
         case.error("export.onnx_file", "must end in .onnx", "a path that ends in .onnx")
+
+
+def format_holds_it(case: Case) -> None:
+    """The format of an export can hold the model; reduced precision is of ONNX graphs alone."""
+    chosen = str(case("export.format"))
+    if chosen not in ("onnx", "triton") and case("export.data_type", "fp32") != "fp32":
+        case.error(
+            "export.data_type",
+            "reduced precision is written into ONNX graphs only",
+            "fp32",
+            "set export.format=onnx",
+        )
+    size = case("dataset.augmentation.input_size")
+    if not case.known("model.arch") or arch_of(case.spec) is None or size is None:
+        return  # the model is known when its file is opened
+    height, width = hw(size)
+    model = {
+        **(case("model") or {}),
+        "input_size": [
+            case("export.input_height") or height,
+            case("export.input_width") or width,
+        ],
+    }
+    if case("train.stage") == "pretrain":
+        model["mask_ratio"] = case("train.mask_ratio")
+    refusal = why_not(chosen, model)
+    if refusal is not None:
+        case.error(
+            "export.format",
+            f"{chosen} cannot hold this model: {refusal.reason} ({refusal.field})",
+            "a format that holds it",
+            refusal.hint,
+        )
 
 
 def named_files(case: Case) -> None:
@@ -85,7 +120,7 @@ def weights(case: Case) -> None:
     try:
         has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
         contents = header.look(file, key=bool(has_key))
-        if contents is None or (case.action != "train" and is_own(contents)):
+        if contents is None or (case.action != "train" and own_description(contents)):
             return
         target = target_of(case.spec, by_name=case.action == "train")
         target = replace(target, classes=_class_names(case, target))
@@ -150,6 +185,7 @@ def _goes_on(case: Case) -> bool:
 
 RULES = [
     Rule(onnx_name, ("export",)),
+    Rule(format_holds_it, ("export",)),
     Rule(model, tuple(MODEL)),
     Rule(named_files, ("train", *MODEL)),
     Rule(weights, ("train", "evaluate", "inference", "export")),

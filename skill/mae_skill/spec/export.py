@@ -1,10 +1,14 @@
-"""``export``: a checkpoint becomes an ONNX file that is proven to give the same answers."""
+"""``export``: a checkpoint becomes a file or folder that is proven to give the same answers."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from mae_skill.spec.fields import Index, Path, Positive, SpecModel, spec_field
+from mae_skill.spec.fields import Index, NonEmpty, Path, Positive, SpecModel, spec_field
+
+_GRAPH = {"export.format": ["onnx", "torchscript", "torch_export", "triton"]}
+_ONNX = {"export.format": ["onnx", "triton"]}
+_HUB = {"export.format": ["timm", "transformers"]}
 
 
 class ParitySpec(SpecModel):
@@ -43,19 +47,40 @@ class ExportSpec(SpecModel):
         None, "The checkpoint, or published weights, to export.", popular=True
     )
     onnx_file: Path = spec_field(
-        None, "The file to write; null = <results_dir>/export/model.onnx.", popular=True
+        None,
+        "The file to write; null = <results_dir>/export/model.onnx. A folder is written beside "
+        "it, named by its format.",
+        popular=True,
     )
-    format: Literal["onnx", "torchscript", "torch_export", "triton"] = spec_field(
-        "onnx",
-        "onnx; torchscript; torch_export (a torch.export program); triton (a Triton model "
-        "repository around the ONNX file).",
+    format: Literal["onnx", "timm", "transformers", "torchscript", "torch_export", "triton"] = (
+        spec_field(
+            "onnx",
+            "onnx; timm or transformers (a folder that the library loads, with a model card); "
+            "torchscript; torch_export (a torch.export program); triton (a Triton model repository "
+            "around the ONNX file).",
+            popular=True,
+        )
+    )
+    license: NonEmpty | None = spec_field(
+        None,
+        "The licence that the model card states, as the model hub writes it (apache-2.0, "
+        "cc-by-nc-4.0 …); null = unknown. That of pretrained weights goes on holding.",
+        applies_when=_HUB,
     )
     on_cpu: bool = spec_field(
-        True, "Trace on the CPU; false traces on the GPU. These models need no plugin."
+        True,
+        "Trace on the CPU; false traces on the GPU. These models need no plugin.",
+        applies_when=_GRAPH,
     )
-    gpu_id: Index = spec_field(0, "The GPU to trace on.", applies_when={"export.on_cpu": False})
+    gpu_id: Index = spec_field(
+        0, "The GPU to trace on.", applies_when={**_GRAPH, "export.on_cpu": False}
+    )
     opset_version: int = spec_field(
-        17, "ONNX opset of the file. Attention is written unfused.", ge=12, le=20
+        17,
+        "ONNX opset of the file. Attention is written unfused.",
+        ge=12,
+        le=20,
+        applies_when=_ONNX,
     )
     input_channel: Literal[3] = spec_field(3, "Channels of the input; only 3.")
     input_width: Positive | None = spec_field(
@@ -70,11 +95,13 @@ class ExportSpec(SpecModel):
         unit="pixels",
         related=["export.input_width"],
     )
-    batch_size: int = spec_field(-1, "Batch size of the file; -1 = dynamic.", ge=-1, unit="images")
+    batch_size: int = spec_field(
+        -1, "Batch size of the file; -1 = dynamic.", ge=-1, unit="images", applies_when=_GRAPH
+    )
     features: Literal["pooled", "tokens"] = spec_field(
         "pooled",
         "Output of a pretrained backbone: one pooled vector an image, or one vector a patch.",
-        applies_when={"train.stage": "pretrain"},
+        applies_when={**_GRAPH, "train.stage": "pretrain"},
     )
     data_type: Literal["fp32", "fp16", "int8"] = spec_field(
         "fp32",
@@ -84,11 +111,13 @@ class ExportSpec(SpecModel):
         related=["gen_trt_engine.tensorrt.data_type"],
     )
     include_preprocessing: bool = spec_field(
-        False, "Put normalization into the graph: the input is then uint8 RGB."
+        False,
+        "Put normalization into the graph: the input is then uint8 RGB.",
+        applies_when=_GRAPH,
     )
     overwrite: bool = spec_field(False, "Replace files that exist.")
     parity: ParitySpec = spec_field(
         ParitySpec, "What the exported model must agree to before it may exist."
     )
-    verbose: bool = spec_field(False, "Print the graph.")
+    verbose: bool = spec_field(False, "Print the graph.", applies_when=_ONNX)
     results_dir: Path = spec_field(None, "Where results go; null = <results_dir>/export.")

@@ -11,6 +11,10 @@ from typing import Any
 CONFIG = "config.json"
 """The key under which the description in a model's folder travels with its contents."""
 
+DESCRIPTION = "mae"
+"""The key of this project's own description: in a checkpoint, and in the ``config.json`` of a
+folder that ``export`` wrote."""
+
 _EXACT_GELU = ("gelu", "gelu_python")
 
 
@@ -49,7 +53,15 @@ class Source:
 
 def is_own(contents: Mapping[str, Any]) -> bool:
     """Whether this project's training wrote a file with these contents."""
-    return "mae" in contents and "state_dict" in contents
+    return DESCRIPTION in contents and "state_dict" in contents
+
+
+def own_description(contents: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a checkpoint, or a folder that ``export`` wrote, says of its model; None for others."""
+    config = contents.get(CONFIG)
+    holder = contents if is_own(contents) else config if isinstance(config, Mapping) else {}
+    found = holder.get(DESCRIPTION)
+    return found if isinstance(found, Mapping) and "input_size" in found else None
 
 
 def describe(contents: Mapping[str, Any], where: str, width: int | None = None) -> Source:
@@ -58,8 +70,8 @@ def describe(contents: Mapping[str, Any], where: str, width: int | None = None) 
     Args:
         width: of its tokens.
     """
-    own = contents.get("mae")
-    if isinstance(own, Mapping) and "input_size" in own:
+    own = own_description(contents)
+    if own is not None:
         model = own.get("model")
         patch = model.get("patch_size") if isinstance(model, Mapping) else None
         size = _size(own["input_size"])

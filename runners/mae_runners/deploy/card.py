@@ -1,0 +1,170 @@
+"""The model card of a folder for the model hub: what was trained on what, how well, and how its
+pictures are prepared. It names data and files by their last part, never by a path or URL of here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mae_sdk.jobs.checkpoints import CheckpointIndex
+from mae_skill.archs import ARCHS
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError
+from mae_skill.reader import parse_yaml
+from mae_skill.spelling import one_line
+
+from mae_runners.models.checkpoint import CheckpointMeta
+
+_CLASSES_SHOWN = 20
+_TRAINING = (
+    ("train.num_epochs", "epochs"),
+    ("dataset.batch_size", "images a device takes at a time"),
+    ("train.optim.lr", "learning rate"),
+    ("train.mask_ratio", "share of units hidden"),
+    ("train.seed", "seed"),
+)
+
+
+def card(
+    format: str, saved: CheckpointMeta, checkpoint: Path, use: str, notes: str, license: str | None
+) -> str:
+    """The text of a README.md in the hub's layout.
+
+    Args:
+        checkpoint: the file that was exported; the job folder around it says what it was trained
+            on.
+        use: lines of Python that load the folder.
+        notes: what the reader must know of this format.
+    """
+    pretrained = saved.stage == "pretrain"
+    task = "image-feature-extraction" if pretrained else "image-classification"
+    arch = ARCHS[saved.arch]
+    front = {
+        "library_name": format,
+        "pipeline_tag": task,
+        "license": license or "unknown",
+        "tags": [task, "masked-autoencoder", format],
+    }
+    header = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+    what = (
+        "the encoder of a masked autoencoder, pretrained without labels"
+        if pretrained
+        else f"a classifier of {saved.num_classes} classes"
+    )
+    return f"""---
+{header}
+---
+# {arch.title}: {what}
+
+Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} pixels, tokens of \
+{saved.model.get("patch_size") or arch.patch} pixels.
+
+## Use
+
+```python
+{use.strip()}
+```
+
+{notes.strip()}
+
+## Preprocessing
+
+{preparation(saved)}
+
+{_classes(saved)}## Training
+
+{training(checkpoint)}
+
+## Figures
+
+{figures(checkpoint)}
+
+## Licence
+
+{_license(license)}
+"""
+
+
+def preparation(saved: CheckpointMeta) -> str:
+    """How a picture becomes the model's input, in words."""
+    height, width = saved.input_size
+    shown = [math.floor(side / saved.center_crop) for side in (height, width)]
+    return (
+        f"RGB; resized (bicubic, antialiased) until it covers {shown[0]}×{shown[1]} pixels; the "
+        f"center {height}×{width} cut out; divided by 255; mean {_list(saved.mean)} subtracted, "
+        f"divided by {_list(saved.std)}."
+    )
+
+
+def _list(values: list[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _classes(saved: CheckpointMeta) -> str:
+    if not saved.classes:
+        return ""
+    shown = ", ".join(one_line(label) for label in saved.classes[:_CLASSES_SHOWN])
+    more = len(saved.classes) - _CLASSES_SHOWN
+    return f"## Classes\n\n{shown}{f' and {more} more' if more > 0 else ''}\n\n"
+
+
+def training(checkpoint: Path) -> str:
+    """What the job folder around a checkpoint says of its training."""
+    spec = _spec_of(checkpoint)
+    if not spec:
+        return "The file that this was made from says nothing of its training."
+    rows = [f"- stage: {get_dotted(spec, 'train.stage')}"]
+    if sources := _names(get_dotted(spec, "dataset.train_data_sources")):
+        rows.append(f"- images: {sources}")
+    if start := _names(get_dotted(spec, "train.pretrained_model_path")):
+        rows.append(f"- started from: {start}")
+    for key, words in _TRAINING:
+        value = get_dotted(spec, key)
+        if value is not None:
+            rows.append(f"- {words}: {value}")
+    return "\n".join(rows)
+
+
+def figures(checkpoint: Path) -> str:
+    """The metrics that the index beside a checkpoint has of it."""
+    try:
+        entries = CheckpointIndex(checkpoint.parent).read()["checkpoints"]
+    except (MaeError, OSError):
+        entries = []
+    found = next((entry for entry in entries if entry.get("file") == checkpoint.name), None)
+    metrics = (found or {}).get("metrics") or {}
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+    if found is None or not numbers:
+        return "None are recorded with the checkpoint."
+    lines = [f"| after epoch {found['epoch']} | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value:.6g} |" for name, value in numbers.items())])
+
+
+def _license(license: str | None) -> str:
+    if license:
+        return f"{one_line(license)}, as its exporter states."
+    return (
+        "Its exporter states none. Weights that training started from, and the pictures, may "
+        "bring terms of their own."
+    )
+
+
+def _spec_of(checkpoint: Path) -> Mapping[str, Any]:
+    path = checkpoint.parent.parent / "spec.yaml"
+    try:
+        found = parse_yaml(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, ValueError, MaeError):
+        return {}
+    return found if isinstance(found, dict) and "train" in found else {}
+
+
+def _names(value: Any) -> str:
+    """The last parts of paths and URLs."""
+    values = value if isinstance(value, list) else [value] if value else []
+    return ", ".join(
+        one_line(PurePosixPath(str(item).split("?")[0].rstrip("/")).name) for item in values
+    )

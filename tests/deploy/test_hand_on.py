@@ -1,0 +1,255 @@
+"""Models that go on: folders that timm and transformers load, and their way back in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from mae_runners.actions import evaluate, export
+from mae_runners.models import build_classifier, build_from_config, load_pretrained
+from mae_runners.models.pretrained import load_described
+from mae_skill.errors import SpecError, UsageError
+from mae_skill.origin import Origin, OriginKind
+from mae_skill.rules import check_rules
+from PIL import Image
+
+from tests.support.deploy import (
+    CLASSES,
+    make_context,
+    make_model,
+    make_spec,
+    save_checkpoint,
+    write_digits,
+)
+
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+# arch, stage, input size, more of the model
+TIMM = [
+    ("vit_tiny_patch16", "finetune", [32, 48], {"patch_size": 8, "depth": 2}),
+    ("vit_tiny_patch16", "finetune", 32, {**SMALL, "global_pool": False}),
+    ("vit_tiny_patch16", "pretrain", 32, {**SMALL, "mlp_ratio": 2.0}),
+    ("convnextv2_atto", "finetune", [32, 64], {}),
+    ("convnextv2_atto", "pretrain", 32, {"patch_size": 1}),
+    ("hiera_tiny_224", "finetune", 32, {"patch_size": 2}),
+    ("hiera_tiny_224", "pretrain", [32, 64], {}),
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"), per_class=2, size=40)
+
+
+def names(case):
+    return "-".join(str(part) for part in case)
+
+
+def exported(folder: Path, digits: Path, format: str, case, **more):
+    """The model of a case, the folder that the export action makes of it, and the result."""
+    arch, stage, size, shape = case
+    model = make_model(arch, stage, size, **shape)
+    file = save_checkpoint(model, folder / "model.pth", mean=[0.4, 0.5, 0.6], center_crop=0.9)
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format=format,
+        dataset__val_data_sources=str(digits),
+        **more,
+    )
+    result = export.run(spec, make_context("export", folder))
+    return model, folder / "export" / format, result
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, digits):
+    """Exports of the cases, each made once: model, folder, result, checkpoint."""
+    done = {}
+
+    def get(format: str, case):
+        key = (format, names(case))
+        if key not in done:
+            folder = tmp_path_factory.mktemp("made")
+            done[key] = (*exported(folder, digits, format, case), folder / "model.pth")
+        return done[key]
+
+    return get
+
+
+def pictures(model, count=3):
+    torch.manual_seed(1)
+    return torch.randn(count, 3, *model.input_size)
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", TIMM, ids=names)
+def test_timm_answers_from_the_folder_as_the_model_does(made, case):
+    model, folder, result, checkpoint = made("timm", case)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
+    assert result["kpis"]["parity_cosine"] > 0.9999
+
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = pictures(model)
+    with torch.inference_mode():
+        if case[1] == "finetune":
+            close(model(images), theirs(images))
+        elif case[0].startswith("vit"):
+            close(model.encode(images), theirs(images))
+        elif case[0].startswith("convnext"):
+            theirs.reset_classifier(0, reset_other=True)
+            close(model.encode(images), theirs(images))
+        else:  # what fine-tuning in this project would start from
+            spec = make_spec(model__arch=case[0], model__num_classes=4)
+            tuned = build_classifier(spec.model, case[2])
+            load_pretrained(tuned, checkpoint)
+            tuned.eval()
+            close(tuned.encoder.forward_features(images), theirs.forward_features(images))
+    if case[1] == "finetune":
+        assert theirs.pretrained_cfg["label_names"] == CLASSES
+
+
+@pytest.mark.parametrize("size", [32, [32, 48]], ids=str)
+def test_timm_prepares_pictures_to_the_last_bit(made, size):
+    _, folder, *_ = made("timm", ("vit_tiny_patch16", "finetune", size, {**SMALL, "patch_size": 8}))
+    model = timm.create_model(f"local-dir:{folder}")
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+
+    for picture in ((57, 91), (200, 60), (48, 48), (35, 333), (36, 54)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
+        assert (transform(Image.fromarray(pixels)) - prepared(pixels, size)).abs().max() < 1e-6
+
+
+def prepared(pixels, size):
+    """What evaluation makes of a picture for `exported`'s models."""
+    from mae_runners.data.transforms import EvalTransform
+
+    spec = make_spec(dataset__augmentation__input_size=size, dataset__augmentation__center_crop=0.9)
+    image = torch.from_numpy(EvalTransform(spec.dataset.augmentation).fit(pixels).copy())
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.229, 0.224, 0.225])
+    return (image.permute(2, 0, 1) / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+@pytest.mark.parametrize("case", [TIMM[0], TIMM[2], TIMM[3], TIMM[4], TIMM[5]], ids=names)
+def test_a_timm_folder_comes_back_in_as_the_model_it_was(made, case):
+    model, folder, *_ = made("timm", case)
+    again, saved, _ = load_described(folder, None, make_spec(), "inference.checkpoint")
+    assert saved.mean == [0.4, 0.5, 0.6]
+    assert saved.center_crop == 0.9
+
+    fresh = build_from_config(model.config).eval()
+    report = load_pretrained(fresh, folder / "model.safetensors")
+    assert report.share == 1.0
+    images = pictures(model)
+    with torch.inference_mode():
+        for other in (again, fresh):
+            if case[1] == "finetune":
+                close(model(images), other(images))
+            close(model.encode(images), other.encode(images))
+
+
+def test_a_folder_is_evaluated_without_a_word_on_its_model(tmp_path, made, digits):
+    _, folder, _, checkpoint = made("timm", TIMM[1])
+    results = [
+        evaluate.run(
+            make_spec(dataset__val_data_sources=str(digits), evaluate__checkpoint=str(path)),
+            make_context("evaluate", tmp_path / path.stem),
+        )["kpis"]
+        for path in (folder, checkpoint)
+    ]
+    accuracy = [{name: kpi for name, kpi in r.items() if "acc" in name} for r in results]
+    assert accuracy[0]
+    assert accuracy[0] == accuracy[1]
+
+
+def test_transformers_opens_a_timm_folder_too(made):
+    from transformers import AutoModelForImageClassification
+
+    model, folder, *_ = made("timm", TIMM[0])
+    theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
+    images = pictures(model)
+    with torch.inference_mode():
+        close(model(images), theirs(images).logits)
+
+
+def test_the_card_says_what_was_trained_on_what_and_leaks_no_path(tmp_path, digits):
+    train = tmp_path / "job" / "train"
+    train.mkdir(parents=True)
+    (tmp_path / "job" / "spec.yaml").write_text(
+        "train: {stage: finetune, num_epochs: 3, pretrained_model_path: /secret/base.pth}\n"
+        "dataset: {train_data_sources: ['s3://bucket/pets.tar?sig=abc', /home/me/more]}\n"
+    )
+    entry = {"file": "model.pth", "epoch": 2, "step": 9, "metrics": {"val_top1": 0.75}}
+    entry |= {"size": 1, "sha256": "0" * 64}
+    (train / "checkpoints.json").write_text(json.dumps({"best": None, "checkpoints": [entry]}))
+    _, folder, _ = exported(train, digits, "timm", TIMM[1], export__license="cc-by-nc-4.0")
+
+    card = (folder / "README.md").read_text()
+    front, body = card.split("---\n")[1:3]
+    assert 'license: "cc-by-nc-4.0"' in front
+    assert "image-classification" in front
+    for words in ("pets.tar, more", "base.pth", "epochs: 3", "| val_top1 | 0.75 |", "35×35"):
+        assert words in body
+    for secret in ("sig=abc", "/secret", "/home/me", "bucket", str(tmp_path)):
+        assert secret not in card + (folder / "config.json").read_text()
+
+
+def test_a_folder_that_exists_is_replaced_only_with_permission(tmp_path, digits):
+    _, folder, _ = exported(tmp_path, digits, "timm", TIMM[1])
+    (folder / "stale.txt").write_text("of before")
+    with pytest.raises(UsageError, match="exists already"):
+        exported(tmp_path, digits, "timm", TIMM[1])
+    exported(tmp_path, digits, "timm", TIMM[1], export__overwrite=True)
+    assert not (folder / "stale.txt").exists()
+
+
+REFUSED = [
+    ("timm", {"model.arch": "convnextv2_atto", "model.patch_size": 2}, "stride 2"),
+    ("timm", {"model.task": "segmentation"}, "UperNet"),
+    ("transformers", {"model.arch": "vit_base_patch16"}, "reads the class token"),
+    (
+        "transformers",
+        {"model.arch": "convnextv2_atto", "dataset.augmentation.input_size": [64, 96]},
+        "64×96",
+    ),
+    (
+        "transformers",
+        {
+            "model.arch": "hiera_tiny_224",
+            "train.stage": "pretrain",
+            "model.decoder_mlp_ratio": 2.0,
+        },
+        "one MLP ratio",
+    ),
+]
+
+
+@pytest.mark.parametrize(("format", "values", "words"), REFUSED, ids=str)
+def test_what_a_format_cannot_hold_is_refused_by_name_when_planned(format, values, words):
+    given = {"train.stage": "finetune", "export.checkpoint": "m.pth", **values}
+    spec = make_spec(**{"export.format": format}, **given).model_dump()
+    origins = {key: Origin(OriginKind.PARENT) for key in given}
+    errors, _ = check_rules("export", spec, origins)
+    (error,) = [error for error in errors if error.field == "export.format"]
+    assert words in error.message
+
+
+def test_the_runner_refuses_what_a_plan_could_not_know(tmp_path, digits):
+    case = ("convnextv2_atto", "pretrain", 32, {"patch_size": 2})
+    with pytest.raises(SpecError, match="halves its first stage"):
+        exported(tmp_path, digits, "timm", case)
+    assert not (tmp_path / "export" / "timm").exists()
+
+
+def test_settings_of_graphs_have_no_effect_on_a_folder_and_are_named():
+    given = {"export.opset_version": 18, "export.format": "timm", "export.checkpoint": "m.pth"}
+    origins = {key: Origin(OriginKind.OVERRIDE) for key in given}
+    _, warnings = check_rules("export", make_spec(**given).model_dump(), origins)
+    assert any(warning.field == "export.opset_version" for warning in warnings)
