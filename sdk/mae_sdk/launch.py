@@ -154,7 +154,10 @@ def _set(plan: Plan, key: str, value: Any) -> None:
     """Set a field of the plan's spec, and of its trials' spec."""
     set_dotted(plan.spec, key, value)
     if plan.study is not None:
-        set_dotted(plan.study["spec"], key, value)
+        from mae_sdk.automl.setup import specs_of
+
+        for spec in specs_of(plan.study):
+            set_dotted(spec, key, value)
 
 
 def record_of(bundle: Bundle, plan: Plan) -> JobRecord:

@@ -83,7 +83,15 @@ _PLAN_OPTIONS: dict[str, Any] = {
         "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off "
         "for this run.",
     },
-    "recipe": {"type": "string", "description": "A published recipe as the base."},
+    "recipe": {
+        "type": "string",
+        "description": "A published recipe as the base, or auto: what is open is fitted to data, "
+        "device and budget.",
+    },
+    "budget": {
+        "type": "string",
+        "description": "Time of a run that the auto recipe works to: 10m, 2h, 8gpuh.",
+    },
     "platform": {"type": "string", "description": "Where the job runs. Default: local."},
     "idempotency_key": {
         "type": "string",

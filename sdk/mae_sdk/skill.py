@@ -54,7 +54,7 @@ class Skill:
                 behind a URL is fetched for that.
             options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets,
                 eval_dataset, inference_dataset, parent_job_id, checkpoint, ptm, automl_policy,
-                request, automl, spec_overrides, recipe, env, platform, results_root,
+                request, automl, spec_overrides, recipe, budget, env, platform, results_root,
                 idempotency_key``.
 
         Raises:

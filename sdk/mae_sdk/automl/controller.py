@@ -30,7 +30,7 @@ from mae_skill.errors import JobFailedError, MaeError
 from mae_sdk import files
 from mae_sdk.automl import results
 from mae_sdk.automl.objectives import Objective, best, better_so_far, epochs, reports
-from mae_sdk.automl.setup import STUDY_NAME
+from mae_sdk.automl.setup import STUDY_NAME, spec_of_trials
 from mae_sdk.automl.shared_workers import Workers
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import (
@@ -89,7 +89,9 @@ class StudyLoop:
     """One controller's work on one study; see the module.
 
     Args:
+        spec: that of trial 0, the spec as given.
         keys: dotted keys of ``batch``, ``accumulate`` and ``epochs`` in this bundle's spec.
+        auto_spec: that of trial 1, around which the others vary; None: they vary `spec`.
         say: takes progress lines.
         changed: called after every trial that ends.
         stopped: why to stop now, or None.
@@ -110,8 +112,10 @@ class StudyLoop:
         say: Callable[[str], None] = print,
         changed: Callable[[], None] = lambda: None,
         stopped: Callable[[], str | None] = lambda: None,
+        auto_spec: Mapping[str, Any] | None = None,
     ) -> None:
         self.study, self.space, self.spec = study, space, spec
+        self.auto_spec = auto_spec
         self.objectives, self.options, self.trials = list(objectives), options, trials
         self.concurrency, self.keys = concurrency, dict(keys or {})
         self.started = time.time() if started is None else started
@@ -123,7 +127,7 @@ class StudyLoop:
             else None
         )
         self.reason = ""
-        size = grid_size(space, options)
+        size = grid_size(space, options, auto_spec is not None)
         self.budget = options.max_trials if size is None else min(options.max_trials, size)
 
     def run(self) -> str:
@@ -218,11 +222,11 @@ class StudyLoop:
             trial.set_user_attr("owner", self._owner())
         params = self._draw(trial)
         exact = dict(trial.user_attrs.get("exact") or {})
-        if trial.number == 0 and not exact:
-            _, exact = self.space.given(self.spec)
+        if self._is_fixed(trial) and not exact:
+            _, exact = self.space.given(self._spec(trial))
             if exact:
                 trial.set_user_attr("exact", exact)
-        spec = self.space.apply(self.spec, {**params, **exact})
+        spec = self.space.apply(self._spec(trial), {**params, **exact})
         child = self.trials.create(trial.number, spec)
         if trial.user_attrs.get("child") != child.name:
             trial.set_user_attr("child", child.name)
@@ -242,17 +246,26 @@ class StudyLoop:
         )
         again = trial.user_attrs.get(AGAIN)
         how = " taken up again" if resumed else "" if again is None else f" (trial {again} again)"
-        which = "the spec as given; " if _is_as_given(trial) else ""
+        which = "the auto recipe; " if self._is_fixed(trial) else ""
+        which = "the spec as given; " if _draw_of(trial) == 0 else which
         self.say(f"trial {trial.number}{how}: {which}{shown}")
 
     def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        skip = []
-        if _is_as_given(trial):
-            given, _ = self.space.given(self.spec)
+        skip, spec = [], self._spec(trial)
+        if self._is_fixed(trial):
+            given, _ = self.space.given(spec)
             skip = [
                 parameter.name for parameter in self.space.parameters if parameter.name not in given
             ]
-        return self.space.suggest(trial, self.spec, skip)
+        return self.space.suggest(trial, spec, skip)
+
+    def _is_fixed(self, trial: optuna.Trial) -> bool:
+        """Whether it runs a spec as it is: that given, or the auto recipe; or one of them again."""
+        return _draw_of(trial) <= (self.auto_spec is not None)
+
+    def _spec(self, trial: optuna.Trial) -> Mapping[str, Any]:
+        """The spec that a trial varies."""
+        return self.spec if _draw_of(trial) == 0 or self.auto_spec is None else self.auto_spec
 
     def _watch_or_abandon(self, item: Running) -> bool:
         """`_watch`; a trial that was requeued since this worker was silent too long is dropped."""
@@ -296,6 +309,8 @@ class StudyLoop:
     def _report(self, item: Running, lines: list[dict[str, Any]], ended: bool) -> None:
         """Report new epochs to the study, and cancel the trial where the pruner says so."""
         objective = self.objectives[0]
+        if _draw_of(item.trial) == 0 and not self._same_epochs():
+            return
         for epoch, value in better_so_far(epochs(lines, objective.metric), objective):
             step = epoch + 1
             if step in item.reported or item.pruning:
@@ -305,12 +320,22 @@ class StudyLoop:
 
             last = get_dotted(self.trials.spec(item.child), self.keys.get("epochs", ""))
             is_last = isinstance(last, int) and step >= last
-            if not ended and not is_last and item.trial.should_prune():
+            if not (ended or is_last or self._is_kept(item)) and item.trial.should_prune():
                 item.trial.set_user_attr("pruned_at", epoch)
                 item.pruning = True
                 self._cancel(item)
                 shown = f"{objective.metric} {value:.5g}"
                 self.say(f"trial {item.number}: pruned after epoch {epoch} at {shown}")
+
+    def _is_kept(self, item: Running) -> bool:
+        """Whether no pruner ends it: those that the others are measured by, where they are two."""
+        return self.auto_spec is not None and self._is_fixed(item.trial)
+
+    def _same_epochs(self) -> bool:
+        """Whether trial 0 runs as long as the others, so that its epochs compare with theirs."""
+        key = self.keys.get("epochs", "")
+        other = self.spec if self.auto_spec is None else self.auto_spec
+        return bool(get_dotted(self.spec, key) == get_dotted(other, key))
 
     def cancel(self) -> None:
         """Cancel every trial with the study; a resumed study takes them up again."""
@@ -523,9 +548,9 @@ class StudyLoop:
         return line
 
 
-def _is_as_given(trial: optuna.Trial) -> bool:
-    """Whether it runs the spec as given: trial 0, or trial 0 again."""
-    return bool(trial.user_attrs.get(AGAIN, trial.number) == 0)
+def _draw_of(trial: optuna.Trial) -> int:
+    """The number of the trial whose parameters it runs: its own, or that of one it runs again."""
+    return int(trial.user_attrs.get(AGAIN, trial.number))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -574,7 +599,8 @@ def control(job_dir: Path) -> int:
     with controller_lock(folder):
         files.remove_leftovers(job_dir.parent)  # trials whose making was cut short
         storage = open_storage(folder, options.storage)
-        epochs = get_dotted(content["spec"], content["keys"].get("epochs", ""))
+        auto_spec = content.get("auto_spec")
+        epochs = get_dotted(spec_of_trials(content), content["keys"].get("epochs", ""))
         study = open_study(
             storage,
             options.study or job_dir.name,
@@ -583,6 +609,7 @@ def control(job_dir: Path) -> int:
             content["spec"],
             options,
             max_epochs=epochs if isinstance(epochs, int) else None,
+            auto_spec=auto_spec,
         )
         started = study.user_attrs.get("started")
         if started is None:
@@ -612,6 +639,7 @@ def control(job_dir: Path) -> int:
             say=say,
             changed=changed,
             stopped=stopped,
+            auto_spec=auto_spec,
         )
         reason = loop.run()
         if reason == "preempted":

@@ -181,6 +181,11 @@ class AutoMLOptions(BaseModel):
         description="shared storage: a worker without a heartbeat for this long counts as gone, "
         "and its trials run again elsewhere",
     )
+    auto_recipe: Annotated[bool, Strict()] = Field(
+        True,
+        description="trial 1 is the auto recipe, and the search goes on around it "
+        "(false: around the spec as given)",
+    )
     warm: Annotated[bool, Strict()] = Field(
         True,
         description="trials fork from a process that has loaded the libraries, "

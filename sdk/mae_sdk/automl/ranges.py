@@ -184,6 +184,32 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
     raise RangeError("not a range", expected="[low, high], {low, high, log} or {choices: [...]}")
 
 
+NARROW_FACTOR, NARROW_SHARE = 5.0, 0.25
+"""How far a narrowed range goes from its center: by a factor on a log scale, else by a share of the
+whole range."""
+
+
+def narrowed(found: Range, value: Any) -> Range:
+    """The part of a range around `value`; the whole range where that is no number in it."""
+    low, high = found.low, found.high
+    if found.kind == "categorical" or low is None or high is None:
+        return found
+    if not _is_number(value) or not low <= value <= high:
+        return found
+    if found.log:
+        below, above = value / NARROW_FACTOR, value * NARROW_FACTOR
+    else:
+        reach = NARROW_SHARE * (high - low)
+        below, above = value - reach, value + reach
+    if found.kind == "int":
+        step = found.step or 1
+        # The steps stay those of the whole range.
+        below = low + max(0, math.ceil((below - low) / step)) * step
+        above = low + math.floor((above - low) / step) * step
+    new_low, new_high = max(low, below), min(high, above)
+    return replace(found, low=new_low, high=new_high) if new_low < new_high else found
+
+
 def default_range(
     node: Mapping[str, Any], value: Any, spec: Mapping[str, Any], cond: Conditions
 ) -> Range:

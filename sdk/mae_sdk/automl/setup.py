@@ -18,7 +18,7 @@ from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk import files
-from mae_sdk.automl.objectives import objectives, unstated
+from mae_sdk.automl.objectives import incomparable, objectives, unstated
 from mae_sdk.automl.space import SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
 
@@ -62,10 +62,15 @@ def describe(
     info: Mapping[str, Any] | None = None,
     devices: Sequence[Any] | None = None,
     processes: int = 1,
+    auto: Mapping[str, Any] | None = None,
 ) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
 
-    ``spec`` has its epochs bounded by ``max_epochs``.
+    ``spec``, that of trial 0, has its epochs bounded by ``max_epochs``; so has ``auto_spec``, that
+    of every other trial, where there is one.
+
+    Args:
+        auto: dotted key → value of the auto recipe; none where it is not to be tried.
 
     Raises:
         SpecError: options, ranges or metric are wrong (all problems of one kind together), or there
@@ -79,12 +84,20 @@ def describe(
     bounded = _bounded(spec, keys, parsed)
     notes = _keep_few_checkpoints(bounded, keys, provenance or {})
 
-    space = build(schema, bounded, provenance, parsed)
+    chosen = objectives(schema, bounded, parsed)
+    metrics = [objective.metric for objective in chosen]
+    auto_spec = _with(bounded, auto or {}, keys, parsed)
+    if auto_spec is not None and incomparable(schema, metrics):
+        auto_spec = None
+        notes.append(
+            f"the auto recipe is not tried: {metrics[0]} does not compare across what it changes; "
+            "recipe auto makes it the spec of every trial"
+        )
+    more = [str(key) for key in (info or {}).get("auto_recipe_parameters") or ()]
+    space = build(schema, auto_spec or bounded, provenance, parsed, more if auto_spec else None)
     if not space.parameters:
         raise _nothing_to_search(space)
 
-    chosen = objectives(schema, bounded, parsed)
-    metrics = [objective.metric for objective in chosen]
     notes += [
         f"{metric} is a metric of other runs ({reason}); "
         "the study ends with trial 0 where that does not report it"
@@ -94,14 +107,14 @@ def describe(
     if parsed.sampler == "grid":
         from mae_sdk.automl.study import grid_size
 
-        size = grid_size(space, parsed)
+        size = grid_size(space, parsed, auto_spec is not None)
         notes.append(
             f"the grid has {size} trials, trial 0 included; max_trials is {parsed.max_trials}"
         )
 
     fits = max(1, len(devices or ()) // max(1, processes))
     concurrency = fits if parsed.concurrency == "auto" else parsed.concurrency
-    return {
+    study: StudyRecord = {
         "options": parsed.to_dict(),
         "objectives": [asdict(objective) for objective in chosen],
         "space": {**space.to_dict(), "notes": [*space.notes, *notes]},
@@ -109,6 +122,14 @@ def describe(
         "concurrency": concurrency,
         "spec": bounded,
     }
+    if auto_spec is not None:
+        study["auto_spec"] = auto_spec
+    return study
+
+
+def spec_of_trials(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec that the trials after trial 0 vary: the auto recipe's where there is one."""
+    return dict(study.get("auto_spec") or study["spec"])
 
 
 def write(
@@ -141,6 +162,28 @@ def _bounded(
     if options.max_epochs is not None and isinstance(epochs, int) and epochs > options.max_epochs:
         set_dotted(bounded, keys["epochs"], options.max_epochs)
     return bounded
+
+
+def _with(
+    spec: Mapping[str, Any],
+    auto: Mapping[str, Any],
+    keys: Mapping[str, str],
+    options: AutoMLOptions,
+) -> dict[str, Any] | None:
+    """A copy of the spec with the values of the auto recipe; None where that changes nothing."""
+    if not options.auto_recipe:
+        return None
+    made = copy.deepcopy(dict(spec))
+    for key, value in auto.items():
+        if key != keys.get("keep"):
+            set_dotted(made, key, copy.deepcopy(value))
+    made = _bounded(made, keys, options)
+    return None if made == spec else made
+
+
+def specs_of(study: StudyRecord) -> list[dict[str, Any]]:
+    """The specs of a study: trial 0's, and that of the others where they have one."""
+    return [study["spec"], *([study["auto_spec"]] if "auto_spec" in study else [])]
 
 
 def _keep_few_checkpoints(

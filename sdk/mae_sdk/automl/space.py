@@ -32,6 +32,7 @@ from mae_sdk.automl.ranges import (
     default_range,
     given_range,
     math_conditions,
+    narrowed,
 )
 
 if TYPE_CHECKING:
@@ -189,7 +190,8 @@ class SearchSpace:
         return cls(tuple(parameters), dict(data.get("left_out", {})), tuple(data.get("notes", ())))
 
     def given(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the study records for trial 0, and exact values where it records the nearest.
+        """What the study records for a trial that runs `spec` as it is, and exact values where it
+        records the nearest.
 
         Optuna takes any enqueued value, so it is checked here. A value that has no nearest one in
         the range (null) is not recorded.
@@ -198,15 +200,16 @@ class SearchSpace:
         for parameter in self.parameters:
             if not holds(parameter.when, spec):
                 continue
+            value = _value(spec, parameter)
             low, high = self._bounds(parameter, spec)
             if low is not None and high is not None and low > high:
-                exact[parameter.name] = parameter.default
+                exact[parameter.name] = value
                 continue
-            nearest = replace(parameter, low=low, high=high).nearest(parameter.default)
+            nearest = replace(parameter, low=low, high=high).nearest(value)
             if nearest is not None:
                 params[parameter.name] = nearest
-            if parameter.refuses(parameter.default) or nearest != parameter.default:
-                exact[parameter.name] = parameter.default
+            if parameter.refuses(value) or nearest != value:
+                exact[parameter.name] = value
         return params, exact
 
     def suggest(
@@ -290,6 +293,15 @@ class SearchSpace:
         return low, high
 
 
+def _value(spec: Mapping[str, Any], parameter: Parameter) -> Any:
+    """The value of a parameter in a spec; its default where the spec has none."""
+    value = get_dotted(spec, parameter.key, MISSING)
+    if parameter.index is None:
+        return parameter.default if value is MISSING else value
+    has_it = isinstance(value, list) and parameter.index < len(value)
+    return value[parameter.index] if has_it else parameter.default
+
+
 def _place(spec: dict[str, Any], parameter: Parameter, value: Any) -> None:
     if parameter.index is None:
         set_dotted(spec, parameter.key, value)
@@ -304,6 +316,7 @@ def build(
     spec: Mapping[str, Any],
     provenance: Mapping[str, Origin] | None,
     options: AutoMLOptions,
+    centred: Sequence[str] | None = None,
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
 
@@ -314,11 +327,13 @@ def build(
             unless named.
         options: ``parameters`` replace ``automl_default_parameters``, a key in ``ranges`` is added;
             fields across whose values the study's metric does not compare are left out.
+        centred: the spec is thought out for the task: ranges are narrowed to its neighborhood, and
+            these keys are searched beside the schema's.  None: it is not.
 
     Raises:
         SpecError: unknown or disabled parameters, or ranges outside the schema; all together.
     """
-    builder = _Builder(schema, spec, provenance or {}, options)
+    builder = _Builder(schema, spec, provenance or {}, options, centred)
     for name in builder.wanted:
         builder.add(name)
     if builder.problems:
@@ -353,8 +368,10 @@ class _Builder:
         spec: Mapping[str, Any],
         provenance: Mapping[str, Origin],
         options: AutoMLOptions,
+        centred: Sequence[str] | None,
     ) -> None:
         self.spec, self.provenance = spec, provenance
+        self.narrow = centred is not None
         self.fields = field_nodes(schema)
         self.disabled = set(schema.get("automl_disabled_parameters") or ())
         metrics = [objective.metric for objective in objectives(schema, spec, options)]
@@ -362,7 +379,7 @@ class _Builder:
         self.ranges = dict(options.ranges)
 
         named = options.parameters
-        default = schema.get("automl_default_parameters") or ()
+        default = [*(schema.get("automl_default_parameters") or ()), *(centred or ())]
         self.asked = set(named or ()) | set(self.ranges)
         self.wanted = list(dict.fromkeys([*(default if named is None else named), *self.ranges]))
         self.searched = {name.partition("[")[0] for name in self.wanted}
@@ -493,6 +510,7 @@ class _Builder:
             chosen = given_range(node, value, self.ranges[asked_as], conditions)
         else:
             chosen = default_range(node, value, self.spec, conditions)
+            chosen = narrowed(chosen, value) if self.narrow else chosen
         self.notes += [f"{name}: {note}" for note in chosen.notes]
 
         needs = self.fields[key].get("applies_when") or {}

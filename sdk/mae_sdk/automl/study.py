@@ -231,6 +231,7 @@ def open_study(
     options: AutoMLOptions,
     *,
     max_epochs: int | None,
+    auto_spec: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
     """Create the study or load it.
 
@@ -242,7 +243,7 @@ def open_study(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = make_sampler(space, spec, options, len(objectives))
+    sampler = make_sampler(space, spec, options, len(objectives), auto_spec)
     pruner = make_pruner(options, len(objectives), max_epochs)
     directions: list[Any] = [objective.direction for objective in objectives]
     try:
@@ -324,18 +325,27 @@ def _points(parameter: Parameter, count: int) -> list[Any]:
     return list(dict.fromkeys(parameter.nearest(value) for value in raw))
 
 
-def grid_size(space: SearchSpace, options: AutoMLOptions) -> int | None:
-    """Trials of a grid search, trial 0 included; None under another sampler."""
-    return 1 + len(_grid(space, options)) if options.sampler == "grid" else None
+def grid_size(space: SearchSpace, options: AutoMLOptions, auto: bool = False) -> int | None:
+    """Trials of a grid search, trial 0 included; None under another sampler.
+
+    Args:
+        auto: whether trial 1 is the auto recipe.
+    """
+    return 1 + auto + len(_grid(space, options)) if options.sampler == "grid" else None
 
 
 def make_sampler(
-    space: SearchSpace, spec: Mapping[str, Any], options: AutoMLOptions, metrics: int
+    space: SearchSpace,
+    spec: Mapping[str, Any],
+    options: AutoMLOptions,
+    metrics: int,
+    auto_spec: Mapping[str, Any] | None = None,
 ) -> optuna.samplers.BaseSampler:
     """A sampler whose proposals depend on (seed, trial number) and on the finished trials alone.
 
-    Trial 0 is the spec as given; grid points are taken in order; trial n > 0 takes point n - 1 of a
-    sequence (qmc); options with weights are drawn by them until TPE has a model.
+    Trial 0 is the spec as given, trial 1 the auto recipe where there is one; then grid points are
+    taken in order, or the points of a sequence (qmc); options with weights are drawn by them until
+    TPE has a model.
     """
     from optuna import distributions, samplers
     from optuna.distributions import BaseDistribution
@@ -353,7 +363,7 @@ def make_sampler(
     startup = startup_trials(options.max_trials)
     dynamic = any(parameter.when or parameter.relations for parameter in space.parameters)
     weighted = {parameter.name: parameter for parameter in space.parameters if parameter.weights}
-    given, _ = space.given(spec)
+    first = [space.given(one)[0] for one in (spec, auto_spec) if one is not None]
     grid = _grid(space, options) if kind == "grid" else []
 
     def distribution_of(parameter: Parameter) -> BaseDistribution:
@@ -390,7 +400,7 @@ def make_sampler(
             return {parameter.name: distribution_of(parameter) for parameter in drawn}
 
         def _find_sample_id(self, study: optuna.Study, search_space: Any) -> int:
-            return self._number - 1
+            return self._number - len(first)
 
     def base(number: int) -> samplers.BaseSampler:
         seed = trial_seed(options.seed, number)
@@ -428,9 +438,10 @@ def make_sampler(
             return self._bases[number]
 
         def _fixed(self, number: int) -> Mapping[str, Any]:
-            if number == 0:
-                return given
-            return grid[number - 1] if 0 < number <= len(grid) else {}
+            if number < len(first):
+                return first[number]
+            place = number - len(first)
+            return grid[place] if place < len(grid) else {}
 
         def infer_relative_search_space(
             self, study: optuna.Study, trial: FrozenTrial

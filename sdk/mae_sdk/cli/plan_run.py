@@ -69,7 +69,14 @@ def _job_options(command: _Command) -> _Command:
         click.option(
             "--recipe",
             metavar="NAME",
-            help="A published recipe as the base; see `mae get-spec train --list-recipes`.",
+            help="A published recipe as the base (`mae get-spec train --list-recipes`), or auto: "
+            "what is open is fitted to data, device and budget.",
+        ),
+        click.option(
+            "--budget",
+            metavar="TIME",
+            help="Time of a run that --recipe auto works to: 10m, 2h, 8gpuh. "
+            "Default: 10m on a CPU, 8h on a GPU.",
         ),
         click.option(
             "--train-datasets",
@@ -150,6 +157,7 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "automl": in_order(parse_override(item) for item in options["automl"]),
         "spec_overrides": in_order(parse_override(item) for item in options["overrides"]),
         "recipe": options["recipe"],
+        "budget": options["budget"],
         "env": environment(options["env"]),
         "platform": options["platform"],
         "results_root": options["results_root"],
@@ -361,9 +369,11 @@ def _unit(name: str, value: Any) -> Any:
 def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
     rows = []
     for key, value in flatten(document["spec"]).items():
-        origin = document["provenance"].get(key, {}).get("origin", "default")
+        known = document["provenance"].get(key, {})
+        origin = known.get("origin", "default")
+        why = f"{origin}: {known['note']}" if origin == "recipe" and "note" in known else origin
         if full or origin not in ("default", "template"):
-            rows.append((key, show(value, 70), origin))
+            rows.append((key, show(value, 70), why))
     width = max((len(key) for key, _, _ in rows), default=0)
     return [f"  {key.ljust(width)}  {value}   [{origin}]" for key, value, origin in rows]
 

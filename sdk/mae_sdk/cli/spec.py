@@ -26,14 +26,26 @@ from mae_sdk.cli.common import (
 
 @click.command("get-spec")
 @click.argument("action", metavar="ACTION", required=False)
-@click.option("--recipe", metavar="NAME", help="Fill in a published recipe.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="Fill in a published recipe; auto: one made for the images of --train-datasets.",
+)
+@click.option("--train-datasets", metavar="URI", help="The images that --recipe auto looks at.")
+@click.option("--eval-dataset", metavar="URI", help="The validation images beside them.")
+@click.option("--budget", metavar="TIME", help="Time of a run for --recipe auto: 10m, 2h, 8gpuh.")
 @click.option("--list-recipes", is_flag=True, help="The recipes, with what they are for.")
 @click.option("-o", "--output", metavar="FILE", help="Write here instead of stdout.")
 @skill_dir_option
 @json_option
 def get_spec(
     action: str | None,
+    overrides: tuple[str, ...],
     recipe: str | None,
+    train_datasets: str | None,
+    eval_dataset: str | None,
+    budget: str | None,
     list_recipes: bool,
     output: str | None,
     skill_dir: str | None,
@@ -53,11 +65,21 @@ def get_spec(
             "missing ACTION", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
         )
 
-    template = Bundle.load(skill_dir).template(action)
-    if recipe:
-        from mae_skill.recipes import recipe_spec
-
-        for key, value in flatten(recipe_spec(recipe)).items():
+    asked = {"train_datasets": train_datasets, "eval_dataset": eval_dataset, "budget": budget}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if recipe == "auto":
+        template = _auto_spec(skill_dir, action, overrides, given)
+    else:
+        if overrides or given:
+            raise UsageError(
+                "a template takes no values",
+                field="get-spec",
+                got=[*overrides, *given],
+                expected="--recipe auto beside them",
+                hint="give KEY=VALUE to `mae plan` or `mae run`",
+            )
+        template = Bundle.load(skill_dir).template(action)
+        for key, value in flatten(_published(recipe) if recipe else {}).items():
             set_dotted(template, key, value)
 
     text = dumps(template) + "\n" if as_json else dump_yaml(template)
@@ -79,6 +101,36 @@ def get_spec(
         f"\nnext:\n  mae plan {action} -e {output} …   (with its data: see `mae plan --help`)"
         f"\n  mae validate {action} -e {output} KEY=VALUE"
     )
+
+
+def _published(recipe: str) -> dict[str, Any]:
+    from mae_skill.recipes import recipe_spec
+
+    return recipe_spec(recipe)
+
+
+def _auto_spec(
+    skill_dir: str | None, action: str, overrides: tuple[str, ...], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The spec of a plan under the auto recipe, without the folder of the planned job."""
+    from mae_skill.dotted import set_dotted
+    from mae_skill.reader import parse_override
+
+    from mae_sdk import Skill
+    from mae_sdk.data.progress import heard
+
+    with heard(say):
+        made = Skill(skill_dir).plan(
+            action,
+            recipe="auto",
+            automl_policy="off",
+            spec_overrides=in_order(parse_override(item) for item in overrides),
+            **options,
+        )
+    for item in made.inferred:
+        if item.function == "output_dir":
+            set_dotted(made.spec, item.field, None)
+    return made.spec
 
 
 def _print_recipes(as_json: bool) -> None:

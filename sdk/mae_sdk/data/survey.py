@@ -234,7 +234,7 @@ def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findin
     def find() -> dict[str, Any]:
         found = Findings()
         places = spread(len(source), sample)
-        work = _parallel(places, lambda place: _glance_at(source, place))
+        work = in_parallel(places, lambda place: _glance_at(source, place))
         for place, seen in told(
             zip(places, work, strict=True),
             lambda item: f"looking at {where}: {item[0] + 1} of {len(source)} images",
@@ -242,7 +242,7 @@ def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findin
             found.add(place, seen)
         return asdict(found)
 
-    return Findings(**_kept("images", source.digest, sample, find))
+    return Findings(**kept("images", source.digest, sample, find))
 
 
 def _glance_at(source: Source | Pairs, place: int) -> Glance | DataError:
@@ -317,7 +317,7 @@ def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
     def find() -> dict[str, Any]:
         found = MaskFindings()
         places = spread(len(pairs), sample)
-        work = _parallel(places, lambda place: _counts(pairs, place))
+        work = in_parallel(places, lambda place: _counts(pairs, place))
         for place, seen in told(
             zip(places, work, strict=True),
             lambda item: f"looking at masks: {item[0] + 1} of {len(pairs)}",
@@ -325,7 +325,7 @@ def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
             _add_mask(found, place, seen)
         return asdict(found)
 
-    return MaskFindings(**_kept("masks", pairs.digest, sample, find))
+    return MaskFindings(**kept("masks", pairs.digest, sample, find))
 
 
 _Counted = tuple[dict[int, int], bool] | DataError | None
@@ -422,7 +422,7 @@ def spread(count: int, sample: int | None) -> list[int]:
     return [place * count // sample for place in range(sample)]
 
 
-def _parallel(places: Sequence[int], work: Callable[[int], _Item]) -> Iterator[_Item]:
+def in_parallel(places: Sequence[int], work: Callable[[int], _Item]) -> Iterator[_Item]:
     """The work of each place, in order; decoders let go of Python's lock."""
     count = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
     with ThreadPoolExecutor(count, thread_name_prefix="survey") as pool:
@@ -430,7 +430,7 @@ def _parallel(places: Sequence[int], work: Callable[[int], _Item]) -> Iterator[_
             yield from pool.map(work, places[start : start + 256])
 
 
-def _kept(
+def kept(
     kind: str,
     digest: str,
     sample: int | None,

@@ -187,6 +187,8 @@ class StudyRecord(_StudyFields, total=False):
     launch: Launch
     action: str
     warm_command: list[str]
+    auto_spec: dict[str, Any]
+    """The spec of every trial but trial 0, where an auto recipe was made for the task."""
 
 
 def now() -> str:

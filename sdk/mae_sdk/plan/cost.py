@@ -92,10 +92,11 @@ def time_of(
         measured: what `measure` found.
     """
     step, kind, basis = _step(info, plan, measured)
+    steps = steps_of_a_trial(info, plan)
     parts = {name: float(value) for name, value in (plan.seconds.get("seconds") or {}).items()}
     if measured is not None and isinstance(measured.get("startup_seconds"), (int, float)):
         parts["start"] = float(measured["startup_seconds"])
-    if step is None and (plan.steps_per_epoch or not parts):
+    if step is None and (steps or not parts):
         unknown = "no such job has run there and the device is unknown; --measure times some steps"
         return {"basis": f"not known: {unknown}"}
 
@@ -103,11 +104,11 @@ def time_of(
     epochs = _epochs(info, plan)
     if step is not None:
         found["seconds_per_step"] = round(step, 5)
-        if plan.steps_per_epoch:
-            found["seconds_per_epoch"] = round(step * plan.steps_per_epoch, 2)
-        if not (plan.steps_per_epoch and epochs):
+        if steps:
+            found["seconds_per_epoch"] = round(step * steps, 2)
+        if not (steps and epochs):
             return {**found, "basis": basis}  # the data is not counted
-        parts["training"] = step * plan.steps_per_epoch * epochs
+        parts["training"] = step * steps * epochs
 
     total, low, high = _sum(parts, kind)
     found["parts"] = {name: round(value, 1) for name, value in parts.items()}
@@ -116,6 +117,22 @@ def time_of(
     if plan.study is not None and plan.study["options"].get("max_trials"):
         found |= _study(plan, parts, kind, epochs or 1)
     return {**found, "basis": basis}
+
+
+def steps_of_a_trial(info: Mapping[str, Any], plan: Plan) -> int | None:
+    """Optimizer steps per epoch of a run, or of those trials of a study that its search varies."""
+    from mae_sdk.automl.setup import keys_of
+
+    if plan.study is None or "auto_spec" not in plan.study:
+        return plan.steps_per_epoch
+    spec = plan.study["auto_spec"]
+    keys = keys_of(info, spec)
+    batch = get_dotted(spec, keys.get("batch", ""))
+    accumulate = int(get_dotted(spec, keys.get("accumulate", "")) or 1)
+    processes = int(plan.launch.get("processes") or 1) * plan.nodes
+    if not isinstance(batch, int) or plan.facts.images is None:
+        return None
+    return -(-plan.facts.images // (batch * processes * accumulate))
 
 
 def _step(
@@ -195,9 +212,9 @@ def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> di
 
 def _epochs(info: Mapping[str, Any], plan: Plan) -> int | None:
 
-    from mae_sdk.automl.setup import keys_of
+    from mae_sdk.automl.setup import keys_of, spec_of_trials
 
-    spec = plan.spec if plan.study is None else plan.study["spec"]  # whose trials may run shorter
+    spec = plan.spec if plan.study is None else spec_of_trials(plan.study)
     key = keys_of(info, spec).get("epochs")
     value = get_dotted(spec, key) if key else None
     return value if isinstance(value, int) else None

@@ -28,12 +28,16 @@ from mae_sdk.plan import cost, inferred_fields, inherit
 from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
 from mae_sdk.plan.data import VAL_FRACTION, Survey, locate
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
-from mae_sdk.plan.launch_record import launch_record, only_one_node
+from mae_sdk.plan.launch_record import launch_record, only_one_node, shape
 from mae_sdk.plan.layers import read_layers, take_signatures
 from mae_sdk.plan.plan import ParentRef, Plan
+from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
 from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
+
+RUNS_OF_A_TRIAL = 0.6
+"""Of a whole run, what a trial takes on average: the pruner ends most of them early."""
 
 
 def job_id_for(action: str, idempotency_key: str) -> str:
@@ -48,6 +52,7 @@ class Draft:
     Attributes:
         remote: count data behind URLs too, which fetches it into the cache.
         owned: dotted keys that name the job's own folder.
+        reasons: dotted key → the rule by which the auto recipe chose it.
         problems: what is wrong so far; all of it is raised together.
     """
 
@@ -65,6 +70,7 @@ class Draft:
     job_dir: Path = Path()
     owned: set[str] = field(default_factory=set)
     inferred: list[InferredField] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
     problems: list[MaeError] = field(default_factory=list)
 
     @property
@@ -147,8 +153,9 @@ def seal_request(draft: Draft) -> None:
 def read_request(draft: Draft) -> None:
     """The layers that the caller wrote."""
     request = draft.request
+    published = None if request.recipe == AUTO else request.recipe
     draft.layers, draft.secrets = read_layers(
-        draft.bundle, draft.action, request.spec, request.spec_overrides, request.recipe
+        draft.bundle, draft.action, request.spec, request.spec_overrides, published
     )
     if request.automl and not draft.decision.automl:
         names = ", ".join(sorted(request.automl))
@@ -255,6 +262,68 @@ def infer_fields(draft: Draft) -> None:
         draft.layers.optional |= inferred_fields.model_fields(draft.spec_params)
 
 
+def choose_open_fields(draft: Draft) -> None:
+    """The auto recipe: what the person left open, fitted to the data, the device and the budget.
+
+    Raises:
+        UsageError: another action than training; the budget is no time, too small, or acts nowhere.
+    """
+    request = draft.request
+    if request.recipe != AUTO:
+        if request.budget is not None and not draft.decision.automl:
+            raise UsageError(
+                "a budget is what the auto recipe and AutoML work to",
+                field="budget",
+                got=request.budget,
+                expected="--recipe auto beside it",
+            )
+        return
+    if draft.action != "train":
+        raise UsageError(
+            f"{draft.action} takes its settings from the model",
+            field="recipe",
+            got=AUTO,
+            expected="no recipe",
+        )
+    survey = survey_of(draft)
+    seconds = _budget(draft)
+    if seconds is not None and draft.decision.automl:
+        seconds /= trials_in_a_row(request.automl)
+    values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds)
+    if not _is_counted(survey.sources):
+        raise UsageError(
+            "the auto recipe looks at the images, and those behind a URL are not to be fetched",
+            field="recipe",
+            got=AUTO,
+            expected="a plan that counts them: without --no-count",
+        )
+    draft.layers.recipe = nested(values)
+
+
+def _is_counted(sources: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(seen.get("counted", True) for seen in sources.values())
+
+
+def trials_in_a_row(options: Mapping[str, Any]) -> float:
+    """Whole runs that a study's time is shared among: what its pruner spares, and what runs beside
+    each other, does not count."""
+    from mae_sdk.automl.options import parse
+
+    parsed = parse(options)
+    together = parsed.concurrency if isinstance(parsed.concurrency, int) else 1
+    return max(1.0, RUNS_OF_A_TRIAL * parsed.max_trials / together)
+
+
+def _budget(draft: Draft) -> float | None:
+    """The seconds of a run, or of a whole study."""
+    if draft.request.budget is None:
+        return None
+    processes = shape(
+        draft.bundle.info, draft.action, draft.layers.overrides, draft.resources
+    ).processes
+    return seconds_of(draft.request.budget, processes, draft.resources.gpus)
+
+
 STEPS: tuple[Callable[[Draft], None], ...] = (
     seal_request,
     ask_platform,
@@ -267,6 +336,7 @@ STEPS: tuple[Callable[[Draft], None], ...] = (
     take_over_settings,
     keep_own_folder,
     infer_fields,
+    choose_open_fields,
 )
 
 
@@ -277,15 +347,7 @@ def plan_of(draft: Draft) -> Plan:
         MaeError: as `make_plan`.
     """
     bundle, layers = draft.bundle, draft.layers
-    survey = Survey(
-        bundle,
-        draft.action,
-        layers.schema,
-        draft.resources,
-        draft.remote,
-        environment=draft.environment,
-    )
-    survey.classes = (draft.parent.checkpoint_meta or {}).get("classes") if draft.parent else None
+    survey = survey_of(draft)
     found = resolve(
         bundle,
         draft.action,
@@ -333,14 +395,32 @@ def plan_of(draft: Draft) -> Plan:
         )
     estimate(bundle, plan)
     if draft.decision.automl:
-        describe_study(bundle, plan, layers.schema)
+        describe_study(draft, plan, layers.schema, survey)
     warn_of_disk(plan, draft.job_dir)
     estimate_time(bundle, plan)
     return plan
 
 
+def survey_of(draft: Draft) -> Survey:
+    """A look at the draft's data and machine."""
+    known = (draft.parent.checkpoint_meta or {}).get("classes") if draft.parent else None
+    return Survey(
+        draft.bundle,
+        draft.action,
+        draft.layers.schema,
+        draft.resources,
+        draft.remote,
+        classes=known,
+        environment=draft.environment,
+    )
+
+
 def settle(draft: Draft, found: Resolution) -> None:
     """What a job changes in a merged spec."""
+    for key, rule in draft.reasons.items():
+        if found.provenance[key].kind is OriginKind.RECIPE:
+            found.provenance[key] = Origin(OriginKind.RECIPE, rule)
+
     # An action's own folder would put the results outside the job folder.
     for key in (f"{draft.action}.{name}" for name in draft.owned):
         if get_dotted(found.spec, key):
@@ -402,33 +482,58 @@ def _keep_seconds(plan: Plan, estimates: dict[str, Any]) -> None:
             plan.seconds[name] = estimates.pop(name)
 
 
-def describe_study(bundle: Bundle, plan: Plan, schema: Mapping[str, Any]) -> None:
-    """The study, and the disk that all its trials take."""
-    launch = plan.launch
+def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: Survey) -> None:
+    """The study, and the disk that all its trials take.
+
+    Trial 1 is the auto recipe, in a bundle that has one; a budget is that of the whole study.
+    """
+    bundle, launch = draft.bundle, plan.launch
+    options = dict(plan.request.automl)
+    seconds = _budget(draft)
+    if seconds is not None:
+        options.setdefault("timeout", seconds)
+    auto: dict[str, Any] = {}
+    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and _is_counted(plan.sources):
+        share = seconds and seconds / trials_in_a_row(options)
+        auto, _ = recommend(draft.bundle, draft.layers, survey, share)
     there = range(plan.resources.gpus or 0) if launch["device_count"] else []
     study = setup.describe(
         schema,
         plan.spec,
         plan.provenance,
-        dict(plan.request.automl),
+        options,
         info=bundle.info,
         devices=launch["devices"] or there,
         processes=launch["processes"],
+        auto=auto,
     )
     plan.study = study
     plan.notices += list(study["space"].get("notes") or [])
+    if "auto_spec" in study:
+        plan.notices.append(_auto_trial(auto))
     if not bundle.info.get("estimator"):
         return
 
     # A trial's spec is not quite the plan's: it may run shorter and keeps fewer checkpoints.
     function = entry_point(bundle.info["estimator"])
-    of_trial = dict(function(plan.action, study["spec"], plan.facts) or {})
+    facts = replace(plan.facts, steps_per_epoch=cost.steps_of_a_trial(bundle.info, plan))
+    of_trial = dict(function(plan.action, setup.spec_of_trials(study), facts) or {})
     _keep_seconds(plan, of_trial)
     disk = of_trial.get("disk_mb")
     if disk:
         trials = int(study["options"]["max_trials"])
         total = round(disk["total"] * trials, 1)
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
+
+
+def _auto_trial(auto: Mapping[str, Any]) -> str:
+    """What trial 1 is, with as many of its values as a line holds."""
+    shown = [f"{key.rpartition('.')[2]}={value}" for key, value in auto.items()]
+    few = ", ".join(shown[:12])
+    return (
+        f"trial 1 is the auto recipe ({few} …), and the search goes on around it; "
+        "--recipe auto makes it the spec, automl.auto_recipe=false leaves it out"
+    )
 
 
 def warn_of_disk(plan: Plan, job_dir: Path) -> None:

@@ -122,13 +122,15 @@ class Plan:
             return None
         from mae_sdk.automl import pruner
         from mae_sdk.automl.options import parse
+        from mae_sdk.automl.setup import spec_of_trials
 
         space = self.study["space"]
-        ranges = {parameter["name"]: _range_text(parameter) for parameter in space["knobs"]}
+        center = 1 if "auto_spec" in self.study else 0
+        ranges = {item["name"]: _range_text(item, center) for item in space["knobs"]}
         metric = ", ".join(
             f"{item['metric']} ({item['direction']})" for item in self.study["objectives"]
         )
-        epochs = get_dotted(self.study["spec"], self.study["keys"].get("epochs", ""))
+        epochs = get_dotted(spec_of_trials(self.study), self.study["keys"].get("epochs", ""))
         options, metrics = parse(self.study["options"]), len(self.study["objectives"])
         return {
             "metric": metric,
@@ -224,14 +226,15 @@ def _origin(origin: Origin) -> dict[str, Any]:
     return {"origin": str(origin.kind), **({"note": origin.note} if origin.note else {})}
 
 
-def _range_text(parameter: Mapping[str, Any]) -> str:
+def _range_text(parameter: Mapping[str, Any], center: int) -> str:
+    """The range of a parameter in words, with its value in the trial that it lies around."""
     if parameter.get("choices"):
         return "one of " + ", ".join(str(choice) for choice in parameter["choices"])
     scale = ", log" if parameter.get("log") else ""
     step = f", step {parameter['step']}" if parameter.get("step") else ""
     bound = "".join(f", {relation}" for relation in parameter.get("relations") or ())
     ends = f"{parameter['low']:g} … {parameter['high']:g}"
-    return f"{ends}{scale}{step}{bound} (trial 0: {parameter['default']})"
+    return f"{ends}{scale}{step}{bound} (trial {center}: {parameter['default']})"
 
 
 def secret_values(plan: Plan) -> list[str]:

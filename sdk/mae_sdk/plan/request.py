@@ -28,7 +28,8 @@ class Request:
         request: the person's own words, which may turn AutoML off.
         automl: AutoML options.
         spec_overrides: dotted or shorthand key → value.
-        recipe: a published preset.
+        recipe: a published preset, or ``auto``: what is open is fitted to data, device and budget.
+        budget: time of a run for the auto recipe: ``10m``, ``2h``, ``8gpuh``.
         env: environment of the job; never written.
         platform: where it runs.
         results_root: folder or URL of the job folders.
@@ -51,6 +52,7 @@ class Request:
     automl: Mapping[str, Any] = field(default_factory=dict, repr=False)
     spec_overrides: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
+    budget: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     platform: str = "local"
     results_root: str | None = None
@@ -100,6 +102,7 @@ _TEXTS = (
     "ptm",
     "request",
     "recipe",
+    "budget",
     "platform",
     "results_root",
     "idempotency_key",

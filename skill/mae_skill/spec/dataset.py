@@ -388,6 +388,7 @@ class DatasetSpec(SpecModel):
         "train.accum_grad_batches.",
         unit="images",
         popular=True,
+        search=search(4, 512, log=True),
         related=["train.accum_grad_batches", "train.num_gpus", "train.optim.lr_scaling"],
     )
     num_workers_per_gpu: int = spec_field(

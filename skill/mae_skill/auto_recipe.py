@@ -1,0 +1,497 @@
+"""``--recipe auto``: what a spec leaves open, chosen for the data, the device and a budget of time.
+
+One rule a value, in the order of `RULES`; each sees what the ones before it chose. Nothing is drawn
+and nothing is measured here: the same task gives the same spec. What a person, a parent job or
+pretrained weights settle is left alone.
+
+The rules for small pictures and small models come from `benchmarks/quality.py`; those for large
+ones from the papers that `references/recipes.md` lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mae_skill.archs import ARCHS, Arch, hw
+from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.errors import UsageError
+from mae_skill.estimate import estimate
+from mae_skill.rules.base import Facts
+
+CPU_SECONDS, GPU_SECONDS = 600.0, 8 * 3600.0
+"""The budget of a run where none is given: ten minutes without a GPU, else eight hours."""
+
+SMALL_SIDE = 64
+"""Pictures whose short side is at most this many pixels count as small."""
+
+FEW_IMAGES, MANY_IMAGES = 20_000, 200_000
+"""Below the first, mixing images teaches little in a short run; from the second on, nothing but
+the papers' strong augmentation keeps a large model from learning them by heart."""
+
+MIRRORED = 2.0
+"""Mean squared t of what a mirror changes, up to which pictures count as alike in the mirror: 1 is
+chance."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What pictures look like, from a sample. None: not known.
+
+    Attributes:
+        height, width: medians, in pixels.
+        grey: whether all three channels are alike.
+        mirror, flip: mean over pixels of the squared t statistic of a picture less its mirror image
+            (left and right, or upside down); 1 where the data know no side.
+        mean, std: of each channel, of pixels in 0 … 1.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    grey: bool | None = None
+    mirror: float | None = None
+    flip: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value, and the rule that it came from."""
+
+    key: str
+    value: Any
+    rule: str
+
+
+@dataclass
+class Task:
+    """A spec in the making.
+
+    Attributes:
+        spec: resolved without the recipe; chosen values are set in it.
+        settled: dotted keys that are not to be chosen.
+        facts: images, classes, device, cores, processes.
+        seconds: the budget of a run; None: the default of the device.
+        pace: how much longer a step takes than the estimate says, where it was measured.
+    """
+
+    spec: dict[str, Any]
+    settled: Collection[str]
+    facts: Facts
+    look: Look = field(default_factory=Look)
+    seconds: float | None = None
+    pace: float = 1.0
+    choices: list[Choice] = field(default_factory=list)
+
+    def __call__(self, key: str, default: Any = None) -> Any:
+        return get_dotted(self.spec, key, default)
+
+    def choose(self, key: str, value: Any, rule: str) -> None:
+        """Set a field, unless it is settled."""
+        if key in self.settled:
+            return
+        set_dotted(self.spec, key, value)
+        self.choices.append(Choice(key, value, rule))
+
+    @property
+    def pretrains(self) -> bool:
+        return bool(self("train.stage") == "pretrain")
+
+    @property
+    def segments(self) -> bool:
+        return not self.pretrains and self("model.task") == "segmentation"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether fine-tuning starts from a trained backbone."""
+        return bool(self("train.pretrained_model_path"))
+
+    @property
+    def on_cpu(self) -> bool:
+        return (self.facts.device or "cpu") == "cpu"
+
+    @property
+    def images(self) -> int:
+        return self.facts.images or 1000
+
+    @property
+    def side(self) -> int:
+        """The short side of the median picture, in pixels."""
+        return min(self.look.height or 224, self.look.width or 224)
+
+    @property
+    def small(self) -> bool:
+        return self.side <= SMALL_SIDE
+
+    @property
+    def arch(self) -> Arch:
+        return ARCHS[str(self("model.arch"))]
+
+
+def recommend(
+    spec: Mapping[str, Any],
+    settled: Collection[str],
+    facts: Facts,
+    look: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+    pace: float = 1.0,
+) -> list[Choice]:
+    """The values of a train spec that are still open, each with its rule.
+
+    Args:
+        spec: resolved as if there were no recipe.
+        settled: dotted keys that a person, a parent or the data gave.
+        look: the fields of `Look` that are known, as JSON types.
+        seconds: the budget of the run; None: `CPU_SECONDS` or `GPU_SECONDS`.
+        pace: measured time of a step over the estimated one.
+
+    Raises:
+        UsageError: the budget does not hold one epoch.
+    """
+    known = {name: value for name, value in (look or {}).items() if value is not None}
+    known |= {name: tuple(known[name]) for name in ("mean", "std") if name in known}
+    task = Task(deepcopy(dict(spec)), frozenset(settled), facts, Look(**known), seconds, pace)
+    for rule in RULES:
+        rule(task)
+    return task.choices
+
+
+def stage(task: Task) -> None:
+    """Labelled images beside a trained backbone are there to fine-tune it."""
+    if task.has_weights and (task.facts.classes or 0) > 1:
+        task.choose("train.stage", "finetune", "labelled images, and a trained backbone")
+
+
+def classes(task: Task) -> None:
+    """As many classes as the data have."""
+    if not task.pretrains and not task.segments and task.facts.classes:
+        task.choose("model.num_classes", task.facts.classes, "the classes of the training data")
+
+
+def architecture(task: Task) -> None:
+    """A ViT that the data and the device can fill."""
+    if "model.arch" in task.settled:
+        return
+    if task.on_cpu:
+        reason = "the smallest ViT: the most images per minute on a CPU"
+        task.choose("model.arch", "vit_tiny_patch16", reason)
+        return
+    for images, name in ((50_000, "vit_small_patch16"), (5_000_000, "vit_base_patch16")):
+        if task.images < images:
+            task.choose("model.arch", name, f"below {images:,} images")
+            return
+    task.choose("model.arch", "vit_large_patch16", "5,000,000 images and more")
+
+
+def width(task: Task) -> None:
+    """On a CPU a narrower, shallower ViT sees the data more often in the same time."""
+    lean = {"model.embed_dim": 128, "model.depth": 6, "model.num_heads": 4}
+    mine = {"model.arch", *lean}
+    if not task.on_cpu or mine & set(task.settled) or task.has_weights or task.segments:
+        return
+    for key, value in lean.items():
+        task.choose(key, value, "a lean ViT for a CPU: more epochs in the same time")
+
+
+def patch_and_size(task: Task) -> None:
+    """Seven to fourteen tokens a side: the input as large as the pictures, the patch to match."""
+    size_key, patch_key = "dataset.augmentation.input_size", "model.patch_size"
+    if task.has_weights and patch_key not in task.settled and size_key not in task.settled:
+        return  # the weights' own: 224 pixels in the published ones
+    family, side = task.arch.family, task.side
+    if size_key in task.settled:
+        side = min(hw(task(size_key)))
+
+    if task.segments:
+        side = min(side, 256 if task.on_cpu else 512)
+    else:
+        side = min(side, 128 if task.on_cpu else 224)
+    if family == "vit":
+        tokens = 8 if task.on_cpu and not task.segments else 14
+        patch = next(p for p in (16, 14, 12, 8, 7, 6, 4, 2) if p * tokens <= max(side + p - 1, 28))
+        if side <= 40:
+            patch = 4 if task.on_cpu or side > 32 else 2
+        if task.arch.patch == 14 and patch >= 14:
+            patch = 14
+        unit = patch
+    else:
+        patch = 1 if side <= 40 else 2 if side <= 96 else 4
+        unit = 8 * patch
+    rule = f"pictures of some {task.side} pixels, as tokens of {patch}"
+    if patch != task.arch.patch or patch_key in task.settled:
+        if size_key in task.settled and side % unit:
+            return
+        task.choose(patch_key, patch, rule)
+    unit = unit if task(patch_key) in (None, patch) else int(task(patch_key))
+    task.choose(size_key, max(unit, round(side / unit) * unit), rule)
+
+
+def decoder(task: Task) -> None:
+    """A decoder in proportion to the encoder: a small one is enough where the encoder is small."""
+    if not task.pretrains:
+        return
+    width = int(task("model.embed_dim") or task.arch.dims[0])
+    if task.arch.family == "convnextv2":
+        task.choose("model.decoder_depth", 1, "the FCMAE paper")
+        task.choose(
+            "model.decoder_embed_dim", 512 if width >= 96 else 256, "as wide as its paper's"
+        )
+        return
+    if task.arch.family == "hiera":
+        width *= 2
+    depth, dim = (2, 96) if width <= 128 else (2, 128) if width <= 192 else (4, 256)
+    if width >= 768:
+        depth, dim = 8, 512
+    rule = f"for an encoder of width {width}"
+    task.choose("model.decoder_depth", depth, rule)
+    task.choose("model.decoder_embed_dim", dim, rule)
+    task.choose("model.decoder_num_heads", max(1, dim // 32), "32 channels a head")
+
+
+def masking(task: Task) -> None:
+    """The family's paper; a little less where a picture has few units to hide."""
+    if not task.pretrains:
+        return
+    ratio = task.arch.paper_mask_ratio
+    task.choose("train.mask_ratio", ratio, f"the paper of {task.arch.title}")
+
+
+def normalization(task: Task) -> None:
+    """Mean and deviation of the data's own pixels; those of ImageNet beside published weights."""
+    if task.has_weights:
+        return
+    if task.look.mean is not None and task.look.std is not None:
+        rule = "measured on the training images"
+        task.choose("dataset.augmentation.mean", list(task.look.mean), rule)
+        task.choose("dataset.augmentation.std", [max(0.05, value) for value in task.look.std], rule)
+
+
+def mirrors(task: Task) -> None:
+    """A mirror image is another picture of the same kind, or it is not: the data tell."""
+    for key, seen, what in (
+        ("dataset.augmentation.hflip", task.look.mirror, "left and right"),
+        ("dataset.augmentation.vflip", task.look.flip, "top and bottom"),
+    ):
+        if seen is None:
+            continue
+        alike = seen <= MIRRORED
+        how = "alike" if alike else "not alike"
+        rule = f"{what} of the pictures are {how} (t² {seen:.1f}, 1 is chance)"
+        task.choose(key, 0.5 if alike else 0.0, rule)
+
+
+def geometry(task: Task) -> None:
+    """Crops for photographs; for small and for grey pictures small affine changes instead."""
+    name = "dataset.augmentation."
+    if task.segments:
+        return
+    if task.small or task.look.grey:
+        rule = "small or grey pictures: turn, shear, scale and shift a little"
+        task.choose(f"{name}min_scale", 0.8, rule)
+        for key, value in (("rotation", 15.0), ("shear", 10.0), ("zoom", 0.15), ("shift", 0.1)):
+            task.choose(f"{name}{key}", value, rule)
+    else:
+        share = 0.2 if task.pretrains else 0.35 if task.images < MANY_IMAGES else 0.08
+        paper = "the MAE paper" if task.pretrains else "by the number of images"
+        task.choose(f"{name}min_scale", share, paper)
+    task.choose(f"{name}max_scale", 1.0, "a crop lies inside the picture")
+    task.choose(f"{name}interpolation", "bicubic", "the MAE paper")
+    task.choose(f"{name}center_crop", 1.0 if task.small else 0.875, "small pictures are used whole")
+
+
+def regularization(task: Task) -> None:
+    """Mixing, policies and dropped paths, where there are images and epochs enough for them."""
+    if task.pretrains:
+        return
+    name, many = "dataset.augmentation.", task.images >= FEW_IMAGES
+    large = int(task("model.embed_dim") or task.arch.feature_dim) >= 768
+    task.choose("model.drop_path_rate", 0.1 if large else 0.0, "0.1 from a width of 768 on")
+    if task.segments:
+        return
+    rule = f"{'from' if many else 'below'} {FEW_IMAGES:,} images"
+    task.choose(f"{name}mixup", 0.8 if many else 0.0, rule)
+    task.choose(f"{name}cutmix", 1.0 if many else 0.0, rule)
+    policy = "rand-m9-mstd0.5-inc1" if many else "rand-m6-mstd0.5-inc1"
+    plain = task.small or task.look.grey
+    task.choose(f"{name}auto_aug", None if plain else policy, "photographs take a policy")
+    task.choose(f"{name}smoothing", 0.1, "the MAE paper")
+
+
+def batch(task: Task) -> None:
+    """Some thirty steps an epoch, within what the device computes at once."""
+    if task.pretrains:
+        low, high, steps = (32, 128, 30) if task.on_cpu else (64, 512, 60)
+    else:
+        low, high, steps = (8, 64, 10) if task.on_cpu else (16, 128, 30)
+    if task.segments:
+        low, high = (2, 8) if task.on_cpu else (4, 16)
+    processes = max(1, task.facts.processes or 1)
+    wanted = max(1, task.images // (steps * processes))
+    value = min(high, max(low, 2 ** round(math.log2(wanted))))
+    task.choose("dataset.batch_size", value, f"some {steps} steps an epoch")
+
+
+def optimizer(task: Task) -> None:
+    """AdamW at a rate that follows the root of the batch; the head and the backbone alike."""
+    size = int(task("dataset.batch_size")) * max(1, task.facts.processes or 1)
+    width = int(task("model.embed_dim") or task.arch.feature_dim)
+    if task.pretrains:
+        base = 1e-3 if width <= 384 else 6e-4
+        rate = base * math.sqrt(size / 128)
+    else:
+        base = 1e-3 if width <= 384 else 5e-4
+        rate = base * math.sqrt(size / 64)
+    if task.segments:
+        rate = 3e-4
+    rate = float(f"{rate:.2g}")
+    task.choose("train.optim.lr", rate, f"{base:g}, by the root of the batch")
+    task.choose("train.optim.lr_scaling", "none", "the rate is that of this batch")
+    task.choose("train.optim.weight_decay", 0.05, "the MAE paper")
+    task.choose("train.optim.beta2", 0.95 if task.pretrains else 0.999, "the MAE paper")
+    if task.has_weights:
+        task.choose("train.optim.backbone_multiplier", 1.0, "layer decay is enough")
+        task.choose("train.optim.layer_decay", 0.8, "short fine-tuning")
+
+
+def machine(task: Task) -> None:
+    """Arithmetic and loader processes that suit the device."""
+    if not task.on_cpu:
+        task.choose("train.precision", "bf16", "a GPU computes it at twice the speed and more")
+    cores = task.facts.cores or 1
+    few = task.images < 2000
+    workers = 0 if task.on_cpu and few else min(1 if task.on_cpu else 8, cores)
+    task.choose("dataset.num_workers_per_gpu", workers, "by images, device and cores")
+
+
+def validation(task: Task) -> None:
+    """Something to choose the best epoch by."""
+    labelled = not task.pretrains and not task("dataset.val_data_sources")
+    if labelled and task.images >= 100:
+        rule = "no validation data: a tenth is held out to choose the best epoch"
+        task.choose("dataset.val_fraction", 0.1, rule)
+
+
+def duration(task: Task) -> None:
+    """As many epochs as the budget holds, and no more than the data repay.
+
+    Raises:
+        UsageError: the budget does not hold one epoch.
+    """
+    key = "train.num_epochs"
+    most = _most_epochs(task)
+    seconds = task.seconds or (CPU_SECONDS if task.on_cpu else GPU_SECONDS)
+    said = "the default budget" if task.seconds is None else "the budget"
+    found = _seconds_of(task)
+    if found is None:
+        task.choose(key, min(most, 100), "the time of a step is not known here")
+        return
+
+    per_epoch, beside = found
+    fits = int((seconds - beside) / per_epoch)
+    if fits < 1 and task.seconds is not None and key not in task.settled:
+        raise UsageError(
+            "the budget does not hold one epoch",
+            field="budget",
+            got=f"{seconds:g} s",
+            expected=f"at least {math.ceil(per_epoch + beside)} s for these images and this model",
+            hint="give more time, fewer images, or a smaller model or input",
+        )
+    value = max(1, min(most, fits))
+    why = f"{said} of {_span(seconds)}" if fits < most else "more would repay little"
+    task.choose(key, _round_number(value), f"{why}; an epoch takes some {_span(per_epoch)}")
+
+
+def _most_epochs(task: Task) -> int:
+    """Where more epochs were not worth their time: by the number of images."""
+    if task.pretrains:
+        return 1600 if task.images >= FEW_IMAGES else 800
+    if task.images < 1000:
+        return 100 if task.has_weights else 200
+    return 100 if task.has_weights else 300
+
+
+def _seconds_of(task: Task) -> tuple[float, float] | None:
+    """Seconds of an epoch, and of a run beside its epochs."""
+    task_facts = task.facts
+    effective = int(task("dataset.batch_size")) * max(1, task_facts.processes or 1)
+    effective *= int(task("train.accum_grad_batches", 1) or 1)
+    steps = -(-task.images // effective)
+    trial = deepcopy(task.spec)
+    set_dotted(trial, "train.num_epochs", 10)
+    set_dotted(trial, "train.checkpoint_interval", 10)
+    set_dotted(trial, "train.validation_interval", 10)
+    found = estimate("train", trial, replace(task_facts, steps_per_epoch=steps))
+    if "seconds_per_step" not in found:
+        return None
+    per_epoch = float(found["seconds_per_step"]) * task.pace * steps
+    beside = sum(float(value) for value in found["seconds"].values())
+    return per_epoch, beside
+
+
+def schedule(task: Task) -> None:
+    """Warm-up over a tenth, then half a cosine to nothing."""
+    epochs = int(task("train.num_epochs"))
+    task.choose("train.optim.lr_scheduler", "cosine", "falls to 0 by the end of the run")
+    warm = min(40 if task.pretrains else 20, max(1 if epochs > 2 else 0, round(epochs / 10)))
+    task.choose("train.optim.warmup_epochs", warm, "a tenth of the epochs")
+    task.choose("train.optim.min_lr", 0.0, "falls to 0 by the end of the run")
+
+
+def averaging(task: Task) -> None:
+    """A moving average of the weights, over some two percent of the steps."""
+    steps = int(task("train.num_epochs")) * -(-task.images // int(task("dataset.batch_size")))
+    if not task.pretrains and steps >= 20_000:
+        task.choose("train.ema_decay", 0.9999 if steps >= 200_000 else 0.999, "a long run")
+
+
+def intervals(task: Task) -> None:
+    """Some ten validations and a few checkpoints a run."""
+    every = max(1, round(int(task("train.num_epochs")) / 10))
+    rule = "some ten times a run"
+    task.choose("train.validation_interval", every, rule)
+    task.choose("train.checkpoint_interval", every, rule)
+    task.choose("train.keep_checkpoints", 2, "the newest two and the best")
+
+
+def _round_number(value: int) -> int:
+    """Two leading digits, so that a little noise in the time of a step changes nothing."""
+    if value < 20:
+        return value
+    scale = 10 ** (len(str(value)) - 2)
+    step = 5 * scale if value >= 50 * scale else 2 * scale
+    return int(value // step * step)
+
+
+def _span(seconds: float) -> str:
+    """Seconds in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+RULES: tuple[Callable[[Task], None], ...] = (
+    stage,
+    classes,
+    architecture,
+    width,
+    patch_and_size,
+    decoder,
+    masking,
+    normalization,
+    mirrors,
+    geometry,
+    regularization,
+    batch,
+    optimizer,
+    machine,
+    validation,
+    duration,
+    schedule,
+    averaging,
+    intervals,
+)

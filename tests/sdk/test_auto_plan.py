@@ -1,0 +1,141 @@
+"""Plans under the auto recipe, and studies that try it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Plan, Skill
+from mae_sdk.cli.main import main
+from mae_skill.errors import MaeError, UsageError
+
+from tests.support.images import write_imagefolder
+
+FINETUNE = {"train.stage": "finetune"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("digits")
+    return Path(write_imagefolder(root, classes=4, per_class=30, size=28))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    return Path(write_imagefolder(root, classes=2, per_class=20, size=96, kind="photos"))
+
+
+def plan(data: Path, **options: Any) -> Plan:
+    given = {"recipe": "auto", "automl_policy": "off", **options}
+    return Skill().plan("train", train_datasets=str(data), **given)
+
+
+def test_every_chosen_value_carries_its_rule(digits: Path) -> None:
+    made = plan(digits, spec_overrides=FINETUNE)
+
+    chosen = {key: str(origin) for key, origin in made.provenance.items() if origin.note}
+    assert "pictures of some 28 pixels" in chosen["model.patch_size"]
+    assert made.spec["model"]["patch_size"] == 4
+    assert made.spec["model"]["num_classes"] == 4
+    assert made.spec["dataset"]["augmentation"]["hflip"] == 0.0  # digits know left from right
+
+
+def test_what_a_person_names_wins(digits: Path) -> None:
+    made = plan(digits, spec_overrides={**FINETUNE, "num_epochs": 7, "arch": "hiera_tiny_224"})
+
+    assert made.spec["train"]["num_epochs"] == 7
+    assert made.spec["model"]["arch"] == "hiera_tiny_224"
+    assert made.spec["model"]["patch_size"] == 1
+
+
+def test_mean_and_deviation_are_measured(digits: Path, photos: Path) -> None:
+    dark = plan(digits).spec["dataset"]["augmentation"]["mean"]
+    light = plan(photos).spec["dataset"]["augmentation"]["mean"]
+
+    assert max(dark) < 0.25 < min(light)
+
+
+def test_a_plan_keeps_to_its_budget(digits: Path) -> None:
+    short, long = (plan(digits, budget=budget) for budget in ("20s", "5m"))
+
+    assert short.spec["train"]["num_epochs"] < long.spec["train"]["num_epochs"]
+    assert short.estimates["time"]["seconds_total"] <= 25
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "message"),
+    [
+        ({"budget": "soon"}, "budget", "not a time"),
+        ({"budget": "0m"}, "budget", "not a time"),
+        ({"budget": "2gpuh"}, "budget", "GPU"),
+        ({"budget": "1s"}, "budget", "one epoch"),
+        ({"recipe": None, "budget": "1h"}, "budget", "auto recipe"),
+        ({"recipe": "automatic"}, "recipe", "no such recipe"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    digits: Path, options: dict[str, Any], field: str, message: str
+) -> None:
+    with pytest.raises(MaeError, match=message) as caught:
+        plan(digits, **options)
+
+    assert caught.value.field == field
+
+
+def test_other_actions_take_their_settings_from_the_model(digits: Path) -> None:
+    with pytest.raises(UsageError, match="from the model"):
+        Skill().plan("evaluate", eval_dataset=str(digits), recipe="auto")
+
+
+def test_trial_1_of_a_study_is_the_auto_recipe_and_the_search_goes_around_it(digits: Path) -> None:
+    made = plan(
+        digits, recipe=None, automl_policy="on", spec_overrides={**FINETUNE, "num_classes": 4}
+    )
+
+    study = made.study
+    assert study is not None
+    assert study["spec"]["dataset"]["batch_size"] == 3  # as given: the documented defaults
+    auto = study["auto_spec"]
+    assert auto["model"]["patch_size"] == 4
+    rate = next(item for item in study["space"]["knobs"] if item["name"] == "train.optim.lr")
+    assert rate["low"] < auto["train"]["optim"]["lr"] < rate["high"]
+    assert rate["high"] / rate["low"] <= 25.1
+    assert {"dataset.batch_size", "dataset.augmentation.rotation"} <= set(made.automl["knobs"])  # type: ignore[index]
+    assert any("trial 1 is the auto recipe" in notice for notice in made.notices)
+
+
+def test_a_study_can_leave_the_auto_recipe_out(digits: Path) -> None:
+    options = {"recipe": None, "automl_policy": "on", "automl": {"auto_recipe": False}}
+    made = plan(digits, spec_overrides={**FINETUNE, "num_classes": 4}, **options)
+
+    assert made.study is not None and "auto_spec" not in made.study
+
+
+def test_a_loss_of_reconstruction_does_not_compare_across_recipes(digits: Path) -> None:
+    made = plan(digits, recipe=None, automl_policy="on")
+
+    assert made.study is not None and "auto_spec" not in made.study
+    assert any("does not compare" in notice for notice in made.notices)
+
+
+def test_a_budget_is_shared_among_the_trials(digits: Path) -> None:
+    options = {"recipe": None, "automl_policy": "on", "automl": {"max_trials": 4}}
+    made = plan(digits, budget="4m", spec_overrides={**FINETUNE, "num_classes": 4}, **options)
+
+    assert made.study is not None
+    assert made.study["options"]["timeout"] == 240.0
+    assert made.estimates["time"]["seconds_study"] <= 300
+
+
+def test_get_spec_writes_the_auto_recipe(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--recipe", "auto", "--train-datasets", str(digits), "stage=finetune", "--json"]
+
+    with pytest.raises(SystemExit) as left:
+        main(["get-spec", "train", *asked])
+    assert not left.value.code
+
+    written = json.loads(capsys.readouterr().out)
+    assert written["model"]["patch_size"] == 4 and written["results_dir"] is None
