@@ -9,7 +9,7 @@ to its name.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from mae_sdk.files import atomic_folder, temporary_folder
@@ -32,6 +32,7 @@ from mae_runners.deploy.eval_images import calibration_batches, gate_images
 from mae_runners.deploy.precision import convert
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
 from mae_runners.models import build_from_config, load_pretrained
+from mae_runners.models.base import Backboned
 from mae_runners.models.checkpoint import CheckpointMeta, digest
 from mae_runners.models.pretrained import load_described
 
@@ -53,7 +54,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     in_folder = section.format in FOLDERS
     module = (
-        hub_folder.reference(section.format, model)
+        hub_folder.reference(section.format, cast(Backboned, model))
         if in_folder
         else onnx_format.deployable(model, meta).to(trace_device(section))
     )
@@ -68,7 +69,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         path = draft / (target.name if section.format != "triton" else "model.onnx")
         if in_folder:
             calibration = None
-            hub_folder.write(section, model, meta, path)
+            hub_folder.write(section, cast(Backboned, model), meta, path)
             outputs = hub_folder.outputs(section.format, path, images)
         else:
             calibration = write(module, meta, spec, path)

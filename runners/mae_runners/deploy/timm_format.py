@@ -138,7 +138,7 @@ def outputs(folder: Path, images: Tensor) -> Tensor:
     """What timm answers from the folder, in the shape of `reference`'s outputs."""
     import timm
 
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
         if model.num_classes:
             logits: Tensor = model(images)

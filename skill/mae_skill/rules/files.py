@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import class_names
-from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
+from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
