@@ -184,130 +184,87 @@ _MIX = (0.8, 1.0, 0.1)
 _TOKENS = (8, 512)
 
 
-def _all() -> list[Recipe]:
-    rows = []
+def _pretraining() -> list[Recipe]:
+    rows: list[Recipe] = []
+
+    def add(name: str, paper: str, text: str, settings: dict[str, Any]) -> None:
+        rows.append(Recipe(f"{name}_pretrain", "pretrain", paper, text, settings, 4096))
+
     for size, arch in (
         ("base", "vit_base_patch16"),
         ("large", "vit_large_patch16"),
         ("huge", "vit_huge_patch14"),
     ):
         settings = _pretrain(arch, lr=1.5e-4, mask=0.75, epochs=800, decoder=_TOKENS)
-        rows.append(
-            Recipe(
-                f"mae_vit_{size}_pretrain",
-                "pretrain",
-                MAE,
-                f"MAE ViT-{size[0].upper()}: batch 4096, 800 epochs, mask 0.75",
-                settings,
-                4096,
-            )
-        )
+        text = f"MAE ViT-{size[0].upper()}: batch 4096, 800 epochs, mask 0.75"
+        add(f"mae_vit_{size}", MAE, text, settings)
+
     for size in ("atto", "tiny", "base"):
         settings = _pretrain(
             f"convnextv2_{size}", lr=1.5e-4, mask=0.6, epochs=1600, decoder=(1, 512)
         )
-        rows.append(
-            Recipe(
-                f"fcmae_{size}_pretrain",
-                "pretrain",
-                FCMAE,
-                f"FCMAE ConvNeXt V2 {size}: batch 4096, 1600 epochs, mask 0.6",
-                settings,
-                4096,
-            )
-        )
+        text = f"FCMAE ConvNeXt V2 {size}: batch 4096, 1600 epochs, mask 0.6"
+        add(f"fcmae_{size}", FCMAE, text, settings)
+
     for size in ("tiny", "base"):
         settings = _pretrain(
             f"hiera_{size}_224", lr=8e-4, mask=0.6, epochs=1600, decoder=_TOKENS, scaling="none"
         )
-        rows.append(
-            Recipe(
-                f"hiera_{size}_pretrain",
-                "pretrain",
-                HIERA,
-                f"Hiera {size}: rate 8e-4 at batch 4096, 1600 epochs, mask 0.6",
-                settings,
-                4096,
-            )
-        )
-    vit = ((100, 5, 5e-4, 0.65, 0.1), (50, 5, 1e-3, 0.75, 0.2), (50, 5, 1e-3, 0.75, 0.3))
-    top1 = {"base": 83.7, "large": 86.0, "huge": 86.9}
-    for (size, accuracy), (epochs, warmup, lr, decay, drop) in zip(top1.items(), vit, strict=True):
-        arch = f"vit_{size}_patch{14 if size == 'huge' else 16}"
+        text = f"Hiera {size}: rate 8e-4 at batch 4096, 1600 epochs, mask 0.6"
+        add(f"hiera_{size}", HIERA, text, settings)
+
+    return rows
+
+
+def _finetuning() -> list[Recipe]:
+    rows: list[Recipe] = []
+
+    def add(name: str, paper: str, text: str, settings: dict[str, Any]) -> None:
+        rows.append(Recipe(f"{name}_finetune", "finetune", paper, text, settings, 1024))
+
+    for size, patch, top1, epochs, lr, decay, drop in (
+        ("base", 16, 83.7, 100, 5e-4, 0.65, 0.1),
+        ("large", 16, 86.0, 50, 1e-3, 0.75, 0.2),
+        ("huge", 14, 86.9, 50, 1e-3, 0.75, 0.3),
+    ):
+        arch = f"vit_{size}_patch{patch}"
         settings = _finetune(
-            arch, epochs=epochs, warmup=warmup, lr=lr, decay=decay, wd=0.05, drop=drop, mix=_MIX
+            arch, epochs=epochs, warmup=5, lr=lr, decay=decay, wd=0.05, drop=drop, mix=_MIX
         )
-        text = f"ViT-{size[0].upper()}: batch 1024, {epochs} epochs; ImageNet-1k top-1 {accuracy}"
-        rows.append(Recipe(f"mae_vit_{size}_finetune", "finetune", MAE, text, settings, 1024))
-    convnext = {
-        "atto": (
-            76.7,
-            _finetune(
-                "convnextv2_atto",
-                epochs=600,
-                warmup=0,
-                lr=2e-4,
-                decay=0.9,
-                wd=0.3,
-                drop=0.1,
-                mix=(0.0, 0.0, 0.2),
-            ),
-        ),
-        "tiny": (
-            83.0,
-            _finetune(
-                "convnextv2_tiny",
-                epochs=300,
-                warmup=40,
-                lr=8e-4,
-                decay=0.9,
-                wd=0.05,
-                drop=0.2,
-                mix=_MIX,
-            ),
-        ),
-        "base": (
-            84.9,
-            _finetune(
-                "convnextv2_base",
-                epochs=100,
-                warmup=20,
-                lr=6.25e-4,
-                decay=0.6,
-                wd=0.05,
-                drop=0.1,
-                mix=_MIX,
-            ),
-        ),
-    }
-    for size, (accuracy, settings) in convnext.items():
+        text = f"ViT-{size[0].upper()}: batch 1024, {epochs} epochs; ImageNet-1k top-1 {top1}"
+        add(f"mae_vit_{size}", MAE, text, settings)
+
+    for size, top1, epochs, warmup, lr, decay, wd, drop, mix in (
+        ("atto", 76.7, 600, 0, 2e-4, 0.9, 0.3, 0.1, (0.0, 0.0, 0.2)),
+        ("tiny", 83.0, 300, 40, 8e-4, 0.9, 0.05, 0.2, _MIX),
+        ("base", 84.9, 100, 20, 6.25e-4, 0.6, 0.05, 0.1, _MIX),
+    ):
+        arch = f"convnextv2_{size}"
+        settings = _finetune(
+            arch, epochs=epochs, warmup=warmup, lr=lr, decay=decay, wd=wd, drop=drop, mix=mix
+        )
         settings["train.ema_decay"] = 0.9999  # the accuracies are those of the average
-        text = f"ConvNeXt V2 {size}: batch 1024, EMA 0.9999; ImageNet-1k top-1 {accuracy}"
-        rows.append(Recipe(f"fcmae_{size}_finetune", "finetune", FCMAE, text, settings, 1024))
+        text = f"ConvNeXt V2 {size}: batch 1024, EMA 0.9999; ImageNet-1k top-1 {top1}"
+        add(f"fcmae_{size}", FCMAE, text, settings)
+
     settings = _finetune(
         "hiera_base_224", epochs=100, warmup=5, lr=5e-4, decay=0.65, wd=0.05, drop=0.1, mix=_MIX
     )
     text = "Hiera base by the ViT-B row: its own training script was never published"
-    rows.append(
-        Recipe(
-            "hiera_base_finetune", "finetune", f"{HIERA}, settings of {MAE}", text, settings, 1024
-        )
-    )
+    add("hiera_base", f"{HIERA}, settings of {MAE}", text, settings)
+
+    return rows
+
+
+def _segmentation() -> list[Recipe]:
     text = (
         "UperNet on ViT-B, ADE20K at 512: batch 16, 100 epochs, "
         "rate of BEiT's published code; mIoU 48.1"
     )
-    rows.append(
-        Recipe(
-            "mae_vit_base_ade20k",
-            "finetune",
-            MAE,
-            text,
-            _segment("vit_base_patch16", channels=768),
-            16,
-        )
-    )
-    return rows
+    settings = _segment("vit_base_patch16", channels=768)
+    return [Recipe("mae_vit_base_ade20k", "finetune", MAE, text, settings, 16)]
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _all()}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*_pretraining(), *_finetuning(), *_segmentation())
+}

@@ -30,6 +30,7 @@ from mae_skill.errors import JobFailedError, MaeError
 from mae_sdk import files
 from mae_sdk.automl import results
 from mae_sdk.automl.objectives import Objective, best, better_so_far, epochs, reports
+from mae_sdk.automl.proposals import grid_size
 from mae_sdk.automl.setup import STUDY_NAME, spec_of_trials
 from mae_sdk.automl.shared_workers import Workers
 from mae_sdk.automl.space import SearchSpace
@@ -40,7 +41,6 @@ from mae_sdk.automl.study import (
     SILENT,
     controller_lock,
     counted,
-    grid_size,
     open_storage,
     open_study,
     require_optuna,
@@ -583,40 +583,11 @@ def control(job_dir: Path) -> int:
     objectives = [Objective(**item) for item in content["objectives"]]
     space = SearchSpace.from_dict(content["space"])
     status = StatusWriter(job_dir / "status.json")
-    told: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-
-    def stopped() -> str | None:
-        if (job_dir / records.CANCEL_NAME).exists():
-            return "canceled"
-        return "preempted" if told else None
+    stopped = _stop_requests(job_dir)
 
     with controller_lock(folder):
         files.remove_leftovers(job_dir.parent)  # trials whose making was cut short
-        storage = open_storage(folder, options.storage)
-        auto_spec = content.get("auto_spec")
-        epochs = get_dotted(spec_of_trials(content), content["keys"].get("epochs", ""))
-        study = open_study(
-            storage,
-            options.study or job_dir.name,
-            objectives,
-            space,
-            content["spec"],
-            options,
-            max_epochs=epochs if isinstance(epochs, int) else None,
-            auto_spec=auto_spec,
-        )
-        started = study.user_attrs.get("started")
-        if started is None:
-            started = time.time()
-            study.set_user_attr("started", started)
-        concurrency = int(content["concurrency"])
-        trials = Trials(job_dir, cast(StudyRecord, content), warm=options.warm)
+        study, started = _open(job_dir, content, objectives, space, options)
 
         def say(line: str) -> None:
             print(line, flush=True)
@@ -632,14 +603,14 @@ def control(job_dir: Path) -> int:
             content["spec"],
             objectives,
             options,
-            trials,
-            concurrency=concurrency,
+            Trials(job_dir, cast(StudyRecord, content), warm=options.warm),
+            concurrency=int(content["concurrency"]),
             keys=content["keys"],
-            started=float(started),
+            started=started,
             say=say,
             changed=changed,
             stopped=stopped,
-            auto_spec=auto_spec,
+            auto_spec=content.get("auto_spec"),
         )
         reason = loop.run()
         if reason == "preempted":
@@ -648,6 +619,7 @@ def control(job_dir: Path) -> int:
             loop.cancel()
             changed()
             return 6
+
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
         if note := summary.get("importance_note"):
             say(str(note))
@@ -655,6 +627,52 @@ def control(job_dir: Path) -> int:
         files.write_json(job_dir / "train" / "result.json", summary)
         warm.dismiss(folder)
     return 0
+
+
+def _stop_requests(job_dir: Path) -> Callable[[], str | None]:
+    """Notes SIGTERM and SIGINT from here on. What is returned tells whether a stop was asked for:
+    ``canceled``, ``preempted`` or None."""
+    signals: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+    def stopped() -> str | None:
+        if (job_dir / records.CANCEL_NAME).exists():
+            return "canceled"
+        return "preempted" if signals else None
+
+    return stopped
+
+
+def _open(
+    job_dir: Path,
+    content: Mapping[str, Any],
+    objectives: Sequence[Objective],
+    space: SearchSpace,
+    options: AutoMLOptions,
+) -> tuple[optuna.Study, float]:
+    """The study, and the moment when it was first started: a resumed one keeps its clock."""
+    storage = open_storage(job_dir / "automl", options.storage)
+    max_epochs = get_dotted(spec_of_trials(content), content["keys"].get("epochs", ""))
+    study = open_study(
+        storage,
+        options.study or job_dir.name,
+        objectives,
+        space,
+        content["spec"],
+        options,
+        max_epochs=max_epochs if isinstance(max_epochs, int) else None,
+        auto_spec=content.get("auto_spec"),
+    )
+    started = study.user_attrs.get("started")
+    if started is None:
+        started = time.time()
+        study.set_user_attr("started", started)
+    return study, float(started)
 
 
 if __name__ == "__main__":

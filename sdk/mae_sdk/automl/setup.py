@@ -105,7 +105,7 @@ def describe(
     ]
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
     if parsed.sampler == "grid":
-        from mae_sdk.automl.study import grid_size
+        from mae_sdk.automl.proposals import grid_size
 
         size = grid_size(space, parsed, auto_spec is not None)
         notes.append(

@@ -1,4 +1,4 @@
-"""The Optuna side of a study: storage, its repair, samplers that depend on (seed, trial number).
+"""The Optuna side of a study: storage, its repair, and which trials count.
 
 Optuna is imported inside functions only: a plan needs none of it.
 """
@@ -6,13 +6,8 @@ Optuna is imported inside functions only: a plan needs none of it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.util
-import itertools
 import json
-import math
 import os
-import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +19,7 @@ from mae_skill.errors import DependencyError, StorageError, UsageError
 from mae_sdk import files
 from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.pruner import make_pruner
-from mae_sdk.automl.space import Parameter, SearchSpace
+from mae_sdk.automl.space import SearchSpace
 
 if TYPE_CHECKING:
     import optuna
@@ -242,6 +237,8 @@ def open_study(
     """
     import optuna
 
+    from mae_sdk.automl.samplers import make_sampler
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = make_sampler(space, spec, options, len(objectives), auto_spec)
     pruner = make_pruner(options, len(objectives), max_epochs)
@@ -274,220 +271,6 @@ def open_study(
             warnings.simplefilter("ignore")  # metric names are marked experimental
             study.set_metric_names(names)
     return study
-
-
-def trial_seed(seed: int, number: int) -> int:
-    """The seed of one trial's proposals. A seeded sampler that is restarted would repeat itself."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
-
-
-def startup_trials(max_trials: int) -> int:
-    """Trials before TPE starts to model: an eighth of the budget, between 3 and 10.
-
-    Chosen by ``benchmarks/automl.py quality``.
-    """
-    return max(3, min(10, max_trials // 8))
-
-
-def _grid(space: SearchSpace, options: AutoMLOptions) -> list[dict[str, Any]]:
-    """Every combination of parameter values, in an order that is a function of the seed."""
-    axes: list[list[Any]] = [
-        _points(parameter, options.grid_points) for parameter in space.parameters
-    ]
-    names = [parameter.name for parameter in space.parameters]
-    if math.prod(len(axis) for axis in axes) > 100_000:
-        raise UsageError(
-            "the grid is too large",
-            field="automl.grid_points",
-            got=options.grid_points,
-            expected="at most 100,000 combinations",
-        )
-    points = [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
-    random.Random(trial_seed(options.seed, -1)).shuffle(points)
-    return points
-
-
-def _points(parameter: Parameter, count: int) -> list[Any]:
-    if parameter.kind == "categorical":
-        return list(parameter.choices)
-    assert parameter.low is not None and parameter.high is not None
-    shares = [i / (count - 1) for i in range(count)]
-    if parameter.log:
-        raw = [
-            math.exp(
-                math.log(parameter.low)
-                + share * (math.log(parameter.high) - math.log(parameter.low))
-            )
-            for share in shares
-        ]
-    else:
-        raw = [parameter.low + share * (parameter.high - parameter.low) for share in shares]
-    return list(dict.fromkeys(parameter.nearest(value) for value in raw))
-
-
-def grid_size(space: SearchSpace, options: AutoMLOptions, auto: bool = False) -> int | None:
-    """Trials of a grid search, trial 0 included; None under another sampler.
-
-    Args:
-        auto: whether trial 1 is the auto recipe.
-    """
-    return 1 + auto + len(_grid(space, options)) if options.sampler == "grid" else None
-
-
-def make_sampler(
-    space: SearchSpace,
-    spec: Mapping[str, Any],
-    options: AutoMLOptions,
-    metrics: int,
-    auto_spec: Mapping[str, Any] | None = None,
-) -> optuna.samplers.BaseSampler:
-    """A sampler whose proposals depend on (seed, trial number) and on the finished trials alone.
-
-    Trial 0 is the spec as given, trial 1 the auto recipe where there is one; then grid points are
-    taken in order, or the points of a sequence (qmc); options with weights are drawn by them until
-    TPE has a model.
-    """
-    from optuna import distributions, samplers
-    from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, TrialState
-
-    kind = options.sampler or ("nsga2" if metrics > 1 else "tpe")
-    needs = {"cmaes": "cmaes", "qmc": "scipy"}.get(kind)
-    if needs and importlib.util.find_spec(needs) is None:
-        raise DependencyError(
-            f"the sampler {kind} needs {needs}, which is not installed",
-            field="automl.sampler",
-            expected=needs,
-            hint="pip install 'mae-skill[train]'",
-        )
-    startup = startup_trials(options.max_trials)
-    dynamic = any(parameter.when or parameter.relations for parameter in space.parameters)
-    weighted = {parameter.name: parameter for parameter in space.parameters if parameter.weights}
-    first = [space.given(one)[0] for one in (spec, auto_spec) if one is not None]
-    grid = _grid(space, options) if kind == "grid" else []
-
-    def distribution_of(parameter: Parameter) -> BaseDistribution:
-        if parameter.kind == "categorical":
-            return distributions.CategoricalDistribution(parameter.choices)
-        assert parameter.low is not None and parameter.high is not None
-        if parameter.kind == "int":
-            return distributions.IntDistribution(
-                int(parameter.low), int(parameter.high), parameter.log, parameter.step or 1
-            )
-        return distributions.FloatDistribution(parameter.low, parameter.high, parameter.log)
-
-    class SobolSequence(samplers.QMCSampler):
-        """The point of a scrambled Sobol' sequence that belongs to a trial's number.
-
-        Optuna counts the points in the study instead, where a controller that is killed between
-        counting a point and using it loses the point.
-        """
-
-        def __init__(self, number: int) -> None:
-            random_sampler = samplers.RandomSampler(trial_seed(options.seed, number))
-            super().__init__(
-                scramble=True,
-                seed=options.seed,
-                independent_sampler=random_sampler,
-                warn_independent_sampling=False,
-            )
-            self._number = number
-
-        def infer_relative_search_space(
-            self, study: optuna.Study, trial: FrozenTrial
-        ) -> dict[str, BaseDistribution]:
-            drawn = [parameter for parameter in space.parameters if not parameter.weights]
-            return {parameter.name: distribution_of(parameter) for parameter in drawn}
-
-        def _find_sample_id(self, study: optuna.Study, search_space: Any) -> int:
-            return self._number - len(first)
-
-    def base(number: int) -> samplers.BaseSampler:
-        seed = trial_seed(options.seed, number)
-        if kind == "cmaes":
-            return samplers.CmaEsSampler(
-                seed=seed,
-                warn_independent_sampling=False,
-                independent_sampler=samplers.RandomSampler(seed),
-            )
-        if kind == "nsga2":
-            population = max(4, min(50, options.max_trials // 4))
-            return samplers.NSGAIISampler(population_size=population, seed=seed)
-        if kind in ("random", "grid"):
-            return samplers.RandomSampler(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `group` and QMCSampler are marked experimental
-            if kind == "qmc":
-                return SobolSequence(number)
-            return samplers.TPESampler(
-                seed=seed,
-                n_startup_trials=startup,
-                multivariate=True,
-                group=dynamic,
-                warn_independent_sampling=False,
-                constant_liar=True,
-            )
-
-    class Sampler(samplers.BaseSampler):
-        def __init__(self) -> None:
-            self._bases: dict[int, samplers.BaseSampler] = {}
-
-        def _for(self, number: int) -> samplers.BaseSampler:
-            if number not in self._bases:
-                self._bases = {number: base(number)}
-            return self._bases[number]
-
-        def _fixed(self, number: int) -> Mapping[str, Any]:
-            if number < len(first):
-                return first[number]
-            place = number - len(first)
-            return grid[place] if place < len(grid) else {}
-
-        def infer_relative_search_space(
-            self, study: optuna.Study, trial: FrozenTrial
-        ) -> dict[str, BaseDistribution]:
-            if self._fixed(trial.number):
-                return {}
-            return self._for(trial.number).infer_relative_search_space(study, trial)
-
-        def sample_relative(
-            self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-        ) -> dict[str, Any]:
-            if self._fixed(trial.number):
-                return {}
-            return self._for(trial.number).sample_relative(study, trial, search_space)
-
-        def sample_independent(
-            self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-        ) -> Any:
-            fixed = self._fixed(trial.number)
-            if name in fixed and distribution._contains(distribution.to_internal_repr(fixed[name])):
-                return fixed[name]
-            if name in weighted:
-                finished = study.get_trials(
-                    deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
-                )
-                if kind != "tpe" or len(finished) < startup:
-                    parameter = weighted[name]
-                    draw = random.Random(
-                        trial_seed(options.seed, trial.number) ^ trial_seed(0, len(name))
-                    )
-                    return draw.choices(parameter.choices, parameter.weights)[0]
-            return self._for(trial.number).sample_independent(study, trial, name, distribution)
-
-        def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-            self._for(trial.number).before_trial(study, trial)
-
-        def after_trial(
-            self,
-            study: optuna.Study,
-            trial: FrozenTrial,
-            state: TrialState,
-            values: Sequence[float] | None,
-        ) -> None:
-            self._for(trial.number).after_trial(study, trial, state, values)
-
-    return Sampler()
 
 
 def spent(study: optuna.Study) -> int:

@@ -180,9 +180,9 @@ def _sum(parts: Mapping[str, float], kind: str) -> tuple[float, float, float]:
 def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> dict[str, Any]:
     """``seconds_study``, its range, and ``seconds_study_at_most``: likely, if nothing is pruned."""
     from mae_sdk.automl.options import parse
+    from mae_sdk.automl.proposals import grid_size
     from mae_sdk.automl.pruner import shares_of_epochs
     from mae_sdk.automl.space import SearchSpace
-    from mae_sdk.automl.study import grid_size
 
     assert plan.study is not None
     options = parse(plan.study["options"])

@@ -295,13 +295,15 @@ def start_and_watch(
         OSError: the command cannot be started.
     """
     cluster = read_cluster(environment)
-    base = child_environment(environment, command)
-    world = cluster.nodes * nproc
-    base["MASTER_ADDR"] = cluster.master_addr or "127.0.0.1"
-    base["MASTER_PORT"] = str(cluster.master_port or _free_port())
-    base.update(
-        WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(nproc), NODE_RANK=str(cluster.node_rank)
-    )
+    base = {
+        **child_environment(environment, command),
+        "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
+        "MASTER_PORT": str(cluster.master_port or _free_port()),
+        "WORLD_SIZE": str(cluster.nodes * nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+        "NODE_RANK": str(cluster.node_rank),
+    }
+    first_rank = cluster.node_rank * nproc
 
     stop = [] if stop is None else stop
     die_with_parent = _die_with_parent()
@@ -316,7 +318,7 @@ def start_and_watch(
     with _signals(stop) as wake:
         try:
             for local_rank in range(nproc):
-                rank = cluster.node_rank * nproc + local_rank
+                rank = first_rank + local_rank
                 process = subprocess.Popen(
                     list(command),
                     env={**base, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
@@ -334,9 +336,7 @@ def start_and_watch(
 
             if started:
                 started(group)
-            outcome = _watch(
-                ranks, group, cluster.node_rank * nproc, sink, wake, stop, grace, tick, tick_seconds
-            )
+            outcome = _watch(ranks, group, first_rank, sink, wake, stop, grace, tick, tick_seconds)
         finally:
             _kill_group(group, signal.SIGKILL)
             for process in ranks:

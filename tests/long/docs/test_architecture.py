@@ -212,11 +212,11 @@ def test_a_sampler_proposes_and_is_planned(copy: Copy) -> None:
         "an AutoML sampler",
         {
             "sdk/mae_sdk/automl/options.py": {'"qmc", "grid", "nsga2"]\n': '"partial", '},
-            "sdk/mae_sdk/automl/study.py": {
-                '        if kind == "nsga2":\n': (
-                    '        if kind == "partial":\n'
-                    "            tpe = samplers.TPESampler(seed=seed)\n"
-                    "            return samplers.PartialFixedSampler({}, tpe)\n"
+            "sdk/mae_sdk/automl/samplers.py": {
+                '    if kind == "nsga2":\n': (
+                    '    if kind == "partial":\n'
+                    "        tpe = samplers.TPESampler(seed=seed)\n"
+                    "        return samplers.PartialFixedSampler({}, tpe)\n"
                 )
             },
         },
@@ -230,7 +230,7 @@ def test_a_sampler_proposes_and_is_planned(copy: Copy) -> None:
 import optuna
 from mae_sdk.automl.options import parse
 from mae_sdk.automl.space import Parameter, SearchSpace
-from mae_sdk.automl.study import make_sampler
+from mae_sdk.automl.samplers import make_sampler
 
 rate = Parameter(name="train.optim.lr", kind="float", low=1e-5, high=1e-3, log=True, default=1e-4)
 sampler = make_sampler(SearchSpace([rate], {}), {}, parse({"sampler": "partial"}), 1)
