@@ -253,7 +253,7 @@ def decoder(task: Task) -> None:
 
 
 def masking(task: Task) -> None:
-    """The family's paper; a little less where a picture has few units to hide."""
+    """The mask ratio of the family's paper."""
     if not task.pretrains:
         return
     ratio = task.arch.paper_mask_ratio
@@ -322,7 +322,7 @@ def regularization(task: Task) -> None:
 
 
 def batch(task: Task) -> None:
-    """Some thirty steps an epoch, within what the device computes at once."""
+    """Ten to sixty steps an epoch, within what the device computes at once."""
     if task.pretrains:
         low, high, steps = (32, 128, 30) if task.on_cpu else (64, 512, 60)
     else:
@@ -442,7 +442,7 @@ def schedule(task: Task) -> None:
 
 
 def averaging(task: Task) -> None:
-    """A moving average of the weights, over some two percent of the steps."""
+    """A moving average of the weights in long fine-tuning."""
     steps = int(task("train.num_epochs")) * -(-task.images // int(task("dataset.batch_size")))
     if not task.pretrains and steps >= 20_000:
         task.choose("train.ema_decay", 0.9999 if steps >= 200_000 else 0.999, "a long run")

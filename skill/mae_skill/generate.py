@@ -377,8 +377,20 @@ MEANINGS = {
 }
 
 
+_AUTO_TEXT = (
+    "`--recipe auto` (`mae plan`, `mae run`, `mae get-spec`, the SDK, MCP) fills in what you leave "
+    "open. It looks at the training images (number, classes, size, color, whether a mirror image "
+    "is a picture of the same kind), the device and the budget (`--budget 10m`, `2h`, `8gpuh`; "
+    "default: ten minutes without a GPU, else eight hours). What you name, what a parent job or "
+    "weights bring, stays. The plan says the rule beside every value, and the same task gives "
+    "the same spec."
+)
+_AUTO_PLAN = "mae plan train --recipe auto --budget 10m --train-datasets s3://bucket/data/train"
+
+
 def recipe_table() -> str:
     """The page of recipes."""
+    from mae_skill.auto_recipe import RULES
     from mae_skill.recipes import RECIPES
 
     lines = [
@@ -388,12 +400,32 @@ def recipe_table() -> str:
         "",
         "`mae get-spec train --recipe NAME` writes one; each states its paper.",
         "",
+        "## The auto recipe",
+        "",
+        _AUTO_TEXT,
+        "",
+        "```bash",
+        f"{_AUTO_PLAN} --automl-policy off",
+        "mae get-spec train --recipe auto --train-datasets /data/train stage=pretrain -o spec.yaml",
+        "```",
+        "",
+        "| rule | what it does |",
+        "|---|---|",
+        *(f"| {rule.__name__.replace('_', ' ')} | {_first_line(rule)} |" for rule in RULES),
+        "",
+        "## Published recipes",
+        "",
     ]
     lines += ["| recipe | what it is | paper |", "|---|---|---|"]
     lines += [
         f"| `{name}` | {recipe.description} | {recipe.paper} |" for name, recipe in RECIPES.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _first_line(rule: Any) -> str:
+    """The summary of a function's docstring on one line."""
+    return " ".join(str(rule.__doc__).split("\n\n")[0].split())
 
 
 def error_table() -> str:
