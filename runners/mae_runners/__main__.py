@@ -31,7 +31,7 @@ from mae_sdk.run.output import (
     is_closed,
     whole_streams,
 )
-from mae_skill.errors import MaeError, PreemptedError, StorageError, UsageError
+from mae_skill.errors import MaeError, PreemptedError, StorageError, UsageError, internal_error
 from mae_skill.resolve import Resolution, raise_all
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 PEER_SECONDS = 3.0
 """How long a rank that lost its peers waits for one of them to say why."""
+BUG = "internal error: this is a bug in mae; the log holds the traceback"
 CLAIMED = "MAE_RESULTS_CLAIMED"
 """Set for ranks whose starter holds the results folder."""
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
@@ -116,7 +117,7 @@ def act(argv: Sequence[str] | None, run: Run, held: contextlib.ExitStack) -> int
             return leave(first)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return fail(no_room(error, run), run)
-        if record_failure(run, internal_error(error)):
+        if record_failure(run, internal_error(error, BUG)):
             traceback.print_exc()
         return leave(1)
     finally:
@@ -403,20 +404,6 @@ def is_one_of_several() -> bool:
     """Whether this process is a rank beside others."""
     world = os.environ.get("WORLD_SIZE", "1")
     return "RANK" in os.environ and world.isdigit() and int(world) > 1
-
-
-def internal_error(error: Exception) -> dict[str, Any]:
-    """An unexpected exception in the form of `MaeError.to_dict`."""
-    return {
-        "code": "internal",
-        "message": f"{type(error).__name__}: {error}",
-        "field": None,
-        "got": None,
-        "expected": None,
-        "hint": "internal error: this is a bug in mae; the log holds the traceback",
-        "retryable": False,
-        "exit_code": 1,
-    }
 
 
 def record_failure(run: Run, error: dict[str, Any]) -> bool:

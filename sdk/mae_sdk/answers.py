@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae_skill import errors
 from mae_skill.spelling import valid_text
 
 if TYPE_CHECKING:
@@ -62,16 +63,8 @@ def system_error(error: Exception) -> MaeError | None:
 def internal_error(error: Exception) -> Document:
     """A bug in this program, in the form of `MaeError.to_dict`."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return {
-        "code": "internal",
-        "message": f"{type(error).__name__}: {error}",
-        "field": None,
-        "got": None,
-        "expected": None,
-        "hint": f"a bug in mae at {Path(frame.filename).name}:{frame.lineno}; please report it",
-        "retryable": False,
-        "exit_code": 1,
-    }
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    return errors.internal_error(error, f"a bug in mae at {place}; please report it")
 
 
 def plan(made: Plan, *, full: bool = True) -> Document:

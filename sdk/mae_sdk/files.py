@@ -7,6 +7,7 @@ that a reader never meets half a file and a failure leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import json
@@ -17,7 +18,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,18 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: the content holds NaN or infinity, which JSON lacks.
     """
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> Path:
+    """Replace a file whole with a table, in UTF-8; returns `path`."""
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
 
 
 def read_small(path: Path, limit: int = SMALL_BYTES) -> str:

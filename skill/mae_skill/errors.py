@@ -233,6 +233,20 @@ class PreemptedError(MaeError):
     default_retryable = True
 
 
+def internal_error(error: Exception, hint: str) -> dict[str, Any]:
+    """An exception that nobody foresaw, in the form of `MaeError.to_dict`."""
+    return {
+        "code": "internal",
+        "message": f"{type(error).__name__}: {error}",
+        "field": None,
+        "got": None,
+        "expected": None,
+        "hint": hint,
+        "retryable": False,
+        "exit_code": 1,
+    }
+
+
 def _without_secrets(value: Any) -> Any:
     """A copy in which no field that looks secret, and no user of a URL, is shown."""
     if isinstance(value, str):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from mae_skill.errors import JobFailedError
 
 from tests.support.images import make_tarball, write_imagefolder
 from tests.support.jobs import start, wait_until, write
+from tests.support.locks import held_by_another
 from tests.support.toy_bundle.make import write_bundle
 
 NO_FLOCK = """
@@ -45,23 +44,13 @@ def no_flock(
     monkeypatch.setattr(files.fcntl, "flock", flock)
 
 
-HOLDER = (
-    "import sys, time; from pathlib import Path; from mae_sdk import files\n"
-    "held = files.lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(100)"
-)
-
-
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with held_by_another(path):
         assert files.in_use(path)
         with pytest.raises(BlockingIOError), files.locked(path, wait=False):
             pass
-        holder.kill()
     with files.locked(path), pytest.raises(BlockingIOError):
         files.lock(path, wait=False)
     assert not files.in_use(path)

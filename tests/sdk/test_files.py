@@ -4,8 +4,6 @@ caches."""
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from mae_sdk.run.devices import CoreShare, Reservation
 from mae_sdk.storage import transfer
 
 from tests.support.images import make_tarball, write_imagefolder
+from tests.support.locks import held_by_another
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
@@ -79,18 +78,10 @@ def test_the_umask_says_who_may_read_a_file(
 
 def test_a_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "lock"
-    program = (
-        "import sys, time; from pathlib import Path; from mae_sdk import files\n"
-        "held = files.lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(100)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with held_by_another(path):
         assert files.in_use(path)
         with pytest.raises(BlockingIOError), files.locked(path, wait=False):
             pass
-        holder.kill()
     assert not files.in_use(path) and not files.in_use(tmp_path / "missing")
     with files.locked(path, wait=False), pytest.raises(BlockingIOError):
         files.lock(path, wait=False)

@@ -18,9 +18,9 @@ from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer
 from mae_skill.errors import JobFailedError, StorageError, UsageError
 
-from tests.support.callers import Caller
+from tests.support.callers import Caller, lose_the_machine
 from tests.support.jobs import wait_until
-from tests.support.s3 import MotoServer, environment
+from tests.support.s3 import MotoServer, environment, fresh_bucket
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,8 @@ def server() -> Iterator[MotoServer]:
 
 @pytest.fixture
 def root(server: MotoServer, request: pytest.FixtureRequest) -> Iterator[str]:
-    import fsspec
-
-    name = f"b{abs(hash(request.node.name)) % 10**8}"
-    with environment({**server.env, "MAE_SYNC_SECONDS": "0.2"}):
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
-        yield f"s3://{name}/results"
+    with fresh_bucket(server, request.node.name) as bucket:
+        yield f"{bucket}/results"
 
 
 @pytest.fixture
@@ -59,16 +55,6 @@ def test_a_local_job_that_was_written_and_not_started_is_started_by_the_same_key
     caller = Caller(tmp_path, str(tmp_path / "local"))
     caller.dies("written")
     assert caller.calls().wait(60).state == "COMPLETE"
-
-
-def lose_the_machine(root: str) -> str:
-    """The job's caller was on a machine that is gone; its id."""
-    (job_id,) = Root(root).ids()
-    url = f"{root}/{job_id}/job.json"
-    record = json.loads(transfer.read_bytes(url))
-    record["claimed"]["process"]["host"] = "another-machine"
-    transfer.write_bytes(url, json.dumps(record).encode())
-    return job_id
 
 
 def test_a_machine_that_is_lost_before_it_launched_is_waited_for_and_then_given_up(

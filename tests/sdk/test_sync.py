@@ -21,7 +21,7 @@ from mae_sdk.storage import transfer
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
 from tests.support.folders import add_checkpoints, job_folder
-from tests.support.s3 import MotoServer, environment
+from tests.support.s3 import MotoServer, fresh_bucket
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,8 @@ def server() -> Iterator[MotoServer]:
 @pytest.fixture
 def bucket(server: MotoServer, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty bucket of moto, which has conditional creation and lists at once."""
-    import fsspec
-
-    name = f"b{abs(hash(request.node.name)) % 10**8}"
-    with environment({**server.env, "MAE_SYNC_SECONDS": "0.2"}):
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
-        yield f"s3://{name}"
+    with fresh_bucket(server, request.node.name) as bucket:
+        yield bucket
 
 
 def wait_for(ready: Any, seconds: float = 15.0) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from mae_sdk import Skill
 from mae_sdk.job import Job
+from mae_sdk.jobs.root import Root
+from mae_sdk.storage import transfer
 
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
@@ -61,3 +63,13 @@ class Caller:
 
     def calls(self) -> Job:
         return Skill(self.bundle).create_job("train", **self.options)
+
+
+def lose_the_machine(root: str) -> str:
+    """The job's caller was on a machine that is gone; its id."""
+    (job_id,) = Root(root).ids()
+    url = f"{root}/{job_id}/job.json"
+    record = json.loads(transfer.read_bytes(url))
+    record["claimed"]["process"]["host"] = "another-machine"
+    transfer.write_bytes(url, json.dumps(record).encode())
+    return job_id

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,19 @@ def photographs() -> tuple[np.ndarray, ...]:
         np.ascontiguousarray(np.asarray(picture)[..., :3])
         for picture in (data.astronaut(), data.cat(), data.coffee(), data.rocket())
     )
+
+
+def named_photographs(names: Sequence[str]) -> tuple[Image.Image, ...]:
+    """Photographs of scikit-image by name, of scikit-learn by file name."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    found = [
+        load_sample_image(name) if name.endswith(".jpg") else getattr(data, name)()
+        for name in names
+    ]
+    first = [one[0] if isinstance(one, tuple) else one for one in found]  # of a stereo pair
+    return tuple(Image.fromarray(np.asarray(one)).convert("RGB") for one in first)
 
 
 def photo(index: int, width: int, height: int) -> Image.Image:

@@ -16,39 +16,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tests.support.images import digits
+from tests.support.images import digits, named_photographs
 
 #: group → the remainders, of a digit's number divided by 10, that are its own
 GROUPS = {"training": (3, 4, 5, 6, 7, 8, 9), "selection": (0,), "judged": (1, 2)}
 CONTRAST = 90.0  # least distance, in RGB, of the ink from the mean of what it covers
 
 
+PHOTOS = {
+    "training": (
+        *("astronaut", "coffee", "rocket", "hubble_deep_field", "grass", "gravel", "retina"),
+        *("immunohistochemistry", "stereo_motorcycle", "moon", "camera"),
+    ),
+    "selection": ("brick", "flower.jpg", "coins"),
+    "judged": ("cat", "china.jpg"),
+}
+
+
 @lru_cache(maxsize=3)
 def photographs(group: str) -> tuple[Image.Image, ...]:
-    from skimage import data
-    from sklearn.datasets import load_sample_image
-
-    if group == "training":
-        found = [
-            data.astronaut(),
-            data.coffee(),
-            data.rocket(),
-            data.hubble_deep_field(),
-            data.grass(),
-            data.gravel(),
-            data.retina(),
-        ]
-        found += [
-            data.immunohistochemistry(),
-            data.stereo_motorcycle()[0],
-            data.moon(),
-            data.camera(),
-        ]
-    elif group == "selection":
-        found = [data.brick(), load_sample_image("flower.jpg"), data.coins()]
-    else:
-        found = [data.cat(), load_sample_image("china.jpg")]
-    return tuple(Image.fromarray(np.asarray(picture)).convert("RGB") for picture in found)
+    """The photographs of a group."""
+    return named_photographs(PHOTOS[group])
 
 
 def inked(

@@ -79,6 +79,13 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max()) / scale
 
 
+def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """The same names, each tensor within the relative tolerance; names the worst."""
+    assert found.keys() == expected.keys()
+    worst = {name: relative(tensor, expected[name]) for name, tensor in found.items()}
+    assert max(worst.values()) < tolerance, max(worst, key=worst.__getitem__)
+
+
 def gradients(model: Any) -> dict[str, Tensor]:
     """Gradients of the parameters that have one."""
     return {

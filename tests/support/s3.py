@@ -36,7 +36,13 @@ class _Server:
         """What a client process needs."""
         return client_env(self.endpoint)
 
-    def _wait(self) -> None:
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _start(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -118,14 +124,8 @@ class S3Server(_Server):
             "--poll-interval",
             "0",
         ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._wait()
+        self._start(command)
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
 
 class MotoServer(_Server):
@@ -143,14 +143,8 @@ class MotoServer(_Server):
             "-p",
             str(self.port),
         ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._wait()
+        self._start(command)
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
 
 
 @contextmanager
@@ -166,3 +160,14 @@ def environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def fresh_bucket(server: MotoServer, name: str) -> Iterator[str]:
+    """The URL of an empty bucket, and the environment in which jobs write to it at once."""
+    import fsspec
+
+    bucket = f"b{abs(hash(name)) % 10**8}"
+    with environment({**server.env, "MAE_SYNC_SECONDS": "0.2"}):
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+        yield f"s3://{bucket}"

@@ -16,36 +16,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.support.images import digits
+from tests.support.images import digits, named_photographs
 
 CLASSES = ("background", *(f"digit {i}" for i in range(10)))
 SPLITS = ("training", "validation")
 
 
+PHOTOS = {
+    "training": ("astronaut", "coffee", "rocket", "hubble_deep_field", "grass", "gravel", "retina"),
+    "validation": ("cat", "china.jpg", "flower.jpg", "brick"),
+}
+
+
 @lru_cache(maxsize=2)
 def backgrounds(split: str) -> tuple[Image.Image, ...]:
     """The photographs of a split."""
-    from skimage import data
-    from sklearn.datasets import load_sample_image
-
-    if split == "training":
-        pictures = [
-            data.astronaut(),
-            data.coffee(),
-            data.rocket(),
-            data.hubble_deep_field(),
-            data.grass(),
-            data.gravel(),
-            data.retina(),
-        ]
-    else:
-        pictures = [
-            data.cat(),
-            load_sample_image("china.jpg"),
-            load_sample_image("flower.jpg"),
-            data.brick(),
-        ]
-    return tuple(Image.fromarray(np.asarray(picture)).convert("RGB") for picture in pictures)
+    return named_photographs(PHOTOS[split])
 
 
 def scene(

@@ -33,7 +33,7 @@ from mae_runners.deploy.precision import convert
 from mae_runners.deploy.torch_formats import SUFFIXES, save_torch
 from mae_runners.models import build_from_config, load_pretrained
 from mae_runners.models.base import Backboned
-from mae_runners.models.checkpoint import CheckpointMeta, digest
+from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.pretrained import load_described
 
 if TYPE_CHECKING:
@@ -157,25 +157,15 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
         )
     path = Path(section.checkpoint)
     model, saved, _ = load_described(path, context.encryption_key, spec, "export.checkpoint")
-    pretrain = saved.stage == "pretrain"
     traced = section.format not in FOLDERS
-    meta = ArtefactMeta(
-        arch=saved.arch,
-        stage=saved.stage,
-        input_size=list(saved.input_size),
-        mean=list(saved.mean),
-        std=list(saved.std),
-        output=(section.features if traced else "tokens") if pretrain else "logits",
-        classes=saved.classes,
-        num_classes=None if pretrain else saved.num_classes,
+    meta = ArtefactMeta.of_checkpoint(
+        saved,
+        path,
+        features=section.features if traced else "tokens",
         preprocessing=section.include_preprocessing and traced,
         precision=section.data_type,
         batch=section.batch_size if section.batch_size > 0 and traced else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
-        checkpoint_sha256=digest(path),
-        task=saved.task,
-        center_crop=saved.center_crop,
-        patch_size=saved.model.get("patch_size"),
     )
     check_agreement(spec, context.provenance, meta, "export.checkpoint")
     take_crop(spec, context.provenance, meta)

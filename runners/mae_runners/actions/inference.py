@@ -8,13 +8,12 @@ reconstructs. Preprocessing is evaluate's.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mae_sdk.files import atomic_file
+from mae_sdk.files import atomic_file, write_csv
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spelling import one_line
 from PIL import Image
@@ -95,33 +94,24 @@ def write_results(
     for place in range(2, values.shape[1] + 1):
         header += [f"label_{place}", f"probability_{place}"]
 
-    target = folder / "results.csv"
-    with (
-        atomic_file(target) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(header)
-        for path, value, index in zip(paths, values.tolist(), indices.tolist(), strict=True):
-            others = [
-                cell
-                for v, i in zip(value[1:], index[1:], strict=True)
-                for cell in (classes[i], f"{v:.6f}")
-            ]
-            writer.writerow([path, classes[index[0]], f"{value[0]:.6f}", index[0], *others])
-    return target
+    def row(path: str, value: list[float], index: list[int]) -> list[object]:
+        others = [
+            cell
+            for v, i in zip(value[1:], index[1:], strict=True)
+            for cell in (classes[i], f"{v:.6f}")
+        ]
+        return [path, classes[index[0]], f"{value[0]:.6f}", index[0], *others]
+
+    rows = map(row, paths, values.tolist(), indices.tolist())
+    return write_csv(folder / "results.csv", header, rows)
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:
     """``embeddings.npy`` float32 [N, D] (or [N, tokens, D]) and ``embeddings.csv`` (row, path)."""
-    array, index = folder / "embeddings.npy", folder / "embeddings.csv"
+    array = folder / "embeddings.npy"
     with atomic_file(array) as temporary, temporary.open("wb") as stream:
         np.save(stream, features.astype(np.float32))
-    with index.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.writer(table)
-        writer.writerow(["row", "path"])
-        writer.writerows(enumerate(paths))
-    return [array, index]
+    return [array, write_csv(folder / "embeddings.csv", ["row", "path"], enumerate(paths))]
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from mae_sdk.files import atomic_file
+from mae_sdk.files import write_csv
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spelling import one_line, spelled
 from PIL import Image
@@ -176,18 +175,12 @@ def write_results(
     for place in range(1, top + 1):
         header += ["class", "share"] if place == 1 else [f"class_{place}", f"share_{place}"]
 
-    target = folder / "results.csv"
-    with (
-        atomic_file(target) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(header)
-        for path, row in zip(paths, rows, strict=True):
-            files = [spelled(f"{kind}/{names[row.index]}.png") for kind in KINDS]
-            largest: list[str] = []
-            for i in np.argsort(row.shares)[::-1][:top]:
-                share = row.shares[i]
-                largest += (classes[i], f"{share:.6f}") if share else ("", "")
-            writer.writerow([path, row.width, row.height, *files, *largest])
-    return target
+    def cells(path: str, row: Row) -> list[object]:
+        files = [spelled(f"{kind}/{names[row.index]}.png") for kind in KINDS]
+        largest: list[str] = []
+        for i in np.argsort(row.shares)[::-1][:top]:
+            share = row.shares[i]
+            largest += (classes[i], f"{share:.6f}") if share else ("", "")
+        return [path, row.width, row.height, *files, *largest]
+
+    return write_csv(folder / "results.csv", header, map(cells, paths, rows))

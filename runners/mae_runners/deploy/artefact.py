@@ -22,6 +22,8 @@ from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
 from torch import Tensor
 
+from mae_runners.models.checkpoint import CheckpointMeta, digest
+
 PREFIX = "mae."
 INPUT_NAME = "images"
 FORMAT_VERSION = 1
@@ -80,6 +82,33 @@ class ArtefactMeta:
         return {
             PREFIX + name: json.dumps(value) for name, value in dataclasses.asdict(self).items()
         }
+
+    @classmethod
+    def of_checkpoint(
+        cls, saved: CheckpointMeta, path: Path, *, features: str, **more: Any
+    ) -> ArtefactMeta:
+        """The description of what is made of a checkpoint.
+
+        Args:
+            features: what a pretrained model gives: ``pooled`` or ``tokens``.
+            more: what the artefact says of itself beside that.
+        """
+        pretrain = saved.stage == "pretrain"
+        return cls(
+            arch=saved.arch,
+            stage=saved.stage,
+            input_size=list(saved.input_size),
+            mean=list(saved.mean),
+            std=list(saved.std),
+            output=features if pretrain else "logits",
+            classes=saved.classes,
+            num_classes=None if pretrain else saved.num_classes,
+            checkpoint_sha256=digest(path),
+            task=saved.task,
+            center_crop=saved.center_crop,
+            patch_size=saved.model.get("patch_size"),
+            **more,
+        )
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], path: Path) -> ArtefactMeta:

@@ -26,7 +26,6 @@ from mae_runners.deploy.artefact import (
 )
 from mae_runners.deploy.onnx import deployable, require, session_of
 from mae_runners.deploy.tensorrt import load_backend
-from mae_runners.models.checkpoint import digest
 from mae_runners.models.pretrained import load_described
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -225,21 +224,7 @@ def open_checkpoint(
     describes.
     """
     model, saved, decodes = load_described(path, key, spec, file_field)
-    pretrain = saved.stage == "pretrain"
-    meta = ArtefactMeta(
-        arch=saved.arch,
-        stage=saved.stage,
-        input_size=list(saved.input_size),
-        mean=list(saved.mean),
-        std=list(saved.std),
-        output="pooled" if pretrain else "logits",
-        classes=saved.classes,
-        num_classes=None if pretrain else saved.num_classes,
-        checkpoint_sha256=digest(path),
-        task=saved.task,
-        center_crop=saved.center_crop,
-        patch_size=saved.model.get("patch_size"),
-    )
+    meta = ArtefactMeta.of_checkpoint(saved, path, features="pooled")
     return TorchRuntime(deployable(model, meta), meta, device, model, decodes=decodes)
 
 

@@ -197,17 +197,10 @@ def build_engine(
     parser = trt.OnnxParser(network, listener)
     _parse(parser, model, engine_path.parent, PACKAGES[backend])
 
-    config = builder.create_builder_config()
-    if workspace_mb:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
-    detail = trt.ProfilingVerbosity
-    config.profiling_verbosity = detail.DETAILED if verbose else detail.LAYER_NAMES_ONLY
+    config = _config(trt, builder, workspace_mb, verbose, timing_cache)
     _set_targets(trt, config, chosen)
     if meta.batch <= 0:
         config.add_optimization_profile(_batch_range(builder, profile, meta))
-    if timing_cache is not None:
-        stored = timing_cache.read_bytes() if timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
 
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
@@ -231,6 +224,21 @@ def build_engine(
     }
     write_json(sidecar(engine_path), description)
     return description
+
+
+def _config(
+    trt: Any, builder: Any, workspace_mb: int, verbose: bool, timing_cache: Path | None
+) -> Any:
+    """How the library builds: scratch memory, what it notes of layers, measured kernels."""
+    config = builder.create_builder_config()
+    if workspace_mb:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    detail = trt.ProfilingVerbosity
+    config.profiling_verbosity = detail.DETAILED if verbose else detail.LAYER_NAMES_ONLY
+    if timing_cache is not None:
+        stored = timing_cache.read_bytes() if timing_cache.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
+    return config
 
 
 def _typed_network(trt: Any, builder: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import colorsys
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mae_sdk.files import write_csv
 from PIL import Image
 from torch import Tensor
 
@@ -66,14 +66,9 @@ def write_labels(labels: np.ndarray, path: Path) -> Path:
 
 def write_legend(classes: Sequence[str], path: Path) -> Path:
     """``class_index, class, red, green, blue``."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["class_index", "class", "red", "green", "blue"])
-        for index, (name, color) in enumerate(
-            zip(classes, palette(len(classes)).tolist(), strict=True)
-        ):
-            writer.writerow([index, name, *color])
-    return path
+    colors = palette(len(classes)).tolist()
+    rows = ([index, name, *colors[index]] for index, name in enumerate(classes))
+    return write_csv(path, ["class_index", "class", "red", "green", "blue"], rows)
 
 
 def board(rows: Sequence[Sequence[np.ndarray]], side: int = 256, gap: int = 2) -> np.ndarray:

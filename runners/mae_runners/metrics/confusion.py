@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
+from mae_sdk.files import write_csv
 from torch import Tensor
 
 NAMED_CLASSES = 40  # beyond this an image has no room for names
@@ -32,13 +32,8 @@ def count_pairs(
 
 def write_confusion(confusion: np.ndarray, classes: list[str], folder: Path) -> list[Path]:
     """``confusion_matrix.csv`` (counts; rows = true) and ``.png`` (share of each true class)."""
-    table = folder / "confusion_matrix.csv"
-    with table.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["true \\ predicted", *classes])
-        writer.writerows(
-            [name, *map(int, row)] for name, row in zip(classes, confusion, strict=True)
-        )
+    counts = ([name, *map(int, row)] for name, row in zip(classes, confusion, strict=True))
+    table = write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], counts)
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

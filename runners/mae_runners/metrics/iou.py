@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mae_sdk.files import atomic_file
+from mae_sdk.files import write_csv
 from mae_skill.errors import DataError
 from torch import Tensor
 
@@ -129,13 +128,8 @@ def by_class(metrics: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def write_table(metrics: dict[str, Any], classes: Sequence[str], path: Path) -> Path:
     """``class, IoU, accuracy, pixels`` of every class; empty where undefined."""
     lists = [metrics[name] for name in ("iou", "accuracy", "pixels")]
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["class", "IoU", "accuracy", "pixels"])
-        for name, *shares, pixels in zip(classes, *lists, strict=True):
-            cells = ["" if share is None else f"{share:.6f}" for share in shares]
-            writer.writerow([name, *cells, pixels])
-    return path
+    rows = (
+        [name, *("" if share is None else f"{share:.6f}" for share in shares), pixels]
+        for name, *shares, pixels in zip(classes, *lists, strict=True)
+    )
+    return write_csv(path, ["class", "IoU", "accuracy", "pixels"], rows)

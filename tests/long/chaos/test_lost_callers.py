@@ -3,20 +3,17 @@ copy, refusals: no job is lost, none is PENDING for ever."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mae_sdk import Skill
 from mae_sdk import job as jobs
-from mae_sdk.jobs.root import Root
 from mae_sdk.run.local import LocalPlatform
-from mae_sdk.storage import transfer
 from mae_skill.errors import StorageError
 
 from tests.sdk.test_lost_callers import caller, root, server
-from tests.support.callers import Caller
+from tests.support.callers import Caller, lose_the_machine
 from tests.support.jobs import wait_until
 from tests.support.s3 import environment
 
@@ -36,16 +33,6 @@ def test_the_same_key_launches_what_killed_callers_had_begun(
     assert job.state == "COMPLETE" and [a["number"] for a in job.record["attempts"]] == [1]
     assert (job.folder / "spec.yaml").exists()
     assert list(job.folder.parent.glob(".*")) == [], "nothing of the killed callers is left"
-
-
-def lose_the_machine(root: str) -> str:
-    """The job's caller was on a machine that is gone; its id."""
-    (job_id,) = Root(root).ids()
-    url = f"{root}/{job_id}/job.json"
-    record = json.loads(transfer.read_bytes(url))
-    record["claimed"]["process"]["host"] = "another-machine"
-    transfer.write_bytes(url, json.dumps(record).encode())
-    return job_id
 
 
 def test_the_same_key_takes_a_job_over_whose_machine_was_lost(
