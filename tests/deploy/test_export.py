@@ -127,12 +127,12 @@ def test_a_folder_in_the_way_is_refused_and_a_repository_takes_a_second_model(
     assert caught.value.field == "export.overwrite"
 
 
-def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, capsys):
+def test_a_default_architecture_says_nothing_of_a_checkpoint(tmp_path, checkpoints, capsys):
     spec = tmp_path / "spec.yaml"
-    (tmp_path / "vit.pth").write_bytes(b"")
+    weights = checkpoints("vit_tiny_patch16", "pretrain")
     spec.write_text(
-        f"export: {{checkpoint: {tmp_path}/vit.pth, features: tokens}}\n"
-        f"evaluate: {{checkpoint: {tmp_path}/vit.pth, segmentation: {{window: slide}}}}\n"
+        f"export: {{checkpoint: {weights}, features: tokens}}\n"
+        f"evaluate: {{checkpoint: {weights}, segmentation: {{window: slide}}}}\n"
     )
     # The default, ConvNeXt V2, takes multiples of 32; the model's own architecture counts.
     resolve("export", str(spec), ["export.input_height=48"])
