@@ -14,6 +14,7 @@ Names are sorted in runs on disk: memory grows only by an eight-byte hash per fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import heapq
 import json
@@ -21,7 +22,7 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def write_pack(
     links: list[tuple[str, str]] = []
     hashes, folders = array("q"), _Folders()
     position = 0
-    try:
+    with _room(folder, source):
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
                 if member.link is not None:
@@ -104,25 +105,36 @@ def write_pack(
         del rows
         for run in runs:
             run.unlink()
-    except OSError as error:
-        if error.errno in (28, 122):
-            hint = "set MAE_CACHE_DIR to a larger disk, or run: mae cache clear"
-            raise StorageError(
-                f"no room in the cache for {source}",
-                got=str(folder.parent),
-                retryable=False,
-                hint=hint,
-            ) from error
-        raise
 
     _refuse_collisions(folder, hashes, folders.hashes, source)
-    index = {
-        "format": FORMAT,
-        **meta,
-        "files": len(hashes),
-        "bytes": position,
-        "digest": _digest(folder),
-    }
+    _write_index(folder, meta, len(hashes), position, in_place)
+
+
+@contextlib.contextmanager
+def _room(folder: Path, source: str) -> Iterator[None]:
+    """A full disk, or a full quota, is an error of the cache.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(
+            f"no room in the cache for {source}",
+            got=str(folder.parent),
+            retryable=False,
+            hint="set MAE_CACHE_DIR to a larger disk, or run: mae cache clear",
+        ) from error
+
+
+def _write_index(
+    folder: Path, meta: Mapping[str, Any], count: int, size: int, in_place: Path | None
+) -> None:
+    """``index.json``, the last file: an entry that has one is whole."""
+    index = {"format": FORMAT, **meta, "files": count, "bytes": size, "digest": _digest(folder)}
     if in_place is not None:
         stat = in_place.stat()
         index["in_place"] = {
