@@ -25,6 +25,7 @@ from mae_skill.rules.base import Facts
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
 from mae_sdk.data.fetch import is_archive
+from mae_sdk.data.source import no_pattern
 from mae_sdk.data.split import held_out
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.run.platform import Resources
@@ -151,7 +152,7 @@ def _one(uri: str, path: Any, name: str) -> str:
         + urls.redact(tried[0])
         + " or a folder that is not empty, "
         + urls.redact(base),
-        hint="name the archive itself, or the folder with the images",
+        hint=no_pattern(uri) or "name the archive itself, or the folder with the images",
     )
 
 
