@@ -12,7 +12,7 @@ _HOSTED = re.compile(r"(?i)(https?|s3a?|gs|gcs)://")
 _ONE_SLASH = re.compile(r"(?i)(https?|s3a?|gs|gcs|az|abfss?|hf|file|sftp|ssh|ftp):/(?!/)")
 _DATA = re.compile(r"(?i)data:[\w.+-]+/[\w.+-]+[;,]")
 _FILE = re.compile(r"(?is)(?:file|local)://(.*)")
-_BRACKETS = re.compile(r"\[[^\]]*\]")
+_BRACKETS = re.compile(r"\[[^\]]*\]?")
 
 
 def no_text(value: Any) -> str | None:

@@ -283,7 +283,8 @@ def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path
     stored = {"train": {"stage": "finetune"}, "model": {"arch": SMALL["arch"], "num_classes": 2}}
     folder = job_folder(root, "t1", "train", spec=stored)
     names = ["ants", "bees"]
-    add_checkpoints(folder, [0.5], arch=SMALL["arch"], num_classes=2, classes=names)
+    about = {"arch": SMALL["arch"], "num_classes": 2, "classes": names}
+    add_checkpoints(folder, [0.5], whole=True, **about)
 
     def evaluate(val: Path) -> Plan:
         return Skill().plan(
@@ -398,8 +399,44 @@ def test_links_are_named(tmp_path: Path) -> None:
     assert "1 images are files that the source holds under another name" in said
 
 
+def test_images_of_probes_are_judged_by_the_plan(tmp_path: Path) -> None:
+    train, bank = classes(tmp_path / "t", "a"), classes(tmp_path / "bank", "ants", "bees")
+    key = "dataset.probe_{}_data_sources"
+
+    def probed(bank: Path, queries: Path | None = None, interval: int = 1) -> Plan:
+        return plan(
+            train,
+            **{
+                **SMALL,
+                "train.probe.interval": interval,
+                key.format("train"): str(bank),
+                key.format("val"): str(queries) if queries else None,
+            },
+        )
+
+    assert probed(bank).sources[key.format("train")]["images"] == 6
+    for wrong, says in (
+        ((tmp_path / "gone",), "no data source at"),
+        ((train / "a",), "3 of 3 images are in no class folder"),
+        ((bank, classes(tmp_path / "q", "wasps", "bees")), r"not among those .* wasps \(3\)"),
+        ((classes(tmp_path / "lone", "x", "y", count=1),), "the only one of its class"),
+    ):
+        with pytest.raises(DataError, match=says):
+            probed(*wrong)
+    assert probed(tmp_path / "gone", interval=0).sources.keys() == {"dataset.train_data_sources"}
+
+
 # ------------------------------------------------------------------------------------------
 # behind a URL
+
+
+def test_weights_behind_a_url_of_the_spec_must_be_there(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    with pytest.raises(MaeError, match="no such file") as caught:
+        plan(root, **{**SMALL, "train.pretrained_model_path": "memory://none/w.pth"})
+    assert caught.value.field == "train.pretrained_model_path"
+    with pytest.raises(SpecError, match="a URL is not read here"):
+        Skill().plan("export", spec_overrides={"export.checkpoint": "memory://none/w.pth"})
 
 
 def test_a_plan_counts_and_judges_what_is_behind_a_url(tmp_path: Path) -> None:

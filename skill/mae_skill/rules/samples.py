@@ -14,6 +14,8 @@ from mae_skill.rules.base import Case, Rule
 
 TRAIN = "dataset.train_data_sources"
 VAL = "dataset.val_data_sources"
+BANK = "dataset.probe_train_data_sources"
+QUERIES = "dataset.probe_val_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
 ANNOTATIONS = "annotations/"
 SEGMENTATION = "segmentation"
@@ -389,6 +391,33 @@ def validation_classes(case: Case) -> None:
         case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
 
 
+def probes(case: Case) -> None:
+    """The images of probes have labels, of the classes of their bank."""
+    bank = case.facts.data.get(BANK) or {}
+    queries = case.facts.data.get(QUERIES) or {}
+    for key, found in ((BANK, bank), (QUERIES, queries)):
+        unknown = (found.get("against") or {}).get("unknown") or {}
+        loose = found.get("unlabelled", 0)
+        if unknown:
+            listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
+            case.error(
+                key,
+                f"{len(unknown)} classes are not among those of {BANK}: {listed}",
+                "class folders named as those of the bank",
+                kind=DataError,
+            )
+        elif loose:
+            unlabeled(case, key, _loose(found), "a probe asks for the class of every image")
+    if bank.get("classes") and not case(QUERIES) and max(bank["class_counts"].values()) < 2:
+        case.error(
+            BANK,
+            "every image is the only one of its class: the probe has nothing to judge",
+            "two images of a class, or more",
+            f"name {QUERIES}, or add images",
+            kind=DataError,
+        )
+
+
 def shared(case: Case) -> None:
     """Validation images that are training images too."""
     found = case.facts.data.get(VAL) or {}
@@ -559,6 +588,7 @@ RULES = [
     Rule(lost_classes, ("train",)),
     Rule(labels, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
+    Rule(probes, ("train",)),
     Rule(shared, ("train",)),
     Rule(masks, ("train", "evaluate")),
 ]
