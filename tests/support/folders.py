@@ -68,7 +68,7 @@ def add_checkpoints(
 
 def write_own_checkpoint(path: Path, epoch: int = 0) -> None:
     """A file as ``torch.save`` writes a checkpoint of ours, without a tensor in it."""
-    contents = {"mae": {}, "state_dict": {}, "epoch": epoch}
+    contents = {"mae": {"input_size": [64, 64]}, "state_dict": {}, "epoch": epoch}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(contents, protocol=2))
 
