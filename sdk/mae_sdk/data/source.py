@@ -366,8 +366,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     if local is not None and local.is_dir():
         part = _Folder(local)
     elif local is not None and not local.exists():
-        hint = no_pattern(uri) or "check the path"
-        raise DataError(f"there is no data source at {where}", got=where, hint=hint)
+        advice = no_pattern(uri) or "check the path"
+        raise DataError(f"there is no data source at {where}", got=where, hint=advice)
     elif local is not None and not local.is_file():
         raise DataError(
             f"{where} is a device or a pipe",
