@@ -105,15 +105,19 @@ def after(job: Job) -> list[Step]:
             return [evaluate, Step("inference", job.id, ("inference_dataset",)), export]
         counted = [seen.get("classes") for seen in (record.get("data") or {}).values()]
         return [fine_tuning(next((n for n in counted if n), None), job.id), evaluate, export]
+    from mae_sdk.job import setting
+
     if action == "evaluate":
         parent = record.get("parent_automl") or record.get("parent")
-        return [Step("export", parent)] if parent and job.stage() != "pretrain" else []
+        judged = str(setting(job, "evaluate.checkpoint") or "")
+        exported = judged.endswith(".onnx") or setting(job, "evaluate.trt_engine")
+        if not parent or exported or job.stage() == "pretrain":
+            return []
+        return [Step("export", parent)]
     measured = Step("evaluate", job.id, ("eval_dataset",))
     if action != "export":
         return [measured] if action == "gen_trt_engine" else []
     # An engine is built of fp32 ONNX: anything else is the end of its way.
-    from mae_sdk.job import setting
-
     whole = setting(job, "export.data_type") in (None, "fp32")
     builds = whole and setting(job, "export.format") in (None, "onnx")
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
@@ -150,11 +154,11 @@ def launched(job: Job) -> Document:
 
 
 def status(job: Job) -> Document:
-    """``id, action, state, attempt, progress, error``, the ``best`` figures, and the ``files`` that
-    a result names."""
+    """``id, action, state, attempt, progress, error``, the ``best`` figures, those of a ``study``,
+    and the ``files`` that a result names."""
     document = {"id": job.id, "action": job.record["action"], **job.status()}
-    if best := job.figures().get("best"):
-        document["best"] = best
+    figures = job.figures()
+    document |= {name: figures[name] for name in ("best", "study") if name in figures}
     made = [str(path) for path in job.files()]
     return {**document, "files": made} if made else document
 

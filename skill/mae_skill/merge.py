@@ -19,7 +19,7 @@ from mae_skill.errors import MaeError, SpecError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, absent_items, given_only
 from mae_skill.reader import parse_value
-from mae_skill.texts import no_text, no_url
+from mae_skill.texts import no_text, no_url, url_problem
 
 TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
@@ -27,6 +27,12 @@ FALSE_WORDS = frozenset({"false", "off", "no"})
 
 Layer = tuple[OriginKind, Mapping[str, Any]]
 """The layer's kind, and its values as nested sections."""
+
+
+def url_error(text: str, key: str) -> SpecError:
+    """The error of a value that `no_url` gave."""
+    message, expected = url_problem(text) or ("not a URL", "scheme://host/path")
+    return SpecError(message, field=key, got=text, expected=expected)
 
 
 @dataclass
@@ -136,9 +142,7 @@ def _merge_into(
             continue
         address = no_url(value)
         if address is not None:
-            problems.append(
-                SpecError("not a URL", field=key, got=address, expected="scheme://host/path")
-            )
+            problems.append(url_error(address, key))
             continue
         bad = _non_finite(value)
         if bad is not None:

@@ -23,7 +23,7 @@ from mae_skill.dotted import (
     set_dotted,
 )
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
-from mae_skill.merge import Layer, Resolved, coerce, merge
+from mae_skill.merge import Layer, Resolved, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, given_only, has_reference, resolve_references
 from mae_skill.recipes import recipe_spec
@@ -226,10 +226,8 @@ def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeEr
                 SpecError(error.message, field=key, got=written, expected=error.expected)
             )
             continue
-        if no_url(taken) is not None:
-            problems.append(
-                SpecError("not a URL", field=key, got=taken, expected="scheme://host/path")
-            )
+        if (address := no_url(taken)) is not None:
+            problems.append(url_error(address, key))
             continue
         set_dotted(found.spec, key, taken)
         origin = found.provenance.get(key)

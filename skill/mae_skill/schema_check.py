@@ -44,6 +44,10 @@ def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mae
     ):
         for problem in _problems(error, schema):
             problems.setdefault((problem.field, problem.message), problem)
+    # What is of another type is none of the options either: said once.
+    twice = [(field, _NO_OPTION) for field, message in problems if message == _WRONG_TYPE]
+    for place in twice:
+        problems.pop(place, None)
     return list(problems.values())
 
 
@@ -150,9 +154,10 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
     )
 
 
+_WRONG_TYPE, _NO_OPTION = "wrong type", "not one of the options"
 _MESSAGES = {
-    "type": "wrong type",
-    "enum": "not one of the options",
+    "type": _WRONG_TYPE,
+    "enum": _NO_OPTION,
     "minimum": "too small",
     "exclusiveMinimum": "too small",
     "maximum": "too large",
@@ -210,12 +215,14 @@ def _listed(names: list[str], limit: int = 30) -> str:
 def _did_you_mean(
     name: str, full: str, siblings: list[str], schema: Mapping[str, Any]
 ) -> str | None:
-    """The field that was meant: the same word in another section, a like word beside it, a like
-    word anywhere.
+    """The field that was meant: the same word in another section, a like word beside it, one there
+    that holds all of its words, a like word anywhere.
     """
     everywhere = list(field_nodes(schema))
     same = [key for key in everywhere if key.rpartition(".")[2] == name]
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    words_of = set(name.split("_"))
+    near = near or [one for one in siblings if words_of <= set(one.split("_"))][:1]
     if near and not same:
         prefix = full.rpartition(".")[0]
         return f"did you mean {prefix + '.' if prefix else ''}{near[0]}?"

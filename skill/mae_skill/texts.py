@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _HOSTED = re.compile(r"(?i)(https?|s3a?|gs|gcs)://")
+_ONE_SLASH = re.compile(r"(?i)(https?|s3a?|gs|gcs|az|abfss?|hf|file|sftp|ssh|ftp):/(?!/)")
+_DATA = re.compile(r"(?i)data:[\w.+-]+/[\w.+-]+[;,]")
+_FILE = re.compile(r"(?is)(?:file|local)://(.*)")
+_BRACKETS = re.compile(r"\[[^\]]*\]?")
 
 
 def no_text(value: Any) -> str | None:
@@ -16,11 +21,30 @@ def no_text(value: Any) -> str | None:
 
 
 def no_url(value: Any) -> str | None:
-    """The first text in ``value`` that is meant as the URL of a host and is none.
+    """The first text in ``value`` that is meant as a URL and is none.
 
     One that refers to a field (``${…}``) is looked at once it is whole.
     """
-    return _first(value, lambda text: "${" not in text and _is_broken(text))
+    return _first(value, lambda text: "${" not in text and url_problem(text) is not None)
+
+
+def url_problem(text: str) -> tuple[str, str] | None:
+    """What is wrong with the form of a text that is meant as a URL, and what is expected; None for
+    a URL that may be one, and for any other text."""
+    if match := _ONE_SLASH.match(text):
+        scheme = match[1].lower()
+        place = "/path" if scheme == "file" else "host/path"
+        return "a URL has two slashes after its scheme", f"{scheme}://{place}"
+    if _DATA.match(text):
+        return "a data: URL is no place", "the path or URL of a file or folder"
+    if match := _FILE.match(text):
+        if not match[1].startswith(("/", "localhost/")):
+            names = "a host" if match[1] else "no path"
+            return f"the file URL names {names}", "file:///absolute/path, or the path alone"
+        return None
+    if _SCHEME.match(text) and "::" in _BRACKETS.sub("", text):
+        return "a URL inside another URL is not read", "the path or URL of the archive itself"
+    return ("not a URL", "scheme://host/path") if _is_broken(text) else None
 
 
 def _is_broken(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -105,15 +106,22 @@ def test_a_plan_names_the_job_that_it_launches_in_every_interface(
     assert ran["job_id"] == document["job_id"] and ran["state"] == "COMPLETE"
 
 
-def test_the_command_that_a_plan_prints_holds_no_secret(
+def test_the_command_that_a_plan_prints_holds_no_secret_and_no_pipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_imagefolder(tmp_path / "data" / "pictures", classes=2, per_class=1)
     bundle = str(write_bundle(tmp_path / "bundle"))
     words = ["plan", "train", "--train-datasets", str(tmp_path / "data"), "--skill-dir", bundle]
-    for secret in (["--env", "API_TOKEN=hunter22hunter"], ["--env", "DB=ftp://me:hunter22@host/x"]):
+    read, write = os.pipe()
+    os.write(write, b"train: {rounds: 2}")
+    os.close(write)
+    for once in (
+        ["--env", "API_TOKEN=hunter22hunter"],
+        ["--env", "DB=ftp://me:hunter22@host/x"],
+        ["-e", f"/dev/fd/{read}"],
+    ):
         with pytest.raises(SystemExit):
-            main([*words, "--automl-policy", "off", *secret])
+            main([*words, "--automl-policy", "off", *once])
         shown = capsys.readouterr()
         assert "hunter22" not in shown.out + shown.err
         assert "mae run train … --idempotency-key" in shown.out

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from mae_sdk.data import open_source
-from mae_sdk.data.labels import split_folders, wrapper_of
-from mae_sdk.data.names import is_image, split_of
+from mae_sdk.data.labels import wrapper_of
+from mae_sdk.data.names import is_image
+from mae_sdk.data.parts import mask_folders, split_folders, split_of
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -119,6 +120,12 @@ def test_folders_of_systems_are_no_classes(folder: str, tmp_path: Path) -> None:
         ("images", None),
         ("data", None),
         ("part_1", None),
+        ("imagesTr", "train"),
+        ("Entraînement", "train"),
+        ("Validierungsdaten", "val"),
+        ("prueba", "test"),
+        ("测试集", "test"),
+        ("テストデータ", "test"),
     ],
 )
 def test_names_of_splits_are_known(name: str, kind: str | None) -> None:
@@ -135,12 +142,36 @@ def test_names_of_splits_are_known(name: str, kind: str | None) -> None:
         (["fold_1", "fold_2"], ["fold_1", "fold_2"]),
         (["0", "1"], []),
         ([], []),
+        (["my_train", "my_val"], ["my_train", "my_val"]),
+        (["train-clean-100", "dev-clean"], ["train-clean-100", "dev-clean"]),
+        (["trainA", "trainB", "testA"], ["testA", "trainA", "trainB"]),
+        (["train", "unlabeled"], ["train"]),
+        (["train_station", "test_tube"], []),
+        (["train_steam", "train_diesel"], []),
+        (["dev kit", "test kit", "other kit", "phone", "case"], []),
     ],
 )
 def test_splits_are_told_from_a_class_that_is_called_train(
     classes: list[str], splits: list[str]
 ) -> None:
     assert split_folders(classes) == sorted(splits)
+
+
+@pytest.mark.parametrize(
+    ("folders", "masks"),
+    [
+        (["images", "masks"], ["masks"]),
+        (["JPEGImages", "SegmentationClass"], ["SegmentationClass"]),
+        (["imagesTr", "labelsTr"], ["labelsTr"]),
+        (["img", "ground_truth"], ["ground_truth"]),
+        (["label", "cat"], None),
+        (["images", "annotations", "cat", "dog", "emu", "owl"], None),
+    ],
+)
+def test_images_and_their_masks_are_told_from_classes(
+    folders: list[str], masks: list[str] | None
+) -> None:
+    assert mask_folders(folders).get("masks") == masks
 
 
 def test_a_validation_source_of_splits_says_which_to_name(tmp_path: Path) -> None:

@@ -196,7 +196,8 @@ def test_a_set_of_masks_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     code, found = verdict("a")
     assert code == 0 and "255 is ignore_index by default" in found["warnings"][0]
-    assert verdict("b") == (0, {"usable": True, "problems": [], "warnings": []})
+    code, found = verdict("b")
+    assert code == 0 and "reduce_zero_label=false" in found["warnings"][0]
     code, found = verdict("c")
     assert code == 3 and "the one value 3" in found["problems"][0]
     mask = root / "b" / "annotations" / "x.png"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
+from mae_sdk.data.inspect import inspect_source
 from mae_skill.errors import DataError, MaeError, SpecError
 from PIL import Image
 
@@ -140,12 +141,54 @@ def test_split_folders_are_no_classes(tmp_path: Path) -> None:
     assert made.sources["dataset.train_data_sources"]["class_counts"] == {"ants": 3, "bees": 3}
 
 
-def test_the_same_folders_in_every_class_are_pointed_out(tmp_path: Path) -> None:
+def test_a_part_below_a_folder_is_named_where_it_lies(tmp_path: Path) -> None:
+    for part in ("my_train", "my_val"):
+        classes(tmp_path / "a" / part, "ants", "bees")
+    with pytest.raises(DataError, match="my_train, my_val are named like parts") as caught:
+        plan(tmp_path, **FINETUNE)
+    assert str(caught.value.hint).endswith(f"{tmp_path}/a/my_train")
+    tar = make_tarball(tmp_path / "a", tmp_path / "all.tar")
+    with pytest.raises(DataError, match="my_train, my_val") as caught:
+        plan(tar, **FINETUNE)
+    assert "archive of one part alone, for example of its folder my_train" in str(caught.value.hint)
+
+
+def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
+    root = masked(tmp_path / "root", [0, 1])
+    says = "images and annotations are named like images and their masks"
+    with pytest.raises(DataError, match=says) as caught:
+        plan(root, **FINETUNE)
+    assert "model.task=segmentation" in str(caught.value.hint)
+    assert "annotations are named like the masks of images" in warnings(plan(root, **SMALL))
+    verdict = inspect_source(root)["verdict"]
+    assert not verdict["usable"] and says in verdict["problems"][0]
+    assert "named like" not in warnings(plan(root, **FROM_ZERO))
+    for sample in ("a", "b"):
+        masked(tmp_path / "samples" / sample, [0, 1])
+    with pytest.raises(DataError, match=says):
+        plan(tmp_path / "samples", **FINETUNE)
+
+
+def test_images_with_and_without_labels_are_no_classes(tmp_path: Path) -> None:
+    classes(tmp_path, "labeled", "unlabeled")
+    with pytest.raises(DataError, match="labeled, unlabeled are named like images with and with"):
+        plan(tmp_path, **FINETUNE)
+    assert warnings(plan(tmp_path, **SMALL)) == ""
+    (tmp_path / "labeled").rename(tmp_path / "cat")
+    assert "unlabeled is named like images without labels" in warnings(plan(tmp_path, **FINETUNE))
+
+
+def test_the_same_folders_in_the_classes_are_pointed_out(tmp_path: Path) -> None:
     for site in ("north", "south"):
         classes(tmp_path / site, "ants", "bees")
-    assert "holds the same folders (ants, bees)" in warnings(plan(tmp_path, **FINETUNE))
+    says = "hold the same folders (ants, bees)"
+    assert says in warnings(plan(tmp_path, **FINETUNE))
+    classes(tmp_path, "north/flies", "west/owls", count=1)
     picture(tmp_path / "north" / "loose.png")
-    assert "same folders" not in warnings(plan(tmp_path, **FINETUNE))
+    settings = {**FINETUNE, "num_classes": 3}
+    assert says in warnings(plan(tmp_path, **settings))
+    classes(tmp_path, "west")
+    assert "same folders" not in warnings(plan(tmp_path, **settings))
 
 
 @pytest.mark.parametrize("number", [1, 2, 1000])
@@ -175,9 +218,32 @@ def test_an_archive_for_every_class_is_planned_with(tmp_path: Path) -> None:
 def test_images_in_no_class_folder_are_an_error_of_fine_tuning(tmp_path: Path) -> None:
     classes(tmp_path, "cat", "dog")
     picture(tmp_path / "loose.png")
-    with pytest.raises(DataError, match="1 of 7 images are in no class folder"):
+    with pytest.raises(DataError, match=r"1 of 7 images are in no class folder: .*loose\.png"):
         plan(tmp_path, **FINETUNE)
     plan(tmp_path, **SMALL)
+
+
+def test_a_pattern_of_names_and_images_without_labels_get_their_own_advice(
+    tmp_path: Path,
+) -> None:
+    picture(tmp_path / "flat" / "a.png")
+    with pytest.raises(DataError, match="have no labels") as caught:
+        plan(tmp_path / "flat", **FINETUNE)
+    assert "sort them into a folder for each class" in str(caught.value.hint)
+    for options in (
+        {"train_datasets": f"{tmp_path}/flat/*.png"},
+        {"spec": {"dataset.train_data_sources": f"{tmp_path}/flat/*.png"}},
+    ):
+        with pytest.raises(DataError) as caught:
+            Skill().plan("train", automl_policy="off", **options)
+        assert "name the folder that holds them" in str(caught.value.hint)
+
+
+def test_a_batch_larger_than_the_data_is_a_warning_at_every_stage(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    for settings in (SMALL, FINETUNE):
+        made = plan(root, **{**settings, "batch_size": 1_000_000_000})
+        assert [item for item in made.warnings if "larger than the 6 training" in str(item)]
 
 
 def test_a_wrong_number_of_classes_lists_the_classes(tmp_path: Path) -> None:
@@ -217,7 +283,8 @@ def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path
     stored = {"train": {"stage": "finetune"}, "model": {"arch": SMALL["arch"], "num_classes": 2}}
     folder = job_folder(root, "t1", "train", spec=stored)
     names = ["ants", "bees"]
-    add_checkpoints(folder, [0.5], arch=SMALL["arch"], num_classes=2, classes=names)
+    about = {"arch": SMALL["arch"], "num_classes": 2, "classes": names}
+    add_checkpoints(folder, [0.5], whole=True, **about)
 
     def evaluate(val: Path) -> Plan:
         return Skill().plan(
@@ -332,8 +399,44 @@ def test_links_are_named(tmp_path: Path) -> None:
     assert "1 images are files that the source holds under another name" in said
 
 
+def test_images_of_probes_are_judged_by_the_plan(tmp_path: Path) -> None:
+    train, bank = classes(tmp_path / "t", "a"), classes(tmp_path / "bank", "ants", "bees")
+    key = "dataset.probe_{}_data_sources"
+
+    def probed(bank: Path, queries: Path | None = None, interval: int = 1) -> Plan:
+        return plan(
+            train,
+            **{
+                **SMALL,
+                "train.probe.interval": interval,
+                key.format("train"): str(bank),
+                key.format("val"): str(queries) if queries else None,
+            },
+        )
+
+    assert probed(bank).sources[key.format("train")]["images"] == 6
+    for wrong, says in (
+        ((tmp_path / "gone",), "no data source at"),
+        ((train / "a",), "3 of 3 images are in no class folder"),
+        ((bank, classes(tmp_path / "q", "wasps", "bees")), r"not among those .* wasps \(3\)"),
+        ((classes(tmp_path / "lone", "x", "y", count=1),), "the only one of its class"),
+    ):
+        with pytest.raises(DataError, match=says):
+            probed(*wrong)
+    assert probed(tmp_path / "gone", interval=0).sources.keys() == {"dataset.train_data_sources"}
+
+
 # ------------------------------------------------------------------------------------------
 # behind a URL
+
+
+def test_weights_behind_a_url_of_the_spec_must_be_there(tmp_path: Path) -> None:
+    root = classes(tmp_path, "cat", "dog")
+    with pytest.raises(MaeError, match="no such file") as caught:
+        plan(root, **{**SMALL, "train.pretrained_model_path": "memory://none/w.pth"})
+    assert caught.value.field == "train.pretrained_model_path"
+    with pytest.raises(SpecError, match="a URL is not read here"):
+        Skill().plan("export", spec_overrides={"export.checkpoint": "memory://none/w.pth"})
 
 
 def test_a_plan_counts_and_judges_what_is_behind_a_url(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import files
-from mae_sdk.answers import jobs, metrics, show
+from mae_sdk.answers import after, jobs, metrics, show
 from mae_sdk.automl.controller import control
 from mae_sdk.cli.main import main
 from mae_sdk.job import Job, list_jobs
@@ -17,6 +17,7 @@ from mae_sdk.jobs.metrics import last_and_best, noise, study
 from mae_sdk.jobs.root import Root
 
 from tests.support.automl_toy import make_job
+from tests.support.folders import job_folder
 from tests.support.jobs import start, wait_until
 
 UP, DOWN = {"direction": "maximize"}, {"direction": "minimize"}
@@ -91,11 +92,14 @@ def test_the_figures_of_a_real_study_and_its_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_job(tmp_path, max_trials=3)
+    record = files.read_json(folder / "job.json") | {"data_warnings": ["one class is small"]}
+    files.write_json(folder / "job.json", record)
     assert control(folder) == 0
     job = Job(folder)
     record = files.read_json(folder / "job.json")
     files.write_json(folder / "job.json", {**record, "kind": "automl", "parent": "train-parent"})
     found = metrics(job)
+    assert found["warnings"] == ["one class is small"] == job.figures()["warnings"]
     top = files.read_json(folder / "automl" / "best.json")
     assert found["study"]["best"]["trial"] == top["trial"]
     assert found["study"]["best"]["value"] == top["metrics"]["acc"] == found["metrics"]["acc"]
@@ -111,6 +115,9 @@ def test_the_figures_of_a_real_study_and_its_trials(
     assert f"trial {top['trial']}, study.t00{top['trial']}" in out and "trial 0: 0.0001" in out
     assert "the spec as given" in out and "3 trials are complete" in out
     assert "next:" in out and err == ""
+    with pytest.raises(SystemExit):
+        main(["jobs", "status", "study", "--results-root", str(tmp_path)])
+    assert f"trial {top['trial']}, study.t00{top['trial']}" in capsys.readouterr().out
 
     rows = jobs(list_jobs(Root(tmp_path), trials=True), limit=9)["jobs"]
     trials = [row for row in rows if ".t" in row["id"]]
@@ -189,3 +196,16 @@ def test_a_job_shows_best_and_last_in_every_place(
     Job(tmp_path / "job")._repr_pretty_(printer, False)
     assert "0.5" in printer.said and "COMPLETE" in printer.said
     assert wait_until(lambda: Job(tmp_path / "job").state == "COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("model", "steps"), [("model_epoch_000.pth", ["export"]), ("model.onnx", [])]
+)
+def test_what_was_exported_is_not_exported_again(
+    model: str, steps: list[str], tmp_path: Path
+) -> None:
+    spec = {"evaluate": {"checkpoint": f"/x/{model}"}, "train": {"stage": "finetune"}}
+    folder = job_folder(tmp_path, "e1", "evaluate", spec=spec)
+    record = files.read_json(folder / "job.json") | {"parent": "x1"}
+    files.write_json(folder / "job.json", record)
+    assert [step.action for step in after(Job(folder))] == steps

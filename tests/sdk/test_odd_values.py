@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.storage import urls
 from mae_skill.errors import MaeError
+from mae_skill.texts import url_problem
 
 
 def refused(root: Path, **options: Any) -> MaeError:
@@ -27,6 +29,35 @@ def test_a_url_that_cannot_be_one_is_refused_by_field(tmp_path: Path, value: str
     assert refused(tmp_path / "r", train_datasets=value).field == "train_datasets"
     assert refused(tmp_path / "r", ptm=value).field == "ptm"
     assert refused(tmp_path / "r", spec={"results_dir": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("file://", "the file URL names no path"),
+        ("file://host/x", "the file URL names a host"),
+        ("http:/host/x", "two slashes"),
+        ("s3:bucket/x", None),
+        ("file:/x", "two slashes"),
+        ("data:image/png;base64,AAAA", "a data: URL is no place"),
+        ("zip://a::/x.zip", "a URL inside another URL"),
+    ],
+)
+def test_a_url_of_a_wrong_form_is_no_path(tmp_path: Path, value: str, says: str | None) -> None:
+    if says is None:
+        assert url_problem(value) is None and url_problem("http://[::1]:80/x") is None
+        return
+    for options in (
+        {"spec": {"train.pretrained_model_path": value}},
+        {"spec_overrides": {"dataset.train_data_sources": value}},
+        {"train_datasets": value},
+        {"ptm": value},
+    ):
+        assert says in str(refused(tmp_path / "r", **options))
+
+
+def test_a_file_url_of_this_host_is_its_path() -> None:
+    assert urls.local_path("file://localhost/a/b") == urls.local_path("file:///a/b") == Path("/a/b")
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800", "x\udce9"])

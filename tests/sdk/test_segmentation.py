@@ -14,6 +14,7 @@ from mae_sdk.plan.inherit import contradictions, settings
 from mae_skill.errors import DataError, MaeError, SpecError
 
 from tests.support.images import make_tarball
+from tests.support.models import write_vit_tiny
 from tests.support.scenes import write_digit_scenes
 
 TUNE = {
@@ -58,14 +59,17 @@ def test_a_plan_counts_images_with_their_masks_of_each_split(
     assert made.estimates["parameters"]["head"] > 1_000_000
 
 
-def test_automl_of_a_segmenter_maximises_miou_over_knobs_that_act(scenes: Path) -> None:
+def test_automl_of_a_segmenter_maximises_miou_over_knobs_that_act(
+    scenes: Path, tmp_path: Path
+) -> None:
     shown = plan(scenes, eval_dataset=str(scenes)).to_dict()
     assert shown["automl"]["metric"] == "mIoU (maximize)"
     knobs = set(shown["automl"]["knobs"])
     assert {"train.optim.lr", "train.optim.weight_decay", "model.drop_path_rate"} <= knobs
     assert "dataset.augmentation.mixup" not in knobs
+    path = str(write_vit_tiny(tmp_path / "weights.pth"))
     weights = plan(
-        scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": __file__}
+        scenes, eval_dataset=str(scenes), **{"train.pretrained_model_path": path}
     ).to_dict()
     assert "train.optim.layer_decay" in weights["automl"]["knobs"]
 

@@ -14,7 +14,7 @@ from mae_skill.errors import CheckpointError, MaeError
 from safetensors.torch import save_file
 
 from tests.support.images import make_tarball, write_imagefolder
-from tests.support.models import build, classifier_config, mae_config
+from tests.support.models import build, classifier_config, mae_config, write_vit_tiny
 
 FIELD = "train.pretrained_model_path"
 
@@ -39,15 +39,8 @@ def plan(data: Path, **options: Any) -> Plan:
     )
 
 
-def save(path: Path, **options: Any) -> Path:
-    shape = {"img_size": 64, "embed_dim": 192, "depth": 12, "num_heads": 3, "num_classes": 3}
-    model = timm.models.vision_transformer.VisionTransformer(**{**shape, **options})
-    torch.save({"model": model.state_dict()}, path)
-    return path
-
-
 def test_a_plan_says_in_one_line_what_it_takes(data: Path, tmp_path: Path) -> None:
-    made = plan(data, ptm=str(save(tmp_path / "same.pth", img_size=96)))
+    made = plan(data, ptm=str(write_vit_tiny(tmp_path / "same.pth", img_size=96)))
     (line,) = [line for line in made.notices if "of the backbone" in line]
     assert line.startswith("train.pretrained_model_path: 100.0% of the backbone (148 entries")
     assert "adapted: encoder.pos_embed 6×6 → 4×4" in line
@@ -58,7 +51,7 @@ def test_a_plan_says_in_one_line_what_it_takes(data: Path, tmp_path: Path) -> No
 
 def test_a_plan_refuses_another_model_and_names_it(data: Path, tmp_path: Path) -> None:
     with pytest.raises(MaeError) as caught:
-        plan(data, ptm=str(save(tmp_path / "other.pth", init_values=1e-5)))
+        plan(data, ptm=str(write_vit_tiny(tmp_path / "other.pth", init_values=1e-5)))
     assert "LayerScale" in str(caught.value) and "no place for blocks.0.ls1.gamma" in str(
         caught.value
     )
@@ -67,7 +60,7 @@ def test_a_plan_refuses_another_model_and_names_it(data: Path, tmp_path: Path) -
 def test_a_plan_warns_of_a_head_without_names(data: Path, tmp_path: Path) -> None:
     made = plan(
         data,
-        ptm=str(save(tmp_path / "file.pth", global_pool="avg")),
+        ptm=str(write_vit_tiny(tmp_path / "file.pth", global_pool="avg")),
         spec_overrides={"train.stage": "finetune", "model.num_classes": 3},
     )
     assert [item for item in made.warnings if "the file does not name them" in str(item)]
@@ -80,7 +73,7 @@ def broken(path: Path, kind: str) -> Path:
         state["blocks.3.mlp.fc1.weight"] = state["blocks.3.mlp.fc1.weight"].to(torch.int8)
         torch.save(state, path)
     elif kind == "cut off":
-        save(path)
+        write_vit_tiny(path)
         path.write_bytes(path.read_bytes()[:-5000])
     elif kind == "safetensors":
         save_file({"a": torch.zeros(100)}, path)
@@ -146,15 +139,18 @@ def test_a_plan_knows_which_rows_of_a_head_stay_fresh(data: Path, tmp_path: Path
 
 def test_a_refusal_does_not_say_that_all_matched(data: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        plan(data, ptm=str(save(tmp_path / "file.pth", init_values=1e-5)))
+        plan(data, ptm=str(write_vit_tiny(tmp_path / "file.pth", init_values=1e-5)))
     assert "100" not in caught.value.message
     with pytest.raises(CheckpointError) as caught:
-        plan(data, ptm=str(save(tmp_path / "file.pth", class_token=False, global_pool="avg")))
+        plan(
+            data,
+            ptm=str(write_vit_tiny(tmp_path / "file.pth", class_token=False, global_pool="avg")),
+        )
     assert "its 16 positions have no class token's among them" in caught.value.message
 
 
 def test_a_model_without_its_last_norm_has_no_setting_to_change(tmp_path: Path) -> None:
-    file = save(tmp_path / "file.pth", final_norm=False, global_pool="avg")
+    file = write_vit_tiny(tmp_path / "file.pth", final_norm=False, global_pool="avg")
     with pytest.raises(CheckpointError, match="lacks a part") as caught:
         Skill().plan(
             "export",

@@ -71,6 +71,13 @@ def test_every_error_of_a_spec_is_reported_at_once() -> None:
     assert caught.value.exit_code == 2
 
 
+def test_a_value_of_another_type_is_one_error_and_a_part_of_a_name_is_enough() -> None:
+    (problem,) = check_schema({"train": {"stage": None}}, SCHEMA)
+    assert (problem.field, problem.expected) == ("train.stage", "one of pretrain, finetune")
+    (problem,) = check_schema({"dataset": {"workers": 3}}, SCHEMA)
+    assert problem.hint == "did you mean dataset.num_workers_per_gpu?"
+
+
 def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
     problems = check_schema(
         {"dataset": {"train_data_sources": 5, "augmentation": {"input_size": "big"}}}, SCHEMA

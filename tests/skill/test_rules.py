@@ -571,19 +571,16 @@ def test_the_default_rate_is_near_the_recipe_at_a_batch_of_one_machine() -> None
 
 
 def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> None:
-    (tmp_path / "there.pth").write_bytes(b"")
-    settings = {
-        "train.pretrained_model_path": str(tmp_path / "there.pth"),
-        "train.resume_training_checkpoint_path": "s3://bucket/some.pth",
-        "train.probe.interval": 1,
-        "dataset.probe_train_data_sources": [str(tmp_path), "/nowhere/at/all"],
-    }
+    settings = {"train.pretrained_model_path": "/nowhere/at/all"}
     for local, expected in (
         (False, []),
-        (True, [("dataset.probe_train_data_sources", "/nowhere/at/all")]),
+        (True, [("train.pretrained_model_path", "/nowhere/at/all")]),
     ):
         errors, _ = run("train", {**BASE, **settings}, local_files=local)
         assert [(error.field, error.got) for error in errors.values()] == expected
+    url = {"train.resume_training_checkpoint_path": "s3://bucket/some.pth"}
+    (error,) = run("train", {**BASE, **url})[0].values()
+    assert "a URL is not read here" in error.message
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from mae_runners.models import build_from_config
 from torch import Tensor
@@ -93,3 +95,11 @@ def gradients(model: Any) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
+
+
+def write_vit_tiny(path: Path, **options: Any) -> Path:
+    """The weights of a timm ViT-Tiny for 64 pixels and 3 classes."""
+    shape = {"img_size": 64, "embed_dim": 192, "depth": 12, "num_heads": 3, "num_classes": 3}
+    model = timm.models.vision_transformer.VisionTransformer(**{**shape, **options})
+    torch.save({"model": model.state_dict()}, path)
+    return path

@@ -16,7 +16,7 @@ from mae_runners.models import checkpoint
 from mae_runners.training import loop, position
 from mae_skill.spec import ExperimentSpec
 
-from tests.support.training import curve, digits_folder, read, spec, start, train
+from tests.support.training import curve, digits_folder, read, spec, start, status_lines, train
 
 SERIES = ("train_loss_step", "lr", "grad_norm", "train_loss", "val_loss")
 EVERYTHING = {
@@ -95,6 +95,19 @@ def test_a_run_killed_after_any_step_continues_bit_for_bit(
     run_killed(made, step)
     assert train(made) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    if step > 1:  # the first checkpoint is that of step 2
+        assert_true_progress(status_lines(tmp_path / "parts"))
+
+
+def assert_true_progress(lines: list[dict[str, Any]]) -> None:
+    """Where a run goes on, its epochs that are done, and times of whole epochs."""
+    (place,) = [n for n, line in enumerate(lines) if line["message"].startswith("goes on at")]
+    on, first = lines[place], next(line for line in lines[place + 1 :] if "kpi" in line)
+    assert on.get("epoch", -1) + 1 == first["epoch"] == on["step"] // 4
+    assert on["max_epoch"] == first["max_epoch"]
+    assert first["time_per_epoch"] == pytest.approx(4 * first["time_per_step"], abs=1e-3)
+    left = first["max_epoch"] - first["epoch"] - 1
+    assert first["eta"] == pytest.approx(left * first["time_per_epoch"], abs=0.06)
 
 
 @pytest.mark.parametrize("arch", ["convnextv2_atto", "hiera_tiny_224"])

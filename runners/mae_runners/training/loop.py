@@ -257,10 +257,12 @@ class TrainLoop:
         """Trains to the end; returns the last epoch's metrics."""
         position = self.position
         if position.step:
-            # No `epoch`: that field says which one is done.
+            done = {"epoch": position.epoch - 1} if position.epoch else {}  # the last that is done
             self.context.status.running(
                 f"goes on at step {position.step} of {self.total_steps}, in epoch {position.epoch}",
+                **done,
                 step=position.step,
+                max_epoch=self.train.num_epochs,
                 max_step=self.total_steps,
             )
         self.preemption.begin()
@@ -402,15 +404,18 @@ class TrainLoop:
         self.trackers.flush()
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.context.log(f"epoch {epoch}: {shown}  ({seconds:.1f} s)")
+        per_step = seconds / max(steps, 1)
+        # Of the first epoch of a further attempt only the rest was trained here.
+        whole = per_step * self.steps_per_epoch if steps else seconds
         self.context.status.running(
             f"epoch {epoch}: {epoch + 1} of {train.num_epochs} epochs done",
             epoch=epoch,
             step=position.step,
             max_epoch=train.num_epochs,
             max_step=self.total_steps,
-            time_per_epoch=round(seconds, 3),
-            time_per_step=round(seconds / max(steps, 1), 4),
-            eta=round((train.num_epochs - epoch - 1) * seconds, 1),
+            time_per_epoch=round(whole, 3),
+            time_per_step=round(per_step, 4),
+            eta=round((train.num_epochs - epoch - 1) * whole, 1),
             kpi=metrics,
         )
 

@@ -623,7 +623,9 @@ def control(job_dir: Path) -> int:
         summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
         if note := summary.get("importance_note"):
             say(str(note))
-        status.success(f"AutoML ended ({reason})", kpi=summary["kpi"])
+        of_data = (summary.get("data") or {}).get("warnings")
+        more = {"data": {"warnings": of_data}} if of_data else {}
+        status.success(f"AutoML ended ({reason})", kpi=summary["kpi"], **more)
         files.write_json(job_dir / "train" / "result.json", summary)
         warm.dismiss(folder)
     return 0

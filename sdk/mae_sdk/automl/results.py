@@ -114,8 +114,23 @@ def finish(
         "kpi": best["metrics"],
         "pareto": best["pareto"],
         **said,
+        **_data_of(root / str(best["child"]), folder.parent),
         "artefacts": [f"automl/{name}" for name in [*tables, *plots]],
     }
+
+
+def _data_of(best: Path, job_dir: Path) -> dict[str, Any]:
+    """``data, left_out, warnings`` of the best trial's run; where it has none of these, or its
+    folder is not here, what the plan of the study warned of."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        run = files.read_json(best / "train" / "result.json")
+        found = {name: run[name] for name in ("data", "left_out", "warnings") if run.get(name)}
+    with contextlib.suppress(OSError, ValueError):
+        warned = files.read_json(job_dir / "job.json").get("data_warnings")
+        if warned and not found.get("warnings"):
+            found["warnings"] = warned
+    return found
 
 
 def draw(

@@ -232,12 +232,18 @@ def flat_lines(value: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}  {show(value)}"]
 
 
+_TOLD = frozenset(["error", "files", "progress", "best", "study"])
+"""What `status_text` says in words of its own."""
+
+
 def status_text(document: dict[str, Any]) -> str:
     """What a person reads of `answers.status`."""
+    from mae_sdk.jobs.metrics import study_lines
+
     shown = {
         key: seconds(value) if key.endswith("_seconds") else value
         for key, value in document.items()
-        if value not in (None, [], {}) and key not in ("error", "files", "progress", "best")
+        if value not in (None, [], {}) and key not in _TOLD
     }
     shown |= progress_of(document.get("progress") or {})
     if best := document.get("best"):
@@ -245,7 +251,7 @@ def status_text(document: dict[str, Any]) -> str:
             f"{name} {show(value['value'])} (epoch {value['epoch']})"
             for name, value in best.items()
         )
-    text = pairs(shown)
+    text = "\n".join([pairs(shown), *study_lines(document.get("study") or {})])
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
         text += "\nerror:\n" + pairs(reason, "  ")
@@ -261,7 +267,8 @@ def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
     parts = [str(line["message"])] if line.get("message") else []
     if isinstance(epoch, int):
         of = f" of {epochs}" if epochs else ""
-        parts = [f"{epoch + 1}{of} epochs done (the last is epoch {epoch})"]
+        parts = parts if "kpi" not in line else []  # of an epoch's own line it is said here
+        parts.append(f"{epoch + 1}{of} epochs done (the last is epoch {epoch})")
         if line.get("step") is not None:
             steps = f" of {line['max_step']}" if line.get("max_step") else ""
             parts.append(f"step {line['step']}{steps}")

@@ -222,7 +222,8 @@ def plan(
 def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> str:
     """The command that launches the job that a plan names.
 
-    Where an option holds a secret, or is the standard input, it says that the options are the same.
+    Where an option holds a secret, or the spec comes through a pipe, it says that the options are
+    the same.
     """
     from mae_sdk.jobs.secrets import redact_tree
     from mae_sdk.plan.plan import secret_values
@@ -239,7 +240,9 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
     text = shlex.join([*words, "--idempotency-key", made.key])
 
     shown = redact_tree([urls.redact(word) for word in words], secret_values(made))
-    if shown == words and options["spec"] != "-":
+    spec = str(options["spec"] or "")
+    passes = spec == "-" or spec.startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+    if shown == words and not passes:
         return text
     same = "with the same options"
     return f"mae run {made.action} … --idempotency-key {shlex.quote(made.key)}   ({same})"

@@ -14,9 +14,9 @@ from mae_skill.errors import DataError
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
-from mae_sdk.data.labels import split_folders
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
+from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.survey import Findings, glance, spread, survey_masks
 
@@ -166,24 +166,30 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
         (of those read, unreadable), and, where there are any, ``unreadable, constant, deep``
         (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
-        ``split_classes`` (classes named like parts of a data set), ``same_folders`` (that every
-        class holds), ``unreadable_classes`` (none of
-        whose images can be read), ``wrapper`` (of images in one folder).
+        ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
+        ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
+        their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
+        and those with them), ``same_folders`` (that the classes have in common),
+        ``unreadable_classes`` (none of whose images can be read), ``wrapper`` (the folders around
+        all images).
     """
-    classes = class_counts(source)
+    classes, same = class_counts(source), source.same_folders()
     seen = pictures.to_dict(source.path, source.labels)
     bad_of = seen.get("unreadable", {}).pop("by_label", {})
     more = {
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
         "split_classes": split_folders(classes),
-        "same_folders": source.same_folders(),
+        "loose": loose_images(source) if classes else {},
+        "mask_folders": mask_folders(classes) or mask_folders(same),
+        "unlabeled_classes": unlabeled_folders(classes),
+        "same_folders": same,
         "unreadable_classes": [
             name
             for number, (name, count) in enumerate(classes.items())
             if bad_of.get(number) == count
         ],
-        "wrapper": "" if classes else source.wrapper,
+        "wrapper": source.wrapper,
     }
     return {
         "images": len(source),
@@ -203,6 +209,16 @@ def class_counts(source: Source) -> dict[str, int]:
 
     counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
     return {name: int(count) for name, count in zip(source.classes, counts, strict=True)}
+
+
+def loose_images(source: Source) -> dict[str, Any]:
+    """``{"count", "files"}`` of the images without a class; empty where there are none."""
+    import numpy as np
+
+    places = np.flatnonzero(source.labels < 0)
+    if not len(places):
+        return {}
+    return {"count": len(places), "files": [source.path(int(i)) for i in places[:FEW]]}
 
 
 def left_out(source: Source) -> dict[str, Any]:
@@ -400,6 +416,11 @@ def judge_masks(report: Mapping[str, Any], unusable: int) -> dict[str, Any]:
         warnings.append(
             "the values are 0 and 255, and 255 is ignore_index by default: for two classes map 255 "
             "to 1"
+        )
+    elif set(values) == {"0", "1"}:
+        warnings.append(
+            "the values are 0 and 1, and 0 counts as unlabeled by default: for two classes set "
+            "dataset.segmentation.reduce_zero_label=false"
         )
     return {"usable": not problems, "problems": problems, "warnings": warnings}
 

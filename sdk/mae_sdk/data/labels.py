@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 from mae_skill.spelling import shown
 
-from mae_sdk.data.names import class_name, same, split_of
+from mae_sdk.data.names import class_name, same
+from mae_sdk.data.parts import split_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,34 +176,30 @@ def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
     )
 
 
-def split_folders(classes: Iterable[str]) -> list[str]:
-    """The classes that are named like parts of a data set, where they show that the folders above
-    the classes were taken: all of them are, or two kinds of parts are among them."""
-    listed = list(classes)
-    kinds = {name: kind for name in listed if (kind := split_of(name))}
-    everything = len(kinds) == len(listed)
-    several = len(set(kinds.values()) - {"part"}) > 1
-    return sorted(kinds) if kinds and (everything or several) else []
-
-
 MAX_LOOKED = 20_000
 """Names of a source in which folders below the classes are looked for."""
 
 
 def same_folders(names: Sequence[str], wrapper: str) -> list[str]:
-    """The folders that every class holds, where these are all that it holds and two or more: they
-    may be the classes, and the folders above them something else."""
+    """The folders that half of the classes or more have in common, two or more of them: they may be
+    the classes, and the folders above them something else. None where a tenth of the images lie
+    beside such folders."""
     below: dict[str, set[str]] = {}
     step = max(1, len(names) // MAX_LOOKED)
-    for number in range(0, len(names), step):
+    looked, loose = range(0, len(names), step), 0
+    for number in looked:
         head, _, rest = names[number][len(wrapper) :].partition("/")
         folder, slash, _ = rest.partition("/")
-        if not slash:
-            return []
-        below.setdefault(head, set()).add(folder)
-    first = next(iter(below.values()), set())
-    same = len(below) > 1 and len(first) > 1 and all(found == first for found in below.values())
-    return sorted(first) if same else []
+        below.setdefault(head, set())
+        if slash:
+            below[head].add(folder)
+        else:
+            loose += 1
+    most = max(2, (len(below) + 1) // 2)
+    holders = Counter(folder for found in below.values() for folder in found)
+    shared = {folder for folder, count in holders.items() if count >= most}
+    many = sum(len(found & shared) > 1 for found in below.values()) >= most
+    return sorted(shared) if many and 10 * loose < len(looked) else []
 
 
 def missing_folders(

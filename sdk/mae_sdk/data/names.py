@@ -105,30 +105,6 @@ def looks_like_picture(head: bytes) -> bool:
     )
 
 
-_SPLITS = {
-    "train": ("train", "training", "trn", "tr", "trainval"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "holdout"),
-    "test": ("test", "testing", "tst", "infer", "inference"),
-    "part": ("fold", "split", "shard"),
-}
-_FILLERS = frozenset(["set", "data", "dataset", "images", "imgs", "image", "img", "seg"])
-_KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}
-
-
-def split_of(name: str) -> str | None:
-    """``train``, ``val``, ``test`` or ``part`` where a folder is named like a part of a data set
-    (``train``, ``val2017``, ``test_set``, ``fold_3``), else None."""
-    words = [word.strip("0123456789") for word in re.split(r"[\s_.\-]+", name.lower())]
-    words = [word for word in words if word and word not in _FILLERS] or [name.lower()]
-    # trainset, testdata
-    words = [re.sub(r"(set|data|images|imgs)$", "", word) or word for word in words]
-    kinds = {_KIND_OF.get(word) for word in words}
-    kind = kinds.pop()
-    if kinds or kind is None:
-        return None
-    return None if kind == "part" and not re.search(r"\d", name) else kind
-
-
 def safe_name(name: str, source: str) -> str:
     """A member's name as a clean relative path, whatever else its characters are.
 

@@ -352,6 +352,13 @@ def open_source(
     return Source([_open_one(one, cache_dir, limits) for one in uris])
 
 
+def no_pattern(uri: str) -> str | None:
+    """What to do about a name that is meant as a pattern of names."""
+    if not set("*?[{") & set(uri):
+        return None
+    return "names of many files (*, ?) are not read as such: name the folder that holds them"
+
+
 def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     part: _Part
     where = urls.redact(uri)
@@ -359,7 +366,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     if local is not None and local.is_dir():
         part = _Folder(local)
     elif local is not None and not local.exists():
-        raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
+        advice = no_pattern(uri) or "check the path"
+        raise DataError(f"there is no data source at {where}", got=where, hint=advice)
     elif local is not None and not local.is_file():
         raise DataError(
             f"{where} is a device or a pipe",

@@ -234,7 +234,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def study_lines(found: Mapping[str, Any]) -> list[str]:
-    """The figures of a study as lines for people."""
+    """The figures of a study as lines for people; none of no study."""
+    if not found:
+        return []
     metric = found["metric"]
     trials = dict(found["trials"])
     budget = trials.pop("of", "?")

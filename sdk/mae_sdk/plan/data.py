@@ -25,7 +25,9 @@ from mae_skill.rules.base import Facts
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
 from mae_sdk.data.fetch import is_archive
+from mae_sdk.data.source import no_pattern
 from mae_sdk.data.split import held_out
+from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
@@ -70,7 +72,8 @@ def locate(
     }
     values: dict[str, Any] = {}
     errors: list[MaeError] = []
-    taken = {str(row.get("source")) for row in rows.values()}
+    rows = {key: row for key, row in rows.items() if row.get("source")}
+    taken = {str(row["source"]) for row in rows.values()}
     for name, source in sources.items():
         if source is not None and name not in taken:
             expected = ", ".join(sorted(taken)) if taken else "no data source"
@@ -151,7 +154,7 @@ def _one(uri: str, path: Any, name: str) -> str:
         + urls.redact(tried[0])
         + " or a folder that is not empty, "
         + urls.redact(base),
-        hint="name the archive itself, or the folder with the images",
+        hint=no_pattern(uri) or "name the archive itself, or the folder with the images",
     )
 
 
@@ -381,7 +384,7 @@ def look_at_all(
     opened: dict[str, tuple[str, Opened]] = {}
     for key, row in keys.items():
         value = get_dotted(spec, key)
-        if not value:
+        if not value or (isinstance(row, Mapping) and acts(row.get("when"), spec)):
             continue
         paired = row.get("masks") if isinstance(row, Mapping) else None
         paired = paired if isinstance(paired, Mapping) and holds(paired.get("when"), spec) else {}
@@ -402,7 +405,10 @@ def look_at_all(
             problems.append(error)
             continue
         if source is not None and isinstance(row, Mapping):
-            opened[str(row.get("source"))] = key, source
+            opened[str(row.get("source") or key)] = key, source
+            against = opened.get(str(row.get("against")))
+            if against is not None:
+                found[key]["against"] = inspect.compare_classes(against[1].classes, source)
     _compare(opened, found, classes)
     return found
 
@@ -476,6 +482,7 @@ class Survey:
         seen = look_at_all(
             rows, spec, problems, remote=self.remote, share=share, classes=self.classes
         )
+        problems += self._lost_files(spec)
         self.seen = {**self.seen, **seen}
         self.sources = {key: shown_of(found) for key, found in self.seen.items()}
 
@@ -503,6 +510,25 @@ class Survey:
         )
         return self.facts, problems
 
+    def _lost_files(self, spec: Mapping[str, Any]) -> list[MaeError]:
+        """Pretrained weights behind a URL where nothing is."""
+        from mae_sdk.storage import transfer
+
+        functions = self.bundle.spec_params.get(self.action) or {}
+        nodes, problems = field_nodes(self.schema), list[MaeError]()
+        for key, function in functions.items() if self.remote else ():
+            value, node = get_dotted(spec, key), nodes.get(key) or {}
+            if str(function).split(",")[0] not in OF_PTM or not isinstance(value, str):
+                continue
+            if not urls.is_remote(value) or acts(node.get("applies_when"), spec):
+                continue
+            try:
+                transfer.info(value)
+            except MaeError as error:
+                error.field = error.field or key
+                problems.append(error)
+        return problems
+
     def _of_the_action(self, rows: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Images (less those held out) and classes of the data that the action is about."""
         for key, row in rows.items():
@@ -520,7 +546,7 @@ class Survey:
         found = None
         for key, row in rows.items():
             seen = self.sources.get(key) or {}
-            if not isinstance(row, Mapping) or "images" not in seen:
+            if not isinstance(row, Mapping) or "images" not in seen or not row.get("source"):
                 continue
             trained_on = row.get("source") == SOURCE_KEY["train"]
             count = seen.get("held_out") if trained_on else seen["images"]

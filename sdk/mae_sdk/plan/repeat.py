@@ -88,8 +88,11 @@ def _differing(
     elif searches:
         found += [f"automl.{name}" for name in _options(job, request)]
 
+    theirs = spec_of(job)
+    if not theirs:  # of a job behind a URL that is being launched elsewhere
+        return found
     extracted, set_by_launch = _sources(bundle, action), _set_by_jobs(bundle, action, spec, record)
-    for row in diff_specs(spec_of(job), spec):
+    for row in diff_specs(theirs, spec):
         key = row["key"]
         if key not in set_by_launch and key not in extracted:
             found.append(key)

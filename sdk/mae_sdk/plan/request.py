@@ -223,7 +223,7 @@ def _refuse_url(name: str, url: str) -> None:
     try:
         urls.check(url)
     except UsageError as error:
-        if "names no" in error.message:
+        if error.message != "this is not a URL":
             error.field = name
             raise
     raise UsageError("not a URL", field=name, got=url, expected="scheme://host/path")

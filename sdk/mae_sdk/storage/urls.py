@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from mae_skill.errors import DependencyError, UsageError
 from mae_skill.secret_names import is_secret_name
+from mae_skill.texts import url_problem
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _OF_A_SIGNATURE = re.compile(r"(?i)x-amz-[a-z-]+|x-goog-[a-z-]+|expires|policy")
@@ -101,6 +102,9 @@ def check(url: str | os.PathLike[str]) -> None:
     """
     text = os.fspath(url)
     name = scheme(text)
+    problem = url_problem(text)
+    if problem is not None and problem[0] != "not a URL":
+        raise UsageError(problem[0], got=redact(text), expected=problem[1])
     if name is None:
         return
     parts = _split(text)
@@ -166,7 +170,9 @@ def local_path(url: str | os.PathLike[str]) -> Path:
             "this URL is not local", got=redact(text), expected="a path or a file:// URL"
         )
     match = _SCHEME.match(text)
-    return Path(text[match.end() :] if match else text).expanduser()
+    if match:
+        return Path(text[match.end() :].removeprefix("localhost"))
+    return Path(text).expanduser()
 
 
 def join(root: str | os.PathLike[str], *parts: str) -> str:

@@ -26,6 +26,7 @@ MODEL = {
 }
 """The field of an action's model."""
 
+PRETRAINED = "train.pretrained_model_path"
 RUNS_ENGINES = ("evaluate", "inference")
 
 
@@ -80,30 +81,32 @@ def format_holds_it(case: Case) -> None:
 
 
 def named_files(case: Case) -> None:
-    """Files that somebody named for this run are here, where the run is."""
-    if not case.facts.local_files:
-        return
+    """Files that somebody named for this run are here, where the run is; a URL of one is read for
+    pretrained weights alone."""
     for key in _read(case):
-        if case.origin(key) not in OriginKind.written():
+        path = case(key)
+        if not isinstance(path, str) or case.origin(key) not in OriginKind.written():
             continue
-        value = case(key)
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, str) and "://" not in path and not Path(path).expanduser().exists():
-                kind = DataError if key.endswith("sources") else NotFoundError
-                case.errors.append(
-                    kind(
-                        "there is no such file or folder",
-                        field=key,
-                        got=path,
-                        expected="a path that exists, or a URL",
-                    )
-                )
+        if "://" in path and key != PRETRAINED:
+            case.error(
+                key,
+                "a URL is not read here",
+                "a path of the machine that runs the job",
+                "fetch the file first, or name the job that made it: --parent JOB",
+            )
+        elif "://" not in path and case.facts.local_files and not Path(path).expanduser().exists():
+            case.error(
+                key,
+                "there is no such file or folder",
+                "a path that exists" + (", or a URL" if key == PRETRAINED else ""),
+                kind=NotFoundError,
+            )
 
 
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
-    key = "train.pretrained_model_path" if case.action == "train" else MODEL[case.action]
+    key = PRETRAINED if case.action == "train" else MODEL[case.action]
     path = case(key)
     if not isinstance(path, str) or (case.action == "train" and _goes_on(case)):
         return
@@ -164,12 +167,8 @@ def _class_names(case: Case, target: Target) -> list[str] | None:
 def _read(case: Case) -> list[str]:
     """The fields whose files the action reads; its data is counted elsewhere."""
     if case.action == "train":
-        keys = ["train.resume_training_checkpoint_path"]
-        if not _goes_on(case):
-            keys.append("train.pretrained_model_path")
-        if case("train.stage") == "pretrain" and case("train.probe.interval"):
-            keys += ["dataset.probe_train_data_sources", "dataset.probe_val_data_sources"]
-        return keys
+        resumed = "train.resume_training_checkpoint_path"
+        return [resumed] if _goes_on(case) else [resumed, PRETRAINED]
     engine = [f"{case.action}.trt_engine"] if case.action in RUNS_ENGINES else []
     return [MODEL[case.action], *engine]
 

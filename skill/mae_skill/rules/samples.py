@@ -14,7 +14,10 @@ from mae_skill.rules.base import Case, Rule
 
 TRAIN = "dataset.train_data_sources"
 VAL = "dataset.val_data_sources"
+BANK = "dataset.probe_train_data_sources"
+QUERIES = "dataset.probe_val_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
+ANNOTATIONS = "annotations/"
 SEGMENTATION = "segmentation"
 FEW = 5
 
@@ -172,7 +175,7 @@ def split_classes(case: Case) -> None:
     for key in (TRAIN, VAL):
         found = case.facts.data.get(key) or {}
         splits = found.get("split_classes") or []
-        if not splits or _segments(case):
+        if not splits or _segments(case) or found.get("mask_folders"):
             continue
         listed = ", ".join(splits[:FEW])
         if case("train.stage") == "finetune" and case.action == "train":
@@ -180,27 +183,93 @@ def split_classes(case: Case) -> None:
                 key,
                 f"the folders {listed} are named like parts of a data set, not like classes",
                 "a source with one folder of images per class",
-                f"name one part as the source, for example …/{splits[0]}",
+                _name_one(found, splits[0]),
                 kind=DataError,
             )
         elif key == TRAIN:
             case.warn(key, f"the parts {listed} of the data set are all trained on")
 
 
+def _name_one(found: Seen, folder: str) -> str:
+    """How to name one folder of a source."""
+    inside = f"{found.get('wrapper') or ''}{folder}"
+    where = str(found.get("uri") or "…").rstrip("/")
+    if where.lower().endswith((".tar", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".zip")):
+        return f"make an archive of one part alone, for example of its folder {inside}"
+    return f"name one part as the source, for example {where}/{inside}"
+
+
+def masks_as_images(case: Case) -> None:
+    """Images and their masks are no classes, and masks no pictures to learn from."""
+    for key in (TRAIN, VAL):
+        found = case.facts.data.get(key) or {}
+        folders = found.get("mask_folders")
+        if not folders or _segments(case) or "mask_values" in found:
+            continue
+        images, masks = ", ".join(folders["images"][:FEW]), ", ".join(folders["masks"][:FEW])
+        if case("train.stage") == "finetune" and case.action == "train":
+            case.error(
+                key,
+                f"the folders {images} and {masks} are named like images and their masks, not like "
+                "classes",
+                "a source with one folder of images per class",
+                "for segmentation: model.task=segmentation (mae inspect SOURCE --masks beside); "
+                f"masks in other folders than {ANNOTATIONS} are named in {_masks_of(key)}",
+                kind=DataError,
+            )
+        elif key == TRAIN:
+            case.warn(
+                key,
+                f"the folders {masks} are named like the masks of {images}, and are trained on as "
+                f"pictures; {_name_one(found, folders['images'][0])}",
+            )
+
+
+def unlabeled_classes(case: Case) -> None:
+    """Folders named like images without labels are no classes."""
+    found = case.facts.data.get(TRAIN) or {}
+    names = found.get("unlabeled_classes") or []
+    if not names or case("train.stage") != "finetune" or _segments(case):
+        return
+    if found.get("split_classes"):
+        return
+    if len(names) > 1:
+        case.error(
+            TRAIN,
+            f"the folders {', '.join(names[:FEW])} are named like images with and without labels, "
+            "not like classes",
+            "a source with one folder of images per class",
+            "pretrain on all of them (train.stage=pretrain), then fine-tune on the labeled ones: "
+            + _name_one(found, names[0]),
+            kind=DataError,
+        )
+    else:
+        case.warn(
+            TRAIN,
+            f"the folder {names[0]} is named like images without labels and is learned as a class",
+        )
+
+
 def odd_classes(case: Case) -> None:
     """Signs that the folders of another level are the classes."""
     found = case.facts.data.get(TRAIN) or {}
-    if case("train.stage") != "finetune" or _segments(case) or found.get("split_classes"):
+    if case("train.stage") != "finetune" or _segments(case) or _no_classes(found):
         return
     same = found.get("same_folders") or []
     if same:
         case.warn(
             TRAIN,
-            f"every class folder holds the same folders ({_listed(same)}): if these are the "
+            f"the class folders hold the same folders ({_listed(same)}): if these are the "
             "classes, the source is one level too high",
         )
     if 1 < found.get("classes", 0) == found.get("images"):
         case.warn(TRAIN, "every class has one image alone: are the folders classes?")
+
+
+def _no_classes(found: Seen) -> bool:
+    """Whether the folders were told apart from classes, and refused as such."""
+    unlabeled = found.get("unlabeled_classes") or []
+    return bool(found.get("split_classes") or found.get("mask_folders") or len(unlabeled) > 1)
 
 
 def lost_classes(case: Case) -> None:
@@ -243,7 +312,7 @@ def labels(case: Case) -> None:
         return
 
     found = case.facts.data.get(TRAIN) or {}
-    if found.get("split_classes") or any((found.get("missing_classes") or {}).values()):
+    if _no_classes(found) or any((found.get("missing_classes") or {}).values()):
         return  # said by the rules above; the number of classes follows from it
     if classes == 0:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
@@ -266,12 +335,14 @@ def labels(case: Case) -> None:
             f"set model.num_classes={classes}",
         )
     if classes and found.get("unlabelled"):
-        unlabeled(
-            case,
-            TRAIN,
-            f"{found['unlabelled']} of {found['images']} images are in no class folder",
-            "move them into class folders, or take them out",
-        )
+        unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
+
+
+def _loose(found: Seen) -> str:
+    """How many images are in no class folder, and the first of them."""
+    names = found.get("loose") or {}
+    listed = f": {_names(names)}" if names else ""
+    return f"{found['unlabelled']} of {found['images']} images are in no class folder{listed}"
 
 
 def counts(found: Seen, limit: int = 10) -> str:
@@ -281,10 +352,10 @@ def counts(found: Seen, limit: int = 10) -> str:
     return listed + (f" and {len(table) - limit} more" if len(table) > limit else "")
 
 
-def _one_folder(found: Seen) -> str | None:
+def _one_folder(found: Seen) -> str:
     wrapper = found.get("wrapper")
     if not wrapper:
-        return None
+        return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them lie in the one folder {wrapper}, which was taken for a wrapper"
 
 
@@ -295,7 +366,7 @@ def validation_classes(case: Case) -> None:
     if not against or _segments(case) or case("train.stage") != "finetune":
         return
     unknown = against["unknown"]
-    if unknown and not found.get("split_classes"):
+    if unknown and not _no_classes(found):
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
@@ -306,9 +377,7 @@ def validation_classes(case: Case) -> None:
         )
         return
     if against["unlabelled"]:
-        unlabeled(
-            case, VAL, f"{against['unlabelled']} of {found['images']} images are in no class folder"
-        )
+        unlabeled(case, VAL, _loose({**found, "unlabelled": against["unlabelled"]}))
         return
     absent, known = against["absent"], against["known"]
     if absent and known - len(absent) < 2 <= known:
@@ -320,6 +389,33 @@ def validation_classes(case: Case) -> None:
     elif absent:
         listed = ", ".join(absent[:FEW]) + (" …" if len(absent) > FEW else "")
         case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
+
+
+def probes(case: Case) -> None:
+    """The images of probes have labels, of the classes of their bank."""
+    bank = case.facts.data.get(BANK) or {}
+    queries = case.facts.data.get(QUERIES) or {}
+    for key, found in ((BANK, bank), (QUERIES, queries)):
+        unknown = (found.get("against") or {}).get("unknown") or {}
+        loose = found.get("unlabelled", 0)
+        if unknown:
+            listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
+            case.error(
+                key,
+                f"{len(unknown)} classes are not among those of {BANK}: {listed}",
+                "class folders named as those of the bank",
+                kind=DataError,
+            )
+        elif loose:
+            unlabeled(case, key, _loose(found), "a probe asks for the class of every image")
+    if bank.get("classes") and not case(QUERIES) and max(bank["class_counts"].values()) < 2:
+        case.error(
+            BANK,
+            "every image is the only one of its class: the probe has nothing to judge",
+            "two images of a class, or more",
+            f"name {QUERIES}, or add images",
+            kind=DataError,
+        )
 
 
 def shared(case: Case) -> None:
@@ -471,6 +567,8 @@ INSPECTED = [
     constant,
     left_out,
     split_classes,
+    masks_as_images,
+    unlabeled_classes,
     odd_classes,
     lost_classes,
     validation_classes,
@@ -484,10 +582,13 @@ RULES = [
     Rule(constant),
     Rule(left_out),
     Rule(split_classes, ("train",)),
+    Rule(masks_as_images, ("train",)),
+    Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     Rule(labels, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
+    Rule(probes, ("train",)),
     Rule(shared, ("train",)),
     Rule(masks, ("train", "evaluate")),
 ]

@@ -66,10 +66,8 @@ def papers(case: Case) -> None:
 
 
 def full_batch(case: Case) -> None:
-    """An epoch of pretraining holds a whole batch."""
+    """An epoch holds a whole batch."""
     images, batch = case.facts.images, case.facts.effective_batch
-    if case("model.arch") not in ARCHS or case("train.stage") != "pretrain":
-        return
     if images is not None and batch and images < batch:
         case.warn(
             "dataset.batch_size",

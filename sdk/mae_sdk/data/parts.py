@@ -1,0 +1,133 @@
+"""Folders that are named like parts of a data set, not like classes: train and val, labeled and
+unlabeled, images and masks."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+
+def _plain(text: str) -> str:
+    """Small letters without accents."""
+    folded = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in folded if not unicodedata.combining(c))
+
+
+def _table(words: str) -> frozenset[str]:
+    return frozenset(_plain(word) for word in words.split())
+
+
+_SPLITS = {
+    "train": _table(
+        "train training trainings trn tr trainval entraînement apprentissage entrenamiento "
+        "addestramento allenamento treino treinamento trening eğitim обучение обучающая "
+        "тренировка тренировочная 训练 訓練 学習 훈련 학습"
+    ),
+    "val": _table(
+        "val valid validation dev eval evaluation holdout validierung validierungs validación "
+        "validação validazione convalida validatie walidacja doğrulama валидация валидационная "
+        "проверка 验证 驗證 検証 검증"
+    ),
+    "test": _table(
+        "test testing tst ts infer inference prueba pruebas teste testes prova collaudo prüfung "
+        "pruefung тест тестовая 测试 測試 テスト 테스트"
+    ),
+    "part": _table("fold split shard"),
+}
+_FILLERS = _table("set data dataset images imgs image img seg daten")
+_TAILS = re.compile(rf"s?(set|data|daten|satz|menge|bilder|images|imgs)$|集$|{_plain('データ')}$")
+_KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}
+
+_LABELED = _table("labeled labelled annotated supervised")
+_UNLABELED = _table("unlabeled unlabelled unannotated unsupervised nolabel nolabels")
+_IMAGES = _table(
+    "image images img imgs jpegimages rgb photo photos picture pictures leftimg8bit bilder imágenes"
+)
+_MASKS = _table(
+    "mask masks annotation annotations annot annots label labels labelmap labelmaps gt gts "
+    "groundtruth groundtruths segmentation segmentations segmentationclass segmentationobject "
+    "trimap trimaps gtfine gtcoarse masken máscaras"
+)
+
+
+def _words(name: str) -> list[str]:
+    """``imagesTr`` → images, tr; ``val2017`` → val."""
+    parts = re.split(r"[\s_.\-]+|(?<=[a-z])(?=[A-Z])", name)
+    return [word for part in parts if (word := _plain(part).strip("0123456789"))]
+
+
+def _kind(word: str) -> str | None:
+    return _KIND_OF.get(word) or _KIND_OF.get(_TAILS.sub("", word) or word)
+
+
+def split_of(name: str) -> str | None:
+    """``train``, ``val``, ``test`` or ``part`` where a folder is named like a part of a data set
+    and like nothing else (``train``, ``val2017``, ``test_set``, ``imagesTr``, ``fold_3``,
+    ``prueba``), else None."""
+    words = [word for word in _words(name) if word not in _FILLERS] or [_plain(name)]
+    kinds = {_kind(word) for word in words}
+    kind = kinds.pop()
+    if kinds or kind is None:
+        return None
+    return None if kind == "part" and not re.search(r"\d", name) else kind
+
+
+def _split_within(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The one kind of part that a name mentions, and its other words: ``my_train`` → train, my."""
+    words = [word for word in _words(name) if word not in _FILLERS]
+    kinds = {kind for word in words if (kind := _kind(word)) and kind != "part"}
+    if len(kinds) != 1:
+        return None
+    return kinds.pop(), tuple(word for word in words if not _kind(word))
+
+
+def split_folders(classes: Iterable[str]) -> list[str]:
+    """The classes that are named like parts of a data set, where they show that the folders above
+    the classes were taken: all of them are, two kinds of parts are among them, or half of them or
+    more differ in the part that they mention alone (``my_train``, ``my_val``)."""
+    listed = list(classes)
+    kinds = {name: kind for name in listed if (kind := split_of(name))}
+    everything = all(name in kinds or is_unlabeled(name) is not None for name in listed)
+    several = len(set(kinds.values()) - {"part"}) > 1
+    if kinds and (everything or several):
+        return sorted(kinds)
+
+    within = {name: found for name in listed if (found := _split_within(name))}
+    kinds_of: dict[tuple[str, ...], set[str]] = {}
+    for kind, rest in within.values():
+        kinds_of.setdefault(rest, set()).add(kind)
+    pairs = [name for name, (_, rest) in within.items() if len(kinds_of[rest]) > 1]
+    numbered = len(within) == len(listed) and len(set(within.values())) == 1 < len(listed)
+    return sorted(within) if numbered or 2 * len(pairs) >= len(listed) > 0 < len(pairs) else []
+
+
+def is_unlabeled(name: str) -> bool | None:
+    """Whether a folder is named like images without labels; False: like those with; None:
+    neither."""
+    words = [word for word in _words(name) if word not in _FILLERS and _kind(word) is None]
+    joined = "".join(words)
+    if joined in _UNLABELED:
+        return True
+    return False if joined in _LABELED else None
+
+
+def unlabeled_folders(classes: Iterable[str]) -> list[str]:
+    """The classes that are named like images without labels, and those with them beside."""
+    known = {name: found for name in classes if (found := is_unlabeled(name)) is not None}
+    return sorted(known) if True in known.values() else []
+
+
+def mask_folders(folders: Iterable[str]) -> dict[str, list[str]]:
+    """``{"images", "masks"}``: the folders of a segmentation set; empty where they are none."""
+    listed = list(folders)
+    found: dict[str, list[str]] = {"images": [], "masks": []}
+    for name in listed:
+        words = [word for word in _words(name) if _kind(word) is None]
+        joined = "".join(words)
+        if joined in _MASKS or (words and words[-1] in _MASKS and set(words[:-1]) <= _IMAGES):
+            found["masks"].append(name)
+        elif joined in _IMAGES:
+            found["images"].append(name)
+    both = found["images"] and found["masks"]
+    return found if both and 2 * sum(map(len, found.values())) >= len(listed) else {}
