@@ -127,7 +127,7 @@ def _empty(model: Backboned, saved: CheckpointMeta) -> Any:
 def _vit(model: Backboned) -> dict[str, Any]:
     encoder, config = model.encoder, model.config
     block = encoder.blocks[0]
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": int(encoder.num_features),
         "num_hidden_layers": len(encoder.blocks),
         "num_attention_heads": int(block.attn.num_heads),
@@ -227,8 +227,9 @@ def outputs(folder: Path, images: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars inside the block."""
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
+    logging: Any = theirs  # untyped
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
