@@ -1,6 +1,7 @@
 """Models that go on: folders that timm and transformers load, and their way back in."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pytest
 import timm
 import torch
 from mae_runners.actions import evaluate, export
+from mae_runners.data.transforms import EvalTransform
 from mae_runners.models import build_classifier, build_from_config, load_pretrained
+from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.pretrained import load_described
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.rules import check_rules
+from mae_skill.weights.fit import only_decodes
 from PIL import Image
 
 from tests.support.deploy import (
@@ -34,6 +38,14 @@ TIMM = [
     ("convnextv2_atto", "pretrain", 32, {"patch_size": 1}),
     ("hiera_tiny_224", "finetune", 32, {"patch_size": 2}),
     ("hiera_tiny_224", "pretrain", [32, 64], {}),
+]
+TRANSFORMERS = [
+    ("vit_tiny_patch16", "finetune", 32, {**SMALL, "global_pool": False}),
+    ("vit_tiny_patch16", "pretrain", 32, {**SMALL, "patch_size": 8, "decoder_mlp_ratio": 2.0}),
+    ("convnextv2_atto", "finetune", 32, {"patch_size": 2}),
+    ("convnextv2_atto", "pretrain", 64, {}),
+    ("hiera_tiny_224", "finetune", 32, {}),
+    ("hiera_tiny_224", "pretrain", 32, {"patch_size": 2}),
 ]
 
 
@@ -127,11 +139,11 @@ def test_timm_prepares_pictures_to_the_last_bit(made, size):
         assert (transform(Image.fromarray(pixels)) - prepared(pixels, size)).abs().max() < 1e-6
 
 
-def prepared(pixels, size):
+def prepared(pixels, size, crop=0.9):
     """What evaluation makes of a picture for `exported`'s models."""
-    from mae_runners.data.transforms import EvalTransform
-
-    spec = make_spec(dataset__augmentation__input_size=size, dataset__augmentation__center_crop=0.9)
+    spec = make_spec(
+        dataset__augmentation__input_size=size, dataset__augmentation__center_crop=crop
+    )
     image = torch.from_numpy(EvalTransform(spec.dataset.augmentation).fit(pixels).copy())
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.229, 0.224, 0.225])
     return (image.permute(2, 0, 1) / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -177,6 +189,69 @@ def test_transformers_opens_a_timm_folder_too(made):
     images = pictures(model)
     with torch.inference_mode():
         close(model(images), theirs(images).logits)
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS, ids=names)
+def test_transformers_answers_from_the_folder_as_the_model_does(made, case):
+    import transformers
+
+    model, folder, result, _ = made("transformers", case)
+    assert result["kpis"]["parity_cosine"] > 0.9999
+    kind = "AutoModelForImageClassification"
+    if case[1] == "pretrain":
+        conv = case[0].startswith("convnext")
+        kind = "AutoModel" if conv else "AutoModelForPreTraining"
+    theirs = getattr(transformers, kind).from_pretrained(folder).eval()
+    images = pictures(model)
+    with torch.inference_mode():
+        if case[1] == "finetune":
+            close(model(images), theirs(images).logits)
+            assert list(theirs.config.id2label.values()) == CLASSES
+        elif kind == "AutoModel":
+            close(model.encode(images), theirs(images).last_hidden_state.mean(dim=(2, 3)))
+        else:
+            noise = torch.rand(len(images), model.num_units)
+            close(model(images, noise).loss, theirs(images, noise=noise).loss)
+
+
+def test_transformers_prepares_pictures_to_the_last_bit_where_the_margins_are_even(made, tmp_path):
+    from mae_runners.deploy.transformers_format import preprocessor
+    from transformers import AutoImageProcessor
+
+    model, folder, *_ = made("transformers", TRANSFORMERS[0])
+    shutil.copy(folder / "config.json", tmp_path)
+    saved = CheckpointMeta.for_model(model, mean=[0.4, 0.5, 0.6], center_crop=0.8)  # 40 pixels
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor(saved)))
+
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    for picture in ((57, 83), (200, 60), (48, 48), (36, 54)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*picture, 3), dtype=np.uint8)
+        theirs = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
+        assert (theirs - prepared(pixels, 32, 0.8)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("described", [True, False], ids=["described", "by its names alone"])
+@pytest.mark.parametrize("case", TRANSFORMERS, ids=names)
+def test_a_transformers_folder_comes_back_in_as_the_model_it_was(tmp_path, made, case, described):
+    model, folder, *_ = made("transformers", case)
+    if not described:
+        folder = shutil.copytree(folder, tmp_path / "foreign")
+        config = json.loads((folder / "config.json").read_text())
+        del config["mae"]
+        (folder / "config.json").write_text(json.dumps(config))
+        again = build_from_config(model.config).eval()
+        classes = CLASSES if case[1] == "finetune" else None
+        report = load_pretrained(again, folder, classes=classes)
+        assert report.share == 1.0
+        assert all(only_decodes(name) for name in report.missing)
+    else:
+        again, saved, _ = load_described(folder, None, make_spec(), "inference.checkpoint")
+        assert saved.classes == (CLASSES if case[1] == "finetune" else None)
+    images = pictures(model)
+    with torch.inference_mode():
+        close(model.encode(images), again.encode(images))
+        if case[1] == "finetune":
+            close(model(images), again(images))
 
 
 def test_the_card_says_what_was_trained_on_what_and_leaks_no_path(tmp_path, digits):

@@ -1,0 +1,302 @@
+"""A trained model as an object: `load_model`, with the preprocessing that it was validated with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mae_sdk.data.pictures import read_rgb
+from mae_sdk.jobs.outputs import fetch, outputs_of
+from mae_sdk.jobs.secrets import ENCRYPTION_VARIABLE
+from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.spec import AugmentationSpec, InferenceSpec
+from PIL import Image
+from torch import Tensor
+
+from mae_runners.data.transforms import EvalTransform, sample_key
+from mae_runners.deploy.artefact import ArtefactMeta, class_names
+from mae_runners.deploy.eval_pairs import model_input, segmenter
+from mae_runners.deploy.features import KINDS, features, on_grid
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_runtime, run_batch
+from mae_runners.metrics.reconstruction import reconstruction_images
+from mae_runners.metrics.windows import classify_pixels
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class Prediction(NamedTuple):
+    """What a classifier says of a picture.
+
+    Attributes:
+        label: the most probable class.
+        probability: of it.
+        probabilities: of all classes, float32, in the order of `Model.classes`.
+    """
+
+    label: str
+    probability: float
+    probabilities: Floats
+
+
+class Reconstruction(NamedTuple):
+    """What an autoencoder makes of pictures, each uint8 ``[N, H, W, 3]`` in the model's input size.
+
+    Attributes:
+        original: as the model is given it.
+        masked: hidden units gray.
+        reconstructed: hidden units as predicted.
+    """
+
+    original: Pixels
+    masked: Pixels
+    reconstructed: Pixels
+
+
+class Model:
+    """A checkpoint, an export or an engine that answers for pictures.
+
+    Pictures are paths, bytes of a file, PIL images, uint8 arrays ``[H, W, 3]`` or ``[H, W]``, or
+    uint8 tensors ``[3, H, W]``; one of these, or a list. They may be of any size.
+
+    Attributes:
+        runtime: what computes.
+        meta: what it says of itself: architecture, input size, mean and std, classes.
+        batch_size: pictures given to it at a time.
+    """
+
+    def __init__(self, runtime: Runtime, batch_size: int) -> None:
+        self.runtime, self.batch_size = runtime, batch_size
+        self.meta: ArtefactMeta = runtime.meta
+        self._fit = EvalTransform(
+            AugmentationSpec(
+                input_size=list(self.meta.input_size), center_crop=self.meta.center_crop
+            )
+        )
+
+    def __repr__(self) -> str:
+        meta = self.meta
+        return f"<{meta.stage} {meta.arch} {meta.input_size}, {self.runtime.kind}>"
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of the probabilities; none of a pretrained model."""
+        return class_names(self.meta, None) if self.meta.num_classes else []
+
+    def predict(self, images: Any) -> list[Any]:
+        """A `Prediction` a picture; of a segmenter the class of every pixel, int64 ``[H, W]`` at
+        the picture's own size.
+
+        Raises:
+            UsageError: a pretrained model has no classes.
+            DataError, NotFoundError: a picture cannot be read.
+        """
+        if self.meta.output != "logits":
+            raise self._cannot("predict", "a fine-tuned model")
+        if self.meta.segments:
+            return [labels for part in self._parts(images) for labels in self._segment(part)]
+        names, found = self.classes, []
+        for logits in self._run(
+            images, lambda pixels: run_batch(self.runtime, self._input(pixels))
+        ):
+            for row in logits.double().softmax(dim=1).float().numpy():
+                best = int(row.argmax())
+                found.append(Prediction(names[best], float(row[best]), row))
+        return found
+
+    def embed(self, images: Any, kind: str = "pooled") -> Floats:
+        """Features, float32: ``pooled`` ``[N, D]``; ``tokens`` ``[N, T, D]``, a ViT's class token
+        first; ``patches`` ``[N, rows, columns, D]``.
+
+        Raises:
+            UsageError: an ONNX file or engine that was not exported with these features.
+        """
+        if kind not in KINDS:
+            raise UsageError("unknown features", got=kind, expected=", ".join(KINDS))
+        if isinstance(self.runtime, TorchRuntime):
+            model, device = self.runtime.model, self.runtime.device
+
+            def call(pixels: Tensor) -> Tensor:
+                return features(model, self._input(pixels).to(device), kind).float().cpu()
+
+        else:
+            has = self.meta.output
+            if has == "logits" or (has == "pooled") != (kind == "pooled") or kind == "tokens":
+                raise self._cannot(f"embed {kind!r}", f"its output is {has}: a checkpoint")
+
+            def call(pixels: Tensor) -> Tensor:
+                found = run_batch(self.runtime, self._input(pixels))
+                height, width = self.meta.input_size
+                return found if kind == "pooled" else on_grid(found, (height, width))
+
+        with torch.inference_mode():
+            return torch.cat(list(self._run(images, call))).numpy()
+
+    def reconstruct(self, images: Any, seed: int = 0) -> Reconstruction:
+        """Pictures with hidden units as the autoencoder fills them in; ``seed`` draws the mask.
+
+        Raises:
+            UsageError: not a pretrained model with its decoder.
+        """
+        runtime = self.runtime
+        if self.meta.output == "logits" or not isinstance(runtime, TorchRuntime):
+            raise self._cannot("reconstruct", "a pretrained checkpoint")
+        if not runtime.decodes:
+            raise self._cannot("reconstruct", "weights with a decoder")
+        model: Any = runtime.model
+        parts, count = [], 0
+        with torch.inference_mode():
+            for pixels in self._batches(images):
+                noise = torch.stack(
+                    [_noise(seed, count + row, int(model.num_units)) for row in range(len(pixels))]
+                ).to(runtime.device)
+                count += len(pixels)
+                shown = reconstruction_images(
+                    model,
+                    self._input(pixels).to(runtime.device),
+                    noise,
+                    self.meta.mean,
+                    self.meta.std,
+                )
+                parts.append(shown.pixels[:, :3].cpu())
+        whole = (torch.cat(parts) * 255.0).round().to(torch.uint8).permute(1, 0, 3, 4, 2).numpy()
+        return Reconstruction(*whole)
+
+    def preprocess(self, images: Any) -> Tensor:
+        """What the model is given: float32 normalized ``[N, 3, H, W]`` (raw uint8 where the graph
+        normalizes by itself)."""
+        return self._input(torch.cat(list(self._batches(images))))
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return model_input(pixels, self.meta)
+
+    def _run(self, images: Any, call: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        for pixels in self._batches(images):
+            yield call(pixels)
+
+    def _parts(self, images: Any) -> Iterator[list[Pixels]]:
+        """Decoded pictures at their own size, a batch at a time."""
+        part: list[Pixels] = []
+        for image in _listed(images):
+            part.append(self._pixels(image))
+            if len(part) == self.batch_size:
+                yield part
+                part = []
+        if part:
+            yield part
+
+    def _batches(self, images: Any) -> Iterator[Tensor]:
+        """Pictures in the model's size, uint8 ``[B, 3, H, W]``."""
+        for part in self._parts(images):
+            fitted = np.stack([self._fit.fit(pixels) for pixels in part])
+            yield torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
+
+    def _segment(self, part: Sequence[Pixels]) -> Iterator[npt.NDArray[np.int64]]:
+        predict = segmenter(self.runtime, InferenceSpec().segmentation, self.batch_size)
+        tensors = [torch.from_numpy(pixels.copy()).permute(2, 0, 1) for pixels in part]
+        with torch.inference_mode():
+            for pixels, logits in zip(part, predict(tensors), strict=True):
+                yield classify_pixels(logits, pixels.shape[:2])[0].cpu().numpy()
+
+    def _pixels(self, image: Any) -> Pixels:
+        """uint8 ``[H, W, 3]`` of anything that is a picture."""
+        from mae_runners.data.decode import decode
+
+        if isinstance(image, (str, os.PathLike)):
+            path = Path(image)
+            if not path.is_file():
+                raise NotFoundError(f"there is no picture at {path}", got=str(path))
+            return decode(path.read_bytes(), str(path))
+        if isinstance(image, bytes):
+            return decode(image, "a picture in memory")
+        if isinstance(image, Image.Image):
+            return np.asarray(read_rgb(image))
+        if isinstance(image, Tensor):
+            image = (
+                image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
+            )
+        array = np.asarray(image)
+        if array.dtype == np.uint8 and array.ndim == 2:
+            array = np.repeat(array[:, :, None], 3, axis=2)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise UsageError(
+                "not a picture",
+                got=f"{array.dtype} {list(array.shape)}",
+                expected="uint8 [H, W, 3] or [H, W], a path, a PIL image; a tensor [3, H, W]",
+            )
+        return np.ascontiguousarray(array)
+
+    def _cannot(self, what: str, expected: str) -> UsageError:
+        return UsageError(f"this model cannot {what}", got=repr(self), expected=expected)
+
+
+def _listed(images: Any) -> Iterable[Any]:
+    """One picture as a list of one."""
+    one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
+    if isinstance(images, (np.ndarray, Tensor)):
+        one = images.ndim <= 3
+    found = [images] if one else list(images)
+    if not found:
+        raise UsageError("no pictures", got=images, expected="one, or a list")
+    return found
+
+
+def _noise(seed: int, place: int, units: int) -> Tensor:
+    generator = torch.Generator().manual_seed(sample_key(seed, 0, place, "mask") >> 1)
+    return torch.rand(units, generator=generator)
+
+
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    results_root: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 32,
+) -> Model:
+    """A trained model, ready for pictures.
+
+    Args:
+        source: a job (its id, an unambiguous prefix, or its folder), a checkpoint, an ONNX file, a
+            folder that ``export`` wrote for timm or transformers, or an engine.
+        checkpoint: which of a job's: ``best``, ``latest`` or ``epoch:N``.
+        results_root: where jobs are; None as for the command line.
+        device: None = the GPU where there is one.
+        batch_size: pictures given to the model at a time.
+
+    Raises:
+        NotFoundError, CheckpointError: there is no such job or file, or it cannot be used.
+        DependencyError: it needs a package or a GPU that is missing here.
+    """
+    path = Path(source)
+    if (path / "job.json").is_file():
+        path = _of_job(path.resolve().name, path.resolve().parent, checkpoint)
+    elif not path.exists():
+        path = _of_job(str(source), results_root, checkpoint)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    key = os.environ.get(ENCRYPTION_VARIABLE)
+    return Model(open_runtime(path, torch.device(chosen), key), batch_size)
+
+
+def _of_job(job: str, root: str | os.PathLike[str] | None, policy: str) -> Path:
+    """The model that a job left, brought here where its folder is remote."""
+    try:
+        found = outputs_of(job, None if root is None else os.fspath(root))
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{job} is neither a file or folder nor a job",
+            got=job,
+            expected="a checkpoint, an export, an engine, or a job's id or folder",
+            hint=error.hint,
+        ) from error
+    artefact = found.model(policy)
+    fetch([artefact])
+    # Of a folder of the model hub the job names the file of weights; its description is beside it.
+    return artefact.path.parent if artefact.path.name == "model.safetensors" else artefact.path
