@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.cli.main import main
+from mae_sdk.plan import cost
 from mae_skill.errors import MaeError, UsageError
 
 from tests.support.images import write_imagefolder
@@ -58,11 +59,41 @@ def test_mean_and_deviation_are_measured(digits: Path, photos: Path) -> None:
     assert max(dark) < 0.25 < min(light)
 
 
-def test_a_plan_keeps_to_its_budget(digits: Path) -> None:
-    short, long = (plan(digits, budget=budget) for budget in ("20s", "5m"))
+def timed(monkeypatch: pytest.MonkeyPatch, cache: Path, seconds: float) -> list[Plan]:
+    """Have a step take `seconds`; the plans that were measured."""
+    asked: list[Plan] = []
 
-    assert short.spec["train"]["num_epochs"] < long.spec["train"]["num_epochs"]
-    assert short.estimates["time"]["seconds_total"] <= 25
+    def measure(info: Any, made: Plan) -> dict[str, Any]:
+        asked.append(made)
+        return {"seconds_per_step": seconds, "startup_seconds": 5.0, "steps": 6, "device": "cpu"}
+
+    monkeypatch.setenv("MAE_CACHE_DIR", str(cache))
+    monkeypatch.setattr(cost, "measure", measure)
+    return asked
+
+
+def test_a_budget_is_kept_by_the_measured_time_of_a_step(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, tmp_path / "fast", 0.02)
+    fast = plan(digits, budget="60s")
+    timed(monkeypatch, tmp_path / "slow", 0.2)
+    slow = plan(digits, budget="60s")
+
+    assert slow.spec["train"]["num_epochs"] < fast.spec["train"]["num_epochs"]
+    assert fast.estimates["time"]["seconds_total"] <= 66
+    assert slow.estimates["time"]["seconds_total"] <= 66
+
+
+def test_steps_that_cost_the_same_are_measured_once(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = timed(monkeypatch, tmp_path, 0.02)
+
+    first, second = (plan(digits, budget="60s").spec for _ in range(2))
+
+    assert len(asked) == 1
+    assert {**first, "results_dir": None} == {**second, "results_dir": None}
 
 
 @pytest.mark.parametrize(

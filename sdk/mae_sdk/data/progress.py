@@ -23,6 +23,13 @@ def heard(listener: Callable[[str], None] | None) -> Iterator[None]:
         _listener.reset(token)
 
 
+def say(line: str) -> None:
+    """Tell one line at once, to whoever listens."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(line)
+
+
 def told(items: Iterable[_T], text: Callable[[_T], str]) -> Iterator[_T]:
     """The items, with a line about the newest of them every few seconds.
 

@@ -53,6 +53,7 @@ class Draft:
         remote: count data behind URLs too, which fetches it into the cache.
         owned: dotted keys that name the job's own folder.
         reasons: dotted key → the rule by which the auto recipe chose it.
+        pace: measured time of a step over the estimated one.
         problems: what is wrong so far; all of it is raised together.
     """
 
@@ -71,6 +72,7 @@ class Draft:
     owned: set[str] = field(default_factory=set)
     inferred: list[InferredField] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    pace: float = 1.0
     problems: list[MaeError] = field(default_factory=list)
 
     @property
@@ -98,7 +100,33 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     Raises:
         MaeError: of one kind when all problems are of it, else a SpecError with all problems.
     """
-    return plan_of(drafted(bundle, request, remote=remote))
+    draft = drafted(bundle, request, remote=remote)
+    plan = plan_of(draft)
+    if request.recipe == AUTO and request.budget is not None:
+        return keep_to_budget(draft, plan)
+    return plan
+
+
+def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
+    """The plan with the epochs that its budget holds by the measured time of a step.
+
+    The time is measured once for a model, its data and this machine, and kept. Where it cannot be,
+    the estimate stands.
+    """
+    estimated = plan.seconds.get("seconds_per_step")
+    if not estimated or not plan.resources.here:
+        return plan
+    try:
+        measured = cost.measured_once(draft.bundle.info, plan)
+    except MaeError as error:
+        plan.warnings.append(error)
+        return plan
+    draft.pace = float(measured["seconds_per_step"]) / float(estimated)
+    choose_open_fields(draft)
+    plan = plan_of(draft)
+    plan.estimates["measured"] = measured
+    plan.estimates["time"] = cost.time_of(draft.bundle.info, plan, measured=measured)
+    return plan
 
 
 def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
@@ -289,7 +317,8 @@ def choose_open_fields(draft: Draft) -> None:
     seconds = _budget(draft)
     if seconds is not None and draft.decision.automl:
         seconds /= trials_in_a_row(request.automl)
-    values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds)
+    draft.layers.recipe = {}
+    values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
     if not _is_counted(survey.sources):
         raise UsageError(
             "the auto recipe looks at the images, and those behind a URL are not to be fetched",

@@ -58,12 +58,17 @@ def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
 
 
 def recommend(
-    bundle: Bundle, layers: Layers, survey: Survey, seconds: float | None
+    bundle: Bundle,
+    layers: Layers,
+    survey: Survey,
+    seconds: float | None,
+    pace: float = 1.0,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What the bundle's ``auto_recipe`` function chooses of the fields that are open.
 
     Args:
         seconds: the budget of a run; None: the function's default.
+        pace: measured time of a step over the estimated one.
 
     Returns:
         Dotted key → value, and dotted key → the rule that it came from. Both are empty where the
@@ -94,7 +99,7 @@ def recommend(
         if value is not None
     }
     facts = _of_training(facts, survey, spec)
-    choices = entry_point(name)(spec, settled, facts, _look(survey, spec), seconds)
+    choices = entry_point(name)(spec, settled, facts, _look(survey, spec), seconds, pace)
     values = {choice.key: choice.value for choice in choices}
     return values, {choice.key: choice.rule for choice in choices}
 
