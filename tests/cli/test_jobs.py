@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -142,7 +143,7 @@ def test_commands_leave_with_the_jobs_own_exit_code(
     )
 
 
-def test_resume_takes_the_environment_and_the_list_knows_its_states(
+def test_resume_takes_the_environment_marks_its_attempt_and_the_list_knows_its_states(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(root, 'test "$SHADE" = light', env={"SHADE": "dark"})
@@ -153,6 +154,11 @@ def test_resume_takes_the_environment_and_the_list_knows_its_states(
         )[0]
         == 0
     )
+    marks = (root / "job" / "log.txt").read_text(), (root / "job" / "status.json").read_text()
+    assert re.search(r"^--- attempt 2, 20\d\d-\S+ ---$", marks[0], re.MULTILINE)
+    attempts = [line.get("attempt") for line in map(json.loads, marks[1].splitlines())]
+    assert [number for number in attempts if number] == [2]
+    assert "attempt 1" not in "".join(marks)
     code, out, _ = call(
         capsys, "list", "--state", "complete", "--json", "--results-root", str(root)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -295,3 +296,13 @@ def test_a_file_that_may_not_be_read_is_an_unreadable_image(tmp_path: Path) -> N
     (tmp_path / "1.png").mkdir()  # root may read every file; a folder is what it cannot read either
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         source.read(0)
+
+
+def test_two_folders_that_are_one_name_in_two_unicode_forms_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    source = open_source(tree(tmp_path, f"{composed}/1.png", f"{decomposed}/2.png", "dog/1.png"))
+    with pytest.raises(DataError, match=r"two class folders .* the name café") as no:
+        source.label()
+    assert sorted(no.value.got) == sorted([ascii(composed), ascii(decomposed)])
+    one = open_source(tree(tmp_path / "one", f"{decomposed}/2.png", "dog/1.png"))
+    assert one.classes == [composed, "dog"]

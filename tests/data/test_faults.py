@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mae_sdk.data import open_source
 from mae_sdk.storage import retry, transfer
+from mae_sdk.storage.retry import attempt
 from mae_skill.errors import DataError, NotFoundError, StorageError
 
 from tests.support.images import make_tarball, write_imagefolder
@@ -175,3 +176,19 @@ def test_downloads_and_uploads_survive_faults(fault: str, s3: S3Server, tmp_path
         transfer.download("s3://faults/t.bin", tmp_path / "out.bin")
     assert (tmp_path / "out.bin").read_bytes() == data
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.bin", "out.bin"]
+
+
+@pytest.mark.parametrize("code", ["PermanentRedirect", "AuthorizationHeaderMalformed", "301"])
+def test_a_bucket_of_another_region_is_said_to_be_one_and_not_tried_again(code: str) -> None:
+    from botocore.exceptions import ClientError
+
+    tries: list[int] = []
+
+    def request() -> None:
+        tries.append(1)
+        raise ClientError({"Error": {"Code": code, "Message": "use this endpoint"}}, "GetObject")
+
+    with pytest.raises(StorageError, match=f"in another region, .* \\({code}\\)") as caught:
+        attempt(request, "s3://bucket/x.tar", "read")
+    assert not caught.value.retryable and len(tries) == 1
+    assert "AWS_DEFAULT_REGION" in str(caught.value.hint)

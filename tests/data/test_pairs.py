@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import unicodedata
+import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mae_sdk.data import inspect_masks, open_pairs
 from mae_sdk.data.masks import read_values
+from mae_sdk.data.pairs import Pairs
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -117,6 +120,30 @@ def test_two_masks_for_one_image_are_refused(ade: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two masks have the path training/00001"):
         open_pairs(str(copy), role="train")
     assert len(open_pairs(str(copy), role="val")) == 2, "another split is no matter"
+
+
+def test_a_pair_in_two_unicode_forms_fits_and_twins_are_refused(ade: Path, tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    picture = next((ade / "images" / "training").rglob("*.jpg"))
+    mask = next((ade / "annotations" / "training").rglob("*.png"))
+
+    def pairs(images: tuple[str, ...], masks: tuple[str, ...]) -> Pairs:
+        root = tmp_path / uuid.uuid4().hex
+        for folder, names, file in (("images", images, picture), ("annotations", masks, mask)):
+            (root / folder).mkdir(parents=True)
+            for name in names:
+                shutil.copy(file, root / folder / (name + file.suffix))
+        return open_pairs(root, role="train")
+
+    assert pairs((composed,), (decomposed,)).masked == 1
+    assert pairs((composed, decomposed), (composed, decomposed)).masked == 2
+    with pytest.raises(DataError, match="one mask belongs to both"):
+        pairs((composed, decomposed), (composed,))
+    odd = "o\u0323\u0302"  # a third form of one letter
+    with pytest.raises(
+        DataError, match=r"two masks have the path .*, written in two Unicode forms"
+    ):
+        pairs((unicodedata.normalize("NFC", odd),), (odd, "o\u0302\u0323"))
 
 
 def test_what_cannot_be_paired_says_what_is_expected(ade: Path, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_runners.context import make_folder
+from mae_skill.errors import UsageError
 
 from tests.support.images import write_flat
 from tests.support.training import command, digits_folder, read, spec, train
@@ -205,3 +207,13 @@ def test_an_error_in_a_data_worker_ends_the_process_though_workers_outlive_sigte
         ended.returncode == 1
         and "no such picture" in read(tmp_path / "job", "error.json")["message"]
     ), ended.stderr[-2000:]
+
+
+def test_a_results_folder_that_cannot_be_made_is_an_error_of_its_field(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for field in ("results_dir", "train.results_dir"):
+        with pytest.raises(UsageError, match="nothing can be written there") as caught:
+            make_folder(tmp_path / "file" / "results", field)
+        assert caught.value.field == field and caught.value.hint == f"choose another {field}"
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
