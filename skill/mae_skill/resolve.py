@@ -91,8 +91,12 @@ class Layers:
 
 @dataclass
 class Resolution(Resolved):
-    """A merged spec and the verdict on it. ``errors`` is empty when it can run."""
+    """A merged spec and the verdict on it. ``errors`` is empty when it can run.
 
+    ``references``: dotted key → what was written, of fields that refer to others.
+    """
+
+    references: dict[str, Any] = field(default_factory=dict)
     errors: list[MaeError] = field(default_factory=list)
     warnings: list[Any] = field(default_factory=list)
 
@@ -229,6 +233,7 @@ def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeEr
         if (address := no_url(taken)) is not None:
             problems.append(url_error(address, key))
             continue
+        found.references[key] = get_dotted(found.spec, key)
         set_dotted(found.spec, key, taken)
         origin = found.provenance.get(key)
         kind = origin.kind if origin is not None else OriginKind.SPEC_FILE

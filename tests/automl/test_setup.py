@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mae_sdk import Skill
 from mae_sdk.automl import setup
 from mae_sdk.automl.options import AutoMLOptions, accepted, parse, properties
 from mae_skill.bundle import Bundle
@@ -16,6 +18,7 @@ from mae_skill.merge import merge
 from mae_skill.origin import Origin, OriginKind
 
 from tests.support.automl_toy import SCHEMA, SPEC
+from tests.support.images import write_imagefolder
 
 SMALL = {
     "model": {"arch": "vit_tiny_patch16"},
@@ -149,3 +152,40 @@ def test_trials_keep_their_best_and_newest_checkpoint_unless_the_person_chose() 
             layer is OriginKind.TEMPLATE
         )
         assert merged.spec["train"]["keep_checkpoints"] == value
+
+
+def test_a_field_that_refers_to_another_follows_it_where_its_reference_holds() -> None:
+    base = {"train": {"lr": 0.5, "floor": 0.5, "own": 0.1, "seed": 22, "epochs": 2}}
+    links = {
+        "values": {
+            "train.floor": "${rate}",
+            "train.own": "${train.lr}",  # something else has set it since
+            "train.seed": "${train.epochs}${train.epochs}",
+        },
+        "aliases": {"rate": "train.lr"},
+    }
+    varied = {"train": {**base["train"], "lr": 0.2, "epochs": 3}}
+    found = setup.followed(base, varied, links)["train"]
+    assert found == {"lr": 0.2, "floor": 0.2, "own": 0.1, "seed": 33, "epochs": 3}
+    kept = setup.followed(base, varied, links, fixed={"train.floor"})["train"]
+    assert kept["floor"] == 0.5 and varied["train"]["floor"] == 0.5
+
+
+def test_a_plan_hands_its_references_to_the_study(tmp_path: Path) -> None:
+    made = Skill().plan(
+        "train",
+        train_datasets=str(write_imagefolder(tmp_path / "data", classes=2, per_class=3)),
+        automl={"max_epochs": 4},
+        spec={
+            "model": {"arch": "vit_tiny_patch16"},
+            "train": {
+                "optim": {"min_lr": "${train.optim.lr}", "warmup_epochs": "${train.num_epochs}"}
+            },
+        },
+    )
+    assert made.study is not None
+    values = {"train.optim.min_lr": "${train.optim.lr}"}
+    values["train.optim.warmup_epochs"] = "${train.num_epochs}"
+    assert made.study["references"]["values"] == values
+    assert made.spec["train"]["optim"]["warmup_epochs"] == 10
+    assert made.study["spec"]["train"]["optim"]["warmup_epochs"] == 4

@@ -15,8 +15,9 @@ from mae_sdk.cli.main import main
 from mae_sdk.job import Job, list_jobs
 from mae_sdk.jobs.metrics import last_and_best, noise, study
 from mae_sdk.jobs.root import Root
+from mae_skill.reader import read_spec
 
-from tests.support.automl_toy import make_job
+from tests.support.automl_toy import SPEC, children, make_job
 from tests.support.folders import job_folder
 from tests.support.jobs import start, wait_until
 
@@ -91,10 +92,16 @@ def test_a_study_shows_the_best_trial_beside_the_spec_as_given() -> None:
 def test_the_figures_of_a_real_study_and_its_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = make_job(tmp_path, max_trials=3)
+    folder = make_job(tmp_path, max_trials=3, spec={"sleep": SPEC["train"]["lr"]})
+    study = files.read_json(folder / "automl" / "study.json")
+    study["references"] = {"values": {"train.sleep": "${train.lr}"}}
+    files.write_json(folder / "automl" / "study.json", study)
     record = files.read_json(folder / "job.json") | {"data_warnings": ["one class is small"]}
     files.write_json(folder / "job.json", record)
     assert control(folder) == 0
+    specs = [read_spec(child / "spec.yaml")["train"] for child in children(folder)]
+    assert len({spec["lr"] for spec in specs}) == 3  # and what refers to the rate follows it
+    assert [spec["sleep"] for spec in specs] == [spec["lr"] for spec in specs]
     job = Job(folder)
     record = files.read_json(folder / "job.json")
     files.write_json(folder / "job.json", {**record, "kind": "automl", "parent": "train-parent"})

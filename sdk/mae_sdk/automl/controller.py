@@ -31,7 +31,7 @@ from mae_sdk import files
 from mae_sdk.automl import results
 from mae_sdk.automl.objectives import Objective, best, better_so_far, epochs, reports
 from mae_sdk.automl.proposals import grid_size
-from mae_sdk.automl.setup import STUDY_NAME, spec_of_trials
+from mae_sdk.automl.setup import STUDY_NAME, followed, spec_of_trials
 from mae_sdk.automl.shared_workers import Workers
 from mae_sdk.automl.space import SearchSpace
 from mae_sdk.automl.study import (
@@ -226,7 +226,11 @@ class StudyLoop:
             _, exact = self.space.given(self._spec(trial))
             if exact:
                 trial.set_user_attr("exact", exact)
-        spec = self.space.apply(self._spec(trial), {**params, **exact})
+        drawn = {**params, **exact}
+        base = self._spec(trial)
+        searched = {item.key for item in self.space.parameters} | drawn.keys()
+        links = self.trials.study.get("references")
+        spec = followed(base, self.space.apply(base, drawn), links, fixed=searched)
         child = self.trials.create(trial.number, spec)
         if trial.user_attrs.get("child") != child.name:
             trial.set_user_attr("child", child.name)

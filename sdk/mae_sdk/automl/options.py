@@ -179,7 +179,7 @@ class AutoMLOptions(BaseModel):
     worker_timeout: _Seconds = Field(
         300.0,
         description="shared storage: a worker without a heartbeat for this long counts as gone, "
-        "and its trials run again elsewhere",
+        "and its trials run again elsewhere, from their first epoch",
     )
     auto_recipe: Annotated[bool, Strict()] = Field(
         True,

@@ -8,7 +8,7 @@ travels with the process.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk import files
 from mae_sdk.automl.objectives import incomparable, objectives, unstated
+from mae_sdk.automl.references import follow
 from mae_sdk.automl.space import SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
 
@@ -63,6 +64,7 @@ def describe(
     devices: Sequence[Any] | None = None,
     processes: int = 1,
     auto: Mapping[str, Any] | None = None,
+    references: Mapping[str, Any] | None = None,
 ) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
 
@@ -71,6 +73,7 @@ def describe(
 
     Args:
         auto: dotted key → value of the auto recipe; none where it is not to be tried.
+        references: dotted key → what was written, of fields of the spec that refer to others.
 
     Raises:
         SpecError: options, ranges or metric are wrong (all problems of one kind together), or there
@@ -81,12 +84,15 @@ def describe(
 
     parsed = parse(options)
     keys = keys_of(info or {}, spec)
-    bounded = _bounded(spec, keys, parsed)
+    links = {"values": dict(references or {}), "aliases": dict(schema.get("x_aliases") or {})}
+    bounded = followed(spec, _bounded(spec, keys, parsed), links)
     notes = _keep_few_checkpoints(bounded, keys, provenance or {})
 
     chosen = objectives(schema, bounded, parsed)
     metrics = [objective.metric for objective in chosen]
     auto_spec = _with(bounded, auto or {}, keys, parsed)
+    if auto_spec is not None:
+        auto_spec = followed(bounded, auto_spec, links, fixed=auto or {})
     if auto_spec is not None and incomparable(schema, metrics):
         auto_spec = None
         notes.append(
@@ -124,7 +130,22 @@ def describe(
     }
     if auto_spec is not None:
         study["auto_spec"] = auto_spec
+    if references:
+        study["references"] = links
     return study
+
+
+def followed(
+    base: Mapping[str, Any],
+    varied: Mapping[str, Any],
+    links: Mapping[str, Any] | None,
+    fixed: Collection[str] = (),
+) -> dict[str, Any]:
+    """`references.follow` by what a study record holds of its references."""
+    if not links:
+        return dict(varied)
+    aliases = links.get("aliases") or {}
+    return follow(base, varied, links.get("values") or {}, aliases=aliases, fixed=fixed)
 
 
 def spec_of_trials(study: Mapping[str, Any]) -> dict[str, Any]:

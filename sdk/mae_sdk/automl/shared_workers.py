@@ -107,6 +107,6 @@ class Workers:
             self.study.enqueue_trial(dict(trial.params), user_attrs=again)
         self.say(
             f"trial {trial.number}: {attrs.get('owner', 'its worker')} has been silent for"
-            f" {self.timeout:.0f} s; it will run again"
+            f" {self.timeout:.0f} s; it will run again, from its first epoch"
         )
         return True

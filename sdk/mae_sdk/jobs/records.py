@@ -189,6 +189,8 @@ class StudyRecord(_StudyFields, total=False):
     warm_command: list[str]
     auto_spec: dict[str, Any]
     """The spec of every trial but trial 0, where an auto recipe was made for the task."""
+    references: dict[str, dict[str, Any]]
+    """``values``: dotted key → what was written, of fields that refer to others; ``aliases``."""
 
 
 def now() -> str:

@@ -55,6 +55,7 @@ class Draft:
         reasons: dotted key → the rule by which the auto recipe chose it.
         pace: measured time of a step over the estimated one.
         problems: what is wrong so far; all of it is raised together.
+        references: dotted key → what was written, of fields that refer to others.
     """
 
     bundle: Bundle
@@ -74,6 +75,7 @@ class Draft:
     reasons: dict[str, str] = field(default_factory=dict)
     pace: float = 1.0
     problems: list[MaeError] = field(default_factory=list)
+    references: dict[str, Any] = field(default_factory=dict)
 
     @property
     def action(self) -> str:
@@ -386,6 +388,7 @@ def plan_of(draft: Draft) -> Plan:
         problems=draft.problems,
     )
     raise_all(found.errors, draft.action)
+    draft.references = found.references
 
     plan = Plan(
         request=draft.request,
@@ -535,6 +538,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         devices=launch["devices"] or there,
         processes=launch["processes"],
         auto=auto,
+        references=draft.references,
     )
     plan.study = study
     plan.notices += list(study["space"].get("notes") or [])
