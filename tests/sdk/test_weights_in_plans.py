@@ -21,11 +21,12 @@ FIELD = "train.pretrained_model_path"
 SMALL = {"arch": "vit_tiny_patch16", "image_size": 64}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    pictures = write_imagefolder(tmp_path / "pictures", classes=3, per_class=4)
-    make_tarball(pictures, tmp_path / "data" / "images_train.tar.gz")
-    return tmp_path / "data"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    pictures = write_imagefolder(root / "pictures", classes=3, per_class=4)
+    make_tarball(pictures, root / "data" / "images_train.tar.gz")
+    return root / "data"
 
 
 def plan(data: Path, **options: Any) -> Plan:
@@ -119,7 +120,7 @@ def test_a_plan_refuses_an_encrypted_file_without_its_key(data: Path, tmp_path: 
 
 
 def test_a_plan_knows_which_rows_of_a_head_stay_fresh(data: Path, tmp_path: Path) -> None:
-    names = sorted(item.name for item in (tmp_path / "pictures").iterdir())
+    names = sorted(item.name for item in (data.parent / "pictures").iterdir())
     spec = {"train.stage": "finetune", "model.num_classes": 3}
     for theirs, said in (
         (names, "head: all 3 classes by name; "),

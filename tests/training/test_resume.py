@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +81,37 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 9])
-def test_a_run_killed_after_any_step_continues_bit_for_bit(
-    data: Path, tmp_path: Path, stage: str, step: int
-) -> None:
-    """15 images, 8 micro-batches and 4 steps per epoch: the steps lie before the first checkpoint,
-    inside epochs and at an epoch's end."""
+def changes_of(stage: str, data: Path) -> dict[str, Any]:
+    """15 images, 8 micro-batches and 4 steps per epoch, with everything that draws at random."""
     changes = {**EVERYTHING, "dataset__val_data_sources": str(data)}
     if stage == "finetune":
         changes |= {"model__drop_path_rate": 0.2, "dataset__augmentation__re_prob": 0.5}
-    assert train(spec(data, tmp_path / "whole", stage, **changes)) == 0
-    made = spec(data, tmp_path / "parts", stage, **changes)
+    return changes
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run of a stage that never stopped."""
+    root = tmp_path_factory.mktemp("whole")
+
+    def run(stage: str) -> Path:
+        if not (root / stage).exists():
+            assert train(spec(data, root / stage, stage, **changes_of(stage, data))) == 0
+        return root / stage
+
+    return run
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 9])
+def test_a_run_killed_after_any_step_continues_bit_for_bit(
+    data: Path, whole: Callable[[str], Path], tmp_path: Path, stage: str, step: int
+) -> None:
+    """The steps lie before the first checkpoint, inside epochs and at an epoch's end."""
+    made = spec(data, tmp_path / "parts", stage, **changes_of(stage, data))
     run_killed(made, step)
     assert train(made) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(stage), tmp_path / "parts")
     if step > 1:  # the first checkpoint is that of step 2
         assert_true_progress(status_lines(tmp_path / "parts"))
 
