@@ -122,6 +122,8 @@ def test_folders_of_systems_are_no_classes(folder: str, tmp_path: Path) -> None:
         ("data", None),
         ("part_1", None),
         ("imagesTr", "train"),
+        ("imagesTs", "test"),
+        ("ts", None),
         ("Entraînement", "train"),
         ("Validierungsdaten", "val"),
         ("prueba", "test"),

@@ -30,7 +30,7 @@ _SPLITS = {
         "проверка 验证 驗證 検証 검증"
     ),
     "test": _table(
-        "test testing tst ts infer inference prueba pruebas teste testes prova collaudo prüfung "
+        "test testing tst infer inference prueba pruebas teste testes prova collaudo prüfung "
         "pruefung тест тестовая 测试 測試 テスト 테스트"
     ),
     "part": _table("fold split shard"),
@@ -65,7 +65,10 @@ def split_of(name: str) -> str | None:
     """``train``, ``val``, ``test`` or ``part`` where a folder is named like a part of a data set
     and like nothing else (``train``, ``val2017``, ``test_set``, ``imagesTr``, ``fold_3``,
     ``prueba``), else None."""
-    words = [word for word in _words(name) if word not in _FILLERS] or [_plain(name)]
+    everything = _words(name)
+    words = [word for word in everything if word not in _FILLERS] or [_plain(name)]
+    if words == ["ts"] and len(everything) > 1:  # imagesTs; alone it is a language
+        return "test"
     kinds = {_kind(word) for word in words}
     kind = kinds.pop()
     if kinds or kind is None:
