@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from mae_sdk.cli.common import ACTIONS
 from mae_sdk.cli.main import main
@@ -12,6 +13,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten
 from mae_skill.reader import read_spec
 
+from tests.support.folders import write_own_checkpoint
 from tests.support.jobs import write
 
 DATA = "https://host.invalid/images.tar.gz"  # with --no-count not looked at before a job runs
@@ -19,16 +21,16 @@ NEEDS = {
     "train": [f"dataset.train_data_sources={DATA}"],
     "evaluate": [
         f"dataset.val_data_sources={DATA}",
-        "evaluate.checkpoint=https://host.invalid/c.pth",
+        "evaluate.checkpoint={here}/c.pth",
         "stage=finetune",
     ],
     "inference": [
         f"dataset.test_data_sources={DATA}",
-        "inference.checkpoint=https://host.invalid/c.pth",
+        "inference.checkpoint={here}/c.pth",
         "stage=finetune",
     ],
-    "export": ["export.checkpoint=https://host.invalid/c.pth"],
-    "gen_trt_engine": ["gen_trt_engine.onnx_file=https://host.invalid/m.onnx"],
+    "export": ["export.checkpoint={here}/c.pth"],
+    "gen_trt_engine": ["gen_trt_engine.onnx_file={here}/m.onnx"],
 }
 
 
@@ -45,9 +47,14 @@ def test_a_template_is_written_judged_changed_and_compared(
     action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "spec.yaml"
+    write_own_checkpoint(tmp_path / "c.pth")
+    images = onnx.helper.make_tensor_value_info("images", 1, ["batch", 3, 224, 224])
+    graph = onnx.helper.make_graph([], "g", [images], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    needs = [word.format(here=tmp_path) for word in NEEDS[action]]
     assert call(capsys, "get-spec", action, "-o", str(file))[0] == 0
     assert read_spec(str(file)) == Bundle.load().schema(action)["default"]
-    code, out, err = call(capsys, "validate", action, "-e", str(file), "--no-count", *NEEDS[action])
+    code, out, err = call(capsys, "validate", action, "-e", str(file), "--no-count", *needs)
     assert code == 0, out + err
     code, _, err = call(
         capsys,
@@ -55,7 +62,7 @@ def test_a_template_is_written_judged_changed_and_compared(
         action,
         "-e",
         str(file),
-        *NEEDS[action],
+        *needs,
         "--no-count",
         "--json",
         "model.archh=x",
