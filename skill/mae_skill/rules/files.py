@@ -13,7 +13,7 @@ from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
-from mae_skill.weights.config import own_description
+from mae_skill.weights.config import normalization, own_description
 from mae_skill.weights.fit import Target, fit, lack_of
 from mae_skill.weights.hand_on import why_not
 from mae_skill.weights.parameters import target_of
@@ -140,6 +140,15 @@ def weights(case: Case) -> None:
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    pictures = normalization(file)
+    for word in ("mean", "std"):
+        field = f"dataset.augmentation.{word}"
+        if word in pictures and list(case(field) or []) != list(pictures[word]):
+            case.warn(
+                field,
+                f"{case(field)} here; the weights were trained with {pictures[word]} "
+                f"({pictures['file']} of {file.name})",
+            )
     if found.warning:
         case.warn(key, found.warning)
 
