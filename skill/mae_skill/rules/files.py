@@ -80,6 +80,22 @@ def format_holds_it(case: Case) -> None:
         )
 
 
+def segmenter_answers(case: Case) -> None:
+    """A segmenter's inference writes label maps and nothing else."""
+    if case("train.stage") != "finetune" or case("model.task") != "segmentation":
+        return
+    if not case.known("model.task"):
+        return
+    for key, value in (("features", [None, "none"]), ("neighbors", [0])):
+        if case(f"inference.{key}") not in value:
+            case.error(
+                f"inference.{key}",
+                "a segmenter's inference gives no embeddings",
+                str(value[-1]),
+                "mae_runners.load_model(...).embed gives those of its encoder",
+            )
+
+
 def named_files(case: Case) -> None:
     """Files that somebody named for this run are here, where the run is; a URL of one is read for
     pretrained weights alone."""
@@ -193,6 +209,7 @@ def _goes_on(case: Case) -> bool:
 
 RULES = [
     Rule(onnx_name, ("export",)),
+    Rule(segmenter_answers, ("inference",)),
     Rule(format_holds_it, ("export",)),
     Rule(model, tuple(MODEL)),
     Rule(named_files, ("train", *MODEL)),
