@@ -1,4 +1,5 @@
-"""Models of the Hugging Face hub, through its own library: found by a plan, fetched by a launch.
+"""Models of the Hugging Face hub, through its own library: found by a plan, fetched by a launch,
+put there by an export.
 
 A model is ``hf://ORG/NAME``, with ``@REVISION`` behind the name and ``/FILE`` at the end where
 asked for; timm's ``hf-hub:ORG/NAME`` is the same. The library's variables hold: ``HF_ENDPOINT``,
@@ -116,6 +117,51 @@ def bring(url: str) -> Path:
     match = _REFERENCE.fullmatch(url)
     assert match is not None and match[2] and match[3], url
     return _download(match[1], match[2], match[3])
+
+
+def push(folder: Path, repo: str, message: str) -> dict[str, str]:
+    """Put a folder's files into a model of the hub in one commit; a new model is private.
+
+    Returns:
+        ``{"repo", "url", "commit"}``.
+
+    Raises:
+        UsageError: there is no token.
+        StorageError: the hub does not take it; what is there stays as it was.
+        DependencyError: huggingface_hub is missing.
+    """
+    field = "export.push_to_hub"
+    need_token(field, repo)
+    hub = _library()
+    api = _api()
+    try:
+        api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
+        done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+    except Exception as error:  # its HTTP client, and so the class, changes between versions
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        refused = isinstance(error, hub.errors.HfHubHTTPError) and status in (401, 403)
+        raise StorageError(
+            f"the hub did not take {repo}: "
+            + (f"HTTP {status}" if status else type(error).__name__),
+            field=field,
+            got=repo,
+            hint=f"{TOKEN_VARIABLE} must be allowed to write there"
+            if refused
+            else f"the folder is at {folder}; export again with export.overwrite=true",
+        ) from error
+    return {"repo": repo, "url": str(done.commit_url), "commit": str(done.oid)}
+
+
+def need_token(field: str, repo: str) -> None:
+    """Raises `UsageError` where the environment has no token."""
+    if token() is None:
+        raise UsageError(
+            "the hub wants a token",
+            field=field,
+            got=repo,
+            expected=f"{TOKEN_VARIABLE} in the environment, with leave to write",
+            hint=f"export {TOKEN_VARIABLE}, or pass --env {TOKEN_VARIABLE}=…",
+        )
 
 
 def _look(repo: str, revision: str | None, reference: str) -> tuple[str, list[str], Path]:

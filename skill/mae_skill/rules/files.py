@@ -15,7 +15,7 @@ from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
 from mae_skill.weights.config import normalization, own_description
 from mae_skill.weights.fit import Target, fit, lack_of
-from mae_skill.weights.hand_on import why_not
+from mae_skill.weights.hand_on import FOLDERS, why_not
 from mae_skill.weights.parameters import target_of
 
 MODEL = {
@@ -78,6 +78,20 @@ def format_holds_it(case: Case) -> None:
             "a format that holds it",
             refusal.hint,
         )
+
+
+def pushed(case: Case) -> None:
+    """A folder goes to the hub under ORG/NAME, with a token from the environment."""
+    name = case("export.push_to_hub")
+    if not name:
+        return
+    key = "export.push_to_hub"
+    if case("export.format") not in FOLDERS:
+        case.error(key, "only a folder goes to the hub", f"export.format={' or '.join(FOLDERS)}")
+    elif not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name), re.ASCII):
+        case.error(key, "not the name of a model on the hub", "ORG/NAME")
+    elif case.facts.variables is not None and "HF_TOKEN" not in case.facts.variables:
+        case.error(key, "the hub wants a token", "HF_TOKEN in the environment", "export HF_TOKEN")
 
 
 def segmenter_answers(case: Case) -> None:
@@ -209,6 +223,7 @@ def _goes_on(case: Case) -> bool:
 
 RULES = [
     Rule(onnx_name, ("export",)),
+    Rule(pushed, ("export",)),
     Rule(segmenter_answers, ("inference",)),
     Rule(format_holds_it, ("export",)),
     Rule(model, tuple(MODEL)),
