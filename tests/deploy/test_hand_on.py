@@ -15,7 +15,7 @@ from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.pretrained import load_described
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
-from mae_skill.rules import check_rules
+from mae_skill.rules import Facts, check_rules
 from mae_skill.weights.fit import only_decodes
 from PIL import Image
 
@@ -61,6 +61,7 @@ def names(case):
 def exported(folder: Path, digits: Path, format: str, case, **more):
     """The model of a case, the folder that the export action makes of it, and the result."""
     arch, stage, size, shape = case
+    folder.mkdir(exist_ok=True)
     model = make_model(arch, stage, size, **shape)
     file = save_checkpoint(model, folder / "model.pth", mean=[0.4, 0.5, 0.6], center_crop=0.9)
     spec = make_spec(
@@ -328,3 +329,43 @@ def test_settings_of_graphs_have_no_effect_on_a_folder_and_are_named():
     origins = {key: Origin(OriginKind.OVERRIDE) for key in given}
     _, warnings = check_rules("export", make_spec(**given).model_dump(), origins)
     assert any(warning.field == "export.opset_version" for warning in warnings)
+
+
+def test_a_folder_is_pushed_to_the_hub_with_a_token_that_no_record_holds(
+    tmp_path, digits, monkeypatch
+):
+    from tests.support.hub import serve
+
+    with serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.setenv("HF_TOKEN", "hf_very_secret")
+        push = {"export__push_to_hub": "lab/digits"}
+        _, folder, result = exported(tmp_path, digits, "timm", TIMM[1], **push)
+        assert server.models["lab/digits"] == {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        }
+        assert server.tokens == {"Bearer hf_very_secret"}
+        assert server.created[0].get("visibility") == "private" or server.created[0]["private"]
+        assert result["pushed"]["commit"] == server.commit_of("lab/digits")
+        written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        assert b"hf_very_secret" not in written + json.dumps(result).encode()
+
+        monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(UsageError, match="wants a token"):
+            exported(tmp_path / "again", digits, "timm", TIMM[1], **push)
+        assert not (tmp_path / "again" / "export" / "timm").exists()
+
+
+def test_a_push_that_cannot_be_is_refused_when_planned():
+    def fault(variables=frozenset({"HF_TOKEN"}), **values):
+        given = {"export.checkpoint": "m.pth", "export.push_to_hub": "lab/digits", **values}
+        spec = make_spec(**given).model_dump()
+        errors, _ = check_rules("export", spec, {}, Facts(variables=variables))
+        return [error.message for error in errors if error.field == "export.push_to_hub"]
+
+    assert fault() == ["only a folder goes to the hub"]
+    assert fault(**{"export.format": "timm"}) == []
+    assert fault(frozenset(), **{"export.format": "timm"}) == ["the hub wants a token"]
+    bad = {"export.format": "timm", "export.push_to_hub": "digits"}
+    assert fault(**bad) == ["not the name of a model on the hub"]

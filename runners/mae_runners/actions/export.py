@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from mae_sdk.files import atomic_folder, temporary_folder
+from mae_sdk.storage import hub
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from mae_skill.spec import ExperimentSpec, ExportSpec
 from mae_skill.weights.hand_on import FOLDERS, why_not
@@ -89,6 +90,11 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         figures += f", top-1 agreement {report.top1_agreement:.3f}"
         kpis["parity_top1_agreement"] = report.top1_agreement
     context.log(f"{target}: {figures}")
+    pushed = {}
+    if section.push_to_hub and in_folder:
+        found = hub.push(target, section.push_to_hub, f"{meta.arch}, {section.format}")
+        context.log(f"pushed to {found['url']}")
+        pushed = {"pushed": found}
     return {
         "kpis": kpis,
         "artefacts": [str(file) for file in files],
@@ -100,6 +106,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             "thresholds": vars(thresholds),
         },
         "meta": vars(meta),
+        **pushed,
     }
 
 
@@ -119,9 +126,12 @@ def check_request(section: ExportSpec, target: Path) -> None:
 
     Raises:
         DependencyError: a package is missing.
-        UsageError: `target` is a folder, or exists and may not be replaced.
+        UsageError: `target` is a folder, or exists and may not be replaced; or there is no token
+            for the hub.
         SpecError: the format has no reduced precision.
     """
+    if section.push_to_hub and section.format in FOLDERS:
+        hub.need_token("export.push_to_hub", section.push_to_hub)
     if section.format in ("onnx", "triton"):
         onnx_format.require("onnx", "onnxruntime")
     elif section.format == "transformers":

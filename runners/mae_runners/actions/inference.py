@@ -2,30 +2,37 @@
 
 A classifier: `results.csv` with path, label (class name), probability, and the runners-up.
 A segmenter: label maps, colored masks and overlays (`mae_runners.actions.predict_segmenter`).
-A pretrained model: `embeddings.npy` with `embeddings.csv` (row → path), and images of what it
-reconstructs. Preprocessing is evaluate's.
+A pretrained model: images of what it reconstructs. Embeddings of either: `embeddings.npy` with
+`embeddings.csv` and `embeddings.parquet` (row → path), and the nearest neighbors. Preprocessing is
+evaluate's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mae_sdk.files import atomic_file, write_csv
+from mae_skill.errors import SpecError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spelling import one_line
 from PIL import Image
+from torch import Tensor
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
 from mae_runners.context import RunContext
 from mae_runners.data import left_out
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
+from mae_runners.deploy.features import features
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
+from mae_runners.metrics.neighbors import nearest
+
+NEIGHBORS_SHOWN = 8  # of an image in the picture
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
@@ -39,6 +46,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         return predict_segmenter(spec, context, runtime)
     source = artefact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
+    kind = wanted_features(spec, runtime)
+    k = int(spec.inference.neighbors)
     mae: Any = None
     if isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies:
         mae = runtime.model
@@ -46,28 +55,36 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     images = EvalImages(spec, source, runtime.meta, labelled=False, num_units=units)
 
     size = artefact.batch_size(spec.inference, spec)
-    rows: list[tuple[int, np.ndarray]] = []
+    rows: list[tuple[int, Answer]] = []
     with connected(context) as ranks:
         batches = -(-len(images) // (size * context.world_size))
         with context.progress(batches, "inference") as progress:
             for batch in images.batches(size, rank=context.rank, world=context.world_size):
-                outputs = run_batch(runtime, batch["input"])
-                rows += zip(batch["index"].tolist(), outputs.numpy(), strict=True)
+                answers = answer(runtime, batch["input"], kind, pooled=k > 0)
+                rows += zip(batch["index"].tolist(), answers, strict=True)
                 progress.advance()
         parts = ranks.gather_on_first(rows)
         bad = ranks.gather_on_first(images.dataset.corrupt)
     if not context.is_main:
         return {}
 
-    answers = sorted((row for part in parts for row in part), key=lambda row: row[0])
-    paths = [images.dataset.path(index) for index, _ in answers]
-    stacked = np.stack([output for _, output in answers])
-    folder = context.action_dir
+    done = sorted((row for part in parts for row in part), key=lambda row: row[0])
+    paths = [images.dataset.path(index) for index, _ in done]
+    folder, files = context.action_dir, []
     if classifies:
         names = artefact.class_names(runtime.meta, None)
-        files = [write_results(folder, paths, stacked, names, int(spec.inference.top_k))]
-    else:
-        files = write_embeddings(folder, paths, stacked)
+        logits = np.stack([found.logits for _, found in done])
+        order = least_certain_first(logits) if spec.inference.sort == "uncertainty" else None
+        top_k = int(spec.inference.top_k)
+        files.append(write_results(folder, paths, logits, names, top_k, order))
+    if kind is not None:
+        files += write_embeddings(folder, paths, np.stack([found.features for _, found in done]))
+        if missing := parquet_missing():
+            context.log(f"embeddings.parquet is not written: {missing}")
+    if k:
+        pooled = torch.from_numpy(np.stack([found.pooled for _, found in done]))
+        positions = [index for index, _ in done]
+        files += write_neighbors(pooled, k, paths, positions, images, spec.train.seed, folder)
     if mae is not None:
         files += write_reconstructions(mae, images, runtime, spec.train.seed, folder)
 
@@ -83,11 +100,91 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     }
 
 
+class Answer(NamedTuple):
+    """What a model says of one image; None where it was not asked for.
+
+    Attributes:
+        logits: ``[classes]``.
+        features: of the kind that the spec names.
+        pooled: ``[D]``, for neighbors.
+    """
+
+    logits: Any
+    features: Any
+    pooled: Any
+
+
+def wanted_features(spec: ExperimentSpec, runtime: Runtime) -> str | None:
+    """The kind of features to write, or None.
+
+    Raises:
+        SpecError: the file does not give what the spec asks for.
+    """
+    asked, has = spec.inference.features, runtime.meta.output
+    kind = asked or ("none" if has == "logits" else "pooled" if has == "pooled" else has)
+    if isinstance(runtime, TorchRuntime):
+        return None if kind == "none" else kind
+    for key, needed in (("features", kind), ("neighbors", "pooled")):
+        wanted = spec.inference.neighbors > 0 if key == "neighbors" else needed != "none"
+        if wanted and needed != has:
+            raise SpecError(
+                f"this {runtime.kind} file gives {has}, not {needed} features",
+                field=f"inference.{key}",
+                got=getattr(spec.inference, key),
+                expected="what the file gives",
+                hint="run the checkpoint instead",
+            )
+    return None if kind == "none" else kind
+
+
+def answer(runtime: Runtime, images: Tensor, kind: str | None, *, pooled: bool) -> list[Answer]:
+    """The answers for a batch ``[B, 3, H, W]``."""
+    count = len(images)
+    logits: Any = [None] * count
+    found: dict[str, Tensor] = {}
+    classifies = runtime.meta.output == "logits"
+    kinds = {*([kind] if kind else []), *(["pooled"] if pooled else [])}
+    if not isinstance(runtime, TorchRuntime):
+        output = run_batch(runtime, images)
+        found = {} if classifies else {runtime.meta.output: output}
+        logits = output.numpy() if classifies else logits
+    else:
+        model: Any = runtime.model
+        with torch.inference_mode():
+            batch = images.to(runtime.device, non_blocking=True)
+            for name in sorted(kinds):
+                found[name] = features(model, batch, name).float()
+            if classifies and "pooled" in found:  # the head reads what is there already
+                logits = model.encoder.head_layer()(found["pooled"]).float().cpu().numpy()
+            elif classifies:
+                logits = run_batch(runtime, images).numpy()
+    arrays = {name: value.cpu().numpy() for name, value in found.items()}
+    written = arrays[kind] if kind else [None] * count
+    near = arrays["pooled"] if pooled else [None] * count
+    return [Answer(*row) for row in zip(logits, written, near, strict=True)]
+
+
+def least_certain_first(logits: np.ndarray) -> list[int]:
+    """Rows by the lead of the most probable class over the next, the smallest first."""
+    probabilities = torch.from_numpy(logits).double().softmax(dim=1)
+    leading = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
+    lead = leading[:, 0] - leading[:, -1] if leading.shape[1] > 1 else leading[:, 0]
+    order: list[int] = lead.argsort(stable=True).tolist()
+    return order
+
+
 def write_results(
-    folder: Path, paths: list[str], logits: np.ndarray, classes: list[str], top_k: int
+    folder: Path,
+    paths: list[str],
+    logits: np.ndarray,
+    classes: list[str],
+    top_k: int,
+    order: list[int] | None = None,
 ) -> Path:
     """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … up to
-    the ``top_k`` most probable classes; rows in the order of the source."""
+    the ``top_k`` most probable classes; rows in the order of the source, or in ``order``."""
+    if order is not None:
+        paths, logits = [paths[row] for row in order], logits[order]
     probabilities = torch.from_numpy(logits).double().softmax(dim=1)
     values, indices = probabilities.topk(min(top_k, len(classes)), dim=1)
     header = ["path", "label", "probability", "class_index"]
@@ -107,11 +204,86 @@ def write_results(
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:
-    """``embeddings.npy`` float32 [N, D] (or [N, tokens, D]) and ``embeddings.csv`` (row, path)."""
+    """``embeddings.npy`` float32 [N, D] ([N, tokens, D], [N, rows, columns, D]), ``embeddings.csv``
+    (row, path), and with pyarrow ``embeddings.parquet`` (path, embedding: the values in a row, with
+    the shape of one image in the schema's metadata)."""
     array = folder / "embeddings.npy"
     with atomic_file(array) as temporary, temporary.open("wb") as stream:
         np.save(stream, features.astype(np.float32))
-    return [array, write_csv(folder / "embeddings.csv", ["row", "path"], enumerate(paths))]
+    index = write_csv(folder / "embeddings.csv", ["row", "path"], enumerate(paths))
+    if parquet_missing():
+        return [array, index]
+
+    import pyarrow
+    from pyarrow import parquet
+
+    flat = pyarrow.array(features.astype(np.float32).reshape(-1))
+    width = int(np.prod(features.shape[1:]))
+    columns = {"path": paths, "embedding": pyarrow.FixedSizeListArray.from_arrays(flat, width)}
+    shape = {"shape": str(list(features.shape[1:]))}
+    table = folder / "embeddings.parquet"
+    with atomic_file(table) as temporary:
+        parquet.write_table(pyarrow.table(columns).replace_schema_metadata(shape), temporary)
+    return [array, index, table]
+
+
+def parquet_missing() -> str:
+    """What is to be installed for Parquet files; empty where nothing is."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        return "pip install 'mae-skill[parquet]'"
+    return ""
+
+
+def write_neighbors(
+    pooled: Tensor,
+    k: int,
+    paths: list[str],
+    positions: list[int],
+    images: EvalImages,
+    seed: int,
+    folder: Path,
+) -> list[Path]:
+    """``neighbors.csv`` (path, then path and cosine of each neighbor) and ``neighbors.png``: some
+    images, spread over the classes, each beside its nearest.
+
+    Raises:
+        SpecError: there are not so many other images.
+    """
+    if k >= len(paths):
+        raise SpecError(
+            "there are not so many other images",
+            field="inference.neighbors",
+            got=k,
+            expected=f"at most {len(paths) - 1}",
+        )
+    rows, cosines = nearest(pooled, k)
+    header = ["path"]
+    for place in range(1, k + 1):
+        header += [f"neighbor_{place}", f"cosine_{place}"]
+    lines = []
+    for path, row, values in zip(paths, rows.tolist(), cosines.tolist(), strict=True):
+        line = [path]
+        for at, value in zip(row, values, strict=True):
+            line += [paths[at], f"{value:.6f}"]
+        lines.append(line)
+    table = write_csv(folder / "neighbors.csv", header, lines)
+
+    shown = reconstruction.spread(np.asarray(images.dataset.labels)[positions], seed)
+    columns = [[row, *rows[row, :NEIGHBORS_SHOWN].tolist()] for row in shown]
+    places = sorted({positions[row] for line in columns for row in line})
+    batch = images.at(places)
+    kept = dict(zip(batch["kept"].tolist(), batch["image"][batch["valid"]], strict=True))
+    pixels = torch.stack([torch.stack([kept[positions[row]] for row in line]) for line in columns])
+    titles = ["image", *(f"neighbor {place}" for place in range(1, len(columns[0])))]
+    board = reconstruction.board(
+        reconstruction.Reconstructions(pixels.float() / 255.0, titles),
+        [images.dataset.source.members[positions[row]] for row in shown],
+    )
+    picture = folder / "neighbors.png"
+    Image.fromarray(board).save(picture)
+    return [table, picture]
 
 
 @torch.inference_mode()

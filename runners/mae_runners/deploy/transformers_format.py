@@ -33,7 +33,7 @@ from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.mae import MaskedAutoencoder
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-_EPS = 1e-6  # of every norm here
+_EPS = 1e-6  # of every norm here, but where weights came in with another
 
 
 def reference(model: Backboned) -> nn.Module:
@@ -120,7 +120,8 @@ def _empty(model: Backboned, saved: CheckpointMeta) -> Any:
     if pretrained:
         prefix = "ViTMAE" if family == "vit" else prefix
         kind = "Model" if family == "convnextv2" else "ForPreTraining"
-    config = getattr(transformers, f"{prefix}Config")(**shape, **labels, layer_norm_eps=_EPS)
+    eps = float(model.config.get("norm_eps") or _EPS)
+    config = getattr(transformers, f"{prefix}Config")(**shape, **labels, layer_norm_eps=eps)
     return getattr(transformers, f"{prefix}{kind}")(config)
 
 

@@ -74,6 +74,23 @@ class Backboned(nn.Module, ABC):
         """The architecture's row, with this model's patch."""
         return with_patch(ARCHS[self.arch], self.config.get("patch_size"))
 
+    def set_norm_eps(self, eps: float) -> None:
+        """Gives the norms this ε, and keeps it in ``config``: that of the weights that came in,
+        where it is not the papers' 1e-6.
+
+        It is that of all LayerNorms of a transformer and its decoder; ConvNeXt V2 reads it, as in
+        transformers, for the norm before its classifier alone.
+        """
+        encoder = self.encoder
+        inside = [encoder.head] if self.shape.family == "convnextv2" else [encoder]
+        if "mask_ratio" in self.config and self.shape.family != "convnextv2":
+            inside = [self]
+        for part in inside:
+            for module in part.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = eps
+        self.config["norm_eps"] = eps
+
     @property
     def block_classes(self) -> tuple[type[nn.Module], ...]:
         """Classes of the repeated blocks: the units for FSDP."""

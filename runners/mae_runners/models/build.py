@@ -123,6 +123,8 @@ def build_from_config(config: Mapping[str, Any]) -> Backboned:
         model = Segmenter(build_encoder({**config, "num_classes": 0}, pretraining=False), config)
     else:
         model = Classifier(build_encoder(config, pretraining=False), config)
+    if config.get("norm_eps") is not None:
+        model.set_norm_eps(float(config["norm_eps"]))
     speed_up(model)
     return model
 

@@ -140,6 +140,8 @@ def _take(
     if result.refusal is not None:
         raise result.refusal
     _fill(model, result, flatten(contents), name, file_field)
+    if result.other_eps is not None:
+        model.set_norm_eps(result.other_eps)
     return result
 
 

@@ -278,7 +278,15 @@ def counted(batch: Batch) -> tuple[Batch, int]:
 
 
 def local_copy(path: str, context: RunContext) -> str:
-    """A local path of a weights file; a URL is downloaded into the action's folder by each rank."""
+    """A local path of a weights file; a URL is downloaded into the action's folder by each rank, a
+    model of the hub into its cache."""
+    from mae_sdk.jobs.outputs import fetch
+    from mae_sdk.storage import hub
+
+    if hub.is_reference(path):
+        model = hub.locate(path)
+        fetch([model])
+        return str(model.path)
     if "://" not in path:
         return path
     from mae_sdk.storage.transfer import download

@@ -13,6 +13,7 @@ from mae_skill.errors import CheckpointError, NotFoundError
 from torch import nn
 
 from mae_runners.models import checkpoint
+from mae_runners.models.base import Backboned
 from mae_runners.tasks.base import Task
 from mae_runners.training.ema import WeightAverage, averaged
 from mae_runners.training.fabric import (
@@ -173,6 +174,9 @@ def fill(model: nn.Module, stored: dict[str, Any]) -> None:
             expected="the model and the input size that the run was started with",
             hint="start a new run from its weights with train.pretrained_model_path",
         ) from error
+    described = stored.get("mae", {}).get("model", {})
+    if isinstance(model, Backboned) and described.get("norm_eps") is not None:
+        model.set_norm_eps(float(described["norm_eps"]))
 
 
 def restore(

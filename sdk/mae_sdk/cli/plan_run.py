@@ -99,7 +99,9 @@ def _job_options(command: _Command) -> _Command:
             help="Which of the parent's checkpoints: best (default), latest or epoch:N.",
         ),
         click.option(
-            "--ptm", metavar="PATH", help="Pretrained weights for fine-tuning: a path or URL."
+            "--ptm",
+            metavar="PATH",
+            help="Pretrained weights for fine-tuning: a path, a URL or hf://ORG/NAME.",
         ),
         click.option(
             "--automl-policy", metavar="auto|on|off", help="Training is AutoML unless off."

@@ -303,9 +303,14 @@ def fetch(items: Iterable[Fetchable]) -> list[Path]:
     needs = {path: (url, sha256) for item in items for url, path, sha256 in item.needs}
     if not needs:
         return []
-    from mae_sdk.storage import transfer
+    from mae_sdk.storage import hub, transfer
 
-    transfer.download_many([(url, str(path)) for path, (url, _) in needs.items()])
+    of_hub = [url for url, _ in needs.values() if hub.is_reference(url)]
+    rest = [(url, str(path)) for path, (url, _) in needs.items() if not hub.is_reference(url)]
+    for url in of_hub:
+        hub.bring(url)
+    if rest:
+        transfer.download_many(rest)
     for path, (url, sha256) in needs.items():
         if sha256 is not None and sha256_of(path) != sha256:
             path.unlink()

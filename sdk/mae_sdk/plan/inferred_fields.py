@@ -26,22 +26,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.weights import config
 
 from mae_sdk import files
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
 from mae_sdk.jobs.outputs import CHECKPOINT, ENGINE, ONNX, ParentInfo
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
-from mae_sdk.storage import urls
+from mae_sdk.storage import hub, urls
 
 OF_PARENT = ("parent_model", "parent_model_folder", "parent_model_or_ptm")
 OF_PTM = ("ptm", "ptm_if_no_resume_model", "resume_model_or_ptm")
 OF_RESUME = ("resume_model", "resume_model_or_ptm")
+_PICTURES = {"dataset.augmentation.mean": "mean", "dataset.augmentation.std": "std"}
 FUNCTIONS = (
     "key",
     "output_dir",
@@ -149,6 +151,29 @@ def apply(
         if waiting and not from_ptm and not resumed:
             raise _wrong_kind(action, context.parent, waiting, engine_beside)
     return found
+
+
+def normalization(
+    found: list[InferredField], given: Collection[str], fields: Collection[str]
+) -> list[InferredField]:
+    """Mean and deviation of the pictures that pretrained weights were trained on, where the folder
+    of the weights says them.
+
+    Args:
+        given: dotted keys that are settled already.
+        fields: dotted keys that the schema has.
+    """
+    weights = next((item for item in found if item.function in OF_PTM), None)
+    if weights is None:
+        return []
+    values = config.normalization(Path(str(weights.value)))
+    return [
+        InferredField(
+            key, weights.function, list(values[word]), f"of the weights' {values['file']}"
+        )
+        for key, word in _PICTURES.items()
+        if word in values and key in fields and key not in given
+    ]
 
 
 def model_fields(spec_params: Mapping[str, Any]) -> set[str]:
@@ -313,11 +338,16 @@ def _resume(context: InferenceContext) -> tuple[str, str] | None:
 
 
 def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
-    """Pretrained weights by path or URL.
+    """Pretrained weights by path or URL, or of the model hub.
 
     Raises:
         NotFoundError: there is no such file.
+        MaeError: as `hub.locate`.
     """
+    if hub.is_reference(ptm):
+        model = hub.locate(ptm)
+        note = f"the weights of {model.repo} on the model hub, commit {model.commit[:12]}"
+        return InferredField(name, function, str(model.path), note, model.needs)
     if not urls.is_remote(ptm):
         path = urls.local_path(ptm).absolute()
         if not path.exists():
@@ -325,7 +355,7 @@ def _from_ptm(name: str, function: str, ptm: str) -> InferredField:
                 "the pretrained model does not exist",
                 field="ptm",
                 got=ptm,
-                expected="a file, a folder that holds one, or a URL of a file",
+                expected="a file, a folder that holds one, a URL of a file, or hf://ORG/NAME",
             )
         return InferredField(name, function, str(path), "the pretrained weights that were named")
     from mae_sdk.storage import transfer

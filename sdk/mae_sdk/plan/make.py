@@ -13,7 +13,7 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
-from mae_skill.dotted import field_nodes, get_dotted, set_dotted
+from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, StorageError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
@@ -286,6 +286,10 @@ def infer_fields(draft: Draft) -> None:
             env=draft.environment,
         ),
     )
+    if request.ptm:
+        settled = draft.layers.given | set(flatten(draft.layers.parent))
+        fields = field_nodes(draft.layers.schema)
+        draft.inferred += inferred_fields.normalization(draft.inferred, settled, fields)
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.

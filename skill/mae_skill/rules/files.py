@@ -13,9 +13,9 @@ from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
-from mae_skill.weights.config import own_description
+from mae_skill.weights.config import normalization, own_description
 from mae_skill.weights.fit import Target, fit, lack_of
-from mae_skill.weights.hand_on import why_not
+from mae_skill.weights.hand_on import FOLDERS, why_not
 from mae_skill.weights.parameters import target_of
 
 MODEL = {
@@ -80,6 +80,36 @@ def format_holds_it(case: Case) -> None:
         )
 
 
+def pushed(case: Case) -> None:
+    """A folder goes to the hub under ORG/NAME, with a token from the environment."""
+    name = case("export.push_to_hub")
+    if not name:
+        return
+    key = "export.push_to_hub"
+    if case("export.format") not in FOLDERS:
+        case.error(key, "only a folder goes to the hub", f"export.format={' or '.join(FOLDERS)}")
+    elif not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name), re.ASCII):
+        case.error(key, "not the name of a model on the hub", "ORG/NAME")
+    elif case.facts.variables is not None and "HF_TOKEN" not in case.facts.variables:
+        case.error(key, "the hub wants a token", "HF_TOKEN in the environment", "export HF_TOKEN")
+
+
+def segmenter_answers(case: Case) -> None:
+    """A segmenter's inference writes label maps and nothing else."""
+    if case("train.stage") != "finetune" or case("model.task") != "segmentation":
+        return
+    if not case.known("model.task"):
+        return
+    for key, value in (("features", [None, "none"]), ("neighbors", [0])):
+        if case(f"inference.{key}") not in value:
+            case.error(
+                f"inference.{key}",
+                "a segmenter's inference gives no embeddings",
+                str(value[-1]),
+                "mae_runners.load_model(...).embed gives those of its encoder",
+            )
+
+
 def named_files(case: Case) -> None:
     """Files that somebody named for this run are here, where the run is; a URL of one is read for
     pretrained weights alone."""
@@ -140,6 +170,15 @@ def weights(case: Case) -> None:
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    pictures = normalization(file)
+    for word in ("mean", "std"):
+        field = f"dataset.augmentation.{word}"
+        if word in pictures and list(case(field) or []) != list(pictures[word]):
+            case.warn(
+                field,
+                f"{case(field)} here; the weights were trained with {pictures[word]} "
+                f"({pictures['file']} of {file.name})",
+            )
     if found.warning:
         case.warn(key, found.warning)
 
@@ -184,6 +223,8 @@ def _goes_on(case: Case) -> bool:
 
 RULES = [
     Rule(onnx_name, ("export",)),
+    Rule(pushed, ("export",)),
+    Rule(segmenter_answers, ("inference",)),
     Rule(format_holds_it, ("export",)),
     Rule(model, tuple(MODEL)),
     Rule(named_files, ("train", *MODEL)),

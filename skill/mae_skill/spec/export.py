@@ -67,6 +67,13 @@ class ExportSpec(SpecModel):
         "cc-by-nc-4.0 …); null = unknown. That of pretrained weights goes on holding.",
         applies_when=_HUB,
     )
+    push_to_hub: NonEmpty | None = spec_field(
+        None,
+        "ORG/NAME on the Hugging Face hub to put the folder under, once it exists here; a new one "
+        "is private. The token is read from HF_TOKEN.",
+        applies_when=_HUB,
+        related=["export.license"],
+    )
     on_cpu: bool = spec_field(
         True,
         "Trace on the CPU; false traces on the GPU. These models need no plugin.",

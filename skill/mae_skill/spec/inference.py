@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mae_skill.spec.evaluate import STRIDE, DeviceIds, WindowSpec
 from mae_skill.spec.fields import (
     CLASSIFICATION,
@@ -41,6 +43,25 @@ class InferenceSpec(SpecModel):
         5,
         "Classes listed for each image, most probable first.",
         applies_when={**FINETUNE, **CLASSIFICATION},
+    )
+    sort: Literal["source", "uncertainty"] = spec_field(
+        "source",
+        "Order of results.csv: the source's, or the least certain first, by the lead of the most "
+        "probable class over the next.",
+        applies_when={**FINETUNE, **CLASSIFICATION},
+    )
+    features: Literal["none", "pooled", "tokens", "patches"] | None = spec_field(
+        None,
+        "Embeddings to write: none, one vector an image, all tokens (a ViT's class token first), "
+        "or one vector a patch on its grid; null = pooled from a pretrained model, none from a "
+        "fine-tuned one.",
+    )
+    neighbors: int = spec_field(
+        0,
+        "The nearest other images to list for each image, exactly, by the cosine of their pooled "
+        "embeddings; 0 = none. With a picture of some.",
+        ge=0,
+        le=1000,
     )
     num_gpus: int = spec_field(
         1, "Devices a node; the larger of this and the length of gpu_ids holds.", gt=0

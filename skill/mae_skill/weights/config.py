@@ -3,9 +3,12 @@ names cannot show (activation, heads)."""
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
@@ -28,6 +31,7 @@ class Source:
         patch: pixels per side of its tokens.
         activation: of its MLPs.
         heads: attention heads of each stage.
+        norm_eps: the ε of its norms, where it says one.
     """
 
     classes: Sequence[str] | None = None
@@ -35,6 +39,7 @@ class Source:
     patch: int | None = None
     activation: str | None = None
     heads: tuple[int, ...] = ()
+    norm_eps: float | None = None
     unit_attention: tuple[bool, ...] = field(default=())
 
     def problems(self, arch: str, heads: Sequence[int]) -> list[str]:
@@ -49,6 +54,51 @@ class Source:
         if self.unit_attention and self.unit_attention != (True, True, False, False):
             found.append("it attends inside mask units in other stages")
         return found
+
+
+def repeated(names: Sequence[str]) -> str:
+    """The first name that two rows of a head have, with the rows; empty where all differ."""
+    rows: dict[str, int] = {}
+    for row, name in enumerate(names):
+        first = rows.setdefault(unicodedata.normalize("NFC", name), row)
+        if first != row:
+            return f"{name} (rows {first} and {row})"
+    return ""
+
+
+def normalization(path: Path) -> dict[str, Any]:
+    """``{"mean", "std", "file"}`` of the pictures that the model at ``path`` was trained on, where
+    its folder says them: in transformers' ``preprocessor_config.json``, or timm's or this project's
+    ``config.json``; else nothing.
+
+    Args:
+        path: the folder, or the file of weights in it.
+    """
+    folder = path if path.is_dir() else path.parent
+    for file in ("preprocessor_config.json", CONFIG):
+        try:
+            found = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(found, Mapping) or found.get("do_normalize") is False:
+            continue
+        inner = found.get(DESCRIPTION) or found.get("pretrained_cfg")
+        inner = inner if isinstance(inner, Mapping) else found
+        values = {
+            "mean": inner.get("image_mean", inner.get("mean")),
+            "std": inner.get("image_std", inner.get("std")),
+        }
+        if all(_three(value) for value in values.values()):
+            return {**values, "file": file}
+    return {}
+
+
+def _three(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+    )
 
 
 def is_own(contents: Mapping[str, Any]) -> bool:
@@ -74,8 +124,13 @@ def describe(contents: Mapping[str, Any], where: str, width: int | None = None) 
     if own is not None:
         model = own.get("model")
         patch = model.get("patch_size") if isinstance(model, Mapping) else None
-        size = _size(own["input_size"])
-        return Source(_names(own.get("classes")), size, patch if isinstance(patch, int) else None)
+        eps = model.get("norm_eps") if isinstance(model, Mapping) else None
+        return Source(
+            _names(own.get("classes")),
+            _size(own["input_size"]),
+            patch if isinstance(patch, int) else None,
+            norm_eps=float(eps) if isinstance(eps, (int, float)) else None,
+        )
     config = contents.get(CONFIG)
     if isinstance(config, Mapping):
         return _of_config(config)
@@ -95,20 +150,28 @@ def _of_config(config: Mapping[str, Any]) -> Source:
         activation = arguments.get("act_layer") or _activation_of(name)
         heads = arguments.get("num_heads")
         labels = config.get("label_names")
+        trained = config.get("pretrained_cfg")
+        trained = trained if isinstance(trained, Mapping) else config
+        labels = labels if labels is not None else trained.get("label_names")
+        size = arguments.get("img_size") or list(trained.get("input_size") or [])[1:]
+        patch = arguments.get("patch_size")
         return Source(
             classes=_names(labels),
+            input_size=_size(size),
+            patch=patch if isinstance(patch, int) else None,
             activation=activation if isinstance(activation, str) else None,
             heads=(heads,) if isinstance(heads, int) else (),
         )
     heads = config.get("num_attention_heads", config.get("num_heads"))
     heads = [heads] if isinstance(heads, int) else heads
     unit = config.get("masked_unit_attention")
-    activation = config.get("hidden_act")
+    activation, eps = config.get("hidden_act"), config.get("layer_norm_eps")
     return Source(
         classes=_labels(config.get("id2label")),
         input_size=_size(config.get("image_size")),
         activation=activation if isinstance(activation, str) else None,
         heads=tuple(heads) if isinstance(heads, list) else (),
+        norm_eps=float(eps) if isinstance(eps, (int, float)) else None,
         unit_attention=tuple(unit) if isinstance(unit, list) else (),
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mae_skill.archs import ARCHS, Arch
 from mae_skill.errors import CheckpointError
 from mae_skill.weights import layouts
-from mae_skill.weights.config import Source, describe
+from mae_skill.weights.config import Source, describe, repeated
 from mae_skill.weights.names import (
     DECODER,
     FLOATS,
@@ -37,6 +37,7 @@ SHOWN = 10
 """Lists of fewer names are shown whole."""
 
 _IMAGENET = 1000  # classes, whose order in published heads is known
+_PAPERS_EPS = 1e-6  # of every norm
 _WINDOW = 8  # tokens a side of Hiera's mask unit
 
 
@@ -119,6 +120,7 @@ class Fit:
         share: the share of the backbone's values that come from the file; below 1 it is refused.
         backbone: how many entries of the backbone come from the file.
         assumed: what the file does not say and was taken to be so.
+        norm_eps: the ε of its norms, where its description says one.
         classes: names of the rows of the file's head, where it has them.
         warning: what the user should know of it.
         refusal: why the file is not accepted.
@@ -137,6 +139,7 @@ class Fit:
     share: float = 0.0
     backbone: int = 0
     assumed: str = ""
+    norm_eps: float | None = None
     classes: Sequence[str] | None = None
     warning: str = ""
     refusal: CheckpointError | None = None
@@ -149,6 +152,11 @@ class Fit:
         return [
             f"{name} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for name, (old, new) in changes.items()
         ]
+
+    @property
+    def other_eps(self) -> float | None:
+        """The ε of the file's norms where it is not the papers'; the model takes it over."""
+        return self.norm_eps if self.norm_eps not in (None, _PAPERS_EPS) else None
 
     def summary(self) -> str:
         """One line: what was taken, adapted, left out and is fresh."""
@@ -164,6 +172,8 @@ class Fit:
             parts.append(f"adapted: {', '.join(self.adapted)}")
         if self.assumed:
             parts.append(self.assumed)
+        if self.other_eps is not None:
+            parts.append(f"norms with its ε of {self.other_eps:g}")
         if self.head:
             parts.append(f"head: {self.head}")
         left = [*self.ignored, *self.outside, *(f"{other}.*" for other in self.others)]
@@ -316,7 +326,12 @@ class _Fitter:
         self.name, self.field, self.unnamed = name, file_field, unnamed
         self.unplaced: list[str] = []
         self.clashes: list[str] = []
-        self.result = Fit(where=found.where, others=list(found.others), outside=list(found.outside))
+        self.result = Fit(
+            where=found.where,
+            others=list(found.others),
+            outside=list(found.outside),
+            norm_eps=source.norm_eps,
+        )
 
     def run(self) -> Fit:
         result, shapes = self.result, self.target.shapes
@@ -530,6 +545,8 @@ class _Fitter:
         if wanted is None and not self.target.by_name:
             if count != total:
                 return [], f"it has {count} classes, the model {total}"
+            if named is not None and (twice := repeated(named)):
+                return [], f"two of its classes have one name: {twice}"
             return [(row, row) for row in range(total)], ""
         if named is None and count == len(self.unnamed):
             named = self.unnamed
@@ -542,6 +559,8 @@ class _Fitter:
             unless = ", unless the data's are ImageNet-1k's"
             known = self.target.by_name and count == _IMAGENET
             return [], f"its {count} classes have no names in the file{unless if known else ''}"
+        if twice := repeated(named):
+            return [], f"two of its classes have one name: {twice}"
         if wanted is None:
             return [(row, row) for row in range(count)], ""
         places = {_nfc(label): row for row, label in enumerate(named)}
