@@ -94,6 +94,15 @@ class Step:
     overrides: tuple[tuple[str, Any], ...] = ()
 
 
+def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
+    """The command that launches a next job; what is to be filled in stands in capitals."""
+    words = [f"mae {verb} {step.action}"]
+    words += [f"--parent {step.parent}"] if step.parent else []
+    words += [f"--{name.replace('_', '-')} URI" for name in step.sources]
+    words += [f"{key}={value}" for key, value in step.overrides]
+    return " ".join(words) + root
+
+
 def after(job: Job) -> list[Step]:
     """What may follow a job that is COMPLETE, the likeliest first."""
     record = job.record
@@ -206,6 +215,12 @@ def show(job: Job) -> Document:
         "folder": str(job.folder),
         "files": [str(path) for path in job.files()],
     }
+
+
+def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -> Document:
+    """``id, state, report`` (the file that was written) and its ``bytes``."""
+    path = Path(job.report(output, chain=chain))
+    return {**state(job), "report": str(path), "bytes": path.stat().st_size}
 
 
 def jobs(listed: Sequence[Job], *, limit: int, wanted: str | None = None) -> Document:

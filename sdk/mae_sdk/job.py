@@ -474,6 +474,31 @@ class Job:
         except OSError:
             return ""
 
+    def _content(self, relative: str) -> bytes | None:
+        """The content of a file of the folder; None where there is none that can be read."""
+        try:
+            return files.read_small_bytes(self.folder / relative, _MOST_BYTES)
+        except OSError:
+            return None
+
+    def report(self, output: str | os.PathLike[str] | None = None, *, chain: bool = False) -> Any:
+        """The report of the job as it is now: one HTML file that opens offline.
+
+        A notebook shows it; ``path`` is where it is.
+
+        Args:
+            output: where to write it; None: ``report.html`` in the job's folder.
+            chain: with the reports of the jobs that it came from, in one page.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        import importlib
+
+        # Reports are above jobs on the floor plan; this is the one door between them.
+        make = importlib.import_module("mae_sdk.report.make")
+        return make.make_report(self, output, chain=chain)
+
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best trial."""
         record = records.read_record(self.folder)
@@ -712,6 +737,14 @@ class RemoteJob(Job):
         except NotFoundError:
             return ""
 
+    def _content(self, relative: str) -> bytes | None:
+        if self._here:
+            return super()._content(relative)
+        try:
+            return self.root.read(self.id, relative)
+        except (NotFoundError, StorageError):
+            return None
+
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy, brought into the local scratch folder."""
         if self._here:
@@ -798,6 +831,21 @@ def awaits_launch(job: Job) -> bool:
         NotFoundError: there is no such job.
     """
     return job._awaits_launch
+
+
+def content_of(job: Job, relative: str) -> bytes | None:
+    """A file of a job's folder, wherever that is; None where there is none that can be read."""
+    return job._content(relative)
+
+
+def beside(job: Job, job_id: str) -> Job | None:
+    """Another job of the same root, by its whole id; None where there is none."""
+    try:
+        check_id(job_id)
+        other = job._beside(job_id)
+        return other if other.record else None
+    except MaeError:
+        return None
 
 
 def take_over(root: Root, job_id: str, seen: JobRecord) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.reader import dump_yaml
 
@@ -184,6 +184,8 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "data_warnings": [
             str(item) for item in plan.warnings if getattr(item, "field", None) in plan.sources
         ],
+        "warnings": redact_tree([str(item) for item in plan.warnings], known()),
+        "changed": redact_tree(_changed(bundle, plan), known()),
         "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
@@ -206,6 +208,19 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         }
     records.new_attempt(record)
     return record
+
+
+def _changed(bundle: Bundle, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Every field whose value is not the template's: where it comes from, and the template's."""
+    try:
+        template = flatten(bundle.template(plan.action))
+    except MaeError:  # a bundle without one runs plainly
+        template = {}
+    return {
+        key: {"origin": str(plan.provenance.get(key, "default")), "default": template.get(key)}
+        for key, value in flatten(plan.spec).items()
+        if key != "results_dir" and value != template.get(key)
+    }
 
 
 def _function(row: Any) -> str:

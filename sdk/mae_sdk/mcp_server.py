@@ -288,6 +288,12 @@ def _jobs(skill: Skill, arguments: Arguments) -> answers.Document:
     return {**document, "next": ["status job_id=JOB", "inspect source=URI"]}
 
 
+def _report(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = _job(skill, arguments)
+    document = answers.report(job, arguments.get("output"), chain=arguments.get("chain", False))
+    return {**document, "next": [f"metrics job_id={job.id}"]}
+
+
 def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
     document = answers.explain(skill.bundle, arguments["key"], arguments.get("action", "train"))
     return {**document, "next": ["plan with spec_overrides"]}
@@ -356,6 +362,25 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec("logs", "The end of a job's log.", {**_JOB, **lines}, ("job_id",), _logs),
         ToolSpec("metrics", "The metrics of a job.", _JOB, ("job_id",), _metrics),
+        ToolSpec(
+            "report",
+            "Write a job's report, one HTML file for a person: result, curves, pictures, tables.",
+            {
+                **_JOB,
+                "output": {
+                    "type": "string",
+                    "description": "Where to write it. Default: report.html in the job's folder.",
+                },
+                "chain": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "One page with all the jobs that it came from.",
+                },
+            },
+            ("job_id",),
+            _report,
+            read_only=False,
+        ),
         ToolSpec(
             "jobs",
             "The jobs of a results root.",

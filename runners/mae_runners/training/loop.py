@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,13 @@ from mae_runners.training.preemption import Preemption
 from mae_runners.training.schedule import build_schedule
 from mae_runners.training.step_log import StepLog, StepRecord
 from mae_runners.training.trackers import Trackers
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory that this process has held so far: of the device, on a CPU of itself."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
 class _StopEvaluation(Exception):
@@ -416,6 +424,7 @@ class TrainLoop:
             time_per_epoch=round(whole, 3),
             time_per_step=round(per_step, 4),
             eta=round((train.num_epochs - epoch - 1) * whole, 1),
+            peak_memory_mb=peak_memory_mb(self.context.device),
             kpi=metrics,
         )
 
@@ -426,6 +435,7 @@ class TrainLoop:
         if due or final or stopping:
             self._save(f"model_epoch_{epoch:03d}.pth", metrics)
         self.trackers.flush()
+        self.context.report()
 
     def left_out(self) -> dict[str, Any]:
         """Field → ``{"unreadable": {"count", "files"}}`` of the sources of which this run could not
