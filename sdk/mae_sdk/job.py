@@ -416,6 +416,16 @@ class Job:
             lines = [f"{self.id}  {error.message}"]
         printer.text("\n".join(lines))
 
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the first screen of the report. None where it cannot be read."""
+        import importlib
+
+        try:
+            shown: str = importlib.import_module("mae_sdk.report.notebook").job_html(self)
+        except MaeError:
+            return None
+        return shown
+
     def files(self) -> list[Path]:
         """What the job made, as its result names it.
 
@@ -477,7 +487,7 @@ class Job:
     def _content(self, relative: str) -> bytes | None:
         """The content of a file of the folder; None where there is none that can be read."""
         try:
-            return files.read_small_bytes(self.folder / relative, _MOST_BYTES)
+            return files.read_small_bytes(self.folder / relative, _MAX_BYTES)
         except OSError:
             return None
 

@@ -186,6 +186,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         ],
         "warnings": redact_tree([str(item) for item in plan.warnings], known()),
         "changed": redact_tree(_changed(bundle, plan), known()),
+        "model": redact_tree(_model(bundle, plan), known()),
         "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
@@ -221,6 +222,17 @@ def _changed(bundle: Bundle, plan: Plan) -> dict[str, dict[str, Any]]:
         for key, value in flatten(plan.spec).items()
         if key != "results_dir" and value != template.get(key)
     }
+
+
+def _model(bundle: Bundle, plan: Plan) -> dict[str, str | None]:
+    """Stage and architecture, by the shorthand keys of the bundle."""
+    keys = bundle.info.get("spec_shorthand_keys") or {}
+    found: dict[str, str | None] = {}
+    for name in ("stage", "arch"):
+        key = keys.get(name) if isinstance(keys, dict) else None
+        value = get_dotted(plan.spec, str(key)) if key else None
+        found[name] = value if isinstance(value, str) else None
+    return {**found, "stage": found["stage"] or plan.stage}
 
 
 def _function(row: Any) -> str:

@@ -119,8 +119,8 @@ def test_the_surest_mistakes_and_the_closest_calls_are_shown(tmp_path: Path) -> 
     notable = Notable()
     notable.add(logits[:2], labels[:2], torch.tensor([0, 1]))
     notable.add(logits[2:], labels[2:], torch.tensor([2, 3]))
-    assert [one.index for one in notable.mistakes] == [0, 1]
-    assert [one.index for one in notable.uncertain][:2] == [2, 1]
+    assert [one.place for one in notable.mistakes] == [0, 1]
+    assert [one.place for one in notable.uncertain][:2] == [2, 1]
 
     folder = write_job(tmp_path, "evaluate-1", "evaluate", result={"kpis": {}})
     gallery = Gallery(folder / "evaluate")

@@ -48,6 +48,9 @@ def write_job(
     if result is not None:
         files.write_json(folder / action / "result.json", result)
     _write_epochs(folder, action, epochs)
+    if isinstance((result or {}).get("kpis"), dict):
+        status = StatusWriter(folder / "status.json")
+        status.success(f"{action} finished", kpi=(result or {})["kpis"])
     return folder
 
 
@@ -142,7 +145,8 @@ class Page:
     @property
     def outside(self) -> list[str]:
         """Everything that a browser would fetch."""
-        found = [a.get("src", "") for name, a in self.tags if name in ("img", "script", "iframe")]
+        loads = ("img", "script", "iframe")
+        found = [a["src"] for name, a in self.tags if name in loads and "src" in a]
         found += [a.get("href", "") for name, a in self.tags if name == "link"]
         return [one for one in found if not one.startswith("data:")]
 

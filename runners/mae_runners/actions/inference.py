@@ -159,14 +159,14 @@ def show_answers(
         rows, about = [], []
         for place in places:
             one = answers[place]
-            item = dataset[0, one.index]
+            item = dataset[0, one.place]
             if not item["valid"]:
                 continue
             rows.append([tile_of(item["image"])])
             lines = lines_of(one, classes)
             if kind == "uncertain":
                 lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")
-            about.append({"name": str(dataset.source.members[one.index]), "lines": lines})
+            about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
         gallery.add(kind, rows, about, note=note)
     gallery.save()
 

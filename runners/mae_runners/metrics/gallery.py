@@ -149,6 +149,13 @@ def _fitted(tile: Pixels, size: tuple[int, int]) -> Pixels:
     return canvas
 
 
+def fitted(tile: Pixels, side: int) -> Pixels:
+    """The tile, shrunk so that its longer side has at most `side` pixels."""
+    scale = min(1.0, side / max(tile.shape[:2]))
+    size = (max(1, round(tile.shape[0] * scale)), max(1, round(tile.shape[1] * scale)))
+    return _fitted(tile, size)
+
+
 def tile_of(image: Any) -> Pixels:
     """A tensor as a tile: uint8 or float in 0…1, ``[3, H, W]``."""
     if image.is_floating_point():

@@ -18,13 +18,13 @@ class Answer(NamedTuple):
     """What a classifier said of one image.
 
     Attributes:
-        index: of the image in its source.  label: its true class, -1 where there is none.
+        place: of the image in its source.  label: its true class, -1 where there is none.
         chosen: the class it was taken for.  confidence: the probability of that.
         second: the runner-up.  margin: how far behind its probability is.
         of_label: the probability of the true class.
     """
 
-    index: int
+    place: int
     label: int
     chosen: int
     confidence: float
@@ -65,10 +65,10 @@ class Notable:
         found = list(found)
         wrong = [one for one in found if one.chosen != one.label]
         self.mistakes = heapq.nsmallest(
-            SHOWN, [*self.mistakes, *wrong], key=lambda one: (-one.confidence, one.index)
+            SHOWN, [*self.mistakes, *wrong], key=lambda one: (-one.confidence, one.place)
         )
         self.uncertain = heapq.nsmallest(
-            SHOWN, [*self.uncertain, *found], key=lambda one: (one.margin, one.index)
+            SHOWN, [*self.uncertain, *found], key=lambda one: (one.margin, one.place)
         )
 
     def show(self, gallery: Gallery, dataset: Any, classes: Sequence[str]) -> None:
@@ -92,13 +92,13 @@ class Notable:
         ):
             rows, about = [], []
             for one in answers:
-                item = dataset[0, one.index]
+                item = dataset[0, one.place]
                 if not item["valid"]:
                     continue
                 rows.append([tile_of(item["image"])])
                 about.append(
                     {
-                        "name": str(dataset.source.members[one.index]),
+                        "name": str(dataset.source.members[one.place]),
                         "lines": lines_of(one, classes),
                         "tone": "good" if one.chosen == one.label else "bad",
                     }

@@ -127,11 +127,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def thinned(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most about `most` points that look like all: of each strip its lowest and highest."""
-    if len(points) <= most:
+def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
+    """At most about `limit` points that look like all: of each strip its lowest and highest."""
+    if len(points) <= limit:
         return list(points)
-    strips = most // 2
+    strips = limit // 2
     kept: list[Point] = []
     for strip in range(strips):
         part = points[strip * len(points) // strips : (strip + 1) * len(points) // strips]

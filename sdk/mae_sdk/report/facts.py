@@ -297,13 +297,13 @@ def rows_of(text: str) -> Iterator[dict[str, str]]:
         yield {str(name): value or "" for name, value in row.items() if name is not None}
 
 
-def shown(value: Any, most: int = 200) -> str:
+def shown(value: Any, limit: int = 200) -> str:
     """A value of a spec for people, at most so many characters of it."""
     if value is None:
         return "null"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text or '""'
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def base(name: Any) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import StorageError
-from markupsafe import Markup
 
 from mae_sdk import files
 from mae_sdk.job import Job
@@ -16,6 +15,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.records import Failure
 from mae_sdk.report.chain import render_chain
 from mae_sdk.report.facts import facts_of
+from mae_sdk.report.notebook import frame
 from mae_sdk.report.page import REPORT_NAME, render
 
 
@@ -43,14 +43,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The page in a frame of its own, so that its style stays in it."""
-        text = self.path.read_text(encoding="utf-8")
-        return str(
-            Markup(
-                '<iframe title="report" sandbox srcdoc="{}" '
-                'style="width:100%;height:720px;border:1px solid #8884;border-radius:8px">'
-                "</iframe>"
-            ).format(text)
-        )
+        return frame(self.path.read_text(encoding="utf-8"), 720)
 
 
 def make_report(

@@ -29,11 +29,21 @@ REFRESH_SECONDS = 30
 """How often an open page looks for a newer one while the job runs."""
 
 
-def render(facts: Facts, links: Mapping[str, str] | None = None) -> str:
+def render(
+    facts: Facts,
+    links: Mapping[str, str] | None = None,
+    *,
+    refresh: int = REFRESH_SECONDS,
+    home: str = "",
+    sections: list[Section] | None = None,
+) -> str:
     """The page.
 
     Args:
-        links: job id → where its own report is; None: beside this one, where it is.
+        links: job id → where its own report is; None: in its folder, beside that of this job.
+        refresh: seconds after which an open page looks for a newer one, while the job runs.
+        home: the page of all jobs, where there is one.
+        sections: below the first screen; None: all.
     """
     parts = {
         "above": " · ".join(
@@ -44,8 +54,9 @@ def render(facts: Facts, links: Mapping[str, str] | None = None) -> str:
         "below": _asked(facts),
         "chain": chain_links(facts, links),
         "cards": first_screen.cards(facts),
-        "sections": body(facts),
-        "refresh": REFRESH_SECONDS if facts.is_running else None,
+        "sections": body(facts) if sections is None else sections,
+        "refresh": refresh if facts.is_running else None,
+        "home": home,
     }
     return fill("report.html.j2", f"{parts['heading']} · {facts.id}", **parts)
 
