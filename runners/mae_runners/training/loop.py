@@ -408,7 +408,12 @@ class TrainLoop:
         # ------------------------------------------------------------ log, report
         # Before the checkpoint: a run that is killed in between repeats the epoch and its line; the
         # other way round it would go on after the epoch and never report it.
+        memory = peak_memory_mb(self.context.device)
+        pace = self.images * steps / max(self.steps_per_epoch, 1) / max(seconds, 1e-9)
         self.trackers.log(position.step, epoch, metrics)
+        self.trackers.machine(position.step, {"images_per_second": pace, "peak_memory_mb": memory})
+        if final or stopping:
+            self.trackers.gallery(position.step, self.folder)
         self.trackers.flush()
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.context.log(f"epoch {epoch}: {shown}  ({seconds:.1f} s)")
@@ -424,7 +429,7 @@ class TrainLoop:
             time_per_epoch=round(whole, 3),
             time_per_step=round(per_step, 4),
             eta=round((train.num_epochs - epoch - 1) * whole, 1),
-            peak_memory_mb=peak_memory_mb(self.context.device),
+            peak_memory_mb=memory,
             kpi=metrics,
         )
 

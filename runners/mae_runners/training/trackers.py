@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mae_sdk.files import atomic_file
 from mae_skill.rules.tracking import wandb_lacks
 from mae_skill.spec import WandbSpec
 from torch import Tensor
 
 from mae_runners.context import RunContext
+from mae_runners.metrics.gallery import Gallery
 
 
 class Trackers:
@@ -23,6 +26,8 @@ class Trackers:
     """
 
     COLUMNS = ("step", "epoch", "name", "value")
+    _shown_in_epochs = ("reconstruction", "progress", "segmentation")
+    """Sheets that `image` has shown as boards, with their words."""
 
     def __init__(
         self,
@@ -32,7 +37,7 @@ class Trackers:
         context: RunContext,
         step: int,
     ) -> None:
-        self.enabled = context.is_main
+        self.enabled, self._context = context.is_main, context
         if not self.enabled:
             return
         self.csv_path = folder / "metrics.csv"
@@ -73,8 +78,51 @@ class Trackers:
             self._csv.writerow((step, epoch, name, repr(float(value))))
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log({**values, "epoch": epoch}, step=step)
+        self._to_wandb(lambda run: run.log({**values, "epoch": epoch}, step=step))
+
+    def machine(self, step: int, values: dict[str, float]) -> None:
+        """What belongs to the machine, not to the run: no table holds it, for no two runs are alike
+        in it."""
+        if not self.enabled:
+            return
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._to_wandb(lambda run: run.log(values, step=step))
+
+    def gallery(self, step: int, folder: Path) -> None:
+        """The sheets of the report (`mae_runners.metrics.gallery`) that no tracker has seen yet."""
+        if not self.enabled:
+            return
+        from PIL import Image
+
+        for sheet in Gallery(folder).index.get("sheets", []):
+            name = sheet["kind"]
+            if name in self._shown_in_epochs:
+                continue
+            with Image.open(folder / "pictures" / sheet["file"]) as opened:
+                self._show(step, name, np.asarray(opened.convert("RGB")))
+
+    def _show(self, step: int, name: str, pixels: np.ndarray) -> None:
+        self._board.add_image(name, pixels, step, dataformats="HWC")
+
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(pixels)}, step=step)
+
+        self._to_wandb(log)
+
+    def _to_wandb(self, act: Callable[[Any], object]) -> None:
+        """Does something with the run of Weights & Biases; where that fails, training goes on
+        without it."""
+        if self._wandb is None:
+            return
+        try:
+            act(self._wandb)
+        except Exception as error:  # its service may fail in any way; the training must not
+            self._wandb = None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._context.warn(f"wandb.enable: went on without Weights & Biases: {reason[:200]}")
 
     def image(self, step: int, name: str, image: Tensor, path: Path) -> None:
         """An RGB image, float ``[3, H, W]`` in 0…1: into the folder as PNG, and the trackers."""
@@ -85,11 +133,7 @@ class Trackers:
         pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-        self._board.add_image(name, pixels, step, dataformats="HWC")
-        if self._wandb is not None:
-            import wandb
-
-            self._wandb.log({name: wandb.Image(pixels)}, step=step)
+        self._show(step, name, pixels)
 
     def flush(self) -> None:
         if self.enabled:
@@ -100,8 +144,7 @@ class Trackers:
         if self.enabled:
             self._file.close()
             self._board.close()
-            if self._wandb is not None:
-                self._wandb.finish()
+            self._to_wandb(lambda run: run.finish())
 
 
 def _start_wandb(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mae_skill.errors import MaeError
-
-from mae_sdk.job import Job, beside
+from mae_sdk.job import Job
 from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, search
 from mae_sdk.report.blocks import Card, Link, Section, Table
-from mae_sdk.report.facts import Facts, facts_of, parents
+from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
 from mae_sdk.report.markup import seconds
 
 MAX_EVALUATIONS = 8
@@ -63,19 +61,6 @@ def with_evaluations(line: list[Facts]) -> list[Facts]:
     for facts in line:
         found += [facts, *judged_by.get(facts.id, [])[:MAX_EVALUATIONS]]
     return found
-
-
-def evaluations(job: Job) -> list[Job]:
-    """The evaluations in the same local root, oldest first; their ids begin with the action."""
-    found = []
-    for folder in sorted(job.folder.parent.glob("evaluate-*"))[:500]:
-        try:
-            other = beside(job, folder.name)
-            if other is not None:
-                found.append((str(other.record.get("created_at")), other))
-        except MaeError:
-            continue
-    return [other for _, other in sorted(found, key=lambda pair: pair[0])]
 
 
 def summary(line: list[Facts]) -> Table:

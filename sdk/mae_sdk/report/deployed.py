@@ -1,4 +1,4 @@
-"""What was made for deployment: parity with the model, sizes, speed of each runtime."""
+"""What was made for deployment: parity with the model, sizes, the speed of each runtime."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
-from mae_sdk.report.blocks import Block, Section, Table, Text
-from mae_sdk.report.facts import Facts, base, shown
+from mae_sdk.report.blocks import Block, Code, Section, Table, Text
+from mae_sdk.report.facts import Facts, base, evaluations, facts_of, shown
 from mae_sdk.report.judged import speed_rows
 from mae_sdk.report.markup import number, percent, size
 
@@ -74,16 +74,25 @@ def files(facts: Facts) -> Section | None:
 
 
 def speeds(facts: Facts) -> Section | None:
-    """Latency by runtime and batch: this job's own, and those of evaluations of what it made."""
+    """Latency by runtime and batch, as evaluations of what was made, and of the model that it was
+    made of, have measured it."""
+    wanted = {facts.id, facts.record.get("parent"), facts.record.get("parent_automl")}
     rows: list[list[Any]] = []
-    for name, measured in mapping(facts.result.get("speeds")).items():
-        rows += [[str(name), *row] for row in speed_rows(measured)]
+    for job in evaluations(facts.job):
+        other = facts_of(job, job.record, "")
+        if {other.record.get("parent"), other.record.get("parent_automl")} & wanted - {None}:
+            measured = mapping(other.judged.get("speed"))
+            model = mapping(other.judged.get("model"))
+            of = f"{model.get('kind')}, {model.get('precision')}"
+            place = str(measured.get("device"))
+            rows += [[of, place, *row] for row in speed_rows(measured)]
     if not rows:
-        return None
-    head = ["runtime", "batch", "median", "95th percentile", "images per second", "repetitions"]
-    where = str(facts.result.get("speed_device") or "")
-    table = Table(head, rows, where, (1, 2, 3, 4, 5))
-    return Section("Speed", [table], "")
+        command = f"mae run evaluate --parent {facts.id} --eval-dataset URI"
+        lead = "Not measured yet: an evaluation does it."
+        return Section("Speed", [Code(command)], lead)
+    head = ["runtime", "device", "batch", "median", "95th percentile", "images per second"]
+    table = Table(head, [row[:6] for row in rows], "From the evaluations", (2, 3, 4, 5))
+    return Section("Speed", [table])
 
 
 def description(facts: Facts) -> Section | None:

@@ -334,3 +334,16 @@ def parents(job: Job) -> list[Job]:
         seen.add(before.id)
         line.insert(0, before)
     return line
+
+
+def evaluations(job: Job) -> list[Job]:
+    """The evaluations in the same local root, oldest first; their ids begin with the action."""
+    found = []
+    for folder in sorted(job.folder.parent.glob("evaluate-*"))[:500]:
+        try:
+            other = beside(job, folder.name)
+            if other is not None:
+                found.append((str(other.record.get("created_at")), other))
+        except MaeError:
+            continue
+    return [other for _, other in sorted(found, key=lambda pair: pair[0])]
