@@ -35,7 +35,7 @@ def render_chain(job: Job) -> str:
     line = with_evaluations(line)
     share = gallery.BUDGET // max(len(line), 1)
     parts = [_part(facts, share) for facts in line]
-    first, last = line[0], line[-1]
+    first, last = line[0], next(facts for facts in line if facts.id == job.id)
     title = f"From {first_screen.heading(first).lower()} to {first_screen.heading(last).lower()}"
     links = [Link(part.heading, f"#{part.id}") for part in parts]
     return page.fill(

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_skill.diff import diff_specs
+
 from mae_sdk.job import beside
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.metrics import number as cell
@@ -13,7 +15,7 @@ from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Axis, Dot, Options, Series
-from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of
+from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of, shown
 from mae_sdk.report.intervals import difference, images_needed, wilson
 from mae_sdk.report.markup import number, percent, seconds
 
@@ -86,40 +88,56 @@ def sections(facts: Facts) -> list[Section]:
     record = facts.document("automl/study.json")
     objectives = [mapping(one) for one in as_list(record.get("objectives"))]
     knobs = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
-    found = [winner(study)]
+    found = [winner(facts, study)]
     if rows and objectives:
         found.append(history(facts, rows, objectives, knobs))
         found.append(table(rows, objectives, knobs, study))
     return [one for one in found if one is not None]
 
 
-def winner(study: Mapping[str, Any]) -> Section | None:
-    """The winning parameters beside the given ones."""
+def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
+    """The fields in which the best trial differs from the spec as given."""
     best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
     if not is_number(best.get("value")):
         return None
-    before = mapping(given.get("params"))
-    if best.get("trial") == 0:
-        rows = [[key, number(value)] for key, value in before.items()]
-        rows.append([str(study.get("metric")), number(best["value"])])
-        head = ["parameter", "trial 0: the spec as given"]
-        return Section(
-            "Best against the spec as given",
-            [Text(verdict(study)), Table(head, rows, "The best is the spec as given", (1,))],
-        )
-    rows, marked = [], []
-    for key, value in mapping(best.get("params")).items():
-        if before.get(key) != value:
-            marked.append(len(rows))
-        rows.append([key, number(before.get(key)), number(value)])
+    title, said = "Best against the spec as given", Text(verdict(study))
     metric = str(study.get("metric"))
+    if best.get("trial") == 0:
+        rows = [[key, number(value)] for key, value in mapping(given.get("params")).items()]
+        rows.append([metric, number(best["value"])])
+        head = ["parameter", "trial 0: the spec as given"]
+        return Section(title, [said, Table(head, rows, "The best is the spec as given", (1,))])
+
+    before, after = mapping(given.get("params")), mapping(best.get("params"))
+    differing = {str(key): (before.get(key), value) for key, value in after.items()}
+    differing |= _differences(facts, given, best)
+    rows, marked = [], []
+    for key, (one, other) in differing.items():
+        marked += [len(rows)] if one != other else []
+        rows.append([key, _short(one), _short(other)])
     rows.append([metric, number(given.get("value")), number(best.get("value"))])
-    head = ["parameter", "trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
-    blocks: list[Block] = [
-        Text(verdict(study)),
-        Table(head, rows, "The winning parameters beside the given ones", (1, 2), marked),
-    ]
-    return Section("Best against the spec as given", blocks)
+    head = ["field", "trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
+    table = Table(head, rows, "The winning values beside the given ones", (1, 2), marked)
+    return Section(title, [said, table])
+
+
+def _differences(
+    facts: Facts, given: Mapping[str, Any], best: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Field → both values, where the specs of the two trials differ: a recipe changes fields that
+    are not searched."""
+    specs = []
+    for one in (given, best):
+        child = beside(facts.job, str(one.get("child")))
+        if child is None:
+            return {}
+        specs.append(facts_of(child, child.record, "").spec)
+    rows = diff_specs(*specs)
+    return {row["key"]: (row["a"], row["b"]) for row in rows if row["key"] != "results_dir"}
+
+
+def _short(value: Any) -> str:
+    return number(value) if is_number(value) else shown(value, 60)
 
 
 def history(
@@ -281,18 +299,18 @@ def table(
     metrics = [str(one.get("metric")) for one in objectives]
     names = [str(knob.get("name")) for knob in knobs][:9]
     best = mapping(study.get("best")).get("trial")
-    shown: list[list[Any]] = []
+    listed: list[list[Any]] = []
     marked = []
     for row in rows[:200]:
-        marked += [len(shown)] if row.get("trial") == best else []
+        marked += [len(listed)] if row.get("trial") == best else []
         values = [number(row.get(name)) for name in metrics]
         parameters = [number(row.get(name)) for name in names]
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
         state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
-        shown.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *parameters])
+        listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *parameters])
     short = [name.rsplit(".", 1)[-1] for name in names]
     head = ["trial", "state", *metrics, "best epoch", "time", *short]
     numeric = tuple(range(2, len(head)))
     lead = f"{len(rows) - 200} more are in automl/trials.csv" if len(rows) > 200 else ""
-    return Section("Trials", [Table(head, shown, "All trials", numeric, marked)], lead)
+    return Section("Trials", [Table(head, listed, "All trials", numeric, marked)], lead)
