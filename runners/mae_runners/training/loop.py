@@ -143,7 +143,7 @@ class TrainLoop:
             task, self.ranks, self.fabric, self.bare_optimizer, self.folder, self.micro_batches
         )
         config = {**plain_spec, "encryption_key": None}
-        self.trackers = Trackers(self.folder, spec.wandb, config, context, self.position.step)
+        self.trackers = Trackers(self.folder, spec, config, context, self.position.step)
         self._report_derived()
 
     def _make_model(self, stored: dict[str, Any] | None) -> None:
