@@ -46,6 +46,7 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import metrics_of, parse_status, read_status
+from mae_sdk.run import report_process
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
@@ -65,7 +66,14 @@ def observe(job_dir: Path) -> tuple[JobRecord, str]:
 
     A job that its platform no longer runs becomes ERROR, or CANCELED when that was asked for.
     """
-    return observe_all([(job_dir, records.read_record(job_dir))])[0]
+    before = records.read_record(job_dir)
+    seen = observe_all([(job_dir, before)])[0]
+    was_over, is_over = (
+        records.is_terminal(records.last_attempt(record)["state"]) for record in (before, seen[0])
+    )
+    if is_over and not was_over:  # nobody else is left to write its report
+        report_process.start_report(job_dir)
+    return seen
 
 
 def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord, str]]:

@@ -49,6 +49,19 @@ _ROOT = {
     }
 }
 _JOB = {"job_id": {"type": "string", "description": "A job id or an unambiguous prefix."}, **_ROOT}
+_JOB_FILTER: dict[str, Any] = {
+    "state": {"type": "string", "description": "Only jobs in this state."},
+    "action": {"type": "string", "description": "Only jobs of this action."},
+    "stage": {"type": "string", "description": "Only jobs whose model is of this stage."},
+    "arch": {"type": "string", "description": "Only jobs of this architecture."},
+    "metric": {"type": "string", "description": "Only jobs that report it; best is of it."},
+    "sort": {
+        "type": "string",
+        "enum": list(answers.JOB_COLUMNS),
+        "description": "The column to sort by; created and best from the largest down.",
+    },
+    "reverse": {"type": "boolean", "description": "Sort the other way round."},
+}
 _CONFIRMED = {
     "confirmed": {"type": "boolean", "description": "Must be true: the person has agreed to this."}
 }
@@ -282,7 +295,9 @@ def _cancel(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def _jobs(skill: Skill, arguments: Arguments) -> answers.Document:
     limit = arguments.get("limit", DEFAULT_JOBS)
-    document = answers.jobs(skill.jobs(results_root=arguments.get("results_root")), limit=limit)
+    only = answers.JobFilter(**{k: v for k, v in arguments.items() if k in _JOB_FILTER})
+    listed = skill.jobs(results_root=arguments.get("results_root"))
+    document = answers.jobs(listed, limit=limit, only=only)
     if document["total"] > limit:
         document["more"] = f"limit={min(MAX_JOBS, document['total'])} shows more"
     return {**document, "next": ["status job_id=JOB", "inspect source=URI"]}
@@ -383,9 +398,10 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ),
         ToolSpec(
             "jobs",
-            "The jobs of a results root.",
+            "The jobs of a results root, with stage, architecture and best metric.",
             {
                 **_ROOT,
+                **_JOB_FILTER,
                 "limit": {
                     "type": "integer",
                     "minimum": 1,

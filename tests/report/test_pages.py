@@ -13,7 +13,9 @@ from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.report import charts, intervals
 from mae_sdk.report.make import Ending, refresh
+from mae_skill.errors import JobFailedError
 
+from tests.support.jobs import start
 from tests.support.reports import HOSTILE, Page, read_page, write_job, write_study
 
 SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune", "optim": {"lr": 0.01}}}
@@ -200,3 +202,15 @@ def test_a_long_curve_keeps_its_spikes_and_few_points() -> None:
     points[77_777] = (77_777.0, 9.0)
     thin = charts.thinned(points)
     assert len(thin) <= charts.MAX_POINTS + 2 and (77_777.0, 9.0) in thin
+
+
+def test_the_supervisor_writes_the_report_of_a_job_that_its_runner_left_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAE_REPORT", "on")
+    job = start(tmp_path, "echo lost; exit 3", name="train-1")
+    with pytest.raises(JobFailedError):
+        job.wait(60)
+    page = read_page(job.folder / "report.html")  # before anybody sees the end of the job
+    assert "ERROR" in page.text and "lost" in page.text
+    assert not any(a.get("http-equiv") == "refresh" for a in page.all("meta"))

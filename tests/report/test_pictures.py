@@ -20,6 +20,7 @@ from mae_runners.metrics.reconstruction import (
     show_reconstructions,
     with_losses,
 )
+from mae_runners.metrics.saliency import gradient_map
 from mae_runners.models.masking import take_patches
 from mae_sdk.job import Job
 from mae_sdk.report.facts import facts_of
@@ -161,3 +162,15 @@ def test_a_folder_of_pictures_stays_small_over_many_epochs(tmp_path: Path) -> No
     assert epochs[0] == 0 and epochs[-1] == 59 and len(epochs) <= MAX_EPOCHS
     assert len(list((tmp_path / "pictures").glob("*.png"))) == len(epochs)
     assert index["sheets"][0]["tile"] == [192, 144]
+
+
+def test_a_gradient_map_is_bright_where_the_class_is_decided() -> None:
+    weights = torch.zeros(2, 3, 16, 16)
+    weights[1, :, 4:8, 10:14] = 1.0
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("bchw,kchw->bk", images, weights)
+
+    found = gradient_map(model, torch.rand(3, 16, 16), 1)
+    assert found[5:7, 11:13].min() == 1.0 and found[:3].max() == 0.0 and found[9:].max() == 0.0
+    assert gradient_map(model, torch.rand(3, 16, 16), 0).max() == 0.0

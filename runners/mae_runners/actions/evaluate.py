@@ -28,15 +28,17 @@ from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
-from mae_runners.metrics.gallery import Gallery
+from mae_runners.metrics.gallery import Gallery, tile_of
 from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy
 from mae_runners.metrics.reconstruction import (
+    heat_maps,
     reconstruction_images,
     show_reconstructions,
     spread,
     with_losses,
 )
+from mae_runners.metrics.saliency import gradient_map
 
 KPIS = (
     "mIoU",
@@ -128,6 +130,8 @@ def evaluate_classifier(
         return {}, []
     everything = {one for part in parts for kind in part for one in kind}
     show_notable(everything, images, classes, context)
+    if spec.evaluate.gradient_maps:
+        show_gradients(spec, context, runtime, images, classes)
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
         **sums.summary(source),
@@ -148,6 +152,41 @@ def show_notable(
     notable, gallery = Notable(), Gallery(context.action_dir)
     notable.merge(answers)
     notable.show(gallery, images.dataset, classes)
+    gallery.save()
+
+
+def show_gradients(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    images: EvalImages,
+    classes: list[str],
+) -> None:
+    """Puts `gradient_map` of images spread over the classes into the report's gallery."""
+    if not isinstance(runtime, TorchRuntime):
+        context.warn("evaluate.gradient_maps: only a checkpoint has gradients; none were drawn")
+        return
+    wanted = int(spec.evaluate.gradient_maps)
+    batch = images.at(spread(images.dataset.labels, int(spec.train.seed), wanted))
+    rows, about = [], []
+    for pixels, shown, label, place in zip(
+        batch["input"],
+        batch["image"][batch["valid"]],
+        batch["label"][batch["valid"]].tolist(),
+        batch["kept"].tolist(),
+        strict=True,
+    ):
+        model, image = runtime.module, pixels.to(runtime.device)
+        with torch.no_grad():
+            chosen = int(model(image[None])[0].argmax())
+        heat, _ = heat_maps(gradient_map(model, image, chosen)[None])
+        mixed = 0.4 * shown.float() / 255 + 0.6 * heat[0]
+        rows.append([tile_of(shown), tile_of(mixed)])
+        note = f"taken for {classes[chosen]}, is {classes[label]}"
+        about.append({"name": str(images.dataset.source.members[place]), "note": note})
+    gallery = Gallery(context.action_dir)
+    note = "Brighter pixels change the logit of the answer most (SmoothGrad)."
+    gallery.add("attention", rows, about, ["image", "gradient of the answer"], note=note)
     gallery.save()
 
 

@@ -19,7 +19,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk.files import parse_json
-from mae_sdk.job import Job, beside, content_of
+from mae_sdk.job import Job, RemoteJob, beside, content_of
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
@@ -28,6 +28,8 @@ from mae_sdk.jobs.status import is_number, parse_status
 
 MAX_JOBS = 20
 """Of a chain."""
+MAX_EVALUATIONS = 200
+"""Of a root, among which those of a chain are looked for."""
 MAX_CSV_BYTES = 24 << 20
 """Of a long run's ``metrics.csv``, read at most so much, in pieces spread over it."""
 _PIECES = 256
@@ -337,11 +339,15 @@ def parents(job: Job) -> list[Job]:
 
 
 def evaluations(job: Job) -> list[Job]:
-    """The evaluations in the same local root, oldest first; their ids begin with the action."""
+    """The evaluations in the same root, oldest first; their ids begin with the action."""
+    if isinstance(job, RemoteJob):
+        ids = [name for name in job.root.ids() if name.startswith("evaluate-")]
+    else:
+        ids = [folder.name for folder in job.folder.parent.glob("evaluate-*")]
     found = []
-    for folder in sorted(job.folder.parent.glob("evaluate-*"))[:500]:
+    for name in sorted(ids)[:MAX_EVALUATIONS]:
         try:
-            other = beside(job, folder.name)
+            other = beside(job, name)
             if other is not None:
                 found.append((str(other.record.get("created_at")), other))
         except MaeError:

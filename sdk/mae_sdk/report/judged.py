@@ -165,7 +165,7 @@ def calibration(facts: Facts) -> Section | None:
     head = ["mean confidence", "accuracy", "images"]
     table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
     ece = facts.judged.get("ece")
-    caption = "Bars below the dashed line: surer than right. Darker bars hold more images."
+    caption = "Bars below the dashed line: surer than right. Stronger bars hold more images."
     lead = f"ECE {number(ece)}: the mean distance of accuracy and confidence; 0 is perfect."
     return Section("Confidence", [Figure("Reliability", drawing, caption, table)], lead)
 

@@ -58,3 +58,18 @@ def write_report(
             timeout=seconds,
             check=False,
         )
+
+
+def start_report(job_dir: Path) -> None:
+    """Have it written by a process that nobody waits for."""
+    if not wanted(job_dir):
+        return
+    with contextlib.suppress(OSError):
+        subprocess.Popen(
+            [sys.executable, "-m", "mae_sdk.report", str(job_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=job_dir,
+            start_new_session=True,
+        )
