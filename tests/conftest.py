@@ -17,4 +17,6 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
     monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))
+    # What a report holds is tested in tests/report; every other job does without its cost.
+    monkeypatch.setenv("MAE_REPORT", "off")
     secrets.forget()

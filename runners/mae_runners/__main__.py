@@ -391,6 +391,7 @@ def run_action(action: str, spec: ExperimentSpec, context: RunContext) -> dict[s
     if context.action_dir != context.results_dir / action:
         # The job folder's contract names this path.
         write_json(context.results_dir / action / "result.json", result)
+    context.report("COMPLETE")
     return result
 
 

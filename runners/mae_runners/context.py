@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ActionSpec = TrainSpec | EvaluateSpec | InferenceSpec | ExportSpec | GenTrtEngineSpec
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
+REPORT_INTERVAL_S = 30.0  # a run writes its report at most once in this many seconds
 LINE_INTERVAL_S = 5.0  # without a terminal: at most one progress line in this many seconds
 
 
@@ -111,6 +112,7 @@ class RunContext:
         preemption: training's handler of SIGTERM and SIGUSR1, installed before anything else; None
             in other actions.
         warnings: what was warned of so far, on rank 0, for ``result.json``.
+        next_report: when the job's report is due again, on the clock of `time.monotonic`.
     """
 
     action: str
@@ -126,10 +128,25 @@ class RunContext:
     data: dict[str, Any] = field(default_factory=dict, repr=False)
     preemption: StopSignal | None = field(default=None, repr=False)
     warnings: list[str] = field(default_factory=list, repr=False)
+    next_report: float = field(
+        default_factory=lambda: time.monotonic() + REPORT_INTERVAL_S, repr=False
+    )
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def report(self, ending: str | None = None) -> None:
+        """Writes the job's report, on rank 0: now where the action has ended as `ending`, else now
+        and then, so that it costs less than a hundredth of the run."""
+        if not self.is_main or (ending is None and time.monotonic() < self.next_report):
+            return
+        from mae_sdk.report.make import Ending, refresh
+
+        began = time.monotonic()
+        refresh(self.results_dir, Ending(ending) if ending else None)
+        now = time.monotonic()
+        self.next_report = now + max(REPORT_INTERVAL_S, 100.0 * (now - began))
 
     def log(self, message: str) -> None:
         """Prints one line for people on stderr, on rank 0 alone."""

@@ -94,6 +94,15 @@ class Step:
     overrides: tuple[tuple[str, Any], ...] = ()
 
 
+def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
+    """The command that launches a next job; what is to be filled in stands in capitals."""
+    words = [f"mae {verb} {step.action}"]
+    words += [f"--parent {step.parent}"] if step.parent else []
+    words += [f"--{name.replace('_', '-')} URI" for name in step.sources]
+    words += [f"{key}={value}" for key, value in step.overrides]
+    return " ".join(words) + root
+
+
 def after(job: Job) -> list[Step]:
     """What may follow a job that is COMPLETE, the likeliest first."""
     record = job.record
@@ -208,31 +217,93 @@ def show(job: Job) -> Document:
     }
 
 
-def jobs(listed: Sequence[Job], *, limit: int, wanted: str | None = None) -> Document:
-    """The newest `limit` of the jobs of a root: ``jobs, total``, and ``unreadable`` where some are.
+def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -> Document:
+    """``id, state, report`` (the file that was written) and its ``bytes``."""
+    path = Path(job.report(output, chain=chain))
+    return {**state(job), "report": str(path), "bytes": path.stat().st_size}
+
+
+JOB_COLUMNS = ("id", "action", "stage", "arch", "state", "metric", "best", "created", "parent")
+"""What a list of jobs says of each, and what it can be sorted by."""
+LARGEST_FIRST = ("created", "best")
+"""Columns that are sorted from the largest down."""
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs of a root are listed, and in which order.
+
+    Attributes:
+        state, action, stage, arch: only jobs that have these.
+        metric: only jobs that report it; the column ``best`` is of this metric.
+        sort: one of `JOB_COLUMNS`; ``created`` and ``best`` from the largest down.
+        reverse: the other way round.
+    """
+
+    state: str | None = None
+    action: str | None = None
+    stage: str | None = None
+    arch: str | None = None
+    metric: str | None = None
+    sort: str = "created"
+    reverse: bool = False
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether more jobs have to be read than are shown."""
+        wanted = (self.state, self.action, self.stage, self.arch, self.metric)
+        return any(wanted) or self.sort != "created" or self.reverse
+
+    def keeps(self, row: Document) -> bool:
+        wanted = ("state", "action", "stage", "arch", "metric")
+        return all(not (w := getattr(self, name)) or row[name] == w for name in wanted)
+
+    def ordered(self, rows: list[Document]) -> list[Document]:
+        """The rows in the asked order; those without a value come last."""
+        known = [row for row in rows if row[self.sort] is not None]
+        down = (self.sort in LARGEST_FIRST) != self.reverse
+        known.sort(key=lambda row: (row[self.sort], str(row["created"] or "")), reverse=down)
+        return [*known, *(row for row in rows if row[self.sort] is None)]
+
+
+def jobs(listed: Sequence[Job], *, limit: int, only: JobFilter | None = None) -> Document:
+    """The first `limit` of the jobs of a root: ``jobs, total``, and ``unreadable`` where some are.
 
     Args:
         listed: newest first.
-        wanted: only jobs in this state. Without it no more jobs are read than are shown.
+        only: a filter and an order. Without them no more jobs are read than are shown.
     """
     from mae_sdk.job import observe_jobs
 
-    read = listed if wanted else listed[:limit]
-    observed = zip(read, observe_jobs(read), strict=True)
-    rows = [row for job, seen in observed if (row := _row(job, seen))]
+    only = only or JobFilter()
+    read = listed if only.reads_all else listed[:limit]
+    observed = list(zip(read, observe_jobs(read), strict=True))
+    rows = [row for row in _concurrently(observed, only.metric) if row]
 
     unreadable = [row["id"] for row in rows if row["state"] is None]
-    readable = [row for row in rows if row["state"] is not None]
-    if wanted:
-        readable = [row for row in readable if row["state"] == wanted]
-    readable.sort(key=lambda row: str(row["created"] or ""), reverse=True)
-
-    total = len(readable) if wanted else len(listed) - len(unreadable)
-    document = {"jobs": readable[:limit], "total": total}
+    readable = [row for row in rows if row["state"] is not None and only.keeps(row)]
+    total = len(readable) if only.reads_all else len(listed) - len(unreadable)
+    document = {"jobs": only.ordered(readable)[:limit], "total": total}
     return {**document, "unreadable": unreadable} if unreadable else document
 
 
-def _row(job: Job, seen: tuple[JobRecord, str] | None) -> Document | None:
+def _concurrently(
+    observed: Sequence[tuple[Job, tuple[JobRecord, str] | None]], metric: str | None
+) -> list[Document | None]:
+    """`_row` of each; those behind a URL are read several at a time."""
+    from mae_sdk.job import RemoteJob
+
+    if not any(isinstance(job, RemoteJob) for job, _ in observed):
+        return [_row(job, seen, metric) for job, seen in observed]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda pair: _row(pair[0], pair[1], metric), observed))
+
+
+def _row(
+    job: Job, seen: tuple[JobRecord, str] | None, metric: str | None = None
+) -> Document | None:
     """A job in a list. Its state is None where the record cannot be read.
 
     None where the job was removed since the root was listed.
@@ -248,13 +319,52 @@ def _row(job: Job, seen: tuple[JobRecord, str] | None) -> Document | None:
     record, state = seen
     # A trial of an earlier version has the time of its study under `created_at`.
     of_trial = record["attempts"][0]["transitions"][0]["at"] if "trial" in record else None
+    name, best = _judged_by(job, metric)
     return {
         "id": job.id,
         "action": record["action"],
+        **_model(job, record),
         "state": state,
+        "metric": name,
+        "best": best,
         "created": of_trial or record.get("created_at"),
         "parent": record.get("automl_parent") or record.get("parent"),
     }
+
+
+def _model(job: Job, record: JobRecord) -> Document:
+    """``stage`` and ``arch`` of a job's model."""
+    from mae_sdk.job import setting
+
+    if "model" in record:
+        known = record["model"]
+        return {"stage": known.get("stage"), "arch": known.get("arch")}
+    found = {"stage": setting(job, "train.stage"), "arch": setting(job, "model.arch")}
+    return {name: one if isinstance(one, str) else None for name, one in found.items()}
+
+
+def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None]:
+    """The metric that a job is judged by, or the one that is asked for, and its best value."""
+    from mae_skill.errors import MaeError
+
+    from mae_sdk.jobs.status import is_number
+
+    try:
+        found = job.figures()
+        newest = job.metrics()
+    except MaeError:
+        return None, None
+    study, kept = found.get("study") or {}, found.get("best_checkpoint") or {}
+    best = {name: one.get("value") for name, one in (found.get("best") or {}).items()}
+    if study.get("best"):
+        best = {str(study["metric"]): study["best"].get("value"), **best}
+    elif kept:
+        best = {str(kept["metric"]): best.get(kept["metric"], kept["value"]), **best}
+    for name, value in {**newest, **best}.items() if metric else [*best.items(), *newest.items()]:
+        # Counts of images say nothing about a model.
+        if is_number(value) and isinstance(value, float) and metric in (None, name):
+            return name, value
+    return None, None
 
 
 def recipes() -> Document:

@@ -46,6 +46,7 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import metrics_of, parse_status, read_status
+from mae_sdk.run import report_process
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
@@ -65,7 +66,14 @@ def observe(job_dir: Path) -> tuple[JobRecord, str]:
 
     A job that its platform no longer runs becomes ERROR, or CANCELED when that was asked for.
     """
-    return observe_all([(job_dir, records.read_record(job_dir))])[0]
+    before = records.read_record(job_dir)
+    seen = observe_all([(job_dir, before)])[0]
+    was_over, is_over = (
+        records.is_terminal(records.last_attempt(record)["state"]) for record in (before, seen[0])
+    )
+    if is_over and not was_over:  # nobody else is left to write its report
+        report_process.start_report(job_dir)
+    return seen
 
 
 def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord, str]]:
@@ -416,6 +424,16 @@ class Job:
             lines = [f"{self.id}  {error.message}"]
         printer.text("\n".join(lines))
 
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the first screen of the report. None where it cannot be read."""
+        import importlib
+
+        try:
+            shown: str = importlib.import_module("mae_sdk.report.notebook").job_html(self)
+        except MaeError:
+            return None
+        return shown
+
     def files(self) -> list[Path]:
         """What the job made, as its result names it.
 
@@ -473,6 +491,31 @@ class Job:
             return files.read_small(self.folder / relative, _MAX_BYTES)
         except OSError:
             return ""
+
+    def _content(self, relative: str) -> bytes | None:
+        """The content of a file of the folder; None where there is none that can be read."""
+        try:
+            return files.read_small_bytes(self.folder / relative, _MAX_BYTES)
+        except OSError:
+            return None
+
+    def report(self, output: str | os.PathLike[str] | None = None, *, chain: bool = False) -> Any:
+        """The report of the job as it is now: one HTML file that opens offline.
+
+        A notebook shows it; ``path`` is where it is.
+
+        Args:
+            output: where to write it; None: ``report.html`` in the job's folder.
+            chain: with the reports of the jobs that it came from, in one page.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        import importlib
+
+        # Reports are above jobs on the floor plan; this is the one door between them.
+        make = importlib.import_module("mae_sdk.report.make")
+        return make.make_report(self, output, chain=chain)
 
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best trial."""
@@ -712,6 +755,14 @@ class RemoteJob(Job):
         except NotFoundError:
             return ""
 
+    def _content(self, relative: str) -> bytes | None:
+        if self._here:
+            return super()._content(relative)
+        try:
+            return self.root.read(self.id, relative)
+        except (NotFoundError, StorageError):
+            return None
+
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy, brought into the local scratch folder."""
         if self._here:
@@ -798,6 +849,21 @@ def awaits_launch(job: Job) -> bool:
         NotFoundError: there is no such job.
     """
     return job._awaits_launch
+
+
+def content_of(job: Job, relative: str) -> bytes | None:
+    """A file of a job's folder, wherever that is; None where there is none that can be read."""
+    return job._content(relative)
+
+
+def beside(job: Job, job_id: str) -> Job | None:
+    """Another job of the same root, by its whole id; None where there is none."""
+    try:
+        check_id(job_id)
+        other = job._beside(job_id)
+        return other if other.record else None
+    except MaeError:
+        return None
 
 
 def take_over(root: Root, job_id: str, seen: JobRecord) -> bool:

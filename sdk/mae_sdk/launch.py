@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.reader import dump_yaml
 
@@ -184,6 +184,9 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "data_warnings": [
             str(item) for item in plan.warnings if getattr(item, "field", None) in plan.sources
         ],
+        "warnings": redact_tree([str(item) for item in plan.warnings], known()),
+        "changed": redact_tree(_changed(bundle, plan), known()),
+        "model": redact_tree(_model(bundle, plan), known()),
         "policy": redact_tree(plan.policy.to_dict(), known()),
         "cost_key": cost_key(bundle.info, plan.action, plan.spec, plan.launch, plan.resources),
         "env_names": sorted({*plan.request.env, *plan.secrets}),
@@ -206,6 +209,30 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         }
     records.new_attempt(record)
     return record
+
+
+def _changed(bundle: Bundle, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Every field whose value is not the template's: where it comes from, and the template's."""
+    try:
+        template = flatten(bundle.template(plan.action))
+    except MaeError:  # a bundle without one runs plainly
+        template = {}
+    return {
+        key: {"origin": str(plan.provenance.get(key, "default")), "default": template.get(key)}
+        for key, value in flatten(plan.spec).items()
+        if key != "results_dir" and value != template.get(key)
+    }
+
+
+def _model(bundle: Bundle, plan: Plan) -> dict[str, str | None]:
+    """Stage and architecture, by the shorthand keys of the bundle."""
+    keys = bundle.info.get("spec_shorthand_keys") or {}
+    found: dict[str, str | None] = {}
+    for name in ("stage", "arch"):
+        key = keys.get(name) if isinstance(keys, dict) else None
+        value = get_dotted(plan.spec, str(key)) if key else None
+        found[name] = value if isinstance(value, str) else None
+    return {**found, "stage": found["stage"] or plan.stage}
 
 
 def _function(row: Any) -> str:

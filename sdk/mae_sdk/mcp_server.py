@@ -49,6 +49,19 @@ _ROOT = {
     }
 }
 _JOB = {"job_id": {"type": "string", "description": "A job id or an unambiguous prefix."}, **_ROOT}
+_JOB_FILTER: dict[str, Any] = {
+    "state": {"type": "string", "description": "Only jobs in this state."},
+    "action": {"type": "string", "description": "Only jobs of this action."},
+    "stage": {"type": "string", "description": "Only jobs whose model is of this stage."},
+    "arch": {"type": "string", "description": "Only jobs of this architecture."},
+    "metric": {"type": "string", "description": "Only jobs that report it; best is of it."},
+    "sort": {
+        "type": "string",
+        "enum": list(answers.JOB_COLUMNS),
+        "description": "The column to sort by; created and best from the largest down.",
+    },
+    "reverse": {"type": "boolean", "description": "Sort the other way round."},
+}
 _CONFIRMED = {
     "confirmed": {"type": "boolean", "description": "Must be true: the person has agreed to this."}
 }
@@ -282,10 +295,18 @@ def _cancel(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def _jobs(skill: Skill, arguments: Arguments) -> answers.Document:
     limit = arguments.get("limit", DEFAULT_JOBS)
-    document = answers.jobs(skill.jobs(results_root=arguments.get("results_root")), limit=limit)
+    only = answers.JobFilter(**{k: v for k, v in arguments.items() if k in _JOB_FILTER})
+    listed = skill.jobs(results_root=arguments.get("results_root"))
+    document = answers.jobs(listed, limit=limit, only=only)
     if document["total"] > limit:
         document["more"] = f"limit={min(MAX_JOBS, document['total'])} shows more"
     return {**document, "next": ["status job_id=JOB", "inspect source=URI"]}
+
+
+def _report(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = _job(skill, arguments)
+    document = answers.report(job, arguments.get("output"), chain=arguments.get("chain", False))
+    return {**document, "next": [f"metrics job_id={job.id}"]}
 
 
 def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
@@ -357,10 +378,30 @@ def tools(skill: Skill) -> list[ToolSpec]:
         ToolSpec("logs", "The end of a job's log.", {**_JOB, **lines}, ("job_id",), _logs),
         ToolSpec("metrics", "The metrics of a job.", _JOB, ("job_id",), _metrics),
         ToolSpec(
+            "report",
+            "Write a job's report, one HTML file for a person: result, curves, pictures, tables.",
+            {
+                **_JOB,
+                "output": {
+                    "type": "string",
+                    "description": "Where to write it. Default: report.html in the job's folder.",
+                },
+                "chain": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "One page with all the jobs that it came from.",
+                },
+            },
+            ("job_id",),
+            _report,
+            read_only=False,
+        ),
+        ToolSpec(
             "jobs",
-            "The jobs of a results root.",
+            "The jobs of a results root, with stage, architecture and best metric.",
             {
                 **_ROOT,
+                **_JOB_FILTER,
                 "limit": {
                     "type": "integer",
                     "minimum": 1,

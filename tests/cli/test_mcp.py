@@ -63,6 +63,7 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
         "status",
         "logs",
         "metrics",
+        "report",
         "jobs",
         "cancel",
         "explain",

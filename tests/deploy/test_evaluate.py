@@ -225,7 +225,7 @@ def test_embeddings_are_deterministic_and_indexed_and_images_are_drawn(
     assert np.ptp(first, axis=0).max() > 0
     picture = np.asarray(Image.open(tmp_path / "a" / "inference" / "reconstructions.png"))
     side = 3 * 64  # enlarged to be legible
-    assert picture.shape[1] == 4 * (side + 2) - 2
+    assert picture.shape[1] == 5 * (side + 2) - 2  # the last one: the loss of each patch
     first_row = picture[2 * 16 : 2 * 16 + side]  # below the titles and the image's name
     original, masked, predicted, colored = (
         first_row[:, column * (side + 2) :][:, :side] for column in range(4)

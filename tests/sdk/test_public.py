@@ -22,6 +22,7 @@ PUBLIC = {
         "observe",
         "preempted",
         "record",
+        "report",
         "resume",
         "stage",
         "state",

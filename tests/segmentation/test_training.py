@@ -175,7 +175,7 @@ def test_pretrained_weights_bring_layer_wise_rates_and_the_best_is_chosen_by_iou
         11,
         ["background", "digit 0"],
     )
-    pictures = sorted((tmp_path / "job" / "train" / "pictures").iterdir())
+    pictures = sorted((tmp_path / "job" / "train" / "pictures").glob("segmentation_epoch_*.png"))
     assert [path.name for path in pictures] == [
         "segmentation_epoch_000.png",
         "segmentation_epoch_001.png",

@@ -27,6 +27,7 @@ FLOORS = {
     "mae_sdk": [
         "cli",
         "mcp_server",
+        "report",
         "answers",
         "skill",
         "launch",
@@ -55,7 +56,7 @@ FLOORS = {
         "context",
     ],
 }
-MAX_ROOMS = {"mae_sdk": 14, "mae_runners": 11}
+MAX_ROOMS = {"mae_sdk": 15, "mae_runners": 11}
 
 
 def files_of(package: str) -> dict[str, Path]:

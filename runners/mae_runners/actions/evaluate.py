@@ -7,6 +7,7 @@ reconstruction loss. Always with inference's preprocessing, and with the artefac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,18 @@ from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_art
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
+from mae_runners.metrics.feature_map import show_features
+from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy
+from mae_runners.metrics.reconstruction import (
+    heat_maps,
+    reconstruction_images,
+    show_reconstructions,
+    spread,
+    with_losses,
+)
+from mae_runners.metrics.saliency import gradient_map
 
 KPIS = (
     "mIoU",
@@ -99,29 +111,83 @@ def evaluate_classifier(
     images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes)
     classes = artefact.class_names(meta, images.dataset.classes)
     sums = ClassificationMetrics(len(classes), confusion=True)
+    notable = Notable()
 
     size = artefact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
     with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
         for batch in images.batches(size, rank=context.rank, world=context.world_size):
             first = batch["input"][:1] if first is None else first
-            sums.add(run_batch(runtime, batch["input"]), batch["label"])
+            logits = run_batch(runtime, batch["input"])
+            sums.add(logits, batch["label"])
+            notable.add(logits, batch["label"], batch["index"])
             progress.advance()
 
     ranks.sum_over_ranks(sums.sums)
     unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
+    parts = ranks.gather_on_first((notable.mistakes, notable.uncertain))
     if not context.is_main:
         return {}, []
+    everything = {one for part in parts for kind in part for one in kind}
+    show_notable(everything, images, classes, context)
+    if spec.evaluate.gradient_maps:
+        show_gradients(spec, context, runtime, images, classes)
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
         **sums.summary(source),
         "ece": sums.calibration_error,
+        "reliability": sums.reliability,
         "images": sums.images,
         **class_metrics(sums.confusion, classes),
         "unreadable": unreadable,
         "speed": speed(runtime, first),
     }
     return metrics, write_confusion(sums.confusion, classes, context.action_dir)
+
+
+def show_notable(
+    answers: Iterable[Answer], images: EvalImages, classes: list[str], context: RunContext
+) -> None:
+    """Puts the most confident mistakes and the least certain images into the report's gallery."""
+    notable, gallery = Notable(), Gallery(context.action_dir)
+    notable.merge(answers)
+    notable.show(gallery, images.dataset, classes)
+    gallery.save()
+
+
+def show_gradients(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    images: EvalImages,
+    classes: list[str],
+) -> None:
+    """Puts `gradient_map` of images spread over the classes into the report's gallery."""
+    if not isinstance(runtime, TorchRuntime):
+        context.warn("evaluate.gradient_maps: only a checkpoint has gradients; none were drawn")
+        return
+    wanted = int(spec.evaluate.gradient_maps)
+    batch = images.at(spread(images.dataset.labels, int(spec.train.seed), wanted))
+    rows, about = [], []
+    for pixels, shown, label, place in zip(
+        batch["input"],
+        batch["image"][batch["valid"]],
+        batch["label"][batch["valid"]].tolist(),
+        batch["kept"].tolist(),
+        strict=True,
+    ):
+        model, image = runtime.module, pixels.to(runtime.device)
+        with torch.no_grad():
+            chosen = int(model(image[None])[0].argmax())
+        heat, _ = heat_maps(gradient_map(model, image, chosen)[None])
+        mixed = 0.4 * shown.float() / 255 + 0.6 * heat[0]
+        rows.append([tile_of(shown), tile_of(mixed)])
+        note = f"taken for {classes[chosen]}, is {classes[label]}"
+        about.append({"name": str(images.dataset.source.members[place]), "note": note})
+    gallery = Gallery(context.action_dir)
+    note = "Brighter pixels change the logit of the answer most (SmoothGrad)."
+    gallery.add("attention", rows, about, ["image", "gradient of the answer"], note=note)
+    gallery.save()
 
 
 class Features(NamedTuple):
@@ -131,6 +197,7 @@ class Features(NamedTuple):
         features: ``[N, D]``.  labels: int64 ``[N]``, None where some image has none.
         classes: names, in label order.  loss: mean reconstruction loss, where it was asked for.
         first: one input image.  unreadable: images that could not be read.
+        indices: where the images are in ``source``, the data set as the model saw it.
     """
 
     features: Tensor
@@ -139,6 +206,8 @@ class Features(NamedTuple):
     loss: float | None
     first: Tensor | None
     unreadable: list[str]
+    indices: list[int]
+    source: EvalImages
 
 
 def evaluate_features(
@@ -177,8 +246,38 @@ def evaluate_features(
 
     for note in metrics["notes"]:
         context.log(note)
+    show_pretrained(spec, context, runtime, found, decodes=units is not None)
     metrics["speed"] = speed(runtime, found.first)
     return metrics, []
+
+
+def show_pretrained(
+    spec: ExperimentSpec, context: RunContext, runtime: Runtime, found: Features, *, decodes: bool
+) -> None:
+    """Puts the map of the features, neighbors and reconstructions into the report's gallery."""
+    gallery, seed, dataset = Gallery(context.action_dir), int(spec.train.seed), found.source.dataset
+    if decodes:
+        add_reconstructions(gallery, runtime, found.source, seed)
+    show_features(
+        gallery, found.features, found.labels, found.indices, found.classes, dataset, seed
+    )
+    gallery.save()
+
+
+@torch.inference_mode()
+def add_reconstructions(gallery: Gallery, runtime: Runtime, images: EvalImages, seed: int) -> None:
+    """Reconstructions of images spread over the classes, with the loss of each patch."""
+    assert isinstance(runtime, TorchRuntime)
+    model: Any = runtime.model
+    batch = images.at(spread(images.dataset.labels, seed))
+    if not len(batch["input"]):
+        return
+    pixels = batch["input"].to(runtime.device)
+    noise = batch["noise"][batch["valid"]].to(runtime.device)
+    made = reconstruction_images(model, pixels, noise, runtime.meta.mean, runtime.meta.std)
+    shown, top = with_losses(made, model.patch_losses(pixels, noise))
+    names = [str(images.dataset.source.members[place]) for place in batch["kept"].tolist()]
+    show_reconstructions(gallery, shown, names, top, None)
 
 
 def probe(
@@ -241,6 +340,7 @@ def embed(
     model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
     parts: list[Tensor] = []
     labels: list[Tensor] = []
+    indices: list[int] = []
     loss, first = 0.0, None
     with context.progress(-(-len(images) // size), "features") as progress:
         for batch in images.batches(size):
@@ -248,6 +348,7 @@ def embed(
             output = run_batch(runtime, batch["input"])
             parts.append(output.mean(dim=1) if output.ndim == 3 else output)
             labels.append(batch["label"])
+            indices += batch["index"].tolist()
             if units is not None:
                 pixels, noise = (batch[name].to(runtime.device) for name in ("input", "noise"))
                 with torch.inference_mode():
@@ -262,6 +363,8 @@ def embed(
         loss=None if units is None else loss / len(features),
         first=first,
         unreadable=images.dataset.corrupt,
+        indices=indices,
+        source=images,
     )
 
 

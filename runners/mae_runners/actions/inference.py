@@ -30,9 +30,13 @@ from mae_runners.deploy.features import features
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
+from mae_runners.metrics.feature_map import show_features
+from mae_runners.metrics.gallery import Gallery, tile_of
 from mae_runners.metrics.neighbors import nearest
+from mae_runners.metrics.notable import answers_of, lines_of
 
 NEIGHBORS_SHOWN = 8  # of an image in the picture
+SHEET, LEAST = 36, 12  # images of the contact sheet, and of the least certain
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
@@ -70,6 +74,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
 
     done = sorted((row for part in parts for row in part), key=lambda row: row[0])
     paths = [images.dataset.path(index) for index, _ in done]
+    positions = [index for index, _ in done]
     folder, files = context.action_dir, []
     if classifies:
         names = artefact.class_names(runtime.meta, None)
@@ -77,13 +82,16 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         order = least_certain_first(logits) if spec.inference.sort == "uncertainty" else None
         top_k = int(spec.inference.top_k)
         files.append(write_results(folder, paths, logits, names, top_k, order))
+        show_answers(folder, images, positions, logits, names, int(spec.train.seed))
     if kind is not None:
-        files += write_embeddings(folder, paths, np.stack([found.features for _, found in done]))
+        features = np.stack([found.features for _, found in done])
+        files += write_embeddings(folder, paths, features)
         if missing := parquet_missing():
             context.log(f"embeddings.parquet is not written: {missing}")
+        if not classifies:
+            show_embeddings(folder, images, positions, features, int(spec.train.seed))
     if k:
         pooled = torch.from_numpy(np.stack([found.pooled for _, found in done]))
-        positions = [index for index, _ in done]
         files += write_neighbors(pooled, k, paths, positions, images, spec.train.seed, folder)
     if mae is not None:
         files += write_reconstructions(mae, images, runtime, spec.train.seed, folder)
@@ -286,6 +294,55 @@ def write_neighbors(
     return [table, picture]
 
 
+def show_embeddings(
+    folder: Path, images: EvalImages, indices: list[int], features: np.ndarray, seed: int
+) -> None:
+    """Puts a map of the embeddings and the neighbors of some images into the report's gallery."""
+    pooled = torch.from_numpy(features)
+    pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled
+    gallery = Gallery(folder)
+    labels = torch.from_numpy(np.asarray(images.dataset.labels))[indices]
+    known = labels if bool((labels >= 0).all()) else None
+    show_features(gallery, pooled, known, indices, images.dataset.classes, images.dataset, seed)
+    gallery.save()
+
+
+def show_answers(
+    folder: Path,
+    images: EvalImages,
+    indices: list[int],
+    logits: np.ndarray,
+    classes: list[str],
+    seed: int,
+) -> None:
+    """Puts a contact sheet into the report's gallery: images spread over the answers, each with its
+    class and probability; and the least certain ones."""
+    scores = torch.from_numpy(logits)
+    unknown = torch.full((len(scores),), -1)
+    answers = answers_of(scores, unknown, torch.tensor(indices))
+    chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
+    least = sorted(range(len(answers)), key=lambda place: answers[place].margin)[:LEAST]
+    gallery, dataset = Gallery(folder), images.dataset
+    kinds = (
+        ("answers", chosen, f"{len(chosen)} of {len(answers)} images, spread over the answers."),
+        ("uncertain", least, "Where the two likeliest classes are closest."),
+    )
+    for kind, places, note in kinds:
+        rows, about = [], []
+        for place in places:
+            one = answers[place]
+            item = dataset[0, one.place]
+            if not item["valid"]:
+                continue
+            rows.append([tile_of(item["image"])])
+            lines = lines_of(one, classes)
+            if kind == "uncertain":
+                lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")
+            about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
+        gallery.add(kind, rows, about, note=note)
+    gallery.save()
+
+
 @torch.inference_mode()
 def write_reconstructions(
     mae: Any, images: EvalImages, runtime: Runtime, seed: int, folder: Path
@@ -298,8 +355,12 @@ def write_reconstructions(
     valid, meta = batch["valid"], runtime.meta
     pixels, noise = batch["input"].to(runtime.device), batch["noise"][valid].to(runtime.device)
     found = reconstruction.reconstruction_images(mae, pixels, noise, meta.mean, meta.std)
+    found, top = reconstruction.with_losses(found, mae.patch_losses(pixels, noise))
     source = images.dataset.source
     names = [source.members[index] for index in batch["index"][valid].tolist()]
+    gallery = Gallery(folder)
+    reconstruction.show_reconstructions(gallery, found, names, top, None)
+    gallery.save()
 
     path = folder / "reconstructions.png"
     Image.fromarray(reconstruction.board(found, names)).save(path)

@@ -21,11 +21,14 @@ from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import connected
 from mae_runners.metrics import colours
+from mae_runners.metrics.gallery import Gallery, fitted
 from mae_runners.metrics.iou import SegmentationMetrics, without_vacuous, write_table
+from mae_runners.metrics.reconstruction import spread
 from mae_runners.metrics.windows import classify_pixels
 
 KINDS = ("labels", "masks", "overlays")
 TOP = 3
+SHOWN, SIDE = 12, 256  # overlays of the report, and the pixels of their longer side
 MAX_STEM = 251  # bytes of a file's name, without .png, that file systems take
 
 
@@ -127,6 +130,7 @@ def predict_segmenter(
     folder = context.action_dir
     done = sorted((row for part in parts for row in part), key=lambda row: row.index)
     paths = [dataset.path(row.index) for row in done]
+    show_overlays(folder, done, dataset, names, classes, palette, int(spec.train.seed))
     files = [
         write_results(folder, done, paths, names, classes),
         colours.write_legend(classes, folder / "colours.csv"),
@@ -150,6 +154,33 @@ def predict_segmenter(
         "device": str(runtime.device),
         **({"left_out": left} if unreadable else {}),
     }
+
+
+def show_overlays(
+    folder: Path,
+    rows: list[Row],
+    dataset: Any,
+    names: list[str],
+    classes: list[str],
+    palette: np.ndarray,
+    seed: int,
+) -> None:
+    """Puts some of the overlays into the report's gallery, spread over the largest class of each
+    image."""
+    largest = np.asarray([int(np.argmax(row.shares)) for row in rows])
+    tiles, about = [], []
+    for place in spread(largest, seed, SHOWN):
+        row = rows[place]
+        with Image.open(folder / "overlays" / f"{names[row.index]}.png") as opened:
+            tiles.append([fitted(np.asarray(opened.convert("RGB")), SIDE)])
+        top = np.argsort(row.shares)[::-1][:2]
+        lines = [f"{classes[i]} {100 * row.shares[i]:.0f} %" for i in top if row.shares[i]]
+        about.append({"name": str(dataset.source.members[row.index]), "lines": lines})
+    gallery = Gallery(folder)
+    note = f"{len(tiles)} of {len(rows)} overlays; the largest classes by their share of pixels."
+    gallery.add("answers", tiles, about, note=note)
+    gallery.set_legend(classes, palette)
+    gallery.save()
 
 
 def write_images(

@@ -91,8 +91,25 @@ class ClassificationMetrics:
     def calibration_error(self) -> float:
         """ECE: the mean distance of accuracy and confidence over the bins, weighted by their
         images; 0 is perfect."""
-        _, hits, confidences = self.sums[4 + self.num_classes**2 :].reshape(3, BINS)
+        _, hits, confidences = self._bins
         return float((hits - confidences).abs().sum() / self.sums[3])
+
+    @property
+    def _bins(self) -> Tensor:
+        return self.sums[4 + self.num_classes**2 :].reshape(3, BINS)
+
+    @property
+    def reliability(self) -> list[dict[str, Any]]:
+        """``confidence, accuracy`` (means) and ``images`` of every bin of confidence, in order; the
+        means are None in an empty one."""
+        return [
+            {
+                "confidence": confidences / images if images else None,
+                "accuracy": hits / images if images else None,
+                "images": int(images),
+            }
+            for images, hits, confidences in self._bins.T.tolist()
+        ]
 
 
 def count_bins(logits: Tensor, labels: Tensor) -> Tensor:

@@ -30,10 +30,15 @@ def count_pairs(
     return counts.reshape(num_classes, num_classes).double()
 
 
+def write_table(confusion: np.ndarray, classes: list[str], folder: Path) -> Path:
+    """``confusion_matrix.csv``: counts; rows = true."""
+    counts = ([name, *map(int, row)] for name, row in zip(classes, confusion, strict=True))
+    return write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], counts)
+
+
 def write_confusion(confusion: np.ndarray, classes: list[str], folder: Path) -> list[Path]:
     """``confusion_matrix.csv`` (counts; rows = true) and ``.png`` (share of each true class)."""
-    counts = ([name, *map(int, row)] for name, row in zip(classes, confusion, strict=True))
-    table = write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], counts)
+    table = write_table(confusion, classes, folder)
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -17,6 +17,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mae_runners.metrics.gallery import Gallery, tile_of
+
 GRAY = 0.5  # of hidden pixels
 SHOWN = 8  # images of a picture
 SIDE = 160  # pixels: smaller images are enlarged to be legible
@@ -90,6 +92,65 @@ def reconstruction_images(
         shown[title] = restored * scale + shift
     pixels = torch.stack(list(shown.values()), dim=1).clamp(0.0, 1.0)
     return Reconstructions(pixels, list(shown))
+
+
+def with_losses(found: Reconstructions, losses: Tensor) -> tuple[Reconstructions, float]:
+    """The pictures with a heat map of the loss of each patch ``[B, H, W]``, and the loss of its
+    brightest color."""
+    heat, top = heat_maps(losses)
+    column = heat.to(found.pixels)[:, None]
+    both = torch.cat([found.pixels, column], dim=1)
+    return Reconstructions(both, [*found.titles, LOSS]), top
+
+
+LOSS = "loss of each patch"
+_HEAT = np.array(
+    [[12, 8, 38], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64
+)
+"""Stops of a scale that rises in brightness (matplotlib's "inferno")."""
+_UNSEEN = (70, 74, 80)
+
+
+def heat_maps(losses: Tensor) -> tuple[Tensor, float]:
+    """Losses ``[B, H, W]`` as colors ``[B, 3, H, W]`` in 0…1, gray where they are NaN.
+
+    Returns:
+        The colors, and the loss of the brightest: the 98th percentile of all, so that one patch
+        does not darken the rest.
+    """
+    values = losses.float().cpu().numpy()
+    known = np.isfinite(values)
+    top = float(np.quantile(values[known], 0.98)) if known.any() else 0.0
+    place = np.clip(np.where(known, values, 0.0) / (top or 1.0), 0.0, 1.0) * (len(_HEAT) - 1)
+    low = np.minimum(place.astype(int), len(_HEAT) - 2)
+    part = (place - low)[..., None]
+    colors = _HEAT[low] * (1.0 - part) + _HEAT[low + 1] * part
+    colors[~known] = _UNSEEN
+    return torch.from_numpy(colors / 255.0).permute(0, 3, 1, 2).float(), top
+
+
+def show_reconstructions(
+    gallery: Gallery, found: Reconstructions, names: Sequence[str], top: float, epoch: int | None
+) -> None:
+    """Puts reconstructions into the gallery; with an epoch, the predictions alone too, so that the
+    report can show how they went.
+
+    Args:
+        top: the loss of the brightest color of `heat_maps`.
+    """
+    rows = [[tile_of(pixels) for pixels in row] for row in found.pixels]
+    about = [{"name": name} for name in names]
+    notes = [EXPLANATION] if TRUE_COLORS in found.titles else []
+    if LOSS in found.titles:
+        notes.append(
+            f"{LOSS!r}: the brighter, the larger, up to {top:.3g}; gray patches were visible."
+        )
+    gallery.add("reconstruction", rows, about, found.titles, note=" ".join(notes), epoch=epoch)
+    if epoch is not None:
+        place = found.titles.index(AS_PREDICTED)
+        single = [[row[place]] for row in rows[:4]]
+        note = f"Each {AS_PREDICTED!r}, with the same hidden patches."
+        gallery.add("progress", single, about[:4], note=note, epoch=epoch, over_epochs=True)
 
 
 def board(found: Reconstructions, names: Sequence[str]) -> np.ndarray:

@@ -98,6 +98,10 @@ class MaskedAutoencoder(Backboned):
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
         """Squared error averaged over the hidden patches only (arXiv 2111.06377, section 3)."""
         # Under mixed precision the loss is still taken in fp32.
+        return self._errors(images, pred, mask).mean()
+
+    def _errors(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
+        """The squared error of every number that is predicted, ``[B, M, p·p·3]``."""
         wide = pred.dtype if pred.element_size() > 4 else torch.float32
         target = self.patchify(images, self.hidden_patches(mask))  # [B, M, p·p·3]
         pred, target = pred.to(wide), target.to(wide)
@@ -106,7 +110,22 @@ class MaskedAutoencoder(Backboned):
             mean, std = patch_statistics(target)
             target = (target - mean) / std
 
-        return (pred - target).square().mean()
+        return (pred - target).square()
+
+    def patch_losses(self, images: Tensor, noise: Tensor) -> Tensor:
+        """``[B, H, W]``: at every hidden pixel the loss of its target patch, NaN at visible ones.
+
+        The mean over hidden pixels of a batch is its loss.
+        """
+        mask = self.random_masking(noise)
+        index = self.hidden_patches(mask)
+        pred = self.forward_decoder(self.forward_encoder(images, mask), mask)
+        losses = self._errors(images, pred, mask).mean(dim=-1)  # [B, M]
+
+        patch = self.target_patch
+        empty = torch.full_like(images[:, :1], torch.nan, dtype=losses.dtype)
+        spread = losses[..., None, None, None].expand(-1, -1, 1, patch, patch)
+        return put_patches(empty, index, spread)[:, 0]
 
     def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
         """``images [B, 3, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""

@@ -6,14 +6,22 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
 from torch import Tensor, nn
 
 from mae_runners.data import ImageDataset, Mixup, build_dataset, soft_targets
-from mae_runners.metrics.classification import ClassificationMetrics
+from mae_runners.distributed import Ranks
+from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
+from mae_runners.metrics.confusion import write_table
+from mae_runners.metrics.gallery import Gallery
+from mae_runners.metrics.notable import Notable
 from mae_runners.models import build_classifier
 from mae_runners.models.heads import Classifier
-from mae_runners.tasks.base import Batch, Task
+from mae_runners.tasks.base import Batch, Images, Task
+
+MAX_CONFUSED = 300
+"""Classes up to which every validation counts which was taken for which."""
 
 
 class ClassificationTask(Task):
@@ -76,8 +84,46 @@ class ClassificationTask(Task):
         return F.cross_entropy(module(images).float(), targets)
 
     def new_metrics(self) -> ClassificationMetrics:
-        return ClassificationMetrics(self.spec.model.num_classes)
+        classes = self.spec.model.num_classes
+        self.notable = Notable()
+        return ClassificationMetrics(classes, confusion=classes <= MAX_CONFUSED)
 
     def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
         keep = batch["valid"]
-        metrics.add(module(self.inputs(batch))[keep], batch["label"][keep])
+        logits, labels = module(self.inputs(batch))[keep], batch["label"][keep]
+        metrics.add(logits, labels)
+        self.notable.add(logits, labels, batch["index"][keep])
+
+    def validation_metrics(self, metrics: Any) -> dict[str, float]:
+        found = super().validation_metrics(metrics)
+        if self.context.is_main and metrics.counts_confusion:
+            self.write_classes(metrics)
+        return found
+
+    def write_classes(self, metrics: ClassificationMetrics) -> None:
+        """``validation.json``: the last validation class by class, as evaluate's ``metrics.json``
+        has it; and the confusion matrix as a table."""
+        folder, classes = self.context.action_dir, list(self.train.classes)
+        about = {
+            "ece": metrics.calibration_error,
+            "reliability": metrics.reliability,
+            "images": metrics.images,
+            **class_metrics(metrics.confusion, classes),
+        }
+        write_json(folder / "validation.json", about)
+        write_table(metrics.confusion, classes, folder)
+
+    def after_epoch(
+        self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
+    ) -> dict[str, float]:
+        """At the end, the mistakes and the uncertain images of the last validation go into the
+        report's gallery."""
+        if not final or self.val is None:
+            return {}
+        parts = ranks.gather((self.notable.mistakes, self.notable.uncertain))
+        if self.context.is_main:
+            notable, gallery = Notable(), Gallery(self.context.action_dir)
+            notable.merge({one for part in parts for kind in part for one in kind})
+            notable.show(gallery, self.val, self.train.classes)
+            gallery.save()
+        return {}

@@ -113,7 +113,10 @@ class PretrainTask(Task):
             if self._shown is None:
                 self._shown = self.open_source("train", train=False)
             path = self.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"
-            board = probes.reconstructions(self, self._shown)
+            board = probes.reconstructions(self, self._shown, epoch)
             if board is not None:
                 images.image(step, "reconstruction", board, path)
+        if final and self._shown is not None:
+            trained = step * self.spec.dataset.batch_size * self.context.world_size
+            probes.look_at_features(self, ranks, self._shown, trained)
         return found

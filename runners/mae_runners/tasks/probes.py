@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mae_runners.data import ImageDataset, collate
 from mae_runners.distributed import Ranks, call, is_sharded
 from mae_runners.metrics import reconstruction
+from mae_runners.metrics.feature_map import show_features
+from mae_runners.metrics.gallery import Gallery
 from mae_runners.metrics.probe import probe_accuracy
 from mae_runners.metrics.splits import split_bank
 from mae_runners.tasks.base import Task
 
+MIN_LOOKED, MAX_LOOKED = 64, 400  # images of a map of features
+MIN_TRAINED_FOR_UMAP = 1_000_000  # images: UMAP takes some ten seconds to begin
 MIN_BATCH = 32  # features need no gradients, so more images fit than in training
 
 
@@ -42,13 +47,51 @@ def probe(
     return ranks.gather(found)[0]
 
 
+def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: int) -> None:
+    """Puts a map of features, and the neighbors of some images, into the report's gallery.
+
+    Every rank must call it.
+
+    Args:
+        trained: how many images the run has trained on: it looks at a hundredth of that, so that
+            looking costs little; at least `MIN_LOOKED`, at most `MAX_LOOKED`.
+    """
+    count = min(len(dataset), MAX_LOOKED, max(MIN_LOOKED, trained // 100))
+    chosen = reconstruction.spread(np.asarray(dataset.labels), task.seed, count)
+    found, labels, places = _features(task, ranks, dataset, np.asarray(chosen))
+    if not task.context.is_main:
+        return
+    labelled = bool(len(labels)) and bool((labels >= 0).all())
+    gallery = Gallery(task.context.action_dir)
+    show_features(
+        gallery,
+        found,
+        labels if labelled else None,
+        places.tolist(),
+        dataset.classes,
+        dataset,
+        task.seed,
+        umap=trained >= MIN_TRAINED_FOR_UMAP,
+    )
+    gallery.save()
+
+
 def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
     """Features ``[N, D]`` and labels int64 ``[N]`` in the order of the source.
 
     Each rank computes a share and gets all of them.
     """
+    found, labels, _ = _features(task, ranks, dataset)
+    return found, labels
+
+
+def _features(
+    task: Task, ranks: Ranks, dataset: ImageDataset, indices: np.ndarray | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`features` of some images, and where these are in the source, int64 ``[N]``."""
     parts, labels, places = [], [], []
-    for batch in task.eval_batches(dataset, size=max(MIN_BATCH, task.spec.dataset.batch_size)):
+    size = max(MIN_BATCH, task.spec.dataset.batch_size)
+    for batch in task.eval_batches(dataset, indices, size=size):
         keep = batch["valid"]
         pooled = call(task.model, "encode", task.inputs(batch), pool=True)
         parts.append(pooled.float()[keep].cpu())
@@ -60,12 +103,12 @@ def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, T
         torch.cat(column) for column in zip(*shares, strict=True)
     )
     order = all_places.argsort()
-    return all_features[order], all_labels[order]
+    return all_features[order], all_labels[order], all_places[order]
 
 
-def reconstructions(task: Task, dataset: ImageDataset) -> Tensor | None:
+def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> Tensor | None:
     """`reconstruction.board` of images spread over the classes of a data set, the same images and
-    masks at every epoch: float ``[3, H, W]``.
+    masks at every epoch: float ``[3, H, W]``. The report's gallery gets them too.
 
     Rank 0 draws; the others only lend their share of the weights, where these are sharded.
     """
@@ -83,7 +126,13 @@ def reconstructions(task: Task, dataset: ImageDataset) -> Tensor | None:
         task.aug.std,
         partial(call, task.model, "reconstruct"),
     )
+    losses = call(task.model, "patch_losses", images, noise)
+    found, top = reconstruction.with_losses(found, losses)
     # Where one is unreadable another stands in for it.
     names = [dataset.source.members[int(sample["index"])] for sample in samples]
+    if task.context.is_main:
+        gallery = Gallery(task.context.action_dir)
+        reconstruction.show_reconstructions(gallery, found, names, top, epoch)
+        gallery.save()
     drawn = torch.from_numpy(reconstruction.board(found, names).copy())
     return drawn.permute(2, 0, 1).float() / 255

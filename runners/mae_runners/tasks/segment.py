@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from mae_runners.data import SegmentationDataset, build_segmentation_dataset, to_input
 from mae_runners.distributed import Ranks
 from mae_runners.metrics import colours
+from mae_runners.metrics.gallery import Gallery, fitted
 from mae_runners.metrics.iou import SegmentationMetrics, judged_classes, write_table
+from mae_runners.metrics.reconstruction import spread
 from mae_runners.metrics.windows import whole
 from mae_runners.models import build_segmenter
 from mae_runners.models.heads import Segmenter
@@ -20,6 +23,7 @@ from mae_runners.tasks.base import Batch, Images, Task
 from mae_runners.tasks.segmentation_loss import segmentation_loss
 
 EXAMPLES = 6
+SIDE = 256  # pixels of the longer side of a picture
 
 
 class SegmentationTask(Task):
@@ -65,6 +69,7 @@ class SegmentationTask(Task):
 
     def new_metrics(self) -> SegmentationMetrics:
         self.examples: list[list[np.ndarray]] = []
+        self.shown_names: list[str] = []
         return SegmentationMetrics(self.spec.model.num_classes, self.train.ignore_index)
 
     def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
@@ -80,15 +85,31 @@ class SegmentationTask(Task):
         answers = whole(predict, images, self.model.input_size, self.aug.mean)
 
         palette = colours.palette(metrics.num_classes)
-        for image, logits, mask, (height, width), valid in zip(
-            images, answers, batch["mask"], sizes, batch["valid"].tolist(), strict=True
+        assert self.val is not None
+        chosen = self.chosen
+        for image, logits, mask, (height, width), valid, place in zip(
+            images,
+            answers,
+            batch["mask"],
+            sizes,
+            batch["valid"].tolist(),
+            batch["index"].tolist(),
+            strict=True,
         ):
             if not valid:
                 continue
             mask = mask[:height, :width]
             labels = metrics.add(logits, mask)
-            if self.context.is_main and len(self.examples) < EXAMPLES:
+            if self.context.is_main and len(self.examples) < EXAMPLES and place in chosen:
                 self.examples.append(colours.comparison(image, mask, labels, palette))
+                self.shown_names.append(str(self.val.source.members[place]))
+
+    @cached_property
+    def chosen(self) -> set[int]:
+        """Places of the images that rank 0 shows: some of its share, chosen by the seed."""
+        assert self.val_indices is not None
+        own = self.val_indices[self.context.rank :: self.context.world_size]
+        return {int(own[place]) for place in spread(np.full(len(own), -1), self.seed, EXAMPLES)}
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         """``val_loss, mIoU, mAcc, aAcc``; ``per_class_iou.csv`` goes to the action's folder."""
@@ -115,4 +136,13 @@ class SegmentationTask(Task):
             board = torch.from_numpy(colours.board(examples)).permute(2, 0, 1).float() / 255
             path = self.context.action_dir / "pictures" / f"segmentation_epoch_{epoch:03d}.png"
             images.image(step, "segmentation", board, path)
+            gallery = Gallery(self.context.action_dir)
+            rows = [[fitted(tile, SIDE) for tile in row] for row in examples]
+            about = [{"name": name} for name in self.shown_names]
+            note = f"After epoch {epoch}; the same images at every validation."
+            columns = ["image", "truth", "answer"]
+            gallery.add("segmentation", rows, about, columns, note=note, epoch=epoch)
+            classes = list(self.train.classes)
+            gallery.set_legend(classes, colours.palette(len(classes)))
+            gallery.save()
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,13 @@ from mae_runners.training.preemption import Preemption
 from mae_runners.training.schedule import build_schedule
 from mae_runners.training.step_log import StepLog, StepRecord
 from mae_runners.training.trackers import Trackers
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory that this process has held so far: of the device, on a CPU of itself."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
 class _StopEvaluation(Exception):
@@ -135,7 +143,7 @@ class TrainLoop:
             task, self.ranks, self.fabric, self.bare_optimizer, self.folder, self.micro_batches
         )
         config = {**plain_spec, "encryption_key": None}
-        self.trackers = Trackers(self.folder, spec.wandb, config, context, self.position.step)
+        self.trackers = Trackers(self.folder, spec, config, context, self.position.step)
         self._report_derived()
 
     def _make_model(self, stored: dict[str, Any] | None) -> None:
@@ -400,7 +408,12 @@ class TrainLoop:
         # ------------------------------------------------------------ log, report
         # Before the checkpoint: a run that is killed in between repeats the epoch and its line; the
         # other way round it would go on after the epoch and never report it.
+        memory = peak_memory_mb(self.context.device)
+        pace = self.images * steps / max(self.steps_per_epoch, 1) / max(seconds, 1e-9)
         self.trackers.log(position.step, epoch, metrics)
+        self.trackers.machine(position.step, {"images_per_second": pace, "peak_memory_mb": memory})
+        if final or stopping:
+            self.trackers.gallery(position.step, self.folder)
         self.trackers.flush()
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self.context.log(f"epoch {epoch}: {shown}  ({seconds:.1f} s)")
@@ -416,6 +429,7 @@ class TrainLoop:
             time_per_epoch=round(whole, 3),
             time_per_step=round(per_step, 4),
             eta=round((train.num_epochs - epoch - 1) * whole, 1),
+            peak_memory_mb=memory,
             kpi=metrics,
         )
 
@@ -426,6 +440,7 @@ class TrainLoop:
         if due or final or stopping:
             self._save(f"model_epoch_{epoch:03d}.pth", metrics)
         self.trackers.flush()
+        self.context.report()
 
     def left_out(self) -> dict[str, Any]:
         """Field → ``{"unreadable": {"count", "files"}}`` of the sources of which this run could not

@@ -1,38 +1,42 @@
-"""Where the numbers and images of a run go: CSV, TensorBoard, Weights & Biases."""
+"""Where the numbers and images of a run go: CSV, TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mae_sdk.files import atomic_file
-from mae_skill.rules.tracking import wandb_lacks
-from mae_skill.spec import WandbSpec
+from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.context import RunContext
+from mae_runners.metrics.gallery import Gallery
+from mae_runners.training.services import Service, start_mlflow, start_wandb
 
 
 class Trackers:
-    """CSV and TensorBoard always, W&B by the `wandb` block; rank 0 only.
+    """CSV and TensorBoard always, services by the blocks ``wandb`` and ``mlflow``; rank 0 only.
 
     Rows past the resumed step are dropped first.
     """
 
     COLUMNS = ("step", "epoch", "name", "value")
+    _shown_in_epochs = ("reconstruction", "progress", "segmentation")
+    """Sheets that `image` has shown as boards, with their words."""
 
     def __init__(
         self,
         folder: Path,
-        wandb_spec: WandbSpec,
+        spec: ExperimentSpec,
         config: dict[str, Any],
         context: RunContext,
         step: int,
     ) -> None:
-        self.enabled = context.is_main
+        self.enabled, self._context = context.is_main, context
         if not self.enabled:
             return
         self.csv_path = folder / "metrics.csv"
@@ -47,9 +51,11 @@ class Trackers:
         self._board: Any = SummaryWriter(
             str(folder / "tensorboard"), purge_step=step + 1 if step else None
         )
-        self._wandb = (
-            _start_wandb(folder, wandb_spec, config, context) if wandb_spec.enable else None
-        )
+        started = [
+            start_wandb(folder, spec.wandb, config, context) if spec.wandb.enable else None,
+            start_mlflow(folder, spec.mlflow, config, context) if spec.mlflow.enable else None,
+        ]
+        self._services = [one for one in started if one is not None]
 
     def _keep_rows_up_to(self, step: int) -> None:
         if not self.csv_path.exists():
@@ -73,8 +79,38 @@ class Trackers:
             self._csv.writerow((step, epoch, name, repr(float(value))))
             if math.isfinite(value):
                 self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log({**values, "epoch": epoch}, step=step)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._tell(lambda service: service.scalars(step, {**finite, "epoch": epoch}))
+
+    def machine(self, step: int, values: dict[str, float]) -> None:
+        """What belongs to the machine, not to the run: no table holds it, for no two runs are alike
+        in it."""
+        if not self.enabled:
+            return
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._tell(lambda service: service.scalars(step, values))
+
+    def gallery(self, step: int, folder: Path) -> None:
+        """The sheets of the report (`mae_runners.metrics.gallery`) that no tracker has seen yet."""
+        if not self.enabled:
+            return
+        from PIL import Image
+
+        for sheet in Gallery(folder).index.get("sheets", []):
+            name = sheet["kind"]
+            if name in self._shown_in_epochs:
+                continue
+            with Image.open(folder / "pictures" / sheet["file"]) as opened:
+                self._show(step, name, np.asarray(opened.convert("RGB")))
+
+    def _show(self, step: int, name: str, pixels: np.ndarray) -> None:
+        self._board.add_image(name, pixels, step, dataformats="HWC")
+        self._tell(lambda service: service.picture(step, name, pixels))
+
+    def _tell(self, act: Callable[[Service], object]) -> None:
+        for service in self._services:
+            service.tell(act)
 
     def image(self, step: int, name: str, image: Tensor, path: Path) -> None:
         """An RGB image, float ``[3, H, W]`` in 0…1: into the folder as PNG, and the trackers."""
@@ -85,51 +121,16 @@ class Trackers:
         pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-        self._board.add_image(name, pixels, step, dataformats="HWC")
-        if self._wandb is not None:
-            import wandb
-
-            self._wandb.log({name: wandb.Image(pixels)}, step=step)
+        self._show(step, name, pixels)
 
     def flush(self) -> None:
         if self.enabled:
             self._file.flush()
             self._board.flush()
+            self._tell(lambda service: service.flush())
 
     def close(self) -> None:
         if self.enabled:
             self._file.close()
             self._board.close()
-            if self._wandb is not None:
-                self._wandb.finish()
-
-
-def _start_wandb(
-    folder: Path, block: WandbSpec, config: dict[str, Any], context: RunContext
-) -> Any:
-    """The run of Weights & Biases, or None where there can be none: training goes on without."""
-    lacks = wandb_lacks(os.environ)
-    if lacks is not None:
-        context.warn(f"wandb.enable: training without Weights & Biases: {lacks}")
-        return None
-    import wandb
-
-    identity: dict[str, Any] = {"id": block.run_id, "resume": "allow"} if block.run_id else {}
-    try:
-        return wandb.init(
-            project=block.project or None,
-            entity=block.entity or None,
-            group=block.group or None,
-            tags=list(block.tags or []),
-            name=block.name or None,
-            reinit=bool(block.reinit) or None,
-            sync_tensorboard=bool(block.sync_tensorboard),
-            dir=str(folder),
-            config=config,
-            settings=wandb.Settings(save_code=bool(block.save_code)),
-            **identity,
-        )
-    except wandb.errors.Error as error:  # a key that is refused, a service that is not reached
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        context.warn(f"wandb.enable: training without Weights & Biases: {reason[:200]}")
-        return None
+            self._tell(lambda service: service.close())

@@ -50,7 +50,7 @@ from mae_sdk.automl.trials import Trials, TrialStatus
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import CANCELED, COMPLETE, StudyRecord, is_terminal
 from mae_sdk.jobs.status import StatusWriter
-from mae_sdk.run import warm
+from mae_sdk.run import report_process, warm
 
 if TYPE_CHECKING:
     import optuna
@@ -64,6 +64,8 @@ HOPELESS = frozenset({"spec", "data", "dependency", "checkpoint", "no_metric"})
 STOPPED = "stopped"
 """User attribute of a trial that was canceled with its study: it goes on when the study does."""
 WITHDRAWN = "another worker had taken the last trial of the budget"
+REPORT_SECONDS = 60.0
+"""Between two reports of a study while it runs."""
 POLL_SECONDS = 0.02
 SLOW_POLL_SECONDS = 0.05
 
@@ -597,8 +599,14 @@ def control(job_dir: Path) -> int:
             print(line, flush=True)
             status.running(line)
 
+        reported = time.monotonic()
+
         def changed() -> None:
+            nonlocal reported
             results.write(study, folder, space, objectives, job_dir.parent)
+            if time.monotonic() - reported > REPORT_SECONDS:
+                report_process.write_report(job_dir)
+                reported = time.monotonic()
 
         status.started(f"AutoML over {', '.join(parameter.name for parameter in space.parameters)}")
         loop = StudyLoop(

@@ -318,7 +318,7 @@ def next_for(job: Job, state: str, results_root: str | None) -> list[str]:
         reading = [f"mae jobs show {job.id}{root}"]
     if record.get("kind") == "automl":
         reading.append(f"mae jobs list --all{root}")
-    return [*reading, *(step_command(step, root) for step in answers.after(job))]
+    return [*reading, *(answers.command_of(step, root) for step in answers.after(job))]
 
 
 def _look_again(job: Job) -> list[str] | None:
@@ -340,15 +340,6 @@ def _look_again(job: Job) -> list[str] | None:
     sources = [seen["uri"] for seen in (record.get("data") or {}).values() if seen.get("uri")]
     named = [one for uri in sources for one in (uri if isinstance(uri, list) else [uri])]
     return [f"mae inspect {shlex.quote(uri)}" for uri in dict.fromkeys(named[:2])]
-
-
-def step_command(step: answers.Step, root: str = "", *, verb: str = "run") -> str:
-    """The command that launches a next job; what is to be filled in stands in capitals."""
-    words = [f"mae {verb} {step.action}"]
-    words += [f"--parent {step.parent}"] if step.parent else []
-    words += [f"--{name.replace('_', '-')} URI" for name in step.sources]
-    words += [f"{key}={value}" for key, value in step.overrides]
-    return " ".join(words) + root
 
 
 def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from mae_skill.spelling import one_line
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size, step_command
+from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size
 from mae_sdk.storage import urls
 
 
@@ -54,7 +54,7 @@ def inspect(
 
 def _next(document: dict[str, Any], source: str) -> str:
     """The plan that fits the data."""
-    command = step_command(answers.first_training(document), verb="plan")
+    command = answers.command_of(answers.first_training(document), verb="plan")
     return command.replace(" URI", f" {shlex.quote(urls.seal(source))}", 1)
 
 

@@ -58,19 +58,44 @@ def _job(identifier: str, results_root: str | None) -> Job:
     "--state", type=click.Choice(STATES, case_sensitive=False), help="Only jobs in this state."
 )
 @click.option("--all", "everything", is_flag=True, help="AutoML trials too.")
+@click.option("--action", help="Only jobs of this action.")
+@click.option("--stage", help="Only jobs whose model is of this stage: pretrain, finetune.")
+@click.option("--arch", help="Only jobs of this architecture.")
+@click.option("--metric", help="Only jobs that report this metric; BEST is of it.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=30, show_default=True, help="The newest N."
+    "--sort",
+    type=click.Choice(answers.JOB_COLUMNS, case_sensitive=False),
+    default="created",
+    show_default=True,
+    help="The column to sort by; created and best from the largest down.",
+)
+@click.option("--reverse", is_flag=True, help="Sort the other way round.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=30, show_default=True, help="The first N."
 )
 @results_root_option
 @json_option
 def list_(
-    state: str | None, everything: bool, limit: int, results_root: str | None, as_json: bool
+    state: str | None,
+    everything: bool,
+    action: str | None,
+    stage: str | None,
+    arch: str | None,
+    metric: str | None,
+    sort: str,
+    reverse: bool,
+    limit: int,
+    results_root: str | None,
+    as_json: bool,
 ) -> None:
-    """The newest jobs first."""
+    """The newest jobs first, with what they trained and how good it became."""
     from mae_sdk import Skill
 
     listed = Skill().jobs(results_root=results_root, all=everything)
-    document = answers.jobs(listed, limit=limit, wanted=state and state.upper())
+    only = answers.JobFilter(
+        state and state.upper(), action, stage, arch, metric, sort.lower(), reverse
+    )
+    document = answers.jobs(listed, limit=limit, only=only)
 
     damaged = document.get("unreadable", [])
     if damaged:
@@ -81,13 +106,22 @@ def list_(
     if not rows:
         text, command = "no jobs here", f"mae plan train --train-datasets URI{root}"
     else:
-        columns = ("id", "action", "state", "created", "parent")
-        heads = ("JOB", "ACTION", "STATE", "CREATED", "PARENT")
-        text = table([[row[name] for name in columns] for row in rows], heads)
+        heads = ("JOB", *(name.upper() for name in answers.JOB_COLUMNS[1:]))
+        text = table([_cells(row) for row in rows], heads)
         command = f"mae jobs status {rows[0]['id']}{root}"
     if document["total"] > limit:
         text += f"\n… {document['total'] - limit} more: --limit {document['total']}"
     emit(document, as_json=as_json, text=text, next_commands=[command])
+
+
+def _cells(row: answers.Document) -> list[object]:
+    """A job in the table: figures with four digits, times to the second."""
+    shown = dict(row)
+    if isinstance(row["best"], float):
+        shown["best"] = f"{row['best']:.4g}"
+    if row["created"]:
+        shown["created"] = row["created"][:19]
+    return [shown[name] for name in answers.JOB_COLUMNS]
 
 
 @jobs.command()

@@ -155,6 +155,9 @@ class JobRecord(_JobFields, total=False):
     data: dict[str, dict[str, Any]]
     data_digest: str
     data_warnings: list[str]
+    warnings: list[str]
+    changed: dict[str, dict[str, Any]]
+    model: dict[str, str | None]
     policy: dict[str, Any]
     cost_key: str | None
     env_names: list[str]

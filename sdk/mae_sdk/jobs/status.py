@@ -1,7 +1,8 @@
 """``status.json``: progress as JSON lines, appended as a whole line at a time.
 
 Each line holds ``date, time, status, verbosity, message`` and, where they apply, ``kpi`` and on
-epoch lines ``epoch, step, max_epoch, max_step, time_per_epoch, time_per_step, eta``. A number that
+epoch lines ``epoch, step, max_epoch, max_step, time_per_epoch, time_per_step, eta,
+peak_memory_mb``. A number that
 is not finite is written as null.
 """
 
@@ -12,7 +13,7 @@ import math
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mae_sdk.files import parse_json, read_small
 from mae_sdk.jobs.secrets import known, redact, redact_tree
@@ -38,7 +39,7 @@ def finite(value: Any) -> Any:
         return str(value)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number."""
     try:
         is_real = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -174,6 +174,15 @@ class Plan:
         shown: dict[str, Any] = redact_tree(document, secret_values(self))
         return shown
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the job would do, at what cost, with which changes."""
+        import importlib
+
+        # Reports are above plans on the floor plan.
+        notebook = importlib.import_module("mae_sdk.report.notebook")
+        shown: str = notebook.plan_html(self.to_dict())
+        return shown
+
     def to_python(self) -> str:
         """The short script that launches this plan through the SDK.
 

@@ -37,7 +37,7 @@ from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
-from mae_sdk.run import warm
+from mae_sdk.run import report_process, warm
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
@@ -395,6 +395,14 @@ def _finish(
         kill_leftovers(job_dir)  # what left the process group
     with contextlib.suppress(OSError):
         _close_status(job_dir, state, reason, problem)
+
+    # Before the copy behind a URL ends, and before anybody who waits for the job sees its end.
+    was_written = state == records.COMPLETE and report_process.is_newer(
+        job_dir, record["launch"].get("result")
+    )
+    if state != records.PREEMPTED and not was_written and not _is_displaced(sync):
+        ending = {"state": state, "reason": reason, "failure": problem}
+        report_process.write_report(job_dir, ending)
 
     if sync is not None:
         try:

@@ -14,7 +14,7 @@ from mae_skill.rules.base import Case, Rule
 
 def no_effect(case: Case) -> None:
     """Warn about fields that somebody set and that apply nowhere in this spec."""
-    sections = {case.action, "model", "dataset", "train", "wandb"}
+    sections = {case.action, "model", "dataset", "train", "wandb", "mlflow"}
     of_the_model = {
         key for key in ("model.arch", "model.task", "train.stage") if not case.known(key)
     }

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run that cannot log there trains without it, and says so."""
+"""Weights & Biases, MLflow: a run that cannot log there trains without it, and says so."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def wandb_lacks(variables: Collection[str], local: bool = True) -> str | None:
     return "there is no API key: set WANDB_API_KEY, or WANDB_MODE=offline"
 
 
+def mlflow_lacks(local: bool = True) -> str | None:
+    """What MLflow lacks, or None; `local`: whether the run is on this machine."""
+    if local and importlib.util.find_spec("mlflow") is None:
+        return "the package mlflow-skinny is not installed (pip install 'mae-skill[mlflow]')"
+    return None
+
+
 def _logged_in() -> bool:
     """Whether ``wandb login`` has left a key here."""
     import netrc
@@ -46,15 +53,14 @@ def _logged_in() -> bool:
 
 def tracked(case: Case) -> None:
     """Logging that is enabled and impossible is no reason not to train."""
-    if not case("wandb.enable"):
-        return
     variables = case.facts.variables
-    lacks = wandb_lacks(
-        os.environ.keys() if variables is None else variables,
-        case.facts.local_files or variables is None,
-    )
-    if lacks is not None:
-        case.warn("wandb.enable", f"the run trains without Weights & Biases: {lacks}")
+    local = case.facts.local_files or variables is None
+    if case("wandb.enable"):
+        lacks = wandb_lacks(os.environ.keys() if variables is None else variables, local)
+        if lacks is not None:
+            case.warn("wandb.enable", f"the run trains without Weights & Biases: {lacks}")
+    if case("mlflow.enable") and (lacks := mlflow_lacks(local)) is not None:
+        case.warn("mlflow.enable", f"the run trains without MLflow: {lacks}")
 
 
 RULES = [Rule(tracked, ("train",))]

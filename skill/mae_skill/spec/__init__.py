@@ -10,7 +10,7 @@ from mae_skill.spec.export import ExportSpec, ParitySpec
 from mae_skill.spec.inference import InferenceSpec
 from mae_skill.spec.model import ModelSpec
 from mae_skill.spec.tensorrt import CalibrationSpec, GenTrtEngineSpec, TensorRtSpec
-from mae_skill.spec.tracking import WandbSpec
+from mae_skill.spec.tracking import MlflowSpec, WandbSpec
 from mae_skill.spec.train import CudnnSpec, EarlyStoppingSpec, OptimSpec, ProbeSpec, TrainSpec
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ExportSpec",
     "GenTrtEngineSpec",
     "InferenceSpec",
+    "MlflowSpec",
     "ModelSpec",
     "OptimSpec",
     "ParitySpec",

@@ -58,6 +58,14 @@ class EvaluateSpec(SpecModel):
     )
     num_nodes: int = spec_field(1, "Machines.", gt=0)
     results_dir: Path = spec_field(None, "Where evaluation writes. Null: <results_dir>/evaluate.")
+    gradient_maps: int = spec_field(
+        0,
+        "Images of which the report shows where the answer of a classifier comes from: gradients "
+        "of the chosen class by the pixels. Needs a checkpoint.",
+        unit="images",
+        ge=0,
+        le=64,
+    )
     segmentation: EvaluateWindowSpec = spec_field(
         EvaluateWindowSpec, "How a segmenter sees images of another size than its input's."
     )

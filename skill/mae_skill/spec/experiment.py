@@ -13,14 +13,14 @@ from mae_skill.spec.fields import NonEmpty, Path, SpecModel, spec_field
 from mae_skill.spec.inference import InferenceSpec
 from mae_skill.spec.model import ModelSpec
 from mae_skill.spec.tensorrt import GenTrtEngineSpec
-from mae_skill.spec.tracking import WandbSpec
+from mae_skill.spec.tracking import MlflowSpec, WandbSpec
 from mae_skill.spec.train import TrainSpec
 
 ACTIONS = ("train", "evaluate", "inference", "export", "gen_trt_engine")
 
 _COMMON = ("model_name", "encryption_key", "results_dir")
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "train": (*_COMMON, "wandb", "model", "dataset", "train"),
+    "train": (*_COMMON, "wandb", "mlflow", "model", "dataset", "train"),
     "evaluate": (*_COMMON, "model", "dataset", "train", "evaluate"),
     "inference": (*_COMMON, "model", "dataset", "train", "inference"),
     "export": (*_COMMON, "model", "dataset", "train", "export"),
@@ -49,6 +49,7 @@ class ExperimentSpec(SpecModel):
         affects_training=False,
     )
     wandb: WandbSpec = spec_field(WandbSpec, "Logging to Weights & Biases.", affects_training=False)
+    mlflow: MlflowSpec = spec_field(MlflowSpec, "Logging to MLflow.", affects_training=False)
     model: ModelSpec = spec_field(ModelSpec, "Configurable parameters to construct the model.")
     dataset: DatasetSpec = spec_field(
         DatasetSpec, "Configurable parameters to construct the data set."

@@ -1,4 +1,4 @@
-"""``wandb``: Weights & Biases. Nothing is sent unless it is enabled."""
+"""``wandb`` and ``mlflow``: trackers. Nothing is sent unless one is enabled."""
 
 from __future__ import annotations
 
@@ -27,3 +27,17 @@ class WandbSpec(SpecModel):
     save_code: bool = spec_field(False, "Save the program with the run.", applies_when=ENABLED)
     name: Path = spec_field(None, "Name of the run.", applies_when=ENABLED)
     run_id: Path = spec_field(None, "Id of the run, to continue it.", applies_when=ENABLED)
+
+
+MLFLOW = {"mlflow.enable": True}
+
+
+class MlflowSpec(SpecModel):
+    """The MLflow run.
+
+    MLFLOW_TRACKING_URI says where it is kept; without it, in a database in the results folder.
+    """
+
+    enable: bool = spec_field(False, "Log to MLflow.")
+    experiment: NonEmpty = spec_field("mae", "Experiment of the run.", applies_when=MLFLOW)
+    name: Path = spec_field(None, "Name of the run.", applies_when=MLFLOW)

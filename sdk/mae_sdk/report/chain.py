@@ -1,0 +1,99 @@
+"""One page from pretraining to engine: a job, all that it came from, and how that was judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mae_sdk.job import Job
+from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, search
+from mae_sdk.report.blocks import Card, Link, Section, Table
+from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
+from mae_sdk.report.markup import seconds
+
+MAX_EVALUATIONS = 8
+
+
+@dataclass
+class Part:
+    """One job of the chain."""
+
+    id: str
+    heading: str
+    state: str
+    cards: list[Card]
+    sections: list[Section]
+
+
+def render_chain(job: Job) -> str:
+    """The page of a job and its parents.
+
+    Raises:
+        NotFoundError, DataError: there is no such job, or its record cannot be read.
+    """
+    line = [facts_of(one) for one in parents(job)]
+    line = with_evaluations(line)
+    share = gallery.BUDGET // max(len(line), 1)
+    parts = [_part(facts, share) for facts in line]
+    first, last = line[0], next(facts for facts in line if facts.id == job.id)
+    title = f"From {first_screen.heading(first).lower()} to {first_screen.heading(last).lower()}"
+    links = [Link(part.heading, f"#{part.id}") for part in parts]
+    return page.fill(
+        "chain.html.j2",
+        f"{title} · {job.id}",
+        heading=title,
+        summary=summary(line),
+        chain=links,
+        parts=parts,
+    )
+
+
+def with_evaluations(line: list[Facts]) -> list[Facts]:
+    """The chain with the evaluations of its models, each after the job that it judged."""
+    ids = {facts.id for facts in line}
+    judged_by: dict[str, list[Facts]] = {}
+    for other in evaluations(line[-1].job):
+        record = other.record
+        parent = str(record.get("parent_automl") or record.get("parent"))
+        if other.id not in ids and parent in ids:
+            judged_by.setdefault(parent, []).append(facts_of(other))
+    found: list[Facts] = []
+    for facts in line:
+        found += [facts, *judged_by.get(facts.id, [])[:MAX_EVALUATIONS]]
+    return found
+
+
+def summary(line: list[Facts]) -> Table:
+    """Every job in a row: what it was, on what, with what result."""
+    rows: list[list[Any]] = []
+    for facts in line:
+        result, data = first_screen.result(facts), first_screen.data(facts)
+        measure = result.title.removeprefix("Result: ").removeprefix("Result")
+        rows.append(
+            [
+                Link(first_screen.heading(facts), f"#{facts.id}"),
+                facts.state,
+                data.figure,
+                f"{measure} {result.figure}".strip(),
+                (result.lines or [""])[0],
+                "–" if facts.seconds is None else seconds(facts.seconds),
+            ]
+        )
+    head = ["job", "state", "data", "result", "how sure", "ran"]
+    return Table(head, rows, "The chain in short", (5,))
+
+
+def _part(facts: Facts, budget: int) -> Part:
+    found: list[Section | None] = []
+    if facts.is_study:
+        found += search.sections(facts)
+    if facts.action in ("export", "gen_trt_engine"):
+        found += deployed.sections(facts)
+    if facts.action == "evaluate":
+        found += judged.sections(facts)
+    found += [curves.curves(facts), *gallery.sections(facts, budget), curves.checkpoints(facts)]
+    sections = [one for one in found if one is not None]
+    for section in sections:
+        section.prefix = facts.id
+    cards = [card for card in first_screen.cards(facts) if card.title != "Next"]
+    return Part(facts.id, first_screen.heading(facts), facts.state, cards, sections)

@@ -1,0 +1,471 @@
+"""Charts as static SVG. Colors are variables of the page's style, so both color schemes show them.
+
+Every chart says in words what it shows (``role="img"`` with a label); the numbers are in a table
+beside it. Long curves are thinned: of each narrow strip the lowest and the highest value stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from mae_sdk.report.markup import element, number
+
+Point = tuple[float, float]
+
+COLORS = 8
+"""Colors of the page's style, ``--c0`` …, that tell series and classes apart."""
+MAX_POINTS = 400
+"""Of a curve as drawn."""
+
+
+@dataclass
+class Series:
+    """One curve.
+
+    Attributes:
+        points: (x, y) with rising x; only finite ones are drawn.
+        faint: drawn thin and pale, as the steps behind an epoch's mean.
+        dots: mark every point.
+        label: beside the curve in the legend; empty: no legend entry.
+    """
+
+    label: str
+    points: Sequence[Point]
+    color: int = 0
+    faint: bool = False
+    dots: bool = False
+    dashed: bool = False
+
+
+class Frame(NamedTuple):
+    """The area of a chart in pixels, and the values at its edges."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+    log: bool = False
+
+    def x(self, value: float) -> float:
+        return self.left + (value - self.x0) / (self.x1 - self.x0) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        low, high, at = self.y0, self.y1, value
+        if self.log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(max(value, self.y0))
+        return self.bottom - (at - low) / (high - low) * (self.bottom - self.top)
+
+
+@dataclass
+class Marker:
+    """A dashed line at x with a word: the best epoch, another attempt."""
+
+    x: float
+    label: str = ""
+
+
+@dataclass
+class Options:
+    """What a line chart is called and how it is drawn."""
+
+    title: str
+    x: str = "step"
+    y: str = ""
+    log: bool = False
+    zero: bool = False
+    width: int = 540
+    height: int = 250
+    markers: Sequence[Marker] = field(default_factory=tuple)
+
+
+def lines(series: Sequence[Series], options: Options) -> Markup | None:
+    """Curves over a common axis; None where there is nothing to draw."""
+    drawn = [Series(**{**vars(one), "points": finite(one.points)}) for one in series]
+    if options.log:
+        drawn = [
+            Series(**{**vars(one), "points": [p for p in one.points if p[1] > 0]}) for one in drawn
+        ]
+    drawn = [one for one in drawn if one.points]
+    if not drawn:
+        return None
+
+    frame = _frame(drawn, options)
+    parts = _axes(frame, options)
+    for marker in options.markers:
+        if frame.x0 <= marker.x <= frame.x1:
+            parts += _marker(frame, marker)
+    parts += [_curve(frame, one) for one in sorted(drawn, key=lambda one: not one.faint)]
+    legend = _legend([one for one in drawn if one.label])
+    said = "; ".join(
+        f"{one.label or options.y} from {number(one.points[0][1])} to {number(one.points[-1][1])}"
+        for one in drawn
+        if not one.faint or len(drawn) == 1
+    )
+    svg = _svg(f"{options.title}: {said}", options.width, options.height, *parts)
+    return element("div", svg, legend, class_="chart")
+
+
+def finite(points: Sequence[Point]) -> list[Point]:
+    """The points that can be drawn."""
+    return [
+        (float(x), float(y))
+        for x, y in points
+        if _is_number(x) and _is_number(y) and abs(y) < 1e300
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
+    """At most about `limit` points that look like all: of each strip its lowest and highest."""
+    if len(points) <= limit:
+        return list(points)
+    strips = limit // 2
+    kept: list[Point] = []
+    for strip in range(strips):
+        part = points[strip * len(points) // strips : (strip + 1) * len(points) // strips]
+        if part:
+            ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+            kept += sorted(ends)
+    return [points[0], *kept, points[-1]]
+
+
+def _frame(drawn: Sequence[Series], options: Options) -> Frame:
+    xs = [x for one in drawn for x, _ in one.points]
+    ys = [y for one in drawn for _, y in one.points]
+    x0, x1 = min(xs), max(xs)
+    if x0 == x1:
+        x0, x1 = x0 - 0.5, x1 + 0.5
+    y0, y1 = min(ys), max(ys)
+    # Single spikes of raw steps shall not flatten everything else.
+    faint = sorted(y for one in drawn if one.faint for _, y in one.points)
+    if len(faint) > 50 and not options.log:
+        solid = [y for one in drawn if not one.faint for _, y in one.points]
+        y1 = max([faint[int(0.995 * (len(faint) - 1))], *solid])
+        y0 = min([faint[int(0.005 * (len(faint) - 1))], *solid])
+    if options.log:
+        y0, y1 = 10 ** math.floor(math.log10(y0)), 10 ** math.ceil(math.log10(y1))
+        y1 = y1 * 10 if y0 == y1 else y1
+    else:
+        y0 = min(0.0, y0) if options.zero else y0
+        pad = (y1 - y0) * 0.06 or abs(y1) * 0.1 or 0.5
+        y0, y1 = (y0 if options.zero and y0 == 0 else y0 - pad), y1 + pad
+    return Frame(52, 12, options.width - 14, options.height - 34, x0, x1, y0, y1, options.log)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round values between `low` and `high`, about `count` of them."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    found = [(first + i) * step for i in range(int((high - low) / step) + 2)]
+    return [round(value, 12) for value in found if value <= high + step * 1e-9]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    first, last = round(math.log10(low)), round(math.log10(high))
+    stride = max(1, (last - first) // 5)
+    return [10.0**power for power in range(first, last + 1, stride)]
+
+
+def _axes(frame: Frame, options: Options) -> list[Markup]:
+    parts = []
+    values = _decades(frame.y0, frame.y1) if frame.log else ticks(frame.y0, frame.y1, 4)
+    for value in values:
+        y = frame.y(value)
+        parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
+        parts.append(_text(number(value, 3), frame.left - 7, y + 3.5, anchor="end"))
+    whole = all(float(x).is_integer() for x in (frame.x0, frame.x1))
+    for value in ticks(frame.x0, frame.x1, 6):
+        if whole and not float(value).is_integer():
+            continue
+        parts.append(_text(number(value, 4), frame.x(value), frame.bottom + 15, anchor="middle"))
+    parts.append(
+        element(
+            "line",
+            x1=frame.left,
+            x2=frame.right,
+            y1=frame.bottom,
+            y2=frame.bottom,
+            class_="axis",
+        )
+    )
+    middle = (frame.left + frame.right) / 2
+    parts.append(_text(options.x, middle, frame.bottom + 30, anchor="middle"))
+    return parts
+
+
+def _curve(frame: Frame, one: Series) -> Markup:
+    points = thinned(one.points)
+    path = " ".join(
+        f"{frame.x(x):.1f},{min(max(frame.y(y), frame.top - 4), frame.bottom + 4):.1f}"
+        for x, y in points
+    )
+    names = ["line", f"s{one.color % COLORS}"]
+    names += ["faint"] * one.faint + ["dashed"] * one.dashed
+    drawn = [element("polyline", points=path, class_=" ".join(names))]
+    if one.dots or len(points) == 1:
+        drawn += [
+            element("circle", cx=frame.x(x), cy=frame.y(y), r=2.6, class_=f"f{one.color % COLORS}")
+            for x, y in points[:200]
+        ]
+    return element("g", *drawn)
+
+
+def _marker(frame: Frame, marker: Marker) -> list[Markup]:
+    x = frame.x(marker.x)
+    side = "end" if x > (frame.left + frame.right) / 2 else "start"
+    return [
+        element("line", x1=x, x2=x, y1=frame.top, y2=frame.bottom, class_="marker"),
+        _text(marker.label, x + (-4 if side == "end" else 4), frame.top + 9, anchor=side),
+    ]
+
+
+def _text(content: str, x: float, y: float, anchor: str = "start", class_: str = "") -> Markup:
+    return element("text", content, x=x, y=y, text_anchor=anchor, class_=class_ or None)
+
+
+def _svg(label: str, width: float, height: float, *parts: Any) -> Markup:
+    return element(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_label=label,
+        style=f"max-width:{width:g}px",
+    )
+
+
+def _legend(series: Sequence[Series]) -> Markup | None:
+    if len(series) < 2:
+        return None
+    items = [
+        element(
+            "span",
+            element("i", class_=f"key b{one.color % COLORS}" + " faint" * one.faint),
+            one.label,
+        )
+        for one in series
+    ]
+    return element("p", *items, class_="legend", aria_hidden="true")
+
+
+@dataclass
+class Dot:
+    """A point of a scatter plot; ``group`` colors it, ``title`` is its tooltip."""
+
+    x: float
+    y: float
+    group: int | None = None
+    title: str = ""
+    strong: bool = False
+
+
+def scatter(
+    dots: Sequence[Dot],
+    groups: Sequence[str],
+    title: str,
+    *,
+    x: str = "",
+    y: str = "",
+    axes: bool = True,
+    width: int = 540,
+    height: int = 380,
+    line: Sequence[Point] = (),
+) -> Markup | None:
+    """Points; beyond `COLORS` groups, shapes tell them apart too.
+
+    Args:
+        line: a polyline through some of them, as a Pareto front.
+    """
+    dots = [dot for dot in dots if _is_number(dot.x) and _is_number(dot.y)]
+    if not dots:
+        return None
+    ends = []
+    for values in ([dot.x for dot in dots], [dot.y for dot in dots]):
+        pad = (max(values) - min(values)) * 0.06 or abs(values[0]) * 0.1 or 0.5
+        ends += [min(values) - pad, max(values) + pad]
+    margin = (52, 12, width - 14, height - 34) if axes else (6, 6, width - 6, height - 6)
+    frame = Frame(*margin, ends[0], ends[1], ends[2], ends[3])
+
+    parts = _axes(frame, Options(title, x=x)) if axes else []
+    if axes and y:
+        parts.append(_text(y, frame.left, frame.top - 2))
+    if line:
+        path = " ".join(f"{frame.x(px):.1f},{frame.y(py):.1f}" for px, py in line)
+        parts.append(element("polyline", points=path, class_="line s1 dashed"))
+    parts += [_dot(frame, dot) for dot in dots]
+    said = f"{title}: {len(dots)} points" + (f" in {len(groups)} groups" if groups else "")
+    svg = _svg(said, width, height, *parts)
+    shown = [
+        element("span", element("i", class_=f"key dot b{i % COLORS} shape{i // COLORS % 3}"), name)
+        for i, name in enumerate(groups[:24])
+    ]
+    if len(groups) > 24:
+        shown.append(element("span", f"and {len(groups) - 24} more"))
+    legend = element("p", *shown, class_="legend") if len(groups) > 1 else None
+    return element("div", svg, legend, class_="chart")
+
+
+def _dot(frame: Frame, dot: Dot) -> Markup:
+    cx, cy, r = frame.x(dot.x), frame.y(dot.y), 6.0 if dot.strong else 3.4
+    group = dot.group or 0
+    name = f"dot f{group % COLORS}" if dot.group is not None else "dot plain"
+    name += " strong" if dot.strong else ""
+    title = element("title", dot.title) if dot.title else None
+    shape = group // COLORS % 3
+    if shape == 1:
+        return element("rect", title, x=cx - r, y=cy - r, width=2 * r, height=2 * r, class_=name)
+    if shape == 2:
+        corners = f"{cx:.1f},{cy - r:.1f} {cx + r:.1f},{cy + r:.1f} {cx - r:.1f},{cy + r:.1f}"
+        return element("polygon", title, points=corners, class_=name)
+    return element("circle", title, cx=cx, cy=cy, r=r, class_=name)
+
+
+def reliability(
+    bins: Sequence[Mapping[str, Any]], width: int = 380, height: int = 300
+) -> Markup | None:
+    """Accuracy over confidence, a bar for each bin that holds images, beside the diagonal.
+
+    Args:
+        bins: ``confidence, accuracy, images`` each, in 0…1.
+    """
+    held = [one for one in bins if one.get("images")]
+    if not held:
+        return None
+    frame = Frame(52, 12, width - 14, height - 34, 0.0, 1.0, 0.0, 1.0)
+    parts = _axes(frame, Options("", x="confidence"))
+    wide = (frame.right - frame.left) / max(len(bins), 1)
+    most = max(one["images"] for one in held)
+    for place, one in enumerate(bins):
+        if not one.get("images"):
+            continue
+        y = frame.y(float(one["accuracy"]))
+        weight = 0.25 + 0.75 * math.sqrt(one["images"] / most)
+        said = (
+            f"confidence {one['confidence']:.2f}: {100 * one['accuracy']:.0f} % right, "
+            f"{one['images']} images"
+        )
+        parts.append(
+            element(
+                "rect",
+                element("title", said),
+                x=frame.left + place * wide + 1,
+                y=y,
+                width=wide - 2,
+                height=max(frame.bottom - y, 1.0),
+                class_="f0",
+                fill_opacity=f"{weight:.2f}",
+            )
+        )
+    parts.append(
+        element(
+            "line",
+            x1=frame.left,
+            y1=frame.bottom,
+            x2=frame.right,
+            y2=frame.top,
+            class_="marker",
+        )
+    )
+    parts.append(_text("accuracy", frame.left, frame.top - 2))
+    label = "Reliability: accuracy over confidence; on the dashed line both are equal"
+    return element("div", _svg(label, width, height, *parts), class_="chart")
+
+
+@dataclass
+class Axis:
+    """A column of a parallel-coordinates chart.
+
+    Attributes:
+        values: one for each row; None where the row has none.
+        log: spread on a log scale.
+    """
+
+    name: str
+    values: Sequence[Any]
+    log: bool = False
+
+
+def parallel(
+    columns: Sequence[Axis], goodness: Sequence[float | None], best: int | None, title: str
+) -> Markup | None:
+    """One line per row across all columns.
+
+    Args:
+        goodness: of each row in 0…1, by which its line is colored; None: without a value.
+        best: the row that is drawn on top.
+    """
+    rows = range(len(goodness))
+    if len(columns) < 2 or len(rows) < 2:
+        return None
+    width, height, top, bottom = max(540, 118 * len(columns)), 270, 34, 236
+    gap = (width - 130) / max(len(columns) - 1, 1)
+    places: list[list[float | None]] = []
+    parts: list[Markup] = []
+    for number_of, column in enumerate(columns):
+        x = 65 + gap * number_of
+        heights, labels = _heights(column, top, bottom)
+        places.append(heights)
+        parts.append(element("line", x1=x, x2=x, y1=top, y2=bottom, class_="axis"))
+        short = column.name.rsplit(".", 1)[-1]
+        y_head = 16.0 if number_of % 2 == 0 else 26.0
+        parts.append(_text(short, x, y_head, anchor="middle", class_="head"))
+        parts += [_text(word, x + 4, y + 3.5) for word, y in labels]
+    order = sorted(rows, key=lambda row: (row == best, goodness[row] or 0.0))
+    for row in order:
+        at = [(65 + gap * i, places[i][row]) for i in range(len(columns))]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at if y is not None)
+        value = goodness[row]
+        name = "line best" if row == best else "line none" if value is None else "line trial"
+        shade = None if value is None or row == best else f"{0.3 + 0.6 * value:.2f}"
+        parts.append(
+            element(
+                "polyline",
+                element("title", f"trial {row}"),
+                points=path,
+                class_=name,
+                stroke_opacity=shade,
+            )
+        )
+    svg = _svg(f"{title}: {len(rows)} trials over {len(columns)} columns", width, height, *parts)
+    return element("div", svg, class_="chart wide")
+
+
+def _heights(
+    column: Axis, top: float, bottom: float
+) -> tuple[list[float | None], list[tuple[str, float]]]:
+    known = [value for value in column.values if value is not None]
+    if all(_is_number(value) for value in known) and known:
+        low, high = float(min(known)), float(max(known))
+        log = column.log and low > 0
+        scale = math.log10 if log else float
+        span = (scale(high) - scale(low)) or 1.0
+        heights = [
+            None if v is None else bottom - (scale(float(v)) - scale(low)) / span * (bottom - top)
+            for v in column.values
+        ]
+        if low == high:
+            return [None if h is None else (top + bottom) / 2 for h in heights], [
+                (number(low, 3), (top + bottom) / 2)
+            ]
+        return heights, [(number(low, 3), bottom + 10), (number(high, 3), top)]
+    words = sorted({str(value) for value in known})
+    step = (bottom - top) / max(len(words) - 1, 1)
+    where = {word: bottom - step * i for i, word in enumerate(words)}
+    heights = [None if v is None else where[str(v)] for v in column.values]
+    return heights, [(word[:14], where[word]) for word in words[:8]]

@@ -1,0 +1,221 @@
+"""The curves of a training run, and its table of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.status import is_number
+from mae_sdk.report import charts
+from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table
+from mae_sdk.report.charts import Marker, Options, Series
+from mae_sdk.report.facts import Curve, Facts
+from mae_sdk.report.markup import number, size
+
+_LOSSES = ("train_loss", "val_loss")
+_OF_STEPS = {"train_loss_step", "lr", "grad_norm"}
+MAX_ROWS = 60
+"""Rows of a table of numbers: more are thinned."""
+
+
+def curves(facts: Facts) -> Section | None:
+    """Loss, rate, gradient norm, quality, throughput and memory, as far as they are known."""
+    drawn = [
+        loss(facts),
+        *quality(facts),
+        rate(facts),
+        norm(facts),
+        throughput(facts),
+        memory(facts),
+    ]
+    found = [one for one in drawn if one is not None]
+    if not found:
+        return None
+    return Section("Curves", [Figures(found)])
+
+
+def _step_of(facts: Facts) -> dict[int, float]:
+    """Epoch → the step that it ended at, so that epochs and steps share an axis."""
+    return {
+        line["epoch"]: line["step"] for line in facts.epochs if isinstance(line.get("step"), int)
+    }
+
+
+def _on_steps(facts: Facts, curve: Curve) -> Curve:
+    ends = _step_of(facts)
+    return [(ends[int(epoch)], value) for epoch, value in curve if int(epoch) in ends]
+
+
+def loss(facts: Facts) -> Figure | None:
+    """The loss of every step behind the means of the epochs."""
+    steps = facts.steps.get("train_loss_step", [])
+    means = {name: _on_steps(facts, facts.of_epochs(name)) for name in _LOSSES}
+    series = [Series("each step", steps, 0, faint=True)] if steps else []
+    series += [
+        Series(name, points, place, dots=len(points) <= 40)
+        for place, (name, points) in enumerate(means.items())
+        if points
+    ]
+    drawing = charts.lines(series, Options("Loss", markers=_best_marker(facts)))
+    if drawing is None:
+        return None
+    table = _epoch_table(facts, [name for name, points in means.items() if points], "Loss")
+    return Figure("Loss", drawing, "", table)
+
+
+def _best_marker(facts: Facts) -> list[Marker]:
+    best = mapping(facts.figures.get("best_checkpoint"))
+    ends = _step_of(facts)
+    if best.get("epoch") in ends:
+        return [Marker(ends[best["epoch"]], f"best {best.get('metric')}")]
+    return []
+
+
+def quality(facts: Facts) -> list[Figure]:
+    """Every other metric that an epoch reports: accuracies and IoU together, the rest apart."""
+    names: list[str] = []
+    for line in facts.epochs:
+        for name, value in mapping(line.get("kpi")).items():
+            if is_number(value) and name not in (*_LOSSES, *names):
+                names.append(str(name))
+    shares = [
+        name for name in names if all(0 <= v <= 1 for _, v in facts.of_epochs(name)) and names
+    ]
+    rest = [name for name in names if name not in shares]
+    figures = []
+    if shares:
+        figures.append(_metric_figure(facts, "Quality", shares))
+    figures += [_metric_figure(facts, name, [name]) for name in rest[:8]]
+    return [one for one in figures if one is not None]
+
+
+def _metric_figure(facts: Facts, title: str, names: Sequence[str]) -> Figure | None:
+    series = [
+        Series(name, _on_steps(facts, facts.of_epochs(name)), place, dots=True)
+        for place, name in enumerate(names[: charts.COLORS])
+    ]
+    drawing = charts.lines(series, Options(title, markers=_best_marker(facts)))
+    if drawing is None:
+        return None
+    shown = title if len(names) > 1 or title not in names else names[0]
+    single = f": {names[0]}" if len(names) == 1 and shown != names[0] else ""
+    return Figure(shown + single, drawing, "", _epoch_table(facts, names, title))
+
+
+def rate(facts: Facts) -> Figure | None:
+    points = facts.steps.get("lr", [])
+    drawing = charts.lines(
+        [Series("learning rate", points, 2)], Options("Learning rate", zero=True, height=210)
+    )
+    if drawing is None:
+        return None
+    return Figure("Learning rate", drawing, "", _step_table(points, "learning rate"))
+
+
+def norm(facts: Facts) -> Figure | None:
+    points = facts.steps.get("grad_norm", [])
+    positive = [value for _, value in points if is_number(value) and value > 0]
+    log = bool(positive) and max(positive) > 30 * min(positive)
+    drawing = charts.lines(
+        [Series("gradient norm", points, 3)], Options("Gradient norm", log=log, height=210)
+    )
+    if drawing is None:
+        return None
+    clip = facts.setting("train.clip_grad_norm")
+    caption = f"before clipping at {number(clip)}" if clip else "no clipping"
+    return Figure("Gradient norm", drawing, caption, _step_table(points, "gradient norm"))
+
+
+def throughput(facts: Facts) -> Figure | None:
+    """Images per second of every epoch, from its time; what was validated does not count."""
+    images = facts.derived.get("images")
+    if not is_number(images):
+        return None
+    points = [
+        (line["epoch"], float(images) / line["time_per_epoch"])
+        for line in facts.epochs
+        if is_number(line.get("time_per_epoch")) and line["time_per_epoch"] > 0
+    ]
+    options = Options("Throughput", x="epoch", zero=True, height=210)
+    drawing = charts.lines([Series("images per second", points, 4, dots=True)], options)
+    if drawing is None:
+        return None
+    rows = [[int(epoch), number(value)] for epoch, value in _few(points)]
+    table = Table(["epoch", "images per second"], rows, "Throughput", (0, 1), collapsed=True)
+    return Figure("Throughput", drawing, "training images per second, of each epoch", table)
+
+
+def memory(facts: Facts) -> Figure | None:
+    """The largest memory so far, at the end of every epoch."""
+    points = [
+        (line["epoch"], line["peak_memory_mb"])
+        for line in facts.epochs
+        if is_number(line.get("peak_memory_mb"))
+    ]
+    options = Options("Memory", x="epoch", zero=True, height=210)
+    drawing = charts.lines([Series("peak memory, MB", points, 6, dots=True)], options)
+    if drawing is None:
+        return None
+    device = facts.derived.get("device")
+    where = "of the process" if str(device) == "cpu" else f"of {device}"
+    rows = [[int(epoch), number(value)] for epoch, value in _few(points)]
+    table = Table(["epoch", "MB"], rows, "Memory", (0, 1), collapsed=True)
+    return Figure("Peak memory", drawing, f"MB {where}, rank 0", table)
+
+
+def _few(rows: Sequence[Any]) -> list[Any]:
+    """At most `MAX_ROWS` of them, the last one among them."""
+    stride = -(-len(rows) // MAX_ROWS) if rows else 1
+    return [row for place, row in enumerate(rows) if (len(rows) - 1 - place) % stride == 0]
+
+
+def _epoch_table(facts: Facts, names: Sequence[str], title: str) -> Table:
+    columns = {name: dict(facts.of_epochs(name)) for name in names}
+    epochs = sorted({epoch for points in columns.values() for epoch in points})
+    rows = [[int(e), *(number(columns[name].get(e)) for name in names)] for e in _few(epochs)]
+    return Table(
+        ["epoch", *names], rows, f"{title}: numbers", tuple(range(len(names) + 1)), collapsed=True
+    )
+
+
+def _step_table(points: Curve, name: str) -> Table:
+    rows = [[int(step), number(value)] for step, value in _few(points)]
+    return Table(["step", name], rows, f"{name}: numbers", (0, 1), collapsed=True)
+
+
+def checkpoints(facts: Facts) -> Section | None:
+    """The checkpoints that are kept, the best one marked."""
+    entries = [mapping(one) for one in facts.index.get("checkpoints") or ()]
+    if not entries:
+        return None
+    best = mapping(facts.figures.get("best_checkpoint"))
+    names = list(dict.fromkeys(n for one in entries for n in mapping(one.get("metrics"))))[:6]
+    listed = entries if len(entries) <= 40 else [*entries[:5], *entries[-30:]]
+    rows: list[list[Any]] = []
+    marked = []
+    for entry in listed:
+        file = str(entry.get("file"))
+        is_best = file == best.get("file")
+        marked += [len(rows)] if is_best else []
+        values = mapping(entry.get("metrics"))
+        name = f"{file}  ★ best" if is_best else file
+        rows.append(
+            [
+                name,
+                entry.get("epoch"),
+                entry.get("step"),
+                *(number(values.get(metric)) for metric in names),
+                size(entry.get("size")),
+                str(entry.get("sha256") or "")[:12],
+            ]
+        )
+    head = ["file", "epoch", "step", *names, "size", "SHA-256"]
+    lead = ""
+    if best:
+        lead = f"Best by {best.get('metric')}: {best.get('file')}. Epochs count from 0."
+    if len(listed) < len(entries):
+        lead += f" {len(entries) - len(listed)} of {len(entries)} are not listed."
+    numeric = tuple(range(1, len(head) - 1))
+    blocks: list[Block] = [Table(head, rows, "Checkpoints kept", numeric, marked)]
+    return Section("Checkpoints", blocks, lead)

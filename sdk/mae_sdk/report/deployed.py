@@ -1,0 +1,111 @@
+"""What was made for deployment: parity with the model, sizes, the speed of each runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.status import is_number
+from mae_sdk.report.blocks import Block, Code, Section, Table, Text
+from mae_sdk.report.facts import Facts, base, evaluations, facts_of, shown
+from mae_sdk.report.judged import speed_rows
+from mae_sdk.report.markup import number, percent, size
+
+_HIDDEN = ("classes",)
+
+
+def sections(facts: Facts) -> list[Section]:
+    """Parity, files, speed and the artefact's own description."""
+    found = [parity(facts), files(facts), speeds(facts), description(facts)]
+    return [one for one in found if one is not None]
+
+
+def parity(facts: Facts) -> Section | None:
+    """Each figure of the comparison beside its bound."""
+    report = mapping(facts.result.get("parity"))
+    if not report:
+        return None
+    bounds = mapping(report.get("thresholds"))
+    rows: list[list[Any]] = [
+        [
+            "lowest cosine of an image",
+            number(report.get("cosine_min"), 8),
+            f"≥ {number(bounds.get('min_cosine'), 6)}" if bounds else "–",
+        ],
+        ["mean cosine", number(report.get("cosine_mean"), 8), ""],
+        [
+            "largest difference",
+            number(report.get("max_abs"), 3),
+            f"≤ {number(bounds.get('max_abs'), 3)}" if bounds else "–",
+        ],
+    ]
+    if is_number(report.get("top1_agreement")):
+        bound = bounds.get("min_top1_agreement")
+        rows.append(
+            [
+                "same answer",
+                percent(report["top1_agreement"]),
+                f"≥ {percent(bound)}" if bounds else "–",
+            ]
+        )
+    names = report.get("names")
+    worst = report.get("worst_image")
+    blocks: list[Block] = [Table(["figure", "measured", "bound"], rows, "Parity", (1, 2))]
+    if isinstance(names, list) and isinstance(worst, int) and 0 <= worst < len(names):
+        blocks.append(Text(f"The image that differs most: {base(names[worst])}.", "note"))
+    if report.get("calibration"):
+        blocks.append(Text(f"Calibrated on {report['calibration']}.", "note"))
+    verdict = "passed" if report.get("passed") else "not passed"
+    lead = f"Compared with the model on {report.get('images_from') or 'images'}: {verdict}."
+    return Section("Parity", blocks, lead)
+
+
+def files(facts: Facts) -> Section | None:
+    """The files that were written, with their sizes."""
+    rows = []
+    for path in facts.job.files():
+        try:
+            rows.append([path.name, size(path.stat().st_size)])
+        except OSError:
+            continue
+    if not rows:
+        return None
+    return Section("Files", [Table(["file", "size"], rows, "", (1,))])
+
+
+def speeds(facts: Facts) -> Section | None:
+    """Latency by runtime and batch, as evaluations of what was made, and of the model that it was
+    made of, have measured it."""
+    wanted = {facts.id, facts.record.get("parent"), facts.record.get("parent_automl")}
+    rows: list[list[Any]] = []
+    for job in evaluations(facts.job):
+        other = facts_of(job, job.record, "")
+        if {other.record.get("parent"), other.record.get("parent_automl")} & wanted - {None}:
+            measured = mapping(other.judged.get("speed"))
+            model = mapping(other.judged.get("model"))
+            of = f"{model.get('kind')}, {model.get('precision')}"
+            place = str(measured.get("device"))
+            rows += [[of, place, *row] for row in speed_rows(measured)]
+    if not rows:
+        command = f"mae run evaluate --parent {facts.id} --eval-dataset URI"
+        lead = "Not measured yet: an evaluation does it."
+        return Section("Speed", [Code(command)], lead)
+    head = ["runtime", "device", "batch", "median", "95th percentile", "images per second"]
+    table = Table(head, [row[:6] for row in rows], "From the evaluations", (2, 3, 4, 5))
+    return Section("Speed", [table])
+
+
+def description(facts: Facts) -> Section | None:
+    """What the file says of itself."""
+    about = mapping(facts.result.get("meta")) or mapping(facts.result.get("engine"))
+    rows = [
+        [key, shown(value)]
+        for key, value in about.items()
+        if value not in (None, [], {}, "") and key not in _HIDDEN
+    ]
+    classes = about.get("classes")
+    if isinstance(classes, list) and classes:
+        rows.append(["classes", f"{len(classes)}: {shown(', '.join(map(str, classes)), 160)}"])
+    if not rows:
+        return None
+    return Section("Description", [Table(["field", "value"], rows, "What the file says of itself")])

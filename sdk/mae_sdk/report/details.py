@@ -1,0 +1,110 @@
+"""The parts that every report ends with: changed fields, warnings, attempts, environment, log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.secrets import known, redact
+from mae_sdk.report.blocks import Block, Code, Section, Table, Text
+from mae_sdk.report.facts import Facts, as_list, shown
+from mae_sdk.report.markup import number, seconds
+
+LOG_LINES = 30
+
+
+def sections(facts: Facts) -> list[Section]:
+    """Everything that is there."""
+    found = [changed(facts), warnings(facts), data(facts), environment(facts)]
+    return [one for one in found if one is not None]
+
+
+def changed(facts: Facts) -> Section | None:
+    """Fields that are not the template's, with where their values come from."""
+    rows = []
+    for key, about in mapping(facts.record.get("changed")).items():
+        entry = mapping(about)
+        value = facts.setting(str(key))
+        rows.append([str(key), shown(value), shown(entry.get("default")), str(entry.get("origin"))])
+    if not rows:
+        return None
+    head = ["field", "value", "template", "comes from"]
+    table = Table(head, rows, f"{len(rows)} fields differ from the template")
+    return Section("Changed fields", [table])
+
+
+def warnings(facts: Facts) -> Section | None:
+    """All warnings, where the first screen had no room for them."""
+    from mae_sdk.report.first_screen import MAX_LINES
+
+    said = facts.warnings
+    if len(said) <= MAX_LINES:
+        return None
+    return Section("Warnings", [Text(one, "warning") for one in said[:100]])
+
+
+def data(facts: Facts) -> Section | None:
+    """Every source: images, classes and the largest and smallest of them."""
+    rows: list[list[Any]] = []
+    for key, seen in facts.sources.items():
+        counts = {str(n): c for n, c in mapping(seen.get("class_counts")).items()}
+        ordered = sorted(counts.items(), key=lambda pair: -pair[1] if pair[1] else 0)
+        ends = ordered if len(ordered) <= 6 else [*ordered[:3], ("…", ""), *ordered[-2:]]
+        spread = ", ".join(f"{name} {count}".strip() for name, count in ends)
+        uri = shown(seen.get("uri"))
+        rows.append([key, number(seen.get("images")), number(seen.get("classes")), spread, uri])
+    blocks: list[Block] = []
+    if rows:
+        head = ["field", "images", "classes", "images of classes", "where"]
+        blocks.append(Table(head, rows, "Data", (1, 2)))
+    left: list[list[Any]] = []
+    for key, reasons in facts.left_out.items():
+        for reason, about in mapping(reasons).items():
+            names = [str(name) for name in as_list(mapping(about).get("files"))]
+            listed = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
+            left.append([key, reason, number(mapping(about).get("count")), listed])
+    if left:
+        blocks.append(Table(["field", "reason", "files", "names"], left, "Left out", (2,)))
+    return Section("Data", blocks) if blocks else None
+
+
+def environment(facts: Facts) -> Section:
+    """Versions, device, attempts, the command, and the end of the log of a failure."""
+    record = facts.record
+    rows: list[list[Any]] = [[name, text] for name, text in mapping(record.get("versions")).items()]
+    for name in ("device", "precision", "processes", "effective_batch", "steps_per_epoch"):
+        if facts.derived.get(name) is not None:
+            rows.append([name.replace("_", " "), shown(facts.derived[name])])
+    rows.append(["platform", str(record.get("platform") or "local")])
+    process = records.last_attempt(record)["process"]
+    if process:
+        rows.append(["host", process["host"]])
+    if record.get("env_names"):
+        rows.append(["settings given", ", ".join(record["env_names"])])
+    rows.append(["command", " ".join(record["launch"]["command"])])
+    rows.append(["digest of the spec", str(record.get("spec_digest") or "")[:16]])
+    blocks: list[Block] = [Table(["", ""], rows, "Environment")]
+    spans = [
+        [n, state, began, "–" if span is None else seconds(span)]
+        for n, state, began, span in facts.spans
+    ]
+    blocks.append(Table(["attempt", "state", "began", "ran"], spans, "Attempts", (3,)))
+    if facts.state in (records.ERROR, records.CANCELED):
+        blocks += log(facts)
+    return Section("Environment", blocks)
+
+
+def log(facts: Facts) -> list[Block]:
+    """What matters of the log of a failure."""
+    problem = facts.failure
+    told = [str(line) for line in as_list(problem.get("lines"))]
+    found: list[Block] = []
+    if told:
+        found.append(Code(redact("\n".join(told[-LOG_LINES:]), known()), "The lines that matter"))
+    text = redact(facts.text("log.txt")[-20_000:], known())
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines:
+        shown_lines = [line if len(line) < 400 else line[:400] + "…" for line in lines[-LOG_LINES:]]
+        found.append(Code("\n".join(shown_lines), f"The last {len(shown_lines)} lines of the log"))
+    return found

@@ -1,0 +1,355 @@
+"""Everything that a report says of a job, read from its folder and nowhere else.
+
+A folder may lack any of it, and other programs write such files too: what is not there, or is not
+what it should be, is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError
+
+from mae_sdk.files import parse_json
+from mae_sdk.job import Job, RemoteJob, beside, content_of
+from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoints import INDEX_NAME
+from mae_sdk.jobs.metrics import described, mapping
+from mae_sdk.jobs.records import JobRecord
+from mae_sdk.jobs.status import is_number, parse_status
+
+MAX_JOBS = 20
+"""Of a chain."""
+MAX_EVALUATIONS = 200
+"""Of a root, among which those of a chain are looked for."""
+MAX_CSV_BYTES = 24 << 20
+"""Of a long run's ``metrics.csv``, read at most so much, in pieces spread over it."""
+_PIECES = 256
+
+Curve = list[tuple[float, float]]
+
+
+@dataclass
+class Facts:
+    """One job.
+
+    Attributes:
+        record, state: as they are now, or as they will be in a moment (see `page.Ending`).
+    """
+
+    job: Job
+    record: JobRecord
+    state: str
+    _documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ files
+
+    def text(self, relative: str) -> str:
+        """A file as text; empty where there is none."""
+        content = content_of(self.job, relative)
+        return "" if content is None else content.decode(errors="replace")
+
+    def document(self, relative: str) -> dict[str, Any]:
+        """A JSON file; empty where there is none that can be read."""
+        if relative not in self._documents:
+            try:
+                found = parse_json(self.text(relative) or "{}")
+            except ValueError:
+                found = {}
+            self._documents[relative] = found if isinstance(found, dict) else {}
+        return self._documents[relative]
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def action(self) -> str:
+        return self.record["action"]
+
+    @property
+    def is_study(self) -> bool:
+        return self.record.get("kind") == "automl"
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in (records.PENDING, records.RUNNING)
+
+    @cached_property
+    def spec(self) -> Mapping[str, Any]:
+        from mae_skill.reader import parse_yaml
+
+        try:
+            return mapping(parse_yaml(self.text("spec.yaml") or "{}", "spec.yaml"))
+        except MaeError:
+            return {}
+
+    def setting(self, key: str) -> Any:
+        """A field of the spec by its dotted key; None where there is none."""
+        try:
+            return get_dotted(self.spec, key)
+        except MaeError:
+            return None
+
+    @cached_property
+    def stage(self) -> str | None:
+        """Of the model: of training its own, else that of what it took."""
+        model = mapping(self.result.get("model")) or mapping(self.result.get("meta"))
+        found = model.get("stage") or self.setting("train.stage")
+        return found if isinstance(found, str) else None
+
+    @cached_property
+    def arch(self) -> str | None:
+        model = mapping(self.result.get("model")) or mapping(self.result.get("meta"))
+        found = model.get("arch") or self.setting("model.arch")
+        return found if isinstance(found, str) else None
+
+    # ------------------------------------------------------------------ what it did
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        return self.document(f"{self.action}/result.json")
+
+    @cached_property
+    def kpis(self) -> dict[str, Any]:
+        """The newest value of every metric: of the result, before that of the last lines."""
+        found: dict[str, Any] = {}
+        for line in self.lines:
+            found.update(mapping(line.get("kpi")))
+        return {**found, **mapping(self.result.get("kpis"))}
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """``status.json``."""
+        return parse_status(self.text("status.json"))
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        try:
+            return self.job.figures()
+        except MaeError:
+            return {}
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """``checkpoints.json``."""
+        return self.document(f"{self.action}/{INDEX_NAME}")
+
+    @cached_property
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Metric → ``direction`` and, of a share of images, ``images``."""
+        try:
+            return described(self.index)
+        except (TypeError, ValueError, AttributeError):
+            return {}
+
+    @cached_property
+    def derived(self) -> dict[str, Any]:
+        return self.document(f"{self.action}/derived.json")
+
+    @cached_property
+    def judged(self) -> dict[str, Any]:
+        """``metrics.json`` of an evaluation; of training its last validation."""
+        if self.action == "train":
+            return self.document("train/validation.json")
+        return self.document(f"{self.action}/metrics.json")
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The newest status line of every epoch, in order."""
+        found: dict[int, dict[str, Any]] = {}
+        for line in self.lines:
+            epoch = line.get("epoch")
+            if isinstance(epoch, int) and not isinstance(epoch, bool):
+                found[epoch] = line
+        return [found[epoch] for epoch in sorted(found)]
+
+    @cached_property
+    def steps(self) -> dict[str, Curve]:
+        """Name → (step, value) of ``metrics.csv``; a step that was done again counts once."""
+        curves: dict[str, dict[int, float]] = {}
+        table = _sampled(content_of(self.job, f"{self.action}/metrics.csv"))
+        for row in csv.reader(io.StringIO(table)):
+            if len(row) != 4 or not row[0].isdigit():
+                continue
+            try:
+                curves.setdefault(row[2], {})[int(row[0])] = float(row[3])
+            except ValueError:
+                continue
+        return {name: sorted(points.items()) for name, points in curves.items()}
+
+    def of_epochs(self, metric: str) -> Curve:
+        """(epoch, value) of a metric."""
+        return [
+            (line["epoch"], value)
+            for line in self.epochs
+            if is_number(value := mapping(line.get("kpi")).get(metric))
+        ]
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the plan, the data and the run warned of, each once."""
+        said: list[str] = []
+        of_run = self.result.get("warnings")
+        planned = self.record.get("warnings")
+        for part in (planned, of_run, self._data_warnings()):
+            if isinstance(part, list):
+                said += [str(one) for one in part]
+        return list(dict.fromkeys(said))
+
+    def _data_warnings(self) -> list[str]:
+        try:
+            return self.job.data_warnings()
+        except MaeError:
+            return []
+
+    @cached_property
+    def left_out(self) -> dict[str, Any]:
+        return mapping(self.figures.get("left_out"))  # type: ignore[return-value]
+
+    @cached_property
+    def sources(self) -> dict[str, Mapping[str, Any]]:
+        """Field of a data source → what was counted there."""
+        found = dict(mapping(self.record.get("data")))
+        found |= mapping(mapping(self.result.get("data")).get("sources"))
+        return {str(key): mapping(seen) for key, seen in found.items()}
+
+    @property
+    def failure(self) -> Mapping[str, Any]:
+        """Why it failed; empty where it did not."""
+        return mapping(records.last_attempt(self.record)["failure"])
+
+    # ------------------------------------------------------------------ time
+
+    @cached_property
+    def created(self) -> str:
+        return str(self.record.get("created_at") or "")
+
+    @cached_property
+    def spans(self) -> list[tuple[int, str, str, float | None]]:
+        """Of every attempt: number, state, when it began to run, seconds that it ran."""
+        found = []
+        for attempt in self.record["attempts"]:
+            times = {one["state"]: _when(one.get("at")) for one in attempt["transitions"]}
+            began = times.get(records.RUNNING)
+            ended = _when(attempt["transitions"][-1].get("at")) if attempt["transitions"] else None
+            if records.is_terminal(attempt["state"]):
+                span = None if began is None or ended is None else (ended - began).total_seconds()
+            else:
+                now = datetime.now(timezone.utc)
+                span = None if began is None else (now - began).total_seconds()
+            shown = "" if began is None else began.strftime("%Y-%m-%d %H:%M UTC")
+            found.append((attempt["number"], attempt["state"], shown, span))
+        return found
+
+    @property
+    def seconds(self) -> float | None:
+        """How long all attempts ran together."""
+        known = [span for *_, span in self.spans if span is not None]
+        return sum(known) if known else None
+
+
+def _when(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+
+
+def _sampled(content: bytes | None) -> str:
+    """A table as text; of a very long one, whole lines from places spread over it."""
+    if content is None:
+        return ""
+    if len(content) <= MAX_CSV_BYTES:
+        return content.decode(errors="replace")
+    size = MAX_CSV_BYTES // _PIECES
+    kept = []
+    for piece in range(_PIECES):
+        start = piece * (len(content) - size) // (_PIECES - 1)
+        part = content[start : start + size]
+        kept.append(part[part.find(b"\n") + 1 : part.rfind(b"\n") + 1])
+    return b"".join(kept).decode(errors="replace")
+
+
+def facts_of(job: Job, record: JobRecord | None = None, state: str | None = None) -> Facts:
+    """The facts of a job; `record` and `state` where they are known better than its folder says.
+
+    Raises:
+        NotFoundError, DataError: there is no such job, or its record cannot be read.
+    """
+    if record is None or state is None:
+        seen, observed = job.observe()
+        record, state = record or seen, state or observed
+    return Facts(job, record, state)
+
+
+def rows_of(text: str) -> Iterator[dict[str, str]]:
+    """The rows of a table with a header."""
+    for row in csv.DictReader(io.StringIO(text)):
+        yield {str(name): value or "" for name, value in row.items() if name is not None}
+
+
+def shown(value: Any, limit: int = 200) -> str:
+    """A value of a spec for people, at most so many characters of it."""
+    if value is None:
+        return "null"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text or '""'
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def base(name: Any) -> str:
+    """The last two parts of a path: the class folder and the file."""
+    parts = [part for part in str(name).replace("\\", "/").split("/") if part]
+    return "/".join(parts[-2:])
+
+
+def as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else []
+
+
+def parents(job: Job) -> list[Job]:
+    """The jobs that a job came from, oldest first, then the job itself.
+
+    A model that a study chose comes from the study, not from its best trial.
+    """
+    line, seen = [job], {job.id}
+    while len(line) < MAX_JOBS:
+        try:
+            record = line[0].record
+        except MaeError:
+            break
+        name = record.get("parent_automl") or record.get("parent")
+        before = beside(line[0], str(name)) if name else None
+        if before is None or before.id in seen:
+            break
+        seen.add(before.id)
+        line.insert(0, before)
+    return line
+
+
+def evaluations(job: Job) -> list[Job]:
+    """The evaluations in the same root, oldest first; their ids begin with the action."""
+    if isinstance(job, RemoteJob):
+        ids = [name for name in job.root.ids() if name.startswith("evaluate-")]
+    else:
+        ids = [folder.name for folder in job.folder.parent.glob("evaluate-*")]
+    found = []
+    for name in sorted(ids)[:MAX_EVALUATIONS]:
+        try:
+            other = beside(job, name)
+            if other is not None:
+                found.append((str(other.record.get("created_at")), other))
+        except MaeError:
+            continue
+    return [other for _, other in sorted(found, key=lambda pair: pair[0])]

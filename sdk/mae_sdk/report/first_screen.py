@@ -1,0 +1,331 @@
+"""The first screen: what was run, on what, the result and how sure it is, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from mae_sdk import answers
+from mae_sdk.jobs import records
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.status import is_number
+from mae_sdk.report import search
+from mae_sdk.report.blocks import Card
+from mae_sdk.report.facts import Facts, base
+from mae_sdk.report.intervals import wilson
+from mae_sdk.report.markup import number, percent, seconds, size
+
+_WORDS = {
+    ("train", "pretrain"): "Pretraining",
+    ("train", "finetune"): "Fine-tuning",
+    ("evaluate", ""): "Evaluation",
+    ("inference", ""): "Inference",
+    ("export", ""): "Export",
+    ("gen_trt_engine", ""): "Engine",
+}
+MAX_LINES = 8
+"""Warnings that the first screen shows; the rest is counted."""
+
+
+def heading(facts: Facts) -> str:
+    """What was run, in a few words."""
+    stage = facts.stage or "" if facts.action == "train" else ""
+    name = _WORDS.get((facts.action, stage)) or facts.action.capitalize()
+    if facts.is_study:
+        name = f"Search for {name.lower()}" if stage else "Search"
+    if facts.record.get("kind") == "trial":
+        name = f"Trial {facts.record.get('trial')}: {name.lower()}"
+    return " · ".join(part for part in (name, facts.arch) if part)
+
+
+def cards(facts: Facts) -> list[Card]:
+    """The first screen of a job."""
+    found = [result(facts), data(facts)]
+    if left := left_out(facts):
+        found.append(left)
+    if warned := warnings(facts):
+        found.append(warned)
+    found.append(next_step(facts))
+    return found
+
+
+# ---------------------------------------------------------------------------------- the result
+
+
+def result(facts: Facts) -> Card:
+    """The result with its uncertainty; how far it is, or why it failed, where there is none."""
+    if facts.state == records.ERROR:
+        return _failed(facts)
+    if facts.is_study and facts.figures.get("study"):
+        return search.headline(facts)
+    if facts.state in (records.PENDING, records.RUNNING, records.CANCELED, records.UNKNOWN):
+        return _progress(facts)
+    if facts.action == "export":
+        return _exported(facts)
+    if facts.action == "gen_trt_engine":
+        return _built(facts)
+    if facts.action == "inference":
+        return _predicted(facts)
+    return measured(facts)
+
+
+def _failed(facts: Facts) -> Card:
+    problem = facts.failure
+    lines = [str(problem["hint"])] if problem.get("hint") else []
+    category = str(problem.get("category") or "")
+    return Card(
+        "What went wrong",
+        str(problem.get("message") or "the job ended in ERROR"),
+        [*([f"category: {category}"] if category else []), *lines],
+        tone="error",
+        wide=True,
+    )
+
+
+def _progress(facts: Facts) -> Card:
+    words = {
+        records.PENDING: "waiting to start",
+        records.RUNNING: "running",
+        records.CANCELED: "canceled",
+        records.UNKNOWN: "out of sight",
+    }
+    lines = []
+    if facts.epochs:
+        line = facts.epochs[-1]
+        done, of = line["epoch"] + 1, line.get("max_epoch")
+        lines.append(f"{done} of {of} epochs done" if of else f"{done} epochs done")
+        if is_number(line.get("eta")) and facts.is_running and line["eta"]:
+            lines.append(f"about {seconds(line['eta'])} left")
+        lines += [f"{name} {number(value)}" for name, value in mapping(line.get("kpi")).items()]
+    elif facts.lines:
+        lines.append(str(facts.lines[-1].get("message") or ""))
+    return Card("So far", words.get(facts.state, facts.state), lines)
+
+
+def measured(facts: Facts) -> Card:
+    """The metric that the job is judged by, with its interval."""
+    name, value, images, where = _main(facts)
+    if name is None:
+        return Card("Result", "finished", [], tone="")
+    lines = [uncertainty(facts, name, value, images)]
+    if where:
+        lines.append(where)
+    others = _others(facts, name)
+    if others:
+        lines.append(" · ".join(others))
+    is_share = images is not None or name.startswith(("ACC", "knn", "linear", "mIoU", "mAcc"))
+    shown = percent(value) if is_share else number(value)
+    return Card(f"Result: {name}", shown, lines)
+
+
+def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
+    """The interval of a share in words; else why there is none."""
+    given = mapping(mapping(facts.judged.get("intervals")).get(name))
+    if is_number(given.get("low")) and is_number(given.get("high")):
+        how = given.get("method") or "interval"
+        return f"95 %: {percent(given['low'])} to {percent(given['high'])} ({how})"
+    if images and is_number(value):
+        low, high = wilson(value, images)
+        return f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)"
+    return "no interval: it is no share of images; repeat with other seeds to see the spread"
+
+
+def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
+    """Metric, value, images that it is a share of, and when it was reached."""
+    if facts.action == "train":
+        best, kept = (
+            mapping(facts.figures.get("best")),
+            mapping(facts.figures.get("best_checkpoint")),
+        )
+        name = kept.get("metric")
+        if name is None:
+            name = next(iter(best), None)
+        if name is None:
+            return None, None, None, ""
+        top = mapping(best.get(name)) or kept
+        images = top.get("images")
+        where = f"the best of all epochs, at epoch {top.get('epoch')}"
+        if isinstance(images, int):
+            where += "; it was chosen on these images: on others expect less"
+        return str(name), top.get("value"), images if isinstance(images, int) else None, where
+    shares = mapping(facts.result.get("shares"))
+    for name in ("ACC_all", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
+        if is_number(facts.kpis.get(name)):
+            images = shares.get(name)
+            return name, facts.kpis[name], images if isinstance(images, int) else None, ""
+    name = next((n for n, v in facts.kpis.items() if is_number(v)), None)
+    return name, facts.kpis.get(name or ""), None, ""
+
+
+def _others(facts: Facts, main: str) -> list[str]:
+    shown = (
+        "ACC_top5",
+        "mean_class_accuracy",
+        "mAcc",
+        "aAcc",
+        "knn_acc",
+        "linear_acc",
+        "val_loss",
+        "reconstruction_loss",
+        "ece",
+        "rankme",
+    )
+    found = []
+    for name in shown:
+        value = facts.kpis.get(name)
+        if name != main and is_number(value):
+            is_loss = "loss" in name or name in ("ece", "rankme")
+            found.append(f"{name} {number(value) if is_loss else percent(value)}")
+    return found[:5]
+
+
+def _exported(facts: Facts) -> Card:
+    parity = mapping(facts.result.get("parity"))
+    passed = parity.get("passed")
+    meta = mapping(facts.result.get("meta"))
+    words = "same answers as the model" if passed else "written"
+    cosine, largest = number(parity.get("cosine_min"), 7), number(parity.get("max_abs"), 3)
+    lines = [
+        f"lowest cosine {cosine}, largest difference {largest}",
+        f"on {parity.get('images_from') or 'images'}",
+        f"{meta.get('precision')} · {number(facts.kpis.get('size_mb'))} MB",
+    ]
+    agreement = parity.get("top1_agreement")
+    images = parity.get("images")
+    if is_number(agreement) and isinstance(images, int) and meta.get("task") != "segmentation":
+        low, _ = wilson(agreement, images)
+        lines.append(
+            f"same class for {percent(agreement)} of {images} images "
+            f"(95 %: at least {percent(low)})"
+        )
+    return Card("Result", words, lines, tone="good" if passed else "")
+
+
+def _built(facts: Facts) -> Card:
+    engine = mapping(facts.result.get("engine"))
+    targets = engine.get("targets")
+    lines = [f"for {', '.join(map(str, targets))}"] if isinstance(targets, list) else []
+    parity = mapping(facts.result.get("parity"))
+    if parity:
+        lines.append(
+            f"its graph against fp32: lowest cosine {number(parity.get('cosine_min'), 6)} on "
+            f"{parity.get('images_from') or 'images'}"
+        )
+    return Card("Result", f"{number(facts.kpis.get('engine_mb'))} MB engine", lines)
+
+
+def _predicted(facts: Facts) -> Card:
+    images = facts.kpis.get("images")
+    lines = []
+    if is_number(facts.kpis.get("mIoU")):
+        lines.append(f"mIoU {percent(facts.kpis['mIoU'])} on the masks beside them")
+    if facts.kpis.get("unreadable"):
+        lines.append(f"{facts.kpis['unreadable']} could not be read")
+    return Card("Result", f"{number(images)} images answered", lines)
+
+
+# ---------------------------------------------------------------------------------- the rest
+
+
+def data(facts: Facts) -> Card:
+    """What it read: counts and places."""
+    names = {
+        "train_data_sources": "training",
+        "val_data_sources": "validation",
+        "test_data_sources": "test",
+        "probe_train_data_sources": "probe bank",
+        "probe_val_data_sources": "probe queries",
+    }
+    lines, total = [], 0
+    for key, seen in facts.sources.items():
+        last = key.rsplit(".", 1)[-1]
+        images, classes = seen.get("images"), seen.get("classes")
+        counts = [f"{images:,} images"] if isinstance(images, int) else ["not counted"]
+        counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
+        uris = seen.get("uri")
+        place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
+        lines.append(f"{names.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
+        total += images if isinstance(images, int) else 0
+    derived = facts.derived
+    if is_number(derived.get("images")) and facts.action == "train":
+        total = int(derived["images"])
+    model = facts.setting("export.checkpoint") or facts.setting("gen_trt_engine.onnx_file")
+    if not lines and model:
+        return Card("Model", base(model), [f"from {facts.record.get('parent') or 'a file'}"])
+    if facts.record.get("parent"):
+        lines.append(f"model from {facts.record['parent']}")
+    shown = f"{total:,} images" if total else "no data was counted"
+    return Card("Data", shown, lines)
+
+
+def left_out(facts: Facts) -> Card | None:
+    """Files that were not used, by reason."""
+    lines, total = [], 0
+    for key, reasons in facts.left_out.items():
+        for reason, about in mapping(reasons).items():
+            count = mapping(about).get("count")
+            named = mapping(about).get("files")
+            files = [base(one) for one in named][:3] if isinstance(named, list) else []
+            more = " …" if is_number(count) and count > len(files) else ""
+            total += int(count) if is_number(count) else 0
+            where = key.rsplit(".", 1)[-1]
+            lines.append(f"{count} {reason} in {where}: {', '.join(files)}{more}")
+    if not lines:
+        return Card("Left out", "nothing", ["every file of the sources was used"])
+    return Card("Left out", f"{total:,} files", lines[:MAX_LINES], tone="warning")
+
+
+def warnings(facts: Facts) -> Card | None:
+    """What the plan and the run warned of."""
+    said = facts.warnings
+    if not said:
+        return None
+    lines = said[:MAX_LINES]
+    if len(said) > MAX_LINES:
+        lines.append(f"and {len(said) - MAX_LINES} more below")
+    title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
+    return Card(title, "", lines, tone="warning", wide=len(said) > 2, listed=True)
+
+
+def next_step(facts: Facts) -> Card:
+    """The command that is likely next."""
+    job = shlex.quote(facts.id)
+    if facts.state == records.ERROR:
+        lines = ["read the log and fix the cause; then go on from the newest checkpoint"]
+        return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")
+    if facts.state == records.CANCELED:
+        return Card("Next", "", ["go on from the newest checkpoint"], f"mae jobs resume {job}")
+    if facts.state != records.COMPLETE:
+        return Card("Next", "", ["wait for its end"], f"mae jobs wait {job}")
+    steps = answers.after(facts.job)
+    if not steps:
+        return Card("Next", "", ["nothing has to follow; its files:"], f"mae jobs show {job}")
+    words = {
+        "train": "fine-tune it on labelled images",
+        "evaluate": "judge it on images that it has not seen",
+        "inference": "let it answer images",
+        "export": "export it",
+        "gen_trt_engine": "build an engine of it",
+    }
+    lines = [words.get(steps[0].action, steps[0].action)]
+    return Card("Next", "", lines, answers.command_of(steps[0]))
+
+
+def chips(facts: Facts) -> Mapping[str, str]:
+    """The small facts below the heading."""
+    found = {"created": facts.created[:16].replace("T", " ") + " UTC" if facts.created else ""}
+    if facts.seconds is not None:
+        found["ran"] = seconds(facts.seconds)
+    parameters = facts.derived.get("parameters")
+    if is_number(parameters):
+        found["parameters"] = f"{parameters / 1e6:.1f} M"
+    found["files"] = size(sum(_sizes(facts))) if _sizes(facts) else ""
+    return {name: text for name, text in found.items() if text}
+
+
+def _sizes(facts: Facts) -> list[float]:
+    entries = facts.index.get("checkpoints")
+    if not isinstance(entries, list):
+        return []
+    return [mapping(e)["size"] for e in entries if is_number(mapping(e).get("size"))]

@@ -1,0 +1,200 @@
+"""How good a model is: of an evaluation, class by class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.status import is_number
+from mae_sdk.report import charts
+from mae_sdk.report.blocks import Bar, Block, Figure, Matrix, Section, Table, Text
+from mae_sdk.report.facts import Facts, as_list
+from mae_sdk.report.intervals import wilson
+from mae_sdk.report.markup import number, percent
+
+MATRIX_CLASSES = 30
+"""Of more classes the largest confusions are listed instead of a matrix."""
+MAX_CLASSES = 200
+
+
+def sections(facts: Facts) -> list[Section]:
+    """Classes, confusions, calibration and speed, as far as they were measured."""
+    found = [classes(facts), confusions(facts), calibration(facts), speed(facts)]
+    if facts.action == "train" and facts.judged:
+        for section in found[:3]:
+            if section is not None:
+                section.lead = f"At the last validation. {section.lead}"
+    notes = [Text(str(note), "note") for note in as_list(facts.judged.get("notes"))]
+    protocol = facts.judged.get("protocol")
+    if protocol:
+        k = facts.judged.get("k")
+        notes.append(Text(f"Probe: {protocol}; the {k} nearest neighbors vote.", "note"))
+    if notes:
+        blocks: list[Block] = [*notes]
+        found.insert(0, Section("How it was judged", blocks))
+    return [one for one in found if one is not None]
+
+
+def classes(facts: Facts) -> Section | None:
+    """A bar for every class with its count: recall of a classifier, IoU of a segmenter."""
+    per_class = {str(k): mapping(v) for k, v in mapping(facts.judged.get("per_class")).items()}
+    if not per_class:
+        return _classes_of_training(facts)
+    segments = any("IoU" in one for one in per_class.values())
+    names = sorted(per_class, key=lambda name: _rank(per_class[name], segments))
+    rows: list[list[Any]] = []
+    for name in names[:MAX_CLASSES]:
+        one = per_class[name]
+        if segments:
+            rows.append(
+                [
+                    name,
+                    _bar(one.get("IoU")),
+                    percent(one.get("accuracy")),
+                    number(one.get("pixels")),
+                ]
+            )
+            continue
+        images = one.get("images")
+        rows.append(
+            [
+                name,
+                _bar(one.get("recall"), images if isinstance(images, int) else None),
+                percent(one.get("precision")),
+                percent(one.get("f1")),
+                number(images),
+            ]
+        )
+    if segments:
+        head = ["class", "IoU", "accuracy", "pixels"]
+        lead = "Worst first. IoU: overlap of truth and answer, over what either covers."
+        numeric: tuple[int, ...] = (2, 3)
+    else:
+        head = ["class", "recall", "precision", "F1", "images"]
+        lead = (
+            "Worst first. Recall is the share of the class's images that were taken for it; the "
+            "line across a bar is its 95 % interval (Wilson)."
+        )
+        numeric = (2, 3, 4)
+    if len(names) > MAX_CLASSES:
+        lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
+    return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
+
+
+def _rank(one: Any, segments: bool) -> float:
+    value = one.get("IoU" if segments else "recall")
+    return float(value) if is_number(value) else 2.0
+
+
+def _bar(value: Any, images: int | None = None) -> Any:
+    if not is_number(value):
+        return "–"
+    low, high = wilson(value, images) if images else (None, None)
+    return Bar(min(max(float(value), 0.0), 1.0), percent(value), low, high)
+
+
+def _classes_of_training(facts: Facts) -> Section | None:
+    """IoU of the last validation of a segmenter's training."""
+    from mae_sdk.report.facts import rows_of
+
+    rows: list[list[Any]] = []
+    for row in rows_of(facts.text(f"{facts.action}/per_class_iou.csv")):
+        share = row.get("IoU") or ""
+        value = float(share) if share.replace(".", "", 1).isdigit() else None
+        rows.append([row.get("class"), _bar(value), number(int(row.get("pixels") or 0))])
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[1].share if isinstance(row[1], Bar) else 2.0)
+    table = Table(["class", "IoU", "pixels"], rows[:MAX_CLASSES], "Every class", (2,))
+    return Section("Classes", [table], "At the last validation; worst first.")
+
+
+def confusion_of(facts: Facts) -> tuple[list[str], list[list[int]]] | None:
+    """Class names and counts of ``confusion_matrix.csv``; None without one."""
+    rows = list(csv.reader(io.StringIO(facts.text(f"{facts.action}/confusion_matrix.csv"))))
+    if len(rows) < 3:
+        return None
+    names = rows[0][1:]
+    try:
+        counts = [[int(float(cell)) for cell in row[1:]] for row in rows[1:]]
+    except ValueError:
+        return None
+    if len(counts) != len(names) or any(len(row) != len(names) for row in counts):
+        return None
+    return names, counts
+
+
+def confusions(facts: Facts) -> Section | None:
+    """The confusion matrix, and the largest confusions as a list."""
+    found = confusion_of(facts)
+    if found is None:
+        return None
+    names, counts = found
+    pairs = [
+        (counts[i][j], counts[i][j] / max(sum(counts[i]), 1), names[i], names[j])
+        for i in range(len(names))
+        for j in range(len(names))
+        if i != j and counts[i][j]
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    blocks: list[Block] = []
+    if len(names) <= MATRIX_CLASSES:
+        caption = "Rows are true classes, columns the answers; shaded by the share of the row."
+        blocks.append(Matrix(names, counts, caption))
+    rows = [[true, said, number(count), percent(share)] for count, share, true, said in pairs[:12]]
+    if rows:
+        head = ["true class", "taken for", "count", "share of the class"]
+        blocks.append(Table(head, rows, "Largest confusions", (2, 3)))
+    return Section("Confusions", blocks) if blocks else None
+
+
+def calibration(facts: Facts) -> Section | None:
+    """Whether the model is as sure as it is right."""
+    bins = [mapping(one) for one in as_list(facts.judged.get("reliability"))]
+    drawing = charts.reliability(bins)
+    if drawing is None:
+        return None
+    rows = [
+        [number(one.get("confidence"), 3), percent(one.get("accuracy")), number(one.get("images"))]
+        for one in bins
+        if one.get("images")
+    ]
+    head = ["mean confidence", "accuracy", "images"]
+    table = Table(head, rows, "Numbers of each bin", (0, 1, 2), collapsed=True)
+    ece = facts.judged.get("ece")
+    caption = "Bars below the dashed line: surer than right. Stronger bars hold more images."
+    lead = f"ECE {number(ece)}: the mean distance of accuracy and confidence; 0 is perfect."
+    return Section("Confidence", [Figure("Reliability", drawing, caption, table)], lead)
+
+
+def speed(facts: Facts) -> Section | None:
+    """Latency and throughput by batch, where they were measured."""
+    measured = mapping(facts.judged.get("speed"))
+    rows = speed_rows(measured)
+    if not rows:
+        return None
+    model = mapping(facts.judged.get("model"))
+    where = f"{model.get('kind')}, {model.get('precision')}, on {measured.get('device')}"
+    threads = measured.get("threads")
+    if threads and str(measured.get("device")) == "cpu":
+        where += f", {threads} thread{'s' if threads != 1 else ''}"
+    head = ["batch", "median", "95th percentile", "images per second", "repetitions"]
+    return Section("Speed", [Table(head, rows, where, (0, 1, 2, 3, 4))])
+
+
+def speed_rows(measured: Any) -> Sequence[Sequence[Any]]:
+    """Rows of a table of latencies."""
+    batches = mapping(mapping(measured).get("batches"))
+    return [
+        [
+            batch,
+            f"{number(mapping(one).get('median_ms'))} ms",
+            f"{number(mapping(one).get('p95_ms'))} ms",
+            number(mapping(one).get("images_per_s")),
+            number(mapping(one).get("repetitions")),
+        ]
+        for batch, one in batches.items()
+    ]

@@ -1,0 +1,109 @@
+"""Writing reports: for who asks, and for a run that keeps its own up to date."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import StorageError
+
+from mae_sdk import files
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from mae_sdk.jobs.records import Failure
+from mae_sdk.report.chain import render_chain
+from mae_sdk.report.facts import facts_of
+from mae_sdk.report.notebook import frame
+from mae_sdk.report.page import REPORT_NAME, render
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job is about to end: its record says so a moment after its report is written."""
+
+    state: str
+    reason: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written. A notebook shows it.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, so that its style stays in it."""
+        return frame(self.path.read_text(encoding="utf-8"), 720)
+
+
+def make_report(
+    job: Job, output: str | os.PathLike[str] | None = None, *, chain: bool = False
+) -> Report:
+    """Write the report of a job as it is now.
+
+    Args:
+        output: the file; None: `REPORT_NAME` (with `chain`: ``chain.html``) in the job's folder,
+            or where that is not on this machine, ``<job>.html`` in the working directory.
+        chain: one page with the jobs that it came from.
+
+    Raises:
+        NotFoundError, DataError: there is no such job, or its record cannot be read.
+        StorageError: the file cannot be written.
+    """
+    if chain:
+        text = render_chain(job)
+    else:
+        text = render(facts_of(job))
+    return Report(_write(text, _target(job, output, "chain.html" if chain else REPORT_NAME)))
+
+
+def _target(job: Job, output: str | os.PathLike[str] | None, name: str) -> Path:
+    if output is not None:
+        path = Path(output)
+        return path / f"{job.id}.html" if path.is_dir() else path
+    if (job.folder / records.RECORD_NAME).exists():
+        return job.folder / name
+    return Path(f"{job.id}.html").absolute()
+
+
+def _write(text: str, path: Path) -> Path:
+    try:
+        files.write_text(path, text)
+    except OSError as error:
+        raise StorageError(
+            f"the report cannot be written: {error.strerror or error}",
+            field="output",
+            got=str(path),
+            hint="name a file that can be written: -o FILE",
+        ) from error
+    return path
+
+
+def refresh(job_dir: Path, ending: Ending | None = None) -> bool:
+    """Write the report into a job's folder; for a run, which no report may hurt.
+
+    Returns:
+        Whether it was written: not for a folder that is no job's, nor where anything goes wrong.
+    """
+    if os.environ.get("MAE_REPORT", "").lower() in ("off", "0", "false", "no"):
+        return False
+    try:
+        record = records.read_record(job_dir)
+        if ending is not None:
+            more: dict[str, Any] = {} if ending.failure is None else {"failure": ending.failure}
+            records.advance(record, ending.state, ending.reason, **more)
+        text = render(facts_of(Job(job_dir), record, records.state_of(record)))
+        files.write_text(job_dir / REPORT_NAME, text)
+    except Exception:  # a report is a comfort: whatever is wrong with it ends no run
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""A job's report as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mae_skill.spelling import printable
+from markupsafe import Markup
+
+from mae_sdk.jobs.secrets import known, redact
+from mae_sdk.report import (
+    curves,
+    deployed,
+    details,
+    first_screen,
+    gallery,
+    judged,
+    search,
+)
+from mae_sdk.report.blocks import Bar, Link, Section
+from mae_sdk.report.facts import Facts, facts_of, parents
+
+REPORT_NAME = "report.html"
+REFRESH_SECONDS = 30
+"""How often an open page looks for a newer one while the job runs."""
+
+
+def render(
+    facts: Facts,
+    links: Mapping[str, str] | None = None,
+    *,
+    refresh: int = REFRESH_SECONDS,
+    home: str = "",
+    sections: list[Section] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        links: job id → where its own report is; None: in its folder, beside that of this job.
+        refresh: seconds after which an open page looks for a newer one, while the job runs.
+        home: the page of all jobs, where there is one.
+        sections: below the first screen; None: all.
+    """
+    parts = {
+        "above": " · ".join(
+            [facts.id, *(f"{k} {v}" for k, v in first_screen.chips(facts).items())]
+        ),
+        "heading": first_screen.heading(facts),
+        "state": facts.state,
+        "below": _asked(facts),
+        "chain": chain_links(facts, links),
+        "cards": first_screen.cards(facts),
+        "sections": body(facts) if sections is None else sections,
+        "refresh": refresh if facts.is_running else None,
+        "home": home,
+    }
+    return fill("report.html.j2", f"{parts['heading']} · {facts.id}", **parts)
+
+
+def _asked(facts: Facts) -> str:
+    policy = facts.record.get("policy") or {}
+    reason = policy.get("reason") if facts.action == "train" else None
+    return f"AutoML {'on' if policy.get('enabled') else 'off'}: {reason}" if reason else ""
+
+
+def body(facts: Facts) -> list[Section]:
+    """Everything below the first screen."""
+    found: list[Section | None] = []
+    if facts.is_study:
+        found += search.sections(facts)
+    if facts.action in ("export", "gen_trt_engine"):
+        found += deployed.sections(facts)
+    if facts.action != "train":
+        found += judged.sections(facts)
+    found.append(curves.curves(facts))
+    if facts.action == "train" and not facts.is_study:
+        found += judged.sections(facts)
+    found += gallery.sections(facts)
+    found.append(curves.checkpoints(facts))
+    found += details.sections(facts)
+    return [one for one in found if one is not None]
+
+
+def chain_links(facts: Facts, links: Mapping[str, str] | None = None) -> list[Link]:
+    """The jobs that this one came from, oldest first, and itself, which has no target."""
+    line = parents(facts.job)
+    if len(line) < 2:
+        return []
+    found = []
+    for job in line:
+        word = first_screen.heading(facts_of(job, job.record, ""))
+        target = "" if job.id == facts.id else f"../{job.id}/{REPORT_NAME}"
+        if links is not None and target:
+            target = links.get(job.id, "")
+        found.append(Link(word, target))
+    return found
+
+
+def fill(template: str, title: str, **values: Any) -> str:
+    """A template's page, in which no secret that this process knows stands."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    values.setdefault("footer", f"Written by mae at {now}. Intervals are at 95 %.")
+    values.setdefault("refresh", None)
+    text = _environment().get_template(template).render(title=title, style=style(), **values)
+    # A name may hold what a browser would obey, such as marks that turn the direction of text.
+    return printable(redact(text, known()))
+
+
+@cache
+def style() -> Markup:
+    """The style sheet, which is ours and holds nothing of a user's."""
+    return Markup((Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8"))
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.tests["bar"] = lambda value: isinstance(value, Bar)
+    found.tests["link"] = lambda value: isinstance(value, Link)
+    return found

@@ -1,0 +1,316 @@
+"""The report of an AutoML study: its best trial against trial 0, and how it came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mae_skill.diff import diff_specs
+
+from mae_sdk.job import beside
+from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.metrics import number as cell
+from mae_sdk.jobs.status import is_number
+from mae_sdk.report import charts
+from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Section, Table, Text
+from mae_sdk.report.charts import Axis, Dot, Options, Series
+from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of, shown
+from mae_sdk.report.intervals import difference, images_needed, wilson
+from mae_sdk.report.markup import number, percent, seconds
+
+MAX_CURVES = 40
+"""Trials whose learning curves are drawn: the best ones."""
+
+
+def headline(facts: Facts) -> Card:
+    """Best against trial 0 for the first screen."""
+    study = mapping(facts.figures.get("study"))
+    best, metric = mapping(study.get("best")), str(study.get("metric"))
+    if not is_number(best.get("value")):
+        trials = mapping(study.get("trials"))
+        counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "of")
+        return Card("So far", "no trial has succeeded", [counts or "none has ended"])
+    images = study.get("images")
+    value = best["value"]
+    lines = [verdict(study)]
+    if isinstance(images, int):
+        low, high = wilson(value, images)
+        lines.append(f"95 %: {percent(low)} to {percent(high)} (Wilson, {images:,} images)")
+        shown = percent(value)
+    else:
+        shown = number(value)
+    lines.append(f"trial {best.get('trial')}: {best.get('child')}")
+    return Card(f"Result: {metric}", shown, lines)
+
+
+def verdict(study: Mapping[str, Any]) -> str:
+    """Whether the data can tell the best trial and the spec as given apart, as a sentence."""
+    best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
+    metric, images = study.get("metric"), study.get("images")
+    top, first = best.get("value"), given.get("value")
+    if not is_number(top):
+        return "No trial has succeeded yet."
+    if best.get("trial") == 0:
+        return "No trial is better than the spec as given (trial 0): nothing was gained."
+    if not is_number(first):
+        state = str(given.get("state") or "without a value").lower()
+        return f"Trial 0, the spec as given, is {state}: there is nothing to compare with."
+    gap = float(study.get("gap", top - first))
+    if not isinstance(images, int) or not (0 <= top <= 1 and 0 <= first <= 1):
+        return (
+            f"Better than trial 0 by {number(abs(gap))} {metric}. Whether that is more than chance "
+            "is not known: repeat both with other seeds."
+        )
+    low, high = difference(top, images, first, images)
+    if study.get("direction") == "minimize":
+        low, high = -high, -low
+    points = (
+        f"{100 * gap:+.1f} points against trial 0 (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+    if low > 0:
+        return (
+            f"{points}: the data can tell them apart. The best was chosen on these images, so on "
+            "others expect less."
+        )
+    needed = images_needed(top, first)
+    more = f"; about {needed:,} images would" if needed and needed > images else ""
+    return f"{points}: {images:,} images cannot tell the two apart{more}."
+
+
+def sections(facts: Facts) -> list[Section]:
+    """Everything below the first screen of a study."""
+    study = mapping(facts.figures.get("study"))
+    rows = [
+        {name: cell(text) for name, text in row.items()}
+        for row in rows_of(facts.text("automl/trials.csv"))
+    ]
+    record = facts.document("automl/study.json")
+    objectives = [mapping(one) for one in as_list(record.get("objectives"))]
+    knobs = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
+    found = [winner(facts, study)]
+    if rows and objectives:
+        found.append(history(facts, rows, objectives, knobs))
+        found.append(table(rows, objectives, knobs, study))
+    return [one for one in found if one is not None]
+
+
+def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
+    """The fields in which the best trial differs from the spec as given."""
+    best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
+    if not is_number(best.get("value")):
+        return None
+    title, said = "Best against the spec as given", Text(verdict(study))
+    metric = str(study.get("metric"))
+    if best.get("trial") == 0:
+        rows = [[key, number(value)] for key, value in mapping(given.get("params")).items()]
+        rows.append([metric, number(best["value"])])
+        head = ["parameter", "trial 0: the spec as given"]
+        return Section(title, [said, Table(head, rows, "The best is the spec as given", (1,))])
+
+    before, after = mapping(given.get("params")), mapping(best.get("params"))
+    differing = {str(key): (before.get(key), value) for key, value in after.items()}
+    differing |= _differences(facts, given, best)
+    rows, marked = [], []
+    for key, (one, other) in differing.items():
+        marked += [len(rows)] if one != other else []
+        rows.append([key, _short(one), _short(other)])
+    rows.append([metric, number(given.get("value")), number(best.get("value"))])
+    head = ["field", "trial 0: the spec as given", f"trial {best.get('trial')}: the best"]
+    table = Table(head, rows, "The winning values beside the given ones", (1, 2), marked)
+    return Section(title, [said, table])
+
+
+def _differences(
+    facts: Facts, given: Mapping[str, Any], best: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Field → both values, where the specs of the two trials differ: a recipe changes fields that
+    are not searched."""
+    specs = []
+    for one in (given, best):
+        child = beside(facts.job, str(one.get("child")))
+        if child is None:
+            return {}
+        specs.append(facts_of(child, child.record, "").spec)
+    rows = diff_specs(*specs)
+    return {row["key"]: (row["a"], row["b"]) for row in rows if row["key"] != "results_dir"}
+
+
+def _short(value: Any) -> str:
+    return number(value) if is_number(value) else shown(value, 60)
+
+
+def history(
+    facts: Facts,
+    rows: Sequence[Mapping[str, Any]],
+    objectives: Sequence[Mapping[str, Any]],
+    knobs: Sequence[Mapping[str, Any]],
+) -> Section:
+    """How the study went: history, learning curves, importance, parallel coordinates, front."""
+    metric = str(objectives[0].get("metric"))
+    up = objectives[0].get("direction") == "maximize"
+    figures = [_history(rows, metric, up), _learning_curves(facts, rows, metric)]
+    blocks: list[Block] = [Figures([one for one in figures if one is not None])]
+    blocks += importance(facts, metric)
+    drawing = _parallel(rows, knobs, metric, up)
+    if drawing is not None:
+        blocks.append(drawing)
+    if len(objectives) > 1:
+        front = _front(rows, objectives)
+        blocks += [front] if front is not None else []
+    return Section("The search", blocks)
+
+
+def _values(rows: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[int, float, str]]:
+    return [
+        (int(row["trial"]), float(row[metric]), str(row.get("state")))
+        for row in rows
+        if is_number(row.get("trial")) and is_number(row.get(metric))
+    ]
+
+
+def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure | None:
+    known = _values(rows, metric)
+    if not known:
+        return None
+    best: list[tuple[float, float]] = []
+    for trial, value, state in known:
+        if state == "COMPLETE":
+            top = value if not best else (max if up else min)(best[-1][1], value)
+            best.append((trial, top))
+    places = {"COMPLETE": 0, "PRUNED": 1}
+    groups = ["complete", "pruned"]
+    groups += ["other"] if any(state not in places for *_, state in known) else []
+    dots = [
+        Dot(trial, value, places.get(state, 2), f"trial {trial}: {number(value)}, {state.lower()}")
+        for trial, value, state in known
+    ]
+    drawing = charts.scatter(
+        dots, groups, f"{metric} of every trial", x="trial", height=260, line=best
+    )
+    if drawing is None:
+        return None
+    return Figure("History", drawing, f"{metric} of every trial; the line is the best so far")
+
+
+def _learning_curves(facts: Facts, rows: Sequence[Mapping[str, Any]], metric: str) -> Figure | None:
+    """The metric of each trial over its epochs; a pruned one is dashed where it ended."""
+    series = []
+    for row in rows[:200]:
+        child = beside(facts.job, str(row.get("child")))
+        if child is None:
+            continue
+        trial = facts_of(child, child.record, "")
+        points = trial.of_epochs(metric)
+        if points:
+            pruned = str(row.get("state")) == "PRUNED"
+            series.append((points[-1][1], Series("", points, 1 if pruned else 0, dashed=pruned)))
+    series.sort(key=lambda pair: pair[0])
+    drawn = [one for _, one in series[-MAX_CURVES:]]
+    if drawn:  # the legend, once for each kind
+        for color, word in ((0, "complete"), (1, "pruned")):
+            first = next((one for one in drawn if one.color == color), None)
+            if first is not None:
+                first.label = word
+    drawing = charts.lines(drawn, Options(f"{metric} over epochs", x="epoch", height=260))
+    if drawing is None:
+        return None
+    return Figure("Learning curves", drawing, f"{metric} of {len(drawn)} trials over their epochs")
+
+
+def importance(facts: Facts, metric: str) -> list[Block]:
+    """How much each parameter mattered, or why that is not known."""
+    try:
+        shares = mapping(json.loads(facts.text("automl/importance.json") or "{}")).get(metric)
+    except ValueError:
+        shares = None
+    known = [(str(n), float(v)) for n, v in mapping(shares).items() if is_number(v)]
+    if not known:
+        note = mapping(facts.figures.get("study")).get("importance_note")
+        return [
+            Text(str(note or "no importance of parameters yet: the study has not ended"), "note")
+        ]
+    known.sort(key=lambda pair: -pair[1])
+    rows = [[name, Bar(min(max(share, 0.0), 1.0), percent(share))] for name, share in known]
+    return [Table(["parameter", "importance"], rows, f"Importance of parameters for {metric}")]
+
+
+def _parallel(
+    rows: Sequence[Mapping[str, Any]], knobs: Sequence[Mapping[str, Any]], metric: str, up: bool
+) -> Figure | None:
+    known = [row for row in rows if is_number(row.get("trial"))]
+    values = [row.get(metric) if is_number(row.get(metric)) else None for row in known]
+    numbers = [v for v in values if v is not None]
+    if not numbers:
+        return None
+    low, high = min(numbers), max(numbers)
+    span = (high - low) or 1.0
+    good = [None if v is None else ((v - low) / span if up else (high - v) / span) for v in values]
+    complete = [
+        place
+        for place, row in enumerate(known)
+        if row.get("state") == "COMPLETE" and good[place] is not None
+    ]
+    best = max(complete, key=lambda place: good[place] or 0.0) if complete else None
+    names = [str(knob.get("name")) for knob in knobs][:9]
+    logs = {str(knob.get("name")): bool(knob.get("log")) for knob in knobs}
+    columns = [Axis(name, [row.get(name) for row in known], logs[name]) for name in names]
+    columns.append(Axis(metric, values))
+    drawing = charts.parallel(columns, good, best, "Parallel coordinates")
+    if drawing is None:
+        return None
+    note = "one line for each trial, darker where better; the thick one is the best"
+    full = "; ".join(names)
+    return Figure("Parallel coordinates", drawing, f"{note}. Columns: {full}.")
+
+
+def _front(
+    rows: Sequence[Mapping[str, Any]], objectives: Sequence[Mapping[str, Any]]
+) -> Figure | None:
+    first, second = (str(one.get("metric")) for one in objectives[:2])
+    dots, line = [], []
+    for row in rows:
+        x, y = row.get(first), row.get(second)
+        if not (is_number(x) and is_number(y)):
+            continue
+        on = str(row.get("pareto")) == "True"
+        said = f"trial {row.get('trial')}: {first} {number(x)}, {second} {number(y)}"
+        dots.append(Dot(float(x), float(y), 1 if on else 0, said, strong=on))
+        line += [(float(x), float(y))] if on else []
+    groups = ["trial", "on the Pareto front"]
+    drawing = charts.scatter(
+        dots, groups, f"{second} over {first}", x=first, y=second, height=320, line=sorted(line)
+    )
+    if drawing is None:
+        return None
+    ways = " and ".join(f"{one.get('metric')} ({one.get('direction')})" for one in objectives[:2])
+    return Figure(
+        "Pareto front", drawing, f"{ways}: no trial is better in both than one on the front"
+    )
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    objectives: Sequence[Mapping[str, Any]],
+    knobs: Sequence[Mapping[str, Any]],
+    study: Mapping[str, Any],
+) -> Section:
+    """Every trial with its parameters."""
+    metrics = [str(one.get("metric")) for one in objectives]
+    names = [str(knob.get("name")) for knob in knobs][:9]
+    best = mapping(study.get("best")).get("trial")
+    listed: list[list[Any]] = []
+    marked = []
+    for row in rows[:200]:
+        marked += [len(listed)] if row.get("trial") == best else []
+        values = [number(row.get(name)) for name in metrics]
+        parameters = [number(row.get(name)) for name in names]
+        took = seconds(row.get("seconds"))
+        reason = str(row.get("reason") or "")[:120]
+        state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
+        listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *parameters])
+    short = [name.rsplit(".", 1)[-1] for name in names]
+    head = ["trial", "state", *metrics, "best epoch", "time", *short]
+    numeric = tuple(range(2, len(head)))
+    lead = f"{len(rows) - 200} more are in automl/trials.csv" if len(rows) > 200 else ""
+    return Section("Trials", [Table(head, listed, "All trials", numeric, marked)], lead)

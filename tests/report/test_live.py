@@ -1,0 +1,140 @@
+"""The live page answers to this machine and its token alone; lists and notebooks show the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mae_sdk.cli.main import cli
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from mae_sdk.jobs.root import Root
+from mae_sdk.report.live import Server
+from mae_sdk.report.notebook import plan_html
+
+from tests.support.reports import HOSTILE, Page, write_job, write_study
+
+
+def spec(arch: str, stage: str = "finetune", lr: float = 0.1) -> dict[str, Any]:
+    return {"model": {"arch": arch}, "train": {"stage": stage, "optim": {"lr": lr}}}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shares = {"kpis": {"ACC_all": 0.9}, "shares": {"ACC_all": 500}}
+    worse = {"kpis": {"ACC_all": 0.5}, "shares": {"ACC_all": 500}}
+    write_job(tmp_path, "train-1", spec=spec("small", "pretrain"), result={"kpis": {}}, epochs=3)
+    write_job(tmp_path, "train-2", spec=spec(HOSTILE, lr=0.2), result={"kpis": {}}, epochs=3)
+    write_job(tmp_path, "evaluate-3", "evaluate", spec=spec("small"), result=shares)
+    write_job(tmp_path, "evaluate-4", "evaluate", spec=spec("large"), result=worse)
+    write_job(tmp_path, "train-5", state=records.ERROR, spec=spec("large"))
+    return tmp_path
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[Server]:
+    served = Server(Root(root))
+    thread = threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield served
+    served.shutdown()
+    served.server_close()
+    thread.join()
+
+
+def get(server: Server, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def seen(server: Server, path: str) -> Page:
+    _, headers, _ = get(server, f"/open/{server.token}")
+    status, _, text = get(server, path, Cookie=headers["Set-Cookie"].split(";")[0])
+    assert status == 200, text
+    return Page(text)
+
+
+def test_nobody_gets_in_without_the_token_or_by_another_name(server: Server) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    port = server.server_port
+    for path in ("/", "/job/train-1", "/compare?a=train-1&b=train-2", "/open/wrong", "/open/"):
+        status, _, text = get(server, path)
+        assert status == 401 and "train-1" not in text and server.token not in text
+    status, headers, _ = get(server, f"/open/{server.token}", Host=f"evil.example:{port}")
+    assert status == 403 and "Set-Cookie" not in headers
+    status, headers, _ = get(server, f"/open/{server.token}")
+    assert status == 303 and headers["Location"] == "/"
+    assert "HttpOnly" in headers["Set-Cookie"] and "SameSite=Strict" in headers["Set-Cookie"]
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", f"/open/{server.token}")
+    assert connection.getresponse().status == 501
+    connection.close()
+
+
+def test_the_list_is_sorted_and_filtered_and_leads_to_each_job(server: Server) -> None:
+    page = seen(server, "/")
+    assert page.outside == [] and "5 jobs" in page.text
+    assert len(page.all("script")) == 1 and "nonce" in page.all("script")[0]
+    links = [a["href"] for a in page.all("a")]
+    assert "/job/evaluate-3" in links and "/?sort=best" in links
+
+    best = seen(server, "/?metric=ACC_all&action=evaluate&sort=best").text
+    assert "train-1" not in best and best.index("evaluate-3") < best.index("evaluate-4")
+    assert "5 jobs" not in seen(server, "/?state=ERROR").text
+    assert "No job fits" in seen(server, "/?arch=nothing").text
+    assert "Evaluation · small" in seen(server, "/job/evaluate-3").text
+
+
+def test_two_jobs_are_compared_by_spec_result_and_curves(server: Server) -> None:
+    page = seen(server, "/compare?a=train-1&b=train-2")
+    assert "train.optim.lr 0.1 0.2" in page.text and HOSTILE in page.text
+    assert page.all("script") == [] and len(page.all("svg")) >= 5
+    judged = seen(server, "/compare?a=evaluate-4&b=evaluate-3").text
+    assert "told apart" in judged and "+0.4" in judged
+    status, headers, _ = get(server, f"/open/{server.token}")
+    cookie = headers["Set-Cookie"].split(";")[0]
+    for path in ("/job/none", "/compare", "/job/..%2f..%2fetc", "/nothing", "//x"):
+        status, _, text = get(server, path, Cookie=cookie)
+        assert status in (404, 200) and "root:" not in text
+
+
+def test_the_command_lists_the_same_columns(root: Path) -> None:
+    words = ["jobs", "list", "--results-root", str(root)]
+    lines = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert lines[0].split()[:7] == ["JOB", "ACTION", "STAGE", "ARCH", "STATE", "METRIC", "BEST"]
+    words += ["--metric", "ACC_all", "--action", "evaluate", "--sort", "best"]
+    lines = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["evaluate-3", "evaluate-4"]
+    assert "0.9" in lines[1]
+    words += ["--reverse", "--arch", "small"]
+    lines = CliRunner().invoke(cli, words, catch_exceptions=False).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:2]] == ["evaluate-3"]
+
+
+def test_a_notebook_shows_job_study_plan_and_report_in_frames(root: Path) -> None:
+    study = write_study(root, "train-9", 40, [0.7, 0.75])
+    plan = {
+        "action": "train",
+        "job_id": HOSTILE,
+        "sources": {"dataset.train_data_sources": {"uri": HOSTILE, "images": 12}},
+        "spec": {"model": {"arch": HOSTILE}},
+        "provenance": {"model.arch": {"origin": "override"}},
+        "warnings": [{"field": "x", "message": HOSTILE}],
+    }
+    shown = [Job(root / "train-2"), Job(study), Job(root / "train-1").report()]
+    for html in [*(one._repr_html_() for one in shown), plan_html(plan)]:
+        outer = Page(html)
+        (frame,) = outer.all("iframe")
+        assert frame["sandbox"] == "" and outer.all("script") == []
+        inner = Page(frame["srcdoc"])
+        assert inner.all("script") == [] and inner.outside == [] and inner.all("section")

@@ -1,0 +1,216 @@
+"""A report says what a job's folder says, escaped, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mae_sdk.cli.main import cli
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from mae_sdk.report import charts, intervals
+from mae_sdk.report.make import Ending, refresh
+from mae_skill.errors import JobFailedError
+
+from tests.support.jobs import start
+from tests.support.reports import HOSTILE, Page, read_page, write_job, write_study
+
+SPEC = {"model": {"arch": "some_arch"}, "train": {"stage": "finetune", "optim": {"lr": 0.01}}}
+SHARES = {"kpis": {"ACC_all": 0.9, "val_loss": 0.4}, "shares": {"ACC_all": 200}}
+
+
+def page_of(folder: Path, **options: Any) -> Page:
+    return read_page(Job(folder).report(**options).path)
+
+
+def test_the_first_screen_says_what_on_what_how_good_how_sure_and_what_next(tmp_path: Path) -> None:
+    data = {"dataset.val_data_sources": {"uri": "/d/heldout", "images": 200, "classes": 4}}
+    left = {"left_out": {"dataset.val_data_sources": {"unreadable": {"count": 2, "files": ["b"]}}}}
+    folder = write_job(
+        tmp_path,
+        "evaluate-1",
+        "evaluate",
+        spec=SPEC,
+        data=data,
+        warnings=["train.optim.lr: high"],
+        parent="train-0",
+        result={**SHARES, **left},
+    )
+    text = page_of(folder).text
+    for words in (
+        "Evaluation · some_arch",
+        "200 images, 4 classes (d/heldout)",
+        "90.0 %",
+        "95 %: 85.1 % to 93.4 % (Wilson, 200 images)",
+        "2 unreadable in val_data_sources: b …",
+        "train.optim.lr: high",
+        "mae run export --parent train-0",
+    ):
+        assert words in text, words
+
+
+def test_a_page_loads_nothing_from_elsewhere_and_holds_no_script(tmp_path: Path) -> None:
+    page = page_of(write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}}))
+    assert page.outside == [] and page.all("script") == []
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+    assert len(page.html) < 5 << 20
+
+
+def test_everything_that_a_user_named_is_escaped(tmp_path: Path) -> None:
+    counts = {"classes": 1, "images": 9, "uri": HOSTILE, "class_counts": {HOSTILE: 9}}
+    folder = write_job(
+        tmp_path,
+        "evaluate-1",
+        "evaluate",
+        spec={"model": {"arch": HOSTILE}, "x": {HOSTILE: HOSTILE}},
+        data={"dataset.val_data_sources": counts},
+        changed={f"x.{HOSTILE}": {"origin": HOSTILE, "default": HOSTILE}},
+        warnings=[HOSTILE],
+        versions={HOSTILE: HOSTILE},
+        result={**SHARES, "warnings": [HOSTILE], "model": {"arch": HOSTILE}},
+    )
+    metrics = {"per_class": {HOSTILE: {"recall": 0.5, "precision": None, "images": 9}}}
+    (folder / "evaluate/metrics.json").write_text(json.dumps(metrics))
+    table = f'true \\ predicted,{HOSTILE},b\n{HOSTILE},4,5\n"b",0,3\n'
+    (folder / "evaluate/confusion_matrix.csv").write_text(table)
+    page = page_of(folder)
+    assert page.all("script") == [] and "<script" not in page.html
+    assert page.text.count(HOSTILE) > 8
+
+
+def test_curves_are_drawn_with_words_and_numbers_beside_them(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=5, result={"kpis": {}})
+    (folder / "train/derived.json").write_text('{"images": 80}')
+    page = page_of(folder)
+    labels = [drawing.get("aria-label", "") for drawing in page.all("svg")]
+    for name in ("Loss", "Quality", "Learning rate", "Gradient norm", "Throughput", "Memory"):
+        assert any(label.startswith(name) for label in labels), name
+    assert all(drawing.get("role") == "img" for drawing in page.all("svg"))
+    assert "train_loss from 1 to 0.2" in " ".join(labels)
+    assert len(page.all("details")) >= 6 and "images per second" in page.text
+
+
+def test_a_failed_job_shows_why_and_the_end_of_its_log(tmp_path: Path) -> None:
+    failure = {
+        "category": "numeric",
+        "message": "the loss became nan",
+        "lines": ["loss nan"],
+        "hint": "lower the rate",
+        "error": None,
+    }
+    folder = write_job(tmp_path, "train-1", state=records.ERROR, spec=SPEC, failure=failure)
+    (folder / "log.txt").write_text("one\nthe last line\n")
+    text = page_of(folder).text
+    for words in ("the loss became nan", "lower the rate", "the last line", "mae jobs resume"):
+        assert words in text
+
+
+def test_a_running_job_has_a_page_that_renews_itself_until_it_ends(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", state=records.RUNNING, spec=SPEC, epochs=2)
+    record = records.read_record(folder)
+    from mae_sdk.report.facts import facts_of
+    from mae_sdk.report.page import render
+
+    html = render(facts_of(Job(folder), record, records.RUNNING))
+    running = Page(html)
+    assert any(a.get("http-equiv") == "refresh" for a in running.all("meta"))
+    assert "2 of 2 epochs done" in running.text
+
+    assert records.state_of(records.read_record(folder)) == records.RUNNING
+    assert _refreshed(folder, Ending(records.COMPLETE))
+    ended = read_page(folder / "report.html")
+    assert not any(a.get("http-equiv") == "refresh" for a in ended.all("meta"))
+    assert "COMPLETE" in ended.text
+
+
+def _refreshed(folder: Path, ending: Ending) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MAE_REPORT", raising=False)
+        return refresh(folder, ending)
+
+
+def test_what_is_wrong_with_a_folder_ends_no_run(tmp_path: Path) -> None:
+    assert _refreshed(tmp_path / "nothing", Ending(records.COMPLETE)) is False
+    folder = write_job(tmp_path, "train-1", result={"kpis": [1], "warnings": 3, "data": "x"})
+    for name in ("metrics.json", "derived.json", "checkpoints.json", "pictures/gallery.json"):
+        path = folder / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"sheets": [3, {"kind": "reconstruction", "tile": "x"}], "best": 7}')
+    assert _refreshed(folder, Ending(records.COMPLETE)) is True
+    assert refresh(folder) is False, "switched off by MAE_REPORT"
+
+
+def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
+    tmp_path: Path,
+) -> None:
+    few = page_of(write_study(tmp_path, "train-few", 40, [0.70, 0.75, None]))
+    assert "+5.0 points against trial 0" in few.text
+    assert "40 images cannot tell the two apart" in few.text
+    many = page_of(write_study(tmp_path, "train-many", 4000, [0.70, 0.80, None]))
+    assert "the data can tell them apart" in many.text
+    given = page_of(write_study(tmp_path, "train-given", 40, [0.70, 0.60]))
+    assert "No trial is better than the spec as given" in given.text
+    for words in ("History", "Learning curves", "Parallel coordinates", "All trials", "importance"):
+        assert words in many.text
+
+
+def test_the_command_writes_the_page_where_it_is_told(tmp_path: Path) -> None:
+    write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {}})
+    out = tmp_path / "out.html"
+    words = ["report", "train-1", "-o", str(out), "--results-root", str(tmp_path), "--json"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    told = json.loads(done.stdout)
+    assert told["report"] == str(out) and told["bytes"] == out.stat().st_size
+    assert not (tmp_path / "train-1/report.html").exists()
+
+
+def test_a_chain_is_one_page_with_the_evaluations_of_its_models(tmp_path: Path) -> None:
+    write_job(tmp_path, "train-1", spec={"train": {"stage": "pretrain"}}, result={"kpis": {}})
+    write_job(tmp_path, "train-2", spec=SPEC, parent="train-1", result={"kpis": {}}, epochs=2)
+    write_job(tmp_path, "evaluate-3", "evaluate", spec=SPEC, parent="train-2", result=SHARES)
+    parity = {"passed": True, "cosine_min": 0.99999, "max_abs": 1e-6, "images_from": "16 images"}
+    folder = write_job(
+        tmp_path, "export-4", "export", parent="train-2", result={"kpis": {}, "parity": parity}
+    )
+    page = page_of(folder, chain=True, output=tmp_path / "chain.html")
+    order = [page.text.index(name) for name in ("Pretraining", "Fine-tuning", "Evaluation")]
+    assert order == sorted(order) and "same answers as the model" in page.text
+    anchors = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(anchors) == len(set(anchors))
+    single = page_of(folder)
+    assert [a["href"] for a in single.all("a") if a["href"].startswith("..")] == [
+        "../train-1/report.html",
+        "../train-2/report.html",
+    ]
+
+
+def test_wilson_agrees_with_published_values() -> None:
+    # Newcombe (1998), Statistics in Medicine 17: 857-872, table I, method 3.
+    for hits, images, low, high in ((81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611)):
+        assert intervals.wilson(hits / images, images) == pytest.approx((low, high), abs=1e-4)
+    # Newcombe (1998), Statistics in Medicine 17: 873-890, table II, method 10, contrast (a).
+    found = intervals.difference(56 / 70, 70, 48 / 80, 80)
+    assert found == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_a_long_curve_keeps_its_spikes_and_few_points() -> None:
+    points = [(float(step), 1.0) for step in range(100_000)]
+    points[77_777] = (77_777.0, 9.0)
+    thin = charts.thinned(points)
+    assert len(thin) <= charts.MAX_POINTS + 2 and (77_777.0, 9.0) in thin
+
+
+def test_the_supervisor_writes_the_report_of_a_job_that_its_runner_left_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAE_REPORT", "on")
+    job = start(tmp_path, "echo lost; exit 3", name="train-1")
+    with pytest.raises(JobFailedError):
+        job.wait(60)
+    page = read_page(job.folder / "report.html")  # before anybody sees the end of the job
+    assert "ERROR" in page.text and "lost" in page.text
+    assert not any(a.get("http-equiv") == "refresh" for a in page.all("meta"))
