@@ -78,7 +78,7 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
 
     for indices in unfinished.values():
         asked = [jobs[index] for index in indices]
-        for index, (job_dir, record), seen in zip(indices, asked, _ask(asked), strict=True):
+        for index, (job_dir, record), seen in zip(indices, asked, ask(asked), strict=True):
             if records.is_terminal(seen.state):
                 observed[index] = _settle(job_dir, record, seen)
             elif seen.state != records.RUNNING:
@@ -86,15 +86,21 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
     return observed
 
 
-def _ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
-    """What their common platform says of jobs; one that was not submitted yet is not asked for."""
+def ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+    """What their common platform says of jobs; one that was not submitted yet is not asked for.
+
+    An engine that does not answer tells nothing: the jobs are UNKNOWN until it does.
+    """
     try:
         place = platform_of(jobs[0][1])
     except (UsageError, DependencyError):  # made where that platform is installed
         return [EngineState(records.UNKNOWN)] * len(jobs)
 
     known = [job for job in jobs if was_submitted(records.last_attempt(job[1]))]
-    answers = iter(place.state(known) if known else [])
+    try:
+        answers = iter(place.state(known) if known else [])
+    except StorageError:
+        answers = iter([EngineState(records.UNKNOWN)] * len(known))
     return [
         next(answers) if was_submitted(records.last_attempt(record)) else _launching(job_dir)
         for job_dir, record in jobs
@@ -123,7 +129,7 @@ def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRec
             record = records.read_record(job_dir)
             if records.is_terminal(records.last_attempt(record)["state"]):
                 return record, records.state_of(record)
-            (seen,) = _ask([(job_dir, record)])
+            (seen,) = ask([(job_dir, record)])
             if not records.is_terminal(seen.state):  # another caller has started it again
                 return record, records.state_of(record)
 
@@ -235,7 +241,7 @@ class Job:
         number = records.last_attempt(record)["number"]
         if records.last_attempt(record)["state"] != records.PREEMPTED:
             return False
-        (seen,) = _ask([(self.folder, record)])
+        (seen,) = ask([(self.folder, record)])
         if not records.is_terminal(seen.state):
             return False
 

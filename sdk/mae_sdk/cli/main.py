@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "run": ("plan_run", "run", "Launch exactly that job; --wait to stay with it."),
     "jobs": ("jobs", "jobs", "list, status, logs, wait, cancel, resume, metrics, show"),
+    "platforms": ("platforms", "platforms", "Where jobs can run, and what is missing for it."),
     "get-spec": ("spec", "get_spec", "The spec template of an action, as YAML."),
     "validate": ("spec", "validate", "Every error of a spec at once."),
     "explain": (

@@ -123,7 +123,13 @@ def _job_options(command: _Command) -> _Command:
             metavar="NAME",
             default="local",
             show_default=True,
-            help="Where the job runs.",
+            help="Where the job runs; `mae platforms` lists them.",
+        ),
+        click.option(
+            "--platform-option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="A setting of the platform, e.g. partition=gpu; may be repeated.",
         ),
         click.option(
             "--idempotency-key",
@@ -160,6 +166,7 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "budget": options["budget"],
         "env": environment(options["env"]),
         "platform": options["platform"],
+        "platform_options": in_order(parse_override(item) for item in options["platform_option"]),
         "results_root": options["results_root"],
         "idempotency_key": options["idempotency_key"],
     }
