@@ -155,7 +155,8 @@ class Trials:
 
         # A job that starts alone takes every core; these are about to have neighbors.
         record = records.read_record(folder)
-        resources = platform_of(record).resources(record.get("platform_options") or {})
+        place = platform_of(record)
+        resources = place.resources(place.settings(record.get("platform_options") or {}))
         concurrency = self.study["concurrency"]
         if resources.here and resources.cores and concurrency > 1:
             threads = str(max(1, resources.cores // concurrency))

@@ -80,6 +80,8 @@ DEFAULT = "local"
 _BUILT_IN = {
     "local": "mae_sdk.run.local:LocalPlatform",
     "slurm": "mae_sdk.run.slurm:SlurmPlatform",
+    "ray": "mae_sdk.run.ray:RayPlatform",
+    "docker": "mae_sdk.run.docker:DockerPlatform",
 }
 """Found without an installation's metadata: they cost no search and work from a checkout."""
 
