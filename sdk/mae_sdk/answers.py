@@ -68,8 +68,16 @@ def internal_error(error: Exception) -> Document:
 
 
 def plan(made: Plan, *, full: bool = True) -> Document:
-    """A plan; without `full`, the origin of only those values that differ from the template's."""
+    """A plan; without `full`, the origin of only those values that differ from the template's.
+
+    ``submission`` is what the engine of its platform would be given, where that can be shown.
+
+    Raises:
+        UsageError: the platform cannot run such a job.
+    """
     document = made.to_dict()
+    if submission := _submission(made):
+        document["submission"] = submission
     if not full:
         document["provenance"] = {
             key: value
@@ -77,6 +85,19 @@ def plan(made: Plan, *, full: bool = True) -> Document:
             if value["origin"] != "template"
         }
     return document
+
+
+def _submission(made: Plan) -> list[dict[str, Any]]:
+    from mae_sdk.run.platform import DEFAULT, platform
+
+    if made.request.platform == DEFAULT:
+        return []
+    from mae_skill.bundle import Bundle
+
+    from mae_sdk.launch import record_of
+
+    record = record_of(Bundle.load(made.request.skill_dir), made)
+    return platform(made.request.platform).preview(Path(made.job_dir), record)
 
 
 @dataclass(frozen=True)

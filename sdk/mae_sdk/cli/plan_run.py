@@ -256,7 +256,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
-_LAST = ("spec", "provenance", "notices", "warnings")
+_LAST = ("spec", "provenance", "notices", "warnings", "submission")
 
 
 def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
@@ -274,6 +274,12 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
         title = "spec" if full else "spec (fields that differ from the default)"
         limit = len(fields) if full else MAX_FIELDS
         blocks.append(f"{title}:\n" + bounded(fields, more="--full or --json", limit=limit))
+
+    if full and document.get("submission"):
+        from mae_skill.reader import dump_yaml
+
+        texts = [dump_yaml(one) for one in document["submission"]]
+        blocks.append("submission:\n" + "---\n".join(texts).rstrip())
 
     for key in ("notices", "warnings"):
         if document[key]:

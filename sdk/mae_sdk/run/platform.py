@@ -82,6 +82,7 @@ _BUILT_IN = {
     "slurm": "mae_sdk.run.slurm:SlurmPlatform",
     "ray": "mae_sdk.run.ray:RayPlatform",
     "docker": "mae_sdk.run.docker:DockerPlatform",
+    "kubernetes": "mae_sdk.run.kubernetes:KubernetesPlatform",
 }
 """Found without an installation's metadata: they cost no search and work from a checkout."""
 
@@ -144,11 +145,14 @@ class Platform(ABC):
     Attributes:
         name: by which it is registered.
         about: it in one line.
+        apart: whether its jobs see no folder of the caller's. Then `submit` copies the folder to
+            its URL first, and whoever runs the job there is `mae_sdk.run.from_url`.
         options: the settings that a job may be given.
     """
 
     name: str = ""
     about: ClassVar[str] = ""
+    apart: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
 
     @abstractmethod
@@ -178,6 +182,14 @@ class Platform(ABC):
         Raises:
             DependencyError, UsageError: the engine cannot be used from here, and why.
         """
+
+    def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
+        """What the engine would be given, as JSON types, for a plan to show.
+
+        Raises:
+            UsageError: such a job cannot be submitted.
+        """
+        return []
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         """What keeps jobs with these settings from running; empty where nothing does."""
@@ -349,6 +361,9 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
 
             names = record.get("env_names") or []
             settings = {name: os.environ[name] for name in names if name in os.environ}
+            if place.apart:
+                place.preview(job_dir, record)
+                _hand_over(job_dir, record)
             reference = place.submit(job_dir, record, {**settings, **(env or {})})
         except Exception as error:
             _refused(job_dir, record, error)
@@ -362,6 +377,20 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
         attempt.update(cast(Attempt, reference))
         records.write_record(job_dir, record)
     return True
+
+
+def _hand_over(job_dir: Path, record: JobRecord) -> None:
+    """Put the folder behind its URL, for whoever starts the job to take.
+
+    What stays here is a copy that is nobody's: the job is read at its URL from now on.
+    """
+    from mae_sdk.jobs import sync
+
+    records.last_attempt(record)["handle"] = {"job": attempt_name(job_dir, record)}
+    records.write_record(job_dir, record)
+    sync.push(job_dir, record["launch"]["remote"])
+    record["claim"] = "handed over"
+    records.write_record(job_dir, record)
 
 
 def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:

@@ -127,6 +127,12 @@ class SlurmPlatform(Polled):
         number = printed.strip().splitlines()[-1].partition(";")[0]
         return {"handle": {"job": number}}
 
+    def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
+        """The arguments of ``sbatch`` and the script."""
+        text = script(job_dir, record.get("platform_options") or {})
+        name = f"--job-name={attempt_name(job_dir, record)}"
+        return [{"sbatch": [name, *_arguments(job_dir, record)], "script": text}]
+
     def poll(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
         """By ``squeue``, and by ``sacct`` for what that has forgotten."""
         numbers = [_number(record) for _, record in jobs]

@@ -414,6 +414,9 @@ def _finish(
     if outcome is not None and outcome.unlogged:
         with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
             log.write(outcome.unlogged)
+    if sync is not None and not _is_displaced(sync):
+        with contextlib.suppress(MaeError, OSError):
+            sync.look_for_cancel()
     state, reason, problem = _verdict(job_dir, record, outcome, problem, secrets, log_start)
     if _is_displaced(sync):
         state, reason = records.ERROR, "another machine has taken the job over"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mae_sdk import Skill
 from mae_sdk.job import Job
+from mae_sdk.jobs import records
 from mae_sdk.run.platform import submit
 
 from tests.support.automl_toy import make_job
@@ -71,6 +72,7 @@ def test_a_search_of_four_trials_prunes_and_names_its_best(place: Place, tmp_pat
         pruner="successive_halving",
         spec={"num_epochs": 8, "sleep": 0.5},
     )
+    records.update_record(study, lambda record: record.update(kind="automl"))
     assert submit(study)
     job = Job(study).wait(300)
     rows = list(csv.DictReader((study / "automl" / "trials.csv").read_text().splitlines()))
