@@ -68,8 +68,16 @@ def internal_error(error: Exception) -> Document:
 
 
 def plan(made: Plan, *, full: bool = True) -> Document:
-    """A plan; without `full`, the origin of only those values that differ from the template's."""
+    """A plan; without `full`, the origin of only those values that differ from the template's.
+
+    ``submission`` is what the engine of its platform would be given, where that can be shown.
+
+    Raises:
+        UsageError: the platform cannot run such a job.
+    """
     document = made.to_dict()
+    if submission := _submission(made):
+        document["submission"] = submission
     if not full:
         document["provenance"] = {
             key: value
@@ -77,6 +85,19 @@ def plan(made: Plan, *, full: bool = True) -> Document:
             if value["origin"] != "template"
         }
     return document
+
+
+def _submission(made: Plan) -> list[dict[str, Any]]:
+    from mae_sdk.run.platform import DEFAULT, platform
+
+    if made.request.platform == DEFAULT:
+        return []
+    from mae_skill.bundle import Bundle
+
+    from mae_sdk.launch import record_of
+
+    record = record_of(Bundle.load(made.request.skill_dir), made)
+    return platform(made.request.platform).preview(Path(made.job_dir), record)
 
 
 @dataclass(frozen=True)
@@ -438,3 +459,49 @@ def clear_cache() -> Document:
     from mae_sdk.data.cache import clear_cache as clear
 
     return {"freed_bytes": clear()}
+
+
+def platforms(name: str | None = None) -> Document:
+    """Where jobs can run from here: ``platforms``, each with what is missing or what a job has.
+
+    Raises:
+        UsageError: there is no platform of that name.
+    """
+    from mae_sdk.run import platform as found
+    from mae_sdk.run.options import settings_file
+
+    if name is not None:
+        found.find(name)
+    rows = [_platform(one) for one in ([name] if name is not None else found.names())]
+    return {"platforms": rows, "settings_file": str(settings_file())}
+
+
+def _platform(name: str) -> Document:
+    from mae_skill.errors import MaeError
+
+    from mae_sdk.run.platform import Missing, platform
+
+    row: Document = {"name": name, "about": "", "ready": False, "missing": [], "resources": {}}
+    row["options"] = {}
+    try:
+        place = platform(name)
+        row["about"] = place.about
+        row["options"] = {
+            key: {"help": one.help, "type": one.kind.__name__, "value": one.default}
+            for key, one in place.options.items()
+        }
+        settings = place.settings({})
+        for key, value in settings.items():
+            row["options"][key]["value"] = value
+        missing = place.missing(settings)
+        has = None if missing else place.resources(settings)
+    except MaeError as error:
+        missing, has = [Missing(error.message, error.hint or error.expected or "")], None
+
+    row["missing"] = [one._asdict() for one in missing]
+    row["ready"] = has is not None
+    if has is not None:
+        shown = {"gpus": has.gpus, "device": has.device, "cores": has.cores}
+        shown |= {"memory_mb": has.memory_mb, "nodes": has.nodes}
+        row["resources"] = {key: value for key, value in shown.items() if value is not None}
+    return row

@@ -86,7 +86,7 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
 
     for indices in unfinished.values():
         asked = [jobs[index] for index in indices]
-        for index, (job_dir, record), seen in zip(indices, asked, _ask(asked), strict=True):
+        for index, (job_dir, record), seen in zip(indices, asked, ask(asked), strict=True):
             if records.is_terminal(seen.state):
                 observed[index] = _settle(job_dir, record, seen)
             elif seen.state != records.RUNNING:
@@ -94,15 +94,21 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
     return observed
 
 
-def _ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
-    """What their common platform says of jobs; one that was not submitted yet is not asked for."""
+def ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+    """What their common platform says of jobs; one that was not submitted yet is not asked for.
+
+    An engine that does not answer tells nothing: the jobs are UNKNOWN until it does.
+    """
     try:
         place = platform_of(jobs[0][1])
     except (UsageError, DependencyError):  # made where that platform is installed
         return [EngineState(records.UNKNOWN)] * len(jobs)
 
     known = [job for job in jobs if was_submitted(records.last_attempt(job[1]))]
-    answers = iter(place.state(known) if known else [])
+    try:
+        answers = iter(place.state(known) if known else [])
+    except StorageError:
+        answers = iter([EngineState(records.UNKNOWN)] * len(known))
     return [
         next(answers) if was_submitted(records.last_attempt(record)) else _launching(job_dir)
         for job_dir, record in jobs
@@ -131,7 +137,7 @@ def _settle(job_dir: Path, record: JobRecord, seen: EngineState) -> tuple[JobRec
             record = records.read_record(job_dir)
             if records.is_terminal(records.last_attempt(record)["state"]):
                 return record, records.state_of(record)
-            (seen,) = _ask([(job_dir, record)])
+            (seen,) = ask([(job_dir, record)])
             if not records.is_terminal(seen.state):  # another caller has started it again
                 return record, records.state_of(record)
 
@@ -243,7 +249,7 @@ class Job:
         number = records.last_attempt(record)["number"]
         if records.last_attempt(record)["state"] != records.PREEMPTED:
             return False
-        (seen,) = _ask([(self.folder, record)])
+        (seen,) = ask([(self.folder, record)])
         if not records.is_terminal(seen.state):
             return False
 
@@ -684,10 +690,31 @@ class RemoteJob(Job):
             return record, records.state_of(record)
 
         state = records.state_of(record)
-        attempt = records.last_attempt(record)["state"]
-        if not records.is_terminal(attempt) and self._silent_seconds() > records.STALE_SECONDS:
+        attempt = records.last_attempt(record)
+        if records.is_terminal(attempt["state"]):
+            return record, state
+        if "handle" in attempt and (seen := self._by_engine(record)) is not None:
+            return seen
+        if self._silent_seconds() > records.STALE_SECONDS:
             state = records.UNKNOWN
         return record, state
+
+    def _by_engine(self, record: JobRecord) -> tuple[JobRecord, str] | None:
+        """The record and the state as its engine has it; None where that is not seen from here.
+
+        An end that the record does not hold is not written.
+        """
+        (seen,) = ask([(self.folder, record)])
+        if seen.state == records.UNKNOWN:
+            return None
+        if records.is_terminal(seen.state):
+            record = self._read()  # its end may have come in between
+            if not records.is_terminal(records.last_attempt(record)["state"]):
+                problem = failure(seen.category, seen.reason)
+                records.advance(record, records.ERROR, seen.reason, failure=problem)
+        elif seen.state == records.RUNNING:
+            return record, records.state_of(record)
+        return record, seen.state if seen.state == records.PENDING else records.state_of(record)
 
     @staticmethod
     def _is_lost(claimed: Claimed) -> bool:
@@ -774,17 +801,43 @@ class RemoteJob(Job):
     def cancel(self, wait: float = 40.0) -> str:
         """Cancel from the machine that runs it.
 
+        A job that an engine runs is canceled from any machine.
+
         Raises:
-            UsageError: the job runs on another machine.
+            UsageError: the job runs on another machine, by itself.
         """
         if self._here:
             return super().cancel(wait)
         record, state = self.observe()
-        if not records.is_terminal(records.last_attempt(record)["state"]):
+        attempt = records.last_attempt(record)
+        if records.is_terminal(attempt["state"]):
+            return state
+        if "handle" not in attempt:
             raise UsageError(
                 "the job runs on another machine; cancel it there", field="job", got=self.id
             )
-        return state
+        return self._cancel_there(record, wait)
+
+    def _cancel_there(self, record: JobRecord, wait: float) -> str:
+        """Leave a request for the supervisor, and have the engine end it."""
+        from mae_sdk.jobs import sync
+        from mae_sdk.storage import transfer
+
+        url = self.root.job_url(self.id)
+        transfer.write_bytes(urls.join(url, records.CANCEL_NAME), b"")
+        platform_of(record).cancel(self.folder, record)
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            record = self._read()
+            if records.is_terminal(records.last_attempt(record)["state"]):
+                return records.state_of(record)
+            (seen,) = ask([(self.folder, record)])
+            if records.is_terminal(seen.state) and self._silent_seconds() > 15.0:
+                records.advance(record, records.CANCELED, "canceled on request")
+                sync.replace_record(url, record)  # nobody else will
+                break
+            time.sleep(0.5)
+        return records.state_of(record)
 
     def resume(self, env: Mapping[str, str] | None = None, *, lost: bool = False) -> Job:
         """Bring the folder here and open a new attempt from its newest checkpoint.

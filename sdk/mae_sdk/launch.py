@@ -63,7 +63,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
             platform did not take the job, which the job's record says too.
     """
-    if plan.nodes > 1:
+    if plan.nodes > 1 and "nodes" not in plan.launch:
         raise only_one_node(plan.action, plan.nodes)
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     job = open_job(root, plan.job_id)
@@ -176,6 +176,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "created_at": records.now(),
         "parent": plan.parent.id if plan.parent is not None else None,
         "platform": plan.request.platform,
+        "platform_options": plan.platform_options,
         "results_root": urls.redact(plan.results_root),
         "idempotency_key": None if key is None else _digest(key),
         "spec_digest": _digest(dump_yaml(plan.spec)),

@@ -105,7 +105,14 @@ _PLAN_OPTIONS: dict[str, Any] = {
         "type": "string",
         "description": "Time of a run that the auto recipe works to: 10m, 2h, 8gpuh.",
     },
-    "platform": {"type": "string", "description": "Where the job runs. Default: local."},
+    "platform": {
+        "type": "string",
+        "description": "Where the job runs; the tool platforms lists them. Default: local.",
+    },
+    "platform_options": {
+        "type": "object",
+        "description": "Settings of the platform, such as partition of slurm.",
+    },
     "idempotency_key": {
         "type": "string",
         "description": "The same key returns the first job made with it and starts nothing twice; "
@@ -245,6 +252,14 @@ def _run(skill: Skill, arguments: Arguments) -> answers.Document:
         f"cancel job_id={job.id} confirmed=true",
     ]
     return {**answers.launched(job), "next": calls}
+
+
+def _platforms(skill: Skill, arguments: Arguments) -> answers.Document:
+    document = answers.platforms(arguments.get("name"))
+    if arguments.get("name") is None:
+        for row in document["platforms"]:
+            row["options"] = list(row["options"])  # with NAME each has its text
+    return {**document, "next": ["plan action=train platform=NAME platform_options={...}"]}
 
 
 def _job(skill: Skill, arguments: Arguments) -> Job:
@@ -421,6 +436,13 @@ def tools(skill: Skill) -> list[ToolSpec]:
             _cancel,
             read_only=False,
             destructive=True,
+        ),
+        ToolSpec(
+            "platforms",
+            "Where jobs can run: what is there, what is missing, how to get it, and the settings.",
+            {"name": {"type": "string", "description": "One of them, with its settings."}},
+            (),
+            _platforms,
         ),
         ToolSpec(
             "explain",

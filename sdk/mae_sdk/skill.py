@@ -54,8 +54,8 @@ class Skill:
                 behind a URL is fetched for that.
             options: the fields of `mae_sdk.plan.request.Request`: ``spec, train_datasets,
                 eval_dataset, inference_dataset, parent_job_id, checkpoint, ptm, automl_policy,
-                request, automl, spec_overrides, recipe, budget, env, platform, results_root,
-                idempotency_key``.
+                request, automl, spec_overrides, recipe, budget, env, platform,
+                platform_options, results_root, idempotency_key``.
 
         Raises:
             UsageError, SpecError, DataError, NotFoundError, CheckpointError, DependencyError: all

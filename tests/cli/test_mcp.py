@@ -58,6 +58,7 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
     found = talk(conversation, environment)
     tools = found["tools"]
     assert set(tools) == {
+        "platforms",
         "plan",
         "run",
         "status",

@@ -300,7 +300,9 @@ def test_a_platform_of_an_installed_package_is_found_by_its_entry_point(
     """In the environment it was installed into, by a program apart from these tests."""
     python = toy_packages.parents[2] / "bin" / "python"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    script = "from mae_sdk.run.platform import platform; print(platform('queue').resources().gpus)"
+    script = (
+        "from mae_sdk.run.platform import platform; print(platform('queue').resources({}).gpus)"
+    )
     done = subprocess.run(
         [str(python), "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path
     )

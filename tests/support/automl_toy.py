@@ -98,6 +98,7 @@ def make_job(
     *,
     spec: dict[str, Any] | None = None,
     processes: int = 1,
+    platform: str = "local",
     **options: Any,
 ) -> Path:
     """An AutoML job folder, ready for its controller.
@@ -114,6 +115,7 @@ def make_job(
     record: dict[str, Any] = {
         "id": name,
         "action": "train",
+        "platform": platform,
         "launch": {"command": [sys.executable, "-m", "mae_sdk.automl.controller", str(job)]},
     }
     record["launch"]["result"] = "train/result.json"

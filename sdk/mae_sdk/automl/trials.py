@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mae_sdk import files
-from mae_sdk.job import Job, observe
+from mae_sdk.job import Job, ask, observe
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
 from mae_sdk.jobs.status import read_status
@@ -154,7 +154,9 @@ class Trials:
         environment = {METRICS_VARIABLE: metrics}
 
         # A job that starts alone takes every core; these are about to have neighbors.
-        resources = platform_of(records.read_record(folder)).resources()
+        record = records.read_record(folder)
+        place = platform_of(record)
+        resources = place.resources(place.settings(record.get("platform_options") or {}))
         concurrency = self.study["concurrency"]
         if resources.here and resources.cores and concurrency > 1:
             threads = str(max(1, resources.cores // concurrency))
@@ -167,7 +169,7 @@ class Trials:
         attempt = records.last_attempt(record)
 
         if attempt["state"] == records.PREEMPTED:
-            (seen,) = platform_of(record).state([(folder, record)])
+            (seen,) = ask([(folder, record)])
             if records.is_terminal(seen.state):
                 return TrialStatus(records.ERROR, "signal", seen.reason)
             return TrialStatus(records.RUNNING)  # its supervisor opens the next attempt

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "report",
         "A job as one HTML page to look at and to mail; --serve: all jobs, live.",
     ),
+    "platforms": ("platforms", "platforms", "Where jobs can run, and what is missing for it."),
     "get-spec": ("spec", "get_spec", "The spec template of an action, as YAML."),
     "validate": ("spec", "validate", "Every error of a spec at once."),
     "explain": (

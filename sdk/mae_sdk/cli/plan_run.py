@@ -125,7 +125,13 @@ def _job_options(command: _Command) -> _Command:
             metavar="NAME",
             default="local",
             show_default=True,
-            help="Where the job runs.",
+            help="Where the job runs; `mae platforms` lists them.",
+        ),
+        click.option(
+            "--platform-option",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="A setting of the platform, e.g. partition=gpu; may be repeated.",
         ),
         click.option(
             "--idempotency-key",
@@ -162,6 +168,7 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "budget": options["budget"],
         "env": environment(options["env"]),
         "platform": options["platform"],
+        "platform_options": in_order(parse_override(item) for item in options["platform_option"]),
         "results_root": options["results_root"],
         "idempotency_key": options["idempotency_key"],
     }
@@ -251,7 +258,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
-_LAST = ("spec", "provenance", "notices", "warnings")
+_LAST = ("spec", "provenance", "notices", "warnings", "submission")
 
 
 def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
@@ -269,6 +276,12 @@ def plan_text(document: dict[str, Any], *, full: bool = False) -> str:
         title = "spec" if full else "spec (fields that differ from the default)"
         limit = len(fields) if full else MAX_FIELDS
         blocks.append(f"{title}:\n" + bounded(fields, more="--full or --json", limit=limit))
+
+    if full and document.get("submission"):
+        from mae_skill.reader import dump_yaml
+
+        texts = [dump_yaml(one) for one in document["submission"]]
+        blocks.append("submission:\n" + "---\n".join(texts).rstrip())
 
     for key in ("notices", "warnings"):
         if document[key]:

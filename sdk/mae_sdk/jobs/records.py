@@ -111,6 +111,7 @@ class Launch(_LaunchFields, total=False):
     cwd: str
     grace_seconds: float
     processes: int
+    nodes: int
     devices: list[str]
     device_count: int
     threads: int
@@ -149,6 +150,7 @@ class JobRecord(_JobFields, total=False):
     automl_parent: str
     trial: int
     platform: str
+    platform_options: dict[str, Any]
     results_root: str
     idempotency_key: str | None
     spec_digest: str

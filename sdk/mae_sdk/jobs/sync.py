@@ -149,11 +149,13 @@ class FolderSync:
         )
         self._excludes: list[str] = []
         self._claim: str | None = None
+        self._may_be_canceled = False
         self.displaced = threading.Event()
         with contextlib.suppress(MaeError):
             record = records.read_record(self.job_dir)
             self._excludes = record["launch"].get("upload_excludes", [])
             self._claim = record.get("claim")
+            self._may_be_canceled = "handle" in records.last_attempt(record)
         shutil.rmtree(self.job_dir / _ASIDE, ignore_errors=True)  # a killed one's copies
         self._done: dict[str, tuple[int, int]] = {}
         self._note: dict[str, Any] | None = None
@@ -195,10 +197,18 @@ class FolderSync:
             try:
                 self._round()
                 self.push_record()
+                self.look_for_cancel()
             except Exception as error:  # the next round tries again, and `finish` raises
                 print(f"sync: {error}", file=sys.stderr)
             if self._over.wait(self.seconds):
                 return
+
+    def look_for_cancel(self) -> None:
+        """Take over a request to cancel that another machine has put behind the URL."""
+        asked = urls.join(self.url, records.CANCEL_NAME)
+        if self._may_be_canceled and transfer.exists(asked):
+            (self.job_dir / records.CANCEL_NAME).touch()
+            transfer.delete(asked)
 
     def _check_claim(self) -> None:
         """Find out, once, whether another machine has taken the job over in the meantime."""

@@ -122,6 +122,16 @@ def only_one_node(action: str, nodes: int) -> UsageError:
     )
 
 
+def too_many_nodes(action: str, nodes: int, most: int) -> SpecError:
+    """More nodes than the platform can give one job."""
+    return SpecError(
+        f"the platform has {most} nodes for a job, not {nodes}",
+        field=f"{action}.num_nodes",
+        got=nodes,
+        expected=f"at most {most}",
+    )
+
+
 def launch_record(
     info: Mapping[str, Any],
     action: str,

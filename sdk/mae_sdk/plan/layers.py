@@ -79,7 +79,7 @@ def resolve_spec(
         SpecError, UsageError, NotFoundError: the spec cannot be read or merged.
     """
     layers, secrets = read_layers(bundle, action, spec, overrides)
-    resources = platform(DEFAULT).resources()
+    resources = platform(DEFAULT).resources({})
     found = resolve(
         bundle,
         action,

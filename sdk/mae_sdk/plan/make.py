@@ -28,7 +28,7 @@ from mae_sdk.plan import cost, inferred_fields, inherit
 from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
 from mae_sdk.plan.data import VAL_FRACTION, Survey, locate
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
-from mae_sdk.plan.launch_record import launch_record, only_one_node, shape
+from mae_sdk.plan.launch_record import launch_record, only_one_node, shape, too_many_nodes
 from mae_sdk.plan.layers import read_layers, take_signatures
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
@@ -61,6 +61,7 @@ class Draft:
     bundle: Bundle
     request: Request
     remote: bool
+    platform_options: dict[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     decision: Decision = field(default_factory=lambda: Decision(False, "auto", ""))
     layers: Layers = field(default_factory=lambda: Layers({}))
@@ -90,7 +91,10 @@ class Draft:
     def environment(self) -> dict[str, str]:
         """What the job will see."""
         settings = {name: str(value) for name, value in self.request.env.items()}
-        return {**os.environ, **settings, **self.secrets}
+        inherited = dict(os.environ)
+        if not self.resources.here:
+            inherited.pop("WORLD_SIZE", None)  # of the nodes that the caller is on
+        return {**inherited, **settings, **self.secrets}
 
 
 def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan:
@@ -146,7 +150,9 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
-    draft.resources = platform(draft.request.platform).resources()
+    place = platform(draft.request.platform)
+    draft.platform_options = place.settings(draft.request.platform_options)
+    draft.resources = place.resources(draft.platform_options)
 
 
 def decide_automl(draft: Draft) -> None:
@@ -416,14 +422,20 @@ def plan_of(draft: Draft) -> Plan:
         ),
         facts=survey.facts,
         resources=draft.resources,
+        platform_options=draft.platform_options,
         parent=ParentRef.of(draft.parent),
         warnings=found.warnings,
         notices=[*found.notices, *([draft.decision.report] if draft.decision.report else [])],
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
-    if plan.nodes > 1:
+    most = draft.resources.nodes
+    if plan.nodes > 1 and most == 1:
         plan.warnings.append(only_one_node(plan.action, plan.nodes))
+    elif most is not None and plan.nodes > most:
+        raise too_many_nodes(plan.action, plan.nodes, most)
+    elif plan.nodes > 1:
+        plan.launch["nodes"] = plan.nodes
     per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
     if per_node.isdigit() and int(per_node) > plan.launch["processes"]:
         plan.notices.append(

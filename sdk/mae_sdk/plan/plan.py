@@ -57,6 +57,7 @@ class Plan:
         sources: dotted key → what is read, with counts where counted.
         inferred: the fields that inference functions filled.
         policy: whether AutoML runs, and why.
+        platform_options: the settings of the platform, the site's among them.
         facts: what is known of the data and of the place where the job runs.
         study: the AutoML study, or None.
         estimates: of the bundle's estimator, with their basis.
@@ -77,6 +78,7 @@ class Plan:
     launch: Launch
     facts: Facts
     resources: Resources
+    platform_options: dict[str, Any] = field(default_factory=dict)
     parent: ParentRef | None = None
     study: StudyRecord | None = None
     estimates: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +153,7 @@ class Plan:
             "job_id": self.job_id,
             "idempotency_key": self.key,
             "platform": self.request.platform,
+            "platform_options": self.platform_options,
             "results_root": self.results_root,
             "command": " ".join(self.launch["command"]),
             "parent": self.parent.to_dict() if self.parent is not None else None,
@@ -194,7 +197,7 @@ class Plan:
             value = getattr(request, item.name)
             default: Any = (
                 {}
-                if item.name in ("automl", "spec_overrides", "env")
+                if item.name in ("automl", "spec_overrides", "env", "platform_options")
                 else "local"
                 if item.name == "platform"
                 else None

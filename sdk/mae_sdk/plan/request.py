@@ -32,6 +32,7 @@ class Request:
         budget: time of a run for the auto recipe: ``10m``, ``2h``, ``8gpuh``.
         env: environment of the job; never written.
         platform: where it runs.
+        platform_options: settings of the platform, which go before those of the site's file.
         results_root: folder or URL of the job folders.
         idempotency_key: the same key gives the first job that was made with it; where another job
             is asked for, a notice says what differs.
@@ -55,6 +56,7 @@ class Request:
     budget: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     platform: str = "local"
+    platform_options: Mapping[str, Any] = field(default_factory=dict)
     results_root: str | None = None
     idempotency_key: str | None = None
     skill_dir: str | None = None
@@ -109,8 +111,8 @@ _TEXTS = (
 )
 _SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
 _PATHS = ("spec", "parent_job_id", "ptm", "results_root", *_SOURCES)
-_MAPPINGS = ("automl", "spec_overrides", "env")
-_DOCUMENTS = ("spec", "spec_overrides", "automl")
+_MAPPINGS = ("automl", "spec_overrides", "env", "platform_options")
+_DOCUMENTS = ("spec", "spec_overrides", "automl", "platform_options")
 
 
 def _as_text(value: Any) -> Any:

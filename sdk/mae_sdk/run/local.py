@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import Attempt, JobRecord, Launch
@@ -24,6 +25,8 @@ _OF_A_JOB = ("MAE_JOB_DIR", "MAE_ATTEMPT", warm.SOCKET_VARIABLE)
 
 class LocalPlatform(Platform):
     """Jobs on the caller's machine. They share devices and cores by locks of the system."""
+
+    about = "this machine: a process that outlives its caller"
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
@@ -64,7 +67,7 @@ class LocalPlatform(Platform):
         elif alive is False:
             kill_leftovers(job_dir)
 
-    def resources(self) -> Resources:
+    def resources(self, options: Mapping[str, Any]) -> Resources:
         names = tuple(visible_gpus())
         return Resources(
             gpus=len(names),

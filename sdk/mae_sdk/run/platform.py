@@ -32,8 +32,13 @@ What the methods are given, and what they promise:
 ``cancel(job_dir, record)``
     ends the attempt if it runs, waits or has left something behind, and returns at once. The
     supervisor gets SIGTERM; it finds the request to cancel in the folder and writes CANCELED.
-``resources()``
-    what the jobs of this platform have, not what the machine of the caller has.
+``resources(options)``
+    what the jobs of this platform have, not what the machine of the caller has. `options` are the
+    settings of the job, as `Platform.options` declares them (`mae_sdk.run.options`); the record
+    holds them for the other methods.
+``wrap(command, record, environment)``
+    the command that the supervisor runs in place of the job's own, and how many processes of it:
+    to start the ranks in a container, or on every node of a job that has several.
 ``logs(job_dir, record)``
     what the engine itself has kept; shown when the job's own log is empty (it never started).
 
@@ -42,18 +47,24 @@ engine that starts preempted or lost jobs again runs the same command: a supervi
 attempt begun opens the next one, which resumes from the newest checkpoint. Until then `state`
 answers PENDING; if the engine does not start it again, `state` answers with an end and the job
 waits for `Job.resume`.
+
+Nothing is submitted twice: `submit` below holds the folder's lock, and an adapter gives its engine
+the name of the attempt (`attempt_name`), by which it finds what a caller that was killed in between
+has left there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, ClassVar, NamedTuple, TypedDict, cast
 
 from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
 
@@ -61,11 +72,18 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import category_of, failure
 from mae_sdk.jobs.records import Attempt, JobRecord, ProcessIdentity
 from mae_sdk.jobs.secrets import redact, redact_tree, secret_values
+from mae_sdk.run.options import Option, settle
 
 GROUP = "mae_sdk.platforms"
 DEFAULT = "local"
 
-_BUILT_IN = {"local": "mae_sdk.run.local:LocalPlatform"}
+_BUILT_IN = {
+    "local": "mae_sdk.run.local:LocalPlatform",
+    "slurm": "mae_sdk.run.slurm:SlurmPlatform",
+    "ray": "mae_sdk.run.ray:RayPlatform",
+    "docker": "mae_sdk.run.docker:DockerPlatform",
+    "kubernetes": "mae_sdk.run.kubernetes:KubernetesPlatform",
+}
 """Found without an installation's metadata: they cost no search and work from a checkout."""
 
 _loaded: dict[str, Platform] = {}
@@ -101,6 +119,7 @@ class Resources:
             in ``CUDA_VISIBLE_DEVICES``; empty where the engine allots them.
         device: the name of the GPU's model, or ``cpu``.
         cores: CPU cores.  memory_mb: main memory in MiB.
+        nodes: the most that one job can have.
         here: whether jobs run on the machine of the caller.
     """
 
@@ -109,11 +128,32 @@ class Resources:
     device: str | None = None
     cores: int | None = None
     memory_mb: int | None = None
+    nodes: int | None = 1
     here: bool = False
 
 
+class Missing(NamedTuple):
+    """What a platform lacks here, and how to get it."""
+
+    what: str
+    how: str
+
+
 class Platform(ABC):
-    """A place where jobs run; see the module's text for the contract."""
+    """A place where jobs run; see the module's text for the contract.
+
+    Attributes:
+        name: by which it is registered.
+        about: it in one line.
+        apart: whether its jobs see no folder of the caller's. Then `submit` copies the folder to
+            its URL first, and whoever runs the job there is `mae_sdk.run.from_url`.
+        options: the settings that a job may be given.
+    """
+
+    name: str = ""
+    about: ClassVar[str] = ""
+    apart: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, Option]] = {}
 
     @abstractmethod
     def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
@@ -136,8 +176,38 @@ class Platform(ABC):
         """Have the last attempt ended, and whatever it left behind. Not waited for."""
 
     @abstractmethod
-    def resources(self) -> Resources:
-        """What a job can have there."""
+    def resources(self, options: Mapping[str, Any]) -> Resources:
+        """What a job with these settings can have there.
+
+        Raises:
+            DependencyError, UsageError: the engine cannot be used from here, and why.
+        """
+
+    def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
+        """What the engine would be given, as JSON types, for a plan to show.
+
+        Raises:
+            UsageError: such a job cannot be submitted.
+        """
+        return []
+
+    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
+        """What keeps jobs with these settings from running; empty where nothing does."""
+        return []
+
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a job: those given, the site's, the defaults.
+
+        Raises:
+            UsageError: one is unknown or wrong.
+        """
+        return settle(self.name, self.options, given)
+
+    def wrap(
+        self, command: Sequence[str], record: JobRecord, environment: Mapping[str, str]
+    ) -> tuple[list[str], int]:
+        """What the supervisor runs in place of the command, and how many processes of it."""
+        return list(command), int(record["launch"].get("processes") or 1)
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:
         """What the engine has kept of the output of the last attempt."""
@@ -151,20 +221,35 @@ def platform(name: str) -> Platform:
         UsageError: there is none.  DependencyError: it cannot be loaded.
     """
     if name not in _loaded:
-        places = _BUILT_IN if name in _BUILT_IN else _places()
-        if name not in places:
-            raise UsageError(
-                "no such platform", field="platform", got=name, expected=" or ".join(sorted(places))
-            )
-        module, _, attribute = places[name].partition(":")
+        where = find(name)
+        module, _, attribute = where.partition(":")
         try:
             made = getattr(import_module(module), attribute)()
         except (ImportError, AttributeError) as error:
             raise DependencyError(
-                f"the platform {name} cannot be loaded: {error}", field="platform", got=places[name]
+                f"the platform {name} cannot be loaded: {error}", field="platform", got=where
             ) from error
+        made.name = name
         _loaded[name] = made
     return _loaded[name]
+
+
+def find(name: str) -> str:
+    """Where the platform of that name is: ``module:class``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    places = _BUILT_IN if name in _BUILT_IN else _places()
+    if name not in places:
+        expected = " or ".join(sorted(places))
+        raise UsageError("no such platform", field="platform", got=name, expected=expected)
+    return places[name]
+
+
+def names() -> list[str]:
+    """The platforms that are installed, the default one first."""
+    return list(dict.fromkeys([*_BUILT_IN, *_places()]))
 
 
 def _places() -> dict[str, str]:
@@ -182,6 +267,69 @@ def platform_of(record: JobRecord) -> Platform:
         UsageError, DependencyError: it is not installed here.
     """
     return platform(record.get("platform") or DEFAULT)
+
+
+def last_lines(path: Path, most: int = 1 << 20) -> str:
+    """The end of a file that an engine has written; empty where there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - most))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def attempt_name(job_dir: Path, record: JobRecord) -> str:
+    """The name of the last attempt at its engine: the same however often it is submitted.
+
+    Lower-case letters, digits and dashes, at most 52 characters, so that every engine takes it.
+    """
+    place = record["launch"].get("remote") or str(job_dir)
+    digest = hashlib.sha256(place.encode()).hexdigest()[:8]
+    word = "".join(c if c.isascii() and c.isalnum() else "-" for c in record["id"].lower())
+    number = records.last_attempt(record)["number"]
+    return f"mae-{word.strip('-')[-32:].strip('-')}-{digest}-{number}"
+
+
+class Polled(Platform):
+    """A platform whose engine is asked about all jobs at once, and less often while nothing moves.
+
+    `poll` is called with every job that somebody asked for; its answers hold for a pause that grows
+    from `shortest` to `longest` seconds while they stay the same.
+    """
+
+    shortest: ClassVar[float] = 0.5
+    longest: ClassVar[float] = 15.0
+
+    def __init__(self) -> None:
+        self._seen: dict[str, EngineState] = {}
+        self._asked_at = 0.0
+        self._pause = self.shortest
+
+    @abstractmethod
+    def poll(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+        """As `state`, of the engine itself."""
+
+    def state(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+        """What the engine last said, asked again when that is old or tells nothing of a job."""
+        keys = [_key(job_dir, record) for job_dir, record in jobs]
+        is_old = time.monotonic() - self._asked_at > self._pause
+        if is_old or any(key not in self._seen for key in keys):
+            seen = dict(zip(keys, self.poll(jobs), strict=True))
+            is_same = all(self._seen.get(key) == value for key, value in seen.items())
+            self._pause = min(self.longest, self._pause * 1.5) if is_same else self.shortest
+            self._seen = {**({} if is_old else self._seen), **seen}
+            self._asked_at = time.monotonic()
+        return [self._seen[key] for key in keys]
+
+    def ask_again(self) -> None:
+        """Forget what the engine said: a job was submitted or canceled."""
+        self._seen, self._pause = {}, self.shortest
+
+
+def _key(job_dir: Path, record: JobRecord) -> str:
+    attempt = records.last_attempt(record)
+    return f"{job_dir}#{attempt['number']}#{attempt['state']}"
 
 
 def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
@@ -213,6 +361,9 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
 
             names = record.get("env_names") or []
             settings = {name: os.environ[name] for name in names if name in os.environ}
+            if place.apart:
+                place.preview(job_dir, record)
+                _hand_over(job_dir, record)
             reference = place.submit(job_dir, record, {**settings, **(env or {})})
         except Exception as error:
             _refused(job_dir, record, error)
@@ -226,6 +377,20 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
         attempt.update(cast(Attempt, reference))
         records.write_record(job_dir, record)
     return True
+
+
+def _hand_over(job_dir: Path, record: JobRecord) -> None:
+    """Put the folder behind its URL, for whoever starts the job to take.
+
+    What stays here is a copy that is nobody's: the job is read at its URL from now on.
+    """
+    from mae_sdk.jobs import sync
+
+    records.last_attempt(record)["handle"] = {"job": attempt_name(job_dir, record)}
+    records.write_record(job_dir, record)
+    sync.push(job_dir, record["launch"]["remote"])
+    record["claim"] = "handed over"
+    records.write_record(job_dir, record)
 
 
 def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:

@@ -48,6 +48,8 @@ _CLUSTER_NAMES = (
     "JSM_NAMESPACE_RANK",
     "JSM_NAMESPACE_SIZE",
 )
+OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
+"""They say which cluster this is, not which job: who submits jobs from a job needs them."""
 _CLUSTER_PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "LSB_", "PL_GLOBAL_SEED")
 
 
@@ -106,7 +108,7 @@ def child_environment(
         {
             k: v
             for k, v in environment.items()
-            if k not in _CLUSTER_NAMES and not k.startswith(_CLUSTER_PREFIXES)
+            if k in OF_THE_SITE or (k not in _CLUSTER_NAMES and not k.startswith(_CLUSTER_PREFIXES))
         },
         command,
     )
@@ -148,14 +150,15 @@ def _script_folder(command: Sequence[str]) -> str | None:
     return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-def _die_with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """A call that has the kernel kill the child when its parent dies. Only Linux can do that.
 
     So no rank outlives its supervisor.
@@ -298,7 +301,7 @@ def start_and_watch(
     base = {
         **child_environment(environment, command),
         "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
-        "MASTER_PORT": str(cluster.master_port or _free_port()),
+        "MASTER_PORT": str(cluster.master_port or free_port()),
         "WORLD_SIZE": str(cluster.nodes * nproc),
         "LOCAL_WORLD_SIZE": str(nproc),
         "NODE_RANK": str(cluster.node_rank),
@@ -306,14 +309,14 @@ def start_and_watch(
     first_rank = cluster.node_rank * nproc
 
     stop = [] if stop is None else stop
-    die_with_parent = _die_with_parent()
+    end_with_us = die_with_parent()
     sink = None if log is None else _Log(log, secrets, nproc)
     ranks: list[subprocess.Popen[bytes]] = []
     group = 0
 
     def prepare() -> None:
         os.setpgid(0, group)
-        die_with_parent()
+        end_with_us()
 
     with _signals(stop) as wake:
         try:

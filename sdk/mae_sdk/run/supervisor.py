@@ -10,6 +10,7 @@ the ranks end with                  the attempt becomes
 0, and no result                    ERROR
 75, and nobody stopped us           PREEMPTED, and the next attempt starts here
 75, after a SIGTERM to us           PREEMPTED; the job waits (PENDING) to be resumed
+a kill, after a SIGTERM to us       the same where an engine sent it: it had no time to save
 anything after a request to cancel  CANCELED
 anything else                       ERROR, with a failure analysis
 ==================================  =====================================================
@@ -23,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -39,6 +41,7 @@ from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status
 from mae_sdk.run import report_process, warm
 from mae_sdk.run.output import clean_output
+from mae_sdk.run.platform import DEFAULT, platform_of
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
 
@@ -46,7 +49,9 @@ if TYPE_CHECKING:
     from mae_sdk.jobs.sync import FolderSync
 
 _MAX_PREEMPTIONS_WITHOUT_PROGRESS = 3
+_AFTER = "after preemption"
 _ROOM_SECONDS = 60.0
+_KILLED = (-signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGKILL)
 _EXITS = {records.COMPLETE: 0, records.CANCELED: 6, records.PREEMPTED: PREEMPTED_EXIT}
 
 
@@ -68,6 +73,11 @@ def supervise(job_dir: Path) -> int:
     record = _claim(job_dir)
     if record is None:
         return 0
+
+    idle = _stops_without_progress(record)
+    if idle > _MAX_PREEMPTIONS_WITHOUT_PROGRESS:  # its engine would start it for ever
+        _end(job_dir, _no_progress(idle))
+        return 5
 
     preemptions_without_progress = 0
     while True:
@@ -121,7 +131,7 @@ def _next_attempt(job_dir: Path) -> JobRecord:
 
     def open_attempt(record: JobRecord) -> None:
         before = records.last_attempt(record)
-        attempt = records.new_attempt(record, "after preemption")
+        attempt = records.new_attempt(record, _AFTER)
         attempt["process"] = identify()
         if "handle" in before:  # it is the same job of the engine
             attempt["handle"] = before["handle"]
@@ -140,16 +150,37 @@ def _next_attempt(job_dir: Path) -> JobRecord:
     return record
 
 
+def _stops_without_progress(record: JobRecord) -> int:
+    """How many attempts before one that an engine started again ended PREEMPTED, one after another,
+    with the same checkpoints."""
+    if records.last_attempt(record)["transitions"][0]["reason"] != _AFTER:
+        return 0
+    count, newest = 0, None
+    for attempt in reversed(record["attempts"][:-1]):
+        mark = attempt.get("checkpoints") or []
+        if attempt["state"] != records.PREEMPTED or (count and mark != newest):
+            break
+        count, newest = count + 1, mark
+    return count
+
+
+def _no_progress(preemptions: int) -> str:
+    return f"preempted {preemptions} times without a new checkpoint"
+
+
 def _give_up(job_dir: Path, preemptions: int) -> None:
     """End a job that is preempted again and again before it can save anything."""
-    message = f"preempted {preemptions} times without a new checkpoint"
+    records.update_record(job_dir, lambda record: records.new_attempt(record, _AFTER))
+    _end(job_dir, _no_progress(preemptions))
+
+
+def _end(job_dir: Path, message: str) -> None:
+    """End the last attempt with ERROR."""
     problem = failure("runner", message)
-
-    def end(record: JobRecord) -> None:
-        records.new_attempt(record, "after preemption")
-        records.advance(record, records.ERROR, message, failure=problem)
-
-    records.update_record(job_dir, end)
+    records.update_record(
+        job_dir,
+        lambda record: records.advance(record, records.ERROR, message, failure=problem),
+    )
 
 
 def _attempt(job_dir: Path, record: JobRecord) -> str:
@@ -173,7 +204,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             if is_unwanted():
                 outcome = Outcome(0, stopped=True)
             else:
-                outcome = _run(job_dir, record["launch"], environment, secrets, is_unwanted)
+                outcome = _run(job_dir, record, environment, secrets, is_unwanted)
         except (OSError, StorageError) as error:
             category = "dependency" if isinstance(error, FileNotFoundError) else "runner"
             if _is_full(error):
@@ -306,23 +337,26 @@ def _start_sync(job_dir: Path, launch: Launch) -> FolderSync | None:
 
 def _run(
     job_dir: Path,
-    launch: Launch,
+    record: JobRecord,
     environment: dict[str, str],
     secrets: list[str],
     is_unwanted: Callable[[], bool],
 ) -> Outcome:
     """Run the ranks; the attempt is RUNNING from here."""
+    launch = record["launch"]
     _write_down(
         job_dir, lambda record: records.advance(record, records.RUNNING, process=identify())
     )
     if not (job_dir / records.ROOM_NAME).exists():
         _keep_room(job_dir)
-    command = launch["command"]
+    command, processes = launch["command"], int(launch.get("processes") or 1)
     if environment.get(warm.SOCKET_VARIABLE):  # set by the platform that started us
         command = warm.client_command(command)
+    elif record.get("platform", DEFAULT) != DEFAULT:
+        command, processes = platform_of(record).wrap(command, record, environment)
     return start_and_watch(
         command,
-        int(launch.get("processes") or 1),
+        processes,
         environment,
         cwd=launch.get("cwd") or job_dir,
         log=job_dir / "log.txt",
@@ -380,6 +414,9 @@ def _finish(
     if outcome is not None and outcome.unlogged:
         with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
             log.write(outcome.unlogged)
+    if sync is not None and not _is_displaced(sync):
+        with contextlib.suppress(MaeError, OSError):
+            sync.look_for_cancel()
     state, reason, problem = _verdict(job_dir, record, outcome, problem, secrets, log_start)
     if _is_displaced(sync):
         state, reason = records.ERROR, "another machine has taken the job over"
@@ -444,6 +481,10 @@ def _verdict(
         return records.COMPLETE, "", None
     if problem is None and outcome is not None and outcome.exit_code == PREEMPTED_EXIT:
         return records.PREEMPTED, "preempted after saving", None
+
+    engine_stopped = stopped and "handle" in records.last_attempt(record)
+    if engine_stopped and outcome is not None and outcome.exit_code in _KILLED:
+        return records.PREEMPTED, "stopped before it could save", None
 
     if problem is None and ended_well:
         problem = failure("runner", f"the runner ended without an error but wrote no {result}")

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
@@ -40,7 +41,7 @@ class QueuePlatform(Platform):
     def cancel(self, job_dir: Path, record: JobRecord) -> None:
         (_spool() / f"{_number(record)}.cancel").touch()
 
-    def resources(self) -> Resources:
+    def resources(self, options: Mapping[str, Any]) -> Resources:
         return Resources(gpus=int(os.environ.get("QUEUE_GPUS", "8")), device="paper", cores=7)
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:

@@ -1,0 +1,368 @@
+"""The platform ``slurm``: ``sbatch`` starts the supervisor, SLURM does the rest.
+
+The batch script waits for the supervisor, ends with its exit code, and has SLURM start the job
+again when that was 75 (preempted, or near the time limit: ``--signal``). States are read by
+``squeue`` for all jobs at once, in a format of our own, which every version since 2.6 prints alike;
+its JSON has changed from release to release. Jobs that ``squeue`` has forgotten are asked of
+``sacct``, where there is accounting. A trial of a study is a plain job, no element of an array:
+what it runs with is known only when others have ended.
+
+The environment of the job is the caller's, as ``sbatch`` takes it by itself; no value of it stands
+in a command line or in the script.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.records import JobRecord
+from mae_sdk.run.options import Option
+from mae_sdk.run.platform import (
+    EngineState,
+    Missing,
+    Polled,
+    Reference,
+    Resources,
+    attempt_name,
+    last_lines,
+)
+from mae_sdk.run.process_group import child_environment
+
+LOG_NAME = "slurm.txt"
+_SECONDS = 60.0
+_SCRIPT = """\
+#!/bin/bash
+{setup}
+stop() {{ told=1; [ -n "$supervisor" ] && kill -TERM "$supervisor" 2>/dev/null; }}
+trap stop TERM USR1
+{run} &
+supervisor=$!
+[ -n "$told" ] && stop  # a signal that came before its number was known
+# A signal ends a wait, not the supervisor.
+while :; do
+  wait "$supervisor"; code=$?
+  kill -0 "$supervisor" 2>/dev/null || break
+done
+if [ "$code" = 75 ] && [ ! -e {cancel} ]; then scontrol requeue "$SLURM_JOB_ID" || true; fi
+exit "$code"
+"""
+_HOW = "install SLURM's client programs, or call from a login node of the cluster"
+
+_RUNS = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+_WAITS = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING"}
+)
+_ENDS = {
+    "CANCELLED": (records.CANCELED, "it was canceled in SLURM", "signal"),
+    "TIMEOUT": (records.ERROR, "its time limit in SLURM was over", "signal"),
+    "DEADLINE": (records.ERROR, "its deadline in SLURM was over", "signal"),
+    "PREEMPTED": (records.ERROR, "SLURM preempted it and does not start it again", "signal"),
+    "OUT_OF_MEMORY": (records.ERROR, "it took more memory than SLURM allots", "out_of_memory"),
+    "NODE_FAIL": (records.ERROR, "a node of it was lost", "lost_process"),
+    "BOOT_FAIL": (records.ERROR, "its node did not boot", "lost_process"),
+}
+
+_REFUSALS = (  # of sbatch: pattern, setting, whether the same call may succeed later
+    (r"invalid partition", "partition", False),
+    (r"invalid account|account or", "account", False),
+    (r"invalid qos", "qos", False),
+    (r"violates accounting/QOS policy|QOSMax|AssocMax|AssocGrp|QOSGrp", "qos", True),
+    (r"time limit|timelimit|--time", "time", False),
+    (r"node configuration is not available|node count|Requested node", "", False),
+    (r"[Ii]nvalid generic resource|gres", "gpu_type", False),
+    (r"unrecognized option|[Ii]nvalid (option|argument|--)", "arguments", False),
+)
+_OUT_OF_REACH = re.compile(
+    r"Unable to contact|Connection (refused|timed out)|Socket timed out|resolve|configuration file"
+    r"|Zero Bytes|Communication connection failure|temporarily",
+    re.IGNORECASE,
+)
+
+
+class SlurmPlatform(Polled):
+    """Jobs of the SLURM cluster that ``sbatch`` of this machine submits to."""
+
+    about = "a SLURM cluster, through sbatch"
+    options = {  # noqa: RUF012  # as the contract declares it
+        "partition": Option("partition; default: the cluster's"),
+        "account": Option("account that is charged"),
+        "qos": Option("quality of service"),
+        "time": Option("time limit, as sbatch takes it; the job saves before it and goes on"),
+        "grace": Option("seconds between the warning and the time limit", int, 120),
+        "gpu_type": Option("name of the GPU in SLURM, as in --gres=gpu:NAME:8"),
+        "cpus": Option("cores of a node for the job", int),
+        "memory": Option("main memory of a node for the job, as --mem takes it"),
+        "constraint": Option("features that the nodes must have"),
+        "arguments": Option("further arguments of sbatch", list),
+        "setup": Option("lines of shell before the job starts, such as module load", list),
+        "python": Option("the Python of the nodes; default: the caller's"),
+        "container": Option("image that the runner starts in; it needs mae-skill[train]"),
+        "container_command": Option("what starts it", str, "apptainer exec --nv"),
+    }
+
+    def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
+        """Hand the batch script to ``sbatch``, unless the attempt is in the queue already."""
+        self.ask_again()
+        name = attempt_name(job_dir, record)
+        known = _run(["squeue", "--me", "--noheader", f"--name={name}", "--format=%i"]).split()
+        if known:
+            return {"handle": {"job": known[0]}}
+
+        settings = record.get("platform_options") or {}
+        command = ["sbatch", "--parsable", f"--job-name={name}", *_arguments(job_dir, record)]
+        printed = _run(
+            command, script(job_dir, settings), {**_environment(), **env}, refused=_refused
+        )
+        number = printed.strip().splitlines()[-1].partition(";")[0]
+        return {"handle": {"job": number}}
+
+    def preview(self, job_dir: Path, record: JobRecord) -> list[dict[str, Any]]:
+        """The arguments of ``sbatch`` and the script."""
+        text = script(job_dir, record.get("platform_options") or {})
+        name = f"--job-name={attempt_name(job_dir, record)}"
+        return [{"sbatch": [name, *_arguments(job_dir, record)], "script": text}]
+
+    def poll(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
+        """By ``squeue``, and by ``sacct`` for what that has forgotten."""
+        numbers = [_number(record) for _, record in jobs]
+        found = _queue(numbers)
+        gone = [number for number in numbers if number not in found]
+        found |= _accounting(gone) if gone else {}
+        unknown = EngineState(records.ERROR, "SLURM knows it no longer")
+        return [found.get(number, unknown) for number in numbers]
+
+    def cancel(self, job_dir: Path, record: JobRecord) -> None:
+        """``scancel``; one that has ended is left as it is."""
+        self.ask_again()
+        if number := _number(record):
+            _run(["scancel", "--quiet", number], refused=_ended)
+
+    def resources(self, options: Mapping[str, Any]) -> Resources:
+        """What one node of the partition has, by ``sinfo``."""
+        of = [f"--partition={options['partition']}"] if options.get("partition") else []
+        rows = [
+            line.split("|")
+            for line in _run(["sinfo", "--noheader", "--format=%P|%D|%c|%m|%G", *of]).splitlines()
+        ]
+        rows = [row for row in rows if len(row) == 5]
+        chosen = rows if of else [row for row in rows if row[0].endswith("*")] or rows
+        if not chosen:
+            raise UsageError(
+                "the cluster has no such partition",
+                field="platform_options.partition",
+                got=options.get("partition"),
+                hint="sinfo lists them",
+            )
+        gpus, device = _gpus([row[4] for row in chosen], options.get("gpu_type"))
+        return Resources(
+            gpus=gpus,
+            device=device if gpus else "cpu",
+            cores=options.get("cpus") or max(_int(row[2]) for row in chosen),
+            memory_mb=max(_int(row[3]) for row in chosen),
+            nodes=sum(_int(row[1]) for row in chosen),
+        )
+
+    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
+        if shutil.which("sbatch") is None:
+            return [Missing("the program sbatch", _HOW)]
+        try:
+            self.resources(options)
+        except MaeError as error:
+            return [Missing(error.message, error.hint or _HOW)]
+        return []
+
+    def logs(self, job_dir: Path, record: JobRecord) -> str:
+        """What the batch script printed."""
+        return last_lines(job_dir / LOG_NAME)
+
+    def wrap(
+        self, command: Sequence[str], record: JobRecord, environment: Mapping[str, str]
+    ) -> tuple[list[str], int]:
+        """The command in its container, and once on every node where there are several."""
+        settings, launch = record.get("platform_options") or {}, record["launch"]
+        words, processes = list(command), int(launch.get("processes") or 1)
+        if python := settings.get("python"):
+            words[0] = python if words[0] == sys.executable else words[0]
+        if image := settings.get("container"):
+            if words[0] == sys.executable:
+                words[0] = "python3"  # the image's own
+            # Where the supervisor's folders are, the runner must find them.
+            folders = {str(Path(environment["MAE_JOB_DIR"]).parent), str(launch.get("cwd") or "/")}
+            binds = [word for folder in sorted(folders) for word in ("--bind", folder)]
+            words = [*shlex.split(settings["container_command"]), *binds, image, *words]
+        if _nodes(record) == 1:
+            return words, processes
+
+        head = [sys.executable, "-m", "mae_sdk.run.nodes", "srun"]
+        step = [f"--jobid={environment['SLURM_JOB_ID']}", f"--nodes={_nodes(record)}"]
+        step += [f"--ntasks={_nodes(record)}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+        return [*head, *step, str(processes), "--", *words], 1
+
+
+def script(job_dir: Path, settings: Mapping[str, Any]) -> str:
+    """The batch script of a job."""
+    python = settings.get("python") or sys.executable
+    run = shlex.join([python, "-m", "mae_sdk.run.supervisor", str(job_dir)])
+    cancel = shlex.quote(str(job_dir / records.CANCEL_NAME))
+    return _SCRIPT.format(setup="\n".join(settings.get("setup", [])), run=run, cancel=cancel)
+
+
+def _arguments(job_dir: Path, record: JobRecord) -> list[str]:
+    """The arguments of ``sbatch`` beside the job's name."""
+    settings, launch = record.get("platform_options") or {}, record["launch"]
+    log = str(job_dir / LOG_NAME).replace("%", "%%")
+    found = [f"--output={log}", "--open-mode=append", "--requeue", f"--nodes={_nodes(record)}"]
+    found += ["--ntasks-per-node=1", "--chdir=/", "--export=ALL"]
+    if settings.get("time"):
+        found += [f"--time={settings['time']}", f"--signal=B:TERM@{settings['grace']}"]
+    if count := int(launch.get("device_count") or 0):
+        gres = ["gpu", settings.get("gpu_type"), str(count)]
+        found.append("--gres=" + ":".join(filter(None, gres)))
+    for name, flag in (
+        ("partition", "--partition"),
+        ("account", "--account"),
+        ("qos", "--qos"),
+        ("cpus", "--cpus-per-task"),
+        ("memory", "--mem"),
+        ("constraint", "--constraint"),
+    ):
+        if settings.get(name):
+            found.append(f"{flag}={settings[name]}")
+    return [*found, *settings.get("arguments", [])]
+
+
+def _nodes(record: JobRecord) -> int:
+    return int(record["launch"].get("nodes") or 1)
+
+
+def _number(record: JobRecord) -> str:
+    return str((records.last_attempt(record).get("handle") or {}).get("job") or "")
+
+
+def _environment() -> dict[str, str]:
+    own = ("MAE_JOB_DIR", "MAE_ATTEMPT")  # of the study that submits a trial
+    return {k: v for k, v in child_environment(os.environ).items() if k not in own}
+
+
+def _run(
+    command: list[str],
+    stdin: str = "",
+    environment: Mapping[str, str] | None = None,
+    refused: Any = None,
+) -> str:
+    """What a program of SLURM prints.
+
+    Raises:
+        DependencyError: it is not here.  StorageError: the controller cannot be reached.
+        UsageError: it refused.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            env=_environment() if environment is None else dict(environment),
+        )
+    except FileNotFoundError:
+        raise DependencyError(
+            f"the program {command[0]} is not here", field="platform", got="slurm", hint=_HOW
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise _out_of_reach(f"{command[0]} did not answer in {_SECONDS:g} s") from None
+    if done.returncode == 0:
+        return done.stdout
+
+    said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    if _OUT_OF_REACH.search(said):
+        raise _out_of_reach(said)
+    if refused is not None:
+        return str(refused(said) or "")
+    raise UsageError(f"{command[0]}: {said[:300]}", field="platform", got="slurm")
+
+
+def _out_of_reach(said: str) -> StorageError:
+    return StorageError(
+        f"SLURM cannot be reached: {said[:300]}",
+        field="platform",
+        got="slurm",
+        hint="try again; nothing was submitted twice: `squeue --me` shows what runs",
+    )
+
+
+def _refused(said: str) -> str:
+    """Raise the error of a job that ``sbatch`` did not take."""
+    for pattern, setting, later in _REFUSALS:
+        if re.search(pattern, said, re.IGNORECASE):
+            raise UsageError(
+                f"SLURM did not take the job: {said[:300]}",
+                field=f"platform_options.{setting}" if setting else "platform_options",
+                hint="try again when others of your jobs have ended, or choose other limits"
+                if later
+                else "`sinfo` and `sacctmgr show assoc user=$USER` show what there is",
+                retryable=later,
+            )
+    raise UsageError(f"SLURM did not take the job: {said[:300]}", field="platform", got="slurm")
+
+
+def _ended(said: str) -> str:
+    """Of a job that is to be canceled: one that SLURM knows no longer has ended."""
+    return ""
+
+
+def _queue(numbers: Sequence[str]) -> dict[str, EngineState]:
+    """Number → state, of the jobs that ``squeue`` knows."""
+    asked = ",".join(dict.fromkeys(filter(None, numbers)))
+    if not asked:
+        return {}
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={asked}", "--format=%i|%T|%r"]
+    lines = _run(command, refused=_ended).splitlines()
+    rows = [line.split("|", 2) for line in lines if line.count("|") == 2]
+    return {number: _state(word, reason) for number, word, reason in rows}
+
+
+def _accounting(numbers: Sequence[str]) -> dict[str, EngineState]:
+    """Number → state, of the jobs in the accounting; empty where there is none."""
+    if shutil.which("sacct") is None:
+        return {}
+    command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
+    lines = _run([*command, f"--jobs={','.join(numbers)}"], refused=_ended).splitlines()
+    rows = [line.split("|") for line in lines if line.count("|") == 1]
+    return {number: _state(word, "") for number, word in rows}
+
+
+def _state(word: str, reason: str) -> EngineState:
+    word = word.split()[0] if word else ""  # sacct: CANCELLED by 1000
+    if word in _RUNS:
+        return EngineState(records.RUNNING)
+    if word in _WAITS:
+        return EngineState(records.PENDING, f"SLURM: {reason}")
+    if word in _ENDS:
+        return EngineState(*_ENDS[word])
+    return EngineState(records.ERROR, f"its supervisor is gone; SLURM says {word}")
+
+
+def _gpus(texts: Sequence[str], wanted: str | None) -> tuple[int, str]:
+    """GPUs of a node and their name, from ``gpu:a100:8(S:0-1),…`` of ``sinfo``."""
+    best, device = 0, wanted or "gpu"
+    for name, count in re.findall(r"gpu(?::([A-Za-z][\w.-]*))?:(\d+)", ",".join(texts)):
+        if int(count) > best and wanted in (None, name):
+            best, device = int(count), name or device
+    return best, device
+
+
+def _int(text: str) -> int:
+    digits = re.match(r"\d+", text)
+    return int(digits.group()) if digits else 0

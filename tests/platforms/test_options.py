@@ -1,0 +1,223 @@
+"""The settings of a platform, and what the adapter of SLURM makes of them. No engine runs here."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Skill, answers
+from mae_sdk.jobs import records
+from mae_sdk.run import nodes, slurm
+from mae_sdk.run import platform as platforms
+from mae_sdk.run.options import Option, settle
+from mae_sdk.run.platform import EngineState, Polled, attempt_name, platform
+from mae_skill.errors import MaeError, UsageError
+
+from tests.support.images import write_imagefolder
+from tests.support.jobs import write
+
+KNOWN = {"partition": Option(""), "cpus": Option("", int, 4), "setup": Option("", list)}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "platforms.yaml"
+    monkeypatch.setenv("MAE_PLATFORMS", str(path))
+    path.write_text("slurm: {partition: gpu, cpus: 8}\n")
+    return path
+
+
+def test_a_caller_goes_before_the_site_and_the_site_before_the_default(site: Path) -> None:
+    assert settle("slurm", KNOWN, {}) == {"partition": "gpu", "cpus": 8}
+    assert settle("slurm", KNOWN, {"partition": "debug"})["partition"] == "debug"
+    site.write_text("ray: {address: x}\n")
+    assert settle("slurm", KNOWN, {"setup": "module load x"}) == {
+        "cpus": 4,
+        "setup": ["module load x"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"partitoin": "gpu"}, "did you mean partition"),
+        ({"cpus": "many"}, "type int"),
+        ({"partition": ["a", "b"]}, "type str"),
+        ({"partition": "a\nb"}, "type str"),
+        ({"partition": "http://user:secret@host"}, "credentials"),
+    ],
+)
+def test_a_setting_that_is_unknown_or_no_value_is_one_error(
+    site: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said) as error:
+        settle("slurm", KNOWN, given)
+    assert str(error.value.field).startswith("platform_options.")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["slurm: 3", "[a", "- a"])
+def test_a_file_of_settings_that_is_none_is_named(site: Path, text: str) -> None:
+    site.write_text(text)
+    with pytest.raises(UsageError):
+        settle("slurm", KNOWN, {})
+    site.unlink()
+    with pytest.raises(UsageError, match="missing"):
+        settle("slurm", KNOWN, {})
+
+
+def test_a_plan_refuses_settings_that_its_platform_does_not_have(tmp_path: Path) -> None:
+    data = write_imagefolder(tmp_path / "data", classes=2, per_class=2)
+    with pytest.raises(UsageError, match="no such setting"):
+        Skill().plan("train", train_datasets=str(data), platform_options={"partition": "gpu"})
+
+
+def test_every_platform_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = {row["name"]: row for row in answers.platforms()["platforms"]}
+    assert rows["local"]["ready"] and rows["local"]["resources"]["cores"]
+    assert set(platforms._BUILT_IN) <= set(rows)
+    assert "sbatch" in rows["slurm"]["missing"][0]["what"] and not rows["slurm"]["ready"]
+    for row in rows.values():
+        assert row["about"] and all(one["what"] and one["how"] for one in row["missing"])
+    with pytest.raises(UsageError, match="no such platform"):
+        answers.platforms("moon")
+
+
+def test_an_attempt_has_one_name_however_often_it_is_submitted(tmp_path: Path) -> None:
+    folder = write(tmp_path, "true", name="train-0123456789ab.t001_X")
+    record = records.read_record(folder)
+    name = attempt_name(folder, record)
+    assert name == attempt_name(folder, record) and len(name) <= 52
+    assert name.strip("abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+    records.new_attempt(record)
+    other = write(tmp_path / "other", "true", name="train-0123456789ab.t001_X")
+    names = {name, attempt_name(folder, record), attempt_name(other, records.read_record(other))}
+    assert len(names) == 3
+
+
+def test_an_engine_is_asked_less_often_while_nothing_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked, answer = [0.0], [], ["PENDING"]
+
+    class Engine(Polled):
+        submit = cancel = resources = None  # type: ignore[assignment]
+
+        def poll(self, jobs: Any) -> list[EngineState]:
+            asked.append(clock[0])
+            return [EngineState(answer[0])] * len(jobs)
+
+    monkeypatch.setattr(Engine, "__abstractmethods__", frozenset())
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    folder = write(tmp_path, "true")
+    engine, jobs = Engine(), [(folder, records.read_record(folder))]
+    for _ in range(600):
+        clock[0] += 0.1
+        assert engine.state(jobs)[0].state == answer[0] or clock[0] - asked[-1] < 16
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert len(asked) < 20 and pauses[0] < 1 and 10 < pauses[-1] < 15.2
+    before = len(asked)
+    engine.ask_again()
+    answer[0] = "RUNNING"
+    assert engine.state(jobs)[0].state == "RUNNING" and len(asked) == before + 1
+
+
+def test_the_words_of_sbatch_name_what_a_job_needs_and_no_secret(tmp_path: Path) -> None:
+    folder = write(tmp_path, "true", platform="slurm", device_count=8, nodes=4)
+    record = records.read_record(folder)
+    settings = {"partition": "gpu", "time": "1:00:00", "gpu_type": "a100", "arguments": ["--x"]}
+    record["platform_options"] = platform("slurm").settings(settings)
+    words = slurm._arguments(folder, record)
+    assert {"--partition=gpu", "--time=1:00:00", "--signal=B:TERM@120"} < set(words)
+    assert {"--nodes=4", "--gres=gpu:a100:8", "--requeue"} < set(words) and words[-1] == "--x"
+
+    command, processes = platform("slurm").wrap(
+        ["true"], record, {"SLURM_JOB_ID": "7", "MAE_JOB_DIR": str(folder)}
+    )
+    assert processes == 1 and command[1:4] == ["-m", "mae_sdk.run.nodes", "srun"]
+    assert "--jobid=7" in command and command[-3:] == ["1", "--", "true"]
+
+
+def test_the_batch_script_ends_with_the_exit_code_of_the_job_and_passes_a_signal_on(
+    tmp_path: Path,
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\ntrap 'echo told; exit 75' TERM\necho up\n"
+        '[ -e "$3/fail" ] && exit 5\nfor _ in $(seq 500); do sleep 0.01; done\n'
+    )
+    python.chmod(0o755)
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    text = slurm.script(tmp_path / "a job's", {"python": str(python), "setup": ["echo ready"]})
+
+    def start() -> subprocess.Popen[str]:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+        return subprocess.Popen(
+            ["bash", "-c", text], env=env, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+
+    job = start()
+    assert job.stdout and [job.stdout.readline() for _ in range(2)] == ["ready\n", "up\n"]
+    job.terminate()
+    said, _ = job.communicate(timeout=20)
+    assert (said, job.returncode) == ("told\n", 75)
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+
+    (tmp_path / "a job's").mkdir()
+    (tmp_path / "a job's" / "fail").touch()
+    (tmp_path / "asked").unlink()
+    job = start()
+    job.communicate(timeout=20)
+    assert job.returncode == 5 and not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "field", "later"),
+    [
+        ("Invalid account or account/partition combination", "platform_options.account", False),
+        (
+            "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            "platform_options.qos",
+            True,
+        ),
+        ("Invalid qos specification", "platform_options.qos", False),
+        ("Requested node configuration is not available", "platform_options", False),
+        ("something new", "platform", False),
+    ],
+)
+def test_a_refusal_names_the_setting_and_whether_to_try_again(
+    said: str, field: str, later: bool
+) -> None:
+    with pytest.raises(MaeError) as error:
+        slurm._refused(f"sbatch: error: {said}")
+    assert (error.value.field, error.value.retryable) == (field, later)
+
+
+def test_states_of_slurm_are_states_of_jobs() -> None:
+    words = {"PENDING": "PENDING", "COMPLETING": "RUNNING", "REQUEUE_HOLD": "PENDING"}
+    words |= {"TIMEOUT": "ERROR", "CANCELLED by 0": "CANCELED", "NEW_WORD": "ERROR"}
+    assert {word: slurm._state(word, "").state for word in words} == words
+    assert slurm._state("OUT_OF_MEMORY", "").category == "out_of_memory"
+    assert slurm._gpus(["gpu:a100:8(S:0-1),gpu:t4:2", "(null)"], None) == (8, "a100")
+    assert slurm._gpus(["gpu:a100:8,gpu:t4:2"], "t4") == (2, "t4")
+    assert slurm._gpus(["gpu:4"], None) == (4, "gpu") and slurm._gpus(["(null)"], None)[0] == 0
+
+
+def test_a_task_of_srun_knows_its_node_and_nothing_of_the_first_ones_process() -> None:
+    inherited = {"RANK": "0", "WORLD_SIZE": "1", "SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2"}
+    found = nodes.of_slurm({**inherited, "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1", "X": "1"}, 29500)
+    assert found == {
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29500",
+        "PYTHONSAFEPATH": "1",
+        "X": "1",
+    }
