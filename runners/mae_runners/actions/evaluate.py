@@ -26,7 +26,7 @@ from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_art
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
-from mae_runners.metrics.probe import cross_validated, probe_accuracy
+from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 
 KPIS = (
     "mIoU",
@@ -39,6 +39,7 @@ KPIS = (
     "ece",
     "knn_acc",
     "linear_acc",
+    "rankme",
     "reconstruction_loss",
 )
 SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
@@ -161,6 +162,7 @@ def evaluate_features(
         "images": len(found.features),
         "notes": [],
         "features": runtime.meta.output,
+        "rankme": rankme(found.features.cpu()),
         "unreadable": found.unreadable,
     }
     if found.loss is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mae_runners.data import ImageDataset, collate
 from mae_runners.distributed import Ranks, call, is_sharded
 from mae_runners.metrics import reconstruction
-from mae_runners.metrics.probe import probe_accuracy
+from mae_runners.metrics.probe import probe_accuracy, rankme
 from mae_runners.metrics.splits import split_bank
 from mae_runners.tasks.base import Task
 
@@ -39,6 +39,13 @@ def probe(
     if task.context.is_main:
         k = task.spec.train.probe.k
         found = probe_accuracy(known, labels, judged, wanted, k=k, linear=linear)
+    return ranks.gather(found)[0]
+
+
+def rank(task: Task, ranks: Ranks, dataset: ImageDataset) -> dict[str, float]:
+    """``rankme`` of the frozen, unmasked, pooled features. Every rank must call it."""
+    known, _ = features(task, ranks, dataset)
+    found = {"rankme": rankme(known)} if task.context.is_main else {}
     return ranks.gather(found)[0]
 
 
