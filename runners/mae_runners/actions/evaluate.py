@@ -30,7 +30,7 @@ from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
 from mae_runners.metrics.gallery import Gallery, tile_of
 from mae_runners.metrics.notable import Answer, Notable
-from mae_runners.metrics.probe import cross_validated, probe_accuracy
+from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
     heat_maps,
     reconstruction_images,
@@ -51,6 +51,7 @@ KPIS = (
     "ece",
     "knn_acc",
     "linear_acc",
+    "rankme",
     "reconstruction_loss",
 )
 SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
@@ -230,6 +231,7 @@ def evaluate_features(
         "images": len(found.features),
         "notes": [],
         "features": runtime.meta.output,
+        "rankme": rankme(found.features.cpu()),
         "unreadable": found.unreadable,
     }
     if found.loss is not None:

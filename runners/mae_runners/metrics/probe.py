@@ -15,6 +15,8 @@ from torch import Tensor
 from mae_runners.metrics.splits import stratified_folds
 
 TEMPERATURE = 0.07
+MAX_RANKED = 5000
+"""Images from which `rankme` is computed during training; it needs no more."""
 FOLDS = 5
 
 
@@ -93,6 +95,19 @@ def knn_accuracy(
         votes.scatter_add_(1, bank_labels[index], (near / TEMPERATURE).exp())
         right += int((votes.argmax(1) == targets[start : start + chunk]).sum())
     return right / max(1, points.shape[0])
+
+
+def rankme(features: Tensor) -> float:
+    """RankMe, the effective rank of features, from 1 to the smaller of N and D (arXiv 2210.02885,
+    equation 3): the exponential of the entropy of the normalized singular values. It needs no
+    labels; a collapse shows as a low value.
+
+    Args:
+        features: ``[N, D]``.
+    """
+    values = torch.linalg.svdvals(features.double())
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def linear_probe_accuracy(

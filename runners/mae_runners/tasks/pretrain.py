@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mae_runners.data import ImageDataset, build_dataset
 from mae_runners.distributed import Ranks
+from mae_runners.metrics.probe import MAX_RANKED
 from mae_runners.metrics.reconstruction import MeanLoss
 from mae_runners.metrics.splits import split_bank
 from mae_runners.models import build_mae
@@ -35,7 +36,8 @@ class PretrainTask(Task):
             bank, queries = self.probe_sets
             judged = split_bank(torch.as_tensor(bank.labels), self.seed)[1]
             share["images"] = len(judged if queries is None else queries)
-        return {**super().metrics_about(), "knn_acc": share, "linear_acc": share}
+        rank = {"direction": "maximize"}
+        return {**super().metrics_about(), "knn_acc": share, "linear_acc": share, "rankme": rank}
 
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
         model = self.spec.model
@@ -104,12 +106,15 @@ class PretrainTask(Task):
         self, ranks: Ranks, images: Images, *, step: int, epoch: int, final: bool
     ) -> dict[str, float]:
         """``knn_acc`` every ``train.probe.interval`` epochs and at the end, ``linear_acc`` at the
-        end; an image of reconstructions at validations."""
+        end; at validations an image of reconstructions, and ``rankme`` of up to `MAX_RANKED`
+        validation images."""
         train = self.spec.train
         found: dict[str, float] = {}
         if self.probe_sets and (final or (epoch + 1) % train.probe.interval == 0):
             found = probes.probe(self, ranks, *self.probe_sets, linear=final)
         if final or (epoch + 1) % train.validation_interval == 0:
+            if isinstance(self.val, ImageDataset) and len(self.val) <= MAX_RANKED:
+                found |= probes.rank(self, ranks, self.val)
             if self._shown is None:
                 self._shown = self.open_source("train", train=False)
             path = self.context.action_dir / "pictures" / f"reconstruction_epoch_{epoch:03d}.png"

@@ -13,7 +13,7 @@ from mae_runners.distributed import Ranks, call, is_sharded
 from mae_runners.metrics import reconstruction
 from mae_runners.metrics.feature_map import show_features
 from mae_runners.metrics.gallery import Gallery
-from mae_runners.metrics.probe import probe_accuracy
+from mae_runners.metrics.probe import probe_accuracy, rankme
 from mae_runners.metrics.splits import split_bank
 from mae_runners.tasks.base import Task
 
@@ -74,6 +74,13 @@ def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: i
         umap=trained >= MIN_TRAINED_FOR_UMAP,
     )
     gallery.save()
+
+
+def rank(task: Task, ranks: Ranks, dataset: ImageDataset) -> dict[str, float]:
+    """``rankme`` of the frozen, unmasked, pooled features. Every rank must call it."""
+    known, _ = features(task, ranks, dataset)
+    found = {"rankme": rankme(known)} if task.context.is_main else {}
+    return ranks.gather(found)[0]
 
 
 def features(task: Task, ranks: Ranks, dataset: ImageDataset) -> tuple[Tensor, Tensor]:

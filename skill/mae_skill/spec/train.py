@@ -40,6 +40,11 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         "direction": "minimize",
         "incomparable": ["train.mask_ratio", "train.norm_pix_loss"],
     },
+    {
+        "when": {**PRETRAIN, "dataset.val_data_sources": {"set": True}},
+        "metric": "rankme",
+        "direction": "maximize",
+    },
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mIoU", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
