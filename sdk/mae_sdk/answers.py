@@ -7,6 +7,7 @@ both add ``next``, the sensible next calls in their own language.
 from __future__ import annotations
 
 import errno
+import shlex
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,13 +114,17 @@ class Step:
     parent: str | None = None
     sources: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] = ()
+    skill_dir: str | None = None
 
 
 def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     """The command that launches a next job; what is to be filled in stands in capitals."""
+    from mae_skill.resolve import source_option
+
     words = [f"mae {verb} {step.action}"]
     words += [f"--parent {step.parent}"] if step.parent else []
-    words += [f"--{name.replace('_', '-')} URI" for name in step.sources]
+    words += [source_option(name) for name in step.sources]
+    words += [f"--skill-dir {shlex.quote(step.skill_dir)}"] if step.skill_dir else []
     words += [f"{key}={value}" for key, value in step.overrides]
     return " ".join(words) + root
 
@@ -127,6 +132,9 @@ def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
 def after(job: Job) -> list[Step]:
     """What may follow a job that is COMPLETE, the likeliest first."""
     record = job.record
+    skill_dir = record.get("skill_dir")
+    if skill_dir:
+        return _after_another(job, skill_dir)
     action = record["action"]
     if action == "train":
         evaluate = Step("evaluate", job.id, ("eval_dataset",))
@@ -151,6 +159,28 @@ def after(job: Job) -> list[Step]:
     whole = setting(job, "export.data_type") in (None, "fp32")
     builds = whole and setting(job, "export.format") in (None, "onnx")
     return [measured, Step("gen_trt_engine", job.id)] if builds else [measured]
+
+
+def _after_another(job: Job, skill_dir: str) -> list[Step]:
+    """What may follow a job of another bundle: its actions that take a parent's model, as its own
+    files say.
+    """
+    from mae_skill.bundle import Bundle
+    from mae_skill.errors import MaeError
+
+    try:
+        bundle = Bundle.load(skill_dir)
+    except (MaeError, OSError):  # it was moved or removed
+        return []
+    steps = []
+    for action in bundle.actions:
+        functions = [str(row) for row in (bundle.spec_params.get(action) or {}).values()]
+        if action == job.record["action"] or "parent_model" not in functions:
+            continue
+        rows = bundle.data_rows(action).values()
+        needed = dict.fromkeys(str(row.get("source")) for row in rows if not row.get("optional"))
+        steps.append(Step(action, job.id, tuple(needed), skill_dir=skill_dir))
+    return steps[:4]
 
 
 def fine_tuning(classes: int | None, parent: str | None = None) -> Step:
@@ -428,7 +458,7 @@ def inspect(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
-    from mae_sdk.plan.data import find_source
+    from mae_sdk.plan.sources import find_source
 
     info = Bundle.load().info
     place = find_source(source, info)

@@ -11,9 +11,9 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from mae_skill.errors import (
@@ -45,7 +45,7 @@ from mae_sdk.jobs.records import (
     misfit,
 )
 from mae_sdk.jobs.root import Root, check_id
-from mae_sdk.jobs.status import metrics_of, parse_status, read_status
+from mae_sdk.jobs.status import lines_of, metrics_of, parse_status, together
 from mae_sdk.run import report_process
 from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
 from mae_sdk.run.process import identify, is_alive
@@ -257,7 +257,8 @@ class Job:
         return len(records.read_record(self.folder)["attempts"]) == number
 
     def _lines(self) -> list[dict[str, Any]]:
-        return read_status(self.folder / "status.json")
+        record = records.read_record(self.folder)
+        return lines_of(self.folder, record["launch"].get("metric_file"))
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
@@ -343,8 +344,18 @@ class Job:
                 return [str(text) for text in found.get("warnings") or []]
         return list(self.record.get("data_warnings") or [])
 
-    def logs(self) -> str:
-        """What the runner has printed so far; before that, what the platform's engine has kept."""
+    def logs(self, tail: int | None = None) -> str:
+        """What the runner has printed so far; before that, what the platform's engine has kept.
+
+        Args:
+            tail: only the last lines.
+        """
+        text = self._whole_log()
+        if tail is None:
+            return text
+        return "".join(text.splitlines(keepends=True)[-tail:] if tail > 0 else [])
+
+    def _whole_log(self) -> str:
         text = self._text("log.txt")
         if not text:
             record = self.record
@@ -458,6 +469,95 @@ class Job:
         found = [path.parent / name for name in names] + [self.folder / name for name in names]
         return [place for place in dict.fromkeys(found) if place.is_file()]
 
+    def read(self, name: str) -> str:
+        """The text of one file of the job's folder, wherever the folder is.
+
+        Args:
+            name: its path in the folder: ``train/status.json``.
+
+        Raises:
+            UsageError: it leads out of the folder. NotFoundError: there is no such file.
+        """
+        path = PurePosixPath(name)
+        if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise UsageError(
+                "not a file of the job", field="name", got=name, expected="a path in its folder"
+            )
+        return self._bytes(str(path)).decode(errors="replace")
+
+    def _bytes(self, name: str) -> bytes:
+        place = self.folder / name
+        if not place.resolve().is_relative_to(self.folder):
+            raise UsageError("a link leads out of the job's folder", field="name", got=name)
+        try:
+            return place.read_bytes()
+        except OSError as error:
+            raise NotFoundError(
+                f"the job has no such file: {error.strerror}",
+                field="name",
+                got=name,
+                expected=f"one of {', '.join(sorted(self._names())[:12])}",
+            ) from None
+
+    def _names(self) -> list[str]:
+        """The files of its folder."""
+        return list(Root(self.folder.parent).files(self.id))
+
+    def events(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """The changes of its state, from the first on, as they happen; ends with the job.
+
+        Each is ``attempt, state, at, reason``.
+
+        Args:
+            timeout: seconds without an end after which it stops.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seen = 0
+        while True:
+            record, _ = self.observe()
+            changes = [
+                {"attempt": attempt["number"], **transition}
+                for attempt in record["attempts"]
+                for transition in attempt["transitions"]
+            ]
+            yield from changes[seen:]
+            seen = max(seen, len(changes))
+            if self._is_over(record) or (deadline is not None and time.monotonic() > deadline):
+                return
+            time.sleep(self._longest_pause)
+
+    def delete(self) -> None:
+        """Remove the job, its results and, of an AutoML job, its trials. It cannot be undone.
+
+        Raises:
+            UsageError: it has not ended; cancel it first.
+        """
+        doomed = [self, *self._trials()]
+        for job in doomed:
+            record, state = job.observe()
+            if not job._is_over(record):
+                raise UsageError(
+                    f"a job that is {state} cannot be deleted",
+                    field="job",
+                    got=job.id,
+                    expected="a job that has ended",
+                    hint=f"mae jobs cancel {job.id}",
+                )
+        for job in reversed(doomed):
+            job._remove()
+
+    def _trials(self) -> list[Job]:
+        root = Root(self.folder.parent)
+        return [self._beside(name) for name in root.ids() if name.startswith(f"{self.id}.")]
+
+    def _remove(self) -> None:
+        try:
+            shutil.rmtree(self.folder)
+        except OSError as error:
+            raise StorageError(
+                f"the job's folder cannot be removed: {error}", field="job", got=self.id
+            ) from None
+
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch with its metrics, in order; of an AutoML job one row per trial."""
         if self.record.get("kind") == "automl":
@@ -529,7 +629,11 @@ class Job:
         if record.get("kind") == "automl":
             child = best_child(Root(self.folder.parent), self.id)
             return Job(self.folder.parent / child).best_checkpoint(policy)
-        return CheckpointIndex(self.folder / record["action"]).select(policy)
+        index = CheckpointIndex(self.folder / record["action"])
+        if not index.path.exists():  # a runner that keeps none
+            chosen = outputs_of(self.id, self.folder.parent).model(policy)
+            return chosen.path
+        return index.select(policy)
 
     def cancel(self, wait: float = 40.0) -> str:
         """Stop every process of the job: SIGTERM, then SIGKILL after the grace period.
@@ -772,7 +876,26 @@ class RemoteJob(Job):
         return RemoteJob(self.root, job_id)
 
     def _lines(self) -> list[dict[str, Any]]:
-        return super()._lines() if self._here else parse_status(self._text("status.json"))
+        if self._here:
+            return super()._lines()
+        nested = self._text(f"{self._read()['action']}/status.json")
+        return together(parse_status(self._text("status.json")), parse_status(nested))
+
+    def _bytes(self, name: str) -> bytes:
+        return super()._bytes(name) if self._here else self.root.read(self.id, name)
+
+    def _names(self) -> list[str]:
+        return list(self.root.files(self.id))
+
+    def _trials(self) -> list[Job]:
+        return [self._beside(name) for name in self.root.ids() if name.startswith(f"{self.id}.")]
+
+    def _remove(self) -> None:
+        from mae_sdk.storage import transfer
+
+        for name in self.root.files(self.id):
+            transfer.delete(urls.join(self.root.job_url(self.id), name))
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _text(self, relative: str) -> str:
         if self._here:

@@ -20,16 +20,19 @@ from mae_skill.reader import dump_yaml
 from mae_sdk import files
 from mae_sdk.job import Job, awaits_launch, open_job, take_over
 from mae_sdk.jobs import records
+from mae_sdk.jobs.config_file import write_spec
 from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.records import Claimed, JobRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact_tree
+from mae_sdk.plan.command import command_of
 from mae_sdk.plan.cost import cost_key
-from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME
-from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, words
+from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
+from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
 from mae_sdk.plan.repeat import notice_of_plan
+from mae_sdk.plan.sources import is_images
 from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify
 from mae_sdk.storage import urls
@@ -134,20 +137,78 @@ class _Another(Exception):
 
 
 def _unpack(bundle: Bundle, plan: Plan) -> None:
-    """Extract sources that the runner wants as folders (``runtime: extracted_folder``).
+    """Bring data for a runner that reads files and folders of this machine: archives are extracted
+    (``runtime: extracted_folder``, or an input of type folder), and what is carried from behind a
+    URL is fetched.
 
     Raises:
         DataError, StorageError: one is hostile or corrupt, or cannot be fetched.
     """
-    for key, row in ((bundle.info.get("data_sources") or {}).get(plan.action) or {}).items():
+    inputs = bundle.action(plan.action).get("inputs")
+    declared = inputs if isinstance(inputs, dict) else {}
+    for key, row in bundle.data_rows(plan.action).items():
         value = get_dotted(plan.spec, key)
-        if not isinstance(row, dict) or row.get("runtime") != "extracted_folder" or not value:
+        images = is_images(row) and row.get("runtime") != "extracted_folder"
+        if not value or images or not isinstance(row, dict):
             continue
-        from mae_sdk.data.cache import extracted_folder
+        unpacked = row.get("runtime") == "extracted_folder" or _type(declared, key) == "folder"
+        brought = _brought(row, value, declared, key, unpacked)
+        if brought != value:
+            _set(plan, key, brought)
 
-        sources = [value] if isinstance(value, str) else value
-        folders = [str(extracted_folder(source)) for source in sources]
-        _set(plan, key, folders[0] if isinstance(value, str) else folders)
+
+def _type(declared: Mapping[str, Any], key: str) -> Any:
+    row = declared.get(key)
+    return row.get("type") if isinstance(row, Mapping) else None
+
+
+def _brought(
+    row: Mapping[str, Any], value: Any, declared: Mapping[str, Any], key: str, unpacked: bool
+) -> Any:
+    """A value of carried data with its paths on this machine."""
+    mapping = row.get("mapping")
+    if isinstance(value, list):
+        return [
+            _brought(row, one, declared, f"{key}[{at}]", unpacked) for at, one in enumerate(value)
+        ]
+    if isinstance(value, Mapping) and isinstance(mapping, Mapping):
+        found = dict(value)
+        for name, inner in mapping.items():
+            if not isinstance(inner, Mapping) or not found.get(name):
+                continue
+            nested = all(isinstance(item, Mapping) for item in inner.values())
+            part = {"mapping": inner} if nested else inner
+            if nested or "path" in inner:
+                # Of a list, the declaration names the first item.
+                first = f"{key.partition('[')[0]}[0].{name}" if "[" in key else f"{key}.{name}"
+                folder = unpacked or _type(declared, first) == "folder"
+                found[name] = _brought(part, found[name], declared, f"{key}.{name}", folder)
+        return found
+    return _local(value, unpacked) if isinstance(value, str) else value
+
+
+def _local(uri: str, unpacked: bool) -> str:
+    """A path on this machine: an archive as a folder where that is wanted, a URL as what it names.
+
+    Raises:
+        DataError, StorageError: it is hostile or corrupt, or cannot be fetched.
+    """
+    from mae_sdk.data.cache import extracted_folder
+    from mae_sdk.storage import transfer
+
+    if not urls.is_remote(uri):
+        folder = unpacked and urls.is_archive(uri) and urls.local_path(uri).is_file()
+        return str(extracted_folder(uri)) if folder else uri
+    is_file = transfer.exists(uri) and transfer.info(uri)["type"] == "file"
+    if not is_file or (unpacked and urls.is_archive(uri)):
+        return str(extracted_folder(uri))
+    seen = transfer.info(uri)
+    mark = f"{urls.unsigned(uri)}\0{seen['etag']}\0{seen['size']}\0{seen['mtime']}"
+    place = files.cache_home() / "carried" / hashlib.sha256(mark.encode()).hexdigest()[:16]
+    path = place.resolve() / urls.name_of(uri)
+    if not path.is_file():
+        transfer.download(uri, path)
+    return str(path)
 
 
 def _set(plan: Plan, key: str, value: Any) -> None:
@@ -163,7 +224,7 @@ def _set(plan: Plan, key: str, value: Any) -> None:
 def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
     """``job.json`` of a plan; it holds no secret."""
     rows = bundle.spec_params.get(plan.action) or {}
-    functions = {key: _function(row) for key, row in rows.items()}
+    functions = {key: function_of(row) for key, row in rows.items()}
     resume_keys = _of(functions, OF_RESUME)
     digests = [counted.get("digest") for counted in plan.sources.values()]
     key = plan.request.idempotency_key
@@ -172,7 +233,8 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "id": plan.job_id,
         "action": plan.action,
         "kind": "plain",
-        "skill": str(bundle.info.get("name") or ""),
+        "skill": bundle.name,
+        "network_arch": bundle.info.get("network_arch"),
         "created_at": records.now(),
         "parent": plan.parent.id if plan.parent is not None else None,
         "platform": plan.request.platform,
@@ -197,6 +259,8 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         "launch": plan.launch,
         "attempts": [],
     }
+    if plan.request.skill_dir:
+        record["skill_dir"] = str(Path(plan.request.skill_dir).resolve())
     if plan.parent is not None and plan.parent.best_child_of:
         record["parent_automl"] = plan.parent.best_child_of
     if plan.study is not None:
@@ -204,7 +268,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
         record["launch"] = plan.launch | {
             "command": [sys.executable, "-m", "mae_sdk.automl.controller", plan.job_dir],
             "processes": 1,
-            "result": "train/result.json",
+            "result": f"{plan.action}/result.json",
             "devices": [],
             "device_count": 0,
         }
@@ -234,11 +298,6 @@ def _model(bundle: Bundle, plan: Plan) -> dict[str, str | None]:
         value = get_dotted(plan.spec, str(key)) if key else None
         found[name] = value if isinstance(value, str) else None
     return {**found, "stage": found["stage"] or plan.stage}
-
-
-def _function(row: Any) -> str:
-    """The inference function that a row of ``spec_params`` names."""
-    return str(row.get("function")) if isinstance(row, dict) else str(row).split(",", 1)[0].strip()
 
 
 def _of(functions: Mapping[str, str], names: Sequence[str]) -> list[str]:
@@ -275,7 +334,7 @@ def _folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> Ite
     replace = "claim" in record
     try:
         with files.atomic_folder(job_dir, replace=replace) as temporary:
-            files.write_text(temporary / "spec.yaml", dump_yaml(plan.spec))
+            write_spec(temporary, plan.spec, plan.launch.get("config"))
             if plan.study is not None:
                 _write_study(bundle, plan, temporary)
             files.write_json(temporary / records.RECORD_NAME, record)
@@ -296,8 +355,8 @@ def _write_study(bundle: Bundle, plan: Plan, folder: Path) -> None:
     from mae_sdk.automl import setup
 
     assert plan.study is not None
-    command = words(bundle.info["actions"][plan.action] or {}, plan.action)
-    launch = {**plan.launch, "command": command}
+    command = command_of(bundle, plan.action, plan.spec)
+    launch = {**plan.launch, "command": list(command.words)}
     if plan.launch.get("remote"):
         launch["remote"] = Root(plan.results_root).url + "/{job_id}"
     warm = str(bundle.info.get("warm_command") or "").split()

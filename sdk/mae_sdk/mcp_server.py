@@ -80,10 +80,19 @@ _PLAN_OPTIONS: dict[str, Any] = {
         "type": "string",
         "description": "Folder or archive of images to predict.",
     },
+    "sources": {
+        "type": "object",
+        "description": "Data sources of other names, as the bundle's data_sources have them: "
+        "name to URI.",
+    },
     "parent_job_id": {"type": "string", "description": "The job whose model this one takes."},
     "checkpoint": {
         "type": "string",
         "description": "best (default), latest or epoch:N of the parent.",
+    },
+    "foreign_parent": {
+        "type": "boolean",
+        "description": "Take the model of a parent that was made with another bundle.",
     },
     "ptm": {"type": "string", "description": "Pretrained weights: a path or URL."},
     "automl_policy": {
@@ -150,13 +159,26 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
 
     The bundle's actions, and the spec fields that its schemas mark popular.
     """
+    from mae_sdk.plan.score import of_action
+
     bundle = skill.bundle
-    actions = list(bundle.info["actions"])
+    actions = bundle.actions
     fields: dict[str, Any] = {}
+    unserved: dict[str, str] = {}
     for action in actions:
-        fields.update(popular_fields(bundle.schema(action)))
+        # A bundle with one bad action serves the others.
+        with contextlib.suppress(MaeError):
+            fields.update(popular_fields(bundle.schema(action)))
+        problems = of_action(bundle, action)["problems"]
+        if problems:
+            unserved[action] = f"{problems[0]['field']}: {problems[0]['message']}"
+    about = "; ".join(f"{action} cannot be served: {why}" for action, why in unserved.items())
     return {
-        "action": {"type": "string", "enum": actions},
+        "action": {
+            "type": "string",
+            "enum": actions,
+            **({"description": about[:MAX_TEXT]} if about else {}),
+        },
         "spec_overrides": {
             "type": "object",
             "properties": fields,
@@ -195,7 +217,9 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     list of keys, or a spec that holds them.
     """
     listed = schema.get("popular") or []
-    names = set(flatten(listed)) if isinstance(listed, dict) else {*listed}
+    names = set(flatten(listed)) if isinstance(listed, dict) else set()
+    if isinstance(listed, list):
+        names = {one for one in listed if isinstance(one, str)}
     keep = (
         "type",
         "enum",
@@ -208,7 +232,7 @@ def popular_fields(schema: Mapping[str, Any]) -> dict[str, Any]:
         "items",
     )
     return {
-        key: {word: node[word] for word in keep if word in node}
+        key: {word: answers.plain(node[word]) for word in keep if word in node}
         for key, node in field_nodes(schema).items()
         if key in names or node.get("popular") is True
     }
@@ -655,7 +679,7 @@ async def _serve(skill_dir: str | None) -> None:
         )
 
     server = Server(
-        skill.bundle.info.get("name", "mae"),
+        skill.bundle.name,
         version=version("mae-skill"),
         instructions="Plan; show the plan to the person; run with confirmed=true; status, metrics; "
         "then the next action by parent_job_id.",

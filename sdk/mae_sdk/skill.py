@@ -124,10 +124,42 @@ class Skill:
         return open_job(root, root.resolve(job_id))
 
     def jobs(
-        self, results_root: str | os.PathLike[str] | None = None, *, all: bool = False
+        self,
+        results_root: str | os.PathLike[str] | None = None,
+        *,
+        all: bool = False,
+        state: str | None = None,
     ) -> list[Job]:
-        """Every job of a results root, newest first; AutoML trials only with `all`."""
-        from mae_sdk.job import list_jobs
+        """Every job of a results root, newest first; AutoML trials only with `all`.
+
+        Args:
+            state: only jobs in this state: ``RUNNING``, ``COMPLETE`` …
+
+        Raises:
+            UsageError: there is no such state.
+        """
+        from mae_sdk.job import list_jobs, observe_jobs
+        from mae_sdk.jobs import records
         from mae_sdk.jobs.root import Root
 
-        return list_jobs(Root(results_root), trials=all)
+        listed = list_jobs(Root(results_root), trials=all)
+        if state is None:
+            return listed
+        wanted = state.upper()
+        known = (records.PENDING, records.RUNNING, *sorted(records.TERMINAL), records.UNKNOWN)
+        if wanted not in known:
+            raise UsageError("no such state", field="state", got=state, expected=", ".join(known))
+        seen = observe_jobs(listed)
+        return [
+            job
+            for job, one in zip(listed, seen, strict=True)
+            if one is not None and one[1] == wanted
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        """The calls of another SDK, answered with ours."""
+        from mae_sdk.plan.other_sdk import CALLS
+
+        if name in CALLS:
+            raise AttributeError(f"there is no Skill.{name}: {CALLS[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -4,20 +4,37 @@ bundle of this shape is read alike.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_skill.dialect import normalise
-from mae_skill.errors import NotFoundError, SpecError, UsageError
-from mae_skill.reader import read_spec
+from mae_skill.dialect import is_foreign, normalise, unread_info, unread_schema
+from mae_skill.dotted import set_dotted
+from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.reader import parse_value, read_spec
 
 INFO = "skill_info.yaml"
+
+_CONVENTIONS = (
+    (("checkpoint", "trt_engine", "onnx_file", "model_path"), "parent_model"),
+    (("resume_training_checkpoint_path", "resume_checkpoint"), "resume_model"),
+    (("pretrained_model_path", "pretrained_checkpoint"), "ptm_if_no_resume_model"),
+)
+"""What inputs of these names take, in a bundle that maps none: its action's own section's alone."""
+
+_FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+"""What the inference functions are called like; any other word is a constant."""
+
+MAX_NAMED = 8
+"""Keys that one notice names."""
 
 
 def find_bundle_root() -> Path:
@@ -45,12 +62,14 @@ class Bundle:
     Attributes:
         root: its folder.
         info: ``skill_info.yaml``.
-        notes: what could not be used of it, for the user.
+        notes: action → what could not be used of its schema, for the user.
+        partial: whether it is one of several infos of its folder, whose schemas are the main one's.
     """
 
     root: Path
     info: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    partial: bool = False
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -64,9 +83,8 @@ class Bundle:
         """
         root = Path(path) if path is not None else find_bundle_root()
         if root.is_file() and root.name.endswith(INFO):
-            return cls._of(
-                root, root.parents[1] if root.parent.name == "references" else root.parent
-            )
+            above = root.parents[1] if root.parent.name == "references" else root.parent
+            return cls._of(root, above, partial=root.name != INFO)
         file = next(
             (item for item in (root / "references" / INFO, root / INFO) if item.is_file()), None
         )
@@ -80,7 +98,7 @@ class Bundle:
         return cls._of(file, root)
 
     @classmethod
-    def _of(cls, file: Path, root: Path) -> Bundle:
+    def _of(cls, file: Path, root: Path, partial: bool = False) -> Bundle:
         changed = file.stat()
         info = copy.deepcopy(_read(file, changed.st_mtime_ns, changed.st_size))
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
@@ -90,12 +108,39 @@ class Bundle:
                 got=info.get("actions"),
                 expected="a mapping of action names",
             )
-        return cls(root, info)
+        _check_tables(info)
+        return cls(root, info, partial=partial)
+
+    def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
+        """Spec field → row of ``data_sources``, of an action."""
+        return dict((self.info.get("data_sources") or {}).get(action) or {})
+
+    @property
+    def name(self) -> str:
+        """Its name, else that of its architecture, else that of its folder."""
+        return str(self.info.get("name") or self.info.get("network_arch") or self.root.name)
 
     @property
     def actions(self) -> list[str]:
         """The names of its actions."""
         return list(self.info["actions"])
+
+    def notices(self, action: str) -> list[str]:
+        """What of the bundle's files is not used for an action, each kind once."""
+        found = list(self.notes.get(action, ()))
+        others = [f".{name}." for name in self.actions if name != action]
+        strange = [
+            key for key in unread_info(self.info) if not any(other in key for other in others)
+        ]
+        with contextlib.suppress(MaeError):
+            strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
+        if strange:
+            more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
+            found.append(
+                f"keys of the bundle that are not read: {', '.join(strange[:MAX_NAMED])}{more}; "
+                "`mae skill validate DIR` lists them"
+            )
+        return found
 
     def action(self, name: str) -> dict[str, Any]:
         """The entry of an action.
@@ -129,23 +174,54 @@ class Bundle:
     @property
     def spec_params(self) -> dict[str, dict[str, str]]:
         """Action → spec field → inference function: of ``skill_info.yaml``, else the table of
-        ``SKILL.md``.
+        ``SKILL.md``, else that of ``references/mappings.md``, else by the names of the inputs.
         """
         found = self.info.get("spec_params")
         if isinstance(found, dict):
-            return {str(action): dict(rows or {}) for action, rows in found.items()}
-        page = self.root / "SKILL.md"
-        return _table(page.read_text(encoding="utf-8")) if page.is_file() else {}
+            rows = {str(action): dict(rows or {}) for action, rows in found.items()}
+            return rows if any(rows.values()) else self._conventional()
+        for page in (self.root / "SKILL.md", self.root / "references" / "mappings.md"):
+            table = _table(page.read_text(encoding="utf-8")) if page.is_file() else {}
+            if table:
+                return table
+        return self._conventional()
+
+    def _conventional(self) -> dict[str, dict[str, str]]:
+        """The mappings of a bundle that states none: of its declared inputs, by their names."""
+        found: dict[str, dict[str, str]] = {}
+        for action in self.actions:
+            inputs = self.action(action).get("inputs")
+            for key in inputs if isinstance(inputs, Mapping) else ():
+                last = str(key).rpartition(".")[2]
+                own = str(key).split(".")[0] == action
+                for words, function in _CONVENTIONS if own else ():
+                    if last in words:
+                        found.setdefault(action, {})[str(key)] = function
+        return found
 
     def schema_path(self, action: str) -> Path:
         """Where the action's schema is, whether or not it is there."""
         entry = (self.manifest.get("actions") or {}).get(action) or {}
-        named = self.root / "schemas" / str(entry.get("path") or f"{action}.schema.json")
-        return (
-            named
-            if named.is_file()
-            else self.root / str(entry.get("path") or f"schemas/{action}.schema.json")
-        )
+        path = entry.get("path") if isinstance(entry, Mapping) else None
+        named = self.root / "schemas" / str(path or f"{action}.schema.json")
+        if not _is_file(named):
+            named = self.root / str(path or f"schemas/{action}.schema.json")
+        return self._inside(named)
+
+    def _inside(self, path: Path) -> Path:
+        """A file that the bundle names.
+
+        Raises:
+            UsageError: it is not in the bundle's folder.
+        """
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise UsageError(
+                "the bundle names a file outside its folder",
+                field="skill_info",
+                got=str(path),
+                expected="a file in its folder",
+            )
+        return path
 
     def schema(self, action: str) -> dict[str, Any]:
         """The action's schema as JSON Schema; upstream's type words and infinite bounds are
@@ -159,7 +235,7 @@ class Bundle:
         self.action(action)
         if action not in self._schemas:
             path = self.schema_path(action)
-            if not path.is_file():
+            if not _is_file(path):
                 raise NotFoundError(
                     "the action has no schema",
                     field=f"schemas.{action}",
@@ -183,40 +259,146 @@ class Bundle:
                     expected="a JSON Schema with properties",
                 )
             _refuse_foreign_references(found, action)
-            self._schemas[action], notes = normalise(found)
-            self.notes += [note for note in notes if note not in self.notes]
+            shipped = []
+            with contextlib.suppress(MaeError, OSError):
+                shipped.append(self.template(action))
+            constants = self._constants(action)
+            if self.partial and shipped:  # the main bundle's defaults are not this one's
+                found = {name: item for name, item in found.items() if name != "default"}
+            self._schemas[action], self.notes[action] = normalise(found, *shipped, constants)
         return self._schemas[action]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its schemas are written in upstream's dialect, or it has none."""
+        found = []
+        for action in self.actions:
+            try:
+                found.append(json.loads(self.schema_path(action).read_text(encoding="utf-8")))
+            except (OSError, ValueError, MaeError):
+                continue
+        return not found or any(isinstance(one, dict) and is_foreign(one) for one in found)
+
+    def _constants(self, action: str) -> dict[str, Any]:
+        """The fields of an action that ``spec_params`` gives a constant, as a spec."""
+        found: dict[str, Any] = {}
+        for key, row in (self.spec_params.get(action) or {}).items():
+            value = row.get("value") if isinstance(row, dict) else row
+            if isinstance(value, str):
+                function, comma, text = value.partition(",")
+                if comma and function.strip() == "assign_const_value":
+                    value = parse_value(text.strip())
+                elif _FUNCTION.fullmatch(value):
+                    continue
+            if not (isinstance(row, dict) and "value" not in row):
+                with contextlib.suppress(UsageError):
+                    set_dotted(found, key, value)
+        return found
 
     def template_path(self, action: str) -> Path:
         """Where the action's spec template is, whether or not it is there."""
         entry = (self.manifest.get("actions") or {}).get(action) or {}
+        entry = entry if isinstance(entry, Mapping) else {}
         name = (
             (self.info.get("spec_templates") or {}).get(action)
             or entry.get("spec_template")
             or f"spec_template_{action}.yaml"
         )
         named = self.root / "references" / str(name)
-        return named if named.is_file() else self.root / str(name)
+        return self._inside(named if _is_file(named) else self.root / str(name))
 
     def template(self, action: str) -> dict[str, Any]:
-        """The action's spec template.
+        """The action's spec template, with the ``defaults`` and ``args`` of its entry and the
+        bundle's ``key_defaults``.
+
+        One of the last counts where the template has the section of its key.
 
         Raises:
             NotFoundError: the file is missing.
             SpecError: it does not parse.
             UsageError: an unknown action.
         """
-        self.action(action)
         path = self.template_path(action)
-        if not path.is_file():
+        defaults = _action_defaults(self.action(action))
+        if not _is_file(path) and not defaults:
             raise NotFoundError(
                 "the action has no spec template",
                 field=f"spec_templates.{action}",
                 got=path.name,
                 hint="mae skill generate",
             )
-        changed = path.stat()
-        return copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+        found: dict[str, Any] = {}
+        if _is_file(path):
+            changed = path.stat()
+            found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+        for key, value in defaults.items():
+            set_dotted(found, key, copy.deepcopy(value))
+        for key, value in self.key_defaults.items():
+            first = key.split(".")[0]
+            if first in found and (first == key or isinstance(found[first], dict)):
+                set_dotted(found, key, copy.deepcopy(value))
+        return found
+
+    @property
+    def key_defaults(self) -> dict[str, Any]:
+        """Dotted key → the value that the bundle sets before anybody else."""
+        found = self.info.get("key_defaults")
+        return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+_TABLES = {"data_sources": 2, "spec_params": 1, "actions": 1, "key_defaults": 0, "inherit": 0}
+"""The tables of ``skill_info.yaml``, and how many levels of mappings are below each."""
+
+_ROWS = ("spec_templates", "spec_shorthand_keys", "cost_keys", "automl_keys")
+
+
+def _check_tables(info: Mapping[str, Any]) -> None:
+    """Refuse a table that is no mapping.
+
+    Raises:
+        SpecError: the first one.
+    """
+
+    def check(value: Any, key: str, depth: int) -> None:
+        if value is None:
+            return
+        if not isinstance(value, dict):
+            raise SpecError(
+                "not a mapping in the bundle's skill_info.yaml",
+                field=key,
+                got=type(value).__name__,
+                expected="a mapping",
+            )
+        for name, item in value.items() if depth else ():
+            check(item, f"{key}.{name}", depth - 1)
+
+    for name in (*_TABLES, *_ROWS):
+        check(info.get(name), name, _TABLES.get(name, 0))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key → value, of an entry's ``defaults`` and of its ``args`` where they are a mapping,
+    or a list of mappings with a ``name``: a value, or ``{default: value}``; one that is required is
+    not given yet.
+    """
+    found: dict[str, Any] = {}
+    for name in ("args", "defaults"):
+        table = entry.get(name)
+        if isinstance(table, list):
+            table = {one["name"]: one for one in table if isinstance(one, dict) and "name" in one}
+        for key, value in table.items() if isinstance(table, Mapping) else ():
+            if name == "args" and isinstance(value, Mapping):
+                value = value.get("default", NOT_GIVEN if value.get("required") else None)
+            found[str(key)] = value
+    return found
 
 
 def _refuse_foreign_references(schema: Any, action: str) -> None:

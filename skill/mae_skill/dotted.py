@@ -1,10 +1,14 @@
-"""Dotted keys (``train.optim.lr``) of specs and of schemas.
+"""Dotted keys (``train.optim.lr``, ``data.sources[0].folder``) of specs and of schemas.
+
+``name[0]`` is the first item of a list. Where there is no list yet, as in a layer that says one
+item alone, the part stands as it is written; `mae_skill.merge` puts it into the list.
 
 The standard library only, so that every file may import it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,13 +54,33 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def split_index(part: str) -> tuple[str, list[int]]:
+    """``name[0][2]`` as the name and the positions; a part without one has none."""
+    match = _INDEXED.fullmatch(part)
+    if match is None:
+        return part, []
+    return match[1], [int(one) for one in _POSITION.findall(match[2])]
+
+
+_INDEXED = re.compile(r"([^\[\]]+)((?:\[\d{1,6}\])+)")
+_POSITION = re.compile(r"\[(\d+)\]")
+
+
 def get_dotted(document: Mapping[str, Any], key: str, default: Any = None) -> Any:
     """The value at a dotted key, or ``default`` where a part of the path is missing."""
     here: Any = document
     for part in key.split("."):
-        if not isinstance(here, Mapping) or part not in here:
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+            continue
+        name, positions = split_index(part) if "[" in part else (part, [])
+        if not positions or not isinstance(here, Mapping) or name not in here:
             return default
-        here = here[part]
+        here = here[name]
+        for position in positions:
+            if not isinstance(here, list) or position >= len(here):
+                return default
+            here = here[position]
     return here
 
 
@@ -67,14 +91,37 @@ def set_dotted(document: dict[str, Any], key: str, value: Any) -> None:
         UsageError: a part of the path is a value, not a section.
     """
     *path, last = key.split(".")
-    here = document
+    here: Any = document
     for part in path:
-        if not isinstance(here.setdefault(part, {}), dict):
+        holder, at = _place(here, part, key)
+        if isinstance(holder, dict):
+            holder.setdefault(at, {})
+        if not isinstance(holder[at], dict):
             raise UsageError(
-                f"{part} is a value, not a section", field=key, got=here[part], expected="a section"
+                f"{part} is a value, not a section", field=key, got=holder[at], expected="a section"
             )
-        here = here[part]
-    here[last] = value
+        here = holder[at]
+    holder, at = _place(here, last, key)
+    holder[at] = value
+
+
+def _place(section: dict[str, Any], part: str, key: str) -> tuple[Any, Any]:
+    """The mapping or list that holds a part of a key, and its name or position there.
+
+    Raises:
+        UsageError: the list has no such item.
+    """
+    name, positions = split_index(part) if "[" in part else (part, [])
+    if not positions or part in section or not isinstance(section.get(name), list):
+        return section, part
+    holder: Any = section[name]
+    for position in positions[:-1]:
+        holder = holder[position] if position < len(holder) else None
+        if not isinstance(holder, list):
+            break
+    if not isinstance(holder, list) or positions[-1] >= len(holder):
+        raise UsageError("the list has no such item", field=key, got=part)
+    return holder, positions[-1]
 
 
 def field_nodes(schema: Mapping[str, Any], prefix: str = "") -> dict[str, Mapping[str, Any]]:

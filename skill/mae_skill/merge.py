@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
+from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, absent_items, given_only
@@ -111,6 +111,13 @@ def _merge_into(
 ) -> None:
     for name, value in document.items():
         key = f"{prefix}{name}"
+        if "[" in str(name) and str(name) not in (schema.get("properties") or {}):
+            plain, positions = split_index(str(name))
+            if len(positions) == 1:
+                problems += _merge_item(
+                    resolved, value, schema, layer, f"{prefix}{plain}", positions[0]
+                )
+                continue
         child = _child(schema, str(name))
         if isinstance(value, Mapping) and (_is_section(child) or not child):
             here = get_dotted(resolved.spec, key)
@@ -159,6 +166,48 @@ def _merge_into(
             continue
         set_dotted(resolved.spec, key, coerced)
         resolved.provenance[key] = Origin(layer, note)
+
+
+def _merge_item(
+    resolved: Resolved,
+    value: Any,
+    schema: Mapping[str, Any],
+    layer: OriginKind,
+    key: str,
+    position: int,
+) -> list[MaeError]:
+    """Put one item, or fields of one, into the list at `key`: an item that is there, or the next
+    one. Returns what is wrong with it.
+    """
+    here = get_dotted(resolved.spec, key)
+    items = list(here) if isinstance(here, list) else []
+    if here not in (None, "", {}, NOT_GIVEN) and not isinstance(here, list):
+        return [SpecError("not a list", field=f"{key}[{position}]", got=here, expected="a list")]
+    if position > len(items):
+        return [
+            SpecError(
+                "the list has no such item",
+                field=f"{key}[{position}]",
+                got=position,
+                expected=f"at most {len(items)}: the list has {len(items)} items",
+            )
+        ]
+    if position == len(items):
+        items.append(None)
+    child = _child(schema, key.rpartition(".")[2]).get("items")
+    node = child if isinstance(child, Mapping) else {}
+    inner = Resolved({"item": items[position]})
+    problems: list[MaeError] = []
+    if isinstance(value, Mapping) and not isinstance(items[position], Mapping):
+        inner.spec = {"item": {}}
+    _merge_into(inner, {"item": value}, {"properties": {"item": node}}, layer, "", problems)
+    items[position] = inner.spec["item"]
+    set_dotted(resolved.spec, key, items)
+    for name, origin in inner.provenance.items():
+        resolved.provenance[f"{key}[{position}]{name.removeprefix('item')}"] = origin
+    for problem in problems:
+        problem.field = f"{key}[{position}]{str(problem.field).removeprefix('item')}"
+    return problems
 
 
 def _move_aliases(

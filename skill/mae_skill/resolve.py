@@ -11,9 +11,11 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from mae_skill.bundle import Bundle
+from mae_skill.conditions import acts
 from mae_skill.dotted import (
     MISSING,
     expand_shorthand,
@@ -30,6 +32,9 @@ from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema, describe
 from mae_skill.texts import no_url
+
+FUNCTIONS = "mae_skill.bundle_functions"
+"""The entry points of functions that bundles may name: ``validator``, ``estimator``."""
 
 WHOLE = 0.9
 """A spec that sets this share of the template's fields is taken to be a template that was written
@@ -118,6 +123,7 @@ def layers_of(
         UsageError: an unknown action, recipe or section; a field is given twice.
     """
     layers = Layers(_schema(bundle, action), optional=_optional(bundle, action))
+    layers.notices += bundle.notices(action)
     _read_template(bundle, action, layers)
     if recipe:
         layers.recipe = recipe_spec(recipe)
@@ -181,6 +187,8 @@ def _schema(bundle: Bundle, action: str) -> dict[str, Any]:
 def _read_template(bundle: Bundle, action: str, layers: Layers) -> None:
     try:
         layers.template = dict(bundle.template(action))
+    except UsageError:  # it leads out of the bundle
+        raise
     except (MaeError, OSError) as error:
         base = "the schema's defaults" if layers.schema.get("default") else "the overrides alone"
         reason = str(error).splitlines()[0]
@@ -245,21 +253,20 @@ def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeEr
 
 def _optional(bundle: Bundle, action: str) -> set[str]:
     """The fields that the bundle calls optional, among an action's files."""
-    of_data = (bundle.info.get("data_sources") or {}).get(action)
-    tables = (of_data, bundle.action(action).get("inputs"))
-    return {
-        str(key)
-        for table in tables
-        if isinstance(table, Mapping)
-        for key, row in table.items()
-        if isinstance(row, Mapping) and row.get("optional")
-    }
+    tables = (bundle.data_rows(action), _inputs(bundle.info, action))
+    return {str(key) for table in tables for key, row in table.items() if _is_optional(row)}
 
 
 def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -> set[str]:
     """The fields that nobody gave, of those that the action reads: not those of other actions."""
-    others = set(bundle.actions) - {action}
-    return {key for key in absent - optional if key.split(".")[0] not in others}
+    named = bundle.manifest.get("actions")
+    others = {*bundle.actions, *(named if isinstance(named, Mapping) else ())} - {action}
+    return {
+        key
+        for key in absent - optional
+        if key.split(".")[0] not in others
+        and not any(key.startswith((f"{name}.", f"{name}[")) for name in optional)
+    }
 
 
 def _forget_what_nobody_chose(found: Resolution, layers: Layers) -> None:
@@ -289,15 +296,16 @@ def judge(
             "the spec"
         )
     shaped = check_schema(found.spec, schema) if schema else []
-    missing = _not_given(found.absent, schema)
+    problems = list(problems)
+    known_fields = {problem.field for problem in problems}
+    missing = [item for item in _not_given(found.absent, schema) if item.field not in known_fields]
     absent = {problem.field for problem in missing}
     shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
-    problems = list(problems)
     unsettled = shaped or any(has_reference(problem.got) for problem in problems)
     facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
     known = [*problems, *seen]
     known += _missing_data(bundle.info, action, found.spec, known)
-    found.errors, found.warnings = [*shaped, *known], []
+    found.errors, found.warnings = [*shaped, *known], _missing_inputs(bundle, action, found.spec)
     if unsettled:
         return
 
@@ -308,7 +316,7 @@ def judge(
     errors, warnings = entry_point(rules)(action, found.spec, found.provenance, facts)
     fields = {problem.field for problem in known}
     found.errors += [error for error in errors if error.field not in fields]
-    found.warnings = [item for item in warnings if not getattr(item, "note", False)]
+    found.warnings += [item for item in warnings if not getattr(item, "note", False)]
     found.notices += [str(item) for item in warnings if getattr(item, "note", False)]
 
 
@@ -331,29 +339,96 @@ def _missing_data(
 ) -> list[MaeError]:
     """Data that the action cannot do without: an empty source never means everything."""
     reported = {problem.field for problem in known}
+    optional = {key for key, row in _inputs(info, action).items() if _is_optional(row)}
     return [
         DataError(
             f"{action} needs data",
             field=str(key),
             got=get_dotted(spec, str(key)),
-            expected=f"a folder, an archive or a URL of either: {key} in the spec, "
-            f"or --{str(row.get('source')).replace('_', '-')} URI",
+            expected=f"a file, a folder, an archive or a URL: {key} in the spec, "
+            f"or {source_option(row.get('source'))}",
         )
         for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(row, Mapping)
-        and row.get("required")
+        and row.get("source")
+        and not _is_optional(row)
+        and key not in optional
+        and acts(row.get("when"), spec) is None
         and not get_dotted(spec, str(key))
         and not reported & {str(key), row.get("source")}
     ]
 
 
+def source_option(name: Any) -> str:
+    """The option of the command line that gives a source."""
+    if name in ("train_datasets", "eval_dataset", "inference_dataset"):
+        return f"--{name.replace('_', '-')} URI"
+    return f"--source {name}=URI"
+
+
+def _inputs(info: Mapping[str, Any], action: str) -> dict[str, Any]:
+    """The files that an action reads, as its entry declares them: field → its row."""
+    found = (info["actions"][action] or {}).get("inputs")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _is_optional(row: Any) -> bool:
+    return isinstance(row, Mapping) and (bool(row.get("optional")) or row.get("required") is False)
+
+
+def _missing_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[Any]:
+    """A warning for the declared inputs that have no value; data has an error of its own."""
+    if bundle.action(action).get("mode") == "passthrough":  # its command reads no spec
+        return []
+    outputs = bundle.action(action).get("outputs")
+    others = {*bundle.data_rows(action), *(outputs if isinstance(outputs, Mapping) else ())}
+    models = {
+        key
+        for key, function in (bundle.spec_params.get(action) or {}).items()
+        if str(function).startswith("parent_model")
+    }
+    filled = any(get_dotted(spec, key) for key in models)  # one model is enough for a run
+    missing = [
+        key
+        for key, row in _inputs(bundle.info, action).items()
+        if not _is_optional(row)
+        and key not in others
+        and not any(key.startswith((f"{name}.", f"{name}[")) for name in others)
+        and not (filled and key in models)
+        and get_dotted(spec, key) in (None, "", [])
+    ]
+    if not missing:
+        return []
+    return [
+        UsageError(
+            "the bundle lists inputs that nothing gives",
+            field=missing[0],
+            got=missing,
+            expected="a path each: KEY=PATH, or a parent job",
+            hint="the run may fail at its start",
+        )
+    ]
+
+
 def entry_point(text: str) -> Any:
-    """The function that ``module:function`` names.
+    """The function that ``module:function`` names: one of this package, or one that an installed
+    package declares under the entry points of the group `FUNCTIONS`. A bundle's file alone makes
+    nothing run.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it is not declared.
     """
     module, _, name = str(text).partition(":")
+    declared = module.split(".")[0] == __package__ or any(
+        one.value == text for one in entry_points(group=FUNCTIONS)
+    )
+    if not declared:
+        raise UsageError(
+            "the bundle names a function that no installed package declares",
+            field="skill_info",
+            got=text,
+            expected=f"an entry point of the group {FUNCTIONS}",
+        )
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

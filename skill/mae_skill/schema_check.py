@@ -51,19 +51,20 @@ def check_schema(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mae
     return list(problems.values())
 
 
-def _iterate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
+def _iterate(spec: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
     """jsonschema's errors.
 
     Raises:
         UsageError: the bundle's schema cannot be used.
     """
+    from jsonschema.exceptions import UnknownType
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     try:
         # An empty registry: nothing is ever fetched.
         yield from _validator()(schema, registry=Registry()).iter_errors(spec)
-    except (Unresolvable, RecursionError, re.error, TypeError, ValueError) as error:
+    except (UnknownType, Unresolvable, RecursionError, re.error, TypeError, ValueError) as error:
         raise UsageError(
             "the bundle's schema cannot be used",
             field="schemas",
@@ -71,6 +72,15 @@ def _iterate(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any
             expected="JSON Schema draft 2020-12",
             hint="mae skill validate DIR",
         ) from error
+
+
+def violated(value: Any, node: Mapping[str, Any]) -> set[str]:
+    """The keywords of one schema node that a value breaks.
+
+    Raises:
+        UsageError: the node cannot be used.
+    """
+    return {str(error.absolute_schema_path[0]) for error in _iterate(value, node)}
 
 
 @functools.cache

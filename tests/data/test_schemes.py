@@ -155,7 +155,7 @@ NO_URL = [
 
 @pytest.mark.parametrize("url", NO_URL)
 def test_a_url_that_can_name_nothing_is_a_usage_error_wherever_it_is_given(url: str) -> None:
-    from mae_sdk.plan.data import locate
+    from mae_sdk.plan.sources import locate
     from mae_skill.bundle import Bundle
 
     for call in (open_source, transfer.info, transfer.list_files):

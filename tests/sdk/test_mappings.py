@@ -175,6 +175,28 @@ def test_the_key_is_a_reference_and_only_where_the_variable_is_set(root: Path) -
         ("parent_model_folder", "x1", False, False, "x1/export"),
         ("create_onnx_file", None, False, False, "/out/new/train/model.onnx"),
         ("create_engine_file", None, False, False, "/out/new/train/model.engine"),
+        ("create_pth_file", None, False, False, "/out/new/train/model.pth"),
+        ("create_onnx_file_2d", None, False, False, "/out/new/train/model_2d.onnx"),
+        ("create_cal_cache", None, False, False, "/out/new/train/cal.bin"),
+        (
+            "create_inference_result_file_json",
+            None,
+            False,
+            False,
+            "/out/new/train/inference_results.json",
+        ),
+        (
+            "create_evaluate_cmc_plot_reid",
+            None,
+            False,
+            False,
+            "/out/new/train/evaluate_cmc_plot.png",
+        ),
+        ("output_dir_labels", None, False, False, "/out/new/train/labels"),
+        ("parent_model_evaluate", "t1", False, False, BEST),
+        ("resume_model_bool", None, False, True, "True"),
+        ("from_csv", None, False, False, None),
+        ("StereoDataset", None, False, False, "StereoDataset"),
         ("output_dir", None, False, False, "/out/new"),
         ("key", None, False, False, "env:MAE_ENCRYPTION_KEY"),
         ("assign_const_value,30", None, False, False, "30"),
@@ -191,7 +213,38 @@ def test_every_function_gives_what_it_says(
         root, "train", parent, rows, ptm=str(root / "w.pth") if ptm else None, job_dir=root / "new"
     )
     assert found == ({} if expected is None else {"some.model_path": expected})
-    assert function.partition(",")[0] in mappings.FUNCTIONS
+
+
+def test_two_files_of_one_kind_are_named_after_their_fields(root: Path) -> None:
+    rows = {"a.onnx_file": "create_onnx_file", "a.decoder_onnx_file": "create_onnx_file"}
+    assert sorted(fill(root, "train", rows=rows).values()) == [
+        "/out/new/train/decoder_onnx.onnx",
+        "/out/new/train/model.onnx",
+    ]
+
+
+def test_an_unknown_function_is_refused_only_where_its_field_has_no_value() -> None:
+    rows = {"a.b": "guess_model"}
+    context = InferenceContext("train", None, "/out", value_of=lambda key: "here")
+    assert apply("train", rows, context) == []
+    assert "a.b keeps 'here'" in context.notices[0]
+    options = {"a.b": {"enum": ["guess_model", "other"]}}
+    (found,) = apply("train", rows, InferenceContext("train", None, "/out", fields=options))
+    assert (found.value, found.note) == ("guess_model", "a constant of the bundle")
+
+
+def test_a_link_of_the_bundle_is_fetched_at_the_launch_and_never_by_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path))
+    row = {"link": "https://no.such.host/a/w.pth", "destination_path": "../../../etc/passwd"}
+    (found,) = apply("train", {"a.b": row}, InferenceContext("train", None, "/out"))
+    ((url, path, _),) = found.needs
+    assert (url, found.value) == (row["link"], str(path))
+    assert path.is_relative_to(tmp_path) and path.name == "passwd"
+    for link in ("file:///etc/passwd", "/etc/passwd", "weights.pth"):
+        with pytest.raises(UsageError):
+            apply("train", {"a.b": {"link": link}}, InferenceContext("train", None, "/out"))
 
 
 def test_a_constant_keeps_its_type(root: Path) -> None:
@@ -251,7 +304,9 @@ def test_a_field_that_the_user_set_is_left_alone_and_closes_its_sibling(root: Pa
     assert "results_dir" not in fill(root, "evaluate", "t1", given={"results_dir"})
 
 
-def test_a_runner_without_an_index_gives_its_only_model_or_an_epoch_by_name(tmp_path: Path) -> None:
+def test_a_runner_without_an_index_gives_its_newest_model_or_an_epoch_by_name(
+    tmp_path: Path,
+) -> None:
     folder = job_folder(tmp_path, "j1", "train") / "train"
     (folder / "model_epoch_003.pth").write_bytes(b"3")
     rows = {"a.model": "parent_model"}
@@ -260,9 +315,12 @@ def test_a_runner_without_an_index_gives_its_only_model_or_an_epoch_by_name(tmp_
     assert fill(tmp_path, "train", "j1", rows, checkpoint="epoch:4") == {
         "a.model": "j1/train/model_epoch_004.pth"
     }
-    for policy in ("best", "latest", "epoch:5"):
-        with pytest.raises(NotFoundError):
-            fill(tmp_path, "train", "j1", rows, checkpoint=policy)
+    for policy in ("best", "latest"):
+        assert fill(tmp_path, "train", "j1", rows, checkpoint=policy) == {
+            "a.model": "j1/train/model_epoch_004.pth"
+        }
+    with pytest.raises(NotFoundError, match="no checkpoint of epoch 5"):
+        fill(tmp_path, "train", "j1", rows, checkpoint="epoch:5")
 
 
 def test_a_child_inherits_from_the_checkpoint_before_the_spec(root: Path) -> None:

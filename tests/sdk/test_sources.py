@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
-from mae_sdk.plan.data import locate
+from mae_sdk.plan.sources import locate
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError, UsageError

@@ -66,8 +66,8 @@ def test_upstreams_words_and_infinite_bounds_become_json_schema() -> None:
         fields["train.epochs"]["type"],
         fields["train.epochs"]["minimum"],
         "maximum" in fields["train.epochs"],
-    ) == ("integer", 1, False)
-    assert fields["train.mode"]["enum"] == ["a", "b"]
+    ) == (["integer", "null"], 1, False)
+    assert fields["train.mode"]["enum"] == ["a", "b", None]
     assert fields["train.optional"]["type"] == ["integer", "null"]
     assert fields["train.lr"]["math_cond"] == "> 0.0"
     assert notes == ["train.odd: unknown type 'tensor' is not checked"]
@@ -101,9 +101,14 @@ def test_a_schema_that_is_json_schema_already_stays_as_it_is(action: str) -> Non
 def test_a_bundle_of_another_make_is_read_with_infinity_in_its_file(foreign: Path) -> None:
     bundle = Bundle.load(foreign)
     assert "Infinity" in (foreign / "schemas" / "train.schema.json").read_text()
-    assert field_nodes(bundle.schema("train"))["train.epochs"]["type"] == "integer"
-    assert bundle.notes == ["train.odd: unknown type 'tensor' is not checked"]
+    assert field_nodes(bundle.schema("train"))["train.epochs"]["type"] == ["integer", "null"]
+    assert bundle.notes["train"] == ["train.odd: unknown type 'tensor' is not checked"]
     assert bundle.manifest == {}
+
+
+def test_every_key_of_ours_is_read() -> None:
+    own = Bundle.load()
+    assert [own.notices(action) for action in own.actions] == [[]] * len(own.actions)
 
 
 def test_missing_and_broken_parts_are_named(foreign: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Running:
 
     Attributes:
         reported: steps (epochs from 1) whose value the study knows.
-        size: of the trial's ``status.json`` when it was last read, in bytes.
+        size: of the trial's status files when they were last read, in bytes.
     """
 
     number: int
@@ -296,10 +296,7 @@ class StudyLoop:
     def _watch(self, item: Running) -> bool:
         """Read one trial's status; whether something changed."""
         seen = self.trials.status(item.child)
-        try:
-            size = (item.child / "status.json").stat().st_size
-        except OSError:
-            size = 0
+        size = self.trials.size(item.child)
         ended = is_terminal(seen.state)
         if not ended and size == item.size:
             return False
@@ -638,7 +635,8 @@ def control(job_dir: Path) -> int:
         of_data = (summary.get("data") or {}).get("warnings")
         more = {"data": {"warnings": of_data}} if of_data else {}
         status.success(f"AutoML ended ({reason})", kpi=summary["kpi"], **more)
-        files.write_json(job_dir / "train" / "result.json", summary)
+        action = str(content.get("action", "train"))
+        files.write_json(job_dir / action / "result.json", summary)
         warm.dismiss(folder)
     return 0
 

@@ -1,7 +1,8 @@
 """The metric contract: what a study optimizes, in which direction, and where a trial's value is
 read.
 
-A bundle states it in its train schema as ``automl_metrics``: a list of ``{when, metric, direction,
+A bundle states it in the action's entry (``metric``, ``metric_direction``), or in its train schema
+as ``automl_metrics``: a list of ``{when, metric, direction,
 incomparable}``; the first whose conditions hold is the default, every entry makes its metric's
 direction known, and ``incomparable`` names the fields across whose values the metric does not
 compare. In a bundle without the annotation the user names metric and direction. A direction is
@@ -37,7 +38,9 @@ class Objective:
 
 
 def objectives(
-    schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
+    schema: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    options: AutoMLOptions,
 ) -> tuple[Objective, ...]:
     """The study's metrics with directions.
 
@@ -49,7 +52,7 @@ def objectives(
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
     if options.metric is None:
         for entry in contract:
-            if entry.get("when") and holds(entry["when"], spec):
+            if entry.get("otherwise") or (entry.get("when") and holds(entry["when"], spec)):
                 direction = options.direction[0] if options.direction else str(entry["direction"])
                 return (Objective(str(entry["metric"]), direction, "bundle"),)
         problem = UsageError(
@@ -78,6 +81,14 @@ def objectives(
             "the metric's direction (maximize/minimize) is missing", problems=list(problems)
         )
     return tuple(found)
+
+
+def with_stated(schema: Mapping[str, Any], stated: tuple[str, str] | None) -> Mapping[str, Any]:
+    """A schema whose metrics end with the one that the action's entry states."""
+    if stated is None:
+        return schema
+    entry = {"metric": stated[0], "direction": stated[1], "otherwise": True}
+    return {**schema, "automl_metrics": [*(schema.get("automl_metrics") or ()), entry]}
 
 
 def _hint(name: str, known: Mapping[str, str]) -> str:

@@ -19,6 +19,8 @@ from mae_skill.schema_check import describe
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic.json_schema import WithJsonSchema
 
+from mae_sdk.automl import upstream_settings
+
 Sampler = Literal["tpe", "cmaes", "random", "qmc", "grid", "nsga2"]
 Pruner = Literal["successive_halving", "hyperband", "median", "none"]
 Direction = Literal["maximize", "minimize"]
@@ -154,7 +156,8 @@ class AutoMLOptions(BaseModel):
         dict[str, Any], WithJsonSchema({"type": "object", "x_words": "a mapping"})
     ] = Field(
         {},
-        description="key → [low, high], {low, high, log} or {choices: [...]}; "
+        description="key → [low, high], {low, high, log} or {choices: [...]} "
+        "(valid_min, valid_max and valid_options are read too); "
         "`range.KEY=[low, high]` does one",
     )
     plateau: _Positive | None = Field(
@@ -246,7 +249,10 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
     problems: list[MaeError] = []
     values: dict[str, Any] = {}
     ranges: dict[str, Any] = {}
-    for name, raw in (given or {}).items():
+    ours, _ = upstream_settings.understood(
+        {name: _typed(raw) for name, raw in (given or {}).items()}
+    )
+    for name, raw in ours.items():
         if name.startswith(("range.", "ranges.")):
             ranges[name.split(".", 1)[1]] = _typed(raw)
         elif name in AutoMLOptions.model_fields:
@@ -275,6 +281,8 @@ def parse(given: Mapping[str, Any] | None) -> AutoMLOptions:
 
 def _unknown(name: str, raw: Any) -> MaeError:
     names = list(AutoMLOptions.model_fields)
+    if (said := upstream_settings.answer(name, raw)) is not None:
+        return UsageError("not an option here", field=f"automl.{name}", got=raw, expected=said)
     near = difflib.get_close_matches(name, [*names, "range.KEY"], n=1)
     return UsageError(
         "unknown AutoML option",
@@ -291,6 +299,16 @@ def _wrong_value(name: str, value: Any) -> MaeError:
     node = properties()[name]
     branches = node.get("anyOf", [node])
     words = [str(word) for branch in branches for word in branch.get("enum", ())]
+    meant = upstream_settings.ALGORITHMS.get(str(value).strip().lower())
+    if meant is not None and name in ("sampler", "pruner"):
+        shown = " ".join(f"{key}={word}" for key, word in meant.items())
+        return UsageError(
+            "wrong value",
+            field=f"automl.{name}",
+            got=value,
+            expected=accepted(node),
+            hint=f"{value} is {shown}",
+        )
     near = difflib.get_close_matches(str(_word(value)), words, n=1)
     return UsageError(
         "wrong value",

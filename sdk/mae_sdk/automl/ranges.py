@@ -15,6 +15,8 @@ from typing import Any
 from mae_skill.conditions import acts
 from mae_skill.dotted import MISSING
 
+from mae_sdk.automl.upstream_settings import RANGE_WORDS
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -159,6 +161,7 @@ def given_range(node: Mapping[str, Any], value: Any, given: Any, cond: Condition
     enum, a list of its words."""
     options = _options(node)
     if isinstance(given, Mapping):
+        given = _in_our_words(node, given, cond)
         unknown = set(given) - {"low", "high", "log", "choices", "weights"}
         if unknown:
             raise RangeError(
@@ -208,6 +211,27 @@ def narrowed(found: Range, value: Any) -> Range:
         above = low + math.floor((above - low) / step) * step
     new_low, new_high = max(low, below), min(high, above)
     return replace(found, low=new_low, high=new_high) if new_low < new_high else found
+
+
+def _in_our_words(
+    node: Mapping[str, Any], given: Mapping[str, Any], cond: Conditions
+) -> dict[str, Any]:
+    """A range in which upstream's words are ours; of ``valid_min`` and ``valid_max`` alone, the
+    other end is the schema's.
+    """
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        word = RANGE_WORDS.get(str(name), name)
+        if word in found:
+            raise RangeError(f"{word} is given twice", expected="one of its words")
+        found[word] = value
+    if found.keys() & {"low", "high"} and set(given) & RANGE_WORDS.keys():
+        bounds = _bounds(node, cond)
+        if "low" not in found and bounds.low is not None:
+            found["low"] = bounds.low
+        if "high" not in found and bounds.high is not None:
+            found["high"] = bounds.high
+    return found
 
 
 def default_range(
@@ -448,6 +472,7 @@ def _options(node: Mapping[str, Any]) -> list[Any] | None:
             option
             for option in node["enum"]
             if isinstance(option, (str, int, float, bool, type(None)))
+            and not (option is None and node.get("null_added"))
         ]
     types = node.get("type")
     return [False, True] if "boolean" in (types if isinstance(types, list) else [types]) else None

@@ -18,7 +18,8 @@ from mae_skill.errors import SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk import files
-from mae_sdk.automl.objectives import incomparable, objectives, unstated
+from mae_sdk.automl import upstream_settings
+from mae_sdk.automl.objectives import incomparable, objectives, unstated, with_stated
 from mae_sdk.automl.references import follow
 from mae_sdk.automl.space import SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
@@ -61,6 +62,7 @@ def describe(
     options: Mapping[str, Any] | None,
     *,
     info: Mapping[str, Any] | None = None,
+    stated: tuple[str, str] | None = None,
     devices: Sequence[Any] | None = None,
     processes: int = 1,
     auto: Mapping[str, Any] | None = None,
@@ -74,6 +76,7 @@ def describe(
     Args:
         auto: dotted key → value of the auto recipe; none where it is not to be tried.
         references: dotted key → what was written, of fields of the spec that refer to others.
+        stated: the metric and direction that the action's entry states, where its schema does not.
 
     Raises:
         SpecError: options, ranges or metric are wrong (all problems of one kind together), or there
@@ -83,10 +86,12 @@ def describe(
     from mae_sdk.automl.options import parse
 
     parsed = parse(options)
+    schema = with_stated(schema, stated)
     keys = keys_of(info or {}, spec)
     links = {"values": dict(references or {}), "aliases": dict(schema.get("x_aliases") or {})}
     bounded = followed(spec, _bounded(spec, keys, parsed), links)
-    notes = _keep_few_checkpoints(bounded, keys, provenance or {})
+    notes = upstream_settings.understood(options or {})[1]
+    notes += _keep_few_checkpoints(bounded, keys, provenance or {})
 
     chosen = objectives(schema, bounded, parsed)
     metrics = [objective.metric for objective in chosen]

@@ -7,6 +7,7 @@ none runs twice. The status of a trial is read from its folder, like that of any
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -18,8 +19,9 @@ from typing import Any, cast
 from mae_sdk import files
 from mae_sdk.job import Job, ask, observe
 from mae_sdk.jobs import records
+from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
-from mae_sdk.jobs.status import read_status
+from mae_sdk.jobs.status import lines_of, status_files
 from mae_sdk.run.platform import platform_of, submit
 
 METRICS_VARIABLE = "MAE_TRIAL_METRICS"
@@ -78,14 +80,15 @@ class Trials:
         records.new_attempt(record)
 
         with files.atomic_folder(folder, replace=True) as temporary:
-            _write_spec(temporary / "spec.yaml", _moved(spec, str(self.job_dir), str(folder)))
+            moved = _moved(spec, str(self.job_dir), str(folder))
+            write_spec(temporary, moved, self.study["launch"].get("config"))
             files.write_json(temporary / records.RECORD_NAME, record)
         return folder
 
     def _launch(self, folder: Path) -> Launch:
         """The study's launch record, filled in for one trial."""
         places = {
-            "{config_path}": str(folder / "spec.yaml"),
+            "{config_path}": str(folder / self.study["launch"].get("config", SPEC)),
             "{job_dir}": str(folder),
             "{job_id}": folder.name,
             "{python}": sys.executable,
@@ -134,7 +137,7 @@ class Trials:
             prepare(folder)
         else:  # checkpoints of another spec are of no use to it
             shutil.rmtree(folder / self.study.get("action", "train"), ignore_errors=True)
-            _write_spec(folder / "spec.yaml", spec)
+            write_spec(folder, spec, self.study["launch"].get("config"))
 
         submit(folder, self._environment(folder))
 
@@ -181,14 +184,22 @@ class Trials:
         return TrialStatus(state, str(failure.get("category") or ""), str(message))
 
     def lines(self, folder: Path) -> list[dict[str, Any]]:
-        """The lines of a trial's ``status.json``."""
-        return read_status(folder / "status.json")
+        """The lines of a trial's ``status.json``, and what its runner wrote elsewhere."""
+        return lines_of(folder, self.study["launch"].get("metric_file"))
+
+    def size(self, folder: Path) -> int:
+        """The bytes of its status files together: what grows when there is something to read."""
+        total = 0
+        for path in status_files(folder):
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+        return total
 
     def spec(self, folder: Path) -> dict[str, Any]:
         """The spec that a trial runs with."""
         import yaml
 
-        # `_write_spec` writes what readers of YAML 1.1 and 1.2 take alike; libyaml is faster.
+        # `write_spec` writes what readers of YAML 1.1 and 1.2 take alike; libyaml is faster.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return dict(yaml.load((folder / "spec.yaml").read_text(encoding="utf-8"), Loader=loader))
 
@@ -212,9 +223,3 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
         return new + value[len(old) :]
     return value
-
-
-def _write_spec(path: Path, spec: Mapping[str, Any]) -> None:
-    from mae_skill.reader import dump_yaml
-
-    files.write_text(path, dump_yaml(dict(spec)))

@@ -52,7 +52,21 @@ def skill() -> None:
 @click.argument("directory", metavar="[DIR]", required=False)
 @json_option
 def validate(directory: str | None, as_json: bool) -> None:
-    """Check a bundle: front matter, schemas, templates, skill_info, links. Exit 0 or 2."""
+    """Check a bundle: front matter, schemas, templates, skill_info, links. Exit 0 or 2.
+
+    A bundle of upstream's dialect is scored: which of its actions work here, and why not.
+    """
+    from mae_skill.bundle import Bundle
+
+    from mae_sdk.plan.score import score
+
+    if directory is not None and Bundle.load(directory).is_foreign:
+        document = {"bundle": directory, **score(Bundle.load(directory))}
+        document["valid"] = document["works"] == document["of"]
+        emit(document, as_json=as_json, text=_score_text(document))
+        if not document["valid"]:
+            raise click.exceptions.Exit(SpecError.exit_code)
+        return
     root, problems = check_bundle(directory)
     if problems:
         raise SpecError("invalid bundle", problems=problems)
@@ -62,6 +76,27 @@ def validate(directory: str | None, as_json: bool) -> None:
         text=f"valid: {root}",
         next_commands=["mae skill install --dest DIR"],
     )
+
+
+MAX_SHOWN = 12
+"""Lines of one kind that the score of a bundle shows as text."""
+
+
+def _score_text(document: dict[str, Any]) -> str:
+    """The score of a bundle as a page."""
+    lines = [f"{document['works']} of {document['of']} actions work: {document['bundle']}"]
+    for name, about in document["actions"].items():
+        lines.append(f"{name}: {'works' if about['works'] else 'does not work'}")
+        for error in about["problems"][:MAX_SHOWN]:
+            lines.append(f"  - {error['field']}: {error['message']}")
+        if about["needs"]:
+            lines.append(f"  needs {', '.join(about['needs'][:MAX_SHOWN])}")
+        lines.append(f"  AutoML: {about['automl']}")
+        lines += [f"  note: {notice}" for notice in about["notices"][:MAX_SHOWN]]
+    for name, keys in document["unread"].items():
+        more = f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else ""
+        lines.append(f"not read in {name}: {', '.join(keys[:MAX_SHOWN])}{more}")
+    return "\n".join(lines)
 
 
 @skill.command()

@@ -41,7 +41,7 @@ _job_argument = click.argument("job_id", metavar="JOB")
 
 @click.group()
 def jobs() -> None:
-    """Jobs: list, status, logs, wait, cancel, resume, metrics, show.
+    """Jobs: list, status, logs, wait, cancel, resume, delete, metrics, show.
 
     JOB is an id or an unambiguous prefix of one.
     """
@@ -204,6 +204,19 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
         text=pairs(document),
         next_commands=next_for(job, document["state"], results_root),
     )
+
+
+@jobs.command()
+@_job_argument
+@results_root_option
+@json_option
+def delete(job_id: str, results_root: str | None, as_json: bool) -> None:
+    """Remove a job that has ended, with its results and trials. It cannot be undone."""
+    job = _job(job_id, results_root)
+    job.delete()
+    root = root_flag(results_root)
+    document = {"deleted": job.id}
+    emit(document, as_json=as_json, text=pairs(document), next_commands=[f"mae jobs list{root}"])
 
 
 @jobs.command()

@@ -91,12 +91,23 @@ def _job_options(command: _Command) -> _Command:
             "--inference-dataset", metavar="URI", help="Folder or archive of images to predict."
         ),
         click.option(
+            "--source",
+            metavar="NAME=URI",
+            multiple=True,
+            help="A data source of another name, as the bundle's data_sources have it; repeatable.",
+        ),
+        click.option(
             "--parent", metavar="JOB", help="The job whose model this one takes: an id or a prefix."
         ),
         click.option(
             "--checkpoint",
             metavar="POLICY",
             help="Which of the parent's checkpoints: best (default), latest or epoch:N.",
+        ),
+        click.option(
+            "--foreign-parent",
+            is_flag=True,
+            help="Take the model of a parent that was made with another bundle.",
         ),
         click.option(
             "--ptm",
@@ -147,6 +158,23 @@ def _job_options(command: _Command) -> _Command:
     return command
 
 
+def sources(given: tuple[str, ...]) -> dict[str, Any]:
+    """``NAME=URI`` options as sources; a name that is repeated has a list of them.
+
+    Raises:
+        UsageError: one of them has no name.
+    """
+    from mae_skill.errors import UsageError
+
+    found: dict[str, list[str]] = {}
+    for one in given:
+        name, equals, uri = one.partition("=")
+        if not equals or not name.strip() or not uri:
+            raise UsageError("not a source", field="--source", got=one, expected="NAME=URI")
+        found.setdefault(name.strip(), []).append(uri)
+    return {name: uris[0] if len(uris) == 1 else uris for name, uris in found.items()}
+
+
 def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     """Command-line options as the keyword arguments of `Skill.plan` and `Skill.create_job`."""
     from mae_skill.reader import parse_override, read_spec
@@ -157,8 +185,10 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
         "train_datasets": datasets[0] if len(datasets) == 1 else datasets or None,
         "eval_dataset": options["eval_dataset"],
         "inference_dataset": options["inference_dataset"],
+        "sources": sources(options["source"]),
         "parent_job_id": options["parent"],
         "checkpoint": options["checkpoint"],
+        "foreign_parent": options["foreign_parent"] or None,
         "ptm": options["ptm"],
         "automl_policy": options["automl_policy"],
         "request": options["request"],
@@ -244,7 +274,10 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
             continue
         flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
         for one in value if isinstance(value, tuple) else (value,):
-            words += [flag, str(one)] if one is not None else []
+            if one is True:
+                words.append(flag)
+            elif one not in (None, False):
+                words += [flag, str(one)]
     words += options["overrides"]
     text = shlex.join([*words, "--idempotency-key", made.key])
 
@@ -315,6 +348,8 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
 def _time(time: dict[str, Any]) -> dict[str, Any]:
     """The time of a plan in words; every likely value with its range."""
     shown: dict[str, Any] = {}
+    if not time:
+        return shown
     if "seconds_study" in time:
         low, high = time["seconds_study_range"]
         shown["study"] = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -17,31 +16,26 @@ from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 
 from mae_sdk.files import parse_json
 from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoint_names import (
+    CHECKPOINT,
+    ENGINE,
+    ONNX,
+    artefact_kind,
+    choose_by_name,
+    results_of,
+)
 from mae_sdk.jobs.checkpoints import (
     INDEX_NAME,
     CheckpointIndex,
     Choice,
     choose,
-    parse_policy,
     read_index,
     sha256_of,
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.storage import urls
 
-CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
 BEST_NAME = "best.json"
-_SUFFIXES = {
-    ENGINE: (".engine", ".plan", ".trt"),
-    ONNX: (".onnx",),
-    CHECKPOINT: (".pth", ".pt", ".ckpt", ".safetensors", ".hdf5", ".tlt"),
-}
-
-
-def artefact_kind(name: str) -> str | None:
-    """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; else None."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,7 @@ class ParentInfo:
             comes from.
         files: relative path → bytes.
         elsewhere: artefacts that its result names outside its folder.
+        skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
     """
 
     id: str
@@ -84,6 +79,8 @@ class ParentInfo:
     files: Mapping[str, int] = field(default_factory=dict)
     index: dict[str, Any] | None = None
     elsewhere: tuple[Path, ...] = ()
+    skill: str = ""
+    network_arch: str = ""
 
     def model(self, policy: str) -> Artefact:
         """The model that the job left; `policy` chooses among checkpoints.
@@ -99,7 +96,7 @@ class ParentInfo:
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.kind == CHECKPOINT:
-            name, reason = self._unindexed(policy)
+            name, reason = choose_by_name(self._own(), policy, self.id)
             # A folder of the model hub: the file of weights and what describes it.
             described = str(PurePosixPath(name).with_name("config.json"))
             return self._artefact([name, *([described] if described in self.files else [])], reason)
@@ -125,14 +122,17 @@ class ParentInfo:
     def folder(self) -> Artefact:
         """The folder that holds the model."""
         names = self._own()
-        path = self.job_dir / self.action
         if not names:
-            return Artefact(path, "")
+            return Artefact(self.job_dir / self.action, "")
         results = self._artefact(names, f"the results of its {self.action}")
-        return Artefact(path, results.reason, results.needs)
+        models = [name for name in names if artefact_kind(name)]
+        folder = (self.job_dir / (models or names)[-1]).parent
+        if all(name.startswith(f"{self.action}/") for name in names):
+            folder = self.job_dir / self.action
+        return Artefact(folder, results.reason, results.needs)
 
     def _own(self) -> list[str]:
-        return sorted(name for name in self.files if name.startswith(f"{self.action}/"))
+        return results_of(self.files, self.action)
 
     def _choose(self, policy: str) -> Choice:
         if not self.root.remote or (self.job_dir / self.action / INDEX_NAME).exists():
@@ -147,31 +147,10 @@ class ParentInfo:
 
         return choose(self.index, policy, damaged)
 
-    def _unindexed(self, policy: str) -> tuple[str, str]:
-        """A checkpoint of a runner that keeps no index, by the file names alone."""
-        kind, epoch = parse_policy(policy)
-        names = [name for name in self._own() if artefact_kind(name) == CHECKPOINT]
-        if kind == "epoch":
-            names = [name for name in names if epoch in _numbers(PurePosixPath(name).stem)]
-        elif kind == "latest":
-            names = [name for name in names if "latest" in PurePosixPath(name).stem] or names
-        if len(names) == 1:
-            return names[0], "the only one" if kind == "best" else kind
-        if not names:
-            raise NotFoundError(
-                f"job {self.id} has no checkpoint that fits", field="checkpoint", got=policy
-            )
-        raise NotFoundError(
-            f"job {self.id} keeps no {INDEX_NAME} that says which checkpoint is {kind}",
-            field="checkpoint",
-            got=policy,
-            expected="epoch:N, or a checkpoint file named in the spec",
-            hint=", ".join(names[:8]),
-        )
-
     def _artefact(self, names: list[str], reason: str, sha256: str | None = None) -> Artefact:
         needs: list[tuple[str, Path, str | None]] = []
-        folder = (self.job_dir / self.action).resolve()
+        inside = names and names[0].startswith(f"{self.action}/")
+        folder = (self.job_dir / self.action if inside else self.job_dir).resolve()
         for name in () if self.root.remote else names:
             if not (self.job_dir / name).resolve().is_relative_to(folder):
                 raise CheckpointError(
@@ -187,16 +166,6 @@ class ParentInfo:
                     url = urls.join(self.root.job_url(self.id), name)
                     needs.append((url, path, sha256 if name == names[0] else None))
         return Artefact(self.job_dir / names[0], reason, tuple(needs))
-
-
-def _numbers(stem: str) -> set[int]:
-    """The epoch that a file name states: ``model_epoch_007`` → {7}."""
-    words = stem.replace("-", "_").replace("=", "_").split("_")
-    return {
-        int(after)
-        for word, after in pairwise(words)
-        if word.lower().endswith("epoch") and after.isdigit()
-    }
 
 
 def outputs_of(
@@ -226,7 +195,7 @@ def outputs_of(
     action = record["action"]
     files = root.files(job_id)
     index, elsewhere = _index(root, job_id, action, files), _elsewhere(root, job_id, action, files)
-    own = [name for name in files if name.startswith(f"{action}/")]
+    own = results_of(files, action)
     kinds = {artefact_kind(name) for name in [*own, *(path.name for path in elsewhere)]}
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
@@ -248,6 +217,8 @@ def outputs_of(
         files,
         index,
         elsewhere,
+        str(record.get("skill") or ""),
+        str(record.get("network_arch") or ""),
     )
 
 

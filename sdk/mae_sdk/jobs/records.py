@@ -106,8 +106,16 @@ class _LaunchFields(TypedDict):
 
 
 class Launch(_LaunchFields, total=False):
-    """How the supervisor starts the ranks of a job."""
+    """How the supervisor starts the ranks of a job.
 
+    ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: a JSON
+    file of the runner that holds its metrics. ``spawns``: the runner is one process that starts its
+    own workers, and is told of no ranks.
+    """
+
+    config: str
+    metric_file: str
+    spawns: bool
     cwd: str
     grace_seconds: float
     processes: int
@@ -144,6 +152,8 @@ class JobRecord(_JobFields, total=False):
     schema_version: int
     kind: str
     skill: str
+    network_arch: str | None
+    skill_dir: str
     created_at: str
     parent: str | None
     parent_automl: str

@@ -8,11 +8,12 @@ is not finite is written as null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeGuard
 
 from mae_sdk.files import parse_json, read_small
@@ -123,6 +124,81 @@ def read_status(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         return parse_status(read_small(Path(path), _MAX_BYTES))
     except OSError:
         return []
+
+
+_NOT_STATUS = frozenset({"automl", "inputs", "ptm"})
+
+
+def status_files(job_dir: Path) -> list[Path]:
+    """The status files of a job: its own, and those that a runner keeps in folders of results, as
+    TAO's does (``<results_dir>/train/status.json``).
+    """
+    nested = [path for path in job_dir.glob("*/status.json") if path.parent.name not in _NOT_STATUS]
+    return [job_dir / "status.json", *sorted(nested)]
+
+
+def lines_of(job_dir: Path, metric_file: str | None = None) -> list[dict[str, Any]]:
+    """Every status line of a job whose folder is here, oldest first.
+
+    Args:
+        metric_file: the name of a JSON file in which the runner leaves its metrics.
+    """
+    own, *others = status_files(job_dir)
+    nested = [line for path in others for line in read_status(path)]
+    found = together(read_status(own), nested)
+    for path in sorted(job_dir.glob(f"**/{PurePath(metric_file).name}")) if metric_file else ():
+        with contextlib.suppress(OSError, ValueError):
+            if numbers := _numbers(parse_json(read_small(path))):
+                found.append({"status": RUNNING, "kpi": numbers})
+    return found
+
+
+def together(own: list[dict[str, Any]], nested: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A job's own lines and those of a runner that keeps its own file: the runner's come last,
+    except that the end of a job is its supervisor's to say.
+    """
+    if not nested:
+        return own
+    end = own[-1:] if own and own[-1].get("status") == FAILURE else []
+    return [*own[: len(own) - len(end)], *map(_as_ours, nested), *end]
+
+
+def _as_ours(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``."""
+    numbers = {**_numbers(line.get("graphical")), **_numbers(line.get("kpi"))}
+    return {**line, "kpi": numbers} if numbers else line
+
+
+def _numbers(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The numbers inside a mapping, by dotted names; text that is a number is one."""
+    found: dict[str, Any] = {}
+    for name, item in value.items() if isinstance(value, dict) else ():
+        key = f"{prefix}{name}"
+        if isinstance(item, dict):
+            found |= _numbers(item, f"{key}.")
+        elif isinstance(item, str):
+            with contextlib.suppress(ValueError):
+                found[key] = finite(float(item))
+        elif item is None or (isinstance(item, (int, float)) and not isinstance(item, bool)):
+            found[key] = item
+    return found
+
+
+def reported_failure(job_dir: Path, since: dict[str, int]) -> str | None:
+    """The message of a runner that ended its own status file with FAILURE; None without one.
+
+    Args:
+        since: file → its size before the run: what is older does not count.
+    """
+    for path in status_files(job_dir)[1:]:
+        try:
+            text = read_small(path, _MAX_BYTES)
+        except OSError:
+            continue
+        lines = parse_status(text.encode()[since.get(str(path), 0) :].decode(errors="replace"))
+        if lines and lines[-1].get("status") == FAILURE:
+            return str(lines[-1].get("message") or "the runner reported FAILURE")
+    return None
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from mae_skill.bundle import Bundle
 from mae_skill.errors import DependencyError, MaeError, UsageError
 
 NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
@@ -65,16 +66,59 @@ def policy_word(value: Any) -> str:
     )
 
 
+NO_METRIC = (
+    "AutoML is enabled, but the bundle states no metric for {action}: a plain run. "
+    "For a search: --automl metric=NAME:maximize or metric=NAME:minimize"
+)
+
+
+def is_searched(bundle: Bundle, action: str) -> bool:
+    """Whether an action is ever searched: train, and any whose entry says so."""
+    entry = bundle.action(action)
+    if isinstance(entry.get("automl_enabled"), bool):
+        return bool(entry["automl_enabled"])
+    return action == "train" or bool(entry.get("metric"))
+
+
+def stated_metric(bundle: Bundle, action: str) -> tuple[str, str] | None:
+    """The metric and direction that an action's entry states.
+
+    Raises:
+        UsageError: its direction is no such word.
+    """
+    entry = bundle.action(action)
+    metric, word = entry.get("metric"), entry.get("metric_direction")
+    if not isinstance(metric, str) or word is None:
+        return None
+    direction = {"min": "minimize", "max": "maximize"}.get(str(word).lower(), str(word).lower())
+    if direction not in ("minimize", "maximize"):
+        raise UsageError(
+            "not a direction",
+            field=f"actions.{action}.metric_direction",
+            got=word,
+            expected="minimize or maximize",
+        )
+    return metric, direction
+
+
 def decide(
-    bundle: Any, action: str, automl_policy: Any = None, request: str | None = None
+    bundle: Bundle,
+    action: str,
+    automl_policy: Any = None,
+    request: str | None = None,
+    *,
+    metric_given: bool = False,
 ) -> Decision:
     """Decide for one run of `action` of `bundle`.
+
+    Args:
+        metric_given: whether the options of the run name the metric of a study.
 
     Raises:
         UsageError: the policy word is unknown.
     """
     explicit = None if automl_policy is None else policy_word(automl_policy)
-    if action != "train":
+    if not is_searched(bundle, action):
         return Decision(False, explicit or "auto", f"{action} is never searched")
     if explicit == "off":
         return Decision(False, "off", "turned off for this run by automl_policy")
@@ -89,8 +133,12 @@ def decide(
         )
         if words:
             return Decision(False, "off", f"turned off for this run by the request: “{words[0]}”")
-    if not bundle.info.get("automl_enabled"):
+    entry = bundle.action(action)
+    if not (bundle.info.get("automl_enabled") or entry.get("automl_enabled") is True):
         return Decision(False, "auto", "the bundle does not enable AutoML")
+    if entry.get("mode") in ("args", "passthrough"):
+        reason = f"its command takes no spec (mode: {entry['mode']}), which trials would differ in"
+        return Decision(False, "auto", reason)
     for what, read in (("schema", bundle.schema), ("spec template", bundle.template)):
         try:
             if not read(action):
@@ -102,6 +150,12 @@ def decide(
                 f"the {action} {what} is missing or cannot be parsed: {str(error).splitlines()[0]}",
                 NOT_RUNNABLE,
             )
+    contract = bundle.schema(action).get("automl_metrics")
+    stated = bool(contract) or stated_metric(bundle, action) is not None
+    if not stated and not metric_given and explicit is None:
+        return Decision(
+            False, "auto", "the bundle states no metric", NO_METRIC.format(action=action)
+        )
     return Decision(
         True,
         "auto",

@@ -1,37 +1,27 @@
-"""Where an action's data is, and what is there: images, classes, labels, steps per epoch."""
+"""What is in an action's data: images, classes, labels, steps per epoch."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import field_nodes, get_dotted
-from mae_skill.errors import (
-    DataError,
-    MaeError,
-    NotFoundError,
-    SpecError,
-    UsageError,
-)
+from mae_skill.errors import MaeError, SpecError
 from mae_skill.rules.base import Facts
 
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
-from mae_sdk.data.fetch import is_archive
-from mae_sdk.data.source import no_pattern
 from mae_sdk.data.split import held_out
 from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
+from mae_sdk.plan.sources import carried, is_images
 from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
-from mae_sdk.storage.faults import as_data_error
 
 if TYPE_CHECKING:
     from mae_sdk.data.pairs import Pairs
@@ -41,225 +31,6 @@ SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
 VAL_FRACTION = "dataset.val_fraction"
 """The field that says which share of the training images is held out, in a bundle that has it."""
-
-SourceArg = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
-
-
-def locate(
-    action: str,
-    info: Mapping[str, Any],
-    sources: Mapping[str, SourceArg],
-    given: Collection[str] = (),
-) -> tuple[dict[str, Any], list[MaeError]]:
-    """The data fields of an action that the named sources fill.
-
-    An archive, by its name, is taken as given. Anything else is a place: ``<place>/<path of the
-    bundle>`` when that is there, else the place itself when it is a folder or prefix that holds
-    something.
-
-    Args:
-        sources: ``train_datasets``, ``eval_dataset`` … → a URI, a list of URIs, or None.
-        given: dotted keys that the user set in the spec; they are left alone.
-
-    Returns:
-        Dotted key → URI or list of URIs (local paths made absolute), and every error: a source that
-        does not exist, is empty, or is not read by the action.
-    """
-    rows: dict[str, Mapping[str, Any]] = {
-        str(key): row
-        for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
-        if isinstance(row, Mapping)
-    }
-    values: dict[str, Any] = {}
-    errors: list[MaeError] = []
-    rows = {key: row for key, row in rows.items() if row.get("source")}
-    taken = {str(row["source"]) for row in rows.values()}
-    for name, source in sources.items():
-        if source is not None and name not in taken:
-            expected = ", ".join(sorted(taken)) if taken else "no data source"
-            errors.append(
-                UsageError(
-                    f"{action} does not read this source",
-                    field=name,
-                    got=_shown(source),
-                    expected=expected,
-                )
-            )
-    for key, row in rows.items():
-        name = str(row.get("source"))
-        source = sources.get(name)
-        if key in given or source is None:
-            continue
-
-        many = not isinstance(source, (str, os.PathLike))
-        found = []
-        for one in [source] if isinstance(source, (str, os.PathLike)) else source:
-            try:
-                found.append(_one(os.fspath(one), row.get("path"), name))
-            except MaeError as error:
-                error.field = error.field or name
-                errors.append(error)
-        if many and not source:
-            errors.append(
-                DataError(
-                    "the list of sources is empty", field=name, got=[], expected="at least one URI"
-                )
-            )
-        if found:
-            values[key] = found if many else found[0]
-    return values, errors
-
-
-def _one(uri: str, path: Any, name: str) -> str:
-    """One source.
-
-    Raises:
-        DataError: neither place holds anything.
-    """
-    if not uri.strip() or "\0" in uri:
-        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
-    urls.check(uri)
-    local = not urls.is_remote(uri)
-    try:
-        base = str(urls.local_path(uri).absolute()) if local else uri
-    except RuntimeError as error:  # ~nobody
-        raise DataError(
-            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
-        ) from error
-    where = urls.redact(uri)
-    try:
-        if urls.is_archive(uri):
-            if _is_file(base) or (local and _holds_something(base)):
-                return base
-            raise as_data_error(NotFoundError(""), where)
-        tried = [base]
-        if isinstance(path, str) and path:
-            below = urls.join(base, path)
-            tried.insert(0, below)
-            if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
-                return below
-        if _holds_something(base) or is_archive(base):
-            inside = _entries(base)
-            archives = sorted(entry for entry in inside if urls.is_archive(entry))
-            if archives and len(archives) == len(inside):
-                raise _other_archives(where, base, tried[0], archives, str(path or "image"), name)
-            return base
-    except NotFoundError as error:
-        raise as_data_error(error, where) from error
-    raise DataError(
-        "no data was found",
-        field=name,
-        got=where,
-        expected="a file "
-        + urls.redact(tried[0])
-        + " or a folder that is not empty, "
-        + urls.redact(base),
-        hint=no_pattern(uri) or "name the archive itself, or the folder with the images",
-    )
-
-
-def find_source(uri: str, info: Mapping[str, Any]) -> str:
-    """A source as plans find it, whatever the action: the first of the bundle's paths that is a
-    file in the place, else the place.
-
-    Raises:
-        DataError: there is nothing.
-    """
-    rows = (info.get("data_sources") or {}).values()
-    paths = {str(row["path"]): None for table in rows for row in table.values() if row.get("path")}
-    for path in paths if not urls.is_archive(uri) and uri.strip() else ():
-        with contextlib.suppress(MaeError):
-            if found := _file_below(uri, path):
-                return found
-    return _one(uri, next(iter(paths), None), "source")
-
-
-def _file_below(uri: str, path: str) -> str | None:
-    base = uri if urls.is_remote(uri) else str(urls.local_path(uri).absolute())
-    below = urls.join(base, path)
-    return below if _is_file(below) else None
-
-
-def _is_file(uri: str) -> bool:
-    from mae_sdk.storage import transfer
-
-    if not urls.is_remote(uri):
-        try:
-            return Path(uri).is_file()
-        except OSError:  # a name too long
-            return False
-    return transfer.exists(uri) and transfer.info(uri)["type"] == "file"
-
-
-def _holds_something(uri: str) -> bool:
-    """Whether a folder or prefix holds anything; a web server cannot say."""
-    from mae_sdk.storage import transfer
-
-    if urls.is_remote(uri):
-        return transfer.holds_something(uri)
-    try:
-        with os.scandir(uri) as entries:
-            return any(not entry.name.startswith(".") for entry in entries)
-    except OSError:
-        return False
-
-
-def _other_archives(
-    where: str, base: str, tried: str, archives: Sequence[str], path: str, name: str
-) -> DataError:
-    """The error for a place that holds archives alone, none of them the one that is looked for."""
-    return DataError(
-        f"there is no {path} and no image here, but {', '.join(archives[:5])}",
-        field=name,
-        got=where,
-        expected=f"a file {urls.redact(tried)} or a folder that is not empty, {urls.redact(base)}",
-        hint=f"name the archive itself: {urls.redact(urls.join(base, archives[0]))}",
-    )
-
-
-def _entries(uri: str) -> list[str]:
-    """The names in a folder or prefix, folders with their ``/``; none where there is nothing or, as
-    on a web server, they cannot be had."""
-    if not urls.is_remote(uri):
-        try:
-            with os.scandir(uri) as entries:
-                return [
-                    entry.name + ("/" if entry.is_dir() else "")
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                ]
-        except OSError:
-            return []
-    if urls.scheme(uri) in ("http", "https"):
-        return []
-    from mae_sdk.storage.retry import attempt
-
-    fs, inside = urls.filesystem(uri)
-
-    def request() -> list[dict[str, Any]]:
-        try:
-            return list(fs.ls(inside, detail=True))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    found = [
-        (item["name"].rstrip("/"), item.get("type") == "directory")
-        for item in attempt(request, uri, "list")
-    ]
-    return [
-        name.rpartition("/")[2] + "/" * is_folder
-        for name, is_folder in found
-        if name != inside.rstrip("/")
-    ]
-
-
-def _shown(source: Any) -> Any:
-    return (
-        urls.redact(source)
-        if isinstance(source, (str, os.PathLike))
-        else [urls.redact(one) for one in source]
-    )
-
 
 Opened = Any
 """A `Source` or `Pairs` that was looked at; None where nothing was opened."""
@@ -385,6 +156,9 @@ def look_at_all(
     for key, row in keys.items():
         value = get_dotted(spec, key)
         if not value or (isinstance(row, Mapping) and acts(row.get("when"), spec)):
+            continue
+        if not is_images(row):
+            found[key] = carried(key, row if isinstance(row, Mapping) else {}, value, problems)
             continue
         paired = row.get("masks") if isinstance(row, Mapping) else None
         paired = paired if isinstance(paired, Mapping) and holds(paired.get("when"), spec) else {}

@@ -13,9 +13,17 @@ ptm_if_no_resume_model   as ``ptm``, but only while this job has no checkpoint
 resume_model_or_ptm      the newest checkpoint of this job, else as ``ptm``
 parent_model_or_ptm      the parent's model, else ``--ptm``
 create_onnx_file         ``<this job>/<action>/model.onnx``
-create_engine_file       ``<this job>/<action>/model.engine``
+create_engine_file       ``<this job>/<action>/model.engine``; so ``create_pth_file``,
+                         ``create_hdf5_file``, ``create_cal_cache``, result files and plots
+output_dir_labels …      ``<this job>/<action>/labels``
+resume_model_bool        whether this job has a checkpoint
 assign_const_value       its constant: ``assign_const_value,30``, ``{function: …, value: 30}``
+{link: URL, …}           the file behind the URL, fetched when the job is launched
 =======================  ==========================================================================
+
+Any other word, number or list is a constant of the bundle. A word such as ``guess_model``, which
+is none of these and no option of the field, is taken for a function that is not known. It is
+refused, but only where the action needs it: where nothing else gives the field a value.
 
 A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file, any other
 a checkpoint; a checkpoint field takes an ONNX file too where the action has an engine field beside
@@ -26,17 +34,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.weights import config
 
 from mae_sdk import files
+from mae_sdk.jobs.checkpoint_names import CHECKPOINT, ENGINE, ONNX, newest_in
 from mae_sdk.jobs.checkpoints import CheckpointIndex, parse_policy
-from mae_sdk.jobs.outputs import CHECKPOINT, ENGINE, ONNX, ParentInfo
+from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE
 from mae_sdk.storage import hub, urls
 
@@ -50,10 +61,43 @@ FUNCTIONS = (
     *OF_PARENT,
     *OF_PTM,
     "resume_model",
-    "create_onnx_file",
-    "create_engine_file",
+    "resume_model_bool",
     "assign_const_value",
+    "from_csv",
+    "verbose",
 )
+CREATE, LINK, CONSTANT, UNKNOWN = "create", "link", "constant", "unknown"
+"""What a row is that names no function of `FUNCTIONS`."""
+
+_SAME = {
+    "parent_model_evaluate": "parent_model",
+    "pruned_model": "parent_model",
+    "automl_output_dir": "output_dir",
+    "automl_resume_model": "resume_model",
+    "automl_resume_model_bool": "resume_model_bool",
+    "automl_assign_ptm": "ptm",
+    "automl_ptm_if_no_resume_model": "ptm_if_no_resume_model",
+}
+"""Upstream's other words for a function."""
+
+_FILES = {
+    "create_cal_cache": "cal.bin",
+    "create_cal_data_file": "calibration.tensorfile",
+    "create_od_tfrecords": "tfrecords",
+    "merged_json": "merged.json",
+    "auto_label_output": "label.json",
+    "output_dir_images_annotated": "images_annotated",
+    "output_dir_inference_json": "annotations.json",
+}
+_CREATED = (
+    (re.compile(r"create_(onnx|engine|pth|hdf5|tlt|weights_tlt|trt)_file(_\w+)?"), "model{1}.{0}"),
+    (re.compile(r"create_(json|csv|txt|yaml)_file(_\w+)?"), "results{1}.{0}"),
+    (re.compile(r"create_(\w+?_)?result_file(_\w+)?"), "{0}results.json"),
+    (re.compile(r"create_(\w+_plot)(_\w+)?"), "{0}.png"),
+    (re.compile(r"output_dir_(\w+)()"), "{0}"),
+)
+_SUFFIXES = {"weights_tlt": "tlt", "trt": "engine"}
+_LIKE_A_FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|framework")
 
 
 @dataclass(frozen=True)
@@ -84,6 +128,9 @@ class InferenceContext:
         actions: the bundle's actions.
         given: dotted keys that the user set; they are left alone.
         env: the job's environment.
+        value_of: the value that the spec has for a field so far.
+        fields: the schema nodes of the fields.
+        notices: what the user is told is added here.
     """
 
     action: str
@@ -95,6 +142,9 @@ class InferenceContext:
     actions: Mapping[str, Any] = field(default_factory=dict)
     given: frozenset[str] | set[str] = frozenset()
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    value_of: Callable[[str], Any] = lambda key: None
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
 
 def apply(
@@ -126,8 +176,11 @@ def apply(
     )
     found: list[InferredField] = []
     from_parent = from_ptm = False
+    taken: set[str] = set()
     for name, (function, constant) in open_rows.items():
         made, source = _value(name, function, constant, context, engine_beside)
+        if made is not None and function == CREATE:
+            made = _apart(made, taken)
         if made is not None:
             found.append(made)
         from_parent |= source == "parent"
@@ -176,6 +229,56 @@ def normalization(
     ]
 
 
+def _apart(made: InferredField, taken: set[str]) -> InferredField:
+    """A file of its own for each field: two of one kind are named after their fields."""
+    path = PurePosixPath(str(made.value))
+    if str(path) in taken:
+        last = made.field.rsplit(".", 1)[-1].removesuffix("_file")
+        path = path.with_name(f"{last}{path.suffix}")
+    taken.add(str(path))
+    return replace(made, value=str(path))
+
+
+def results_fields(
+    action: str, outputs: Any, context: InferenceContext, filled: Collection[str]
+) -> list[InferredField]:
+    """The fields of an action's ``outputs``: what a run writes goes into the job's folder.
+
+    A file that the user names is left alone, a folder is not: a job's results are in its folder.
+    """
+    found: list[InferredField] = []
+    for key, row in outputs.items() if isinstance(outputs, Mapping) else ():
+        name = str(key)
+        last = name.rsplit(".", 1)[-1].replace("-", "_")
+        is_file = isinstance(row, Mapping) and row.get("type") == "file"
+        if name in filled or (is_file and name in context.given):
+            continue
+        value = Path(context.results_dir)
+        if is_file:
+            value = value / action / _file_name(last, context.value_of(name))
+        elif last not in ("results_dir", "output_dir") or "." in name:
+            value = value / action
+        found.append(InferredField(name, "output", str(value), "written by this job"))
+    return found
+
+
+def _file_name(last: str, present: Any) -> str:
+    """The name of an output file: what the template calls it, else by the field's last word."""
+    if isinstance(present, str) and PurePosixPath(present).suffix and present != NOT_GIVEN:
+        return PurePosixPath(present).name
+    for word, name in (
+        ("onnx", "model.onnx"),
+        ("engine", "model.engine"),
+        ("cal_cache", "cal.bin"),
+        ("pruned", "model.pth"),
+        ("checkpoint", "model.pth"),
+        ("model", "model.pth"),
+    ):
+        if word in last:
+            return name
+    return last
+
+
 def model_fields(spec_params: Mapping[str, Any]) -> set[str]:
     """The fields of which a parent's model fills one."""
     return {name for name, row in spec_params.items() if _parse(name, row)[0] in OF_PARENT}
@@ -200,29 +303,35 @@ def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
 
 
 def _parse(name: str, row: Any) -> tuple[str, Any]:
-    """``"function"``, ``"function,constant"`` or ``{function, value}`` as (function, constant).
+    """A row as (function, constant): ``"function"``, ``"function,constant"``, ``{function,
+    value}``, ``{link, destination_path}``, or a constant alone.
 
     Raises:
-        UsageError: an unknown function, or a constant where none belongs.
+        UsageError: a constant where none belongs.
     """
     constant: Any = None
     if isinstance(row, Mapping):
+        if "link" in row:
+            return LINK, dict(row)
+        if "function" not in row:
+            return CONSTANT, dict(row)
         function, constant = str(row.get("function")), row.get("value")
         has_constant = "value" in row
+    elif not isinstance(row, str):
+        return CONSTANT, row
     else:
-        function, comma, text = (part.strip() for part in str(row).partition(","))
+        function, comma, text = (part.strip() for part in row.partition(","))
         has_constant = bool(comma)
         if has_constant:
             from mae_skill.reader import parse_value
 
             constant = parse_value(text)
+    function = _SAME.get(function, function)
     if function not in FUNCTIONS:
-        raise UsageError(
-            "unknown inference function",
-            field=name,
-            got=function,
-            expected="one of " + ", ".join(sorted(FUNCTIONS)),
-        )
+        if (file := _created(function)) is not None:
+            return CREATE, (function, file)
+        known = function if has_constant or _LIKE_A_FUNCTION.fullmatch(function) else None
+        return (UNKNOWN, known) if known is not None else (CONSTANT, row)
     if has_constant != (function == "assign_const_value"):
         hint = "write it as assign_const_value,VALUE" if not has_constant else None
         raise UsageError(
@@ -232,6 +341,23 @@ def _parse(name: str, row: Any) -> tuple[str, Any]:
             hint=hint,
         )
     return function, constant
+
+
+def function_of(row: Any) -> str:
+    """The inference function that a row of ``spec_params`` names."""
+    word = str(row.get("function")) if isinstance(row, Mapping) else str(row).split(",", 1)[0]
+    return _SAME.get(word.strip(), word.strip())
+
+
+def _created(function: str) -> str | None:
+    """The file that a function creates, by its name; None where it creates none."""
+    if function in _FILES:
+        return _FILES[function]
+    for pattern, name in _CREATED:
+        if match := pattern.fullmatch(function):
+            kind = _SUFFIXES.get(match[1] or "", match[1] or "")
+            return name.format(kind, match[2] or "")
+    return None
 
 
 def _takes(name: str) -> str:
@@ -277,16 +403,24 @@ def _value(
         return plain(ENCRYPTION_REFERENCE, f"the variable {ENCRYPTION_VARIABLE}, which is set")
     if function == "output_dir":
         return plain(context.results_dir, "the folder of this job")
-    if function == "create_onnx_file":
-        return plain(
-            str(Path(context.results_dir) / context.action / "model.onnx"), "written by this job"
-        )
-    if function == "create_engine_file":
-        return plain(
-            str(Path(context.results_dir) / context.action / "model.engine"), "written by this job"
-        )
-    if function == "assign_const_value":
+    if function == CREATE:
+        path = Path(context.results_dir) / context.action / constant[1]
+        return InferredField(name, constant[0], str(path), "written by this job"), ""
+    if function in ("assign_const_value", CONSTANT):
         return plain(constant, "a constant of the bundle")
+    if function == "verbose":
+        return plain(True, "a constant of the bundle")
+    if function == LINK:
+        return _linked(name, constant), ""
+    if function == UNKNOWN and constant in (context.fields.get(name, {}).get("enum") or ()):
+        return plain(constant, "a constant of the bundle")
+    if function == UNKNOWN:
+        _refuse_if_needed(name, str(constant), context)
+        return None, ""
+    if function == "from_csv":
+        return None, ""
+    if function == "resume_model_bool":
+        return plain(_resume(context) is not None, "whether this job has a checkpoint")
     resumed = _resume(context) if function in (*OF_RESUME, "ptm_if_no_resume_model") else None
     if resumed is not None:
         return plain(*resumed) if function in OF_RESUME else (None, "")
@@ -299,6 +433,45 @@ def _value(
     if function in OF_PTM and context.parent is not None and context.parent.kind == CHECKPOINT:
         return _from_parent(name, function, context, engine_beside)
     return None, ""
+
+
+def _refuse_if_needed(name: str, function: str, context: InferenceContext) -> None:
+    """Refuse an unknown function whose field has no value yet.
+
+    Raises:
+        UsageError: it has none.
+    """
+    value = context.value_of(name)
+    if value in (None, "", NOT_GIVEN):
+        raise UsageError(
+            "unknown inference function",
+            field=name,
+            got=function,
+            expected=f"{name}=VALUE, or one of {', '.join(sorted(FUNCTIONS))}",
+        )
+    context.notices.append(f"{name} keeps {value!r}: the inference function {function} is unknown")
+
+
+def _linked(name: str, row: Mapping[str, Any]) -> InferredField:
+    """A file behind a URL of the bundle; nothing is asked of the URL before a launch.
+
+    Raises:
+        UsageError: it is no URL.
+    """
+    link = str(row.get("link"))
+    if not urls.is_remote(link):
+        raise UsageError("not a URL", field=name, got=link, expected="https://… or s3://…")
+    urls.check(link)
+    file = PurePosixPath(str(row.get("destination_path") or "")).name or urls.name_of(link)
+    mark = hashlib.sha256(urls.unsigned(link).encode()).hexdigest()[:16]
+    path = (files.cache_home() / "pretrained").resolve() / mark / file
+    needs: tuple[tuple[str, Path, str | None], ...] = (
+        () if path.is_file() else ((link, path, None),)
+    )
+    note = (
+        f"{urls.redact(link)}, fetched at the launch" if needs else f"{urls.redact(link)}, cached"
+    )
+    return InferredField(name, LINK, str(path), note, needs)
 
 
 def _from_parent(
@@ -331,7 +504,8 @@ def _resume(context: InferenceContext) -> tuple[str, str] | None:
         return None
     index = CheckpointIndex(context.job_dir / context.action)
     if not index.read()["checkpoints"]:
-        return None
+        newest = newest_in(context.job_dir, context.action)
+        return None if newest is None else (str(newest), "this job's own checkpoint, by its name")
     choice = index.choose("latest")
     note = "; ".join([f"this job's own checkpoint ({choice.reason})", *choice.notices])
     return str(index.train_dir / str(choice.entry["file"])), note

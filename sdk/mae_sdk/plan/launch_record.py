@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted
-from mae_skill.errors import SpecError, UsageError
+from mae_skill.errors import NotFoundError, SpecError, UsageError
 
+from mae_sdk.jobs.config_file import SPEC, require_toml
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
+from mae_sdk.plan.command import command_of, fill, places
 from mae_sdk.run.platform import Resources
 
 
@@ -32,16 +35,19 @@ class Shape(NamedTuple):
 def device_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
     """The spec key that holds the number of devices of `action`.
 
-    It is the bundle's ``gpu_spec_key``, in the action's own section if it has one.
+    It is the bundle's ``gpu_spec_key``, in the action's own section if it has one. An action whose
+    section has a ``gpu_id`` takes that device and counts none.
     """
     key = info.get("gpu_spec_key")
     if not isinstance(key, str):
         return None
     own = ".".join([action, *key.split(".")[1:]])
-    for name in (own, key):
-        if get_dotted(spec, name) is not None:
-            return name if name == own or action in key.split(".") else None
-    return None
+    if get_dotted(spec, own) is not None:
+        return own
+    takes_one = get_dotted(spec, f"{action}.gpu_id") is not None
+    if get_dotted(spec, key) is None or takes_one:
+        return None
+    return None if info.get("validator") and action not in key.split(".") else key
 
 
 def gpu_ids_key(info: Mapping[str, Any], action: str, spec: Mapping[str, Any]) -> str | None:
@@ -64,7 +70,8 @@ def shape(
     ids = get_dotted(spec, f"{section}.gpu_ids") or []
     chosen = [item for item in ids if isinstance(item, int)] if isinstance(ids, list) else []
     wanted = max(
-        int(get_dotted(spec, key, 1) or 1) if key else 1, len(ids) if isinstance(ids, list) else 1
+        _count(get_dotted(spec, key, 1), key, resources) if key else 1,
+        len(ids) if isinstance(ids, list) else 1,
     )
 
     distributed = bool((info["actions"][action] or {}).get("distributed"))
@@ -86,7 +93,30 @@ def shape(
         )
     names = list(resources.gpu_names)
     devices = [names[item] for item in named] if named and names else names
-    return Shape(processes, devices, min(wanted if distributed else 1, gpus))
+    if wanted > gpus and not distributed:
+        raise SpecError(
+            "more devices than there are",
+            field=key,
+            got=wanted,
+            expected=f"at most {gpus}: the devices of the platform",
+        )
+    # A runner that is one process and no rank of ours starts its own workers: it needs them all.
+    return Shape(processes, devices, min(wanted, gpus))
+
+
+def _count(value: Any, key: str, resources: Resources) -> int:
+    """A number of devices; -1 is all of them.
+
+    Raises:
+        SpecError: it is no such number.
+    """
+    if value in (None, "", 0):
+        return 1
+    if value == -1:
+        return resources.gpus or 1
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+        raise SpecError("not a number of devices", field=key, got=value, expected="a whole number")
+    return int(value)
 
 
 def nodes_of(
@@ -133,7 +163,7 @@ def too_many_nodes(action: str, nodes: int, most: int) -> SpecError:
 
 
 def launch_record(
-    info: Mapping[str, Any],
+    bundle: Bundle,
     action: str,
     spec: Mapping[str, Any],
     root: Root,
@@ -145,21 +175,27 @@ def launch_record(
 
     Raises:
         SpecError: the bundle's command cannot be read.
+        DependencyError: what writes the runner's configuration is not installed.
     """
-    entry = info["actions"][action] or {}
-    places = {
-        "{python}": sys.executable,
-        "{config_path}": str(job_dir / "spec.yaml"),
-        "{job_dir}": str(job_dir),
-    }
+    entry = bundle.action(action)
+    command = command_of(bundle, action, spec)
+    if command.config.endswith(".toml"):
+        require_toml()
+    values = places(job_dir, command.config)
     record: Launch = {
-        "command": [_fill(word, places) for word in words(entry, action)],
+        "command": [fill(word, values) for word in command.words],
         "result": entry.get("result"),
-        "cwd": str(Path.cwd()),
+        "cwd": command.cwd or str(Path.cwd()),
         "grace_seconds": float(entry.get("grace_seconds") or 30.0),
     }
+    if command.config != SPEC:
+        record["config"] = command.config
+    if isinstance(entry.get("metric_file"), str):
+        record["metric_file"] = entry["metric_file"]
+    if not entry.get("distributed"):
+        record["spawns"] = True
     record["processes"], record["devices"], record["device_count"] = shape(
-        info, action, spec, resources
+        bundle.info, action, spec, resources
     )
     if root.remote:
         record["remote"] = root.job_url(job_id)
@@ -167,31 +203,36 @@ def launch_record(
     return record
 
 
-def words(entry: Mapping[str, Any], action: str) -> list[str]:
-    """The command of an action, split as a shell would; no shell runs it.
-
-    Raises:
-        SpecError: there is none, or its quotes do not close.
-    """
-    try:
-        found = shlex.split(str(entry.get("command") or ""))
-    except ValueError as error:
-        raise SpecError(
-            "the command cannot be split",
-            field=f"actions.{action}.command",
-            got=entry.get("command"),
-            hint=str(error),
-        ) from None
-    if not found:
-        raise SpecError(
-            "the action names no command",
-            field=f"actions.{action}.command",
-            expected="a command with {config_path}",
+def machine_notes(bundle: Bundle, action: str, launch: Launch, resources: Resources) -> list[Any]:
+    """What a plan says of a command on the machine where it will run."""
+    entry = bundle.action(action)
+    if not resources.here:
+        return []
+    found: list[Any] = []
+    program = launch["command"][0]
+    if shutil.which(program, path=os.environ.get("PATH")) is None:
+        image = entry.get("container_image") or bundle.info.get("container_image")
+        found.append(
+            NotFoundError(
+                "the program of this action is not installed here",
+                field=f"actions.{action}.command",
+                got=program,
+                hint=f"the bundle names the image {image}" if image else "install it first",
+            )
+        )
+    names = bundle.info.get("required_credentials")
+    missing = [
+        name
+        for name in (names if isinstance(names, list) else ())
+        if isinstance(name, str) and not os.environ.get(name)
+    ]
+    if missing:
+        found.append(
+            UsageError(
+                "the bundle needs credentials that are not set",
+                field="required_credentials",
+                got=missing,
+                expected="variables of the environment, or --env",
+            )
         )
     return found
-
-
-def _fill(word: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        word = word.replace(name, value)
-    return word

@@ -25,14 +25,27 @@ from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
 from mae_sdk.plan import cost, inferred_fields, inherit
-from mae_sdk.plan.automl_policy import Decision, decide, require_optuna
-from mae_sdk.plan.data import VAL_FRACTION, Survey, locate
+from mae_sdk.plan.automl_policy import (
+    Decision,
+    decide,
+    is_searched,
+    require_optuna,
+    stated_metric,
+)
+from mae_sdk.plan.data import VAL_FRACTION, Survey
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
-from mae_sdk.plan.launch_record import launch_record, only_one_node, shape, too_many_nodes
+from mae_sdk.plan.launch_record import (
+    launch_record,
+    machine_notes,
+    only_one_node,
+    shape,
+    too_many_nodes,
+)
 from mae_sdk.plan.layers import read_layers, take_signatures
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
+from mae_sdk.plan.sources import locate
 from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
@@ -86,6 +99,20 @@ class Draft:
     def spec_params(self) -> dict[str, str]:
         """Dotted field → inference function."""
         return self.bundle.spec_params.get(self.action) or {}
+
+    def value_of(self, key: str) -> Any:
+        """The value that the layers have for a field, by its dotted or shorthand key, so far."""
+        full = (self.bundle.info.get("spec_shorthand_keys") or {}).get(key, key)
+        layers = self.layers
+        stacked = (
+            layers.overrides,
+            layers.shorthand,
+            layers.data,
+            layers.spec_file,
+            layers.template or layers.schema.get("default") or {},
+        )
+        found = (get_dotted(layer, full) for layer in stacked)
+        return next((value for value in found if value is not None), None)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -163,11 +190,17 @@ def decide_automl(draft: Draft) -> None:
             missing.
     """
     request, action = draft.request, draft.action
-    draft.decision = decide(draft.bundle, action, request.automl_policy, request.request)
+    draft.decision = decide(
+        draft.bundle,
+        action,
+        request.automl_policy,
+        request.request,
+        metric_given="metric" in request.automl,
+    )
     if draft.decision.automl:
         require_optuna()
         require_variable(request.automl.get("storage"), {**os.environ, **request.env})
-    elif request.automl and action != "train":
+    elif request.automl and not is_searched(draft.bundle, action):
         raise UsageError(
             f"{action} is never searched",
             field="automl",
@@ -179,8 +212,8 @@ def decide_automl(draft: Draft) -> None:
 def seal_request(draft: Draft) -> None:
     """Passwords and signatures inside URLs leave the request before anything else reads it."""
     names = (
-        *("spec", "train_datasets", "eval_dataset", "inference_dataset", "ptm", "spec_overrides"),
-        "results_root",
+        *("spec", "train_datasets", "eval_dataset", "inference_dataset", "sources", "ptm"),
+        *("spec_overrides", "results_root"),
     )
     sealed = {name: urls.seal_tree(getattr(draft.request, name)) for name in names}
     draft.request = replace(draft.request, **sealed)
@@ -232,27 +265,49 @@ def find_parent(draft: Draft) -> None:
     request = draft.request
     if request.parent_job_id:
         draft.parent = parent_info(request.parent_job_id, request.results_root)
+        check_origin(draft, draft.parent)
     inferred_fields.check_policy(request.checkpoint, draft.parent)
+
+
+def check_origin(draft: Draft, parent: ParentInfo) -> None:
+    """A model of another bundle is taken only where the caller says so.
+
+    Raises:
+        UsageError: the caller does not.
+    """
+    bundle = draft.bundle
+    ours = bundle.info.get("network_arch")
+    related = parent.skill in ("", bundle.name) or (ours and parent.network_arch == ours)
+    if related:
+        return
+    if not draft.request.foreign_parent:
+        raise UsageError(
+            "the parent job was made with another bundle",
+            field="parent_job_id",
+            got=parent.id,
+            expected=f"a job of {bundle.name}, not of {parent.skill}",
+            hint=f"if its {parent.kind} fits this bundle: --foreign-parent",
+        )
+    draft.layers.notices.append(
+        f"the model is from {parent.id}, a job of {parent.skill}: that it fits is not checked"
+    )
 
 
 def locate_data(draft: Draft) -> None:
     """The fields that the data source arguments fill."""
     info, layers, request = draft.bundle.info, draft.layers, draft.request
-    rows = (info.get("data_sources") or {}).get(draft.action) or {}
-    of_arguments = {
-        key
-        for key, row in rows.items()
-        if isinstance(row, Mapping) and row.get("source") in request.sources
-    }
+    rows = draft.bundle.data_rows(draft.action)
+    sources = request.all_sources
+    of_arguments = {key for key, row in rows.items() if row.get("source") in sources}
     # An override wins over an argument, and an argument over the spec file.
     overridden = {
         key
         for key in rows
-        if get_dotted(layers.overrides, key) is not None
-        or get_dotted(layers.shorthand, key) is not None
+        if any(get_dotted(layer, key) is not None for layer in (layers.overrides, layers.shorthand))
     }
     settled = overridden | (layers.given - of_arguments)
-    values, draft.problems = locate(draft.action, info, request.sources, settled)
+
+    values, draft.problems = locate(draft.action, info, sources, settled, draft.value_of)
     layers.data = nested(values)
     layers.given |= set(values)
 
@@ -267,7 +322,13 @@ def take_over_settings(draft: Draft) -> None:
 
 def keep_own_folder(draft: Draft) -> None:
     """A folder in the spec is dropped: the job's results belong into the job's folder."""
+    outputs = draft.bundle.action(draft.action).get("outputs")
     draft.owned = {key for key, function in draft.spec_params.items() if function == "output_dir"}
+    draft.owned |= {
+        str(key)
+        for key, row in (outputs.items() if isinstance(outputs, Mapping) else ())
+        if not (isinstance(row, Mapping) and row.get("type") == "file")
+    }
     draft.layers.notices += [
         f"{key} of the spec is not used: a job writes into its own folder"
         for key in sorted(draft.owned & draft.layers.given)
@@ -277,20 +338,27 @@ def keep_own_folder(draft: Draft) -> None:
 def infer_fields(draft: Draft) -> None:
     """The fields that inference functions fill: models, folders, keys."""
     request = draft.request
-    draft.inferred = inferred_fields.apply(
+    context = InferenceContext(
+        action=draft.action,
+        job_dir=None,
+        results_dir=str(draft.job_dir),
+        parent=draft.parent,
+        ptm=request.ptm,
+        checkpoint=request.checkpoint or "best",
+        actions=draft.bundle.info["actions"],
+        given=frozenset(draft.layers.given - draft.owned),
+        env=draft.environment,
+        value_of=draft.value_of,
+        fields=field_nodes(draft.layers.schema),
+        notices=draft.layers.notices,
+    )
+    draft.inferred = inferred_fields.apply(draft.action, draft.spec_params, context)
+    entry = draft.bundle.action(draft.action)
+    draft.inferred += inferred_fields.results_fields(
         draft.action,
-        draft.spec_params,
-        InferenceContext(
-            action=draft.action,
-            job_dir=None,
-            results_dir=str(draft.job_dir),
-            parent=draft.parent,
-            ptm=request.ptm,
-            checkpoint=request.checkpoint or "best",
-            actions=draft.bundle.info["actions"],
-            given=frozenset(draft.layers.given - draft.owned),
-            env=draft.environment,
-        ),
+        None if entry.get("mode") == "passthrough" else entry.get("outputs"),
+        context,
+        {item.field for item in draft.inferred},
     )
     if request.ptm:
         settled = draft.layers.given | set(flatten(draft.layers.parent))
@@ -412,7 +480,7 @@ def plan_of(draft: Draft) -> Plan:
         inferred=draft.inferred,
         policy=draft.decision,
         launch=launch_record(
-            bundle.info,
+            bundle,
             draft.action,
             found.spec,
             draft.root,
@@ -429,6 +497,7 @@ def plan_of(draft: Draft) -> Plan:
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
+    plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     most = draft.resources.nodes
     if plan.nodes > 1 and most == 1:
         plan.warnings.append(only_one_node(plan.action, plan.nodes))
@@ -471,7 +540,7 @@ def settle(draft: Draft, found: Resolution) -> None:
 
     # An action's own folder would put the results outside the job folder.
     for key in (f"{draft.action}.{name}" for name in draft.owned):
-        if get_dotted(found.spec, key):
+        if key not in draft.owned and get_dotted(found.spec, key):
             found.notices.append(f"{key} of the spec is not used: a job writes into its own folder")
             set_dotted(found.spec, key, None)
 
@@ -551,6 +620,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         plan.provenance,
         options,
         info=bundle.info,
+        stated=stated_metric(bundle, plan.action),
         devices=launch["devices"] or there,
         processes=launch["processes"],
         auto=auto,

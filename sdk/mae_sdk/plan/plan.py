@@ -197,9 +197,11 @@ class Plan:
             value = getattr(request, item.name)
             default: Any = (
                 {}
-                if item.name in ("automl", "spec_overrides", "env", "platform_options")
+                if item.name in ("automl", "spec_overrides", "env", "platform_options", "sources")
                 else "local"
                 if item.name == "platform"
+                else False
+                if item.name == "foreign_parent"
                 else None
             )
             if item.name in ("action", "skill_dir") or value is None or value == default:

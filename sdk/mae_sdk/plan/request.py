@@ -11,6 +11,8 @@ from mae_skill.errors import UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.texts import no_url
 
+from mae_sdk.plan.other_sdk import OPTIONS
+
 
 @dataclass(frozen=True)
 class Request:
@@ -21,7 +23,9 @@ class Request:
             template alone.
         train_datasets, eval_dataset, inference_dataset: data source URIs, as the bundle's
             ``data_sources`` name them.
+        sources: the same for sources of any name: ``{"calibration_dataset": URI}``.
         parent_job_id: the job whose model this one takes: an id or a prefix.
+        foreign_parent: take the model of a job that was made with another bundle.
         checkpoint: which of the parent's: ``best`` (default), ``latest``, ``epoch:N``.
         ptm: pretrained weights: a path or URL.
         automl_policy: ``auto``, ``on`` (the same) or ``off``.
@@ -45,8 +49,10 @@ class Request:
     train_datasets: Any = None
     eval_dataset: Any = None
     inference_dataset: Any = None
+    sources: Mapping[str, Any] = field(default_factory=dict)
     parent_job_id: str | None = None
     checkpoint: str | None = None
+    foreign_parent: bool = False
     ptm: str | None = None
     automl_policy: Any = None
     request: str | None = None
@@ -75,6 +81,8 @@ class Request:
 
             near = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f"did you mean {near[0]}?" if near else None
+            said = [f"{name}: {OPTIONS[name]}" for name in unknown if name in OPTIONS]
+            hint = "; ".join(said) or hint
             raise UsageError(
                 "unknown option",
                 field=unknown[0],
@@ -86,6 +94,8 @@ class Request:
         given = {
             name: _as_text(value) if name in _PATHS else value for name, value in given.items()
         }
+        if isinstance(given.get("sources"), Mapping):
+            given["sources"] = {name: _as_text(uri) for name, uri in given["sources"].items()}
         _check_types(action, given)
         for name in _DOCUMENTS:
             if name in given and not isinstance(given[name], str):
@@ -93,11 +103,13 @@ class Request:
         return cls(action=action, skill_dir=skill_dir, **given)
 
     @property
-    def sources(self) -> dict[str, Any]:
+    def all_sources(self) -> dict[str, Any]:
         """Source name → URI, of those given."""
-        return {name: getattr(self, name) for name in _SOURCES if getattr(self, name)}
+        named = {name: getattr(self, name) for name in _SOURCES if getattr(self, name)}
+        return {**self.sources, **named}
 
 
+_FLAGS = ("foreign_parent",)
 _TEXTS = (
     "parent_job_id",
     "checkpoint",
@@ -111,7 +123,7 @@ _TEXTS = (
 )
 _SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
 _PATHS = ("spec", "parent_job_id", "ptm", "results_root", *_SOURCES)
-_MAPPINGS = ("automl", "spec_overrides", "env", "platform_options")
+_MAPPINGS = ("automl", "spec_overrides", "env", "platform_options", "sources")
 _DOCUMENTS = ("spec", "spec_overrides", "automl", "platform_options")
 
 
@@ -144,6 +156,9 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
     }.items():
         if not isinstance(value, str) or "\0" in value:
             raise UsageError("must be a string", field=name, got=repr(value), expected="a string")
+    for name in _FLAGS:
+        if not isinstance(given.get(name, False), bool):
+            raise UsageError("not true or false", field=name, got=repr(given[name]))
     for name in (
         *(name for name in _TEXTS if name != "request"),
         *_SOURCES,
@@ -155,8 +170,18 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
                 got=given[name],
                 expected="a value, or leave the option out",
             )
-    for name in _SOURCES:
-        value = given.get(name, [])
+    more = given.get("sources")
+    more = more if isinstance(more, Mapping) else {}
+    for name, value in {**more, **{name: given.get(name, []) for name in _SOURCES}}.items():
+        if value in ("", None, NOT_GIVEN):
+            raise UsageError("must not be empty", field=name, got=value, expected="a path or URL")
+        if name in more and name in _SOURCES and given.get(name):
+            raise UsageError(
+                f"{name} is given twice",
+                field=name,
+                got=[more[name], given[name]],
+                expected="one of them",
+            )
         several = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, (str, os.PathLike)) for one in several):
             raise UsageError(

@@ -277,6 +277,7 @@ def start_and_watch(
     tick_seconds: float = 0.5,
     started: Callable[[int], None] | None = None,
     stop: list[int] | None = None,
+    ranked: bool = True,
 ) -> Outcome:
     """Run `command` as `nproc` ranks of this node and wait for all of them.
 
@@ -289,6 +290,8 @@ def start_and_watch(
         tick: called about every `tick_seconds`; True asks for a stop.
         started: called with the process group's id once all ranks run.
         stop: the signals that ask for a stop are appended here.
+        ranked: tell each process its rank. A runner that starts its own workers must not be told:
+            it would take itself for one of them.
 
     Returns:
         The outcome. A rank that fails takes the others with it. The whole process group is gone on
@@ -298,14 +301,15 @@ def start_and_watch(
         OSError: the command cannot be started.
     """
     cluster = read_cluster(environment)
-    base = {
-        **child_environment(environment, command),
-        "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
-        "MASTER_PORT": str(cluster.master_port or free_port()),
-        "WORLD_SIZE": str(cluster.nodes * nproc),
-        "LOCAL_WORLD_SIZE": str(nproc),
-        "NODE_RANK": str(cluster.node_rank),
-    }
+    base = child_environment(environment, command)
+    if ranked:
+        base |= {
+            "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
+            "MASTER_PORT": str(cluster.master_port or free_port()),
+            "WORLD_SIZE": str(cluster.nodes * nproc),
+            "LOCAL_WORLD_SIZE": str(nproc),
+            "NODE_RANK": str(cluster.node_rank),
+        }
     first_rank = cluster.node_rank * nproc
 
     stop = [] if stop is None else stop
@@ -322,9 +326,10 @@ def start_and_watch(
         try:
             for local_rank in range(nproc):
                 rank = first_rank + local_rank
+                own = {"RANK": str(rank), "LOCAL_RANK": str(local_rank)} if ranked else {}
                 process = subprocess.Popen(
                     list(command),
-                    env={**base, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
+                    env={**base, **own},
                     cwd=cwd,
                     stdin=subprocess.DEVNULL if sink else None,
                     stdout=subprocess.PIPE if sink else None,

@@ -38,7 +38,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
-from mae_sdk.jobs.status import StatusWriter, read_status
+from mae_sdk.jobs.status import StatusWriter, read_status, reported_failure, status_files
 from mae_sdk.run import report_process, warm
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.platform import DEFAULT, platform_of
@@ -190,6 +190,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     secrets = secret_values(environment, record.get("env_names") or ())
     _mark(job_dir, number)
     log_start = _clear(job_dir, record["launch"])
+    before = {str(path): _size(path) for path in status_files(job_dir)}
     _beat(job_dir)
 
     outcome: Outcome | None = None
@@ -210,7 +211,19 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             if _is_full(error):
                 category = "storage"
             problem = failure(category, f"the runner could not be started: {error}")
+    if outcome is not None and outcome.exit_code == 0 and not outcome.stopped:
+        said = reported_failure(job_dir, before)
+        if said is not None:  # a runner that ends without an error although it failed
+            outcome = outcome._replace(exit_code=1)
+            problem = failure("runner", said)
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _mark(job_dir: Path, number: int) -> None:
@@ -363,6 +376,7 @@ def _run(
         secrets=secrets,
         grace=float(launch.get("grace_seconds") or 30.0),
         tick=_Tick(job_dir, is_unwanted),
+        ranked=not launch.get("spawns"),
     )
 
 
@@ -495,11 +509,15 @@ def _verdict(
 
 
 def _checkpoint_mark(job_dir: Path) -> list[list[Any]]:
-    """What changes when a run makes progress: the times of the checkpoint indexes."""
-    return sorted(
-        [str(path.relative_to(job_dir)), path.stat().st_mtime_ns]
-        for path in job_dir.glob("*/checkpoints.json")
-    )
+    """What changes when a run makes progress: the times of the checkpoint indexes, or of the
+    newest checkpoint."""
+    indexes = list(job_dir.glob("*/checkpoints.json"))
+    if not indexes:  # a runner that keeps none
+        from mae_sdk.jobs.checkpoint_names import newest_in
+
+        newest = newest_in(job_dir, records.read_record(job_dir)["action"])
+        indexes = [] if newest is None else [newest]
+    return sorted([str(path.relative_to(job_dir)), path.stat().st_mtime_ns] for path in indexes)
 
 
 def _close_status(job_dir: Path, state: str, reason: str, problem: Failure | None) -> None:

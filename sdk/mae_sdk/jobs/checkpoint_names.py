@@ -1,0 +1,144 @@
+"""Checkpoints of a runner that keeps no index: epoch, step, best and latest by the files' names.
+
+TAO's layout: ``model_epoch_001.pth``, ``model_epoch_001_step_00020.pth``, ``model_best_003.pth``,
+``<arch>_model_latest.pth``. The highest epoch, then the highest step, is the latest; a name with
+"best" is preferred where the best is asked for, and where there is none, the latest is taken and
+said to be that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from mae_skill.errors import NotFoundError
+
+from mae_sdk.jobs.checkpoints import parse_policy
+
+CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
+
+_SUFFIXES = {
+    ENGINE: (".engine", ".plan", ".trt"),
+    ONNX: (".onnx",),
+    CHECKPOINT: (".pth", ".pt", ".ckpt", ".safetensors", ".hdf5", ".tlt"),
+}
+_FOREIGN_FOLDERS = frozenset({"inputs", "ptm", "automl", "__pycache__"})
+"""Folders of a job whose model files are not its results."""
+
+_EPOCH = re.compile(r"(?:^|[_\-.=/])(?:epoch|ep|best)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
+_STEP = re.compile(r"(?:^|[_\-.=/])(?:step|iter|iteration)[_\-=]?0*(\d+)(?!\d)", re.IGNORECASE)
+_BARE = re.compile(r"0*(\d+)")
+
+
+def artefact_kind(name: str) -> str | None:
+    """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; else None."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
+def results_of(names: Iterable[str], action: str) -> list[str]:
+    """The files of a job that are its results: those in its action's folder; where there is no
+    model, those of its other folders, since a runner may name its folder otherwise.
+    """
+    everything = sorted(names)
+    own = [name for name in everything if name.startswith(f"{action}/")]
+    if any(artefact_kind(name) for name in own):
+        return own
+    others = [
+        name
+        for name in everything
+        if artefact_kind(name) and not _FOREIGN_FOLDERS & set(PurePosixPath(name).parts[:-1])
+    ]
+    return sorted({*own, *others})
+
+
+def place(name: str) -> tuple[int, int] | None:
+    """The epoch and step (-1: not said) that a file name states; None where it states neither."""
+    stem = PurePosixPath(name).stem
+    epochs = [int(number) for number in _EPOCH.findall(stem)]
+    steps = [int(number) for number in _STEP.findall(stem)]
+    if not epochs and (bare := _BARE.fullmatch(stem)):
+        epochs = [int(bare[1])]
+    if not epochs and not steps:
+        return None
+    return max(epochs, default=-1), max(steps, default=-1)
+
+
+def choose_by_name(names: Iterable[str], policy: str, owner: str) -> tuple[str, str]:
+    """The checkpoint of a policy, and the reason in words.
+
+    Args:
+        names: the job's results.
+        owner: the job, for the error.
+
+    Raises:
+        NotFoundError: none fits.
+        UsageError: the policy is unknown.
+    """
+    kind, epoch = parse_policy(policy)
+    found = [name for name in sorted(names) if artefact_kind(name) == CHECKPOINT]
+    placed = sorted(
+        ((at, name) for name in found if (at := place(name)) is not None), key=lambda one: one[0]
+    )
+    if kind == "epoch":
+        fitting = [name for at, name in placed if at[0] == epoch]
+        if not fitting:
+            known = sorted({at[0] for at, _ in placed if at[0] >= 0})
+            raise NotFoundError(
+                f"no checkpoint of epoch {epoch}",
+                field="checkpoint",
+                got=policy,
+                expected=f"one of the epochs {', '.join(map(str, known)) or 'of its file names'}",
+            )
+        return fitting[-1], f"epoch {epoch}, by its name"
+    best = [name for name in found if "best" in PurePosixPath(name).stem.lower()]
+    if kind == "best" and best:
+        numbered = [name for _, name in placed if name in best]
+        return (numbered or best)[-1], "best, by its name"
+    if len(found) == 1:
+        return found[0], "the only one"
+    if not found:
+        raise NotFoundError(
+            f"job {owner} has no checkpoint",
+            field="checkpoint",
+            got=policy,
+            expected="a job that saved at least one",
+        )
+    latest = [name for name in found if "latest" in PurePosixPath(name).stem.lower()]
+    others = [name for _, name in placed if name not in best] or [name for _, name in placed]
+    chosen = others[-1] if others else latest[-1] if latest else None
+    if chosen is None:
+        raise NotFoundError(
+            f"job {owner} has several checkpoints, and no name says which is {kind}",
+            field="checkpoint",
+            got=policy,
+            expected="a checkpoint file named in the spec",
+            hint=", ".join(found[:8]),
+        )
+    at = place(chosen)
+    where = "" if at is None else f", epoch {at[0]}" if at[0] >= 0 else f", step {at[1]}"
+    if kind == "best":
+        return chosen, f"the latest{where}: the job does not say which is best"
+    return chosen, f"latest{where}, by its name"
+
+
+def newest_in(job_dir: Path, action: str) -> Path | None:
+    """The newest checkpoint in a job's folder on this machine, for it to go on from; None where
+    there is none.
+    """
+    names = [
+        path.relative_to(job_dir).as_posix()
+        for path in job_dir.rglob("*")
+        if artefact_kind(path.name) == CHECKPOINT and path.is_file()
+    ]
+    inside = [
+        name
+        for name in results_of(names, action)
+        if (job_dir / name).resolve().is_relative_to(job_dir.resolve())
+    ]
+    try:
+        chosen, _ = choose_by_name(inside, "latest", job_dir.name)
+    except NotFoundError:
+        return None
+    return job_dir / chosen

@@ -1,0 +1,116 @@
+"""How much of a bundle works here: each action, why not where it does not, and what of the bundle's
+files nothing reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mae_skill.bundle import Bundle
+from mae_skill.dialect import unread_info, unread_schema
+from mae_skill.errors import DataError, MaeError
+from mae_skill.resolve import layers_of, resolve
+
+from mae_sdk.plan import inferred_fields
+from mae_sdk.plan.automl_policy import decide
+from mae_sdk.plan.command import command_of
+from mae_sdk.plan.inferred_fields import InferenceContext
+
+MUST_BE_GIVEN = "must be given"
+
+
+def score(bundle: Bundle) -> dict[str, Any]:
+    """``works, of, actions, unread``: action → ``works``, its ``problems``, what it ``needs`` from
+    the user, ``notices``, and whether it is searched (``automl``).
+
+    Nothing runs and nothing but the bundle's own files is opened.
+    """
+    actions = {name: of_action(bundle, name) for name in bundle.actions}
+    unread: dict[str, list[str]] = {"skill_info": unread_info(bundle.info)}
+    for name in bundle.actions:
+        try:
+            unread[f"{name} schema"] = unread_schema(bundle.schema(name))
+        except MaeError:
+            continue
+    return {
+        "works": sum(one["works"] for one in actions.values()),
+        "of": len(actions),
+        "actions": actions,
+        "unread": {name: keys for name, keys in unread.items() if keys},
+    }
+
+
+def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
+    """Whether an action can be planned, given its data and a parent."""
+    problems: list[MaeError] = []
+    needs: set[str] = {
+        f"{row.get('source')} → {key}"
+        for key, row in bundle.data_rows(action).items()
+        if row.get("source") and not row.get("optional")
+    }
+    notices: list[str] = []
+    spec: Mapping[str, Any] = {}
+    for read in (bundle.schema, bundle.template):
+        try:
+            read(action)
+        except MaeError as error:
+            notices.append(str(error).splitlines()[0])
+    try:
+        layers = layers_of(bundle, action)
+        spec = layers.template or layers.schema.get("default") or {}
+        filled = _filled(bundle, action, layers.schema, problems)
+        found = resolve(bundle, action, layers)
+        for one in found.errors:
+            key = str(one.field)
+            given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
+            if given and key not in filled:
+                needs.add(key)
+            elif not given:
+                problems.append(one)
+        notices += found.notices
+        spec = found.spec or spec
+    except MaeError as error:
+        problems += getattr(error, "problems", None) or [error]
+    searched = "no"
+    try:
+        command_of(bundle, action, spec)
+        decision = decide(bundle, action)
+        searched = decision.reason
+    except MaeError as error:
+        problems.append(error)
+    return {
+        "works": not problems,
+        "problems": [error.to_dict() for error in problems],
+        "needs": sorted(needs),
+        "automl": searched,
+        "notices": list(dict.fromkeys(notices)),
+    }
+
+
+def _filled(
+    bundle: Bundle, action: str, schema: Mapping[str, Any], problems: list[MaeError]
+) -> set[str]:
+    """The fields that mappings and outputs fill; unknown functions are added to `problems`."""
+    from mae_skill.dotted import field_nodes, get_dotted
+
+    rows = bundle.spec_params.get(action) or {}
+    outputs = bundle.action(action).get("outputs")
+    try:
+        template = bundle.template(action)
+    except MaeError:
+        template = {}
+    context = InferenceContext(
+        action=action,
+        job_dir=None,
+        results_dir="/job",
+        env={},
+        value_of=lambda key: get_dotted(template, key),
+        fields=field_nodes(schema),
+    )
+    for name, row in rows.items():
+        try:
+            inferred_fields.apply(action, {name: row}, context)
+        except MaeError as error:
+            problems.append(error)
+    return {*rows, *(outputs if isinstance(outputs, Mapping) else ())}

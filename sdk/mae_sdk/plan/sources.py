@@ -1,0 +1,495 @@
+"""Where an action's data is: the fields that the sources of a request fill.
+
+A row of ``data_sources`` says which source a field takes and what lies where in it. Images are
+opened, counted and judged later (`mae_sdk.plan.data`); whatever else a bundle's runner reads, such
+as annotation files, folders and archives of its own, is carried: it must exist, and nothing of it
+is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.placeholders import NOT_GIVEN
+
+from mae_sdk.data.fetch import is_archive
+from mae_sdk.data.source import no_pattern
+from mae_sdk.storage import urls
+from mae_sdk.storage.faults import as_data_error
+
+SourceArg = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+
+IMAGES, FILE, FOLDER, ARCHIVE = "images", "file", "folder", "archive"
+
+_NAMED = re.compile(r"\{([^{}]+)\}")
+
+
+def is_images(row: Any) -> bool:
+    """Whether a row of ``data_sources`` holds images that plans open, count and judge."""
+    if not isinstance(row, Mapping):
+        return False
+    return row.get("data_kind") == IMAGES or row.get("runtime") == "indexed_archive"
+
+
+def locate(
+    action: str,
+    info: Mapping[str, Any],
+    sources: Mapping[str, SourceArg],
+    given: Collection[str] = (),
+    value_of: Callable[[str], Any] = lambda key: None,
+) -> tuple[dict[str, Any], list[MaeError]]:
+    """The data fields of an action that the named sources fill.
+
+    An archive of images, by its name, is taken as given. Anything else is a place: ``<place>/<path
+    of the bundle>`` when that is there, else the place itself when it is a folder or prefix that
+    holds something. Data that is carried is ``<place>/<path>``, and nothing else.
+
+    Args:
+        sources: ``train_datasets``, ``eval_dataset`` … → a URI, a list of URIs, or None.
+        given: dotted keys that the user set in the spec; they are left alone.
+        value_of: the value of a field of the spec, for paths that name one: ``{split}.json``.
+
+    Returns:
+        Dotted key → URI, list of URIs or, where the row maps several files, a mapping of them
+        (local paths made absolute), and every error: a source that does not exist, is empty, or is
+        not read by the action.
+    """
+    rows: dict[str, Mapping[str, Any]] = {
+        str(key): row
+        for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
+        if isinstance(row, Mapping)
+    }
+    values: dict[str, Any] = {}
+    errors: list[MaeError] = []
+    rows = {key: row for key, row in rows.items() if row.get("source")}
+    taken = {str(row["source"]) for row in rows.values()}
+    for name, source in sources.items():
+        if source is not None and name not in taken:
+            expected = ", ".join(sorted(taken)) if taken else "no data source"
+            errors.append(
+                UsageError(
+                    f"{action} does not read this source",
+                    field=name,
+                    got=_shown(source),
+                    expected=expected,
+                )
+            )
+    for key, row in rows.items():
+        name = str(row.get("source"))
+        source = sources.get(name)
+        if key in given or source is None:
+            continue
+
+        many = isinstance(source, (list, tuple))
+        uris = _uris(source)
+        if many and not source:
+            errors.append(
+                DataError(
+                    "the list of sources is empty", field=name, got=[], expected="at least one URI"
+                )
+            )
+        alone = sum(str(other.get("source")) == name for other in rows.values()) == 1
+        place = _Place(key, row, name, str(info.get("data_format") or ""), alone, value_of)
+        found = []
+        for one in uris:
+            try:
+                found.append(_one(one, row.get("path"), name) if is_images(row) else place.of(one))
+            except MaeError as error:
+                error.field = error.field or name
+                errors.append(error)
+        found = [one for one in found if one is not None]
+        if isinstance(row.get("mapping"), Mapping):
+            found = _over_pattern(found, value_of(key))
+        if found:
+            several = many or bool(row.get("list") or row.get("multiple_sources"))
+            values[key] = found if several else found[0]
+    return values, errors
+
+
+def _uris(source: Any) -> list[str]:
+    """A source, or a list of them, as text."""
+    return (
+        [os.fspath(one) for one in source]
+        if isinstance(source, (list, tuple))
+        else [os.fspath(source)]
+    )
+
+
+def _over_pattern(found: list[Any], pattern: Any) -> list[Any]:
+    """Mapped files over what the spec says of such an item beside them."""
+    items = pattern if isinstance(pattern, list) else [pattern]
+    items = [item for item in items if isinstance(item, Mapping)]
+    if not items:
+        return found
+    return [
+        {
+            **{name: v for name, v in items[min(at, len(items) - 1)].items() if v != NOT_GIVEN},
+            **one,
+        }
+        for at, one in enumerate(found)
+    ]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One row of carried data.
+
+    Attributes:
+        key: the field it fills.
+        name: its source.
+        data_format: of the bundle, by which some rows choose their path.
+        alone: whether no other row takes files of the source: then a source may be the file itself.
+    """
+
+    key: str
+    row: Mapping[str, Any]
+    name: str
+    data_format: str
+    alone: bool
+    value_of: Callable[[str], Any]
+
+    def of(self, uri: str) -> Any:
+        """What the row takes of one source: a path, or a mapping of them; None where an optional
+        one is missing.
+
+        Raises:
+            DataError, UsageError: it is not there, or no path or URL.
+            SpecError: the bundle's path leads out of the source, or names a field that is not
+                given.
+        """
+        base = _checked(uri, self.name)
+        mapping = self.row.get("mapping")
+        if isinstance(mapping, Mapping):
+            return self._mapped(mapping, base)
+        if "value" in self.row:
+            return self.row["value"]
+        return self._first(self._paths(), base, bool(self.row.get("optional")), self.alone)
+
+    def _mapped(self, mapping: Mapping[str, Any], base: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, row in mapping.items():
+            if not isinstance(row, Mapping):
+                continue
+            if row and all(isinstance(item, Mapping) for item in row.values()):
+                found[str(name)] = self._mapped(row, base)
+                continue
+            optional = bool(row.get("optional"))
+            path = row.get("path")
+            if "value" in row:
+                found[str(name)] = row["value"]
+            elif path or not optional:
+                value = self._first([str(path or "")], base, optional, False)
+                if value is not None:
+                    found[str(name)] = value
+        return found
+
+    def _paths(self) -> list[str]:
+        """The paths to look for, the first that exists is taken."""
+        chosen: Any = self.row.get("path")
+        for word, table in self.row.items():
+            if chosen is not None or not str(word).startswith("path_from_"):
+                continue
+            if isinstance(table, Mapping):
+                wanted = self.data_format if word == "path_from_format" else "*"
+                chosen = table.get(wanted, table.get("*"))
+        if isinstance(chosen, (list, tuple)):
+            return [str(one) for one in chosen] or [""]
+        return [str(chosen or "")]
+
+    def _first(self, paths: Sequence[str], base: str, optional: bool, alone: bool) -> str | None:
+        places = [self._filled(path) for path in paths]
+        for path in places:
+            if (there := _carried_at(base, path, alone)) is not None:
+                return there
+        if optional and any(places):
+            return None
+        below = [urls.redact(urls.join(base, path) if path else base) for path in places]
+        raise DataError(
+            "no data was found",
+            field=self.key,
+            got=urls.redact(base),
+            expected=" or ".join(below),
+            hint=f"{self.key}=PATH names the file itself",
+        )
+
+    def _filled(self, path: str) -> str:
+        """A path of the bundle with its ``{field}`` filled in."""
+
+        def value(match: re.Match[str]) -> str:
+            found = self.value_of(match[1].strip())
+            if not isinstance(found, (str, int, float)) or found in ("", "???"):
+                raise SpecError(
+                    "the path of this data names a field that is not given",
+                    field=match[1].strip(),
+                    got=path,
+                    expected=f"{match[1].strip()}=VALUE",
+                    hint=f"or {self.key}=PATH",
+                )
+            return str(found)
+
+        filled = _NAMED.sub(value, path)
+        parts = PurePosixPath(filled.replace("\\", "/")).parts
+        if filled.startswith(("/", "~")) or ".." in parts or "\0" in filled or "://" in filled:
+            raise SpecError(
+                "a path of the bundle leads out of the source",
+                field=f"data_sources.{self.key}",
+                got=filled,
+                expected="a path below the source",
+            )
+        return filled
+
+
+def _checked(uri: str, name: str) -> str:
+    """A source as a URL or an absolute path.
+
+    Raises:
+        DataError, UsageError: it is neither.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+    urls.check(uri)
+    if urls.is_remote(uri):
+        return uri
+    try:
+        return str(urls.local_path(uri).absolute())
+    except RuntimeError as error:  # ~nobody
+        raise DataError(
+            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
+        ) from error
+
+
+def _carried_at(base: str, path: str, alone: bool) -> str | None:
+    """Where the file or folder is that a row names in a source; None where it is not."""
+    if not path:
+        return base if _is_file(base) or _holds_something(base) else None
+    below = urls.join(base, path)
+    if _is_file(below) or _holds_something(below):
+        return below
+    if urls.is_archive(path):  # the same, unpacked
+        name = PurePosixPath(path).name
+        stem = path[: -len(name)] + name.partition(".")[0]
+        if _holds_something(urls.join(base, stem)):
+            return urls.join(base, stem)
+    if not alone:
+        return None
+    if _is_file(base) and PurePosixPath(path).suffix == PurePosixPath(base).suffix:
+        return base  # the file itself was named
+    return base if urls.is_archive(path) and _holds_something(base) else None
+
+
+def carried(
+    key: str, row: Mapping[str, Any], value: Any, problems: list[MaeError]
+) -> dict[str, Any]:
+    """What a plan says of data that is carried: ``uri, data_kind, why``.
+
+    A local path that does not exist is added to `problems`.
+    """
+    paths = paths_in(row, value)
+    kinds = set()
+    for path in paths:
+        try:
+            urls.check(path)
+        except MaeError as error:
+            error.field = error.field or key
+            problems.append(error)
+            continue
+        if urls.is_remote(path):
+            kinds.add(ARCHIVE if urls.is_archive(path) else "remote")
+        elif urls.local_path(path).is_dir():
+            kinds.add(FOLDER)
+        elif urls.local_path(path).exists():
+            kinds.add(ARCHIVE if urls.is_archive(path) else FILE)
+        elif not any(mark in path for mark in "*?"):  # a pattern is its runner's to read
+            problems.append(
+                DataError(
+                    "there is no such file or folder",
+                    field=key,
+                    got=path,
+                    expected="a file or folder that exists",
+                )
+            )
+    shown = [urls.redact(path) for path in paths]
+    kind = kinds.pop() if len(kinds) == 1 else "several" if kinds else "value"
+    return {
+        "uri": shown[0] if len(shown) == 1 else shown,
+        "data_kind": kind,
+        "why": f"{kind}: not opened, only looked for",
+    }
+
+
+def paths_in(row: Mapping[str, Any], value: Any) -> list[str]:
+    """The paths and URLs in the value of a data field; of mapped files those that have a path."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if isinstance(value, (list, tuple)):
+        return [path for item in value for path in paths_in(row, item)]
+    mapping = row.get("mapping")
+    if not isinstance(value, Mapping) or not isinstance(mapping, Mapping):
+        return []
+    found = []
+    for name, item in mapping.items():
+        if not isinstance(item, Mapping):
+            continue
+        if item and all(isinstance(inner, Mapping) for inner in item.values()):
+            found += paths_in({"mapping": item}, value.get(name))
+        elif "path" in item:
+            found += paths_in({}, value.get(name))
+    return found
+
+
+def _one(uri: str, path: Any, name: str) -> str:
+    """One source.
+
+    Raises:
+        DataError: neither place holds anything.
+    """
+    if not uri.strip() or "\0" in uri:
+        raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
+    urls.check(uri)
+    local = not urls.is_remote(uri)
+    try:
+        base = str(urls.local_path(uri).absolute()) if local else uri
+    except RuntimeError as error:  # ~nobody
+        raise DataError(
+            f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
+        ) from error
+    where = urls.redact(uri)
+    try:
+        if urls.is_archive(uri):
+            if _is_file(base) or (local and _holds_something(base)):
+                return base
+            raise as_data_error(NotFoundError(""), where)
+        tried = [base]
+        if isinstance(path, str) and path:
+            below = urls.join(base, path)
+            tried.insert(0, below)
+            if _is_file(below) or (not urls.is_archive(path) and _holds_something(below)):
+                return below
+        if _holds_something(base) or is_archive(base):
+            inside = _entries(base)
+            archives = sorted(entry for entry in inside if urls.is_archive(entry))
+            if archives and len(archives) == len(inside):
+                raise _other_archives(where, base, tried[0], archives, str(path or "image"), name)
+            return base
+    except NotFoundError as error:
+        raise as_data_error(error, where) from error
+    raise DataError(
+        "no data was found",
+        field=name,
+        got=where,
+        expected="a file "
+        + urls.redact(tried[0])
+        + " or a folder that is not empty, "
+        + urls.redact(base),
+        hint=no_pattern(uri) or "name the archive itself, or the folder with the images",
+    )
+
+
+def find_source(uri: str, info: Mapping[str, Any]) -> str:
+    """A source as plans find it, whatever the action: the first of the bundle's paths that is a
+    file in the place, else the place.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    rows = (info.get("data_sources") or {}).values()
+    paths = {str(row["path"]): None for table in rows for row in table.values() if row.get("path")}
+    for path in paths if not urls.is_archive(uri) and uri.strip() else ():
+        with contextlib.suppress(MaeError):
+            if found := _file_below(uri, path):
+                return found
+    return _one(uri, next(iter(paths), None), "source")
+
+
+def _file_below(uri: str, path: str) -> str | None:
+    base = uri if urls.is_remote(uri) else str(urls.local_path(uri).absolute())
+    below = urls.join(base, path)
+    return below if _is_file(below) else None
+
+
+def _is_file(uri: str) -> bool:
+    from mae_sdk.storage import transfer
+
+    if not urls.is_remote(uri):
+        try:
+            return Path(uri).is_file()
+        except OSError:  # a name too long
+            return False
+    return transfer.exists(uri) and transfer.info(uri)["type"] == "file"
+
+
+def _holds_something(uri: str) -> bool:
+    """Whether a folder or prefix holds anything; a web server cannot say."""
+    from mae_sdk.storage import transfer
+
+    if urls.is_remote(uri):
+        return transfer.holds_something(uri)
+    try:
+        with os.scandir(uri) as entries:
+            return any(not entry.name.startswith(".") for entry in entries)
+    except OSError:
+        return False
+
+
+def _other_archives(
+    where: str, base: str, tried: str, archives: Sequence[str], path: str, name: str
+) -> DataError:
+    """The error for a place that holds archives alone, none of them the one that is looked for."""
+    return DataError(
+        f"there is no {path} and no image here, but {', '.join(archives[:5])}",
+        field=name,
+        got=where,
+        expected=f"a file {urls.redact(tried)} or a folder that is not empty, {urls.redact(base)}",
+        hint=f"name the archive itself: {urls.redact(urls.join(base, archives[0]))}",
+    )
+
+
+def _entries(uri: str) -> list[str]:
+    """The names in a folder or prefix, folders with their ``/``; none where there is nothing or, as
+    on a web server, they cannot be had."""
+    if not urls.is_remote(uri):
+        try:
+            with os.scandir(uri) as entries:
+                return [
+                    entry.name + ("/" if entry.is_dir() else "")
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                ]
+        except OSError:
+            return []
+    if urls.scheme(uri) in ("http", "https"):
+        return []
+    from mae_sdk.storage.retry import attempt
+
+    fs, inside = urls.filesystem(uri)
+
+    def request() -> list[dict[str, Any]]:
+        try:
+            return list(fs.ls(inside, detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    found = [
+        (item["name"].rstrip("/"), item.get("type") == "directory")
+        for item in attempt(request, uri, "list")
+    ]
+    return [
+        name.rpartition("/")[2] + "/" * is_folder
+        for name, is_folder in found
+        if name != inside.rstrip("/")
+    ]
+
+
+def _shown(source: Any) -> Any:
+    return (
+        urls.redact(source)
+        if isinstance(source, (str, os.PathLike))
+        else [urls.redact(one) for one in source]
+    )

@@ -1,0 +1,8 @@
+"""Upstream's dialect of a bundle: its schemas as JSON Schema, and the keys of its files that are
+read.
+"""
+
+from mae_skill.dialect.keys import unread_info, unread_schema
+from mae_skill.dialect.schema import is_foreign, normalise
+
+__all__ = ["is_foreign", "normalise", "unread_info", "unread_schema"]

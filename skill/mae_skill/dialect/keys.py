@@ -1,0 +1,204 @@
+"""The keys of a bundle's files that are read; each other one is named, so that none is ignored in
+silence.
+
+A key with a word of its own is read. ``PEOPLE`` holds keys that are meant for people and change
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+PEOPLE = {
+    "name",
+    "title",
+    "description",
+    "notes",
+    "note",
+    "comment",
+    "type",
+    "version",
+    "license",
+    "tags",
+    "huggingface_model_ids",
+    "dataset_type",
+    "dataset_intents",
+    "popular",
+    "failures",
+    "references",
+    "parent_skill",
+}
+TOP = {
+    "actions",
+    "automl_enabled",
+    "auto_recipe",
+    "auto_recipe_parameters",
+    "automl_keys",
+    "container_image",
+    "cost_keys",
+    "data_format",
+    "data_sources",
+    "estimator",
+    "gpu_spec_key",
+    "inherit",
+    "key_defaults",
+    "network_arch",
+    "required_credentials",
+    "spec_params",
+    "spec_shorthand_keys",
+    "spec_templates",
+    "validator",
+    "warm_command",
+}
+ACTION = {
+    "args",
+    "automl_enabled",
+    "command",
+    "config_format",
+    "container_image",
+    "defaults",
+    "distributed",
+    "execution",
+    "flags",
+    "grace_seconds",
+    "inputs",
+    "measure_command",
+    "metric",
+    "metric_direction",
+    "metric_file",
+    "mode",
+    "outputs",
+    "result",
+    "shell",
+    "upload_excludes",
+}
+EXECUTION = {"type", "script", "args", "script_args", "config_format", "cwd"}
+ROW = {
+    "against",
+    "data_kind",
+    "list",
+    "mapping",
+    "masks",
+    "multiple_sources",
+    "optional",
+    "path",
+    "required",
+    "runtime",
+    "source",
+    "use",
+    "value",
+    "when",
+}
+PATH_FROM = ("format", "type", "intent", "source", "model_type")
+FILE = {"type", "optional"}
+SCHEMA = {
+    "$defs",
+    "$id",
+    "$ref",
+    "$schema",
+    "additionalProperties",
+    "affects_training",
+    "anyOf",
+    "applies_when",
+    "automl_default_parameters",
+    "automl_disabled_parameters",
+    "automl_enabled",
+    "automl_metrics",
+    "default",
+    "depends_on",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "items",
+    "math_cond",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "oneOf",
+    "automl_default",
+    "automl_disabled",
+    "option_aliases",
+    "null_added",
+    "hints",
+    "related",
+    "option_weights",
+    "parent_param",
+    "pattern",
+    "properties",
+    "required",
+    "search",
+    "unit",
+    "valid_max",
+    "valid_min",
+    "valid_options",
+    "x_aliases",
+    "x_tao_schema",
+    "const",
+    "display_name",
+    "examples",
+    "source",
+    "uniqueItems",
+    "default_from",
+}
+
+
+def unread_info(info: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of a ``skill_info.yaml`` that nothing reads."""
+    return sorted(set(_info_keys(info)))
+
+
+def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
+    yield from _strange(info, TOP, "")
+    for action, entry in _sections(info.get("actions")):
+        where = f"actions.{action}."
+        yield from _strange(entry, ACTION, where)
+        if isinstance(entry.get("execution"), Mapping):
+            yield from _strange(entry["execution"], EXECUTION, f"{where}execution.")
+        for table in ("inputs", "outputs"):
+            for key, row in _sections(entry.get(table)):
+                yield from _strange(row, FILE, f"{where}{table}.{key}.")
+    for action, rows in _sections(info.get("data_sources")):
+        for key, row in _sections(rows):
+            where = f"data_sources.{action}.{key}."
+            yield from _strange(row, ROW | {f"path_from_{word}" for word in PATH_FROM}, where)
+            yield from _mapped(row.get("mapping"), f"{where}mapping.")
+
+
+def _mapped(table: Any, where: str) -> Iterator[str]:
+    for name, row in _sections(table):
+        if any(isinstance(item, Mapping) for item in row.values()):
+            yield from _mapped(row, f"{where}{name}.")
+        else:
+            yield from _strange(row, {"path", "optional", "value"}, f"{where}{name}.")
+
+
+def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
+    for name in section:
+        if name not in known and name not in PEOPLE:
+            yield f"{where}{name}"
+
+
+def _sections(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(table, Mapping):
+        for name, row in table.items():
+            if isinstance(row, Mapping):
+                yield str(name), row
+
+
+def unread_schema(schema: Mapping[str, Any]) -> list[str]:
+    """The keywords of a schema that nothing reads."""
+    found: set[str] = set()
+    waiting: list[Any] = [schema]
+    while waiting:
+        node = waiting.pop()
+        found |= {str(word) for word in node if word not in SCHEMA and word not in PEOPLE}
+        children = node.get("properties")
+        if isinstance(children, Mapping):
+            waiting += [child for child in children.values() if isinstance(child, Mapping)]
+        if isinstance(node.get("items"), Mapping):
+            waiting.append(node["items"])
+    return sorted(found)

@@ -1,0 +1,229 @@
+"""A bundle from anywhere: loading and planning run nothing, read nothing outside it, and a command
+gets values as arguments only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Skill
+from mae_sdk.plan.command import command_of, fill, places, shell_syntax
+from mae_skill.bundle import Bundle
+from mae_skill.errors import MaeError
+from mae_skill.reader import dump_yaml
+
+
+def bundle(folder: Path, entry: dict[str, Any] | None = None, **more: Any) -> Bundle:
+    (folder / "references").mkdir(parents=True)
+    info: dict[str, Any] = {"name": "odd", "actions": {"train": entry or {"command": "true"}}}
+    text = dump_yaml({**info, **more})
+    (folder / "references" / "skill_info.yaml").write_text(text)
+    (folder / "references" / "spec_template_train.yaml").write_text("a: {b: null}\n")
+    return Bundle.load(folder)
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "a validator that is a program": {"validator": "subprocess:call"},
+    "an estimator that is a program": {"estimator": "os:system"},
+    "a template elsewhere": {"spec_templates": {"train": "../../../../etc/passwd"}},
+    "a path out of the source": {"path": "../../secret"},
+    "a path of its own": {"path": "/etc/passwd"},
+    "a link to a local file": {"spec_params": {"train": {"a.b": {"link": "file:///etc/passwd"}}}},
+    "a list as a table": {"data_sources": ["a"]},
+    "a text as an entry": {"actions": {"train": "rm -rf /"}},
+    "a huge index": {"spec_params": {"train": {"a.c[99999]": "output_dir"}}},
+    "a command with a substitution": {"command": "echo $(touch $MARK)"},
+    "a command with two programs": {"command": "true; touch $MARK"},
+    "a command that writes": {"command": "echo x > $MARK"},
+    "an odd mode": {"mode": "eval"},
+    "an odd format": {"config_format": "pickle"},
+    "a script elsewhere": {"execution": {"type": "python_script", "script": "nothing.py"}},
+    "an unknown placeholder": {"command": "run {nobody_knows}"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_bundle_must_not_do_is_refused_by_name_and_nothing_happens(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("MARK", str(mark))
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("a")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    more = dict(HOSTILE[name])
+    entry = {"command": "true"}
+    for word in ("command", "mode", "config_format", "execution"):
+        if word in more:
+            entry[word] = more.pop(word)
+    if "path" in more:
+        row = {"source": "train_datasets", "path": more.pop("path")}
+        more["data_sources"] = {"train": {"a.b": row}}
+    options = {"train_datasets": str(tmp_path / "data")} if "data_sources" in more else {}
+    with pytest.raises(MaeError):
+        bundle(tmp_path / "bundle", entry, **more)
+        Skill(tmp_path / "bundle").plan("train", **options, automl_policy="off")
+    assert not mark.exists()
+    assert not (tmp_path / "results").exists()
+
+
+def words(made: Bundle, job: Path, spec: dict[str, Any] | None = None) -> list[str]:
+    return [fill(word, places(job)) for word in command_of(made, "train", spec or {}).words]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"command": "cat {config_path} && echo done", "shell": True},
+        {"command": "bash -c 'cat {config_path}; echo done'"},
+        {"command": "bash -lc 'cat \"{config_path}\"; echo done'"},
+    ],
+    ids=["shell", "bash -c", "in double quotes"],
+)
+def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
+    entry: dict[str, Any], tmp_path: Path
+) -> None:
+    job = tmp_path / "a$(touch mark)`touch mark`"
+    job.mkdir()
+    (job / "spec.yaml").write_text("told\n")
+    made = words(bundle(tmp_path / "bundle", entry), job)
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert "done" in ended.stdout
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_shell_script_gets_a_path_with_spaces_whole(tmp_path: Path) -> None:
+    job = tmp_path / "my results"
+    job.mkdir()
+    (job / "spec.yaml").write_text("told\n")
+    made = words(bundle(tmp_path / "bundle", {"command": "cat {config_path}", "shell": True}), job)
+    assert subprocess.run(made, capture_output=True, text=True).stdout == "told\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "syntax"),
+    [
+        ("run -e {config_path}", None),
+        ('run \'a && b\' "c | d" {"a":1}', None),
+        ("bash -c 'a && $(b)'", None),
+        ("a && b", "&"),
+        ("a | b", "|"),
+        ("a $(b)", "$("),
+        ('a "$HOME"', "$HOME"),
+        ("A=1 b", "the assignment A="),
+        ("cat <<EOF\nx\nEOF", "<"),
+        ("a `b`", "`"),
+        ("a\nb", "a line break"),
+    ],
+)
+def test_what_only_a_shell_understands_is_seen(command: str, syntax: str | None) -> None:
+    found = shell_syntax(command)
+    assert (found is None) if syntax is None else str(found).startswith(syntax)
+
+
+def test_options_are_words_of_their_own(tmp_path: Path) -> None:
+    entry = {
+        "command": "run",
+        "mode": "args",
+        "defaults": {"rate": 0.5},
+        "flags": ["fast"],
+        "args": ["--bundle", "{bundle_dir}", "--n={train.n}"],
+    }
+    made = bundle(tmp_path / "bundle", entry)
+    spec = {"rate": 0.5, "name": "; rm -rf /", "on": True, "off": False, "train": {"n": 2}}
+    assert words(made, tmp_path, spec) == [
+        *("run", "--bundle", str((tmp_path / "bundle").resolve()), "--n=2"),
+        *("--rate", "0.5", "--name", "; rm -rf /", "--on", "--train.n", "2", "--fast"),
+    ]
+
+
+def test_options_have_the_values_that_the_bundle_gives_them(tmp_path: Path) -> None:
+    entry = {
+        "command": "run",
+        "mode": "args",
+        "args": {"rate": {"default": 0.5}, "name": {"required": True}, "size": 3},
+        "outputs": {"output-dir": {"type": "folder"}},
+    }
+    bundle(tmp_path / "bundle", entry)
+    skill = Skill(tmp_path / "bundle")
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    with pytest.raises(MaeError, match="must be given") as caught:
+        skill.plan("train", **options)
+    assert caught.value.field == "name"
+    made = skill.plan("train", **options, spec_overrides={"name": "a b"})
+    assert made.launch["command"] == [
+        *("run", "--rate", "0.5", "--size", "3", "--name", "a b", "--output-dir", made.job_dir)
+    ]
+
+
+def test_a_runner_that_reads_toml_gets_it_without_what_is_null(tmp_path: Path) -> None:
+    entry = {"command": "cat {config_path}", "config_format": "toml"}
+    bundle(tmp_path / "bundle", entry)
+    skill = Skill(tmp_path / "bundle")
+    job = skill.create_job(
+        "train",
+        results_root=str(tmp_path / "r"),
+        automl_policy="off",
+        spec_overrides={"a.c": [1, 2], "a.d": "x"},
+    ).wait(30)
+    assert job.logs() == '[a]\nc = [1, 2]\nd = "x"\n'
+
+
+def test_a_command_as_it_is_reads_no_spec(tmp_path: Path) -> None:
+    entry = {
+        "command": "run --here {job_dir}",
+        "mode": "passthrough",
+        "inputs": {"/data/x.json": {"type": "file"}},
+        "outputs": {"/results": {"type": "folder"}},
+    }
+    bundle(tmp_path / "bundle", entry)
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    made = Skill(tmp_path / "bundle").plan("train", **options)
+    assert made.launch["command"] == ["run", "--here", made.job_dir]
+    assert set(made.spec) == {"a"}
+
+
+def test_a_script_of_the_bundle_runs_in_its_folder(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "b", {"execution": {"type": "python_script", "script": "go.py"}})
+    (tmp_path / "b" / "go.py").write_text("")
+    command = command_of(made, "train", {})
+    script = str((tmp_path / "b" / "go.py").resolve())
+    assert command.words == ("{python}", script, "--config", "{config_path}")
+    assert command.cwd == str((tmp_path / "b").resolve())
+
+
+def test_a_bundle_with_a_bad_action_is_served_and_scored(tmp_path: Path) -> None:
+    from mae_sdk.cli.main import cli
+    from mae_sdk.mcp_server import tools
+
+    from tests.support.upstream_bundle.make import write_bundle
+
+    folder = write_bundle(tmp_path / "bundle")
+    info = folder / "references" / "skill_info.yaml"
+    info.write_text(
+        info.read_text().replace("data_sources:", "  broken: {command: a && b}\ndata_sources:", 1)
+    )
+    plan = next(tool for tool in tools(Skill(folder)) if tool.name == "plan")
+    action = plan.input_schema["properties"]["action"]
+    assert "broken" in action["enum"]
+    assert "broken cannot be served: actions.broken.command" in action["description"]
+    json.dumps(plan.input_schema, allow_nan=False)
+
+    from click.testing import CliRunner
+
+    answer = CliRunner().invoke(cli, ["skill", "validate", str(folder), "--json"])
+    assert answer.exit_code == 2
+    document = json.loads(answer.stdout)
+    assert (document["works"], document["of"]) == (4, 5)
+    assert document["unread"]["skill_info"] == ["surprise"]
+    assert "train_datasets → dataset.folders" in document["actions"]["train"]["needs"]

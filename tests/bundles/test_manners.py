@@ -1,0 +1,85 @@
+"""What users of upstream's SDK look for: parents of other bundles, files, events, deletion, the
+words of the other SDK, the MCP server and the score of a bundle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mae_sdk import Skill
+from mae_sdk.plan.other_sdk import CALLS, OPTIONS
+from mae_skill.errors import NotFoundError, UsageError
+
+from tests.support import jobs
+from tests.support.upstream_bundle.make import write_bundle, write_data
+
+
+@pytest.fixture
+def skill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Skill:
+    monkeypatch.setenv("MAE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+    write_data(tmp_path / "data")
+    return Skill(write_bundle(tmp_path / "bundle"))
+
+
+def test_a_parent_of_another_bundle_is_taken_only_where_the_caller_says_so(
+    skill: Skill, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write_bundle(other)
+    info = other / "references" / "skill_info.yaml"
+    info.write_text(info.read_text().replace("network_arch: lamp", "network_arch: torch_lamp"))
+    data = str(tmp_path / "data")
+    job = skill.create_job("train", train_datasets=data, automl_policy="off").wait(30)
+
+    with pytest.raises(UsageError, match="another bundle") as caught:
+        Skill(other).plan("evaluate", parent_job_id=job.id)
+    assert "--foreign-parent" in str(caught.value.hint)
+    made = Skill(other).plan("evaluate", parent_job_id=job.id, foreign_parent=True)
+    assert any("that it fits is not checked" in notice for notice in made.notices)
+    assert "foreign_parent=True" in made.to_python()
+
+    from mae_sdk.cli.common import next_for
+
+    shown = next_for(job, "COMPLETE", None)
+    assert f"mae run evaluate --parent {job.id} --skill-dir {tmp_path}/bundle" in shown
+    assert {words.split()[2] for words in shown[1:]} == {"evaluate", "export", "tune"}
+
+    text = job.read("train/status.json")
+    assert text.count("RUNNING") == 2
+    for name in ("../outside", "/etc/passwd", ""):
+        with pytest.raises(UsageError):
+            job.read(name)
+    with pytest.raises(NotFoundError, match="no such file") as missing:
+        job.read("train/nothing")
+    assert "spec.json" in str(missing.value.expected)
+    assert skill.jobs(state="complete")[0].id == job.id
+    assert skill.jobs(state="RUNNING") == []
+    job.delete()
+    assert not job.folder.exists()
+    assert skill.jobs() == []
+
+
+def test_events_are_the_changes_of_a_jobs_state_in_order(tmp_path: Path) -> None:
+    job = jobs.start(tmp_path, "sleep 0.2; echo one; echo two")
+    assert [event["state"] for event in job.events(30)] == ["PENDING", "RUNNING", "COMPLETE"]
+    assert job.logs(tail=1) == "two\n"
+    assert job.logs(tail=0) == ""
+    running = jobs.start(tmp_path, "sleep 30", name="long")
+    with pytest.raises(UsageError, match="cannot be deleted"):
+        running.delete()
+    running.cancel()
+
+
+@pytest.mark.parametrize("name", ["image", "gpu_count", "specs", "train_dataset_uri"])
+def test_an_argument_of_the_other_sdk_is_answered_with_ours(name: str, skill: Skill) -> None:
+    with pytest.raises(UsageError, match="unknown option") as caught:
+        skill.create_job("train", **{name: "x"})
+    assert caught.value.hint == f"{name}: {OPTIONS[name]}"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_of_the_other_sdk_is_answered_with_ours(name: str) -> None:
+    with pytest.raises(AttributeError, match="there is no Skill"):
+        getattr(Skill(), name)
