@@ -123,7 +123,15 @@ class Sheet:
     caption: str = ""
 
 
-Block = Text | Code | Table | Figure | Figures | Matrix | Board | Sheet
+@dataclass
+class Legend:
+    """Names beside their colors, ``#rrggbb``."""
+
+    kind: ClassVar[str] = "legend"
+    entries: Sequence[tuple[str, str]]
+
+
+Block = Text | Code | Table | Figure | Figures | Matrix | Board | Sheet | Legend
 
 
 @dataclass

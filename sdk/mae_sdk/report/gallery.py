@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,7 +18,7 @@ from mae_sdk.job import content_of
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
-from mae_sdk.report.blocks import Block, Board, Figure, Section, Sheet, Strip, Text, Tile
+from mae_sdk.report.blocks import Block, Board, Figure, Legend, Section, Sheet, Strip, Text, Tile
 from mae_sdk.report.charts import Dot
 from mae_sdk.report.facts import Facts, as_list, base
 from mae_sdk.report.markup import percent
@@ -29,6 +29,8 @@ BUDGET = 3 << 20
 PLAIN_BYTES = 24 << 10
 """Of a tile as PNG; a larger one becomes JPEG."""
 MAX_TILE = 256
+MAX_NAMES = 60
+"""Of a legend."""
 
 
 @dataclass
@@ -180,13 +182,17 @@ def overlays(gallery: Gallery) -> Section | None:
             if title:
                 blocks.append(Text(f"{title}, by their own mIoU:"))
             blocks.append(board)
-    legend = as_list(gallery.index.get("legend"))
-    return Section("Masks", blocks, _legend(legend)) if blocks else None
+    return Section("Masks", [*blocks, *legend(gallery)]) if blocks else None
 
 
-def _legend(rows: Sequence[Any]) -> str:
-    names = [str(mapping(row).get("class")) for row in rows[:40]]
-    return f"Colors are those of colours.csv: {', '.join(names)}." if names else ""
+def legend(gallery: Gallery) -> list[Block]:
+    """The colors of the classes in masks; none without masks."""
+    entries = []
+    for row in as_list(gallery.index.get("legend"))[:MAX_NAMES]:
+        color = as_list(mapping(row).get("color"))
+        if len(color) == 3 and all(isinstance(one, int) and 0 <= one < 256 for one in color):
+            entries.append((str(mapping(row).get("class")), "#{:02x}{:02x}{:02x}".format(*color)))
+    return [Legend(entries)] if entries else []
 
 
 def listed(gallery: Gallery, kind: str, title: str) -> Section | None:
@@ -206,7 +212,7 @@ def listed(gallery: Gallery, kind: str, title: str) -> Section | None:
             tiles.append(Tile(sources[0], alt, [*lines, base(name)], tone))
     if not tiles:
         return None
-    return Section(title, [Sheet(tiles, str(sheet.get("note") or ""))])
+    return Section(title, [Sheet(tiles, str(sheet.get("note") or "")), *legend(gallery)])
 
 
 def neighbors(gallery: Gallery) -> Section | None:

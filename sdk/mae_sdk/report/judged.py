@@ -109,7 +109,8 @@ def _classes_of_training(facts: Facts) -> Section | None:
         return None
     rows.sort(key=lambda row: row[1].share if isinstance(row[1], Bar) else 2.0)
     table = Table(["class", "IoU", "pixels"], rows[:MAX_CLASSES], "Every class", (2,))
-    return Section("Classes", [table], "At the last validation; worst first.")
+    where = "At the last validation" if facts.action == "train" else "On the masks of the images"
+    return Section("Classes", [table], f"{where}; worst first.")
 
 
 def confusion_of(facts: Facts) -> tuple[list[str], list[list[int]]] | None:
