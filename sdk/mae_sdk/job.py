@@ -970,7 +970,9 @@ class RemoteJob(Job):
         """
         if not self._here:
             self._bring()
-        return super().resume(env, lost=lost)
+        super().resume(env, lost=lost)
+        self.root.forget(self.id)  # its platform may have handed it over
+        return self
 
     def _bring(self) -> None:
         """Make the job this machine's.

@@ -14,7 +14,7 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted, set_dotted
-from mae_skill.errors import MaeError, NotFoundError, StorageError
+from mae_skill.errors import MaeError, NotFoundError, StorageError, UsageError
 from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
@@ -66,6 +66,13 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
             platform did not take the job, which the job's record says too.
     """
+    if plan.request.on is not None or plan.request.images is not None:
+        raise UsageError(
+            "a plan for a machine or data that are not here is not launched",
+            field="on" if plan.request.on is not None else "images",
+            got=plan.request.on or plan.request.images,
+            hint="plan it again where it is to run, without --on and --images",
+        )
     if plan.nodes > 1 and "nodes" not in plan.launch:
         raise only_one_node(plan.action, plan.nodes)
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)

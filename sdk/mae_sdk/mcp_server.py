@@ -65,6 +65,17 @@ _JOB_FILTER: dict[str, Any] = {
 _CONFIRMED = {
     "confirmed": {"type": "boolean", "description": "Must be true: the person has agreed to this."}
 }
+_MACHINE = {
+    "on": {
+        "type": "string",
+        "description": "Plan for a machine that one is not on: 8xA100-80G,nodes=4. Not launched.",
+    },
+    "images": {
+        "type": "string",
+        "description": "Number of training images where there are none here: 1.28M.",
+    },
+    "price": {"type": "string", "description": "With on: 2.5/gpuh, or 30/h for a node."},
+}
 _PLAN_OPTIONS: dict[str, Any] = {
     "spec": {
         "type": "object",
@@ -383,6 +394,7 @@ def tools(skill: Skill) -> list[ToolSpec]:
             "What a job would do: spec, data, AutoML, cost, warnings. Starts and writes nothing.",
             {
                 **options,
+                **_MACHINE,
                 "full": {
                     "type": "boolean",
                     "default": False,

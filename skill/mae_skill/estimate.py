@@ -14,30 +14,11 @@ from typing import Any
 
 from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
+from mae_skill.gpus import GPUS, gpu_of
 from mae_skill.rules.base import Facts
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-# Dense peak in tera-operations per second: (fp32 by tensor cores' TF32 or else plain, bf16 or
-# fp16),
-# from the makers' data sheets.
-_GPUS = {
-    "H200": (494, 989),
-    "H100": (494, 989),
-    "GH200": (494, 989),
-    "B200": (1100, 2250),
-    "A100": (156, 312),
-    "A40": (75, 150),
-    "A10": (62, 125),
-    "A6000": (77, 155),
-    "L40S": (183, 366),
-    "L40": (90, 181),
-    "L4": (60, 121),
-    "V100": (15.7, 125),
-    "T4": (8.1, 65),
-    "4090": (82.6, 165),
-    "3090": (35.6, 71),
-}
 _GPU_SHARE = 0.35  # of the peak, which well-tuned transformer training reaches
 # GFLOP/s of one core in training: 48 to 98 were measured on a server's core with AVX-512.
 _CPU_GIGA = 64.0
@@ -165,14 +146,11 @@ def _rate(arch: Arch, spec: Mapping[str, Any], facts: Facts) -> tuple[float, str
         giga = _CPU_GIGA * _CPU_SHARE[arch.family]
         words = f"{cores} cores at {giga:g} GFLOP/s{shared}"
         return giga * 1e9 * int(cores) / processes, words
-    name = max(
-        (name for name in _GPUS if name in device.replace(" ", "-").split("-")),
-        key=len,
-        default=None,
-    )
+    name = gpu_of(device)
     if name is None:
         return None
-    peak = _GPUS[name][0 if get_dotted(spec, "train.precision", "fp32") == "fp32" else 1]
+    is_fp32 = get_dotted(spec, "train.precision", "fp32") == "fp32"
+    peak = GPUS[name].fp32 if is_fp32 else GPUS[name].bf16
     return peak * 1e12 * _GPU_SHARE, f"{_GPU_SHARE:.0%} of {name}'s {peak:g} TFLOP/s"
 
 

@@ -86,7 +86,7 @@ def test_a_plan_of_the_packaged_bundle_tells_the_time_of_epoch_run_and_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = Resources(gpus=0, device="cpu", cores=4, here=True)
-    monkeypatch.setattr("mae_sdk.run.local.LocalPlatform.resources", lambda self: there)
+    monkeypatch.setattr("mae_sdk.run.local.LocalPlatform.resources", lambda self, options: there)
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=8)
     overrides = {"arch": "vit_tiny_patch16", "image_size": 64, "batch_size": 4, "num_epochs": 5}
     plan = Skill().plan(
@@ -139,7 +139,7 @@ def test_a_plan_warns_where_the_checkpoints_do_not_fit_on_the_disk(tmp_path: Pat
 def planned(monkeypatch: pytest.MonkeyPatch, folder: Path, **options: Any) -> Plan:
     """A plan of the packaged bundle for two cores without a GPU."""
     there = Resources(gpus=0, device="cpu", cores=2, here=True)
-    monkeypatch.setattr("mae_sdk.run.local.LocalPlatform.resources", lambda self: there)
+    monkeypatch.setattr("mae_sdk.run.local.LocalPlatform.resources", lambda self, options: there)
     changes = options.pop("changes", {})
     overrides = {"arch": "vit_tiny_patch16", "image_size": 64, "train.accelerator": "cpu"}
     overrides |= {"num_epochs": 10, "train.optim.warmup_epochs": 0, **changes}

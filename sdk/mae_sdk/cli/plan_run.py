@@ -211,6 +211,15 @@ def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @_job_options
 @click.option(
+    "--on",
+    metavar="MACHINE",
+    help="Plan for a machine that you are not on, e.g. 8xA100-80G,nodes=4.",
+)
+@click.option(
+    "--images", metavar="N", help="Training images where there are none here, e.g. 1.28M."
+)
+@click.option("--price", metavar="PRICE", help="With --on: 2.5/gpuh, or 30/h for a node.")
+@click.option(
     "--python", "as_python", is_flag=True, help="Print the equivalent SDK script instead."
 )
 @click.option(
@@ -236,6 +245,9 @@ def plan(
     no_count: bool,
     full: bool,
     skill_dir: str | None,
+    on: str | None,
+    images: str | None,
+    price: str | None,
     **options: Any,
 ) -> None:
     """What a job would do: spec, data, AutoML, cost, warnings. Starts nothing, writes nothing."""
@@ -243,7 +255,8 @@ def plan(
     from mae_sdk.data.progress import heard
 
     with heard(say):
-        asked = arguments(action, options)
+        machine = {"on": on, "images": images, "price": price}
+        asked = arguments(action, options) | {k: v for k, v in machine.items() if v is not None}
         made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
     if as_python:
         click.echo(made.to_python())
@@ -254,7 +267,7 @@ def plan(
         document,
         as_json=as_json,
         text=plan_text(document, full=full),
-        next_commands=[run_command(made, skill_dir, options)],
+        next_commands=[] if on or images else [run_command(made, skill_dir, options)],
     )
 
 

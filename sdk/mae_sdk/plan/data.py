@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mae_sdk.data.pairs import Pairs
     from mae_sdk.data.source import Source
 
+STATED = "not here"
+"""Stands in a spec for training data of which only the number is stated."""
+
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
 
 VAL_FRACTION = "dataset.val_fraction"
@@ -230,6 +233,7 @@ class Survey:
         seen: dotted key → what was seen there (`look_at`).
         sources: the same, with bounded lists.
         environment: in which an orchestrator counts the nodes.
+        images: of the training data, as the caller states them; they are not looked at then.
     """
 
     bundle: Bundle
@@ -242,6 +246,7 @@ class Survey:
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    images: int | None = None
 
     def look(self, spec: Mapping[str, Any], well_formed: bool) -> tuple[Facts, list[MaeError]]:
         """The facts of a spec, and what is wrong with its data and devices.
@@ -253,11 +258,14 @@ class Survey:
         problems: list[MaeError] = []
         rows = (self.bundle.info.get("data_sources") or {}).get(self.action) or {}
         share = held_share(self.schema, spec)
+        stated = self._stated(rows, spec, share)
+        rows = {key: row for key, row in rows.items() if key not in stated}
         seen = look_at_all(
             rows, spec, problems, remote=self.remote, share=share, classes=self.classes
         )
         problems += self._lost_files(spec)
-        self.seen = {**self.seen, **seen}
+        self.seen = {**self.seen, **seen, **stated}
+        rows = {**rows, **{key: {"source": SOURCE_KEY["train"]} for key in stated}}
         self.sources = {key: shown_of(found) for key, found in self.seen.items()}
 
         images, classes = self._of_the_action(rows)
@@ -283,6 +291,20 @@ class Survey:
             data=self.seen,
         )
         return self.facts, problems
+
+    def _stated(
+        self, rows: Mapping[str, Any], spec: Mapping[str, Any], share: float
+    ) -> dict[str, dict[str, Any]]:
+        """The training data where the caller states their number: field → what is known."""
+        if self.images is None:
+            return {}
+        held = round(self.images * share)
+        told = {"images": self.images, "classes": None, "why": "counted by the caller"}
+        return {
+            key: {"uri": str(get_dotted(spec, key)), **told, "held_out": held}
+            for key, row in rows.items()
+            if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"]
+        }
 
     def _lost_files(self, spec: Mapping[str, Any]) -> list[MaeError]:
         """Pretrained weights behind a URL where nothing is."""

@@ -32,7 +32,7 @@ from mae_sdk.plan.automl_policy import (
     require_optuna,
     stated_metric,
 )
-from mae_sdk.plan.data import VAL_FRACTION, Survey
+from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
@@ -42,6 +42,7 @@ from mae_sdk.plan.launch_record import (
     too_many_nodes,
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
+from mae_sdk.plan.machine import Machine, count_of, describe, price_of
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
@@ -177,9 +178,36 @@ def drafted(bundle: Bundle, request: Request, *, remote: bool = False) -> Draft:
 def ask_platform(draft: Draft) -> None:
     """Where the job will run, and what it can have there."""
     draft.bundle.action(draft.action)
+    if draft.request.on is not None:
+        describe_machine(draft, draft.request.on)
+        return
+    if draft.request.price is not None:
+        raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
     draft.resources = place.resources(draft.platform_options)
+
+
+def describe_machine(draft: Draft, text: str) -> None:
+    """Plan for a machine that is described: the run takes all its GPUs, unless the caller says.
+
+    Raises:
+        UsageError: it is no machine, or the action trains nothing.
+    """
+    key = draft.bundle.info.get("gpu_spec_key")
+    if draft.action != "train" or not isinstance(key, str):
+        raise UsageError("only training is planned for another machine", field="on", got=text)
+    machine = Machine.of(text)
+    if draft.request.price is not None:
+        price_of(draft.request.price, machine)
+    draft.resources = machine.resources()
+    section = key.rpartition(".")[0]
+    whole: dict[str, Any] = {key: machine.gpus, f"{section}.num_nodes": machine.nodes}
+    whole[f"{section}.accelerator"] = "gpu"
+    fields = field_nodes(draft.bundle.schema(draft.action))
+    given = {name: value for name, value in whole.items() if name in fields}
+    overrides = {**given, **draft.request.spec_overrides}
+    draft.request = replace(draft.request, spec_overrides=overrides)
 
 
 def decide_automl(draft: Draft) -> None:
@@ -297,6 +325,8 @@ def locate_data(draft: Draft) -> None:
     """The fields that the data source arguments fill."""
     info, layers, request = draft.bundle.info, draft.layers, draft.request
     rows = draft.bundle.data_rows(draft.action)
+    if request.images is not None:
+        count_of(request.images)
     sources = request.all_sources
     of_arguments = {key for key, row in rows.items() if row.get("source") in sources}
     # An override wins over an argument, and an argument over the spec file.
@@ -308,6 +338,11 @@ def locate_data(draft: Draft) -> None:
     settled = overridden | (layers.given - of_arguments)
 
     values, draft.problems = locate(draft.action, info, sources, settled, draft.value_of)
+    if request.images is not None:
+        for key, row in rows.items():
+            named = key in layers.given or key in values
+            if row.get("source") == "train_datasets" and not named:
+                values[key] = STATED
     layers.data = nested(values)
     layers.given |= set(values)
 
@@ -515,7 +550,25 @@ def plan_of(draft: Draft) -> Plan:
         describe_study(draft, plan, layers.schema, survey)
     warn_of_disk(plan, draft.job_dir)
     estimate_time(bundle, plan)
+    if draft.request.on is not None:
+        machine = Machine.of(draft.request.on)
+        plan.estimates["machine"] = describe(machine, plan, draft.request.price)
+        plan.estimates["time"]["basis"] += "; without the exchange of gradients"
+        if plan.estimates["machine"].get("fits") is False:
+            plan.warnings.append(too_large(machine, plan.estimates["machine"]))
     return plan
+
+
+def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
+    """The warning that a run does not fit the memory of the machine's GPUs."""
+    return UsageError(
+        "the run may not fit the memory of the GPU",
+        field="dataset.batch_size",
+        got=f"{found['memory_gb_per_gpu']} GB",
+        expected=f"less than {machine.memory_gb} GB",
+        hint="a smaller batch with train.accum_grad_batches, train.gradient_checkpointing=true, "
+        "train.precision=bf16, or train.distributed_strategy=fsdp",
+    )
 
 
 def survey_of(draft: Draft) -> Survey:
@@ -529,6 +582,7 @@ def survey_of(draft: Draft) -> Survey:
         draft.remote,
         classes=known,
         environment=draft.environment,
+        images=None if draft.request.images is None else count_of(draft.request.images),
     )
 
 

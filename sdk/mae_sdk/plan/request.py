@@ -37,6 +37,9 @@ class Request:
         env: environment of the job; never written.
         platform: where it runs.
         platform_options: settings of the platform, which go before those of the site's file.
+        on: a machine to plan for, which one is not on: ``8xA100-80G,nodes=4``; with `images`, the
+            number of training images where there are none here, and `price`, such as ``2.5/gpuh``.
+            Such a plan is not launched.
         results_root: folder or URL of the job folders.
         idempotency_key: the same key gives the first job that was made with it; where another job
             is asked for, a notice says what differs.
@@ -63,6 +66,9 @@ class Request:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     platform: str = "local"
     platform_options: Mapping[str, Any] = field(default_factory=dict)
+    on: str | None = None
+    images: str | None = None
+    price: str | None = None
     results_root: str | None = None
     idempotency_key: str | None = None
     skill_dir: str | None = None
@@ -91,6 +97,8 @@ class Request:
                 hint=hint,
             )
         given = {name: value for name, value in options.items() if value is not None}
+        if isinstance(given.get("images"), int) and not isinstance(given["images"], bool):
+            given["images"] = str(given["images"])
         given = {
             name: _as_text(value) if name in _PATHS else value for name, value in given.items()
         }
@@ -118,6 +126,9 @@ _TEXTS = (
     "recipe",
     "budget",
     "platform",
+    "on",
+    "images",
+    "price",
     "results_root",
     "idempotency_key",
 )

@@ -219,7 +219,7 @@ class KubernetesPlatform(Polled):
                     found[space, name] = stuck.get(name) or _state(job)
         gone = EngineState(records.ERROR, "Kubernetes knows it no longer")
         return [
-            found.get((one["namespace"], attempt_name(job_dir, record)), gone)
+            found.get((one["namespace"], _name(job_dir, record)), gone)
             for one, (job_dir, record) in zip(settings, jobs, strict=True)
         ]
 
@@ -227,7 +227,7 @@ class KubernetesPlatform(Polled):
         """Delete the Job; its pods get SIGTERM."""
         self.ask_again()
         settings = self.settings(record.get("platform_options") or {})
-        name = attempt_name(job_dir, record)
+        name = _name(job_dir, record)
         with _api(settings) as client:
             try:
                 client.BatchV1Api().delete_namespaced_job(
@@ -273,11 +273,17 @@ class KubernetesPlatform(Polled):
         space, texts = settings["namespace"], []
         with _api(settings) as client:
             core = client.CoreV1Api()
-            mine = f"app.kubernetes.io/instance={attempt_name(job_dir, record)}"
+            mine = f"app.kubernetes.io/instance={_name(job_dir, record)}"
             for pod in core.list_namespaced_pod(space, label_selector=mine).items:
                 with contextlib.suppress(client.ApiException):
                     texts.append(core.read_namespaced_pod_log(pod.metadata.name, space))
         return "\n".join(texts)
+
+
+def _name(job_dir: Path, record: JobRecord) -> str:
+    """The Job that runs the last attempt; it may have begun with an earlier one."""
+    handle = records.last_attempt(record).get("handle") or {}
+    return str(handle.get("job") or attempt_name(job_dir, record))
 
 
 def _check(record: JobRecord, settings: Mapping[str, Any]) -> None:

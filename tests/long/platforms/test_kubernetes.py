@@ -115,6 +115,9 @@ def test_a_supervisor_that_is_killed_is_an_error_and_the_job_is_resumed(
     process.send_signal(signal.SIGKILL)
     with pytest.raises(JobFailedError, match="Kubernetes says BackoffLimitExceeded"):
         job.wait(60)
+    job = skill.job(job.id, results_root="s3://b/results").resume().wait(60)
+    assert [attempt["state"] for attempt in job.record["attempts"]] == ["ERROR", "COMPLETE"]
+    assert cluster.created.count("jobs") == 2
 
 
 def test_what_the_cluster_refuses_is_one_error_and_says_whether_to_try_again(

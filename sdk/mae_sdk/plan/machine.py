@@ -1,0 +1,203 @@
+"""A plan for a machine that one is not on: ``--on 8xA100-80G,nodes=4 --images 1.28M``.
+
+The machine is described, not asked: its GPUs are those of a table, and the data are counted by the
+caller. Time is what the estimator says of one GPU, and what the gradients take between them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mae_skill.errors import UsageError
+from mae_skill.gpus import GPUS, Gpu
+
+from mae_sdk.run.platform import Resources
+
+CORES_PER_GPU = 12
+"""Of a node whose cores are not given."""
+NETWORK_GB = 25.0
+"""Between nodes, GB per second and direction, where it is not given: 200 Gbit/s."""
+FRAMEWORK_MB = 600.0
+"""What CUDA and the framework take of a GPU beside the run."""
+FRAGMENTED = 1.15
+"""Memory that is held, to memory that is used."""
+
+_ON = re.compile(r"(\d+)x([A-Za-z]*\d+[A-Za-z]*)(?:-(\d+)G)?((?:,[a-z]+=[\d.]+)*)")
+_SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Nodes of GPUs.
+
+    Attributes:
+        gpus: of a node.  name: in `mae_skill.gpus.GPUS`.  memory_gb: of a GPU.
+        cores: of a node.  network_gb: GB per second between nodes.
+    """
+
+    gpus: int
+    name: str
+    memory_gb: int
+    nodes: int = 1
+    cores: int = 0
+    network_gb: float = NETWORK_GB
+
+    @classmethod
+    def of(cls, text: str) -> Machine:
+        """The machine of ``8xA100-80G,nodes=4,cores=96,network=25``.
+
+        Raises:
+            UsageError: it is written otherwise, or names no known GPU.
+        """
+        found = _ON.fullmatch(text.strip().replace(" ", ""))
+        if found is None:
+            raise UsageError(
+                "not a machine",
+                field="on",
+                got=text,
+                expected="COUNTxGPU[-MEMORYG][,nodes=N][,cores=N][,network=GB_A_SECOND]",
+                hint="8xA100-80G,nodes=4",
+            )
+        count, name, memory, rest = found.groups()
+        name = name.upper().removeprefix("RTX")
+        gpu = GPUS.get(name)
+        if gpu is None or (memory and int(memory) not in gpu.memory_gb):
+            sizes = {one: "/".join(map(str, row.memory_gb)) for one, row in GPUS.items()}
+            raise UsageError(
+                "no such GPU in the table",
+                field="on",
+                got=text,
+                expected=", ".join(f"{one}-{size}G" for one, size in sizes.items()),
+            )
+        more = dict(item.split("=") for item in rest.split(",") if item)
+        if unknown := sorted(set(more) - {"nodes", "cores", "network"}):
+            raise UsageError("not a property of a machine", field="on", got=unknown[0])
+        machine = cls(
+            gpus=int(count),
+            name=name,
+            memory_gb=int(memory) if memory else gpu.memory_gb[0],
+            nodes=int(float(more.get("nodes", 1))),
+            cores=int(float(more.get("cores", CORES_PER_GPU * int(count)))),
+            network_gb=float(more.get("network", NETWORK_GB)),
+        )
+        if min(machine.gpus, machine.nodes, machine.cores) < 1 or machine.network_gb <= 0:
+            raise UsageError("a machine has at least one of each", field="on", got=text)
+        return machine
+
+    @property
+    def gpu(self) -> Gpu:
+        return GPUS[self.name]
+
+    @property
+    def world(self) -> int:
+        """GPUs of all nodes."""
+        return self.gpus * self.nodes
+
+    def resources(self) -> Resources:
+        """As a platform would tell them."""
+        return Resources(gpus=self.gpus, device=self.name, cores=self.cores, nodes=self.nodes)
+
+
+def count_of(text: str) -> int:
+    """The number of ``1.28M``, ``300K`` or ``1281167``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBG]?)", str(text).strip().upper())
+    number = round(float(found[1]) * _SCALES[found[2]]) if found else 0
+    if number < 1:
+        raise UsageError("not a number of images", field="images", got=text, expected="1.28M")
+    return number
+
+
+def price_of(text: str, machine: Machine) -> float:
+    """The price of an hour of the whole machine, of ``2.5/gpuh`` or ``30/h`` (a node).
+
+    Raises:
+        UsageError: it is written otherwise.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)/(gpuh|h)", str(text).strip().lower())
+    if found is None:
+        raise UsageError(
+            "not a price", field="price", got=text, expected="2.5/gpuh, or 30/h a node"
+        )
+    return float(found[1]) * (machine.world if found[2] == "gpuh" else machine.nodes)
+
+
+def exchange_seconds(gradient_bytes: float, machine: Machine) -> float:
+    """Seconds in which a ring adds up the gradients of all GPUs, at the data sheets' bandwidth.
+
+    A GPU sends and receives 2 (n - 1) / n times the gradients; the GPUs of a node share its
+    network. Latency is left out: it counts for small models only.
+    """
+    within = 2 * (machine.gpus - 1) / machine.gpus * gradient_bytes / (machine.gpu.link_gb * 1e9)
+    if machine.nodes == 1:
+        return within
+    between = 2 * (machine.nodes - 1) / machine.nodes * gradient_bytes / (machine.network_gb * 1e9)
+    return within + between
+
+
+def step_seconds(compute: float, exchange: float) -> float:
+    """A step with its exchange, which hides behind the backward pass: two thirds of the work."""
+    return max(compute, compute / 3 + exchange)
+
+
+def describe(machine: Machine, made: Any, price: str | None) -> dict[str, Any]:
+    """What a run takes there, from the estimates of its plan."""
+    memory = (made.estimates.get("memory_mb") or {}).get("total")
+    parameters = (made.estimates.get("parameters") or {}).get("total")
+    time = made.estimates.get("time") or {}
+    found: dict[str, Any] = {
+        "gpu": f"{machine.name}, {machine.memory_gb} GB, compute capability "
+        f"{machine.gpu.capability} ({machine.gpu.source})",
+        "gpus": machine.world,
+        "cores_per_node": machine.cores,
+    }
+    if memory is not None:
+        needed = memory * FRAGMENTED + FRAMEWORK_MB
+        found["memory_gb_per_gpu"] = round(needed / 1024, 1)
+        found["fits"] = needed <= machine.memory_gb * 1e9 / 2**20 * 0.97
+    compute = time.get("seconds_per_step")
+    if compute and parameters:
+        exchange = exchange_seconds(parameters * 4, machine) if machine.world > 1 else 0.0
+        step = step_seconds(compute, exchange)
+        found["exchange_seconds_per_step"] = round(exchange, 4)
+        found["seconds_per_step"] = round(step, 4)
+        if made.effective_batch:
+            rate = made.effective_batch / step
+            found["loader_images_per_second"] = round(rate)
+            found["loader_images_per_second_per_node"] = round(rate / machine.nodes)
+        found |= _hours(machine, time, step / compute, price)
+    if disk := made.estimates.get("disk_mb"):
+        found["checkpoint_gb"] = round(disk["checkpoint"] / 1024, 2)
+        found["checkpoints_gb"] = round(disk["total"] / 1024, 2)
+    found["basis"] = (
+        f"not measured; {time.get('basis', 'time not known')}; gradients in fp32 by a ring at the "
+        f"data sheet's {machine.gpu.link_gb:g} GB/s within a node"
+        + (f" and {machine.network_gb:g} GB/s between nodes" if machine.nodes > 1 else "")
+        + ", hidden behind the backward pass as far as it lasts; memory with 15 % lost to "
+        "fragments and 0.6 GB for the framework"
+    )
+    return found
+
+
+def _hours(
+    machine: Machine, time: dict[str, Any], slower: float, price: str | None
+) -> dict[str, Any]:
+    """Hours of the run or study, likely and from to; GPU hours and money."""
+    name = "seconds_study" if "seconds_study" in time else "seconds_total"
+    if name not in time:
+        return {}
+    low, high = time[f"{name}_range"]
+    seconds = (time[name] * slower, low, high * slower)
+    likely, least, most = (round(value / 3600, 2) for value in seconds)
+    found: dict[str, Any] = {"hours": likely, "hours_range": [least, most]}
+    found["gpu_hours"] = round(likely * machine.world, 1)
+    if price is not None:
+        hourly = price_of(price, machine)
+        found["cost"] = round(likely * hourly, 2)
+        found["cost_range"] = [round(least * hourly, 2), round(most * hourly, 2)]
+    return found

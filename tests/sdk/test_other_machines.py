@@ -1,0 +1,105 @@
+"""A plan for a machine that one is not on, and for data that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import Skill
+from mae_sdk.plan.machine import Machine, count_of, exchange_seconds, price_of, step_seconds
+from mae_skill.errors import UsageError
+from mae_skill.estimate import estimate
+from mae_skill.gpus import GPUS, gpu_of
+from mae_skill.rules.base import Facts
+
+
+def plan(**options: Any) -> Any:
+    return Skill().plan("train", automl_policy="off", **options)
+
+
+def test_a_machine_a_number_and_a_price_are_read() -> None:
+    machine = Machine.of("8xA100-80G,nodes=4")
+    assert (machine.world, machine.memory_gb, machine.cores) == (32, 80, 96)
+    assert Machine.of("2xa100-40G,cores=64,network=12.5").memory_gb == 40
+    assert (count_of("1.28M"), count_of("300k"), count_of("1281167")) == (1280000, 300000, 1281167)
+    assert (price_of("2.5/gpuh", machine), price_of("30/h", machine)) == (80.0, 120.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["A100", "8xA100-64G", "8xFOO", "0xA100", "8xA100,nodes=0", "8xA100,size=3", "8 A100"]
+)
+def test_what_is_no_machine_is_one_error(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Machine.of(text)
+    assert error.value.field == "on"
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"images": "many"}, "images"),
+        ({"on": "1xT4", "images": "1M", "price": "cheap"}, "price"),
+        ({"images": "1M", "price": "1/h"}, "price"),
+    ],
+)
+def test_a_wrong_number_or_price_names_its_option(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(UsageError) as error:
+        plan(**given)
+    assert error.value.field == field
+
+
+def test_every_gpu_of_the_table_has_a_time() -> None:
+    spec = {"model": {"arch": "vit_base_patch16"}, "train": {"stage": "pretrain"}}
+    for name, gpu in GPUS.items():
+        assert gpu.source and gpu.memory_gb and gpu.bf16 >= gpu.fp32 and float(gpu.capability) >= 7
+        assert estimate("train", spec, Facts(device=f"NVIDIA {name} 80GB"))["seconds_per_step"] > 0
+    assert gpu_of("NVIDIA A100-SXM4-80GB") == "A100" and gpu_of("NVIDIA L40S") == "L40S"
+    assert gpu_of("cpu") is None
+
+
+def test_a_plan_counts_the_nodes_in_batch_steps_memory_hours_and_money() -> None:
+    spec = {"dataset": {"batch_size": 64}, "model": {"arch": "vit_large_patch16"}}
+    asked: dict[str, Any] = {"spec": spec, "images": "1.28M", "price": "2.5/gpuh"}
+    one = plan(on="8xH100", **asked)
+    four = plan(on="8xH100,nodes=4", **asked)
+    assert (one.effective_batch, four.effective_batch) == (512, 2048)
+    assert (one.steps_per_epoch, four.steps_per_epoch) == (2500, 625)
+    single, many = one.estimates["machine"], four.estimates["machine"]
+    assert single["fits"] and single["memory_gb_per_gpu"] == many["memory_gb_per_gpu"]
+    assert many["hours_range"][0] < many["hours"] < many["hours_range"][1]
+    assert many["hours"] < single["hours"] and many["gpu_hours"] >= single["gpu_hours"]
+    assert many["cost"] == pytest.approx(many["hours"] * 32 * 2.5, rel=0.02)
+    assert many["loader_images_per_second"] == pytest.approx(
+        four.effective_batch / many["seconds_per_step"], rel=0.01
+    )
+    assert "not measured" in many["basis"] and "25 GB/s between nodes" in many["basis"]
+
+    shards = {**spec, "train": {"distributed_strategy": "fsdp", "precision": "bf16"}}
+    sharded = plan(on="8xH100,nodes=4", **{**asked, "spec": shards})
+    assert sharded.estimates["memory_mb"]["weights"] == pytest.approx(
+        four.estimates["memory_mb"]["weights"] / 32, rel=0.01
+    )
+
+
+def test_a_run_that_does_not_fit_is_a_warning_of_the_plan() -> None:
+    spec = {"dataset": {"batch_size": 4096}, "model": {"arch": "vit_huge_patch14"}}
+    made = plan(on="1xT4", images="10K", spec=spec)
+    assert made.estimates["machine"]["fits"] is False
+    assert "dataset.batch_size" in [getattr(w, "field", None) for w in made.warnings]
+
+
+def test_such_a_plan_is_not_launched(tmp_path: Path) -> None:
+    for options in ({"on": "1xT4", "images": "10K"}, {"images": "10K"}):
+        made = plan(results_root=str(tmp_path / "r"), **options)
+        with pytest.raises(UsageError, match="not launched"):
+            Skill().create_job(made)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_exchange_of_gradients_hides_behind_the_backward_pass_as_far_as_it_lasts() -> None:
+    machine = Machine.of("8xA100,nodes=64")
+    assert exchange_seconds(4e8, Machine.of("1xA100")) == 0
+    whole = exchange_seconds(4e8, machine)
+    assert whole == pytest.approx(2 * 7 / 8 * 4e8 / 300e9 + 2 * 63 / 64 * 4e8 / 25e9)
+    assert step_seconds(0.3, 0.1) == 0.3 and step_seconds(0.3, 0.4) == pytest.approx(0.5)
