@@ -10,7 +10,13 @@ import timm
 import torch
 from mae_runners.actions import evaluate, export
 from mae_runners.data.transforms import EvalTransform
-from mae_runners.models import build_classifier, build_from_config, load_pretrained
+from mae_runners.deploy.mmseg_format import to_detectron, to_mmseg
+from mae_runners.models import (
+    build_classifier,
+    build_from_config,
+    build_segmenter,
+    load_pretrained,
+)
 from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.pretrained import load_described
 from mae_skill.errors import SpecError, UsageError
@@ -295,6 +301,7 @@ REFUSED = [
         {"model.arch": "convnextv2_atto", "dataset.augmentation.input_size": [64, 96]},
         "64×96",
     ),
+    ("mmseg", {"model.arch": "hiera_tiny_224"}, "no Hiera"),
     (
         "transformers",
         {
@@ -369,3 +376,115 @@ def test_a_push_that_cannot_be_is_refused_when_planned():
     assert fault(frozenset(), **{"export.format": "timm"}) == ["the hub wants a token"]
     bad = {"export.format": "timm", "export.push_to_hub": "digits"}
     assert fault(**bad) == ["not the name of a model on the hub"]
+
+
+def made_segmenter(arch, **shape):
+    spec = make_spec(
+        model__arch=arch,
+        model__task="segmentation",
+        model__num_classes=4,
+        model__segmentation__channels=8,
+        model__segmentation__auxiliary_channels=4,
+        **{f"model__{name}": value for name, value in shape.items()},
+    )
+    torch.manual_seed(0)
+    return build_segmenter(spec.model, 32).eval()
+
+
+@pytest.mark.parametrize(
+    ("arch", "shape"), [("vit_tiny_patch16", {**SMALL, "patch_size": 8}), ("convnextv2_atto", {})]
+)
+def test_a_segmenter_goes_to_mmseg_under_its_names(tmp_path, digits, arch, shape):
+    model = made_segmenter(arch, **shape)
+    file = save_checkpoint(model, tmp_path / "model.pth")
+    spec = make_spec(
+        export__checkpoint=str(file),
+        export__format="mmseg",
+        dataset__val_data_sources=str(digits),
+    )
+    result = export.run(spec, make_context("export", tmp_path))
+    assert result["kpis"]["parity_cosine"] > 0.9999
+
+    path = tmp_path / "export" / "mmseg" / "backbone.pth"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert OPENMMLAB[arch] <= set(state)
+    left = set(model.state_dict()) - set(to_mmseg(model.shape.family, model.state_dict()))
+    assert left == set()
+    # Back in: the encoder, as of any checkpoint of OpenMMLab.
+    report = load_pretrained(
+        made_segmenter(arch, **{**shape, "patch_size": 8 if shape else 4}), path
+    )
+    assert report.share == 1.0
+
+
+# From the modules of mmpretrain 1.2 (VisionTransformer, ConvNeXt) and mmseg 1.2 (UPerHead,
+# FCNHead, Feature2Pyramid).
+OPENMMLAB = {
+    "vit_tiny_patch16": {
+        "backbone.cls_token",
+        "backbone.pos_embed",
+        "backbone.patch_embed.projection.weight",
+        "backbone.layers.0.ln1.weight",
+        "backbone.layers.0.attn.qkv.bias",
+        "backbone.layers.0.attn.proj.weight",
+        "backbone.layers.1.ln2.bias",
+        "backbone.layers.1.ffn.layers.0.0.weight",
+        "backbone.layers.1.ffn.layers.1.bias",
+        "neck.upsample_4x.0.weight",
+        "neck.upsample_4x.1.running_mean",
+        "neck.upsample_4x.3.bias",
+        "neck.upsample_2x.0.weight",
+        "decode_head.psp_modules.3.1.conv.weight",
+        "decode_head.psp_modules.0.1.bn.running_var",
+        "decode_head.bottleneck.conv.weight",
+        "decode_head.conv_seg.weight",
+    },
+    "convnextv2_atto": {
+        "backbone.downsample_layers.0.0.weight",
+        "backbone.downsample_layers.0.1.bias",
+        "backbone.downsample_layers.3.0.weight",
+        "backbone.downsample_layers.3.1.weight",
+        "backbone.stages.0.0.depthwise_conv.weight",
+        "backbone.stages.2.5.norm.bias",
+        "backbone.stages.1.0.pointwise_conv1.weight",
+        "backbone.stages.1.0.grn.gamma",
+        "backbone.stages.1.0.grn.beta",
+        "backbone.stages.3.1.pointwise_conv2.bias",
+        "backbone.norm0.weight",
+        "backbone.norm3.bias",
+        "decode_head.lateral_convs.2.bn.weight",
+        "decode_head.fpn_convs.0.conv.weight",
+        "decode_head.fpn_bottleneck.bn.num_batches_tracked",
+        "decode_head.conv_seg.bias",
+        "auxiliary_head.convs.0.conv.weight",
+        "auxiliary_head.convs.0.bn.bias",
+        "auxiliary_head.conv_seg.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("case", [TIMM[0], TIMM[4]], ids=names)
+def test_a_backbone_in_mmsegs_names_comes_back_in_as_it_was(made, case):
+    model, folder, *_ = made("mmseg", case)
+    again = build_from_config(model.config).eval()
+    assert load_pretrained(again, folder / "backbone.pth").share == 1.0
+    images = pictures(model)
+    with torch.inference_mode():
+        for ours, theirs in zip(
+            model.encoder.pyramid(images), again.encoder.pyramid(images), strict=True
+        ):
+            close(ours, theirs)
+
+
+def test_a_vit_has_the_names_of_detectrons_vitdet(made):
+    from safetensors.torch import load_file
+
+    _, folder, *_ = made("timm", TIMM[2])
+    found = to_detectron(load_file(folder / "model.safetensors"))
+    assert {
+        "backbone.net.pos_embed",
+        "backbone.net.patch_embed.proj.weight",
+        "backbone.net.blocks.0.attn.qkv.weight",
+        "backbone.net.blocks.1.mlp.fc2.bias",
+    } <= set(found)
+    assert not any(".norm.weight" in name or ".head." in name for name in found)

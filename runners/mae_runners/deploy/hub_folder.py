@@ -13,7 +13,7 @@ from mae_skill.errors import DependencyError
 from mae_skill.spec import ExportSpec
 from torch import Tensor, nn
 
-from mae_runners.deploy import timm_format
+from mae_runners.deploy import mmseg_format, timm_format
 from mae_runners.deploy.artefact import ArtefactMeta
 from mae_runners.deploy.card import card
 from mae_runners.models.base import Backboned
@@ -23,8 +23,8 @@ CARD = "README.md"
 
 
 def _format(name: str) -> ModuleType:
-    if name == "timm":
-        return timm_format
+    if name in ("timm", "mmseg"):
+        return timm_format if name == "timm" else mmseg_format
     return importlib.import_module("mae_runners.deploy.transformers_format")
 
 

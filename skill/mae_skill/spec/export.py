@@ -6,9 +6,11 @@ from typing import Literal
 
 from mae_skill.spec.fields import Index, NonEmpty, Path, Positive, SpecModel, spec_field
 
+Format = Literal["onnx", "timm", "transformers", "mmseg", "torchscript", "torch_export", "triton"]
+
 _GRAPH = {"export.format": ["onnx", "torchscript", "torch_export", "triton"]}
 _ONNX = {"export.format": ["onnx", "triton"]}
-_HUB = {"export.format": ["timm", "transformers"]}
+_HUB = {"export.format": ["timm", "transformers", "mmseg"]}
 
 
 class ParitySpec(SpecModel):
@@ -52,14 +54,12 @@ class ExportSpec(SpecModel):
         "it, named by its format.",
         popular=True,
     )
-    format: Literal["onnx", "timm", "transformers", "torchscript", "torch_export", "triton"] = (
-        spec_field(
-            "onnx",
-            "onnx; timm or transformers (a folder that the library loads, with a model card); "
-            "torchscript; torch_export (a torch.export program); triton (a Triton model repository "
-            "around the ONNX file).",
-            popular=True,
-        )
+    format: Format = spec_field(
+        "onnx",
+        "onnx; timm or transformers (a folder that the library loads, with a model card); mmseg (a "
+        "checkpoint in OpenMMLab's names); torchscript; torch_export (a torch.export program); "
+        "triton (a Triton model repository around the ONNX file).",
+        popular=True,
     )
     license: NonEmpty | None = spec_field(
         None,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mae_skill.archs import ARCHS, hw, with_patch
 
-FOLDERS = ("timm", "transformers")
+FOLDERS = ("timm", "transformers", "mmseg")
 """Formats that are a folder in the layout of the model hub."""
 
 
@@ -36,11 +36,20 @@ def why_not(format: str, model: Mapping[str, Any]) -> Refusal | None:
     if format not in FOLDERS:
         return None
     pretrained = "mask_ratio" in model
+    family = ARCHS[str(model["arch"])].family
+    if format == "mmseg":
+        if family == "hiera":
+            return Refusal(
+                "model.arch",
+                "OpenMMLab has no Hiera",
+                "use export.format=timm or transformers, whose layers are Hiera's",
+            )
+        return None
     if not pretrained and model.get("task") == "segmentation":
         return Refusal(
             "model.task",
             f"{format} has no UperNet of this shape",
-            "export.format=onnx holds a segmenter; export.format=mmseg its backbone",
+            "export.format=onnx holds a segmenter, and export.format=mmseg names it as mmseg does",
         )
     arch = with_patch(ARCHS[str(model["arch"])], model.get("patch_size"))
     if format == "timm":

@@ -292,6 +292,7 @@ _CONVNEXT_RULES = (
     (r"\.(?:pwconv|pointwise_conv)(\d)", r".mlp.fc\1"),
     (r"\.grn\.(?:gamma|weight)$", ".mlp.grn.weight"),
     (r"\.grn\.(?:beta|bias)$", ".mlp.grn.bias"),
+    (r"^norm([0-2])\.", r"neck.\1."),  # of the stages of a segmenter's backbone
     (r"^norm3?\.", "head.norm."),  # mmpretrain numbers the norms of the stages
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
