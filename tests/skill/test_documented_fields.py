@@ -118,7 +118,7 @@ TABLE += [
     ("export.on_cpu", True, {}),
     ("export.gpu_id", 0, NOT_NEGATIVE),
     ("export.opset_version", 17, {"minimum": 12}),
-    ("export.input_channel", 3, {"enum": [3]}),
+    ("export.input_channel", 3, {"minimum": 1, "maximum": 512}),
     ("export.input_width", None, {}),
     ("export.input_height", None, {}),
     ("export.batch_size", -1, {"minimum": -1}),
