@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mae_sdk.data.pictures import MAX_PIXELS
 from mae_sdk.data.reading import Reading
 from mae_skill.archs import ARCHS, with_patch
 from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
@@ -280,13 +281,13 @@ def check_agreement(
         raise SpecError("the spec contradicts the artefact", problems=problems)
 
 
-def reading_for(spec: ExperimentSpec, meta: ArtefactMeta) -> Reading:
+def reading_for(meta: ArtefactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
     """How pictures are read for an artefact: as the model was trained."""
     return Reading.from_values(
         None if meta.channels == 3 else meta.channels,
         meta.value_range or "dtype",
         meta.exif_orientation,
-        spec.dataset.augmentation.max_pixels,
+        max_pixels,
     )
 
 

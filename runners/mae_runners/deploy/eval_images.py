@@ -69,7 +69,7 @@ class EvalImages:
             require_labels=labelled,
             num_units=num_units,
             max_corrupt_fraction=spec.dataset.max_corrupt_fraction,
-            reading=reading_for(spec, meta),
+            reading=reading_for(meta, spec.dataset.augmentation.max_pixels),
         )
         if not len(self.dataset):
             raise DataError("the data source holds no image", got=str(sources))

@@ -98,7 +98,7 @@ class EvalPairs:
             seed=spec.train.seed,
             classes=meta.classes,
             required=labelled,
-            reading=reading_for(spec, meta),
+            reading=reading_for(meta, spec.dataset.augmentation.max_pixels),
         )
         if not len(self.dataset):
             raise DataError("the data source holds no image", got=str(sources or name))

@@ -68,6 +68,12 @@ def load(data: bytes, name: str, reading: Reading = DEFAULT, reduce: int = 1) ->
     return found
 
 
+def decode_stored(found: Stored, name: str, reading: Reading = DEFAULT) -> Pixels:
+    """`decode` of what is in memory already."""
+    found.values = with_bands(found, name, reading)
+    return finish(found, name, reading)
+
+
 def finish(found: Stored, name: str, reading: Reading) -> Pixels:
     """The pixels that a model sees; see `decode`."""
     import numpy as np

@@ -97,6 +97,24 @@ def _as_data_error(name: str) -> Iterator[None]:
         raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
 
 
+def of_picture(picture: Picture, reading: Reading) -> Stored:
+    """A Pillow image in memory, with the orientation that it states."""
+    values = _bands(picture, reading.channels)
+    found = of_array(values)
+    found.mode, found.turn = picture.mode, turned(picture)
+    found.has_alpha = values.shape[2] in (2, 4)
+    return found
+
+
+def of_array(values: Values) -> Stored:
+    """An array [H, W, bands] in memory."""
+    depth = 8 * values.dtype.itemsize
+    height, width, bands = values.shape
+    mode = f"{values.dtype} × {bands}"
+    limits = type_range(values, depth)
+    return Stored(values, "array", mode, depth, limits, width, height, is_color=bands >= 3)
+
+
 def type_range(values: Values, depth: int) -> tuple[float, float] | None:
     """The range of whole numbers of up to 16 bits; other types have none that means anything."""
     if values.dtype.kind == "u" and depth <= 16:

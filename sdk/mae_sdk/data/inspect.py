@@ -172,7 +172,8 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     Returns:
         JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
         (of those read, unreadable), and, where there are any, ``unreadable, constant, frames,
-        values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
+        values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
+        image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
