@@ -451,21 +451,35 @@ def inspect(
     other: str | None = None,
     contact_sheet: str | None = None,
     masks: str | None = None,
+    spec: Mapping[str, Any] | str | None = None,
+    spec_overrides: Mapping[str, Any] | None = None,
 ) -> Document:
     """What a data source holds, and whether it can be trained on; with ``masks="beside"`` those of
     ``annotations/`` too. A folder is looked for as a plan looks for it.
+
+    Args:
+        spec, spec_overrides: of a run; how it reads pictures counts.
+
+    Raises:
+        SpecError: a field that counts is wrong.
     """
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
+    from mae_sdk.plan.layers import read_reading
     from mae_sdk.plan.sources import find_source
 
-    info = Bundle.load().info
+    bundle = Bundle.load()
+    info = bundle.info
+    reading = read_reading(bundle, spec, spec_overrides)
     place = find_source(source, info)
     beside = None if other is None else find_source(other, info)
-    document: Document = inspect_source(place, other=beside, contact_sheet=contact_sheet)
+    document: Document = inspect_source(
+        place, other=beside, contact_sheet=contact_sheet, reading=reading
+    )
     if masks:
-        found = inspect_masks(place, None if masks == "beside" else masks)
+        others = None if masks == "beside" else masks
+        found = inspect_masks(place, others, reading=reading)
         of_masks = found.pop("verdict")
         verdict = document["verdict"]
         document["verdict"] = {

@@ -503,6 +503,11 @@ def tools(skill: Skill) -> list[ToolSpec]:
                     "description": "Masks of the images; 'beside' takes annotations/ beside "
                     "images/.",
                 },
+                "spec_overrides": {
+                    "type": "object",
+                    "description": "Dotted keys of a spec that say how pictures are read: "
+                    "dataset.channels, dataset.value_range, dataset.exif_orientation.",
+                },
             },
             ("source",),
             _inspect,

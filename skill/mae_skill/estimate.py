@@ -247,6 +247,11 @@ def is_segmentation(spec: Mapping[str, Any]) -> bool:
     )
 
 
+def _channels(spec: Mapping[str, Any]) -> int:
+    """Of an image."""
+    return int(get_dotted(spec, "dataset.channels") or 3)
+
+
 def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
     """Width of the encoder's features."""
     return (
@@ -273,21 +278,28 @@ def encoder_parameters(arch: Arch, spec: Mapping[str, Any] | None = None) -> int
             + (dim * dim + dim)
             + (2 * dim * hidden + hidden + dim)
         )
-        return 3 * arch.patch**2 * dim + dim + dim + tokens * dim + depth * block + 2 * dim
+        return (
+            _channels(spec) * arch.patch**2 * dim
+            + dim
+            + dim
+            + tokens * dim
+            + depth * block
+            + 2 * dim
+        )
     if arch.family == "convnextv2":
-        total = 3 * arch.patch**2 * arch.dims[0] + 3 * arch.dims[0]
+        total = _channels(spec) * arch.patch**2 * arch.dims[0] + 3 * arch.dims[0]
         for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
             if stage:
                 before = arch.dims[stage - 1]
                 total += 2 * before + 4 * before * dim + dim
             total += depth * (49 * dim + dim + 2 * dim + 8 * dim * dim + 4 * dim + dim + 8 * dim)
         return total + 2 * arch.dims[-1]
-    return _hiera_parameters(arch, size)
+    return _hiera_parameters(arch, size, _channels(spec))
 
 
-def _hiera_parameters(arch: Arch, size: tuple[int, int]) -> int:
+def _hiera_parameters(arch: Arch, size: tuple[int, int], channels: int) -> int:
     kernel, tokens = hiera_kernel(arch.patch), (size[0] // arch.patch) * (size[1] // arch.patch)
-    total = 3 * kernel**2 * arch.dims[0] + arch.dims[0] + tokens * arch.dims[0]
+    total = channels * kernel**2 * arch.dims[0] + arch.dims[0] + tokens * arch.dims[0]
     before = arch.dims[0]
     for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
         for block in range(depth):
@@ -336,8 +348,9 @@ def decoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
         return 0
     width, hidden = blocks.dim, int(blocks.dim * blocks.ratio)
     features = _width(arch, spec)
+    pixels = _channels(spec) * arch.target_patch**2
     # Embedding, mask token, prediction.
-    around = features * width + width + width + 3 * arch.target_patch**2 * (width + 1)
+    around = features * width + width + width + pixels * (width + 1)
     if arch.family == "convnextv2":
         return around + blocks.depth * (
             49 * width + width + 2 * width + 2 * width * hidden + hidden + width + 2 * hidden
@@ -440,7 +453,7 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
     found = sum(stage.operations for stage in encoder)
     first = encoder[0]
     kernel = hiera_kernel(arch.patch) if arch.family == "hiera" else arch.patch
-    found += 2 * first.tokens * 3 * kernel**2 * first.dim
+    found += 2 * first.tokens * _channels(spec) * kernel**2 * first.dim
     # Between stages: a 2×2 convolution, or a wider projection.
     cells = 4 if arch.family == "convnextv2" else 1
     for before, stage in itertools.pairwise(encoder):
@@ -454,7 +467,7 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
         + decoder.operations
         + 2
         * decoder.dim
-        * (encoder[-1].tokens * encoder[-1].dim + hidden * 3 * arch.target_patch**2)
+        * (encoder[-1].tokens * encoder[-1].dim + hidden * _channels(spec) * arch.target_patch**2)
     )
 
 

@@ -203,7 +203,7 @@ def test_what_is_no_image_is_counted_by_reason_in_a_folder_and_in_its_archive(
             ".DS_Store",
             "cat/Thumbs.db",
         ),
-        *("dog/x.gif", "dog/y.jpg_large", "dog/z.jpg.1"),
+        *("dog/x.heic", "dog/y.jpg_large", "dog/z.jpg.1"),
     )
     (where / "dog/nameless").write_bytes(encoded("JPEG"))
     (where / "dog/opaque").write_bytes(b"no picture at all")
@@ -211,13 +211,13 @@ def test_what_is_no_image_is_counted_by_reason_in_a_folder_and_in_its_archive(
     for source in (open_source(where), open_source(packed, cache_dir=tmp_path / "c")):
         left = source.left_out[0]
         assert (left.hidden.count, left.other.count, left.pictures.count) == (2, 3, 4)
-        assert left.suffixes[".gif"] == 1 and left.suffixes["no suffix"] == 2
+        assert left.suffixes[".heic"] == 1 and left.suffixes["no suffix"] == 2
         assert "dog/nameless" in left.pictures.files and "dog/opaque" in left.other.files
 
 
 def test_a_class_of_nothing_but_unread_pictures_is_missed(tmp_path: Path) -> None:
     where = tree(
-        tmp_path / "d", "cat/1.png", "dog/1.png", "bird/1.gif", "bird/2.heic", "docs/a.txt"
+        tmp_path / "d", "cat/1.png", "dog/1.png", "bird/1.avif", "bird/2.heic", "docs/a.txt"
     )
     (where / "empty").mkdir()
     assert open_source(where).missing_classes() == {"bird": 2, "docs": 0, "empty": 0}
@@ -225,7 +225,7 @@ def test_a_class_of_nothing_but_unread_pictures_is_missed(tmp_path: Path) -> Non
     assert open_source(packed, cache_dir=tmp_path / "c").missing_classes() == {"bird": 2, "docs": 0}
 
     # One class alone is left: it would be taken for a wrapper.
-    two = tree(tmp_path / "two", "w/cat/1.png", "w/dog/1.gif", "w/docs/a.txt")
+    two = tree(tmp_path / "two", "w/cat/1.png", "w/dog/1.heic", "w/docs/a.txt")
     assert open_source(two).missing_classes() == {"dog": 1}
 
 

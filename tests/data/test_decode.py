@@ -6,7 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from mae_runners.data.decode import decode, jpeg_shape
+from mae_sdk.data.decode import decode
+from mae_sdk.data.pictures import jpeg_shape
+from mae_sdk.data.reading import Reading
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -100,7 +102,7 @@ def test_a_picture_beyond_the_pixel_limit_is_refused_before_decoding() -> None:
     limit = Image.MAX_IMAGE_PIXELS
     for kind in ("JPEG", "PNG"):
         with pytest.raises(DataError, match="more than the 5000 allowed"):
-            decode(saved(PHOTO, kind), "big", max_pixels=5000)
+            decode(saved(PHOTO, kind), "big", Reading(max_pixels=5000))
     assert limit == Image.MAX_IMAGE_PIXELS
 
 

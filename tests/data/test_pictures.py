@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mae_runners.data.decode import decode
-from mae_sdk.data.pictures import bits, open_picture, read_rgb
+from mae_sdk.data.decode import decode
+from mae_sdk.data.pictures import bits, open_picture
 from mae_sdk.data.survey import glance
 from mae_skill.errors import DataError
 from PIL import Image, ImageOps, PngImagePlugin
@@ -54,18 +54,15 @@ def stored(kind: str, how: str, turn: int) -> bytes:
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("how", ["little", "big", "xmp attribute", "xmp element"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_inspect_and_training_turn_a_picture_alike(kind: str, how: str, turn: int) -> None:
+def test_a_picture_is_turned_as_its_file_says(kind: str, how: str, turn: int) -> None:
     data = stored(kind, how, turn)
-    with open_picture(data, "a") as picture:
-        inspected = read_rgb(picture)
     trained = decode(data, "a")
 
     with Image.open(io.BytesIO(stored(kind, "little", 1))) as plain:
         plain.load()
         plain.getexif()[0x0112] = turn
         wanted = np.asarray(ImageOps.exif_transpose(plain).convert("RGB")).astype(int)
-    assert inspected.shape == trained.shape == wanted.shape
-    assert abs(inspected.astype(int) - wanted).max() <= 1
+    assert trained.shape == wanted.shape
     assert abs(trained.astype(int) - wanted).max() <= 1
 
 
@@ -158,4 +155,4 @@ def test_a_glance_sees_the_largest_value_of_either_byte_order(order: str) -> Non
     pixels = values.astype(f"{order}u2").tobytes()
     data = head + struct.pack(f"{order}I", 16) + pixels + body + b"\0\0\0\0"
     seen = glance(data, "a")
-    assert (seen.bits, seen.largest, seen.brightest) == (16, 4095, 16)
+    assert (seen.bits, seen.values.max(), seen.range) == (16, 4095, (0.0, 65535.0))

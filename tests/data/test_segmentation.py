@@ -140,16 +140,16 @@ def test_photometric_distortion_moves_colours_within_its_bounds_and_never_the_ma
 @pytest.mark.parametrize(("reduce", "classes"), [(True, [255, 0, 1, 2]), (False, [0, 1, 2, 3])])
 def test_mask_values_become_class_numbers(reduce: bool, classes: list[int]) -> None:
     stored = np.array([[0, 1, 2, 3, 255]], np.uint8)
-    numbers, strange = MaskReader(4, 255, reduce)(encoded(Image.fromarray(stored), "PNG"), "m")
+    numbers, strange, _ = MaskReader(4, 255, reduce)(encoded(Image.fromarray(stored), "PNG"), "m")
     assert numbers.tolist() == [[*classes, 255]] and numbers.dtype == np.uint8 and strange is None
-    _, strange = MaskReader(2, 255, reduce)(encoded(Image.fromarray(stored), "PNG"), "m")
+    _, strange, _ = MaskReader(2, 255, reduce)(encoded(Image.fromarray(stored), "PNG"), "m")
     assert strange == (3 if reduce else 2)
 
 
 def test_more_than_255_classes_take_16_bit_masks() -> None:
     stored = np.array([[0, 300, 1000, 65535]], np.uint16)
     reader = MaskReader(1000, 65535)
-    numbers, strange = reader(encoded(Image.fromarray(stored), "PNG"), "m")
+    numbers, strange, _ = reader(encoded(Image.fromarray(stored), "PNG"), "m")
     assert (
         numbers.dtype == np.int32
         and numbers.tolist() == [[65535, 299, 999, 65535]]

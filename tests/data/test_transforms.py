@@ -241,9 +241,9 @@ def test_reduced_decode_takes_the_same_crop_and_never_one_below_the_input_size(
     factors, differences = [], []
     real = transforms.decode
 
-    def spy(data: bytes, name: str, reduce: int = 1, **limits: int) -> np.ndarray:
+    def spy(data: bytes, name: str, *reading: Any, reduce: int = 1) -> np.ndarray:
         factors.append(reduce)
-        return real(data, name, reduce=reduce, **limits)
+        return real(data, name, *reading, reduce=reduce)
 
     monkeypatch.setattr(transforms, "decode", spy)
     seen = []

@@ -28,7 +28,7 @@ def test_what_was_left_out_is_in_result_status_and_metrics(tmp_path: Path) -> No
 
     data = digits_folder(tmp_path / "data")
     (data / "0" / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
-    (data / "0" / "film.gif").write_bytes(b"GIF89a")
+    (data / "0" / "film.heic").write_bytes(b"GIF89a")
     (data / "1" / "gone.png").symlink_to("nowhere.png")
     (data / "1" / "twin.png").symlink_to("0000.png")
     root = tmp_path / "jobs"
@@ -41,11 +41,11 @@ def test_what_was_left_out_is_in_result_status_and_metrics(tmp_path: Path) -> No
     result = read(folder, "train/result.json")["data"]
     seen = result["sources"]["dataset.train_data_sources"]
     assert (seen["images"], seen["bad"]) == (14, 1)
-    assert seen["left_out"]["pictures"]["files"] == ["0/film.gif"]
+    assert seen["left_out"]["pictures"]["files"] == ["0/film.heic"]
     assert seen["left_out"]["dangling"] == {"count": 1, "files": ["1/gone.png"]}
     assert seen["left_out"]["twins"]["files"] == ["1/twin.png = 1/0000.png"]
     said = "\n".join(result["warnings"])
-    for name in ("broken.jpg", "film.gif", "gone.png", "twin.png"):
+    for name in ("broken.jpg", "film.heic", "gone.png", "twin.png"):
         assert name in said
     assert status_lines(folder)[-1]["data"]["warnings"] == result["warnings"]
     job = Job(folder)

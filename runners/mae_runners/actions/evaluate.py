@@ -28,7 +28,7 @@ from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
-from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.gallery import Gallery, tile_of, tile_of_item
 from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
@@ -181,8 +181,9 @@ def show_gradients(
         with torch.no_grad():
             chosen = int(model(image[None])[0].argmax())
         heat, _ = heat_maps(gradient_map(model, image, chosen)[None])
-        mixed = 0.4 * shown.float() / 255 + 0.6 * heat[0]
-        rows.append([tile_of(shown), tile_of(mixed)])
+        tile = tile_of_item(shown)
+        mixed = 0.4 * torch.from_numpy(tile).permute(2, 0, 1).float() / 255 + 0.6 * heat[0]
+        rows.append([tile, tile_of(mixed)])
         note = f"taken for {classes[chosen]}, is {classes[label]}"
         about.append({"name": str(images.dataset.source.members[place]), "note": note})
     gallery = Gallery(context.action_dir)

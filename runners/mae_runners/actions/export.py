@@ -27,6 +27,7 @@ from mae_runners.deploy.artefact import (
     check_agreement,
     check_no_folder,
     check_target,
+    is_explicit,
     take_crop,
 )
 from mae_runners.deploy.eval_images import calibration_batches, gate_images
@@ -178,6 +179,21 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
     )
     check_agreement(spec, context.provenance, meta, "export.checkpoint")
+    if meta.preprocessing and meta.value_range:
+        low, high = meta.value_range
+        context.warn(
+            f"export.include_preprocessing: the graph takes bytes; bring {low:g} … {high:g} to "
+            "0 … 255 before it, as dataset.value_range did in training"
+        )
+    asked = section.input_channel
+    if asked != meta.channels and is_explicit(context.provenance, "export.input_channel"):
+        raise SpecError(
+            "contradicts export.checkpoint",
+            field="export.input_channel",
+            got=asked,
+            expected=str(meta.channels),
+            hint="leave it out: it is taken from the model",
+        )
     take_crop(spec, context.provenance, meta)
 
     height, width = saved.input_size

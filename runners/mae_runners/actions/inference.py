@@ -31,7 +31,7 @@ from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, ru
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
 from mae_runners.metrics.feature_map import show_features
-from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.gallery import Gallery, tile_of_item
 from mae_runners.metrics.neighbors import nearest
 from mae_runners.metrics.notable import answers_of, lines_of
 
@@ -334,7 +334,7 @@ def show_answers(
             item = dataset[0, one.place]
             if not item["valid"]:
                 continue
-            rows.append([tile_of(item["image"])])
+            rows.append([tile_of_item(item["image"])])
             lines = lines_of(one, classes)
             if kind == "uncertain":
                 lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from mae_sdk.data.decode import as_shown
 from mae_sdk.files import write_csv
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spelling import one_line, spelled
@@ -193,7 +194,9 @@ def write_images(
     colours.write_labels(labels, label_map)
     painted = colours.paint(labels, palette)
     Image.fromarray(painted).save(mask)
-    Image.fromarray(colours.overlay(pair.image.permute(1, 2, 0).numpy(), painted)).save(overlay)
+    Image.fromarray(colours.overlay(as_shown(pair.image.permute(1, 2, 0).numpy()), painted)).save(
+        overlay
+    )
 
 
 def write_results(

@@ -3,9 +3,12 @@
 from mae_runners.data.dataset import (
     ImageDataset,
     KeyedDataset,
+    augmentation_of,
     build_dataset,
     collate,
+    ends_of,
     left_out,
+    reading_of,
 )
 from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
@@ -21,11 +24,14 @@ __all__ = [
     "Mixup",
     "SegmentationDataset",
     "TrainTransform",
+    "augmentation_of",
     "build_dataset",
     "build_loader",
     "build_segmentation_dataset",
     "collate",
+    "ends_of",
     "left_out",
+    "reading_of",
     "soft_targets",
     "to_input",
 ]

@@ -3,9 +3,11 @@ index)."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -13,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from mae_sdk.data import Pairs, Source, open_source
-from mae_skill.errors import DataError
-from mae_skill.spec import AugmentationSpec
+from mae_sdk.data.decode import DEFAULT, decode
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.survey import measured
+from mae_skill.errors import DataError, MaeError
+from mae_skill.spec import AugmentationSpec, DatasetSpec
+from mae_skill.spec.dataset import per_channel
 from mae_skill.spelling import one_line, shown
 from torch.utils.data import Dataset
 
-from mae_runners.data.decode import Pixels
-from mae_runners.data.transforms import EvalTransform, TrainTransform, sample_key
+from mae_runners.data.transforms import EvalTransform, Pixels, TrainTransform, sample_key
 
 log = logging.getLogger("mae.data")
 MAX_REPLACEMENTS = 64
@@ -35,6 +40,7 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
 
     Attributes:
         classes: class names in the order of the labels; empty without labels.
+        reading: how its pictures are read, with a range that is known.
     """
 
     def __init__(
@@ -44,8 +50,10 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
         seed: int,
         classes: list[str],
         max_corrupt_fraction: float,
+        reading: Reading,
     ) -> None:
         self.source: Source | Pairs = source
+        self.reading = reading
         self.seed = seed
         self.classes = classes
         self.max_corrupt_fraction = max_corrupt_fraction
@@ -68,6 +76,15 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
     @abstractmethod
     def item_bytes(self) -> int:
         """About how much memory an item takes."""
+
+    @cached_property
+    def pixel_bytes(self) -> int:
+        """About how many bytes a pixel takes: of the first image that can be read."""
+        for index in range(min(len(self), 4)):
+            with contextlib.suppress(MaeError):
+                pixels = decode(self.source.read(index), "", self.reading)
+                return int(pixels.shape[2] * pixels.dtype.itemsize)
+        return self.reading.bands
 
     def __len__(self) -> int:
         return len(self.source)
@@ -144,8 +161,8 @@ def left_out(names: Sequence[str]) -> dict[str, Any]:
 
 
 class ImageDataset(KeyedDataset):
-    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "label": int64, "index": int64,
-    "valid": bool, "noise": float32 [L]}``.
+    """``dataset[epoch, index]`` → ``{"image": uint8 or float32 [C, H, W], "label": int64,
+    "index": int64, "valid": bool, "noise": float32 [L]}``.
 
     ``label`` is -1 for unlabeled images; ``noise`` is there when ``num_units`` is given (units with
     the smallest noise stay visible).
@@ -166,13 +183,21 @@ class ImageDataset(KeyedDataset):
         max_corrupt_fraction: float,
     ) -> None:
         super().__init__(
-            source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
+            source,
+            seed=seed,
+            classes=classes,
+            max_corrupt_fraction=max_corrupt_fraction,
+            reading=transform.reading,
         )
         self.transform, self.labels, self.num_units = transform, labels, num_units
 
     @property
     def item_bytes(self) -> int:
-        return 3 * self.transform.height * self.transform.width + 4 * (self.num_units or 0) + 64
+        return (
+            self.pixel_bytes * self.transform.height * self.transform.width
+            + 4 * (self.num_units or 0)
+            + 64
+        )
 
     def __getitem__(self, key: tuple[int, int] | tuple[int, int, bool] | int) -> dict[str, Any]:
         item = super().__getitem__(key)
@@ -200,10 +225,10 @@ def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """``image`` uint8 [B, 3, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool [B], and
-    ``noise`` float32 [B, L] where there is any."""
+    """``image`` uint8 or float32 [B, C, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool
+    [B], and ``noise`` float32 [B, L] where there is any. Where one image is float32, all are."""
     batch = {
-        "image": torch.stack([sample["image"] for sample in samples]),
+        "image": torch.stack(alike([sample["image"] for sample in samples])),
         "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
         "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
         "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
@@ -213,12 +238,42 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
+def alike(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Images of one type: bytes, or float32 on the same scale where one of them is."""
+    if all(image.dtype == torch.uint8 for image in images):
+        return list(images)
+    return [image.float() for image in images]
+
+
 def planes(pixels: Pixels) -> torch.Tensor:
-    """uint8 [H, W, 3] → uint8 [3, H, W]."""
+    """[H, W, C] → [C, H, W] of the same type."""
     out = np.empty((pixels.shape[2], *pixels.shape[:2]), pixels.dtype)
     # A quarter of the time of a transposed copy.
     cv2.split(np.ascontiguousarray(pixels), list(out))
     return torch.from_numpy(out)
+
+
+def reading_of(dataset: DatasetSpec) -> Reading:
+    """How the spec's ``dataset`` reads pictures."""
+    return Reading.from_values(
+        dataset.channels,
+        dataset.value_range,
+        dataset.exif_orientation,
+        dataset.augmentation.max_pixels,
+    )
+
+
+def ends_of(reading: Reading) -> list[float] | None:
+    """The range of a reading as a model's description keeps it; None: that of each file's type."""
+    return list(reading.value_range) if isinstance(reading.value_range, tuple) else None
+
+
+def augmentation_of(dataset: DatasetSpec) -> AugmentationSpec:
+    """``dataset.augmentation`` with a mean and a deviation for every channel."""
+    found, count = dataset.augmentation, dataset.channels or 3
+    return found.model_copy(
+        update={"mean": per_channel(found.mean, count), "std": per_channel(found.std, count)}
+    )
 
 
 def build_dataset(
@@ -232,6 +287,7 @@ def build_dataset(
     require_labels: bool = False,
     num_units: int | None = None,
     max_corrupt_fraction: float = 0.01,
+    reading: Reading = DEFAULT,
 ) -> ImageDataset:
     """Open ``sources`` and put a transform on them.
 
@@ -245,6 +301,7 @@ def build_dataset(
         require_labels: refuse images outside class folders.
         num_units: length of the masking noise; ``None`` = none.
         max_corrupt_fraction: share of unreadable images that is tolerated.
+        reading: how a picture is read; a range that is to be measured is measured in ``sources``.
 
     Raises:
         DataError: the source is missing, empty, hostile, unlabeled where labels are needed, or
@@ -265,9 +322,10 @@ def build_dataset(
             "action",
         )
 
-    transform: TrainTransform | EvalTransform = EvalTransform(augmentation)
+    reading = measured(source, reading)
+    transform: TrainTransform | EvalTransform = EvalTransform(augmentation, reading)
     if train:
-        transform = TrainTransform(augmentation, finetune=stage == "finetune")
+        transform = TrainTransform(augmentation, stage == "finetune", reading)
     return ImageDataset(
         source,
         transform,

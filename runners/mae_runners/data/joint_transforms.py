@@ -12,14 +12,14 @@ from typing import cast
 import cv2
 import numpy as np
 from mae_skill.spec import AugmentationSpec
+from mae_skill.spec.dataset import per_channel
 
-from mae_runners.data.decode import Pixels
 from mae_runners.data.masks import Mask
-from mae_runners.data.transforms import ATTEMPTS, input_shape, resize
+from mae_runners.data.transforms import ATTEMPTS, Pixels, input_shape, resize
 
 
 class JointTrainTransform:
-    """(uint8 [H, W, 3], mask [H, W]) → the same of the input size.
+    """(uint8 or float32 [H, W, C], mask [H, W]) → the same of the input size.
 
     The scale at which the image just covers the input is multiplied by a uniform draw from
     ``scale_jitter``. A crop of the input size is drawn again, up to ten times, while one class
@@ -30,16 +30,22 @@ class JointTrainTransform:
     Args:
         augmentation: the spec's ``dataset.augmentation``.
         ignore_index: mask value of pixels that do not count.
+        channels: of an image.
     """
 
-    def __init__(self, augmentation: AugmentationSpec, ignore_index: int) -> None:
+    def __init__(
+        self, augmentation: AugmentationSpec, ignore_index: int, channels: int = 3
+    ) -> None:
         joint = augmentation.segmentation
         self.height, self.width = input_shape(augmentation.input_size)
         self.low, self.high = joint.scale_jitter
         self.max_share = joint.max_class_share
         self.photometric = joint.photometric
         self.hflip = augmentation.hflip
-        self.fill = [min(255, max(0, round(255 * value))) for value in augmentation.mean]
+        self.fill = [
+            min(255, max(0, round(255 * value)))
+            for value in per_channel(augmentation.mean, channels)
+        ]
         self.ignore_index = ignore_index
 
     def __call__(self, pixels: Pixels, mask: Mask, key: int) -> tuple[Pixels, Mask]:
@@ -77,7 +83,7 @@ class JointTrainTransform:
         if (height, width) == (self.height, self.width):
             return pixels, mask
 
-        padded = np.empty((self.height, self.width, 3), dtype=np.uint8)
+        padded = np.empty((self.height, self.width, pixels.shape[2]), dtype=pixels.dtype)
         padded[:] = self.fill
         padded[:height, :width] = pixels
         classes = np.full((self.height, self.width), self.ignore_index, dtype=mask.dtype)
@@ -100,7 +106,7 @@ def resize_mask(mask: Mask, width: int, height: int) -> Mask:
 
 def distort(pixels: Pixels, rng: random.Random) -> Pixels:
     """Photometric distortion as in SSD (arXiv:1512.02325): brightness, contrast, saturation, hue,
-    each with probability 0.5.
+    each with probability 0.5; saturation and hue of three channels alone.
 
     Brightness within ± 32, contrast and saturation by 0.5–1.5, hue within ± 18°; contrast comes
     last in half of the images.
@@ -112,7 +118,10 @@ def distort(pixels: Pixels, rng: random.Random) -> Pixels:
     hue = rng.uniform(-18, 18) if rng.random() < 0.5 else 0.0
 
     distorted = _linear(pixels, 1.0 if late else contrast, bright)
-    if saturation != 1.0 or hue != 0.0:
+    if (saturation != 1.0 or hue != 0.0) and pixels.shape[2] == 3:
+        if distorted.dtype != np.uint8:
+            distorted = _recolor(distorted, saturation, hue)
+            return _linear(distorted, contrast if late else 1.0, 0.0)
         hsv = cv2.cvtColor(distorted, cv2.COLOR_RGB2HSV_FULL)  # hue in 0–255 for 0–360°
         turn = round(hue * 256 / 360)
         hsv[..., 0] = (hsv[..., 0].astype(np.int16) + turn).astype(np.uint8)
@@ -121,9 +130,20 @@ def distort(pixels: Pixels, rng: random.Random) -> Pixels:
     return _linear(distorted, contrast if late else 1.0, 0.0)
 
 
+def _recolor(pixels: Pixels, saturation: float, hue: float) -> Pixels:
+    """Saturation and hue (degrees) of float32 RGB."""
+    hsv = cv2.cvtColor(np.ascontiguousarray(pixels) / np.float32(255), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + np.float32(hue)) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] * np.float32(saturation), 0, 1)
+    return cast(Pixels, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * np.float32(255))
+
+
 def _linear(pixels: Pixels, factor: float, shift: float) -> Pixels:
-    """``pixels * factor + shift``, rounded and clipped."""
+    """``pixels * factor + shift``, clipped; bytes are rounded."""
     if factor == 1.0 and shift == 0.0:
         return pixels
+    if pixels.dtype != np.uint8:
+        changed = pixels * np.float32(factor) + np.float32(shift)
+        return cast(Pixels, changed.clip(0.0, 255.0).astype(np.float32))
     table = np.clip(np.rint(np.arange(256) * factor + shift), 0, 255).astype(np.uint8)
-    return cast(Pixels, cv2.LUT(pixels, table))
+    return cast(Pixels, table[pixels] if pixels.shape[2] != 3 else cv2.LUT(pixels, table))

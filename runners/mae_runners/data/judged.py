@@ -32,7 +32,7 @@ def judge(action: str, spec: ExperimentSpec, context: RunContext) -> None:
         return
     plain: dict[str, Any] = spec.model_dump(mode="json")
     problems: list[MaeError] = []
-    seen = look_at_all(rows, plain, problems, remote=True)
+    seen = look_at_all(action, rows, plain, problems, remote=True)
     raise_all(problems, action)
 
     train = seen.get(samples.TRAIN) or {}

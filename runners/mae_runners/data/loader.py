@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import torch
+from mae_skill.spec.dataset import per_channel
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -27,12 +28,13 @@ MAX_PREFETCH = 8
 def to_input(
     images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """uint8 [B, 3, H, W] on any device → (x / 255 - mean) / std in ``dtype``; computed in float32,
-    one multiply and one add."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
+    """uint8 or float32 [B, C, H, W] in 0 … 255 on any device → (x / 255 - mean) / std in
+    ``dtype``; computed in float32, one multiply and one add."""
+    mean, std = per_channel(mean, images.shape[1]), per_channel(std, images.shape[1])
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
     shift = torch.tensor(
         [-m / s for m, s in zip(mean, std, strict=True)], device=images.device
-    ).view(1, 3, 1, 1)
+    ).view(1, -1, 1, 1)
     if images.device.type != "cpu":
         return torch.addcmul(shift, images.float(), scale).to(dtype)
 

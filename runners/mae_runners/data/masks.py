@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from mae_sdk.data.masks import read_values
-from mae_sdk.data.pictures import MAX_PIXELS
+from mae_sdk.data.decode import DEFAULT
+from mae_sdk.data.masks import read_mask
+from mae_sdk.data.reading import Reading
 
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
 _OUTSIDE = -1
@@ -35,20 +36,20 @@ class MaskReader:
         return np.uint8 if max(self.num_classes - 1, self.ignore_index) <= 255 else np.int32
 
     def __call__(
-        self, data: bytes, name: str, max_pixels: int = MAX_PIXELS
-    ) -> tuple[Mask, int | None]:
-        """One mask, and the first value in it that is not a class (None: there is no such value).
-        Its pixels become ``ignore_index``.
+        self, data: bytes, name: str, reading: Reading = DEFAULT
+    ) -> tuple[Mask, int | None, int]:
+        """One mask, the first value in it that is not a class (None: there is no such value), whose
+        pixels become ``ignore_index``, and the orientation that the file states.
 
         Raises:
             DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
         """
-        values = read_values(data, name, max_pixels)
+        values, turn = read_mask(data, name, reading)
         numbers = self._table[values]
         outside = numbers == _OUTSIDE
         strange = int(values[outside].flat[0]) if outside.any() else None
         numbers[outside] = self.ignore_index
-        return numbers.astype(self.dtype), strange
+        return numbers.astype(self.dtype), strange, turn
 
     @cached_property
     def _table(self) -> npt.NDArray[np.int32]:

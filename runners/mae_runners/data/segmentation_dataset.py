@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from mae_sdk.data import Pairs, open_pairs
+from mae_sdk.data.decode import DEFAULT, check_turns, finish, load
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.survey import measured
 from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import DatasetSpec
 from mae_skill.spelling import one_line, shown
 
-from mae_runners.data.dataset import KeyedDataset, planes, shared_zeros
-from mae_runners.data.decode import MAX_PIXELS, decode
+from mae_runners.data.dataset import KeyedDataset, alike, planes, reading_of, shared_zeros
 from mae_runners.data.joint_transforms import JointTrainTransform
 from mae_runners.data.masks import MaskReader
 
@@ -22,7 +24,8 @@ _LARGE = 1024  # side of an image whose size is not known yet, when memory is pl
 
 
 class SegmentationDataset(KeyedDataset):
-    """``dataset[epoch, index]`` → ``{"image": uint8 [3, H, W], "mask": uint8 or int32 [H, W],
+    """``dataset[epoch, index]`` → ``{"image": uint8 or float32 [C, H, W], "mask": uint8 or int32
+    [H, W],
     "size": int64 [2], "index", "valid"}``.
 
     Mask values are 0 … num_classes - 1 and ``ignore_index``. In training H, W are the input size,
@@ -47,13 +50,17 @@ class SegmentationDataset(KeyedDataset):
         seed: int,
         classes: list[str],
         max_corrupt_fraction: float,
-        max_pixels: int = MAX_PIXELS,
+        reading: Reading = DEFAULT,
     ) -> None:
         super().__init__(
-            source, seed=seed, classes=classes, max_corrupt_fraction=max_corrupt_fraction
+            source,
+            seed=seed,
+            classes=classes,
+            max_corrupt_fraction=max_corrupt_fraction,
+            reading=reading,
         )
         self.pairs, self.transform, self.reader = source, transform, reader
-        self.ignore_index, self.max_pixels = reader.ignore_index, max_pixels
+        self.ignore_index = reader.ignore_index
         self.has_masks = source.masked == len(source)
         # The first value of a mask that is not a class, plus 1; shared as `_bad` is.
         self._strange = shared_zeros(len(source), torch.int32)
@@ -64,15 +71,19 @@ class SegmentationDataset(KeyedDataset):
         pixels = _LARGE * _LARGE
         if self.transform is not None:
             pixels = self.transform.height * self.transform.width
-        return (3 + np.dtype(self.reader.dtype).itemsize) * pixels
+        return (self.pixel_bytes + np.dtype(self.reader.dtype).itemsize) * pixels
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
-        pixels = decode(self.pairs.read(index), shown(self.pairs[index]), self.max_pixels)
+        title = shown(self.pairs[index])
+        stored = load(self.pairs.read(index), title, self.reading)
+        pixels: Any = finish(stored, title, self.reading)
         data, name = self.pairs.read_mask(index), one_line(self.pairs.mask_path(index) or "")
         if data is None:
             mask: Any = np.full(pixels.shape[:2], self.ignore_index, dtype=self.reader.dtype)
         else:
-            mask, strange = self.reader(data, name, self.max_pixels)
+            mask, strange, turn = self.reader(data, name, self.reading)
+            size, shape = (stored.height, stored.width), (mask.shape[0], mask.shape[1])
+            check_turns(size, stored.turn, title, (shape, turn), self.reading)
             if strange is not None:
                 self._strange[index] = strange + 1
         if mask.shape != pixels.shape[:2]:
@@ -93,17 +104,18 @@ class SegmentationDataset(KeyedDataset):
         }
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Items as a batch: ``image`` uint8 [B, 3, H, W], ``mask`` [B, H, W], ``size`` int64
-        [B, 2], ``index`` int64 [B], ``valid`` bool [B]."""
+        """Items as a batch: ``image`` uint8 or float32 [B, C, H, W], ``mask`` [B, H, W], ``size``
+        int64 [B, 2], ``index`` int64 [B], ``valid`` bool [B]."""
         sizes = torch.stack([sample["size"] for sample in samples])
         height, width = (int(side) for side in sizes.amax(0))
-        images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+        pictures = alike([sample["image"] for sample in samples])
+        images = pictures[0].new_zeros(len(samples), pictures[0].shape[0], height, width)
         masks = torch.full(
             (len(samples), height, width), self.ignore_index, dtype=samples[0]["mask"].dtype
         )
-        for i, sample in enumerate(samples):
+        for i, (picture, sample) in enumerate(zip(pictures, samples, strict=True)):
             h, w = sample["mask"].shape
-            images[i, :, :h, :w], masks[i, :h, :w] = sample["image"], sample["mask"]
+            images[i, :, :h, :w], masks[i, :h, :w] = picture, sample["mask"]
         return {
             "image": images,
             "mask": masks,
@@ -151,6 +163,7 @@ def build_segmentation_dataset(
     seed: int,
     classes: Sequence[str] | None = None,
     required: bool = True,
+    reading: Reading | None = None,
 ) -> SegmentationDataset:
     """Open images with their masks and put a transform on them.
 
@@ -166,6 +179,7 @@ def build_segmentation_dataset(
         seed: of every draw.
         classes: names that a checkpoint knows; None: those of ``dataset.segmentation.class_list``.
         required: whether images of the other roles must have one.
+        reading: how a picture is read; None: as ``dataset`` says.
 
     Raises:
         DataError: a source is missing or empty, images lack masks, or the class list does not fit.
@@ -182,12 +196,14 @@ def build_segmentation_dataset(
         )
     names = list(classes) if classes else class_names(meaning.class_list, num_classes)
     pairs = open_pairs(sources, masks, role=role, required=required and role != "test")
+    reading = measured(pairs, reading or reading_of(dataset))
+    joint = JointTrainTransform(dataset.augmentation, meaning.ignore_index, reading.bands)
     return SegmentationDataset(
         pairs,
-        JointTrainTransform(dataset.augmentation, meaning.ignore_index) if train else None,
+        joint if train else None,
         MaskReader(num_classes, meaning.ignore_index, meaning.reduce_zero_label),
         seed=seed,
         classes=names,
         max_corrupt_fraction=dataset.max_corrupt_fraction,
-        max_pixels=dataset.augmentation.max_pixels,
+        reading=reading,
     )

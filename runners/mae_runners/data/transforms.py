@@ -17,12 +17,17 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
-from mae_sdk.data.pictures import orientation
+import numpy.typing as npt
+from mae_sdk.data.decode import DEFAULT, decode
+from mae_sdk.data.pictures import jpeg_shape, orientation
+from mae_sdk.data.reading import Reading
 from mae_skill.errors import SpecError
 from mae_skill.spec import AugmentationSpec
+from mae_skill.spec.dataset import per_channel
 from PIL import Image, ImageEnhance, ImageOps
 
-from mae_runners.data.decode import Pixels, decode, jpeg_shape
+Pixels = npt.NDArray[Any]
+"""uint8 or float32 [H, W, C] on the scale of 0 … 255."""
 
 Policy = Callable[[Image.Image], Image.Image]
 
@@ -91,14 +96,34 @@ def random_box(
 
 
 def resize(pixels: Pixels, width: int, height: int, interpolation: str) -> Pixels:
-    """To ``[height, width, 3]``. Shrinking by 2 or more averages areas; below that OpenCV's kernels
+    """To ``[height, width, C]``. Shrinking by 2 or more averages areas; below that OpenCV's kernels
     differ little from Pillow's."""
     shrink = min(pixels.shape[1] / width, pixels.shape[0] / height)
     if shrink >= 2:
         method = cv2.INTER_AREA
     else:
         method = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    return cast(Pixels, cv2.resize(pixels, (width, height), interpolation=method))
+    resized = in_fours(pixels, lambda part: cv2.resize(part, (width, height), interpolation=method))
+    return within(resized) if method == cv2.INTER_CUBIC else resized
+
+
+def in_fours(pixels: Pixels, change: Callable[[Any], Any]) -> Pixels:
+    """What OpenCV makes of ``[H, W, C]``, at most four channels at a time; it drops a last axis of
+    one."""
+    channels = pixels.shape[2]
+    if channels in (2, 3, 4):
+        return cast(Pixels, change(pixels))
+    parts = [
+        change(np.ascontiguousarray(pixels[..., start : start + 4]))
+        for start in range(0, channels, 4)
+    ]
+    return np.concatenate([part if part.ndim == 3 else part[..., None] for part in parts], axis=2)
+
+
+def within(pixels: Pixels) -> Pixels:
+    """Floating-point pixels brought back to 0 … 255, as bytes always are: cubic kernels
+    overshoot."""
+    return pixels if pixels.dtype == np.uint8 else pixels.clip(0.0, 255.0)
 
 
 def change_affine(
@@ -110,7 +135,7 @@ def change_affine(
     shift: float,
     interpolation: str,
 ) -> Pixels:
-    """Rotate, shear, scale and shift about the center in one resampling: ``[H, W, 3]`` → the same.
+    """Rotate, shear, scale and shift about the center in one resampling: ``[H, W, C]`` → the same.
 
     Each draw is uniform, that of the scale in its logarithm, so that growing and shrinking are
     equally likely. Outside the image is its mirror image.
@@ -131,10 +156,12 @@ def change_affine(
     matrix = np.concatenate([linear, offset[:, None]], axis=1)
 
     method = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
-    warped = cv2.warpAffine(
-        pixels, matrix, (width, height), flags=method, borderMode=cv2.BORDER_REFLECT_101
+    border = cv2.BORDER_REFLECT_101
+    warped = in_fours(
+        pixels,
+        lambda part: cv2.warpAffine(part, matrix, (width, height), flags=method, borderMode=border),
     )
-    return cast(Pixels, warped)
+    return within(warped)
 
 
 def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.Image:
@@ -151,18 +178,53 @@ def jitter(picture: Image.Image, strength: float, rng: random.Random) -> Image.I
     return picture
 
 
+def jitter_values(pixels: Pixels, strength: float, rng: random.Random) -> Pixels:
+    """`jitter` of pixels that Pillow does not hold: other than three channels, or floating point.
+    Saturation acts on three channels alone; the draws are the same."""
+    out = pixels.astype(np.float32)
+    steps = ["brightness", "contrast", "saturation"]
+    rng.shuffle(steps)
+    for step in steps:
+        factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+        if step == "brightness":
+            base: Any = 0.0
+        elif step == "contrast":
+            base = gray(out).mean()
+        elif out.shape[2] == 3:
+            base = gray(out)
+        else:
+            continue
+        out = np.clip(base + (out - base) * np.float32(factor), 0.0, 255.0).astype(np.float32)
+    return cast(Pixels, np.rint(out).astype(np.uint8) if pixels.dtype == np.uint8 else out)
+
+
+def gray(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``[H, W, C]`` → ``[H, W, 1]``: luma of three channels, else the mean."""
+    weights = (
+        [0.299, 0.587, 0.114] if values.shape[2] == 3 else [1 / values.shape[2]] * values.shape[2]
+    )
+    return (values @ np.array(weights, np.float32))[..., None]
+
+
 class TrainTransform:
-    """Bytes → uint8 [height, width, 3], augmented.
+    """Bytes → pixels [height, width, C], augmented: uint8, or float32 on the same scale where the
+    file is deeper.
+
+    ``auto_aug`` works on 8 bits, on each channel by the same draws.
 
     Args:
         augmentation: the spec's ``dataset.augmentation``.
         finetune: whether ``auto_aug`` and ``re_prob`` act.
+        reading: how a picture is read.
 
     Raises:
         SpecError: ``auto_aug`` is no policy that timm knows.
     """
 
-    def __init__(self, augmentation: AugmentationSpec, finetune: bool) -> None:
+    def __init__(
+        self, augmentation: AugmentationSpec, finetune: bool, reading: Reading = DEFAULT
+    ) -> None:
+        self.reading = reading
         self.height, self.width = input_shape(augmentation.input_size)
         self.scale = (augmentation.min_scale, augmentation.max_scale)
         self.ratio = (augmentation.min_ratio, augmentation.max_ratio)
@@ -177,9 +239,9 @@ class TrainTransform:
         )
         self.color_jitter = augmentation.color_jitter
         self.re_prob = augmentation.re_prob if finetune else 0.0
-        self.mean, self.std = list(augmentation.mean), list(augmentation.std)
+        self.mean = per_channel(augmentation.mean, reading.bands)
+        self.std = per_channel(augmentation.std, reading.bands)
         self.reduced = augmentation.reduced_decode
-        self.max_pixels = augmentation.max_pixels
         self.policy: Policy | None = None
         if finetune:
             self.policy = _policy(
@@ -202,17 +264,35 @@ class TrainTransform:
             pixels = change_affine(np.ascontiguousarray(pixels), rng, *self.affine, kernel)
 
         if self.policy is not None or self.color_jitter > 0:
+            pixels = self._recolor(pixels, key, rng)
+        if self.re_prob > 0 and rng.random() < self.re_prob:
+            pixels = self._erase(np.ascontiguousarray(pixels), rng)
+        return pixels
+
+    def _recolor(self, pixels: Pixels, key: int, rng: random.Random) -> Pixels:
+        """``auto_aug``, then color jitter."""
+        if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
             picture = Image.fromarray(np.ascontiguousarray(pixels))
             if self.policy is not None:
                 with seeded_globals(key):
                     picture = self.policy(picture)
             if self.color_jitter > 0:
                 picture = jitter(picture, self.color_jitter, rng)
-            pixels = np.array(picture)
+            return np.array(picture)
 
-        if self.re_prob > 0 and rng.random() < self.re_prob:
-            pixels = self._erase(np.ascontiguousarray(pixels), rng)
-        return pixels
+        if self.policy is not None and pixels.shape[2] == 3:
+            picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
+            with seeded_globals(key):
+                picture = self.policy(picture)
+            pixels = np.array(picture).astype(pixels.dtype)
+        elif self.policy is not None:
+            channels = []
+            for band in np.moveaxis(np.rint(pixels).astype(np.uint8), 2, 0):
+                with seeded_globals(key):  # every band the same way
+                    picture = self.policy(Image.fromarray(np.ascontiguousarray(band)))
+                channels.append(np.asarray(picture))
+            pixels = np.stack(channels, axis=2).astype(pixels.dtype)
+        return jitter_values(pixels, self.color_jitter, rng) if self.color_jitter > 0 else pixels
 
     def _crop(
         self, data: bytes, name: str, rng: random.Random
@@ -221,19 +301,19 @@ class TrainTransform:
         if self.reduced and (shape := jpeg_shape(data)) is not None and shape[2] in (1, 3):
             # The crop is drawn on the full size, so it is the same crop; decoding shrinks only as
             # long as the crop is no smaller than the input.
-            width, height = _upright(data, shape[0], shape[1])
+            width, height = _upright(data, shape[0], shape[1], self.reading)
             x, y, w, h = random_box(rng, width, height, self.scale, self.ratio)
             factor = next(
                 (f for f in (8, 4, 2) if w // f >= self.width and h // f >= self.height), 1
             )
-            pixels = decode(data, name, max_pixels=self.max_pixels, reduce=factor)
+            pixels = decode(data, name, self.reading, reduce=factor)
 
             # libjpeg rounds reduced sizes up; a decoder that cannot reduce returns the full size.
             sx, sy = pixels.shape[1] / width, pixels.shape[0] / height
             x, y, w, h = int(x * sx), int(y * sy), max(1, round(w * sx)), max(1, round(h * sy))
             return pixels, (min(x, pixels.shape[1] - 1), min(y, pixels.shape[0] - 1), w, h)
 
-        pixels = decode(data, name, max_pixels=self.max_pixels)
+        pixels = decode(data, name, self.reading)
         return pixels, random_box(rng, pixels.shape[1], pixels.shape[0], self.scale, self.ratio)
 
     def _erase(self, pixels: Pixels, rng: random.Random) -> Pixels:
@@ -247,30 +327,33 @@ class TrainTransform:
             if 0 < w < self.width and 0 < h < self.height:
                 y, x = rng.randint(0, self.height - h), rng.randint(0, self.width - w)
                 bits = np.random.Philox(key=rng.getrandbits(64))
-                noise = np.random.Generator(bits).standard_normal((h, w, 3), dtype=np.float32)
+                noise = np.random.Generator(bits).standard_normal(
+                    (h, w, pixels.shape[2]), dtype=np.float32
+                )
                 mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
                 fill = 255 * (noise * std + mean)
-                pixels[y : y + h, x : x + w] = np.clip(np.rint(fill), 0, 255).astype(np.uint8)
+                fill = np.rint(fill) if pixels.dtype == np.uint8 else fill
+                pixels[y : y + h, x : x + w] = np.clip(fill, 0, 255).astype(pixels.dtype)
                 break
         return pixels
 
 
 class EvalTransform:
-    """Bytes → uint8 [height, width, 3]: the same for validation, evaluation, inference and the kNN
-    probe."""
+    """Bytes → pixels [height, width, C], uint8 or float32: the same for validation, evaluation,
+    inference and the kNN probe."""
 
-    def __init__(self, augmentation: AugmentationSpec) -> None:
+    def __init__(self, augmentation: AugmentationSpec, reading: Reading = DEFAULT) -> None:
+        self.reading = reading
         self.height, self.width = input_shape(augmentation.input_size)
         self.share = augmentation.center_crop
-        self.max_pixels = augmentation.max_pixels
 
     def __call__(self, data: bytes, name: str, key: int = 0) -> Pixels:
         """Decode, resize with Pillow's bicubic filter, cut the center. ``key`` is not used: nothing
         here is random."""
-        return self.fit(decode(data, name, max_pixels=self.max_pixels))
+        return self.fit(decode(data, name, self.reading))
 
     def fit(self, pixels: Pixels) -> Pixels:
-        """uint8 [H, W, 3] of any size → [height, width, 3]; to the pixel what timm's evaluation
+        """[H, W, C] of any size → [height, width, C]; to the pixel what timm's evaluation
         transform gives, which reads other people's pictures for an exported model."""
         height, width = pixels.shape[:2]
         want_w, want_h = math.floor(self.width / self.share), math.floor(self.height / self.share)
@@ -280,16 +363,30 @@ class EvalTransform:
         else:  # timm's ResizeKeepRatio
             ratio = min(width / want_w, height / want_h)
             new_w, new_h = round(width / ratio), round(height / ratio)
-        resized = np.asarray(
-            Image.fromarray(pixels).resize((new_w, new_h), Image.Resampling.BICUBIC)
-        )
+        resized = bicubic(pixels, new_w, new_h)
         y, x = round((new_h - self.height) / 2), round((new_w - self.width) / 2)
         return resized[y : y + self.height, x : x + self.width]
 
 
-def _upright(data: bytes, width: int, height: int) -> tuple[int, int]:
+def bicubic(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Pillow's bicubic filter, which antialiases: ``[H, W, C]`` → ``[height, width, C]``."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    bands = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(pixels[..., i])).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+        )
+        for i in range(pixels.shape[2])
+    ]
+    return within(np.stack(bands, axis=2))
+
+
+def _upright(data: bytes, width: int, height: int, reading: Reading) -> tuple[int, int]:
     """The size after EXIF orientation."""
-    turned = orientation(data) in (5, 6, 7, 8)
+    turned = reading.exif and orientation(data, reading.max_pixels) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 
@@ -308,7 +405,10 @@ def _policy(
 
     options: dict[str, Any] = {
         "translate_const": int(min(height, width) * 0.45),
-        "img_mean": tuple(min(255, round(255 * value)) for value in mean),
+        # Of other than three channels each is changed alone.
+        "img_mean": tuple(min(255, round(255 * value)) for value in mean)
+        if len(mean) == 3
+        else min(255, round(255 * sum(mean) / len(mean))),
     }
     if interpolation != "random":
         options["interpolation"] = (

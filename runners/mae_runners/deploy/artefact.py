@@ -3,7 +3,7 @@
 The description is enough to preprocess for the artefact and to name its outputs with no checkpoint
 at hand. In an ONNX file its fields are metadata properties named ``mae.<field>`` (JSON values); an
 engine, which has no room for them, gets ``<engine>.json`` beside it. Input and output names are
-fixed: ``images`` [B, 3, H, W]; ``logits`` [B, classes] for a classifier, [B, classes, H, W] for a
+fixed: ``images`` [B, C, H, W]; ``logits`` [B, classes] for a classifier, [B, classes, H, W] for a
 segmenter; ``features`` [B, D] (pooled) or [B, N, D] (tokens) for a backbone.
 """
 
@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mae_sdk.data.pictures import MAX_PIXELS
+from mae_sdk.data.reading import Reading
 from mae_skill.archs import ARCHS, with_patch
 from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
+from mae_skill.spec.dataset import per_channel
 from torch import Tensor
 
 from mae_runners.models.checkpoint import CheckpointMeta, digest
@@ -42,6 +45,9 @@ class ArtefactMeta:
         output: ``logits`` | ``pooled`` | ``tokens``.
         classes: class names in output order, or None.
         num_classes: width of the logits, or None for features.
+        channels: of an image.
+        value_range: the stored values that become 0 and 255; None: those of the file's type.
+        exif_orientation: whether a picture is turned as its file says.
         preprocessing: True when the graph takes raw uint8 pixels and normalizes them itself.
         precision: ``fp32`` | ``fp16`` | ``bf16`` | ``int8``: what the heavy layers compute in.
             Inputs and outputs stay float32.
@@ -66,6 +72,9 @@ class ArtefactMeta:
     task: str = "classification"
     center_crop: float = 0.875
     patch_size: int | None = None
+    channels: int = 3
+    value_range: list[float] | None = None
+    exif_orientation: bool = True
     format: int = FORMAT_VERSION
 
     @property
@@ -107,6 +116,9 @@ class ArtefactMeta:
             task=saved.task,
             center_crop=saved.center_crop,
             patch_size=saved.model.get("patch_size"),
+            channels=saved.channels,
+            value_range=saved.value_range,
+            exif_orientation=saved.exif_orientation,
             **more,
         )
 
@@ -175,7 +187,7 @@ def check_no_folder(path: Path, field: str) -> None:
 def run_in_parts(
     call: Callable[[Tensor], Tensor], images: Tensor, largest: int, smallest: int = 1
 ) -> Tensor:
-    """`call` on images [N, 3, H, W] in parts of at most `largest`; outputs [N, …].
+    """`call` on images [N, C, H, W] in parts of at most `largest`; outputs [N, …].
 
     A last part below `smallest` is filled with copies of its last image, whose outputs are dropped.
     """
@@ -239,9 +251,16 @@ def check_agreement(
             [size, size] if isinstance(size, int) else list(size),
             list(meta.input_size),
         ),
-        ("dataset.augmentation.mean", list(augmentation.mean), list(meta.mean)),
-        ("dataset.augmentation.std", list(augmentation.std), list(meta.std)),
+        (
+            "dataset.augmentation.mean",
+            per_channel(augmentation.mean, meta.channels),
+            list(meta.mean),
+        ),
+        ("dataset.augmentation.std", per_channel(augmentation.std, meta.channels), list(meta.std)),
+        ("dataset.channels", spec.dataset.channels or 3, meta.channels),
     ]
+    if spec.dataset.value_range != "auto" or not meta.value_range:  # auto: what the model brings
+        pairs.append(("dataset.value_range", spec.dataset.value_range, meta.value_range or "dtype"))
     if meta.stage == "finetune":
         pairs.append(("model.task", spec.model.task, meta.task))
     if meta.num_classes is not None:
@@ -260,6 +279,16 @@ def check_agreement(
     ]
     if problems:
         raise SpecError("the spec contradicts the artefact", problems=problems)
+
+
+def reading_for(meta: ArtefactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
+    """How pictures are read for an artefact: as the model was trained."""
+    return Reading.from_values(
+        None if meta.channels == 3 else meta.channels,
+        meta.value_range or "dtype",
+        meta.exif_orientation,
+        max_pixels,
+    )
 
 
 def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtefactMeta) -> None:

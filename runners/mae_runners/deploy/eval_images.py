@@ -17,7 +17,7 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.data import FunctionalSampler, build_dataset, build_loader, collate
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta, reading_for
 from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 
 SAMPLE = "sample photograph"
@@ -69,6 +69,7 @@ class EvalImages:
             require_labels=labelled,
             num_units=num_units,
             max_corrupt_fraction=spec.dataset.max_corrupt_fraction,
+            reading=reading_for(meta, spec.dataset.augmentation.max_pixels),
         )
         if not len(self.dataset):
             raise DataError("the data source holds no image", got=str(sources))
@@ -86,7 +87,7 @@ class EvalImages:
         """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank, in order.
 
         Fillers and stand-ins for unreadable images are left out. ``input`` is what `Runtime.run`
-        takes: float32, normalized; or raw uint8 where the artefact normalizes itself.
+        takes: float32, normalized; or raw pixels where the artefact normalizes itself.
         """
         sampler = FunctionalSampler(
             len(self.dataset), self.spec.train.seed, rank, world, shuffle=False
@@ -124,7 +125,7 @@ class GateImages:
     """Real images that an artefact is compared with its model on.
 
     Attributes:
-        pixels: ``[N, 3, H, W]`` as `Runtime.run` takes them.
+        pixels: ``[N, C, H, W]`` as `Runtime.run` takes them.
         source: ``dataset.<field>``, or ``sample photograph``.
         names: of each image, where it lies.
     """
@@ -210,7 +211,8 @@ def _spread(images: EvalImages | EvalPairs, size: int, wanted: int) -> Iterator[
 
 
 def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
-    """Crops of matplotlib's photograph, ``[count, 3, H, W]`` as `Runtime.run` takes them."""
+    """Crops of matplotlib's photograph, ``[count, C, H, W]`` as `Runtime.run` takes them;
+    where these are not three channels, each is the photograph's luma."""
     from matplotlib import get_data_path
     from PIL import Image
 
@@ -226,10 +228,13 @@ def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
         y = int(rng.integers(0, photograph.height - h + 1))
         box = (x, y, x + w, y + h)
         crop = photograph.resize((width, height), Image.Resampling.BICUBIC, box=box)
+        if meta.channels != 3:
+            crops.append(np.repeat(np.asarray(crop.convert("L"))[None], meta.channels, axis=0))
+            continue
         crops.append(np.asarray(crop).transpose(2, 0, 1))
 
     pixels = torch.from_numpy(np.stack(crops))
     if meta.preprocessing:
         return pixels
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (meta.mean, meta.std))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (meta.mean, meta.std))
     return (pixels.float() / 255.0 - mean) / std

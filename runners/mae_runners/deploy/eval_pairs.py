@@ -17,7 +17,7 @@ from mae_runners.data import (
     build_segmentation_dataset,
     to_input,
 )
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artefact import ArtefactMeta, reading_for
 from mae_runners.deploy.runtimes import Runtime, run_batch
 from mae_runners.metrics.windows import (
     default_stride,
@@ -44,8 +44,10 @@ def augmentation_of(spec: ExperimentSpec, meta: ArtefactMeta) -> Any:
 
 
 def model_input(pixels: Tensor, meta: ArtefactMeta) -> Tensor:
-    """uint8 ``[B, 3, H, W]`` as the artefact takes it: as it is where it normalizes itself."""
-    return pixels if meta.preprocessing else to_input(pixels, meta.mean, meta.std, torch.float32)
+    """Pixels ``[B, C, H, W]`` as the artefact takes them: as bytes where it normalizes itself."""
+    if meta.preprocessing:
+        return pixels if pixels.dtype == torch.uint8 else pixels.round().to(torch.uint8)
+    return to_input(pixels, meta.mean, meta.std, torch.float32)
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Pair:
     """An image with its mask.
 
     Attributes:
-        index: place in the data set.  image: uint8 ``[3, H, W]``.
+        index: place in the data set.  image: uint8 or float32 ``[C, H, W]``.
         mask: ``[H, W]``, all ignored where there is none.
     """
 
@@ -96,6 +98,7 @@ class EvalPairs:
             seed=spec.train.seed,
             classes=meta.classes,
             required=labelled,
+            reading=reading_for(meta, spec.dataset.augmentation.max_pixels),
         )
         if not len(self.dataset):
             raise DataError("the data source holds no image", got=str(sources or name))
@@ -145,8 +148,8 @@ class EvalPairs:
 def segmenter(
     runtime: Runtime, settings: Any, size: int
 ) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """A function from images uint8 ``[3, H_i, W_i]`` to logits ``[C, h_i, w_i]`` of their shape,
-    for `classify_pixels`.
+    """A function from images ``[C, H_i, W_i]`` in 0 … 255 to logits ``[K, h_i, w_i]`` of their
+    shape, for `classify_pixels`.
 
     Args:
         settings: ``window`` (whole or slide) and ``stride``, as ``evaluate.segmentation`` and

@@ -37,7 +37,13 @@ def reference(format: str, model: Backboned) -> nn.Module:
 def write(section: ExportSpec, model: Backboned, meta: ArtefactMeta, folder: Path) -> None:
     """Writes weights, configuration and model card into the new ``folder``."""
     saved = CheckpointMeta.for_model(
-        model, classes=meta.classes, mean=meta.mean, std=meta.std, center_crop=meta.center_crop
+        model,
+        classes=meta.classes,
+        mean=meta.mean,
+        std=meta.std,
+        center_crop=meta.center_crop,
+        value_range=meta.value_range,
+        exif_orientation=meta.exif_orientation,
     )
     module = _format(section.format)
     module.write(model, saved, folder, section.license)

@@ -57,7 +57,7 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[Images]) -> dict[str, fl
     """Runs the float32 model over images and chooses a scale for each tensor that is quantized.
 
     Args:
-        batches: arrays [B, 3, H, W] in the dtype of the model's input.
+        batches: arrays [B, C, H, W] in the dtype of the model's input.
 
     Returns:
         tensor name → scale, so that a value is about ``scale × int8``.

@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from mae_sdk.data.pictures import read_rgb
+from mae_sdk.data.decode import decode, decode_stored
+from mae_sdk.data.formats import of_array, of_picture
 from mae_sdk.jobs.outputs import fetch, outputs_of
 from mae_sdk.jobs.secrets import ENCRYPTION_VARIABLE
-from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.errors import DataError, NotFoundError, UsageError
 from mae_skill.spec import AugmentationSpec, InferenceSpec
 from PIL import Image
 from torch import Tensor
 
-from mae_runners.data.transforms import EvalTransform, sample_key
-from mae_runners.deploy.artefact import ArtefactMeta, class_names
+from mae_runners.data.transforms import EvalTransform, Pixels, sample_key
+from mae_runners.deploy.artefact import ArtefactMeta, class_names, reading_for
 from mae_runners.deploy.eval_pairs import model_input, segmenter
 from mae_runners.deploy.features import KINDS, features, on_grid
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_runtime, run_batch
 from mae_runners.metrics.reconstruction import reconstruction_images
 from mae_runners.metrics.windows import classify_pixels
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -61,8 +61,9 @@ class Reconstruction(NamedTuple):
 class Model:
     """A checkpoint, an export or an engine that answers for pictures.
 
-    Pictures are paths, bytes of a file, PIL images, uint8 arrays ``[H, W, 3]`` or ``[H, W]``, or
-    uint8 tensors ``[3, H, W]``; one of these, or a list. They may be of any size.
+    Pictures are paths, bytes of a file, PIL images, arrays ``[H, W, C]`` or ``[H, W]``, or tensors
+    ``[C, H, W]``; one of these, or a list. They may be of any size, and of the depth and bands
+    that the model was trained on.
 
     Attributes:
         runtime: what computes.
@@ -73,6 +74,7 @@ class Model:
     def __init__(self, runtime: Runtime, batch_size: int) -> None:
         self.runtime, self.batch_size = runtime, batch_size
         self.meta: ArtefactMeta = runtime.meta
+        self._reading = reading_for(self.meta)
         self._fit = EvalTransform(
             AugmentationSpec(
                 input_size=list(self.meta.input_size), center_crop=self.meta.center_crop
@@ -168,7 +170,7 @@ class Model:
         return Reconstruction(*whole)
 
     def preprocess(self, images: Any) -> Tensor:
-        """What the model is given: float32 normalized ``[N, 3, H, W]`` (raw uint8 where the graph
+        """What the model is given: float32 normalized ``[N, C, H, W]`` (raw uint8 where the graph
         normalizes by itself)."""
         return self._input(torch.cat(list(self._batches(images))))
 
@@ -193,9 +195,9 @@ class Model:
             yield part
 
     def _batches(self, images: Any) -> Iterator[Tensor]:
-        """Pictures in the model's size, uint8 ``[B, 3, H, W]``."""
+        """Pictures in the model's size, ``[B, C, H, W]`` in 0 … 255."""
         for part in self._parts(images):
-            fitted = np.stack([self._fit.fit(pixels) for pixels in part])
+            fitted = np.stack([self._fit.fit(pixels) for pixels in part])  # float32 if one is
             yield torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
 
     def _segment(self, part: Sequence[Pixels]) -> Iterator[npt.NDArray[np.int64]]:
@@ -206,32 +208,36 @@ class Model:
                 yield classify_pixels(logits, pixels.shape[:2])[0].cpu().numpy()
 
     def _pixels(self, image: Any) -> Pixels:
-        """uint8 ``[H, W, 3]`` of anything that is a picture."""
-        from mae_runners.data.decode import decode
-
+        """``[H, W, C]`` in 0 … 255 of anything that is a picture."""
         if isinstance(image, (str, os.PathLike)):
             path = Path(image)
             if not path.is_file():
                 raise NotFoundError(f"there is no picture at {path}", got=str(path))
-            return decode(path.read_bytes(), str(path))
+            return decode(path.read_bytes(), str(path), self._reading)
         if isinstance(image, bytes):
-            return decode(image, "a picture in memory")
+            return decode(image, "a picture in memory", self._reading)
         if isinstance(image, Image.Image):
-            return np.asarray(read_rgb(image))
+            stored = of_picture(image, self._reading)
+            return decode_stored(stored, "a picture in memory", self._reading)
         if isinstance(image, Tensor):
             image = (
                 image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.numpy()
             )
         array = np.asarray(image)
-        if array.dtype == np.uint8 and array.ndim == 2:
-            array = np.repeat(array[:, :, None], 3, axis=2)
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise UsageError(
-                "not a picture",
-                got=f"{array.dtype} {list(array.shape)}",
-                expected="uint8 [H, W, 3] or [H, W], a path, a PIL image; a tensor [3, H, W]",
-            )
-        return np.ascontiguousarray(array)
+        array = array[:, :, None] if array.ndim == 2 else array
+        why = ""
+        if array.ndim == 3 and array.dtype.kind in "uif":
+            try:
+                return decode_stored(of_array(array), "an array", self._reading)
+            except DataError as error:
+                why = error.message
+        bands = self._reading.bands
+        raise UsageError(
+            "not a picture" + (f": {why}" if why else ""),
+            got=f"{array.dtype} {list(array.shape)}",
+            expected=f"uint8 [H, W, {bands}] or [H, W], a path, a PIL image; a tensor "
+            f"[{bands}, H, W]",
+        )
 
     def _cannot(self, what: str, expected: str) -> UsageError:
         return UsageError(f"this model cannot {what}", got=repr(self), expected=expected)

@@ -33,7 +33,7 @@ EXTERNAL_DATA_BYTES = 2_000_000_000  # protobuf ends at 2^31 bytes; some room fo
 
 
 class Normalize(nn.Module):
-    """Raw pixels [B, 3, H, W] uint8 → the inner module's input: ``(x / 255 − mean) / std``."""
+    """Raw pixels [B, C, H, W] uint8 → the inner module's input: ``(x / 255 − mean) / std``."""
 
     mean: Tensor
     std: Tensor
@@ -41,8 +41,8 @@ class Normalize(nn.Module):
     def __init__(self, inner: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
         self.inner = inner
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         result: Tensor = self.inner((images.float() / 255.0 - self.mean) / self.std)
@@ -52,7 +52,7 @@ class Normalize(nn.Module):
 class Features(nn.Module):
     """A pretrained model's encoder, unmasked and deterministic.
 
-    Images [B, 3, H, W] → [B, D] (pooled) or [B, N, D] (tokens).
+    Images [B, C, H, W] → [B, D] (pooled) or [B, N, D] (tokens).
     """
 
     def __init__(self, model: nn.Module, pooled: bool) -> None:
@@ -77,8 +77,8 @@ def deployable(model: nn.Module, meta: ArtefactMeta) -> nn.Module:
 
 
 def example_input(meta: ArtefactMeta, batch: int = 2) -> Tensor:
-    """A tensor [batch, 3, H, W] to trace with, of the dtype that the artefact takes."""
-    shape = (batch, 3, *meta.input_size)
+    """A tensor [batch, C, H, W] to trace with, of the dtype that the artefact takes."""
+    shape = (batch, meta.channels, *meta.input_size)
     generator = torch.Generator().manual_seed(0)
     if meta.preprocessing:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

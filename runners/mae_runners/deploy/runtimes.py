@@ -58,7 +58,7 @@ class Runtime(Protocol):
         """Outputs for images, float32 on the CPU.
 
         Args:
-            images: [B, 3, H, W], float32 normalized; uint8 when `meta.preprocessing`.
+            images: [B, C, H, W], float32 normalized; uint8 when `meta.preprocessing`.
             stay: leave the outputs where they were computed (a segmenter's are large).
         """
         ...

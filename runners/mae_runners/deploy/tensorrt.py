@@ -293,7 +293,7 @@ def _batch_range(builder: Any, profile: Profile, meta: ArtefactMeta) -> Any:
     """The library's optimization profile for the input's batch."""
     entry = builder.create_optimization_profile()
     sizes = (profile.minimum, profile.optimum, profile.maximum)
-    entry.set_shape(INPUT_NAME, *((size, 3, *meta.input_size) for size in sizes))
+    entry.set_shape(INPUT_NAME, *((size, meta.channels, *meta.input_size) for size in sizes))
     return entry
 
 

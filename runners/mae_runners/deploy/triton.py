@@ -52,7 +52,7 @@ input [
   {{
     name: {json.dumps(INPUT_NAME)}
     data_type: {dtype}
-    dims: {[*lead, 3, *meta.input_size]}
+    dims: {[*lead, meta.channels, *meta.input_size]}
   }}
 ]
 output [

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mae_sdk.data.decode import as_shown
 from mae_sdk.files import write_csv
 from PIL import Image
 from torch import Tensor
@@ -49,10 +50,10 @@ def comparison(
     """Image, truth and prediction, uint8 ``[H, W, 3]`` each.
 
     Args:
-        image: uint8 ``[3, H, W]``; mask: true classes ``[H, W]``; labels: predicted ones.
+        image: ``[C, H, W]`` in 0 … 255; mask: true classes ``[H, W]``; labels: predicted ones.
         colors: of the classes, as `palette` gives them.
     """
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    pixels = as_shown(image.permute(1, 2, 0).cpu().numpy())
     return [pixels, paint(mask.cpu().numpy(), colors), paint(labels, colors)]
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.gallery import Gallery, tile_of_item
 from mae_runners.metrics.reconstruction import spread
 
 MAX_POINTS = 600  # of a map
@@ -122,7 +122,7 @@ def _show_neighbors(
         items = [dataset[0, indices[place]] for place in (query, *nearest)]
         if not all(item["valid"] for item in items):
             continue
-        rows.append([tile_of(item["image"]) for item in items])
+        rows.append([tile_of_item(item["image"]) for item in items])
         note = ""
         if labels[query] >= 0:
             same = sum(labels[place] == labels[query] for place in nearest)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mae_sdk.data.decode import as_shown
 from mae_sdk.files import atomic_file, read_json, write_json
 from mae_skill.spelling import spelled
 from PIL import Image
@@ -157,8 +158,13 @@ def fitted(tile: Pixels, side: int) -> Pixels:
 
 
 def tile_of(image: Any) -> Pixels:
-    """A tensor as a tile: uint8 or float in 0…1, ``[3, H, W]``."""
+    """A tensor as a tile: uint8 or float in 0…1, ``[C, H, W]``."""
     if image.is_floating_point():
         image = (image.clamp(0.0, 1.0) * 255.0).round().byte()
-    pixels: Pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    return tile_of_item(image)
+
+
+def tile_of_item(image: Any) -> Pixels:
+    """An image of a data set as a tile: uint8 or float in 0…255, ``[C, H, W]``."""
+    pixels: Pixels = as_shown(image.permute(1, 2, 0).cpu().numpy())
     return pixels

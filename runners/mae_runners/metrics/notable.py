@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mae_runners.metrics.gallery import Gallery, tile_of
+from mae_runners.metrics.gallery import Gallery, tile_of_item
 
 SHOWN = 12  # of each kind
 
@@ -95,7 +95,7 @@ class Notable:
                 item = dataset[0, one.place]
                 if not item["valid"]:
                     continue
-                rows.append([tile_of(item["image"])])
+                rows.append([tile_of_item(item["image"])])
                 about.append(
                     {
                         "name": str(dataset.source.members[one.place]),

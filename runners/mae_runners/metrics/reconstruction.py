@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mae_sdk.data.decode import as_shown
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Reconstructions(NamedTuple):
     """Pictures of images.
 
     Attributes:
-        pixels: in 0…1, ``[B, K (which), 3, H, W]``.  titles: of the K.
+        pixels: in 0…1, ``[B, K (which), C, H, W]``.  titles: of the K.
     """
 
     pixels: Tensor
@@ -70,7 +71,7 @@ def reconstruction_images(
 
     Args:
         model: the bare MAE.
-        images: normalized model input ``[B, 3, H, W]``.
+        images: normalized model input ``[B, C, H, W]``.
         noise: ``[B, L]``, which says what is hidden.
         mean, std: of the normalization.
         reconstruct: stands for ``model.reconstruct``, where its weights are sharded.
@@ -81,7 +82,7 @@ def reconstruction_images(
     hidden = hidden.repeat_interleave(unit, dim=2).repeat_interleave(unit, dim=3)
 
     shift, scale = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (mean, std)
+        torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std)
     )
     original = images * scale + shift
     shown = {"original": original}
@@ -178,7 +179,7 @@ def board(found: Reconstructions, names: Sequence[str]) -> np.ndarray:
         draw.text((0, top + 1), _fitted(name, across, font), "black", font)
         for column in range(kinds):
             pixels = found.pixels[row, column].float().permute(1, 2, 0).cpu().numpy()
-            cell = Image.fromarray((pixels * 255.0).round().astype(np.uint8))
+            cell = Image.fromarray(as_shown(pixels * 255.0))
             cell = cell.resize((width, height), Image.Resampling.NEAREST)
             canvas.paste(cell, (column * (width + gap), top + line))
     for number, text in enumerate(notes):

@@ -28,19 +28,22 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
 
 
 def scale_pixels(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 ``[3, H, W]`` → ``[3, *size]``, bilinear with antialiasing."""
+    """``[C, H, W]`` in 0 … 255 → ``[C, *size]`` of the same type, bilinear with antialiasing."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     scaled = F.interpolate(
         image[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True
     )[0]
+    if image.dtype != torch.uint8:
+        return scaled.clamp_(0, 255)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def pad_pixels(image: Tensor, window: tuple[int, int], fill: Sequence[float]) -> Tensor:
-    """uint8 ``[3, h, w]`` at the upper left of a window; the rest is ``fill``, a color in 0…1."""
+    """``[C, h, w]`` in 0 … 255 at the upper left of a window; the rest is ``fill``: values in
+    0…1, one per channel."""
     color = torch.tensor(
-        [round(255 * value) for value in fill], dtype=torch.uint8, device=image.device
+        [round(255 * value) for value in fill], dtype=image.dtype, device=image.device
     )
     padded = color[:, None, None].repeat(1, *window)
     padded[:, : image.shape[1], : image.shape[2]] = image
@@ -60,8 +63,8 @@ def whole(
     """Logits of each image in one pass: it is resized until it fits, the rest of the window filled.
 
     Args:
-        model: uint8 ``[B, 3, *window]`` → logits ``[B, C, *window]``.
-        images: uint8 ``[3, H_i, W_i]``.
+        model: ``[B, C, *window]`` in 0 … 255 → logits ``[B, C, *window]``.
+        images: ``[C, H_i, W_i]``.
         fill: mean color, which is 0 after normalisation.
 
     Returns:
@@ -87,8 +90,8 @@ def slide(
     """Logits of an image, resized until it just covers a window: the mean of overlapping windows.
 
     Args:
-        model: uint8 ``[B, 3, *window]`` → logits ``[B, C, *window]``.
-        image: uint8 ``[3, H, W]``.
+        model: ``[B, C, *window]`` in 0 … 255 → logits ``[B, C, *window]``.
+        image: ``[C, H, W]``.
         stride: rows and columns from one window to the next, at most the window.
         batch: windows per call.
 

@@ -70,6 +70,11 @@ class Backboned(nn.Module, ABC):
         return str(self.config["arch"])
 
     @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return int(self.config.get("in_chans", 3))
+
+    @property
     def shape(self) -> Arch:
         """The architecture's row, with this model's patch."""
         return with_patch(ARCHS[self.arch], self.config.get("patch_size"))

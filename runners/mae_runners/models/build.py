@@ -37,15 +37,18 @@ def default_decoder_heads(width: int) -> int:
 
 
 def build_mae(
-    model_spec: Any, train_spec: Any, input_size: int | Sequence[int]
+    model_spec: Any, train_spec: Any, input_size: int | Sequence[int], channels: int = 3
 ) -> MaskedAutoencoder:
     """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialized.
+
+    Args:
+        channels: of an image.
 
     Raises:
         SpecError: the input size or the decoder's shape does not work.
     """
     config = {
-        **_encoder_config(model_spec, input_size),
+        **_encoder_config(model_spec, input_size, channels),
         "mask_ratio": float(train_spec.mask_ratio),
         "norm_pix_loss": bool(train_spec.norm_pix_loss),
         "decoder_depth": int(model_spec.decoder_depth),
@@ -60,14 +63,16 @@ def build_mae(
     return model
 
 
-def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classifier:
+def build_classifier(
+    model_spec: Any, input_size: int | Sequence[int], channels: int = 3
+) -> Classifier:
     """The classifier of ``model`` of the spec, freshly initialized.
 
     Raises:
         SpecError: the input size or the shape does not work.
     """
     config = {
-        **_encoder_config(model_spec, input_size),
+        **_encoder_config(model_spec, input_size, channels),
         "global_pool": bool(model_spec.global_pool),
         "num_classes": int(model_spec.num_classes),
         "drop_path_rate": float(model_spec.drop_path_rate),
@@ -77,7 +82,9 @@ def build_classifier(model_spec: Any, input_size: int | Sequence[int]) -> Classi
     return model
 
 
-def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segmenter:
+def build_segmenter(
+    model_spec: Any, input_size: int | Sequence[int], channels: int = 3
+) -> Segmenter:
     """The segmenter (UperNet) of ``model`` of the spec, freshly initialized.
 
     Raises:
@@ -85,7 +92,7 @@ def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segment
     """
     head = model_spec.segmentation
     config = {
-        **_encoder_config(model_spec, input_size),
+        **_encoder_config(model_spec, input_size, channels),
         "task": "segmentation",
         "num_classes": int(model_spec.num_classes),
         "drop_path_rate": float(model_spec.drop_path_rate),
@@ -99,12 +106,15 @@ def build_segmenter(model_spec: Any, input_size: int | Sequence[int]) -> Segment
     return model
 
 
-def _encoder_config(model_spec: Any, input_size: int | Sequence[int]) -> dict[str, Any]:
+def _encoder_config(
+    model_spec: Any, input_size: int | Sequence[int], channels: int
+) -> dict[str, Any]:
     shape = {name: getattr(model_spec, name, None) for name in ("patch_size", *_SHAPE_FIELDS)}
     return {
         "arch": str(model_spec.arch),
         "input_size": list(hw(input_size if isinstance(input_size, int) else list(input_size))),
         **{name: value for name, value in shape.items() if value is not None},
+        **({"in_chans": channels} if channels != 3 else {}),
     }
 
 
@@ -136,6 +146,7 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
     size = hw(config["input_size"])
     classes = 0 if pretraining else int(config["num_classes"])
     drop_path = 0.0 if pretraining else float(config.get("drop_path_rate", 0.0))
+    channels = int(config.get("in_chans", 3))
     overrides = {name: config[name] for name in _SHAPE_FIELDS if config.get(name) is not None}
     if arch.family == "vit":
         dim, heads = (
@@ -161,6 +172,7 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
             # pooling.
             pool="avg" if not pretraining and config.get("global_pool", True) else "token",
             drop_path=drop_path,
+            channels=channels,
         )
     if overrides:
         raise SpecError(
@@ -176,6 +188,7 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
             dims=arch.dims,
             num_classes=classes,
             drop_path=drop_path,
+            channels=channels,
         )
     return HieraBackbone(
         size,
@@ -186,6 +199,7 @@ def build_encoder(config: Mapping[str, Any], *, pretraining: bool) -> Any:
         q_pool=2 if pretraining else 3,
         num_classes=classes,
         drop_path=drop_path,
+        channels=channels,
     )
 
 

@@ -40,6 +40,7 @@ PREFIX = "model."
 @dataclass
 class CheckpointMeta:
     """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module;
+    ``value_range`` the stored values that became 0 and 1 (None: those of the files' types);
     ``spec_digest`` names the resolved spec."""
 
     arch: str
@@ -52,6 +53,8 @@ class CheckpointMeta:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     center_crop: float = 0.875
+    value_range: list[float] | None = None
+    exif_orientation: bool = True
     global_pool: bool = True
     spec_digest: str | None = None
     format: int = FORMAT
@@ -71,6 +74,11 @@ class CheckpointMeta:
             "global_pool": config.get("global_pool", True),
         }
         return cls(**{**known, **details})
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return int(self.model.get("in_chans", 3))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""

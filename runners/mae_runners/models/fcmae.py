@@ -138,6 +138,7 @@ class ConvNextBackbone(Backbone):
     Args:
         patch: pixels per side of a cell after the stem, s; 4 in the paper.
         num_classes: 0 leaves the head out.
+        channels: of an image.
     """
 
     def __init__(
@@ -148,11 +149,15 @@ class ConvNextBackbone(Backbone):
         dims: tuple[int, ...],
         num_classes: int,
         drop_path: float,
+        channels: int = 3,
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.depths, self.num_features = depths, dims[-1]
         self.patch, self.unit = patch, SIDE * patch
-        self.stem = nn.Sequential(nn.Conv2d(3, dims[0], patch, stride=patch), LayerNorm2d(dims[0]))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, dims[0], patch, stride=patch), LayerNorm2d(dims[0])
+        )
         rates = cast(
             "list[list[float]]",
             calculate_drop_path_rates(drop_path, list(depths), stagewise=True),
@@ -208,7 +213,7 @@ class ConvNextBackbone(Backbone):
             .unflatten(4, (side, patch))
             .unflatten(3, (side, patch))
         )
-        pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 3 * patch * patch)
+        pixels = pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, self.channels * patch * patch)
 
         conv, norm = cast("tuple[nn.Conv2d, LayerNorm2d]", self.stem)
         x = rows_norm(norm, linear(pixels, conv.weight.flatten(1), conv.bias))
@@ -270,7 +275,7 @@ class FcMae(MaskedAutoencoder):
                 for _ in range(int(config["decoder_depth"]))
             ]
         )
-        self.pred = nn.Linear(width, unit * unit * 3)
+        self.pred = nn.Linear(width, unit * unit * self.in_chans)
         for part in (self.proj, self.decoder, self.pred):
             init_truncated(part, nn.Conv2d, nn.Linear)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -280,7 +285,7 @@ class FcMae(MaskedAutoencoder):
         return self.encoder.forward_visible(images, mask.visible)
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``latent [B, K, D]`` → the hidden units ``[B, M, u·u·3]``."""
+        """``latent [B, K, D]`` → the hidden units ``[B, M, u·u·C]``."""
         x = self.proj(latent)
         x = put(mask_tokens(self.mask_token, x, self.num_units), mask.visible, x)  # [B, L, D']
 

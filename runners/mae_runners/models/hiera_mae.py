@@ -134,10 +134,10 @@ class UnitBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """The overlapping patch convolution, under timm's name ``patch_embed.proj``."""
 
-    def __init__(self, width: int, patch: int) -> None:
+    def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
         kernel = hiera_kernel(patch)
-        self.proj = nn.Conv2d(3, width, kernel, stride=patch, padding=kernel // 2)
+        self.proj = nn.Conv2d(channels, width, kernel, stride=patch, padding=kernel // 2)
 
 
 class HieraBackbone(Backbone):
@@ -148,6 +148,7 @@ class HieraBackbone(Backbone):
         q_pool: how many times queries are pooled: 2 in pretraining (a unit ends as 2×2 tokens), 3
             in fine-tuning (one token).
         num_classes: 0 leaves the head out.
+        channels: of an image.
     """
 
     unroll: Tensor  # `unroll_order` of a unit
@@ -163,13 +164,14 @@ class HieraBackbone(Backbone):
         q_pool: int,
         num_classes: int,
         drop_path: float,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.unit = SIDE * patch
         self.units = (input_size[0] // self.unit, input_size[1] // self.unit)
         self.q_pool = q_pool
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
-        self.patch_embed = PatchEmbed(embed_dim, patch)
+        self.patch_embed = PatchEmbed(channels, embed_dim, patch)
         self.pos_embed = nn.Parameter(
             torch.zeros(1, self.units[0] * self.units[1] * SIDE * SIDE, embed_dim)
         )
@@ -239,7 +241,7 @@ class HieraBackbone(Backbone):
         window = (SIDE - 1) * patch + kernel  # pixels per side that a unit's convolution reads
 
         shown = (~hidden_map).to(images.dtype).view(batch, 1, rows, 1, columns, 1)
-        pixels = (images.view(batch, 3, rows, unit, columns, unit) * shown).view_as(images)
+        pixels = (images.view(batch, -1, rows, unit, columns, unit) * shown).view_as(images)
         windows = (
             F.pad(pixels, (pad, pad, pad, pad))
             .unfold(2, window, unit)
@@ -330,7 +332,7 @@ class HieraMae(MaskedAutoencoder):
         )
         self.decoder_blocks = decoder_blocks(config)
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_pred = nn.Linear(width, self.target_patch**2 * 3)
+        self.decoder_pred = nn.Linear(width, self.target_patch**2 * self.in_chans)
         init_like_mae(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         nn.init.trunc_normal_(self.decoder_pos_embed, std=0.02)
@@ -371,7 +373,7 @@ class HieraMae(MaskedAutoencoder):
         return self.fuse(self.encoder.stages(tokens))
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``latent [B, K, f·f, D]`` → the patches of the hidden units ``[B, M·f·f, p·p·3]``."""
+        """``latent [B, K, f·f, D]`` → the patches of the hidden units ``[B, M·f·f, p·p·C]``."""
         latent = self.decoder_embed(latent)
         per_unit = latent.shape[2]
         base = mask_tokens(self.mask_token, latent, self.num_units)  # [B, L, D']

@@ -30,7 +30,7 @@ from mae_runners.models.masking import (
 class MaeOutput(NamedTuple):
     """What a step returns.
 
-    ``loss``: scalar, fp32 or wider. ``pred [B, M, p·p·3]``: the hidden target patches only.
+    ``loss``: scalar, fp32 or wider. ``pred [B, M, p·p·C]``: the hidden target patches only.
     ``mask [B, L]``: True where a unit is hidden.
     """
 
@@ -62,11 +62,11 @@ class MaskedAutoencoder(Backboned):
 
     @abstractmethod
     def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:
-        """The latent of the visible units of ``images [B, 3, H, W]``."""
+        """The latent of the visible units of ``images [B, C, H, W]``."""
 
     @abstractmethod
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``pred [B, M, p·p·3]`` of the hidden target patches, from `forward_encoder`'s latent."""
+        """``pred [B, M, p·p·C]`` of the hidden target patches, from `forward_encoder`'s latent."""
 
     @abstractmethod
     def encode(self, images: Tensor, pool: bool = True) -> Tensor:
@@ -86,13 +86,13 @@ class MaskedAutoencoder(Backboned):
         return mask.hidden
 
     def patchify(self, images: Tensor, index: Tensor) -> Tensor:
-        """Pixels of the target patches ``index [B, M]``, in the family's order: ``[B, M, p·p·3]``.
+        """Pixels of the target patches ``index [B, M]``, in the family's order: ``[B, M, p·p·C]``.
 
         The papers' ``patchify`` takes all patches; the hidden ones are enough for the loss.
         """
-        patches = take_patches(images, index, self.target_patch)  # [B, M, 3, p, p]
+        patches = take_patches(images, index, self.target_patch)  # [B, M, C, p, p]
         if self.channels_last_target:
-            patches = patches.permute(0, 1, 3, 4, 2)  # [B, M, p, p, 3]
+            patches = patches.permute(0, 1, 3, 4, 2)  # [B, M, p, p, C]
         return patches.flatten(2)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
@@ -103,7 +103,7 @@ class MaskedAutoencoder(Backboned):
     def _errors(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
         """The squared error of every number that is predicted, ``[B, M, p·p·3]``."""
         wide = pred.dtype if pred.element_size() > 4 else torch.float32
-        target = self.patchify(images, self.hidden_patches(mask))  # [B, M, p·p·3]
+        target = self.patchify(images, self.hidden_patches(mask))  # [B, M, p·p·C]
         pred, target = pred.to(wide), target.to(wide)
 
         if self.norm_pix_loss:
@@ -128,7 +128,7 @@ class MaskedAutoencoder(Backboned):
         return put_patches(empty, index, spread)[:, 0]
 
     def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
-        """``images [B, 3, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""
+        """``images [B, C, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""
         mask = self.random_masking(noise)
         latent = self.forward_encoder(images, mask)
         pred = self.forward_decoder(latent, mask)
@@ -137,7 +137,7 @@ class MaskedAutoencoder(Backboned):
         return MaeOutput(loss, pred, mask.hidden_map)
 
     def reconstruct(self, images: Tensor, noise: Tensor, *, true_colors: bool = True) -> Tensor:
-        """``[B, 3, H, W]`` in the space of ``images``: visible patches kept, hidden ones predicted.
+        """``[B, C, H, W]`` in the space of ``images``: visible patches kept, hidden ones predicted.
 
         Under ``norm_pix_loss`` a prediction lacks a mean and a deviation. With ``true_colors`` it
         gets those of its own true patch, which the model never saw: the picture looks right, and
@@ -156,9 +156,9 @@ class MaskedAutoencoder(Backboned):
 
         patch = self.target_patch
         if self.channels_last_target:
-            patches = pred.unflatten(2, (patch, patch, 3)).permute(0, 1, 4, 2, 3)
+            patches = pred.unflatten(2, (patch, patch, self.in_chans)).permute(0, 1, 4, 2, 3)
         else:
-            patches = pred.unflatten(2, (3, patch, patch))
+            patches = pred.unflatten(2, (self.in_chans, patch, patch))
         return put_patches(images, index, patches)
 
     def head_parameter_names(self) -> set[str]:

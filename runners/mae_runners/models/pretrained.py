@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spec.dataset import per_channel
 from mae_skill.weights.config import is_own, own_description
 from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
 from mae_skill.weights.names import flatten
 from timm.layers.patch_embed import resample_patch_embed
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
@@ -86,10 +88,12 @@ def load_pretrained(
     """Fill ``model`` from a checkpoint of any of the sources in `mae_skill.weights.names`.
 
     Position tables are resized to the model's grid, and where ``model.patch_size`` was asked for,
-    the patch convolution to its side (FlexiViT, arXiv 2212.08013). A classifier takes the encoder,
-    and of a head the rows of the classes that it has too; a masked autoencoder takes encoder and,
-    where all of it fits, decoder; a segmenter takes the encoder and, from another segmenter, its
-    head as a classifier does.
+    the patch convolution to its side (FlexiViT, arXiv 2212.08013). A stem of three channels is
+    adapted to other numbers of them as timm does: summed to one, repeated and rescaled for more.
+
+    A classifier takes the encoder, and of a head the rows of the classes that it has too; a masked
+    autoencoder takes encoder and, where all of it fits, decoder; a segmenter takes the encoder and,
+    from another segmenter, its head as a classifier does.
 
     Args:
         classes: the model's class names, in the order of its head; None: they are the file's own,
@@ -178,12 +182,15 @@ def load_described(
         raise lack
     if own is None:
         assert spec is not None
-        augmentation = spec.dataset.augmentation
+        augmentation, channels = spec.dataset.augmentation, spec.dataset.channels or 3
+        ends = spec.dataset.value_range
         meta = CheckpointMeta.for_model(
             model,
             classes=list(result.classes) if result.classes else None,
-            mean=list(augmentation.mean),
-            std=list(augmentation.std),
+            mean=per_channel(augmentation.mean, channels),
+            std=per_channel(augmentation.std, channels),
+            value_range=ends if isinstance(ends, list) else None,
+            exif_orientation=spec.dataset.exif_orientation,
         )
     return model.eval(), meta, not any(only_decodes(entry) for entry in result.fresh)
 
@@ -194,12 +201,12 @@ def _stage(model: Backboned) -> str:
 
 def _described(spec: ExperimentSpec) -> Backboned:
     """The model that a spec describes."""
-    size = spec.dataset.augmentation.input_size
+    size, channels = spec.dataset.augmentation.input_size, spec.dataset.channels or 3
     if spec.train.stage == "pretrain":
-        return build_mae(spec.model, spec.train, size)
+        return build_mae(spec.model, spec.train, size, channels)
     if spec.model.task == "segmentation":
-        return build_segmenter(spec.model, size)
-    return build_classifier(spec.model, size)
+        return build_segmenter(spec.model, size, channels)
+    return build_classifier(spec.model, size, channels)
 
 
 def targets(model: Backboned) -> dict[str, Tensor]:
@@ -253,6 +260,8 @@ def _fill(
     with torch.no_grad():
         for place, value in chosen.items():
             target = places[place]
+            if place in result.channels:
+                value = adapt_input_conv(target.shape[1], value.float())
             if place in result.resampled:
                 value = resample_patch_embed(value.float(), list(target.shape[2:]))
             if place in result.resized:

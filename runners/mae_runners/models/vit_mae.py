@@ -33,6 +33,7 @@ class VitBackbone(VisionTransformer):
     Args:
         pool: ``avg`` (mean of the patch tokens, then ``fc_norm``) or ``token`` (``norm``, then the
             class token).
+        channels: of an image.
     """
 
     cls_token: nn.Parameter
@@ -50,9 +51,11 @@ class VitBackbone(VisionTransformer):
         num_classes: int,
         pool: Literal["avg", "token"],
         drop_path: float,
+        channels: int = 3,
     ) -> None:
         super().__init__(
             img_size=input_size,
+            in_chans=channels,
             patch_size=patch,
             embed_dim=embed_dim,
             depth=depth,
@@ -125,7 +128,7 @@ class VitMae(MaskedAutoencoder):
         )
         self.decoder_blocks = decoder_blocks(config)
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_pred = nn.Linear(width, patch * patch * 3)
+        self.decoder_pred = nn.Linear(width, patch * patch * self.in_chans)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -158,7 +161,7 @@ class VitMae(MaskedAutoencoder):
         return normed
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``latent [B, 1 + K, D]`` → the hidden patches ``[B, M, p·p·3]``."""
+        """``latent [B, 1 + K, D]`` → the hidden patches ``[B, M, p·p·C]``."""
         x = self.decoder_embed(latent)
         body = put(mask_tokens(self.mask_token, x, self.num_units), mask.visible, x[:, 1:])
         x = torch.cat([x[:, :1], body], dim=1) + self.decoder_pos_embed  # [B, 1 + L, D']

@@ -7,7 +7,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mae_runners.context import RunContext
-from mae_runners.data import FunctionalSampler, KeyedDataset, build_loader, to_input
+from mae_runners.data import (
+    FunctionalSampler,
+    KeyedDataset,
+    augmentation_of,
+    build_loader,
+    reading_of,
+    to_input,
+)
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.splits import hold_out
 from mae_runners.models import LoadReport, load_pretrained
@@ -77,6 +84,8 @@ class Task(ABC):
     Attributes:
         stage: ``pretrain`` or ``finetune``.
         model: the bare module.
+        aug: ``dataset.augmentation`` with a mean and a deviation for every channel.
+        reading: how pictures are read; once the training data are open, with a range that is known.
         train, val: data sets (val may be None); the run reads ``train_indices`` of one and
             ``val_indices`` of the other.
         report: how the pretrained weights fitted, or None.
@@ -93,7 +102,8 @@ class Task(ABC):
     def __init__(self, spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> None:
         self.spec, self.context = spec, context
         self.between_batches: Callable[[], None] = lambda: None
-        self.aug, self.seed = spec.dataset.augmentation, int(spec.train.seed)
+        self.aug, self.seed = augmentation_of(spec.dataset), int(spec.train.seed)
+        self.reading = reading_of(spec.dataset)
         self.open_data()
 
         seed_all(self.seed, 0)
@@ -190,6 +200,10 @@ class Task(ABC):
                 expected="a folder, an archive or a URL of either",
             )
         self.train = self.open_source("train", train=True)
+        self.reading = self.train.reading  # with the range that was measured
+        if self.spec.dataset.value_range == "auto":
+            low, high = cast("tuple[float, float]", self.reading.value_range)
+            self.context.log(f"dataset.value_range auto: {low:g} … {high:g} of the training images")
         self.train_indices = np.arange(len(self.train))
         self.val: KeyedDataset | None = None
         self.val_indices: np.ndarray | None = None
@@ -246,7 +260,7 @@ class Task(ABC):
         }
 
     def inputs(self, batch: Batch) -> Tensor:
-        """The batch's images, normalized: float32 ``[B, 3, H, W]``."""
+        """The batch's images, normalized: float32 ``[B, C, H, W]``."""
         return to_input(batch["image"], self.aug.mean, self.aug.std)
 
     # ------------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class ClassificationTask(Task):
             classes=None if train else self.train.classes,
             require_labels=True,
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
+            reading=self.reading,
         )
         if train and len(dataset.classes) != classes:
             raise SpecError(
@@ -73,7 +74,7 @@ class ClassificationTask(Task):
     def build_model(self) -> Classifier:
         mixes = self.aug.mixup > 0 or self.aug.cutmix > 0
         self.mixup = Mixup(self.aug, self.spec.model.num_classes) if mixes else None
-        return build_classifier(self.spec.model, self.aug.input_size)
+        return build_classifier(self.spec.model, self.aug.input_size, self.reading.bands)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         images = self.inputs(batch)

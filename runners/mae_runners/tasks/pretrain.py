@@ -56,6 +56,7 @@ class PretrainTask(Task):
             augmentation=self.aug,
             seed=self.seed,
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
+            reading=self.reading,
             **options,
         )
 
@@ -87,7 +88,7 @@ class PretrainTask(Task):
         self.probe_sets = bank, queries
 
     def build_model(self) -> MaskedAutoencoder:
-        return build_mae(self.spec.model, self.spec.train, self.aug.input_size)
+        return build_mae(self.spec.model, self.spec.train, self.aug.input_size, self.reading.bands)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         loss: Tensor = module(self.inputs(batch), batch["noise"]).loss

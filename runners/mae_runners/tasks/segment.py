@@ -54,10 +54,11 @@ class SegmentationTask(Task):
             dataset=data,
             num_classes=self.spec.model.num_classes,
             seed=self.seed,
+            reading=self.reading,
         )
 
     def build_model(self) -> Segmenter:
-        return build_segmenter(self.spec.model, self.aug.input_size)
+        return build_segmenter(self.spec.model, self.aug.input_size, self.reading.bands)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         return segmentation_loss(

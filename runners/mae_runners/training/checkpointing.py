@@ -12,6 +12,7 @@ from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_skill.errors import CheckpointError, NotFoundError
 from torch import nn
 
+from mae_runners.data import ends_of
 from mae_runners.models import checkpoint
 from mae_runners.models.base import Backboned
 from mae_runners.tasks.base import Task
@@ -79,6 +80,8 @@ class CheckpointWriter:
             mean=list(task.aug.mean),
             std=list(task.aug.std),
             center_crop=float(task.aug.center_crop),
+            value_range=ends_of(task.reading),
+            exif_orientation=task.reading.exif,
         )
         data: dict[str, Any] = {
             **self.constant,

@@ -150,7 +150,7 @@ def has_unused(task: Task) -> bool:
     model.to(device)
     statistics = [buffer.clone() for buffer in model.buffers()]
 
-    images = torch.zeros(2, 3, height, width, device=device)
+    images = torch.zeros(2, model.in_chans, height, width, device=device)
     if task.stage == "pretrain":
         loss = model(images, torch.rand(2, model.num_units, device=device)).loss
     else:

@@ -34,10 +34,10 @@ def asked_for(
 
 @torch.inference_mode()
 def latency_ms(model: Any, input_size: int | list[int], device: torch.device, stage: str) -> float:
-    """Median milliseconds of one image ``[1, 3, H, W]`` through the model in float32, after a
+    """Median milliseconds of one image ``[1, C, H, W]`` through the model in float32, after a
     warm-up; of the encoder alone when pretraining."""
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    images = torch.zeros(1, 3, height, width, device=device)
+    images = torch.zeros(1, model.in_chans, height, width, device=device)
     was_training = model.training
     model.eval()
     run = model.encode if stage == "pretrain" else model

@@ -9,12 +9,13 @@ import click
 from mae_skill.spelling import one_line
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, json_option, pairs, say, show, size
+from mae_sdk.cli.common import bounded, emit, in_order, json_option, pairs, say, show, size
 from mae_sdk.storage import urls
 
 
 @click.command()
 @click.argument("source", metavar="SOURCE")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--other",
     metavar="SOURCE",
@@ -27,21 +28,42 @@ from mae_sdk.storage import urls
     help="Masks of the images, for segmentation: their values and what is missing. "
     "'beside' takes annotations/ beside images/.",
 )
+@click.option(
+    "-e",
+    "--experiment_spec",
+    "spec",
+    metavar="FILE",
+    help="A spec, whose dataset.channels, value_range and the like count.",
+)
 @json_option
 def inspect(
-    source: str, other: str | None, contact_sheet: str | None, masks: str | None, as_json: bool
+    source: str,
+    overrides: tuple[str, ...],
+    other: str | None,
+    contact_sheet: str | None,
+    masks: str | None,
+    spec: str | None,
+    as_json: bool,
 ) -> int:
     """What a folder or archive holds, local or s3://, and whether it can be trained on.
 
-    Counts, sizes, channels, classes, unreadable files with their reasons, mean and std. Exit 3 when
-    the data cannot be trained on as they are.
+    Counts, sizes, channels, depths, classes, unreadable files with their reasons, mean and std, as
+    a run with these settings reads them. Exit 3 when the data cannot be trained on as they are.
     """
     from mae_skill.errors import DataError
+    from mae_skill.reader import parse_override
 
     from mae_sdk.data.progress import heard
 
     with heard(say):
-        document = answers.inspect(source, other=other, contact_sheet=contact_sheet, masks=masks)
+        document = answers.inspect(
+            source,
+            other=other,
+            contact_sheet=contact_sheet,
+            masks=masks,
+            spec=spec,
+            spec_overrides=in_order(parse_override(item) for item in overrides),
+        )
     usable = document["verdict"]["usable"]
     emit(
         document,

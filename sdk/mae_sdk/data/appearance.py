@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.survey import glance, in_parallel, kept, spread
+from mae_sdk.data.decode import DEFAULT, as_shown, decode
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.survey import in_parallel, kept, measured, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +27,10 @@ LEAST = 30
 """Pictures below which that comparison tells nothing."""
 
 
-def appearance(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:
-    """The look of a source, from an evenly spaced sample.
+def appearance(
+    source: Source | Pairs, sample: int = SAMPLE, reading: Reading = DEFAULT
+) -> dict[str, Any]:
+    """The look of a source as a run reads it, from an evenly spaced sample.
 
     Returns:
         ``height, width`` (medians, pixels), ``grey`` (all channels alike), ``mean, std`` (of each
@@ -35,34 +39,39 @@ def appearance(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:
         pictures know no side. None where there are under `LEAST` pictures.
 
     Raises:
+        DataError: a range of values is to be measured, and cannot be.
         StorageError: a picture could not be fetched.
     """
+    reading = measured(source, reading)
     places = spread(len(source), sample)
 
     def find() -> dict[str, Any]:
-        seen = [one for one in in_parallel(places, lambda i: _one(source, i)) if one is not None]
+        seen = [
+            one
+            for one in in_parallel(places, lambda i: _one(source, i, reading))
+            if one is not None
+        ]
         return {**_summary(seen), "bad": []}
 
-    found = kept("appearance", source.digest, sample, find)
+    found = kept(f"appearance {reading.key()}", source.digest, sample, find)
     return {name: value for name, value in found.items() if name != "bad"}
 
 
-def _one(source: Source | Pairs, place: int) -> tuple[Any, ...] | None:
+def _one(source: Source | Pairs, place: int, reading: Reading) -> tuple[Any, ...] | None:
     """Height, width, whether it is grey, mean and mean square of channels, and a small grey copy;
     None of a picture that cannot be read."""
     import numpy as np
     from PIL import Image
 
     try:
-        pixels = glance(source.read(place), source.members[place], pixels=True).pixels
+        pixels = decode(source.read(place), source.members[place], reading)
     except DataError:
         return None
-    assert pixels is not None
     height, width = pixels.shape[:2]
-    flat = pixels.reshape(-1, 3)
+    flat = pixels.reshape(-1, pixels.shape[2])
     grey = bool((flat[:, :1] == flat).all())
     values = flat.astype(np.float32) / 255
-    picture: Any = Image.fromarray(pixels)
+    picture: Any = Image.fromarray(as_shown(pixels))
     small = np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     moments = values.mean(0, dtype=np.float64), np.square(values).mean(0, dtype=np.float64)
     return height, width, grey, *moments, small.astype(np.float64)

@@ -14,11 +14,13 @@ from mae_skill.errors import DataError
 from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
+from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
+from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
-from mae_sdk.data.survey import Findings, glance, spread, survey_masks
+from mae_sdk.data.survey import Findings, glance, measured, spread, survey_masks
 
 AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
@@ -35,8 +37,9 @@ def inspect_source(
     contact_sheet: str | os.PathLike[str] | None = None,
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
+    reading: Reading = DEFAULT,
 ) -> dict[str, Any]:
-    """Read every image of a source once and report what it holds.
+    """Read every image of a source once, as a run reads it, and report what it holds.
 
     Args:
         uri: what `open_source` takes.
@@ -44,11 +47,13 @@ def inspect_source(
             reported as leaks, and the class lists are compared.
         contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
+        reading: bands, value range, orientation and limit of pixels, as a spec states them.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
-        height {min, median, max}, formats, channels, unreadable {count, files, reasons}, mean, std
-        (of RGB in 0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
+        height {min, median, max}, formats, channels, unreadable {count, files, reasons},
+        value_range (that was used, where it is not each type's own), mean, std (of each channel in
+        0–1, over pixels), duplicates {count, groups}, shared {count, pairs},
         contact_sheet``. Every image is in ``formats`` and ``channels``, or unreadable.
         ``verdict {usable, problems, warnings}`` comes first; ``other_classes``: how those of
         `other` differ; further keys: `facts_of`. Lists of files are bounded to 50; the counts are
@@ -61,6 +66,7 @@ def inspect_source(
     import numpy as np
 
     source = open_source(uri, cache_dir)
+    reading = measured(source, reading)
     chosen = set(spread(len(source), statistics_from))
     widths, heights = [], []
     formats: Counter[str] = Counter()
@@ -68,12 +74,12 @@ def inspect_source(
     found = Findings()
     hashes: dict[bytes, list[int]] = {}
     pixels = 0
-    total, squares = np.zeros(3), np.zeros(3)
+    total, squares = np.zeros(reading.bands), np.zeros(reading.bands)
     for i in range(len(source)):
         try:
             data = source.read(i)
             hashes.setdefault(_hash(data), []).append(i)
-            seen = glance(data, source.members[i], pixels=i in chosen)
+            seen = glance(data, source.members[i], reading, pixels=i in chosen)
         except DataError as error:
             found.add(i, error)
             continue
@@ -83,7 +89,7 @@ def inspect_source(
         widths.append(seen.width)
         heights.append(seen.height)
         if seen.pixels is not None:
-            values = seen.pixels.reshape(-1, 3)
+            values = seen.pixels.reshape(-1, reading.bands)
             pixels += len(values)
             for start in range(0, len(values), AT_ONCE):
                 part = values[start : start + AT_ONCE].astype(np.float64) / 255
@@ -92,7 +98,7 @@ def inspect_source(
 
     mean = total / max(1, pixels)
     std = np.sqrt(np.maximum(squares / max(1, pixels) - np.square(mean), 0))
-    bad, facts = found.bad[:LISTED], facts_of(source, found)
+    bad, facts = found.bad[:LISTED], facts_of(source, found.close())
     report: dict[str, Any] = {
         "sources": source.uris,
         "digest": source.digest,
@@ -109,6 +115,7 @@ def inspect_source(
             "files": [source.path(place) for place, _ in bad],
             "reasons": {source.path(place): reason for place, reason in bad},
         },
+        "value_range": None if reading.value_range == "dtype" else list(reading.value_range),
         "mean": [round(float(value), 4) for value in mean] if pixels else None,
         "std": [round(float(value), 4) for value in std] if pixels else None,
         "duplicates": _duplicates(source, hashes),
@@ -127,8 +134,8 @@ def inspect_source(
             "shared": {**report["shared"], "compared": len(theirs)},
         }
     if contact_sheet is not None:
-        report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet))
-    verdict = judge(judged)
+        report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
+    verdict = judge(judged, reading)
     if torn := _under_two_classes(source, hashes):
         verdict["warnings"].append(
             f"{torn['count']} images lie in several classes at once: {torn['pair']}"
@@ -136,7 +143,7 @@ def inspect_source(
     return {"verdict": verdict, **report}
 
 
-def judge(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def judge(data: Mapping[str, Mapping[str, Any]], reading: Reading = DEFAULT) -> dict[str, Any]:
     """Whether data can be trained on as they are, by the rules that hold for any training.
 
     Args:
@@ -145,7 +152,7 @@ def judge(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``{"usable", "problems", "warnings"}``, the latter two as sentences.
     """
-    spec = {"train": {"stage": "finetune"}}
+    spec = {"train": {"stage": "finetune"}, "dataset": {"value_range": reading.value_range}}
     case = Case("train", spec, {}, Facts(data=data))
     for rule in INSPECTED:
         rule(case)
@@ -164,8 +171,9 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
 
     Returns:
         JSON types: ``images, classes, class_counts {class: images}, unlabelled, digest, read, bad``
-        (of those read, unreadable), and, where there are any, ``unreadable, constant, deep``
-        (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an image that is read),
+        (of those read, unreadable), and, where there are any, ``unreadable, constant, frames,
+        values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
+        image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
@@ -263,8 +271,11 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
     }
 
 
-def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
-    """A PNG of up to 8 × 6 evenly spaced images; unreadable ones are crossed out."""
+def write_contact_sheet(
+    source: Source, path: str | os.PathLike[str], reading: Reading = DEFAULT
+) -> Path:
+    """A PNG of up to 8 × 6 evenly spaced images; unreadable ones are crossed out. Of more than
+    three channels the first three are shown, of two the first."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -277,8 +288,7 @@ def write_contact_sheet(source: Source, path: str | os.PathLike[str]) -> Path:
     for number, i in enumerate(places):
         x, y = 4 + (number % columns) * (TILE + 4), 4 + (number // columns) * (TILE + 4)
         try:
-            pixels: Any = glance(source.read(i), "", pixels=True).pixels
-            tile = Image.fromarray(pixels)
+            tile = Image.fromarray(as_shown(decode(source.read(i), "", reading)))
             tile.thumbnail((TILE, TILE))
             sheet.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
         except DataError:
@@ -340,6 +350,7 @@ def inspect_masks(
     *,
     role: str = "train",
     cache_dir: str | os.PathLike[str] | None = None,
+    reading: Reading = DEFAULT,
 ) -> dict[str, Any]:
     """Read every mask of a source once and report what it holds.
 
@@ -356,7 +367,7 @@ def inspect_masks(
         StorageError: it could not be read.
     """
     pairs = masked_pairs(images, masks, role, cache_dir)
-    found = survey_masks(pairs, None)
+    found = survey_masks(pairs, None, reading)
 
     def mask(place: int) -> str:
         return str(pairs.mask_path(place))

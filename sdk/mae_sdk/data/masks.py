@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 
-from mae_sdk.data.pictures import MAX_PIXELS, open_picture, turned, upright
+from mae_sdk.data.formats import read_array
+from mae_sdk.data.pictures import open_picture, turned, upright
+from mae_sdk.data.reading import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,18 +16,36 @@ if TYPE_CHECKING:
 ONE_CHANNEL = "one channel (or a palette) of class numbers"
 """What a mask of several channels should have been."""
 
+_ONE_BAND = Reading(channels=1)
 
-def read_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray[Any, Any]:
+
+def read_values(data: bytes, name: str, reading: Reading = _ONE_BAND) -> np.ndarray[Any, Any]:
     """The values of a mask file as they stand, uint8 or uint16 [H, W]; of a palette image the
     indices.
 
     Raises:
         DataError: unreadable, a JPEG, of several channels, or of values beyond 16 bits.
     """
+    return read_mask(data, name, reading)[0]
+
+
+def read_mask(
+    data: bytes, name: str, reading: Reading = _ONE_BAND
+) -> tuple[np.ndarray[Any, Any], int]:
+    """`read_values`, and the orientation that the file states.
+
+    Raises:
+        DataError: as `read_values`.
+    """
     import numpy as np
 
     try:
-        with open_picture(data, name, max_pixels) as picture:
+        if data[:6] == b"\x93NUMPY":
+            array = read_array(data, name, _ONE_BAND)
+            if array.shape[2] != 1 or array.dtype.kind == "f":
+                raise _channels(name, f"{array.dtype} × {array.shape[2]}")
+            return _numbers(array[..., 0], name), 1
+        with open_picture(data, name, reading.max_pixels) as picture:
             if picture.format == "JPEG":
                 raise DataError(
                     f"{name} is a JPEG: its compression changes class numbers",
@@ -33,17 +53,33 @@ def read_values(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndar
                     expected="PNG or another exact format",
                 )
             if picture.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-                raise DataError(
-                    f"{name} has the channels {picture.mode}, not class numbers",
-                    got=picture.mode,
-                    expected=ONE_CHANNEL,
-                    hint="map the colors to class numbers once, and save one channel",
-                )
+                raise _channels(name, picture.mode)
             picture.load()
-            values = np.ascontiguousarray(upright(np.asarray(picture), turned(picture)))
+            turn = turned(picture)
+            values = upright(np.asarray(picture), turn if reading.exif else 1)
+            values = np.ascontiguousarray(values)
     except DataError as error:
         error.message = error.message.replace("read as an image", "read as a mask")
         raise
+    return _numbers(values, name), turn
+
+
+def _channels(name: str, mode: str) -> DataError:
+    return DataError(
+        f"{name} has the channels {mode}, not class numbers",
+        got=mode,
+        expected=ONE_CHANNEL,
+        hint="map the colors to class numbers once, and save one channel",
+    )
+
+
+def _numbers(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """As uint8 or uint16.
+
+    Raises:
+        DataError: values beyond 16 bits.
+    """
+    import numpy as np
 
     if values.dtype == np.bool_:
         return values.astype(np.uint8)

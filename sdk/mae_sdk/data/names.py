@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-ALIASES = (".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".dib", ".pnm", ".pbm")
-"""Other names of the same formats; read as well."""
+ALIASES = (
+    *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".dib", ".pnm", ".pbm"),
+    *(".gif", ".apng", ".npy", ".dcm", ".dicom"),
+)
+"""Other names of the same formats, and formats that are met less often; read as well."""
 
 OTHER_FORMATS = (
-    *(".gif", ".apng", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".tga"),
-    *(".psd", ".svg", ".exr", ".hdr", ".pfm", ".pam", ".pcx", ".dcm", ".dicom", ".nii", ".mha"),
-    *(".fits", ".npy", ".npz", ".mat", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".ico", ".tga"),
+    *(".psd", ".svg", ".exr", ".hdr", ".pfm", ".pam", ".pcx", ".nii", ".mha"),
+    *(".fits", ".npz", ".mat", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf"),
     *(".raf", ".rw2", ".mpo", ".jps"),
 )
 """Pictures that are not read: they are counted, and a class of nothing else is missed."""

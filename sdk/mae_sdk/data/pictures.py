@@ -1,9 +1,9 @@
-"""One way to open, turn and read a picture with Pillow: for inspect, plans, training and inference.
+"""Opening, turning and checking a picture with Pillow; `mae_sdk.data.decode` reads one.
 
 Decisions: the orientation that a file states (EXIF of either byte order, or XMP) is applied
 everywhere, so that the model sees what a person sees. Alpha is dropped (Pillow's
-``convert("RGB")``, as torchvision does). 16-bit gray is scaled to 8 bits, not clipped. Of
-animations and multi-page files the first image counts.
+``convert("RGB")``, as torchvision does), and so are color profiles. Of animations and multi-page
+files the first image counts.
 """
 
 from __future__ import annotations
@@ -202,12 +202,12 @@ def _check_png(data: bytes, picture: Picture, name: str) -> None:
         )
 
 
-def orientation(data: bytes) -> int:
+def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
     """How a JPEG says that it is to be turned: 1 (as it is) … 8, as EXIF numbers them."""
     if b"Exif\0\0" not in data[:_HEADER] and b"Orientation" not in data[:_HEADER]:
         return 1  # most files: saves opening them a second time
     try:
-        with open_picture(data, "") as picture:
+        with open_picture(data, "", max_pixels) as picture:
             return turned(picture)
     except DataError:
         return 1
@@ -231,39 +231,8 @@ def upright(values: np.ndarray[Any, Any], turn: int) -> np.ndarray[Any, Any]:
     return values[:, ::-1] if turn in (2, 3, 6, 7) else values
 
 
-def read_rgb(picture: Picture) -> np.ndarray[Any, Any]:
-    """An open picture as uint8 RGB [H, W, 3], upright.
-
-    Raises:
-        DataError: as `to_rgb`.
-    """
-    import numpy as np
-
-    picture.load()
-    return np.ascontiguousarray(upright(to_rgb(picture), turned(picture)))
-
-
 def to_rgb(picture: Picture) -> np.ndarray[Any, Any]:
-    """Any Pillow mode as uint8 RGB [H, W, 3], as it is stored.
-
-    Raises:
-        DataError: floating-point pixels, or values outside the 16-bit range, whose scale only the
-            user knows.
-    """
-    import numpy as np
-
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise DataError(
-                "pixels of 32 bits: convert them to 8 or 16 bits first", got=picture.mode
-            )
-        gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if picture.mode == "F":
-        raise DataError(
-            "floating-point pixels: convert them to 8 or 16 bits first", got=picture.mode
-        )
+    """A picture of 8 bits, in any Pillow mode, as uint8 RGB [H, W, 3], as it is stored."""
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return _in_strips(picture)

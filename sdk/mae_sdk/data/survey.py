@@ -19,14 +19,14 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import spelled
 
 from mae_sdk import files
+from mae_sdk.data.decode import DEFAULT, check_turns, finish, load, range_of, read_header
 from mae_sdk.data.left_out import FEW
-from mae_sdk.data.masks import ONE_CHANNEL, read_values
-from mae_sdk.data.pictures import bits, open_picture, read_rgb, to_rgb, turned
+from mae_sdk.data.masks import ONE_CHANNEL, read_mask
 from mae_sdk.data.progress import told
+from mae_sdk.data.reading import VALUE_RANGE, Reading
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image as Picture
 
     from mae_sdk.data.pairs import Pairs
     from mae_sdk.data.source import Source
@@ -34,8 +34,17 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept; a change of what a survey finds changes it."""
+
+SAMPLED = 4096
+"""Pixels of a picture whose values are looked at."""
+
+POOLED = 1 << 23
+"""Values of a source above which half of them are let go."""
+
+PERCENTILES = (0.1, 99.9)
+"""Between these lie the values that count."""
 
 _LOCKED = "cannot be read: "
 """How the reason of a file begins that may not be read."""
@@ -48,13 +57,16 @@ class Glance:
     """What one picture is.
 
     Attributes:
+        format, mode: the file's format, and its bands in words.
         width, height: as stored.
-        bits: of a channel, as stored.
-        brightest: the largest value that reading it gives, 0 … 255.
-        levels: different values that reading it gives; 0 where that was not counted.
-        largest: the largest stored value, where it is deeper than 8 bits and can be told.
+        bits: of a value, as stored.
+        drops: a band is left out whose meaning the file does not say.
+        kind: the type of its values, ``uint8 … float32``.
+        values: a spread sample of the stored values.
+        range: the values that reading it brings to 0 and 255; None: not known yet.
         is_constant: all pixels are alike.
-        pixels: uint8 RGB [H, W, 3], upright, where asked for.
+        has_more: it has further frames or pages, which are not read.
+        pixels: as a model sees it, where asked for.
     """
 
     format: str
@@ -62,18 +74,16 @@ class Glance:
     width: int
     height: int
     bits: int
-    brightest: int
-    levels: int
-    largest: int | None
+    drops: bool
+    kind: str
+    values: np.ndarray[Any, Any]
+    range: tuple[float, float] | None
     is_constant: bool
+    has_more: bool
     pixels: np.ndarray[Any, Any] | None = None
 
-    @property
-    def is_deep(self) -> bool:
-        return self.bits > 8
 
-
-def glance(data: bytes, name: str, *, pixels: bool = False) -> Glance:
+def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool = False) -> Glance:
     """Read one picture as training reads it.
 
     Args:
@@ -83,55 +93,42 @@ def glance(data: bytes, name: str, *, pixels: bool = False) -> Glance:
     Raises:
         DataError: it is unreadable; the message says why.
     """
+    found = load(data, name, reading, 1 if pixels else 8)
+    values = found.values
+    single = _is_constant(values)
+    if single and values.shape[:2] != (found.height, found.width):
+        single = _is_constant(load(data, name, reading).values)  # a fine pattern is one color there
+    measured = reading.value_range == "auto"
+    return Glance(
+        format=found.format,
+        mode=found.mode,
+        width=found.width,
+        height=found.height,
+        bits=found.bits,
+        drops=found.has_extra and reading.bands in (1, 3),
+        kind=str(values.dtype),
+        values=_spread_values(values),
+        range=None if measured else range_of(found, name, reading),
+        is_constant=single and found.width * found.height > 1,
+        has_more=found.has_more,
+        pixels=finish(found, name, reading) if pixels else None,
+    )
+
+
+def _is_constant(values: np.ndarray[Any, Any]) -> bool:
+    return bool((values == values[0, 0]).all())
+
+
+def _spread_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Values of up to `SAMPLED` spread pixels, in a copy, those that are numbers."""
     import numpy as np
 
-    with open_picture(data, name) as picture:
-        width, height, depth = picture.width, picture.height, bits(picture, data)
-        shrinks = not pixels and picture.format == "JPEG"
-        if shrinks:
-            picture.draft(None, (max(1, width // 8), max(1, height // 8)))
-        picture.load()
-        bands = _extrema(picture)
-        single = all(low == high for low, high in bands)
-        largest, levels, brightest = None, 0, 255
-        rgb = None
-        if depth > 8:
-            rgb = to_rgb(picture)
-            brightest, levels = int(rgb.max()), len(np.unique(rgb))
-            largest = int(bands[0][1]) if picture.mode.startswith("I") else None
-        if single and shrinks:  # a fine pattern is one color at an eighth of its size
-            single = all(low == high for low, high in _extrema(_whole(data)))
-        return Glance(
-            format=picture.format or "unknown",
-            mode=picture.mode,
-            width=width,
-            height=height,
-            bits=depth,
-            brightest=brightest,
-            levels=levels,
-            largest=largest,
-            is_constant=single and width * height > 1,
-            pixels=read_rgb(picture) if pixels else None,
-        )
-
-
-def _extrema(picture: Picture) -> list[tuple[float, float]]:
-    """The smallest and the largest value of each band, alpha apart."""
-    import numpy as np
-
-    if picture.mode.startswith("I"):  # Pillow tells them of one byte order alone
-        values = np.asarray(picture)
-        return [(int(values.min()), int(values.max()))]
-    found: Any = picture.getextrema()
-    bands = list(found) if isinstance(found[0], tuple) else [found]
-    return bands[:-1] if picture.mode in ("RGBA", "LA", "PA") else bands
-
-
-def _whole(data: bytes) -> Picture:
-    """The picture at its own size."""
-    with open_picture(data, "") as picture:
-        picture.load()
-        return picture
+    rows = values.reshape(-1, values.shape[2])
+    step = max(1, len(rows) // SAMPLED)
+    if step > 1 and values.shape[1] % step == 0:
+        step += 1  # else all from the same columns
+    chosen = np.array(rows[::step]).ravel()
+    return chosen[np.isfinite(chosen)] if chosen.dtype.kind == "f" else chosen
 
 
 @dataclass
@@ -142,24 +139,25 @@ class Findings:
         read: how many were read.
         bad: [place, reason] of each that is unreadable.
         constant: places of pictures of one color.
-        deep: how many have more than 8 bits.
-        dark: places of deep ones that come out as nearly black.
-        brightest: the largest value that a deep one comes out with.
-        largest: the largest value stored in a deep one.
-        levels: the most values that a deep one comes out with.
+        frames: places of pictures with further frames or pages.
+        kinds: type of the values → how many pictures have it.
+        dropped: places of pictures of which a band is left out.
+        ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
+            widest.
+        values: type → what a sample of its values is like, once all are read (`close`).
     """
 
     read: int = 0
     bad: list[list[Any]] = field(default_factory=list)
     constant: list[int] = field(default_factory=list)
-    deep: int = 0
-    dark: list[int] = field(default_factory=list)
-    brightest: int = 0
-    largest: int = 0
-    levels: int = 0
+    frames: list[int] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
+    dropped: list[int] = field(default_factory=list)
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    DARK = 32
-    """A deep picture that comes out no brighter than this, of 255, is nearly black."""
+    def __post_init__(self) -> None:
+        self._pools: dict[str, list[np.ndarray[Any, Any]]] = {}
 
     def add(self, place: int, seen: Glance | DataError) -> None:
         """Count a picture, or why there is none."""
@@ -169,18 +167,55 @@ class Findings:
             return
         if seen.is_constant:
             self.constant.append(place)
-        elif seen.is_deep:
-            self.deep += 1
-            self.brightest = max(self.brightest, seen.brightest)
-            self.largest = max(self.largest, seen.largest or 0)
-            self.levels = max(self.levels, seen.levels)
-            if seen.brightest <= self.DARK:
-                self.dark.append(place)
+        if seen.has_more:
+            self.frames.append(place)
+        self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
+        if seen.drops:
+            self.dropped.append(place)
+        if seen.range is not None:
+            low, high = self.ranges.get(seen.kind, seen.range)
+            self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
+        if not seen.is_constant:
+            self._pool(seen.kind, seen.values)
+
+    def _pool(self, kind: str, values: np.ndarray[Any, Any]) -> None:
+        """Keep values, of very many every second one."""
+        import numpy as np
+
+        pool = self._pools.setdefault(kind, [])
+        pool.append(values)
+        if len(pool) > 1 and sum(map(len, pool)) > POOLED:
+            self._pools[kind] = [np.concatenate(pool)[::2]]
+
+    def close(self) -> Findings:
+        """Sum up the values, when all pictures are added."""
+        import numpy as np
+
+        for kind, pool in self._pools.items():
+            values = np.concatenate(pool)
+            if not len(values):
+                continue
+            low, high = np.percentile(values, PERCENTILES)
+            levels = np.unique(values)
+            inside = (levels >= low) & (levels <= high)
+            ends = self.ranges.get(kind) or [float(low), float(high)]
+            kept = inside & (levels >= ends[0]) & (levels <= ends[1])
+            self.values[kind] = {
+                "min": float(levels[0]),
+                "max": float(levels[-1]),
+                "low": float(low),
+                "high": float(high),
+                "levels": int(inside.sum()),
+                "clipped": round(1 - float(kept.sum()) / max(1, int(inside.sum())), 4),
+            }
+        self._pools = {}
+        return self
 
     def to_dict(
         self, path: Callable[[int], str], labels: Sequence[int] | np.ndarray[Any, Any] = ()
     ) -> dict[str, Any]:
-        """As JSON types, a few files named by reason: ``read, unreadable, constant, deep``.
+        """As JSON types, a few files named by reason: ``read, unreadable, constant, frames,
+        values, dropped``.
 
         Args:
             path: the name of a place.
@@ -202,15 +237,15 @@ class Findings:
                 found["unreadable"]["by_label"] = numbers
         if self.constant:
             found["constant"] = _some(self.constant, path)
-        if self.deep:
-            found["deep"] = {
-                "count": self.deep,
-                "brightest": self.brightest,
-                "largest": self.largest or None,
-                "levels": self.levels,
+        if self.frames:
+            found["frames"] = _some(self.frames, path)
+        if self.values:
+            found["values"] = {
+                kind: {"count": self.kinds[kind], **facts, "range": self.ranges.get(kind)}
+                for kind, facts in self.values.items()
             }
-            if self.dark:
-                found["deep"]["dark"] = _some(self.dark, path)
+        if self.dropped:
+            found["dropped"] = _some(self.dropped, path)
         return found
 
 
@@ -223,7 +258,9 @@ def _some(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
     return {"count": len(places), "files": [path(place) for place in places[:FEW]]}
 
 
-def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findings:
+def survey_images(
+    source: Source | Pairs, sample: int | None = SAMPLE, reading: Reading = DEFAULT
+) -> Findings:
     """Read the pictures of a source, or an evenly spaced `sample` of them.
 
     Raises:
@@ -234,20 +271,53 @@ def survey_images(source: Source | Pairs, sample: int | None = SAMPLE) -> Findin
     def find() -> dict[str, Any]:
         found = Findings()
         places = spread(len(source), sample)
-        work = in_parallel(places, lambda place: _glance_at(source, place))
+        work = in_parallel(places, lambda place: _glance_at(source, place, reading))
         for place, seen in told(
             zip(places, work, strict=True),
             lambda item: f"looking at {where}: {item[0] + 1} of {len(source)} images",
         ):
             found.add(place, seen)
-        return asdict(found)
+        return asdict(found.close())
 
-    return Findings(**kept("images", source.digest, sample, find))
+    return Findings(**kept(f"images {reading.key()}", source.digest, sample, find))
 
 
-def _glance_at(source: Source | Pairs, place: int) -> Glance | DataError:
+def measured(source: Source | Pairs, reading: Reading, sample: int | None = SAMPLE) -> Reading:
+    """The same reading with the values of `source` that become 0 and 255, where it is to be
+    measured: the 0.1 and 99.9 percentiles, so that a few hot pixels do not count.
+
+    Raises:
+        DataError: the pictures have different types, or one value alone.
+        StorageError: one could not be fetched.
+    """
+    if reading.value_range != "auto":
+        return reading
+    found = survey_images(source, sample, reading)
+    if len(found.values) > 1:
+        kinds = ", ".join(f"{found.kinds[kind]} of {kind}" for kind in found.values)
+        raise DataError(
+            f"the pictures have different depths: {kinds}",
+            field=VALUE_RANGE,
+            got="auto",
+            expected="one depth, of which a range can be measured",
+            hint=f"set {VALUE_RANGE} to dtype (each by the range of its own type), or to "
+            "[low, high]",
+        )
+    facts = next(iter(found.values.values()), None)
+    if facts is None or not facts["low"] < facts["high"]:
+        why = f" ({found.bad[0][1]})" if found.bad else ""
+        raise DataError(
+            f"no range of values can be measured: no picture has two different values{why}",
+            field=VALUE_RANGE,
+            got="auto",
+            expected="pictures that show something",
+        )
+    return reading.between(facts["low"], facts["high"])
+
+
+def _glance_at(source: Source | Pairs, place: int, reading: Reading) -> Glance | DataError:
     try:
-        return glance(source.read(place), source.members[place])
+        return glance(source.read(place), source.members[place], reading)
     except DataError as error:
         return error
 
@@ -307,7 +377,9 @@ class MaskFindings:
         return found
 
 
-def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
+def survey_masks(
+    pairs: Pairs, sample: int | None = SAMPLE, reading: Reading = DEFAULT
+) -> MaskFindings:
     """Read the masks of a source, or an evenly spaced `sample` of them.
 
     Raises:
@@ -317,7 +389,7 @@ def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
     def find() -> dict[str, Any]:
         found = MaskFindings()
         places = spread(len(pairs), sample)
-        work = in_parallel(places, lambda place: _counts(pairs, place))
+        work = in_parallel(places, lambda place: _counts(pairs, place, reading))
         for place, seen in told(
             zip(places, work, strict=True),
             lambda item: f"looking at masks: {item[0] + 1} of {len(pairs)}",
@@ -325,13 +397,13 @@ def survey_masks(pairs: Pairs, sample: int | None = SAMPLE) -> MaskFindings:
             _add_mask(found, place, seen)
         return asdict(found)
 
-    return MaskFindings(**kept("masks", pairs.digest, sample, find))
+    return MaskFindings(**kept(f"masks {reading.key()}", pairs.digest, sample, find))
 
 
 _Counted = tuple[dict[int, int], bool] | DataError | None
 
 
-def _counts(pairs: Pairs, place: int) -> _Counted:
+def _counts(pairs: Pairs, place: int, reading: Reading) -> _Counted:
     """Pixels by value of one mask, and whether it is as large as its image; None: there is none."""
     import numpy as np
 
@@ -340,10 +412,11 @@ def _counts(pairs: Pairs, place: int) -> _Counted:
         return None
     try:
         data = pairs.read_mask(place)
-        values = read_values(data or b"", name)
-        with open_picture(pairs.read(place), pairs[place]) as picture:
-            size = (picture.height, picture.width)
-            fits = values.shape == (size[::-1] if turned(picture) > 4 else size)
+        values, other = read_mask(data or b"", name, reading)
+        size, turn = read_header(pairs.read(place), pairs[place], reading)
+        shape = (values.shape[0], values.shape[1])
+        check_turns(size, turn, pairs[place], (shape, other), reading)
+        fits = shape == (size[::-1] if turn > 4 and reading.exif else size)
     except DataError as error:
         return error
     counts = np.bincount(values.ravel())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.bundle import Bundle
@@ -14,8 +16,11 @@ from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.rules.base import Facts
 
+from mae_sdk import files
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
+from mae_sdk.data.decode import DEFAULT
+from mae_sdk.data.reading import Reading
 from mae_sdk.data.split import held_out
 from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
@@ -40,13 +45,20 @@ Opened = Any
 
 
 def look_at(
-    value: Any, *, remote: bool, masks: Any = None, role: str = "", share: float = 0.0
+    value: Any,
+    *,
+    remote: bool,
+    masks: Any = None,
+    role: str = "",
+    share: float = 0.0,
+    reading: Reading = DEFAULT,
 ) -> tuple[dict[str, Any], Opened]:
     """What is in a source or list of them, as JSON types, and the opened source.
 
     ``{uri, images, classes, unlabelled, digest}`` and what was seen: ``class_counts`` (class →
     images), ``read`` (images that were read; all, or a sample), ``bad`` (of these unreadable),
-    ``unreadable, constant, deep`` (`mae_sdk.data.survey.Findings`), ``left_out`` and
+    ``unreadable, constant, frames, values, dropped`` (`mae_sdk.data.survey.Findings`), ``left_out``
+    and
     ``missing_classes`` (`mae_sdk.data.left_out`), ``split_classes``, ``unreadable_classes``,
     ``wrapper``. ``{uri, counted: false, why}`` where it is remote.
 
@@ -57,6 +69,7 @@ def look_at(
             classes ``masks`` (how many) and ``mask_values`` (`MaskFindings`); empty: images alone.
         share: of the images of each class that the run holds out; above 0, ``held_out`` says how
             many that are.
+        reading: how the run reads a picture.
 
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no
@@ -84,17 +97,17 @@ def look_at(
         from mae_sdk.data.pairs import open_pairs
 
         pairs = open_pairs(names, others or None, role=role, required=role != "test")
-        return {**found, **_pairs_seen(pairs, share)}, pairs
+        return {**found, **_pairs_seen(pairs, share, reading)}, pairs
     from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
-    return {**found, **_images_seen(source, share)}, source
+    return {**found, **_images_seen(source, share, reading)}, source
 
 
-def _pairs_seen(pairs: Pairs, share: float) -> dict[str, Any]:
+def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
     from mae_sdk.data.survey import survey_images, survey_masks
 
-    pictures, masks = survey_images(pairs), survey_masks(pairs)
+    pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}
     for source in pairs.sources:
         left |= inspect.left_out(source)
@@ -111,12 +124,12 @@ def _pairs_seen(pairs: Pairs, share: float) -> dict[str, Any]:
     }
 
 
-def _images_seen(source: Source, share: float) -> dict[str, Any]:
+def _images_seen(source: Source, share: float, reading: Reading) -> dict[str, Any]:
     from mae_sdk.data.survey import survey_images
 
     classes = Counter(source.labels.tolist()).values()
     held = {"held_out": held_out(classes, share)} if share else {}
-    return {**inspect.facts_of(source, survey_images(source)), **held}
+    return {**inspect.facts_of(source, survey_images(source, reading=reading)), **held}
 
 
 MAX_CLASSES = 50
@@ -134,7 +147,46 @@ def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
+    """How an action reads pictures: as the spec says, or as the model says that it takes."""
+    found = Reading.of(spec)
+    said: Mapping[str, Any] = {}
+    for name in ("checkpoint", "trt_engine"):
+        path = get_dotted(spec, f"{action}.{name}")
+        if path and not urls.is_remote(str(path)):
+            with contextlib.suppress(MaeError, OSError, ValueError):
+                said = said or _description(Path(str(path)))
+    if not said:
+        return found
+    channels = said.get("channels") or (said.get("model") or {}).get("in_chans") or 3
+    return Reading.from_values(
+        None if channels == 3 else channels,
+        said.get("value_range") or "dtype",
+        said.get("exif_orientation"),
+        found.max_pixels,
+    )
+
+
+def _description(path: Path) -> Mapping[str, Any]:
+    """What a model's file says of itself; empty where it says nothing that is read here."""
+    beside = path.with_name(path.name + ".json")  # of an engine
+    if beside.is_file():
+        return dict(files.read_json(beside))
+    if path.suffix.lower() == ".onnx":
+        from mae_skill.onnx_file import read_header
+
+        return {
+            key.removeprefix("mae."): value for key, value in read_header(path).properties.items()
+        }
+    from mae_skill.weights import header
+
+    contents = header.look(path) if path.exists() else None
+    said = (contents or {}).get("mae")
+    return said if isinstance(said, Mapping) else {}
+
+
 def look_at_all(
+    action: str,
     keys: Mapping[str, Any],
     spec: Mapping[str, Any],
     problems: list[MaeError],
@@ -154,6 +206,7 @@ def look_at_all(
         classes: those of the parent's model, where they are known.
     """
 
+    reading = reading_of(action, spec)
     found: dict[str, dict[str, Any]] = {}
     opened: dict[str, tuple[str, Opened]] = {}
     for key, row in keys.items():
@@ -173,7 +226,12 @@ def look_at_all(
                 else 0.0
             )
             found[key], source = look_at(
-                value, remote=remote, masks=masks, role=str(paired.get("role") or ""), share=part
+                value,
+                remote=remote,
+                masks=masks,
+                role=str(paired.get("role") or ""),
+                share=part,
+                reading=reading,
             )
             if isinstance(row, Mapping) and row.get("use"):
                 found[key]["use"] = str(row["use"])
@@ -261,7 +319,7 @@ class Survey:
         stated = self._stated(rows, spec, share)
         rows = {key: row for key, row in rows.items() if key not in stated}
         seen = look_at_all(
-            rows, spec, problems, remote=self.remote, share=share, classes=self.classes
+            self.action, rows, spec, problems, remote=self.remote, share=share, classes=self.classes
         )
         problems += self._lost_files(spec)
         self.seen = {**self.seen, **seen, **stated}

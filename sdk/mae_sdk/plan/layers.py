@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
-from mae_skill.resolve import Layers, Resolution, layers_of, nested, resolve
+from mae_skill.resolve import Layers, Resolution, layers_of, nested, raise_all, resolve
 
+from mae_sdk.data.reading import CHANNELS, EXIF, PIXELS, VALUE_RANGE, Reading
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE, note_fields
 from mae_sdk.plan.data import Survey
 from mae_sdk.run.platform import DEFAULT, platform
@@ -47,6 +48,29 @@ def read_layers(
     layers.notices += notices
     _refuse_keys(bundle, action, layers.overrides)
     return layers, secrets
+
+
+def read_reading(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Reading:
+    """How a training run with this spec reads pictures; the rest of the spec may be anything.
+
+    Raises:
+        SpecError: a field that says how is wrong, or unknown.
+    """
+    if not spec and not overrides:
+        return Reading()
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers)
+    known = (CHANNELS, VALUE_RANGE, EXIF, PIXELS)
+    given = set(flatten(overrides or {}))
+    raise_all(
+        [e for e in found.errors if e.field and (e.field.startswith(known) or e.field in given)],
+        "train",
+    )
+    return Reading.of(found.spec)
 
 
 def take_signatures(found: Resolution, secrets: dict[str, str]) -> None:

@@ -121,9 +121,11 @@ def _look(survey: Survey, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the training images look like; empty where that cannot be told here."""
     from mae_sdk.data.appearance import appearance
     from mae_sdk.data.pairs import open_pairs
+    from mae_sdk.data.reading import Reading
     from mae_sdk.data.source import open_source
 
     rows = (survey.bundle.info.get("data_sources") or {}).get(survey.action) or {}
+    reading = Reading.of(spec)
     for key, row in rows.items():
         value = get_dotted(spec, key)
         if not isinstance(row, Mapping) or row.get("source") != SOURCE_KEY["train"] or not value:
@@ -135,8 +137,8 @@ def _look(survey: Survey, spec: Mapping[str, Any]) -> dict[str, Any]:
             if masks and holds(masks.get("when"), spec):
                 beside = get_dotted(spec, str(masks["field"]))
                 pairs = open_pairs(value, beside or None, role=str(masks.get("role") or "train"))
-                return appearance(pairs)
-            return appearance(open_source(value))
+                return appearance(pairs, reading=reading)
+            return appearance(open_source(value), reading=reading)
         except MaeError:
             return {}
     return {}

@@ -6,6 +6,7 @@ from mae_skill.archs import arch_of, hw
 from mae_skill.classes import read_class_list
 from mae_skill.errors import MaeError
 from mae_skill.origin import OriginKind
+from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
 from mae_skill.rules.samples import unlabeled
 
@@ -22,6 +23,30 @@ def crops(case: Case) -> None:
         if case(low, 0) > case(high, 1):
             name = high.rpartition(".")[2]
             case.error(low, f"is above {name}={case(high)}", f"at most {name}")
+
+
+def value_range(case: Case) -> None:
+    """The ends of a range are in order."""
+    ends = case(samples.RANGE)
+    if isinstance(ends, list) and len(ends) == 2 and not ends[0] < ends[1]:
+        case.error(samples.RANGE, "the low end is not below the high one", "[low, high]")
+
+
+def statistics(case: Case) -> None:
+    """A mean and a deviation for each channel."""
+    count = case(samples.CHANNELS) or 3
+    for name in ("mean", "std"):
+        key = f"dataset.augmentation.{name}"
+        values = case(key)
+        if values is None or len(values) in (1, count):
+            continue
+        if case.given(key) or case.origin(key) is None or len(values) != 3:
+            case.error(
+                key,
+                f"has {len(values)} values for {count} channels",
+                f"{count} values, or one for all",
+                "mae inspect SOURCE prints those of the data",
+            )
 
 
 def task(case: Case) -> None:
@@ -144,6 +169,8 @@ def _validates(case: Case) -> bool:
 
 RULES = [
     Rule(crops, ("train",)),
+    Rule(value_range),
+    Rule(statistics, ("train",)),
     Rule(task, ("train",)),
     Rule(labels_to_compare, ("evaluate",)),
     Rule(validation, ("train",)),

@@ -63,6 +63,7 @@ def format_holds_it(case: Case) -> None:
     height, width = hw(size)
     model = {
         **(case("model") or {}),
+        "in_chans": case("dataset.channels") or 3,
         "input_size": [
             case("export.input_height") or height,
             case("export.input_width") or width,

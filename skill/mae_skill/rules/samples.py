@@ -21,8 +21,11 @@ ANNOTATIONS = "annotations/"
 SEGMENTATION = "segmentation"
 FEW = 5
 
-_DARK = 32  # of 255: a deep picture that comes out no brighter is nearly black
-_DIM = 128
+RANGE = "dataset.value_range"
+CHANNELS = "dataset.channels"
+AUTO_AUG = "dataset.augmentation.auto_aug"
+_SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
+_DIM = 1 / 2
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 Seen = Mapping[str, Any]
@@ -101,27 +104,82 @@ def _several_channels(case: Case, key: str, found: Seen, channels: Seen) -> None
 
 
 def depth(case: Case) -> None:
-    """Pictures of more than 8 bits whose values fill a small part of their range come out black."""
+    """Values that fill a small part of the range that counts, or lie outside of it."""
     for key, found in _sources(case):
-        deep = found.get("deep")
-        if not deep or deep["brightest"] > _DIM:
-            continue
-        largest = f", the largest stored value is {deep['largest']}" if deep.get("largest") else ""
-        levels = f"at most {deep['levels']} of 256 gray levels survive{largest}"
-        text = f"{deep['count']} pictures have more than 8 bits and are scaled to 8: {levels}"
-        dark = deep["brightest"] <= _DARK
-        if dark and _is_above(
-            deep["count"], found["read"], found["images"], float(case(LIMIT, 0.01))
-        ):
-            case.error(
+        for kind, facts in (found.get("values") or {}).items():
+            if facts.get("range"):
+                _range(case, key, found, kind, facts)
+
+
+def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
+    (start, end), low, high = facts["range"], facts["low"], facts["high"]
+    used = max(0.0, min(high, end) - max(low, start)) / (end - start)
+    top = (high - start) / (end - start)
+    text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
+    mend = f"set {RANGE}=auto"
+    if facts["clipped"] > 0.5:
+        case.warn(
+            key,
+            f"{text}; {RANGE} {start:g} … {end:g} loses {facts['clipped']:.0%} of the levels: "
+            f"{mend}",
+        )
+        return
+    deep = not kind.endswith("int8")
+    if used > (_DIM if deep else _SMALL):
+        return
+    looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
+    text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
+    dark = deep and top <= _SMALL and not case.given(RANGE)
+    limit = float(case(LIMIT, 0.01))
+    if dark and _is_above(facts["count"], found["read"], found["images"], limit):
+        case.error(key, text, "values that use their range", mend, kind=DataError)
+    else:
+        case.warn(key, f"{text}; {mend}")
+
+
+def _ends(kind: str, low: float, high: float) -> str:
+    """``0 … 4095: 12-bit data``; the bits of whole numbers of 16 and more."""
+    bits = int(high).bit_length()
+    told = (
+        f": {bits}-bit data" if kind in ("uint16", "int16", "uint32", "int32") and low >= 0 else ""
+    )
+    return f"{low:g} … {high:g}{told}"
+
+
+def policy(case: Case) -> None:
+    """Augmentation that works on 8 bits."""
+    found = case.facts.data.get(TRAIN) or {}
+    named = case(AUTO_AUG)
+    deep = [kind for kind in found.get("values") or {} if kind != "uint8"]
+    classifies = case("train.stage") == "finetune" and not _segments(case)
+    if deep and classifies and named not in (None, "none"):
+        case.warn(
+            AUTO_AUG,
+            f"{named} works on 8 bits: of pictures of {', '.join(deep)} it keeps 256 levels; "
+            "null keeps them all",
+        )
+
+
+def bands(case: Case) -> None:
+    """A band that is left out though it may mean something."""
+    for key, found in _sources(case):
+        if some := found.get("dropped"):
+            case.warn(
                 key,
-                f"{text}; they would be read as nearly black ({_names(deep.get('dark', {}))})",
-                "8 bits, or values that use the whole range of 16",
-                "scale the values once (for 12 bits times 16), and save 8 or 16 bits",
-                kind=DataError,
+                f"{some['count']} pictures have a band that the file does not name; it is left "
+                f"out, {CHANNELS} reads all: {_names(some)}",
             )
-        else:
-            case.warn(key, f"{text}; darker than they were taken")
+
+
+def frames(case: Case) -> None:
+    """Animations and files of several pages."""
+    for key, found in _sources(case):
+        if some := found.get("frames"):
+            case.warn(
+                key,
+                f"{some['count']} of {found['read']} files hold several frames or pages; the first "
+                f"of each is read: {_names(some)}",
+            )
 
 
 def constant(case: Case) -> None:
@@ -564,6 +622,8 @@ def _listed(values: Sequence[str]) -> str:
 INSPECTED = [
     unreadable,
     depth,
+    bands,
+    frames,
     constant,
     left_out,
     split_classes,
@@ -579,6 +639,9 @@ INSPECTED = [
 RULES = [
     Rule(unreadable),
     Rule(depth),
+    Rule(bands),
+    Rule(policy, ("train",)),
+    Rule(frames),
     Rule(constant),
     Rule(left_out),
     Rule(split_classes, ("train",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -25,6 +26,20 @@ Std = Annotated[float, Field(ge=1e-6, le=1e6)]
 Factor = Annotated[float, Field(ge=0.01, le=100.0)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 _LABELS = {**FINETUNE, **CLASSIFICATION}
+
+MAX_CHANNELS = 512
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+End = Annotated[float, Field(ge=-1e12, le=1e12)]
+RangeWord = Annotated[str, Field(pattern="^(dtype|auto)$")]
+ValueRange = RangeWord | Annotated[list[End], Field(min_length=2, max_length=2)]
+
+
+def per_channel(values: Sequence[float], count: int) -> list[float]:
+    """A mean or deviation for each of `count` channels: of one value, or of three where there are
+    not three channels (those of RGB), all get the average."""
+    if len(values) == count:
+        return list(values)
+    return [sum(values) / len(values)] * count
 
 
 class SegmentationAugmentationSpec(SpecModel):
@@ -67,15 +82,19 @@ class AugmentationSpec(SpecModel):
     )
     mean: list[Mean] = spec_field(
         [0.485, 0.456, 0.406],
-        "Mean of each channel for normalization, of pixels in [0, 1].",
-        min_length=3,
-        max_length=3,
+        "Mean of each channel for normalization, of pixels in [0, 1]: one value per channel, or "
+        "one for all. The default serves three; else its average is taken.",
+        min_length=1,
+        max_length=MAX_CHANNELS,
+        related=["dataset.channels"],
     )
     std: list[Std] = spec_field(
         [0.229, 0.224, 0.225],
-        "Standard deviation of each channel for normalization, of pixels in [0, 1].",
-        min_length=3,
-        max_length=3,
+        "Standard deviation of each channel for normalization, of pixels in [0, 1]: one value per "
+        "channel, or one for all. The default serves three; else its average is taken.",
+        min_length=1,
+        max_length=MAX_CHANNELS,
+        related=["dataset.channels"],
     )
     min_scale: float = spec_field(
         0.1,
@@ -373,6 +392,28 @@ class DatasetSpec(SpecModel):
         applies_when=PRETRAIN,
         related=["dataset.probe_train_data_sources", "train.probe.interval"],
         affects_training=False,
+    )
+    channels: Channels | None = spec_field(
+        None,
+        "Bands of a picture. Null: RGB, whatever a file holds of gray, palette or alpha; 1: gray; "
+        "any other number must be that of the files.",
+        unit="channels",
+        automl_disabled=True,
+        related=["dataset.augmentation.mean", "dataset.value_range"],
+    )
+    value_range: ValueRange = spec_field(
+        "dtype",
+        "The stored values that become 0 and 1 before normalization; what lies beyond is clipped. "
+        "dtype: the range of the file's type (8 bits: 0 to 255, 16 bits: 0 to 65535; DICOM: its "
+        "window). auto: the 0.1 and 99.9 percentiles of the training images, measured once and "
+        "kept with the model. Or [low, high].",
+        automl_disabled=True,
+        related=["dataset.channels", "dataset.augmentation.mean"],
+    )
+    exif_orientation: bool = spec_field(
+        True,
+        "Turn a picture as its file says (EXIF or XMP), as viewers do.",
+        automl_disabled=True,
     )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = spec_field(
         None,

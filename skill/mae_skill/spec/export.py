@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mae_skill.spec.dataset import Channels
 from mae_skill.spec.fields import Index, NonEmpty, Path, Positive, SpecModel, spec_field
 
 Format = Literal["onnx", "timm", "transformers", "mmseg", "torchscript", "torch_export", "triton"]
@@ -89,7 +90,11 @@ class ExportSpec(SpecModel):
         le=20,
         applies_when=_ONNX,
     )
-    input_channel: Literal[3] = spec_field(3, "Channels of the input; only 3.")
+    input_channel: Channels = spec_field(
+        3,
+        "Channels of the input: those that the model was trained on; another number is refused.",
+        related=["dataset.channels"],
+    )
     input_width: Positive | None = spec_field(
         None,
         "Width of the input; null = the size that the checkpoint was trained at.",

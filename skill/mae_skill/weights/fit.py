@@ -111,6 +111,7 @@ class Fit:
         take: parameter → the file's entries that fill it.
         resized: position tables that change their grid.
         resampled: the patch convolution, where its side changes: the file's and the model's.
+        channels: the patch convolution, where its input changes: the file's and the model's.
         rows: parameter with a row per class → pairs (row of the model, row of the file).
         ignored: entry of the file, in our names → why it is left out.
         outside: entries of the file beside the backbone.
@@ -129,6 +130,7 @@ class Fit:
     take: dict[str, Recipe] = field(default_factory=dict)
     resized: dict[str, Resize] = field(default_factory=dict)
     resampled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    channels: dict[str, tuple[int, int]] = field(default_factory=dict)
     rows: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
@@ -149,8 +151,13 @@ class Fit:
         """Position tables and the patch convolution, ``name old → new``."""
         changes = {name: (item.old, item.new) for name, item in self.resized.items()}
         changes |= {n: ((old, old), (new, new)) for n, (old, new) in self.resampled.items()}
-        return [
+        sides = [
             f"{name} {old[0]}×{old[1]} → {new[0]}×{new[1]}" for name, (old, new) in changes.items()
+        ]
+        how = {1: "summed over RGB"}
+        return sides + [
+            f"{name} {old} → {new} channels ({how.get(new, 'RGB repeated and rescaled')})"
+            for name, (old, new) in self.channels.items()
         ]
 
     @property
@@ -396,12 +403,18 @@ class _Fitter:
         wanted = self.target.shapes[place]
         if place.endswith("pos_embed"):
             return self._position(place, recipe)
-        if place in _PATCHES and self.target.any_patch and _other_patch(recipe.shape, wanted):
+        shape = recipe.shape
+        if place in _PATCHES and len(shape) == 4 and shape[1] == _RGB != wanted[1]:
+            self.result.channels[place] = (_RGB, wanted[1])
+            shape = (shape[0], wanted[1], *shape[2:])
+        if place in _PATCHES and self.target.any_patch and _other_patch(shape, wanted):
             self.result.resampled[place] = (recipe.shape[-1], wanted[-1])
             return None
-        if recipe.shape == wanted:
+        if shape == wanted:
             return None
-        if _squeezed(recipe.shape) == _squeezed(wanted):  # a 1×1 convolution is a linear layer
+        if place not in _PATCHES and _squeezed(shape) == _squeezed(
+            wanted
+        ):  # a 1×1 convolution is a linear layer
             return None
         return f"{place} is {list(recipe.shape)} in the file and {list(wanted)} in the model"
 
@@ -644,12 +657,15 @@ class _Fitter:
         for place in _PATCHES:
             kernel = self.found.entries.get(self._short(place))
             wanted = self.target.shapes.get(place)
+            if kernel and wanted and len(kernel.shape) == 4 and kernel.shape[1] != wanted[1]:
+                return f"set dataset.channels to {kernel.shape[1]}, or choose weights of three"
             if kernel and wanted and _other_patch(kernel.shape, wanted):
                 return "set model.patch_size to the file's, or to the model's own to adapt the file"
         return "choose weights of the same architecture"
 
 
 _NO_TOKEN = "no class token's"
+_RGB = 3  # channels of a stem that is adapted to others, as timm does
 _PATCHES = ("encoder.patch_embed.proj.weight", "encoder.stem.0.weight")
 
 

@@ -35,6 +35,12 @@ def why_not(format: str, model: Mapping[str, Any]) -> Refusal | None:
     """
     if format not in FOLDERS:
         return None
+    if (channels := int(model.get("in_chans", 3))) != 3:
+        return Refusal(
+            "dataset.channels",
+            f"its image processors prepare three channels, not {channels}",
+            "use export.format=onnx",
+        )
     pretrained = "mask_ratio" in model
     family = ARCHS[str(model["arch"])].family
     if format == "mmseg":

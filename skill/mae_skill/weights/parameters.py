@@ -101,6 +101,10 @@ def _encoder(
     return {f"encoder.{name}": shape for name, shape in shapes.items()}
 
 
+def _channels(spec: Mapping[str, Any]) -> int:
+    return int(get_dotted(spec, "dataset.channels") or 3)
+
+
 def _width(arch: Arch, spec: Mapping[str, Any]) -> int:
     own = get_dotted(spec, "model.embed_dim") if arch.family == "vit" else None
     return int(own or arch.feature_dim)
@@ -112,7 +116,7 @@ def _vit(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
     shapes: Shapes = {
         "cls_token": (1, 1, dim),
         "pos_embed": (1, 1 + num_units(arch, size), dim),
-        **_layer("patch_embed.proj", dim, 3, arch.patch, arch.patch),
+        **_layer("patch_embed.proj", dim, _channels(spec), arch.patch, arch.patch),
     }
     for i in range(int(get_dotted(spec, "model.depth") or arch.depth)):
         shapes |= _block(f"blocks.{i}", dim, dim, hidden)
@@ -120,7 +124,7 @@ def _vit(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
 
 
 def _convnext(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes:
-    shapes = _layer("stem.0", arch.dims[0], 3, arch.patch, arch.patch) | _norm(
+    shapes = _layer("stem.0", arch.dims[0], _channels(spec), arch.patch, arch.patch) | _norm(
         "stem.1", arch.dims[0]
     )
     for stage, (dim, depth) in enumerate(zip(arch.dims, arch.depths, strict=True)):
@@ -138,7 +142,7 @@ def _hiera(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shapes
     kernel = hiera_kernel(arch.patch)
     shapes: Shapes = {
         "pos_embed": (1, tokens, dim),
-        **_layer("patch_embed.proj", dim, 3, kernel, kernel),
+        **_layer("patch_embed.proj", dim, _channels(spec), kernel, kernel),
     }
     widths = [dim for dim, depth in zip(arch.dims, arch.depths, strict=True) for _ in range(depth)]
     for i, (before, after) in enumerate(zip([dim, *widths], widths, strict=False)):
@@ -150,7 +154,7 @@ def _decoder(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shap
     width, features = int(get_dotted(spec, "model.decoder_embed_dim")), _width(arch, spec)
     depth = int(get_dotted(spec, "model.decoder_depth"))
     hidden = int(width * float(get_dotted(spec, "model.decoder_mlp_ratio")))
-    pixels = arch.target_patch**2 * 3
+    pixels = arch.target_patch**2 * _channels(spec)
     shapes: Shapes = {"mask_token": (1, 1, width)}
     if arch.family == "convnextv2":
         shapes |= _layer("proj", width, features) | _layer("pred", pixels, width)

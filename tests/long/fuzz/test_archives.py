@@ -16,11 +16,12 @@ from pathlib import Path
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mae_runners.data.decode import decode
 from mae_sdk.data import cache
 from mae_sdk.data.archive import members
+from mae_sdk.data.decode import decode
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import is_image
+from mae_sdk.data.reading import Reading
 from mae_skill.errors import DataError, MaeError
 from PIL import Image
 
@@ -112,7 +113,7 @@ def test_a_damaged_picture_decodes_or_is_a_data_error(data: st.DataObject, kind:
     out = io.BytesIO()
     Image.open(io.BytesIO(PHOTO)).save(out, kind)
     try:
-        pixels = decode(broken(data, out.getvalue()), "x", max_pixels=1 << 20)
+        pixels = decode(broken(data, out.getvalue()), "x", Reading(max_pixels=1 << 20))
     except DataError:
         return
     assert pixels.ndim == 3 and pixels.shape[2] == 3
