@@ -100,7 +100,16 @@ def with_losses(found: Reconstructions, losses: Tensor) -> tuple[Reconstructions
     brightest color."""
     heat, top = heat_maps(losses)
     column = heat.to(found.pixels)[:, None]
-    both = torch.cat([found.pixels, column], dim=1)
+    pixels = found.pixels
+    if pixels.shape[2] != column.shape[2]:  # the heat is in color: the first band, or three
+        pixels = (
+            pixels[:, :, :3]
+            if pixels.shape[2] > 3
+            else pixels[:, :, :1].expand_as(
+                pixels.new_empty(*pixels.shape[:2], 3, *pixels.shape[3:])
+            )
+        )
+    both = torch.cat([pixels, column], dim=1)
     return Reconstructions(both, [*found.titles, LOSS]), top
 
 
