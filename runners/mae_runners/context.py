@@ -141,10 +141,13 @@ class RunContext:
         and then, so that it costs less than a hundredth of the run."""
         if not self.is_main or (ending is None and time.monotonic() < self.next_report):
             return
-        from mae_sdk.report.make import Ending, refresh
-
         began = time.monotonic()
-        refresh(self.results_dir, Ending(ending) if ending else None)
+        try:
+            from mae_sdk.report.make import Ending, refresh
+
+            refresh(self.results_dir, Ending(ending) if ending else None)
+        except Exception as error:  # without what it needs, a run goes on without its report
+            self.log(f"no report: {error}")
         now = time.monotonic()
         self.next_report = now + max(REPORT_INTERVAL_S, 100.0 * (now - began))
 
