@@ -202,7 +202,7 @@ def test_shorthand_keys_become_dotted_paths() -> None:
         "image_size",
         "resume_checkpoint",
     }
-    assert set(words) == documented | {"task"}
+    assert set(words) == documented | {"task", "push_to_hub"}
     with pytest.raises(UsageError, match="twice"):
         expand_shorthand({"num_epochs": 1, "train.num_epochs": 2}, words)
 
