@@ -21,6 +21,7 @@ from mae_skill.origin import OriginKind
 from mae_skill.resolve import layers_of, resolve
 from mae_skill.rules import check_rules
 from mae_skill.spec import ExperimentSpec
+from PIL import Image
 
 from tests.support.images import write_imagefolder
 from tests.support.training import digits_folder, read, spec, train
@@ -35,13 +36,14 @@ FIELDS = {
     <= node.get("applies_when", {}).items()  # theirs: test_segmentation.py
 }
 AUG, OPT = "dataset.augmentation.", "train.optim."
-DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN = (
+DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED = (
     "<data>",
     "<held>",
     "<weights>",
     "<state>",
     "<photos>",
     "<broken>",
+    "<turned>",
 )
 COSINE = {OPT + "lr_scheduler": "cosine"}
 FROM_WEIGHTS = {"train.pretrained_model_path": WEIGHTS}
@@ -77,6 +79,9 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset.probe_val_data_sources": (HELD, {**PROBE, "train.probe.k": 1, "train.num_epochs": 4}),
     "dataset.val_fraction": (0.25, {}),
     "dataset.batch_size": (2, {}),
+    "dataset.channels": (1, {}),
+    "dataset.value_range": ([0.0, 128.0], {}),
+    "dataset.exif_orientation": (False, {"dataset.train_data_sources": TURNED}),
     "dataset.max_corrupt_fraction": (0.5, {"dataset.train_data_sources": BROKEN}),
     AUG + "input_size": (32, {"train.stage": "finetune"}),
     AUG + "mean": ([0.1, 0.1, 0.1], {"train.norm_pix_loss": False}),
@@ -174,7 +179,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     broken = digits_folder(root / "broken")
     sorted(broken.rglob("*.png"))[0].write_bytes(b"no image")
+    turned = digits_folder(root / "turned")
+    for path in turned.rglob("*.png"):
+        with Image.open(path) as picture:
+            exif = picture.getexif()
+            exif[0x0112] = 6
+            picture.save(path, exif=exif)
     made = {DATA: data, HELD: held, PHOTOS: photos, BROKEN: broken, "<root>": root}
+    made[TURNED] = turned
     for stage in ("pretrain", "finetune"):
         assert (
             train(spec(data, root / f"start-{stage}", stage, train__num_epochs=1, train__seed=99))

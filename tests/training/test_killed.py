@@ -100,7 +100,11 @@ def models(folder: Path) -> dict[str, str]:
 
 def epochs(folder: Path) -> dict[int, Any]:
     """Epoch → its metrics, as a study reads them."""
-    return {line["epoch"]: line["kpi"] for line in status_lines(folder) if "epoch" in line}
+    return {
+        line["epoch"]: line["kpi"]
+        for line in status_lines(folder)
+        if "kpi" in line and "epoch" in line
+    }
 
 
 @pytest.mark.parametrize("call", [1, 3])

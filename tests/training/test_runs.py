@@ -133,7 +133,7 @@ def test_status_lines_carry_epochs_steps_and_metrics(data: Path, tmp_path: Path)
             "time_per_step",
             "eta",
         } <= line.keys()
-        assert line["kpi"].keys() == {"train_loss", "val_loss"}
+        assert line["kpi"].keys() == {"train_loss", "val_loss", "rankme"}
 
 
 def test_a_fixed_mask_makes_validation_repeatable_while_training_masks_change(

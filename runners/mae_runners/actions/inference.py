@@ -299,7 +299,8 @@ def show_embeddings(
 ) -> None:
     """Puts a map of the embeddings and the neighbors of some images into the report's gallery."""
     pooled = torch.from_numpy(features)
-    pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled
+    if pooled.ndim > 2:  # tokens [N, L, D], or a map [N, H, W, D]
+        pooled = pooled.flatten(1, -2).mean(dim=1)
     gallery = Gallery(folder)
     labels = torch.from_numpy(np.asarray(images.dataset.labels))[indices]
     known = labels if bool((labels >= 0).all()) else None
