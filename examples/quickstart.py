@@ -123,7 +123,7 @@ def main() -> int:
         )
 
     found = {
-        **raw_pixels(store),
+        **raw_pixels(store / BUCKET),
         "from scratch": accuracy(baseline),
         "pretrained": accuracy(evaluate),
     }
@@ -266,7 +266,8 @@ def draw(out: Path, inference, found: dict[str, float]) -> Path:  # type: ignore
     for bar, color in zip(bars, colors[::-1], strict=True):
         bar.set_color(color)
     axes.bar_label(bars, fmt="%.1f %%", padding=3)
-    axes.set_xlim(0, 118)
+    axes.set_xlim(0, 135)
+    axes.set_xticks([0, 50, 100])
     axes.tick_params(labelsize=8)
     axes.set_title("held-out accuracy,\n15 labels per class", fontsize=10)
     right.subplots_adjust(left=0.42, right=0.98)
