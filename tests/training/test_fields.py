@@ -36,7 +36,7 @@ FIELDS = {
     <= node.get("applies_when", {}).items()  # theirs: test_segmentation.py
 }
 AUG, OPT = "dataset.augmentation.", "train.optim."
-DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED = (
+DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED, TABLE = (
     "<data>",
     "<held>",
     "<weights>",
@@ -44,6 +44,7 @@ DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED = (
     "<photos>",
     "<broken>",
     "<turned>",
+    "<table>",
 )
 COSINE = {OPT + "lr_scheduler": "cosine"}
 FROM_WEIGHTS = {"train.pretrained_model_path": WEIGHTS}
@@ -79,6 +80,11 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset.probe_val_data_sources": (HELD, {**PROBE, "train.probe.k": 1, "train.num_epochs": 4}),
     "dataset.val_fraction": (0.25, {}),
     "dataset.batch_size": (2, {}),
+    "dataset.labels.train": (TABLE, {}),
+    "dataset.labels.val": (
+        TABLE,
+        {"train.stage": "finetune", "dataset.val_data_sources": DATA},
+    ),
     "dataset.channels": (1, {}),
     "dataset.value_range": ([0.0, 128.0], {}),
     "dataset.exif_orientation": (False, {"dataset.train_data_sources": TURNED}),
@@ -155,6 +161,7 @@ ELSEWHERE = {
     "model.task": "test_segmentation_is_a_task_of_fine_tuning",
     "dataset.num_workers_per_gpu": "test_workers_load_the_batches",
     "dataset.test_data_sources": "test_test_data_sources_are_for_inference",
+    "dataset.labels.test": "test_test_data_sources_are_for_inference",
     "train.accelerator": "test_devices_decide_how_the_run_is_started",
     "train.num_gpus": "test_devices_decide_how_the_run_is_started",
     "train.gpu_ids": "test_devices_decide_how_the_run_is_started",
@@ -187,6 +194,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             picture.save(path, exif=exif)
     made = {DATA: data, HELD: held, PHOTOS: photos, BROKEN: broken, "<root>": root}
     made[TURNED] = turned
+    made[TABLE] = root / "table.csv"
+    classes = sorted(path.name for path in data.iterdir())
+    following = dict(zip(classes, [*classes[1:], classes[0]], strict=True))
+    rows = [
+        f"{file.relative_to(data)},{following[file.parent.name]}" for file in data.rglob("*.png")
+    ]
+    made[TABLE].write_text("\n".join(["path,label", *sorted(rows)]))
     for stage in ("pretrain", "finetune"):
         assert (
             train(spec(data, root / f"start-{stage}", stage, train__num_epochs=1, train__seed=99))
@@ -299,7 +313,7 @@ CONDITIONAL = [key for key, node in FIELDS.items() if node.get("applies_when")]
 def test_a_field_set_in_vain_is_warned_about(key: str) -> None:
     for name, value in violations(FIELDS[key]["applies_when"]):
         given = _nested("dataset.train_data_sources", "images")
-        set_dotted(given, key, CHANGES[key][0])
+        set_dotted(given, key, CHANGES[key][0] if key in CHANGES else TABLE)
         set_dotted(given, name, value)
         merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
         _, warnings = check_rules("train", merged.spec, merged.provenance)

@@ -109,7 +109,8 @@ def evaluate_classifier(
     """Metrics of a classifier, summed over ranks without counting an image twice."""
     meta = runtime.meta
     source = artefact.need_source(spec, "val_data_sources", "evaluate")
-    images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes)
+    table = (spec.dataset.labels.val, "val")
+    images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes, labels=table)
     classes = artefact.class_names(meta, images.dataset.classes)
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()

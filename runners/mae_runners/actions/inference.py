@@ -56,7 +56,10 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies:
         mae = runtime.model
     units = None if mae is None else int(mae.num_units)
-    images = EvalImages(spec, source, runtime.meta, labelled=False, num_units=units)
+    table = spec.dataset.labels.test if classifies else None
+    images = EvalImages(
+        spec, source, runtime.meta, labelled=False, num_units=units, labels=(table, "test")
+    )
 
     size = artefact.batch_size(spec.inference, spec)
     rows: list[tuple[int, Answer]] = []
@@ -81,7 +84,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         logits = np.stack([found.logits for _, found in done])
         order = least_certain_first(logits) if spec.inference.sort == "uncertainty" else None
         top_k = int(spec.inference.top_k)
-        files.append(write_results(folder, paths, logits, names, top_k, order))
+        true = true_labels(images, positions) if table else None
+        files.append(write_results(folder, paths, logits, names, top_k, order, true))
         show_answers(folder, images, positions, logits, names, int(spec.train.seed))
     if kind is not None:
         features = np.stack([found.features for _, found in done])
@@ -181,6 +185,12 @@ def least_certain_first(logits: np.ndarray) -> list[int]:
     return order
 
 
+def true_labels(images: EvalImages, positions: list[int]) -> list[str]:
+    """The class that the table gives each image; empty where it gives none."""
+    names, labels = [*images.dataset.classes, ""], images.dataset.labels
+    return [names[int(labels[place])] for place in positions]
+
+
 def write_results(
     folder: Path,
     paths: list[str],
@@ -188,11 +198,14 @@ def write_results(
     classes: list[str],
     top_k: int,
     order: list[int] | None = None,
+    true: list[str] | None = None,
 ) -> Path:
     """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … up to
-    the ``top_k`` most probable classes; rows in the order of the source, or in ``order``."""
+    the ``top_k`` most probable classes; rows in the order of the source, or in ``order``.
+    Last ``true_label``, where a table gives labels; empty for a picture without one."""
     if order is not None:
         paths, logits = [paths[row] for row in order], logits[order]
+        true = None if true is None else [true[row] for row in order]
     probabilities = torch.from_numpy(logits).double().softmax(dim=1)
     values, indices = probabilities.topk(min(top_k, len(classes)), dim=1)
     header = ["path", "label", "probability", "class_index"]
@@ -207,7 +220,10 @@ def write_results(
         ]
         return [path, classes[index[0]], f"{value[0]:.6f}", index[0], *others]
 
-    rows = map(row, paths, values.tolist(), indices.tolist())
+    rows: Any = map(row, paths, values.tolist(), indices.tolist())
+    if true is not None:
+        header.append("true_label")
+        rows = ([*cells, label] for cells, label in zip(rows, true, strict=True))
     return write_csv(folder / "results.csv", header, rows)
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_sdk.data.decode import DEFAULT, decode
+from mae_sdk.data.label_file import LabelledSource
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
 from mae_skill.errors import DataError, MaeError
@@ -285,6 +286,7 @@ def build_dataset(
     seed: int,
     classes: list[str] | None = None,
     require_labels: bool = False,
+    labels: tuple[str | None, str] = (None, ""),
     num_units: int | None = None,
     max_corrupt_fraction: float = 0.01,
     reading: Reading = DEFAULT,
@@ -299,6 +301,8 @@ def build_dataset(
         seed: of every draw.
         classes: label with these (a training set's); ``None`` finds them in the source.
         require_labels: refuse images outside class folders.
+        labels: the table of their classes and its split (`LabelledSource`); without labels being
+            required, pictures that no row names stay. Null: the folders are the classes.
         num_units: length of the masking noise; ``None`` = none.
         max_corrupt_fraction: share of unreadable images that is tolerated.
         reading: how a picture is read; a range that is to be measured is measured in ``sources``.
@@ -309,13 +313,15 @@ def build_dataset(
         StorageError: it could not be fetched.
     """
     source = open_source(sources)
-    names, labels = source.label(classes)
-    unlabeled = np.flatnonzero(labels < 0)
+    file, split = labels
+    if file:
+        source = LabelledSource(source, file, split, keep=not require_labels)
+    names, found = source.label(classes)
+    unlabeled = np.flatnonzero(found < 0)
     if require_labels and len(unlabeled):
         first = source.path(int(unlabeled[0]))
         raise DataError(
-            f"{len(unlabeled)} of {len(labels)} images are in no class folder, "
-            f"the first is {first}",
+            f"{len(unlabeled)} of {len(found)} images are in no class folder, the first is {first}",
             got=first,
             expected="one folder per class: <source>/<class>/<image>",
             hint="images without labels serve pretraining (train.stage=pretrain) and the inference "
@@ -331,7 +337,7 @@ def build_dataset(
         transform,
         seed=seed,
         classes=names,
-        labels=labels,
+        labels=found,
         num_units=num_units,
         max_corrupt_fraction=max_corrupt_fraction,
     )

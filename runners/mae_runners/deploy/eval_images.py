@@ -45,6 +45,7 @@ class EvalImages:
             the spec.
         labelled: whether labels are needed.
         classes: class names in label order; None = the source's own.
+        labels: as `build_dataset` takes them.
         num_units: mask units, when reconstruction noise is wanted.
     """
 
@@ -56,6 +57,7 @@ class EvalImages:
         *,
         labelled: bool,
         classes: list[str] | None = None,
+        labels: tuple[str | None, str] = (None, ""),
         num_units: int | None = None,
     ) -> None:
         self.spec, self.meta = spec, meta
@@ -67,6 +69,7 @@ class EvalImages:
             seed=spec.train.seed,
             classes=classes,
             require_labels=labelled,
+            labels=labels,
             num_units=num_units,
             max_corrupt_fraction=spec.dataset.max_corrupt_fraction,
             reading=reading_for(meta, spec.dataset.augmentation.max_pixels),

@@ -55,6 +55,7 @@ class ClassificationTask(Task):
             seed=self.seed,
             classes=None if train else self.train.classes,
             require_labels=True,
+            labels=(getattr(self.spec.dataset.labels, role), role),
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
             reading=self.reading,
         )

@@ -175,6 +175,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
+        ``label_file`` (`LabelledSource.table`),
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common),
@@ -184,13 +185,16 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     classes, same = class_counts(source), source.same_folders()
     seen = pictures.to_dict(source.path, source.labels)
     bad_of = seen.get("unreadable", {}).pop("by_label", {})
+    table = getattr(source, "table", {})
+    folders = {} if table else classes
     more = {
+        "label_file": table,
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
-        "split_classes": split_folders(classes),
+        "split_classes": split_folders(folders),
         "loose": loose_images(source) if classes else {},
-        "mask_folders": mask_folders(classes) or mask_folders(same),
-        "unlabeled_classes": unlabeled_folders(classes),
+        "mask_folders": mask_folders(folders) or mask_folders(same),
+        "unlabeled_classes": unlabeled_folders(folders),
         "same_folders": same,
         "unreadable_classes": [
             name

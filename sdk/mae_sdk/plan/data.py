@@ -52,6 +52,7 @@ def look_at(
     role: str = "",
     share: float = 0.0,
     reading: Reading = DEFAULT,
+    labels: tuple[str, str] | None = None,
 ) -> tuple[dict[str, Any], Opened]:
     """What is in a source or list of them, as JSON types, and the opened source.
 
@@ -70,6 +71,7 @@ def look_at(
         share: of the images of each class that the run holds out; above 0, ``held_out`` says how
             many that are.
         reading: how the run reads a picture.
+        labels: the table of their classes (`LabelledSource`) and its split.
 
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no
@@ -87,6 +89,7 @@ def look_at(
         if masks
         else []
     )
+    others += [labels[0]] if labels else []
     if not remote and any(urls.is_remote(name) for name in [*names, *others]):
         return {
             **found,
@@ -101,6 +104,10 @@ def look_at(
     from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
+    if labels:
+        from mae_sdk.data.label_file import LabelledSource
+
+        source = LabelledSource(source, *labels, keep=labels[1] == "test")
     return {**found, **_images_seen(source, share, reading)}, source
 
 
@@ -232,6 +239,7 @@ def look_at_all(
                 role=str(paired.get("role") or ""),
                 share=part,
                 reading=reading,
+                labels=_labels_of(row, spec),
             )
             if isinstance(row, Mapping) and row.get("use"):
                 found[key]["use"] = str(row["use"])
@@ -246,6 +254,15 @@ def look_at_all(
                 found[key]["against"] = inspect.compare_classes(against[1].classes, source)
     _compare(opened, found, classes)
     return found
+
+
+def _labels_of(row: Any, spec: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The table of classes of a source, and the split; None where its folders are the classes."""
+    named = row.get("labels") if isinstance(row, Mapping) else None
+    if not isinstance(named, Mapping) or not holds(named.get("when"), spec):
+        return None
+    file = get_dotted(spec, str(named["field"]))
+    return (str(file), str(named["role"])) if file else None
 
 
 def _compare(

@@ -228,6 +228,26 @@ def left_out(case: Case) -> None:
             )
 
 
+_TABLE = {
+    "without_picture": "rows name no picture of the source",
+    "without_label": "rows have no label",
+    "without_row": "pictures have no row",
+}
+
+
+def label_file(case: Case) -> None:
+    """What of a table of labels and of its pictures does not match."""
+    for key, found in _sources(case):
+        table = found.get("label_file") or {}
+        parts = [
+            f"{table[reason]['count']} {text}: {_names(table[reason])}"
+            for reason, text in _TABLE.items()
+            if reason in table
+        ]
+        if parts:
+            case.warn(key, f"{table['file']}: " + "; ".join(parts))
+
+
 def split_classes(case: Case) -> None:
     """Folders named like parts of a data set are no classes."""
     for key in (TRAIN, VAL):
@@ -626,6 +646,7 @@ INSPECTED = [
     frames,
     constant,
     left_out,
+    label_file,
     split_classes,
     masks_as_images,
     unlabeled_classes,
@@ -644,6 +665,7 @@ RULES = [
     Rule(frames),
     Rule(constant),
     Rule(left_out),
+    Rule(label_file),
     Rule(split_classes, ("train",)),
     Rule(masks_as_images, ("train",)),
     Rule(unlabeled_classes, ("train",)),

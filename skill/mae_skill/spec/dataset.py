@@ -19,6 +19,7 @@ from mae_skill.spec.fields import (
     search,
     spec_field,
 )
+from mae_skill.spec.labels import LabelsSpec
 
 Side = Annotated[int, Field(ge=1, le=16_384)]
 InputSize = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
@@ -450,6 +451,9 @@ class DatasetSpec(SpecModel):
     )
     augmentation: AugmentationSpec = spec_field(
         AugmentationSpec, "Hyperparameters of data augmentation."
+    )
+    labels: LabelsSpec = spec_field(
+        LabelsSpec, "Tables that give pictures their classes, where their folders do not."
     )
     segmentation: SegmentationSpec = spec_field(
         SegmentationSpec, "Where the masks of the images lie, and what their values mean."

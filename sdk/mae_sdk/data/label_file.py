@@ -1,0 +1,350 @@
+"""Classes of pictures from a table beside them, instead of from their folders.
+
+A table is CSV, TSV, JSON lines or Parquet, here or behind a URL, with a column for the path of a
+picture, one for its class, and where it serves several parts of a data set one for the part.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mae_skill.errors import DataError
+from mae_skill.spelling import spelled
+
+from mae_sdk.data.labels import unknown_classes, wrapper_of
+from mae_sdk.data.left_out import LeftOut, Some
+from mae_sdk.data.names import Names, class_name, is_image, same
+from mae_sdk.data.parts import split_of
+from mae_sdk.data.source import Source
+from mae_sdk.storage import urls
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+LABEL = ("label", "class", "class_name", "category", "target")
+SPLIT = ("split", "subset", "partition")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+Row = tuple[str, str]
+"""Path of a picture, and its class; an empty class is none."""
+
+
+class LabelledSource(Source):
+    """Pictures of a source with the classes that a table gives them.
+
+    Args:
+        source: all pictures.
+        file: the table, a path or URL.
+        split: ``train``, ``val`` or ``test``: the rows that count where the table has a column for
+            it.
+        keep: keep pictures without a row, unlabelled; else they are left out. Pictures of another
+            split are left out in any case.
+
+    Attributes:
+        table: ``{file, rows}``, and where there are any ``without_picture, without_row,
+            without_label``, each ``{count, files}``: rows, pictures and rows.
+
+    Raises:
+        DataError: the table is no table, lacks a column, is empty, gives a picture two classes, or
+            no row of it matches a picture.
+        StorageError: it could not be fetched.
+    """
+
+    def __init__(self, source: Source, file: str, split: str, *, keep: bool = False) -> None:
+        import numpy as np
+
+        where = spelled(urls.redact(file))
+        rows, others = read_table(file, split)
+        index = _Index(source, where)
+        found: dict[int, str] = {}
+        lost, bare = Some(), Some()
+        for path, label in rows:
+            place = index.find(path)
+            if place is None:
+                lost.add(path)
+            elif not label:
+                bare.add(path)
+            elif found.setdefault(place, label) != label:
+                raise DataError(
+                    "a picture has two labels",
+                    got=f"{path}: {found[place]} and {label}",
+                    expected=f"one label for each picture in {where}",
+                )
+        if not found and not (keep and rows and not lost.count):
+            raise DataError(
+                f"no row of {where} names a picture of the source",
+                got=lost.files[:3] or bare.files[:3],
+                expected=f"paths such as {source.members[0]}, with a label",
+            )
+
+        mentioned = {place for path in others if (place := index.find(path)) is not None}
+        without = [i for i in range(len(source)) if i not in found and i not in mentioned]
+        chosen = sorted({*found, *without}) if keep else sorted(found)
+        unnamed = Some()
+        for i in without:
+            unnamed.add(str(source.members[i]))
+        self.table: dict[str, Any] = {
+            "file": where,
+            "rows": len(rows),
+            **{
+                name: some.to_dict()
+                for name, some in (
+                    ("without_picture", lost),
+                    ("without_label", bare),
+                    ("without_row", unnamed),
+                )
+                if some.count
+            },
+        }
+
+        parts, first = [], 0
+        picked = np.array(chosen, dtype=np.int64)
+        for part in source._parts:
+            last = first + len(part.names)
+            rows_of = picked[(picked >= first) & (picked < last)] - first
+            if len(rows_of):
+                parts.append(_Chosen(part, rows_of))
+            first = last
+        super().__init__(parts)
+        self._given = [found.get(i, "") for i in chosen]
+        self.digest = _digest(self.digest, self.members, self._given)
+
+    def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
+        """As in `Source`; the classes are those of the table."""
+        import numpy as np
+
+        if known is not None and (strange := self.unknown_classes(known)):
+            raise unknown_classes(strange, len(known))
+        classes = sorted({*self._given} - {""}) if known is None else list(known)
+        place = {same(name): i for i, name in enumerate(classes)} | {"": -1}
+        return classes, np.array([place[name] for name in self._given], dtype=np.int64)
+
+    def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
+        """Classes of the table that are not among `known` → pictures of them."""
+        names = {same(name) for name in known} | {""}
+        return dict(Counter(name for name in self._given if name not in names))
+
+    def missing_classes(self) -> dict[str, int]:
+        """Folders are no classes here."""
+        return {}
+
+    def same_folders(self) -> list[str]:
+        """Folders are no classes here."""
+        return []
+
+    @property
+    def wrapper(self) -> str:
+        """Folders are no classes here."""
+        return ""
+
+
+class _Chosen:
+    """Some pictures of a part, in their order."""
+
+    def __init__(self, part: Any, rows: np.ndarray[Any, Any]) -> None:
+        self._part, self._rows = part, rows
+        self.uri: str = part.uri
+        self.digest: str = part.digest
+        self.left_out: LeftOut = part.left_out
+        self.names = Names.of(part.names[int(i)] for i in rows)
+        self.sizes = part.sizes[rows]
+        self.checksums = None if part.checksums is None else part.checksums[rows]
+
+    def read(self, index: int) -> bytes:
+        data: bytes = self._part.read(int(self._rows[index]))
+        return data
+
+    def size(self, index: int) -> int:
+        return int(self._part.size(int(self._rows[index])))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # not there yet, while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._part, name)
+
+
+class _Index:
+    """Where the picture is that a row names."""
+
+    def __init__(self, source: Source, where: str) -> None:
+        self._where = where
+        self._places: dict[str, int] = {}
+        self._twice: set[str] = set()
+        for i, member in enumerate(source.members):
+            self._add(same(member), i)
+            self._add(same(member).rpartition(".")[0], i)
+        wrapper = same(wrapper_of(source.members)) if len(source._parts) == 1 else ""
+        for i, member in enumerate(source.members if wrapper else ()):
+            short = same(member)[len(wrapper) :]
+            self._add(short, i)
+            self._add(short.rpartition(".")[0], i)
+
+    def _add(self, name: str, place: int) -> None:
+        if self._places.setdefault(name, place) != place:
+            self._twice.add(name)
+
+    def find(self, path: str) -> int | None:
+        """The place of the picture with this path below the source, with or without its suffix; a
+        row may have more folders in front.
+
+        Raises:
+            DataError: there are several.
+        """
+        rest = path
+        while rest:
+            if rest in self._places and (is_image(rest) or rest == path):
+                if rest in self._twice:
+                    raise DataError(
+                        "a row names several pictures of the source",
+                        got=path,
+                        expected=f"a path in {self._where} that one picture has",
+                    )
+                return self._places[rest]
+            rest = rest.partition("/")[2]
+        return None
+
+
+def read_table(file: str, split: str) -> tuple[list[Row], list[str]]:
+    """The rows of a split, and the paths of all other rows.
+
+    Raises:
+        DataError, StorageError: as `LabelledSource`.
+    """
+    where = spelled(urls.redact(file))
+    columns, rows = _parse(file, where)
+    path, label = (_column(columns, names, where) for names in (PATH, LABEL))
+    part = next((name for name in columns if name.strip().lower() in SPLIT), None)
+    if not rows:
+        raise DataError(f"{where} has no rows", got=columns, expected="a row for each picture")
+
+    mine: list[Row] = []
+    others: list[str] = []
+    parts: Counter[str] = Counter()
+    for number, row in enumerate(rows, 1):
+        name = _path(row.get(path))
+        if not name:
+            raise DataError(f"row {number} of {where} has no {path}", got=_text(row.get(label)))
+        value = row.get(label)
+        if isinstance(value, (list, tuple, dict)):
+            raise DataError(
+                f"row {number} of {where} has several labels",
+                got=str(value)[:100],
+                expected=f"one class in the column {label}",
+            )
+        if part is not None:
+            said = _text(row.get(part))
+            kind = split_of(said) if said else None
+            parts[said] += 1
+            if kind != split:
+                others.append(name)
+                continue
+        mine.append((name, class_name(_text(value))))
+    if not mine:
+        raise DataError(
+            f"no row of {where} is of the {split} split",
+            got=dict(parts.most_common(10)),
+            expected=f"{split} in the column {part}",
+            hint="a table without such a column counts whole",
+        )
+    return mine, others
+
+
+def _column(columns: Sequence[str], names: Sequence[str], where: str) -> str:
+    for name in names:
+        for column in columns:
+            if column.strip().lower() == name:
+                return column
+    raise DataError(
+        f"{where} has no column {names[0]}",
+        got=list(columns)[:20],
+        expected=f"a column {' or '.join(names)}",
+    )
+
+
+def _path(value: Any) -> str:
+    name = same(_text(value)).replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _parse(file: str, where: str) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Columns and rows of a table."""
+    suffix = Path(file.partition("?")[0]).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            "not a table of labels", got=where, expected=f"a file ending in {' '.join(SUFFIXES)}"
+        )
+    data = _bytes(file, where)
+    try:
+        if suffix == ".parquet":
+            return _parquet(data)
+        text = data.decode("utf-8-sig")
+        if suffix in (".jsonl", ".ndjson"):
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in found):
+                raise ValueError("a line is no object")
+            return list(dict.fromkeys(key for row in found for key in row)), found
+        header = text.partition("\n")[0]
+        tab = suffix == ".tsv"
+        delimiter = "\t" if tab else ";" if ";" in header and "," not in header else ","
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows: list[Mapping[str, Any]] = list(reader)
+        return list(reader.fieldnames or ()), rows
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{where} cannot be read: {error}", got=where, expected="a table in UTF-8"
+        ) from error
+
+
+def _bytes(file: str, where: str) -> bytes:
+    if urls.is_remote(file):
+        from mae_skill.errors import NotFoundError
+
+        from mae_sdk.storage import transfer
+        from mae_sdk.storage.faults import as_data_error
+
+        try:
+            return transfer.read_bytes(file)
+        except NotFoundError as error:
+            raise as_data_error(error, where) from error
+    try:
+        return urls.local_path(file).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the table of labels: {error.strerror}", got=where, expected="a file"
+        ) from error
+
+
+def _parquet(data: bytes) -> tuple[list[str], list[Mapping[str, Any]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(
+            "Parquet cannot be read here",
+            expected="pyarrow",
+            hint="pip install 'mae-skill[parquet]', or save the table as CSV",
+        ) from error
+    table = parquet.read_table(pyarrow.BufferReader(data))
+    return list(table.column_names), table.to_pylist()
+
+
+def _digest(pictures: str, members: Iterable[str], labels: Iterable[str]) -> str:
+    import hashlib
+
+    found = hashlib.sha256(pictures.encode())
+    for member, label in zip(members, labels, strict=True):
+        found.update(f"{member}\0{label}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()

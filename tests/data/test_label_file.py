@@ -1,0 +1,145 @@
+"""Classes from a table beside the pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_runners.__main__ import main
+from mae_sdk.data import open_source
+from mae_sdk.data.label_file import LabelledSource
+from mae_skill.errors import DataError
+
+from tests.support.training import digits_folder, read, spec, train, write_spec
+
+
+def flat(root: Path, per_class: int = 4) -> tuple[Path, list[tuple[str, str]]]:
+    """A folder of pictures without class folders, and its rows of path and class."""
+    made = digits_folder(root / "classes", per_class=per_class)
+    images, rows = root / "images", []
+    images.mkdir()
+    for picture in sorted(made.rglob("*.png")):
+        name = f"{picture.parent.name}_{picture.name}"
+        picture.rename(images / name)
+        rows.append((name, f"digit {picture.parent.name}"))
+    return images, rows
+
+
+def table(path: Path, header: str, *lines: str) -> Path:
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def labelled(images: Path, file: Path, split: str = "train", **options: Any) -> LabelledSource:
+    return LabelledSource(open_source(str(images)), str(file), split, **options)
+
+
+def test_every_format_gives_the_same_labels_to_a_folder_and_its_archive(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(images, "images")
+    files = [
+        table(tmp_path / "a.csv", "path,label", *(f"{p},{c}" for p, c in rows)),
+        table(tmp_path / "b.csv", "Image;Class", *(f"{p};{c}" for p, c in rows)),
+        table(tmp_path / "c.tsv", "file\tlabel", *(f"images/{p}\t{c}" for p, c in rows)),
+        tmp_path / "d.jsonl",
+        tmp_path / "e.parquet",
+    ]
+    files[3].write_text("".join(json.dumps({"path": p[:-4], "label": c}) + "\n" for p, c in rows))
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"filename": [p for p, _ in rows], "target": [c for _, c in rows]}
+    parquet.write_table(pyarrow.table(columns), files[4])
+    for place in (images, archive):
+        for file in files:
+            found = pickle.loads(pickle.dumps(labelled(place, file)))
+            assert [found.classes[i] for i in found.labels] == [c for _, c in rows], file
+            assert set(found.table) == {"file", "rows"}
+            assert found.read(0) == (images / rows[0][0]).read_bytes()
+
+
+def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
+    tmp_path: Path,
+) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{p},{c},{'validation' if i % 4 == 3 else 'train'}" for i, (p, c) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "path,label,split", *lines[1:], "gone.png,digit 0,train")
+    trained, judged = labelled(images, file), labelled(images, file, "val")
+    assert (len(trained), len(judged)) == (8, 3)
+    assert trained.table["without_picture"] == {"count": 1, "files": ["gone.png"]}
+    assert trained.table["without_row"] == {"count": 1, "files": [rows[0][0]]}
+    assert len(labelled(images, file, "val", keep=True)) == 4
+    other = table(tmp_path / "o.csv", "path,label,split", *lines)
+    assert labelled(images, other).digest != trained.digest
+
+
+@pytest.mark.parametrize(
+    ("header", "lines", "says"),
+    [
+        ("path,colour", ["0_0000.png,red"], "no column label"),
+        ("id,label", ["0_0000.png,red"], "no column path"),
+        ("path,label", [], "no rows"),
+        ("path,label", ["0_0000.png,a", "./0_0000.png,b"], "two labels"),
+        ("path,label", ["gone.png,a"], "no row of"),
+        ("path,label,split", ["0_0000.png,a,test"], "of the train split"),
+        ("path,label", [",a"], "has no path"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_error(
+    tmp_path: Path, header: str, lines: list[str], says: str
+) -> None:
+    images, _ = flat(tmp_path, per_class=1)
+    with pytest.raises(DataError, match=says) as caught:
+        labelled(images, table(tmp_path / "t.csv", header, *lines))
+    if "column" in says:
+        assert caught.value.got == header.split(",")
+
+
+def test_classes_that_the_model_does_not_know_are_an_error(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path, per_class=1)
+    file = table(tmp_path / "t.csv", "path,label", *(f"{p},{c}" for p, c in rows))
+    with pytest.raises(DataError, match="digit 2"):
+        labelled(images, file).label(["digit 0", "digit 1"])
+
+
+def test_a_classifier_learns_is_judged_and_answers_by_a_table(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    lines = [f"{p},{c},{'val' if i % 4 == 3 else 'train'}" for i, (p, c) in enumerate(rows)]
+    file = table(tmp_path / "t.csv", "path,label,split", *lines, "gone.png,digit 0,train")
+    whole = table(tmp_path / "w.csv", "path,label", *(f"{p},{c}" for p, c in rows[1:]))
+    job = tmp_path / "job"
+    made = spec(
+        images,
+        job,
+        "finetune",
+        train__num_epochs=1,
+        model__depth=1,
+        model__num_classes=3,
+        dataset__val_data_sources=str(images),
+        dataset__labels__train=str(file),
+        dataset__labels__val=str(file),
+    )
+    assert train(made) == 0
+    data = read(job, "train/result.json")["data"]
+    seen = data["sources"]["dataset.train_data_sources"]
+    assert (seen["images"], seen["classes"], seen["label_file"]["rows"]) == (9, 3, 10)
+    assert any("gone.png" in text for text in data["warnings"])
+    assert data["sources"]["dataset.val_data_sources"]["images"] == 3
+
+    model = next((job / "train").glob("model_epoch_*.pth"))
+    made["dataset"] = {**made["dataset"], "test_data_sources": str(images)}
+    made["dataset"]["labels"] = {"val": str(file), "test": str(whole)}
+    for action in ("evaluate", "inference"):
+        made[action] = {"checkpoint": str(model)}
+        assert main([action, "-e", str(write_spec(made, tmp_path / f"{action}.json"))]) == 0
+    assert read(job, "evaluate/metrics.json")["images"] == 3
+    with (job / "inference" / "results.csv").open() as stream:
+        answers = list(csv.DictReader(stream))
+    assert [row["true_label"] for row in answers] == ["", *(c for _, c in rows[1:])]
