@@ -76,6 +76,7 @@ ACTION = {
 EXECUTION = {"type", "script", "args", "script_args", "config_format", "cwd"}
 ROW = {
     "against",
+    "labels",
     "data_kind",
     "list",
     "mapping",
