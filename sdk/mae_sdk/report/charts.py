@@ -19,6 +19,8 @@ Point = tuple[float, float]
 
 COLORS = 8
 """Colors of the page's style, ``--c0`` …, that tell series and classes apart."""
+EDGE = 12
+"""Pixels from the right edge within which the number of a tick ends at it."""
 MAX_POINTS = 400
 """Of a curve as drawn."""
 
@@ -193,7 +195,9 @@ def _axes(frame: Frame, options: Options) -> list[Markup]:
     for value in ticks(frame.x0, frame.x1, 6):
         if whole and not float(value).is_integer():
             continue
-        parts.append(_text(number(value, 4), frame.x(value), frame.bottom + 15, anchor="middle"))
+        x = frame.x(value)
+        anchor = "end" if x > frame.right - EDGE else "middle"  # a long number is not cut off
+        parts.append(_text(number(value, 4), x + 4 * (anchor == "end"), frame.bottom + 15, anchor))
     parts.append(
         element(
             "line",
