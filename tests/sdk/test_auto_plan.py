@@ -134,8 +134,21 @@ def test_trial_1_of_a_study_is_the_auto_recipe_and_the_search_goes_around_it(dig
     rate = next(item for item in study["space"]["knobs"] if item["name"] == "train.optim.lr")
     assert rate["low"] < auto["train"]["optim"]["lr"] < rate["high"]
     assert rate["high"] / rate["low"] <= 25.1
-    assert {"dataset.batch_size", "dataset.augmentation.rotation"} <= set(made.automl["knobs"])  # type: ignore[index]
+    searched = {item["name"] for item in study["space"]["knobs"]}
+    assert {"dataset.batch_size", "dataset.augmentation.rotation"} <= searched
     assert any("trial 1 is the auto recipe" in notice for notice in made.notices)
+
+
+def test_the_auto_trial_keeps_what_a_published_recipe_sets(digits: Path) -> None:
+    options = {"recipe": "mae_vit_base_finetune", "automl_policy": "on"}
+    small = {"image_size": 32, "num_classes": 4, "num_epochs": 2, "train.precision": "fp32"}
+    made = plan(digits, spec_overrides=small, **options)
+
+    assert made.study is not None and "auto_spec" in made.study
+    given, auto = made.study["spec"], made.study["auto_spec"]
+    assert auto["dataset"]["batch_size"] == given["dataset"]["batch_size"] == 64
+    assert auto["train"]["optim"]["layer_decay"] == given["train"]["optim"]["layer_decay"]
+    assert auto["dataset"]["augmentation"]["mean"] != given["dataset"]["augmentation"]["mean"]
 
 
 def test_a_study_can_leave_the_auto_recipe_out(digits: Path) -> None:

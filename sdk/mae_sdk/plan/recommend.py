@@ -94,7 +94,7 @@ def recommend(
 
     settled = layers.given | {
         key
-        for layer in (layers.parent, layers.data, layers.inferred)
+        for layer in (layers.recipe, layers.parent, layers.data, layers.inferred)
         for key, value in flatten(layer).items()
         if value is not None
     }

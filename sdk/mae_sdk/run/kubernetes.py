@@ -23,7 +23,6 @@ from mae_sdk.jobs.records import JobRecord
 from mae_sdk.run.options import Option
 from mae_sdk.run.platform import (
     EngineState,
-    Missing,
     Polled,
     Reference,
     Resources,
@@ -44,6 +43,7 @@ class KubernetesPlatform(Polled):
 
     about = "a Kubernetes cluster, as Jobs"
     apart = True
+    how = _HOW
     options = {  # noqa: RUF012  # as the contract declares it
         "image": Option("image of the runner; see docker/README.md"),
         "namespace": Option("namespace of the Jobs", str, "default"),
@@ -259,13 +259,6 @@ class KubernetesPlatform(Polled):
         gpus, labels = int(most.status.allocatable.get(key, 0)), most.metadata.labels or {}
         name = labels.get("nvidia.com/gpu.product", "gpu")
         return Resources(gpus=gpus, device=name if gpus else "cpu", nodes=len(nodes))
-
-    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
-        try:
-            self.resources(options)
-        except MaeError as error:
-            return [Missing(error.message, error.hint or _HOW)]
-        return []
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:
         """What the pods of the Job have printed, while they are there."""

@@ -296,8 +296,12 @@ class Polled(Platform):
 
     `poll` is called with every job that somebody asked for; its answers hold for a pause that grows
     from `shortest` to `longest` seconds while they stay the same.
+
+    Attributes:
+        how: how to get the engine, where an error does not say it better.
     """
 
+    how: ClassVar[str] = ""
     shortest: ClassVar[float] = 0.5
     longest: ClassVar[float] = 15.0
 
@@ -305,6 +309,14 @@ class Polled(Platform):
         self._seen: dict[str, EngineState] = {}
         self._asked_at = 0.0
         self._pause = self.shortest
+
+    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
+        """Whatever keeps the engine from saying what it has."""
+        try:
+            self.resources(options)
+        except MaeError as error:
+            return [Missing(error.message, error.hint or self.how)]
+        return []
 
     @abstractmethod
     def poll(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:

@@ -19,14 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
+from mae_skill.errors import DependencyError, StorageError, UsageError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.run.options import Option
 from mae_sdk.run.platform import (
     EngineState,
-    Missing,
     Polled,
     Reference,
     Resources,
@@ -55,6 +54,7 @@ class RayPlatform(Polled):
     """Jobs of a Ray cluster, through the address of its dashboard."""
 
     about = "a Ray cluster (KubeRay too), through its jobs API"
+    how = _HOW
     options = {  # noqa: RUF012  # as the contract declares it
         "address": Option(
             "address of the dashboard: http://head:8265; default: RAY_API_SERVER_ADDRESS"
@@ -141,13 +141,6 @@ class RayPlatform(Polled):
             memory_mb=int(most.get("memory", 0) / 2**20) or None,
             nodes=len(totals),
         )
-
-    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
-        try:
-            self.resources(options)
-        except MaeError as error:
-            return [Missing(error.message, error.hint or _HOW)]
-        return []
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:
         """What Ray has kept of the output of the supervisor."""

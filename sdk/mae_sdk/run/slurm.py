@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
+from mae_skill.errors import DependencyError, StorageError, UsageError
 
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
@@ -94,6 +94,7 @@ class SlurmPlatform(Polled):
     """Jobs of the SLURM cluster that ``sbatch`` of this machine submits to."""
 
     about = "a SLURM cluster, through sbatch"
+    how = _HOW
     options = {  # noqa: RUF012  # as the contract declares it
         "partition": Option("partition; default: the cluster's"),
         "account": Option("account that is charged"),
@@ -176,11 +177,7 @@ class SlurmPlatform(Polled):
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
         if shutil.which("sbatch") is None:
             return [Missing("the program sbatch", _HOW)]
-        try:
-            self.resources(options)
-        except MaeError as error:
-            return [Missing(error.message, error.hint or _HOW)]
-        return []
+        return super().missing(options)
 
     def logs(self, job_dir: Path, record: JobRecord) -> str:
         """What the batch script printed."""
