@@ -85,6 +85,18 @@ def test_a_budget_is_kept_by_the_measured_time_of_a_step(
     assert slow.estimates["time"]["seconds_total"] <= 66
 
 
+def test_a_budget_beside_given_epochs_is_said_not_to_act(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = timed(monkeypatch, tmp_path, 0.02)
+
+    made = plan(digits, budget="60s", spec_overrides={"num_epochs": 3})
+
+    assert made.spec["train"]["num_epochs"] == 3
+    assert not asked
+    assert any("budget=60s is not used" in notice for notice in made.notices)
+
+
 def test_steps_that_cost_the_same_are_measured_once(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,8 +137,15 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     draft = drafted(bundle, request, remote=remote)
     plan = plan_of(draft)
     if request.recipe == AUTO and request.budget is not None:
+        if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
+            plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
+            return plan
         return keep_to_budget(draft, plan)
     return plan
+
+
+def _epochs_key(draft: Draft) -> str | None:
+    return (draft.bundle.info.get("spec_shorthand_keys") or {}).get("num_epochs")
 
 
 def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
