@@ -33,6 +33,7 @@ def main() -> None:
     from mae_sdk import Skill
     from mae_sdk.jobs import records
 
+    from tests.support.images import write_flat
     from tests.support.toy_bundle.make import write_bundle
 
     def python(*words: str) -> Callable[[], object]:
@@ -49,8 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         toy = Skill(write_bundle(base / "bundle"))
-        (base / "data/pictures").mkdir(parents=True)
-        (base / "data/pictures/a.png").write_bytes(b"")
+        write_flat(base / "data/pictures")
         options = {
             "train_datasets": str(base / "data"),
             "automl_policy": "off",

@@ -268,7 +268,8 @@ def read_small_bytes(path: Path, limit: int = SMALL_BYTES) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         if status.st_size > limit:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes, more than {limit}", str(path))
-        return stream.read(limit + 1)
+        # A file may grow meanwhile; a buffer of the whole limit costs more than the reading.
+        return stream.read(min(limit, status.st_size + (64 << 10)) + 1)
 
 
 def parse_json(text: str) -> Any:

@@ -133,6 +133,21 @@ def _refreshed(folder: Path, ending: Ending) -> bool:
         return refresh(folder, ending)
 
 
+def test_a_trial_of_a_few_seconds_has_a_page_only_when_it_fails_or_when_asked(
+    tmp_path: Path,
+) -> None:
+    folder = write_job(tmp_path, "train-1.t003", state=records.RUNNING, spec=SPEC, kind="trial")
+    assert _refreshed(folder, Ending(records.COMPLETE)) is False
+    assert not (folder / "report.html").exists()
+    assert Job(folder).report().path.exists(), "asked for"
+    assert _refreshed(folder, Ending(records.ERROR)) is True
+
+    record = records.read_record(folder)
+    record["attempts"][-1]["transitions"][0]["at"] = "2026-01-01T00:00:00.000+00:00"
+    records.write_record(folder, record)
+    assert _refreshed(folder, Ending(records.COMPLETE)) is True, "it took longer"
+
+
 def test_what_is_wrong_with_a_folder_ends_no_run(tmp_path: Path) -> None:
     assert _refreshed(tmp_path / "nothing", Ending(records.COMPLETE)) is False
     folder = write_job(tmp_path, "train-1", result={"kpis": [1], "warnings": 3, "data": "x"})

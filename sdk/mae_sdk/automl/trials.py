@@ -74,7 +74,6 @@ class Trials:
         record["id"], record["kind"], record["trial"] = folder.name, "trial", number
         record["automl_parent"] = self.job_dir.name
         record["created_at"] = records.now()
-        record["created_at"] = records.now()
         record["action"] = self.study.get("action", "train")
         record["launch"], record["attempts"] = self._launch(folder), []
         records.new_attempt(record)

@@ -17,6 +17,7 @@ from mae_sdk.report.chain import render_chain
 from mae_sdk.report.facts import facts_of
 from mae_sdk.report.notebook import frame
 from mae_sdk.report.page import REPORT_NAME, render
+from mae_sdk.run.report_process import is_short_trial
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,15 @@ def refresh(job_dir: Path, ending: Ending | None = None) -> bool:
     """Write the report into a job's folder; for a run, which no report may hurt.
 
     Returns:
-        Whether it was written: not for a folder that is no job's, nor where anything goes wrong.
+        Whether it was written: not for a folder that is no job's, nor for a trial of a few seconds,
+        nor where anything goes wrong.
     """
     if os.environ.get("MAE_REPORT", "").lower() in ("off", "0", "false", "no"):
         return False
     try:
         record = records.read_record(job_dir)
+        if is_short_trial(record, None if ending is None else ending.state):
+            return False
         if ending is not None:
             more: dict[str, Any] = {} if ending.failure is None else {"failure": ending.failure}
             records.advance(record, ending.state, ending.reason, **more)

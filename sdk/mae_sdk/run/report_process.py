@@ -8,13 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from mae_sdk.jobs import records
 
 REPORT_NAME = "report.html"
 VARIABLE = "MAE_REPORT"
 """``off``: no job writes its report by itself; ``mae report`` still does."""
 SECONDS = 20.0
+SHORT_TRIAL_S = 30.0
 _LEAST_ROOM = 16 << 20
 """Bytes free on the disk: what little there is belongs to the job's record."""
 
@@ -28,6 +32,16 @@ def wanted(job_dir: Path) -> bool:
     except OSError:
         return False
     return disk.f_bavail * disk.f_frsize > _LEAST_ROOM
+
+
+def is_short_trial(record: Mapping[str, Any], state: str | None) -> bool:
+    """Whether a trial ended (or goes on) so soon that a page of its own would cost more than it
+    tells: the study's report shows it, and ``mae report`` writes its own when asked. A failed trial
+    has one always."""
+    if record.get("kind") != "trial" or state in (records.ERROR, records.CANCELED):
+        return False
+    began = datetime.fromisoformat(record["attempts"][-1]["transitions"][0]["at"])
+    return (datetime.now(timezone.utc) - began).total_seconds() < SHORT_TRIAL_S
 
 
 def is_newer(job_dir: Path, result: str | None) -> bool:

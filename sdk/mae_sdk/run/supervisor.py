@@ -451,7 +451,8 @@ def _finish(
     was_written = state == records.COMPLETE and report_process.is_newer(
         job_dir, record["launch"].get("result")
     )
-    if state != records.PREEMPTED and not was_written and not _is_displaced(sync):
+    is_spared = was_written or report_process.is_short_trial(record, state)
+    if state != records.PREEMPTED and not is_spared and not _is_displaced(sync):
         ending = {"state": state, "reason": reason, "failure": problem}
         report_process.write_report(job_dir, ending)
 
