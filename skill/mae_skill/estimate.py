@@ -8,6 +8,7 @@ operations; values are those that the forward pass keeps for the backward pass.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from mae_skill.archs import Arch, arch_of, hiera_kernel, hw, num_units
 from mae_skill.dotted import get_dotted
 from mae_skill.gpus import GPUS, gpu_of
 from mae_skill.rules.base import Facts
+from mae_skill.weights.parameters import matrices_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -60,9 +62,9 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         other actions ``seconds`` beside the steps of the whole run: ``start, validation,
         checkpoints, rest``; with ``seconds_basis``.
 
-    Memory is weights and gradients and AdamW's two moments in fp32, and activations by a linear
-    model (values per channel and position), without fragmentation or the framework's own 300–600
-    MB. Under ``fsdp`` the processes divide weights, gradients and moments among themselves.
+    Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
+    a linear model (values per channel and position), without fragmentation or the framework's own
+    300–600 MB. Under ``fsdp`` the processes divide weights, gradients and moments among themselves.
     """
     arch = arch_of(spec)
     facts = facts or Facts()
@@ -96,7 +98,8 @@ def _memory(
     precision = str(get_dotted(spec, "train.precision", "fp32"))
     shards = get_dotted(spec, "train.distributed_strategy") == "fsdp" and processes * nodes > 1
     share = processes * nodes if shards else 1
-    weights = optimizer = parameters * 8 * mega / share
+    weights = parameters * 8 * mega / share
+    optimizer = _moments(spec, parameters) * 4 * mega / share
     activations = kept_values(arch, spec) * batch * BYTES[precision] * mega
     found = {
         "weights": round(weights, 1),
@@ -105,8 +108,8 @@ def _memory(
         "total": round(weights + optimizer + activations, 1),
     }
     basis = (
-        "per process: weights and gradients fp32, AdamW moments fp32, activations by a linear "
-        "model; add about 0.5 GB for the framework"
+        f"per process: weights and gradients fp32, {_optimizer(spec)} moments fp32, activations by "
+        "a linear model; add about 0.5 GB for the framework"
     )
     if processes > 1:
         found["all_processes"] = round(processes * found["total"], 1)
@@ -117,11 +120,31 @@ def _memory(
     return {"memory_mb": found, "basis": basis}
 
 
+def _optimizer(spec: Mapping[str, Any]) -> str:
+    return str(get_dotted(spec, "train.optim.type", "AdamW"))
+
+
+def _moments(spec: Mapping[str, Any], parameters: int) -> int:
+    """Numbers that the optimizer keeps: two for each parameter, one where Muon updates it."""
+    if _optimizer(spec) != "Muon":
+        return 2 * parameters
+    return 2 * parameters - sum(math.prod(shape) for shape in matrices_of(spec).values())
+
+
+def _muon_operations(spec: Mapping[str, Any]) -> float:
+    """Of a step of Muon: five Newton-Schulz iterations of three products for each matrix."""
+    if _optimizer(spec) != "Muon":
+        return 0.0
+    sides = [sorted(shape) for shape in matrices_of(spec).values()]
+    return float(sum(5 * (4 * short**2 * long + 2 * short**3) for short, long in sides))
+
+
 def _disk(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[str, Any]:
-    """Checkpoints: weights, their moving average where there is one, and AdamW's two moments, all
-    in fp32.
+    """Checkpoints: weights, their moving average where there is one, and the optimizer's moments,
+    all in fp32.
     """
-    each = parameters * (16 if get_dotted(spec, "train.ema_decay") is not None else 12) / 2**20
+    copies = 2 if get_dotted(spec, "train.ema_decay") is not None else 1
+    each = 4 * (copies * parameters + _moments(spec, parameters)) / 2**20
     number = _written(spec, facts)
     keep = get_dotted(spec, "train.keep_checkpoints")
     if keep is not None:
@@ -188,7 +211,7 @@ def _seconds(
     if action == "train":
         seconds |= _training(spec, operations / rate, load, judging, on_cpu=on_cpu)
         each = _CPU_PARAMETER_SECONDS * processes if on_cpu else _GPU_PARAMETER_SECONDS
-        seconds["step"] += each * parameters
+        seconds["step"] += each * parameters + _muon_operations(spec) / rate
         seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
         words = f"3 forward passes' work, {words}"
     rounded = {name: round(value, 5) for name, value in seconds.items()}

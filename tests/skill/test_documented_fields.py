@@ -87,7 +87,7 @@ TABLE: list[tuple[str, Any, dict[str, Any]]] = [
     ("train.early_stopping.min_delta", 0.0, NOT_NEGATIVE),
     ("train.probe.interval", 0, NOT_NEGATIVE),
     ("train.probe.k", 20, ONE_UP),
-    ("train.optim.type", "AdamW", {"enum": ["AdamW"]}),
+    ("train.optim.type", "AdamW", {"enum": ["AdamW", "Muon"]}),
     ("train.optim.monitor_name", "train_loss", {"enum": ["train_loss", "val_loss"]}),
     ("train.optim.lr", 2e-4, ABOVE_ZERO),
     ("train.optim.lr_scaling", "none", {"enum": ["none", "linear"]}),

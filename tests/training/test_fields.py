@@ -142,6 +142,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.probe.interval": (1, {"dataset.probe_train_data_sources": DATA, "train.num_epochs": 3}),
     "train.probe.k": (1, {**PROBE, "dataset.probe_val_data_sources": HELD, "train.num_epochs": 4}),
     "train.results_dir": ("<elsewhere>", {}),
+    OPT + "type": ("Muon", {}),
     OPT + "monitor_name": ("val_loss", {"dataset.val_data_sources": HELD}),
     OPT + "lr": (1e-3, {}),
     OPT + "lr_scaling": ("linear", {}),
@@ -171,7 +172,6 @@ ELSEWHERE = {
     "train.cudnn.deterministic": "test_switches_reach_torch",
     "train.compile": "test_switches_reach_torch",
     "train.gradient_checkpointing": "test_switches_reach_torch",
-    "train.optim.type": "test_the_optimizer_has_one_admissible_value",
 }
 
 MEMORY: dict[str, dict[str, Any]] = {}
@@ -465,11 +465,3 @@ def test_segmentation_is_a_task_of_fine_tuning() -> None:
     merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
     errors, _ = check_rules("train", merged.spec, merged.provenance)
     assert "model.task" in {error.field for error in errors}
-
-
-def test_the_optimizer_has_one_admissible_value() -> None:
-    node = FIELDS["train.optim.type"]
-    assert (
-        node.get("const", (node.get("enum") or [None])[0]) == "AdamW"
-        and len(node.get("enum") or ["AdamW"]) == 1
-    )

@@ -105,6 +105,10 @@ class Backboned(nn.Module, ABC):
     def head_parameter_names(self) -> set[str]:
         """Names of the parameters that are not backbone."""
 
+    def output_parameter_names(self) -> set[str]:
+        """Names of the parameters of the layers that answer; Muon leaves these to AdamW."""
+        return self.head_parameter_names()
+
     def layer_ids(self) -> dict[str, tuple[int, int]]:
         """Parameter name → ``(layer id, number of layers)``; what is not backbone has the last id,
         scale 1."""

@@ -165,6 +165,11 @@ class MaskedAutoencoder(Backboned):
         """Everything outside the encoder: mask token, decoder, prediction."""
         return {name for name, _ in self.named_parameters() if not name.startswith("encoder.")}
 
+    def output_parameter_names(self) -> set[str]:
+        """The layer that predicts pixels."""
+        answers = ("decoder_pred.", "pred.")
+        return {name for name, _ in self.named_parameters() if name.startswith(answers)}
+
 
 def init_like_mae(module: nn.Module) -> None:
     """Xavier-uniform linear layers, zero biases, unit norms: the initialization of MAE."""

@@ -212,8 +212,8 @@ def restore_optimizer(
     """Loads a whole optimizer state of `full_states`, sharded or not; every rank must call it.
 
     Moments go to their parameters by name. All else (groups, weight decay, betas, which kernel does
-    the update) is what this run's spec and machine say. A parameter that was not trained before
-    starts with no moments.
+    the update) is what this run's spec and machine say. A parameter that was not trained before, or
+    by another rule, starts with no moments.
 
     Args:
         saved: `optimizer_names` of the run that wrote the state; None: those of this one.
@@ -222,6 +222,12 @@ def restore_optimizer(
     saved = saved or ordered
     entries = {saved[number]: entry for number, entry in state["state"].items()}
     groups = optimizer.state_dict()["param_groups"]
+    moment = {
+        ordered[number]: "momentum_buffer" if group.get("muon") else "exp_avg"
+        for group in groups
+        for number in group["params"]
+    }
+    entries = {name: entry for name, entry in entries.items() if moment.get(name) in entry}
     if not is_sharded(bare):
         own = {number: entries[name] for number, name in enumerate(ordered) if name in entries}
         optimizer.load_state_dict({"state": own, "param_groups": groups})

@@ -13,6 +13,8 @@ from mae_skill.errors import SpecError
 from mae_skill.spec import OptimSpec
 from torch import nn
 
+from mae_runners.training.muon import MuonWithAdamW
+
 WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.")
 
 
@@ -61,11 +63,13 @@ class Traits:
 
     Attributes:
         layers: parameter → (layer id, number of layers).  no_decay, heads: names.
+        matrices: names of the parameters that Muon updates.
     """
 
     layers: dict[str, tuple[int, int]]
     no_decay: set[str]
     heads: set[str]
+    matrices: set[str]
 
     @classmethod
     def of(cls, model: Any) -> Traits:
@@ -74,17 +78,24 @@ class Traits:
             for name, p in model.named_parameters()
             if len([size for size in p.shape if size != 1]) <= 1
         }
+        no_decay = set(model.no_weight_decay()) | vectors
+        answers = model.output_parameter_names()
         return cls(
             model.layer_ids(),
-            set(model.no_weight_decay()) | vectors,
+            no_decay,
             set(model.head_parameter_names()),
+            {
+                name
+                for name, p in model.named_parameters()
+                if p.ndim == 2 and name not in no_decay and name not in answers
+            },
         )
 
 
 def parameter_groups(
     traits: Traits, optim: OptimSpec, *, layerwise: bool, named: list[tuple[str, nn.Parameter]]
 ) -> list[dict[str, Any]]:
-    """AdamW parameter groups, one for each (rate scale, weight decay).
+    """Parameter groups, one for each (rate scale, weight decay), and with Muon for each part of it.
 
     Args:
         traits: of the bare model.
@@ -93,14 +104,14 @@ def parameter_groups(
         named: the parameters to group, wrapped or not.
 
     Returns:
-        Groups with `params, param_names, scale, weight_decay`; `scale` = layer_decay^(n − id)
-        (BEiT, arXiv 2106.08254), times `backbone_multiplier` outside the head. Frozen parameters
-        are left out.
+        Groups with `params, param_names, scale, weight_decay, muon`; `scale` = layer_decay^(n − id)
+        (BEiT, arXiv 2106.08254), times `backbone_multiplier` outside the head; `muon`: of matrices
+        that Muon updates. Frozen parameters are left out.
 
     Raises:
         SpecError: everything is frozen.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
     for wrapped_name, parameter in named:
         if not parameter.requires_grad:
             continue
@@ -113,8 +124,18 @@ def parameter_groups(
         exempt = name in traits.no_decay or name.endswith(".bias")
         decay = 0.0 if exempt else float(optim.weight_decay)
 
-        empty = {"params": [], "param_names": [], "scale": scale, "weight_decay": decay}
-        group = groups.setdefault((scale, decay), empty)
+        muon = optim.type == "Muon" and name in traits.matrices
+
+        group = groups.setdefault(
+            (muon, scale, decay),
+            {
+                "params": [],
+                "param_names": [],
+                "scale": scale,
+                "weight_decay": decay,
+                "muon": muon,
+            },
+        )
         group["params"].append(parameter)
         group["param_names"].append(name)
     if not groups:
@@ -126,8 +147,9 @@ def parameter_groups(
 
 def build_optimizer(
     groups: list[dict[str, Any]], optim: OptimSpec, *, stage: str, lr: float, device: torch.device
-) -> torch.optim.AdamW:
-    """AdamW with β1 = `momentum`; fused on a GPU. Each group's `lr` carries its scale."""
+) -> torch.optim.Optimizer:
+    """AdamW with β1 = `momentum`, fused on a GPU, or Muon beside it, as `optim.type` says. Each
+    group's `lr` carries its scale."""
     ready = [
         {
             "params": g["params"],
@@ -137,9 +159,9 @@ def build_optimizer(
         }
         for g in groups
     ]
-    return torch.optim.AdamW(
-        ready,
-        lr=lr,
-        betas=(float(optim.momentum), beta2(optim, stage)),
-        fused=device.type == "cuda",
-    )
+    betas, fused = (float(optim.momentum), beta2(optim, stage)), device.type == "cuda"
+    if optim.type == "Muon":
+        for group, given in zip(ready, groups, strict=True):
+            group["muon"] = given["muon"]
+        return MuonWithAdamW(ready, lr=lr, betas=betas, fused=fused)
+    return torch.optim.AdamW(ready, lr=lr, betas=betas, fused=fused)

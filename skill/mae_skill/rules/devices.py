@@ -69,6 +69,16 @@ def precision(case: Case) -> None:
         case.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
 
 
+def optimizer(case: Case) -> None:
+    """Muon takes whole matrices."""
+    if case("train.optim.type") == "Muon" and case("train.distributed_strategy") == "fsdp":
+        case.error(
+            "train.optim.type",
+            "Muon orthogonalizes whole matrices, and fsdp cuts them up",
+            "AdamW, or train.distributed_strategy=ddp",
+        )
+
+
 def threads(case: Case) -> None:
     """Several processes that each start a thread per core have crashed in OpenMP."""
     if _wanted(case) > 1 and not os.environ.get("OMP_NUM_THREADS"):
@@ -116,6 +126,7 @@ RULES = [
     Rule(gpu_ids),
     Rule(enough_gpus, ("train",)),
     Rule(precision, ("train",)),
+    Rule(optimizer, ("train",)),
     Rule(threads, ("train",)),
     Rule(engine_builder, ("gen_trt_engine",)),
     Rule(engine_runner, ("evaluate", "inference")),

@@ -63,7 +63,12 @@ OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 class OptimSpec(SpecModel):
     """The optimizer and its schedule."""
 
-    type: Literal["AdamW"] = spec_field("AdamW", "The optimizer.")
+    type: Literal["AdamW", "Muon"] = spec_field(
+        "AdamW",
+        "AdamW; or Muon (arXiv 2502.16982): orthogonalized updates for the matrices inside the "
+        "network, at the rates of AdamW, which keeps embeddings, biases, norms and the last layer.",
+        related=["train.optim.lr", "train.optim.momentum", "train.distributed_strategy"],
+    )
     monitor_name: Literal["train_loss", "val_loss"] = spec_field(
         "train_loss",
         "The loss that early stopping watches, and that chooses the best checkpoint where "
@@ -108,7 +113,7 @@ class OptimSpec(SpecModel):
         related=["train.optim.layer_decay"],
         le=1e4,
     )
-    momentum: float = spec_field(0.9, "β1 of AdamW.", gt=0.0, lt=1.0)
+    momentum: float = spec_field(0.9, "β1 of AdamW. Muon's own momentum is 0.95.", gt=0.0, lt=1.0)
     beta2: OpenUnit | None = spec_field(
         None,
         "β2 of AdamW; null = 0.95 in pretraining and 0.999 in fine-tuning.",

@@ -47,6 +47,16 @@ def target_of(spec: Mapping[str, Any], *, by_name: bool = False) -> Target:
     )
 
 
+def matrices_of(spec: Mapping[str, Any]) -> Shapes:
+    """The parameters of a resolved spec's model that Muon updates."""
+    answers = ("encoder.head.", "decoder_pred.", "pred.")
+    return {
+        name: shape
+        for name, shape in target_of(spec).shapes.items()
+        if len(shape) == 2 and not name.startswith(answers)
+    }
+
+
 def _layer(name: str, *shape: int) -> Shapes:
     """A linear layer or convolution, output first."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
