@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -120,7 +122,8 @@ def _job_options(command: _Command) -> _Command:
         click.option(
             "--request",
             metavar="TEXT",
-            help="The person's own words; 'no HPO', 'plain training' turn AutoML off for this run.",
+            help="The person's own words: 'no search', 'just train', 'turn off AutoML' and the "
+            "like turn AutoML off for this run. The plan says what was understood.",
         ),
         click.option(
             "--automl",
@@ -257,7 +260,8 @@ def plan(
     with heard(say):
         machine = {"on": on, "images": images, "price": price}
         asked = arguments(action, options) | {k: v for k, v in machine.items() if v is not None}
-        made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
+        with both_commands("plan", action, skill_dir, options):
+            made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
     if as_python:
         click.echo(made.to_python())
         return
@@ -281,17 +285,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
     from mae_sdk.plan.plan import secret_values
     from mae_sdk.storage import urls
 
-    words = ["mae", "run", made.action]
-    for name, value in {**options, "skill_dir": skill_dir}.items():
-        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
-            continue
-        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is True:
-                words.append(flag)
-            elif one not in (None, False):
-                words += [flag, str(one)]
-    words += options["overrides"]
+    words = command_words("run", made.action, skill_dir, options)
     text = shlex.join([*words, "--idempotency-key", made.key])
 
     shown = redact_tree([urls.redact(word) for word in words], secret_values(made))
@@ -301,6 +295,44 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
         return text
     same = "with the same options"
     return f"mae run {made.action} … --idempotency-key {shlex.quote(made.key)}   ({same})"
+
+
+def command_words(
+    verb: str, action: str, skill_dir: str | None, options: dict[str, Any]
+) -> list[str]:
+    """A command with the options that were given, but for the idempotency key."""
+    words = ["mae", verb, action]
+    for name, value in {**options, "skill_dir": skill_dir}.items():
+        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
+            continue
+        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is True:
+                words.append(flag)
+            elif one not in (None, False):
+                words += [flag, str(one)]
+    return [*words, *options["overrides"]]
+
+
+@contextlib.contextmanager
+def both_commands(
+    verb: str, action: str, skill_dir: str | None, options: dict[str, Any]
+) -> Iterator[None]:
+    """Where the words of a request leave open whether to search, show the command for each."""
+    from mae_skill.errors import UsageError
+
+    from mae_sdk.storage import urls
+
+    try:
+        yield
+    except UsageError as error:
+        if error.field == "request":
+            words = command_words(verb, action, skill_dir, {**options, "request": None})
+            command = shlex.join([urls.redact(word) for word in words])
+            error.hint = (
+                f"one run: {command} --automl-policy off; a search: {command} --automl-policy on"
+            )
+        raise
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
@@ -458,8 +490,10 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     from mae_sdk.data.progress import heard
 
     skill = Skill(skill_dir)
-    with heard(say):
+    with heard(say), both_commands("run", action, skill_dir, options):
         made = skill.plan(**arguments(action, options))
+    if made.policy.understood:
+        say(made.policy.understood)
     for warning in answers.plan(made)["warnings"]:
         say(f"warning: {sentence(warning)}")
 
