@@ -16,10 +16,8 @@ from mae_sdk.cli.common import (
     bounded,
     emit,
     environment,
-    follow,
     in_order,
     json_option,
-    leave_as,
     next_for,
     pairs,
     results_root_option,
@@ -30,6 +28,7 @@ from mae_sdk.cli.common import (
     size,
     skill_dir_option,
 )
+from mae_sdk.cli.live import follow, leave_as
 
 if TYPE_CHECKING:
     from mae_sdk.plan.plan import Plan
@@ -484,7 +483,9 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
 def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options: Any) -> None:
     """Launch a job; it outlives this command.
 
-    What runs is what `mae plan` shows with the same options.
+    What runs is what `mae plan` shows with the same options. With --wait a terminal shows epoch,
+    figures, time left and trials; it ends with the figures, what was left out, the files and what
+    comes next.
     """
     from mae_sdk import Skill
     from mae_sdk.data.progress import heard
@@ -506,15 +507,12 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         say(f"job {job.id}")
         follow(job, as_json=as_json)
 
-    document = answers.launched(job)
-    text = pairs({name: value for name, value in document.items() if name != "notices"})
-    named = [str(path) for path in job.files()] if wait else []
-    if named:
-        document["files"] = named[:MAX_FILES]
-        text = "\n".join([text, *document["files"]])
+    document = answers.ended(job) if wait else answers.launched(job)
+    named = document.get("files", [])
     if len(named) > MAX_FILES:
+        document["files"] = named[:MAX_FILES]
         document["more_files"] = len(named) - MAX_FILES
-        text += f"\nmore_files  {document['more_files']}"
+    text = ended_text(document)
     emit(
         document,
         as_json=as_json,
@@ -523,3 +521,20 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     )
     if wait:
         leave_as(job)
+
+
+_LAUNCHED = ("job_id", "action", "state", "folder")
+
+
+def ended_text(document: dict[str, Any]) -> str:
+    """What a person reads of a job that was launched and, where it was waited for, has ended:
+    its figures, what was left out, its files."""
+    from mae_sdk.jobs.metrics import lines
+
+    text = [pairs({name: document[name] for name in _LAUNCHED}), *lines(document)]
+    text += [f"data: {said}" for said in document.get("data_warnings", [])]
+    if named := document.get("files"):
+        more = document.get("more_files")
+        text += ["files:", *(f"  {path}" for path in named)]
+        text += [f"  … {more} more: mae jobs show {document['job_id']}"] if more else []
+    return "\n".join(text)
