@@ -213,6 +213,20 @@ def launched(job: Job) -> Document:
     return {**document, "notices": job.notices} if job.notices else document
 
 
+def ended(job: Job) -> Document:
+    """What came of a job that was waited for: `launched`, its figures (`Job.figures`), what was
+    said of its data, why it failed, and the files that it made."""
+    failure = job.record["error"]
+    made = [str(path) for path in job.files()]
+    return {
+        **launched(job),
+        **job.figures(),
+        **_data(job),
+        **({"error": failure} if failure else {}),
+        **({"files": made} if made else {}),
+    }
+
+
 def status(job: Job) -> Document:
     """``id, action, state, attempt, progress, error``, the ``best`` figures, those of a ``study``,
     and the ``files`` that a result names."""
@@ -370,7 +384,7 @@ def _row(
     record, state = seen
     # A trial of an earlier version has the time of its study under `created_at`.
     of_trial = record["attempts"][0]["transitions"][0]["at"] if "trial" in record else None
-    name, best = _judged_by(job, metric)
+    name, best, direction = _judged_by(job, metric)
     return {
         "id": job.id,
         "action": record["action"],
@@ -378,6 +392,7 @@ def _row(
         "state": state,
         "metric": name,
         "best": best,
+        "direction": direction,
         "created": of_trial or record.get("created_at"),
         "parent": record.get("automl_parent") or record.get("parent"),
     }
@@ -394,8 +409,9 @@ def _model(job: Job, record: JobRecord) -> Document:
     return {name: one if isinstance(one, str) else None for name, one in found.items()}
 
 
-def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None]:
-    """The metric that a job is judged by, or the one that is asked for, and its best value."""
+def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, str | None]:
+    """The metric that a job is judged by, or the one that is asked for, its best value, and its
+    direction where the job itself knows it."""
     from mae_skill.errors import MaeError
 
     from mae_sdk.jobs.status import is_number
@@ -404,18 +420,197 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None]:
         found = job.figures()
         newest = job.metrics()
     except MaeError:
-        return None, None
+        return None, None, None
     study, kept = found.get("study") or {}, found.get("best_checkpoint") or {}
-    best = {name: one.get("value") for name, one in (found.get("best") or {}).items()}
+    about = found.get("best") or {}
+    best = {name: one.get("value") for name, one in about.items()}
+    directions = {name: one.get("direction") for name, one in about.items()}
     if study.get("best"):
         best = {str(study["metric"]): study["best"].get("value"), **best}
+        directions[str(study["metric"])] = study.get("direction")
     elif kept:
         best = {str(kept["metric"]): best.get(kept["metric"], kept["value"]), **best}
     for name, value in {**newest, **best}.items() if metric else [*best.items(), *newest.items()]:
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float) and metric in (None, name):
-            return name, value
-    return None, None
+            return name, value, directions.get(name)
+    return None, None, None
+
+
+def best(
+    bundle: Bundle, listed: Sequence[Job], *, limit: int, only: JobFilter | None = None
+) -> Document:
+    """The best jobs by what they are judged by: ``best`` and ``notices``.
+
+    Each is a row of `jobs` with ``of``, how many jobs it is the best of, and ``judged_on``, the
+    data. With a metric in `only` the `limit` best by it; without one the best of every action,
+    stage and metric.
+
+    Raises:
+        UsageError: the direction of the metric is not known.
+        NotFoundError: no job reports a figure, or none that is asked for.
+    """
+    only = only or JobFilter()
+    rows = jobs(listed, limit=len(listed), only=replace(only, sort="created", reverse=False))
+    groups: dict[tuple[Any, ...], list[Document]] = {}
+    for row in rows["jobs"]:
+        if row["best"] is not None:
+            groups.setdefault((row["action"], row["stage"], row["metric"]), []).append(row)
+    if not groups:
+        raise errors.NotFoundError(
+            "no job has a figure to judge it by",
+            field="metric",
+            got=only.metric,
+            hint="mae jobs list",
+        )
+
+    places = {job.id: job for job in listed}
+    found, notices = [], []
+    for (action, stage, metric), members in groups.items():
+        direction = _direction(bundle, metric, members)
+        if direction is None:
+            notices.append(f"whether more {metric} is better is not known: those jobs are left out")
+            continue
+        members.sort(key=lambda row: row["best"], reverse=direction == "maximize")
+        shown = [
+            {
+                **row,
+                "direction": direction,
+                "of": len(members),
+                "judged_on": _judged_on(bundle, row, places),
+            }
+            for row in members[: limit if only.metric else 1]
+        ]
+        found += shown
+        data = {_judged_on(bundle, row, places) for row in members}
+        if len(data) > 1:
+            name = " ".join(filter(None, (action, stage)))
+            notices.append(
+                f"the {len(members)} jobs ({name}, {metric}) were judged on different data, so "
+                "their figures do not compare: evaluate them on one"
+            )
+    if not found:
+        raise errors.UsageError(
+            "the direction of this metric is not known",
+            field="metric",
+            got=only.metric or ", ".join(sorted({str(key[2]) for key in groups})),
+            hint="mae jobs list --metric NAME --sort best",
+        )
+    return {"best": found, "notices": notices}
+
+
+def _direction(bundle: Bundle, metric: str, members: Sequence[Document]) -> str | None:
+    """``maximize`` or ``minimize``: as the jobs say, else as the bundle's metric contract does."""
+    for row in members:
+        if row["direction"]:
+            return str(row["direction"])
+    for entry in bundle.schema("train").get("automl_metrics") or ():
+        if entry["metric"] == metric:
+            return str(entry["direction"])
+    return None
+
+
+def _judged_on(bundle: Bundle, row: Document, places: Mapping[str, Job]) -> str | None:
+    """The data whose figures a job reports; None where it had none to judge by."""
+    record = places[row["id"]].record
+    seen = record.get("data") or {}
+    fields = bundle.data_rows(row["action"]) if row["action"] in bundle.actions else {}
+    for field, about in fields.items():
+        uri = (seen.get(field) or {}).get("uri")
+        if about.get("source") == "eval_dataset" and uri:
+            return ", ".join(map(str, uri)) if isinstance(uri, list) else str(uri)
+    for one in seen.values():
+        if one.get("held_out"):
+            return f"{one['held_out']} images held out of {one.get('uri')}"
+    return None
+
+
+def cancel_all(listed: Sequence[Job]) -> tuple[Document, MaeError | None]:
+    """Cancel every job that is pending or running, all at once.
+
+    Returns:
+        ``canceled`` (``id, state`` and, where it could not be, ``error``), and the first such
+        error.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mae_sdk.job import observe_jobs
+
+    observed = zip(listed, observe_jobs(listed), strict=True)
+    running = [job for job, seen in observed if seen and seen[1] in ("PENDING", "RUNNING")]
+
+    def stop(job: Job) -> tuple[Document, MaeError | None]:
+        try:
+            job.cancel()
+        except errors.MaeError as error:
+            return {**state(job), "error": error.message}, error
+        return state(job), None
+
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(stop, running))
+    failed = next((error for _, error in done if error is not None), None)
+    return {"canceled": [row for row, _ in done]}, failed
+
+
+def remove(listed: Sequence[Job], found: Document) -> list[str]:
+    """Delete what `prunable` names; the ids of those that are gone."""
+    places = {job.id: job for job in listed}
+    removed = []
+    for row in found["prune"]:
+        places[row["id"]].delete()
+        removed.append(row["id"])
+    return removed
+
+
+PRUNED = ("ERROR", "CANCELED")
+"""The states of the jobs that are pruned unless others are asked for."""
+
+
+def prunable(
+    listed: Sequence[Job], *, states: Sequence[str] = PRUNED, older_than: float = 0.0
+) -> Document:
+    """The jobs that a prune would remove, and nothing is: ``prune`` (``id, state, created,
+    bytes``), their ``bytes`` together, and ``kept``: id → why it stays although it was asked for.
+
+    A job whose model another job took stays as long as that one does.
+
+    Args:
+        states: only jobs that ended in one of them.
+        older_than: only jobs that were created so many seconds ago.
+    """
+    import datetime
+
+    from mae_sdk.job import size_of
+
+    rows = jobs(listed, limit=len(listed))["jobs"]
+    places = {job.id: job for job in listed}
+    now = datetime.datetime.now(datetime.timezone.utc)
+
+    def age(row: Document) -> float:
+        try:
+            return (now - datetime.datetime.fromisoformat(row["created"])).total_seconds()
+        except (TypeError, ValueError):
+            return 0.0
+
+    doomed = {row["id"]: row for row in rows if row["state"] in states and age(row) >= older_than}
+    kept: dict[str, str] = {}
+    while True:  # a job that stays keeps its parent
+        held = {
+            str(row["parent"]).partition(".")[0]: row["id"]
+            for row in rows
+            if row["id"] not in doomed
+        }
+        spared = [name for name in doomed if name in held]
+        if not spared:
+            break
+        for name in spared:
+            kept[name] = f"{held[name]} took its model"
+            del doomed[name]
+    chosen = [
+        {**{key: row[key] for key in ("id", "state", "created")}, "bytes": size_of(places[name])}
+        for name, row in doomed.items()
+    ]
+    return {"prune": chosen, "bytes": sum(one["bytes"] or 0 for one in chosen), "kept": kept}
 
 
 def recipes() -> Document:

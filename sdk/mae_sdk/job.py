@@ -1044,6 +1044,23 @@ def beside(job: Job, job_id: str) -> Job | None:
         return None
 
 
+def trials_of(job: Job) -> list[Job]:
+    """The trials of an AutoML job, the first one first; none of any other."""
+    return sorted(job._trials(), key=lambda trial: trial.id)
+
+
+def size_of(job: Job) -> int | None:
+    """The bytes of a job's folder and of its trials'; None where that is not on this machine."""
+    if not job.folder.is_dir():
+        return None
+    total = 0
+    for one in [job, *trials_of(job)]:
+        for path in one.folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                total += path.lstat().st_size
+    return total
+
+
 def take_over(root: Root, job_id: str, seen: JobRecord) -> bool:
     """Become the one who launches a job behind a URL that was claimed and never launched.
 

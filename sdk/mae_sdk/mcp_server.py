@@ -113,8 +113,8 @@ _PLAN_OPTIONS: dict[str, Any] = {
     },
     "request": {
         "type": "string",
-        "description": "The person's own words; 'no HPO' or 'plain training' turn AutoML off "
-        "for this run.",
+        "description": "The person's own words: 'no search', 'just train', 'turn off AutoML' "
+        "and the like turn AutoML off for this run. The plan says what was understood.",
     },
     "recipe": {
         "type": "string",

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
-from mae_sdk.jobs import records
-from mae_sdk.report import charts, intervals
+from mae_sdk.jobs import intervals, records
+from mae_sdk.report import charts
 from mae_sdk.report.make import Ending, refresh
 from mae_skill.errors import JobFailedError
 

@@ -98,7 +98,7 @@ def test_a_run_of_another_host_is_unknown_once_its_heartbeat_is_old_and_is_never
 def test_a_wait_for_a_machine_that_is_out_of_sight_ends(
     sleeper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mae_sdk.cli.common import follow
+    from mae_sdk.cli.live import follow
 
     job = running(tmp_path, {**identify(sleeper.pid), "host": "elsewhere"})
     old = time.time() - 2 * records.STALE_SECONDS

@@ -15,18 +15,18 @@ from mae_sdk.cli.common import (
     emit,
     environment,
     flat_lines,
-    follow,
     json_option,
-    leave_as,
     next_for,
     pairs,
     print_log,
     results_root_option,
     root_flag,
     say,
+    size,
     status_text,
     table,
 )
+from mae_sdk.cli.live import follow, leave_as
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
@@ -41,7 +41,7 @@ _job_argument = click.argument("job_id", metavar="JOB")
 
 @click.group()
 def jobs() -> None:
-    """Jobs: list, status, logs, wait, cancel, resume, delete, metrics, show.
+    """Jobs: list, best, status, logs, wait, cancel, resume, delete, prune, metrics, show.
 
     JOB is an id or an unambiguous prefix of one.
     """
@@ -190,11 +190,17 @@ def wait(job_id: str, timeout: float | None, results_root: str | None, as_json: 
 
 
 @jobs.command()
-@_job_argument
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every job that is pending or running.")
 @results_root_option
 @json_option
-def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
+def cancel(job_id: str | None, everything: bool, results_root: str | None, as_json: bool) -> None:
     """Stop a job: every process of it, with a grace period. A job that has ended stays as it is."""
+    if everything == (job_id is not None):
+        raise click.UsageError("give one JOB, or --all")
+    if job_id is None:
+        _cancel_all(results_root, as_json)
+        return
     job = _job(job_id, results_root)
     job.cancel()
     document = answers.state(job)
@@ -204,6 +210,22 @@ def cancel(job_id: str, results_root: str | None, as_json: bool) -> None:
         text=pairs(document),
         next_commands=next_for(job, document["state"], results_root),
     )
+
+
+def _cancel_all(results_root: str | None, as_json: bool) -> None:
+    """Cancel every job that is pending or running; a study cancels its trials."""
+    from mae_sdk import Skill
+
+    document, error = answers.cancel_all(Skill().jobs(results_root=results_root))
+    rows = [[row["id"], row["state"], row.get("error")] for row in document["canceled"]]
+    emit(
+        document,
+        as_json=as_json,
+        text=table(rows, ("JOB", "STATE", "ERROR")) if rows else "no job is pending or running",
+        next_commands=[f"mae jobs list{root_flag(results_root)}"],
+    )
+    if error is not None:
+        raise error
 
 
 @jobs.command()
@@ -217,6 +239,107 @@ def delete(job_id: str, results_root: str | None, as_json: bool) -> None:
     root = root_flag(results_root)
     document = {"deleted": job.id}
     emit(document, as_json=as_json, text=pairs(document), next_commands=[f"mae jobs list{root}"])
+
+
+@jobs.command()
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(TERMINAL, case_sensitive=False),
+    multiple=True,
+    default=answers.PRUNED,
+    show_default=True,
+    help="Jobs that ended so; may be repeated.",
+)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="DAYS",
+    help="Only jobs that were created more days ago.",
+)
+@click.option("--yes", is_flag=True, help="Remove them. Without it nothing is removed.")
+@results_root_option
+@json_option
+def prune(
+    states: tuple[str, ...], older_than: float, yes: bool, results_root: str | None, as_json: bool
+) -> None:
+    """What could be removed: jobs that failed or were canceled, with their trials.
+
+    Nothing is removed without --yes. A job whose model another job took stays.
+    """
+    from mae_sdk import Skill
+
+    listed = Skill().jobs(results_root=results_root)
+    wanted = [state.upper() for state in states]
+    document = answers.prunable(listed, states=wanted, older_than=older_than * 86400)
+    rows = [[row["id"], row["state"], row["created"], _size(row)] for row in document["prune"]]
+    text = table(rows, ("JOB", "STATE", "CREATED", "SIZE")) if rows else "nothing to remove"
+    text += "".join(f"\nstays  {name}: {why}" for name, why in document["kept"].items())
+    root = root_flag(results_root)
+    commands = [f"mae jobs list{root}"]
+    if yes:
+        document = {**document, "removed": answers.remove(listed, document)}
+        text += f"\nremoved {len(document['removed'])} jobs, {size(document['bytes'])}" * bool(rows)
+    elif rows:
+        text += f"\n{len(rows)} jobs, {size(document['bytes'])}: nothing is removed without --yes"
+        options = "".join(
+            f" --state {state}" for state in wanted if tuple(wanted) != answers.PRUNED
+        )
+        options += f" --older-than {older_than:g}" if older_than else ""
+        commands.insert(0, f"mae jobs prune{options} --yes{root}")
+    emit(document, as_json=as_json, text=text, next_commands=commands)
+
+
+def _size(row: answers.Document) -> str:
+    return "elsewhere" if row["bytes"] is None else size(row["bytes"])
+
+
+@jobs.command()
+@click.option("--metric", help="The best by this metric, not one for every metric.")
+@click.option("--action", help="Only jobs of this action.")
+@click.option("--stage", help="Only jobs whose model is of this stage: pretrain, finetune.")
+@click.option("--arch", help="Only jobs of this architecture.")
+@click.option("--all", "everything", is_flag=True, help="AutoML trials too.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="With --metric: the best N.",
+)
+@results_root_option
+@json_option
+def best(
+    metric: str | None,
+    action: str | None,
+    stage: str | None,
+    arch: str | None,
+    everything: bool,
+    limit: int,
+    results_root: str | None,
+    as_json: bool,
+) -> None:
+    """Which model is best: the best job of every action, stage and metric."""
+    from mae_sdk import Skill
+
+    skill = Skill()
+    only = answers.JobFilter(None, action, stage, arch, metric)
+    listed = skill.jobs(results_root=results_root, all=everything)
+    document = answers.best(skill.bundle, listed, limit=limit, only=only)
+    heads = ("id", "action", "stage", "arch", "metric", "best", "of", "judged_on")
+    rows = [
+        [{**row, "best": f"{row['best']:.4g}"}[name] for name in heads] for row in document["best"]
+    ]
+    text = table(rows, ("JOB", "ACTION", "STAGE", "ARCH", "METRIC", "BEST", "OF", "JUDGED ON"))
+    text += "".join(f"\nnotice: {said}" for said in document["notices"])
+    first = _job(document["best"][0]["id"], results_root)
+    emit(
+        document,
+        as_json=as_json,
+        text=text,
+        next_commands=next_for(first, first.state, results_root),
+    )
 
 
 @jobs.command()

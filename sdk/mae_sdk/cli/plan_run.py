@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,10 +16,8 @@ from mae_sdk.cli.common import (
     bounded,
     emit,
     environment,
-    follow,
     in_order,
     json_option,
-    leave_as,
     next_for,
     pairs,
     results_root_option,
@@ -28,6 +28,7 @@ from mae_sdk.cli.common import (
     size,
     skill_dir_option,
 )
+from mae_sdk.cli.live import follow, leave_as
 
 if TYPE_CHECKING:
     from mae_sdk.plan.plan import Plan
@@ -120,7 +121,8 @@ def _job_options(command: _Command) -> _Command:
         click.option(
             "--request",
             metavar="TEXT",
-            help="The person's own words; 'no HPO', 'plain training' turn AutoML off for this run.",
+            help="The person's own words: 'no search', 'just train', 'turn off AutoML' and the "
+            "like turn AutoML off for this run. The plan says what was understood.",
         ),
         click.option(
             "--automl",
@@ -257,7 +259,8 @@ def plan(
     with heard(say):
         machine = {"on": on, "images": images, "price": price}
         asked = arguments(action, options) | {k: v for k, v in machine.items() if v is not None}
-        made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
+        with both_commands("plan", action, skill_dir, options):
+            made = Skill(skill_dir).plan(**asked, measure=measure, count=not no_count)
     if as_python:
         click.echo(made.to_python())
         return
@@ -281,17 +284,7 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
     from mae_sdk.plan.plan import secret_values
     from mae_sdk.storage import urls
 
-    words = ["mae", "run", made.action]
-    for name, value in {**options, "skill_dir": skill_dir}.items():
-        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
-            continue
-        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is True:
-                words.append(flag)
-            elif one not in (None, False):
-                words += [flag, str(one)]
-    words += options["overrides"]
+    words = command_words("run", made.action, skill_dir, options)
     text = shlex.join([*words, "--idempotency-key", made.key])
 
     shown = redact_tree([urls.redact(word) for word in words], secret_values(made))
@@ -301,6 +294,44 @@ def run_command(made: Plan, skill_dir: str | None, options: dict[str, Any]) -> s
         return text
     same = "with the same options"
     return f"mae run {made.action} … --idempotency-key {shlex.quote(made.key)}   ({same})"
+
+
+def command_words(
+    verb: str, action: str, skill_dir: str | None, options: dict[str, Any]
+) -> list[str]:
+    """A command with the options that were given, but for the idempotency key."""
+    words = ["mae", verb, action]
+    for name, value in {**options, "skill_dir": skill_dir}.items():
+        if name in ("overrides", "idempotency_key") or (name, value) == ("platform", "local"):
+            continue
+        flag = {"spec": "-e"}.get(name, f"--{name.replace('_', '-')}")
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is True:
+                words.append(flag)
+            elif one not in (None, False):
+                words += [flag, str(one)]
+    return [*words, *options["overrides"]]
+
+
+@contextlib.contextmanager
+def both_commands(
+    verb: str, action: str, skill_dir: str | None, options: dict[str, Any]
+) -> Iterator[None]:
+    """Where the words of a request leave open whether to search, show the command for each."""
+    from mae_skill.errors import UsageError
+
+    from mae_sdk.storage import urls
+
+    try:
+        yield
+    except UsageError as error:
+        if error.field == "request":
+            words = command_words(verb, action, skill_dir, {**options, "request": None})
+            command = shlex.join([urls.redact(word) for word in words])
+            error.hint = (
+                f"one run: {command} --automl-policy off; a search: {command} --automl-policy on"
+            )
+        raise
 
 
 _HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
@@ -452,14 +483,18 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
 def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options: Any) -> None:
     """Launch a job; it outlives this command.
 
-    What runs is what `mae plan` shows with the same options.
+    What runs is what `mae plan` shows with the same options. With --wait a terminal shows epoch,
+    figures, time left and trials; it ends with the figures, what was left out, the files and what
+    comes next.
     """
     from mae_sdk import Skill
     from mae_sdk.data.progress import heard
 
     skill = Skill(skill_dir)
-    with heard(say):
+    with heard(say), both_commands("run", action, skill_dir, options):
         made = skill.plan(**arguments(action, options))
+    if made.policy.understood:
+        say(made.policy.understood)
     for warning in answers.plan(made)["warnings"]:
         say(f"warning: {sentence(warning)}")
 
@@ -472,15 +507,12 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         say(f"job {job.id}")
         follow(job, as_json=as_json)
 
-    document = answers.launched(job)
-    text = pairs({name: value for name, value in document.items() if name != "notices"})
-    named = [str(path) for path in job.files()] if wait else []
-    if named:
-        document["files"] = named[:MAX_FILES]
-        text = "\n".join([text, *document["files"]])
+    document = answers.ended(job) if wait else answers.launched(job)
+    named = document.get("files", [])
     if len(named) > MAX_FILES:
+        document["files"] = named[:MAX_FILES]
         document["more_files"] = len(named) - MAX_FILES
-        text += f"\nmore_files  {document['more_files']}"
+    text = ended_text(document)
     emit(
         document,
         as_json=as_json,
@@ -489,3 +521,20 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
     )
     if wait:
         leave_as(job)
+
+
+_LAUNCHED = ("job_id", "action", "state", "folder")
+
+
+def ended_text(document: dict[str, Any]) -> str:
+    """What a person reads of a job that was launched and, where it was waited for, has ended:
+    its figures, what was left out, its files."""
+    from mae_sdk.jobs.metrics import lines
+
+    text = [pairs({name: document[name] for name in _LAUNCHED}), *lines(document)]
+    text += [f"data: {said}" for said in document.get("data_warnings", [])]
+    if named := document.get("files"):
+        more = document.get("more_files")
+        text += ["files:", *(f"  {path}" for path in named)]
+        text += [f"  … {more} more: mae jobs show {document['job_id']}"] if more else []
+    return "\n".join(text)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_sdk.jobs.intervals import difference, images_needed
 from mae_sdk.jobs.status import is_number
 
 Figures = dict[str, Any]
@@ -118,7 +119,7 @@ def study(
     Returns:
         ``metric, direction, trials`` (state → count, and ``of``), ``best`` and ``trial_0`` (each
         ``trial, child, value, epoch, params``), ``gap`` (positive: the best trial is better),
-        ``noise`` and ``importance_note``. What is not known is left out.
+        ``noise``, ``verdict`` and ``importance_note``. What is not known is left out.
     """
     rows = [
         {name: number(text) for name, text in row.items() if name is not None}
@@ -152,6 +153,8 @@ def study(
             "params": {key: one[key] for key in parameters if one.get(key) is not None},
         }
     found |= _gap(found, images.get(str(metric)))
+    if "best" in found:
+        found["verdict"] = verdict(found)
     if importance:
         found["importance_note"] = importance
     return found
@@ -178,6 +181,40 @@ def _gap(found: Figures, images: Any) -> Figures:
     if found["trials"].get("complete", 0) >= MANY_TRIALS:
         text += "; the best trial was chosen on these images: on others expect less"
     return {**gap, "noise": text, **known}
+
+
+def verdict(study: Mapping[str, Any]) -> str:
+    """Whether the data can tell the best trial and the spec as given apart, as a sentence."""
+    best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
+    metric, images = study.get("metric"), study.get("images")
+    top, first = best.get("value"), given.get("value")
+    if not is_number(top):
+        return "No trial has succeeded yet."
+    if best.get("trial") == 0:
+        return "No trial is better than the spec as given (trial 0): nothing was gained."
+    if not is_number(first):
+        state = str(given.get("state") or "without a value").lower()
+        return f"Trial 0, the spec as given, is {state}: there is nothing to compare with."
+    gap = float(study.get("gap", top - first))
+    if not isinstance(images, int) or not (0 <= top <= 1 and 0 <= first <= 1):
+        return (
+            f"Better than trial 0 by {_short(abs(gap))} {metric}. Whether that is more than chance "
+            "is not known: repeat both with other seeds."
+        )
+    low, high = difference(top, images, first, images)
+    if study.get("direction") == "minimize":
+        low, high = -high, -low
+    points = (
+        f"{100 * gap:+.1f} points against trial 0 (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
+    )
+    if low > 0:
+        return (
+            f"{points}: the data can tell them apart. The best was chosen on these images, so on "
+            "others expect less."
+        )
+    needed = images_needed(top, first)
+    more = f"; about {needed:,} images would" if needed and needed > images else ""
+    return f"{points}: {images:,} images cannot tell the two apart{more}."
 
 
 def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
@@ -257,6 +294,8 @@ def study_lines(found: Mapping[str, Any]) -> list[str]:
         is_given = found["best"]["trial"] == 0
         better = "no trial is better than the spec as given" if is_given else "best over trial 0"
         shown.append(f"gap      {found['gap']:+.4g} ({better})")
+    if "verdict" in found:
+        shown.append(f"verdict  {found['verdict']}")
     if "noise" in found:
         shown.append(f"noise    {found['noise']}")
     given = found.get("trial_0", {}).get("params", {})

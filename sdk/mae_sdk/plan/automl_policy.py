@@ -7,37 +7,30 @@ of the action: without either, or when either cannot be parsed, the run is plain
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.errors import DependencyError, MaeError, UsageError
 
-NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
+from mae_sdk.plan.search_words import OFF, ON, UNSURE, Reading, read_words
 
-_NOT = r"\b(?:don['’]?t|do\s+not|not|never)\s+"
-_OFF_WORDS = re.compile(
-    r"\b(?:(?:turn(?:ed)?|switch(?:ed)?)\s+(?:auto-?ml|hpo)\s+off|(?:turn|switch)\s+off\s+(?:the\s+)?(?:auto-?ml|hpo)"
-    r"|(?:disabl\w+|no|without|skip)\s+(?:the\s+)?(?:auto-?ml|hpo|hyper-?parameter\s+(?:search|optimi[sz]ation|tuning))"
-    r"|(?:auto-?ml|hpo)(?:[_ ]policy)?\s*[:=]?\s*(?:off|disabled)|plain\s+(?:training|train|run)"
-    rf"|{_NOT}(?:use|using|run|running|do|start|want|need)\s+(?:any\s+|the\s+)?(?:auto-?ml|hpo))\b",
-    re.IGNORECASE,
-)
-_NEGATED = re.compile(rf"{_NOT}(?:\w+\s+){{0,1}}$", re.IGNORECASE)
+NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
 
 
 @dataclass(frozen=True)
 class Decision:
     """Whether AutoML runs, and why.
 
-    `report` is the sentence to tell the user when it was wanted and cannot run.
+    `report` is the sentence to tell the user when it was wanted and cannot run, `understood` what
+    was read in the words of the request.
     """
 
     automl: bool
     policy: str
     reason: str
     report: str | None = None
+    understood: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -45,6 +38,7 @@ class Decision:
             "policy": self.policy,
             "reason": self.reason,
             "report": self.report,
+            "understood": self.understood,
         }
 
 
@@ -115,24 +109,50 @@ def decide(
         metric_given: whether the options of the run name the metric of a study.
 
     Raises:
-        UsageError: the policy word is unknown.
+        UsageError: the policy word is unknown, or the words of the request leave it open.
     """
     explicit = None if automl_policy is None else policy_word(automl_policy)
     if not is_searched(bundle, action):
         return Decision(False, explicit or "auto", f"{action} is never searched")
+    if not request or not request.strip():
+        return _decided(bundle, action, explicit, metric_given)
+
+    read = read_words(request)
+    if explicit is None and read.meaning == UNSURE:
+        raise UsageError(
+            "the request leaves open whether a search (AutoML) is wanted",
+            field="request",
+            got=_quoted(read),
+            expected="automl_policy=off for one run, or automl_policy=on for a search",
+        )
+    if explicit is None and read.meaning == OFF:
+        reason = f"turned off for this run by the request: {_quoted(read)}"
+        decision = Decision(False, "off", reason)
+    else:
+        decision = _decided(bundle, action, explicit, metric_given)
+    return replace(decision, understood=_understood(read, decision, explicit))
+
+
+def _quoted(read: Reading) -> str:
+    return ", ".join(f"“{words}”" for words in read.words)
+
+
+def _understood(read: Reading, decision: Decision, explicit: str | None) -> str:
+    """What was read in the words of a request, for whoever said them."""
+    outcome = "a search (AutoML)" if decision.automl else "one run, no search"
+    if read.meaning is None:
+        return f"the request says nothing of a search: {outcome}"
+    if explicit is not None:
+        return f"automl_policy goes before the request ({_quoted(read)}): {outcome}"
+    wanted = (read.meaning == ON) == decision.automl
+    why = "" if wanted else f", since {decision.reason}"
+    return f"understood of the request: {_quoted(read)} → {outcome}{why}"
+
+
+def _decided(bundle: Bundle, action: str, explicit: str | None, metric_given: bool) -> Decision:
+    """What the explicit policy and the bundle decide."""
     if explicit == "off":
         return Decision(False, "off", "turned off for this run by automl_policy")
-    if explicit is None and request:
-        words = next(
-            (
-                found
-                for found in _OFF_WORDS.finditer(request)
-                if not _NEGATED.search(request[: found.start()])
-            ),
-            None,
-        )
-        if words:
-            return Decision(False, "off", f"turned off for this run by the request: “{words[0]}”")
     entry = bundle.action(action)
     if not (bundle.info.get("automl_enabled") or entry.get("automl_enabled") is True):
         return Decision(False, "auto", "the bundle does not enable AutoML")

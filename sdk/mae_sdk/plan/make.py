@@ -510,6 +510,7 @@ def plan_of(draft: Draft) -> Plan:
     raise_all(found.errors, draft.action)
     draft.references = found.references
 
+    said = (draft.decision.report, draft.decision.understood)
     plan = Plan(
         request=draft.request,
         key=draft.key,
@@ -535,7 +536,7 @@ def plan_of(draft: Draft) -> Plan:
         platform_options=draft.platform_options,
         parent=ParentRef.of(draft.parent),
         warnings=found.warnings,
-        notices=[*found.notices, *([draft.decision.report] if draft.decision.report else [])],
+        notices=[*found.notices, *filter(None, said)],
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 from mae_skill.diff import diff_specs
 
+from mae_sdk.jobs.intervals import difference
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Options, Series
 from mae_sdk.report.facts import Facts, shown
-from mae_sdk.report.intervals import difference
 from mae_sdk.report.markup import number
 
 

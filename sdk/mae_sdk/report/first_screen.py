@@ -8,12 +8,12 @@ from typing import Any
 
 from mae_sdk import answers
 from mae_sdk.jobs import records
+from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import search
 from mae_sdk.report.blocks import Card
 from mae_sdk.report.facts import Facts, base
-from mae_sdk.report.intervals import wilson
 from mae_sdk.report.markup import number, percent, seconds, size
 
 _WORDS = {

@@ -7,12 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from mae_sdk.jobs.intervals import wilson
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Bar, Block, Figure, Matrix, Section, Table, Text
 from mae_sdk.report.facts import Facts, as_list
-from mae_sdk.report.intervals import wilson
 from mae_sdk.report.markup import number, percent
 
 MATRIX_CLASSES = 30

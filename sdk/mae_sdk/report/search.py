@@ -9,14 +9,14 @@ from typing import Any
 from mae_skill.diff import diff_specs
 
 from mae_sdk.job import beside
-from mae_sdk.jobs.metrics import mapping
+from mae_sdk.jobs.intervals import wilson
+from mae_sdk.jobs.metrics import mapping, verdict
 from mae_sdk.jobs.metrics import number as cell
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Bar, Block, Card, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Axis, Dot, Options, Series
 from mae_sdk.report.facts import Facts, as_list, facts_of, rows_of, shown
-from mae_sdk.report.intervals import difference, images_needed, wilson
 from mae_sdk.report.markup import number, percent, seconds
 
 MAX_CURVES = 40
@@ -42,40 +42,6 @@ def headline(facts: Facts) -> Card:
         shown = number(value)
     lines.append(f"trial {best.get('trial')}: {best.get('child')}")
     return Card(f"Result: {metric}", shown, lines)
-
-
-def verdict(study: Mapping[str, Any]) -> str:
-    """Whether the data can tell the best trial and the spec as given apart, as a sentence."""
-    best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
-    metric, images = study.get("metric"), study.get("images")
-    top, first = best.get("value"), given.get("value")
-    if not is_number(top):
-        return "No trial has succeeded yet."
-    if best.get("trial") == 0:
-        return "No trial is better than the spec as given (trial 0): nothing was gained."
-    if not is_number(first):
-        state = str(given.get("state") or "without a value").lower()
-        return f"Trial 0, the spec as given, is {state}: there is nothing to compare with."
-    gap = float(study.get("gap", top - first))
-    if not isinstance(images, int) or not (0 <= top <= 1 and 0 <= first <= 1):
-        return (
-            f"Better than trial 0 by {number(abs(gap))} {metric}. Whether that is more than chance "
-            "is not known: repeat both with other seeds."
-        )
-    low, high = difference(top, images, first, images)
-    if study.get("direction") == "minimize":
-        low, high = -high, -low
-    points = (
-        f"{100 * gap:+.1f} points against trial 0 (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
-    )
-    if low > 0:
-        return (
-            f"{points}: the data can tell them apart. The best was chosen on these images, so on "
-            "others expect less."
-        )
-    needed = images_needed(top, first)
-    more = f"; about {needed:,} images would" if needed and needed > images else ""
-    return f"{points}: {images:,} images cannot tell the two apart{more}."
 
 
 def sections(facts: Facts) -> list[Section]:

@@ -1,0 +1,169 @@
+"""Which model is best, what can be removed, everything canceled, and what a terminal shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mae_sdk import answers, files
+from mae_sdk.cli.live import LiveView
+from mae_sdk.cli.main import main
+from mae_sdk.cli.plan_run import ended_text
+from mae_sdk.job import Job
+from mae_sdk.jobs import records
+from rich.console import Console
+
+from tests.support.jobs import start, wait_until
+from tests.support.reports import write_job, write_study
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["jobs", *words])
+    printed = capsys.readouterr()
+    return int(end.value.code or 0), printed.out, printed.err
+
+
+def judged(root: Path, name: str, share: float, data: str = "/val", **more: Any) -> Path:
+    seen = {"dataset.val_data_sources": {"uri": data}}
+    result = {"kpis": {"ACC_all": share, "val_loss": 1 - share}}
+    return write_job(root, name, "evaluate", result=result, data=seen, **more)
+
+
+def test_the_best_job_is_found_by_the_direction_of_its_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, share in (("one", 0.5), ("two", 0.9), ("three", 0.7)):
+        judged(tmp_path, name, share)
+    where = ("--results-root", str(tmp_path))
+    (top,) = json.loads(call(capsys, "best", "--json", *where)[1])["best"]
+    assert (top["id"], top["best"], top["of"]) == ("two", 0.9, 3)
+    found = json.loads(call(capsys, "best", "--metric", "val_loss", "--json", *where)[1])["best"]
+    assert [row["id"] for row in found] == ["two", "three", "one"]  # less loss is better
+    code, out, _ = call(capsys, "best", *where)
+    assert code == 0 and "two" in out and "0.9" in out and "next:" in out
+
+
+def test_figures_on_different_data_are_said_not_to_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(tmp_path, "one", 0.5, "/val")
+    judged(tmp_path, "two", 0.9, "/easy")
+    code, out, _ = call(capsys, "best", "--results-root", str(tmp_path))
+    assert code == 0 and "judged on different data" in out
+
+
+def test_where_nothing_can_be_judged_the_answer_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path, "train-1")
+    assert call(capsys, "best", "--results-root", str(tmp_path))[0] == 4
+    write_job(tmp_path, "other", "evaluate", result={"kpis": {"smoothness": 0.5}})
+    code, _, err = call(capsys, "best", "--results-root", str(tmp_path))
+    assert code == 2 and "direction" in err and "smoothness" in err
+
+
+def test_a_prune_removes_nothing_until_it_is_told_to_and_keeps_parents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path, "train-bad", state=records.ERROR)
+    write_job(tmp_path, "train-bad.t000", state=records.ERROR)
+    write_job(tmp_path, "train-stopped", state=records.CANCELED)
+    write_job(tmp_path, "train-good", result={"kpis": {"ACC_all": 0.5}}, parent="train-stopped")
+    where = ("--results-root", str(tmp_path))
+    code, out, _ = call(capsys, "prune", *where)
+    assert code == 0 and "train-bad" in out and "nothing is removed without --yes" in out
+    assert "stays  train-stopped: train-good took its model" in out
+    assert len(list(tmp_path.iterdir())) == 4
+    old = json.loads(call(capsys, "prune", "--older-than", "1", "--json", *where)[1])
+    assert old["prune"] == []
+
+    removed = json.loads(call(capsys, "prune", "--yes", "--json", *where)[1])
+    assert removed["removed"] == ["train-bad"] and removed["bytes"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"train-stopped", "train-good"}
+    everything = ("--state", "COMPLETE", "--state", "CANCELED", "--yes")
+    assert call(capsys, "prune", *everything, *where)[0] == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_running_job_is_canceled_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path, "done", result={})
+    for name in ("one", "two"):
+        start(tmp_path, "exec sleep 100", name=name)
+    where = ("--results-root", str(tmp_path))
+    found = json.loads(call(capsys, "cancel", "--all", "--json", *where)[1])["canceled"]
+    assert {row["id"]: row["state"] for row in found} == {"one": "CANCELED", "two": "CANCELED"}
+    code, out, _ = call(capsys, "cancel", "--all", *where)
+    assert code == 0 and "no job is pending or running" in out
+    assert call(capsys, "cancel", *where)[0] == 2
+    assert call(capsys, "cancel", "done", "--all", *where)[0] == 2
+
+
+def drawn(job: Job, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the live view shows of a job, as text."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    view = LiveView(job)
+    view.close()
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(view._drawn())
+    return screen.getvalue()
+
+
+def test_the_live_view_shows_epoch_time_left_newest_and_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_job(tmp_path, "train-1", state=records.RUNNING, epochs=3)
+    index = {"best": {"metric": "train_loss", "direction": "minimize"}, "checkpoints": []}
+    files.write_json(folder / "train/checkpoints.json", index)
+    with (folder / "status.json").open("a") as stream:
+        line = {"status": "RUNNING", "epoch": 3, "max_epoch": 9, "eta": 125.0}
+        stream.write(json.dumps({**line, "kpi": {"train_loss": 0.8}}) + "\n")
+    shown = drawn(Job(folder), monkeypatch)
+    assert "4/9 epochs, about 2m05s left" in shown and "train_loss 0.8" in shown
+    assert "best  train_loss 0.333333 (epoch 2)" in shown
+
+
+def test_the_live_view_of_a_study_shows_its_trials_and_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(tmp_path, "search", 100, [0.5, None, 0.8])
+    line = '{"status": "RUNNING", "epoch": 1, "max_epoch": 4}'
+    status = tmp_path / "search.t003" / "status.json"
+    running = start(tmp_path, f"echo '{line}' > {status}; exec sleep 100", name="search.t003")
+    wait_until(lambda: running.status()["progress"].get("max_epoch"))
+    shown = drawn(Job(study), monkeypatch)
+    running.cancel()
+    assert "3/3 trials (2 complete, 1 pruned)" in shown and "best  ACC_all 0.8 (trial 2)" in shown
+    assert "t003  2/4 epochs" in shown
+
+
+def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Path) -> None:
+    folder = write_job(
+        tmp_path,
+        "train-1",
+        result={
+            "kpis": {},
+            "artefacts": ["train/model.pth"],
+            "left_out": {"dataset.train_data_sources": {"unreadable": {"count": 2, "files": []}}},
+        },
+        epochs=2,
+    )
+    (folder / "train/model.pth").write_bytes(b"x")
+    document = answers.ended(Job(folder))
+    assert document["state"] == "COMPLETE" and document["last"]["ACC_all"]["value"] == 0.75
+    text = ended_text(document)
+    assert "train_loss" in text and "left out of dataset.train_data_sources: 2 unreadable" in text
+    assert str(folder / "train/model.pth") in text
+
+
+def test_a_study_says_whether_the_data_can_tell_the_best_from_the_given(tmp_path: Path) -> None:
+    few = Job(write_study(tmp_path, "few", 20, [0.5, 0.6])).figures()["study"]
+    assert "20 images cannot tell the two apart" in few["verdict"]
+    many = Job(write_study(tmp_path, "many", 2000, [0.5, 0.6])).figures()["study"]
+    assert "the data can tell them apart" in many["verdict"]
