@@ -450,16 +450,25 @@ def _pruned() -> Any:
 
 
 def main() -> int:
-    """Run the parts named on the command line, or all; print one JSON object."""
+    """Run the parts named on the command line, or all; print one JSON object.
+
+    ``-o FILE`` writes the curves of ``real``, from which ``pruning`` is computed.
+    """
+    words = sys.argv[1:]
+    output = None
+    if "-o" in words:
+        place = words.index("-o")
+        output = Path(words[place + 1])
+        del words[place : place + 2]
     parts = {
         "overhead": overhead,
         "training": training,
         "concurrency": concurrency,
         "quality": quality,
-        "real": automl_real.real,
+        "real": lambda: automl_real.real(output=output),
         "pruning": pruning,
     }
-    wanted = sys.argv[1:] or list(parts)
+    wanted = words or list(parts)
     figures: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

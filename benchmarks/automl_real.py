@@ -220,19 +220,20 @@ def summary(found: dict[str, list[list[dict[str, Any]]]], trials: int) -> dict[s
     return out
 
 
-def real(trials: int = 20, seeds: int = 5) -> dict[str, Any]:
-    """All searches; the curves are left in `CURVES`."""
+def real(trials: int = 20, seeds: int = 5, *, output: Path | None = None) -> dict[str, Any]:
+    """All searches; the curves are written to `output`, as `CURVES` keeps them."""
     with tempfile.TemporaryDirectory() as folder:
         problem = Problem(Path(folder))
         found = {
             label: [search(problem, label, seed, trials) for seed in range(seeds)]
             for label in SEARCHES
         }
-    record(found)
+    if output:
+        record(found, output)
     return summary(found, trials)
 
 
-def record(found: dict[str, list[list[dict[str, Any]]]]) -> None:
+def record(found: dict[str, list[list[dict[str, Any]]]], output: Path) -> None:
     """Write the curves down, one trial a line."""
     runs = []
     for label, searches in found.items():
@@ -241,4 +242,4 @@ def record(found: dict[str, list[list[dict[str, Any]]]]) -> None:
             for run in searches
         )
         runs.append(f"{json.dumps(label)}: [\n{inner}]")
-    CURVES.write_text("{\n" + ",\n".join(runs) + "\n}\n")
+    output.write_text("{\n" + ",\n".join(runs) + "\n}\n")

@@ -1,8 +1,8 @@
-"""Measurements of data reading: ``python benchmarks/data.py [--quick] [--only NAME]``, where NAME
-is fetch, objects, decode or loader.
+"""Measurements of data reading: ``python benchmarks/data.py [-o FILE] [--quick] [--only NAME]``,
+where NAME is fetch, objects, decode or loader.
 
-Each ratio sets us against the usual way, alternately in one run on one machine, and is written with
-median and spread to ``benchmarks/results/data.json``.
+Each ratio sets us against the usual way, alternately in one run on one machine, and is given with
+median and spread; ``benchmarks/results/data.json`` holds those of a whole run.
 
 * fetch: a 250 MB tar.gz of 4,000 files on a real S3 server (rclone) to the first readable image,
   against "download, then extract" (``s3fs.get_file``, ``tarfile.extractall``); wall time, disk, and
@@ -387,7 +387,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="how often each way is timed")
     parser.add_argument("--only", choices=["fetch", "objects", "decode", "loader"])
-    parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results" / "data.json"))
+    parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
@@ -398,8 +398,8 @@ def main() -> None:
         "decode": lambda: decode(rounds, 64 if options.quick else 600),
         "loader": lambda: loader(rounds, 128 if options.quick else 1200),
     }
-    out = Path(options.out)
-    report = json.loads(out.read_text()) if out.exists() and options.only else {}
+    out: Path | None = options.output
+    report = json.loads(out.read_text()) if out and out.exists() and options.only else {}
     cores = len(os.sched_getaffinity(0))
     report["machine"] = {
         "cpu": platform.processor() or platform.machine(),
@@ -410,7 +410,7 @@ def main() -> None:
         if options.only in (None, name):
             report[name] = job()
             print(json.dumps({name: report[name]}, indent=1))
-    if not options.quick:
+    if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -2,7 +2,7 @@
 compared with torch in ONNX Runtime on
 real images.
 
-    python benchmarks/parity.py [--archs NAME …] [--images 4] [--out benchmarks/results/parity]
+    python benchmarks/parity.py [--archs NAME …] [--images 4] [-o benchmarks/results/parity]
 
 Large and huge architectures keep their full width and get fewer blocks (the column says how many);
 weights are random, with heads and GRN given
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="ONNX against torch, all architectures.")
     parser.add_argument("--archs", nargs="+", default=list(archs.ARCHS), choices=list(archs.ARCHS))
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "parity")
+    parser.add_argument("-o", "--output", type=Path, help="write FILE.md and FILE.json")
     args = parser.parse_args(argv)
     rows = []
     for name in args.archs:
@@ -140,11 +140,13 @@ def main(argv: list[str] | None = None) -> int:
 
     about = f"float32, CPU, {args.images} crops of a photograph a row."
     versions = f"torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, {about}"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".md").write_text(table(rows, versions))
-    args.out.with_suffix(".json").write_text(
-        json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n"
-    )
+    print(table(rows, versions))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.with_suffix(".md").write_text(table(rows, versions))
+        args.output.with_suffix(".json").write_text(
+            json.dumps({"versions": versions, "rows": rows}, indent=1) + "\n"
+        )
     return 0 if all(r["passed"] for r in rows) else 1
 
 

@@ -290,7 +290,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "-o", "--output", default=ROOT / "benchmarks" / "results" / "segmentation.json", type=Path
+        "-o", "--output", type=Path, help="write the figures as JSON, and the curve beside it"
     )
     parser.add_argument(
         "--work", type=Path, help="keep the runs here; those that are there are not run again"
@@ -304,8 +304,9 @@ def main() -> int:
     finally:
         if args.work is None:
             shutil.rmtree(work, ignore_errors=True)
-    args.output.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, args.output.with_suffix(".png"))
+    if args.output:
+        args.output.write_text(json.dumps(found, indent=1) + "\n")
+        draw(found, args.output.with_suffix(".png"))
     print(
         json.dumps(
             {

@@ -186,6 +186,42 @@ def test_a_budget_is_shared_among_the_trials(digits: Path) -> None:
     assert made.estimates["time"]["seconds_study"] <= 300
 
 
+def study_of(
+    digits: Path, budget: str, automl: dict[str, Any] | None = None, **fields: Any
+) -> tuple[Any, Plan]:
+    overrides = {**FINETUNE, "num_classes": 4, **fields}
+    options = {"automl_policy": "on", "automl": automl or {}, "spec_overrides": overrides}
+    made = plan(digits, recipe=None, budget=budget, **options)
+    assert made.study is not None
+    return made.study, made
+
+
+def test_most_of_a_short_budget_goes_to_one_good_run(digits: Path) -> None:
+    def epochs(automl: dict[str, Any]) -> int:
+        study, _ = study_of(digits, "100s", automl)
+        return int(study.get("auto_spec", study["spec"])["train"]["num_epochs"])
+
+    assert epochs({}) > 2 * epochs({"max_trials": 10})
+
+
+def test_a_spec_that_is_too_long_for_the_budget_leaves_it_to_the_auto_recipe(digits: Path) -> None:
+    study, made = study_of(digits, "60s")  # the documented defaults: ConvNeXt V2 base at 224 pixels
+
+    assert "auto_spec" not in study
+    assert study["spec"]["model"]["arch"] == "vit_tiny_patch16"
+    assert "dataset.batch_size" in {item["name"] for item in study["space"]["knobs"]}
+    assert any("the spec as given is not tried" in notice for notice in made.notices)
+    assert any("trial 0 is the auto recipe" in notice for notice in made.notices)
+
+
+def test_a_spec_that_fits_the_budget_stays_trial_0(digits: Path) -> None:
+    small = {"arch": "vit_tiny_patch16", "image_size": 32, "num_epochs": 2}
+    study, _ = study_of(digits, "10m", **small)
+
+    assert study["spec"]["dataset"]["batch_size"] == 3
+    assert study["auto_spec"]["model"]["patch_size"] == 4
+
+
 def test_get_spec_writes_the_auto_recipe(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--recipe", "auto", "--train-datasets", str(digits), "stage=finetune", "--json"]
 

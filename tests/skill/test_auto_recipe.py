@@ -73,6 +73,21 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         {"model.patch_size": 4, f"{DATASET}input_size": 28},
     ),
     (
+        "tinier pictures enlarged",
+        PRETRAIN,
+        CPU,
+        {"height": 8, "width": 8, "grey": True},
+        {"model.patch_size": 4, f"{DATASET}input_size": 28},
+    ),
+    (
+        "a start like MAE's from scratch",
+        FINETUNE,
+        images(CPU, 150, 10),
+        DIGITS,
+        {"model.init": "xavier"},
+    ),
+    ("no start beside weights", WEIGHTS, images(CPU, 150, 10), DIGITS, {"model.init": None}),
+    (
         "no more than 64 tokens on a CPU",
         PRETRAIN,
         CPU,

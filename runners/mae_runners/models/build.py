@@ -79,6 +79,7 @@ def build_classifier(
     }
     model = build_from_config(config)
     assert isinstance(model, Classifier)
+    _start(model, model_spec)
     return model
 
 
@@ -103,7 +104,14 @@ def build_segmenter(
     }
     model = build_from_config(config)
     assert isinstance(model, Segmenter)
+    _start(model, model_spec)
     return model
+
+
+def _start(model: Backboned, model_spec: Any) -> None:
+    """What ``model.init`` says of the first weights; the other families have one start."""
+    if model_spec.init == "xavier" and isinstance(model.encoder, VitBackbone):
+        model.encoder.start_like_mae()
 
 
 def _encoder_config(

@@ -88,6 +88,15 @@ class VitBackbone(VisionTransformer):
         """The linear classifier."""
         return self.head
 
+    def start_like_mae(self) -> None:
+        """Initial weights of the MAE paper (A.1): Xavier-uniform layers, a sine-cosine table."""
+        init_like_mae(self.blocks)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        nn.init.normal_(self.cls_token, std=0.02)
+        table = sincos_2d(self.num_features, self.grid, class_token=True)
+        self.pos_embed.data.copy_(table)
+
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Outputs of blocks 3, 5, 7, 11 of 12 (scaled for other depths), all ``[B, D, H/p,
         W/p]``."""

@@ -66,6 +66,7 @@ def describe(
     devices: Sequence[Any] | None = None,
     processes: int = 1,
     auto: Mapping[str, Any] | None = None,
+    auto_first: bool = False,
     references: Mapping[str, Any] | None = None,
 ) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
@@ -75,6 +76,7 @@ def describe(
 
     Args:
         auto: dotted key → value of the auto recipe; none where it is not to be tried.
+        auto_first: the auto recipe is trial 0, and the spec as given is none.
         references: dotted key → what was written, of fields of the spec that refer to others.
         stated: the metric and direction that the action's entry states, where its schema does not.
 
@@ -105,7 +107,10 @@ def describe(
             "recipe auto makes it the spec of every trial"
         )
     more = [str(key) for key in (info or {}).get("auto_recipe_parameters") or ()]
-    space = build(schema, auto_spec or bounded, provenance, parsed, more if auto_spec else None)
+    more = more if auto_spec is not None else []
+    if auto_spec is not None and auto_first:
+        bounded, auto_spec = auto_spec, None
+    space = build(schema, auto_spec or bounded, provenance, parsed, more or None)
     if not space.parameters:
         raise _nothing_to_search(space)
 

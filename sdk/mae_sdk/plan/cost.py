@@ -123,11 +123,11 @@ def time_of(
 
 def steps_of_a_trial(info: Mapping[str, Any], plan: Plan) -> int | None:
     """Optimizer steps per epoch of a run, or of those trials of a study that its search varies."""
-    from mae_sdk.automl.setup import keys_of
+    from mae_sdk.automl.setup import keys_of, spec_of_trials
 
-    if plan.study is None or "auto_spec" not in plan.study:
+    if plan.study is None:
         return plan.steps_per_epoch
-    spec = plan.study["auto_spec"]
+    spec = spec_of_trials(plan.study)
     keys = keys_of(info, spec)
     batch = get_dotted(spec, keys.get("batch", ""))
     accumulate = int(get_dotted(spec, keys.get("accumulate", "")) or 1)

@@ -53,6 +53,10 @@ from mae_sdk.storage import urls
 RUNS_OF_A_TRIAL = 0.6
 """Of a whole run, what a trial takes on average: the pruner ends most of them early."""
 
+FIRST_RUN = 0.6
+"""Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
+are to be: one good run, and the search with what is left."""
+
 
 def job_id_for(action: str, idempotency_key: str) -> str:
     """``<action>-<12 hex digits>`` of the key."""
@@ -438,7 +442,7 @@ def choose_open_fields(draft: Draft) -> None:
     survey = survey_of(draft)
     seconds = _budget(draft)
     if seconds is not None and draft.decision.automl:
-        seconds /= trials_in_a_row(request.automl)
+        seconds = seconds_of_a_run(seconds, request.automl)
     draft.layers.recipe = {}
     values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
     if not _is_counted(survey.sources):
@@ -463,6 +467,15 @@ def trials_in_a_row(options: Mapping[str, Any]) -> float:
     parsed = parse(options)
     together = parsed.concurrency if isinstance(parsed.concurrency, int) else 1
     return max(1.0, RUNS_OF_A_TRIAL * parsed.max_trials / together)
+
+
+def seconds_of_a_run(budget: float, options: Mapping[str, Any]) -> float:
+    """Of a study's budget in seconds, what its first run by the auto recipe may take."""
+    from mae_sdk.automl.options import parse
+
+    share = budget / trials_in_a_row(options)
+    is_counted = "max_trials" in parse(options).model_fields_set
+    return share if is_counted else max(share, FIRST_RUN * budget)
 
 
 def _budget(draft: Draft) -> float | None:
@@ -665,6 +678,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     """The study, and the disk that all its trials take.
 
     Trial 1 is the auto recipe, in a bundle that has one; a budget is that of the whole study.
+    Where the spec as given takes more than that run leaves of it, the auto recipe is trial 0.
     """
     bundle, launch = draft.bundle, plan.launch
     options = dict(plan.request.automl)
@@ -672,9 +686,13 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     if seconds is not None:
         options.setdefault("timeout", seconds)
     auto: dict[str, Any] = {}
+    too_long = None
     if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and _is_counted(plan.sources):
-        share = seconds and seconds / trials_in_a_row(options)
+        share = seconds and seconds_of_a_run(seconds, plan.request.automl)
         auto, _ = recommend(draft.bundle, draft.layers, survey, share)
+        given = cost.time_of(bundle.info, plan).get("seconds_total")
+        if seconds and share and given and given > seconds - share:
+            too_long = f"it would take some {given:.0f} s of the budget of {seconds:.0f} s"
     there = range(plan.resources.gpus or 0) if launch["device_count"] else []
     study = setup.describe(
         schema,
@@ -686,12 +704,16 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         devices=launch["devices"] or there,
         processes=launch["processes"],
         auto=auto,
+        auto_first=too_long is not None,
         references=draft.references,
     )
     plan.study = study
     plan.notices += list(study["space"].get("notes") or [])
     if "auto_spec" in study:
-        plan.notices.append(_auto_trial(auto))
+        plan.notices.append(_auto_trial(auto, 1))
+    elif too_long and study["spec"] != plan.spec:
+        plan.notices.append(f"the spec as given is not tried: {too_long}")
+        plan.notices.append(_auto_trial(auto, 0))
     if not bundle.info.get("estimator"):
         return
 
@@ -707,12 +729,12 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
 
 
-def _auto_trial(auto: Mapping[str, Any]) -> str:
-    """What trial 1 is, with as many of its values as a line holds."""
+def _auto_trial(auto: Mapping[str, Any], number: int) -> str:
+    """What the trial of the auto recipe is, with as many of its values as a line holds."""
     shown = [f"{key.rpartition('.')[2]}={value}" for key, value in auto.items()]
     few = ", ".join(shown[:12])
     return (
-        f"trial 1 is the auto recipe ({few} …), and the search goes on around it; "
+        f"trial {number} is the auto recipe ({few} …), and the search goes on around it; "
         "--recipe auto makes it the spec, automl.auto_recipe=false leaves it out"
     )
 

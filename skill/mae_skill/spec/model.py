@@ -205,6 +205,14 @@ class ModelSpec(SpecModel):
         applies_when=_VIT,
         automl_disabled=True,
     )
+    init: Literal["truncated", "xavier"] = spec_field(
+        "truncated",
+        "First weights of a ViT that is fine-tuned from scratch: truncated = normal, deviation "
+        "0.02; xavier = Xavier-uniform with a sine-cosine position table, as MAE pretraining "
+        "always starts (arXiv:2111.06377): faster in short runs on few images.",
+        applies_when={**FINETUNE, **_VIT},
+        related=["train.pretrained_model_path"],
+    )
     segmentation: SegmentationHeadSpec = spec_field(
         SegmentationHeadSpec, "The UperNet head of a segmenter."
     )

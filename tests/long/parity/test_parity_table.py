@@ -15,9 +15,7 @@ SPEC.loader.exec_module(benchmark)
 
 @pytest.mark.parametrize("arch", list(ARCHS))
 def test_onnx_agrees_with_torch_for_both_stages_and_two_sizes(arch, tmp_path):
-    assert (
-        benchmark.main(["--archs", arch, "--images", "2", "--out", str(tmp_path / "parity")]) == 0
-    )
+    assert benchmark.main(["--archs", arch, "--images", "2", "-o", str(tmp_path / "parity")]) == 0
 
 
 def test_the_committed_table_holds_every_architecture_stage_and_size_and_all_pass():

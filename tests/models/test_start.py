@@ -1,0 +1,55 @@
+"""``model.init``: how a ViT that is fine-tuned from nothing starts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from mae_runners.models import build_classifier, build_segmenter
+from mae_runners.models.position import sincos_2d
+
+from tests.support.deploy import make_spec
+
+
+def started(init: str, arch: str = "vit_tiny_patch16", **model: object) -> torch.nn.Module:
+    spec = make_spec(
+        model__arch=arch,
+        model__init=init,
+        model__num_classes=3,
+        train__stage="finetune",
+        **{f"model__{name}": value for name, value in model.items()},
+    )
+    torch.manual_seed(0)
+    build = build_segmenter if model.get("task") == "segmentation" else build_classifier
+    return build(spec.model, 32)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_xavier_is_the_start_of_the_mae_paper(task: str) -> None:
+    encoder = started("xavier", patch_size=8, task=task).encoder
+
+    assert torch.equal(encoder.pos_embed, sincos_2d(192, (4, 4), class_token=True))
+    assert encoder.pos_embed.requires_grad
+    weight = encoder.blocks[0].mlp.fc1.weight  # [768, 192], uniform
+    bound = math.sqrt(6 / (768 + 192))
+    assert 0.99 * bound < weight.abs().max().item() <= bound
+    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def test_the_usual_start_is_what_it_was() -> None:
+    encoder = started("truncated", patch_size=8).encoder
+
+    assert encoder.blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert encoder.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_new_head_starts_small_either_way() -> None:
+    for init in ("truncated", "xavier"):
+        assert started(init).encoder.head.weight.abs().max() < 1e-3
+
+
+def test_other_families_have_one_start() -> None:
+    one, other = (started(init, "convnextv2_atto") for init in ("truncated", "xavier"))
+
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
