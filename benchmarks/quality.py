@@ -92,6 +92,11 @@ class Case:
             building.rename(self.data)
 
     @property
+    def classes(self) -> int:
+        """How many the labelled pictures have."""
+        return len(list((self.data / "labelled").iterdir()))
+
+    @property
     def side(self) -> int:
         """Pixels of a picture's side, as the plain loops see it."""
         return {"digits": 28, "photographs": 80, "small_digits": 28}[self.name]
@@ -264,8 +269,8 @@ def ours(case: Case, name: str, **options: Any) -> Any:
     from mae_sdk import Skill
 
     given = {"automl_policy": "off", "results_root": str(case.work / name), **options}
-    if given.get("parent_job_id"):
-        given["results_root"] = str(Path(given["parent_job_id"]).parent)
+    if parent := given.get("parent_job_id"):
+        given |= {"parent_job_id": Path(parent).name, "results_root": str(Path(parent).parent)}
     return Skill().create_job("train", **given).wait()
 
 
@@ -316,7 +321,7 @@ def judged(case: Case, job: Any) -> float:
     with uncounted(case):
         done = Skill().create_job(
             "evaluate",
-            parent_job_id=str(job.folder),
+            parent_job_id=job.id,
             eval_dataset=str(case.data / "heldout"),
             results_root=str(Path(job.folder).parent),
         )
@@ -355,7 +360,7 @@ def automl(case: Case) -> float:
     folder = pretrained(case)
     rest = (1 - PRETRAINING) * case.seconds
     options = {"automl_policy": "on", "budget": f"{rest:.0f}s", "parent_job_id": folder}
-    fields = {"train.stage": "finetune"}
+    fields = {"train.stage": "finetune", "model.num_classes": case.classes}
     job = ours(case, "study", spec_overrides=fields, **parts(case, "finetune"), **options)
     return judged(case, job)
 
@@ -375,11 +380,9 @@ def defaults(case: Case) -> float:
     spec = yaml.safe_load(json.dumps(chosen.spec))
     same = {f"model.{name}": spec["model"][name] for name in SAME}
     same["dataset.augmentation.input_size"] = spec["dataset"]["augmentation"]["input_size"]
-    classes = len(list((case.data / "labelled").iterdir()))
-
     first = train(case, "defaults", "pretrain", PRETRAINING * case.seconds, same)
     rest = (1 - PRETRAINING) * case.seconds
-    same["model.num_classes"] = classes
+    same["model.num_classes"] = case.classes
     options = {"parent_job_id": str(first.folder)}
     return judged(case, train(case, "default_tuned", "finetune", rest, same, **options))
 
@@ -665,7 +668,7 @@ def main() -> int:
         for seed in args.seeds:
             for name in args.rows:
                 item = {"set": of, "seed": seed, "row": name, "minutes": args.minutes}
-                if key(item) in found and not args.again:
+                if "accuracy" in found.get(key(item), {}) and not args.again:
                     continue
                 item |= measure(of, seed, name, work, 60 * args.minutes)
                 found[key(item)] = item

@@ -15,7 +15,7 @@ from mae_skill.errors import UsageError
 from mae_skill.estimate import encoder_parameters, estimate
 from mae_skill.merge import merge
 from mae_skill.origin import OriginKind
-from mae_skill.recipes import RECIPES, list_recipes, recipe_spec
+from mae_skill.recipes import RECIPES, list_recipes, recipe_of, recipe_spec
 from mae_skill.rules import Facts, check_rules
 from mae_skill.schema_check import check_schema
 
@@ -43,7 +43,7 @@ def test_a_recipe_is_valid_names_its_paper_and_breaks_no_rule(name: str) -> None
     assert re.search(r"arXiv:\d{4}\.\d{5}", RECIPES[name].paper)
     assert resolved.spec["train"]["stage"] == RECIPES[name].stage
     assert resolved.spec["train"]["optim"]["lr_scheduler"] == (
-        "poly" if name in SEGMENT else "cosine"
+        "poly" if name in SEGMENT or "ade20k" in name else "cosine"
     )
 
 
@@ -68,6 +68,13 @@ FINETUNE = {
     "hiera_base_finetune": (100, 5, 5e-4, 0.65, 0.05, 0.1, (0.8, 1.0, 0.1)),
 }
 
+# recipe for a short budget: epochs, warm-up, rate, batch
+SHORT = {
+    "mae_vit_base_short_pretrain": (100, 10, 1.5e-4, 64),
+    "small_vit_pretrain": (400, 40, 1e-3, 128),
+    "small_vit_finetune": (100, 10, 1e-3, 64),
+    "mae_vit_base_ade20k_short": (32, 1, 1e-4, 16),
+}
 SEGMENT = {"mae_vit_base_ade20k": (100, 1, 1e-4, 0.65, 0.05, 0.1, (16, 512, 150, 768))}
 
 
@@ -154,9 +161,27 @@ def test_a_finetuning_recipe_averages_and_crops_as_its_accuracy_was_reached(name
     assert ("EMA 0.9999" in RECIPES[name].description) == (decay is not None)
 
 
+@pytest.mark.parametrize("name", SHORT)
+def test_a_short_recipe_is_short_and_is_no_yardstick(name: str) -> None:
+    keys = ("train.num_epochs", "train.optim.warmup_epochs", "train.optim.lr", "dataset.batch_size")
+    assert numbers(name, *keys) == SHORT[name]
+    recipe = RECIPES[name]
+    own = str(recipe.settings.get("model.task", "classification"))
+    published = recipe_of(str(recipe.settings["model.arch"]), recipe.stage, own)
+    assert published is None or not published.short
+
+
+def test_a_short_pretraining_masks_more_and_decodes_less_than_the_paper() -> None:
+    short = numbers("mae_vit_base_short_pretrain", "train.mask_ratio", "model.decoder_depth")
+    whole = numbers("mae_vit_base_pretrain", "train.mask_ratio", "model.decoder_depth")
+    assert short[0] > whole[0] and short[1] < whole[1]
+
+
 def test_every_recipe_is_in_the_tables_above_and_an_unknown_one_is_led_home() -> None:
     assert (
-        set(RECIPES) == {*PRETRAIN, *FINETUNE, *SEGMENT} == {row["name"] for row in list_recipes()}
+        set(RECIPES)
+        == {*PRETRAIN, *FINETUNE, *SEGMENT, *SHORT}
+        == {row["name"] for row in list_recipes()}
     )
     with pytest.raises(UsageError) as caught:
         recipe_spec("mae_vit_base_finetun")
