@@ -84,12 +84,18 @@ _PLAN_OPTIONS: dict[str, Any] = {
     "train_datasets": {
         "type": ["string", "array"],
         "items": _TEXT,
-        "description": "Folder or archive of training images, local or s3://.",
+        "description": "Training images: a folder, an archive or a pattern such as "
+        "shards/{000..015}.tar, local or s3://, or a list of them.",
     },
-    "eval_dataset": {"type": "string", "description": "Folder or archive of validation images."},
+    "eval_dataset": {
+        "type": ["string", "array"],
+        "items": _TEXT,
+        "description": "Validation images, likewise.",
+    },
     "inference_dataset": {
-        "type": "string",
-        "description": "Folder or archive of images to predict.",
+        "type": ["string", "array"],
+        "items": _TEXT,
+        "description": "Images to predict, likewise.",
     },
     "sources": {
         "type": "object",

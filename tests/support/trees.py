@@ -27,7 +27,7 @@ _TEXT = [
     *(b"cat", b"Cat", b"dog", b"a b", b".hidden", b"__MACOSX", b"@eaDir", b"Thumbs.db", b"a,b"),
     *("café".encode(), "cafe\u0301".encode(), "狗".encode(), b"x" * 200, b"'quote'", b"#?", b"&+"),
 ]
-_SUFFIXES = [b".jpg", b".JPG", b".jpeg", b".png", b".txt", b"", b".jpg.txt", b".webp"]
+_SUFFIXES = [b".jpg", b".JPG", b".jpeg", b".png", b".md", b"", b".jpg.txt", b".webp"]
 _CONTENTS = [PHOTO, b"", b"no image", PHOTO[:300]]
 
 

@@ -364,3 +364,95 @@ def print_log(job: Job, text: str, shown: Sequence[str], *, following: bool, as_
 def _print_log_line(line: str, as_json: bool) -> None:
     click.echo(one_line({"line": line}) if as_json else line)
     sys.stdout.flush()
+
+
+def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
+    """Wait for the end of a job, whatever it is; `leave_as` then raises what it was.
+
+    A terminal shows a progress bar, machines get JSON lines on stderr, a plain pipe nothing.
+
+    Raises:
+        StorageError: it has not ended after `timeout` seconds.
+    """
+    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
+
+    from mae_sdk.job import OUT_OF_SIGHT
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    bar = _Bar() if sys.stderr.isatty() and not as_json else None
+    last: dict[str, Any] | None = None
+    try:
+        while True:
+            try:
+                job.wait(timeout=0.2)
+                return
+            except (JobFailedError, JobCanceledError):
+                return
+            except StorageError as error:
+                if error.field == OUT_OF_SIGHT:
+                    raise
+                if deadline is not None and time.monotonic() > deadline:
+                    raise
+
+            if bar is None and not as_json:
+                continue
+            status = job.status()
+            progress = status["progress"]
+            if progress == last:
+                continue
+            last = progress
+            if bar is not None:
+                bar.show(progress)
+            else:
+                line = {"id": job.id, "state": status["state"], **progress}
+                click.echo(one_line(line), err=True)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def leave_as(job: Job) -> None:
+    """End with the exit code of a job that has ended: 0, 5 failed, 3 for its data, 6 canceled, 75
+    preempted."""
+    job.wait(timeout=0)
+
+
+class _Bar:
+    """One rich progress bar fed from a job's status lines."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        from mae_sdk.run.output import drawn_on
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=Console(file=drawn_on(sys.stderr)),
+            transient=True,
+        )
+        self.task = self.progress.add_task("waiting", total=None, detail="")
+        self.progress.start()
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        total, epoch = status.get("max_epoch"), status.get("epoch")
+        done = epoch + 1 if isinstance(epoch, int) else 0
+        metrics = status.get("kpi") or {}
+        self.progress.update(
+            self.task,
+            description=f"{done}/{total} epochs" if total else status.get("message") or "running",
+            total=total,
+            completed=done,
+            detail=" ".join(f"{name} {show(value)}" for name, value in metrics.items()),
+        )
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+def one_or_several(given: Sequence[str]) -> str | list[str] | None:
+    """What an option that may be repeated holds: one, a list, or None where it is not given."""
+    return given[0] if len(given) == 1 else list(given) or None

@@ -19,6 +19,7 @@ from mae_sdk.cli.common import (
     in_order,
     json_option,
     next_for,
+    one_or_several,
     pairs,
     results_root_option,
     say,
@@ -83,13 +84,20 @@ def _job_options(command: _Command) -> _Command:
             "--train-datasets",
             metavar="URI",
             multiple=True,
-            help="Folder or archive of training images; may be repeated.",
+            help="Training images: a folder, an archive, or a pattern of names such as "
+            "'shards/{000..015}.tar'; may be repeated.",
         ),
         click.option(
-            "--eval-dataset", metavar="URI", help="Folder or archive of validation images."
+            "--eval-dataset",
+            metavar="URI",
+            multiple=True,
+            help="Validation images, likewise; may be repeated.",
         ),
         click.option(
-            "--inference-dataset", metavar="URI", help="Folder or archive of images to predict."
+            "--inference-dataset",
+            metavar="URI",
+            multiple=True,
+            help="Images to predict, likewise; may be repeated.",
         ),
         click.option(
             "--source",
@@ -174,19 +182,19 @@ def sources(given: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not name.strip() or not uri:
             raise UsageError("not a source", field="--source", got=one, expected="NAME=URI")
         found.setdefault(name.strip(), []).append(uri)
-    return {name: uris[0] if len(uris) == 1 else uris for name, uris in found.items()}
+    return {name: one_or_several(uris) for name, uris in found.items()}
 
 
 def arguments(action: str, options: dict[str, Any]) -> dict[str, Any]:
     """Command-line options as the keyword arguments of `Skill.plan` and `Skill.create_job`."""
     from mae_skill.reader import parse_override, read_spec
 
-    datasets = list(options["train_datasets"])
     given = {
         "spec": None if options["spec"] is None else read_spec(options["spec"]),
-        "train_datasets": datasets[0] if len(datasets) == 1 else datasets or None,
-        "eval_dataset": options["eval_dataset"],
-        "inference_dataset": options["inference_dataset"],
+        **{
+            name: one_or_several(options[name])
+            for name in ("train_datasets", "eval_dataset", "inference_dataset")
+        },
         "sources": sources(options["source"]),
         "parent_job_id": options["parent"],
         "checkpoint": options["checkpoint"],

@@ -15,6 +15,7 @@ from mae_sdk.cli.common import (
     emit,
     in_order,
     json_option,
+    one_or_several,
     pairs,
     results_root_option,
     say,
@@ -32,8 +33,18 @@ from mae_sdk.cli.common import (
     metavar="NAME",
     help="Fill in a published recipe; auto: one made for the images of --train-datasets.",
 )
-@click.option("--train-datasets", metavar="URI", help="The images that --recipe auto looks at.")
-@click.option("--eval-dataset", metavar="URI", help="The validation images beside them.")
+@click.option(
+    "--train-datasets",
+    metavar="URI",
+    multiple=True,
+    help="The images that --recipe auto looks at; may be repeated.",
+)
+@click.option(
+    "--eval-dataset",
+    metavar="URI",
+    multiple=True,
+    help="The validation images beside them; may be repeated.",
+)
 @click.option("--budget", metavar="TIME", help="Time of a run for --recipe auto: 10m, 2h, 8gpuh.")
 @click.option("--list-recipes", is_flag=True, help="The recipes, with what they are for.")
 @click.option("-o", "--output", metavar="FILE", help="Write here instead of stdout.")
@@ -43,8 +54,8 @@ def get_spec(
     action: str | None,
     overrides: tuple[str, ...],
     recipe: str | None,
-    train_datasets: str | None,
-    eval_dataset: str | None,
+    train_datasets: tuple[str, ...],
+    eval_dataset: tuple[str, ...],
     budget: str | None,
     list_recipes: bool,
     output: str | None,
@@ -65,7 +76,11 @@ def get_spec(
             "missing ACTION", field="ACTION", expected=", ".join(ACTIONS), hint="mae get-spec train"
         )
 
-    asked = {"train_datasets": train_datasets, "eval_dataset": eval_dataset, "budget": budget}
+    asked = {
+        "train_datasets": one_or_several(train_datasets),
+        "eval_dataset": one_or_several(eval_dataset),
+        "budget": budget,
+    }
     given = {name: value for name, value in asked.items() if value is not None}
     if recipe == "auto":
         template = _auto_spec(skill_dir, action, overrides, given)

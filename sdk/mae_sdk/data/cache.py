@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,13 @@ def pack_of(
     root: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
     images_only: bool = False,
+    chosen: Callable[[str], bool] | None = None,
 ) -> Pack:
     """The pack of an archive or an object-store prefix, fetched if it is missing.
 
     Args:
         images_only: of a prefix, skip what is not an image; an archive is read whole anyway.
+        chosen: of a prefix, the names that are meant; None: all.
 
     Raises:
         DataError: the source is missing, empty, hostile or corrupt.
@@ -81,7 +83,7 @@ def pack_of(
     """
     folder = cache_dir(root)
     skipped: list[str] = []
-    identity, details = _identify(uri, images_only, skipped)
+    identity, details = _identify(uri, images_only, skipped, chosen)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     if not _is_trusted(folder, key):
         key += f"-{os.getuid()}"
@@ -98,6 +100,7 @@ def pack_of(
                     details,
                     limits or Limits(),
                     images_only,
+                    chosen,
                 )
                 found = _open(folder / key)
         if found is None:
@@ -112,7 +115,10 @@ def pack_of(
 
 
 def _identify(
-    uri: str, images_only: bool, skipped: list[str] | None = None
+    uri: str,
+    images_only: bool,
+    skipped: list[str] | None = None,
+    chosen: Callable[[str], bool] | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]] | None]:
     """What makes this source this one; for a prefix also its listing.
 
@@ -143,6 +149,7 @@ def _identify(
         details = {
             name: entry
             for name, entry in there.items()
+            if chosen is None or chosen(name)
             if not images_only
             or (ends_as_image(name) and safe_name(name, where) and is_image(name))
         }
@@ -260,6 +267,7 @@ def _build(
     details: dict[str, dict[str, Any]] | None,
     limits: Limits,
     images_only: bool,
+    chosen: Callable[[str], bool] | None,
 ) -> None:
     for stale in root.glob(
         f".{key}.*"
@@ -281,7 +289,8 @@ def _build(
 
     # As private as the umask says: a cache may be shared.
     with files.atomic_folder(root / key, replace=True) as temporary:
-        meta = {"source": urls.redact(uri), "created": time.time()}
+        meta: dict[str, Any] = {"source": urls.redact(uri), "created": time.time()}
+        meta["kind"] = "archive" if details is None else "objects"
         if limits.max_bytes is None and in_place is None:
             from dataclasses import replace
 
@@ -290,7 +299,7 @@ def _build(
             write_pack(temporary, _told(found, uri), urls.redact(uri), meta, in_place)
         if details is None:
             transfer.check_unchanged(uri, identity)
-        elif _identify(uri, images_only)[0] != identity:
+        elif _identify(uri, images_only, None, chosen)[0] != identity:
             raise changed(uri)
 
     make_room(root, 0, keep=key)

@@ -175,7 +175,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
-        ``label_file`` (`LabelledSource.table`),
+        ``label_file`` (`LabelledSource.table`), ``labels_from`` (`Source.labels_from`),
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common),
@@ -186,9 +186,11 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     seen = pictures.to_dict(source.path, source.labels)
     bad_of = seen.get("unreadable", {}).pop("by_label", {})
     table = getattr(source, "table", {})
-    folders = {} if table else classes
+    labels_from = source.labels_from
+    folders = {} if table or labels_from else classes
     more = {
         "label_file": table,
+        "labels_from": labels_from,
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
         "split_classes": split_folders(folders),

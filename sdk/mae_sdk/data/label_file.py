@@ -140,6 +140,11 @@ class LabelledSource(Source):
         return []
 
     @property
+    def labels_from(self) -> dict[str, int]:
+        """Files beside the pictures give no classes here."""
+        return {}
+
+    @property
     def wrapper(self) -> str:
         """Folders are no classes here."""
         return ""

@@ -33,6 +33,7 @@ from mae_sdk.data.decompress import crc32
 from mae_sdk.data.member import Member
 from mae_sdk.data.names import Names, encoded, is_image, refused
 from mae_sdk.files import share
+from mae_sdk.storage.urls import is_archive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -380,6 +381,12 @@ class Pack:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it holds an archive, and not the objects of a prefix."""
+        kind = self.index.get("kind")  # older entries have none
+        return bool(kind == "archive" if kind else is_archive(self.index["source"]))
 
     def verify(self) -> None:
         """Compare the index with its own digest.

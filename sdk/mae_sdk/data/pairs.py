@@ -18,6 +18,7 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import one_line, shown, spelled
 
 from mae_sdk.data.names import same
+from mae_sdk.data.patterns import expand
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.storage import urls
 
@@ -311,11 +312,8 @@ def _stems(names: Sequence[str]) -> dict[int, str]:
 
 
 def _listed(given: Given) -> list[str]:
-    return (
-        [os.fspath(given)]
-        if isinstance(given, (str, os.PathLike))
-        else [os.fspath(one) for one in given]
-    )
+    listed = [given] if isinstance(given, (str, os.PathLike)) else given
+    return [place for one in listed for place in expand(os.fspath(one))]
 
 
 def _unpaired(pairs: Pairs, role: str) -> DataError:

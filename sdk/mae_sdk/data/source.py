@@ -1,5 +1,5 @@
-"""One view over every data source: a folder, an archive, an object-store prefix, or a list of
-these.
+"""One view over every data source: a folder, an archive, an object-store prefix, a pattern of
+names, or a list of these.
 
 Archives and remote sources are read from the local cache; a local folder is read in place. Member
 names are sorted.
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,8 @@ from mae_sdk.data.labels import (
 from mae_sdk.data.left_out import LeftOut
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
+from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
+from mae_sdk.data.shards import Given, beside, read_classes
 from mae_sdk.data.walk import walk
 from mae_sdk.storage import urls
 
@@ -43,6 +45,9 @@ class _Part(Protocol):
     left_out: LeftOut
     sizes: np.ndarray[Any, Any]
     checksums: np.ndarray[Any, Any] | None
+
+    @property
+    def given(self) -> Given | None: ...
 
     def read(self, index: int) -> bytes: ...
 
@@ -75,9 +80,7 @@ class Source:
     def _locate(self, index: int) -> tuple[_Part, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number = 0
-        while index >= self._ends[number]:
-            number += 1
+        number = int(self._ends.searchsorted(index, side="right"))
         return self._parts[number], index - (int(self._ends[number - 1]) if number else 0)
 
     @property
@@ -140,11 +143,12 @@ class Source:
         """
         import numpy as np
 
-        names = [part.names for part in self._parts]
-        wrappers = wrappers_of(names, known or ())
+        wrappers = wrappers_of(self._foldered, known or ())
         found = [
-            class_labels(part, known, wrapper=wrapper)
-            for part, wrapper in zip(names, wrappers, strict=True)
+            part.given.label(known)
+            if part.given
+            else class_labels(part.names, known, wrapper=wrapper)
+            for part, wrapper in zip(self._parts, wrappers, strict=True)
         ]
         if known is not None:
             return list(known), np.concatenate([labels for _, labels in found])
@@ -158,20 +162,42 @@ class Source:
         return classes, np.concatenate(labels)
 
     @property
+    def _foldered(self) -> list[Sequence[str]]:
+        """The names of each part; none where its classes are not those of its folders."""
+        return [() if part.given else part.names for part in self._parts]
+
+    @property
+    def labels_from(self) -> dict[str, int]:
+        """Suffix of the files that give pictures their classes → pictures that have one so."""
+        found: dict[str, int] = {}
+        for part in self._parts:
+            if part.given:
+                count = int((part.given.values >= 0).sum())
+                found[part.given.kind] = found.get(part.given.kind, 0) + count
+        return found
+
+    @property
     def wrapper(self) -> str:
         """The folders around every image, where there is one source."""
         return wrapper_of(self._parts[0].names) if len(self._parts) == 1 else ""
 
     def same_folders(self) -> list[str]:
         """The folders that every class holds; see `mae_sdk.data.labels.same_folders`."""
-        return same_folders(self._parts[0].names, self.wrapper) if len(self._parts) == 1 else []
+        names = self._foldered
+        return same_folders(names[0], self.wrapper) if len(names) == 1 and len(names[0]) else []
 
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Class folders that are not among `known` → images in them."""
         found: dict[str, int] = {}
-        names = [part.names for part in self._parts]
-        for part, wrapper in zip(names, wrappers_of(names, known), strict=True):
-            for folder, count in strange_folders(part, known, len(wrapper)).items():
+        names = self._foldered
+        for number, wrapper in enumerate(wrappers_of(names, known)):
+            given = self._parts[number].given
+            strange = (
+                given.unknown(known)
+                if given
+                else strange_folders(names[number], known, len(wrapper))
+            )
+            for folder, count in strange.items():
                 found[folder] = found.get(folder, 0) + count
         return found
 
@@ -183,9 +209,10 @@ class Source:
     def missing_classes(self) -> dict[str, int]:
         """Folders beside the classes that hold no image that is read → pictures in them that are
         not."""
-        wrappers = wrappers_of([part.names for part in self._parts])
         found: dict[str, int] = {}
-        for part, wrapper in zip(self._parts, wrappers, strict=True):
+        for part, wrapper in zip(self._parts, wrappers_of(self._foldered), strict=True):
+            if part.given:
+                continue
             missing = missing_folders(part.left_out.folders, wrapper, self.classes)
             for name, count in missing.items():
                 found[name] = found.get(name, 0) + count
@@ -222,15 +249,24 @@ class _Joined(Sequence[str]):
 
 
 class _Folder:
-    """Images in a local folder, read in place."""
+    """Images in a local folder, read in place.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        chosen: whether an image, by its name, is meant; None: all are.
+    """
+
+    given = None
+
+    def __init__(self, root: Path, chosen: Callable[[str], bool] | None = None) -> None:
         import numpy as np
 
         self.root = root
         self.uri = str(root)
         walked = walk(root)
         self.left_out = walked.left_out
+        if chosen is not None:  # what else is there was not asked for
+            walked.files = [file for file in walked.files if chosen(file[0])]
+            self.left_out = LeftOut()
         self.sizes = np.array([size for _, size, *_ in walked.files], dtype=np.int64)
         self.checksums: np.ndarray[Any, Any] | None = None
         self.names = Names.of(name for name, *_ in walked.files)
@@ -271,13 +307,28 @@ class _Packed:
         self.uri = urls.redact(uri)
         self._pack = pack
         images = np.fromiter((is_image(name) for name in pack.names), bool, len(pack.names))
+        self._beside: dict[str, list[int]] = {}
+        if pack.is_archive:
+            self._beside, parts = beside(pack.names, np.flatnonzero(images).tolist())
+            if parts:
+                kept = ~np.isin(np.flatnonzero(images), parts)
+                self._beside = {
+                    kind: np.array(rows)[kept].tolist() for kind, rows in self._beside.items()
+                }
+                images[parts] = False
         self._rows = np.flatnonzero(images)
         self.sizes = pack.sizes[self._rows].astype(np.int64)
         self.checksums: np.ndarray[Any, Any] | None = pack.checksums[self._rows]
         whole = len(self._rows) == len(pack.names)
         self.names = pack.names if whole else Names.of(pack.names[int(i)] for i in self._rows)
         self.digest = pack.index["digest"]
-        self.left_out = self._others(np.flatnonzero(~images).tolist())
+        used = {row for kind in self._beside.values() for row in kind}
+        self.left_out = self._others([i for i in np.flatnonzero(~images).tolist() if i not in used])
+
+    @cached_property
+    def given(self) -> Given | None:
+        """The classes that files beside the images give."""
+        return read_classes(self._beside, self._pack.read, self.names, self._pack.names)
 
     def _others(self, rows: list[int]) -> LeftOut:
         """The files that are no images: these rows of the pack, and those of a prefix that were not
@@ -330,7 +381,8 @@ def open_source(
 
     Args:
         uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case),
-            either behind an fsspec URL, or a list.
+            either behind an fsspec URL, a pattern of these or of pictures
+            (`mae_sdk.data.patterns`), or a list.
         cache_dir: where archives and remote sources are kept; see `mae_sdk.data.cache.cache_dir`.
         limits: bounds on what an archive may ask for.
 
@@ -349,25 +401,35 @@ def open_source(
             expected="a path or URL, or a list of them",
         )
 
-    return Source([_open_one(one, cache_dir, limits) for one in uris])
+    places = [place for one in uris for place in expand(one)]
+    _allow_files(4 * len(places))
+    return Source([_open_one(one, cache_dir, limits) for one in places])
 
 
-def no_pattern(uri: str) -> str | None:
-    """What to do about a name that is meant as a pattern of names."""
-    if not set("*?[{") & set(uri):
-        return None
-    return "names of many files (*, ?) are not read as such: name the folder that holds them"
+def _allow_files(count: int) -> None:
+    """Ask the system for so many more open files than by default, as far as it lets."""
+    if count < 512:
+        return
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such bound
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 1024 if hard == resource.RLIM_INFINITY else min(hard, count + 1024)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
     part: _Part
     where = urls.redact(uri)
     local = None if urls.is_remote(uri) else urls.local_path(uri)
+    if is_pattern(uri):
+        return _open_chosen(uri, cache_dir, limits)
     if local is not None and local.is_dir():
         part = _Folder(local)
     elif local is not None and not local.exists():
-        advice = no_pattern(uri) or "check the path"
-        raise DataError(f"there is no data source at {where}", got=where, hint=advice)
+        raise DataError(f"there is no data source at {where}", got=where, hint="check the path")
     elif local is not None and not local.is_file():
         raise DataError(
             f"{where} is a device or a pipe",
@@ -395,4 +457,21 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
         raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
 
+    return part
+
+
+def _open_chosen(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
+    """The pictures that a pattern stands for."""
+    chosen = Chosen(uri)
+    part: _Part
+    if urls.is_remote(uri):
+        from mae_sdk.data.cache import pack_of
+
+        pack = pack_of(chosen.root, cache_dir, limits, images_only=True, chosen=chosen)
+        part = _Packed(chosen.root.rstrip("/"), pack)
+        part.left_out = LeftOut()
+    else:
+        part = _Folder(urls.local_path(chosen.root), chosen)
+    if not len(part.names):
+        raise nothing(uri)
     return part

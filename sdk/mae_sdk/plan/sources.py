@@ -20,7 +20,7 @@ from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, Usag
 from mae_skill.placeholders import NOT_GIVEN
 
 from mae_sdk.data.fetch import is_archive
-from mae_sdk.data.source import no_pattern
+from mae_sdk.data.patterns import expand, is_pattern
 from mae_sdk.storage import urls
 from mae_sdk.storage.faults import as_data_error
 
@@ -348,7 +348,7 @@ def _one(uri: str, path: Any, name: str) -> str:
     """One source.
 
     Raises:
-        DataError: neither place holds anything.
+        DataError: neither place holds anything, or nothing matches a pattern.
     """
     if not uri.strip() or "\0" in uri:
         raise DataError("not a path or URL", field=name, got=uri, expected="a path or URL")
@@ -361,6 +361,9 @@ def _one(uri: str, path: Any, name: str) -> str:
             f"not a path or URL: {error}", field=name, got=uri, expected="a path or URL"
         ) from error
     where = urls.redact(uri)
+    if is_pattern(base):
+        expand(base)
+        return base
     try:
         if urls.is_archive(uri):
             if _is_file(base) or (local and _holds_something(base)):
@@ -388,7 +391,7 @@ def _one(uri: str, path: Any, name: str) -> str:
         + urls.redact(tried[0])
         + " or a folder that is not empty, "
         + urls.redact(base),
-        hint=no_pattern(uri) or "name the archive itself, or the folder with the images",
+        hint="name the archive itself, or the folder with the images",
     )
 
 
@@ -401,7 +404,8 @@ def find_source(uri: str, info: Mapping[str, Any]) -> str:
     """
     rows = (info.get("data_sources") or {}).values()
     paths = {str(row["path"]): None for table in rows for row in table.values() if row.get("path")}
-    for path in paths if not urls.is_archive(uri) and uri.strip() else ():
+    takes = uri.strip() and not urls.is_archive(uri) and not is_pattern(uri)
+    for path in paths if takes else ():
         with contextlib.suppress(MaeError):
             if found := _file_below(uri, path):
                 return found

@@ -61,6 +61,7 @@ _READ_ONLY = {"http", "https", "github"}
 _ARCHIVE = re.compile(
     r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE
 )
+_TABLE = re.compile(r"\.(parquet|arrow)$", re.IGNORECASE)
 
 _SEALED = re.compile(r"env:(MAE_URL_SECRET_[A-Za-z0-9_]+)@")
 _SEALED_URL = re.compile(rf"[a-zA-Z][a-zA-Z0-9+.-]+://{_SEALED.pattern}")
@@ -209,6 +210,11 @@ def name_of(url: str | os.PathLike[str]) -> str:
 def is_archive(url: str | os.PathLike[str]) -> bool:
     """Whether the name ends as one of the archive formats, in any case."""
     return bool(_ARCHIVE.search(name_of(url)))
+
+
+def is_table(url: str | os.PathLike[str]) -> bool:
+    """Whether the name ends as a table that may hold pictures, in any case."""
+    return bool(_TABLE.search(name_of(url)))
 
 
 def names_a_person(url_scheme: str) -> bool:

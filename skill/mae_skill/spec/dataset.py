@@ -360,8 +360,8 @@ class SegmentationSpec(SpecModel):
 class DatasetSpec(SpecModel):
     """Where images come from, batches and augmentation.
 
-    A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …) or a URL of either
-    (s3://…).
+    A source is a folder, an archive (.tar, .tar.gz, .tgz, .tar.zst, .zip …), a URL of either
+    (s3://…), a pattern of names (images/**/*.png, shard-{000..015}.tar), or a list of these.
     """
 
     train_data_sources: Sources = spec_field(
