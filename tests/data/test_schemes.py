@@ -183,8 +183,8 @@ def test_a_results_root_that_can_only_be_read_is_refused(url: str) -> None:
         ("ssh://host/x.tar", "mae-skill[sftp]"),
         ("s3://bucket/x.tar", "mae-skill[s3]"),
         ("https://host/x.tar", "mae-skill[http]"),
-        ("gs://bucket/x.tar", "gcsfs"),
-        ("az://container/x.tar", "adlfs"),
+        ("gs://bucket/x.tar", "mae-skill[gs]"),
+        ("az://container/x.tar", "mae-skill[az]"),
         ("smb://host/share/x.tar", "smbprotocol"),
     ],
 )

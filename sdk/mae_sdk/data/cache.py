@@ -32,6 +32,22 @@ from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error, changed
 
 
+class NoImages(DataError):
+    """A prefix without images.
+
+    Attributes:
+        names: of the files that it holds.
+    """
+
+    def __init__(self, where: str, names: list[str]) -> None:
+        super().__init__(
+            f"{where} holds no images",
+            got=where,
+            expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case",
+        )
+        self.names = names
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry as ``mae cache`` shows it."""
@@ -156,11 +172,7 @@ def _identify(
         if skipped is not None:
             skipped += sorted(there.keys() - details.keys())
         if not details:
-            raise DataError(
-                f"{where} holds no images",
-                got=where,
-                expected=f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case",
-            )
+            raise NoImages(where, sorted(there))
         return {"url": urls.unsigned(uri).rstrip("/"), "listing": _listing(details)}, details
 
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mae_skill.errors import DataError
 
+from mae_sdk.data import tables
 from mae_sdk.data.archive import BLOCK, Prefixed, looks_like_one, members
 from mae_sdk.data.decompress import sniff
 from mae_sdk.data.member import Limits, Member
@@ -30,14 +31,14 @@ CHECKED_ANYWAY = 256 << 20
 
 
 def is_archive(uri: str) -> bool:
-    """Whether a source is an archive: by its name, or, where that has no suffix of one, by the
-    first bytes of the file that it names.
+    """Whether a source is an archive, or a table: by its name, or, where that has no suffix of
+    one, by the first bytes of the file that it names.
 
     Raises:
         NotFoundError: there is not even a bucket.
         StorageError: it cannot be asked.
     """
-    if urls.is_archive(uri):
+    if urls.is_archive(uri) or urls.is_table(uri):
         return True
     if not urls.is_remote(uri) and not urls.local_path(uri).is_file():
         return False
@@ -72,7 +73,10 @@ def reading(
     elif not urls.is_remote(uri):
         with urls.local_path(uri).open("rb") as raw:
             stored = os.fstat(raw.fileno()).st_blocks * 512  # less than its size where it has holes
-            yield members(raw, identity["size"], where, limits, stored)
+            if urls.is_table(uri):
+                yield tables.members(raw, where)
+            else:
+                yield members(raw, identity["size"], where, limits, stored)
     elif identity["size"] is None or not streams.takes_ranges(uri):
         with (
             streams.StreamedFile(uri, identity["size"], identity) as raw,
@@ -80,19 +84,28 @@ def reading(
         ):
             head = raw.read(BLOCK)
             with _blamed_rightly(raw, identity["size"]):
-                if sniff(head) == "zip":  # its directory is at its end
+                table = urls.is_table(uri)
+                if table or sniff(head) == "zip":  # its directory is at its end
                     whole.write(head)
                     shutil.copyfileobj(raw, whole, 1 << 20)
                     size = whole.tell()
                     whole.seek(0)
-                    yield members(whole, size, where, limits)
+                    yield (
+                        tables.members(whole, where)
+                        if table
+                        else members(whole, size, where, limits)
+                    )
                 else:
                     yield members(Prefixed(head, raw), identity["size"], where, limits)
             raw.finish()
     else:
         with RangedFile(uri, identity["size"], seen=identity) as raw:
             with _blamed_rightly(raw, identity["size"]):
-                yield members(raw, identity["size"], where, limits)
+                yield (
+                    tables.members(raw, where)
+                    if urls.is_table(uri)
+                    else members(raw, identity["size"], where, limits)
+                )
             raw.finish()
 
 

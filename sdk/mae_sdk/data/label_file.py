@@ -22,6 +22,7 @@ from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.names import Names, class_name, is_image, same
 from mae_sdk.data.parts import split_of
 from mae_sdk.data.source import Source
+from mae_sdk.data.tables import arrow
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
@@ -333,16 +334,8 @@ def _bytes(file: str, where: str) -> bytes:
 
 
 def _parquet(data: bytes) -> tuple[list[str], list[Mapping[str, Any]]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            "Parquet cannot be read here",
-            expected="pyarrow",
-            hint="pip install 'mae-skill[parquet]', or save the table as CSV",
-        ) from error
-    table = parquet.read_table(pyarrow.BufferReader(data))
+    lib = arrow("a table of labels in Parquet")
+    table = lib.parquet.read_table(lib.BufferReader(data))
     return list(table.column_names), table.to_pylist()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,7 @@ from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
 from mae_sdk.data.shards import Given, beside, read_classes
+from mae_sdk.data.tables import tables_of
 from mae_sdk.data.walk import walk
 from mae_sdk.storage import urls
 
@@ -328,7 +330,10 @@ class _Packed:
     @cached_property
     def given(self) -> Given | None:
         """The classes that files beside the images give."""
-        return read_classes(self._beside, self._pack.read, self.names, self._pack.names)
+        found = read_classes(self._beside, self._pack.read, self.names, self._pack.names)
+        if found is not None and urls.is_table(self.uri):
+            return replace(found, kind="table")
+        return found
 
     def _others(self, rows: list[int]) -> LeftOut:
         """The files that are no images: these rows of the pack, and those of a prefix that were not
@@ -381,8 +386,8 @@ def open_source(
 
     Args:
         uri: a folder, an archive (``.tar .tar.gz .tgz .tar.zst .tar.xz .tar.bz2 .zip``, any case),
-            either behind an fsspec URL, a pattern of these or of pictures
-            (`mae_sdk.data.patterns`), or a list.
+            a table of pictures (``.parquet .arrow``) or a folder of them, any of these behind an
+            fsspec URL, a pattern of these or of pictures (`mae_sdk.data.patterns`), or a list.
         cache_dir: where archives and remote sources are kept; see `mae_sdk.data.cache.cache_dir`.
         limits: bounds on what an archive may ask for.
 
@@ -403,7 +408,7 @@ def open_source(
 
     places = [place for one in uris for place in expand(one)]
     _allow_files(4 * len(places))
-    return Source([_open_one(one, cache_dir, limits) for one in places])
+    return Source([part for one in places for part in _open_one(one, cache_dir, limits)])
 
 
 def _allow_files(count: int) -> None:
@@ -420,12 +425,13 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
+def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
+    """A source; of a folder or prefix of tables, each of them."""
     part: _Part
     where = urls.redact(uri)
     local = None if urls.is_remote(uri) else urls.local_path(uri)
     if is_pattern(uri):
-        return _open_chosen(uri, cache_dir, limits)
+        return [_open_chosen(uri, cache_dir, limits)]
     if local is not None and local.is_dir():
         part = _Folder(local)
     elif local is not None and not local.exists():
@@ -440,13 +446,23 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         raise DataError(
             f"{where} is neither a folder nor an archive",
             got=where,
-            expected="a folder, .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
+            expected="a folder, .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2, .zip, .parquet "
+            "or .arrow",
         )
     else:
-        from mae_sdk.data.cache import pack_of
+        from mae_sdk.data.cache import NoImages, pack_of
 
-        part = _Packed(uri, pack_of(uri, cache_dir, limits, images_only=True))
+        try:
+            part = _Packed(uri, pack_of(uri, cache_dir, limits, images_only=True))
+        except NoImages as error:
+            if tables := tables_of(uri, error.names):
+                return [part for one in tables for part in _open_one(one, cache_dir, limits)]
+            raise
 
+    if not len(part.names) and local is not None and part.left_out.suffixes:
+        names = [str(path.relative_to(local)) for path in local.rglob("*")]
+        if tables := tables_of(uri, names):
+            return [part for one in tables for part in _open_one(one, cache_dir, limits)]
     if not len(part.names):
         inside = (
             sorted(path.name for path in local.iterdir() if urls.is_archive(path.name))
@@ -457,7 +473,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
         raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
 
-    return part
+    return [part]
 
 
 def _open_chosen(uri: str, cache_dir: Any, limits: Limits | None) -> _Part:

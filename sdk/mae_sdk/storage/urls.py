@@ -8,6 +8,7 @@ A root is a local path or any fsspec URL (``s3://bucket/prefix``, ``gs://…``, 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -38,13 +39,14 @@ _EXTRA = {
     "https": "http",
     "sftp": "sftp",
     "ssh": "sftp",
+    "gs": "gs",
+    "gcs": "gs",
+    "az": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "hf": "hub",
 }
 _PACKAGE = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "hf": "huggingface_hub",
     "smb": "smbprotocol",
     "webhdfs": "requests",
     "github": "requests",
@@ -57,6 +59,10 @@ _HOSTED = {
     "hf": "repository",
     "github": "organization and repository",
 }
+_AZURE = {"az", "abfs", "abfss"}
+TRIES_ITSELF = {"gs", "gcs"}
+"""Schemes whose driver tries a request again itself, for half a minute, whatever it is told."""
+
 _READ_ONLY = {"http", "https", "github"}
 _ARCHIVE = re.compile(
     r"\.(tar|tar\.gz|tgz|tar\.zst|tzst|tar\.xz|txz|tar\.bz2|tbz2|zip)$", re.IGNORECASE
@@ -470,7 +476,18 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
             options["use_listings_cache"] = False
         if name != "memory":
             options["skip_instance_cache"] = True
-        return fsspec.filesystem(name, **options)
+        if name in _AZURE:
+            options |= {"connection_timeout": min(seconds, 10.0), "read_timeout": seconds}
+        if name in TRIES_ITSELF:
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what is wrong is raised
+        fs = fsspec.filesystem(name, **options)
+        if name in _AZURE:
+            # Its client waits for minutes between attempts of its own, and takes no word on it.
+            policies = getattr(getattr(fs.service_client, "_pipeline", None), "_impl_policies", ())
+            for policy in policies:
+                if hasattr(policy, "total_retries"):
+                    policy.total_retries = 0
+        return fs
 
     config = {
         "read_timeout": seconds,
