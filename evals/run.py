@@ -11,9 +11,11 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,12 @@ def prepare(task: dict[str, Any], folder: Path) -> None:
     """A clean folder with the installed bundle, the task's data (real digits) and its files."""
     from mae_sdk.cli.bundle import install_bundle
 
-    from tests.support.images import digits, write_imagefolder
+    from evals.data import MAKERS
 
     install_bundle(ROOT, folder / ".agents" / "skills")
-    if "labelled" in task["data"]:
-        write_imagefolder(folder / "labelled", classes=4, per_class=10, size=32)
-    if "flat" in task["data"]:
-        from PIL import Image
-
-        (folder / "flat").mkdir()
-        for number, pixels in enumerate(digits()[0][::200]):
-            Image.fromarray(pixels).resize((32, 32)).convert("RGB").save(
-                folder / "flat" / f"{number:03d}.png"
-            )
+    for name, make in MAKERS.items():
+        if name in task["data"]:
+            make(folder)
     for name, text in task.get("write", {}).items():
         (folder / name).write_text(text)
 
@@ -57,7 +52,8 @@ def ask(agent: str, prompt: str, folder: Path, timeout: float) -> str:
         for key, value in os.environ.items()
         if key not in ("MAE_RESULTS_ROOT", "MAE_CACHE_DIR")
     }
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    counted = _counting(folder)
+    environment["PATH"] = f"{counted}:{Path(sys.executable).parent}:{environment['PATH']}"
     environment["MAE_CACHE_DIR"] = str(folder / ".cache")
     try:
         done = subprocess.run(
@@ -72,6 +68,39 @@ def ask(agent: str, prompt: str, folder: Path, timeout: float) -> str:
     except subprocess.TimeoutExpired:
         return "timeout"
     return done.stdout + done.stderr
+
+
+def _counting(folder: Path) -> Path:
+    """A folder for PATH, whose ``mae`` notes each call's exit code and passes it on."""
+    place = folder / ".eval"
+    place.mkdir(exist_ok=True)
+    real = Path(sys.executable).parent / "mae"
+    shim = place / "mae"
+    shim.write_text(
+        f'#!/bin/sh\n{shlex.quote(str(real))} "$@"\ncode=$?\n'
+        f'printf \'%s\\t%s\\n\' "$code" "$1" >> {shlex.quote(str(place / "calls"))}\nexit $code\n'
+    )
+    shim.chmod(0o755)
+    return place
+
+
+REFUSED = ("2", "3", "4")
+"""Exit codes of a call that was refused: spec or usage, data, not found."""
+
+
+def effort(task: dict[str, Any], folder: Path) -> dict[str, int]:
+    """What the agent's way cost: ``mae`` calls, refused ones, and jobs started beyond those that
+    the task needs. A call that was cut off before its end is not counted."""
+    calls = folder / ".eval" / "calls"
+    codes = (
+        [line.split("\t")[0] for line in calls.read_text().splitlines()] if calls.exists() else []
+    )
+    started = sum(job.record.get("kind") != "trial" for job in jobs(folder))
+    return {
+        "commands": len(codes),
+        "refused": sum(code in REFUSED for code in codes),
+        "wrong_launches": max(0, started - task["launches"]),
+    }
 
 
 def jobs(folder: Path) -> list[Any]:
@@ -113,6 +142,12 @@ def grade(expected: dict[str, Any], folder: Path) -> str | None:
             if any(path.stat().st_size for path in folder.glob(expected["files"]))
             else f"no file {expected['files']}"
         )
+    if "nowhere" in expected:
+        return _grade_nowhere(expected["nowhere"], folder)
+    if "best" in expected:
+        return _grade_best(expected, folder)
+    if "array" in expected:
+        return _grade_array(expected, folder / expected["array"])
     if "json" in expected:
         return _grade_json(expected, folder / expected["json"])
     if "text" in expected:
@@ -162,6 +197,37 @@ def _grade_number(expected: dict[str, Any], folder: Path) -> str | None:
     ]
     fits = any(isinstance(value, (int, float)) and abs(value - got) < 0.006 for value in true)
     return None if fits else f"{expected['number']}: {got}, and {expected['metric']} is {true}"
+
+
+def _grade_nowhere(secret: str, folder: Path) -> str | None:
+    """A text that no file of the results may hold."""
+    files = (path for path in (folder / "mae-results").rglob("*") if path.is_file())
+    held = [path.name for path in files if secret.encode() in path.read_bytes()]
+    return f"the secret is in {held}" if held else None
+
+
+def _grade_best(expected: dict[str, Any], folder: Path) -> str | None:
+    """The id of the finished job that is best by a metric; equals count alike."""
+    known = {
+        job.id: job.figures()["best"][expected["metric"]]["value"]
+        for job in jobs(folder)
+        if job.record["action"] == "train" and job.state == "COMPLETE"
+    }
+    path = folder / expected["best"]
+    got = path.read_text().strip() if path.is_file() else None
+    fits = got in known and known[got] == max(known.values()) and len(known) >= expected["of"]
+    return None if fits else f"{expected['best']}: {got!r} of {known}"
+
+
+def _grade_array(expected: dict[str, Any], path: Path) -> str | None:
+    import numpy as np
+
+    try:
+        found = np.load(path)
+    except (OSError, ValueError) as error:
+        return f"{path.name}: {error}"
+    fits = len(found) == expected["rows"] and bool(np.isfinite(found).all())
+    return None if fits else f"{path.name}: {found.shape}"
 
 
 def _grade_rows(expected: dict[str, Any], path: Path) -> str | None:
@@ -220,28 +286,63 @@ def _grade_spec(expected: dict[str, Any], path: Path) -> str | None:
     return f"{path.name}: {wrong}" if wrong else None
 
 
-def run_tasks(agent: str, only: str | None, timeout: float, keep: bool) -> bool:
+def run_tasks(
+    agent: str, only: str | None, timeout: float, keep: bool, output: Path | None = None
+) -> bool:
+    """Run the tasks, print how each came out and what it cost; whether all passed.
+
+    Args:
+        output: a JSON file for the outcomes: date, agent, tasks, summary.
+    """
     tasks = [
         task for task in json.loads((HERE / "tasks.json").read_text()) if only in (None, task["id"])
     ]
-    good = 0
+    rows = []
     for task in tasks:
         folder = Path(tempfile.mkdtemp(prefix=f"eval-{task['id']}-"))
         prepare(task, folder)
         (folder / ".agent-output.txt").write_text(ask(agent, task["prompt"], folder, timeout))
-        wrong = [problem for expected in task["expect"] if (problem := grade(expected, folder))]
-        good += not wrong
+        row = judge(task, folder)
+        rows.append(row)
         print(
-            f"{'pass' if not wrong else 'FAIL'}  {task['id']}"
-            + "".join(f"\n      {problem}" for problem in wrong),
+            f"{'pass' if row['passed'] else 'FAIL'}  {task['id']}  {row['commands']} commands"
+            + "".join(f"\n      {problem}" for problem in row["problems"]),
             flush=True,
         )
         if keep:
             print(f"      {folder}")
         else:
             put_away(folder)
-    print(f"{good} of {len(tasks)} tasks passed")
-    return good == len(tasks) and good > 0
+    print(summary(rows))
+    if output is not None:
+        report = {"date": date.today().isoformat(), "agent": agent, "summary": summary(rows)}
+        output.write_text(json.dumps({**report, "tasks": rows}, indent=1) + "\n")
+    return bool(rows) and all(row["passed"] for row in rows)
+
+
+def judge(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """How a task came out: ``task, passed, problems, commands, refused, wrong_launches``."""
+    wrong = [problem for expected in task["expect"] if (problem := grade(expected, folder))]
+    return {
+        "task": task["id"],
+        "passed": not wrong,
+        "problems": wrong,
+        **effort(task, folder),
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """One line over all tasks."""
+    if not rows:
+        return "0 of 0 tasks passed"
+    commands = statistics.median(row["commands"] for row in rows)
+    refused = sum(row["refused"] for row in rows)
+    wrong = sum(row["wrong_launches"] for row in rows)
+    return (
+        f"{sum(row['passed'] for row in rows)} of {len(rows)} tasks passed; "
+        f"{commands:g} commands in the median (goal: 6), {refused} refused, "
+        f"{wrong} wrong launches"
+    )
 
 
 def run_triggers(agent: str, timeout: float) -> bool:
@@ -271,10 +372,11 @@ def main() -> int:
     parser.add_argument("--agent", required=True, help="the agent's command; {prompt} is replaced")
     parser.add_argument("--only", help="one task by id")
     parser.add_argument("--timeout", type=float, default=1200, help="seconds per task")
+    parser.add_argument("-o", "--output", type=Path, help="write the tasks' outcomes here, as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the folders")
     given = parser.parse_args()
     fine = (
-        run_tasks(given.agent, given.only, given.timeout, given.keep)
+        run_tasks(given.agent, given.only, given.timeout, given.keep, given.output)
         if given.set == "tasks"
         else run_triggers(given.agent, given.timeout)
     )

@@ -17,13 +17,13 @@ def runner() -> ModuleType:
     return evals_runner()
 
 
-def test_there_are_twenty_triggers_half_of_them_near_misses_and_fifteen_tasks() -> None:
+def test_there_are_twenty_triggers_half_of_them_near_misses_and_forty_tasks() -> None:
     triggers = json.loads((ROOT / "evals" / "triggers.json").read_text())
     assert len({item["query"] for item in triggers}) == 20
     assert sum(item["fires"] for item in triggers) == 10
     tasks = json.loads((ROOT / "evals" / "tasks.json").read_text())
-    assert len({task["id"] for task in tasks}) == 15
-    assert all(task["expect"] for task in tasks)
+    assert len({task["id"] for task in tasks}) == 40
+    assert all(task["expect"] and task["launches"] >= 0 for task in tasks)
 
 
 def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(
@@ -34,7 +34,25 @@ def test_an_agent_that_does_the_work_passes_and_one_that_only_talks_fails(
     assert runner.run_tasks(worker, "inspect-counts", 60, False)
     talker = f"""{sys.executable} -c 'print("40 images in 4 classes")' {{prompt}}"""
     assert not runner.run_tasks(talker, "inspect-counts", 60, False)
-    assert "FAIL  inspect-counts" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAIL  inspect-counts" in said
+    assert "0 of 1 tasks passed; 0 commands in the median (goal: 6), 0 refused" in said
+
+
+def test_calls_refusals_and_needless_jobs_are_counted(runner: ModuleType, tmp_path: Path) -> None:
+    task = {"id": "x", "data": [], "launches": 0}
+    script = tmp_path / "agent.sh"
+    script.write_text("mae explain model.mask_ratio; mae explain no.such; mae explain arch\n")
+    runner.ask(f"bash {script} {{prompt}}", "p", tmp_path, 60)
+    expected = {"commands": 3, "refused": 1, "wrong_launches": 0}
+    assert runner.effort(task, tmp_path) == expected
+
+    record = tmp_path / "mae-results" / "train-0123456789ab" / "job.json"
+    record.parent.mkdir(parents=True)
+    attempt = {"number": 1, "state": "COMPLETE", "transitions": []}
+    content = {"id": "train-0123456789ab", "action": "train", "kind": "plain", "launch": {}}
+    record.write_text(json.dumps({**content, "attempts": [attempt]}))
+    assert runner.effort(task, tmp_path)["wrong_launches"] == 1
 
 
 def test_a_task_folder_holds_the_installed_skill_and_its_data(

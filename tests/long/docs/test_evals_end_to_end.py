@@ -18,6 +18,16 @@ PRETRAIN = (
 )
 FINETUNE = f"mae run train --train-datasets labelled --automl-policy off --wait train.stage=finetune model.num_classes=4 {ARCH}"
 ID = "| python -c 'import json,sys; print(json.load(sys.stdin)[\"job_id\"])'"
+SHARED = (
+    '| python -c \'import json,sys; d=json.load(sys.stdin)["shared"]; '
+    'print(d["count"])\' > answer.txt'
+)
+UNREADABLE = (
+    '| python -c \'import json,sys; d=json.load(sys.stdin)["unreadable"]; '
+    'print(d["count"])\' > answer.txt'
+)
+FIRST = '| python -c \'import json,sys; print(json.load(sys.stdin)["jobs"][0]["id"])\''
+KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
 
 RIGHT = {
     "inspect-counts": "mae inspect labelled --json | python -c '"
@@ -44,6 +54,45 @@ RIGHT = {
     "negative-other-model": "echo no > answer.txt",
     "cancel": f"J=$({PRETRAIN.replace(' --wait', '').replace('num_epochs=1', 'num_epochs=10000')} --json {ID}) && sleep 1 && mae jobs cancel $J && "
     "mae jobs wait $J; true",
+    "shared-images": f"mae inspect labelled --other twins --json {SHARED}",
+    "new-class": "mae inspect labelled --other newcomers > said.txt; echo 4 > answer.txt",
+    "bits-of-scans": "mae inspect scans > said.txt; echo 12 > answer.txt",
+    "train-on-scans": f"{PRETRAIN.replace('flat', 'scans')} dataset.channels=1 dataset.value_range=auto",
+    "damaged-count": f"mae inspect damaged --json {UNREADABLE}; true",
+    "damaged-recovery": f"{PRETRAIN.replace('flat', 'damaged')} dataset.max_corrupt_fraction=0.2",
+    "classes-from-table": f"{FINETUNE.replace('labelled', 'flat').replace('num_classes=4', 'num_classes=2')} dataset.labels.train=labels.csv",
+    "two-archives": PRETRAIN.replace(
+        "--train-datasets flat",
+        "--train-datasets first.tar.gz --train-datasets second.tar.gz",
+    )
+    + " && echo 25 > answer.txt",
+    "timm-folder": f"F=$({FINETUNE} --json {ID}) && E=$(mae run export --parent $F --wait --json export.format=timm {ID})"
+    " && cp -r $(dirname $(find mae-results/$E -name model.safetensors)) for-timm",
+    "page-to-mail": f"J=$({PRETRAIN} --json {ID}) && mae report $J -o report.html",
+    "best-of-three": " && ".join(
+        f"{FINETUNE.replace('num_epochs=1', 'num_epochs=2')} --eval-dataset val train.optim.lr={lr}"
+        for lr in ("1e-6", "1e-3", "3e-3")
+    )
+    + f" && mae jobs list --sort best --limit 1 --json {FIRST} > best.txt",
+    "other-cluster": "mae plan train --automl-policy off --on 8xA100-80G --images 1.28M --price 2.5/gpuh --json "
+    "stage=pretrain arch=vit_base_patch16 > plan.json",
+    "embeddings": f"J=$({PRETRAIN} --json {ID}) && I=$(mae run inference --parent $J --inference-dataset flat --wait --json {ID})"
+    " && cp $(find mae-results/$I -name 'embeddings.npy') embeddings.npy",
+    "just-train": FINETUNE,
+    "three-trials": FINETUNE.replace("--automl-policy off", "--automl max_trials=3"),
+    "segmentation": "mae run train --train-datasets scenes --eval-dataset scenes --automl-policy off --wait stage=finetune "
+    "task=segmentation model.num_classes=11 model.arch=vit_tiny_patch16 dataset.augmentation.input_size=48 num_epochs=1",
+    "small-patches": f"{PRETRAIN} model.patch_size=4",
+    "twice-with-a-change": f"{PRETRAIN} && {PRETRAIN} train.mask_ratio=0.6",
+    "eight-gpus": f"{PRETRAIN} train.num_gpus=8 train.accelerator=gpu 2> reason.txt",
+    "default-of-a-field": "mae explain model.mask_ratio && echo 0.75 > answer.txt",
+    "secret-stays-secret": f"export WANDB_API_KEY={KEY}; {PRETRAIN}",
+    "weights-of-a-stranger": f"{FINETUNE} --ptm stranger.pth 2> reason.txt",
+    "steps-per-epoch": f"{PRETRAIN.replace('run', 'plan').replace(' --wait', '')} dataset.batch_size=5 && echo 5 > answer.txt",
+    "nearest-pictures": f"J=$({PRETRAIN} --json {ID}) && I=$(mae run inference --parent $J --inference-dataset flat --wait --json inference.neighbors=2 {ID})"
+    " && cp $(find mae-results/$I -name 'neighbors.csv') neighbors.csv",
+    "clean-up": f"{FINETUNE} && J=$({PRETRAIN.replace(' --wait', '').replace('num_epochs=1', 'num_epochs=5000')} --json {ID}) && "
+    "mae jobs cancel $J && (mae jobs wait $J; mae jobs delete $J)",
 }
 WRONG = {
     "inspect-counts": 'echo \'{"images": 41, "classes": 4}\' > answer.json',
@@ -64,6 +113,32 @@ WRONG = {
     "negative-unlabelled": f"echo 'no labels' > reason.txt; {PRETRAIN}",  # trains something else
     "negative-other-model": f"echo no > answer.txt; mkdir -p d && mae run train --train-datasets notes.txt {ARCH}; echo yes > answer.txt",
     "cancel": f"{PRETRAIN.replace(' --wait', '').replace('num_epochs=1', 'num_epochs=10000')}",  # left running
+    "shared-images": "echo 12 > answer.txt",  # the images of twins/ that are not
+    "new-class": "echo 3 > answer.txt",
+    "bits-of-scans": "echo 16 > answer.txt",  # what the file could hold
+    "train-on-scans": f"{PRETRAIN.replace('flat', 'scans')} dataset.value_range=auto",  # three channels
+    "damaged-count": "echo 2 > answer.txt",
+    "damaged-recovery": f"rm damaged/04.jpg damaged/09.jpg damaged/15.jpg; {PRETRAIN.replace('flat', 'damaged')}",  # took files away
+    "classes-from-table": f"{FINETUNE.replace('labelled', 'flat')}",
+    "two-archives": f"{PRETRAIN.replace('flat', 'first.tar.gz')}; echo 14 > answer.txt",
+    "timm-folder": f"F=$({FINETUNE} --json {ID}) && E=$(mae run export --parent $F --wait --json {ID}) && mkdir for-timm",
+    "page-to-mail": PRETRAIN,
+    "best-of-three": f"{FINETUNE} --eval-dataset val; mae jobs list --limit 1 --json {FIRST} > best.txt",
+    "other-cluster": "echo 'about 100 dollars' > plan.json",
+    "embeddings": f"{PRETRAIN}; python -c 'import numpy; numpy.save(\"embeddings.npy\", numpy.zeros((25, 192)))'",
+    "just-train": FINETUNE.replace("--automl-policy off", "--automl max_trials=1"),
+    "three-trials": FINETUNE,
+    "segmentation": f"{PRETRAIN.replace('flat', 'scenes/images/training')}",
+    "small-patches": PRETRAIN,
+    "twice-with-a-change": PRETRAIN,
+    "eight-gpus": f"{PRETRAIN}; echo none > reason.txt",  # trained on the CPU instead
+    "default-of-a-field": "echo 0.6 > answer.txt",
+    "secret-stays-secret": f"{PRETRAIN} && echo {KEY} > mae-results/key.txt",
+    "weights-of-a-stranger": f"{FINETUNE}; echo 'they do not fit' > reason.txt",
+    "steps-per-epoch": "echo 4 > answer.txt",
+    "nearest-pictures": f"{PRETRAIN}; touch neighbors.csv",
+    "clean-up": f"{FINETUNE} && J=$({PRETRAIN.replace(' --wait', '').replace('num_epochs=1', 'num_epochs=5000')} --json {ID}) && "
+    "mae jobs cancel $J; mae jobs wait $J",
 }
 
 
@@ -87,10 +162,14 @@ def test_the_grader_accepts_the_work_and_refuses_the_likely_mistake(
     folder = tmp_path / "place"
     folder.mkdir()
     runner.prepare(TASKS[task], folder)
+    assert runner.effort(TASKS[task], folder)["commands"] == 0
     said = runner.ask(f"bash {script} {{prompt}}", TASKS[task]["prompt"], folder, 600)
     problems = [
         problem for expected in TASKS[task]["expect"] if (problem := runner.grade(expected, folder))
     ]
+    cost = runner.effort(TASKS[task], folder)
     runner.put_away(folder)
     assert not folder.exists()
+    if how == "right":
+        assert cost["commands"] <= 6 and cost["wrong_launches"] == 0, cost
     assert (problems == []) == (how == "right"), f"{problems}\n{said[-3000:]}"
