@@ -6,6 +6,7 @@ both add ``next``, the sensible next calls in their own language.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shlex
 import traceback
@@ -168,14 +169,19 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
 
+    from mae_sdk.plan.inferred_fields import takes_model
+
+    steps = []
     try:
         bundle = Bundle.load(skill_dir)
+        kind = job.leaves()
     except (MaeError, OSError):  # it was moved or removed
         return []
-    steps = []
     for action in bundle.actions:
-        functions = [str(row) for row in (bundle.spec_params.get(action) or {}).values()]
-        if action == job.record["action"] or "parent_model" not in functions:
+        fits = False
+        with contextlib.suppress(MaeError):  # a row that cannot be read
+            fits = takes_model(bundle.spec_params.get(action) or {}, kind)
+        if action == job.record["action"] or not fits:
             continue
         rows = bundle.data_rows(action).values()
         needed = dict.fromkeys(str(row.get("source")) for row in rows if not row.get("optional"))
@@ -430,6 +436,10 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
         directions[str(study["metric"])] = study.get("direction")
     elif kept:
         best = {str(kept["metric"]): best.get(kept["metric"], kept["value"]), **best}
+    stated = job.record["launch"].get("best") or {}
+    name = stated.get("metric")
+    if metric is None and is_number(value := {**newest, **best}.get(name)):
+        return name, value, directions.get(name, stated.get("direction"))
     for name, value in {**newest, **best}.items() if metric else [*best.items(), *newest.items()]:
         # Counts of images say nothing about a model.
         if is_number(value) and isinstance(value, float) and metric in (None, name):

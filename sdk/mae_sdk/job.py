@@ -32,6 +32,7 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
+from mae_sdk.jobs.checkpoint_names import results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
@@ -379,11 +380,16 @@ class Job:
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
         result = self._result()
-        last, best = job_metrics.last_and_best(self._lines(), job_metrics.described(index))
+        lines, stated = self._lines(), record["launch"].get("best")
+        last, best = job_metrics.last_and_best(lines, job_metrics.described(index, stated))
+        kept = job_metrics.best_checkpoint(index)
+        if not index and stated and stated["metric"] in best:
+            judged = job_metrics.judged(lines, stated)
+            kept = job_metrics.best_by_name(results_of(self._names(), record["action"]), judged)
         found = {
             "last": last,
             "best": best,
-            "best_checkpoint": job_metrics.best_checkpoint(index),
+            "best_checkpoint": kept,
             "study": self._study(result) if record.get("kind") == "automl" else None,
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
@@ -623,6 +629,14 @@ class Job:
         make = importlib.import_module("mae_sdk.report.make")
         return make.make_report(self, output, chain=chain)
 
+    def leaves(self) -> str:
+        """The kind of model that it left: ``checkpoint``, ``onnx``, ``engine`` or ``none``."""
+        return outputs_of(self.id, self._root).kind
+
+    @property
+    def _root(self) -> str:
+        return str(self.folder.parent)
+
     def best_checkpoint(self, policy: str = "best") -> Path:
         """The checkpoint by policy; of an AutoML job that of its best trial."""
         record = records.read_record(self.folder)
@@ -768,6 +782,10 @@ class RemoteJob(Job):
     @property
     def _here(self) -> bool:
         return self.root.holds(self.id)
+
+    @property
+    def _root(self) -> str:
+        return self.root.url
 
     @property
     def _longest_pause(self) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
+from mae_skill.dialect import is_nested
 from mae_skill.dotted import flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, NotFoundError, StorageError, UsageError
 from mae_skill.reader import dump_yaml
@@ -32,7 +33,7 @@ from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan
 from mae_sdk.plan.repeat import notice_of_plan
-from mae_sdk.plan.sources import is_images
+from mae_sdk.plan.sources import is_images, names_files
 from mae_sdk.run.platform import submit
 from mae_sdk.run.process import identify
 from mae_sdk.storage import urls
@@ -183,12 +184,16 @@ def _brought(
         for name, inner in mapping.items():
             if not isinstance(inner, Mapping) or not found.get(name):
                 continue
-            nested = all(isinstance(item, Mapping) for item in inner.values())
+            nested = is_nested(inner)
             part = {"mapping": inner} if nested else inner
-            if nested or "path" in inner:
+            if nested or names_files(inner):
                 # Of a list, the declaration names the first item.
                 first = f"{key.partition('[')[0]}[0].{name}" if "[" in key else f"{key}.{name}"
-                folder = unpacked or _type(declared, first) == "folder"
+                folder = (
+                    unpacked
+                    or inner.get("runtime") == "extracted_folder"
+                    or _type(declared, first) == "folder"
+                )
                 found[name] = _brought(part, found[name], declared, f"{key}.{name}", folder)
         return found
     return _local(value, unpacked) if isinstance(value, str) else value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.dialect import is_foreign, normalise, unread_info, unread_schema
-from mae_skill.dotted import set_dotted
+from mae_skill.dotted import set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import parse_value, read_spec
@@ -140,6 +140,16 @@ class Bundle:
                 f"keys of the bundle that are not read: {', '.join(strange[:MAX_NAMED])}{more}; "
                 "`mae skill validate DIR` lists them"
             )
+        template: Mapping[str, Any] = {}
+        with contextlib.suppress(MaeError):
+            template = self.template(action)
+        without = [key for key in self.key_defaults if not _has_place(template, key)]
+        if without:
+            more = f" and {len(without) - MAX_NAMED} more" if len(without) > MAX_NAMED else ""
+            found.append(
+                f"key_defaults that are not used, since the template of {action} has no place for "
+                f"them: {', '.join(map(repr, without[:MAX_NAMED]))}{more}"
+            )
         return found
 
     def action(self, name: str) -> dict[str, Any]:
@@ -149,7 +159,7 @@ class Bundle:
             UsageError: the bundle has no such action.
         """
         entry = self.info["actions"].get(name)
-        if entry is None:
+        if name not in self.info["actions"]:
             near = difflib.get_close_matches(name, self.actions, n=1)
             raise UsageError(
                 "the bundle has no such action",
@@ -275,7 +285,7 @@ class Bundle:
         for action in self.actions:
             try:
                 found.append(json.loads(self.schema_path(action).read_text(encoding="utf-8")))
-            except (OSError, ValueError, MaeError):
+            except (OSError, ValueError, RecursionError, MaeError):
                 continue
         return not found or any(isinstance(one, dict) and is_foreign(one) for one in found)
 
@@ -311,7 +321,7 @@ class Bundle:
         """The action's spec template, with the ``defaults`` and ``args`` of its entry and the
         bundle's ``key_defaults``.
 
-        One of the last counts where the template has the section of its key.
+        One of the last counts where the template has the section, and the list item, of its key.
 
         Raises:
             NotFoundError: the file is missing.
@@ -334,8 +344,7 @@ class Bundle:
         for key, value in defaults.items():
             set_dotted(found, key, copy.deepcopy(value))
         for key, value in self.key_defaults.items():
-            first = key.split(".")[0]
-            if first in found and (first == key or isinstance(found[first], dict)):
+            if _has_place(found, key):
                 set_dotted(found, key, copy.deepcopy(value))
         return found
 
@@ -384,21 +393,51 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+_KEY = re.compile(r"[^.\[\]]+(\[\d{1,6}\])*(\.[^.\[\]]+(\[\d{1,6}\])*)*")
+
+
+def _has_place(template: Mapping[str, Any], key: str) -> bool:
+    """Whether a template has the section of a dotted key, and every list item that it names."""
+    if not _KEY.fullmatch(key) or split_index(key.split(".")[0])[0] not in template:
+        return False
+    here: Any = template
+    for part in key.split("."):
+        name, positions = split_index(part)
+        if not isinstance(here, Mapping):
+            return False
+        if name not in here:
+            return not positions
+        here = here[name]
+        for position in positions:
+            if not isinstance(here, list) or position >= len(here):
+                return False
+            here = here[position]
+    return True
+
+
 def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → value, of an entry's ``defaults`` and of its ``args`` where they are a mapping,
     or a list of mappings with a ``name``: a value, or ``{default: value}``; one that is required is
-    not given yet.
+    not given yet. ``--key`` is the option of the field ``key``.
     """
     found: dict[str, Any] = {}
     for name in ("args", "defaults"):
-        table = entry.get(name)
-        if isinstance(table, list):
-            table = {one["name"]: one for one in table if isinstance(one, dict) and "name" in one}
-        for key, value in table.items() if isinstance(table, Mapping) else ():
+        for key, value in _options(entry.get(name)).items():
             if name == "args" and isinstance(value, Mapping):
                 value = value.get("default", NOT_GIVEN if value.get("required") else None)
-            found[str(key)] = value
+            found[key.lstrip("-")] = value
     return found
+
+
+def option_names(args: Any) -> list[str]:
+    """The names of the options in an entry's ``args``, as they are written there."""
+    return list(_options(args))
+
+
+def _options(table: Any) -> dict[str, Any]:
+    if isinstance(table, list):
+        table = {one["name"]: one for one in table if isinstance(one, dict) and "name" in one}
+    return {str(key): value for key, value in table.items()} if isinstance(table, Mapping) else {}
 
 
 def _refuse_foreign_references(schema: Any, action: str) -> None:
@@ -431,8 +470,22 @@ def _refuse_foreign_references(schema: Any, action: str) -> None:
 
 @functools.lru_cache(maxsize=32)
 def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
-    """A template; PyYAML needs a tenth of a second for one, so each is parsed once per change."""
-    return read_spec(path)
+    """A template; PyYAML needs a tenth of a second for one, so each is parsed once per change.
+
+    Raises:
+        SpecError: it cannot be read, or is no mapping.
+    """
+    try:
+        return read_spec(path)
+    except MaeError as error:
+        reason = error.message.replace(str(path), path.name)
+        raise SpecError(
+            f"a file of the bundle cannot be read: {reason}",
+            field=path.name,
+            got=error.got,
+            expected="YAML: a mapping",
+            hint=error.hint if isinstance(error, SpecError) else None,
+        ) from error
 
 
 def _table(text: str) -> dict[str, dict[str, str]]:

@@ -53,16 +53,15 @@ def given_only(document: Mapping[str, Any], prefix: str = "") -> tuple[dict[str,
 
 
 def absent_items(value: Any, key: str = "") -> Iterator[str]:
-    """The keys of ``???`` inside lists: ``a.b[1]``."""
+    """The keys of ``???`` that are left, as those inside lists: ``a.b[1]``, ``a.b[1].c``."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from absent_items(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for at, item in enumerate(value):
-            if item == NOT_GIVEN:
-                yield f"{key}[{at}]"
-            else:
-                yield from absent_items(item, f"{key}[{at}]")
+            yield from absent_items(item, f"{key}[{at}]")
+    elif isinstance(value, str) and value == NOT_GIVEN:
+        yield key
 
 
 def has_reference(value: Any) -> bool:

@@ -8,13 +8,14 @@ here, so the same input gets the same verdict everywhere.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from mae_skill.bundle import Bundle
+from mae_skill.bundle import MAX_NAMED, Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import (
     MISSING,
@@ -185,11 +186,15 @@ def _schema(bundle: Bundle, action: str) -> dict[str, Any]:
 
 
 def _read_template(bundle: Bundle, action: str, layers: Layers) -> None:
+    """The template, which a bundle may lack.
+
+    Raises:
+        SpecError: there is one that cannot be read.
+        UsageError: it is outside the bundle.
+    """
     try:
         layers.template = dict(bundle.template(action))
-    except UsageError:  # it leads out of the bundle
-        raise
-    except (MaeError, OSError) as error:
+    except NotFoundError as error:
         base = "the schema's defaults" if layers.schema.get("default") else "the overrides alone"
         reason = str(error).splitlines()[0]
         layers.notices.append(f"no template ({reason}): the spec starts from {base}")
@@ -223,7 +228,44 @@ def resolve(
         settle(found)
     found.absent = _needed(bundle, action, merged.absent, layers.optional)
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
+    found.notices += _strange_keys(bundle, action, layers, found.errors)
     return found
+
+
+def _strange_keys(
+    bundle: Bundle, action: str, layers: Layers, errors: Sequence[MaeError]
+) -> list[str]:
+    """A notice of the fields that a person set and neither template nor schema knows; a schema that
+    is closed has refused them."""
+    defaults = layers.schema.get("default") or {}
+    known = {*field_nodes(layers.schema), *flatten(layers.template or {}), *flatten(defaults)}
+    if not known:
+        return []
+    outputs = bundle.action(action).get("outputs")
+    named = {
+        *known,
+        *bundle.data_rows(action),
+        *_inputs(bundle.info, action),
+        *(bundle.spec_params.get(action) or {}),
+        *(outputs if isinstance(outputs, Mapping) else ()),
+        *(layers.schema.get("x_aliases") or {}),
+        *(str(error.field) for error in errors),
+    }
+    strange = []
+    for key in sorted(layers.given):
+        # An empty section of a template may take any field.
+        if not _inside(key, named) and get_dotted(layers.template or {}, _section(key)) != {}:
+            near = difflib.get_close_matches(key, known, n=1)
+            strange.append(key + (f" (did you mean {near[0]}?)" if near else ""))
+    if not strange:
+        return []
+    more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
+    shown = ", ".join(strange[:MAX_NAMED])
+    return [f"set, though neither the template nor the schema of {action} knows it: {shown}{more}"]
+
+
+def _section(key: str) -> str:
+    return key.rpartition(".")[0]
 
 
 def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeError]:
@@ -261,10 +303,19 @@ def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -
     """The fields that nobody gave, of those that the action reads: not those of other actions."""
     named = bundle.manifest.get("actions")
     others = {*bundle.actions, *(named if isinstance(named, Mapping) else ())} - {action}
+    own = {*bundle.data_rows(action), *_inputs(bundle.info, action)}
+    own |= set(bundle.spec_params.get(action) or {})
+    files_of_others = {
+        key
+        for name in bundle.actions
+        if name != action
+        for key in (*bundle.data_rows(name), *_inputs(bundle.info, name))
+    }
     return {
         key
         for key in absent - optional
         if key.split(".")[0] not in others
+        and (_inside(key, own) or not _inside(key, files_of_others))
         and not any(key.startswith((f"{name}.", f"{name}[")) for name in optional)
     }
 
@@ -298,14 +349,19 @@ def judge(
     shaped = check_schema(found.spec, schema) if schema else []
     problems = list(problems)
     known_fields = {problem.field for problem in problems}
-    missing = [item for item in _not_given(found.absent, schema) if item.field not in known_fields]
-    absent = {problem.field for problem in missing}
+    missing = _not_given(bundle, action, found.absent, schema)
+    missing = [item for item in missing if item.field not in known_fields]
+    absent = {str(problem.field) for problem in missing}
     shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
     unsettled = shaped or any(has_reference(problem.got) for problem in problems)
     facts, seen = look(found.spec, not unsettled) if look is not None else (Facts(), [])
     known = [*problems, *seen]
-    known += _missing_data(bundle.info, action, found.spec, known)
-    found.errors, found.warnings = [*shaped, *known], _missing_inputs(bundle, action, found.spec)
+    known += _missing_data(bundle.info, action, found, known)
+    of_data = {str(problem.field) for problem in known}
+    known += _missing_inputs(bundle, action, found.spec, absent | of_data)
+    # What the missing data would fill is said once, as data.
+    shaped = [item for item in shaped if not (item in missing and _inside(item.field, of_data))]
+    found.errors, found.warnings = [*shaped, *known], _unfilled_inputs(bundle, action, found.spec)
     if unsettled:
         return
 
@@ -320,7 +376,14 @@ def judge(
     found.notices += [str(item) for item in warnings if getattr(item, "note", False)]
 
 
-def _not_given(absent: set[str], schema: Mapping[str, Any]) -> list[MaeError]:
+def _inside(field: Any, keys: Collection[str]) -> bool:
+    """Whether a field is one of these, or a part of one."""
+    return any(field == key or str(field).startswith((f"{key}.", f"{key}[")) for key in keys)
+
+
+def _not_given(
+    bundle: Bundle, action: str, absent: set[str], schema: Mapping[str, Any]
+) -> list[MaeError]:
     """One error for each ``???`` that is still there."""
     nodes = field_nodes(schema)
     return [
@@ -328,16 +391,17 @@ def _not_given(absent: set[str], schema: Mapping[str, Any]) -> list[MaeError]:
             "must be given: ??? stands there",
             field=key,
             expected=describe(nodes[key]) if key in nodes else "a value",
-            hint=f"{key}=VALUE, or the field in the spec file",
+            hint=f"{key}=VALUE, or the field in the spec file" + _or_parent(bundle, action, key),
         )
         for key in sorted(absent)
     ]
 
 
 def _missing_data(
-    info: Mapping[str, Any], action: str, spec: Mapping[str, Any], known: Sequence[MaeError]
+    info: Mapping[str, Any], action: str, found: Resolution, known: Sequence[MaeError]
 ) -> list[MaeError]:
     """Data that the action cannot do without: an empty source never means everything."""
+    spec = found.spec
     reported = {problem.field for problem in known}
     optional = {key for key, row in _inputs(info, action).items() if _is_optional(row)}
     return [
@@ -354,7 +418,7 @@ def _missing_data(
         and not _is_optional(row)
         and key not in optional
         and acts(row.get("when"), spec) is None
-        and not get_dotted(spec, str(key))
+        and (not get_dotted(spec, str(key)) or any(_inside(one, {key}) for one in found.absent))
         and not reported & {str(key), row.get("source")}
     ]
 
@@ -376,26 +440,31 @@ def _is_optional(row: Any) -> bool:
     return isinstance(row, Mapping) and (bool(row.get("optional")) or row.get("required") is False)
 
 
-def _missing_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[Any]:
-    """A warning for the declared inputs that have no value; data has an error of its own."""
-    if bundle.action(action).get("mode") == "passthrough":  # its command reads no spec
-        return []
-    outputs = bundle.action(action).get("outputs")
-    others = {*bundle.data_rows(action), *(outputs if isinstance(outputs, Mapping) else ())}
-    models = {
-        key
-        for key, function in (bundle.spec_params.get(action) or {}).items()
-        if str(function).startswith("parent_model")
-    }
-    filled = any(get_dotted(spec, key) for key in models)  # one model is enough for a run
+def _missing_inputs(
+    bundle: Bundle, action: str, spec: Mapping[str, Any], known: set[str]
+) -> list[MaeError]:
+    """The declared inputs that have no value; data and `known` fields have errors of their own."""
+    functions = bundle.spec_params.get(action) or {}
+    models = {key for key, one in functions.items() if str(one).startswith("parent_model")}
+    if any(get_dotted(spec, key) for key in models):  # one model is enough for a run
+        known = known | models
+    return [
+        DataError(
+            f"{action} needs this input",
+            field=key,
+            expected=f"a {row.get('type') or 'path' if isinstance(row, Mapping) else 'path'}",
+            hint=f"{key}=PATH{_or_parent(bundle, action, key)}",
+        )
+        for key, row in _empty_inputs(bundle, action, spec).items()
+        if not _inside(key, known) and (key in models or not _is_weights(functions.get(key)))
+    ]
+
+
+def _unfilled_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[Any]:
+    """A warning for the declared inputs that hold weights to start from: a run may do without."""
+    functions = bundle.spec_params.get(action) or {}
     missing = [
-        key
-        for key, row in _inputs(bundle.info, action).items()
-        if not _is_optional(row)
-        and key not in others
-        and not any(key.startswith((f"{name}.", f"{name}[")) for name in others)
-        and not (filled and key in models)
-        and get_dotted(spec, key) in (None, "", [])
+        key for key in _empty_inputs(bundle, action, spec) if _is_weights(functions.get(key))
     ]
     if not missing:
         return []
@@ -404,10 +473,38 @@ def _missing_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> lis
             "the bundle lists inputs that nothing gives",
             field=missing[0],
             got=missing,
-            expected="a path each: KEY=PATH, or a parent job",
+            expected="a path each: KEY=PATH, --ptm, or a parent job",
             hint="the run may fail at its start",
         )
     ]
+
+
+def _empty_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The declared inputs that are not optional and have no value, without those that data and
+    outputs fill."""
+    if bundle.action(action).get("mode") == "passthrough":  # its command reads no spec
+        return {}
+    outputs = bundle.action(action).get("outputs")
+    others = {*bundle.data_rows(action), *(outputs if isinstance(outputs, Mapping) else ())}
+    return {
+        key: row
+        for key, row in _inputs(bundle.info, action).items()
+        if not _is_optional(row)
+        and not _inside(key, others)
+        and get_dotted(spec, key) in (None, "", [], NOT_GIVEN)
+    }
+
+
+def _is_weights(function: Any) -> bool:
+    """Whether a field takes a checkpoint of its own job, or pretrained weights."""
+    word = str(function)
+    return not word.startswith("parent_model") and ("resume" in word or "ptm" in word)
+
+
+def _or_parent(bundle: Bundle, action: str, key: str) -> str:
+    """The other way to fill a field that takes the model of a parent."""
+    function = str((bundle.spec_params.get(action) or {}).get(key))
+    return ", or --parent JOB" if function.startswith("parent_model") else ""
 
 
 def entry_point(text: str) -> Any:
@@ -453,8 +550,16 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
     kinds = {type(problem) for problem in problems}
     if len(kinds) > 1 or SpecError in kinds:
         raise SpecError(f"the {action} spec has {len(problems)} problems", problems=problems)
-    lines = [f"{item.field}: {item.message}" if item.field else item.message for item in problems]
-    first = problems[0]
+    first, *others = problems
+    lines = [f"{item.field}: {item.message}" if item.field else item.message for item in others]
+    expected, hints = (
+        "; ".join(dict.fromkeys(getattr(item, word) for item in problems if getattr(item, word)))
+        for word in ("expected", "hint")
+    )
     raise kinds.pop()(
-        "; ".join(lines), field=first.field, got=first.got, expected=first.expected, hint=first.hint
+        "; ".join([first.message, *lines]),
+        field=first.field,
+        got=first.got,
+        expected=expected or None,
+        hint=hints or None,
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
+from mae_sdk.automl.objectives import NO_EPOCH, epochs
+from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name
 from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 
 from tests.support.upstream_bundle.make import write_bundle, write_data
@@ -57,7 +59,13 @@ def test_every_kind_of_row_fills_its_field(plan: Plan, tmp_path: Path) -> None:
     ]
     assert dataset["folders"] == [f"{data}/images.tar.gz"]
     assert dataset["val"] == [
-        {"image_dir": f"{data}/images.tar.gz", "caption": None, "suffix": ".txt"}
+        {
+            "image_dir": f"{data}/images.tar.gz",
+            "caption": None,
+            "suffix": ".txt",
+            "boxes": f"{data}/boxes.txt",
+            "unpacked": f"{data}/images.tar.gz",
+        }
     ]
     assert dataset["annotations"] == f"{data}/annotations.jsonl"
     assert dataset["calibration"] == f"{data}/calibration.npy"
@@ -94,15 +102,17 @@ def test_what_nothing_reads_is_named(plan: Plan) -> None:
     assert "surprise" in said
     assert "schema: odd_word" in said
     assert "notes" not in said
+    assert "mapping" not in said
 
 
 def test_mandatory_data_is_asked_for_by_its_option(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(MaeError) as caught:
         plan(train_datasets=None)
-    named = fields(caught.value)
-    assert "--train-datasets URI" in str(named["dataset.folders"].expected)
-    assert "dataset.annotations" in named
-    assert not {"dataset.val", "dataset.calibration", "dataset.labels"} & set(named)
+    said = str(caught.value)
+    assert "dataset.folders in the spec, or --train-datasets URI" in said
+    # One word for a field, though its template has ??? too.
+    assert caught.value.message.count("dataset.annotations") == 1
+    assert not any(name in said for name in ("dataset.val", "calibration", "dataset.labels"))
 
 
 def test_a_missing_file_of_a_source_is_named(plan: Plan, tmp_path: Path) -> None:
@@ -147,6 +157,73 @@ def test_the_runners_own_status_and_checkpoints_are_read(skill: Skill, plan: Pla
     assert evaluated.metrics() == {"val_acc": 2.25}
     exported = skill.create_job("export", parent_job_id=job.id).wait(30)
     assert (exported.folder / "export" / "model.onnx").read_text() == "2"
+
+
+def test_an_archive_inside_a_mapping_is_unpacked_where_its_row_says_so(
+    skill: Skill, plan: Plan, tmp_path: Path
+) -> None:
+    made = plan(eval_dataset=str(tmp_path / "data"), spec_overrides={"train.num_epochs": 1})
+    job = skill.create_job(made).wait(30)
+    (given,) = json.loads((job.folder / "spec.json").read_text())["dataset"]["val"]
+    assert Path(given["unpacked"], "inside", "labels.json").is_file()
+    assert given["image_dir"] == f"{tmp_path}/data/images.tar.gz"
+
+
+def test_the_best_checkpoint_is_that_of_the_epoch_which_the_bundles_metric_says(
+    skill: Skill, plan: Plan
+) -> None:
+    asked = {"train.num_epochs": 4, "train.peak": 1}
+    job = skill.create_job(plan(spec_overrides=asked)).wait(30)
+    assert job.best_checkpoint().name == "model_epoch_001_step_00010.pth"
+    assert job.best_checkpoint("latest").name == "model_epoch_003_step_00030.pth"
+
+    found = job.figures()
+    assert found["best"] == {
+        "val_acc": {"value": pytest.approx(0.2), "epoch": 1, "step": None, "direction": "maximize"}
+    }
+    assert found["best_checkpoint"]["file"].endswith("model_epoch_001_step_00010.pth")
+    (row,) = answers.jobs(skill.jobs(), limit=9)["jobs"]
+    assert (row["metric"], row["best"]) == ("val_acc", pytest.approx(0.2))
+
+    made = skill.plan("evaluate", parent_job_id=job.id)
+    assert made.spec["evaluate"]["checkpoint"].endswith("model_epoch_001_step_00010.pth")
+    assert "best val_acc (highest), epoch 1, val_acc 0.2" in str(made.inferred)
+
+
+def test_a_study_judges_its_trials_checkpoints_by_its_own_metric(plan: Plan) -> None:
+    assert plan().launch["best"] == {"metric": "val_acc", "direction": "maximize"}
+    made = plan(automl_policy="on", automl={"metric": "loss:minimize"})
+    assert made.launch["best"] == {"metric": "loss", "direction": "minimize"}
+
+
+@pytest.mark.parametrize(
+    ("names", "direction", "chosen"),
+    [
+        (["model_epoch_000.pth", "model_epoch_001.pth", "model_epoch_002.pth"], "maximize", 1),
+        (["model_epoch_000.pth", "model_epoch_001.pth", "model_epoch_002.pth"], "minimize", 0),
+        # Counted from 1 in the names, from 0 in the status.
+        (["model_epoch_001.pth", "model_epoch_002.pth", "model_epoch_003.pth"], "maximize", 2),
+        # The best epoch was not kept: the best that was, unless the runner names one itself.
+        (["model_epoch_000.pth", "model_epoch_002.pth"], "maximize", 2),
+        (["model_epoch_000.pth", "model_epoch_002.pth", "model_best.pth"], "maximize", "best"),
+        (["model_epoch_001.pth", "model_epoch_002.pth", "model_best_002.pth"], "maximize", 1),
+    ],
+)
+def test_values_of_epochs_and_names_of_checkpoints_are_brought_together(
+    names: list[str], direction: str, chosen: int | str
+) -> None:
+    judged = Judged("score", direction, {0: 0.1, 1: 0.9, 2: 0.5})
+    name, reason = choose_by_name(names, "best", "job", judged)
+    at = chosen if isinstance(chosen, str) else f"epoch_{chosen:03d}"
+    assert name == f"model_{at}.pth"
+    if names == ["model_epoch_000.pth", "model_epoch_002.pth"]:
+        assert reason.endswith("score 0.5; epoch 1 (0.9) has no checkpoint")
+
+
+def test_a_value_of_the_whole_run_is_of_no_epoch() -> None:
+    whole = [{"kpi": {"cost": 0.2}}, {"epoch": 2, "kpi": {"other": 1.0}}, {"kpi": {"cost": 0.1}}]
+    assert epochs(whole, "cost") == [(NO_EPOCH, 0.1)]
+    assert epochs([*whole, {"epoch": 1, "kpi": {"cost": 0.3}}], "cost") == [(1, 0.3)]
 
 
 def test_a_failure_that_the_runner_reports_is_one_though_it_exits_with_0(

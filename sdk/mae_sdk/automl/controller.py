@@ -29,7 +29,14 @@ from mae_skill.errors import JobFailedError, MaeError
 
 from mae_sdk import files
 from mae_sdk.automl import results
-from mae_sdk.automl.objectives import Objective, best, better_so_far, epochs, reports
+from mae_sdk.automl.objectives import (
+    NO_EPOCH,
+    Objective,
+    best,
+    better_so_far,
+    epochs,
+    reports,
+)
 from mae_sdk.automl.proposals import grid_size
 from mae_sdk.automl.setup import STUDY_NAME, followed, spec_of_trials
 from mae_sdk.automl.shared_workers import Workers
@@ -316,7 +323,7 @@ class StudyLoop:
             return
         for epoch, value in better_so_far(epochs(lines, objective.metric), objective):
             step = epoch + 1
-            if step in item.reported or item.pruning:
+            if epoch == NO_EPOCH or step in item.reported or item.pruning:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
@@ -359,7 +366,8 @@ class StudyLoop:
         values = [pair for pair in found if pair is not None]
 
         if seen.state == COMPLETE and len(values) == len(found):
-            trial.set_user_attr("best_epoch", values[0][0])
+            if values[0][0] != NO_EPOCH:
+                trial.set_user_attr("best_epoch", values[0][0])
             self._tell(item, lines, [value for _, value in values], TrialState.COMPLETE)
         elif item.pruning:
             self._tell(item, lines, None, TrialState.PRUNED)

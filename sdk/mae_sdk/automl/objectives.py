@@ -134,9 +134,14 @@ def reports(record: Mapping[str, Any], metric: str) -> bool:
     return metric in (record.get("kpi") or {}) or metric in record
 
 
+NO_EPOCH = -1
+"""The epoch of a value that is said of the whole run, as a metric file's."""
+
+
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
     """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside
-    ``epoch``): one per epoch, the last one wins."""
+    ``epoch``): one per epoch, the last one wins. Where no record names an epoch, the last value
+    alone, at `NO_EPOCH`."""
     found: dict[int, float] = {}
     for record in records:
         value = (record.get("kpi") or {}).get(metric, record.get(metric))
@@ -145,8 +150,10 @@ def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int,
         epoch = record.get("epoch")
         if isinstance(epoch, int) and not isinstance(epoch, bool):
             found[epoch] = float(value)
-        elif not found:
-            found[0] = float(value)
+        else:
+            found[NO_EPOCH] = float(value)
+    if len(found) > 1:
+        found.pop(NO_EPOCH, None)
     return sorted(found.items())
 
 

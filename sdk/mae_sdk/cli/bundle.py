@@ -54,20 +54,27 @@ def skill() -> None:
 def validate(directory: str | None, as_json: bool) -> None:
     """Check a bundle: front matter, schemas, templates, skill_info, links. Exit 0 or 2.
 
-    A bundle of upstream's dialect is scored: which of its actions work here, and why not.
+    With DIR it is scored: which of its actions work here, what each needs, and why not. A bundle of
+    upstream's dialect, or without SKILL.md, is scored alone.
     """
     from mae_skill.bundle import Bundle
 
     from mae_sdk.plan.score import score
 
-    if directory is not None and Bundle.load(directory).is_foreign:
-        document = {"bundle": directory, **score(Bundle.load(directory))}
+    if directory is not None:
+        bundle = Bundle.load(directory)
+        problems: list[MaeError] = []
+        if not bundle.is_foreign and (bundle.root / "SKILL.md").is_file():
+            _, problems = check_bundle(str(bundle.root))
+        if problems:
+            raise SpecError("invalid bundle", problems=problems)
+        document = {"bundle": directory, **score(bundle)}
         document["valid"] = document["works"] == document["of"]
         emit(document, as_json=as_json, text=_score_text(document))
         if not document["valid"]:
             raise click.exceptions.Exit(SpecError.exit_code)
         return
-    root, problems = check_bundle(directory)
+    root, problems = check_bundle()
     if problems:
         raise SpecError("invalid bundle", problems=problems)
     emit(

@@ -3,14 +3,17 @@
 TAO's layout: ``model_epoch_001.pth``, ``model_epoch_001_step_00020.pth``, ``model_best_003.pth``,
 ``<arch>_model_latest.pth``. The highest epoch, then the highest step, is the latest; a name with
 "best" is preferred where the best is asked for, and where there is none, the latest is taken and
-said to be that.
+said to be that. Where the job states a metric, and its status lines a value for each epoch, these
+decide which epoch is the best.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from mae_skill.errors import NotFoundError
 
@@ -65,12 +68,59 @@ def place(name: str) -> tuple[int, int] | None:
     return max(epochs, default=-1), max(steps, default=-1)
 
 
-def choose_by_name(names: Iterable[str], policy: str, owner: str) -> tuple[str, str]:
+class Best(NamedTuple):
+    """The best of a job's checkpoints, the reason in words, and whether no epoch was better."""
+
+    name: str
+    epoch: int
+    value: float
+    reason: str
+    is_top: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How good each epoch of a job is: its value of the metric that the job is judged by."""
+
+    metric: str
+    direction: str
+    values: Mapping[int, float]
+
+    def best(self, names: Iterable[str]) -> Best | None:
+        """The best of these checkpoints, the earliest of equals; None where no name states an epoch
+        that has a value."""
+        sign = -1.0 if self.direction == "maximize" else 1.0
+        placed = {name: at for name in sorted(names) if (at := place(name)) and at[0] >= 0}
+        # Some runners count from 1 in the names of files, and from 0 in their status.
+        shifts = [by for by in (0, 1) if all(at[0] - by in self.values for at in placed.values())]
+        shift = next(iter(shifts), 0)
+        scored = [
+            (sign * self.values[epoch - shift], epoch, -step, name)
+            for name, (epoch, step) in placed.items()
+            if epoch - shift in self.values
+        ]
+        if not scored:
+            return None
+        _, epoch, _, name = min(scored)
+        value = self.values[epoch - shift]
+        extreme = "highest" if self.direction == "maximize" else "lowest"
+        reason = f"best {self.metric} ({extreme}), epoch {epoch}, {self.metric} {value:.6g}"
+        top = min(self.values, key=lambda one: (sign * self.values[one], one))
+        is_top = self.values[top] == value
+        if not is_top:
+            reason += f"; epoch {top + shift} ({self.values[top]:.6g}) has no checkpoint"
+        return Best(name, epoch, value, reason, is_top)
+
+
+def choose_by_name(
+    names: Iterable[str], policy: str, owner: str, judged: Judged | None = None
+) -> tuple[str, str]:
     """The checkpoint of a policy, and the reason in words.
 
     Args:
         names: the job's results.
         owner: the job, for the error.
+        judged: by what the best is found; None where the job does not say.
 
     Raises:
         NotFoundError: none fits.
@@ -93,6 +143,9 @@ def choose_by_name(names: Iterable[str], policy: str, owner: str) -> tuple[str, 
             )
         return fitting[-1], f"epoch {epoch}, by its name"
     best = [name for name in found if "best" in PurePosixPath(name).stem.lower()]
+    top = judged.best(found) if judged is not None and kind == "best" else None
+    if top is not None and (top.is_top or not best):
+        return top.name, top.reason
     if kind == "best" and best:
         numbered = [name for _, name in placed if name in best]
         return (numbered or best)[-1], "best, by its name"

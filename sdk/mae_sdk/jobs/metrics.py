@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artefact_kind
 from mae_sdk.jobs.intervals import difference, images_needed
 from mae_sdk.jobs.status import is_number
 
@@ -21,11 +22,19 @@ MANY_TRIALS = 2
 """From so many trials on, the best one was chosen by the very figure that is shown."""
 
 
-def described(index: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metric → ``direction`` and, for a share of images, ``images``, of a checkpoint index."""
+def described(
+    index: Mapping[str, Any], stated: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Metric → ``direction`` and, for a share of images, ``images``, of a checkpoint index.
+
+    Args:
+        stated: the ``metric`` and ``direction`` that the job's bundle states, for a runner that
+            keeps no index.
+    """
     found = {name: dict(mapping(about)) for name, about in mapping(index.get("metrics")).items()}
-    best = mapping(index.get("best"))
-    if best.get("metric"):  # all that an index of an earlier version knows
+    # All that an index of an earlier version knows.
+    best = mapping(index.get("best")) or mapping(stated)
+    if best.get("metric"):
         found.setdefault(str(best["metric"]), {}).setdefault("direction", best.get("direction"))
     return found
 
@@ -44,16 +53,7 @@ def last_and_best(
         of images, ``images`` and ``standard_error``; metrics without a known direction have none.
         The first of equals is the best; values that are not finite never are.
     """
-    # An epoch that was done again, after a resume, replaces its earlier values.
-    reported: dict[str, dict[int, Figures]] = {}
-    for line in lines:
-        epoch, kpi = line.get("epoch"), line.get("kpi")
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or not isinstance(kpi, Mapping):
-            continue
-        for name, value in kpi.items():
-            place = {"value": value, "epoch": epoch, "step": line.get("step")}
-            reported.setdefault(str(name), {})[epoch] = place
-
+    reported = by_epoch(lines)
     last = {name: epochs[max(epochs)] for name, epochs in reported.items()}
     best: Figures = {}
     for name, epochs in reported.items():
@@ -65,6 +65,22 @@ def last_and_best(
             known = noise(top["value"], about[name].get("images"))
             best[name] = {**top, "direction": direction, **known}
     return last, best
+
+
+def by_epoch(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]]:
+    """Metric → epoch → ``value, epoch, step``, of the lines of ``status.json``.
+
+    An epoch that was done again, after a resume, replaces its earlier values.
+    """
+    reported: dict[str, dict[int, Figures]] = {}
+    for line in lines:
+        epoch, kpi = line.get("epoch"), line.get("kpi")
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or not isinstance(kpi, Mapping):
+            continue
+        for name, value in kpi.items():
+            place = {"value": value, "epoch": epoch, "step": line.get("step")}
+            reported.setdefault(str(name), {})[epoch] = place
+    return reported
 
 
 def noise(value: Any, images: Any) -> Figures:
@@ -79,6 +95,17 @@ def noise_of(result: Mapping[str, Any]) -> Figures:
     kpis, shares = mapping(result.get("kpis")), mapping(result.get("shares"))
     found = {name: noise(kpis.get(name), images) for name, images in shares.items()}
     return {name: known for name, known in found.items() if known}
+
+
+def judged(lines: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> Judged | None:
+    """How good each epoch of a job is, by the ``metric`` and ``direction`` that its record states;
+    None where it states none."""
+    if not stated:
+        return None
+    metric = str(stated.get("metric"))
+    places = by_epoch(lines).get(metric, {})
+    values = {epoch: at["value"] for epoch, at in places.items() if is_number(at["value"])}
+    return Judged(metric, str(stated.get("direction")), values)
 
 
 def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
@@ -98,6 +125,17 @@ def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
         "metric": metric,
         "value": entry["metrics"][metric],
     }
+
+
+def best_by_name(names: Sequence[str], judged: Judged | None) -> Figures | None:
+    """As `best_checkpoint`, of a runner that keeps no index."""
+    top = None
+    if judged is not None:
+        top = judged.best(name for name in names if artefact_kind(name) == CHECKPOINT)
+    if judged is None or top is None:
+        return None
+    found = {"file": top.name, "epoch": top.epoch, "metric": judged.metric}
+    return {**found, "value": top.value}
 
 
 def study(

@@ -20,6 +20,7 @@ from mae_sdk.jobs.checkpoint_names import (
     CHECKPOINT,
     ENGINE,
     ONNX,
+    Judged,
     artefact_kind,
     choose_by_name,
     results_of,
@@ -32,7 +33,9 @@ from mae_sdk.jobs.checkpoints import (
     read_index,
     sha256_of,
 )
+from mae_sdk.jobs.metrics import judged
 from mae_sdk.jobs.root import Root, check_id
+from mae_sdk.jobs.status import lines_from
 from mae_sdk.storage import urls
 
 BEST_NAME = "best.json"
@@ -64,6 +67,8 @@ class ParentInfo:
         checkpoint_meta: the entry of ``checkpoints.json`` for the newest checkpoint that its model
             comes from.
         files: relative path → bytes.
+        index: of its checkpoints; None of a runner that keeps none, whose epochs are `judged` by
+            its status lines.
         elsewhere: artefacts that its result names outside its folder.
         skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
     """
@@ -78,6 +83,7 @@ class ParentInfo:
     root: Root
     files: Mapping[str, int] = field(default_factory=dict)
     index: dict[str, Any] | None = None
+    judged: Judged | None = None
     elsewhere: tuple[Path, ...] = ()
     skill: str = ""
     network_arch: str = ""
@@ -96,7 +102,7 @@ class ParentInfo:
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.kind == CHECKPOINT:
-            name, reason = choose_by_name(self._own(), policy, self.id)
+            name, reason = choose_by_name(self._own(), policy, self.id, self.judged)
             # A folder of the model hub: the file of weights and what describes it.
             described = str(PurePosixPath(name).with_name("config.json"))
             return self._artefact([name, *([described] if described in self.files else [])], reason)
@@ -216,6 +222,7 @@ def outputs_of(
         root,
         files,
         index,
+        _judged(root, job_id, record, files) if index is None else None,
         elsewhere,
         str(record.get("skill") or ""),
         str(record.get("network_arch") or ""),
@@ -298,6 +305,16 @@ def _index(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> di
         if name in files
         else None
     )
+
+
+def _judged(
+    root: Root, job_id: str, record: records.JobRecord, files: Mapping[str, int]
+) -> Judged | None:
+    """How good each epoch of a job was, where its record states by what that is judged."""
+    if "best" not in record["launch"]:
+        return None
+    lines = lines_from(files, lambda name: root.read(job_id, name).decode(errors="replace"))
+    return judged(lines, record["launch"]["best"])
 
 
 def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> tuple[Path, ...]:

@@ -109,12 +109,14 @@ class Launch(_LaunchFields, total=False):
     """How the supervisor starts the ranks of a job.
 
     ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: a JSON
-    file of the runner that holds its metrics. ``spawns``: the runner is one process that starts its
-    own workers, and is told of no ranks.
+    file of the runner that holds its metrics. ``best``: the ``metric`` that its bundle, or its
+    study, judges it by, and the ``direction``. ``spawns``: the runner is one process that starts
+    its own workers, and is told of no ranks.
     """
 
     config: str
     metric_file: str
+    best: dict[str, str]
     spawns: bool
     cwd: str
     grace_seconds: float

@@ -12,8 +12,9 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeGuard
 
 from mae_sdk.files import parse_json, read_small
@@ -151,6 +152,19 @@ def lines_of(job_dir: Path, metric_file: str | None = None) -> list[dict[str, An
             if numbers := _numbers(parse_json(read_small(path))):
                 found.append({"status": RUNNING, "kpi": numbers})
     return found
+
+
+def lines_from(names: Iterable[str], read: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Every status line of a job whose files have these names in its folder, wherever that is."""
+    nested = [
+        line
+        for name in sorted(names)
+        if len(parts := PurePosixPath(name).parts) == 2
+        and parts[1] == "status.json"
+        and parts[0] not in _NOT_STATUS
+        for line in parse_status(read(name))
+    ]
+    return together(parse_status(read("status.json")) if "status.json" in names else [], nested)
 
 
 def together(own: list[dict[str, Any]], nested: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle
+from mae_skill.bundle import Bundle, option_names
 from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import SpecError
 
@@ -71,7 +71,7 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
         format_ = execution.get("config_format") or format_
         words, cwd = _script(bundle, execution, where)
     else:
-        words, cwd = _split(str(entry.get("command") or ""), entry.get("shell"), where), None
+        words, cwd = _words(entry.get("command"), entry.get("shell"), where), None
     config = f"spec.{_one_of(format_, FORMATS, f'{where}.config_format')}"
 
     words = [*words, *_more_words(entry, where)]
@@ -106,6 +106,20 @@ def _one_of(value: Any, known: Sequence[str], key: str) -> str:
     if value not in known:
         raise SpecError("not known", field=key, got=value, expected=f"one of {', '.join(known)}")
     return str(value)
+
+
+def _words(command: Any, shell: Any, where: str) -> list[str]:
+    """The words of a command: a line of text, or a list of them, which no shell reads."""
+    if isinstance(command, list) and command and shell is not True:
+        return _texts(command, f"{where}.command")
+    if command is not None and not isinstance(command, str):
+        raise SpecError(
+            "not a command",
+            field=f"{where}.command",
+            got=command,
+            expected="a command line, or a list of words without a shell",
+        )
+    return _split(command or "", shell, where)
 
 
 def _split(text: str, shell: Any, where: str) -> list[str]:
@@ -218,6 +232,13 @@ def _script(
     if not isinstance(named, str) or not named.strip():
         raise SpecError("the script is missing", field=f"{where}.execution.script", got=named)
     script = (bundle.root / named).resolve()
+    if not script.is_relative_to(bundle.root.resolve()):
+        raise SpecError(
+            "the script is outside the bundle's folder",
+            field=f"{where}.execution.script",
+            got=named,
+            expected="a script of the bundle; another program is a `command`",
+        )
     if not script.is_file():
         raise SpecError(
             "the bundle has no such script", field=f"{where}.execution.script", got=named
@@ -252,16 +273,34 @@ def _more_words(entry: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _flags(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
-    """A spec as options: ``--key value``; true is a flag, null and false are left out."""
+    """A spec as options: ``--key value``; true is a flag, null and false are left out.
+
+    The ``flags`` of an entry have no value: each is given once, unless its field says false. An
+    option of ``args`` is written as it is there; where its value names another field of the spec,
+    it has that field's.
+    """
+    fields = flatten(spec)
+    flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
+    options = {one.lstrip("-"): one for one in _names(option_names(entry.get("args")))}
+    named = {
+        key: str(fields[key])
+        for key in options.keys() & fields.keys()
+        if isinstance(fields[key], str) and fields[key] != key and fields[key] in fields
+    }
     words: list[str] = []
-    for key, value in flatten(spec).items():
-        if value is None or value is False or value == "":
+    for key in [*fields, *(key for key in flags if key not in fields)]:
+        value = fields.get(named.get(key, key), True)
+        if value is None or value is False or value == "" or key in named.values():
             continue
-        words.append(f"--{key}")
-        if value is not True:
+        written = options.get(key, flags.get(key, key))
+        words.append(written if written.startswith("-") else f"--{written}")
+        if value is not True and key not in flags:
             words += [str(one) for one in (value if isinstance(value, list) else [value])]
-    named = entry.get("flags")
-    return words + [f"--{name}" for name in (named if isinstance(named, list) else ())]
+    return words
+
+
+def _names(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, (list, tuple)) else []
 
 
 def _of_spec(word: str, spec: Mapping[str, Any], shorthand: Mapping[str, str], where: str) -> str:

@@ -284,6 +284,13 @@ def model_fields(spec_params: Mapping[str, Any]) -> set[str]:
     return {name for name, row in spec_params.items() if _parse(name, row)[0] in OF_PARENT}
 
 
+def takes_model(spec_params: Mapping[str, Any], kind: str) -> bool:
+    """Whether an action with these fields takes a parent that left a model of this kind."""
+    rows = model_fields(spec_params)
+    engine_beside = any(_takes(name) == ENGINE for name in rows)
+    return any(_accepts(name, kind, engine_beside) for name in rows)
+
+
 def check_policy(policy: str | None, parent: ParentInfo | None) -> None:
     """Refuse a checkpoint policy, other than the default, that has nothing to choose among.
 

@@ -15,6 +15,7 @@ from mae_skill.errors import NotFoundError, SpecError, UsageError
 from mae_sdk.jobs.config_file import SPEC, require_toml
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
+from mae_sdk.plan.automl_policy import stated_metric
 from mae_sdk.plan.command import command_of, fill, places
 from mae_sdk.run.platform import Resources
 
@@ -192,6 +193,8 @@ def launch_record(
         record["config"] = command.config
     if isinstance(entry.get("metric_file"), str):
         record["metric_file"] = entry["metric_file"]
+    if (stated := stated_metric(bundle, action)) is not None:
+        record["best"] = dict(zip(("metric", "direction"), stated, strict=True))
     if not entry.get("distributed"):
         record["spawns"] = True
     record["processes"], record["devices"], record["device_count"] = shape(

@@ -708,6 +708,8 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         references=draft.references,
     )
     plan.study = study
+    first = study["objectives"][0]
+    launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
     plan.notices += list(study["space"].get("notes") or [])
     if "auto_spec" in study:
         plan.notices.append(_auto_trial(auto, 1))

@@ -4,6 +4,7 @@ files nothing reads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from mae_skill.dialect import unread_info, unread_schema
 from mae_skill.errors import DataError, MaeError
 from mae_skill.resolve import layers_of, resolve
 
-from mae_sdk.plan import inferred_fields
+from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide
 from mae_sdk.plan.command import command_of
 from mae_sdk.plan.inferred_fields import InferenceContext
@@ -44,11 +45,21 @@ def score(bundle: Bundle) -> dict[str, Any]:
 def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     """Whether an action can be planned, given its data and a parent."""
     problems: list[MaeError] = []
+    rows = bundle.data_rows(action)
     needs: set[str] = {
         f"{row.get('source')} → {key}"
-        for key, row in bundle.data_rows(action).items()
+        for key, row in rows.items()
         if row.get("source") and not row.get("optional")
     }
+    for key, row in rows.items():
+        try:
+            sources.check_row(key, row)
+        except MaeError as error:
+            problems.append(error)
+    with contextlib.suppress(MaeError):  # told below
+        models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
+        if models:
+            needs.add(f"--parent → {' or '.join(sorted(models))}")
     notices: list[str] = []
     spec: Mapping[str, Any] = {}
     for read in (bundle.schema, bundle.template):
@@ -64,7 +75,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         for one in found.errors:
             key = str(one.field)
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
-            if given and key not in filled:
+            if given and key not in filled and key not in rows:
                 needs.add(key)
             elif not given:
                 problems.append(one)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mae_skill.dialect import is_nested
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 
@@ -105,10 +106,12 @@ def locate(
                 error.field = error.field or name
                 errors.append(error)
         found = [one for one in found if one is not None]
+        several = many or bool(row.get("list") or row.get("multiple_sources"))
         if isinstance(row.get("mapping"), Mapping):
-            found = _over_pattern(found, value_of(key))
+            pattern = value_of(key)
+            several = several or isinstance(pattern, list)
+            found = _over_pattern(found, pattern)
         if found:
-            several = many or bool(row.get("list") or row.get("multiple_sources"))
             values[key] = found if several else found[0]
     return values, errors
 
@@ -170,30 +173,30 @@ class _Place:
             return self._mapped(mapping, base)
         if "value" in self.row:
             return self.row["value"]
-        return self._first(self._paths(), base, bool(self.row.get("optional")), self.alone)
+        return self._first(self._paths(self.row), base, bool(self.row.get("optional")), self.alone)
 
     def _mapped(self, mapping: Mapping[str, Any], base: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, row in mapping.items():
             if not isinstance(row, Mapping):
                 continue
-            if row and all(isinstance(item, Mapping) for item in row.values()):
+            if is_nested(row):
                 found[str(name)] = self._mapped(row, base)
                 continue
             optional = bool(row.get("optional"))
-            path = row.get("path")
+            paths = self._paths(row)
             if "value" in row:
                 found[str(name)] = row["value"]
-            elif path or not optional:
-                value = self._first([str(path or "")], base, optional, False)
+            elif paths != [""] or not optional:
+                value = self._first(paths, base, optional, False)
                 if value is not None:
                     found[str(name)] = value
         return found
 
-    def _paths(self) -> list[str]:
+    def _paths(self, row: Mapping[str, Any]) -> list[str]:
         """The paths to look for, the first that exists is taken."""
-        chosen: Any = self.row.get("path")
-        for word, table in self.row.items():
+        chosen: Any = row.get("path")
+        for word, table in row.items():
             if chosen is not None or not str(word).startswith("path_from_"):
                 continue
             if isinstance(table, Mapping):
@@ -235,15 +238,36 @@ class _Place:
             return str(found)
 
         filled = _NAMED.sub(value, path)
-        parts = PurePosixPath(filled.replace("\\", "/")).parts
-        if filled.startswith(("/", "~")) or ".." in parts or "\0" in filled or "://" in filled:
-            raise SpecError(
-                "a path of the bundle leads out of the source",
-                field=f"data_sources.{self.key}",
-                got=filled,
-                expected="a path below the source",
-            )
+        _check_below(filled, self.key)
         return filled
+
+
+def _check_below(path: str, key: str) -> None:
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if path.startswith(("/", "~")) or ".." in parts or "\0" in path or "://" in path:
+        raise SpecError(
+            "a path of the bundle leads out of the source",
+            field=f"data_sources.{key}",
+            got=path,
+            expected="a path below the source",
+        )
+
+
+def check_row(key: str, row: Mapping[str, Any]) -> None:
+    """Refuse a row whose paths lead out of its source, whatever the data and the spec.
+
+    Raises:
+        SpecError: one does.
+    """
+    for word, value in row.items():
+        named = value.values() if isinstance(value, Mapping) else [value]
+        if word == "mapping":
+            for one in (item for item in named if isinstance(item, Mapping)):
+                check_row(key, {"mapping": one} if is_nested(one) else one)
+        elif word == "path" or str(word).startswith("path_from_"):
+            paths = (one for item in named for one in (item if isinstance(item, list) else [item]))
+            for path in paths:
+                _check_below(str(path or ""), key)
 
 
 def _checked(uri: str, name: str) -> str:
@@ -337,11 +361,18 @@ def paths_in(row: Mapping[str, Any], value: Any) -> list[str]:
     for name, item in mapping.items():
         if not isinstance(item, Mapping):
             continue
-        if item and all(isinstance(inner, Mapping) for inner in item.values()):
+        if is_nested(item):
             found += paths_in({"mapping": item}, value.get(name))
-        elif "path" in item:
+        elif names_files(item):
             found += paths_in({}, value.get(name))
     return found
+
+
+def names_files(row: Mapping[str, Any]) -> bool:
+    """Whether a row of data fills its field with files of the source, not with a value."""
+    return "value" not in row and any(
+        word == "path" or str(word).startswith("path_from_") for word in row
+    )
 
 
 def _one(uri: str, path: Any, name: str) -> str:

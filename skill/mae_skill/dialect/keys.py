@@ -91,7 +91,8 @@ ROW = {
     "value",
     "when",
 }
-PATH_FROM = ("format", "type", "intent", "source", "model_type")
+MAPPED = {"optional", "path", "runtime", "value"}
+PATHS = {f"path_from_{word}" for word in ("format", "type", "intent", "source", "model_type")}
 FILE = {"type", "optional"}
 SCHEMA = {
     "$defs",
@@ -165,16 +166,22 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
     for action, rows in _sections(info.get("data_sources")):
         for key, row in _sections(rows):
             where = f"data_sources.{action}.{key}."
-            yield from _strange(row, ROW | {f"path_from_{word}" for word in PATH_FROM}, where)
+            yield from _strange(row, ROW | PATHS, where)
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
 def _mapped(table: Any, where: str) -> Iterator[str]:
     for name, row in _sections(table):
-        if any(isinstance(item, Mapping) for item in row.values()):
+        if is_nested(row):
             yield from _mapped(row, f"{where}{name}.")
         else:
-            yield from _strange(row, {"path", "optional", "value"}, f"{where}{name}.")
+            yield from _strange(row, MAPPED | PATHS, f"{where}{name}.")
+
+
+def is_nested(row: Mapping[str, Any]) -> bool:
+    """Whether what a ``mapping`` holds under a name is a mapping of further names, not a row."""
+    is_row = any(str(word).startswith("path_from_") for word in row)
+    return bool(row) and not is_row and all(isinstance(item, Mapping) for item in row.values())
 
 
 def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:

@@ -69,6 +69,8 @@ data_sources:
       mapping:
         image_dir: {path: images.tar.gz}
         caption: {path: captions.json, optional: true}
+        boxes: {path_from_format: {coco: boxes.json, "*": boxes.txt}}
+        unpacked: {path: images.tar.gz, runtime: extracted_folder}
         suffix: {optional: true}
     dataset.calibration: {source: calibration_dataset, path: calibration.npy, optional: true}
     dataset.annotations:
@@ -121,7 +123,7 @@ if action == "train":
         if own["fault"] == "says failure" and epoch == 1:
             say("FAILURE", "the loss is no number")
             sys.exit(0)
-        value = own["lr"] * (epoch + 1)
+        value = own["lr"] * (1 + epoch - 2 * max(0, epoch - own["peak"]))
         say("RUNNING", epoch=epoch, max_epoch=own["num_epochs"] - 1, graphical={"loss": 1 - value},
             kpi={"val_acc": str(value)})
         open(os.path.join(top, f"model_epoch_{epoch:03d}_step_{epoch * 10:05d}.pth"), "w").write(
@@ -159,6 +161,7 @@ def schema(action: str) -> dict[str, Any]:
             "num_epochs": _node("int", 2, minimum=5, maximum=10),
             "lr": _node("float", 0.1, minimum=0.0, maximum=1.0, automl_enabled=True),
             "mode": _node("categorical", "cold", enum=["cold", "warm"]),
+            "peak": _node("int", 9),
             "fault": _node("string", ""),
             "pretrained": _node("string", ""),
             "resume": _node("string", ""),
@@ -224,7 +227,13 @@ def write_data(folder: Path) -> Path:
     import tarfile
 
     (folder / "lists").mkdir(parents=True)
-    for name in ("lists/all.txt", "labels.json", "annotations.jsonl", "calibration.npy"):
+    for name in (
+        "lists/all.txt",
+        "labels.json",
+        "boxes.txt",
+        "annotations.jsonl",
+        "calibration.npy",
+    ):
         (folder / name).write_text("{}")
     with tarfile.open(folder / "images.tar.gz", "w:gz") as archive:
         archive.add(folder / "labels.json", "inside/labels.json")

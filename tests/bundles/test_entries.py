@@ -1,0 +1,237 @@
+"""The words of an action's entry, of bundles as small as each needs: a plan takes them as they are
+meant, refuses what would run wrongly, and says what it left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mae_sdk import Skill, answers
+from mae_sdk.cli.main import cli
+from mae_sdk.plan.score import score
+from mae_skill.bundle import Bundle
+from mae_skill.errors import DataError, MaeError, SpecError
+from mae_skill.reader import dump_yaml
+
+Made = Callable[..., Skill]
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A bundle of actions, and of templates by action; ``more`` are keys of skill_info.yaml."""
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+
+    def write(actions: Any, templates: Any = None, **more: Any) -> Skill:
+        folder = tmp_path / "bundle"
+        (folder / "references").mkdir(parents=True)
+        info = {"name": "small", "actions": actions, **more}
+        (folder / "references" / "skill_info.yaml").write_text(dump_yaml(info))
+        for action, template in (templates or {}).items():
+            text = template if isinstance(template, str) else dump_yaml(template)
+            (folder / "references" / f"spec_template_{action}.yaml").write_text(text)
+        return Skill(folder)
+
+    return write
+
+
+def words(skill: Skill, action: str = "go", **options: Any) -> list[str]:
+    command: list[str] = skill.plan(action, automl_policy="off", **options).launch["command"]
+    return command[1:]
+
+
+def test_options_are_written_as_the_bundle_writes_them_and_once(made: Made) -> None:
+    entry = {
+        "command": "tool",
+        "mode": "args",
+        "args": {"--out": "place", "-r": 0.5, "--deep.key": 3},
+        "defaults": {"place": "/tmp/x", "loud": True, "quiet": False, "off": False, "many": [1, 2]},
+        "flags": ["loud", "quiet", "--always"],
+    }
+    assert words(made({"go": entry})) == [
+        *("--out", "/tmp/x", "-r", "0.5", "--deep.key", "3", "--loud", "--many", "1", "2"),
+        "--always",
+    ]
+
+
+def test_a_command_may_be_a_list_of_words_and_is_nothing_else(made: Made, tmp_path: Path) -> None:
+    skill = made(
+        {
+            "go": {"command": ["tool", "a b", "{config_path}"]},
+            "odd": {"command": {"tool": 1}},
+            "none": None,
+        }
+    )
+    assert words(skill)[0] == "a b"
+    with pytest.raises(SpecError, match="not a command"):
+        skill.plan("odd")
+    with pytest.raises(SpecError, match="names no command"):
+        skill.plan("none")
+
+
+@pytest.mark.parametrize("script", ["/usr/bin/env", "../bundle/../other.py"])
+def test_a_script_outside_the_bundle_is_refused(made: Made, script: str) -> None:
+    skill = made({"go": {"execution": {"type": "python_script", "script": script}}})
+    with pytest.raises(SpecError, match="outside the bundle"):
+        skill.plan("go")
+
+
+def test_a_mandatory_input_that_nothing_gives_is_an_error_and_a_need(made: Made) -> None:
+    entry = {
+        "command": "tool {config_path}",
+        "inputs": {
+            "data.x": {"type": "file"},
+            "data.y": {"type": "file", "optional": True},
+            "go.checkpoint": {"type": "file"},
+            "go.weights": {"type": "file"},
+        },
+    }
+    mapped = {"go": {"go.checkpoint": "parent_model", "go.weights": "ptm"}}
+    skill = made({"go": entry}, {"go": {"data": {"x": ""}, "go": {}}}, spec_params=mapped)
+    with pytest.raises(DataError) as caught:
+        skill.plan("go")
+    said = str(caught.value)
+    assert "data.x: go needs this input" in said
+    assert "go.checkpoint=PATH, or --parent JOB" in said
+    assert "data.y" not in said
+    plan = skill.plan("go", spec_overrides={"data.x": "/x", "go.checkpoint": "/m.pth"})
+    assert [item.got for item in plan.warnings if item.field == "go.weights"] == [["go.weights"]]
+    assert score(skill.bundle)["actions"]["go"]["needs"] == ["--parent → go.checkpoint", "data.x"]
+
+
+def test_an_item_of_a_list_that_stays_open_is_refused(made: Made, tmp_path: Path) -> None:
+    template = {"data": {"sources": [{"folder": "???", "weight": 1}], "other": [{"x": "???"}]}}
+    rows = {
+        "go": {"data.sources": {"source": "train_datasets", "mapping": {"folder": {"path": ""}}}}
+    }
+    skill = made({"go": {"command": "tool"}}, {"go": template}, data_sources=rows)
+    with pytest.raises(SpecError) as caught:
+        skill.plan("go")
+    assert [problem.field for problem in caught.value.problems] == [
+        "data.other[0].x",
+        "data.sources",
+    ]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").touch()
+    plan = skill.plan(
+        "go", train_datasets=str(tmp_path / "d"), spec_overrides={"data.other[0].x": 1}
+    )
+    assert plan.spec["data"]["sources"] == [{"folder": f"{tmp_path}/d", "weight": 1}]
+
+
+def test_what_only_other_actions_read_need_not_be_given(made: Made) -> None:
+    template = {"data": {"train": {"folder": "???"}, "test": {"folder": "???"}, "size": "???"}}
+    rows = {
+        "go": {"data.train.folder": {"source": "train_datasets"}},
+        "test": {"data.test.folder": {"source": "eval_dataset"}},
+    }
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry, "test": entry}, {"go": template}, data_sources=rows)
+    with pytest.raises(MaeError) as caught:
+        skill.plan("go")
+    assert {one.field for one in caught.value.problems} == {"data.train.folder", "data.size"}
+
+
+def test_a_key_that_nothing_knows_is_named_with_the_near_one(made: Made) -> None:
+    template = {"train": {"optim": {"lr": 0.1}, "free": {}}}
+    skill = made({"go": {"command": "tool {config_path}"}}, {"go": template})
+    asked = {"train.optim.lrr": 1, "train.free.any": 2, "train.optim.lr": 3}
+    (said,) = [one for one in skill.plan("go", spec_overrides=asked).notices if "knows" in one]
+    assert said.endswith("knows it: train.optim.lrr (did you mean train.optim.lr?)")
+    assert not any("knows" in one for one in skill.plan("go").notices)
+
+
+def test_key_defaults_without_a_place_are_named_and_not_put_in(made: Made) -> None:
+    skill = made(
+        {"go": {"command": "tool {config_path}"}, "bare": {"command": "tool {config_path}"}},
+        {"go": {"data": {"list": [{"p": 1}]}, "x": 1}},
+        key_defaults={
+            "data.list[0].p": 2,
+            "data.list[1].p": 3,
+            "data.list[-1].p": 4,
+            "data.new.q": 5,
+            "a..b": 6,
+            "": 7,
+            "x.y": 8,
+        },
+    )
+    plan = skill.plan("go")
+    assert plan.spec == {"data": {"list": [{"p": 2}], "new": {"q": 5}}, "x": 1}
+    (said,) = [one for one in plan.notices if "key_defaults" in one]
+    assert said.endswith("'data.list[1].p', 'data.list[-1].p', 'a..b', '', 'x.y'")
+    assert any("'data.list[0].p'" in one for one in skill.plan("bare").notices)
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: {b: ???}\n", "a: !!python/name:os.system\n"])
+def test_a_template_that_cannot_be_read_is_refused_by_its_name(made: Made, text: str) -> None:
+    skill = made({"go": {"command": "tool {config_path}"}}, {"go": text})
+    with pytest.raises(SpecError, match="a file of the bundle cannot be read") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_template_go.yaml"
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_a_skill_info_that_is_no_text_is_refused_by_its_name(made: Made) -> None:
+    skill = made({"go": {"command": "tool"}})
+    (Path(skill.bundle.root) / "references" / "skill_info.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(SpecError) as caught:
+        Bundle.load(skill.bundle.root)
+    assert (caught.value.field, caught.value.hint) == ("skill_info.yaml", None)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"path": "../../etc"},
+        {"path_from_format": {"*": ["ok", "/etc/passwd"]}},
+        {"mapping": {"a": {"b": {"path": "ok"}, "c": {"path": "x://y"}}}},
+    ],
+)
+def test_validate_refuses_the_data_paths_that_no_plan_takes(made: Made, row: Any) -> None:
+    rows = {"go": {"data.x": {"source": "train_datasets", **row}}}
+    skill = made({"go": {"command": "tool {config_path}"}}, data_sources=rows)
+    (problem,) = score(skill.bundle)["actions"]["go"]["problems"]
+    assert problem["field"] == "data_sources.data.x"
+
+
+def test_validate_scores_whatever_bundle_a_plan_takes(made: Made) -> None:
+    skill = made({"go": {"command": "tool {config_path}"}, "bad": {"command": "a | b"}})
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "default": {"x": 1}}
+    (Path(skill.bundle.root) / "schemas").mkdir()
+    (Path(skill.bundle.root) / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+    assert not skill.bundle.is_foreign
+    ran = CliRunner().invoke(cli, ["skill", "validate", str(skill.bundle.root), "--json"])
+    document = json.loads(ran.stdout)
+    assert (ran.exit_code, document["works"], document["of"]) == (2, 1, 2)
+    deep = '{"properties": ' * 3000 + "{}" + "}" * 3000
+    (Path(skill.bundle.root) / "schemas" / "go.schema.json").write_text(deep)
+    assert score(skill.bundle)["of"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "follows"),
+    [
+        ("checkpoint", ["check", "export"]),
+        ("onnx", ["build"]),
+        ("engine", []),
+        ("none", []),
+    ],
+)
+def test_the_next_actions_are_those_that_take_what_the_job_left(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, follows: list[str]
+) -> None:
+    entry = {"command": "python3 {bundle_dir}/none.py"}
+    models = {"check": "checkpoint", "export": "checkpoint", "build": "onnx_file"}
+    skill = made(
+        dict.fromkeys(("go", *models), entry),
+        spec_params={name: {f"{name}.{last}": "parent_model"} for name, last in models.items()},
+    )
+    job = skill.create_job(skill.plan("go"))
+    names = {"checkpoint": "m.pth", "onnx": "m.onnx", "engine": "m.engine", "none": "m.csv"}
+    (job.folder / "go").mkdir(exist_ok=True)
+    (job.folder / "go" / names[kind]).touch()
+    assert [step.action for step in answers.after(job)] == follows
