@@ -229,13 +229,14 @@ class Run:
             held = any(key == one or key.startswith((f"{one}.", f"{one}[")) for one in mapped)
             if optional or held or key in self.params or (outputs and key in outputs):
                 continue
-            if value_at(self.template, key) not in (None, "", "???", []):
+            present = value_at(self.template, key)
+            if present not in (None, "", "???", [], [""]):
                 continue
             kind = row.get("type") if isinstance(row, dict) else "file"
             name = key.replace(".", "_").replace("[", "_").replace("]", "")
             place = self.base / "inputs" / (name if kind == "folder" else f"{name}.dat")
             make(place)
-            self.given[key] = str(place)
+            self.given[key] = [str(place)] if isinstance(present, list) else str(place)
         for key, value in leaves(self.template):
             # What the template leaves to the user and no table fills.
             section = parts_of(key)[0]

@@ -491,7 +491,7 @@ def _empty_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> dict[
         for key, row in _inputs(bundle.info, action).items()
         if not _is_optional(row)
         and not _inside(key, others)
-        and get_dotted(spec, key) in (None, "", [], NOT_GIVEN)
+        and get_dotted(spec, key) in (None, "", [], [""], NOT_GIVEN)
     }
 
 

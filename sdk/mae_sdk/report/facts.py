@@ -149,7 +149,7 @@ class Facts:
     def about(self) -> dict[str, dict[str, Any]]:
         """Metric → ``direction`` and, of a share of images, ``images``."""
         try:
-            return described(self.index)
+            return described(self.index, self.record["launch"].get("best"))
         except (TypeError, ValueError, AttributeError):
             return {}
 
