@@ -132,6 +132,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),
     "train.freeze": (["encoder"], {}),
+    "train.class_weights": ({"0": 3.0}, {}),
+    "dataset.balanced_sampling": (True, {}),
     "train.clip_grad_norm": (0.01, {}),
     "train.ema_decay": (0.5, {"dataset.val_data_sources": HELD}),
     "train.early_stopping.patience": (

@@ -7,7 +7,7 @@ reconstruction loss. Always with inference's preprocessing, and with the artefac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
+from mae_runners.actions.results import Leading, true_labels, write_results
 from mae_runners.context import RunContext
 from mae_runners.data import left_out
 from mae_runners.deploy import artefact
@@ -47,7 +48,11 @@ KPIS = (
     "ACC_all",
     "ACC_top5",
     "val_loss",
+    "balanced_accuracy",
     "mean_class_accuracy",
+    "f1_macro",
+    "f1_weighted",
+    "auroc",
     "ece",
     "knn_acc",
     "linear_acc",
@@ -57,9 +62,13 @@ KPIS = (
 SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
 """The metrics that are shares of the images."""
 
+LISTED = 5
+"""Classes that ``results.csv`` lists for each image."""
+
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
-    """Evaluates and writes `metrics.json` (and the confusion matrix).
+    """Evaluates and writes `metrics.json`; of a classifier also `results.csv` and the confusion
+    matrix.
 
     Returns:
         ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
@@ -109,11 +118,18 @@ def evaluate_classifier(
     """Metrics of a classifier, summed over ranks without counting an image twice."""
     meta = runtime.meta
     source = artefact.need_source(spec, "val_data_sources", "evaluate")
-    table = (spec.dataset.labels.val, "val")
-    images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes, labels=table)
+    images = EvalImages(
+        spec,
+        source,
+        meta,
+        labelled=True,
+        classes=meta.classes,
+        labels=(spec.dataset.labels.val, "val"),
+    )
     classes = artefact.class_names(meta, images.dataset.classes)
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
+    said: list[tuple[list[int], Leading]] = []
 
     size = artefact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
@@ -123,9 +139,11 @@ def evaluate_classifier(
             logits = run_batch(runtime, batch["input"])
             sums.add(logits, batch["label"])
             notable.add(logits, batch["label"], batch["index"])
+            said.append((batch["index"].tolist(), Leading.of(logits, LISTED)))
             progress.advance()
 
-    ranks.sum_over_ranks(sums.sums)
+    sums.join(ranks)
+    answers = ranks.gather_on_first(said)
     unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
     parts = ranks.gather_on_first((notable.mistakes, notable.uncertain))
     if not context.is_main:
@@ -137,14 +155,32 @@ def evaluate_classifier(
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
         **sums.summary(source),
-        "ece": sums.calibration_error,
         "reliability": sums.reliability,
         "images": sums.images,
-        **class_metrics(sums.confusion, classes),
+        **class_metrics(sums.confusion, classes, sums.areas),
         "unreadable": unreadable,
         "speed": speed(runtime, first),
     }
-    return metrics, write_confusion(sums.confusion, classes, context.action_dir)
+    table = answered([one for part in answers for one in part], images, classes, context)
+    return metrics, [table, *write_confusion(sums.confusion, classes, context.action_dir)]
+
+
+def answered(
+    parts: Sequence[tuple[list[int], Leading]],
+    images: EvalImages,
+    classes: list[str],
+    context: RunContext,
+) -> Path:
+    """``results.csv`` of the places of images and what was said of them, in the source's order."""
+    places = [place for some, _ in parts for place in some]
+    return write_results(
+        context.action_dir,
+        [images.dataset.path(place) for place in places],
+        Leading.joined([leading for _, leading in parts]),
+        classes,
+        order=sorted(range(len(places)), key=places.__getitem__),
+        true=true_labels(images.dataset, places, classes),
+    )
 
 
 def show_notable(

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
+from mae_runners.actions.results import Leading, true_labels, write_results
 from mae_runners.context import RunContext
 from mae_runners.data import left_out
 from mae_runners.deploy import artefact
@@ -82,10 +83,12 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if classifies:
         names = artefact.class_names(runtime.meta, None)
         logits = np.stack([found.logits for _, found in done])
-        order = least_certain_first(logits) if spec.inference.sort == "uncertainty" else None
-        top_k = int(spec.inference.top_k)
-        true = true_labels(images, positions) if table else None
-        files.append(write_results(folder, paths, logits, names, top_k, order, true))
+        scores = torch.from_numpy(logits)
+        by_certainty = spec.inference.sort == "uncertainty"
+        order = Leading.of(scores, 2).least_certain_first() if by_certainty else None
+        leading = Leading.of(scores, int(spec.inference.top_k))
+        true = true_labels(images.dataset, positions, names)
+        files.append(write_results(folder, paths, leading, names, order=order, true=true))
         show_answers(folder, images, positions, logits, names, int(spec.train.seed))
     if kind is not None:
         features = np.stack([found.features for _, found in done])
@@ -174,57 +177,6 @@ def answer(runtime: Runtime, images: Tensor, kind: str | None, *, pooled: bool) 
     written = arrays[kind] if kind else [None] * count
     near = arrays["pooled"] if pooled else [None] * count
     return [Answer(*row) for row in zip(logits, written, near, strict=True)]
-
-
-def least_certain_first(logits: np.ndarray) -> list[int]:
-    """Rows by the lead of the most probable class over the next, the smallest first."""
-    probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    leading = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
-    lead = leading[:, 0] - leading[:, -1] if leading.shape[1] > 1 else leading[:, 0]
-    order: list[int] = lead.argsort(stable=True).tolist()
-    return order
-
-
-def true_labels(images: EvalImages, positions: list[int]) -> list[str]:
-    """The class that the table gives each image; empty where it gives none."""
-    names, labels = [*images.dataset.classes, ""], images.dataset.labels
-    return [names[int(labels[place])] for place in positions]
-
-
-def write_results(
-    folder: Path,
-    paths: list[str],
-    logits: np.ndarray,
-    classes: list[str],
-    top_k: int,
-    order: list[int] | None = None,
-    true: list[str] | None = None,
-) -> Path:
-    """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … up to
-    the ``top_k`` most probable classes; rows in the order of the source, or in ``order``.
-    Last ``true_label``, where a table gives labels; empty for a picture without one."""
-    if order is not None:
-        paths, logits = [paths[row] for row in order], logits[order]
-        true = None if true is None else [true[row] for row in order]
-    probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    values, indices = probabilities.topk(min(top_k, len(classes)), dim=1)
-    header = ["path", "label", "probability", "class_index"]
-    for place in range(2, values.shape[1] + 1):
-        header += [f"label_{place}", f"probability_{place}"]
-
-    def row(path: str, value: list[float], index: list[int]) -> list[object]:
-        others = [
-            cell
-            for v, i in zip(value[1:], index[1:], strict=True)
-            for cell in (classes[i], f"{v:.6f}")
-        ]
-        return [path, classes[index[0]], f"{value[0]:.6f}", index[0], *others]
-
-    rows: Any = map(row, paths, values.tolist(), indices.tolist())
-    if true is not None:
-        header.append("true_label")
-        rows = ([*cells, label] for cells, label in zip(rows, true, strict=True))
-    return write_csv(folder / "results.csv", header, rows)
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:

@@ -12,17 +12,19 @@ from mae_runners.data.dataset import (
 )
 from mae_runners.data.loader import build_loader, to_input
 from mae_runners.data.mixup import Mixup, soft_targets
-from mae_runners.data.sampler import FunctionalSampler
+from mae_runners.data.sampler import BalancedSampler, FunctionalSampler, SubsetSampler
 from mae_runners.data.segmentation_dataset import SegmentationDataset, build_segmentation_dataset
 from mae_runners.data.transforms import EvalTransform, TrainTransform
 
 __all__ = [
+    "BalancedSampler",
     "EvalTransform",
     "FunctionalSampler",
     "ImageDataset",
     "KeyedDataset",
     "Mixup",
     "SegmentationDataset",
+    "SubsetSampler",
     "TrainTransform",
     "augmentation_of",
     "build_dataset",

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from mae_runners.context import RunContext
 from mae_runners.data import (
-    FunctionalSampler,
     KeyedDataset,
+    SubsetSampler,
     augmentation_of,
     build_loader,
     reading_of,
@@ -59,20 +59,6 @@ def seed_all(*key: int) -> None:
     random.seed(value)
     np.random.seed(value)
     torch.manual_seed(value)
-
-
-class SubsetSampler(FunctionalSampler):
-    """A `FunctionalSampler` over some indices of a data set, int64 ``[n]``."""
-
-    def __init__(
-        self, indices: np.ndarray, seed: int, rank: int, world: int, shuffle: bool
-    ) -> None:
-        super().__init__(len(indices), seed, rank, world, shuffle)
-        self.indices = indices
-
-    def __iter__(self) -> Iterator[tuple[int, int, bool]]:
-        for epoch, index, valid in super().__iter__():
-            yield epoch, int(self.indices[index]), valid
 
 
 class Task(ABC):
@@ -151,6 +137,10 @@ class Task(ABC):
     def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
         """Counts a batch. Its fillers go through the model too: every rank makes as many passes."""
 
+    def join(self, metrics: Any, ranks: Ranks) -> None:
+        """Adds what the other ranks counted; every rank calls it."""
+        ranks.sum_over_ranks(metrics.sums)
+
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         """What a validation reports, from the sums over all ranks; every rank calls it."""
         found: dict[str, float] = metrics.summary(self.spec.dataset.val_data_sources)
@@ -221,6 +211,12 @@ class Task(ABC):
                 f"for validation (seed {self.seed})"
             )
 
+    def train_sampler(self) -> SubsetSampler:
+        """The order in which this rank sees training images."""
+        return SubsetSampler(
+            self.train_indices, self.seed, self.context.rank, self.context.world_size, shuffle=True
+        )
+
     def train_loader(
         self, epoch: int, place: int, workers: int | None = None
     ) -> DataLoader[dict[str, Tensor]]:
@@ -230,9 +226,7 @@ class Task(ABC):
             place: how many images of the order that all ranks share were trained on before.
             workers: of the loader; None = ``dataset.num_workers_per_gpu``.
         """
-        sampler = SubsetSampler(
-            self.train_indices, self.seed, self.context.rank, self.context.world_size, shuffle=True
-        )
+        sampler = self.train_sampler()
         sampler.set_place(epoch, place)
         data = self.spec.dataset
         workers = data.num_workers_per_gpu if workers is None else workers
@@ -274,7 +268,7 @@ class Task(ABC):
         metrics = self.new_metrics()
         for batch in self.eval_batches(self.val, self.val_indices):
             self.validation_step(module, batch, metrics)
-        ranks.sum_over_ranks(metrics.sums)
+        self.join(metrics, ranks)
         return self.validation_metrics(metrics)
 
 

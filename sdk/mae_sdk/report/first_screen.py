@@ -161,7 +161,9 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
 def _others(facts: Facts, main: str) -> list[str]:
     shown = (
         "ACC_top5",
-        "mean_class_accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+        "auroc",
         "mAcc",
         "aAcc",
         "knn_acc",
@@ -175,9 +177,9 @@ def _others(facts: Facts, main: str) -> list[str]:
     for name in shown:
         value = facts.kpis.get(name)
         if name != main and is_number(value):
-            is_loss = "loss" in name or name in ("ece", "rankme")
-            found.append(f"{name} {number(value) if is_loss else percent(value)}")
-    return found[:5]
+            plain = "loss" in name or name in ("auroc", "ece", "rankme")
+            found.append(f"{name} {number(value) if plain else percent(value)}")
+    return found[:6]
 
 
 def _exported(facts: Facts) -> Card:

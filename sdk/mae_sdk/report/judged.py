@@ -65,6 +65,7 @@ def classes(facts: Facts) -> Section | None:
                 _bar(one.get("recall"), images if isinstance(images, int) else None),
                 percent(one.get("precision")),
                 percent(one.get("f1")),
+                number(one.get("auroc"), 3),
                 number(images),
             ]
         )
@@ -73,12 +74,12 @@ def classes(facts: Facts) -> Section | None:
         lead = "Worst first. IoU: overlap of truth and answer, over what either covers."
         numeric: tuple[int, ...] = (2, 3)
     else:
-        head = ["class", "recall", "precision", "F1", "images"]
+        head = ["class", "recall", "precision", "F1", "AUROC", "images"]
         lead = (
             "Worst first. Recall is the share of the class's images that were taken for it; the "
             "line across a bar is its 95 % interval (Wilson)."
         )
-        numeric = (2, 3, 4)
+        numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
         lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
     return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, SpecError
 from mae_skill.rules.base import Case, Rule
 
 TRAIN = "dataset.train_data_sources"
@@ -24,6 +24,8 @@ FEW = 5
 RANGE = "dataset.value_range"
 CHANNELS = "dataset.channels"
 AUTO_AUG = "dataset.augmentation.auto_aug"
+WEIGHTS = "train.class_weights"
+SAMPLING = "dataset.balanced_sampling"
 _SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
 _DIM = 1 / 2
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
@@ -437,6 +439,43 @@ def _one_folder(found: Seen) -> str:
     return f"all of them lie in the one folder {wrapper}, which was taken for a wrapper"
 
 
+def class_weights(case: Case) -> None:
+    """Weights name classes of the training data, and do not correct twice."""
+    given = case(WEIGHTS)
+    if given is None or case("train.stage") != "finetune" or _segments(case):
+        return
+    found = case.facts.data.get(TRAIN) or {}
+    classes = list(found.get("class_counts") or {})
+    if isinstance(given, Mapping) and classes and (problem := unknown_weights(given, classes)):
+        case.errors.append(problem)
+    if given == "balanced" and case(SAMPLING):
+        case.warn(
+            WEIGHTS,
+            f"balanced, and {SAMPLING} too: small classes count for more twice over; one of the "
+            "two is meant",
+        )
+
+
+def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecError | None:
+    """What is wrong with weights of classes."""
+    unknown = [name for name in given if name not in classes]
+    if unknown:
+        return SpecError(
+            f"no class of the training data is named {_listed(unknown)}",
+            field=WEIGHTS,
+            got=dict(given),
+            expected=f"classes among {_listed(classes)}",
+        )
+    if all(given.get(name, 1.0) == 0 for name in classes):
+        return SpecError(
+            "no class counts: all weights are 0",
+            field=WEIGHTS,
+            got=dict(given),
+            expected="a weight above 0 of some class",
+        )
+    return None
+
+
 def validation_classes(case: Case) -> None:
     """Validation images are of the classes that the model knows."""
     found = case.facts.data.get(VAL) or {}
@@ -672,6 +711,7 @@ RULES = [
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     Rule(labels, ("train",)),
+    Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),

@@ -49,6 +49,15 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ACC_all", "direction": "maximize"},
+    {
+        "when": {**FINETUNE, **CLASSIFICATION},
+        "metric": "balanced_accuracy",
+        "direction": "maximize",
+    },
+    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "f1_macro", "direction": "maximize"},
+    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "f1_weighted", "direction": "maximize"},
+    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "auroc", "direction": "maximize"},
+    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ece", "direction": "minimize"},
     {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
@@ -58,6 +67,8 @@ AUTOML_METRICS: list[dict[str, Any]] = [
 its metric's direction known, and
 ``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
+ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
+ClassWeights = Annotated[str, Field(pattern="^balanced$")] | dict[str, ClassWeight]
 
 
 class OptimSpec(SpecModel):
@@ -342,6 +353,14 @@ class TrainSpec(SpecModel):
         "scratch.",
         popular=True,
         affects_training=False,
+    )
+    class_weights: ClassWeights | None = spec_field(
+        None,
+        "Weight of each class in the loss. balanced: images / (classes × images of the class); or "
+        "a mapping of class to weight, 1 for those that it does not name. Null = all alike. "
+        "Validation does not weight.",
+        applies_when={**FINETUNE, **CLASSIFICATION},
+        related=["dataset.balanced_sampling"],
     )
     freeze: list[NonEmpty] = spec_field(
         [],
