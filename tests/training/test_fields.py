@@ -132,6 +132,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),
     "train.freeze": (["encoder"], {}),
+    "train.loss": ("focal", {}),
+    "train.focal_gamma": (5.0, {"train.loss": "focal"}),
     "train.class_weights": ({"0": 3.0}, {}),
     "dataset.balanced_sampling": (True, {}),
     "train.clip_grad_norm": (0.01, {}),
@@ -285,6 +287,7 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
         "model.arch": ["convnextv2_atto", "vit_tiny_patch16"],
         "model.task": ["classification", "segmentation"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],
+        "train.loss": ["cross_entropy"],
     }
     found = []
     for key in conditions:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
 from mae_skill.rules.samples import unknown_weights
@@ -29,6 +28,7 @@ from mae_runners.metrics.notable import Notable
 from mae_runners.models import build_classifier
 from mae_runners.models.heads import Classifier
 from mae_runners.tasks.base import Batch, Images, Task
+from mae_runners.tasks.losses import class_loss
 
 MAX_CONFUSED = 300
 """Classes up to which every validation counts which was taken for which."""
@@ -133,7 +133,9 @@ class ClassificationTask(Task):
             images, targets = self.mixup(images, batch["label"], key)
         else:
             targets = soft_targets(batch["label"], self.spec.model.num_classes, self.aug.smoothing)
-        return F.cross_entropy(module(images).float(), targets, weight=self.weights)
+        train = self.spec.train
+        gamma = train.focal_gamma if train.loss == "focal" else 0.0
+        return class_loss(module(images), targets, self.weights, gamma)
 
     def new_metrics(self) -> ClassificationMetrics:
         classes = self.spec.model.num_classes

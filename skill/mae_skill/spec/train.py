@@ -354,6 +354,30 @@ class TrainSpec(SpecModel):
         popular=True,
         affects_training=False,
     )
+    loss: Literal["cross_entropy", "focal", "dice"] = spec_field(
+        "cross_entropy",
+        "Loss of fine-tuning. focal: cross-entropy × (1 - p)^focal_gamma, p the probability of the "
+        "truth, so that what is easy counts for less (arXiv 1708.02002). dice: 1 - the mean Dice "
+        "of the classes in a mask, for segmentation alone.",
+        applies_when=FINETUNE,
+        related=["train.focal_gamma", "train.dice_weight"],
+    )
+    focal_gamma: float = spec_field(
+        2.0,
+        "Exponent of the focal loss; 0 is cross-entropy.",
+        ge=0.0,
+        le=10.0,
+        applies_when={**FINETUNE, "train.loss": "focal"},
+        related=["train.loss"],
+    )
+    dice_weight: float = spec_field(
+        0.0,
+        "Adds this × the Dice loss to the cross-entropy or focal loss of a segmenter; 0 = none.",
+        ge=0.0,
+        le=1e3,
+        applies_when={**FINETUNE, **SEGMENTATION, "train.loss": ["cross_entropy", "focal"]},
+        related=["train.loss"],
+    )
     class_weights: ClassWeights | None = spec_field(
         None,
         "Weight of each class in the loss. balanced: images / (classes × images of the class); or "
