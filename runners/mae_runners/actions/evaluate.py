@@ -18,9 +18,14 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
-from mae_runners.actions.results import Leading, true_labels, write_results
+from mae_runners.actions.results import (
+    Leading,
+    true_labels,
+    write_label_results,
+    write_results,
+)
 from mae_runners.context import RunContext
-from mae_runners.data import left_out
+from mae_runners.data import left_out, table_of
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
@@ -30,6 +35,8 @@ from mae_runners.metrics.classification import ClassificationMetrics, class_metr
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
 from mae_runners.metrics.gallery import Gallery, tile_of, tile_of_item
+from mae_runners.metrics.multi_label import DEFINITIONS as LABEL_DEFINITIONS
+from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
@@ -47,11 +54,13 @@ KPIS = (
     "aAcc",
     "ACC_all",
     "ACC_top5",
+    "mAP",
     "val_loss",
     "balanced_accuracy",
     "mean_class_accuracy",
     "f1_macro",
     "f1_weighted",
+    "f1_micro",
     "auroc",
     "ece",
     "knn_acc",
@@ -80,6 +89,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             metrics, files = evaluate_segmenter(spec, context, runtime, ranks)
             if context.is_main:
                 metrics["speed"] = speed(runtime, example_input(runtime.meta, 1))
+        elif runtime.meta.multi_label:
+            metrics, files = evaluate_labels(spec, context, runtime, ranks)
         elif runtime.meta.output == "logits":
             metrics, files = evaluate_classifier(spec, context, runtime, ranks)
         else:
@@ -124,7 +135,7 @@ def evaluate_classifier(
         meta,
         labelled=True,
         classes=meta.classes,
-        labels=(spec.dataset.labels.val, "val"),
+        labels=table_of(spec.dataset, "val", several=False),
     )
     classes = artefact.class_names(meta, images.dataset.classes)
     sums = ClassificationMetrics(len(classes), confusion=True)
@@ -181,6 +192,65 @@ def answered(
         order=sorted(range(len(places)), key=places.__getitem__),
         true=true_labels(images.dataset, places, classes),
     )
+
+
+def evaluate_labels(
+    spec: ExperimentSpec, context: RunContext, runtime: Runtime, ranks: Ranks
+) -> tuple[dict[str, Any], list[Path]]:
+    """Metrics of a classifier whose images may be of several classes, at the thresholds that the
+    model brings."""
+    meta = runtime.meta
+    source = artefact.need_source(spec, "val_data_sources", "evaluate")
+    images = EvalImages(
+        spec,
+        source,
+        meta,
+        labelled=True,
+        classes=meta.classes,
+        labels=table_of(spec.dataset, "val", several=True),
+    )
+    classes = artefact.class_names(meta, images.dataset.classes)
+    sums = MultiLabelMetrics(len(classes), meta.thresholds or [0.5] * len(classes))
+    said: list[tuple[list[int], Tensor]] = []
+
+    size = artefact.batch_size(spec.evaluate, spec)
+    first: Tensor | None = None
+    with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
+        for batch in images.batches(size, rank=context.rank, world=context.world_size):
+            first = batch["input"][:1] if first is None else first
+            logits = run_batch(runtime, batch["input"])
+            sums.add(logits, batch["label"])
+            said.append((batch["index"].tolist(), logits))
+            progress.advance()
+
+    sums.join(ranks)
+    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
+    answers = [one for part in ranks.gather_on_first(said) for one in part]
+    if not context.is_main:
+        return {}, []
+    if spec.evaluate.gradient_maps:
+        context.warn("evaluate.gradient_maps: not drawn of a model of several labels")
+    places = [place for some, _ in answers for place in some]
+    assert meta.cuts is not None
+    table = write_label_results(
+        context.action_dir,
+        [images.dataset.path(place) for place in places],
+        torch.cat([logits for _, logits in answers]),
+        meta.cuts,
+        classes,
+        LISTED,
+        order=sorted(range(len(places)), key=places.__getitem__),
+        true=true_labels(images.dataset, places, classes),
+    )
+    return {
+        **sums.summary(source),
+        "reliability": sums.reliability,
+        "images": sums.images,
+        "per_class": sums.per_class(classes),
+        "definitions": LABEL_DEFINITIONS,
+        "unreadable": unreadable,
+        "speed": speed(runtime, first),
+    }, [table]
 
 
 def show_notable(

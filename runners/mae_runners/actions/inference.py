@@ -22,9 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
-from mae_runners.actions.results import Leading, true_labels, write_results
+from mae_runners.actions.results import (
+    Leading,
+    nearest_thresholds_first,
+    true_labels,
+    write_label_results,
+    write_results,
+)
 from mae_runners.context import RunContext
-from mae_runners.data import left_out
+from mae_runners.data import NO_TABLE, left_out, table_of
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.features import features
@@ -57,9 +63,14 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies:
         mae = runtime.model
     units = None if mae is None else int(mae.num_units)
-    table = spec.dataset.labels.test if classifies else None
+    several = runtime.meta.multi_label
     images = EvalImages(
-        spec, source, runtime.meta, labelled=False, num_units=units, labels=(table, "test")
+        spec,
+        source,
+        runtime.meta,
+        labelled=False,
+        num_units=units,
+        labels=table_of(spec.dataset, "test", several=several) if classifies else NO_TABLE,
     )
 
     size = artefact.batch_size(spec.inference, spec)
@@ -82,14 +93,22 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     folder, files = context.action_dir, []
     if classifies:
         names = artefact.class_names(runtime.meta, None)
-        logits = np.stack([found.logits for _, found in done])
-        scores = torch.from_numpy(logits)
-        by_certainty = spec.inference.sort == "uncertainty"
-        order = Leading.of(scores, 2).least_certain_first() if by_certainty else None
-        leading = Leading.of(scores, int(spec.inference.top_k))
+        scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
         true = true_labels(images.dataset, positions, names)
-        files.append(write_results(folder, paths, leading, names, order=order, true=true))
-        show_answers(folder, images, positions, logits, names, int(spec.train.seed))
+        top_k, sort = int(spec.inference.top_k), spec.inference.sort == "uncertainty"
+        if cuts := runtime.meta.cuts:
+            order = nearest_thresholds_first(scores, cuts) if sort else None
+            files.append(
+                write_label_results(
+                    folder, paths, scores, cuts, names, top_k, order=order, true=true
+                )
+            )
+            show_labels(folder, images, positions, scores, cuts, names, int(spec.train.seed))
+        else:
+            order = Leading.of(scores, 2).least_certain_first() if sort else None
+            leading = Leading.of(scores, top_k)
+            files.append(write_results(folder, paths, leading, names, order=order, true=true))
+            show_answers(folder, images, positions, scores, names, int(spec.train.seed))
     if kind is not None:
         features = np.stack([found.features for _, found in done])
         files += write_embeddings(folder, paths, features)
@@ -280,13 +299,12 @@ def show_answers(
     folder: Path,
     images: EvalImages,
     indices: list[int],
-    logits: np.ndarray,
+    scores: Tensor,
     classes: list[str],
     seed: int,
 ) -> None:
     """Puts a contact sheet into the report's gallery: images spread over the answers, each with its
     class and probability; and the least certain ones."""
-    scores = torch.from_numpy(logits)
     unknown = torch.full((len(scores),), -1)
     answers = answers_of(scores, unknown, torch.tensor(indices))
     chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
@@ -309,6 +327,34 @@ def show_answers(
                 lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")
             about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
         gallery.add(kind, rows, about, note=note)
+    gallery.save()
+
+
+def show_labels(
+    folder: Path,
+    images: EvalImages,
+    indices: list[int],
+    scores: Tensor,
+    cuts: list[float],
+    classes: list[str],
+    seed: int,
+) -> None:
+    """Puts a contact sheet into the report's gallery: images spread over their most probable
+    classes, each with the labels it was given."""
+    chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
+    shares, rows, about = scores.sigmoid(), [], []
+    for row in chosen:
+        item = images.dataset[0, indices[row]]
+        if not item["valid"]:
+            continue
+        rows.append([tile_of_item(item["image"])])
+        taken = [place for place, cut in enumerate(cuts) if scores[row, place] >= cut]
+        lines = [f"{classes[place]} {100 * float(shares[row, place]):.0f} %" for place in taken]
+        name = str(images.dataset.source.members[indices[row]])
+        about.append({"name": name, "lines": lines[:4] or ["no label"]})
+    gallery = Gallery(folder)
+    note = f"{len(chosen)} of {len(scores)} images, spread over the most probable classes."
+    gallery.add("answers", rows, about, note=note)
     gallery.save()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mae_sdk.data.label_file import BETWEEN
 from mae_sdk.files import write_csv
 from torch import Tensor
 
@@ -23,9 +24,11 @@ class Leading(NamedTuple):
     classes: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, k: int) -> Leading:
-        """Of ``logits [N, C]``; k is C where that is less."""
-        shares = logits.double().softmax(dim=1)
+    def of(cls, logits: Tensor, k: int, *, sigmoid: bool = False) -> Leading:
+        """Of ``logits [N, C]``; k is C where that is less. ``sigmoid``: each class has a
+        probability of its own."""
+        scores = logits.double()
+        shares = scores.sigmoid() if sigmoid else scores.softmax(dim=1)
         values, indices = shares.topk(min(k, shares.shape[1]), dim=1)
         return cls(values.cpu(), indices.cpu())
 
@@ -46,17 +49,71 @@ class Leading(NamedTuple):
 
 
 def true_labels(dataset: Any, positions: Sequence[int], known: Sequence[str]) -> list[str] | None:
-    """The class that a table or a folder gives each image, empty where there is none; None where
-    nothing is said of any, or folders are named that are no classes of the model.
+    """The class that a table or a folder gives each image (of several ``a|b``), empty where there
+    is none; None where nothing is said of any, or folders are named that are no classes of the
+    model.
 
     Args:
         positions: of the images in the data set.
         known: the model's classes.
     """
+    if dataset.targets is not None:
+        return [labels_of(dataset.classes, dataset.targets[place]) for place in positions]
     names, labels = [*dataset.classes, ""], dataset.labels
     if not dataset.classes or not set(dataset.classes) <= set(known):
         return None
     return [names[int(labels[place])] for place in positions]
+
+
+def labels_of(classes: Sequence[str], taken: Iterable[Any]) -> str:
+    """The classes of one image: ``a|b``; empty where it is of none."""
+    return BETWEEN.join(name for name, one in zip(classes, taken, strict=True) if one)
+
+
+def write_label_results(
+    folder: Path,
+    paths: Sequence[str],
+    logits: Tensor,
+    cuts: Sequence[float],
+    classes: Sequence[str],
+    top_k: int,
+    *,
+    order: Sequence[int] | None = None,
+    true: Sequence[str] | None = None,
+) -> Path:
+    """Of images that may be of several classes: path, labels (``a|b``, those at or above their
+    thresholds), probabilities (of these), then label_1, probability_1 … of the ``top_k`` most
+    probable classes; last ``true_labels``, where a table gives labels.
+
+    Args:
+        logits: ``[N, C]``.
+        cuts: the logit of each class from which an image is taken to be of it.
+    """
+    taken = (logits >= torch.tensor(cuts)).tolist()
+    shares = logits.double().sigmoid().tolist()
+    leading = Leading.of(logits, top_k, sigmoid=True)
+    values, indices = leading.probabilities.tolist(), leading.classes.tolist()
+    header = ["path", "labels", "probabilities"]
+    for place in range(1, leading.classes.shape[1] + 1):
+        header += [f"label_{place}", f"probability_{place}"]
+    header += [] if true is None else ["true_labels"]
+
+    def row(place: int) -> list[object]:
+        said = (f"{p:.6f}" for p, one in zip(shares[place], taken[place], strict=True) if one)
+        cells: list[object] = [paths[place], labels_of(classes, taken[place]), BETWEEN.join(said)]
+        for index, value in zip(indices[place], values[place], strict=True):
+            cells += [classes[index], f"{value:.6f}"]
+        return cells if true is None else [*cells, true[place]]
+
+    chosen = range(len(paths)) if order is None else order
+    return write_csv(folder / "results.csv", header, map(row, chosen))
+
+
+def nearest_thresholds_first(logits: Tensor, cuts: Sequence[float]) -> list[int]:
+    """Rows by the distance of the nearest class's logit from its threshold."""
+    distances = (logits.double() - torch.tensor(cuts)).abs().min(dim=1).values
+    order: list[int] = distances.argsort(stable=True).tolist()
+    return order
 
 
 def write_results(

@@ -13,6 +13,7 @@ from mae_skill.errors import DataError
 from torch import Tensor
 
 from mae_runners.distributed import Ranks
+from mae_runners.metrics import scores
 from mae_runners.metrics.confusion import count_pairs
 from mae_runners.metrics.scores import Scores, area_under_roc
 
@@ -52,7 +53,7 @@ class ClassificationMetrics:
         self.num_classes, self.counts_confusion = num_classes, confusion
         more = num_classes**2 + 3 * BINS if confusion else 0
         self.sums = torch.zeros(4 + more, dtype=torch.float64)
-        self.scores = Scores()
+        self.scores = Scores(scores.MAX_SCORES)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: ``logits [B, C]``, ``labels [B]``."""
@@ -126,8 +127,7 @@ class ClassificationMetrics:
     def calibration_error(self) -> float:
         """ECE: the mean distance of accuracy and confidence over the bins, weighted by their
         images; 0 is perfect."""
-        _, hits, confidences = self._bins
-        return float((hits - confidences).abs().sum() / self.sums[3])
+        return calibration_error(self._bins)
 
     @property
     def _bins(self) -> Tensor:
@@ -137,26 +137,43 @@ class ClassificationMetrics:
     def reliability(self) -> list[dict[str, Any]]:
         """``confidence, accuracy`` (means) and ``images`` of every bin of confidence, in order; the
         means are None in an empty one."""
-        return [
-            {
-                "confidence": confidences / images if images else None,
-                "accuracy": hits / images if images else None,
-                "images": int(images),
-            }
-            for images, hits, confidences in self._bins.T.tolist()
-        ]
+        return reliability(self._bins)
 
 
 def count_bins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Images, hits and summed confidences by bin of confidence: float64 ``[3, BINS]``.
-
-    The confidence is the probability of the class that was chosen; bin i takes those in
-    ``(i / BINS, (i + 1) / BINS]``.
-    """
+    """`binned` of the probability of the class that was chosen."""
     confidence, best = logits.double().softmax(dim=1).max(dim=1)
+    return binned(confidence, (best == labels).double())
+
+
+def binned(confidence: Tensor, hits: Tensor) -> Tensor:
+    """Images, hits and summed confidences by bin of confidence: float64 ``[3, BINS]``; bin i takes
+    those in ``(i / BINS, (i + 1) / BINS]``.
+
+    Args:
+        confidence, hits: float64 ``[N]``.
+    """
     place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    rows = torch.stack([torch.ones_like(confidence), (best == labels).double(), confidence])
+    rows = torch.stack([torch.ones_like(confidence), hits, confidence])
     return rows.new_zeros(3, BINS).index_add_(1, place, rows)
+
+
+def calibration_error(bins: Tensor) -> float:
+    """ECE of `binned`."""
+    images, hits, confidences = bins
+    return float((hits - confidences).abs().sum() / images.sum())
+
+
+def reliability(bins: Tensor) -> list[dict[str, Any]]:
+    """Means of `binned`, and how many they are of."""
+    return [
+        {
+            "confidence": confidences / images if images else None,
+            "accuracy": hits / images if images else None,
+            "images": int(images),
+        }
+        for images, hits, confidences in bins.T.tolist()
+    ]
 
 
 def class_means(confusion: np.ndarray) -> dict[str, float]:

@@ -18,9 +18,13 @@ class Scores:
 
     Attributes:
         dropped: there were too many; none is kept.
+
+    Args:
+        most: scores kept at most, over all ranks; None = all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None) -> None:
+        self.most = most
         self._scores: list[Tensor] = []
         self._truth: list[Tensor] = []
         self._count, self.dropped = 0, False
@@ -41,7 +45,7 @@ class Scores:
         self._check()
 
     def _check(self) -> None:
-        if self._count > MAX_SCORES:
+        if self.most is not None and self._count > self.most:
             self.dropped, self._scores, self._truth = True, [], []
 
     def all(self) -> tuple[Tensor, Tensor]:
@@ -61,6 +65,16 @@ def area_under_roc(scores: Tensor, truth: Tensor) -> list[float | None]:
     from torchmetrics.functional.classification import binary_auroc
 
     return _each(binary_auroc, scores, truth, whole=True)
+
+
+def average_precision(scores: Tensor, truth: Tensor) -> list[float | None]:
+    """The average precision of each class, without interpolation, as scikit-learn has it.
+
+    Args, Returns: as of `area_under_roc`; None where no image is of the class.
+    """
+    from torchmetrics.functional.classification import binary_average_precision
+
+    return _each(binary_average_precision, scores, truth, whole=False)
 
 
 def _each(

@@ -75,6 +75,8 @@ class Task(ABC):
         train, val: data sets (val may be None); the run reads ``train_indices`` of one and
             ``val_indices`` of the other.
         report: how the pretrained weights fitted, or None.
+        thresholds: of a multi-label model, the probability of each class from which an image is
+            taken to be of it, as last chosen.
         between_batches: called after every batch of an evaluation, as often on every rank; what it
             raises ends the evaluation.
 
@@ -84,6 +86,7 @@ class Task(ABC):
     """
 
     stage = ""
+    thresholds: list[float] | None = None
 
     def __init__(self, spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> None:
         self.spec, self.context = spec, context

@@ -19,6 +19,7 @@ from mae_runners.data import (
     SubsetSampler,
     build_dataset,
     soft_targets,
+    table_of,
 )
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
@@ -75,7 +76,7 @@ class ClassificationTask(Task):
             seed=self.seed,
             classes=None if train else self.train.classes,
             require_labels=True,
-            labels=(getattr(self.spec.dataset.labels, role), role),
+            labels=table_of(self.spec.dataset, role, several=bool(self.spec.model.multi_label)),
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
             reading=self.reading,
         )
@@ -108,8 +109,7 @@ class ClassificationTask(Task):
         if given is None:
             return None
         if given == "balanced":
-            counts = np.bincount(self.strata()[self.train_indices], minlength=len(classes))
-            found = counts.sum() / (len(classes) * np.maximum(counts, 1))
+            found = self.balanced_weights()
         else:
             assert isinstance(given, dict)
             if unknown := unknown_weights(given, classes):
@@ -119,6 +119,13 @@ class ClassificationTask(Task):
         shown = ", ".join(f"{one_line(name)} {weight:.4g}" for name, weight in pairs)
         self.context.log(f"train.class_weights: {shown[:500]}")
         return torch.tensor(found, dtype=torch.float32, device=self.context.device)
+
+    def balanced_weights(self) -> np.ndarray:
+        """Images / (classes × images of the class)."""
+        classes = len(self.train.classes)
+        counts = np.bincount(self.strata()[self.train_indices], minlength=classes)
+        weights: np.ndarray = counts.sum() / (classes * np.maximum(counts, 1))
+        return weights
 
     def train_sampler(self) -> SubsetSampler:
         if not self.spec.dataset.balanced_sampling:

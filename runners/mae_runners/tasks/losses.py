@@ -29,6 +29,26 @@ def class_loss(
     return (each if weights is None else each * weights).sum(dim=1).mean()
 
 
+def label_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, gamma: float = 0.0
+) -> Tensor:
+    """Binary cross-entropy of each class, the mean over images and classes; with ``gamma`` the
+    focal loss.
+
+    Args:
+        logits: ``[B, C]``.
+        targets: of each class a probability, ``[B, C]``.
+        weights: of the images that a class has, ``[C]``.
+        gamma: exponent of 1 - p, p the probability of the truth (arXiv 1708.02002).
+    """
+    logits = logits.float()
+    each = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
+    if gamma:
+        p = logits.sigmoid()
+        each = each * others(p * targets + (1 - p) * (1 - targets)) ** gamma
+    return each.mean()
+
+
 def others(probabilities: Tensor) -> Tensor:
     """1 - p, a little above 0: a power below 1 has no gradient there."""
     return (1 - probabilities).clamp(min=1e-6)

@@ -150,7 +150,7 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
             where += "; it was chosen on these images: on others expect less"
         return str(name), top.get("value"), images if isinstance(images, int) else None, where
     shares = mapping(facts.result.get("shares"))
-    for name in ("ACC_all", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
+    for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
             return name, facts.kpis[name], images if isinstance(images, int) else None, ""
@@ -163,6 +163,7 @@ def _others(facts: Facts, main: str) -> list[str]:
         "ACC_top5",
         "balanced_accuracy",
         "f1_macro",
+        "f1_micro",
         "auroc",
         "mAcc",
         "aAcc",

@@ -23,6 +23,9 @@ from mae_skill.spec.fields import (
 _FINETUNE_FROM_WEIGHTS = {**FINETUNE, "train.pretrained_model_path": {"set": True}}
 _MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
 _DECAYS = {"train.optim.lr_scheduler": ["cosine", "poly"]}
+_CLASSIFIES = {**FINETUNE, **CLASSIFICATION}
+_SINGLE = {**_CLASSIFIES, "model.multi_label": False}
+_MULTI = {**_CLASSIFIES, "model.multi_label": True}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
@@ -48,16 +51,14 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mIoU", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ACC_all", "direction": "maximize"},
-    {
-        "when": {**FINETUNE, **CLASSIFICATION},
-        "metric": "balanced_accuracy",
-        "direction": "maximize",
-    },
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "f1_macro", "direction": "maximize"},
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "f1_weighted", "direction": "maximize"},
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "auroc", "direction": "maximize"},
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ece", "direction": "minimize"},
+    {"when": _SINGLE, "metric": "ACC_all", "direction": "maximize"},
+    {"when": _SINGLE, "metric": "balanced_accuracy", "direction": "maximize"},
+    {"when": _MULTI, "metric": "mAP", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "f1_macro", "direction": "maximize"},
+    {"when": _SINGLE, "metric": "f1_weighted", "direction": "maximize"},
+    {"when": _MULTI, "metric": "f1_micro", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "auroc", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "ece", "direction": "minimize"},
     {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
