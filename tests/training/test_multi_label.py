@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from mae_runners.tasks.losses import label_loss
 from mae_sdk import Skill
 from mae_sdk.data import open_source
 from mae_sdk.data.label_file import LabelledSource
+from mae_sdk.report import judged as judged_report
+from mae_sdk.report.blocks import Table
 from mae_skill.errors import DataError, MaeError
 from mae_skill.spec import AugmentationSpec
 from sklearn import metrics as sklearn_metrics
@@ -256,6 +259,14 @@ def test_a_model_of_several_labels_goes_from_training_to_an_export(tmp_path: Pat
         "|".join(name for name in NAMES if name in of) for _, of in rows
     ]
     assert rows_of(tmp_path / "torch" / "evaluate" / "results.csv") == answers
+
+    figures = json.loads((tmp_path / "torch" / "evaluate" / "metrics.json").read_text())
+    facts: Any = SimpleNamespace(judged=figures, action="evaluate", text=lambda path: "")
+    bars, *others = judged_report.sections(facts)
+    assert isinstance(bars.blocks[0], Table) and len(bars.blocks[0].rows) == len(NAMES)
+    shown = {row[0]: row[1].share for row in bars.blocks[0].rows}
+    assert shown == {name: one["AP"] for name, one in figures["per_class"].items()}
+    assert [one.title for one in others] == ["Confidence", "Speed"], "no confusion matrix"
 
     made = make_spec(export__checkpoint=str(path), dataset__test_data_sources=str(images))
     exported = export.run(made, make_context("export", tmp_path))["artefacts"][0]
