@@ -48,6 +48,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     JOINT + "scale_jitter": ([2.0, 2.0], {}),
     JOINT + "max_class_share": (1.0, {}),
     JOINT + "photometric": (False, {}),
+    "train.dice_weight": (1.0, {}),
 }
 #: fields that training does not read, and the test that shows what they do
 ELSEWHERE = {MEANING + "test_mask_sources": "test_masks_of_the_test_images_are_for_inference"}
@@ -57,6 +58,7 @@ SHARED: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset.augmentation.input_size": (64, {}),
     "dataset.val_fraction": (0.5, {"dataset.val_data_sources": None}),
     "model.drop_path_rate": (0.5, {}),
+    "train.loss": ("dice", {}),
     SCHEDULE: ("poly", {"train.optim.warmup_epochs": 0}),
     "train.optim.min_lr": (1e-4, {SCHEDULE: "poly", "train.optim.warmup_epochs": 0}),
 }

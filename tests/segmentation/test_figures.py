@@ -20,7 +20,7 @@ from mae_runners.metrics.windows import (
     starts,
     whole,
 )
-from mae_runners.tasks.segmentation_loss import pixel_loss, segmentation_loss
+from mae_runners.tasks.losses import PixelLoss, pixel_loss
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, jaccard_score
 from torch import Tensor
@@ -98,7 +98,7 @@ def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_fo
         -torch.log_softmax(extra, 1).gather(1, masks.clamp(max=3)[:, None])[:, 0][kept].sum() / 60
     )
     assert torch.allclose(pixel_loss(logits, masks.to(torch.uint8), 255), wanted)
-    loss = segmentation_loss((logits, extra), masks, ignore_index=255, auxiliary_weight=0.4)
+    loss = PixelLoss(255, auxiliary_weight=0.4)((logits, extra), masks)
     assert torch.allclose(loss, wanted + 0.4 * second)
     halves = [pixel_loss(logits[i : i + 1], masks[i : i + 1], 255) for i in range(2)]
     assert torch.allclose(sum(halves) / 2, wanted), "a batch in two parts"

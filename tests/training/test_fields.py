@@ -132,6 +132,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),
     "train.freeze": (["encoder"], {}),
+    "train.loss": ("focal", {}),
+    "train.focal_gamma": (5.0, {"train.loss": "focal"}),
+    "train.class_weights": ({"0": 3.0}, {}),
+    "dataset.balanced_sampling": (True, {}),
     "train.clip_grad_norm": (0.01, {}),
     "train.ema_decay": (0.5, {"dataset.val_data_sources": HELD}),
     "train.early_stopping.patience": (
@@ -162,6 +166,8 @@ ELSEWHERE = {
     "model.task": "test_segmentation_is_a_task_of_fine_tuning",
     "dataset.num_workers_per_gpu": "test_workers_load_the_batches",
     "dataset.test_data_sources": "test_test_data_sources_are_for_inference",
+    "model.multi_label": "test_fields_of_several_labels_are_for_tables",
+    "dataset.labels.columns": "test_fields_of_several_labels_are_for_tables",
     "dataset.labels.test": "test_test_data_sources_are_for_inference",
     "train.accelerator": "test_devices_decide_how_the_run_is_started",
     "train.num_gpus": "test_devices_decide_how_the_run_is_started",
@@ -283,6 +289,8 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
         "model.arch": ["convnextv2_atto", "vit_tiny_patch16"],
         "model.task": ["classification", "segmentation"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],
+        "train.loss": ["cross_entropy"],
+        "model.multi_label": [False],
     }
     found = []
     for key in conditions:
@@ -456,6 +464,15 @@ def test_test_data_sources_are_for_inference() -> None:
     layers = layers_of(bundle, "inference", {"inference": {"checkpoint": "a.pth"}})
     errors = resolve(bundle, "inference", layers).errors
     assert "dataset.test_data_sources" in {error.field for error in errors}
+
+
+def test_fields_of_several_labels_are_for_tables() -> None:
+    """What they do: tests/training/test_multi_label.py."""
+    given = {"model": {"multi_label": True}, "dataset": {"train_data_sources": "images"}}
+    given["train"] = {"stage": "finetune"}
+    merged = merge([(OriginKind.SPEC_FILE, given)], Bundle.load().schema("train"))
+    errors, _ = check_rules("train", merged.spec, merged.provenance)
+    assert [error.field for error in errors] == ["dataset.labels.train"]
 
 
 def test_segmentation_is_a_task_of_fine_tuning() -> None:

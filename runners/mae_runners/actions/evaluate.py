@@ -7,7 +7,7 @@ reconstruction loss. Always with inference's preprocessing, and with the artefac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,14 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.actions.evaluate_segmenter import evaluate_segmenter
+from mae_runners.actions.results import (
+    Leading,
+    true_labels,
+    write_label_results,
+    write_results,
+)
 from mae_runners.context import RunContext
-from mae_runners.data import left_out
+from mae_runners.data import left_out, table_of
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
@@ -29,6 +35,8 @@ from mae_runners.metrics.classification import ClassificationMetrics, class_metr
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.feature_map import show_features
 from mae_runners.metrics.gallery import Gallery, tile_of, tile_of_item
+from mae_runners.metrics.multi_label import DEFINITIONS as LABEL_DEFINITIONS
+from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_runners.metrics.notable import Answer, Notable
 from mae_runners.metrics.probe import cross_validated, probe_accuracy, rankme
 from mae_runners.metrics.reconstruction import (
@@ -46,8 +54,14 @@ KPIS = (
     "aAcc",
     "ACC_all",
     "ACC_top5",
+    "mAP",
     "val_loss",
+    "balanced_accuracy",
     "mean_class_accuracy",
+    "f1_macro",
+    "f1_weighted",
+    "f1_micro",
+    "auroc",
     "ece",
     "knn_acc",
     "linear_acc",
@@ -57,9 +71,13 @@ KPIS = (
 SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
 """The metrics that are shares of the images."""
 
+LISTED = 5
+"""Classes that ``results.csv`` lists for each image."""
+
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
-    """Evaluates and writes `metrics.json` (and the confusion matrix).
+    """Evaluates and writes `metrics.json`; of a classifier also `results.csv` and the confusion
+    matrix.
 
     Returns:
         ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
@@ -71,6 +89,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             metrics, files = evaluate_segmenter(spec, context, runtime, ranks)
             if context.is_main:
                 metrics["speed"] = speed(runtime, example_input(runtime.meta, 1))
+        elif runtime.meta.multi_label:
+            metrics, files = evaluate_labels(spec, context, runtime, ranks)
         elif runtime.meta.output == "logits":
             metrics, files = evaluate_classifier(spec, context, runtime, ranks)
         else:
@@ -109,11 +129,18 @@ def evaluate_classifier(
     """Metrics of a classifier, summed over ranks without counting an image twice."""
     meta = runtime.meta
     source = artefact.need_source(spec, "val_data_sources", "evaluate")
-    table = (spec.dataset.labels.val, "val")
-    images = EvalImages(spec, source, meta, labelled=True, classes=meta.classes, labels=table)
+    images = EvalImages(
+        spec,
+        source,
+        meta,
+        labelled=True,
+        classes=meta.classes,
+        labels=table_of(spec.dataset, "val", several=False),
+    )
     classes = artefact.class_names(meta, images.dataset.classes)
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
+    said: list[tuple[list[int], Leading]] = []
 
     size = artefact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
@@ -123,9 +150,11 @@ def evaluate_classifier(
             logits = run_batch(runtime, batch["input"])
             sums.add(logits, batch["label"])
             notable.add(logits, batch["label"], batch["index"])
+            said.append((batch["index"].tolist(), Leading.of(logits, LISTED)))
             progress.advance()
 
-    ranks.sum_over_ranks(sums.sums)
+    sums.join(ranks)
+    answers = ranks.gather_on_first(said)
     unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
     parts = ranks.gather_on_first((notable.mistakes, notable.uncertain))
     if not context.is_main:
@@ -137,14 +166,91 @@ def evaluate_classifier(
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
         **sums.summary(source),
-        "ece": sums.calibration_error,
         "reliability": sums.reliability,
         "images": sums.images,
-        **class_metrics(sums.confusion, classes),
+        **class_metrics(sums.confusion, classes, sums.areas),
         "unreadable": unreadable,
         "speed": speed(runtime, first),
     }
-    return metrics, write_confusion(sums.confusion, classes, context.action_dir)
+    table = answered([one for part in answers for one in part], images, classes, context)
+    return metrics, [table, *write_confusion(sums.confusion, classes, context.action_dir)]
+
+
+def answered(
+    parts: Sequence[tuple[list[int], Leading]],
+    images: EvalImages,
+    classes: list[str],
+    context: RunContext,
+) -> Path:
+    """``results.csv`` of the places of images and what was said of them, in the source's order."""
+    places = [place for some, _ in parts for place in some]
+    return write_results(
+        context.action_dir,
+        [images.dataset.path(place) for place in places],
+        Leading.joined([leading for _, leading in parts]),
+        classes,
+        order=sorted(range(len(places)), key=places.__getitem__),
+        true=true_labels(images.dataset, places, classes),
+    )
+
+
+def evaluate_labels(
+    spec: ExperimentSpec, context: RunContext, runtime: Runtime, ranks: Ranks
+) -> tuple[dict[str, Any], list[Path]]:
+    """Metrics of a classifier whose images may be of several classes, at the thresholds that the
+    model brings."""
+    meta = runtime.meta
+    source = artefact.need_source(spec, "val_data_sources", "evaluate")
+    images = EvalImages(
+        spec,
+        source,
+        meta,
+        labelled=True,
+        classes=meta.classes,
+        labels=table_of(spec.dataset, "val", several=True),
+    )
+    classes = artefact.class_names(meta, images.dataset.classes)
+    sums = MultiLabelMetrics(len(classes), meta.thresholds or [0.5] * len(classes))
+    said: list[tuple[list[int], Tensor]] = []
+
+    size = artefact.batch_size(spec.evaluate, spec)
+    first: Tensor | None = None
+    with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
+        for batch in images.batches(size, rank=context.rank, world=context.world_size):
+            first = batch["input"][:1] if first is None else first
+            logits = run_batch(runtime, batch["input"])
+            sums.add(logits, batch["label"])
+            said.append((batch["index"].tolist(), logits))
+            progress.advance()
+
+    sums.join(ranks)
+    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
+    answers = [one for part in ranks.gather_on_first(said) for one in part]
+    if not context.is_main:
+        return {}, []
+    if spec.evaluate.gradient_maps:
+        context.warn("evaluate.gradient_maps: not drawn of a model of several labels")
+    places = [place for some, _ in answers for place in some]
+    assert meta.cuts is not None
+    table = write_label_results(
+        context.action_dir,
+        [images.dataset.path(place) for place in places],
+        torch.cat([logits for _, logits in answers]),
+        meta.cuts,
+        classes,
+        LISTED,
+        order=sorted(range(len(places)), key=places.__getitem__),
+        true=true_labels(images.dataset, places, classes),
+    )
+    return {
+        **sums.summary(source),
+        "reliability": sums.reliability,
+        "images": sums.images,
+        "per_class": sums.per_class(classes),
+        "definitions": LABEL_DEFINITIONS,
+        "unreadable": unreadable,
+        "speed": speed(runtime, first),
+    }, [table]
 
 
 def show_notable(

@@ -76,7 +76,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         else:
             calibration = write(module, meta, spec, path)
             outputs = parity.artefact_outputs(path, meta, images)
-        report = parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
+        report = parity.compare(
+            reference, outputs, thresholds, logits=meta.output == "logits", cuts=meta.cuts
+        )
         if not report.passed:
             raise difference(report, module, path, meta, images, thresholds)
         files = move(draft, path, target, section, meta, list(reference.shape[1:]))

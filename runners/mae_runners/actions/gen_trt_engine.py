@@ -298,7 +298,9 @@ def check_graph(
         meta.precision, spec.gen_trt_engine.parity, pixels=meta.segments
     )
     outputs = parity.onnx_outputs(runnable, meta, images)
-    report = parity.compare(reference, outputs, thresholds, logits=meta.output == "logits")
+    report = parity.compare(
+        reference, outputs, thresholds, logits=meta.output == "logits", cuts=meta.cuts
+    )
     if not report.passed:
         raise parity.parity_error(report, meta, field="gen_trt_engine.parity")
     return report.to_dict()

@@ -22,8 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from mae_runners.actions.predict_segmenter import predict_segmenter
+from mae_runners.actions.results import (
+    Leading,
+    nearest_thresholds_first,
+    true_labels,
+    write_label_results,
+    write_results,
+)
 from mae_runners.context import RunContext
-from mae_runners.data import left_out
+from mae_runners.data import NO_TABLE, left_out, table_of
 from mae_runners.deploy import artefact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.features import features
@@ -56,9 +63,14 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     if isinstance(runtime, TorchRuntime) and runtime.decodes and not classifies:
         mae = runtime.model
     units = None if mae is None else int(mae.num_units)
-    table = spec.dataset.labels.test if classifies else None
+    several = runtime.meta.multi_label
     images = EvalImages(
-        spec, source, runtime.meta, labelled=False, num_units=units, labels=(table, "test")
+        spec,
+        source,
+        runtime.meta,
+        labelled=False,
+        num_units=units,
+        labels=table_of(spec.dataset, "test", several=several) if classifies else NO_TABLE,
     )
 
     size = artefact.batch_size(spec.inference, spec)
@@ -81,12 +93,22 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     folder, files = context.action_dir, []
     if classifies:
         names = artefact.class_names(runtime.meta, None)
-        logits = np.stack([found.logits for _, found in done])
-        order = least_certain_first(logits) if spec.inference.sort == "uncertainty" else None
-        top_k = int(spec.inference.top_k)
-        true = true_labels(images, positions) if table else None
-        files.append(write_results(folder, paths, logits, names, top_k, order, true))
-        show_answers(folder, images, positions, logits, names, int(spec.train.seed))
+        scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
+        true = true_labels(images.dataset, positions, names)
+        top_k, sort = int(spec.inference.top_k), spec.inference.sort == "uncertainty"
+        if cuts := runtime.meta.cuts:
+            order = nearest_thresholds_first(scores, cuts) if sort else None
+            files.append(
+                write_label_results(
+                    folder, paths, scores, cuts, names, top_k, order=order, true=true
+                )
+            )
+            show_labels(folder, images, positions, scores, cuts, names, int(spec.train.seed))
+        else:
+            order = Leading.of(scores, 2).least_certain_first() if sort else None
+            leading = Leading.of(scores, top_k)
+            files.append(write_results(folder, paths, leading, names, order=order, true=true))
+            show_answers(folder, images, positions, scores, names, int(spec.train.seed))
     if kind is not None:
         features = np.stack([found.features for _, found in done])
         files += write_embeddings(folder, paths, features)
@@ -174,57 +196,6 @@ def answer(runtime: Runtime, images: Tensor, kind: str | None, *, pooled: bool) 
     written = arrays[kind] if kind else [None] * count
     near = arrays["pooled"] if pooled else [None] * count
     return [Answer(*row) for row in zip(logits, written, near, strict=True)]
-
-
-def least_certain_first(logits: np.ndarray) -> list[int]:
-    """Rows by the lead of the most probable class over the next, the smallest first."""
-    probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    leading = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
-    lead = leading[:, 0] - leading[:, -1] if leading.shape[1] > 1 else leading[:, 0]
-    order: list[int] = lead.argsort(stable=True).tolist()
-    return order
-
-
-def true_labels(images: EvalImages, positions: list[int]) -> list[str]:
-    """The class that the table gives each image; empty where it gives none."""
-    names, labels = [*images.dataset.classes, ""], images.dataset.labels
-    return [names[int(labels[place])] for place in positions]
-
-
-def write_results(
-    folder: Path,
-    paths: list[str],
-    logits: np.ndarray,
-    classes: list[str],
-    top_k: int,
-    order: list[int] | None = None,
-    true: list[str] | None = None,
-) -> Path:
-    """``results.csv``: path, label, probability, class_index, then label_2, probability_2 … up to
-    the ``top_k`` most probable classes; rows in the order of the source, or in ``order``.
-    Last ``true_label``, where a table gives labels; empty for a picture without one."""
-    if order is not None:
-        paths, logits = [paths[row] for row in order], logits[order]
-        true = None if true is None else [true[row] for row in order]
-    probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    values, indices = probabilities.topk(min(top_k, len(classes)), dim=1)
-    header = ["path", "label", "probability", "class_index"]
-    for place in range(2, values.shape[1] + 1):
-        header += [f"label_{place}", f"probability_{place}"]
-
-    def row(path: str, value: list[float], index: list[int]) -> list[object]:
-        others = [
-            cell
-            for v, i in zip(value[1:], index[1:], strict=True)
-            for cell in (classes[i], f"{v:.6f}")
-        ]
-        return [path, classes[index[0]], f"{value[0]:.6f}", index[0], *others]
-
-    rows: Any = map(row, paths, values.tolist(), indices.tolist())
-    if true is not None:
-        header.append("true_label")
-        rows = ([*cells, label] for cells, label in zip(rows, true, strict=True))
-    return write_csv(folder / "results.csv", header, rows)
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:
@@ -328,13 +299,12 @@ def show_answers(
     folder: Path,
     images: EvalImages,
     indices: list[int],
-    logits: np.ndarray,
+    scores: Tensor,
     classes: list[str],
     seed: int,
 ) -> None:
     """Puts a contact sheet into the report's gallery: images spread over the answers, each with its
     class and probability; and the least certain ones."""
-    scores = torch.from_numpy(logits)
     unknown = torch.full((len(scores),), -1)
     answers = answers_of(scores, unknown, torch.tensor(indices))
     chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
@@ -357,6 +327,34 @@ def show_answers(
                 lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")
             about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
         gallery.add(kind, rows, about, note=note)
+    gallery.save()
+
+
+def show_labels(
+    folder: Path,
+    images: EvalImages,
+    indices: list[int],
+    scores: Tensor,
+    cuts: list[float],
+    classes: list[str],
+    seed: int,
+) -> None:
+    """Puts a contact sheet into the report's gallery: images spread over their most probable
+    classes, each with the labels it was given."""
+    chosen = reconstruction.spread(scores.argmax(dim=1).numpy(), seed, SHEET)
+    shares, rows, about = scores.sigmoid(), [], []
+    for row in chosen:
+        item = images.dataset[0, indices[row]]
+        if not item["valid"]:
+            continue
+        rows.append([tile_of_item(item["image"])])
+        taken = [place for place, cut in enumerate(cuts) if scores[row, place] >= cut]
+        lines = [f"{classes[place]} {100 * float(shares[row, place]):.0f} %" for place in taken]
+        name = str(images.dataset.source.members[indices[row]])
+        about.append({"name": name, "lines": lines[:4] or ["no label"]})
+    gallery = Gallery(folder)
+    note = f"{len(chosen)} of {len(scores)} images, spread over the most probable classes."
+    gallery.add("answers", rows, about, note=note)
     gallery.save()
 
 

@@ -16,6 +16,7 @@ from mae_skill.spec import ExperimentSpec
 from mae_runners.context import RunContext
 from mae_runners.tasks.base import Task
 from mae_runners.tasks.classify import ClassificationTask
+from mae_runners.tasks.multi_label import MultiLabelTask
 from mae_runners.tasks.pretrain import PretrainTask
 from mae_runners.tasks.segment import SegmentationTask
 from mae_runners.training import latency, position
@@ -75,9 +76,12 @@ def _best(task: Task, context: RunContext) -> dict[str, Any]:
 
 
 def make_task(spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> Task:
-    """The task of ``train.stage`` and ``model.task``; ``pretrained`` as in `Task`."""
+    """The task of ``train.stage``, ``model.task`` and ``model.multi_label``; ``pretrained`` as in
+    `Task`."""
     if spec.train.stage == "pretrain":
         return PretrainTask(spec, context, pretrained)
     if spec.model.task == "segmentation":
         return SegmentationTask(spec, context, pretrained)
+    if spec.model.multi_label:
+        return MultiLabelTask(spec, context, pretrained)
     return ClassificationTask(spec, context, pretrained)

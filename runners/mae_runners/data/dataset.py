@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_sdk.data.decode import DEFAULT, decode
-from mae_sdk.data.label_file import LabelledSource
+from mae_sdk.data.label_file import LabelledSource, LabelTable
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
-from mae_skill.errors import DataError, MaeError
+from mae_skill.errors import DataError, MaeError, SpecError
 from mae_skill.spec import AugmentationSpec, DatasetSpec
 from mae_skill.spec.dataset import per_channel
 from mae_skill.spelling import one_line, shown
@@ -29,6 +29,7 @@ from mae_runners.data.transforms import EvalTransform, Pixels, TrainTransform, s
 
 log = logging.getLogger("mae.data")
 MAX_REPLACEMENTS = 64
+NO_TABLE = LabelTable(None, "")
 LISTED = 20  # unreadable images that a result names
 
 
@@ -165,11 +166,13 @@ class ImageDataset(KeyedDataset):
     """``dataset[epoch, index]`` → ``{"image": uint8 or float32 [C, H, W], "label": int64,
     "index": int64, "valid": bool, "noise": float32 [L]}``.
 
-    ``label`` is -1 for unlabeled images; ``noise`` is there when ``num_units`` is given (units with
+    ``label`` is -1 for unlabeled images, and with ``targets`` float32 [C], 1 for each class that
+    the image is of; ``noise`` is there when ``num_units`` is given (units with
     the smallest noise stay visible).
 
     Attributes:
         labels: int64 [n].
+        targets: uint8 [n, C] where an image may be of several classes, else None.
     """
 
     def __init__(
@@ -180,6 +183,7 @@ class ImageDataset(KeyedDataset):
         seed: int,
         classes: list[str],
         labels: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.uint8] | None = None,
         num_units: int | None,
         max_corrupt_fraction: float,
     ) -> None:
@@ -191,6 +195,7 @@ class ImageDataset(KeyedDataset):
             reading=transform.reading,
         )
         self.transform, self.labels, self.num_units = transform, labels, num_units
+        self.targets = targets
 
     @property
     def item_bytes(self) -> int:
@@ -211,7 +216,10 @@ class ImageDataset(KeyedDataset):
 
     def load(self, index: int, draw: int) -> dict[str, Any]:
         pixels = self.transform(self.source.read(index), shown(self.source.members[index]), draw)
-        return {"image": planes(pixels), "label": int(self.labels[index])}
+        label: Any = int(self.labels[index])
+        if self.targets is not None:
+            label = torch.from_numpy(self.targets[index].astype(np.float32))
+        return {"image": planes(pixels), "label": label}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Items as a batch; see the function `collate`."""
@@ -226,11 +234,14 @@ def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """``image`` uint8 or float32 [B, C, H, W], ``label`` and ``index`` int64 [B], ``valid`` bool
-    [B], and ``noise`` float32 [B, L] where there is any. Where one image is float32, all are."""
+    """``image`` uint8 or float32 [B, C, H, W], ``label`` (float32 [B, C] of several each) and
+    ``index`` int64 [B], ``valid`` bool [B], and ``noise`` float32 [B, L] where there is any. Where
+    one image is float32, all are."""
+    labels = [sample["label"] for sample in samples]
+    several = isinstance(labels[0], torch.Tensor)
     batch = {
         "image": torch.stack(alike([sample["image"] for sample in samples])),
-        "label": torch.tensor([sample["label"] for sample in samples], dtype=torch.int64),
+        "label": torch.stack(labels) if several else torch.tensor(labels, dtype=torch.int64),
         "index": torch.tensor([sample["index"] for sample in samples], dtype=torch.int64),
         "valid": torch.tensor([sample["valid"] for sample in samples], dtype=torch.bool),
     }
@@ -269,6 +280,12 @@ def ends_of(reading: Reading) -> list[float] | None:
     return list(reading.value_range) if isinstance(reading.value_range, tuple) else None
 
 
+def table_of(dataset: DatasetSpec, role: str, *, several: bool) -> LabelTable:
+    """The spec's table of labels of a role, ``train``, ``val`` or ``test``."""
+    labels = dataset.labels
+    return LabelTable(getattr(labels, role), role, several, labels.columns if several else None)
+
+
 def augmentation_of(dataset: DatasetSpec) -> AugmentationSpec:
     """``dataset.augmentation`` with a mean and a deviation for every channel."""
     found, count = dataset.augmentation, dataset.channels or 3
@@ -286,7 +303,7 @@ def build_dataset(
     seed: int,
     classes: list[str] | None = None,
     require_labels: bool = False,
-    labels: tuple[str | None, str] = (None, ""),
+    labels: LabelTable = NO_TABLE,
     num_units: int | None = None,
     max_corrupt_fraction: float = 0.01,
     reading: Reading = DEFAULT,
@@ -301,8 +318,8 @@ def build_dataset(
         seed: of every draw.
         classes: label with these (a training set's); ``None`` finds them in the source.
         require_labels: refuse images outside class folders.
-        labels: the table of their classes and its split (`LabelledSource`); without labels being
-            required, pictures that no row names stay. Null: the folders are the classes.
+        labels: the table of their classes; without labels being required, pictures that no row
+            names stay. Without a file the folders are the classes.
         num_units: length of the masking noise; ``None`` = none.
         max_corrupt_fraction: share of unreadable images that is tolerated.
         reading: how a picture is read; a range that is to be measured is measured in ``sources``.
@@ -313,12 +330,18 @@ def build_dataset(
         StorageError: it could not be fetched.
     """
     source = open_source(sources)
-    file, split = labels
-    if file:
-        source = LabelledSource(source, file, split, keep=not require_labels)
+    if labels.file:
+        file, *more = labels
+        source = LabelledSource(source, file, *more, keep=not require_labels)
+    elif labels.several and require_labels:
+        raise SpecError(
+            "model.multi_label needs a table: folders give each picture one class",
+            field=f"dataset.labels.{labels.split}",
+            expected="a CSV, TSV, JSON lines or Parquet file with the labels of each picture",
+        )
     names, found = source.label(classes)
     unlabeled = np.flatnonzero(found < 0)
-    if require_labels and len(unlabeled):
+    if require_labels and len(unlabeled) and not source.several:
         first = source.path(int(unlabeled[0]))
         raise DataError(
             f"{len(unlabeled)} of {len(found)} images are in no class folder, the first is {first}",
@@ -338,6 +361,9 @@ def build_dataset(
         seed=seed,
         classes=names,
         labels=found,
+        targets=source.targets(names)
+        if isinstance(source, LabelledSource) and source.several
+        else None,
         num_units=num_units,
         max_corrupt_fraction=max_corrupt_fraction,
     )

@@ -13,7 +13,10 @@ from mae_runners.data.transforms import sample_key
 
 def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """One-hot [B, num_classes] float32 with label smoothing: off = s / C, on = 1 - s + s / C
-    (arXiv 1512.00567)."""
+    (arXiv 1512.00567). Labels of several classes, float [B, num_classes], are smoothed each as one
+    of two: off = s / 2, on = 1 - s / 2."""
+    if labels.ndim == 2:
+        return labels.float() * (1.0 - smoothing) + smoothing / 2
     off = smoothing / num_classes
     out = torch.full((labels.shape[0], num_classes), off, device=labels.device)
     return out.scatter_(1, labels.long().view(-1, 1), 1.0 - smoothing + off)
@@ -51,7 +54,7 @@ class Mixup:
 
         Args:
             images: [B, 3, H, W], floating point.
-            labels: int64 [B].
+            labels: int64 [B]; or float [B, C], 1 for each class that an image is of.
             key: (seed, step, rank): all that the draws depend on.
 
         Returns:

@@ -56,3 +56,47 @@ class FunctionalSampler(Sampler[Key]):
         order = self.order(epoch)
         for place in range(done + self.rank, done + len(self) * self.world, self.world):
             yield epoch, int(order[place % self.n]), place < self.n
+
+
+class SubsetSampler(FunctionalSampler):
+    """A `FunctionalSampler` over some indices of a data set, int64 ``[n]``."""
+
+    def __init__(
+        self, indices: np.ndarray, seed: int, rank: int, world: int, shuffle: bool
+    ) -> None:
+        super().__init__(len(indices), seed, rank, world, shuffle)
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[Key]:
+        for epoch, index, valid in super().__iter__():
+            yield epoch, int(self.indices[index]), valid
+
+
+class BalancedSampler(SubsetSampler):
+    """Shows each class equally often, in an epoch of as many samples as there are indices.
+
+    The samples of a small class come several times, all before any comes again; of a large one a
+    part is drawn anew in each epoch. The order is a function of (seed, epoch), as that of its
+    bases.
+
+    Args:
+        labels: the class of each index, int64 ``[n]``.
+    """
+
+    def __init__(
+        self, indices: np.ndarray, labels: np.ndarray, seed: int, rank: int, world: int
+    ) -> None:
+        super().__init__(indices, seed, rank, world, shuffle=True)
+        self.places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        bits = np.random.Philox(key=sample_key(self.seed, epoch, 0, "balanced"))
+        rng = np.random.Generator(bits)
+        each, more = divmod(self.n, len(self.places))
+        # Who gets one more where the classes do not divide the epoch changes with it.
+        counts = each + (rng.permutation(len(self.places)) < more)
+        parts = []
+        for places, count in zip(self.places, counts.tolist(), strict=True):
+            rounds = -(-count // len(places))
+            parts.append(np.concatenate([rng.permutation(places) for _ in range(rounds)])[:count])
+        return rng.permutation(np.concatenate(parts))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class ArtefactMeta:
         batch: -1 = any, else the fixed batch size.
         opset: ONNX opset, 0 for other formats.
         checkpoint_sha256: digest of the checkpoint file it was made from.
+        multi_label: an image may be of several classes: a sigmoid of each logit is its probability.
+        thresholds: of each class, the probability from which an image is taken to be of it; None:
+            0.5.
     """
 
     arch: str
@@ -75,12 +79,22 @@ class ArtefactMeta:
     channels: int = 3
     value_range: list[float] | None = None
     exif_orientation: bool = True
+    multi_label: bool = False
+    thresholds: list[float] | None = None
     format: int = FORMAT_VERSION
 
     @property
     def segments(self) -> bool:
         """Whether the output is a class for every pixel."""
         return self.output == "logits" and self.task == "segmentation"
+
+    @property
+    def cuts(self) -> list[float] | None:
+        """Of a multi-label model the logit of each class from which an image is taken to be of it;
+        else None."""
+        if not self.multi_label or not self.num_classes:
+            return None
+        return [math.log(t / (1 - t)) for t in self.thresholds or [0.5] * self.num_classes]
 
     @property
     def output_name(self) -> str:
@@ -119,6 +133,8 @@ class ArtefactMeta:
             channels=saved.channels,
             value_range=saved.value_range,
             exif_orientation=saved.exif_orientation,
+            multi_label=saved.multi_label,
+            thresholds=saved.thresholds,
             **more,
         )
 
@@ -263,6 +279,7 @@ def check_agreement(
         pairs.append(("dataset.value_range", spec.dataset.value_range, meta.value_range or "dtype"))
     if meta.stage == "finetune":
         pairs.append(("model.task", spec.model.task, meta.task))
+        pairs.append(("model.multi_label", spec.model.multi_label, meta.multi_label))
     if meta.num_classes is not None:
         pairs.append(("model.num_classes", spec.model.num_classes, meta.num_classes))
 

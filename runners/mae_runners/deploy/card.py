@@ -54,6 +54,7 @@ def card(
         "the encoder of a masked autoencoder, pretrained without labels"
         if pretrained
         else f"a classifier of {saved.num_classes} classes"
+        + (", of which a picture may have several" if saved.multi_label else "")
     )
     return f"""---
 {header}
@@ -109,7 +110,18 @@ def _classes(saved: CheckpointMeta) -> str:
         return ""
     shown = ", ".join(one_line(label) for label in saved.classes[:_CLASSES_SHOWN])
     more = len(saved.classes) - _CLASSES_SHOWN
-    return f"## Classes\n\n{shown}{f' and {more} more' if more > 0 else ''}\n\n"
+    text = f"## Classes\n\n{shown}{f' and {more} more' if more > 0 else ''}\n\n"
+    if not saved.multi_label:
+        return text
+    cuts = saved.thresholds or [0.5] * len(saved.classes)
+    text += (
+        "A picture may be of several classes, or of none: the probability of each is the sigmoid "
+        "of its logit, and the picture is of it from its threshold on.\n\n"
+        "| class | threshold |\n|---|---|\n"
+    )
+    pairs = zip(saved.classes[:_CLASSES_SHOWN], cuts, strict=False)
+    rows = "".join(f"| {one_line(label)} | {cut:.6g} |\n" for label, cut in pairs)
+    return f"{text}{rows}\n"
 
 
 def training(checkpoint: Path) -> str:

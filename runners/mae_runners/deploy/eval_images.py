@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from mae_sdk.data.label_file import LabelTable
 from mae_skill.errors import DataError, SpecError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
-from mae_runners.data import FunctionalSampler, build_dataset, build_loader, collate
+from mae_runners.data import NO_TABLE, FunctionalSampler, build_dataset, build_loader, collate
 from mae_runners.deploy.artefact import ArtefactMeta, reading_for
 from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 
@@ -57,7 +58,7 @@ class EvalImages:
         *,
         labelled: bool,
         classes: list[str] | None = None,
-        labels: tuple[str | None, str] = (None, ""),
+        labels: LabelTable = NO_TABLE,
         num_units: int | None = None,
     ) -> None:
         self.spec, self.meta = spec, meta

@@ -44,6 +44,8 @@ def write(section: ExportSpec, model: Backboned, meta: ArtefactMeta, folder: Pat
         center_crop=meta.center_crop,
         value_range=meta.value_range,
         exif_orientation=meta.exif_orientation,
+        multi_label=meta.multi_label,
+        thresholds=meta.thresholds,
     )
     module = _format(section.format)
     module.write(model, saved, folder, section.license)

@@ -37,11 +37,13 @@ class Prediction(NamedTuple):
         label: the most probable class.
         probability: of it.
         probabilities: of all classes, float32, in the order of `Model.classes`.
+        labels: of a multi-label model the classes at or above their thresholds; else the one.
     """
 
     label: str
     probability: float
     probabilities: Floats
+    labels: tuple[str, ...]
 
 
 class Reconstruction(NamedTuple):
@@ -102,13 +104,19 @@ class Model:
             raise self._cannot("predict", "a fine-tuned model")
         if self.meta.segments:
             return [labels for part in self._parts(images) for labels in self._segment(part)]
-        names, found = self.classes, []
+        names, cuts, found = self.classes, self.meta.cuts, []
         for logits in self._run(
             images, lambda pixels: run_batch(self.runtime, self._input(pixels))
         ):
-            for row in logits.double().softmax(dim=1).float().numpy():
+            scores = logits.double()
+            shares = scores.softmax(dim=1) if cuts is None else scores.sigmoid()
+            for row, own in zip(shares.float().numpy(), scores.tolist(), strict=True):
                 best = int(row.argmax())
-                found.append(Prediction(names[best], float(row[best]), row))
+                labels = (names[best],)
+                if cuts is not None:
+                    above = zip(names, own, cuts, strict=True)
+                    labels = tuple(name for name, value, cut in above if value >= cut)
+                found.append(Prediction(names[best], float(row[best]), row, labels))
         return found
 
     def embed(self, images: Any, kind: str = "pooled") -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,12 @@ class ParityReport:
 
 
 def compare(
-    reference: Floats, candidate: Floats, thresholds: Thresholds, *, logits: bool
+    reference: Floats,
+    candidate: Floats,
+    thresholds: Thresholds,
+    *,
+    logits: bool,
+    cuts: Sequence[float] | None = None,
 ) -> ParityReport:
     """Compares outputs for the same images.
 
@@ -119,6 +124,8 @@ def compare(
         thresholds: what counts as the same.
         logits: outputs are [N, classes] or [N, classes, H, W], so top-1 agreement (of images, of
             pixels) means something.
+        cuts: of a multi-label model, the logit from which each class is answered: instead of
+            top-1 the share of answers that stay is judged.
 
     Raises:
         CheckpointError: the shapes differ, or the reference could not tell a broken artefact (not
@@ -164,10 +171,14 @@ def compare(
 
     agreement = None
     if logits:
-        agreement = float((reference.argmax(axis=1) == candidate.argmax(axis=1)).mean())
+        said, answered = (
+            outputs.argmax(axis=1) if cuts is None else outputs >= np.asarray(cuts)
+            for outputs in (reference, candidate)
+        )
+        agreement = float((said == answered).mean())
         if agreement < thresholds.min_top1_agreement:
             failures.append(
-                f"top-1 agreement {agreement:.4f} is below "
+                f"{'top-1' if cuts is None else 'label'} agreement {agreement:.4f} is below "
                 f"min_top1_agreement {thresholds.min_top1_agreement}"
             )
 

@@ -114,6 +114,8 @@ def _empty(model: Backboned, saved: CheckpointMeta) -> Any:
         names = saved.classes or [f"LABEL_{row}" for row in range(int(saved.num_classes or 0))]
         labels["id2label"] = dict(enumerate(names))
         labels["label2id"] = {name: row for row, name in enumerate(names)}
+        if saved.multi_label:
+            labels["problem_type"] = "multi_label_classification"
     shape = {"vit": _vit, "convnextv2": _convnext, "hiera": _hiera}[family](model)
     prefix = {"vit": "ViT", "convnextv2": "ConvNextV2", "hiera": "Hiera"}[family]
     kind = "ForImageClassification"

@@ -41,6 +41,8 @@ PREFIX = "model."
 class CheckpointMeta:
     """What a checkpoint says of itself. ``model`` holds the plain arguments that build the module;
     ``value_range`` the stored values that became 0 and 1 (None: those of the files' types);
+    ``multi_label`` a sigmoid for each class, and ``thresholds`` the probability of each from which
+    a picture is taken to be of it (None: 0.5);
     ``spec_digest`` names the resolved spec."""
 
     arch: str
@@ -56,6 +58,8 @@ class CheckpointMeta:
     value_range: list[float] | None = None
     exif_orientation: bool = True
     global_pool: bool = True
+    multi_label: bool = False
+    thresholds: list[float] | None = None
     spec_digest: str | None = None
     format: int = FORMAT
 

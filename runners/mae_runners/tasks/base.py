@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from mae_runners.context import RunContext
 from mae_runners.data import (
-    FunctionalSampler,
     KeyedDataset,
+    SubsetSampler,
     augmentation_of,
     build_loader,
     reading_of,
@@ -61,20 +61,6 @@ def seed_all(*key: int) -> None:
     torch.manual_seed(value)
 
 
-class SubsetSampler(FunctionalSampler):
-    """A `FunctionalSampler` over some indices of a data set, int64 ``[n]``."""
-
-    def __init__(
-        self, indices: np.ndarray, seed: int, rank: int, world: int, shuffle: bool
-    ) -> None:
-        super().__init__(len(indices), seed, rank, world, shuffle)
-        self.indices = indices
-
-    def __iter__(self) -> Iterator[tuple[int, int, bool]]:
-        for epoch, index, valid in super().__iter__():
-            yield epoch, int(self.indices[index]), valid
-
-
 class Task(ABC):
     """One stage of training over one spec.
 
@@ -89,6 +75,8 @@ class Task(ABC):
         train, val: data sets (val may be None); the run reads ``train_indices`` of one and
             ``val_indices`` of the other.
         report: how the pretrained weights fitted, or None.
+        thresholds: of a multi-label model, the probability of each class from which an image is
+            taken to be of it, as last chosen.
         between_batches: called after every batch of an evaluation, as often on every rank; what it
             raises ends the evaluation.
 
@@ -98,6 +86,7 @@ class Task(ABC):
     """
 
     stage = ""
+    thresholds: list[float] | None = None
 
     def __init__(self, spec: ExperimentSpec, context: RunContext, pretrained: bool = True) -> None:
         self.spec, self.context = spec, context
@@ -150,6 +139,10 @@ class Task(ABC):
     @abstractmethod
     def validation_step(self, module: nn.Module, batch: Batch, metrics: Any) -> None:
         """Counts a batch. Its fillers go through the model too: every rank makes as many passes."""
+
+    def join(self, metrics: Any, ranks: Ranks) -> None:
+        """Adds what the other ranks counted; every rank calls it."""
+        ranks.sum_over_ranks(metrics.sums)
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         """What a validation reports, from the sums over all ranks; every rank calls it."""
@@ -221,6 +214,12 @@ class Task(ABC):
                 f"for validation (seed {self.seed})"
             )
 
+    def train_sampler(self) -> SubsetSampler:
+        """The order in which this rank sees training images."""
+        return SubsetSampler(
+            self.train_indices, self.seed, self.context.rank, self.context.world_size, shuffle=True
+        )
+
     def train_loader(
         self, epoch: int, place: int, workers: int | None = None
     ) -> DataLoader[dict[str, Tensor]]:
@@ -230,9 +229,7 @@ class Task(ABC):
             place: how many images of the order that all ranks share were trained on before.
             workers: of the loader; None = ``dataset.num_workers_per_gpu``.
         """
-        sampler = SubsetSampler(
-            self.train_indices, self.seed, self.context.rank, self.context.world_size, shuffle=True
-        )
+        sampler = self.train_sampler()
         sampler.set_place(epoch, place)
         data = self.spec.dataset
         workers = data.num_workers_per_gpu if workers is None else workers
@@ -274,7 +271,7 @@ class Task(ABC):
         metrics = self.new_metrics()
         for batch in self.eval_batches(self.val, self.val_indices):
             self.validation_step(module, batch, metrics)
-        ranks.sum_over_ranks(metrics.sums)
+        self.join(metrics, ranks)
         return self.validation_metrics(metrics)
 
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
+from mae_skill.rules.samples import unknown_weights
+from mae_skill.spelling import one_line
 from torch import Tensor, nn
 
-from mae_runners.data import ImageDataset, Mixup, build_dataset, soft_targets
+from mae_runners.data import (
+    BalancedSampler,
+    ImageDataset,
+    Mixup,
+    SubsetSampler,
+    build_dataset,
+    soft_targets,
+    table_of,
+)
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_table
@@ -19,9 +29,19 @@ from mae_runners.metrics.notable import Notable
 from mae_runners.models import build_classifier
 from mae_runners.models.heads import Classifier
 from mae_runners.tasks.base import Batch, Images, Task
+from mae_runners.tasks.losses import class_loss
 
 MAX_CONFUSED = 300
 """Classes up to which every validation counts which was taken for which."""
+
+MORE = {
+    "balanced_accuracy": "maximize",
+    "f1_macro": "maximize",
+    "f1_weighted": "maximize",
+    "auroc": "maximize",
+    "ece": "minimize",
+}
+"""Figures of up to so many classes, and what is better."""
 
 
 class ClassificationTask(Task):
@@ -38,7 +58,8 @@ class ClassificationTask(Task):
         share: dict[str, Any] = {"direction": "maximize"}
         if self.val_indices is not None:
             share |= {"images": len(self.val_indices)}
-        return {**super().metrics_about(), "ACC_all": share, "ACC_top5": share}
+        more = {name: {"direction": direction} for name, direction in MORE.items()}
+        return {**super().metrics_about(), "ACC_all": share, "ACC_top5": share, **more}
 
     def open_source(self, role: str, *, train: bool) -> ImageDataset:
         """As in `Task`.
@@ -55,7 +76,7 @@ class ClassificationTask(Task):
             seed=self.seed,
             classes=None if train else self.train.classes,
             require_labels=True,
-            labels=(getattr(self.spec.dataset.labels, role), role),
+            labels=table_of(self.spec.dataset, role, several=bool(self.spec.model.multi_label)),
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
             reading=self.reading,
         )
@@ -75,7 +96,43 @@ class ClassificationTask(Task):
     def build_model(self) -> Classifier:
         mixes = self.aug.mixup > 0 or self.aug.cutmix > 0
         self.mixup = Mixup(self.aug, self.spec.model.num_classes) if mixes else None
+        self.weights = self.class_weights()
         return build_classifier(self.spec.model, self.aug.input_size, self.reading.bands)
+
+    def class_weights(self) -> Tensor | None:
+        """``train.class_weights`` of each class, float32 ``[C]`` on the device; None = all alike.
+
+        Raises:
+            SpecError: a class is named that the training data do not have.
+        """
+        given, classes = self.spec.train.class_weights, self.train.classes
+        if given is None:
+            return None
+        if given == "balanced":
+            found = self.balanced_weights()
+        else:
+            assert isinstance(given, dict)
+            if unknown := unknown_weights(given, classes):
+                raise unknown
+            found = np.array([given.get(name, 1.0) for name in classes])
+        pairs = zip(classes, found.tolist(), strict=True)
+        shown = ", ".join(f"{one_line(name)} {weight:.4g}" for name, weight in pairs)
+        self.context.log(f"train.class_weights: {shown[:500]}")
+        return torch.tensor(found, dtype=torch.float32, device=self.context.device)
+
+    def balanced_weights(self) -> np.ndarray:
+        """Images / (classes × images of the class)."""
+        classes = len(self.train.classes)
+        counts = np.bincount(self.strata()[self.train_indices], minlength=classes)
+        weights: np.ndarray = counts.sum() / (classes * np.maximum(counts, 1))
+        return weights
+
+    def train_sampler(self) -> SubsetSampler:
+        if not self.spec.dataset.balanced_sampling:
+            return super().train_sampler()
+        labels = self.strata()[self.train_indices]
+        ranks = self.context.rank, self.context.world_size
+        return BalancedSampler(self.train_indices, labels, self.seed, *ranks)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         images = self.inputs(batch)
@@ -83,7 +140,9 @@ class ClassificationTask(Task):
             images, targets = self.mixup(images, batch["label"], key)
         else:
             targets = soft_targets(batch["label"], self.spec.model.num_classes, self.aug.smoothing)
-        return F.cross_entropy(module(images).float(), targets)
+        train = self.spec.train
+        gamma = train.focal_gamma if train.loss == "focal" else 0.0
+        return class_loss(module(images), targets, self.weights, gamma)
 
     def new_metrics(self) -> ClassificationMetrics:
         classes = self.spec.model.num_classes
@@ -95,6 +154,9 @@ class ClassificationTask(Task):
         logits, labels = module(self.inputs(batch))[keep], batch["label"][keep]
         metrics.add(logits, labels)
         self.notable.add(logits, labels, batch["index"][keep])
+
+    def join(self, metrics: Any, ranks: Ranks) -> None:
+        metrics.join(ranks)
 
     def validation_metrics(self, metrics: Any) -> dict[str, float]:
         found = super().validation_metrics(metrics)
@@ -110,7 +172,7 @@ class ClassificationTask(Task):
             "ece": metrics.calibration_error,
             "reliability": metrics.reliability,
             "images": metrics.images,
-            **class_metrics(metrics.confusion, classes),
+            **class_metrics(metrics.confusion, classes, metrics.areas),
         }
         write_json(folder / "validation.json", about)
         write_table(metrics.confusion, classes, folder)

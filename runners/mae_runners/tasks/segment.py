@@ -20,14 +20,14 @@ from mae_runners.metrics.windows import whole
 from mae_runners.models import build_segmenter
 from mae_runners.models.heads import Segmenter
 from mae_runners.tasks.base import Batch, Images, Task
-from mae_runners.tasks.segmentation_loss import segmentation_loss
+from mae_runners.tasks.losses import PixelLoss
 
 EXAMPLES = 6
 SIDE = 256  # pixels of the longer side of a picture
 
 
 class SegmentationTask(Task):
-    """Pixel-wise cross-entropy with an auxiliary loss, on crops; judged by IoU over whole images.
+    """`PixelLoss` with an auxiliary head, on crops; judged by IoU over whole images.
 
     Validation fits each image into the model's input once (`windows.whole`); the evaluate action
     can also slide a window.
@@ -61,12 +61,15 @@ class SegmentationTask(Task):
         return build_segmenter(self.spec.model, self.aug.input_size, self.reading.bands)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
-        return segmentation_loss(
-            module(self.inputs(batch)),
-            batch["mask"],
-            ignore_index=self.train.ignore_index,
-            auxiliary_weight=float(self.spec.model.segmentation.auxiliary_weight),
+        train = self.spec.train
+        loss = PixelLoss(
+            self.train.ignore_index,
+            train.loss,
+            train.focal_gamma,
+            train.dice_weight,
+            float(self.spec.model.segmentation.auxiliary_weight),
         )
+        return loss(module(self.inputs(batch)), batch["mask"])
 
     def new_metrics(self) -> SegmentationMetrics:
         self.examples: list[list[np.ndarray]] = []

@@ -16,6 +16,7 @@ from mae_runners.data import ends_of
 from mae_runners.models import checkpoint
 from mae_runners.models.base import Backboned
 from mae_runners.tasks.base import Task
+from mae_runners.tasks.multi_label import MultiLabelTask
 from mae_runners.training.ema import WeightAverage, averaged
 from mae_runners.training.fabric import (
     full_states,
@@ -82,6 +83,8 @@ class CheckpointWriter:
             center_crop=float(task.aug.center_crop),
             value_range=ends_of(task.reading),
             exif_orientation=task.reading.exif,
+            multi_label=isinstance(task, MultiLabelTask),
+            thresholds=task.thresholds,
         )
         data: dict[str, Any] = {
             **self.constant,

@@ -99,6 +99,7 @@ class TrainLoop:
         # ---------------------------------------------------------------------------- data
         data = data_identity(task)
         if stored:
+            task.thresholds = stored["mae"].get("thresholds")
             explicit = bool(self.train.resume_training_checkpoint_path)
             check_data(stored, data, context, explicit=explicit)
 

@@ -15,6 +15,7 @@ from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
+from mae_sdk.data.label_file import LabelledSource
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
@@ -105,7 +106,7 @@ def inspect_source(
         "images": len(source),
         "bytes": int(source.sizes.sum()),
         "classes": class_counts(source),
-        "unlabelled": int((source.labels < 0).sum()),
+        "unlabelled": unlabelled(source),
         "width": _spread(widths),
         "height": _spread(heights),
         "formats": dict(formats.most_common()),
@@ -209,7 +210,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "images": len(source),
         "classes": len(classes),
         "class_counts": classes,
-        "unlabelled": int((source.labels < 0).sum()),
+        "unlabelled": unlabelled(source),
         "digest": source.digest,
         **seen,
         "bad": len(pictures.bad),
@@ -221,8 +222,16 @@ def class_counts(source: Source) -> dict[str, int]:
     """Class → images of it."""
     import numpy as np
 
+    if isinstance(source, LabelledSource) and source.several:
+        sums = source.targets(source.classes).sum(axis=0, dtype=np.int64)
+        return {name: int(count) for name, count in zip(source.classes, sums, strict=True)}
     counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
     return {name: int(count) for name, count in zip(source.classes, counts, strict=True)}
+
+
+def unlabelled(source: Source) -> int:
+    """Images without a class, where each should have one."""
+    return 0 if source.several else int((source.labels < 0).sum())
 
 
 def loose_images(source: Source) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def loose_images(source: Source) -> dict[str, Any]:
     import numpy as np
 
     places = np.flatnonzero(source.labels < 0)
-    if not len(places):
+    if source.several or not len(places):
         return {}
     return {"count": len(places), "files": [source.path(int(i)) for i in places[:FEW]]}
 
@@ -269,6 +278,9 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
         }
     _, labels = other.label(known)
     numbers = set(labels.tolist())
+    if isinstance(other, LabelledSource) and other.several:
+        labels = labels.clip(min=0)
+        numbers = set(other.targets(known).any(axis=0).nonzero()[0].tolist())
     return {
         "known": len(known),
         "unknown": {},

@@ -10,9 +10,9 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_skill.errors import DataError
 from mae_skill.spelling import spelled
@@ -30,11 +30,32 @@ if TYPE_CHECKING:
 
 PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
 LABEL = ("label", "class", "class_name", "category", "target")
+LABELS = ("labels", "classes", "class_names", "categories", "targets")
 SPLIT = ("split", "subset", "partition")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
-Row = tuple[str, str]
-"""Path of a picture, and its class; an empty class is none."""
+BETWEEN = "|"
+"""Between the labels of a picture that has several."""
+
+Row = tuple[str, tuple[str, ...]]
+"""Path of a picture, and its classes."""
+
+
+class LabelTable(NamedTuple):
+    """A table, and how it is read.
+
+    Attributes:
+        file: a path or URL; None: no table.
+        split: ``train``, ``val`` or ``test``: the rows that count where the table has a column for
+            it.
+        several: a picture may be of several classes, or of none.
+        columns: with ``several``, the columns of 0 and 1 that are the classes.
+    """
+
+    file: str | None
+    split: str
+    several: bool = False
+    columns: Sequence[str] | None = None
 
 
 class LabelledSource(Source):
@@ -43,14 +64,15 @@ class LabelledSource(Source):
     Args:
         source: all pictures.
         file: the table, a path or URL.
-        split: ``train``, ``val`` or ``test``: the rows that count where the table has a column for
-            it.
+        split, several, columns: as of `LabelTable`.
         keep: keep pictures without a row, unlabelled; else they are left out. Pictures of another
             split are left out in any case.
 
     Attributes:
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
-            without_label``, each ``{count, files}``: rows, pictures and rows.
+            without_label``, each ``{count, files}``: rows, pictures and rows. With ``several``,
+            ``labels``: the fewest and the most of a picture.
+        several: a picture may be of several classes.
 
     Raises:
         DataError: the table is no table, lacks a column, is empty, gives a picture two classes, or
@@ -58,25 +80,38 @@ class LabelledSource(Source):
         StorageError: it could not be fetched.
     """
 
-    def __init__(self, source: Source, file: str, split: str, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        file: str,
+        split: str,
+        several: bool = False,
+        columns: Sequence[str] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
         import numpy as np
 
         where = spelled(urls.redact(file))
-        rows, others = read_table(file, split)
+        self.several = several
+        rows, others, self._named = read_table(file, split, several, columns)
         index = _Index(source, where)
-        found: dict[int, str] = {}
+        found: dict[int, tuple[str, ...]] = {}
         lost, bare = Some(), Some()
-        for path, label in rows:
+        for path, labels in rows:
             place = index.find(path)
             if place is None:
                 lost.add(path)
-            elif not label:
+            elif several:
+                found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
+            elif not labels:
                 bare.add(path)
-            elif found.setdefault(place, label) != label:
+            elif found.setdefault(place, labels) != labels:
                 raise DataError(
                     "a picture has two labels",
-                    got=f"{path}: {found[place]} and {label}",
+                    got=f"{path}: {found[place][0]} and {labels[0]}",
                     expected=f"one label for each picture in {where}",
+                    hint=SEVERAL,
                 )
         if not found and not (keep and rows and not lost.count):
             raise DataError(
@@ -114,23 +149,44 @@ class LabelledSource(Source):
                 parts.append(_Chosen(part, rows_of))
             first = last
         super().__init__(parts)
-        self._given = [found.get(i, "") for i in chosen]
-        self.digest = _digest(self.digest, self.members, self._given)
+        self._given = [found.get(i, ()) for i in chosen]
+        self.known = np.array([i in found for i in chosen], dtype=bool)
+        self.digest = _digest(self.digest, self.members, map(BETWEEN.join, self._given))
+        if several:
+            counts = [len(labels) for labels in found.values()]
+            self.table["labels"] = {"min": min(counts, default=0), "max": max(counts, default=0)}
 
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
-        """As in `Source`; the classes are those of the table."""
+        """As in `Source`; the classes are those of the table. Of several labels it is the rarest
+        that stands for the picture, where pictures are spread over classes or split by them."""
         import numpy as np
 
         if known is not None and (strange := self.unknown_classes(known)):
             raise unknown_classes(strange, len(known))
-        classes = sorted({*self._given} - {""}) if known is None else list(known)
-        place = {same(name): i for i, name in enumerate(classes)} | {"": -1}
-        return classes, np.array([place[name] for name in self._given], dtype=np.int64)
+        counts = Counter(name for labels in self._given for name in labels)
+        classes = sorted({*counts, *self._named}) if known is None else list(known)
+        place = {same(name): i for i, name in enumerate(classes)}
+        first = [
+            place[min(labels, key=lambda name: (counts[name], name))] if labels else -1
+            for labels in self._given
+        ]
+        return classes, np.array(first, dtype=np.int64)
+
+    def targets(self, classes: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Whether a picture is of a class, 0 or 1: uint8 ``[len(self), len(classes)]``."""
+        import numpy as np
+
+        place = {same(name): i for i, name in enumerate(classes)}
+        found = np.zeros((len(self), len(classes)), dtype=np.uint8)
+        for row, labels in enumerate(self._given):
+            found[row, [place[name] for name in labels]] = 1
+        return found
 
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Classes of the table that are not among `known` → pictures of them."""
-        names = {same(name) for name in known} | {""}
-        return dict(Counter(name for name in self._given if name not in names))
+        names = {same(name) for name in known}
+        given = (name for labels in self._given for name in labels)
+        return dict(Counter(name for name in given if name not in names))
 
     def missing_classes(self) -> dict[str, int]:
         """Folders are no classes here."""
@@ -217,18 +273,24 @@ class _Index:
         return None
 
 
-def read_table(file: str, split: str) -> tuple[list[Row], list[str]]:
-    """The rows of a split, and the paths of all other rows.
+SEVERAL = "pictures of several classes: model.multi_label=true"
+
+
+def read_table(
+    file: str, split: str, several: bool = False, columns: Sequence[str] | None = None
+) -> tuple[list[Row], list[str], list[str]]:
+    """The rows of a split, the paths of all other rows, and the classes that columns name.
 
     Raises:
         DataError, StorageError: as `LabelledSource`.
     """
     where = spelled(urls.redact(file))
-    columns, rows = _parse(file, where)
-    path, label = (_column(columns, names, where) for names in (PATH, LABEL))
-    part = next((name for name in columns if name.strip().lower() in SPLIT), None)
+    names, rows = _parse(file, where)
+    path = _column(names, PATH, where)
+    part = next((name for name in names if name.strip().lower() in SPLIT), None)
     if not rows:
-        raise DataError(f"{where} has no rows", got=columns, expected="a row for each picture")
+        raise DataError(f"{where} has no rows", got=names, expected="a row for each picture")
+    of_row, named = _labels_of(names, rows, where, several, columns, {path, part})
 
     mine: list[Row] = []
     others: list[str] = []
@@ -236,14 +298,7 @@ def read_table(file: str, split: str) -> tuple[list[Row], list[str]]:
     for number, row in enumerate(rows, 1):
         name = _path(row.get(path))
         if not name:
-            raise DataError(f"row {number} of {where} has no {path}", got=_text(row.get(label)))
-        value = row.get(label)
-        if isinstance(value, (list, tuple, dict)):
-            raise DataError(
-                f"row {number} of {where} has several labels",
-                got=str(value)[:100],
-                expected=f"one class in the column {label}",
-            )
+            raise DataError(f"row {number} of {where} has no {path}", got=str(dict(row))[:100])
         if part is not None:
             said = _text(row.get(part))
             kind = split_of(said) if said else None
@@ -251,7 +306,7 @@ def read_table(file: str, split: str) -> tuple[list[Row], list[str]]:
             if kind != split:
                 others.append(name)
                 continue
-        mine.append((name, class_name(_text(value))))
+        mine.append((name, of_row(row, number)))
     if not mine:
         raise DataError(
             f"no row of {where} is of the {split} split",
@@ -259,7 +314,92 @@ def read_table(file: str, split: str) -> tuple[list[Row], list[str]]:
             expected=f"{split} in the column {part}",
             hint="a table without such a column counts whole",
         )
-    return mine, others
+    return mine, others, named
+
+
+def _labels_of(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    several: bool,
+    columns: Sequence[str] | None,
+    taken: set[str | None],
+) -> tuple[Callable[[Mapping[str, Any], int], tuple[str, ...]], list[str]]:
+    """What gives the labels of a row, and the classes that columns name."""
+    there = {name.strip().lower(): name for name in reversed(names)}
+    label = next((there[name] for name in (*LABEL, *LABELS) if name in there), None)
+    if several and (columns or label is None):
+        return _flags_of(names, rows, where, columns, taken)
+    if label is None:
+        flags = [name for name in names if name not in taken and _is_flag(rows, name)]
+        raise DataError(
+            f"{where} has no column {LABEL[0]}",
+            got=list(names)[:20],
+            expected=f"a column {' or '.join(LABEL)}",
+            hint=SEVERAL if len(flags) > 1 else None,
+        )
+    column = label
+
+    def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
+        value = row.get(column)
+        listed = isinstance(value, (list, tuple))
+        if isinstance(value, dict) or (not several and (listed or BETWEEN in _text(value))):
+            raise DataError(
+                f"row {number} of {where} has several labels",
+                got=str(value)[:100],
+                expected=f"one class in the column {column}",
+                hint=None if isinstance(value, dict) else SEVERAL,
+            )
+        parts = value if listed else _text(value).split(BETWEEN) if several else [value]
+        return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
+
+    return one, []
+
+
+def _flags_of(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    columns: Sequence[str] | None,
+    taken: set[str | None],
+) -> tuple[Callable[[Mapping[str, Any], int], tuple[str, ...]], list[str]]:
+    """Labels from columns of 0 and 1."""
+    missing = [name for name in columns or () if name not in names]
+    flags = [
+        name
+        for name in (columns or names)
+        if name not in taken and name in names and _is_flag(rows, name)
+    ]
+    if missing or not flags or (columns and len(flags) < len(columns)):
+        others = [name for name in columns or names if name not in (*flags, *taken)]
+        raise DataError(
+            f"{where} has no column {', '.join(missing[:5])}"
+            if missing
+            else f"{where} has neither a column {LABELS[0]} nor columns of 0 and 1"
+            if not columns
+            else f"columns of {where} hold other values than 0 and 1",
+            field="dataset.labels.columns" if columns else None,
+            got=others[:10] if columns and not missing else list(names)[:20],
+            expected="a column with the labels of each picture (a|b), or a column of 0 and 1 for "
+            "each class",
+        )
+
+    def flagged(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
+        return tuple(class_name(name) for name in flags if _FLAGS[_text(row.get(name)).lower()])
+
+    return flagged, [class_name(name) for name in flags]
+
+
+_FLAGS = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+    **dict.fromkeys(("", "0", "0.0", "false", "no"), False),
+}
+
+
+def _is_flag(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+    """Whether a column holds only yes and no, and not nothing alone."""
+    values = {_text(row.get(column)).lower() for row in rows}
+    return values <= _FLAGS.keys() and values != {""}
 
 
 def _column(columns: Sequence[str], names: Sequence[str], where: str) -> str:

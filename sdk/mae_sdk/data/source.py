@@ -136,6 +136,9 @@ class Source:
         part, inner = self._locate(index)
         return spelled(f"{part.uri.rstrip('/')}/{part.names[inner]}")
 
+    several = False
+    """Whether a picture may be of several classes, or of none."""
+
     def label(self, known: Sequence[str] | None = None) -> tuple[list[str], np.ndarray[Any, Any]]:
         """Classes (sorted, or ``known``) and int64 labels [len(self)], -1 = unlabeled; see
         `mae_sdk.data.labels.class_labels`.

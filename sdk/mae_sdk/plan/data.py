@@ -29,6 +29,7 @@ from mae_sdk.run.platform import Resources
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
+    from mae_sdk.data.label_file import LabelTable
     from mae_sdk.data.pairs import Pairs
     from mae_sdk.data.source import Source
 
@@ -52,7 +53,7 @@ def look_at(
     role: str = "",
     share: float = 0.0,
     reading: Reading = DEFAULT,
-    labels: tuple[str, str] | None = None,
+    labels: LabelTable | None = None,
 ) -> tuple[dict[str, Any], Opened]:
     """What is in a source or list of them, as JSON types, and the opened source.
 
@@ -71,7 +72,7 @@ def look_at(
         share: of the images of each class that the run holds out; above 0, ``held_out`` says how
             many that are.
         reading: how the run reads a picture.
-        labels: the table of their classes (`LabelledSource`) and its split.
+        labels: the table of their classes.
 
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no
@@ -89,7 +90,7 @@ def look_at(
         if masks
         else []
     )
-    others += [labels[0]] if labels else []
+    others += [str(labels.file)] if labels else []
     if not remote and any(urls.is_remote(name) for name in [*names, *others]):
         return {
             **found,
@@ -107,7 +108,8 @@ def look_at(
     if labels:
         from mae_sdk.data.label_file import LabelledSource
 
-        source = LabelledSource(source, *labels, keep=labels[1] == "test")
+        assert labels.file is not None
+        source = LabelledSource(source, *labels, keep=labels.split == "test")
     return {**found, **_images_seen(source, share, reading)}, source
 
 
@@ -256,13 +258,20 @@ def look_at_all(
     return found
 
 
-def _labels_of(row: Any, spec: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The table of classes of a source, and the split; None where its folders are the classes."""
+def _labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
+    """The table of classes of a source; None where its folders are the classes."""
+    from mae_sdk.data.label_file import LabelTable
+
     named = row.get("labels") if isinstance(row, Mapping) else None
     if not isinstance(named, Mapping) or not holds(named.get("when"), spec):
         return None
     file = get_dotted(spec, str(named["field"]))
-    return (str(file), str(named["role"])) if file else None
+    if not file:
+        return None
+    several = get_dotted(spec, str(named.get("several"))) is True
+    columns = get_dotted(spec, str(named.get("columns"))) if several else None
+    listed = [str(name) for name in columns] if isinstance(columns, list) else None
+    return LabelTable(str(file), str(named["role"]), several, listed)
 
 
 def _compare(

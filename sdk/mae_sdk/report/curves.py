@@ -14,6 +14,8 @@ from mae_sdk.report.facts import Curve, Facts
 from mae_sdk.report.markup import number, size
 
 _LOSSES = ("train_loss", "val_loss")
+_ERRORS = {"ece"}
+"""In 0 … 1 like accuracies, but less is better."""
 _OF_STEPS = {"train_loss_step", "lr", "grad_norm"}
 MAX_ROWS = 60
 """Rows of a table of numbers: more are thinned."""
@@ -80,7 +82,9 @@ def quality(facts: Facts) -> list[Figure]:
             if is_number(value) and name not in (*_LOSSES, *names):
                 names.append(str(name))
     shares = [
-        name for name in names if all(0 <= v <= 1 for _, v in facts.of_epochs(name)) and names
+        name
+        for name in names
+        if name not in _ERRORS and all(0 <= v <= 1 for _, v in facts.of_epochs(name))
     ]
     rest = [name for name in names if name not in shares]
     figures = []

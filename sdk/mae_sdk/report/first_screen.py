@@ -150,7 +150,7 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
             where += "; it was chosen on these images: on others expect less"
         return str(name), top.get("value"), images if isinstance(images, int) else None, where
     shares = mapping(facts.result.get("shares"))
-    for name in ("ACC_all", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
+    for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
             return name, facts.kpis[name], images if isinstance(images, int) else None, ""
@@ -161,7 +161,10 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
 def _others(facts: Facts, main: str) -> list[str]:
     shown = (
         "ACC_top5",
-        "mean_class_accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+        "f1_micro",
+        "auroc",
         "mAcc",
         "aAcc",
         "knn_acc",
@@ -175,9 +178,9 @@ def _others(facts: Facts, main: str) -> list[str]:
     for name in shown:
         value = facts.kpis.get(name)
         if name != main and is_number(value):
-            is_loss = "loss" in name or name in ("ece", "rankme")
-            found.append(f"{name} {number(value) if is_loss else percent(value)}")
-    return found[:5]
+            plain = "loss" in name or name in ("auroc", "ece", "rankme")
+            found.append(f"{name} {number(value) if plain else percent(value)}")
+    return found[:6]
 
 
 def _exported(facts: Facts) -> Card:

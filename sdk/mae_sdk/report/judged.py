@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mae_sdk.jobs.intervals import wilson
@@ -43,8 +43,11 @@ def classes(facts: Facts) -> Section | None:
     per_class = {str(k): mapping(v) for k, v in mapping(facts.judged.get("per_class")).items()}
     if not per_class:
         return _classes_of_training(facts)
+    if any("AP" in one for one in per_class.values()):
+        return _labels(per_class)
     segments = any("IoU" in one for one in per_class.values())
-    names = sorted(per_class, key=lambda name: _rank(per_class[name], segments))
+    figure = "IoU" if segments else "recall"
+    names = sorted(per_class, key=lambda name: _rank(per_class[name], figure))
     rows: list[list[Any]] = []
     for name in names[:MAX_CLASSES]:
         one = per_class[name]
@@ -65,6 +68,7 @@ def classes(facts: Facts) -> Section | None:
                 _bar(one.get("recall"), images if isinstance(images, int) else None),
                 percent(one.get("precision")),
                 percent(one.get("f1")),
+                number(one.get("auroc"), 3),
                 number(images),
             ]
         )
@@ -73,19 +77,39 @@ def classes(facts: Facts) -> Section | None:
         lead = "Worst first. IoU: overlap of truth and answer, over what either covers."
         numeric: tuple[int, ...] = (2, 3)
     else:
-        head = ["class", "recall", "precision", "F1", "images"]
+        head = ["class", "recall", "precision", "F1", "AUROC", "images"]
         lead = (
             "Worst first. Recall is the share of the class's images that were taken for it; the "
             "line across a bar is its 95 % interval (Wilson)."
         )
-        numeric = (2, 3, 4)
+        numeric = (2, 3, 4, 5)
     if len(names) > MAX_CLASSES:
         lead += f" {len(names) - MAX_CLASSES} more classes are in metrics.json."
     return Section("Classes", [Table(head, rows, "Every class", numeric)], lead)
 
 
-def _rank(one: Any, segments: bool) -> float:
-    value = one.get("IoU" if segments else "recall")
+def _labels(per_class: Mapping[str, Mapping[str, Any]]) -> Section:
+    """A bar for every class of a model whose images may be of several: average precision."""
+    rows: list[list[Any]] = []
+    for name in sorted(per_class, key=lambda name: _rank(per_class[name], "AP")):
+        one = per_class[name]
+        shares = [percent(one.get(key)) for key in ("precision", "recall", "f1")]
+        figures = [number(one.get(key), 3) for key in ("auroc", "threshold")]
+        rows.append([name, _bar(one.get("AP")), *shares, *figures, number(one.get("images"))])
+    head = ["class", "AP", "precision", "recall", "F1", "AUROC", "threshold", "images"]
+    lead = (
+        "Worst first. AP: average precision, over all thresholds; precision, recall and F1 are at "
+        "the class's own threshold, which was chosen on validation images."
+    )
+    if len(rows) > MAX_CLASSES:
+        lead += f" {len(rows) - MAX_CLASSES} more classes are in metrics.json."
+    return Section(
+        "Classes", [Table(head, rows[:MAX_CLASSES], "Every class", tuple(range(2, 8)))], lead
+    )
+
+
+def _rank(one: Any, figure: str) -> float:
+    value = one.get(figure)
     return float(value) if is_number(value) else 2.0
 
 

@@ -31,6 +31,17 @@ def shape_overrides(case: Case) -> None:
             )
 
 
+def dice(case: Case) -> None:
+    """Dice compares areas: a classifier has none."""
+    classifies = case("train.stage") == "finetune" and case("model.task") != "segmentation"
+    if classifies and case("train.loss") == "dice":
+        case.error(
+            "train.loss",
+            "the Dice loss is for segmentation alone",
+            "cross_entropy or focal for a classifier",
+        )
+
+
 def weights(case: Case) -> None:
     """Widths and depths, each possible, can together be more than any machine holds."""
     arch = ARCHS.get(str(case("model.arch")))
@@ -244,6 +255,7 @@ def tiny(case: Case) -> None:
 RULES = [
     Rule(tiny, ("train",)),
     Rule(shape_overrides),
+    Rule(dice, ("train",)),
     Rule(weights, ("train",)),
     Rule(frozen, ("train",)),
     Rule(auto_augmentation, ("train",)),

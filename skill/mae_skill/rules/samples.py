@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, SpecError
 from mae_skill.rules.base import Case, Rule
 
 TRAIN = "dataset.train_data_sources"
@@ -24,6 +24,9 @@ FEW = 5
 RANGE = "dataset.value_range"
 CHANNELS = "dataset.channels"
 AUTO_AUG = "dataset.augmentation.auto_aug"
+WEIGHTS = "train.class_weights"
+SAMPLING = "dataset.balanced_sampling"
+MULTI = "model.multi_label"
 _SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
 _DIM = 1 / 2
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
@@ -394,7 +397,7 @@ def labels(case: Case) -> None:
         return  # said by the rules above; the number of classes follows from it
     if classes == 0:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
-    elif classes == 1:
+    elif classes == 1 and not case(MULTI):
         name = next(iter(found.get("class_counts") or ["one class"]))
         case.error(
             TRAIN,
@@ -435,6 +438,80 @@ def _one_folder(found: Seen) -> str:
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them lie in the one folder {wrapper}, which was taken for a wrapper"
+
+
+def multi_label(case: Case) -> None:
+    """Pictures of several classes have them from a table, and some picture has several or none."""
+    if not case(MULTI) or case("train.stage") != "finetune" or _segments(case):
+        return
+    for key, table in ((TRAIN, "dataset.labels.train"), (VAL, "dataset.labels.val")):
+        read = case.action == "train" or (case.action == "evaluate" and key == VAL)
+        if read and case(key) and not case(table):
+            case.error(
+                table,
+                f"{MULTI} needs a table: folders give each picture one class",
+                "a CSV, TSV, JSON lines or Parquet file with the labels of each picture",
+                f"name it, or set {MULTI}=false",
+            )
+    if case.action != "train":
+        return
+    found = case.facts.data.get(TRAIN) or {}
+    counts = (found.get("label_file") or {}).get("labels") or {}
+    if counts and counts["min"] == counts["max"] == 1:
+        case.error(
+            MULTI,
+            "every picture of the table has one label",
+            "pictures of several classes, or of none",
+            f"set {MULTI}=false: one class for each picture is learned better by a softmax",
+            kind=DataError,
+        )
+    absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
+    if absent:
+        case.warn(TRAIN, f"no picture has the label {_listed(absent)}: it is not learned")
+    if case(SAMPLING):
+        case.error(
+            SAMPLING,
+            "a picture of several classes cannot be drawn for one of them",
+            "false with model.multi_label",
+            "train.class_weights=balanced weights rare labels",
+        )
+
+
+def class_weights(case: Case) -> None:
+    """Weights name classes of the training data, and do not correct twice."""
+    given = case(WEIGHTS)
+    if given is None or case("train.stage") != "finetune" or _segments(case):
+        return
+    found = case.facts.data.get(TRAIN) or {}
+    classes = list(found.get("class_counts") or {})
+    if isinstance(given, Mapping) and classes and (problem := unknown_weights(given, classes)):
+        case.errors.append(problem)
+    if given == "balanced" and case(SAMPLING):
+        case.warn(
+            WEIGHTS,
+            f"balanced, and {SAMPLING} too: small classes count for more twice over; one of the "
+            "two is meant",
+        )
+
+
+def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecError | None:
+    """What is wrong with weights of classes."""
+    unknown = [name for name in given if name not in classes]
+    if unknown:
+        return SpecError(
+            f"no class of the training data is named {_listed(unknown)}",
+            field=WEIGHTS,
+            got=dict(given),
+            expected=f"classes among {_listed(classes)}",
+        )
+    if all(given.get(name, 1.0) == 0 for name in classes):
+        return SpecError(
+            "no class counts: all weights are 0",
+            field=WEIGHTS,
+            got=dict(given),
+            expected="a weight above 0 of some class",
+        )
+    return None
 
 
 def validation_classes(case: Case) -> None:
@@ -672,6 +749,8 @@ RULES = [
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     Rule(labels, ("train",)),
+    Rule(multi_label, ("train", "evaluate")),
+    Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),

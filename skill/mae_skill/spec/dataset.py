@@ -433,6 +433,13 @@ class DatasetSpec(SpecModel):
         search=search(4, 512, log=True),
         related=["train.accum_grad_batches", "train.num_gpus", "train.optim.lr_scaling"],
     )
+    balanced_sampling: bool = spec_field(
+        False,
+        "Each epoch shows as many images as the data have, of each class equally many: those of "
+        "small classes several times, some of large ones not at all.",
+        applies_when=_LABELS,
+        related=["train.class_weights"],
+    )
     num_workers_per_gpu: int = spec_field(
         2,
         "Loader processes for each training process; 0 = load in the process itself.",

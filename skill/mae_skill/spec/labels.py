@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from mae_skill.spec.fields import CLASSIFICATION, FINETUNE, NonEmpty, SpecModel, spec_field
 
 
@@ -9,7 +13,9 @@ class LabelsSpec(SpecModel):
     """Tables that give pictures their classes, where their folders do not.
 
     CSV, TSV, JSON lines or Parquet, local or behind a URL, with the columns `path`, `label` and,
-    where one file serves several parts of a data set, `split` (train, val, test).
+    where one file serves several parts of a data set, `split` (train, val, test). With
+    model.multi_label the label may be several, `a|b` or a list, or a column of 0 and 1 for each
+    class.
     """
 
     train: NonEmpty | None = spec_field(
@@ -33,4 +39,11 @@ class LabelsSpec(SpecModel):
         applies_when=CLASSIFICATION,
         affects_training=False,
         related=["dataset.test_data_sources"],
+    )
+    columns: Annotated[list[NonEmpty], Field(min_length=1)] | None = spec_field(
+        None,
+        "Columns of 0 and 1 that are the classes. Null: the column `label`; where there is none, "
+        "every column of 0 and 1 alone.",
+        applies_when={**CLASSIFICATION, "model.multi_label": True},
+        related=["model.multi_label"],
     )

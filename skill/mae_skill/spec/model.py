@@ -117,6 +117,14 @@ class ModelSpec(SpecModel):
         automl_disabled=True,
         le=1_000_000,
     )
+    multi_label: bool = spec_field(
+        False,
+        "A picture may be of several classes, or of none: a sigmoid and binary cross-entropy for "
+        "each class, judged by mAP. The labels come from dataset.labels.",
+        applies_when={**FINETUNE, **CLASSIFICATION},
+        automl_disabled=True,
+        related=["dataset.labels.train", "dataset.labels.columns"],
+    )
     drop_path_rate: float = spec_field(
         0.1,
         "Stochastic depth: probability of dropping the last block's residual branch; rises "

@@ -23,6 +23,9 @@ from mae_skill.spec.fields import (
 _FINETUNE_FROM_WEIGHTS = {**FINETUNE, "train.pretrained_model_path": {"set": True}}
 _MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
 _DECAYS = {"train.optim.lr_scheduler": ["cosine", "poly"]}
+_CLASSIFIES = {**FINETUNE, **CLASSIFICATION}
+_SINGLE = {**_CLASSIFIES, "model.multi_label": False}
+_MULTI = {**_CLASSIFIES, "model.multi_label": True}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
@@ -48,7 +51,14 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mIoU", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
-    {"when": {**FINETUNE, **CLASSIFICATION}, "metric": "ACC_all", "direction": "maximize"},
+    {"when": _SINGLE, "metric": "ACC_all", "direction": "maximize"},
+    {"when": _SINGLE, "metric": "balanced_accuracy", "direction": "maximize"},
+    {"when": _MULTI, "metric": "mAP", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "f1_macro", "direction": "maximize"},
+    {"when": _SINGLE, "metric": "f1_weighted", "direction": "maximize"},
+    {"when": _MULTI, "metric": "f1_micro", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "auroc", "direction": "maximize"},
+    {"when": _CLASSIFIES, "metric": "ece", "direction": "minimize"},
     {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
@@ -58,6 +68,8 @@ AUTOML_METRICS: list[dict[str, Any]] = [
 its metric's direction known, and
 ``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
+ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
+ClassWeights = Annotated[str, Field(pattern="^balanced$")] | dict[str, ClassWeight]
 
 
 class OptimSpec(SpecModel):
@@ -342,6 +354,38 @@ class TrainSpec(SpecModel):
         "scratch.",
         popular=True,
         affects_training=False,
+    )
+    loss: Literal["cross_entropy", "focal", "dice"] = spec_field(
+        "cross_entropy",
+        "Loss of fine-tuning. focal: cross-entropy × (1 - p)^focal_gamma, p the probability of the "
+        "truth, so that what is easy counts for less (arXiv 1708.02002). dice: 1 - the mean Dice "
+        "of the classes in a mask, for segmentation alone.",
+        applies_when=FINETUNE,
+        related=["train.focal_gamma", "train.dice_weight"],
+    )
+    focal_gamma: float = spec_field(
+        2.0,
+        "Exponent of the focal loss; 0 is cross-entropy.",
+        ge=0.0,
+        le=10.0,
+        applies_when={**FINETUNE, "train.loss": "focal"},
+        related=["train.loss"],
+    )
+    dice_weight: float = spec_field(
+        0.0,
+        "Adds this × the Dice loss to the cross-entropy or focal loss of a segmenter; 0 = none.",
+        ge=0.0,
+        le=1e3,
+        applies_when={**FINETUNE, **SEGMENTATION, "train.loss": ["cross_entropy", "focal"]},
+        related=["train.loss"],
+    )
+    class_weights: ClassWeights | None = spec_field(
+        None,
+        "Weight of each class in the loss. balanced: images / (classes × images of the class); or "
+        "a mapping of class to weight, 1 for those that it does not name. Null = all alike. "
+        "Validation does not weight.",
+        applies_when={**FINETUNE, **CLASSIFICATION},
+        related=["dataset.balanced_sampling"],
     )
     freeze: list[NonEmpty] = spec_field(
         [],

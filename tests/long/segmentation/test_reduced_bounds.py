@@ -16,7 +16,7 @@ from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
 from mae_runners.metrics.confusion import count_pairs
 from mae_runners.metrics.iou import iou_metrics
 from mae_runners.models import build_segmenter
-from mae_runners.tasks.segmentation_loss import segmentation_loss
+from mae_runners.tasks.losses import PixelLoss
 
 from tests.support.deploy import make_spec
 from tests.support.inked import inked
@@ -61,9 +61,7 @@ def trained(arch: str, images: torch.Tensor, masks: torch.Tensor) -> Any:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     for _ in range(steps):
         chosen = torch.randint(len(images), (16,))
-        loss = segmentation_loss(
-            model(images[chosen]), masks[chosen], ignore_index=255, auxiliary_weight=0.4
-        )
+        loss = PixelLoss(255, auxiliary_weight=0.4)(model(images[chosen]), masks[chosen])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
