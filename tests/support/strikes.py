@@ -121,7 +121,8 @@ def difference(one: Path, other: Path) -> str | None:
     from tests.training.test_killed import assert_equal
 
     def epochs(folder: Path) -> dict[int, Any]:
-        return {line["epoch"]: line["kpi"] for line in status_lines(folder) if "kpi" in line}
+        lines = (line for line in status_lines(folder) if "kpi" in line and "epoch" in line)
+        return {line["epoch"]: line["kpi"] for line in lines}
 
     def listed(folder: Path) -> list[tuple[Any, ...]]:
         found = read(folder, "train/checkpoints.json")["checkpoints"]
