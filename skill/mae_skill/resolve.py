@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -41,6 +42,9 @@ WHOLE = 0.9
 """A spec that sets this share of the template's fields is taken to be a template that was written
 out.
 """
+
+_PLACE = re.compile(r"\{([\w.\[\]]+)\}")
+"""The name of a field in the words of a command."""
 
 Look = Callable[[Mapping[str, Any], bool], tuple[Facts, list[MaeError]]]
 """The spec, and whether its schema accepts it → what is known beside it, and what is wrong there.
@@ -241,9 +245,11 @@ def _strange_keys(
     known = {*field_nodes(layers.schema), *flatten(layers.template or {}), *flatten(defaults)}
     if not known:
         return []
-    outputs = bundle.action(action).get("outputs")
+    entry = bundle.action(action)
+    outputs = entry.get("outputs")
     named = {
         *known,
+        *_PLACE.findall(f"{entry.get('command')} {entry.get('args')}"),
         *bundle.data_rows(action),
         *_inputs(bundle.info, action),
         *(bundle.spec_params.get(action) or {}),
@@ -253,8 +259,9 @@ def _strange_keys(
     }
     strange = []
     for key in sorted(layers.given):
+        is_known = _inside(key, named) or any(_inside(one, {key}) for one in named)
         # An empty section of a template may take any field.
-        if not _inside(key, named) and get_dotted(layers.template or {}, _section(key)) != {}:
+        if not is_known and get_dotted(layers.template or {}, key.rpartition(".")[0]) != {}:
             near = difflib.get_close_matches(key, known, n=1)
             strange.append(key + (f" (did you mean {near[0]}?)" if near else ""))
     if not strange:
@@ -262,10 +269,6 @@ def _strange_keys(
     more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
     shown = ", ".join(strange[:MAX_NAMED])
     return [f"set, though neither the template nor the schema of {action} knows it: {shown}{more}"]
-
-
-def _section(key: str) -> str:
-    return key.rpartition(".")[0]
 
 
 def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeError]:

@@ -313,8 +313,14 @@ def _judged(
     """How good each epoch of a job was, where its record states by what that is judged."""
     if "best" not in record["launch"]:
         return None
-    lines = lines_from(files, lambda name: root.read(job_id, name).decode(errors="replace"))
-    return judged(lines, record["launch"]["best"])
+
+    def read(name: str) -> str:
+        try:
+            return root.read(job_id, name).decode(errors="replace")
+        except (NotFoundError, DataError):  # gone, or too large: then it says nothing
+            return ""
+
+    return judged(lines_from(files, read), record["launch"]["best"])
 
 
 def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> tuple[Path, ...]:
