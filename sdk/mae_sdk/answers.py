@@ -169,12 +169,13 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
     from mae_skill.bundle import Bundle
     from mae_skill.errors import MaeError
 
+    from mae_sdk.job import kind_left_by
     from mae_sdk.plan.inferred_fields import takes_model
 
     steps = []
     try:
         bundle = Bundle.load(skill_dir)
-        kind = job.leaves()
+        kind = kind_left_by(job)
     except (MaeError, OSError):  # it was moved or removed
         return []
     for action in bundle.actions:

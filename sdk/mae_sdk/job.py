@@ -178,6 +178,11 @@ def setting(job: Job, key: str) -> Any:
         return None
 
 
+def kind_left_by(job: Job) -> str:
+    """The kind of model that a job left: ``checkpoint``, ``onnx``, ``engine`` or ``none``."""
+    return outputs_of(job.id, job._root).kind
+
+
 def study_options(job: Job) -> dict[str, Any]:
     """The AutoML options of a study; empty where they cannot be read."""
     found = job._document("automl/study.json").get("options")
@@ -628,10 +633,6 @@ class Job:
         # Reports are above jobs on the floor plan; this is the one door between them.
         make = importlib.import_module("mae_sdk.report.make")
         return make.make_report(self, output, chain=chain)
-
-    def leaves(self) -> str:
-        """The kind of model that it left: ``checkpoint``, ``onnx``, ``engine`` or ``none``."""
-        return outputs_of(self.id, self._root).kind
 
     @property
     def _root(self) -> str:

@@ -8,7 +8,6 @@ here, so the same input gets the same verdict everywhere.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN, given_only, has_reference, resolve_references
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
-from mae_skill.schema_check import check_schema, describe
+from mae_skill.schema_check import check_schema, describe, did_you_mean
 from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
@@ -262,8 +261,11 @@ def _strange_keys(
         is_known = _inside(key, named) or any(_inside(one, {key}) for one in named)
         # An empty section of a template may take any field.
         if not is_known and get_dotted(layers.template or {}, key.rpartition(".")[0]) != {}:
-            near = difflib.get_close_matches(key, known, n=1)
-            strange.append(key + (f" (did you mean {near[0]}?)" if near else ""))
+            section, _, name = key.rpartition(".")
+            there = sorted(known)
+            beside = [one.rpartition(".")[2] for one in there if one.rpartition(".")[0] == section]
+            near = did_you_mean(name, key, beside, there)
+            strange.append(key + (f" ({near})" if near else ""))
     if not strange:
         return []
     more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -125,7 +125,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                         hint=where,
                     )
                 continue
-            hint = _did_you_mean(name, full, known, schema)
+            hint = did_you_mean(name, full, known, list(field_nodes(schema)))
             yield SpecError(
                 "unknown key",
                 field=full,
@@ -222,13 +222,12 @@ def _listed(names: list[str], limit: int = 30) -> str:
     )
 
 
-def _did_you_mean(
-    name: str, full: str, siblings: list[str], schema: Mapping[str, Any]
+def did_you_mean(
+    name: str, full: str, siblings: Sequence[str], everywhere: Collection[str]
 ) -> str | None:
-    """The field that was meant: the same word in another section, a like word beside it, one there
-    that holds all of its words, a like word anywhere.
+    """The field that was meant, of the dotted keys `everywhere`: the same word in another section,
+    a like word beside it, one there that holds all of its words, a like word anywhere.
     """
-    everywhere = list(field_nodes(schema))
     same = [key for key in everywhere if key.rpartition(".")[2] == name]
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
     words_of = set(name.split("_"))

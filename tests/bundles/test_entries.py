@@ -140,8 +140,11 @@ def test_a_key_that_nothing_knows_is_named_with_the_near_one(made: Made) -> None
     template = {"train": {"optim": {"lr": 0.1}, "free": {}}}
     skill = made({"go": {"command": "tool {config_path} {word}"}}, {"go": template})
     asked = {"train.optim.lrr": 1, "train.free.any": 2, "train.optim.lr": 3, "word": "x"}
+    asked["train.optim.bogus"] = 4
     (said,) = [one for one in skill.plan("go", spec_overrides=asked).notices if "knows" in one]
-    assert said.endswith("knows it: train.optim.lrr (did you mean train.optim.lr?)")
+    assert said.endswith(
+        "knows it: train.optim.bogus, train.optim.lrr (did you mean train.optim.lr?)"
+    )
     whole = {"train": {"optim": {"lr": 1}, "free": {}}, "word": "x"}
     assert not any("knows" in one for one in skill.plan("go", spec=whole).notices)
 
