@@ -243,7 +243,10 @@ def test_without_schema_or_template_training_is_plain_and_says_why(
         if missing == "schema"
         else "references/spec_template_train.yaml"
     )
-    (tmp_path / "bundle" / path).write_text("{ not: [readable")
+    if missing == "schema":
+        (tmp_path / "bundle" / path).write_text("{ not: [readable")
+    else:  # one that cannot be read is refused
+        (tmp_path / "bundle" / path).unlink()
     made = Skill(tmp_path / "bundle").plan("train", train_datasets=str(data), spec_overrides=SMALL)
     assert made.automl is None
     assert (
