@@ -249,8 +249,8 @@ def architecture_table(schema: Mapping[str, Any]) -> str:
             f"## {title}",
             "",
             (
-                "| `model.arch` | paper's name | sides × | M parameters | GFLOPs | pretraining | MiB | "
-                "MiB/image |"
+                "| `model.arch` | paper's name | sides × | M parameters | GFLOPs "
+                "| pretraining | MiB | MiB/image |"
             ),
             "|---|---|---|---|---|---|---|---|",
         ]

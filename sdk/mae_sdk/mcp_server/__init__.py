@@ -292,6 +292,7 @@ def _run(skill: Skill, arguments: Arguments) -> answers.Document:
     job = skill.create_job(**_confirmed(arguments, "launching a job"))
     calls = [
         f"status job_id={job.id}",
+        f"wait job_id={job.id}",
         f"logs job_id={job.id}",
         f"cancel job_id={job.id} confirmed=true",
     ]
