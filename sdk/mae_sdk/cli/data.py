@@ -61,7 +61,8 @@ def inspect(
     from mae_sdk.data.progress import heard
 
     if source is not None and "=" in source and (train or evaluation):  # the first KEY=VALUE
-        source, overrides = None, (source, *overrides)
+        overrides = (source, *overrides)
+        source = None
     if (source is None) != bool(train and evaluation) or bool(train) != bool(evaluation):
         raise click.UsageError("give one SOURCE, or --train and --eval")
     settings = in_order(parse_override(item) for item in overrides)

@@ -303,7 +303,7 @@ def _draw(out: Path, parts: Path, inference: Job, found: Mapping[str, float]) ->
     rows = list(csv.DictReader(io.StringIO(inference.read("inference/results.csv"))))
     chosen = rows[:: max(1, len(rows) // 40)][:40]
     files = _read_tarball(parts / "heldout/images_test.tar.gz")
-    figure = plt.figure(figsize=(12, 4.4))
+    figure: Any = plt.figure(figsize=(12, 4.4))
     left, right = figure.subfigures(1, 2, width_ratios=(2.4, 1))
     for axes, row in zip(left.subplots(4, 10).flat, chosen, strict=False):
         axes.imshow(Image.open(io.BytesIO(files[Path(row["path"]).name])))

@@ -99,10 +99,10 @@ def _extras() -> Iterator[tuple[str, dict[str, Any]]]:
     needed: dict[str, list[str]] = {}
     for line in importlib.metadata.requires(DISTRIBUTION) or ():
         package, _, marker = line.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
-        name = re.match(r"\s*([\w.-]+)", package)
-        if extra and name:
-            needed.setdefault(extra[1], []).append(name[1])
+        of = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
+        named = re.match(r"\s*([\w.-]+)", package)
+        if of and named:
+            needed.setdefault(of[1], []).append(named[1])
     for extra, use in EXTRAS.items():
         if extra not in needed:  # an older edition's metadata: nothing is known of it
             continue
