@@ -1,7 +1,7 @@
 """The chain of ``mae quickstart`` from tarballs on an object store: ``make quickstart``.
 
 The tarballs are served by a real S3 server (``rclone serve s3``) on loopback; everything else is
-`mae_sdk.cli.quickstart`, with the epochs of ``mae quickstart --full``.
+`mae_sdk.cli.quickstart`.
 """
 
 from __future__ import annotations
