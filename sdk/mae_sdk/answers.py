@@ -707,6 +707,45 @@ def inspect(
     return document
 
 
+def inspect_splits(
+    train: str,
+    evaluation: str,
+    *,
+    spec: Mapping[str, Any] | str | None = None,
+    spec_overrides: Mapping[str, Any] | None = None,
+) -> Document:
+    """The parts of a data set that are used together: ``verdict``, the two compared, and the report
+    of each.
+
+    Returns:
+        ``verdict``; ``compared`` (``shared`` images, ``missing`` and ``unknown`` classes of the
+        validation data, ``share`` of all images that validate); ``splits``: ``train`` and ``eval``,
+        each as `inspect` reports it.
+    """
+    from mae_skill.bundle import Bundle
+
+    from mae_sdk.data import inspect_source
+    from mae_sdk.plan.layers import read_reading
+    from mae_sdk.plan.sources import find_source
+
+    bundle = Bundle.load()
+    reading = read_reading(bundle, spec, spec_overrides)
+    places = [find_source(one, bundle.info) for one in (train, evaluation)]
+    report = inspect_source(places[0], other=places[1], read_other=True, reading=reading)
+    theirs, classes = report.pop("other"), report.pop("other_classes")
+    images = report["images"] + theirs["images"]
+    return {
+        "verdict": report.pop("verdict"),
+        "compared": {
+            "shared": report.pop("shared"),
+            "missing": classes["absent"],
+            "unknown": classes["unknown"],
+            "share": round(theirs["images"] / images, 4) if images else None,
+        },
+        "splits": {"train": report, "eval": theirs},
+    }
+
+
 def cache() -> Document:
     """Where the archive cache is and what it holds."""
     from mae_sdk.data.cache import cache_info

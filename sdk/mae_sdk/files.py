@@ -2,6 +2,10 @@
 
 Standard library only. Everything that this project replaces on a local disk is replaced here, so
 that a reader never meets half a file and a failure leaves nothing behind.
+
+What Windows lacks is asked for by name here, once: without ``flock`` a file is locked by
+``msvcrt``, and a temporary file is not held open, since an open file can neither be renamed nor
+removed there.
 """
 
 from __future__ import annotations
@@ -9,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import fcntl
 import json
 import os
 import re
@@ -17,10 +20,30 @@ import shutil
 import socket
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+HAS_FLOCK = fcntl is not None
+"""Whether this is a system that the supervisor of a job can run on: Linux or macOS."""
+
+READ = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # the open of a pipe does not wait for its writer
+    | getattr(os, "O_BINARY", 0)
+)
+"""The flags of `os.open` to read a file that may be anything."""
+_READ_AND_WRITE = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_SEEKING = threading.Lock()
+_POLL_SECONDS = 0.05
 
 SMALL_BYTES = 32 << 20
 """More than any record of ours: a larger file under its name is not one."""
@@ -35,6 +58,68 @@ _LINK_SECONDS = 60.0
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 """The errors of a file system without ``flock``."""
+
+
+def user_id() -> int:
+    """The user's number, as `os.stat` has it: 0 on Windows, which has none."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
+
+
+def pread(descriptor: int, size: int, offset: int) -> bytes:
+    """Read at a place of an open file, whatever other threads read from it."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
+def _flock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and `wait` is False.
+        OSError: it cannot be locked.
+    """
+    if fcntl is not None:
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+        return
+    if shared:  # a lock of msvcrt has one holder
+        raise OSError(errno.ENOSYS, "there are no shared locks")
+    import msvcrt
+
+    while True:
+        try:
+            # A byte far behind the end: locked bytes cannot be read by others.
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, "locked") from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _hold(descriptor: int) -> int:
+    """Keep an open temporary file open, to show that it is in use; -1 where that would keep it
+    from being renamed."""
+    if HAS_FLOCK:
+        return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def _open_folder(folder: Path) -> int:
+    """A folder, open, to be held; -1 on Windows, which opens none."""
+    return os.open(folder, READ) if HAS_FLOCK else -1
+
+
+def _let_go(descriptor: int) -> None:
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def cache_home() -> Path:
@@ -71,7 +156,7 @@ def atomic_file(
 
     def make(temporary: Path) -> int:
         # `open` applies the umask; asking for the umask means setting it, for every thread at once.
-        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        return _hold(os.open(temporary, _READ_AND_WRITE | os.O_CREAT | os.O_EXCL, mode))
 
     temporary, held = _made(lambda: _beside(path), make)
     try:
@@ -87,7 +172,7 @@ def atomic_file(
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(held)
+        _let_go(held)
 
 
 @contextlib.contextmanager
@@ -102,7 +187,7 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
 
     def make(temporary: Path) -> int:
         temporary.mkdir(mode=mode)
-        return os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        return _open_folder(temporary)
 
     temporary, held = _made(lambda: _beside(path), make)
     try:
@@ -113,7 +198,7 @@ def atomic_folder(path: Path, *, mode: int = 0o777, replace: bool = False) -> It
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        os.close(held)
+        _let_go(held)
 
 
 def _beside(path: Path) -> Path:
@@ -132,11 +217,12 @@ def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, 
             if not path.parent.is_dir():
                 raise
             continue
-        with contextlib.suppress(OSError):  # no locks: only its age shows that it is abandoned
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):  # no locks: only its age shows that it is abandoned
+                _flock(descriptor, shared=True)
         if os.path.lexists(path):
             return path, descriptor
-        os.close(descriptor)  # taken for a leftover in the moment before it was held
+        _let_go(descriptor)  # taken for a leftover in the moment before it was held
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
@@ -160,15 +246,17 @@ def _remove_abandoned(path: Path) -> bool:
     """Remove a temporary file or folder of this user that no writer holds; whether it was."""
     try:
         status = path.lstat()
-        if status.st_uid != os.geteuid():
+        if status.st_uid != user_id():
             return False
         if stat.S_ISLNK(status.st_mode):  # there is nothing to hold: it lives for a moment
             return time.time() - status.st_mtime > _LINK_SECONDS and _remove(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not HAS_FLOCK:  # nobody holds one: its age is all there is
+            return time.time() - status.st_mtime > _UNLOCKED_SECONDS and _remove(path)
+        descriptor = os.open(path, READ)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, wait=False)
         return _remove(path)
     except BlockingIOError:
         return False
@@ -205,14 +293,14 @@ def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
 
     def make(folder: Path) -> int:
         folder.mkdir(mode=0o700)
-        return os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        return _open_folder(folder)
 
     folder, held = _made(lambda: place / f"{prefix}{os.urandom(6).hex()}", make)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        _let_go(held)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -259,7 +347,7 @@ def read_small_bytes(path: Path, limit: int = SMALL_BYTES) -> bytes:
         OSError: it cannot be read, is no regular file (a pipe would never end), or is larger than
             `limit` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, READ)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
@@ -337,11 +425,11 @@ def lock(path: Path, *, wait: bool = True) -> Lock:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, _READ_AND_WRITE | os.O_CREAT, 0o666)
     except PermissionError:  # another user's, which can be locked all the same
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, READ)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor, wait=wait)
         return Lock(descriptor)
     except OSError as error:
         if error.errno not in NO_LOCKS:
@@ -460,7 +548,7 @@ def share(descriptor: int) -> None:
     """Hold an open file together with others, so that `in_use` reports it. A file system without
     locks is passed over."""
     with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _flock(descriptor, shared=True, wait=False)
 
 
 def in_use(path: Path) -> bool:
@@ -470,7 +558,7 @@ def in_use(path: Path) -> bool:
     """
     try:
         with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(stream.fileno(), wait=False)
     except BlockingIOError:
         return True
     except OSError as error:

@@ -205,6 +205,23 @@ FAMILIES: dict[Family, str] = {
 }
 
 
+_WHICH = [
+    "",
+    "## Which one",
+    "",
+    "- **A trial run, a CPU, some thousand images**: the smallest of a family, `vit_tiny_patch16`",
+    "  or `convnextv2_atto`. Pictures under 64 px: with a small `model.patch_size` too.",
+    "- **Weights that are there** (`--ptm`) count for more than the family: take their arch.",
+    "- **Pretraining at length** costs the GFLOPs of the column `pretraining`: in every family the",
+    "  encoder computes the visible parts alone; the decoder is counted, at the default mask",
+    "  ratio.",
+    "- **Segmentation**: ConvNeXt V2 and Hiera have features at four scales of their own; those of",
+    "  a ViT are made of one.",
+    "- **A small GPU**: weights and moments take the column MiB, every image of the batch the last",
+    "  column; `mae plan` says what a whole run takes.",
+]
+
+
 def architecture_table(schema: Mapping[str, Any]) -> str:
     """The page of architectures: sizes that fit, parameters, work and memory of each."""
     size = schema["properties"]["dataset"]["properties"]["augmentation"]["properties"]
@@ -224,14 +241,18 @@ def architecture_table(schema: Mapping[str, Any]) -> str:
         "have 2 to 32 px, the stem of ConvNeXt V2 and Hiera a stride of 1, 2 or 4 px (their sides",
         "are then multiples of 8 times that). Work grows with the number of tokens: a 28 px image",
         "with `vit_tiny_patch16` and `model.patch_size=4` has 49.",
+        *_WHICH,
     ]
     for family, title in FAMILIES.items():
         lines += [
             "",
             f"## {title}",
             "",
-            "| `model.arch` | paper's name | sides × | M parameters | GFLOPs | MiB | MiB/image |",
-            "|---|---|---|---|---|---|---|",
+            (
+                "| `model.arch` | paper's name | sides × | M parameters | GFLOPs "
+                "| pretraining | MiB | MiB/image |"
+            ),
+            "|---|---|---|---|---|---|---|---|",
         ]
         lines += [_architecture(ARCHS[name], schema) for name in arch_names(family)]
     return "\n".join(lines) + "\n"
@@ -249,12 +270,15 @@ def _architecture(arch: Arch, schema: Mapping[str, Any]) -> str:
         set_dotted(spec, key, value)
     found = estimate("train", spec)
     memory = found["memory_mb"]
+    set_dotted(spec, "train.stage", "pretrain")
+    pretraining = estimate("train", spec)["forward_gflops"]
     cells = [
         f"`{arch.name}`",
         arch.title,
         f"{arch.size_multiple} px",
         f"{found['parameters']['total'] / 1e6:.1f}",
         f"{found['forward_gflops']:.1f}",
+        f"{pretraining:.1f}",
         f"{memory['total']:,.0f}",
         f"{memory['activations']:,.0f}",
     ]

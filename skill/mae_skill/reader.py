@@ -36,6 +36,9 @@ MAX_DEPTH = 64
 """Sections within sections."""
 
 PIPE_SECONDS = 30.0
+# Without O_NONBLOCK the open of a pipe waits for its writer, for ever. Windows lacks it, and
+# translates the ends of lines unless told not to.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """Silence after which nobody is taken to write into a pipe."""
 
 _CORE = "tag:yaml.org,2002:"
@@ -402,8 +405,7 @@ def _standard_input() -> str:
 def _file(name: str) -> str:
     """The text of a file, or of a pipe, which is read once (``-e <(…)``)."""
     try:
-        # Without O_NONBLOCK the open of a pipe waits for its writer, for ever.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(name, _READ)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise _no_file(name) from None
     except OSError as error:
@@ -426,8 +428,10 @@ def _chunks(descriptor: int, name: str, waits: bool) -> Iterator[bytes]:
     Raises:
         UsageError: nothing comes for `PIPE_SECONDS`.
     """
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLHUP)
+    waits = waits and hasattr(select, "poll")  # Windows: the pipe is waited for as long as it takes
+    if waits:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | select.POLLHUP)
     size, last = 0, time.monotonic()
     while size <= MAX_BYTES:
         if waits and not poll.poll(200):

@@ -69,7 +69,18 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
         "cancel",
         "explain",
         "inspect",
+        "wait",
+        "show",
+        "resume",
+        "delete",
+        "prune",
+        "best",
+        "validate",
+        "get_spec",
+        "doctor",
     }
+    assert all(tools[name].annotations.read_only_hint for name in ("wait", "best", "validate"))
+    assert all(tools[name].annotations.destructive_hint for name in ("delete", "prune"))
     assert tools["plan"].annotations.read_only_hint is True
     assert tools["cancel"].annotations.destructive_hint is True
     assert tools["run"].annotations.read_only_hint is False
@@ -96,6 +107,8 @@ def test_an_agent_explains_inspects_plans_and_is_stopped_before_an_unconfirmed_l
 def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_canceled(
     tmp_path: Path,
 ) -> None:
+    from mcp import MCPError
+
     from tests.support.toy_bundle.make import write_bundle
 
     bundle = write_bundle(tmp_path / "bundle")
@@ -128,10 +141,31 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_canceled(
             "launched": await call("run", **run, spec_overrides={"train.rate": 0.25})
         }
         job = found["launched"]["job_id"]
+        found["waited"] = await call("wait", job_id=job, seconds=60)
         found["status"] = await ended(job)
         found["logs"] = await call("logs", job_id=job, lines=1)
         found["metrics"] = await call("metrics", job_id=job)
+        listed = (await client.list_resources()).resources
+        found["resources"] = {str(one.uri): one for one in listed}
+        log = await client.read_resource(f"mae://job/{job}/log.txt")
+        found["log"] = log.contents[0].text
+        try:
+            await client.read_resource(f"mae://job/{job}/../../secret.txt")
+        except MCPError as error:
+            found["outside"] = str(error)
         slow = await call("run", **run, spec_overrides={"train.fault": "sleep"})
+        told: list[tuple[float, float | None, str | None]] = []
+
+        async def tell(done: float, total: float | None, text: str | None) -> None:
+            told.append((done, total, text))
+
+        arguments = {"job_id": slow["job_id"], "seconds": 1}
+        answer = await client.call_tool("wait", arguments, progress_callback=tell)
+        found["waiting"], found["told"] = answer.structured_content, told
+        with anyio.move_on_after(0.5) as scope:
+            await client.call_tool("wait", {"job_id": slow["job_id"], "seconds": 600})
+        found["given up"] = scope.cancelled_caught
+        found["goes on"] = (await call("status", job_id=slow["job_id"]))["state"]
         refused = await client.call_tool("cancel", {"job_id": slow["job_id"], "confirmed": False})
         found["refused"] = json.loads(refused.content[0].text)
         await call("cancel", job_id=slow["job_id"], confirmed=True)
@@ -146,6 +180,12 @@ def test_a_confirmed_launch_is_followed_to_its_figures_and_another_is_canceled(
         found["status"]["state"] == "COMPLETE"
         and found["status"]["next"][0] == f"metrics job_id={job}"
     )
+    assert found["waited"]["state"] == "COMPLETE" and found["waited"]["folder"]
+    assert f"mae://job/{job}/log.txt" in found["resources"] and found["log"]
+    assert "folder" in found["outside"]
+    assert found["waiting"]["state"] in ("PENDING", "RUNNING") and found["waiting"]["waiting"]
+    assert found["told"] and all(isinstance(text, str) for _, _, text in found["told"])
+    assert found["given up"] and found["goes on"] == "RUNNING"  # the job is left as it is
     assert len(found["logs"]["lines"]) == 1
     assert found["metrics"]["metrics"] == {"score": 0.25}
     assert found["refused"]["field"] == "confirmed"

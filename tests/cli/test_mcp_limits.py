@@ -113,6 +113,9 @@ def test_whatever_the_arguments_the_answer_is_coded_and_bounded(
     offered = {tool.name: tool for tool in mcp_server.tools(skill)}
     (tmp_path / "file").write_text("")
     long = "x" * 100_000
+    deep: dict[str, Any] = {}
+    for _ in range(900):
+        deep = {"a": deep}
     cases: list[tuple[str, dict[str, Any], set[str]]] = [
         ("status", {"job_id": long}, {"usage"}),
         ("status", {"job_id": "x" * 4000}, {"usage", "not_found", "storage"}),
@@ -125,7 +128,12 @@ def test_whatever_the_arguments_the_answer_is_coded_and_bounded(
         ("jobs", {"results_root": str(tmp_path / "file")}, {"storage"}),
         ("explain", {"key": long}, {"usage"}),
         ("plan", {"action": "train", "spec_overrides": {long: long}}, {"spec_invalid", "data"}),
-        ("plan", {"action": "train", "spec": {long: [long] * 100}}, {"spec_invalid", "data"}),
+        ("plan", {"action": "train", "spec": {long: [long] * 100}}, {"usage"}),
+        ("plan", {"action": "train", "spec": deep}, {"usage"}),
+        ("wait", {"job_id": "x", "seconds": 10**9}, {"usage"}),
+        ("best", {"limit": 10**9}, {"usage"}),
+        ("prune", {"states": ["COMPLETE"] * 99}, {"usage"}),
+        ("delete", {"job_id": "x"}, {"usage"}),
         ("plan", {"action": "train", "idempotency_key": long}, {"usage"}),
         ("explain", {}, {"usage"}),
         ("logs", {"job_id": "x", "lines": 10**30}, {"usage"}),

@@ -97,3 +97,11 @@ def test_the_wheel_plans_and_validates_in_a_clean_venv_without_torch(
     done = call(mae, "train", "-e", "spec.yaml", "--json")
     assert done.returncode == 7
     assert json.loads(done.stderr)["hint"] == "pip install 'mae-skill[train]'"
+
+    done = call(mae, "doctor", "--json")
+    found = json.loads(done.stdout)
+    assert found["verdict"]["can_train"] is False and "torch" in found["extras"]["train"]["missing"]
+    assert found["extras"]["quickstart"]["get"] == "pip install 'mae-skill[quickstart]'"
+    done = call(mae, "quickstart", "--json")
+    assert done.returncode == 7 and not (tmp_path / "quickstart-out").exists()
+    assert json.loads(done.stderr)["hint"] == "pip install 'mae-skill[train,quickstart]'"

@@ -9,18 +9,20 @@ import click
 from mae_skill.spelling import one_line
 
 from mae_sdk import answers
-from mae_sdk.cli.common import bounded, emit, in_order, json_option, pairs, say, show, size
+from mae_sdk.cli.common import bounded, emit, in_order, json_option, pairs, say, show, size, table
 from mae_sdk.storage import urls
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", metavar="[SOURCE]", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--other",
     metavar="SOURCE",
     help="A second source, e.g. validation: images that are in both are reported.",
 )
+@click.option("--train", metavar="SOURCE", help="With --eval, in place of SOURCE: both are judged.")
+@click.option("--eval", "evaluation", metavar="SOURCE", help="The validation data, with --train.")
 @click.option("--contact-sheet", metavar="PNG", help="Write a page of evenly spaced images.")
 @click.option(
     "--masks",
@@ -37,9 +39,11 @@ from mae_sdk.storage import urls
 )
 @json_option
 def inspect(
-    source: str,
+    source: str | None,
     overrides: tuple[str, ...],
     other: str | None,
+    train: str | None,
+    evaluation: str | None,
     contact_sheet: str | None,
     masks: str | None,
     spec: str | None,
@@ -49,12 +53,26 @@ def inspect(
 
     Counts, sizes, channels, depths, classes, unreadable files with their reasons, mean and std, as
     a run with these settings reads them. Exit 3 when the data cannot be trained on as they are.
+    With --train and --eval both parts are read, judged and compared.
     """
     from mae_skill.errors import DataError
     from mae_skill.reader import parse_override
 
     from mae_sdk.data.progress import heard
 
+    if source is not None and "=" in source and (train or evaluation):  # the first KEY=VALUE
+        overrides = (source, *overrides)
+        source = None
+    if (source is None) != bool(train and evaluation) or bool(train) != bool(evaluation):
+        raise click.UsageError("give one SOURCE, or --train and --eval")
+    settings = in_order(parse_override(item) for item in overrides)
+    if train and evaluation:
+        if other or contact_sheet or masks:
+            raise click.UsageError("--other, --masks and --contact-sheet go with one SOURCE")
+        with heard(say):
+            found = answers.inspect_splits(train, evaluation, spec=spec, spec_overrides=settings)
+        return _emit_splits(found, train, evaluation, as_json)
+    assert source is not None
     with heard(say):
         document = answers.inspect(
             source,
@@ -62,7 +80,7 @@ def inspect(
             contact_sheet=contact_sheet,
             masks=masks,
             spec=spec,
-            spec_overrides=in_order(parse_override(item) for item in overrides),
+            spec_overrides=settings,
         )
     usable = document["verdict"]["usable"]
     emit(
@@ -72,6 +90,56 @@ def inspect(
         next_commands=[_next(document, source)] if usable else [],
     )
     return 0 if usable else DataError.exit_code
+
+
+def _emit_splits(document: dict[str, Any], train: str, evaluation: str, as_json: bool) -> int:
+    """Print what was found of two parts; the exit code."""
+    from mae_skill.errors import DataError
+
+    usable = document["verdict"]["usable"]
+    compared, splits = document["compared"], document["splits"]
+    lines = _verdict(document["verdict"])
+    lines.append(f"shared images  {compared['shared']['count']}")
+    lines += [f"  {' = '.join(pair)}" for pair in compared["shared"]["pairs"]]
+    if compared["share"] is not None:
+        lines.append(f"for validation  {compared['share']:.1%} of all images")
+    if compared["missing"]:
+        lines.append(f"classes without a validation image  {', '.join(compared['missing'])}")
+    lines.append("")
+    lines += _side_by_side(splits["train"], splits["eval"])
+    command = _next(splits["train"], train)
+    emit(
+        document,
+        as_json=as_json,
+        text=bounded(lines, more="--json"),
+        next_commands=[f"{command} --eval-dataset {shlex.quote(urls.seal(evaluation))}"]
+        if usable
+        else [],
+    )
+    return 0 if usable else DataError.exit_code
+
+
+def _side_by_side(train: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
+    """The two parts in columns: counts, sizes, then every class."""
+
+    def middle(report: dict[str, Any]) -> str:
+        if not report["width"]:
+            return "-"
+        return f"{report['width']['median']} × {report['height']['median']}"
+
+    both = (train, evaluation)
+    rows: list[list[Any]] = [
+        ["images", *(one["images"] for one in both)],
+        ["unreadable", *(one["unreadable"]["count"] for one in both)],
+        ["unlabelled", *(one["unlabelled"] for one in both)],
+        ["median size", *(middle(one) for one in both)],
+        ["formats", *(", ".join(one["formats"]) for one in both)],
+        ["channels", *(", ".join(one["channels"]) for one in both)],
+        ["equal images", *(one["duplicates"]["count"] for one in both)],
+    ]
+    names = dict.fromkeys([*train["classes"], *evaluation["classes"]])
+    rows += [[f"class {name}", *(one["classes"].get(name, "-") for one in both)] for name in names]
+    return table(rows, ("", "TRAIN", "EVAL")).splitlines()
 
 
 def _next(document: dict[str, Any], source: str) -> str:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from mae_sdk.job import Job
 
 REFRESH_SECONDS = 0.4
-"""Between two readings of the job's folder."""
+"""Between two readings of the job's folder, at least."""
+
+PATIENCE = 4
+"""Times the duration of a reading that pass before the next: a folder behind a URL, or a study of
+hundreds of trials, is read less often."""
 
 MAX_RUNNING = 6
 """Running trials that are shown one by one."""
@@ -87,7 +91,7 @@ class LiveView:
 
         self.job = job
         self.started = time.monotonic()
-        self.read_at = float("-inf")
+        self.next_at = float("-inf")
         self.live = Live(
             console=Console(file=drawn_on(sys.stderr)), transient=True, refresh_per_second=4
         )
@@ -95,10 +99,12 @@ class LiveView:
 
     def update(self) -> None:
         """Read the job again where the last reading is old enough, and draw it."""
-        if time.monotonic() - self.read_at < REFRESH_SECONDS:
+        began = time.monotonic()
+        if began < self.next_at:
             return
         self.live.update(self._drawn(), refresh=True)
-        self.read_at = time.monotonic()
+        now = time.monotonic()
+        self.next_at = now + max(REFRESH_SECONDS, PATIENCE * (now - began))
 
     def close(self) -> None:
         self.live.stop()

@@ -54,6 +54,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "gen_trt_engine",
         "Build a TensorRT engine in the foreground, no job.",
     ),
+    "quickstart": (
+        "quickstart",
+        "quickstart",
+        "The whole chain on real digits, on this machine, in a few minutes.",
+    ),
+    "doctor": ("doctor", "doctor", "What is here, what is missing, and how to get it."),
     "skill": ("bundle", "skill", "The bundle: validate, generate, install."),
     "mcp": ("bundle", "mcp", "Serve these commands as MCP tools over stdio."),
     "completion": ("bundle", "completion", 'Shell completion: eval "$(mae completion bash)".'),

@@ -102,7 +102,7 @@ def pack_of(
     identity, details = _identify(uri, images_only, skipped, chosen)
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     if not _is_trusted(folder, key):
-        key += f"-{os.getuid()}"
+        key += f"-{files.user_id()}"
     found = _open(folder / key)
     if found is None:
         with _locked(folder, key):
@@ -220,7 +220,7 @@ def _is_trusted(root: Path, key: str) -> bool:
         owner = (root / key).lstat().st_uid
     except OSError:
         return True
-    if owner == os.getuid():
+    if owner == files.user_id():
         return True
     is_open = os.access(root / key, os.R_OK | os.X_OK)
     return is_open and (owner == 0 or not root.stat().st_mode & stat.S_IWOTH)

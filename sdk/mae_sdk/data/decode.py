@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
 
+from mae_sdk import files
 from mae_sdk.data.formats import Stored, read_stored
 from mae_sdk.data.pictures import (
     check_jpeg,
@@ -306,7 +307,7 @@ class _Listening:
         """What was written; all but libjpeg's complaints goes on to where it belongs."""
         if not os.fstat(self._file).st_size:
             return ""
-        said = os.pread(self._file, 1 << 16, 0)
+        said = files.pread(self._file, 1 << 16, 0)
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         lines = said.splitlines(keepends=True)

@@ -35,6 +35,7 @@ def inspect_source(
     uri: str | os.PathLike[str] | Sequence[str],
     *,
     other: str | os.PathLike[str] | Sequence[str] | None = None,
+    read_other: bool = False,
     contact_sheet: str | os.PathLike[str] | None = None,
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -46,6 +47,7 @@ def inspect_source(
         uri: what `open_source` takes.
         other: a second source (validation against training): images with the same bytes in both are
             reported as leaks, and the class lists are compared.
+        read_other: read every image of `other` too; its own report is then under ``other``.
         contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
         reading: bands, value range, orientation and limit of pixels, as a spec states them.
@@ -64,10 +66,39 @@ def inspect_source(
         DataError: the source is missing, empty or hostile.
         StorageError: it could not be read.
     """
-    import numpy as np
-
     source = open_source(uri, cache_dir)
     reading = measured(source, reading)
+    report, facts, hashes = _looked_at(source, reading, statistics_from)
+    judged = {TRAIN: facts}
+    if other is not None:
+        theirs = open_source(other, cache_dir)
+        report["shared"] = _shared(source, hashes, theirs)
+        report["other_classes"] = compare_classes(source.classes, theirs)
+        seen: dict[str, Any] = {"images": len(theirs), "read": 0}
+        seen["split_classes"] = split_folders(theirs.classes)
+        if read_other:
+            report["other"], seen, _ = _looked_at(theirs, reading, statistics_from)
+        judged[VAL] = {
+            **seen,
+            "against": report["other_classes"] if source.classes else None,
+            "shared": {**report["shared"], "compared": len(theirs)},
+        }
+    if contact_sheet is not None:
+        report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
+    verdict = judge(judged, reading)
+    if torn := _under_two_classes(source, hashes):
+        verdict["warnings"].append(
+            f"{torn['count']} images lie in several classes at once: {torn['pair']}"
+        )
+    return {"verdict": verdict, **report}
+
+
+def _looked_at(
+    source: Source, reading: Reading, statistics_from: int
+) -> tuple[dict[str, Any], dict[str, Any], dict[bytes, list[int]]]:
+    """Read every image of a source: its report, what rules need to know, hash → places."""
+    import numpy as np
+
     chosen = set(spread(len(source), statistics_from))
     widths, heights = [], []
     formats: Counter[str] = Counter()
@@ -122,26 +153,7 @@ def inspect_source(
         "duplicates": _duplicates(source, hashes),
     }
     report |= {name: fact for name, fact in facts.items() if name not in report}
-    judged = {TRAIN: facts}
-    if other is not None:
-        theirs = open_source(other, cache_dir)
-        report["shared"] = _shared(source, hashes, theirs)
-        report["other_classes"] = compare_classes(source.classes, theirs)
-        judged[VAL] = {
-            "images": len(theirs),
-            "read": 0,
-            "split_classes": split_folders(theirs.classes),
-            "against": report["other_classes"] if source.classes else None,
-            "shared": {**report["shared"], "compared": len(theirs)},
-        }
-    if contact_sheet is not None:
-        report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
-    verdict = judge(judged, reading)
-    if torn := _under_two_classes(source, hashes):
-        verdict["warnings"].append(
-            f"{torn['count']} images lie in several classes at once: {torn['pair']}"
-        )
-    return {"verdict": verdict, **report}
+    return report, facts, hashes
 
 
 def judge(data: Mapping[str, Mapping[str, Any]], reading: Reading = DEFAULT) -> dict[str, Any]:

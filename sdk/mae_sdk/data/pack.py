@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mae_skill.errors import DataError, StorageError
 from mae_skill.spelling import shown, spelled
 
+from mae_sdk import files
 from mae_sdk.data.decompress import crc32
 from mae_sdk.data.member import Member
 from mae_sdk.data.names import Names, encoded, is_image, refused
@@ -342,15 +343,11 @@ class Pack:
 
         try:
             self.index: dict[str, Any] = json.loads((self.folder / "index.json").read_text())
-            self._lock = self._descriptor = os.open(
-                self.folder / "data.bin", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-            )
+            self._lock = self._descriptor = os.open(self.folder / "data.bin", files.READ)
             share(self._lock)
             elsewhere = self.index.get("in_place")
             if elsewhere:
-                self._descriptor = os.open(
-                    elsewhere["path"], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-                )
+                self._descriptor = os.open(elsewhere["path"], files.READ)
             stat = os.fstat(self._descriptor)
             self._table: np.ndarray[Any, Any] = np.load(self.folder / "table.npy", mmap_mode="r")
             with (self.folder / "names.bin").open("rb") as handle:
@@ -405,9 +402,9 @@ class Pack:
         """
         row = self._table[index]
         size, offset = int(row["size"]), int(row["offset"])
-        data = os.pread(self._descriptor, size, offset)
+        data = files.pread(self._descriptor, size, offset)
         while len(data) < size and (
-            more := os.pread(self._descriptor, size - len(data), offset + len(data))
+            more := files.pread(self._descriptor, size - len(data), offset + len(data))
         ):
             data += more
 
@@ -429,7 +426,7 @@ class Pack:
     def head(self, index: int, size: int) -> bytes:
         """The first bytes of one file, unchecked."""
         row = self._table[index]
-        return os.pread(self._descriptor, min(size, int(row["size"])), int(row["offset"]))
+        return files.pread(self._descriptor, min(size, int(row["size"])), int(row["offset"]))
 
     def close(self) -> None:
         """Release the descriptors and with them the lock."""

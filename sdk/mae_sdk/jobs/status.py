@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeGuard
 
+from mae_sdk import files
 from mae_sdk.files import parse_json, read_small
 from mae_sdk.jobs.secrets import known, redact, redact_tree
 
@@ -97,7 +98,7 @@ class StatusWriter:
         try:
             size = os.fstat(descriptor).st_size
             if (
-                size and os.pread(descriptor, 1, size - 1) != b"\n"
+                size and files.pread(descriptor, 1, size - 1) != b"\n"
             ):  # a writer died in the middle of a line: close it off
                 text = "\n" + text
             os.write(descriptor, text.encode())

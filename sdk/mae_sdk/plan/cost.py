@@ -390,7 +390,10 @@ def _threads_of_a_job(launch: Mapping[str, Any], environment: dict[str, str]) ->
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the measurement, its loader's workers included."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows
+            process.kill()
     process.wait()
 
 

@@ -83,6 +83,8 @@ class DockerPlatform(LocalPlatform):
         return super().resources(options)
 
     def missing(self, options: Mapping[str, Any]) -> list[Missing]:
+        if here := super().missing(options):
+            return here
         try:
             _image(options)
         except MaeError as error:

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import Attempt, JobRecord, Launch
 from mae_sdk.run import warm
 from mae_sdk.run.devices import cpu_cores, gpu_model, memory_mb, visible_gpus
-from mae_sdk.run.platform import EngineState, Platform, Reference, Resources
+from mae_sdk.run.platform import NO_SUPERVISOR, EngineState, Missing, Platform, Reference, Resources
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import child_environment
 
@@ -27,10 +28,14 @@ class LocalPlatform(Platform):
     """Jobs on the caller's machine. They share devices and cores by locks of the system."""
 
     about = "this machine: a process that outlives its caller"
+    supervised_here = True
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
         self._without_warm: set[str] = set()
+
+    def missing(self, options: Mapping[str, Any]) -> list[Missing]:
+        return [] if files.HAS_FLOCK else [NO_SUPERVISOR]
 
     def submit(self, job_dir: Path, record: JobRecord, env: Mapping[str, str]) -> Reference:
         """Start a supervisor in a session of its own, with the caller's environment and `env`."""

@@ -23,7 +23,7 @@ from mae_sdk.run.process_group import (
     start_and_watch,
 )
 
-_KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM)
+_KILLED = (128 + 9, 128 + 15, -9, -15)  # SIGKILL, SIGTERM: Windows knows the first by no name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

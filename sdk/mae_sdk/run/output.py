@@ -43,7 +43,9 @@ def whole_streams() -> None:
 
 
 def is_closed() -> bool:
-    """Whether the reader of stdout or stderr has gone."""
+    """Whether the reader of stdout or stderr has gone; False where the system cannot tell."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
     poll = select.poll()
     for number in (1, 2):
         poll.register(number, 0)  # errors are reported unasked

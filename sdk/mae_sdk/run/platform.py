@@ -68,6 +68,7 @@ from typing import Any, ClassVar, NamedTuple, TypedDict, cast
 
 from mae_skill.errors import DependencyError, MaeError, StorageError, UsageError
 
+from mae_sdk import files
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import category_of, failure
 from mae_sdk.jobs.records import Attempt, JobRecord, ProcessIdentity
@@ -147,12 +148,14 @@ class Platform(ABC):
         about: it in one line.
         apart: whether its jobs see no folder of the caller's. Then `submit` copies the folder to
             its URL first, and whoever runs the job there is `mae_sdk.run.from_url`.
+        supervised_here: whether the supervisor is a process of the caller's machine.
         options: the settings that a job may be given.
     """
 
     name: str = ""
     about: ClassVar[str] = ""
     apart: ClassVar[bool] = False
+    supervised_here: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
 
     @abstractmethod
@@ -344,6 +347,23 @@ def _key(job_dir: Path, record: JobRecord) -> str:
     return f"{job_dir}#{attempt['number']}#{attempt['state']}"
 
 
+NO_SUPERVISOR = Missing(
+    "the supervisor of a job runs on Linux and macOS, not on Windows",
+    "run it in WSL 2, or on a platform that is elsewhere: mae platforms",
+)
+
+
+def check_system(place: Platform) -> None:
+    """Refuse to start a job on a system that its supervisor does not run on.
+
+    Raises:
+        DependencyError: this is one.
+    """
+    if place.supervised_here and not files.HAS_FLOCK:
+        what, how = NO_SUPERVISOR
+        raise DependencyError(what, field="platform", got=place.name, hint=how)
+
+
 def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
     """Start the pending attempt of a job on its platform, once, however many callers try.
 
@@ -366,6 +386,7 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
 
         try:
             place = platform_of(record)
+            check_system(place)
             if was_submitted(attempt):
                 (seen,) = place.state([(job_dir, record)])
                 if not records.is_terminal(seen.state):

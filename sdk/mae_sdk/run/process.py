@@ -79,7 +79,8 @@ def is_alive(identity: ProcessIdentity) -> bool | None:
 
     pid = int(identity["pid"])
     if not _PROC.is_dir():  # no /proc: the pid is all there is
-        return _signal_reaches(pid)
+        # On Windows a signal 0 would end the process; no job of ours runs there.
+        return _signal_reaches(pid) if os.name == "posix" else None
     fields = _stat_fields(pid)
     if fields is None or fields[0] in ("Z", "X"):  # gone, or a zombie
         return False

@@ -25,7 +25,10 @@ from mae_sdk.jobs.secrets import redact
 
 PREEMPTED_EXIT = 75
 # Schedulers announce a preemption with either of the first two.
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Windows, where no group of processes is started, knows the second by no name.
+_STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
 GRACE_SECONDS = 30.0
 _PEER_GRACE_SECONDS = 5.0
 _UNLOGGED = 16 << 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,10 +29,9 @@ def wanted(job_dir: Path) -> bool:
     if os.environ.get(VARIABLE, "").lower() in ("off", "0", "false", "no"):
         return False
     try:
-        disk = os.statvfs(job_dir)
+        return shutil.disk_usage(job_dir).free > _LEAST_ROOM
     except OSError:
         return False
-    return disk.f_bavail * disk.f_frsize > _LEAST_ROOM
 
 
 def is_short_trial(record: Mapping[str, Any], state: str | None) -> bool:

@@ -8,13 +8,16 @@ name the sensible next calls.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,12 @@ MAX_ITEMS = 60
 """Items of a list or mapping in an answer; more are counted, not shown."""
 MAX_TEXT = 4096
 """Characters of a text: a longer argument is refused, a longer text in an answer is cut."""
+MAX_ARGUMENTS = 1 << 20
+"""Characters of all arguments of a call together, as JSON."""
+MAX_DEPTH = 64
+"""Lists and mappings inside one another, in an argument."""
+DEFAULT_WAIT, MAX_WAIT = 60, 3600
+"""Seconds of one call of `wait`."""
 MAX_ERROR_TEXT = 600
 """The same, in an error: what it echoes may be the caller's."""
 
@@ -289,6 +298,7 @@ def _run(skill: Skill, arguments: Arguments) -> answers.Document:
     job = skill.create_job(**_confirmed(arguments, "launching a job"))
     calls = [
         f"status job_id={job.id}",
+        f"wait job_id={job.id}",
         f"logs job_id={job.id}",
         f"cancel job_id={job.id} confirmed=true",
     ]
@@ -337,6 +347,116 @@ def _logs(skill: Skill, arguments: Arguments) -> answers.Document:
     return {**document, "next": [f"status job_id={job.id}"]}
 
 
+tell: ContextVar[Callable[[float, float | None, str], None] | None] = ContextVar("tell")
+"""How the call that runs now tells its progress to its client; None where nobody listens."""
+
+
+def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
+    """Stay with a job until its end, the time given, or the client's cancellation."""
+    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
+
+    from mae_sdk.job import OUT_OF_SIGHT
+
+    job = _job(skill, arguments)
+    deadline = time.monotonic() + arguments.get("seconds", DEFAULT_WAIT)
+    say, last = tell.get(None), None
+    while True:
+        try:
+            job.wait(timeout=max(0.0, min(0.5, deadline - time.monotonic())))
+            break
+        except (JobFailedError, JobCanceledError):
+            break
+        except StorageError as error:
+            if error.field == OUT_OF_SIGHT:
+                raise
+        line = job.status()["progress"]
+        if say is not None and line != last:
+            last = line
+            done, total = line.get("epoch"), line.get("max_epoch")
+            done = done + 1 if isinstance(done, int) else 0
+            say(done, total if isinstance(total, int) else None, _progress_text(line))
+        if time.monotonic() >= deadline:
+            document = {**answers.status(job), "waiting": "it goes on"}
+            return {**document, "next": [f"wait job_id={job.id}", f"logs job_id={job.id}"]}
+
+    document = answers.ended(job)
+    calls = [f"logs job_id={job.id}"]
+    if document["state"] == "COMPLETE":
+        calls = [f"report job_id={job.id}", *map(_step_call, answers.after(job))]
+    return {**document, "next": calls}
+
+
+def _progress_text(line: Mapping[str, Any]) -> str:
+    """The newest status line in a few words, with its figures."""
+    figures = [f"{name} {value:.4g}" for name, value in (line.get("kpi") or {}).items() if value]
+    return "  ".join([str(line.get("message") or "waiting to start"), *figures[:6]])[:400]
+
+
+def _show(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = _job(skill, arguments)
+    return {**answers.show(job), "next": [f"status job_id={job.id}"]}
+
+
+def _resume(skill: Skill, arguments: Arguments) -> answers.Document:
+    given = _confirmed(arguments, "resuming a job")
+    job = _job(skill, given).resume(given.get("env") or {}, lost=given.get("lost", False))
+    return {**answers.resumed(job), "next": [f"wait job_id={job.id}"]}
+
+
+def _delete(skill: Skill, arguments: Arguments) -> answers.Document:
+    job = _job(skill, _confirmed(arguments, "deleting a job"))
+    job.delete()
+    return {"deleted": job.id, "next": ["jobs"]}
+
+
+def _best(skill: Skill, arguments: Arguments) -> answers.Document:
+    names = ("action", "stage", "arch", "metric")
+    only = answers.JobFilter(**{name: arguments[name] for name in names if name in arguments})
+    listed = skill.jobs(results_root=arguments.get("results_root"), all=arguments.get("all", False))
+    document = answers.best(skill.bundle, listed, limit=arguments.get("limit", 5), only=only)
+    first = document["best"][0]["id"]
+    return {**document, "next": [f"metrics job_id={first}", f"report job_id={first}"]}
+
+
+def _prune(skill: Skill, arguments: Arguments) -> answers.Document:
+    listed = skill.jobs(results_root=arguments.get("results_root"))
+    document = answers.prunable(
+        listed,
+        states=arguments.get("states") or answers.PRUNED,
+        older_than=86400 * arguments.get("older_than_days", 0),
+    )
+    if arguments.get("confirmed") is not True:
+        return {
+            **document,
+            "next": ["prune confirmed=true, once the person agrees: it removes them"],
+        }
+    return {**document, "removed": answers.remove(listed, document), "next": ["jobs"]}
+
+
+def _validate(skill: Skill, arguments: Arguments) -> answers.Document:
+    from mae_skill.resolve import raise_all
+
+    from mae_sdk.plan.layers import resolve_spec
+
+    action = arguments["action"]
+    given = arguments.get("spec_overrides") or {}
+    count = arguments.get("count", True)
+    found, _ = resolve_spec(skill.bundle, action, arguments["spec"], given, count=count)
+    raise_all(found.errors, action)
+    return {**answers.valid(found.warnings), "next": [f"plan action={action}"]}
+
+
+def _get_spec(skill: Skill, arguments: Arguments) -> answers.Document:
+    action = arguments.get("action", "train")
+    return {"action": action, "spec": skill.bundle.template(action), "next": ["explain key=FIELD"]}
+
+
+def _doctor(skill: Skill, arguments: Arguments) -> answers.Document:
+    from mae_sdk.run.doctor import examine
+
+    return {**examine(arguments.get("results_root")), "next": ["platforms"]}
+
+
 def _metrics(skill: Skill, arguments: Arguments) -> answers.Document:
     job = _job(skill, arguments)
     calls = [*map(_step_call, answers.after(job))] if job.state == "COMPLETE" else []
@@ -344,7 +464,15 @@ def _metrics(skill: Skill, arguments: Arguments) -> answers.Document:
 
 
 def _cancel(skill: Skill, arguments: Arguments) -> answers.Document:
-    job = _job(skill, _confirmed(arguments, "canceling a job"))
+    given = _confirmed(arguments, "canceling a job")
+    if given.get("all", False) == ("job_id" in given):
+        raise UsageError("give job_id, or all=true", field="job_id", expected="one of the two")
+    if "job_id" not in given:
+        document, error = answers.cancel_all(skill.jobs(results_root=given.get("results_root")))
+        if error is not None:
+            raise error
+        return {**document, "next": ["jobs"]}
+    job = _job(skill, given)
     job.cancel()
     return {**answers.state(job), "next": [f"status job_id={job.id}"]}
 
@@ -371,7 +499,20 @@ def _explain(skill: Skill, arguments: Arguments) -> answers.Document:
 
 
 def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
-    document = answers.inspect(**arguments)
+    given = dict(arguments)
+    train, evaluation = given.pop("train", None), given.pop("eval", None)
+    both = train is not None and evaluation is not None
+    if both == ("source" in given) or (train is None) != (evaluation is None):
+        raise UsageError("give source, or train and eval", field="source")
+    if both:
+        if {"other", "masks"} & set(given):
+            raise UsageError("other and masks go with one source", field="source")
+        found = answers.inspect_splits(train, evaluation, **given)
+        if not found["verdict"]["usable"]:
+            return found
+        step = answers.first_training(found["splits"]["train"])
+        return {**found, "next": [_step_call(step)]}
+    document = answers.inspect(**given)
     if not document["verdict"]["usable"]:
         return document
     step = answers.first_training(document)
@@ -432,6 +573,24 @@ def tools(skill: Skill) -> list[ToolSpec]:
             ("job_id",),
             _status,
         ),
+        ToolSpec(
+            "wait",
+            "Stay with a job until it ends, or for so many seconds: its figures, files and what "
+            "was left out. Tells progress. Canceling the call leaves the job as it is.",
+            {
+                **_JOB,
+                "seconds": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": MAX_WAIT,
+                    "default": DEFAULT_WAIT,
+                    "description": "How long at most; call it again where the job goes on.",
+                },
+            },
+            ("job_id",),
+            _wait,
+        ),
+        ToolSpec("show", "The whole record of a job.", _JOB, ("job_id",), _show),
         ToolSpec("logs", "The end of a job's log.", {**_JOB, **lines}, ("job_id",), _logs),
         ToolSpec("metrics", "The metrics of a job.", _JOB, ("job_id",), _metrics),
         ToolSpec(
@@ -473,11 +632,109 @@ def tools(skill: Skill) -> list[ToolSpec]:
             "cancel",
             "Stop every process of a job. Needs confirmed=true. "
             "Its checkpoints stay, and it can be resumed.",
-            {**_JOB, **_CONFIRMED},
-            ("job_id", "confirmed"),
+            {
+                **_JOB,
+                "all": {
+                    "type": "boolean",
+                    "default": False,
+                    "description": "In place of job_id: every job that is pending or running.",
+                },
+                **_CONFIRMED,
+            },
+            ("confirmed",),
             _cancel,
             read_only=False,
             destructive=True,
+        ),
+        ToolSpec(
+            "resume",
+            "A new attempt of a job in the same folder, from its newest checkpoint. "
+            "Needs confirmed=true.",
+            {
+                **_JOB,
+                "env": {
+                    "type": "object",
+                    "additionalProperties": _TEXT,
+                    "description": "Environment of the job, which no record holds.",
+                },
+                "lost": {
+                    "type": "boolean",
+                    "description": "The machine of a job in state UNKNOWN is gone for good.",
+                },
+                **_CONFIRMED,
+            },
+            ("job_id", "confirmed"),
+            _resume,
+            read_only=False,
+            idempotent=False,
+        ),
+        ToolSpec(
+            "delete",
+            "Remove a job that has ended, with its results and trials, for ever. "
+            "Needs confirmed=true.",
+            {**_JOB, **_CONFIRMED},
+            ("job_id", "confirmed"),
+            _delete,
+            read_only=False,
+            destructive=True,
+        ),
+        ToolSpec(
+            "prune",
+            "Which jobs could be removed: those that failed or were canceled, and no other took "
+            "their model. With confirmed=true they are.",
+            {
+                **_ROOT,
+                "states": {
+                    "type": "array",
+                    "items": {"type": "string", "enum": ["COMPLETE", "ERROR", "CANCELED"]},
+                    "maxItems": 3,
+                    "description": "Jobs that ended so. Default: ERROR and CANCELED.",
+                },
+                "older_than_days": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 36500,
+                    "description": "Only jobs that were created more days ago.",
+                },
+                **_CONFIRMED,
+            },
+            (),
+            _prune,
+            read_only=False,
+            destructive=True,
+        ),
+        ToolSpec(
+            "best",
+            "Which model is best: the best job of every action, stage and metric, or the best few "
+            "by one metric.",
+            {
+                **_ROOT,
+                **{name: _JOB_FILTER[name] for name in ("action", "stage", "arch", "metric")},
+                "all": {"type": "boolean", "description": "AutoML trials too."},
+                "limit": {"type": "integer", "minimum": 1, "maximum": MAX_JOBS, "default": 5},
+            },
+            (),
+            _best,
+        ),
+        ToolSpec(
+            "validate",
+            "Every error of a spec at once, as plan would find them.",
+            {
+                "action": action,
+                "spec": {"type": "object", "description": "A whole or partial spec."},
+                "spec_overrides": {"type": "object", "description": "Dotted keys over it."},
+                "count": {"type": "boolean", "default": True},
+            },
+            ("action", "spec"),
+            _validate,
+        ),
+        ToolSpec("get_spec", "The spec template of an action.", {"action": action}, (), _get_spec),
+        ToolSpec(
+            "doctor",
+            "What is installed, devices, disk, credentials by name, and how to get the rest.",
+            _ROOT,
+            (),
+            _doctor,
         ),
         ToolSpec(
             "platforms",
@@ -499,6 +756,11 @@ def tools(skill: Skill) -> list[ToolSpec]:
             "files with their reasons.",
             {
                 "source": _TEXT,
+                "train": {
+                    "type": "string",
+                    "description": "With eval, in place of source: both parts are judged.",
+                },
+                "eval": {"type": "string", "description": "Validation data, with train."},
                 "other": {
                     "type": "string",
                     "description": "A second source, e.g. validation: its classes are compared, "
@@ -515,7 +777,7 @@ def tools(skill: Skill) -> list[ToolSpec]:
                     "dataset.channels, dataset.value_range, dataset.exif_orientation.",
                 },
             },
-            ("source",),
+            (),
             _inspect,
         ),
     ]
@@ -561,10 +823,11 @@ def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Docum
 
 
 def _check_size(arguments: Arguments) -> None:
-    """Refuse a text that no option can be.
+    """Refuse what no option can be.
 
     Raises:
-        UsageError: it is longer than `MAX_TEXT`, or holds a NUL.
+        UsageError: a text is longer than `MAX_TEXT`, or holds a NUL; all arguments together are
+            longer than `MAX_ARGUMENTS`; or they are nested more than `MAX_DEPTH` times.
     """
     for name, value in arguments.items():
         if not isinstance(value, str):
@@ -578,6 +841,24 @@ def _check_size(arguments: Arguments) -> None:
             )
         if "\0" in value:
             raise UsageError("a text cannot hold NUL", field=name, got=value[:200])
+
+    size, waiting = 0, [(arguments, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, (dict, list)):
+            if depth > MAX_DEPTH:
+                raise UsageError(
+                    "the arguments are nested too deeply", expected=f"at most {MAX_DEPTH} times"
+                )
+            parts = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(part, depth + 1) for part in parts]
+        size += len(value) if isinstance(value, str) else 2
+        if size > MAX_ARGUMENTS:
+            raise UsageError(
+                "the arguments are too long together",
+                got=f"more than {MAX_ARGUMENTS} characters",
+                hint="a large spec goes into a file: mae plan -e FILE",
+            )
 
 
 def bounded(value: Any, limit: int = MAX_ITEMS, text: int = MAX_TEXT) -> Any:
@@ -617,10 +898,11 @@ class _GivenUp(BaseException):
     """
 
 
-async def _in_thread(work: Callable[[], Any], *, to_its_end: bool) -> Any:
+async def _in_thread(work: Callable[[], Any], *, to_its_end: bool, progress: Any = None) -> Any:
     """What `work` gives, from a thread of its own.
 
     Args:
+        progress: an asynchronous function of done, total and text, for `tell`.
         to_its_end: a canceled call is waited for, as one that launches a job has to be; otherwise
             the work stops at the next line of Python that it runs.
     """
@@ -631,7 +913,12 @@ async def _in_thread(work: Callable[[], Any], *, to_its_end: bool) -> Any:
     result: list[Any] = []
     over = threading.Lock()
 
+    def report(done: float, total: float | None, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            anyio.from_thread.run(progress, done, total, text, token=token)
+
     def run() -> None:
+        tell.set(None if progress is None else report)
         with contextlib.suppress(_GivenUp):
             try:
                 result.append(work())
@@ -658,9 +945,11 @@ async def _serve(skill_dir: str | None) -> None:
     from importlib.metadata import version
 
     import mcp_types as types
+    from mcp import MCPError
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
 
+    from mae_sdk.mcp_server import resources
     from mae_sdk.skill import Skill
 
     skill = Skill(skill_dir)
@@ -693,7 +982,9 @@ async def _serve(skill_dir: str | None) -> None:
         else:
             arguments = params.arguments or {}
             document, failed = await _in_thread(
-                lambda: answer(skill, tool, arguments), to_its_end=not tool.read_only
+                lambda: answer(skill, tool, arguments),
+                to_its_end=not tool.read_only,
+                progress=context.session.report_progress,
             )
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(document, ensure_ascii=False))],
@@ -701,13 +992,54 @@ async def _serve(skill_dir: str | None) -> None:
             is_error=failed,
         )
 
+    async def on_list_resources(context: Any, params: Any) -> Any:
+        rows = await _in_thread(lambda: resources.listed(skill), to_its_end=False)
+        found = [
+            types.Resource(
+                uri=row["uri"], name=row["name"], mime_type=row["mime"], size=row["size"]
+            )
+            for row in rows
+        ]
+        return types.ListResourcesResult(resources=found)
+
+    async def on_list_resource_templates(context: Any, params: Any) -> Any:
+        template = types.ResourceTemplate(
+            uri_template=resources.TEMPLATE,
+            name="job file",
+            description="A file of a job's folder: text, or a picture.",
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[template])
+
+    async def on_read_resource(context: Any, params: Any) -> Any:
+        def work() -> dict[str, Any] | MaeError:
+            try:
+                return resources.read(skill, str(params.uri)[:MAX_TEXT])
+            except MaeError as error:
+                return error
+
+        found = await _in_thread(work, to_its_end=False)
+        if isinstance(found, MaeError):
+            raise MCPError(types.INVALID_PARAMS, str(found)[:MAX_ERROR_TEXT])
+        place = {"uri": found["uri"], "mime_type": found["mime"]}
+        content: Any = (
+            types.TextResourceContents(**place, text=found["text"])
+            if "text" in found
+            else types.BlobResourceContents(
+                **place, blob=base64.b64encode(found["blob"]).decode("ascii")
+            )
+        )
+        return types.ReadResourceResult(contents=[content])
+
     server = Server(
         skill.bundle.name,
         version=version("mae-skill"),
-        instructions="Plan; show the plan to the person; run with confirmed=true; status, metrics; "
-        "then the next action by parent_job_id.",
+        instructions="Plan; show the plan to the person; run with confirmed=true; wait; "
+        "then the next action by parent_job_id. Files of jobs are resources.",
         on_list_tools=on_list_tools,
         on_call_tool=on_call_tool,
+        on_list_resources=on_list_resources,
+        on_list_resource_templates=on_list_resource_templates,
+        on_read_resource=on_read_resource,
     )
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
