@@ -114,8 +114,9 @@ def look_at(
 
 
 def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
-    from mae_sdk.data.survey import survey_images, survey_masks
+    from mae_sdk.data.survey import repeated_images, survey_images, survey_masks
 
+    repeated = repeated_images(pairs)
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}
     for source in pairs.sources:
@@ -129,6 +130,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
         **pictures.to_dict(pairs.path),
         "bad": len(bad),
         **({"left_out": left} if left else {}),
+        **({"repeated": repeated} if repeated else {}),
         **({"mask_values": masks.to_dict(lambda i: str(pairs.mask_path(i)))} if masks.read else {}),
     }
 

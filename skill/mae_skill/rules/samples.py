@@ -586,6 +586,27 @@ def shared(case: Case) -> None:
         )
 
 
+def repeated(case: Case) -> None:
+    """One picture in two classes teaches nothing, and copies of a picture make a held-out share of
+    the training images flatter."""
+    found = case.facts.data.get(TRAIN) or {}
+    copies = found.get("repeated") or {}
+    torn = copies.get("torn")
+    if torn and case("train.stage") == "finetune" and not _segments(case):
+        pair = " = ".join(torn["pair"])
+        if torn["images"] < found["images"]:
+            case.warn(TRAIN, f"{torn['count']} images lie in several classes at once: {pair}")
+        else:
+            text = f"every image lies in several classes at once, so that none can be told: {pair}"
+            case.error(TRAIN, text, "a picture in the folder of its own class", kind=DataError)
+    if copies and found.get("held_out"):
+        case.warn(
+            TRAIN,
+            f"{copies['count']} images are copies of others; where one of them is held out and "
+            f"another trained on, the scores flatter: {' = '.join(copies['pair'])}",
+        )
+
+
 def masks(case: Case) -> None:
     """Masks hold the classes that the model learns, and two of them at least."""
     classes = case("model.num_classes")
@@ -731,6 +752,7 @@ INSPECTED = [
     lost_classes,
     validation_classes,
     shared,
+    repeated,
 ]
 """What holds of data whatever is trained on them."""
 
@@ -754,5 +776,6 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
+    Rule(repeated, ("train",)),
     Rule(masks, ("train", "evaluate")),
 ]
