@@ -584,6 +584,28 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("action", "key", "place", "says"),
+    [
+        ("train", "results_dir", "s3://bucket/results", "--results-root URL"),
+        ("train", "train.results_dir", "file:///data/out", "written to a URL"),
+        ("train", "results_dir", "$HOME/out", "variable of the environment"),
+        ("inference", "inference.results_dir", "%USERPROFILE%", "variable of the environment"),
+        ("export", "export.onnx_file", "gs://bucket/model.onnx", "mae run export"),
+        ("gen_trt_engine", "gen_trt_engine.trt_engine", "$OUT/m.engine", "variable"),
+    ],
+)
+def test_results_go_to_a_path_and_never_into_a_folder_named_like_a_url(
+    action: str, key: str, place: str, says: str
+) -> None:
+    settings = BASE if action == "train" else {}
+    errors, _ = run(action, {**settings, key: place})
+    assert says in str(errors[key])
+    for path in ("/data/out", "out/$1", "~/out"):
+        found = run(action, {**settings, key: path})[0].get(key)
+        assert found is None or found.message == "must end in .onnx"
+
+
+@pytest.mark.parametrize(
     ("arch", "settings", "field", "said"),
     [
         ("hiera_tiny_224", {"model.depth": 2}, "model.depth", "only ViT"),

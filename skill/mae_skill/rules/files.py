@@ -28,6 +28,13 @@ MODEL = {
 
 PRETRAINED = "train.pretrained_model_path"
 RUNS_ENGINES = ("evaluate", "inference")
+WRITTEN = {
+    "export": ("export.onnx_file",),
+    "gen_trt_engine": ("gen_trt_engine.trt_engine", "gen_trt_engine.timing_cache"),
+}
+"""The fields of an action that name a file it writes."""
+
+_VARIABLE = re.compile(r"\$[A-Za-z_]\w*(?:/|$)|%\w+%")
 
 
 def model(case: Case) -> None:
@@ -134,6 +141,29 @@ def named_files(case: Case) -> None:
             )
 
 
+def written_places(case: Case) -> None:
+    """What an action writes goes to a path: a URL, or a variable that no shell filled in, would
+    become a folder of that name in the working directory."""
+    for key in ("results_dir", f"{case.action}.results_dir", *WRITTEN.get(case.action, ())):
+        path = case(key)
+        if not isinstance(path, str) or case.origin(key) not in OriginKind.written():
+            continue
+        if "://" in path:
+            case.error(
+                key,
+                "nothing is written to a URL here",
+                "a path of the machine that runs the action",
+                f"a job brings its results there: mae run {case.action} --results-root URL",
+            )
+        elif _VARIABLE.match(path):
+            case.error(
+                key,
+                "a variable of the environment is not filled in here",
+                "a path",
+                f'write the value, or let a shell fill it in: {key}="$NAME/…"',
+            )
+
+
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
@@ -223,6 +253,7 @@ def _goes_on(case: Case) -> bool:
 
 
 RULES = [
+    Rule(written_places),
     Rule(onnx_name, ("export",)),
     Rule(pushed, ("export",)),
     Rule(segmenter_answers, ("inference",)),
