@@ -103,6 +103,22 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "nearer 0.5",
         SpecError,
     ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.mean": [123.7, 116.3, 103.5]},
+        {},
+        "dataset.augmentation.mean",
+        "divide by 255",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.std": [58.0]},
+        {},
+        "dataset.augmentation.std",
+        "divide by 255",
+        SpecError,
+    ),
     ("train", {**BASE, "train.gpu_ids": [0, 0]}, {}, "train.gpu_ids", "each index once", SpecError),
     (
         "train",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mae_sdk.files import write_json
+from mae_skill.classes import by_position
 from mae_skill.errors import SpecError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor
@@ -138,6 +139,8 @@ def evaluate_classifier(
         labels=table_of(spec.dataset, "val", several=False),
     )
     classes = artefact.class_names(meta, images.dataset.classes)
+    if not meta.classes and context.is_main and (said := by_position(classes)):
+        context.warn(f"evaluate.checkpoint: {said}")
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mae_skill.archs import arch_of, hw
-from mae_skill.classes import class_names
+from mae_skill.classes import by_position, class_names
 from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
@@ -201,6 +201,11 @@ def weights(case: Case) -> None:
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    judged = case.facts.data.get("dataset.val_data_sources") or {}
+    if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
+        folders = list(judged.get("class_counts") or ())
+        if folders and (said := by_position(folders)):
+            case.warn(key, said)
     pictures = normalization(file)
     for word in ("mean", "std"):
         field = f"dataset.augmentation.{word}"
