@@ -454,9 +454,17 @@ def test_images_of_probes_are_judged_by_the_plan(tmp_path: Path) -> None:
         ((train / "a",), "3 of 3 images are in no class folder"),
         ((bank, classes(tmp_path / "q", "wasps", "bees")), r"not among those .* wasps \(3\)"),
         ((classes(tmp_path / "lone", "x", "y", count=1),), "the only one of its class"),
+        ((bank, bank), "6 of the 6 .* each its own nearest neighbor"),
     ):
         with pytest.raises(DataError, match=says):
             probed(*wrong)
+    asked = classes(tmp_path / "asked", "ants", "bees")
+    shutil.copy(bank / "ants/0.png", asked / "ants/9.png")
+    assert "1 of the 7 images that were compared are in" in "\n".join(
+        map(str, probed(bank, asked).warnings)
+    )
+    shutil.copy(bank / "ants/0.png", bank / "ants/9.png")
+    assert "1 images are copies of others; the scores flatter" in warnings(probed(bank))
     assert probed(tmp_path / "gone", interval=0).sources.keys() == {"dataset.train_data_sources"}
 
 

@@ -563,6 +563,7 @@ def probes(case: Case) -> None:
             )
         elif loose:
             unlabeled(case, key, _loose(found), "a probe asks for the class of every image")
+    _in_the_bank(case, bank, queries)
     if bank.get("classes") and not case(QUERIES) and max(bank["class_counts"].values()) < 2:
         case.error(
             BANK,
@@ -571,6 +572,25 @@ def probes(case: Case) -> None:
             f"name {QUERIES}, or add images",
             kind=DataError,
         )
+
+
+def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
+    """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
+    twins = queries.get("shared") or {}
+    if twins.get("count"):
+        text = (
+            f"{twins['count']} of the {twins['compared']} images that were compared are in {BANK} "
+            f"too, each its own nearest neighbor: {' = '.join(twins['pairs'][0])}"
+        )
+        if twins["count"] < twins["compared"]:
+            case.warn(QUERIES, f"{text}; the scores flatter")
+        else:
+            case.error(QUERIES, text, "images that are not in the bank", kind=DataError)
+    copies = bank.get("repeated")
+    if copies and not queries:
+        pair = " = ".join(copies["pair"])
+        text = f"{copies['count']} images are copies of others; the scores flatter: {pair}"
+        case.warn(BANK, text)
 
 
 def shared(case: Case) -> None:
