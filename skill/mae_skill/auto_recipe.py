@@ -330,7 +330,7 @@ def regularization(task: Task) -> None:
 
 
 def batch(task: Task) -> None:
-    """Ten to sixty steps an epoch, within what the device computes at once."""
+    """Ten to sixty steps per epoch, within what the device computes at once."""
     if task.pretrains:
         low, high, steps = (32, 128, 30) if task.on_cpu else (64, 512, 60)
     else:
@@ -340,7 +340,7 @@ def batch(task: Task) -> None:
     processes = max(1, task.facts.processes or 1)
     wanted = max(1, task.images // (steps * processes))
     value = min(high, max(low, 2 ** round(math.log2(wanted))))
-    task.choose("dataset.batch_size", value, f"some {steps} steps an epoch")
+    task.choose("dataset.batch_size", value, f"some {steps} steps per epoch")
 
 
 def optimizer(task: Task) -> None:

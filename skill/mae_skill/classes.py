@@ -1,10 +1,12 @@
-"""Names of a segmenter's classes.
+"""Names of classes.
 
-A list in the spec, a text file with one per line, a YAML list, or those of ADE20K.
+Of a segmenter a list in the spec, a text file with one per line, a YAML list, or those of ADE20K;
+of a classifier its folders, unless its file names them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,19 @@ def _judged(names: list[str], where: Any) -> list[str]:
             expected="each class once",
         )
     return names
+
+
+def by_position(folders: Sequence[str]) -> str | None:
+    """What to say of the outputs of a model that names no classes, judged on these folders; None
+    for all 1,000 classes of ImageNet-1k, which published models have in the order of their names,
+    and for folders that are the numbers of the outputs."""
+    if len(folders) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in folders):
+        return None
+    if list(folders) == [str(number) for number in range(len(folders))]:
+        return None
+    some = ", ".join(f"{number} = {name}" for number, name in enumerate(folders[:5]))
+    more = " …" if len(folders) > 5 else ""
+    return (
+        "the model's file names no classes: its outputs are taken for the folders in the order of "
+        f"their names ({some}{more})"
+    )

@@ -12,6 +12,9 @@ _HOSTED = re.compile(r"(?i)(https?|s3a?|gs|gcs)://")
 _ONE_SLASH = re.compile(r"(?i)(https?|s3a?|gs|gcs|az|abfss?|hf|file|sftp|ssh|ftp):/(?!/)")
 _DATA = re.compile(r"(?i)data:[\w.+-]+/[\w.+-]+[;,]")
 _FILE = re.compile(r"(?is)(?:file|local)://(.*)")
+_WRAPPER = re.compile(
+    r"(?i)(zip|tar|libarchive|(?:simple|file|block)cache|cached|reference|dir)://"
+)
 _BRACKETS = re.compile(r"\[[^\]]*\]?")
 
 
@@ -42,7 +45,7 @@ def url_problem(text: str) -> tuple[str, str] | None:
             names = "a host" if match[1] else "no path"
             return f"the file URL names {names}", "file:///absolute/path, or the path alone"
         return None
-    if _SCHEME.match(text) and "::" in _BRACKETS.sub("", text):
+    if _WRAPPER.match(text) or (_SCHEME.match(text) and "::" in _BRACKETS.sub("", text)):
         return "a URL inside another URL is not read", "the path or URL of the archive itself"
     return ("not a URL", "scheme://host/path") if _is_broken(text) else None
 

@@ -471,6 +471,21 @@ def test_the_default_metric_follows_the_stage_and_a_direction_is_never_guessed_f
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"direction": "minimize"},
+        {"metric": "ACC_all:minimize"},
+        {"metric": "val_loss:maximize"},
+        {"metric": "ACC_all:maximize,latency_ms:maximize"},
+    ],
+)
+def test_a_direction_against_the_bundles_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="worst value of this metric") as caught:
+        objectives(SCHEMA, SPEC, parse(options))
+    assert "automl.direction" in str(caught.value)
+
+
 def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:
     records = [
         {"epoch": 0, "kpi": {"ACC_all": 0.2}},

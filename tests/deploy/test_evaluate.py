@@ -44,13 +44,13 @@ def pretrained(tmp_path_factory):
     )
 
 
-def evaluate_on(folder, checkpoint, source, **values):
+def evaluate_on(folder, checkpoint, source, context=None, **values):
     spec = make_spec(
         evaluate__checkpoint=str(checkpoint),
         dataset__val_data_sources=source and str(source),
         **values,
     )
-    result = evaluate.run(spec, make_context("evaluate", folder))
+    result = evaluate.run(spec, context or make_context("evaluate", folder))
     return result, json.loads((folder / "evaluate" / "metrics.json").read_text())
 
 
@@ -186,9 +186,10 @@ def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits,
     result, figures = evaluate_on(tmp_path, pretrained, digits)
     assert set(result["kpis"]) >= {"knn_acc", "linear_acc", "reconstruction_loss"}
     assert "5 stratified folds" in figures["protocol"]
-    _, banked = evaluate_on(
-        tmp_path / "bank", pretrained, digits, dataset__probe_train_data_sources=str(digits)
-    )
+    context = make_context("evaluate", tmp_path / "bank")
+    bank = {"dataset__probe_train_data_sources": str(digits)}
+    _, banked = evaluate_on(tmp_path / "bank", pretrained, digits, context, **bank)
+    assert any("each its own nearest neighbor" in text for text in context.warnings)
     assert banked["knn_acc"] >= figures["knn_acc"]
     assert (
         banked["linear_acc"] == 1.0

@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.models import checkpoint
+from mae_sdk import Skill
 from mae_skill.errors import CheckpointError
 
 from tests.support.deploy import (
+    CLASSES,
     make_context,
     make_model,
     make_spec,
@@ -69,6 +72,35 @@ def test_published_weights_evaluate_and_infer_as_our_own_checkpoint_does(
     ]
     places = [[line.split(",")[3] for line in lines[1:]] for lines in rows]
     assert places[0] == places[1] and len(places[0]) == 24
+
+
+def test_outputs_without_names_are_said_to_be_taken_for_the_folders_in_their_order(
+    digits: Path, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers"
+    for number, folder in enumerate(sorted(digits.iterdir())):
+        shutil.copytree(folder, numbers / str(number))
+    words = "evaluate.checkpoint: the model's file names no classes"
+    for file, folder, warned in (
+        (files[1], digits, True),
+        (files[1], numbers, False),  # folders that are the numbers of the outputs
+        (files[0], digits, False),  # our own checkpoint names them
+    ):
+        spec = make_spec(
+            evaluate__checkpoint=str(file), dataset__val_data_sources=str(folder), **DESCRIBED
+        )
+        context = make_context("evaluate", tmp_path / f"{file.name}-{folder.name}")
+        evaluate.run(spec, context)
+        assert any(words in text for text in context.warnings) == warned
+        assert not warned or any(f"0 = {min(CLASSES)}, 1 = " in text for text in context.warnings)
+
+        overrides = {name.replace("__", "."): value for name, value in DESCRIBED.items()}
+        plan = Skill().plan(
+            "evaluate",
+            eval_dataset=str(folder),
+            spec_overrides={**overrides, "evaluate.checkpoint": str(file)},
+        )
+        assert any(words in str(warning) for warning in plan.warnings) == warned
 
 
 def test_published_weights_are_exported(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -391,6 +391,39 @@ def test_images_of_both_training_and_validation_are_named(packed: bool, tmp_path
     assert "1 of the 7 images" in said and "a/0.png" in said and "a/leak.png" in said
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_picture_in_two_classes_is_named(packed: bool, tmp_path: Path) -> None:
+    root = classes(tmp_path / "train", "a", "b")
+
+    def source() -> Path:
+        return make_tarball(root, tmp_path / "train.tar") if packed else root
+
+    shutil.copy(root / "a/0.png", root / "b/again.png")
+    made = plan(source(), **FINETUNE)
+    assert "1 images lie in several classes at once: " in warnings(made)
+    assert "a/0.png = " in warnings(made) and "b/again.png" in warnings(made)
+    assert "several classes" not in warnings(plan(source(), **{**SMALL, "stage": "pretrain"}))
+
+    shutil.rmtree(root / "b")
+    shutil.copytree(root / "a", root / "b")
+    with pytest.raises(DataError, match="every image lies in several classes at once"):
+        plan(source(), **FINETUNE)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_copies_of_pictures_are_named_where_a_share_is_held_out(
+    packed: bool, tmp_path: Path
+) -> None:
+    root = classes(tmp_path / "train", "a", "b")
+    shutil.copy(root / "a/1.png", root / "a/9.png")
+    source = make_tarball(root, tmp_path / "train.tar") if packed else root
+    made = plan(source, **FINETUNE, **{"dataset.val_fraction": 0.3})
+    assert "1 images are copies of others" in warnings(made) and "a/9.png" in warnings(made)
+    assert "copies of others" not in warnings(plan(source, **FINETUNE))
+    twice = plan([source, source], **FINETUNE, **{"dataset.val_fraction": 0.3})
+    assert "8 images are copies of others" in warnings(twice), "7 of a second naming, and one"
+
+
 def test_links_are_named(tmp_path: Path) -> None:
     classes(tmp_path, "a", "b")
     (tmp_path / "a" / "gone.png").symlink_to("nowhere.png")
@@ -421,9 +454,17 @@ def test_images_of_probes_are_judged_by_the_plan(tmp_path: Path) -> None:
         ((train / "a",), "3 of 3 images are in no class folder"),
         ((bank, classes(tmp_path / "q", "wasps", "bees")), r"not among those .* wasps \(3\)"),
         ((classes(tmp_path / "lone", "x", "y", count=1),), "the only one of its class"),
+        ((bank, bank), "6 of the 6 .* each its own nearest neighbor"),
     ):
         with pytest.raises(DataError, match=says):
             probed(*wrong)
+    asked = classes(tmp_path / "asked", "ants", "bees")
+    shutil.copy(bank / "ants/0.png", asked / "ants/9.png")
+    assert "1 of the 7 images that were compared are in" in "\n".join(
+        map(str, probed(bank, asked).warnings)
+    )
+    shutil.copy(bank / "ants/0.png", bank / "ants/9.png")
+    assert "1 images are copies of others; the scores flatter" in warnings(probed(bank))
     assert probed(tmp_path / "gone", interval=0).sources.keys() == {"dataset.train_data_sources"}
 
 

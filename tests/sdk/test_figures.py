@@ -216,3 +216,24 @@ def test_what_was_exported_is_not_exported_again(
     record = files.read_json(folder / "job.json") | {"parent": "x1"}
     files.write_json(folder / "job.json", record)
     assert [step.action for step in after(Job(folder))] == steps
+
+
+@pytest.mark.parametrize(
+    ("action", "spec", "steps"),
+    [
+        ("train", {"train": {"stage": "pretrain"}}, ["train", "evaluate", "export"]),
+        ("train", {"train": {"stage": "finetune"}}, ["evaluate", "inference", "export"]),
+        ("export", {"export": {"data_type": "fp32"}}, ["evaluate", "gen_trt_engine"]),
+        ("export", {"export": {"data_type": "int8"}}, ["evaluate"]),
+        ("export", {"export": {"data_type": "fp16"}}, ["evaluate"]),
+        ("export", {"export": {"format": "torchscript"}}, ["evaluate"]),
+    ],
+)
+def test_what_is_proposed_after_a_job_can_be_done_with_it(
+    action: str, spec: dict[str, Any], steps: list[str], tmp_path: Path
+) -> None:
+    folder = job_folder(tmp_path, "x1", action, spec=spec)
+    proposed = after(Job(folder))
+    assert [step.action for step in proposed] == steps
+    if steps[0] == "train":
+        assert ("train.stage", "finetune") in proposed[0].overrides

@@ -4,6 +4,8 @@ caches."""
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,37 @@ def test_a_folder_that_fails_leaves_the_old_one_and_no_other(tmp_path: Path) -> 
     with files.atomic_folder(target, replace=True) as temporary:
         (temporary / "b").write_text("new")
     assert [path.name for path in target.iterdir()] == ["b"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mae_sdk import files
+here = Path(sys.argv[1])
+with (
+    files.temporary_folder("mae-work-", here) as folder,
+    files.atomic_folder(here / "run") as run,
+    files.atomic_file(here / "result") as result,
+):
+    for path in (folder / "a", run / "a", result):
+        path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_and_what_is_in_use_stays(
+    tmp_path: Path,
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+    left = set(tmp_path.iterdir())
+    assert len(left) == 3 and not {tmp_path / "run", tmp_path / "result"} & left
+    with files.temporary_folder("mae-work-", tmp_path) as mine:
+        assert len([path for path in tmp_path.iterdir() if path.name.startswith("mae-work-")]) == 1
+        with files.temporary_folder("mae-work-", tmp_path):
+            assert mine.is_dir()
+    with files.atomic_file(tmp_path / "other") as mine:
+        assert set(files.remove_leftovers(tmp_path)) < left and mine.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_of_exclusive_writers_the_first_wins(tmp_path: Path) -> None:

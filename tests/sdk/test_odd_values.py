@@ -41,6 +41,8 @@ def test_a_url_that_cannot_be_one_is_refused_by_field(tmp_path: Path, value: str
         ("file:/x", "two slashes"),
         ("data:image/png;base64,AAAA", "a data: URL is no place"),
         ("zip://a::/x.zip", "a URL inside another URL"),
+        ("zip://a", "a URL inside another URL"),
+        ("simplecache://host/x", "a URL inside another URL"),
     ],
 )
 def test_a_url_of_a_wrong_form_is_no_path(tmp_path: Path, value: str, says: str | None) -> None:

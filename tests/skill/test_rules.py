@@ -103,6 +103,22 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "nearer 0.5",
         SpecError,
     ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.mean": [123.7, 116.3, 103.5]},
+        {},
+        "dataset.augmentation.mean",
+        "divide by 255",
+        SpecError,
+    ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.std": [58.0]},
+        {},
+        "dataset.augmentation.std",
+        "divide by 255",
+        SpecError,
+    ),
     ("train", {**BASE, "train.gpu_ids": [0, 0]}, {}, "train.gpu_ids", "each index once", SpecError),
     (
         "train",
@@ -581,6 +597,28 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
     url = {"train.resume_training_checkpoint_path": "s3://bucket/some.pth"}
     (error,) = run("train", {**BASE, **url})[0].values()
     assert "a URL is not read here" in error.message
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "place", "says"),
+    [
+        ("train", "results_dir", "s3://bucket/results", "--results-root URL"),
+        ("train", "train.results_dir", "file:///data/out", "written to a URL"),
+        ("train", "results_dir", "$HOME/out", "variable of the environment"),
+        ("inference", "inference.results_dir", "%USERPROFILE%", "variable of the environment"),
+        ("export", "export.onnx_file", "gs://bucket/model.onnx", "mae run export"),
+        ("gen_trt_engine", "gen_trt_engine.trt_engine", "$OUT/m.engine", "variable"),
+    ],
+)
+def test_results_go_to_a_path_and_never_into_a_folder_named_like_a_url(
+    action: str, key: str, place: str, says: str
+) -> None:
+    settings = BASE if action == "train" else {}
+    errors, _ = run(action, {**settings, key: place})
+    assert says in str(errors[key])
+    for path in ("/data/out", "out/$1", "~/out"):
+        found = run(action, {**settings, key: path})[0].get(key)
+        assert found is None or found.message == "must end in .onnx"
 
 
 @pytest.mark.parametrize(

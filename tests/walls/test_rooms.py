@@ -56,7 +56,7 @@ FLOORS = {
         "context",
     ],
 }
-MAX_ROOMS = {"mae_sdk": 15, "mae_runners": 11}
+MAX_ROOMS = {"mae_sdk": 14, "mae_runners": 11}
 
 
 def files_of(package: str) -> dict[str, Path]:

@@ -122,3 +122,25 @@ def test_no_command_goes_through_a_shell() -> None:
         if re.search(r"shell\s*=\s*True|os\.system\(|os\.popen\(", path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def named_in(words: str, *, outside: str) -> list[str]:
+    """Files of the packages that have one of these words and lie outside a place."""
+    return [
+        str(path.relative_to(ROOT))
+        for room in ROOMS.values()
+        for path in sorted(room.rglob("*.py"))
+        if not path.is_relative_to(ROOT / outside)
+        and re.search(words, path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_only_the_room_of_platforms_knows_one_of_them() -> None:
+    engines = "local|slurm|ray|docker|kubernetes"
+    words = rf"run\.({engines})\b|run import .*\b({engines})\b|visible_gpus|os\.kill\("
+    assert named_in(words, outside="sdk/mae_sdk/run") == []
+
+
+def test_one_file_says_where_caches_are() -> None:
+    words = r"XDG_CACHE_HOME|[\"'/]\.cache\b|MAE_CACHE_DIR[\"']\)"
+    assert named_in(words, outside="sdk/mae_sdk/files.py") == []

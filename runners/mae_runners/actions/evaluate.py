@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mae_sdk.data.survey import shared_images
 from mae_sdk.files import write_json
+from mae_skill.classes import by_position
 from mae_skill.errors import SpecError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor
@@ -138,6 +140,8 @@ def evaluate_classifier(
         labels=table_of(spec.dataset, "val", several=False),
     )
     classes = artefact.class_names(meta, images.dataset.classes)
+    if not meta.classes and context.is_main and (said := by_position(classes)):
+        context.warn(f"evaluate.checkpoint: {said}")
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []
@@ -413,6 +417,13 @@ def probe(
                 "the probe's bank has no labels",
                 field="dataset.probe_train_data_sources",
                 expected="one folder per class",
+            )
+        twins = shared_images(bank.source.dataset.source, found.source.dataset.source)
+        if twins["count"]:
+            context.warn(
+                f"{field}: {twins['count']} of the {twins['compared']} images that were compared "
+                "are in dataset.probe_train_data_sources too, each its own nearest neighbor; the "
+                f"scores flatter: {' = '.join(twins['pairs'][0])}"
             )
         accuracy: dict[str, Any] = probe_accuracy(
             bank.features, bank.labels, found.features, labels, k=k

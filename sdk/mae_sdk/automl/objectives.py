@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.conditions import acts, holds
-from mae_skill.errors import SpecError, UsageError
+from mae_skill.errors import MaeError, SpecError, UsageError
 
 if TYPE_CHECKING:
     from mae_sdk.automl.options import AutoMLOptions
@@ -45,23 +45,26 @@ def objectives(
     """The study's metrics with directions.
 
     Raises:
-        SpecError: a metric has no known direction and none was given, or the bundle states no
-            metric for this spec.
+        SpecError: a metric has no known direction and none was given, the one that was given is not
+            the bundle's, or the bundle states no metric for this spec.
     """
     contract = schema.get("automl_metrics") or ()
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
     if options.metric is None:
         for entry in contract:
             if entry.get("otherwise") or (entry.get("when") and holds(entry["when"], spec)):
-                direction = options.direction[0] if options.direction else str(entry["direction"])
-                return (Objective(str(entry["metric"]), direction, "bundle"),)
+                metric = str(entry["metric"])
+                if options.direction and (wrong := _contrary(metric, options.direction[0], known)):
+                    raise SpecError("the study would look for the worst", problems=[wrong])
+                return (Objective(metric, known[metric], "bundle"),)
         problem = UsageError(
             "the bundle states no metric for this spec",
             field="automl.metric",
             expected="metric=NAME direction=maximize|minimize",
         )
         raise SpecError("AutoML has no metric", problems=[problem])
-    found, problems = [], []
+    found: list[Objective] = []
+    problems: list[MaeError] = []
     for position, name in enumerate(options.metric):
         direction = options.direction[position] if options.direction else known.get(name, "")
         if not direction:
@@ -75,12 +78,26 @@ def objectives(
                 )
             )
             continue
+        if wrong := _contrary(name, direction, known):
+            problems.append(wrong)
         found.append(Objective(name, direction, "given"))
     if problems:
         raise SpecError(
-            "the metric's direction (maximize/minimize) is missing", problems=list(problems)
+            "the metric's direction (maximize/minimize) is missing or wrong", problems=problems
         )
     return tuple(found)
+
+
+def _contrary(metric: str, direction: str, known: Mapping[str, str]) -> UsageError | None:
+    """The error of a direction against that of the bundle: the best trial would be the worst."""
+    if known.get(metric, direction) == direction:
+        return None
+    return UsageError(
+        "the study would look for the worst value of this metric",
+        field="automl.direction",
+        got=f"{metric}:{direction}",
+        expected=known[metric],
+    )
 
 
 def with_stated(schema: Mapping[str, Any], stated: tuple[str, str] | None) -> Mapping[str, Any]:

@@ -150,7 +150,7 @@ def _identify(
         if not transfer.exists(uri):
             raise as_data_error(NotFoundError(""), where)
         raise DataError(
-            f"{where} is no archive, and a web server has no folders to list",
+            f"{where} is not an archive, and a web server has no folders to list",
             got=where,
             expected=".tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .zip",
         )

@@ -21,7 +21,14 @@ from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
-from mae_sdk.data.survey import Findings, glance, measured, spread, survey_masks
+from mae_sdk.data.survey import (
+    Findings,
+    glance,
+    measured,
+    repeated_images,
+    spread,
+    survey_masks,
+)
 
 AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
@@ -85,12 +92,7 @@ def inspect_source(
         }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
-    verdict = judge(judged, reading)
-    if torn := _under_two_classes(source, hashes):
-        verdict["warnings"].append(
-            f"{torn['count']} images lie in several classes at once: {torn['pair']}"
-        )
-    return {"verdict": verdict, **report}
+    return {"verdict": judge(judged, reading), **report}
 
 
 def _looked_at(
@@ -152,7 +154,8 @@ def _looked_at(
         "std": [round(float(value), 4) for value in std] if pixels else None,
         "duplicates": _duplicates(source, hashes),
     }
-    report |= {name: fact for name, fact in facts.items() if name not in report}
+    said = (*report, "repeated")  # duplicates name all of them
+    report |= {name: fact for name, fact in facts.items() if name not in said}
     return report, facts, hashes
 
 
@@ -192,8 +195,8 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common),
-        ``unreadable_classes`` (none of whose images can be read), ``wrapper`` (the folders around
-        all images).
+        ``unreadable_classes`` (none of whose images can be read), ``repeated``
+        (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images).
     """
     classes, same = class_counts(source), source.same_folders()
     seen = pictures.to_dict(source.path, source.labels)
@@ -216,6 +219,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
             for number, (name, count) in enumerate(classes.items())
             if bad_of.get(number) == count
         ],
+        "repeated": repeated_images(source),
         "wrapper": source.wrapper,
     }
     return {
@@ -340,15 +344,6 @@ def _spread(values: Iterable[int]) -> dict[str, int] | None:
     if not ordered:
         return None
     return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}
-
-
-def _under_two_classes(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:
-    """Equal images that have different labels: how many, and the first pair; empty without any."""
-    labels = source.labels
-    torn = [group for group in hashes.values() if len({int(labels[i]) for i in group}) > 1]
-    if not torn:
-        return {}
-    return {"count": len(torn), "pair": " = ".join(source.path(i) for i in torn[0][:2])}
 
 
 def _duplicates(source: Source, hashes: dict[bytes, list[int]]) -> dict[str, Any]:

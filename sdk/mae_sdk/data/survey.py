@@ -480,6 +480,66 @@ def shared_images(
     return {"count": count, "pairs": found, "compared": len(theirs)}
 
 
+def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:
+    """Images of a source whose bytes are those of another image of it.
+
+    Of sources without checksums those of one size are read, at most four samples of them.
+
+    Returns:
+        ``{"count", "pair"}``: how many are copies, and the names of the first two; ``torn``, as
+        such a table, of the images that lie in several classes at once, and ``images`` of those.
+        Empty where there are none.
+    """
+    import numpy as np
+
+    places, same = _grouped(np.arange(len(source)), source.keys)
+    if len(places) and not source.has_checksums:
+        places = places[: 4 * sample]
+
+        def find() -> dict[str, Any]:
+            numbers: dict[bytes, int] = {}
+            hashes = in_parallel(places.tolist(), lambda place: _hash(source, place))
+            return {"same": [numbers.setdefault(one, len(numbers)) for one in hashes], "bad": []}
+
+        same = np.asarray(kept("copies", source.digest, sample, find)["same"], np.int64)
+        places, same = _grouped(places, same)
+    if not len(places):
+        return {}
+
+    starts = np.flatnonzero(np.diff(same, prepend=-1))
+    found: dict[str, Any] = {
+        "count": len(places) - len(starts),
+        "pair": [source.path(int(place)) for place in places[:2]],
+    }
+    labels = getattr(source, "labels", None)
+    if labels is None:
+        return found
+    low = np.minimum.reduceat(labels[places], starts)
+    torn = np.flatnonzero(low != np.maximum.reduceat(labels[places], starts))
+    if len(torn):
+        ends = np.append(starts, len(places))
+        group = places[starts[torn[0]] : ends[torn[0] + 1]].tolist()
+        other = next(place for place in group if labels[place] != labels[group[0]])
+        found["torn"] = {
+            "count": len(torn),
+            "images": int((ends[torn + 1] - starts[torn]).sum()),
+            "pair": [source.path(group[0]), source.path(other)],
+        }
+    return found
+
+
+def _grouped(
+    places: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The places that share their key with another, group by group, and the group of each."""
+    import numpy as np
+
+    _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[group] > 1)
+    order = alike[np.argsort(group[alike], kind="stable")]
+    return places[order], group[order]
+
+
 def _hash(source: Source | Pairs, place: int) -> bytes:
     try:
         data = source.read(place)

@@ -114,8 +114,9 @@ def look_at(
 
 
 def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
-    from mae_sdk.data.survey import survey_images, survey_masks
+    from mae_sdk.data.survey import repeated_images, survey_images, survey_masks
 
+    repeated = repeated_images(pairs)
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}
     for source in pairs.sources:
@@ -129,6 +130,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
         **pictures.to_dict(pairs.path),
         "bad": len(bad),
         **({"left_out": left} if left else {}),
+        **({"repeated": repeated} if repeated else {}),
         **({"mask_values": masks.to_dict(lambda i: str(pairs.mask_path(i)))} if masks.read else {}),
     }
 
@@ -207,13 +209,16 @@ def look_at_all(
     """Dotted key → what was seen, for every data source field of an action that has a value. What
     cannot be read is added to `problems`.
 
-    Validation data are compared with training data, ``against`` and ``shared``, or with `classes`.
+    Validation data are compared with training data, ``against`` and ``shared``, or with `classes`;
+    the images that a probe asks about with its bank.
 
     Args:
         keys: the action's ``data_sources``: dotted key → its row.
         share: of the training images that the run holds out for validation.
         classes: those of the parent's model, where they are known.
     """
+
+    from mae_sdk.data.survey import shared_images
 
     reading = reading_of(action, spec)
     found: dict[str, dict[str, Any]] = {}
@@ -254,6 +259,7 @@ def look_at_all(
             against = opened.get(str(row.get("against")))
             if against is not None:
                 found[key]["against"] = inspect.compare_classes(against[1].classes, source)
+                found[key]["shared"] = shared_images(against[1], source)
     _compare(opened, found, classes)
     return found
 

@@ -49,6 +49,21 @@ def statistics(case: Case) -> None:
             )
 
 
+def units(case: Case) -> None:
+    """Mean and deviation are of pixels in 0 … 1; those of 0 … 255 make every picture one shade."""
+    for name in ("mean", "std"):
+        key = f"dataset.augmentation.{name}"
+        values = case(key) or []
+        if case.origin(key) is OriginKind.PARENT or max(values, default=0) <= 1:
+            continue
+        case.error(
+            key,
+            "is of other pixels than those in 0 … 1 that are normalized",
+            "values of at most 1",
+            "divide by 255; mae inspect SOURCE prints those of the data",
+        )
+
+
 def task(case: Case) -> None:
     """A task belongs to fine-tuning."""
     if case("model.task") != SEGMENTATION or case("train.stage") == "finetune":
@@ -171,6 +186,7 @@ RULES = [
     Rule(crops, ("train",)),
     Rule(value_range),
     Rule(statistics, ("train",)),
+    Rule(units),
     Rule(task, ("train",)),
     Rule(labels_to_compare, ("evaluate",)),
     Rule(validation, ("train",)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mae_skill.archs import arch_of, hw
-from mae_skill.classes import class_names
+from mae_skill.classes import by_position, class_names
 from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
@@ -28,6 +28,13 @@ MODEL = {
 
 PRETRAINED = "train.pretrained_model_path"
 RUNS_ENGINES = ("evaluate", "inference")
+WRITTEN = {
+    "export": ("export.onnx_file",),
+    "gen_trt_engine": ("gen_trt_engine.trt_engine", "gen_trt_engine.timing_cache"),
+}
+"""The fields of an action that name a file it writes."""
+
+_VARIABLE = re.compile(r"\$[A-Za-z_]\w*(?:/|$)|%\w+%")
 
 
 def model(case: Case) -> None:
@@ -134,6 +141,29 @@ def named_files(case: Case) -> None:
             )
 
 
+def written_places(case: Case) -> None:
+    """What an action writes goes to a path: a URL, or a variable that no shell filled in, would
+    become a folder of that name in the working directory."""
+    for key in ("results_dir", f"{case.action}.results_dir", *WRITTEN.get(case.action, ())):
+        path = case(key)
+        if not isinstance(path, str) or case.origin(key) not in OriginKind.written():
+            continue
+        if "://" in path:
+            case.error(
+                key,
+                "nothing is written to a URL here",
+                "a path of the machine that runs the action",
+                f"a job brings its results there: mae run {case.action} --results-root URL",
+            )
+        elif _VARIABLE.match(path):
+            case.error(
+                key,
+                "a variable of the environment is not filled in here",
+                "a path",
+                f'write the value, or let a shell fill it in: {key}="$NAME/…"',
+            )
+
+
 def weights(case: Case) -> None:
     """Weights that somebody named are those of the spec's model: told from what is in the file
     without its values, where it is here."""
@@ -171,6 +201,11 @@ def weights(case: Case) -> None:
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
+    judged = case.facts.data.get("dataset.val_data_sources") or {}
+    if case.action == "evaluate" and target.kind == "classifier" and not found.classes:
+        folders = list(judged.get("class_counts") or ())
+        if folders and (said := by_position(folders)):
+            case.warn(key, said)
     pictures = normalization(file)
     for word in ("mean", "std"):
         field = f"dataset.augmentation.{word}"
@@ -223,6 +258,7 @@ def _goes_on(case: Case) -> bool:
 
 
 RULES = [
+    Rule(written_places),
     Rule(onnx_name, ("export",)),
     Rule(pushed, ("export",)),
     Rule(segmenter_answers, ("inference",)),

@@ -563,6 +563,7 @@ def probes(case: Case) -> None:
             )
         elif loose:
             unlabeled(case, key, _loose(found), "a probe asks for the class of every image")
+    _in_the_bank(case, bank, queries)
     if bank.get("classes") and not case(QUERIES) and max(bank["class_counts"].values()) < 2:
         case.error(
             BANK,
@@ -571,6 +572,25 @@ def probes(case: Case) -> None:
             f"name {QUERIES}, or add images",
             kind=DataError,
         )
+
+
+def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
+    """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
+    twins = queries.get("shared") or {}
+    if twins.get("count"):
+        text = (
+            f"{twins['count']} of the {twins['compared']} images that were compared are in {BANK} "
+            f"too, each its own nearest neighbor: {' = '.join(twins['pairs'][0])}"
+        )
+        if twins["count"] < twins["compared"]:
+            case.warn(QUERIES, f"{text}; the scores flatter")
+        else:
+            case.error(QUERIES, text, "images that are not in the bank", kind=DataError)
+    copies = bank.get("repeated")
+    if copies and not queries:
+        pair = " = ".join(copies["pair"])
+        text = f"{copies['count']} images are copies of others; the scores flatter: {pair}"
+        case.warn(BANK, text)
 
 
 def shared(case: Case) -> None:
@@ -583,6 +603,27 @@ def shared(case: Case) -> None:
             VAL,
             f"{twins['count']} of the {twins['compared']} images that were compared are training "
             f"images too, so that the scores flatter: {pairs}",
+        )
+
+
+def repeated(case: Case) -> None:
+    """One picture in two classes teaches nothing, and copies of a picture make a held-out share of
+    the training images flatter."""
+    found = case.facts.data.get(TRAIN) or {}
+    copies = found.get("repeated") or {}
+    torn = copies.get("torn")
+    if torn and case("train.stage") == "finetune" and not _segments(case):
+        pair = " = ".join(torn["pair"])
+        if torn["images"] < found["images"]:
+            case.warn(TRAIN, f"{torn['count']} images lie in several classes at once: {pair}")
+        else:
+            text = f"every image lies in several classes at once, so that none can be told: {pair}"
+            case.error(TRAIN, text, "a picture in the folder of its own class", kind=DataError)
+    if copies and found.get("held_out"):
+        case.warn(
+            TRAIN,
+            f"{copies['count']} images are copies of others; where one of them is held out and "
+            f"another trained on, the scores flatter: {' = '.join(copies['pair'])}",
         )
 
 
@@ -731,6 +772,7 @@ INSPECTED = [
     lost_classes,
     validation_classes,
     shared,
+    repeated,
 ]
 """What holds of data whatever is trained on them."""
 
@@ -754,5 +796,6 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
+    Rule(repeated, ("train",)),
     Rule(masks, ("train", "evaluate")),
 ]

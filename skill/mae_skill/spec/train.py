@@ -41,7 +41,11 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         "when": PRETRAIN,
         "metric": "train_loss",
         "direction": "minimize",
-        "incomparable": ["train.mask_ratio", "train.norm_pix_loss"],
+        "incomparable": [
+            *("train.mask_ratio", "train.norm_pix_loss", "model.patch_size"),
+            *("dataset.augmentation.min_scale", "dataset.augmentation.max_scale"),
+            "dataset.augmentation.color_jitter",  # smoother pictures are easier to fill in
+        ],
     },
     {
         "when": {**PRETRAIN, "dataset.val_data_sources": {"set": True}},
