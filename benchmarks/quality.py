@@ -298,8 +298,7 @@ def train(
         these = {**fields, "train.num_epochs": epochs}
         return ours(case, folder, spec_overrides=these, **given)
 
-    kind = "auto" if options.get("recipe") else "defaults"
-    known = case.base / f"cost_{case.name}_{kind}_{stage}.json"
+    known = case.base / f"cost_{case.name}_{name}_{stage}.json"
     if not known.exists():
         with uncounted(case):
             times, few = [], (1, 3) if stage == "pretrain" else (2, 12)
