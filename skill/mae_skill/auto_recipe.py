@@ -173,11 +173,12 @@ def classes(task: Task) -> None:
 
 
 def architecture(task: Task) -> None:
-    """A ViT that the data and the device can fill; convolutions from scratch on a CPU."""
+    """A ViT that the data and the device can fill; from scratch on small pictures and a CPU
+    ConvNeXt V2."""
     if "model.arch" in task.settled:
         return
-    if task.on_cpu and not (task.pretrains or task.segments or task.has_weights):
-        reason = "no trained weights, a CPU: convolutions learn the most from few images"
+    if task.on_cpu and task.small and not (task.pretrains or task.segments or task.has_weights):
+        reason = "small pictures, no trained weights, a CPU: convolutions learn from few images"
         task.choose("model.arch", "convnextv2_atto", reason)
         return
     if task.on_cpu:

@@ -87,6 +87,13 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         {"model.init": "xavier"},
     ),
     (
+        "photographs from scratch on a CPU",
+        FINETUNE,
+        images(CPU, 150, 10),
+        PHOTOS,
+        {"model.arch": "vit_tiny_patch16", "model.embed_dim": 128, "model.init": "xavier"},
+    ),
+    (
         "convolutions from scratch on a CPU",
         FINETUNE,
         images(CPU, 150, 10),
