@@ -298,8 +298,7 @@ def train(
         these = {**fields, "train.num_epochs": epochs}
         return ours(case, folder, spec_overrides=these, **given)
 
-    kind = "auto" if options.get("recipe") else "defaults"
-    known = case.base / f"cost_{case.name}_{kind}_{stage}.json"
+    known = case.base / f"cost_{case.name}_{name}_{stage}.json"
     if not known.exists():
         with uncounted(case):
             times, few = [], (1, 3) if stage == "pretrain" else (2, 12)
@@ -579,7 +578,8 @@ def table(found: list[dict[str, Any]], command: str) -> str:
     head = (
         f"Held-out accuracy in %, {LABELS} labels a class, after equal processor time: "
         f"{' or '.join(f'{value:g}' for value in minutes)} minutes a row, one thread. "
-        "Mean (least to most) over the seeds; then the processor time that was used. "
+        "Mean (least to most; n = seeds) and the processor time that was used. "
+        f"{_crowd(found)}"
         f"What the sets and rows are: `benchmarks/quality.py`. {dates[0]} to {dates[-1]}, "
         f"`{command}`."
     )
@@ -596,13 +596,24 @@ def table(found: list[dict[str, Any]], command: str) -> str:
             good = [100 * item["accuracy"] for item in these if "accuracy" in item]
             if good:
                 mean = statistics.mean(good)
-                spread = f" ({min(good):.1f} to {max(good):.1f})" if len(good) > 1 else ""
-                cells.append(f"{mean:.1f}{spread}")
+                spread = f"{min(good):.1f} to {max(good):.1f}; " if len(good) > 1 else ""
+                cells.append(f"{mean:.1f} ({spread}n = {len(good)})")
                 cells.append(f"{statistics.mean(item['seconds'] for item in these):.0f}")
             else:
                 cells += [these[0]["error"].replace("|", "/") if these else "not run", ""]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _crowd(found: list[dict[str, Any]]) -> str:
+    """A sentence on what else the machine did, where it was more than it has cores for."""
+    most, cores = max(item["load"] for item in found), os.cpu_count() or 1
+    if most <= 1.5 * cores:
+        return ""
+    return (
+        f"Other work shared the {cores} cores (load up to {most:.0f}), which makes a second of "
+        "processor time do less, for every row. "
+    )
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
@@ -613,9 +624,10 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     sets = [name for name in SETS if any(item["set"] == name for item in found)]
+    rows = [name for name in ROWS if any(i["row"] == name and "accuracy" in i for i in found)]
     figure, panels = plt.subplots(1, len(sets), figsize=(4 + 3 * len(sets), 4.2), sharey=True)
     for axes, of in zip([panels] if len(sets) == 1 else panels, sets, strict=True):
-        for place, name in enumerate(reversed(ROWS)):
+        for place, name in enumerate(reversed(rows)):
             these = [i for i in found if (i["set"], i["row"]) == (of, name) and "accuracy" in i]
             values = [100 * item["accuracy"] for item in these]
             if values:
@@ -628,7 +640,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlim(0, 100)
         axes.spines[["top", "right"]].set_visible(False)
     first = figure.axes[0]
-    first.set_yticks(range(len(ROWS)), [title for title, _ in reversed(ROWS.values())], fontsize=8)
+    first.set_yticks(range(len(rows)), [ROWS[name][0] for name in reversed(rows)], fontsize=8)
     figure.supxlabel(f"held-out accuracy in %, {LABELS} labels a class", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -691,7 +703,7 @@ def main() -> int:
 
 
 def measure(of: str, seed: int, name: str, work: Path, seconds: float) -> dict[str, Any]:
-    """``accuracy, seconds, date``; ``error`` in place of the accuracy where the row cannot run."""
+    """``accuracy, seconds, load, date``; ``error`` in place of the accuracy where it cannot run."""
     case = Case(of, seed, work, seconds)
     before = processor_seconds()
     own = time.process_time()
@@ -704,6 +716,7 @@ def measure(of: str, seed: int, name: str, work: Path, seconds: float) -> dict[s
     if name in ("logreg", "knn", "svm"):
         used = time.process_time() - own
     result["seconds"] = round(used, 1)
+    result["load"] = round(os.getloadavg()[1], 1)
     result["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     return result
 

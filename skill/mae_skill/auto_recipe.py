@@ -173,8 +173,13 @@ def classes(task: Task) -> None:
 
 
 def architecture(task: Task) -> None:
-    """A ViT that the data and the device can fill."""
+    """A ViT that the data and the device can fill; from scratch on small pictures and a CPU
+    ConvNeXt V2."""
     if "model.arch" in task.settled:
+        return
+    if task.on_cpu and task.small and not (task.pretrains or task.segments or task.has_weights):
+        reason = "small pictures, no trained weights, a CPU: convolutions learn from few images"
+        task.choose("model.arch", "convnextv2_atto", reason)
         return
     if task.on_cpu:
         reason = "the smallest ViT: the most images per minute on a CPU"
@@ -192,6 +197,8 @@ def width(task: Task) -> None:
     lean = {"model.embed_dim": 128, "model.depth": 6, "model.num_heads": 4}
     mine = {"model.arch", *lean}
     if not task.on_cpu or mine & set(task.settled) or task.has_weights or task.segments:
+        return
+    if task.arch.family != "vit":
         return
     for key, value in lean.items():
         task.choose(key, value, "a lean ViT for a CPU: more epochs in the same time")
@@ -216,8 +223,8 @@ def patch_and_size(task: Task) -> None:
         side = min(side, 256 if task.on_cpu else 512)
     else:
         side = min(side, 128 if task.on_cpu else 224)
-    if family == "vit" and size_key not in task.settled:
-        side = max(side, 28)  # tinier pictures are enlarged: 49 tokens, whatever the picture
+    if size_key not in task.settled:
+        side = max(side, 28)  # tinier pictures are enlarged
     if family == "vit":
         tokens = 8 if task.on_cpu and not task.segments else 14
         patch = next(p for p in (16, 14, 12, 8, 7, 6, 4, 2) if p * tokens <= max(side + p - 1, 28))
@@ -227,7 +234,8 @@ def patch_and_size(task: Task) -> None:
             patch = 14
         unit = patch
     else:
-        patch = 1 if side <= 40 else 2 if side <= 96 else 4
+        fine, middle = (0, 48) if task.on_cpu and not task.pretrains else (40, 96)
+        patch = 1 if side <= fine else 2 if side <= middle else 4
         unit = 8 * patch
     rule = f"pictures of some {task.side} pixels, as tokens of {patch}"
     if patch != task.arch.patch or patch_key in task.settled:

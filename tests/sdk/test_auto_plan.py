@@ -39,7 +39,7 @@ def test_every_chosen_value_carries_its_rule(digits: Path) -> None:
 
     chosen = {key: str(origin) for key, origin in made.provenance.items() if origin.note}
     assert "pictures of some 28 pixels" in chosen["model.patch_size"]
-    assert made.spec["model"]["patch_size"] == 4
+    assert made.spec["model"]["patch_size"] == 2
     assert made.spec["model"]["num_classes"] == 4
     assert made.spec["dataset"]["augmentation"]["hflip"] == 0.0  # digits know left from right
 
@@ -49,7 +49,7 @@ def test_what_a_person_names_wins(digits: Path) -> None:
 
     assert made.spec["train"]["num_epochs"] == 7
     assert made.spec["model"]["arch"] == "hiera_tiny_224"
-    assert made.spec["model"]["patch_size"] == 1
+    assert made.spec["model"]["patch_size"] == 2
 
 
 def test_mean_and_deviation_are_measured(digits: Path, photos: Path) -> None:
@@ -142,7 +142,7 @@ def test_trial_1_of_a_study_is_the_auto_recipe_and_the_search_goes_around_it(dig
     assert study is not None
     assert study["spec"]["dataset"]["batch_size"] == 3  # as given: the documented defaults
     auto = study["auto_spec"]
-    assert auto["model"]["patch_size"] == 4
+    assert auto["model"]["patch_size"] == 2
     rate = next(item for item in study["space"]["knobs"] if item["name"] == "train.optim.lr")
     assert rate["low"] < auto["train"]["optim"]["lr"] < rate["high"]
     assert rate["high"] / rate["low"] <= 25.1
@@ -208,7 +208,7 @@ def test_a_spec_that_is_too_long_for_the_budget_leaves_it_to_the_auto_recipe(dig
     study, made = study_of(digits, "60s")  # the documented defaults: ConvNeXt V2 base at 224 pixels
 
     assert "auto_spec" not in study
-    assert study["spec"]["model"]["arch"] == "vit_tiny_patch16"
+    assert study["spec"]["model"]["arch"] == "convnextv2_atto"
     assert "dataset.batch_size" in {item["name"] for item in study["space"]["knobs"]}
     assert any("the spec as given is not tried" in notice for notice in made.notices)
     assert any("trial 0 is the auto recipe" in notice for notice in made.notices)
@@ -230,4 +230,4 @@ def test_get_spec_writes_the_auto_recipe(digits: Path, capsys: pytest.CaptureFix
     assert not left.value.code
 
     written = json.loads(capsys.readouterr().out)
-    assert written["model"]["patch_size"] == 4 and written["results_dir"] is None
+    assert written["model"]["patch_size"] == 2 and written["results_dir"] is None

@@ -44,7 +44,7 @@ def images(facts: Facts, number: int, classes: int = 0) -> Facts:
 
 ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = [
     (
-        "a lean ViT on a CPU",
+        "a lean ViT to pretrain on a CPU",
         PRETRAIN,
         CPU,
         DIGITS,
@@ -80,11 +80,31 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         {"model.patch_size": 4, f"{DATASET}input_size": 28},
     ),
     (
-        "a start like MAE's from scratch",
-        FINETUNE,
+        "a start like MAE's for a ViT from scratch",
+        {**FINETUNE, "model.arch": "vit_tiny_patch16"},
         images(CPU, 150, 10),
         DIGITS,
         {"model.init": "xavier"},
+    ),
+    (
+        "photographs from scratch on a CPU",
+        FINETUNE,
+        images(CPU, 150, 10),
+        PHOTOS,
+        {"model.arch": "vit_tiny_patch16", "model.embed_dim": 128, "model.init": "xavier"},
+    ),
+    (
+        "convolutions from scratch on a CPU",
+        FINETUNE,
+        images(CPU, 150, 10),
+        DIGITS,
+        {
+            "model.arch": "convnextv2_atto",
+            "model.embed_dim": None,
+            "model.patch_size": 2,
+            f"{DATASET}input_size": 32,
+            "model.init": None,
+        },
     ),
     ("no start beside weights", WEIGHTS, images(CPU, 150, 10), DIGITS, {"model.init": None}),
     (

@@ -83,7 +83,7 @@ def test_a_row_that_cannot_run_says_why_in_the_table(
 
     svm = next(json.loads(line) for line in first.splitlines() if '"row": "svm"' in line)
     assert 0.85 < svm["accuracy"] < 1.0
-    assert f"| raw pixels, SVM | {100 * svm['accuracy']:.1f} |" in first
+    assert f"| raw pixels, SVM | {100 * svm['accuracy']:.1f} (n = 1) |" in first
 
     assert quality.main() == 0  # what is there is not run again, what failed is
     again = capsys.readouterr().out
