@@ -460,6 +460,8 @@ def test_the_default_metric_follows_the_stage_and_a_direction_is_never_guessed_f
     None
 ):
     assert objectives(SCHEMA, SPEC, parse({})) == (Objective("ACC_all", "maximize", "bundle"),)
+    several = {**SPEC, "model": {**SPEC["model"], "multi_label": True}}
+    assert objectives(SCHEMA, several, parse({})) == (Objective("mAP", "maximize", "bundle"),)
     assert objectives(SCHEMA, _spec(train__stage="pretrain"), parse({}))[0].direction == "minimize"
     with pytest.raises(SpecError, match="not known"):
         objectives(SCHEMA, SPEC, parse({"metric": "my_loss"}))

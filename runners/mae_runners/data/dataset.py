@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_sdk.data.decode import DEFAULT, decode
-from mae_sdk.data.label_file import LabelledSource, LabelTable
+from mae_sdk.data.label_file import LabelledSource, LabelTable, labelled
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
 from mae_skill.errors import DataError, MaeError, SpecError
@@ -331,8 +331,7 @@ def build_dataset(
     """
     source = open_source(sources)
     if labels.file:
-        file, *more = labels
-        source = LabelledSource(source, file, *more, keep=not require_labels)
+        source = labelled(source, labels, keep=not require_labels)
     elif labels.several and require_labels:
         raise SpecError(
             "model.multi_label needs a table: folders give each picture one class",

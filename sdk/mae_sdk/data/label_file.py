@@ -58,6 +58,12 @@ class LabelTable(NamedTuple):
     columns: Sequence[str] | None = None
 
 
+def labelled(source: Source, table: LabelTable, *, keep: bool = False) -> LabelledSource:
+    """Pictures with the classes of a table that has a file; see `LabelledSource`."""
+    assert table.file is not None
+    return LabelledSource(source, table.file, table.split, table.several, table.columns, keep=keep)
+
+
 class LabelledSource(Source):
     """Pictures of a source with the classes that a table gives them.
 
@@ -350,7 +356,11 @@ def _labels_of(
                 expected=f"one class in the column {column}",
                 hint=None if isinstance(value, dict) else SEVERAL,
             )
-        parts = value if listed else _text(value).split(BETWEEN) if several else [value]
+        parts: Sequence[Any] = [value]
+        if isinstance(value, (list, tuple)):
+            parts = value
+        elif several:
+            parts = _text(value).split(BETWEEN)
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
     return one, []

@@ -106,10 +106,9 @@ def look_at(
 
     source = open_source(names[0] if len(names) == 1 else names)
     if labels:
-        from mae_sdk.data.label_file import LabelledSource
+        from mae_sdk.data.label_file import labelled
 
-        assert labels.file is not None
-        source = LabelledSource(source, *labels, keep=labels.split == "test")
+        source = labelled(source, labels, keep=labels.split == "test")
     return {**found, **_images_seen(source, share, reading)}, source
 
 
