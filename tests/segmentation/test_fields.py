@@ -57,6 +57,7 @@ SHARED: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset.augmentation.hflip": (0.0, {}),
     "dataset.augmentation.input_size": (64, {}),
     "dataset.val_fraction": (0.5, {"dataset.val_data_sources": None}),
+    "dataset.train_fraction": (0.5, {}),
     "model.drop_path_rate": (0.5, {}),
     "train.loss": ("dice", {}),
     SCHEDULE: ("poly", {"train.optim.warmup_epochs": 0}),

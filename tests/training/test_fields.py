@@ -79,6 +79,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset.probe_train_data_sources": (DATA, {"train.probe.interval": 1}),
     "dataset.probe_val_data_sources": (HELD, {**PROBE, "train.probe.k": 1, "train.num_epochs": 4}),
     "dataset.val_fraction": (0.25, {}),
+    "dataset.train_fraction": (0.5, {}),
+    "dataset.classes": (["2", "0", "1"], {"train.stage": "finetune"}),
     "dataset.batch_size": (2, {}),
     "dataset.labels.train": (TABLE, {}),
     "dataset.labels.val": (

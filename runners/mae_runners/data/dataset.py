@@ -17,6 +17,7 @@ import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_sdk.data.decode import DEFAULT, decode
 from mae_sdk.data.label_file import LabelledSource, LabelTable, labelled
+from mae_sdk.data.of_classes import of_classes
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
 from mae_skill.errors import DataError, MaeError, SpecError
@@ -43,6 +44,7 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
     Attributes:
         classes: class names in the order of the labels; empty without labels.
         reading: how its pictures are read, with a range that is known.
+        stand_ins: indices of the items that may replace an unreadable one; None: all.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
         self.seed = seed
         self.classes = classes
         self.max_corrupt_fraction = max_corrupt_fraction
+        self.stand_ins: npt.NDArray[np.int64] | None = None
         # One byte per item, in shared memory, so that workers' findings reach the main process.
         self._bad = shared_zeros(len(source), torch.uint8)
 
@@ -114,7 +117,9 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
                     path, why = one_line(self.source.path(chosen)), one_line(error.message)
                     log.warning("skipped an unreadable image: %s: %s", path, why)
             valid = False
-            chosen = sample_key(self.seed, epoch, index, f"replacement {attempt}") % len(self)
+            drawn = sample_key(self.seed, epoch, index, f"replacement {attempt}")
+            pool = self.stand_ins
+            chosen = drawn % len(self) if pool is None else int(pool[drawn % len(pool)])
         else:
             raise self._too_many()
         return item | {"index": index, "valid": bool(valid)}
@@ -303,6 +308,7 @@ def build_dataset(
     seed: int,
     classes: list[str] | None = None,
     require_labels: bool = False,
+    chosen: Sequence[str] | None = None,
     labels: LabelTable = NO_TABLE,
     num_units: int | None = None,
     max_corrupt_fraction: float = 0.01,
@@ -318,6 +324,7 @@ def build_dataset(
         seed: of every draw.
         classes: label with these (a training set's); ``None`` finds them in the source.
         require_labels: refuse images outside class folders.
+        chosen: take the pictures of these classes alone; None: all.
         labels: the table of their classes; without labels being required, pictures that no row
             names stay. Without a file the folders are the classes.
         num_units: length of the masking noise; ``None`` = none.
@@ -338,6 +345,7 @@ def build_dataset(
             field=f"dataset.labels.{labels.split}",
             expected="a CSV, TSV, JSON lines or Parquet file with the labels of each picture",
         )
+    source = of_classes(source, chosen, required=train)
     names, found = source.label(classes)
     unlabeled = np.flatnonzero(found < 0)
     if require_labels and len(unlabeled) and not source.several:

@@ -70,6 +70,7 @@ class EvalImages:
             seed=spec.train.seed,
             classes=classes,
             require_labels=labelled,
+            chosen=spec.dataset.classes if labelled else None,
             labels=labels,
             num_units=num_units,
             max_corrupt_fraction=spec.dataset.max_corrupt_fraction,

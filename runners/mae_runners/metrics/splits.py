@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from mae_sdk.data.split import held_out
+from mae_sdk.data.split import held_out, share_of
 from mae_skill.errors import DataError
 from torch import Tensor
 
@@ -29,6 +29,22 @@ def stratified_split(
         if count:
             mask[members[permutation(len(members))[:count]]] = False
     return np.flatnonzero(mask), np.flatnonzero(~mask)
+
+
+def take_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """The images of a share, int64, sorted: of every class as many as `share_of` counts.
+
+    With one seed a larger share holds a smaller one.
+
+    Args:
+        labels: class of each image, ``[N]``; those without one are a class of their own.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
+    found = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        found.append(rng.permutation(members)[: share_of(len(members), share)])
+    return np.sort(np.concatenate(found))
 
 
 def hold_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

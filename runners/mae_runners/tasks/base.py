@@ -26,7 +26,7 @@ from mae_runners.data import (
     to_input,
 )
 from mae_runners.distributed import Ranks
-from mae_runners.metrics.splits import hold_out
+from mae_runners.metrics.splits import hold_out, take_share
 from mae_runners.models import LoadReport, load_pretrained
 from mae_runners.models.base import Backboned
 
@@ -198,6 +198,13 @@ class Task(ABC):
             low, high = cast("tuple[float, float]", self.reading.value_range)
             self.context.log(f"dataset.value_range auto: {low:g} … {high:g} of the training images")
         self.train_indices = np.arange(len(self.train))
+        if data.train_fraction is not None:
+            share = float(data.train_fraction)
+            self.train_indices = take_share(self.strata(), share, self.seed)
+            self.context.log(
+                f"dataset.train_fraction: {len(self.train_indices)} of {len(self.train)} training "
+                f"images (seed {self.seed})"
+            )
         self.val: KeyedDataset | None = None
         self.val_indices: np.ndarray | None = None
 
@@ -205,14 +212,15 @@ class Task(ABC):
             self.val = self.open_source("val", train=False)
             self.val_indices = np.arange(len(self.val))
         elif self.stage == "finetune" and data.val_fraction:
-            self.train_indices, self.val_indices = hold_out(
-                self.strata(), float(data.val_fraction), self.seed
-            )
+            chosen = self.train_indices
+            kept, held = hold_out(self.strata()[chosen], float(data.val_fraction), self.seed)
+            self.train_indices, self.val_indices = chosen[kept], chosen[held]
             self.val = self.open_source("train", train=False)
             self.context.log(
-                f"held out {len(self.val_indices)} of {len(self.train)} training images "
+                f"held out {len(self.val_indices)} of {len(chosen)} training images "
                 f"for validation (seed {self.seed})"
             )
+        self.train.stand_ins = self.train_indices
 
     def train_sampler(self) -> SubsetSampler:
         """The order in which this rank sees training images."""

@@ -76,6 +76,7 @@ class ClassificationTask(Task):
             seed=self.seed,
             classes=None if train else self.train.classes,
             require_labels=True,
+            chosen=self.spec.dataset.classes,
             labels=table_of(self.spec.dataset, role, several=bool(self.spec.model.multi_label)),
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
             reading=self.reading,

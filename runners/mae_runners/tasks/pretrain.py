@@ -25,6 +25,7 @@ class PretrainTask(Task):
     """Masked autoencoding (MAE, arXiv 2111.06377; FCMAE, 2301.00808; Hiera, 2306.00989)."""
 
     stage = "pretrain"
+    train: ImageDataset
 
     @property
     def accuracy(self) -> str | None:
@@ -57,6 +58,7 @@ class PretrainTask(Task):
             seed=self.seed,
             max_corrupt_fraction=self.spec.dataset.max_corrupt_fraction,
             reading=self.reading,
+            chosen=self.spec.dataset.classes,
             **options,
         )
 
@@ -86,6 +88,9 @@ class PretrainTask(Task):
                 hint="name dataset.probe_val_data_sources, or add images",
             )
         self.probe_sets = bank, queries
+
+    def strata(self) -> np.ndarray:
+        return np.asarray(self.train.labels)
 
     def build_model(self) -> MaskedAutoencoder:
         return build_mae(self.spec.model, self.spec.train, self.aug.input_size, self.reading.bands)

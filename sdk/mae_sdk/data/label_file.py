@@ -146,15 +146,7 @@ class LabelledSource(Source):
             },
         }
 
-        parts, first = [], 0
-        picked = np.array(chosen, dtype=np.int64)
-        for part in source._parts:
-            last = first + len(part.names)
-            rows_of = picked[(picked >= first) & (picked < last)] - first
-            if len(rows_of):
-                parts.append(_Chosen(part, rows_of))
-            first = last
-        super().__init__(parts)
+        super().__init__(chosen_parts(source, np.array(chosen, dtype=np.int64)))
         self._given = [found.get(i, ()) for i in chosen]
         self.known = np.array([i in found for i in chosen], dtype=bool)
         self.digest = _digest(self.digest, self.members, map(BETWEEN.join, self._given))
@@ -236,6 +228,18 @@ class _Chosen:
         if name.startswith("_"):  # not there yet, while it is unpickled
             raise AttributeError(name)
         return getattr(self._part, name)
+
+
+def chosen_parts(source: Source, rows: np.ndarray[Any, Any]) -> list[_Chosen]:
+    """Some pictures of a source, int64 and sorted, as parts of another."""
+    parts, first = [], 0
+    for part in source._parts:
+        last = first + len(part.names)
+        mine = rows[(rows >= first) & (rows < last)] - first
+        if len(mine):
+            parts.append(_Chosen(part, mine))
+        first = last
+    return parts
 
 
 class _Index:

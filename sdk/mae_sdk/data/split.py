@@ -1,8 +1,14 @@
-"""How many images a run holds out for validation: plans count them, runners draw them."""
+"""How many images a run trains on and holds out for validation: plans count them, runners draw
+them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+
+def share_of(size: int, share: float) -> int:
+    """Images that a share takes of a class of this size: at least one."""
+    return min(size, max(1, round(share * size)))
 
 
 def held_out(classes: Iterable[int], share: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
 from mae_sdk.data.decode import DEFAULT
 from mae_sdk.data.reading import Reading
-from mae_sdk.data.split import held_out
+from mae_sdk.data.split import held_out, share_of
 from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.plan.sources import carried, is_images
@@ -37,9 +37,13 @@ STATED = "not here"
 """Stands in a spec for training data of which only the number is stated."""
 
 SOURCE_KEY = {"train": "train_datasets", "evaluate": "eval_dataset"}
+UNJUDGED = "inference_dataset"
 
 VAL_FRACTION = "dataset.val_fraction"
 """The field that says which share of the training images is held out, in a bundle that has it."""
+
+TRAIN_FRACTION, CLASSES = "dataset.train_fraction", "dataset.classes"
+"""The fields that say which of the images count, in a bundle that has them."""
 
 Opened = Any
 """A `Source` or `Pairs` that was looked at; None where nothing was opened."""
@@ -54,6 +58,9 @@ def look_at(
     share: float = 0.0,
     reading: Reading = DEFAULT,
     labels: LabelTable | None = None,
+    classes: Sequence[str] | None = None,
+    part: float = 1.0,
+    trains: bool = False,
 ) -> tuple[dict[str, Any], Opened]:
     """What is in a source or list of them, as JSON types, and the opened source.
 
@@ -73,6 +80,11 @@ def look_at(
             many that are.
         reading: how the run reads a picture.
         labels: the table of their classes.
+        classes: look at the pictures of these classes alone; ``left_aside`` says how many others
+            there are.
+        part: of the images of each class that the run trains on; below 1, ``trained_on`` says how
+            many that are, and `share` is of these.
+        trains: whether they are trained on, so that each of `classes` must be there.
 
     Raises:
         DataError, StorageError: it is missing, empty, hostile, or cannot be read; or images have no
@@ -101,7 +113,7 @@ def look_at(
         from mae_sdk.data.pairs import open_pairs
 
         pairs = open_pairs(names, others or None, role=role, required=role != "test")
-        return {**found, **_pairs_seen(pairs, share, reading)}, pairs
+        return {**found, **_pairs_seen(pairs, share, reading, part)}, pairs
     from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
@@ -109,10 +121,15 @@ def look_at(
         from mae_sdk.data.label_file import labelled
 
         source = labelled(source, labels, keep=labels.split == "test")
-    return {**found, **_images_seen(source, share, reading)}, source
+    if classes:
+        from mae_sdk.data.of_classes import SourceOfClasses
+
+        source = SourceOfClasses(source, classes, required=trains)
+        found["left_aside"] = source.aside
+    return {**found, **_images_seen(source, share, reading, part)}, source
 
 
-def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
+def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> dict[str, Any]:
     from mae_sdk.data.survey import repeated_images, survey_images, survey_masks
 
     repeated = repeated_images(pairs)
@@ -124,7 +141,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
     return {
         "images": len(pairs),
         "masks": pairs.masked,
-        **({"held_out": held_out([len(pairs)], share)} if share else {}),
+        **_used([len(pairs)], share, part),
         "digest": pairs.digest,
         **pictures.to_dict(pairs.path),
         "bad": len(bad),
@@ -134,12 +151,18 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _images_seen(source: Source, share: float, reading: Reading) -> dict[str, Any]:
+def _images_seen(source: Source, share: float, reading: Reading, part: float) -> dict[str, Any]:
     from mae_sdk.data.survey import survey_images
 
-    classes = Counter(source.labels.tolist()).values()
-    held = {"held_out": held_out(classes, share)} if share else {}
-    return {**inspect.facts_of(source, survey_images(source, reading=reading)), **held}
+    used = _used(Counter(source.labels.tolist()).values(), share, part)
+    return {**inspect.facts_of(source, survey_images(source, reading=reading)), **used}
+
+
+def _used(classes: Iterable[int], share: float, part: float) -> dict[str, int]:
+    """``trained_on`` and ``held_out``, where a part of classes of these sizes is."""
+    sizes = [share_of(size, part) for size in classes]
+    found = {} if part >= 1 else {"trained_on": sum(sizes)}
+    return {**found, "held_out": held_out(sizes, share)} if share else found
 
 
 MAX_CLASSES = 50
@@ -233,19 +256,21 @@ def look_at_all(
         paired = paired if isinstance(paired, Mapping) and holds(paired.get("when"), spec) else {}
         try:
             masks = get_dotted(spec, str(paired["field"])) if paired else None
-            part = (
-                share
-                if isinstance(row, Mapping) and row.get("source") == SOURCE_KEY["train"]
-                else 0.0
-            )
+            name = row.get("source") if isinstance(row, Mapping) else None
+            trains = name == SOURCE_KEY["train"]
+            fraction = get_dotted(spec, TRAIN_FRACTION) if trains else None
+            filters = not paired and name != UNJUDGED
             found[key], source = look_at(
                 value,
                 remote=remote,
                 masks=masks,
                 role=str(paired.get("role") or ""),
-                share=part,
+                share=share if trains else 0.0,
                 reading=reading,
                 labels=_labels_of(row, spec),
+                classes=_classes_of(spec) if filters else None,
+                part=_share(fraction) or 1.0,
+                trains=trains,
             )
             if isinstance(row, Mapping) and row.get("use"):
                 found[key]["use"] = str(row["use"])
@@ -261,6 +286,19 @@ def look_at_all(
                 found[key]["shared"] = shared_images(against[1], source)
     _compare(opened, found, classes)
     return found
+
+
+def _classes_of(spec: Mapping[str, Any]) -> list[str] | None:
+    """The classes that a spec asks for; None where it asks for none, or not in this form."""
+    found = get_dotted(spec, CLASSES)
+    is_list = isinstance(found, list) and found and all(isinstance(one, str) for one in found)
+    return found if is_list else None
+
+
+def _share(value: Any) -> float:
+    """A share of images; 0 where it is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value <= 1 else 0.0
 
 
 def _labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
@@ -423,7 +461,8 @@ class Survey:
                 and row.get("source") == SOURCE_KEY.get(self.action)
                 and "images" in seen
             ):
-                return seen["images"] - seen.get("held_out", 0), seen.get("classes")
+                trained_on = seen.get("trained_on", seen["images"])
+                return trained_on - seen.get("held_out", 0), seen.get("classes")
         return None, None
 
     def _judged(self, rows: Mapping[str, Any]) -> int | None:

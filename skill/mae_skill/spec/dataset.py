@@ -416,6 +416,21 @@ class DatasetSpec(SpecModel):
         "Turn a picture as its file says (EXIF or XMP), as viewers do.",
         automl_disabled=True,
     )
+    classes: Annotated[list[NonEmpty], Field(min_length=1)] | None = spec_field(
+        None,
+        "Only the pictures of these classes, whose labels are in this order; null = all, sorted. "
+        "Evaluation leaves out the other classes too, inference none.",
+        applies_when=CLASSIFICATION,
+        automl_disabled=True,
+        related=["model.num_classes", "dataset.labels.train"],
+    )
+    train_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = spec_field(
+        None,
+        "Share of the training images that is trained on, drawn by train.seed, of each class as "
+        "large a part; null = all. val_fraction is a share of these.",
+        automl_disabled=True,
+        related=["dataset.val_fraction", "train.seed"],
+    )
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = spec_field(
         None,
         "Share of the training images held out for validation (seeded, by class) where there "
