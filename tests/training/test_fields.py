@@ -69,6 +69,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.decoder_embed_dim": (64, {}),
     "model.decoder_num_heads": (4, {}),
     "model.decoder_mlp_ratio": (2.0, {}),
+    "model.decoder_type": ("cross", {}),
+    "model.decoder_prediction_share": (0.5, {"model.decoder_type": "cross"}),
     "model.patch_size": (8, {}),
     "model.embed_dim": (64, {}),
     "model.depth": (3, {}),
@@ -282,6 +284,7 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
         "train.stage": ["pretrain", "finetune"],
         "model.arch": ["convnextv2_atto", "vit_tiny_patch16"],
         "model.task": ["classification", "segmentation"],
+        "model.decoder_type": ["self", "cross"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],
     }
     found = []
