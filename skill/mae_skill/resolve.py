@@ -211,12 +211,14 @@ def _read_template(bundle: Bundle, action: str, layers: Layers) -> None:
     """The template, which a bundle may lack.
 
     Raises:
-        SpecError: there is one that cannot be read.
+        SpecError: there is one that cannot be read, and the schema has no defaults to start from.
         UsageError: it is outside the bundle.
     """
     try:
         layers.template = dict(bundle.template(action))
-    except NotFoundError as error:
+    except (NotFoundError, SpecError) as error:
+        if isinstance(error, SpecError) and not layers.schema.get("default"):
+            raise
         base = "the schema's defaults" if layers.schema.get("default") else "the overrides alone"
         reason = str(error).splitlines()[0]
         layers.notices.append(f"no template ({reason}): the spec starts from {base}")
