@@ -140,8 +140,8 @@ def evaluate_classifier(
         labels=table_of(spec.dataset, "val", several=False),
     )
     classes = artefact.class_names(meta, images.dataset.classes)
-    if not meta.classes and context.is_main and (said := by_position(classes)):
-        context.warn(f"evaluate.checkpoint: {said}")
+    if not meta.classes and context.is_main and (order := by_position(classes)):
+        context.warn(f"evaluate.checkpoint: {order}")
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []
