@@ -223,20 +223,11 @@ def test_images_in_no_class_folder_are_an_error_of_fine_tuning(tmp_path: Path) -
     plan(tmp_path, **SMALL)
 
 
-def test_a_pattern_of_names_and_images_without_labels_get_their_own_advice(
-    tmp_path: Path,
-) -> None:
+def test_images_without_labels_get_their_own_advice(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "a.png")
     with pytest.raises(DataError, match="have no labels") as caught:
         plan(tmp_path / "flat", **FINETUNE)
     assert "sort them into a folder for each class" in str(caught.value.hint)
-    for options in (
-        {"train_datasets": f"{tmp_path}/flat/*.png"},
-        {"spec": {"dataset.train_data_sources": f"{tmp_path}/flat/*.png"}},
-    ):
-        with pytest.raises(DataError) as caught:
-            Skill().plan("train", automl_policy="off", **options)
-        assert "name the folder that holds them" in str(caught.value.hint)
 
 
 def test_a_batch_larger_than_the_data_is_a_warning_at_every_stage(tmp_path: Path) -> None:

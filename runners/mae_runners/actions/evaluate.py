@@ -144,8 +144,8 @@ def evaluate_classifier(
         labels=table_of(spec.dataset, "val", several=False),
     )
     classes = artefact.class_names(meta, images.dataset.classes)
-    if not meta.classes and context.is_main and (guess := by_position(classes)):
-        context.warn(f"evaluate.checkpoint: {guess}")
+    if not meta.classes and context.is_main and (order := by_position(classes)):
+        context.warn(f"evaluate.checkpoint: {order}")
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []
