@@ -237,8 +237,8 @@ class Run:
             place = self.base / "inputs" / (name if kind == "folder" else f"{name}.dat")
             make(place)
             self.given[key] = [str(place)] if isinstance(present, list) else str(place)
-        for key, value in leaves(self.template):
-            # What the template leaves to the user and no table fills.
+        for key, value in leaves({} if isinstance(inputs, dict) else self.template):
+            # What the template leaves to the user, where no table says what the action reads.
             section = parts_of(key)[0]
             if value != "???" or section in set(self.info["actions"]) - {self.action}:
                 continue
@@ -345,8 +345,7 @@ class Run:
             if name not in self.schema_sections():
                 yield f"the key {name} was made up"
         for key, value in leaves(spec):
-            others = set(self.info["actions"]) - {self.action}
-            if value == "???" and parts_of(key)[0] not in others:
+            if value == "???" and not self.may_stay_open(key):
                 yield f"{key} is still ???"
             if isinstance(value, str) and value.startswith("${"):
                 yield f"{key} is still {value}"
@@ -367,6 +366,14 @@ class Run:
             if section in self.template and not held and value_at(spec, key) != value:
                 yield f"the default {key}={value!r} is not applied: {value_at(spec, key)!r}"
         yield from self.launch_faults(plan)
+
+    def may_stay_open(self, key: str) -> bool:
+        """Whether no table of the bundle says that the action reads a field."""
+        inputs = self.entry.get("inputs")
+        if not isinstance(inputs, dict):
+            return str(parts_of(key)[0]) in set(self.info["actions"]) - {self.action}
+        read = any(key == one or key.startswith((f"{one}[", f"{one}.")) for one in inputs)
+        return not read and not self.filled(key) and value_at(self.template, key) == "???"
 
     def schema_sections(self) -> set[str]:
         root = self.path if self.path.is_dir() else self.path.parents[1]

@@ -38,6 +38,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
+        from mae_sdk.plan.other_sdk import CLASSES
+
+        if name in CLASSES:  # `from mae_sdk import` hides the words of an AttributeError
+            raise ImportError(f"there is no mae_sdk.{name}: {CLASSES[name]}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 

@@ -224,14 +224,22 @@ def ended(job: Job) -> Document:
     """What came of a job that was waited for: `launched`, its figures (`Job.figures`), what was
     said of its data, why it failed, and the files that it made."""
     failure = job.record["error"]
-    made = [str(path) for path in job.files()]
     return {
         **launched(job),
         **job.figures(),
         **_data(job),
         **({"error": failure} if failure else {}),
-        **({"files": made} if made else {}),
+        **_files(job),
     }
+
+
+def _files(job: Job) -> Document:
+    """The first ``files`` that a job made, where there are any, and how many ``more_files`` there
+    are; `show` has them all."""
+    made = [str(path) for path in job.files()]
+    more = len(made) - MAX_FILES
+    found = {"files": made[:MAX_FILES]} if made else {}
+    return {**found, "more_files": more} if more > 0 else found
 
 
 def status(job: Job) -> Document:
@@ -240,8 +248,7 @@ def status(job: Job) -> Document:
     document = {"id": job.id, "action": job.record["action"], **job.status()}
     figures = job.figures()
     document |= {name: figures[name] for name in ("best", "study") if name in figures}
-    made = [str(path) for path in job.files()]
-    return {**document, "files": made} if made else document
+    return {**document, **_files(job)}
 
 
 def state(job: Job) -> Document:
@@ -294,6 +301,9 @@ def report(job: Job, output: str | Path | None = None, *, chain: bool = False) -
     path = Path(job.report(output, chain=chain))
     return {**state(job), "report": str(path), "bytes": path.stat().st_size}
 
+
+MAX_FILES = 20
+"""Files that an answer names."""
 
 JOB_COLUMNS = ("id", "action", "stage", "arch", "state", "metric", "best", "created", "parent")
 """What a list of jobs says of each, and what it can be sorted by."""

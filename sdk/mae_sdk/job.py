@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,7 +33,7 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoint_names import results_of
+from mae_sdk.jobs.checkpoint_names import made_by_runner, results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
@@ -60,6 +61,25 @@ OUT_OF_SIGHT = "machine"
 _UNSEEN_SECONDS = 120.0
 """How long `Job.wait` goes on for a job that cannot be seen."""
 _T = TypeVar("_T")
+
+
+def children_of(job_dir: Path) -> list[str]:
+    """The ids of the jobs beside a job's folder that name it, or a trial of it, as their parent."""
+    found = []
+    root, mine = Root(job_dir.parent), job_dir.name
+    for name in root.ids():
+        with contextlib.suppress(MaeError):
+            parent = str(records.read_record(root.work_dir(name)).get("parent") or "")
+            own = name == mine or name.startswith(f"{mine}.")
+            if not own and (parent == mine or parent.startswith(f"{mine}.")):
+                found.append(name)
+    return found
+
+
+def orphaned(job_id: str, children: Sequence[str]) -> str:
+    """What is said of the jobs whose parent was removed."""
+    more = f" and {len(children) - 5} more" if len(children) > 5 else ""
+    return f"{job_id} was the parent of {', '.join(children[:5])}{more}: its model is gone"
 
 
 def observe(job_dir: Path) -> tuple[JobRecord, str]:
@@ -463,17 +483,21 @@ class Job:
         return shown
 
     def files(self) -> list[Path]:
-        """What the job made, as its result names it.
+        """What the job made, as its result names it; of a runner that names nothing, every file
+        that it left in the job's folder.
 
         Empty before it is complete, and for a folder that is not on this machine.
         """
         record = self.record
         path = self.folder / str(record["launch"].get("result") or "")
-        try:
+        named = None
+        with contextlib.suppress(OSError, ValueError):
             named = files.read_json(path).get("artefacts")
-        except (OSError, ValueError):
-            return []
-        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        if not isinstance(named, list):
+            here = self.folder.is_dir() and records.state_of(record) == records.COMPLETE
+            left = made_by_runner(Root(self.folder.parent).files(self.id)) if here else []
+            return [self.folder / name for name in left]
+        names = [name for name in named if isinstance(name, str)]
         former = former_folder(record, self.folder)
         if former is not None:
             names = moved(names, former, self.folder)
@@ -540,6 +564,8 @@ class Job:
     def delete(self) -> None:
         """Remove the job, its results and, of an AutoML job, its trials. It cannot be undone.
 
+        A `UserWarning` names the jobs that took its model.
+
         Raises:
             UsageError: it has not ended; cancel it first.
         """
@@ -554,8 +580,11 @@ class Job:
                     expected="a job that has ended",
                     hint=f"mae jobs cancel {job.id}",
                 )
+        children = children_of(self.folder)
         for job in reversed(doomed):
             job._remove()
+        if children:
+            warnings.warn(orphaned(self.id, children), stacklevel=2)
 
     def _trials(self) -> list[Job]:
         root = Root(self.folder.parent)

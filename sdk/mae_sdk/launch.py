@@ -303,7 +303,7 @@ def _changed(bundle: Bundle, plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _model(bundle: Bundle, plan: Plan) -> dict[str, str | None]:
     """Stage and architecture, by the shorthand keys of the bundle."""
-    keys = bundle.info.get("spec_shorthand_keys") or {}
+    keys = bundle.shorthand
     found: dict[str, str | None] = {}
     for name in ("stage", "arch"):
         key = keys.get(name) if isinstance(keys, dict) else None

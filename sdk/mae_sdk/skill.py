@@ -73,14 +73,21 @@ class Skill:
                 make.measure(self.bundle, plan)
         return plan
 
-    def create_job(self, action: str | Plan, **options: Any) -> Job:
+    def create_job(self, action: str | Plan | None = None, **options: Any) -> Job:
         """Launch what `plan` would show, or exactly a plan that was made.
 
         Data behind a URL is fetched into the cache and counted first, so that a class count that
         does not fit is refused before anything trains. With an idempotency key that a job already
         has, that job is returned and nothing is started; where the call asks for another job, a
         `UserWarning` names the fields that differ, and `Job.notices` does.
+
+        Raises:
+            UsageError: no action is named. Else as `plan`.
         """
+        if action is None:
+            from mae_sdk.plan.other_sdk import unnamed_action
+
+            raise unnamed_action(options)
         job = self._created(action, options)
         for notice in job.notices:
             warnings.warn(notice, stacklevel=2)

@@ -177,7 +177,7 @@ class Bundle:
             found = json.loads(
                 (self.root / "schemas" / "manifest.json").read_text(encoding="utf-8")
             )
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -347,6 +347,12 @@ class Bundle:
             if _has_place(found, key):
                 set_dotted(found, key, copy.deepcopy(value))
         return found
+
+    @property
+    def shorthand(self) -> dict[str, str]:
+        """Short word → the dotted key that it stands for."""
+        found = self.info.get("spec_shorthand_keys") or {}
+        return {str(word): key for word, key in found.items() if isinstance(key, str)}
 
     @property
     def key_defaults(self) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def _merge_item(
                 "the list has no such item",
                 field=f"{key}[{position}]",
                 got=position,
-                expected=f"at most {len(items)}: the list has {len(items)} items",
+                expected=_positions(len(items)),
             )
         ]
     if position == len(items):
@@ -203,11 +203,19 @@ def _merge_item(
     _merge_into(inner, {"item": value}, {"properties": {"item": node}}, layer, "", problems)
     items[position] = inner.spec["item"]
     set_dotted(resolved.spec, key, items)
+    resolved.provenance[key] = Origin(layer, f"its item [{position}]")
     for name, origin in inner.provenance.items():
         resolved.provenance[f"{key}[{position}]{name.removeprefix('item')}"] = origin
     for problem in problems:
         problem.field = f"{key}[{position}]{str(problem.field).removeprefix('item')}"
     return problems
+
+
+def _positions(count: int) -> str:
+    if not count:
+        return "[0], which adds the first item"
+    last = "[0]" if count == 1 else f"[0] to [{count - 1}]"
+    return f"{last}, or [{count}], which adds an item"
 
 
 def _move_aliases(

@@ -17,6 +17,7 @@ from typing import Any
 
 from mae_skill.bundle import MAX_NAMED, Bundle
 from mae_skill.conditions import acts
+from mae_skill.dialect import misread
 from mae_skill.dotted import (
     MISSING,
     expand_shorthand,
@@ -28,7 +29,13 @@ from mae_skill.dotted import (
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import Layer, Resolved, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
-from mae_skill.placeholders import NOT_GIVEN, given_only, has_reference, resolve_references
+from mae_skill.placeholders import (
+    NOT_GIVEN,
+    absent_items,
+    given_only,
+    has_reference,
+    resolve_references,
+)
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema, describe, did_you_mean
@@ -125,7 +132,19 @@ def layers_of(
 
     Raises:
         UsageError: an unknown action, recipe or section; a field is given twice.
+        SpecError: a key of the bundle's skill_info.yaml holds a value of another kind.
     """
+    bundle.action(action)
+    wrong = [
+        SpecError(
+            "not this kind of value in the bundle's skill_info.yaml",
+            field=key,
+            got=got,
+            expected=expected,
+        )
+        for key, got, expected in misread(bundle.info, action)
+    ]
+    raise_all(wrong, action)
     layers = Layers(_schema(bundle, action), optional=_optional(bundle, action))
     layers.notices += bundle.notices(action)
     _read_template(bundle, action, layers)
@@ -133,7 +152,7 @@ def layers_of(
         layers.recipe = recipe_spec(recipe)
     layers.spec_file = nested(spec or {})
 
-    shorthand = bundle.info.get("spec_shorthand_keys") or {}
+    shorthand = bundle.shorthand
     asked = flatten(overrides or {})
     words = {shorthand[word] for word in asked if word in shorthand} - asked.keys()
     for key, value in expand_shorthand(asked, shorthand).items():
@@ -233,6 +252,7 @@ def resolve(
         settle(found)
     found.absent = _needed(bundle, action, merged.absent, layers.optional)
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
+    _carry_what_is_open(bundle, action, found, merged.absent, layers.optional)
     found.notices += _strange_keys(bundle, action, layers, found.errors)
     return found
 
@@ -310,8 +330,16 @@ def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -
     """The fields that nobody gave, of those that the action reads: not those of other actions."""
     named = bundle.manifest.get("actions")
     others = {*bundle.actions, *(named if isinstance(named, Mapping) else ())} - {action}
-    own = {*bundle.data_rows(action), *_inputs(bundle.info, action)}
-    own |= set(bundle.spec_params.get(action) or {})
+    open_ = {key for key in absent - optional if not _inside(key, optional)}
+    own = _read_by(bundle, action)
+    if isinstance(bundle.action(action).get("inputs"), Mapping):
+        # A template with the fields of every action: what this one reads is declared.
+        left = _left_open(bundle, action)
+        return {
+            key
+            for key in open_
+            if _inside(key, own) or (key not in left and key.split(".")[0] not in others)
+        }
     files_of_others = {
         key
         for name in bundle.actions
@@ -320,11 +348,50 @@ def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -
     }
     return {
         key
-        for key in absent - optional
+        for key in open_
         if key.split(".")[0] not in others
         and (_inside(key, own) or not _inside(key, files_of_others))
-        and not any(key.startswith((f"{name}.", f"{name}[")) for name in optional)
     }
+
+
+def _read_by(bundle: Bundle, action: str) -> set[str]:
+    """The fields that the bundle's files say an action reads."""
+    shorthand = bundle.shorthand
+    named = re.findall(r"\{([\w.\[\]]+)\}", str(bundle.action(action).get("command") or ""))
+    return {
+        *bundle.data_rows(action),
+        *_inputs(bundle.info, action),
+        *(bundle.spec_params.get(action) or {}),
+        *(shorthand.get(name, name) for name in named),
+        *([key] if isinstance(key := bundle.info.get("gpu_spec_key"), str) else ()),
+    }
+
+
+def _left_open(bundle: Bundle, action: str) -> set[str]:
+    """The keys of ``???`` in an action's template."""
+    try:
+        return set(absent_items(bundle.template(action)))
+    except MaeError:
+        return set()
+
+
+def _carry_what_is_open(
+    bundle: Bundle, action: str, found: Resolution, absent: set[str], optional: set[str]
+) -> None:
+    """Put ``???`` back where the bundle's template has it and the action does not need a value, as
+    its runner expects it; and say so."""
+    open_ = (absent - found.absent - optional) & _left_open(bundle, action)
+    kept = sorted(key for key in open_ if not _inside(key, optional))
+    for key in kept:
+        set_dotted(found.spec, key, NOT_GIVEN)
+    others = set(bundle.actions) - {action}
+    said = [key for key in kept if key.split(".")[0] not in others]
+    if said:
+        more = f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else ""
+        found.notices.append(
+            f"left open (???), since the bundle names them as no input of {action}: "
+            f"{', '.join(said[:MAX_NAMED])}{more}"
+        )
 
 
 def _forget_what_nobody_chose(found: Resolution, layers: Layers) -> None:
@@ -354,6 +421,7 @@ def judge(
             "the spec"
         )
     shaped = check_schema(found.spec, schema) if schema else []
+    shaped = [item for item in shaped if item.got != NOT_GIVEN]  # missing, or left open
     problems = list(problems)
     known_fields = {problem.field for problem in problems}
     missing = _not_given(bundle, action, found.absent, schema)

@@ -20,6 +20,7 @@ UNDERSTOOD: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"automl_max_concurrent": 4}, {"concurrency": 4}),
     ({"automl_reduction_factor": 3}, {"reduction_factor": 3}),
     ({"automl_min_early_stop_epochs": 3}, {"min_epochs": 3}),
+    ({"automl_hyperparameters": ["train.lr", "a.b"]}, {"parameters": ("train.lr", "a.b")}),
     ({"metric": "val_acc", "direction": "maximize"}, {"metric": ("val_acc",)}),
 ]
 
@@ -36,7 +37,8 @@ ANSWERED = {
     "automl_top_n_percent": "sampler=tpe",
     "automl_min_points_in_model": "sampler=tpe",
     "automl_min_top_configs": "max_trials",
-    "automl_delete_intermediate_ckpt": "keep_checkpoints",
+    "automl_delete_intermediate_ckpt": "of another bundle by the fields of its own spec",
+    "override_automl_disabled_params": "automl_enabled",
     "automl_retain_failed_artifacts": "mae jobs delete",
     "run_baseline": "trial 0",
     "run_final_evaluation": "mae run evaluate",
@@ -94,3 +96,19 @@ def test_ranges_are_read_in_upstreams_form() -> None:
     assert (found.low, found.high) == (0.1, 0.5)
     found = given_range({"enum": ["a", "b", "c"]}, "a", {"valid_options": ["a", "b"]}, Conditions())
     assert found.choices == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("value", "given", "log"),
+    [
+        (1e-4, {"valid_min": 1e-5, "valid_max": 1e-3}, True),
+        (1e-4, [1e-5, 1e-4], True),
+        (1e-4, {"low": 1e-5, "high": 1e-3, "log": False}, False),
+        (0.5, [0.1, 0.9], False),
+    ],
+)
+def test_a_range_of_the_users_keeps_the_scale_that_the_field_is_searched_on(
+    value: float, given: Any, log: bool
+) -> None:
+    node = {"type": "number", "minimum": 0.0, "maximum": 1.0}
+    assert given_range(node, value, given, Conditions()).log is log

@@ -67,7 +67,7 @@ def test_a_command_may_be_a_list_of_words_and_is_nothing_else(made: Made, tmp_pa
         }
     )
     assert words(skill)[0] == "a b"
-    with pytest.raises(SpecError, match="not a command"):
+    with pytest.raises(SpecError, match="a line, or a list of words"):
         skill.plan("odd")
     with pytest.raises(SpecError, match="names no command"):
         skill.plan("none")

@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mae_sdk import Skill
-from mae_sdk.plan.other_sdk import CALLS, OPTIONS
+from mae_sdk import Skill, answers
+from mae_sdk.job import children_of
+from mae_sdk.plan.other_sdk import CALLS, CLASSES, OPTIONS
 from mae_skill.errors import NotFoundError, UsageError
 
 from tests.support import jobs
@@ -46,6 +47,12 @@ def test_a_parent_of_another_bundle_is_taken_only_where_the_caller_says_so(
     assert f"mae run evaluate --parent {job.id} --skill-dir {tmp_path}/bundle" in shown
     assert {words.split()[2] for words in shown[1:]} == {"evaluate", "export", "tune"}
 
+    made = [str(path.relative_to(job.folder)) for path in job.files()]
+    assert made == [
+        "train/lamp_model_latest.pth",
+        "train/model_epoch_000_step_00000.pth",
+        "train/model_epoch_001_step_00010.pth",
+    ]
     text = job.read("train/status.json")
     assert text.count("RUNNING") == 2
     for name in ("../outside", "/etc/passwd", ""):
@@ -56,9 +63,26 @@ def test_a_parent_of_another_bundle_is_taken_only_where_the_caller_says_so(
     assert "spec.json" in str(missing.value.expected)
     assert skill.jobs(state="complete")[0].id == job.id
     assert skill.jobs(state="RUNNING") == []
-    job.delete()
+    child = skill.create_job("export", parent_job_id=job.id).wait(30)
+    assert [path.name for path in child.files()] == ["model.onnx"]
+    assert children_of(job.folder) == [child.id]
+    with pytest.warns(UserWarning, match=f"was the parent of {child.id}"):
+        job.delete()
     assert not job.folder.exists()
+    child.delete()
     assert skill.jobs() == []
+
+
+def test_a_job_without_a_list_of_its_results_has_the_files_that_its_runner_left(
+    tmp_path: Path,
+) -> None:
+    command = "mkdir -p out inputs; echo 1 > out/a.csv; echo 1 > inputs/b.csv; echo 1 > c.txt"
+    job = jobs.start(tmp_path, f"cd {tmp_path}/job; {command}", name="job").wait(30)
+    assert [str(path.relative_to(job.folder)) for path in job.files()] == ["c.txt", "out/a.csv"]
+    for at in range(answers.MAX_FILES):
+        (job.folder / "out" / f"{at}.csv").touch()
+    assert (len(answers.status(job)["files"]), answers.status(job)["more_files"]) == (20, 2)
+    assert len(answers.show(job)["files"]) == 22
 
 
 def test_events_are_the_changes_of_a_jobs_state_in_order(tmp_path: Path) -> None:
@@ -83,3 +107,16 @@ def test_an_argument_of_the_other_sdk_is_answered_with_ours(name: str, skill: Sk
 def test_a_call_of_the_other_sdk_is_answered_with_ours(name: str) -> None:
     with pytest.raises(AttributeError, match="there is no Skill"):
         getattr(Skill(), name)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_of_the_other_sdk_is_answered_with_ours(name: str) -> None:
+    with pytest.raises(ImportError, match="Skill\\(FOLDER\\)"):
+        exec(f"from mae_sdk import {name}")
+
+
+def test_a_job_in_the_words_of_the_other_sdk_is_answered_word_by_word() -> None:
+    with pytest.raises(UsageError, match="no action is named") as caught:
+        Skill().create_job(image="tao:6", command="dino train", gpu_count=2)
+    for name in ("image", "command", "gpu_count"):
+        assert f"{name}: {OPTIONS[name]}" in str(caught.value.hint)

@@ -244,7 +244,7 @@ def test_a_resumed_job_goes_on_from_the_newest_checkpoint(skill: Skill, plan: Pl
     assert [row["epoch"] for row in job.history()] == [0, 1, 2]
     given = json.loads((job.folder / "spec.json").read_text())["train"]
     assert given["resume"].endswith("model_epoch_000_step_00000.pth")
-    assert given["pretrained"] is None
+    assert given["pretrained"] == ""  # as the bundle writes that there is none
 
 
 def test_without_a_stated_metric_the_default_policy_runs_plain_and_says_so(

@@ -337,6 +337,14 @@ def _derived(node: Mapping[str, Any], kind: str, value: Any, cond: Conditions) -
     return _finish(node, kind, low, high, log, cond, value)
 
 
+def _is_log(node: Mapping[str, Any], value: Any, cond: Conditions) -> bool:
+    """Whether the field would be searched on a log scale without a range of the user's."""
+    try:
+        return _derived(node, _kind(node, value), value, cond).log
+    except RangeError:
+        return False
+
+
 def _given_interval(
     node: Mapping[str, Any], value: Any, low: Any, high: Any, log: Any, cond: Conditions
 ) -> Range:
@@ -369,7 +377,8 @@ def _given_interval(
     if log is None:
         search = node.get("search")
         hints = [search] if isinstance(search, Mapping) else list(search or ())
-        log = low > 0 and (any(entry.get("log") for entry in hints) or high / low >= 1000)
+        own = any(entry.get("log") for entry in hints) if hints else _is_log(node, value, cond)
+        log = low > 0 and (own or high / low >= 1000)
     if log and low <= 0 and not (bounds.low is not None and bounds.low > 0):
         raise RangeError(
             "a log scale needs a lower end above zero", expected="low > 0, or log: false"

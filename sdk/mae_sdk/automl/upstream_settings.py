@@ -19,6 +19,7 @@ SAME = {
     "automl_reduction_factor": "reduction_factor",
     "automl_min_early_stop_epochs": "min_epochs",
     "automl_range_override": "ranges",
+    "automl_hyperparameters": "parameters",
 }
 """Settings that are ours by another name."""
 
@@ -48,6 +49,10 @@ _DEHB = (
 _TPE = "TPE chooses this by itself: sampler=tpe"
 _BASELINE = "trial 0 is the spec as given, and every table compares with it"
 _FINAL = "judge the best trial by `mae run evaluate --parent JOB`"
+_KEPT = (
+    "a trial keeps the checkpoints that its runner keeps: of the bundled skill the best and the "
+    "newest (train.keep_checkpoints=N), of another bundle by the fields of its own spec"
+)
 _SEVERAL = "several metrics: metric=[a:maximize, b:minimize]"
 
 NOT_GIVEN = {
@@ -76,10 +81,11 @@ ANSWERS = {
     "automl_top_n_percent": _TPE,
     "automl_min_points_in_model": _TPE,
     "automl_min_top_configs": "max_trials=N or plateau=N ends a study",
-    "automl_delete_intermediate_ckpt": "a trial keeps its best and newest checkpoint: "
-    "train.keep_checkpoints=N keeps more",
-    "automl_checkpoint_retention_strategy": "a trial keeps its best and newest checkpoint: "
-    "train.keep_checkpoints=N keeps more",
+    "override_automl_disabled_params": "a field that its schema disables is not searched: "
+    "parameters=[KEY, KEY] names others, and the bundle's schema (automl_enabled, "
+    "automl_disabled_parameters) says which are",
+    "automl_delete_intermediate_ckpt": _KEPT,
+    "automl_checkpoint_retention_strategy": _KEPT,
     "automl_retain_failed_artifacts": "the folder of a failed trial stays: `mae jobs delete JOB`",
     "allow_unsafe_effective_batch": "range.KEY=[low, high] bounds the batch size",
     "objectives": _SEVERAL,

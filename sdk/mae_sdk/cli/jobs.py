@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import click
@@ -234,8 +235,15 @@ def _cancel_all(results_root: str | None, as_json: bool) -> None:
 @json_option
 def delete(job_id: str, results_root: str | None, as_json: bool) -> None:
     """Remove a job that has ended, with its results and trials. It cannot be undone."""
+    from mae_sdk.job import children_of, orphaned
+
     job = _job(job_id, results_root)
-    job.delete()
+    children = children_of(job.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are said in this command's own way
+        job.delete()
+    if children:
+        say(f"notice: {orphaned(job.id, children)}")
     root = root_flag(results_root)
     document = {"deleted": job.id}
     emit(document, as_json=as_json, text=pairs(document), next_commands=[f"mae jobs list{root}"])

@@ -34,9 +34,6 @@ from mae_sdk.cli.live import follow, leave_as
 if TYPE_CHECKING:
     from mae_sdk.plan.plan import Plan
 
-MAX_FILES = 20
-"""Files of an ended job that `mae run --wait` names."""
-
 MAX_FIELDS = 40
 """Fields of the spec that a plan shows unless ``--full``."""
 
@@ -516,10 +513,6 @@ def run(action: str, as_json: bool, wait: bool, skill_dir: str | None, **options
         follow(job, as_json=as_json)
 
     document = answers.ended(job) if wait else answers.launched(job)
-    named = document.get("files", [])
-    if len(named) > MAX_FILES:
-        document["files"] = named[:MAX_FILES]
-        document["more_files"] = len(named) - MAX_FILES
     text = ended_text(document)
     emit(
         document,

@@ -56,6 +56,25 @@ def results_of(names: Iterable[str], action: str) -> list[str]:
     return sorted({*own, *others})
 
 
+_OF_THE_JOB = re.compile(
+    r"\..*|(job|sync|status|spec)\.(json|yaml|toml)|cancel\.request|(log|slurm)\.txt|warm\.log"
+    r"|report\.html"
+)
+"""What a job itself keeps at the top of its folder."""
+
+
+def made_by_runner(names: Iterable[str]) -> list[str]:
+    """The files of a job folder that its runner left: all but the job's own and what was brought
+    for it."""
+    return [
+        name
+        for name in sorted(names)
+        if (parts := PurePosixPath(name).parts)[0] not in _FOREIGN_FOLDERS
+        and not (len(parts) == 1 and _OF_THE_JOB.fullmatch(name))
+        and not (len(parts) == 2 and parts[1] == "status.json")
+    ]
+
+
 def place(name: str) -> tuple[int, int] | None:
     """The epoch and step (-1: not said) that a file name states; None where it states neither."""
     stem = PurePosixPath(name).stem

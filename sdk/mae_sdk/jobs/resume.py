@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from mae_skill.dotted import set_dotted
+from mae_skill.dotted import get_dotted, set_dotted
 from mae_skill.errors import NotFoundError
 
 from mae_sdk.jobs import records
@@ -57,6 +57,7 @@ def prepare(job_dir: Path) -> Path | None:
     for key in keys:
         set_dotted(spec, key, str(checkpoint))
     for key in record.get("ptm_keys") or []:
-        set_dotted(spec, key, None)
+        if get_dotted(spec, key):  # of some runners, an empty text stands for none
+            set_dotted(spec, key, None)
     write_spec(job_dir, spec, record["launch"].get("config"))
     return checkpoint

@@ -27,6 +27,7 @@ from typing import Any
 from mae_skill.bundle import Bundle, option_names
 from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import SpecError
+from mae_skill.placeholders import NOT_GIVEN
 
 FORMATS = ("yaml", "json", "toml")
 MODES = ("config", "args", "passthrough")
@@ -77,7 +78,7 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
     words = [*words, *_more_words(entry, where)]
     if mode == "args":
         words += _flags(entry, spec)
-    shorthand = bundle.info.get("spec_shorthand_keys") or {}
+    shorthand = bundle.shorthand
     filled = [_of_spec(word, spec, shorthand, where) for word in words]
     return Command(
         tuple(word.replace("{bundle_dir}", str(bundle.root.resolve())) for word in filled),
@@ -290,7 +291,7 @@ def _flags(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for key in [*fields, *(key for key in flags if key not in fields)]:
         value = fields.get(named.get(key, key), True)
-        if value is None or value is False or value == "" or key in named.values():
+        if value in (None, "", NOT_GIVEN) or value is False or key in named.values():
             continue
         written = options.get(key, flags.get(key, key))
         words.append(written if written.startswith("-") else f"--{written}")
@@ -310,8 +311,8 @@ def _of_spec(word: str, spec: Mapping[str, Any], shorthand: Mapping[str, str], w
         name = match[1]
         if name in PLACES:
             return match[0]
-        found = get_dotted(spec, str(shorthand.get(name, name)))
-        if isinstance(found, (str, int, float)) and found != "":
+        found = get_dotted(spec, shorthand.get(name, name))
+        if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
             return str(found)
         raise SpecError(
             "the command names a field that is not given",

@@ -15,6 +15,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, StorageError, UsageError
+from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
 
@@ -46,7 +47,7 @@ from mae_sdk.plan.machine import Machine, count_of, describe, price_of
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
-from mae_sdk.plan.sources import locate
+from mae_sdk.plan.sources import locate, no_match
 from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
@@ -107,7 +108,7 @@ class Draft:
 
     def value_of(self, key: str) -> Any:
         """The value that the layers have for a field, by its dotted or shorthand key, so far."""
-        full = (self.bundle.info.get("spec_shorthand_keys") or {}).get(key, key)
+        full = self.bundle.shorthand.get(key, key)
         layers = self.layers
         stacked = (
             layers.overrides,
@@ -118,6 +119,11 @@ class Draft:
         )
         found = (get_dotted(layer, full) for layer in stacked)
         return next((value for value in found if value is not None), None)
+
+    def takes_list(self, key: str) -> bool:
+        """Whether a field may hold a list, by its schema, else by the value that it has so far."""
+        types = accepted_types(field_nodes(self.layers.schema).get(key, {}))
+        return "array" in types if types else isinstance(self.value_of(key), list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -149,7 +155,7 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
 
 
 def _epochs_key(draft: Draft) -> str | None:
-    return (draft.bundle.info.get("spec_shorthand_keys") or {}).get("num_epochs")
+    return draft.bundle.shorthand.get("num_epochs")
 
 
 def keep_to_budget(draft: Draft, plan: Plan) -> Plan:
@@ -348,7 +354,9 @@ def locate_data(draft: Draft) -> None:
     }
     settled = overridden | (layers.given - of_arguments)
 
-    values, draft.problems = locate(draft.action, info, sources, settled, draft.value_of)
+    values, draft.problems = locate(
+        draft.action, info, sources, settled, draft.value_of, draft.takes_list
+    )
     if request.images is not None:
         for key, row in rows.items():
             named = key in layers.given or key in values
@@ -554,6 +562,8 @@ def plan_of(draft: Draft) -> Plan:
         secrets=draft.secrets,
     )
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
+    if draft.resources.here:
+        plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     most = draft.resources.nodes
     if plan.nodes > 1 and most == 1:
         plan.warnings.append(only_one_node(plan.action, plan.nodes))
@@ -578,6 +588,20 @@ def plan_of(draft: Draft) -> Plan:
         if plan.estimates["machine"].get("fits") is False:
             plan.warnings.append(too_large(machine, plan.estimates["machine"]))
     return plan
+
+
+def _empty_patterns(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[MaeError]:
+    """The patterns of files among an action's inputs that match nothing; data is judged apart."""
+    inputs = bundle.action(action).get("inputs")
+    found: list[MaeError] = []
+    for key, row in inputs.items() if isinstance(inputs, Mapping) else ():
+        if not isinstance(row, Mapping) or row.get("type") != "local_glob":
+            continue
+        value = get_dotted(spec, str(key))
+        for pattern in value if isinstance(value, list) else [value]:
+            if isinstance(pattern, str) and pattern and key not in bundle.data_rows(action):
+                found += no_match(str(key), pattern)
+    return found
 
 
 def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
@@ -655,7 +679,7 @@ def hold_out(draft: Draft, found: Resolution) -> None:
 
 def _stage(info: Mapping[str, Any], spec: Mapping[str, Any]) -> str | None:
     key = (info.get("spec_shorthand_keys") or {}).get("stage")
-    value = get_dotted(spec, key) if key else None
+    value = get_dotted(spec, key) if isinstance(key, str) else None
     return str(value) if value is not None else None
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from mae_skill.errors import UsageError
+
 OPTIONS = {
     "image": "no image is named: a job runs the command of the bundle's action where its platform "
     "runs it (platform=)",
@@ -51,6 +55,7 @@ CALLS = {
     "delete_job_artifacts": "skill.job(JOB).delete()",
     "delete_job": "skill.job(JOB).delete()",
     "cancel_job": "skill.job(JOB).cancel()",
+    "pause_job": "skill.job(JOB).cancel(), and later skill.job(JOB).resume()",
     "resume_job": "skill.job(JOB).resume()",
     "get_failure_analysis": "skill.job(JOB).record['error']",
     "list_jobs": "skill.jobs(state='RUNNING')",
@@ -59,3 +64,22 @@ CALLS = {
     "run": "skill.create_job('train', automl={…})",
 }
 """Method of a client → ours."""
+
+CLASSES = {
+    "AutoMLRunner": "Skill(FOLDER).create_job('train', automl={…})",
+    "DockerSDK": "Skill(FOLDER); create_job(ACTION, platform='docker') runs a job in a container",
+    "KubernetesSDK": "Skill(FOLDER); create_job(ACTION, platform='kubernetes')",
+    "SlurmSDK": "Skill(FOLDER); create_job(ACTION, platform='slurm')",
+}
+"""Class of theirs → ours."""
+
+
+def unnamed_action(options: Iterable[str]) -> UsageError:
+    """The error of a job that is asked for in the other SDK's words, without an action."""
+    said = [f"{name}: {OPTIONS[name]}" for name in sorted(options) if name in OPTIONS]
+    return UsageError(
+        "no action is named",
+        field="action",
+        expected="create_job(ACTION, …), such as create_job('train', train_datasets=URI)",
+        hint="; ".join(said) or None,
+    )

@@ -45,6 +45,7 @@ def locate(
     sources: Mapping[str, SourceArg],
     given: Collection[str] = (),
     value_of: Callable[[str], Any] = lambda key: None,
+    takes_list: Callable[[str], bool] = lambda key: True,
 ) -> tuple[dict[str, Any], list[MaeError]]:
     """The data fields of an action that the named sources fill.
 
@@ -56,6 +57,7 @@ def locate(
         sources: ``train_datasets``, ``eval_dataset`` … → a URI, a list of URIs, or None.
         given: dotted keys that the user set in the spec; they are left alone.
         value_of: the value of a field of the spec, for paths that name one: ``{split}.json``.
+        takes_list: whether a field may hold a list.
 
     Returns:
         Dotted key → URI, list of URIs or, where the row maps several files, a mapping of them
@@ -106,14 +108,27 @@ def locate(
                 error.field = error.field or name
                 errors.append(error)
         found = [one for one in found if one is not None]
-        several = many or bool(row.get("list") or row.get("multiple_sources"))
+        several = bool(row.get("list") or row.get("multiple_sources"))
         if isinstance(row.get("mapping"), Mapping):
             pattern = value_of(key)
             several = several or isinstance(pattern, list)
             found = _over_pattern(found, pattern)
-        if found:
+        several = several or (many and takes_list(key))
+        if len(uris) > 1 and not several:
+            errors.append(_one_alone(key, name, uris))
+        elif found:
             values[key] = found if several else found[0]
     return values, errors
+
+
+def _one_alone(key: str, name: str, uris: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{key} takes one path",
+        field=name,
+        got=[urls.redact(uri) for uri in uris],
+        expected="one source: neither the bundle's row nor its schema says that it is a list",
+        hint=f"one folder that holds it all, or {key}=[PATH, PATH] where its runner reads a list",
+    )
 
 
 def _uris(source: Any) -> list[str]:
@@ -330,7 +345,9 @@ def carried(
             kinds.add(FOLDER)
         elif urls.local_path(path).exists():
             kinds.add(ARCHIVE if urls.is_archive(path) else FILE)
-        elif not any(mark in path for mark in "*?"):  # a pattern is its runner's to read
+        elif any(mark in path for mark in "*?"):  # a pattern is its runner's to read
+            problems += no_match(key, path)
+        else:
             problems.append(
                 DataError(
                     "there is no such file or folder",
@@ -346,6 +363,23 @@ def carried(
         "data_kind": kind,
         "why": f"{kind}: not opened, only looked for",
     }
+
+
+def no_match(key: str, pattern: str) -> list[MaeError]:
+    """The error of a pattern of local paths that matches nothing."""
+    if urls.is_remote(pattern):
+        return []
+    anchor = Path(pattern).anchor
+    try:
+        if next(Path(anchor or ".").glob(pattern[len(anchor) :]), None) is not None:
+            return []
+    except (ValueError, NotImplementedError):  # a pattern of another kind
+        return []
+    return [
+        DataError(
+            "no file matches", field=key, got=pattern, expected="a pattern of files that exist"
+        )
+    ]
 
 
 def paths_in(row: Mapping[str, Any], value: Any) -> list[str]:

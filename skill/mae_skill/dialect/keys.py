@@ -10,6 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
+
+RUNTIMES = {"extracted_folder", "indexed_archive"}
+DATA_KINDS = {"images", "file", "folder", "archive"}
+FILE_TYPES = {"file", "folder", "local_glob"}
+"""The words of ``runtime``, ``data_kind`` and ``type`` that mean something."""
+
 PEOPLE = {
     "name",
     "title",
@@ -92,7 +99,6 @@ ROW = {
     "when",
 }
 MAPPED = {"optional", "path", "runtime", "value"}
-PATHS = {f"path_from_{word}" for word in ("format", "type", "intent", "source", "model_type")}
 FILE = {"type", "optional"}
 SCHEMA = {
     "$defs",
@@ -155,18 +161,24 @@ def unread_info(info: Mapping[str, Any]) -> list[str]:
 
 def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
     yield from _strange(info, TOP, "")
+    yield from (f"{key} (not {expected})" for key, _, expected in passed_over(info))
     for action, entry in _sections(info.get("actions")):
         where = f"actions.{action}."
         yield from _strange(entry, ACTION, where)
+        if entry.get("flags") and entry.get("mode") != "args":
+            yield f"{where}flags (of mode: args)"
         if isinstance(entry.get("execution"), Mapping):
             yield from _strange(entry["execution"], EXECUTION, f"{where}execution.")
         for table in ("inputs", "outputs"):
             for key, row in _sections(entry.get(table)):
                 yield from _strange(row, FILE, f"{where}{table}.{key}.")
+                yield from _odd(row, "type", FILE_TYPES, f"{where}{table}.{key}.")
     for action, rows in _sections(info.get("data_sources")):
         for key, row in _sections(rows):
             where = f"data_sources.{action}.{key}."
             yield from _strange(row, ROW | PATHS, where)
+            yield from _odd(row, "runtime", RUNTIMES, where)
+            yield from _odd(row, "data_kind", DATA_KINDS, where)
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
@@ -176,12 +188,14 @@ def _mapped(table: Any, where: str) -> Iterator[str]:
             yield from _mapped(row, f"{where}{name}.")
         else:
             yield from _strange(row, MAPPED | PATHS, f"{where}{name}.")
+            yield from _odd(row, "runtime", RUNTIMES, f"{where}{name}.")
 
 
-def is_nested(row: Mapping[str, Any]) -> bool:
-    """Whether what a ``mapping`` holds under a name is a mapping of further names, not a row."""
-    is_row = any(str(word).startswith("path_from_") for word in row)
-    return bool(row) and not is_row and all(isinstance(item, Mapping) for item in row.values())
+def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iterator[str]:
+    """A key whose word is not known."""
+    word = row.get(name)
+    if isinstance(word, str) and word not in known:
+        yield f"{where}{name}: {word}"
 
 
 def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
