@@ -112,7 +112,7 @@ class Model:
             shares = scores.softmax(dim=1) if cuts is None else scores.sigmoid()
             for row, own in zip(shares.float().numpy(), scores.tolist(), strict=True):
                 best = int(row.argmax())
-                labels = (names[best],)
+                labels: tuple[str, ...] = (names[best],)
                 if cuts is not None:
                     above = zip(names, own, cuts, strict=True)
                     labels = tuple(name for name, value, cut in above if value >= cut)
