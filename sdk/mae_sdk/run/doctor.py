@@ -52,7 +52,7 @@ CREDENTIALS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"),
         ("~/.aws/credentials", "~/.aws/config"),
     ),
-    "model hub": (("HF_TOKEN",), ("~/.cache/huggingface/token",)),
+    "model hub": (("HF_TOKEN",), ()),
     "Weights & Biases": (("WANDB_API_KEY",), ("~/.netrc",)),
     "MLflow": (("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"), ()),
     "encryption": (("MAE_ENCRYPTION_KEY",), ()),
