@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,15 +230,15 @@ def objects(rounds: int, count: int) -> dict[str, Any]:
         }
 
 
-def augmentation(**changed: Any) -> SimpleNamespace:
+def augmentation(**changed: Any) -> Any:
+    """The spec's defaults, with a crop and a flip as torchvision's beside them."""
+    from mae_skill.spec import AugmentationSpec
+
     values: dict[str, Any] = {
-        "input_size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-        "min_scale": 0.2, "max_scale": 1.0,
-        "min_ratio": 0.75, "max_ratio": 4 / 3, "color_jitter": 0.0, "auto_aug": "none",
-        "interpolation": "bilinear", "hflip": 0.5,
-        "re_prob": 0.0, "reduced_decode": False,
+        "min_scale": 0.2, "max_scale": 1.0, "min_ratio": 0.75, "max_ratio": 4 / 3,
+        "color_jitter": 0.0, "auto_aug": None, "interpolation": "bilinear", "re_prob": 0.0,
     }  # fmt: skip
-    return SimpleNamespace(**{**values, **changed})
+    return AugmentationSpec(**{**values, **changed})
 
 
 def decode(rounds: int, count: int) -> dict[str, Any]:
