@@ -372,6 +372,11 @@ def decoder_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
     width, hidden = blocks.dim, int(blocks.dim * blocks.ratio)
     features = _width(arch, spec)
     pixels = _channels(spec) * arch.target_patch**2
+    if blocks.source:
+        # Queries and projection, keys and values, MLP, two norms; mask token, last norm, answer.
+        block = 2 * (width + 1) * width + 2 * (features + 1) * width + 4 * width
+        block += 2 * width * hidden + hidden + width
+        return blocks.depth * block + 3 * width + pixels * (width + 1)
     # Embedding, mask token, prediction.
     around = features * width + width + width + pixels * (width + 1)
     if arch.family == "convnextv2":
@@ -405,7 +410,8 @@ def _head_parameters(arch: Arch, spec: Mapping[str, Any]) -> int:
 class Blocks:
     """Equal blocks: ``depth`` of width ``dim`` over ``tokens`` positions.
 
-    Each position attends to ``window`` others (0: a convolution).
+    Each position attends to ``window`` others (0: a convolution). With a ``source`` these are not
+    of its kind: they have that width, and each block makes keys and values of them.
     """
 
     dim: int
@@ -414,16 +420,23 @@ class Blocks:
     window: float
     ratio: float
     kept: float
+    source: int = 0
 
     @property
     def operations(self) -> float:
         """Of the forward pass of one image."""
+        if self.source:
+            own = self.tokens * (4 + 4 * self.ratio) * self.dim**2
+            pairs = 4 * self.tokens * self.window * self.dim
+            return self.depth * (own + pairs + 4 * self.window * self.source * self.dim)
         attention = 8 * self.dim**2 + 4 * self.window * self.dim if self.window else 98 * self.dim
         return self.depth * self.tokens * (attention + 4 * self.ratio * self.dim**2)
 
     @property
     def values(self) -> float:
         """Kept for the backward pass of one image."""
+        if self.source:
+            return self.dim * self.depth * ((self.kept - 2) * self.tokens + 2 * self.window)
         return self.kept * self.dim * self.depth * self.tokens
 
 
@@ -450,7 +463,8 @@ def encoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> list[Blocks]:
 
 
 def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
-    """The decoder over all positions; None in fine-tuning."""
+    """The decoder over all positions, or that of cross-attention over those that it predicts; None
+    in fine-tuning."""
     if not is_pretraining(spec):
         return None
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
@@ -460,6 +474,18 @@ def decoder_blocks(arch: Arch, spec: Mapping[str, Any]) -> Blocks | None:
         int(get_dotted(spec, "model.decoder_depth", 1)),
     )
     ratio = float(get_dotted(spec, "model.decoder_mlp_ratio") or 4.0)
+    if arch.family == "vit" and get_dotted(spec, "model.decoder_type") == "cross":
+        hidden = tokens * float(get_dotted(spec, "train.mask_ratio", 0.75))
+        share = float(get_dotted(spec, "model.decoder_prediction_share", 1.0))
+        return Blocks(
+            width,
+            depth,
+            hidden * share,
+            tokens - hidden + 1,
+            ratio,
+            KEPT["vit"],
+            _width(arch, spec),
+        )
     return Blocks(
         width,
         depth,
@@ -484,6 +510,9 @@ def forward_operations(arch: Arch, spec: Mapping[str, Any]) -> float:
     decoder = decoder_blocks(arch, spec)
     if decoder is None:
         return found + (head_costs(arch, spec).operations if is_segmentation(spec) else 0.0)
+    if decoder.source:
+        answers = 2 * decoder.tokens * decoder.dim * _channels(spec) * arch.target_patch**2
+        return found + decoder.operations + answers
     hidden = decoder.tokens * float(get_dotted(spec, "train.mask_ratio", 0.75))
     return (
         found

@@ -58,6 +58,9 @@ def build_mae(
         ),
         "decoder_mlp_ratio": float(model_spec.decoder_mlp_ratio),
     }
+    if getattr(model_spec, "decoder_type", "self") == "cross":
+        config["decoder_type"] = "cross"
+        config["decoder_prediction_share"] = float(model_spec.decoder_prediction_share)
     model = build_from_config(config)
     assert isinstance(model, MaskedAutoencoder)
     return model
@@ -241,6 +244,13 @@ def _check_size(arch: Arch, size: tuple[int, int]) -> None:
 
 
 def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
+    if arch.family != "vit" and config.get("decoder_type", "self") != "self":
+        raise SpecError(
+            "only a ViT has a decoder of cross-attention",
+            field="model.decoder_type",
+            got=config["decoder_type"],
+            expected=f"self for {arch.name}",
+        )
     if num_units(arch, hw(config["input_size"])) < 2:
         raise SpecError(
             "one mask unit cannot be both seen and predicted",

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from mae_runners.models.masking import (
 class MaeOutput(NamedTuple):
     """What a step returns.
 
-    ``loss``: scalar, fp32 or wider. ``pred [B, M, p·p·C]``: the hidden target patches only.
+    ``loss``: scalar, fp32 or wider. ``pred [B, M, p·p·C]``: the predicted target patches only.
     ``mask [B, L]``: True where a unit is hidden.
     """
 
@@ -43,7 +44,8 @@ class MaskedAutoencoder(Backboned):
     """A masked autoencoder over mask units (He et al., arXiv 2111.06377, section 3).
 
     ``mask_ratio``: the share of units hidden. ``norm_pix_loss``: standardize each target patch by
-    its own mean and unbiased variance + 1e-6.
+    its own mean and unbiased variance + 1e-6. ``prediction_share``: of the hidden units, those that
+    a training step predicts.
     """
 
     #: target pixels in the order (p, p, C), as MAE and FCMAE predict them; Hiera predicts (C, p, p)
@@ -57,6 +59,7 @@ class MaskedAutoencoder(Backboned):
         super().__init__(config)
         self.mask_ratio = float(config["mask_ratio"])
         self.norm_pix_loss = bool(config["norm_pix_loss"])
+        self.prediction_share = float(config.get("decoder_prediction_share", 1.0))
 
     # ---- what a family supplies ----------------------------------------------------------------
 
@@ -78,12 +81,13 @@ class MaskedAutoencoder(Backboned):
     # ---- shared --------------------------------------------------------------------------------
 
     def random_masking(self, noise: Tensor) -> Mask:
-        """The mask of ``noise [B, L]``: the units with the smallest noise stay visible."""
+        """The mask of ``noise [B, L]``: the units with the smallest noise stay visible, and all
+        others are predicted."""
         return random_masking(noise, self.mask_ratio)
 
     def hidden_patches(self, mask: Mask) -> Tensor:
-        """Row-major numbers of the target patches to predict, ``[B, M]``: one per hidden unit."""
-        return mask.hidden
+        """Row-major numbers of the target patches to predict, ``[B, M]``: one per such unit."""
+        return mask.predicted
 
     def patchify(self, images: Tensor, index: Tensor) -> Tensor:
         """Pixels of the target patches ``index [B, M]``, in the family's order: ``[B, M, p·p·C]``.
@@ -96,7 +100,7 @@ class MaskedAutoencoder(Backboned):
         return patches.flatten(2)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Mask) -> Tensor:
-        """Squared error averaged over the hidden patches only (arXiv 2111.06377, section 3)."""
+        """Squared error averaged over the predicted patches (arXiv 2111.06377, section 3)."""
         # Under mixed precision the loss is still taken in fp32.
         return self._errors(images, pred, mask).mean()
 
@@ -129,7 +133,8 @@ class MaskedAutoencoder(Backboned):
 
     def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
         """``images [B, C, H, W]`` normalized, ``noise [B, L]`` → loss, prediction and mask."""
-        mask = self.random_masking(noise)
+        share = self.prediction_share if self.training else 1.0
+        mask = random_masking(noise, self.mask_ratio, share)
         latent = self.forward_encoder(images, mask)
         pred = self.forward_decoder(latent, mask)
         loss = self.forward_loss(images, pred, mask)
@@ -200,7 +205,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, fused: bool) -> Tensor:
 
 def _swapped(mask: Mask) -> Mask:
     """The mask that hides what this one shows."""
-    return Mask(mask.hidden, mask.visible, ~mask.hidden_map)
+    return Mask(mask.hidden, mask.visible, ~mask.hidden_map, mask.visible)
 
 
 class DecoderBlock(Block):
@@ -236,6 +241,61 @@ class DecoderBlock(Block):
         x = take(x, index) + attn.proj(out)
         z: Tensor = x + self.mlp(self.norm2(x))
         return z
+
+
+class CrossAttention(nn.Module):
+    """Attention of some tokens to others: queries of width ``dim``, the others of width ``source``.
+
+    CrossMAE (Fu et al., arXiv 2401.14391), section 3.3.
+    """
+
+    fused_attn = True
+
+    def __init__(self, dim: int, source: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(source, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:
+        """``x [B, M, D]``, ``latent [B, K, D']`` → ``[B, M, D]``."""
+        q, k, v = (
+            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for part in (self.q(x), *self.kv(latent).chunk(2, dim=-1))
+        )
+        out: Tensor = self.proj(attend(q, k, v, fused=self.fused_attn).transpose(1, 2).flatten(2))
+        return out
+
+
+class CrossBlock(nn.Module):
+    """A decoder block of CrossMAE: cross-attention and an MLP. No query sees another."""
+
+    def __init__(self, dim: int, source: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, source, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, latent: Tensor) -> Tensor:
+        """``x [B, M, D]``, ``latent [B, K, D']`` → ``[B, M, D]``."""
+        x = x + self.attn(self.norm1(x), latent)
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+def cross_blocks(config: Config, source: int) -> nn.ModuleList:
+    """As `decoder_blocks`, of `CrossBlock` over an encoder's output of width ``source``."""
+    return nn.ModuleList(
+        CrossBlock(
+            int(config["decoder_embed_dim"]),
+            source,
+            int(config["decoder_num_heads"]),
+            float(config["decoder_mlp_ratio"]),
+        )
+        for _ in range(int(config["decoder_depth"]))
+    )
 
 
 def decoder_blocks(config: Config) -> nn.ModuleList:

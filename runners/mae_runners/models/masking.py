@@ -17,11 +17,13 @@ from torch import Tensor
 
 class Mask(NamedTuple):
     """Which units a sample shows. ``visible [B, K]`` and ``hidden [B, M]`` are ascending unit
-    indices; ``hidden_map [B, L]`` is True where hidden."""
+    indices; ``hidden_map [B, L]`` is True where hidden. ``predicted``: the hidden units that are
+    predicted, ascending too; all of them where nothing else is said."""
 
     visible: Tensor
     hidden: Tensor
     hidden_map: Tensor
+    predicted: Tensor
 
 
 def visible_count(units: int, mask_ratio: float) -> int:
@@ -33,8 +35,17 @@ def visible_count(units: int, mask_ratio: float) -> int:
     return max(1, min(units - 1, math.floor(units * (1.0 - mask_ratio) + 1e-6)))
 
 
-def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
-    """The mask that ``noise [B, L]`` stands for. Ties fall to the lower index."""
+def predicted_count(hidden: int, share: float) -> int:
+    """``share`` of the hidden units, rounded, and at least one."""
+    return max(1, round(hidden * share))
+
+
+def random_masking(noise: Tensor, mask_ratio: float, share: float = 1.0) -> Mask:
+    """The mask that ``noise [B, L]`` stands for. Ties fall to the lower index.
+
+    Args:
+        share: of the hidden units to predict: those whose noise is smallest.
+    """
     keep = visible_count(noise.shape[1], mask_ratio)
     order = noise.argsort(dim=1, stable=True)
     visible = order[:, :keep].sort(dim=1).values
@@ -42,7 +53,11 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Mask:
     hidden_map = torch.ones(noise.shape, dtype=torch.bool, device=noise.device).scatter(
         1, visible, False
     )
-    return Mask(visible, hidden, hidden_map)
+    predicted = hidden
+    if share < 1.0:
+        count = predicted_count(hidden.shape[1], share)
+        predicted = order[:, keep : keep + count].sort(dim=1).values
+    return Mask(visible, hidden, hidden_map, predicted)
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from mae_runners.models.base import Config, run_block, transformer_layer_id
 from mae_runners.models.kernels import linear
 from mae_runners.models.mae import (
     MaskedAutoencoder,
+    cross_blocks,
     decode,
     decoder_blocks,
     init_like_mae,
@@ -118,10 +119,12 @@ class VitMae(MaskedAutoencoder):
     and predicts the hidden patches.
 
     Parameter names follow facebookresearch/mae, with the encoder's under ``encoder.``. Both
-    position tables are fixed sine-cosine tables.
+    position tables are fixed sine-cosine tables. With ``decoder_type`` ``cross`` the decoder is
+    CrossMAE's: the hidden patches that it predicts attend to the encoder's output.
     """
 
     encoder: VitBackbone
+    decoder_embed: nn.Linear | None
 
     def __init__(self, encoder: VitBackbone, config: Config) -> None:
         super().__init__(config)
@@ -130,12 +133,15 @@ class VitMae(MaskedAutoencoder):
         self.unit = self.target_patch = patch
         self.num_units = encoder.grid[0] * encoder.grid[1]
         width = int(config["decoder_embed_dim"])
-        self.decoder_embed = nn.Linear(encoder.num_features, width)
+        self.crosses = config.get("decoder_type") == "cross"
+        self.decoder_embed = None if self.crosses else nn.Linear(encoder.num_features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(
             sincos_2d(width, encoder.grid, class_token=True), requires_grad=False
         )
-        self.decoder_blocks = decoder_blocks(config)
+        self.decoder_blocks = (
+            cross_blocks(config, encoder.num_features) if self.crosses else decoder_blocks(config)
+        )
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
         self.decoder_pred = nn.Linear(width, patch * patch * self.in_chans)
         self._initialize()
@@ -170,12 +176,23 @@ class VitMae(MaskedAutoencoder):
         return normed
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
-        """``latent [B, 1 + K, D]`` → the hidden patches ``[B, M, p·p·C]``."""
+        """``latent [B, 1 + K, D]`` → the patches to predict ``[B, M, p·p·C]``."""
+        if self.decoder_embed is None:
+            return self._cross_decoder(latent, mask)
         x = self.decoder_embed(latent)
         body = put(mask_tokens(self.mask_token, x, self.num_units), mask.visible, x[:, 1:])
         x = torch.cat([x[:, :1], body], dim=1) + self.decoder_pos_embed  # [B, 1 + L, D']
 
         x = decode(self.decoder_blocks, x, mask.hidden + 1)  # [B, M, D']; token 0 is the class
+        pred: Tensor = self.decoder_pred(self.decoder_norm(x))
+        return pred
+
+    def _cross_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
+        """`forward_decoder` of CrossMAE: a query for each patch, a mask token at its place."""
+        table = self.decoder_pos_embed[:, 1:].expand(latent.shape[0], -1, -1)
+        x = self.mask_token + take(table, mask.predicted)  # [B, M, D']
+        for block in self.decoder_blocks:
+            x = block(x, latent)
         pred: Tensor = self.decoder_pred(self.decoder_norm(x))
         return pred
 

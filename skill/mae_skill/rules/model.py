@@ -42,6 +42,20 @@ def dice(case: Case) -> None:
         )
 
 
+def cross_decoder(case: Case) -> None:
+    """Only a ViT's encoder leaves one token for each visible patch."""
+    arch = ARCHS.get(str(case("model.arch")))
+    if arch is None or arch.family == "vit" or case("train.stage") != "pretrain":
+        return
+    if case("model.decoder_type") == "cross" and case.known("model.arch"):
+        case.error(
+            "model.decoder_type",
+            f"only ViT architectures have a decoder of cross-attention, and {arch.name} is none",
+            "self",
+            "leave the field out, or choose another model.arch",
+        )
+
+
 def weights(case: Case) -> None:
     """Widths and depths, each possible, can together be more than any machine holds."""
     arch = ARCHS.get(str(case("model.arch")))
@@ -116,6 +130,7 @@ def _holds(frozen_name: str, name: str) -> bool:
 
 
 _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+_CROSS_BLOCK = ("norm1", "attn.q", "attn.kv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 _CONV_BLOCK = ("conv_dw", "norm", "mlp.fc1", "mlp.grn", "mlp.fc2")
 _SEGMENTER = ("neck", "uper", "auxiliary")
 
@@ -170,7 +185,11 @@ def _decoder(case: Case, arch: Arch) -> Iterator[str]:
         yield from _blocks("decoder", depth, _CONV_BLOCK)
         return
     yield from ("decoder_pos_embed", "decoder_blocks")
-    yield from _with_weights(["decoder_embed", "decoder_norm", "decoder_pred"])
+    yield from _with_weights(["decoder_norm", "decoder_pred"])
+    if case("model.decoder_type") == "cross":
+        yield from _blocks("decoder_blocks", depth, _CROSS_BLOCK)
+        return
+    yield from _with_weights(["decoder_embed"])
     yield from _blocks("decoder_blocks", depth, _BLOCK)
     if arch.family == "hiera":
         heads = [f"multi_scale_fusion_heads.{at}" for at in (0, 1)]
@@ -256,6 +275,7 @@ RULES = [
     Rule(tiny, ("train",)),
     Rule(shape_overrides),
     Rule(dice, ("train",)),
+    Rule(cross_decoder, ("train",)),
     Rule(weights, ("train",)),
     Rule(frozen, ("train",)),
     Rule(auto_augmentation, ("train",)),

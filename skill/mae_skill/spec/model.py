@@ -177,6 +177,22 @@ class ModelSpec(SpecModel):
         applies_when=PRETRAIN,
         le=64.0,
     )
+    decoder_type: Literal["self", "cross"] = spec_field(
+        "self",
+        "self: the papers' decoder, in which all positions attend to each other. cross: hidden "
+        "patches attend to the visible ones alone (CrossMAE, arXiv 2401.14391), ViT only.",
+        applies_when=PRETRAIN,
+        related=["model.decoder_prediction_share", "model.decoder_depth"],
+    )
+    decoder_prediction_share: float = spec_field(
+        1.0,
+        "Share of the hidden patches that are predicted in a training step; the paper's lightest "
+        "setting is a third. Validation and pictures predict all.",
+        gt=0.0,
+        le=1.0,
+        applies_when={**PRETRAIN, "model.arch": arch_names("vit"), "model.decoder_type": "cross"},
+        related=["model.decoder_type", "train.mask_ratio"],
+    )
     patch_size: Annotated[int, Field(ge=1, le=32)] | None = spec_field(
         None,
         "Side of one input token; null = the architecture's. ViT: 2 to 32. ConvNeXt V2 and Hiera: "

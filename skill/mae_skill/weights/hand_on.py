@@ -79,6 +79,12 @@ def why_not(format: str, model: Mapping[str, Any]) -> Refusal | None:
             "ViTForImageClassification reads the class token, this model averages the patches",
             "use export.format=timm: AutoModelForImageClassification opens that folder as well",
         )
+    if pretrained and model.get("decoder_type", "self") != "self":
+        return Refusal(
+            "model.decoder_type",
+            "ViTMAEForPreTraining has no decoder of cross-attention",
+            "use export.format=timm or onnx, which leave the decoder out",
+        )
     if arch.family == "hiera" and pretrained and float(model.get("decoder_mlp_ratio", 4.0)) != 4.0:
         return Refusal(
             "model.decoder_mlp_ratio",

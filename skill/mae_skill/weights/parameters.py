@@ -81,6 +81,19 @@ def _block(name: str, dim: int, dim_out: int, hidden: int) -> Shapes:
     )
 
 
+def _cross_block(name: str, dim: int, source: int, hidden: int) -> Shapes:
+    """A decoder block that attends to an encoder's output of width ``source``."""
+    return (
+        _norm(f"{name}.norm1", dim)
+        | _layer(f"{name}.attn.q", dim, dim)
+        | _layer(f"{name}.attn.kv", 2 * dim, source)
+        | _layer(f"{name}.attn.proj", dim, dim)
+        | _norm(f"{name}.norm2", dim)
+        | _layer(f"{name}.mlp.fc1", hidden, dim)
+        | _layer(f"{name}.mlp.fc2", dim, hidden)
+    )
+
+
 def _convolution_block(name: str, dim: int, hidden: int) -> Shapes:
     """A ConvNeXt V2 block."""
     return (
@@ -173,7 +186,12 @@ def _decoder(arch: Arch, spec: Mapping[str, Any], size: tuple[int, int]) -> Shap
         return shapes
     units = num_units(arch, size)
     tokens = 1 + units if arch.family == "vit" else units * (arch.unit // arch.target_patch) ** 2
-    shapes |= {"decoder_pos_embed": (1, tokens, width), **_layer("decoder_embed", width, features)}
+    shapes |= {"decoder_pos_embed": (1, tokens, width)}
+    if get_dotted(spec, "model.decoder_type") == "cross":
+        for i in range(depth):
+            shapes |= _cross_block(f"decoder_blocks.{i}", width, features, hidden)
+        return shapes | _norm("decoder_norm", width) | _layer("decoder_pred", pixels, width)
+    shapes |= _layer("decoder_embed", width, features)
     for i in range(depth):
         shapes |= _block(f"decoder_blocks.{i}", width, width, hidden)
     shapes |= _norm("decoder_norm", width) | _layer("decoder_pred", pixels, width)
