@@ -182,9 +182,13 @@ def test_classes_that_the_model_does_not_know_are_refused(finetuned, digits, tmp
         evaluate_on(tmp_path, finetuned, tmp_path / "data")
 
 
+PROBES = ("knn_acc", "linear_acc", "attentive_acc", "rankme", "reconstruction_loss")
+
+
 def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits, tmp_path):
     result, figures = evaluate_on(tmp_path, pretrained, digits)
-    assert set(result["kpis"]) >= {"knn_acc", "linear_acc", "reconstruction_loss"}
+    assert result["kpis"].keys() >= set(PROBES)
+    assert result["shares"]["attentive_acc"] == figures["images"]
     assert "5 stratified folds" in figures["protocol"]
     context = make_context("evaluate", tmp_path / "bank")
     bank = {"dataset__probe_train_data_sources": str(digits)}
@@ -195,8 +199,17 @@ def test_a_pretrained_model_is_judged_by_probes_and_its_loss(pretrained, digits,
         banked["linear_acc"] == 1.0
     )  # the bank holds the very images, and four classes of six are separable
     again, _ = evaluate_on(tmp_path / "again", pretrained, digits)
-    for name in ("knn_acc", "linear_acc", "reconstruction_loss"):
+    for name in PROBES:
         assert again["kpis"][name] == result["kpis"][name]
+
+
+def test_more_patches_than_fit_give_no_attentive_probe_and_a_note(
+    pretrained, digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "MOST_VALUES", 10_000)
+    result, figures = evaluate_on(tmp_path, pretrained, digits)
+    assert "attentive_acc" not in result["kpis"] and "linear_acc" in result["kpis"]
+    assert any("no attentive probe" in note and "2 GiB" in note for note in figures["notes"])
 
 
 def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(

@@ -1,8 +1,9 @@
 """evaluate: how good is a checkpoint, an ONNX file or an engine on `dataset.val_data_sources`?
 
 A classifier: top-1, top-5, per class, confusion matrix. A segmenter: mean IoU, accuracies, IoU of
-each class. A pretrained model: nearest neighbors and a linear probe on its features, and its
-reconstruction loss. Always with inference's preprocessing, and with the artefact's speed.
+each class. A pretrained model: nearest neighbors, a linear and an attentive probe on its features,
+RankMe, and its reconstruction loss. Always with inference's preprocessing, and with the artefact's
+speed.
 """
 
 from __future__ import annotations
@@ -67,14 +68,18 @@ KPIS = (
     "ece",
     "knn_acc",
     "linear_acc",
+    "attentive_acc",
     "rankme",
     "reconstruction_loss",
 )
-SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc")
+SHARES = ("ACC_all", "ACC_top5", "knn_acc", "linear_acc", "attentive_acc")
 """The metrics that are shares of the images."""
 
 LISTED = 5
 """Classes that ``results.csv`` lists for each image."""
+
+MOST_VALUES = 2**29
+"""Of the features of patches that an attentive probe is given, 2 GiB: beyond, there is none."""
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
@@ -308,6 +313,7 @@ class Features(NamedTuple):
 
     Attributes:
         features: ``[N, D]``.  labels: int64 ``[N]``, None where some image has none.
+        patches: ``[N, P, D]``, None where there are none to be had, or too many: ``why``.
         classes: names, in label order.  loss: mean reconstruction loss, where it was asked for.
         first: one input image.  unreadable: images that could not be read.
         indices: where the images are in ``source``, the data set as the model saw it.
@@ -321,6 +327,8 @@ class Features(NamedTuple):
     unreadable: list[str]
     indices: list[int]
     source: EvalImages
+    patches: Tensor | None
+    why: str
 
 
 def evaluate_features(
@@ -357,6 +365,8 @@ def evaluate_features(
         metrics["notes"].append(f"no probe: dataset.{name} has no class folders")
     else:
         metrics |= probe(spec, context, runtime, found, found.labels, f"dataset.{name}")
+        if "attentive_acc" not in metrics:
+            metrics["notes"].append(f"no attentive probe: {found.why or 'none for the bank'}")
 
     for note in metrics["notes"]:
         context.log(note)
@@ -402,7 +412,8 @@ def probe(
     labels: Tensor,
     field: str,
 ) -> dict[str, Any]:
-    """``knn_acc, linear_acc, k, protocol``: with the spec's bank, else by cross-validation.
+    """``knn_acc, linear_acc, attentive_acc, k, protocol``: with the spec's bank, else by
+    cross-validation.
 
     Raises:
         SpecError: the bank has no labels; or there is none, and a class has one image only.
@@ -425,8 +436,11 @@ def probe(
                 "are in dataset.probe_train_data_sources too, each its own nearest neighbor; the "
                 f"scores flatter: {' = '.join(twins['pairs'][0])}"
             )
+        both = None
+        if bank.patches is not None and found.patches is not None:
+            both = bank.patches, found.patches
         accuracy: dict[str, Any] = probe_accuracy(
-            bank.features, bank.labels, found.features, labels, k=k
+            bank.features, bank.labels, found.features, labels, k=k, patches=both
         )
         return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labelled images"}
 
@@ -436,7 +450,23 @@ def probe(
             field=field,
             hint="set dataset.probe_train_data_sources, or add images",
         )
-    return {"k": k, **cross_validated(found.features, labels, k=k, seed=spec.train.seed)}
+    accuracy = cross_validated(
+        found.features, labels, k=k, seed=spec.train.seed, patches=found.patches
+    )
+    return {"k": k, **accuracy}
+
+
+def patch_features(runtime: Runtime, images: Tensor, output: Tensor) -> Tensor | None:
+    """Features of the patches ``[B, P, D]`` of a batch with this ``output``; None where the
+    artefact has pooled ones alone."""
+    if output.ndim == 3:
+        return output
+    if not isinstance(runtime, TorchRuntime) or runtime.meta.preprocessing:
+        return None
+    model: Any = runtime.model
+    with torch.inference_mode():
+        tokens: Tensor = model.encode(images.to(runtime.device), pool=False).float().cpu()
+    return tokens
 
 
 def embed(
@@ -460,6 +490,8 @@ def embed(
     size = artefact.batch_size(spec.evaluate, spec)
     model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
     parts: list[Tensor] = []
+    patches: list[Tensor] = []
+    why = ""
     labels: list[Tensor] = []
     indices: list[int] = []
     loss, first = 0.0, None
@@ -468,6 +500,16 @@ def embed(
             first = batch["input"][:1] if first is None else first
             output = run_batch(runtime, batch["input"])
             parts.append(output.mean(dim=1) if output.ndim == 3 else output)
+            if bool((batch["label"] < 0).any()):
+                why = why or "not all images have labels"
+            if not why:
+                tokens = patch_features(runtime, batch["input"], output)
+                if tokens is None:
+                    why = "the file gives pooled features alone"
+                elif tokens[0].numel() * len(images) > MOST_VALUES:
+                    why = f"the patches of {len(images)} images have more than 2 GiB of features"
+                else:
+                    patches.append(tokens)
             labels.append(batch["label"])
             indices += batch["index"].tolist()
             if units is not None:
@@ -486,6 +528,8 @@ def embed(
         unreadable=images.dataset.corrupt,
         indices=indices,
         source=images,
+        patches=None if why else torch.cat(patches),
+        why=why,
     )
 
 

@@ -169,6 +169,7 @@ def _others(facts: Facts, main: str) -> list[str]:
         "aAcc",
         "knn_acc",
         "linear_acc",
+        "attentive_acc",
         "val_loss",
         "reconstruction_loss",
         "ece",
