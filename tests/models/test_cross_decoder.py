@@ -122,8 +122,9 @@ def test_a_share_of_the_hidden_patches_is_predicted_in_training_and_all_in_evalu
         torch.testing.assert_close(few.pred[image, 3], every.pred[image, place])
     target = model.patchify(images, mask.predicted)
     target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    assert float(few.loss) == pytest.approx(float((few.pred - target).square().mean()), rel=1e-5)
-    assert float(model.eval()(images, noise).loss) == pytest.approx(float(every.loss), rel=1e-6)
+    expected = (few.pred - target).square().mean().item()
+    assert few.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert model.eval()(images, noise).loss.item() == pytest.approx(every.loss.item(), rel=1e-6)
 
 
 def test_the_patches_of_a_step_are_drawn_evenly() -> None:

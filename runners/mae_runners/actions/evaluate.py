@@ -80,6 +80,9 @@ LISTED = 5
 MOST_VALUES = 2**29
 """Of the features of patches that an attentive probe is given, 2 GiB: beyond, there is none."""
 
+MOST_VALUES = 2**29
+"""Of the features of patches that an attentive probe is given, 2 GiB: beyond, there is none."""
+
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     """Evaluates and writes `metrics.json`; of a classifier also `results.csv` and the confusion

@@ -177,7 +177,7 @@ def test_one_key_gives_one_job_on_a_store_that_enforces_conditional_writes(
             assert len(second.record["attempts"]) == 1
 
 
-def test_remote_data_is_not_fetched_by_a_plan_and_is_checked_before_a_launch(
+def test_remote_data_is_counted_by_a_plan_unless_told_not_to_and_checked_before_a_launch(
     server: S3Server, tmp_path: Path
 ) -> None:
     bucket = server.bucket("pictures")
@@ -195,15 +195,17 @@ def test_remote_data_is_not_fetched_by_a_plan_and_is_checked_before_a_launch(
         "stage": "finetune",
         "num_classes": 4,
     }
+    options = {"train_datasets": "s3://pictures/d", "automl_policy": "off"}
     with environment(server.env):
-        plan = Skill().plan(
-            "train", train_datasets="s3://pictures/d", spec_overrides=overrides, automl_policy="off"
-        )
+        plan = Skill().plan("train", **options, spec_overrides=overrides, count=False)
         assert plan.sources["dataset.train_data_sources"]["counted"] is False
         assert not (tmp_path / "cache").exists()
         with pytest.raises(MaeError) as caught:
             Skill().create_job(plan)
         assert caught.value.field == "model.num_classes" and caught.value.expected == "3"
+        with pytest.raises(MaeError) as planned:
+            Skill().plan("train", **options, spec_overrides=overrides)
+        assert planned.value.field == "model.num_classes" and planned.value.expected == "3"
         with pytest.raises(DataError, match="no labels"):
             Skill().create_job(
                 "train",
