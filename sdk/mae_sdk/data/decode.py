@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TAIL = 1 << 20
 """Bytes at the end of a JPEG in which its end marker is looked for; some cameras add a preview."""
 
+_END = b"\xff\xd9"
 DEFAULT = Reading()
 _JPEG_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 
@@ -194,7 +195,7 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
         return None
     check_jpeg(data, name, reading.max_pixels)
     # Without an end marker OpenCV would return the part it got, the rest gray; Pillow raises.
-    if b"\xff\xd9" not in data[-TAIL:]:
+    if not data.endswith(_END) and data.rfind(_END, max(0, len(data) - TAIL)) < 0:
         return None
     try:
         import cv2

@@ -204,13 +204,29 @@ def _check_png(data: bytes, picture: Picture, name: str) -> None:
 
 def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
     """How a JPEG says that it is to be turned: 1 (as it is) … 8, as EXIF numbers them."""
+    if not _may_be_turned(data):
+        return 1  # most files: saves searching them, and opening them a second time
     if b"Exif\0\0" not in data[:_HEADER] and b"Orientation" not in data[:_HEADER]:
-        return 1  # most files: saves opening them a second time
+        return 1
     try:
         with open_picture(data, "", max_pixels) as picture:
             return turned(picture)
     except DataError:
         return 1
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a segment of metadata (APP1: EXIF, XMP) stands before the image data of a JPEG, or
+    its segments cannot be followed so far."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return False
+        if marker == 0xE1 or 0xD0 <= marker <= 0xD9 or marker == 0x01:
+            return True
+        at += 1 if marker == 0xFF else 2 + ((data[at + 2] << 8) | data[at + 3])
+    return True
 
 
 def turned(picture: Picture) -> int:
