@@ -674,7 +674,7 @@ def inspect(
     ``annotations/`` too. A folder is looked for as a plan looks for it.
 
     Args:
-        spec, spec_overrides: of a run; how it reads pictures counts.
+        spec, spec_overrides: of a run; how it reads pictures counts, and its table of labels.
 
     Raises:
         SpecError: a field that counts is wrong.
@@ -682,7 +682,7 @@ def inspect(
     from mae_skill.bundle import Bundle
 
     from mae_sdk.data import inspect_masks, inspect_source
-    from mae_sdk.plan.layers import read_reading
+    from mae_sdk.plan.layers import read_labels, read_reading
     from mae_sdk.plan.sources import find_source
 
     bundle = Bundle.load()
@@ -691,7 +691,11 @@ def inspect(
     place = find_source(source, info)
     beside = None if other is None else find_source(other, info)
     document: Document = inspect_source(
-        place, other=beside, contact_sheet=contact_sheet, reading=reading
+        place,
+        other=beside,
+        contact_sheet=contact_sheet,
+        reading=reading,
+        labels=read_labels(bundle, spec, spec_overrides),
     )
     if masks:
         others = None if masks == "beside" else masks

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mae_runners.__main__ import main
+from mae_sdk import answers
 from mae_sdk.data import open_source
 from mae_sdk.data.label_file import LabelledSource
 from mae_skill.errors import DataError
 
+from tests.support.s3 import S3Server
 from tests.support.training import digits_folder, read, spec, train, write_spec
 
 
@@ -143,3 +146,24 @@ def test_a_classifier_learns_is_judged_and_answers_by_a_table(tmp_path: Path) ->
     with (job / "inference" / "results.csv").open() as stream:
         answers = list(csv.DictReader(stream))
     assert [row["true_label"] for row in answers] == ["", *(c for _, c in rows[1:])]
+
+
+def test_inspect_judges_a_source_by_a_table_beside_it_on_s3(s3: S3Server, tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    bucket = s3.bucket("tables-of-labels")
+    shutil.copytree(images, bucket / "images")
+    lines = [f"{p},{c}" for p, c in rows[1:]]
+    table(bucket / "t.csv", "path,label", *lines, "gone.png,digit 0")
+    for uri, file in (
+        (f"{images}", f"{bucket}/t.csv"),
+        ("s3://tables-of-labels/images", "s3://tables-of-labels/t.csv"),
+    ):
+        found = answers.inspect(uri, spec_overrides={"dataset.labels.train": file})
+        assert found["verdict"]["usable"]
+        assert found["classes"] == {"digit 0": 3, "digit 1": 4, "digit 2": 4}
+        assert found["label_file"]["without_picture"] == {"count": 1, "files": ["gone.png"]}
+        assert found["label_file"]["without_row"] == {"count": 1, "files": [rows[0][0]]}
+        assert any("gone.png" in text for text in found["verdict"]["warnings"])
+    with pytest.raises(DataError, match="there is no data source at"):
+        missing = {"dataset.labels.train": "s3://tables-of-labels/none.csv"}
+        answers.inspect("s3://tables-of-labels/images", spec_overrides=missing)

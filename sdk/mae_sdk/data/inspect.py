@@ -15,7 +15,7 @@ from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
-from mae_sdk.data.label_file import LabelledSource
+from mae_sdk.data.label_file import LabelledSource, LabelTable, labelled
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
@@ -47,6 +47,7 @@ def inspect_source(
     statistics_from: int = 2000,
     cache_dir: str | os.PathLike[str] | None = None,
     reading: Reading = DEFAULT,
+    labels: LabelTable | None = None,
 ) -> dict[str, Any]:
     """Read every image of a source once, as a run reads it, and report what it holds.
 
@@ -58,6 +59,7 @@ def inspect_source(
         contact_sheet: where to write a PNG of up to 48 evenly spaced images; ``None`` = nowhere.
         statistics_from: mean and std come from at most this many evenly spaced images.
         reading: bands, value range, orientation and limit of pixels, as a spec states them.
+        labels: the table of the classes of `uri`; None: its folders are the classes.
 
     Returns:
         JSON types: ``sources, digest, images, bytes, classes {name: count}, unlabelled, width and
@@ -74,6 +76,8 @@ def inspect_source(
         StorageError: it could not be read.
     """
     source = open_source(uri, cache_dir)
+    if labels is not None and labels.file:
+        source = labelled(source, labels)
     reading = measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}

@@ -12,6 +12,7 @@ from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.reader import read_spec
 from mae_skill.resolve import Layers, Resolution, layers_of, nested, raise_all, resolve
 
+from mae_sdk.data.label_file import LabelTable
 from mae_sdk.data.reading import CHANNELS, EXIF, PIXELS, VALUE_RANGE, Reading
 from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, ENCRYPTION_VARIABLE, note_fields
 from mae_sdk.plan.data import Survey
@@ -71,6 +72,22 @@ def read_reading(
         "train",
     )
     return Reading.of(found.spec)
+
+
+def read_labels(
+    bundle: Bundle,
+    spec: Mapping[str, Any] | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> LabelTable | None:
+    """The table of the training images that a spec names; None where it names none."""
+    if not spec and not overrides:
+        return None
+    layers, _ = read_layers(bundle, "train", spec, overrides)
+    found = resolve(bundle, "train", layers).spec
+    file = get_dotted(found, "dataset.labels.train")
+    several = get_dotted(found, "model.multi_label") is True
+    columns = get_dotted(found, "dataset.labels.columns") if several else None
+    return LabelTable(str(file), "train", several, columns) if file else None
 
 
 def take_signatures(found: Resolution, secrets: dict[str, str]) -> None:
