@@ -72,6 +72,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.decoder_type": ("cross", {}),
     "model.decoder_prediction_share": (0.5, {"model.decoder_type": "cross"}),
     "model.patch_size": (8, {}),
+    "model.init": ("xavier", {"train.stage": "finetune", "model.arch": "vit_tiny_patch16"}),
     "model.embed_dim": (64, {}),
     "model.depth": (3, {}),
     "model.num_heads": (4, {}),
