@@ -460,7 +460,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
         except NoImages as error:
             if tables := tables_of(uri, error.names):
                 return [part for one in tables for part in _open_one(one, cache_dir, limits)]
-            raise
+            raise DataError(error.message, got=error.got, expected=error.expected) from None
 
     if not len(part.names) and local is not None and part.left_out.suffixes:
         names = [str(path.relative_to(local)) for path in local.rglob("*")]
