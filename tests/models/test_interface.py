@@ -241,6 +241,7 @@ def spec(**changes: object) -> SimpleNamespace:
         "global_pool": True,
         "decoder_depth": 1,
         "decoder_embed_dim": 512,
+        "init": "truncated",
     }
     shape = {
         "decoder_num_heads": None,
