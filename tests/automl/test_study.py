@@ -131,6 +131,57 @@ def test_qmc_draws_the_points_of_one_sequence_whenever_its_controller_is_killed(
     assert drawn[1:] != _own_sequence_of_optuna(6, 16)
 
 
+class _Killed(Exception):
+    pass
+
+
+class _DiesAfter:
+    """A trial whose controller dies after so many draws."""
+
+    def __init__(self, trial: optuna.Trial, draws: int) -> None:
+        self.trial, self.left = trial, draws
+
+    def __getattr__(self, name: str) -> Any:
+        def suggest(*args: Any, **settings: Any) -> Any:
+            if self.left == 0:
+                raise _Killed
+            self.left -= 1
+            return getattr(self.trial, name)(*args, **settings)
+
+        return suggest
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "qmc", "nsga2", "cmaes"])
+def test_a_controller_killed_between_two_draws_of_a_trial_goes_on_with_the_second(
+    tmp_path: Path, kind: str
+) -> None:
+    parsed = parse({"sampler": kind, "seed": 5, "max_trials": 12})
+    curves = []
+    for killed in (False, True):
+
+        def open_again(killed: bool = killed) -> optuna.Study:
+            storage = study.open_storage(tmp_path / f"{kind}-{killed}", None)
+            objectives = [Objective("m", "maximize")]
+            return study.open_study(
+                storage, "s", objectives, SEQUENCE_SPACE, SPEC, parsed, max_epochs=None
+            )
+
+        (tmp_path / f"{kind}-{killed}").mkdir()
+        opened, drawn = open_again(), []
+        for number in range(4 if kind == "nsga2" else 8):  # of NSGA-II the first generation
+            trial = opened.ask()
+            if killed and number:
+                with pytest.raises(_Killed):
+                    SEQUENCE_SPACE.suggest(_DiesAfter(trial, 1), SPEC)
+                opened = open_again()
+                trial = optuna.Trial(opened, trial._trial_id)
+            SEQUENCE_SPACE.suggest(trial, SPEC)
+            drawn.append(dict(trial.params))
+            opened.tell(trial, float(number))
+        curves.append(drawn)
+    assert curves[0] == curves[1]
+
+
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_pruner_ends_what_is_clearly_worse_and_never_the_best(pruner: str) -> None:
     parsed = parse({"max_trials": 20, "pruner": pruner, "sampler": "random"})

@@ -1,5 +1,8 @@
 """Samplers whose proposals depend on (seed, trial number) and on the finished trials alone.
 
+One exception: a controller that dies between two draws of one trial of NSGA-II may draw the second
+otherwise, from the second generation on, since Optuna notes the parents in the study.
+
 Imports Optuna: `study` imports this file when a study is opened.
 """
 
@@ -148,11 +151,13 @@ class _PerTrial(samplers.BaseSampler):
             parameter.name: parameter for parameter in space.parameters if parameter.weights
         }
         self._samplers: dict[int, samplers.BaseSampler] = {}  # of the trial at work
+        self._drawing: int | None = None  # the trial whose earlier draws this process knows
+        self._together: frozenset[str] = frozenset()  # its parameters that were drawn as one point
 
     def _for(self, number: int) -> samplers.BaseSampler:
         if number not in self._samplers:
             made = _sampler_of_trial(self._kind, number, self._first, self._space, self._options)
-            self._samplers = {number: made}
+            self._samplers, self._drawing, self._together = {number: made}, None, frozenset()
         return self._samplers[number]
 
     def _fixed(self, number: int) -> Mapping[str, Any]:
@@ -170,7 +175,9 @@ class _PerTrial(samplers.BaseSampler):
     ) -> dict[str, Any]:
         if self._fixed(trial.number):
             return {}
-        return self._for(trial.number).sample_relative(study, trial, search_space)
+        found = self._for(trial.number).sample_relative(study, trial, search_space)
+        self._together = frozenset(found)
+        return found
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
@@ -182,7 +189,20 @@ class _PerTrial(samplers.BaseSampler):
             parameter, seed = self._weighted[name], self._options.seed
             draw = random.Random(trial_seed(seed, trial.number) ^ trial_seed(0, len(name)))
             return draw.choices(parameter.choices, parameter.weights)[0]
+        self._catch_up(study, trial, fixed)
         return self._for(trial.number).sample_independent(study, trial, name, distribution)
+
+    def _catch_up(self, study: optuna.Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> None:
+        """Repeat what a controller drew for this trial before it was killed between two draws: the
+        next number of the generator is then the one that it would have been."""
+        if self._drawing == trial.number:
+            return
+        self._drawing = trial.number
+        sampler = self._for(trial.number)
+        for name, distribution in trial.distributions.items():
+            weighted = name in self._weighted and not self._has_model(study)
+            if name not in fixed and name not in self._together and not weighted:
+                sampler.sample_independent(study, trial, name, distribution)
 
     def _has_model(self, study: optuna.Study) -> bool:
         """Whether TPE has seen enough trials to propose by them."""
