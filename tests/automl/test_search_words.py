@@ -40,6 +40,8 @@ OFF = (
     "NO HYPERPARAMETER SEARCH",
     "no hyper-parameter optimisation",
     "plain training",
+    "vanilla training, please",
+    "a single straightforward training",
     "a plain run",
     "train it once",
     "run it only once",

@@ -83,9 +83,13 @@ RULES = (
     (OFF, "(?:0|zero) trials"),
     (OFF, "fixed hyperparameter"),
     (OFF, "(?:keep|leave) (?:the |my |all )*hyperparameter (?:fixed|alone|as|constant|unchanged)"),
-    (OFF, "plain TRAIN"),
+    (OFF, "(?:plain|vanilla|straightforward|ordinary) TRAIN"),
     (OFF, "TRAIN(?: (?:it|this|them|that|one|the model|a model|everything))? PLAINLY"),
-    (OFF, "ONE(?: (?:plain|simple|training|ordinary|normal))* (?:TRAIN|trial)"),
+    (
+        OFF,
+        "ONE(?: (?:plain|simple|training|ordinary|normal|vanilla|straightforward))* "
+        "(?:TRAIN|trial)",
+    ),
     (OFF, "ONLY(?: (?:do|to|please|go and))? (?:train|run)"),
     (OFF, "(?:train|run)(?: it| this)? ONLY once"),
     (OFF, "TRAIN(?: ONLY)?(?: a)? ONE model(?! per| for each| each)"),
