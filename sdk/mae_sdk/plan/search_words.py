@@ -87,8 +87,10 @@ RULES = (
     (OFF, "TRAIN(?: (?:it|this|them|that|one|the model|a model|everything))? PLAINLY"),
     (
         OFF,
-        "ONE(?: (?:plain|simple|training|ordinary|normal|vanilla|straightforward))* "
-        "(?:TRAIN|trial)",
+        (
+            "ONE(?: (?:plain|simple|training|ordinary|normal|vanilla|straightforward))* "
+            "(?:TRAIN|trial)"
+        ),
     ),
     (OFF, "ONLY(?: (?:do|to|please|go and))? (?:train|run)"),
     (OFF, "(?:train|run)(?: it| this)? ONLY once"),
