@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.support.web import serving
 
 SPECS = 300
 SKILL = Skill()
+PLAN = next(tool for tool in tools(SKILL) if tool.name == "plan")
 Verdict = tuple[int, frozenset[tuple[str | None, str]]]
 Case = tuple[str, dict[str, Any], dict[str, Any]]
 """Action, spec, overrides."""
@@ -137,10 +139,9 @@ def by_validate(capsys: pytest.CaptureFixture[str], case: Case, file: Path) -> V
 
 def by_mcp(case: Case, root: Path) -> Verdict:
     action, spec, overrides = case
-    plan = next(tool for tool in tools(SKILL) if tool.name == "plan")
     asked = {"action": action, "spec": spec, "spec_overrides": overrides}
     document, failed = answer(
-        SKILL, plan, {**asked, "automl_policy": "off", "results_root": str(root)}
+        SKILL, PLAN, {**asked, "automl_policy": "off", "results_root": str(root)}
     )
     return verdict_of(document) if failed else (0, frozenset())
 
@@ -164,6 +165,7 @@ def test_300_generated_specs_get_one_verdict_from_every_caller(
 ) -> None:
     for name in ("RANK", "MAE_JOB_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries of what is not there
     file, root = tmp_path / "spec.yaml", tmp_path / "out"
     seen: dict[int, int] = {}
     for number in range(SPECS):
