@@ -221,11 +221,13 @@ def launched(job: Job) -> Document:
 
 
 def ended(job: Job) -> Document:
-    """What came of a job that was waited for: `launched`, its figures (`Job.figures`), what was
-    said of its data, why it failed, and the files that it made."""
+    """What came of a job that was waited for: `launched`, its newest metrics and its figures
+    (`Job.metrics`, `Job.figures`), what was said of its data, why it failed, and the files that it
+    made."""
     failure = job.record["error"]
     return {
         **launched(job),
+        **({"metrics": known} if (known := job.metrics()) else {}),
         **job.figures(),
         **_data(job),
         **({"error": failure} if failure else {}),

@@ -162,6 +162,16 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
     assert str(folder / "train/model.pth") in text
 
 
+def test_a_waited_evaluation_ends_with_its_metrics(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "evaluate-1", "evaluate", result={"kpis": {}, "artefacts": []})
+    (folder / "evaluate" / "status.json").write_text(
+        '{"status": "SUCCESS", "kpi": {"ACC_all": 0.625, "ece": 0.37}}\n'
+    )
+    document = answers.ended(Job(folder))
+    assert document["metrics"] == {"ACC_all": 0.625, "ece": 0.37}
+    assert "ACC_all  0.625" in ended_text(document)
+
+
 def test_a_study_says_whether_the_data_can_tell_the_best_from_the_given(tmp_path: Path) -> None:
     few = Job(write_study(tmp_path, "few", 20, [0.5, 0.6])).figures()["study"]
     assert "20 images cannot tell the two apart" in few["verdict"]

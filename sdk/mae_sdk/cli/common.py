@@ -369,3 +369,14 @@ def _print_log_line(line: str, as_json: bool) -> None:
 def one_or_several(given: Sequence[str]) -> str | list[str] | None:
     """What an option that may be repeated holds: one, a list, or None where it is not given."""
     return given[0] if len(given) == 1 else list(given) or None
+
+
+def figure_lines(document: Mapping[str, Any]) -> list[str]:
+    """The figures of a job as lines, then the metrics that no epoch has reported."""
+    from mae_sdk.jobs.metrics import lines
+
+    by_epoch = {*document.get("last", {})}
+    metrics = document.get("metrics") or {}
+    rest = {name: value for name, value in metrics.items() if name not in by_epoch}
+    warned = [f"data: {text}" for text in document.get("data_warnings", [])]
+    return [*lines(document), *flat_lines(rest), *warned]

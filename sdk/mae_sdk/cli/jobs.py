@@ -15,6 +15,7 @@ from mae_sdk.cli.common import (
     dumps,
     emit,
     environment,
+    figure_lines,
     flat_lines,
     json_option,
     next_for,
@@ -401,19 +402,9 @@ def metrics(job_id: str, results_root: str | None, as_json: bool) -> None:
     emit(
         document,
         as_json=as_json,
-        text=bounded(_figures(document), more="--json") or "no metrics yet",
+        text=bounded(figure_lines(document), more="--json") or "no metrics yet",
         next_commands=next_for(job, job.state, results_root),
     )
-
-
-def _figures(document: answers.Document) -> list[str]:
-    """The figures of a job as lines, then the metrics that no epoch has reported."""
-    from mae_sdk.jobs.metrics import lines
-
-    by_epoch = {*document.get("last", {})}
-    rest = {name: value for name, value in document["metrics"].items() if name not in by_epoch}
-    warned = [f"data: {text}" for text in document.get("data_warnings", [])]
-    return [*lines(document), *flat_lines(rest), *warned]
 
 
 @jobs.command("show")

@@ -16,6 +16,7 @@ from mae_sdk.cli.common import (
     bounded,
     emit,
     environment,
+    figure_lines,
     in_order,
     json_option,
     next_for,
@@ -530,10 +531,7 @@ _LAUNCHED = ("job_id", "action", "state", "folder")
 def ended_text(document: dict[str, Any]) -> str:
     """What a person reads of a job that was launched and, where it was waited for, has ended:
     its figures, what was left out, its files."""
-    from mae_sdk.jobs.metrics import lines
-
-    text = [pairs({name: document[name] for name in _LAUNCHED}), *lines(document)]
-    text += [f"data: {said}" for said in document.get("data_warnings", [])]
+    text = [pairs({name: document[name] for name in _LAUNCHED}), *figure_lines(document)]
     if named := document.get("files"):
         more = document.get("more_files")
         text += ["files:", *(f"  {path}" for path in named)]
