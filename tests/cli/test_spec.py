@@ -99,6 +99,22 @@ def test_recipes_are_listed_and_each_is_a_template(capsys: pytest.CaptureFixture
     assert call(capsys, "get-spec", "train", "--recipe", "mae_vit_bass_pretrain")[0] in (2, 4)
 
 
+def test_a_template_takes_values_and_refuses_what_cannot_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("get-spec", "train", "stage=finetune", "model.num_classes=4", "--json")
+    code, out, _ = call(capsys, *words)
+    plain = json.loads(call(capsys, "get-spec", "train", "--json")[1])
+    found = json.loads(out)
+    assert code == 0 and found["train"]["stage"] == "finetune"
+    assert found["model"]["num_classes"] == 4
+    assert found["dataset"] == plain["dataset"] and found.keys() == plain.keys()
+    code, _, err = call(capsys, "get-spec", "train", "model.arch=resnet50", "--json")
+    assert code == 2 and json.loads(err)["field"] == "model.arch"
+    code, _, err = call(capsys, "get-spec", "train", "model.num_clases=4", "--json")
+    assert code == 2 and "num_classes" in err
+
+
 def test_a_spec_that_cannot_be_written_is_a_usage_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from mae_sdk.cli.common import (
     show,
     skill_dir_option,
 )
+
+if TYPE_CHECKING:
+    from mae_skill.bundle import Bundle
 
 
 @click.command("get-spec")
@@ -62,7 +65,10 @@ def get_spec(
     skill_dir: str | None,
     as_json: bool,
 ) -> None:
-    """The spec template of an action as YAML: every field it reads, with its default."""
+    """The spec template of an action as YAML: every field it reads, with its default.
+
+    KEY=VALUE puts a value of yours in its place.
+    """
     from mae_skill.bundle import Bundle
     from mae_skill.dotted import flatten, set_dotted
     from mae_skill.errors import UsageError
@@ -85,17 +91,20 @@ def get_spec(
     if recipe == "auto":
         template = _auto_spec(skill_dir, action, overrides, given)
     else:
-        if overrides or given:
+        if given:
             raise UsageError(
-                "a template takes no values",
+                "a template looks at no data",
                 field="get-spec",
-                got=[*overrides, *given],
+                got=[*given],
                 expected="--recipe auto beside them",
-                hint="give KEY=VALUE to `mae plan` or `mae run`",
+                hint="give them to `mae plan` or `mae run`",
             )
-        template = Bundle.load(skill_dir).template(action)
+        bundle = Bundle.load(skill_dir)
+        template = bundle.template(action)
         for key, value in flatten(_published(recipe) if recipe else {}).items():
             set_dotted(template, key, value)
+        if overrides:
+            template = _with_values(bundle, action, template, overrides)
 
     text = dumps(template) + "\n" if as_json else dump_yaml(template)
     if output is None:
@@ -122,6 +131,28 @@ def _published(recipe: str) -> dict[str, Any]:
     from mae_skill.recipes import recipe_spec
 
     return recipe_spec(recipe)
+
+
+def _with_values(
+    bundle: Bundle, action: str, template: dict[str, Any], overrides: tuple[str, ...]
+) -> dict[str, Any]:
+    """A template with values of the person's in their places.
+
+    Raises:
+        SpecError: one of them cannot be; what a template leaves open is no fault of theirs.
+    """
+    from mae_skill.origin import OriginKind
+    from mae_skill.reader import parse_override
+    from mae_skill.resolve import raise_all
+
+    from mae_sdk.plan.layers import resolve_spec
+
+    asked = in_order(parse_override(item) for item in overrides)
+    found, _ = resolve_spec(bundle, action, template, asked, looks=False)
+    theirs = {OriginKind.OVERRIDE, OriginKind.SHORTHAND}
+    named = {*asked, *(key for key, origin in found.provenance.items() if origin.kind in theirs)}
+    raise_all([error for error in found.errors if error.field in named], action)
+    return found.spec
 
 
 def _auto_spec(
