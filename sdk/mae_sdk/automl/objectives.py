@@ -157,18 +157,23 @@ NO_EPOCH = -1
 
 def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
     """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside
-    ``epoch``): one per epoch, the last one wins. Where no record names an epoch, the last value
-    alone, at `NO_EPOCH`."""
+    ``epoch``): one per epoch, the last one wins. Where no record names an epoch, those of every
+    step or, without steps, the last value alone; all at `NO_EPOCH`."""
     found: dict[int, float] = {}
+    steps: dict[int, float] = {}
     for record in records:
         value = (record.get("kpi") or {}).get(metric, record.get(metric))
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        epoch = record.get("epoch")
+        epoch, step = record.get("epoch"), record.get("step")
         if isinstance(epoch, int) and not isinstance(epoch, bool):
             found[epoch] = float(value)
+        elif isinstance(step, int) and not isinstance(step, bool):
+            steps[step] = float(value)
         else:
             found[NO_EPOCH] = float(value)
+    if steps and not found.keys() - {NO_EPOCH}:
+        return [(NO_EPOCH, steps[step]) for step in sorted(steps)]
     if len(found) > 1:
         found.pop(NO_EPOCH, None)
     return sorted(found.items())

@@ -3,15 +3,15 @@
 TAO's layout: ``model_epoch_001.pth``, ``model_epoch_001_step_00020.pth``, ``model_best_003.pth``,
 ``<arch>_model_latest.pth``. The highest epoch, then the highest step, is the latest; a name with
 "best" is preferred where the best is asked for, and where there is none, the latest is taken and
-said to be that. Where the job states a metric, and its status lines a value for each epoch, these
-decide which epoch is the best.
+said to be that. Where the job states a metric, and its status lines a value for each epoch, or for
+each step where there are no epochs, these decide which is the best.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -88,10 +88,12 @@ def place(name: str) -> tuple[int, int] | None:
 
 
 class Best(NamedTuple):
-    """The best of a job's checkpoints, the reason in words, and whether no epoch was better."""
+    """The best of a job's checkpoints, its epoch or step (None: it has none), the reason in words,
+    and whether no other was better."""
 
     name: str
-    epoch: int
+    epoch: int | None
+    step: int | None
     value: float
     reason: str
     is_top: bool
@@ -99,36 +101,55 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Judged:
-    """How good each epoch of a job is: its value of the metric that the job is judged by."""
+    """How good each epoch of a job is, or each step where its runner counts steps: its value of the
+    metric that the job is judged by."""
 
     metric: str
     direction: str
     values: Mapping[int, float]
+    steps: Mapping[int, float] = field(default_factory=dict)
 
     def best(self, names: Iterable[str]) -> Best | None:
         """The best of these checkpoints, the earliest of equals; None where no name states an epoch
-        that has a value."""
+        or a step that has a value."""
+        placed = {name: at for name in sorted(names) if (at := place(name))}
+        of_epochs = {name: at for name, at in placed.items() if at[0] >= 0}
+        found = self._best("epoch", self.values, of_epochs)
+        if found is not None:
+            return found
+        # A bare number is a step where nothing has an epoch.
+        of_steps = {
+            name: (step if step >= 0 or self.values else epoch, 0)
+            for name, (epoch, step) in placed.items()
+        }
+        return self._best(
+            "step", self.steps, {name: at for name, at in of_steps.items() if at[0] >= 0}
+        )
+
+    def _best(
+        self, unit: str, values: Mapping[int, float], placed: Mapping[str, tuple[int, int]]
+    ) -> Best | None:
         sign = -1.0 if self.direction == "maximize" else 1.0
-        placed = {name: at for name in sorted(names) if (at := place(name)) and at[0] >= 0}
         # Some runners count from 1 in the names of files, and from 0 in their status.
-        shifts = [by for by in (0, 1) if all(at[0] - by in self.values for at in placed.values())]
+        shifts = [by for by in (0, 1) if all(at[0] - by in values for at in placed.values())]
         shift = next(iter(shifts), 0)
         scored = [
-            (sign * self.values[epoch - shift], epoch, -step, name)
-            for name, (epoch, step) in placed.items()
-            if epoch - shift in self.values
+            (sign * values[number - shift], number, -within, name)
+            for name, (number, within) in placed.items()
+            if number - shift in values
         ]
         if not scored:
             return None
-        _, epoch, _, name = min(scored)
-        value = self.values[epoch - shift]
+        _, number, _, name = min(scored)
+        value = values[number - shift]
         extreme = "highest" if self.direction == "maximize" else "lowest"
-        reason = f"best {self.metric} ({extreme}), epoch {epoch}, {self.metric} {value:.6g}"
-        top = min(self.values, key=lambda one: (sign * self.values[one], one))
-        is_top = self.values[top] == value
+        reason = f"best {self.metric} ({extreme}), {unit} {number}, {self.metric} {value:.6g}"
+        top = min(values, key=lambda one: (sign * values[one], one))
+        is_top = values[top] == value
         if not is_top:
-            reason += f"; epoch {top + shift} ({self.values[top]:.6g}) has no checkpoint"
-        return Best(name, epoch, value, reason, is_top)
+            reason += f"; {unit} {top + shift} ({values[top]:.6g}) has no checkpoint"
+        epoch, step = (number, None) if unit == "epoch" else (None, number)
+        return Best(name, epoch, step, value, reason, is_top)
 
 
 def choose_by_name(

@@ -42,7 +42,8 @@ def described(
 def last_and_best(
     lines: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Figures, Figures]:
-    """The last and the best value of every metric that an epoch reports.
+    """The last and the best value of every metric that an epoch reports, or a step where no epoch
+    does.
 
     Args:
         lines: of ``status.json``.
@@ -53,7 +54,7 @@ def last_and_best(
         of images, ``images`` and ``standard_error``; metrics without a known direction have none.
         The first of equals is the best; values that are not finite never are.
     """
-    reported = by_epoch(lines)
+    reported = {**by_step(lines), **by_epoch(lines)}
     last = {name: epochs[max(epochs)] for name, epochs in reported.items()}
     best: Figures = {}
     for name, epochs in reported.items():
@@ -72,14 +73,23 @@ def by_epoch(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]
 
     An epoch that was done again, after a resume, replaces its earlier values.
     """
+    return _by("epoch", lines)
+
+
+def by_step(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]]:
+    """As `by_epoch`, metric → step: of a runner that counts steps."""
+    return _by("step", lines)
+
+
+def _by(unit: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]]:
     reported: dict[str, dict[int, Figures]] = {}
     for line in lines:
-        epoch, kpi = line.get("epoch"), line.get("kpi")
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or not isinstance(kpi, Mapping):
+        number, kpi = line.get(unit), line.get("kpi")
+        if not isinstance(number, int) or isinstance(number, bool) or not isinstance(kpi, Mapping):
             continue
         for name, value in kpi.items():
-            place = {"value": value, "epoch": epoch, "step": line.get("step")}
-            reported.setdefault(str(name), {})[epoch] = place
+            place = {"value": value, "epoch": line.get("epoch"), "step": line.get("step")}
+            reported.setdefault(str(name), {})[number] = place
     return reported
 
 
@@ -98,14 +108,16 @@ def noise_of(result: Mapping[str, Any]) -> Figures:
 
 
 def judged(lines: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> Judged | None:
-    """How good each epoch of a job is, by the ``metric`` and ``direction`` that its record states;
-    None where it states none."""
+    """How good each epoch of a job is, or each step, by the ``metric`` and ``direction`` that its
+    record states; None where it states none."""
     if not stated:
         return None
     metric = str(stated.get("metric"))
-    places = by_epoch(lines).get(metric, {})
-    values = {epoch: at["value"] for epoch, at in places.items() if is_number(at["value"])}
-    return Judged(metric, str(stated.get("direction")), values)
+    epochs, steps = (
+        {number: at["value"] for number, at in places.items() if is_number(at["value"])}
+        for places in (found(lines).get(metric, {}) for found in (by_epoch, by_step))
+    )
+    return Judged(metric, str(stated.get("direction")), epochs, steps)
 
 
 def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
@@ -135,6 +147,8 @@ def best_by_name(names: Sequence[str], judged: Judged | None) -> Figures | None:
     if judged is None or top is None:
         return None
     found = {"file": top.name, "epoch": top.epoch, "metric": judged.metric}
+    if top.step is not None:
+        found["step"] = top.step
     return {**found, "value": top.value}
 
 
@@ -283,8 +297,10 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         top = best.get(name, {})
         error = top.get("standard_error")
         note = "" if error is None else f"±{error:.2g} (binomial, {top['images']} images)"
-        places = [top.get("epoch", "-"), "-" if top.get("step") is None else top["step"]]
-        rows.append([name, _short(now["value"]), now["epoch"], _short(top.get("value")), *places])
+        places = [_short(top.get("epoch")), "-" if top.get("step") is None else top["step"]]
+        rows.append(
+            [name, _short(now["value"]), _short(now["epoch"]), _short(top.get("value")), *places]
+        )
         rows[-1].append(note)
     if last:
         texts = [[str(cell) for cell in row] for row in rows]
@@ -295,7 +311,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         ]
     if kept := found.get("best_checkpoint"):
         value = f"{kept['metric']} {_short(kept['value'])}"
-        shown.append(f"best checkpoint kept: {kept['file']} ({value}, epoch {kept['epoch']})")
+        at = f"epoch {kept['epoch']}" if kept["epoch"] is not None else f"step {kept.get('step')}"
+        shown.append(f"best checkpoint kept: {kept['file']} ({value}, {at})")
     for name, known in found.get("noise", {}).items():
         error, images = known["standard_error"], known["images"]
         shown.append(f"noise of {name}: ±{error:.2g} (binomial, {images} images)")

@@ -146,6 +146,8 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
         top = mapping(best.get(name)) or kept
         images = top.get("images")
         where = f"the best of all epochs, at epoch {top.get('epoch')}"
+        if top.get("epoch") is None:
+            where = f"the best of all steps, at step {top.get('step')}"
         if isinstance(images, int):
             where += "; it was chosen on these images: on others expect less"
         return str(name), top.get("value"), images if isinstance(images, int) else None, where
