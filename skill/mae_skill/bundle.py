@@ -10,13 +10,13 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mae_skill.dialect import is_foreign, normalise, unread_info, unread_schema
-from mae_skill.dotted import set_dotted, split_index
+from mae_skill.dotted import get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import parse_value, read_spec
@@ -345,6 +345,13 @@ class Bundle:
             set_dotted(found, key, copy.deepcopy(value))
         for key, value in self.key_defaults.items():
             if _has_place(found, key):
+                if isinstance(get_dotted(found, key), Mapping) and value != {}:
+                    raise SpecError(
+                        "this value would replace a whole section of the template",
+                        field=f"key_defaults.{key}",
+                        got=value,
+                        expected="a mapping, or the key of a field",
+                    )
                 set_dotted(found, key, copy.deepcopy(value))
         return found
 
@@ -358,7 +365,16 @@ class Bundle:
     def key_defaults(self) -> dict[str, Any]:
         """Dotted key → the value that the bundle sets before anybody else."""
         found = self.info.get("key_defaults")
-        return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+        return dict(_leaves(found)) if isinstance(found, dict) else {}
+
+
+def _leaves(table: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key → value, of keys that may hold mappings of further keys."""
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", value
 
 
 _TABLES = {"data_sources": 2, "spec_params": 1, "actions": 1, "key_defaults": 0, "inherit": 0}

@@ -435,7 +435,15 @@ def judge(
     of_data = {str(problem.field) for problem in known}
     known += _missing_inputs(bundle, action, found.spec, absent | of_data)
     # What the missing data would fill is said once, as data.
-    shaped = [item for item in shaped if not (item in missing and _inside(item.field, of_data))]
+    of_data = {str(problem.field) for problem in known}
+    shaped = [
+        item
+        for item in shaped
+        if not (
+            _inside(item.field, of_data)
+            and (item in missing or get_dotted(found.spec, str(item.field)) is None)
+        )
+    ]
     found.errors, found.warnings = [*shaped, *known], _unfilled_inputs(bundle, action, found.spec)
     if unsettled:
         return

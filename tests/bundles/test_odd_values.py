@@ -195,3 +195,38 @@ def test_the_error_of_a_position_beyond_a_list_says_which_there_are(made: Made) 
     plan = skill.plan("go", spec_overrides={"data.x[2].p": 3})
     assert [item["p"] for item in plan.spec["data"]["x"]] == [1, 2, 3]
     assert str(plan.provenance["data.x"].kind) == "override"
+
+
+@pytest.mark.parametrize("entry", [{}, {"metric": "loss"}, {"metric": ""}], ids=str)
+def test_a_direction_that_is_no_such_word_is_refused(made: Made, entry: Any) -> None:
+    skill = made({**entry, "metric_direction": "sideways"})
+    with pytest.raises(UsageError, match="not a direction") as caught:
+        skill.plan("go", automl_policy="off")
+    assert caught.value.field == "actions.go.metric_direction"
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_key_defaults_do_not_replace_a_section_and_reach_into_it(made: Made) -> None:
+    skill = made(key_defaults={"go": 7})
+    with pytest.raises(SpecError, match="replace a whole section") as caught:
+        skill.plan("go")
+    assert caught.value.field == "key_defaults.go"
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_key_defaults_of_a_section_set_its_fields_alone(made: Made) -> None:
+    skill = made(template={"go": {"gpus": 1, "lr": 1}}, key_defaults={"go": {"lr": 2}})
+    assert skill.plan("go").spec["go"] == {"gpus": 1, "lr": 2}
+
+
+@pytest.mark.parametrize("table", ["data_sources", "spec_params", "spec_templates"])
+def test_a_table_of_an_action_that_is_not_there_is_named(made: Made, table: str) -> None:
+    plan = made(**{table: {"gone": "x.yaml" if table == "spec_templates" else {}}}).plan("go")
+    assert any(f"{table}.gone (no such action)" in notice for notice in plan.notices)
+
+
+def test_a_table_of_paths_without_the_bundles_format_is_refused(made: Made, tmp_path: Path) -> None:
+    skill = made(row={"path": None, "path_from_format": {"coco": "a.csv"}}, data_format="odvg")
+    with pytest.raises(SpecError, match="data_format") as caught:
+        skill.plan("go", train_datasets=str(tmp_path / "data"))
+    assert (caught.value.got, caught.value.expected) == ("odvg", "coco")

@@ -19,6 +19,7 @@ from typing import Any
 from mae_skill.dialect import is_nested
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.resolve import source_option
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.patterns import expand, is_pattern
@@ -99,7 +100,8 @@ def locate(
                 )
             )
         alone = sum(str(other.get("source")) == name for other in rows.values()) == 1
-        place = _Place(key, row, name, str(info.get("data_format") or ""), alone, value_of)
+        kind = _type_of(((info.get("actions") or {}).get(action) or {}).get("inputs"), key)
+        place = _Place(key, row, name, str(info.get("data_format") or ""), alone, value_of, kind)
         found = []
         for one in uris:
             try:
@@ -119,6 +121,13 @@ def locate(
         elif found:
             values[key] = found if several else found[0]
     return values, errors
+
+
+def _type_of(inputs: Any, key: str) -> str | None:
+    """The type of a declared input."""
+    row = inputs.get(key) if isinstance(inputs, Mapping) else None
+    found = row.get("type") if isinstance(row, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def _one_alone(key: str, name: str, uris: Sequence[str]) -> UsageError:
@@ -164,6 +173,8 @@ class _Place:
         name: its source.
         data_format: of the bundle, by which some rows choose their path.
         alone: whether no other row takes files of the source: then a source may be the file itself.
+        kind: as what the action's ``inputs`` declare the field: ``file``, ``folder``,
+            ``local_glob``; None: they do not.
     """
 
     key: str
@@ -172,6 +183,7 @@ class _Place:
     data_format: str
     alone: bool
     value_of: Callable[[str], Any]
+    kind: str | None = None
 
     def of(self, uri: str) -> Any:
         """What the row takes of one source: a path, or a mapping of them; None where an optional
@@ -217,6 +229,14 @@ class _Place:
             if isinstance(table, Mapping):
                 wanted = self.data_format if word == "path_from_format" else "*"
                 chosen = table.get(wanted, table.get("*"))
+                if chosen is None and word == "path_from_format" and table:
+                    raise SpecError(
+                        "path_from_format has no path for the bundle's data_format",
+                        field=self.key,
+                        got=self.data_format or None,
+                        expected=", ".join(map(str, table)),
+                        hint=f"{self.key}=PATH",
+                    )
         if isinstance(chosen, (list, tuple)):
             return [str(one) for one in chosen] or [""]
         return [str(chosen or "")]
@@ -226,16 +246,53 @@ class _Place:
         for path in places:
             if (there := _carried_at(base, path, alone)) is not None:
                 return there
+            if (matched := self._matched(base, path)) is not None:
+                return matched
         if optional and any(places):
             return None
         below = [urls.redact(urls.join(base, path) if path else base) for path in places]
+        option = source_option(self.name)
         raise DataError(
             "no data was found",
             field=self.key,
             got=urls.redact(base),
             expected=" or ".join(below),
-            hint=f"{self.key}=PATH names the file itself",
+            hint=f"{option} of the place that holds it; or {self.key}=PATH of the "
+            f"{self._kind(places)} itself",
         )
+
+    def _kind(self, places: Sequence[str]) -> str:
+        """What the row looks for, in a word."""
+        if any(urls.is_archive(path) for path in places):
+            return ARCHIVE
+        if self.kind in (FILE, FOLDER):
+            return str(self.kind)
+        return FILE if all(PurePosixPath(path).suffix for path in places) else FOLDER
+
+    def _matched(self, base: str, path: str) -> str | None:
+        """A pattern of files, for a runner that takes one, else the one file that it matches; None
+        where the path is no pattern or matches nothing.
+
+        Raises:
+            DataError: a field of one file or folder has several.
+        """
+        if not any(mark in path for mark in "*?["):
+            return None
+        pattern = urls.join(base, path)
+        if urls.is_remote(base):
+            return pattern
+        found = sorted(map(str, Path(base).glob(path)))
+        if self.kind not in (FILE, FOLDER):
+            return pattern if found else None
+        if len(found) > 1:
+            raise DataError(
+                f"{len(found)} of them match, and {self.key} takes one {self.kind}",
+                field=self.key,
+                got=found[:5],
+                expected=f"one that matches {pattern}",
+                hint=f"{self.key}=PATH",
+            )
+        return found[0] if found else None
 
     def _filled(self, path: str) -> str:
         """A path of the bundle with its ``{field}`` filled in."""
@@ -345,7 +402,7 @@ def carried(
             kinds.add(FOLDER)
         elif urls.local_path(path).exists():
             kinds.add(ARCHIVE if urls.is_archive(path) else FILE)
-        elif any(mark in path for mark in "*?"):  # a pattern is its runner's to read
+        elif any(mark in path for mark in "*?["):  # a pattern is its runner's to read
             problems += no_match(key, path)
         else:
             problems.append(

@@ -162,7 +162,13 @@ def unread_info(info: Mapping[str, Any]) -> list[str]:
 def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
     yield from _strange(info, TOP, "")
     yield from (f"{key} (not {expected})" for key, _, expected in passed_over(info))
-    for action, entry in _sections(info.get("actions")):
+    actions = info.get("actions")
+    for table in ("data_sources", "spec_params", "spec_templates"):
+        named, there = info.get(table), actions if isinstance(actions, Mapping) else {}
+        for action in named if isinstance(named, Mapping) else ():
+            if action not in there:
+                yield f"{table}.{action} (no such action)"
+    for action, entry in _sections(actions):
         where = f"actions.{action}."
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
