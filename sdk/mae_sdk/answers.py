@@ -259,8 +259,9 @@ def state(job: Job) -> Document:
 
 
 def resumed(job: Job) -> Document:
-    """``id, state, attempt``."""
-    return {**state(job), "attempt": len(job.record["attempts"])}
+    """``id, state, attempt``, and the ``notices`` of a job that starts anew."""
+    said = {"notices": job.notices} if job.notices else {}
+    return {**state(job), "attempt": len(job.record["attempts"]), **said}
 
 
 def logs(job_id: str, text: str, lines: int) -> Document:

@@ -33,7 +33,7 @@ from mae_skill.secret_names import is_secret_name
 from mae_sdk import files
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs import records
-from mae_sdk.jobs.checkpoint_names import made_by_runner, results_of
+from mae_sdk.jobs.checkpoint_names import made_by_runner, newest_in, results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
@@ -599,7 +599,8 @@ class Job:
             ) from None
 
     def history(self) -> list[dict[str, Any]]:
-        """One row per epoch with its metrics, in order; of an AutoML job one row per trial."""
+        """One row per epoch with its metrics, in order, or per step where its runner counts no
+        epochs; of an AutoML job one row per trial."""
         if self.record.get("kind") == "automl":
             import csv
 
@@ -607,15 +608,15 @@ class Job:
                 {name: job_metrics.number(text) for name, text in row.items()}
                 for row in csv.DictReader(self._text("automl/trials.csv").splitlines())
             ]
+        lines = self._lines()
+        unit = "epoch" if job_metrics.by_epoch(lines) else "step"
         rows: dict[int, dict[str, Any]] = {}
-        for line in self._lines():
-            epoch, metrics = line.get("epoch"), line.get("kpi")
-            if isinstance(epoch, int) and isinstance(metrics, dict):
-                row = rows.setdefault(
-                    epoch, {"epoch": epoch}
-                )  # a repeated epoch replaces its values
+        for line in lines:
+            number, metrics = line.get(unit), line.get("kpi")
+            if isinstance(number, int) and isinstance(metrics, dict):
+                row = rows.setdefault(number, {unit: number})  # what was done again replaces it
                 row.update({"step": line.get("step"), **metrics})
-        return [rows[epoch] for epoch in sorted(rows)]
+        return [rows[number] for number in sorted(rows)]
 
     def frame(self) -> Any:
         """`history` as a pandas DataFrame.
@@ -758,7 +759,7 @@ class Job:
         from mae_sdk.jobs.resume import prepare
 
         try:
-            prepare(self.folder)
+            checkpoint = prepare(self.folder)
         except MaeError as error:
             problem = failure("data", error.message, error=error.to_dict())
             records.update_record(
@@ -768,6 +769,12 @@ class Job:
                 ),
             )
             raise
+        newest = None if checkpoint else newest_in(self.folder, record["action"])
+        if newest is not None:
+            self.notices.append(
+                f"it starts anew: its command has no place for a checkpoint, and {newest.name} is "
+                "there"
+            )
         submit(self.folder, env)
         return self
 

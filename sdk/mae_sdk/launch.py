@@ -21,6 +21,7 @@ from mae_skill.reader import dump_yaml
 from mae_sdk import files
 from mae_sdk.job import Job, awaits_launch, open_job, take_over
 from mae_sdk.jobs import records
+from mae_sdk.jobs.command_words import command_for
 from mae_sdk.jobs.config_file import write_spec
 from mae_sdk.jobs.outputs import fetch
 from mae_sdk.jobs.records import Claimed, JobRecord
@@ -85,6 +86,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
         recheck(bundle, plan)
         fetch(plan.inferred)
         _unpack(bundle, plan)
+        _follow_spec(plan)
         if not _create(bundle, plan, root, job_dir):
             job.notices += notice_of_plan(bundle, plan, job)
             return job
@@ -234,6 +236,11 @@ def _set(plan: Plan, key: str, value: Any) -> None:
             set_dotted(spec, key, value)
 
 
+def _follow_spec(plan: Plan) -> None:
+    """Bring the words of the command that follow the spec to what the runner gets."""
+    plan.launch["command"] = command_for(plan.launch, plan.spec, Path(plan.job_dir))
+
+
 def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
     """``job.json`` of a plan; it holds no secret."""
     rows = bundle.spec_params.get(plan.action) or {}
@@ -285,6 +292,7 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
             "devices": [],
             "device_count": 0,
         }
+        record["launch"].pop("words", None)  # of its trials
     records.new_attempt(record)
     return record
 
@@ -342,6 +350,7 @@ def _folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> Ite
     if key and plan.launch["device_count"]:
         # The job sees only the devices that it is given, counted from 0.
         _set(plan, key, list(range(plan.launch["device_count"])))
+        _follow_spec(plan)
 
     # What a copy of a job has left on this machine is in the way of the job itself.
     replace = "claim" in record

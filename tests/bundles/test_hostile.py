@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
-from mae_sdk.plan.command import command_of, fill, places, shell_syntax
+from mae_sdk.jobs.command_words import fill, places
+from mae_sdk.plan.command import command_of, shell_syntax
 from mae_skill.bundle import Bundle
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml

@@ -19,6 +19,7 @@ from typing import Any, cast
 from mae_sdk import files
 from mae_sdk.job import Job, ask, observe
 from mae_sdk.jobs import records
+from mae_sdk.jobs.command_words import command_for, follow_spec
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
 from mae_sdk.jobs.status import lines_of, status_files
@@ -75,11 +76,12 @@ class Trials:
         record["automl_parent"] = self.job_dir.name
         record["created_at"] = records.now()
         record["action"] = self.study.get("action", "train")
+        moved = _moved(spec, str(self.job_dir), str(folder))
         record["launch"], record["attempts"] = self._launch(folder), []
+        record["launch"]["command"] = command_for(record["launch"], moved, folder)
         records.new_attempt(record)
 
         with files.atomic_folder(folder, replace=True) as temporary:
-            moved = _moved(spec, str(self.job_dir), str(folder))
             write_spec(temporary, moved, self.study["launch"].get("config"))
             files.write_json(temporary / records.RECORD_NAME, record)
         return folder
@@ -137,6 +139,7 @@ class Trials:
         else:  # checkpoints of another spec are of no use to it
             shutil.rmtree(folder / self.study.get("action", "train"), ignore_errors=True)
             write_spec(folder, spec, self.study["launch"].get("config"))
+            follow_spec(folder, spec)
 
         submit(folder, self._environment(folder))
 

@@ -100,6 +100,22 @@ class Warm(TypedDict):
     folder: str
 
 
+class Words(TypedDict, total=False):
+    """The words of a command that follow the spec; see `mae_sdk.jobs.command_words`.
+
+    ``command``: the words, with placeholders. ``keys``: short word → field. ``where``: the action's
+    entry, for errors. ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is
+    written, option → the field whose value it has, and the options without a value.
+    """
+
+    command: list[str]
+    keys: dict[str, str]
+    where: str
+    options: dict[str, str]
+    names: dict[str, str]
+    flags: dict[str, str]
+
+
 class _LaunchFields(TypedDict):
     command: list[str]
     result: str | None
@@ -111,10 +127,12 @@ class Launch(_LaunchFields, total=False):
     ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: a JSON
     file of the runner that holds its metrics. ``best``: the ``metric`` that its bundle, or its
     study, judges it by, and the ``direction``. ``spawns``: the runner is one process that starts
-    its own workers, and is told of no ranks.
+    its own workers, and is told of no ranks. ``words``: the command before the values of the spec
+    are in it, where it follows the spec.
     """
 
     config: str
+    words: Words
     metric_file: str
     best: dict[str, str]
     spawns: bool

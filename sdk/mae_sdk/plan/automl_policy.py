@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import field_nodes
 from mae_skill.errors import DependencyError, MaeError, UsageError
 
+from mae_sdk.plan.command import fields_told
 from mae_sdk.plan.search_words import OFF, ON, UNSURE, Reading, read_words
 
 NOT_RUNNABLE = "AutoML is enabled but not runnable until schemas are generated"
@@ -82,7 +84,7 @@ def stated_metric(bundle: Bundle, action: str) -> tuple[str, str] | None:
     """
     entry = bundle.action(action)
     metric, word = entry.get("metric"), entry.get("metric_direction")
-    if not isinstance(metric, str) or word is None:
+    if word is None:
         return None
     direction = {"min": "minimize", "max": "maximize"}.get(str(word).lower(), str(word).lower())
     if direction not in ("minimize", "maximize"):
@@ -92,7 +94,7 @@ def stated_metric(bundle: Bundle, action: str) -> tuple[str, str] | None:
             got=word,
             expected="minimize or maximize",
         )
-    return metric, direction
+    return (metric, direction) if isinstance(metric, str) and metric else None
 
 
 def decide(
@@ -156,8 +158,10 @@ def _decided(bundle: Bundle, action: str, explicit: str | None, metric_given: bo
     entry = bundle.action(action)
     if not (bundle.info.get("automl_enabled") or entry.get("automl_enabled") is True):
         return Decision(False, "auto", "the bundle does not enable AutoML")
-    if entry.get("mode") in ("args", "passthrough"):
-        reason = f"its command takes no spec (mode: {entry['mode']}), which trials would differ in"
+    if entry.get("mode") in ("args", "passthrough") and not _tells_of_trials(bundle, action):
+        reason = (
+            f"its command (mode: {entry['mode']}) is told of no parameter that trials differ in"
+        )
         return Decision(False, "auto", reason)
     for what, read in (("schema", bundle.schema), ("spec template", bundle.template)):
         try:
@@ -181,6 +185,21 @@ def _decided(bundle: Bundle, action: str, explicit: str | None, metric_given: bo
         "auto",
         "the bundle enables AutoML" if explicit is None else "asked for by automl_policy",
     )
+
+
+def _tells_of_trials(bundle: Bundle, action: str) -> bool:
+    """Whether the words of a command hold a parameter that is searched by default."""
+    try:
+        schema, told = bundle.schema(action), fields_told(bundle, action, bundle.template(action))
+    except MaeError:
+        return True  # told where they are read
+    searched = set(schema.get("automl_default_parameters") or ())
+    searched |= {
+        key
+        for key, node in field_nodes(schema).items()
+        if str(node.get("automl_enabled")).lower() == "true"
+    }
+    return told is None or bool(told & searched)
 
 
 def require_optuna() -> None:

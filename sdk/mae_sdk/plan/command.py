@@ -16,24 +16,24 @@ No shell reads a command unless the bundle says so (``shell: true``, or a comman
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle, option_names
-from mae_skill.dotted import flatten, get_dotted
-from mae_skill.errors import SpecError
-from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.dotted import field_nodes, flatten
+from mae_skill.errors import MaeError, SpecError
+
+from mae_sdk.jobs.command_words import PLACE, named, of_spec, reads
+from mae_sdk.jobs.records import Words
 
 FORMATS = ("yaml", "json", "toml")
 MODES = ("config", "args", "passthrough")
-PLACES = ("config_path", "job_dir", "job_id", "bundle_dir", "python", "socket")
 
-_PLACE = re.compile(r"\{([A-Za-z_][\w.\[\]]*)\}")
 _SHELLS = ("sh", "bash", "zsh", "dash", "ksh")
 _ASSIGNMENT = re.compile(r"\s*[A-Za-z_]\w*=")
 
@@ -43,16 +43,16 @@ class Command:
     """An action's command.
 
     Attributes:
-        words: with placeholders of `PLACES` only; `fill` fills them.
+        words: with the placeholders of a job's places only; `fill` fills them.
         cwd: where it works; None: where its caller was.
         config: the file name of its spec.
-        follows_spec: whether other words than the path of the spec depend on the spec's values.
+        of_spec: the words before the spec's values are in them, where some follow the spec.
     """
 
     words: tuple[str, ...]
     cwd: str | None
     config: str
-    follows_spec: bool = False
+    of_spec: Words | None = None
 
 
 def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
@@ -62,6 +62,33 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
         SpecError: there is none, it cannot be split, it needs a shell that the bundle does not ask
             for, or it names a field that is not given.
     """
+    made, cwd, config = _made(bundle, action, spec)
+    filled = of_spec(made, spec)
+    follows = "flags" in made or filled != made["command"]
+    return Command(tuple(filled), cwd, config, made if follows else None)
+
+
+def fields_told(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> frozenset[str] | None:
+    """The fields that the words of a command hold; None where its runner reads them all.
+
+    Raises:
+        SpecError: as `command_of`.
+    """
+    return reads(_made(bundle, action, spec)[0])
+
+
+def fields_named(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[str]:
+    """The fields whose values stand inside the words of a command, which must be given.
+
+    Raises:
+        SpecError: as `command_of`.
+    """
+    return sorted(named(_made(bundle, action, spec)[0]))
+
+
+def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, str | None, str]:
+    """The words of a command before the spec's values are in them, where it works, and the file
+    name of its spec."""
     entry = bundle.action(action)
     where = f"actions.{action}"
     mode = _one_of(entry.get("mode") or "config", MODES, f"{where}.mode")
@@ -75,32 +102,14 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
         words, cwd = _words(entry.get("command"), entry.get("shell"), where), None
     config = f"spec.{_one_of(format_, FORMATS, f'{where}.config_format')}"
 
-    words = [*words, *_more_words(entry, where)]
+    bundle_dir = str(bundle.root.resolve())
+    words = [
+        word.replace("{bundle_dir}", bundle_dir) for word in [*words, *_more_words(entry, where)]
+    ]
+    made: Words = {"command": words, "keys": bundle.shorthand, "where": where}
     if mode == "args":
-        words += _flags(entry, spec)
-    shorthand = bundle.shorthand
-    filled = [_of_spec(word, spec, shorthand, where) for word in words]
-    return Command(
-        tuple(word.replace("{bundle_dir}", str(bundle.root.resolve())) for word in filled),
-        cwd,
-        config,
-        follows_spec=mode == "args" or filled != words,
-    )
-
-
-def places(job_dir: Path, config: str = "spec.yaml") -> dict[str, str]:
-    """What stands in the placeholders of a job's command."""
-    return {
-        "config_path": str(job_dir / config),
-        "job_dir": str(job_dir),
-        "job_id": job_dir.name,
-        "python": sys.executable,
-    }
-
-
-def fill(word: str, values: Mapping[str, str]) -> str:
-    """A word with its placeholders filled, in one pass; unknown ones stay."""
-    return _PLACE.sub(lambda match: values.get(match[1], match[0]), word)
+        made = made | _options(bundle, action, spec)
+    return made, cwd, config
 
 
 def _one_of(value: Any, known: Sequence[str], key: str) -> str:
@@ -159,7 +168,7 @@ def _quoted_script(words: list[str], where: str) -> list[str]:
             break
         if word.startswith("--") or not word.endswith("c"):
             continue
-        if not _PLACE.search(words[at + 1]):
+        if not PLACE.search(words[at + 1]):
             return words
         script, names = _positional(words[at + 1], 1)
         if len(words) > at + 2:
@@ -182,7 +191,7 @@ def _positional(script: str, first: int) -> tuple[str, list[str]]:
             names.append(match[0])
         return f'"${{{names.index(match[0]) + first}}}"'
 
-    return _PLACE.sub(place, script), names
+    return PLACE.sub(place, script), names
 
 
 def shell_syntax(text: str) -> str | None:
@@ -273,52 +282,27 @@ def _more_words(entry: Mapping[str, Any], where: str) -> list[str]:
     return shlex.split(found) if isinstance(found, str) else _texts(found, f"{where}.args")
 
 
-def _flags(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
-    """A spec as options: ``--key value``; true is a flag, null and false are left out.
+def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
+    """The options of ``mode: args``, as they are written in the entry.
 
-    The ``flags`` of an entry have no value: each is given once, unless its field says false. An
-    option of ``args`` is written as it is there; where its value names another field of the spec,
-    it has that field's.
+    Where its ``args`` are options, these, its ``flags`` and the fields of its ``defaults``,
+    ``inputs`` and ``outputs`` are all that there are; else every field of the spec is one. Where
+    the value of one in ``args`` names another field of the action, it has that field's.
     """
-    fields = flatten(spec)
-    flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
+    entry = bundle.action(action)
     options = {one.lstrip("-"): one for one in _names(option_names(entry.get("args")))}
-    named = {
-        key: str(fields[key])
-        for key in options.keys() & fields.keys()
-        if isinstance(fields[key], str) and fields[key] != key and fields[key] in fields
-    }
-    words: list[str] = []
-    for key in [*fields, *(key for key in flags if key not in fields)]:
-        value = fields.get(named.get(key, key), True)
-        if value in (None, "", NOT_GIVEN) or value is False or key in named.values():
-            continue
-        written = options.get(key, flags.get(key, key))
-        words.append(written if written.startswith("-") else f"--{written}")
-        if value is not True and key not in flags:
-            words += [str(one) for one in (value if isinstance(value, list) else [value])]
-    return words
+    fields = flatten(spec)
+    known = {*fields, *(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
+    with contextlib.suppress(MaeError):
+        known |= set(field_nodes(bundle.schema(action)))
+    texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
+    names = {key: name for key, name in texts.items() if name != key and name in known}
+    flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
+    for table in ("defaults", "inputs", "outputs") if options else ():
+        more = option_names(entry.get(table)) or _names(entry.get(table))
+        options |= {key: flags.get(key, key) for key in more if key not in options}
+    return {"options": options, "names": names, "flags": flags}
 
 
 def _names(value: Any) -> list[str]:
     return [str(one) for one in value] if isinstance(value, (list, tuple)) else []
-
-
-def _of_spec(word: str, spec: Mapping[str, Any], shorthand: Mapping[str, str], where: str) -> str:
-    """A word with the fields that it names filled in."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in PLACES:
-            return match[0]
-        found = get_dotted(spec, shorthand.get(name, name))
-        if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
-            return str(found)
-        raise SpecError(
-            "the command names a field that is not given",
-            field=f"{where}.command",
-            got=match[0],
-            expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
-        )
-
-    return _PLACE.sub(value, word)

@@ -12,11 +12,12 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import NotFoundError, SpecError, UsageError
 
+from mae_sdk.jobs.command_words import fill, places
 from mae_sdk.jobs.config_file import SPEC, require_toml
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.automl_policy import stated_metric
-from mae_sdk.plan.command import command_of, fill, places
+from mae_sdk.plan.command import command_of
 from mae_sdk.run.platform import Resources
 
 
@@ -189,6 +190,8 @@ def launch_record(
         "cwd": command.cwd or str(Path.cwd()),
         "grace_seconds": float(entry.get("grace_seconds") or 30.0),
     }
+    if command.of_spec is not None:
+        record["words"] = command.of_spec
     if command.config != SPEC:
         record["config"] = command.config
     if isinstance(entry.get("metric_file"), str):

@@ -14,7 +14,7 @@ from typing import Any
 from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
-from mae_skill.errors import MaeError, StorageError, UsageError
+from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
@@ -33,6 +33,7 @@ from mae_sdk.plan.automl_policy import (
     require_optuna,
     stated_metric,
 )
+from mae_sdk.plan.command import fields_told
 from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
@@ -561,6 +562,7 @@ def plan_of(draft: Draft) -> Plan:
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
+    plan.notices += not_told(draft, plan)
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
@@ -588,6 +590,38 @@ def plan_of(draft: Draft) -> Plan:
         if plan.estimates["machine"].get("fits") is False:
             plan.warnings.append(too_large(machine, plan.estimates["machine"]))
     return plan
+
+
+def not_told(draft: Draft, plan: Plan) -> list[str]:
+    """The fields that were given and that a command without a spec has no option for."""
+    told = _told(draft.bundle, plan)
+    left = sorted(draft.layers.given - told) if told is not None else []
+    known = [key for key in left if get_dotted(plan.spec, key) not in (None, "")]
+    return [f"the command of {plan.action} is not told of {', '.join(known)}"] if known else []
+
+
+def _told(bundle: Bundle, plan: Plan) -> frozenset[str] | None:
+    if bundle.action(plan.action).get("mode") not in ("args", "passthrough"):
+        return None
+    return fields_told(bundle, plan.action, plan.spec)
+
+
+def _refuse_untold(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> None:
+    """Refuse a search of what the trials' commands are not told of: all would be the same.
+
+    Raises:
+        SpecError: a parameter is none of their options.
+    """
+    told = _told(bundle, plan)
+    names = [str(item["name"]) for item in study["space"]["knobs"]]
+    left = [] if told is None else [name for name in names if name not in told]
+    if told is not None and left:
+        raise SpecError(
+            "the command is not told of what the study searches",
+            field="automl.parameters",
+            got=left,
+            expected=", ".join(name for name in names if name in told) or "an option in `args`",
+        )
 
 
 def _empty_patterns(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list[MaeError]:
@@ -731,6 +765,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         auto_first=too_long is not None,
         references=draft.references,
     )
+    _refuse_untold(bundle, plan, study)
     plan.study = study
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}

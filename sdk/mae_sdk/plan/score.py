@@ -5,17 +5,20 @@ files nothing reads.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dialect import unread_info, unread_schema
+from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
+from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import layers_of, resolve
 
 from mae_sdk.plan import inferred_fields, sources
-from mae_sdk.plan.automl_policy import decide
-from mae_sdk.plan.command import command_of
+from mae_sdk.plan.automl_policy import decide, stated_metric
+from mae_sdk.plan.command import command_of, fields_named
 from mae_sdk.plan.inferred_fields import InferenceContext
 
 MUST_BE_GIVEN = "must be given"
@@ -62,6 +65,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             needs.add(f"--parent → {' or '.join(sorted(models))}")
     notices: list[str] = []
     spec: Mapping[str, Any] = {}
+    filled: set[str] = set()
     for read in (bundle.schema, bundle.template):
         try:
             read(action)
@@ -77,7 +81,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
             if given and key not in filled and key not in rows:
                 needs.add(key)
-            elif not given:
+            elif not given and not (key in filled and get_dotted(found.spec, key) is None):
                 problems.append(one)
         notices += found.notices
         spec = found.spec or spec
@@ -85,7 +89,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         problems += getattr(error, "problems", None) or [error]
     searched = "no"
     try:
-        command_of(bundle, action, spec)
+        stated_metric(bundle, action)
+        _judge_command(bundle, action, spec, {*filled, *rows}, needs)
         decision = decide(bundle, action)
         searched = decision.reason
     except MaeError as error:
@@ -99,12 +104,30 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     }
 
 
+def _judge_command(
+    bundle: Bundle, action: str, spec: Mapping[str, Any], filled: set[str], needs: set[str]
+) -> None:
+    """Judge a command as if the fields that it names were given; what must be joins `needs`.
+
+    Raises:
+        SpecError: as `command_of`.
+    """
+    whole = copy.deepcopy(dict(spec))
+    for key in fields_named(bundle, action, spec):
+        if get_dotted(whole, key) not in (None, "", NOT_GIVEN):
+            continue
+        with contextlib.suppress(MaeError):
+            set_dotted(whole, key, "given")
+        function = (bundle.spec_params.get(action) or {}).get(key)
+        if key not in filled or inferred_fields.function_of(function) == "resume_model":
+            needs.add(key)
+    command_of(bundle, action, whole)
+
+
 def _filled(
     bundle: Bundle, action: str, schema: Mapping[str, Any], problems: list[MaeError]
 ) -> set[str]:
     """The fields that mappings and outputs fill; unknown functions are added to `problems`."""
-    from mae_skill.dotted import field_nodes, get_dotted
-
     rows = bundle.spec_params.get(action) or {}
     outputs = bundle.action(action).get("outputs")
     try:

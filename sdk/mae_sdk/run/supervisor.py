@@ -136,7 +136,7 @@ def _next_attempt(job_dir: Path) -> JobRecord:
         if "handle" in before:  # it is the same job of the engine
             attempt["handle"] = before["handle"]
 
-    record = records.update_record(job_dir, open_attempt)
+    records.update_record(job_dir, open_attempt)
     try:
         prepare(job_dir)
     except MaeError as error:
@@ -147,7 +147,7 @@ def _next_attempt(job_dir: Path) -> JobRecord:
 
         _write_down(job_dir, end)
         raise SystemExit(5) from error
-    return record
+    return records.read_record(job_dir)  # the command may name the checkpoint
 
 
 def _stops_without_progress(record: JobRecord) -> int:

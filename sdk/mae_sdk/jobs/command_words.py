@@ -1,0 +1,129 @@
+"""The words of a command that follow the spec, made anew from the spec of each attempt.
+
+A plan's spec is not yet the one that the runner gets: archives are unpacked, a trial has values of
+its own, and a further attempt goes on from a checkpoint. A job's record therefore holds the words
+with their placeholders beside the command.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.dotted import flatten, get_dotted
+from mae_skill.errors import SpecError
+from mae_skill.placeholders import NOT_GIVEN
+
+from mae_sdk.jobs import records
+from mae_sdk.jobs.config_file import SPEC
+from mae_sdk.jobs.records import JobRecord, Launch, Words
+
+PLACES = ("config_path", "job_dir", "job_id", "bundle_dir", "python", "socket")
+PLACE = re.compile(r"\{([A-Za-z_][\w.\[\]]*)\}")
+
+
+def command_for(launch: Launch, spec: Mapping[str, Any], job_dir: Path) -> list[str]:
+    """The command of a job for the spec that its runner gets.
+
+    Raises:
+        SpecError: it names a field that is not given.
+    """
+    words = launch.get("words")
+    if words is None:
+        return launch["command"]
+    values = places(job_dir, launch.get("config") or SPEC)
+    return [fill(word, values) for word in of_spec(words, spec)]
+
+
+def follow_spec(job_dir: Path, spec: Mapping[str, Any]) -> list[str]:
+    """Write the command for this spec into the job's record, and return it."""
+
+    def change(record: JobRecord) -> None:
+        record["launch"]["command"] = command_for(record["launch"], spec, job_dir)
+
+    return records.update_record(job_dir, change)["launch"]["command"]
+
+
+def places(job_dir: Path, config: str = SPEC) -> dict[str, str]:
+    """What stands in the placeholders of a job's command."""
+    return {
+        "config_path": str(job_dir / config),
+        "job_dir": str(job_dir),
+        "job_id": job_dir.name,
+        "python": sys.executable,
+    }
+
+
+def fill(word: str, values: Mapping[str, str]) -> str:
+    """A word with its placeholders filled, in one pass; unknown ones stay."""
+    return PLACE.sub(lambda match: values.get(match[1], match[0]), word)
+
+
+def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
+    """The words with the values of a spec; the placeholders of `PLACES` stay.
+
+    Raises:
+        SpecError: one names a field that is not given.
+    """
+    filled = [_of_fields(word, spec, words) for word in words["command"]]
+    return filled + (_options(words, flatten(spec)) if "flags" in words else [])
+
+
+def reads(words: Words) -> frozenset[str] | None:
+    """The fields that the command is told of; None: all of them."""
+    text = " ".join(words["command"])
+    if "{config_path}" in text or "{job_dir}" in text or words.get("options") == {}:
+        return None
+    options = {*(words.get("options") or ()), *words.get("flags", ())}
+    return frozenset({*named(words), *options, *words.get("names", {}).values()})
+
+
+def named(words: Words) -> set[str]:
+    """The fields whose values stand inside the words."""
+    names = PLACE.findall(" ".join(words["command"]))
+    return {words["keys"].get(name, name) for name in names if name not in PLACES}
+
+
+def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
+    """A spec as options: ``--key value``; true is a flag, null and false are left out.
+
+    Where the entry's ``args`` are options, the fields that the entry names are all that there are.
+    A flag has no value: it is given once, unless its field says false.
+    """
+    options, flags = words.get("options") or {}, words.get("flags") or {}
+    names = words.get("names") or {}
+    found: list[str] = []
+    known = [key for key in fields if key in options or not options]
+    for key in dict.fromkeys([*known, *options, *flags]):
+        field = names.get(key, key)
+        value = fields.get(field, None if key in names else True)
+        if value in (None, "", NOT_GIVEN) or value is False or key in names.values():
+            continue
+        written = options.get(key, flags.get(key, key))
+        found.append(written if written.startswith("-") else f"--{written}")
+        if value is not True and not {key, field} & flags.keys():
+            found += [str(one) for one in (value if isinstance(value, list) else [value])]
+    return found
+
+
+def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
+    """A word with the fields that it names filled in."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in PLACES:
+            return match[0]
+        found = get_dotted(spec, words["keys"].get(name, name))
+        if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
+            return str(found)
+        raise SpecError(
+            "the command names a field that is not given",
+            field=f"{words['where']}.command",
+            got=match[0],
+            expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
+        )
+
+    return PLACE.sub(value, word)
