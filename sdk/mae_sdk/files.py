@@ -225,11 +225,14 @@ def _made(name: Callable[[], Path], make: Callable[[Path], int]) -> tuple[Path, 
         _let_go(descriptor)  # taken for a leftover in the moment before it was held
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
+def remove_leftovers(folder: Path, *, links: bool = False) -> list[Path]:
     """Remove what writers that were killed have left directly in a folder.
 
     Only what is provably of nobody goes: a writer holds its temporary file while it lives. Another
     user's is passed over.
+
+    Args:
+        links: temporary links too, however young: nobody else makes any in this folder.
 
     Returns:
         What was removed.
@@ -239,17 +242,18 @@ def remove_leftovers(folder: Path) -> list[Path]:
             parts = [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]
     except OSError:
         return []
-    return [path for path in parts if _remove_abandoned(path)]
+    return [path for path in parts if _remove_abandoned(path, links)]
 
 
-def _remove_abandoned(path: Path) -> bool:
+def _remove_abandoned(path: Path, links: bool) -> bool:
     """Remove a temporary file or folder of this user that no writer holds; whether it was."""
     try:
         status = path.lstat()
         if status.st_uid != user_id():
             return False
         if stat.S_ISLNK(status.st_mode):  # there is nothing to hold: it lives for a moment
-            return time.time() - status.st_mtime > _LINK_SECONDS and _remove(path)
+            is_old = links or time.time() - status.st_mtime > _LINK_SECONDS
+            return is_old and _remove(path)
         if not HAS_FLOCK:  # nobody holds one: its age is all there is
             return time.time() - status.st_mtime > _UNLOCKED_SECONDS and _remove(path)
         descriptor = os.open(path, READ)
@@ -289,7 +293,7 @@ def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         for entry in list(place.iterdir()):
             if entry.name.startswith(prefix):
-                _remove_abandoned(entry)
+                _remove_abandoned(entry, False)
 
     def make(folder: Path) -> int:
         folder.mkdir(mode=0o700)

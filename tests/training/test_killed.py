@@ -184,7 +184,10 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(
     own = folder / ".mine.part"
     for path in (dead, alive, own):
         path.write_bytes(b"half")
+    pointer = folder / ".vit_tiny_patch16_latest.pth.89abcdef.part"
+    pointer.symlink_to("model_epoch_001.pth")  # killed a moment ago, while it was to be renamed
     with alive.open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
         assert train(spec(data, tmp_path / "job", **CHANGES)) == 0
     assert not dead.exists() and alive.exists() and own.exists()
+    assert not pointer.is_symlink()

@@ -31,9 +31,9 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         ``{"kpis", "artefacts", "best", "best_metrics"}``, and ``left_out`` where images were
         unreadable; empty on ranks above 0.
     """
-    if context.is_main:  # what a killed run has left
+    if context.is_main:  # what a killed run has left; no other run may be in this folder
         for folder in {context.results_dir, context.action_dir}:
-            remove_leftovers(folder)
+            remove_leftovers(folder, links=True)
     stored = position.find(
         context.action_dir,
         spec.train.resume_training_checkpoint_path,
