@@ -174,6 +174,19 @@ def test_a_subset_of_the_classes_keeps_the_models_labels(finetuned, digits, tmp_
     assert some["per_class"]["eight"]["images"] == 0
 
 
+def test_one_class_alone_is_said_to_tell_nothing_of_the_others(finetuned, digits, tmp_path):
+    (tmp_path / "part/zero").mkdir(parents=True)
+    for file in (digits / "zero").iterdir():
+        (tmp_path / "part/zero" / file.name).write_bytes(file.read_bytes())
+    context = make_context("evaluate", tmp_path / "a")
+    evaluate_on(tmp_path / "a", finetuned, tmp_path / "part", context)
+    assert any("of one class alone" in warning for warning in context.warnings)
+
+    context = make_context("evaluate", tmp_path / "b")
+    evaluate_on(tmp_path / "b", finetuned, digits, context)
+    assert not any("of one class alone" in warning for warning in context.warnings)
+
+
 def test_classes_that_the_model_does_not_know_are_refused(finetuned, digits, tmp_path):
     (tmp_path / "data" / "martian").mkdir(parents=True)
     first = next((digits / "zero").iterdir())

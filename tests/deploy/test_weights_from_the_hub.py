@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from mae_runners.models import build_classifier, build_from_config, build_mae, load_pretrained
@@ -121,6 +122,33 @@ def test_a_model_that_the_hub_does_not_show_is_named(server, monkeypatch):
         hub.locate("hf://lab/vit/other.pth")
     with pytest.raises(UsageError, match="not a model of the hub"):
         hub.locate("hf://vit")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"do_normalize": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [60.0, 61.0, 62.0]},
+    ],
+    ids=str,
+)
+def test_pixels_reach_the_model_as_the_folders_own_processor_makes_them(said, tmp_path):
+    from mae_skill.weights.config import normalization
+    from PIL import Image
+    from transformers import ViTImageProcessor
+
+    values = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "do_resize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**values, **said}))
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    processor = ViTImageProcessor.from_pretrained(tmp_path)
+    theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    known = normalization(tmp_path)
+    ours = (pixels / 255 - np.array(known["mean"])) / np.array(known["std"])
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_mean_and_deviation_come_from_the_folder_unless_somebody_says_others(

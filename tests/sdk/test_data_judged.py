@@ -415,6 +415,23 @@ def test_copies_of_pictures_are_named_where_a_share_is_held_out(
     assert "8 images are copies of others" in warnings(twice), "7 of a second naming, and one"
 
 
+def test_a_held_out_share_leaves_every_class_something_to_learn_from(tmp_path: Path) -> None:
+    root = classes(tmp_path / "train", "a", "b")
+    (root / "a/1.png").unlink()
+    share = "dataset.val_fraction"
+    with pytest.raises(DataError, match="no image is left to train on of a") as caught:
+        plan(root, **FINETUNE, **{share: 0.8})  # two of a, two of the three of b
+    assert caught.value.field == share
+    with pytest.raises(DataError, match="all of the 5 images are held out"):
+        plan(root, **FINETUNE, **{share: 0.99})
+
+    (root / "a/2.png").unlink()
+    made = plan(root, **FINETUNE, **{share: 0.3})
+    assert any("a: one image each, which is trained on" in str(one) for one in made.warnings)
+    made = plan(root, **FINETUNE)
+    assert not any("one image each" in str(one) for one in made.warnings)
+
+
 def test_links_are_named(tmp_path: Path) -> None:
     classes(tmp_path, "a", "b")
     (tmp_path / "a" / "gone.png").symlink_to("nowhere.png")

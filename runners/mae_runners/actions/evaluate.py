@@ -149,6 +149,12 @@ def evaluate_classifier(
     classes = artefact.class_names(meta, images.dataset.classes)
     if not meta.classes and context.is_main and (order := by_position(classes)):
         context.warn(f"evaluate.checkpoint: {order}")
+    there = {int(label) for label in images.dataset.labels if label >= 0}
+    if len(there) < 2 <= len(classes):
+        context.warn(
+            "dataset.val_data_sources: the images are of one class alone: their accuracy says "
+            "nothing of the others"
+        )
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []

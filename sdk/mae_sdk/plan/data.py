@@ -154,8 +154,25 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> di
 def _images_seen(source: Source, share: float, reading: Reading, part: float) -> dict[str, Any]:
     from mae_sdk.data.survey import survey_images
 
-    used = _used(Counter(source.labels.tolist()).values(), share, part)
+    sizes = Counter(source.labels.tolist())
+    used = {**_used(sizes.values(), share, part), **_thin_classes(source, sizes, share, part)}
     return {**inspect.facts_of(source, survey_images(source, reading=reading)), **used}
+
+
+def _thin_classes(
+    source: Source, sizes: Mapping[int, int], share: float, part: float
+) -> dict[str, list[str]]:
+    """``untaught``: the classes that a held-out share leaves without a training image;
+    ``unjudged``: those of one image, which it leaves without one to be judged by."""
+    taken = {label: share_of(size, part) for label, size in sizes.items() if label >= 0 and share}
+    untaught = [label for label, size in taken.items() if held_out([size], share) >= size]
+    unjudged = [label for label, size in taken.items() if held_out([size], share) == 0]
+    found = {"untaught": untaught, "unjudged": unjudged}
+    return {
+        name: sorted(source.classes[label] for label in labels)
+        for name, labels in found.items()
+        if labels
+    }
 
 
 def _used(classes: Iterable[int], share: float, part: float) -> dict[str, int]:

@@ -627,6 +627,29 @@ def repeated(case: Case) -> None:
         )
 
 
+def held_out(case: Case) -> None:
+    """A held-out share leaves every class something to learn from and something to be judged by."""
+    found = case.facts.data.get(TRAIN) or {}
+    held, field = found.get("held_out"), "dataset.val_fraction"
+    if not held or "images" not in found:
+        return
+    trained_on = found.get("trained_on", found["images"])
+    if held >= trained_on:
+        text = f"all of the {trained_on} images are held out, so that none is left to train on"
+        case.error(field, text, "a smaller share, 0.2 say", kind=DataError)
+        return
+    if case("train.stage") != "finetune" or _segments(case):
+        return
+    if names := found.get("untaught"):
+        text = f"no image is left to train on of {_listed(names)}"
+        case.error(field, text, "a smaller share, 0.2 say, or more images", kind=DataError)
+    if names := found.get("unjudged"):
+        case.warn(
+            field,
+            f"{_listed(names)}: one image each, which is trained on; validation says nothing of it",
+        )
+
+
 def masks(case: Case) -> None:
     """Masks hold the classes that the model learns, and two of them at least."""
     classes = case("model.num_classes")
@@ -797,5 +820,6 @@ RULES = [
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
     Rule(repeated, ("train",)),
+    Rule(held_out, ("train",)),
     Rule(masks, ("train", "evaluate")),
 ]

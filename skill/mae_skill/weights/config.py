@@ -80,7 +80,7 @@ def normalization(path: Path) -> dict[str, Any]:
             found = json.loads((folder / file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if not isinstance(found, Mapping) or found.get("do_normalize") is False:
+        if not isinstance(found, Mapping):
             continue
         inner = found.get(DESCRIPTION) or found.get("pretrained_cfg")
         inner = inner if isinstance(inner, Mapping) else found
@@ -88,9 +88,24 @@ def normalization(path: Path) -> dict[str, Any]:
             "mean": inner.get("image_mean", inner.get("mean")),
             "std": inner.get("image_std", inner.get("std")),
         }
+        if found.get("do_normalize") is False:  # the model sees the pixels as they are
+            values = {"mean": [0.0] * 3, "std": [1.0] * 3}
         if all(_three(value) for value in values.values()):
-            return {**values, "file": file}
+            return {**_rescaled(found, values), "file": file}
     return {}
+
+
+def _rescaled(found: Mapping[str, Any], values: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Mean and std of pixels in 0 … 1, where a preprocessor's are of pixels times its
+    ``rescale_factor``, or of pixels in 0 … 255 without ``do_rescale``."""
+    factor = found.get("rescale_factor", 1 / 255)
+    factor = 1.0 if found.get("do_rescale") is False else factor
+    if not isinstance(factor, (int, float)) or isinstance(factor, bool) or factor <= 0:
+        return values
+    most = 255 * factor
+    if abs(most - 1) < 1e-3:  # as written, to the last digit
+        return values
+    return {name: [item / most for item in value] for name, value in values.items()}
 
 
 def _three(value: Any) -> bool:
