@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk.automl import space
-from mae_sdk.automl.objectives import Objective, best, epochs, objectives
+from mae_sdk.automl.objectives import Objective, best, epochs, incomparable, objectives
 from mae_sdk.automl.options import parse
 from mae_skill.errors import SpecError
 from mae_skill.origin import Origin, OriginKind
@@ -498,3 +498,16 @@ def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:
     assert best(epochs(records, "ACC_all"), Objective("ACC_all", "maximize")) == (1, 0.9)
     assert best([(0, math.nan), (1, 0.3)], Objective("x", "minimize")) == (1, 0.3)
     assert best([(0, math.nan)], Objective("x", "minimize")) is None
+
+
+@pytest.mark.parametrize("key", ["train.loss", "dataset.augmentation.mixup"])
+def test_a_loss_is_not_compared_across_what_makes_it_another(key: str) -> None:
+    from mae_skill.bundle import Bundle
+
+    schema = Bundle.load().schema("train")
+    found = incomparable(schema, ["train_loss"])
+    assert found[key] == "train_loss"
+    assert "train.optim.lr" not in found
+    assert ("train.loss" in incomparable(schema, ["val_loss"])) and not incomparable(
+        schema, ["ACC_all"]
+    )

@@ -100,7 +100,10 @@ def describe(
     auto_spec = _with(bounded, auto or {}, keys, parsed)
     if auto_spec is not None:
         auto_spec = followed(bounded, auto_spec, links, fixed=auto or {})
-    if auto_spec is not None and incomparable(schema, metrics):
+    if auto_spec is not None and any(
+        get_dotted(auto_spec, key, None) != get_dotted(bounded, key, None)
+        for key in incomparable(schema, metrics)
+    ):
         auto_spec = None
         notes.append(
             f"the auto recipe is not tried: {metrics[0]} does not compare across what it changes; "

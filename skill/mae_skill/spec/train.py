@@ -27,6 +27,11 @@ _CLASSIFIES = {**FINETUNE, **CLASSIFICATION}
 _SINGLE = {**_CLASSIFIES, "model.multi_label": False}
 _MULTI = {**_CLASSIFIES, "model.multi_label": True}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
+_LOSSES = ["train.loss", "train.focal_gamma", "train.dice_weight"]
+_SOFTENING = (
+    *("mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "mixup_mode", "smoothing"),
+    *("auto_aug", "re_prob", "color_jitter", "min_scale", "max_scale"),
+)
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
         "when": {
@@ -63,7 +68,22 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"when": _MULTI, "metric": "f1_micro", "direction": "maximize"},
     {"when": _CLASSIFIES, "metric": "auroc", "direction": "maximize"},
     {"when": _CLASSIFIES, "metric": "ece", "direction": "minimize"},
-    {"when": FINETUNE, "metric": "val_loss", "direction": "minimize"},
+    {
+        "when": FINETUNE,
+        "metric": "val_loss",
+        "direction": "minimize",
+        "incomparable": _LOSSES,
+    },
+    {
+        "when": FINETUNE,
+        "metric": "train_loss",
+        "direction": "minimize",
+        "incomparable": [
+            *_LOSSES,
+            # What is drawn or softened makes the loss of the training images another one.
+            *(f"dataset.augmentation.{name}" for name in _SOFTENING),
+        ],
+    },
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
     {"metric": "seconds", "direction": "minimize"},
