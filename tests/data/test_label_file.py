@@ -68,6 +68,20 @@ def test_every_format_gives_the_same_labels_to_a_folder_and_its_archive(tmp_path
             assert found.read(0) == (images / rows[0][0]).read_bytes()
 
 
+def test_a_row_of_no_known_split_is_named_and_a_column_twice_is_refused(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path)
+    splits = ["train", "validaton", "", *["val"] * (len(rows) - 3)]
+    lines = (f"{p},{c},{said}" for (p, c), said in zip(rows, splits, strict=True))
+    found = labelled(images, table(tmp_path / "a.csv", "path,label,split", *lines)).table
+    assert found["without_split"] == {
+        "count": 2,
+        "files": [f"{rows[1][0]} (validaton)", f"{rows[2][0]} (empty)"],
+    }
+    lines = (f"{p},{c},{c}" for p, c in rows)
+    with pytest.raises(DataError, match="has the column label more than once"):
+        labelled(images, table(tmp_path / "b.csv", "path,label,label", *lines))
+
+
 def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
     tmp_path: Path,
 ) -> None:

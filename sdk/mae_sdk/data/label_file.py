@@ -76,7 +76,8 @@ class LabelledSource(Source):
 
     Attributes:
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
-            without_label``, each ``{count, files}``: rows, pictures and rows. With ``several``,
+            without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
+            whose split is none that is known. With ``several``,
             ``labels``: the fewest and the most of a picture.
         several: a picture may be of several classes.
 
@@ -100,7 +101,7 @@ class LabelledSource(Source):
 
         where = spelled(urls.redact(file))
         self.several = several
-        rows, others, self._named = read_table(file, split, several, columns)
+        rows, others, self._named, astray = read_table(file, split, several, columns)
         index = _Index(source, where)
         found: dict[int, tuple[str, ...]] = {}
         lost, bare = Some(), Some()
@@ -141,6 +142,7 @@ class LabelledSource(Source):
                     ("without_picture", lost),
                     ("without_label", bare),
                     ("without_row", unnamed),
+                    ("without_split", astray),
                 )
                 if some.count
             },
@@ -288,14 +290,21 @@ SEVERAL = "pictures of several classes: model.multi_label=true"
 
 def read_table(
     file: str, split: str, several: bool = False, columns: Sequence[str] | None = None
-) -> tuple[list[Row], list[str], list[str]]:
-    """The rows of a split, the paths of all other rows, and the classes that columns name.
+) -> tuple[list[Row], list[str], list[str], Some]:
+    """The rows of a split, the paths of all other rows, the classes that columns name, and the rows
+    of no known split.
 
     Raises:
         DataError, StorageError: as `LabelledSource`.
     """
     where = spelled(urls.redact(file))
     names, rows = _parse(file, where)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(
+            f"{where} has the column {twice[0]} more than once",
+            got=list(names)[:10],
+            expected="a name of its own for each column",
+        )
     path = _column(names, PATH, where)
     part = next((name for name in names if name.strip().lower() in SPLIT), None)
     if not rows:
@@ -305,6 +314,7 @@ def read_table(
     mine: list[Row] = []
     others: list[str] = []
     parts: Counter[str] = Counter()
+    astray = Some()
     for number, row in enumerate(rows, 1):
         name = _path(row.get(path))
         if not name:
@@ -313,6 +323,8 @@ def read_table(
             said = _text(row.get(part))
             kind = split_of(said) if said else None
             parts[said] += 1
+            if kind not in ("train", "val", "test"):
+                astray.add(f"{name} ({said or 'empty'})")
             if kind != split:
                 others.append(name)
                 continue
@@ -324,7 +336,7 @@ def read_table(
             expected=f"{split} in the column {part}",
             hint="a table without such a column counts whole",
         )
-    return mine, others, named
+    return mine, others, named, astray
 
 
 def _labels_of(

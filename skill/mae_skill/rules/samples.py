@@ -235,6 +235,7 @@ _TABLE = {
     "without_picture": "rows name no picture of the source",
     "without_label": "rows have no label",
     "without_row": "pictures have no row",
+    "without_split": "rows are of no split that is known, and left out",
 }
 
 
