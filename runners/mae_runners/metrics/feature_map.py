@@ -37,10 +37,10 @@ def umap_places(features: Tensor, seed: int) -> np.ndarray | None:
     if len(features) < 20:
         return None
     try:
-        import umap
+        from umap import UMAP
     except ImportError:
         return None
-    fitted = umap.UMAP(n_components=2, random_state=seed, n_jobs=1, metric="cosine")
+    fitted = UMAP(n_components=2, random_state=seed, n_jobs=1, metric="cosine")
     places: np.ndarray = fitted.fit_transform(features.float().numpy())
     return places
 
