@@ -432,6 +432,23 @@ def test_a_held_out_share_leaves_every_class_something_to_learn_from(tmp_path: P
     assert not any("one image each" in str(one) for one in made.warnings)
 
 
+def test_a_held_out_share_of_pictures_with_several_labels_is_not_judged_by_one_of_them(
+    tmp_path: Path,
+) -> None:
+    root = classes(tmp_path / "train", "x", count=6)
+    lines = [f"x/{number}.png,{'a' if number < 5 else 'a|b'}" for number in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
+    several = {
+        **FINETUNE,
+        "model.multi_label": True,
+        "dataset.labels.train": str(tmp_path / "t.csv"),
+        "dataset.val_fraction": 0.3,
+    }
+    made = plan(root, **several)
+    assert made.sources["dataset.train_data_sources"]["unjudged"] == ["b"]
+    assert not any("one image each" in str(one) for one in made.warnings)
+
+
 def test_links_are_named(tmp_path: Path) -> None:
     classes(tmp_path, "a", "b")
     (tmp_path / "a" / "gone.png").symlink_to("nowhere.png")

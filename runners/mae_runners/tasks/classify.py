@@ -49,6 +49,8 @@ class ClassificationTask(Task):
 
     stage = "finetune"
     train: ImageDataset
+    criterion = staticmethod(class_loss)
+    """The loss of logits and soft targets ``[B, C]``: see `losses`."""
 
     @property
     def accuracy(self) -> str | None:
@@ -143,7 +145,7 @@ class ClassificationTask(Task):
             targets = soft_targets(batch["label"], self.spec.model.num_classes, self.aug.smoothing)
         train = self.spec.train
         gamma = train.focal_gamma if train.loss == "focal" else 0.0
-        return class_loss(module(images), targets, self.weights, gamma)
+        return self.criterion(module(images), targets, self.weights, gamma)
 
     def new_metrics(self) -> ClassificationMetrics:
         classes = self.spec.model.num_classes

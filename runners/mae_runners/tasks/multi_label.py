@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from mae_sdk.files import write_json
-from torch import Tensor, nn
+from torch import nn
 
-from mae_runners.data import soft_targets
 from mae_runners.distributed import Ranks
 from mae_runners.metrics.multi_label import DEFINITIONS, MORE, MultiLabelMetrics
 from mae_runners.tasks.base import Batch, Images
@@ -18,6 +17,8 @@ from mae_runners.tasks.losses import label_loss
 
 class MultiLabelTask(ClassificationTask):
     """Binary cross-entropy for each class, with soft targets (mixup, CutMix, label smoothing)."""
+
+    criterion = staticmethod(label_loss)
 
     @property
     def accuracy(self) -> str | None:
@@ -34,16 +35,6 @@ class MultiLabelTask(ClassificationTask):
         others = len(self.train_indices) - counts
         weights: np.ndarray = np.where(counts, others / np.maximum(counts, 1), 1.0)
         return weights
-
-    def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
-        images = self.inputs(batch)
-        if self.mixup is not None:
-            images, targets = self.mixup(images, batch["label"], key)
-        else:
-            targets = soft_targets(batch["label"], self.spec.model.num_classes, self.aug.smoothing)
-        train = self.spec.train
-        gamma = train.focal_gamma if train.loss == "focal" else 0.0
-        return label_loss(module(images), targets, self.weights, gamma)
 
     def new_metrics(self) -> Any:
         return MultiLabelMetrics(self.spec.model.num_classes)

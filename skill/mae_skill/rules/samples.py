@@ -641,13 +641,16 @@ def held_out(case: Case) -> None:
         return
     if case("train.stage") != "finetune" or _segments(case):
         return
+    if case(MULTI):  # a picture counts for one of its classes here, and teaches all of them
+        return
     if names := found.get("untaught"):
         text = f"no image is left to train on of {_listed(names)}"
         case.error(field, text, "a smaller share, 0.2 say, or more images", kind=DataError)
     if names := found.get("unjudged"):
         case.warn(
             field,
-            f"{_listed(names)}: one image each, which is trained on; validation says nothing of it",
+            f"{_listed(names)}: one image each, which is trained on, so that validation says nothing "
+            "of these classes",
         )
 
 
