@@ -649,8 +649,8 @@ def held_out(case: Case) -> None:
     if names := found.get("unjudged"):
         case.warn(
             field,
-            f"{_listed(names)}: one image each, which is trained on, so that validation says nothing "
-            "of these classes",
+            f"{_listed(names)}: one image each, which is trained on, so that validation says "
+            "nothing of these classes",
         )
 
 
