@@ -1,4 +1,5 @@
-"""What the site has beside the pages of ``docs/``: the reference pages of the bundle, and SKILL.md.
+"""What the site has beside the pages of ``docs/``: the reference pages of the bundle, SKILL.md, and
+the notebooks.
 
 They stay where the bundle has them; a link between the two folders is turned into the one that
 holds in the site.
@@ -10,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,22 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / "references").glob("*.md")):
         files.append(File.generated(config, f"references/{path.name}", abs_src_path=str(path)))
     files.append(File.generated(config, "SKILL.md", abs_src_path=str(ROOT / "SKILL.md")))
+
+    for path in sorted((ROOT / "examples").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=_notebook(path)))
+        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def _notebook(path: Path) -> str:
+    """A notebook as a page: its text, its code, and itself to take away."""
+    cells = nbformat.read(path, as_version=4).cells
+    parts = [
+        f"```python\n{cell.source}\n```" if cell.cell_type == "code" else cell.source
+        for cell in cells
+    ]
+    parts.insert(1, f"Take it away: [{path.name}]({path.name}). It needs no data of yours.")
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

@@ -269,3 +269,14 @@ def test_the_architecture_page_names_files_that_are_there_and_the_rooms_of_the_w
     for package, floors in FLOORS.items():
         (rooms,) = re.findall(rf"^\| `{package}`[^|]*\| ([^|]*) \|", text, re.MULTILINE)
         assert re.findall(r"`(\w+)`", rooms) == floors
+
+
+def test_the_menu_of_the_site_has_every_notebook_and_every_reference() -> None:
+    import yaml
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    menu = json.dumps(site["nav"])
+    pages = [f"notebooks/{path.stem}.md" for path in (ROOT / "examples").glob("*.ipynb")]
+    pages += [f"references/{path.name}" for path in (ROOT / "references").glob("*.md")]
+    assert len(pages) > 20
+    assert [page for page in pages if page not in menu] == []
