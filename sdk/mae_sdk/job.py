@@ -398,9 +398,10 @@ class Job:
 
         ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
         one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
-        metric → ``images, standard_error``; ``left_out``: field of a source → reason → how many
-        files of it were not used, and the first of them; ``warnings`` of the run. What is not known
-        is left out.
+        metric → ``images, standard_error``; ``images``: field of a source → how many it has, and
+        how many of them were trained on or held out; ``left_out``: field of a source → reason → how
+        many files of it were not used, and the first of them; ``warnings`` of the run. What is not
+        known is left out.
         """
         record = self.record
         index = self._document(f"{record['action']}/{INDEX_NAME}")
@@ -416,6 +417,7 @@ class Job:
             "best": best,
             "best_checkpoint": kept,
             "study": self._study(result) if record.get("kind") == "automl" else None,
+            "images": job_metrics.images(record.get("data") or {}, result),
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
             "warnings": said if isinstance(said := result.get("warnings"), list) else None,

@@ -151,6 +151,11 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
             "kpis": {},
             "artefacts": ["train/model.pth"],
             "left_out": {"dataset.train_data_sources": {"unreadable": {"count": 2, "files": []}}},
+            "data": {
+                "sources": {
+                    "dataset.train_data_sources": {"images": 4000, "classes": 10, "held_out": 400}
+                }
+            },
         },
         epochs=2,
     )
@@ -159,6 +164,7 @@ def test_what_a_waited_run_ends_with_is_figures_left_out_and_files(tmp_path: Pat
     assert document["state"] == "COMPLETE" and document["last"]["ACC_all"]["value"] == 0.75
     text = ended_text(document)
     assert "train_loss" in text and "left out of dataset.train_data_sources: 2 unreadable" in text
+    assert "dataset.train_data_sources: 4,000 images of 10 classes (400 held out)" in text
     assert str(folder / "train/model.pth") in text
 
 

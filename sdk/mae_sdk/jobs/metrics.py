@@ -288,6 +288,29 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
     return found
 
 
+def images(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
+    """Field of a data source → its ``images`` and, where known, ``classes``, ``trained_on`` (a
+    share was asked for) and ``held_out``. Arguments as of `left_out`."""
+    names = ("images", "classes", "trained_on", "held_out")
+    counted = {**data, **mapping(mapping(result.get("data")).get("sources"))}
+    found = {
+        key: {name: number for name in names if (number := mapping(seen).get(name))}
+        for key, seen in counted.items()
+    }
+    return {key: numbers for key, numbers in found.items() if "images" in numbers}
+
+
+def _images_line(key: str, known: Mapping[str, int]) -> str:
+    classes = f" of {known['classes']:,} classes" if "classes" in known else ""
+    parts = [
+        f"{known[name]:,} {words}"
+        for name, words in (("trained_on", "trained on"), ("held_out", "held out"))
+        if name in known
+    ]
+    more = f" ({', '.join(parts)})" if parts else ""
+    return f"{key}: {known['images']:,} images{classes}{more}"
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures of `Job.figures` as lines for people: the study first, then every metric."""
     shown = study_lines(found["study"]) if "study" in found else []
@@ -316,6 +339,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for name, known in found.get("noise", {}).items():
         error, images = known["standard_error"], known["images"]
         shown.append(f"noise of {name}: ±{error:.2g} (binomial, {images} images)")
+    shown += [_images_line(key, known) for key, known in found.get("images", {}).items()]
     for key, reasons in found.get("left_out", {}).items():
         for reason, about in reasons.items():
             names = ", ".join(map(str, about.get("files") or ()))
