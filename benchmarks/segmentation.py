@@ -1,10 +1,10 @@
-"""Does pretraining on unlabelled pictures help a segmenter?
+"""Does pretraining on unlabeled pictures help a segmenter?
 
 `python benchmarks/segmentation.py [-o FILE] [--work DIR] [--seeds N]`.
 
 Thick handwritten digits on photographs with exact masks (`tests/support/inked.py`), two classes:
 ink and the rest. A small ViT is pretrained on pictures without masks, then fine-tuned with UperNet
-on 24 labelled ones; the same fine-tuning, step for step and field for field, is run from random
+on 24 labeled ones; the same fine-tuning, step for step and field for field, is run from random
 weights. Three groups share neither photographs nor digits: one to learn from (with masks or
 without), one to choose on, one to judge on. Either side takes the learning rate that is best on the
 second group, from the same grid, with a seed that is not judged; then it is judged on the third
@@ -17,10 +17,10 @@ there already. One thread, about twelve minutes of processor time. Found
 (benchmarks/results/segmentation.json and .png): 0.833 (0.816 to 0.846) against 0.764 (0.737 to
 0.791), both at 1e-3, and both sides flat at the end: the lead is not only an earlier start.
 
-What it does not show: one set of 24 labelled pictures, one pretraining and two judged photographs
+What it does not show: one set of 24 labeled pictures, one pretraining and two judged photographs
 are behind it. The lead is one of few labels, and their number was settled on after trial runs on
 the judged group (0.820 against 0.789). In other settings, tried once or twice, it shrank or went:
-with 96 labelled pictures of zeros alone 0.884 pretrained against 0.890 from scratch; zeros and ones
+with 96 labeled pictures of zeros alone 0.884 pretrained against 0.890 from scratch; zeros and ones
 told apart with 96 pictures 0.538 against 0.483, but with four rates tried from scratch the best,
 8e-3, had 0.547 on the selection group, and the one pretrained run there 0.507; mosaics of six
 materials 0.206 against 0.207, the best of either.
@@ -50,7 +50,7 @@ from mae_skill.dotted import set_dotted  # noqa: E402
 from tests.support.inked import GROUPS, photographs, write_inked  # noqa: E402
 
 SIZE, KINDS, CLASSES = 96, 2, ["background", "ink"]
-UNLABELLED, LABELLED, CHOSEN_ON, JUDGED = 3000, 24, 100, 150
+UNLABELED, LABELED, CHOSEN_ON, JUDGED = 3000, 24, 100, 150
 PRETRAIN_EPOCHS, FINETUNE_EPOCHS, POINTS = 40, 102, 6
 RATES = (3e-4, 1e-3, 3e-3, 9e-3)  # either side takes the one that is best on the selection group
 SIDES = ("pretrained", "scratch")
@@ -144,8 +144,8 @@ class Benchmark:
     def __init__(self, work: Path) -> None:
         self.work = work
         counts = {
-            "unlabelled": UNLABELLED,
-            "labelled": LABELLED,
+            "unlabelled": UNLABELED,
+            "labelled": LABELED,
             "selection": CHOSEN_ON,
             "judged": JUDGED,
         }
@@ -240,7 +240,7 @@ def measure(work: Path, seeds: int) -> dict[str, Any]:
         "pretrain": {"epochs": PRETRAIN_EPOCHS, "cpu_s": round(bench.pretrain()[1], 1)},
         "finetune": {
             "epochs": FINETUNE_EPOCHS,
-            "steps": FINETUNE_EPOCHS * (LABELLED // 8),
+            "steps": FINETUNE_EPOCHS * (LABELED // 8),
             "batch": 8,
             "rates": list(RATES),
         },
@@ -261,17 +261,15 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 4))
     steps = [(i + 1) * found["finetune"]["steps"] // POINTS for i in range(POINTS)]
-    for side, colour in zip(SIDES, ("tab:blue", "tab:orange"), strict=True):
+    for side, color in zip(SIDES, ("tab:blue", "tab:orange"), strict=True):
         curves = list(zip(*(row["curve"] for row in found[side]["runs"]), strict=True))
         label = f"{side} (lr {found[side]['lr']:g})"
-        axes.plot(
-            steps, [sum(values) / len(values) for values in curves], color=colour, label=label
-        )
+        axes.plot(steps, [sum(values) / len(values) for values in curves], color=color, label=label)
         axes.fill_between(
             steps,
             [min(values) for values in curves],
             [max(values) for values in curves],
-            color=colour,
+            color=color,
             alpha=0.2,
             lw=0,
         )

@@ -93,7 +93,7 @@ def config(family: str, mask_ratio: float, depth: int, setting: Setting) -> dict
 
 
 def step_of(model: Any, loss: Callable[[], torch.Tensor], setting: Setting) -> Step:
-    """One forward and backward pass, and the optimiser's step where it belongs to the setting."""
+    """One forward and backward pass, and the optimizer's step where it belongs to the setting."""
     optimizer = (
         torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) if setting.optimizer else None
     )

@@ -15,7 +15,7 @@ from tests.support.images import digits, jpeg, write_imagefolder
 from tests.support.scenes import write_digit_scenes
 
 
-def _labelled(folder: Path) -> None:
+def _labeled(folder: Path) -> None:
     write_imagefolder(folder / "labelled", classes=4, per_class=10, size=32)
 
 
@@ -47,7 +47,7 @@ def _newcomers(folder: Path) -> None:
 
 
 def _scans(folder: Path) -> None:
-    """Grey pictures of 12 bits in files of 16, as detectors write them."""
+    """Gray pictures of 12 bits in files of 16, as detectors write them."""
     (folder / "scans").mkdir()
     for number, pixels in enumerate(digits()[0][::300]):
         levels = np.asarray(Image.fromarray(pixels).resize((32, 32)), np.uint16) * 16
@@ -66,7 +66,7 @@ def _table(folder: Path) -> None:
 
 
 def _archives(folder: Path) -> None:
-    """Two archives of unlabelled images: 14 and 11."""
+    """Two archives of unlabeled images: 14 and 11."""
     for name, part in (("first", slice(0, 14)), ("second", slice(14, 25))):
         with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
             for path in sorted((folder / "flat").iterdir())[part]:
@@ -96,7 +96,7 @@ def _stranger(folder: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "labelled": _labelled,
+    "labelled": _labeled,
     "flat": _flat,
     "val": _val,
     "twins": _twins,

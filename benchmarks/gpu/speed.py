@@ -1,10 +1,10 @@
-"""Images a second, model FLOPs utilisation and peak memory of ours and the peers: forward, backward
+"""Images a second, model FLOPs utilization and peak memory of ours and the peers: forward, backward
 and fused AdamW, in one process.
 
 Every side of a case is built once; the rounds of the sides are interleaved, and the figure is the
 median over rounds of the ratio of times. The arithmetic that MFU counts is what our exact
 implementation needs (matrix products and convolutions on what a mask leaves), for every side alike:
-work that a peer does for masked positions is not counted in its favour.
+work that a peer does for masked positions is not counted in its favor.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def needed_flops(case: str, setting: Setting) -> float:
     return counter.get_total_flops() / 2
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Waits until the device has done its work."""
     if device != "cpu":
         torch.cuda.synchronize(device)
@@ -54,16 +54,16 @@ def synchronise(device: str) -> None:
 
 def timed(step: Step, device: str, steps: int) -> float:
     """Seconds of one step, averaged over some that are queued together."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(steps):
         step()
-    synchronise(device)
+    synchronize(device)
     return (time.perf_counter() - start) / steps
 
 
 def prepare(build: Any, device: str) -> tuple[Step, int | None]:
-    """The step of one side after three runs, and its peak memory in MiB: parameters, optimiser and
+    """The step of one side after three runs, and its peak memory in MiB: parameters, optimizer and
     activations."""
     gc.collect()
     if device == "cpu":
@@ -76,7 +76,7 @@ def prepare(build: Any, device: str) -> tuple[Step, int | None]:
     step = build()
     for _ in range(3):
         step()
-    synchronise(device)
+    synchronize(device)
     return step, round((torch.cuda.max_memory_allocated(device) - before) / 2**20)
 
 

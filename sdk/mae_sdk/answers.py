@@ -191,7 +191,7 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
 
 
 def fine_tuning(classes: int | None, parent: str | None = None) -> Step:
-    """Fine-tuning on labelled images of so many classes; None: not known."""
+    """Fine-tuning on labeled images of so many classes; None: not known."""
     overrides = (("train.stage", "finetune"), ("model.num_classes", classes or "CLASSES"))
     return Step("train", parent, ("train_datasets", "eval_dataset"), overrides)
 

@@ -282,7 +282,7 @@ def _remove(path: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str, base: Path | None = None) -> Iterator[Path]:
-    """A folder of this user alone, gone afterwards.
+    """A folder of this user alone, gone afterward.
 
     Those that killed processes of this user have left there under the same prefix go too.
 

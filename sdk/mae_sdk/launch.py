@@ -342,7 +342,7 @@ def _digest(text: str) -> str:
 
 @contextlib.contextmanager
 def _folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> Iterator[Path]:
-    """The job's folder, whole beside its place; it is given its name afterwards.
+    """The job's folder, whole beside its place; it is given its name afterward.
 
     If another caller created the folder first, it is kept.
     """

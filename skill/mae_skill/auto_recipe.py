@@ -161,9 +161,9 @@ def recommend(
 
 
 def stage(task: Task) -> None:
-    """Labelled images beside a trained backbone are there to fine-tune it."""
+    """Labeled images beside a trained backbone are there to fine-tune it."""
     if task.has_weights and (task.facts.classes or 0) > 1:
-        task.choose("train.stage", "finetune", "labelled images, and a trained backbone")
+        task.choose("train.stage", "finetune", "labeled images, and a trained backbone")
 
 
 def classes(task: Task) -> None:
@@ -301,12 +301,12 @@ def mirrors(task: Task) -> None:
 
 
 def geometry(task: Task) -> None:
-    """Crops for photographs; for small and for grey pictures small affine changes instead."""
+    """Crops for photographs; for small and for gray pictures small affine changes instead."""
     name = "dataset.augmentation."
     if task.segments:
         return
     if task.small or task.look.grey:
-        rule = "small or grey pictures: turn, shear, scale and shift a little"
+        rule = "small or gray pictures: turn, shear, scale and shift a little"
         task.choose(f"{name}min_scale", 0.8, rule)
         for key, value in (("rotation", 15.0), ("shear", 10.0), ("zoom", 0.15), ("shift", 0.1)):
             task.choose(f"{name}{key}", value, rule)
@@ -385,8 +385,8 @@ def machine(task: Task) -> None:
 
 def validation(task: Task) -> None:
     """Something to choose the best epoch by."""
-    labelled = not task.pretrains and not task("dataset.val_data_sources")
-    if labelled and task.images >= 100:
+    labeled = not task.pretrains and not task("dataset.val_data_sources")
+    if labeled and task.images >= 100:
         rule = "no validation data: a tenth is held out to choose the best epoch"
         task.choose("dataset.val_fraction", 0.1, rule)
 

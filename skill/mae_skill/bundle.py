@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_skill.dialect import is_foreign, normalise, unread_info, unread_schema
+from mae_skill.dialect import is_foreign, normalize, unread_info, unread_schema
 from mae_skill.dotted import get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
@@ -275,7 +275,7 @@ class Bundle:
             constants = self._constants(action)
             if self.partial and shipped:  # the main bundle's defaults are not this one's
                 found = {name: item for name, item in found.items() if name != "default"}
-            self._schemas[action], self.notes[action] = normalise(found, *shipped, constants)
+            self._schemas[action], self.notes[action] = normalize(found, *shipped, constants)
         return self._schemas[action]
 
     @property

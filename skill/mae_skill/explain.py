@@ -66,14 +66,14 @@ def _field(
         for name in ("search", "option_weights", "math_cond", "depends_on", "parent_param")
         if name in node
     }
-    neighbours = dict.fromkeys(node.get("related") or (), "named by this field")
-    neighbours |= dict.fromkeys(conditions, "decides whether this field acts")
-    neighbours |= {
+    neighbors = dict.fromkeys(node.get("related") or (), "named by this field")
+    neighbors |= dict.fromkeys(conditions, "decides whether this field acts")
+    neighbors |= {
         other: "enabled or disabled by this field"
         for other, entry in fields.items()
         if key in (entry.get("applies_when") or {})
     }
-    neighbours |= {
+    neighbors |= {
         other: "named with this field"
         for other, entry in fields.items()
         if key in (entry.get("related") or ())
@@ -86,6 +86,6 @@ def _field(
         "default_from": "the schema of the bundle",
         "unit": node.get("unit"),
         "acts_when": dict(conditions) or "always",
-        "neighbours": neighbours,
+        "neighbours": neighbors,
         "automl": {"enabled": True, **automl} if node.get("automl_enabled") else {"enabled": False},
     }

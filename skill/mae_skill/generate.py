@@ -457,7 +457,7 @@ def error_table() -> str:
     from mae_skill import errors
 
     lines = [
-        "# Error catalogue",
+        "# Error catalog",
         "",
         f"<!-- {_NOTE} -->",
         "",

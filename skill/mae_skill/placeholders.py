@@ -2,7 +2,7 @@
 
 ``???`` means not given: the layer that holds it says nothing of the field, and a lower layer, a
 default or an inferred value fills it. ``${a.b}`` is another field's value: alone it keeps its type,
-inside text it is spliced in as text. Dots in front lead from the field's own section upwards
+inside text it is spliced in as text. Dots in front lead from the field's own section upward
 (``${.b}`` beside it, ``${..b}`` one section up), ``[0]`` or ``.0`` into a list, and a reference may
 name its target by another one (``${a.${b}}``); as in
 https://omegaconf.readthedocs.io/en/2.3_branch/grammar.html.

@@ -129,7 +129,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
             yield SpecError(
                 "unknown key",
                 field=full,
-                # A misspelt secret is one too.
+                # A misspelled secret is one too.
                 got=REDACTED if looks_secret(hint) or _near_secret(name) else error.instance[name],
                 expected=_listed(known),
                 hint=hint,

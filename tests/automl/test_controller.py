@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: P
     assert len(set(first)) == 5
 
 
-def test_a_pruned_trial_is_cancelled_and_counts_its_epochs(tmp_path: Path) -> None:
+def test_a_pruned_trial_is_canceled_and_counts_its_epochs(tmp_path: Path) -> None:
     job = make_job(
         tmp_path,
         max_trials=8,
@@ -332,7 +332,7 @@ def test_a_supervisor_on_its_way_out_does_not_stand_in_for_the_next_attempt(tmp_
     leaving.wait()
 
 
-def test_a_cancelled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(
+def test_a_canceled_study_that_is_resumed_goes_on_with_the_trial_that_was_running(
     tmp_path: Path,
 ) -> None:
     job = make_job(tmp_path, max_trials=2, spec={"num_epochs": 4, "sleep": 0.3})

@@ -161,7 +161,7 @@ NOTHING = (
     "train images are in /a, val in /b",
     "do everything in one run: pretrain and evaluate",
     "radar sweeps of 3 classes",
-    "pretrain a hiera on unlabelled images without labels",
+    "pretrain a hiera on unlabeled images without labels",
     "no problem if it takes long",
     "no searching for a folder, the data is at /x",
     "train on the images without tuning forks in them",

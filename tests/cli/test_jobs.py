@@ -124,10 +124,10 @@ def test_commands_leave_with_the_jobs_own_exit_code(
     assert code == 5 and "ERROR" in out and "it broke" in out
     sleeper = start(root, "exec sleep 100", name="sleeper")
     assert call(capsys, "wait", "sleeper", "--timeout", "0.1", *where)[0] == 8
-    canceller = threading.Thread(target=lambda: (time.sleep(0.5), sleeper.cancel()))
-    canceller.start()
+    canceler = threading.Thread(target=lambda: (time.sleep(0.5), sleeper.cancel()))
+    canceler.start()
     assert call(capsys, "wait", "sleeper", *where)[0] == 6
-    canceller.join()
+    canceler.join()
     assert json.loads(call(capsys, "cancel", "sleeper", "--json", *where)[1])["state"] == "CANCELED"
     code, out, _ = call(capsys, "resume", "broken", "--wait", "--json", *where)
     assert code == 5 and json.loads(out)["attempt"] == 2

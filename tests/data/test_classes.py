@@ -34,7 +34,7 @@ def tree(root: Path, *names: str) -> Path:
     return root
 
 
-def labelled(source: object, **more: Path) -> dict[str, str | None]:
+def labeled(source: object, **more: Path) -> dict[str, str | None]:
     """Member → class."""
     opened = open_source(source, **more)  # type: ignore[arg-type]
     classes, labels = opened.classes, opened.labels
@@ -75,17 +75,17 @@ def test_an_archive_for_every_class_is_one_source_with_these_classes(tmp_path: P
         str(make_tarball(tree(tmp_path / name, "1.png", "2.png"), tmp_path / f"{name}.tar", name))
         for name in ("cat", "dog")
     ]
-    assert set(labelled(tars, cache_dir=tmp_path / "c").values()) == {"cat", "dog"}
+    assert set(labeled(tars, cache_dir=tmp_path / "c").values()) == {"cat", "dog"}
 
     # Beside a source that names the class itself, too.
     both = tree(tmp_path / "both", "cat/3.png", "owl/1.png")
-    found = labelled([tars[0], str(both)], cache_dir=tmp_path / "c")
+    found = labeled([tars[0], str(both)], cache_dir=tmp_path / "c")
     assert sorted(set(found.values()) - {None}) == ["cat", "owl"] and None not in found.values()
 
 
 def test_flat_sources_of_one_name_have_no_classes(tmp_path: Path) -> None:
     places = [str(tree(tmp_path / side, "images/1.png", "images/2.png")) for side in "ab"]
-    assert set(labelled(places).values()) == {None}
+    assert set(labeled(places).values()) == {None}
 
 
 @pytest.mark.parametrize(

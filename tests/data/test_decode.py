@@ -41,14 +41,14 @@ def test_jpeg_equals_pillow_within_one_level(options: dict[str, object], mode: s
     assert np.abs(decode(data, "a.jpg").astype(int) - want).max() <= 1
 
 
-def test_grey_comes_back_as_three_equal_channels_from_pgm_and_png() -> None:
-    grey = PHOTO.convert("L")
+def test_gray_comes_back_as_three_equal_channels_from_pgm_and_png() -> None:
+    gray = PHOTO.convert("L")
     for kind in ("PPM", "PNG"):
-        pixels = decode(saved(grey, kind), "a")
-        assert np.array_equal(pixels, np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+        pixels = decode(saved(gray, kind), "a")
+        assert np.array_equal(pixels, np.repeat(np.asarray(gray)[..., None], 3, axis=2))
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_and_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
     for kind in ("PNG", "TIFF"):
         pixels = decode(saved(Image.fromarray(ramp), kind), "a")
@@ -63,7 +63,7 @@ def test_cmyk_palette_bilevel_and_alpha_equal_pillow() -> None:
         "palette": saved(PHOTO.quantize(32), "PNG"),
         "bilevel": saved(PHOTO.convert("1"), "PNG"),
         "alpha": saved(alpha, "PNG"),
-        "grey alpha": saved(alpha.convert("LA"), "PNG"),
+        "gray alpha": saved(alpha.convert("LA"), "PNG"),
     }
     for name, data in cases.items():
         assert np.array_equal(

@@ -18,7 +18,7 @@ from tests.support.images import make_tarball, write_imagefolder
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = write_imagefolder(tmp_path / "train", 2, 3, size=40)
-    Image.new("L", (80, 20), 128).save(root / "1" / "grey.PGM", "PPM")
+    Image.new("L", (80, 20), 128).save(root / "1" / "gray.PGM", "PPM")
     shutil.copy(root / "0" / "0000.png", root / "1" / "twin.png")
     (root / "0" / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
     Image.new("RGB", (30, 90)).save(root / "top.bmp")

@@ -14,7 +14,7 @@ import pytest
 from mae_runners.__main__ import main
 from mae_sdk import answers
 from mae_sdk.data import open_source
-from mae_sdk.data.label_file import LabelledSource
+from mae_sdk.data.label_file import LabeledSource
 from mae_skill.errors import DataError
 
 from tests.support.s3 import S3Server
@@ -38,8 +38,8 @@ def table(path: Path, header: str, *lines: str) -> Path:
     return path
 
 
-def labelled(images: Path, file: Path, split: str = "train", **options: Any) -> LabelledSource:
-    return LabelledSource(open_source(str(images)), str(file), split, **options)
+def labeled(images: Path, file: Path, split: str = "train", **options: Any) -> LabeledSource:
+    return LabeledSource(open_source(str(images)), str(file), split, **options)
 
 
 def test_every_format_gives_the_same_labels_to_a_folder_and_its_archive(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_every_format_gives_the_same_labels_to_a_folder_and_its_archive(tmp_path
     parquet.write_table(pyarrow.table(columns), files[4])
     for place in (images, archive):
         for file in files:
-            found = pickle.loads(pickle.dumps(labelled(place, file)))
+            found = pickle.loads(pickle.dumps(labeled(place, file)))
             assert [found.classes[i] for i in found.labels] == [c for _, c in rows], file
             assert set(found.table) == {"file", "rows"}
             assert found.read(0) == (images / rows[0][0]).read_bytes()
@@ -72,14 +72,14 @@ def test_a_row_of_no_known_split_is_named_and_a_column_twice_is_refused(tmp_path
     images, rows = flat(tmp_path)
     splits = ["train", "validaton", "", *["val"] * (len(rows) - 3)]
     lines = (f"{p},{c},{said}" for (p, c), said in zip(rows, splits, strict=True))
-    found = labelled(images, table(tmp_path / "a.csv", "path,label,split", *lines)).table
+    found = labeled(images, table(tmp_path / "a.csv", "path,label,split", *lines)).table
     assert found["without_split"] == {
         "count": 2,
         "files": [f"{rows[1][0]} (validaton)", f"{rows[2][0]} (empty)"],
     }
     lines = (f"{p},{c},{c}" for p, c in rows)
     with pytest.raises(DataError, match="has the column label more than once"):
-        labelled(images, table(tmp_path / "b.csv", "path,label,label", *lines))
+        labeled(images, table(tmp_path / "b.csv", "path,label,label", *lines))
 
 
 def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
@@ -88,19 +88,19 @@ def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
     images, rows = flat(tmp_path)
     lines = [f"{p},{c},{'validation' if i % 4 == 3 else 'train'}" for i, (p, c) in enumerate(rows)]
     file = table(tmp_path / "t.csv", "path,label,split", *lines[1:], "gone.png,digit 0,train")
-    trained, judged = labelled(images, file), labelled(images, file, "val")
+    trained, judged = labeled(images, file), labeled(images, file, "val")
     assert (len(trained), len(judged)) == (8, 3)
     assert trained.table["without_picture"] == {"count": 1, "files": ["gone.png"]}
     assert trained.table["without_row"] == {"count": 1, "files": [rows[0][0]]}
-    assert len(labelled(images, file, "val", keep=True)) == 4
+    assert len(labeled(images, file, "val", keep=True)) == 4
     other = table(tmp_path / "o.csv", "path,label,split", *lines)
-    assert labelled(images, other).digest != trained.digest
+    assert labeled(images, other).digest != trained.digest
 
 
 @pytest.mark.parametrize(
     ("header", "lines", "says"),
     [
-        ("path,colour", ["0_0000.png,red"], "no column label"),
+        ("path,color", ["0_0000.png,red"], "no column label"),
         ("id,label", ["0_0000.png,red"], "no column path"),
         ("path,label", [], "no rows"),
         ("path,label", ["0_0000.png,a", "./0_0000.png,b"], "two labels"),
@@ -114,7 +114,7 @@ def test_a_table_that_cannot_be_used_is_one_error(
 ) -> None:
     images, _ = flat(tmp_path, per_class=1)
     with pytest.raises(DataError, match=says) as caught:
-        labelled(images, table(tmp_path / "t.csv", header, *lines))
+        labeled(images, table(tmp_path / "t.csv", header, *lines))
     if "column" in says:
         assert caught.value.got == header.split(",")
 
@@ -123,7 +123,7 @@ def test_classes_that_the_model_does_not_know_are_an_error(tmp_path: Path) -> No
     images, rows = flat(tmp_path, per_class=1)
     file = table(tmp_path / "t.csv", "path,label", *(f"{p},{c}" for p, c in rows))
     with pytest.raises(DataError, match="digit 2"):
-        labelled(images, file).label(["digit 0", "digit 1"])
+        labeled(images, file).label(["digit 0", "digit 1"])
 
 
 def test_a_classifier_learns_is_judged_and_answers_by_a_table(tmp_path: Path) -> None:

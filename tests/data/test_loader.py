@@ -136,7 +136,7 @@ def test_too_many_corrupt_images_fail_by_name_and_few_are_replaced_and_marked(
     assert all(image.float().std() > 1 for batch in got for image in batch["image"])
 
 
-def test_normalising_on_the_device_equals_torchvisions() -> None:
+def test_normalizing_on_the_device_equals_torchvisions() -> None:
     from torchvision.transforms.functional import normalize
 
     images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)

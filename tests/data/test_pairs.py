@@ -211,7 +211,7 @@ def test_the_values_of_every_kind_of_mask_come_back_as_they_stand() -> None:
         (encoded(Image.fromarray(np.full((2, 2), 70000, np.int32)), "TIFF"), "beyond 16 bits"),
         (b"no picture", "cannot be read as a mask"),
     ],
-    ids=["colours", "jpeg", "truncated", "32 bits", "no picture"],
+    ids=["colors", "jpeg", "truncated", "32 bits", "no picture"],
 )
 def test_what_is_no_mask_is_refused_by_name(data: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:

@@ -45,7 +45,7 @@ def transform(
 
 
 def checker(height: int, width: int, cell: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """A picture whose pixels say their class: cells of classes 0 … 4, the colour 50 × class."""
+    """A picture whose pixels say their class: cells of classes 0 … 4, the color 50 × class."""
     rng = np.random.default_rng(height * 1000 + width)
     cells = rng.integers(0, 5, (-(-height // cell), -(-width // cell))).astype(np.uint8)
     mask = cells.repeat(cell, 0).repeat(cell, 1)[:height, :width]
@@ -68,16 +68,16 @@ def test_image_and_mask_stay_aligned_through_resize_crop_flip_and_padding(
         assert (
             image.shape == (64, 48, 3) and numbers.shape == (64, 48) and numbers.dtype == np.uint8
         )
-        labelled = numbers != 255
-        assert labelled.any()
+        labeled = numbers != 255
+        assert labeled.any()
         told = np.rint(image[..., 0] / 50).astype(int)
-        inner = labelled & ~edges(numbers, blend)
+        inner = labeled & ~edges(numbers, blend)
         assert inner.any() and (told[inner] == numbers[inner]).all()
-        assert (image[~labelled] == [124, 116, 104]).all(), "padding has the mean colour"
+        assert (image[~labeled] == [124, 116, 104]).all(), "padding has the mean color"
 
 
 def edges(numbers: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels within ``reach`` of another value, where resizing blends colours."""
+    """Pixels within ``reach`` of another value, where resizing blends colors."""
     padded = np.pad(numbers.astype(int), reach, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1))
     return np.asarray(windows.min((2, 3)) != windows.max((2, 3)))
@@ -117,11 +117,11 @@ def test_a_crop_of_one_class_is_drawn_again() -> None:
     assert both(1.0) < 30 and both(0.75) > both(1.0) + 15
     mask[:] = 255
     assert transform(32, max_class_share=0.5)(pixels, mask, 1)[1].shape == (32, 32), (
-        "nothing labelled: the last draw stands"
+        "nothing labeled: the last draw stands"
     )
 
 
-def test_photometric_distortion_moves_colours_within_its_bounds_and_never_the_mask() -> None:
+def test_photometric_distortion_moves_colors_within_its_bounds_and_never_the_mask() -> None:
     pixels = np.asarray(photo(3, 48, 48))
     _, mask = checker(48, 48)
     import random
@@ -130,8 +130,8 @@ def test_photometric_distortion_moves_colours_within_its_bounds_and_never_the_ma
     assert 1 < sum(np.array_equal(one, pixels) for one in made) < 20, (
         "each of the four is off half of the time"
     )
-    grey = np.full((4, 4, 3), 100, np.uint8)
-    means = [float(distort(grey, random.Random(key)).mean()) for key in range(300)]
+    gray = np.full((4, 4, 3), 100, np.uint8)
+    means = [float(distort(gray, random.Random(key)).mean()) for key in range(300)]
     assert 100 * 0.5 - 33 <= min(means) < 60 and 150 < max(means) <= (100 + 32) * 1.5 + 1
     plain, moved = (transform(48, photometric=on)(pixels, mask, 5) for on in (False, True))
     assert np.array_equal(plain[1], moved[1]) and np.array_equal(plain[0], pixels)

@@ -92,7 +92,7 @@ def test_a_shard_reads_as_the_same_pictures_in_folders(
         assert facts(f"{root}/shards/s-*{suffix}", root / "cache") == want
 
 
-def test_a_remote_shard_is_labelled_and_its_classes_are_known_ones(
+def test_a_remote_shard_is_labeled_and_its_classes_are_known_ones(
     s3: S3Server, tmp_path: Path
 ) -> None:
     files = sample(".cls", 0, "7") | sample(".cls", 1, "3") | sample(".cls", 2, None)

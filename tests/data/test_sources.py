@@ -129,7 +129,7 @@ def test_all_nine_extensions_count_in_any_case_and_hidden_things_do_not(tmp_path
     assert list(open_source(packed, cache_dir=tmp_path / "cache").members) == names
 
 
-def test_flat_pictures_are_unlabelled_and_a_known_class_is_not_taken_for_a_wrapper(
+def test_flat_pictures_are_unlabeled_and_a_known_class_is_not_taken_for_a_wrapper(
     tmp_path: Path,
 ) -> None:
     flat = open_source(write_flat(tmp_path / "flat", 3))

@@ -208,7 +208,7 @@ def test_resizing_agrees_with_pillow_within_two_levels_on_average(
 
 @pytest.mark.parametrize("size", [64, [64, 96], [96, 64]])
 @pytest.mark.parametrize("shape", [(200, 150), (150, 200), (40, 30)])
-def test_evaluation_equals_torchvisions_resize_and_centre_crop(
+def test_evaluation_equals_torchvisions_resize_and_center_crop(
     size: Any, shape: tuple[int, int]
 ) -> None:
     picture = photo(3, *shape)

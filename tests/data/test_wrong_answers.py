@@ -262,7 +262,7 @@ def test_checksums_of_a_store_are_recomputed(tmp_path: Path) -> None:
                 transfer.read_bytes(call)
 
 
-# The check values of the CRC catalogue, of the digits 1 to 9.
+# The check values of the CRC catalog, of the digits 1 to 9.
 KNOWN = {
     "crc32": "cbf43926",
     "crc32c": "e3069283",
@@ -272,7 +272,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_checksum_is_that_of_the_catalogue_however_the_bytes_are_cut(name: str) -> None:
+def test_a_checksum_is_that_of_the_catalog_however_the_bytes_are_cut(name: str) -> None:
     found = checksums.running(f"{name}:")
     for part in (b"1", b"", b"2345", b"6789"):
         found.update(part)

@@ -9,7 +9,7 @@ import torch
 from mae_runners.actions import evaluate, export, gen_trt_engine
 from mae_runners.deploy import precision, runtimes
 from mae_runners.deploy import tensorrt as tensorrt_build
-from mae_runners.deploy.artefact import sidecar
+from mae_runners.deploy.artifact import sidecar
 from mae_skill.errors import (
     CheckpointError,
     DependencyError,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mae_runners.__main__ import main
 from mae_runners.actions import evaluate, export, inference
-from mae_runners.deploy import artefact, runtimes
+from mae_runners.deploy import artifact, runtimes
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.splits import stratified_folds
 from mae_skill.errors import CheckpointError, DataError, NotFoundError, SpecError
@@ -135,9 +135,9 @@ def test_an_onnx_file_scores_as_its_checkpoint_does_whatever_its_batch(
         export__batch_size=batch,
         dataset__val_data_sources=str(digits),
     )
-    artefact_path = export.run(spec, make_context("export", tmp_path))["artefacts"][0]
+    artifact_path = export.run(spec, make_context("export", tmp_path))["artefacts"][0]
     _, torch_figures = evaluate_on(tmp_path / "torch", finetuned, digits)
-    _, onnx_figures = evaluate_on(tmp_path / "onnx", artefact_path, digits)
+    _, onnx_figures = evaluate_on(tmp_path / "onnx", artifact_path, digits)
     assert onnx_figures["per_class"] == torch_figures["per_class"]
     assert onnx_figures["val_loss"] == pytest.approx(torch_figures["val_loss"], abs=1e-5)
     assert onnx_figures["model"]["kind"] == "onnx"
@@ -225,9 +225,7 @@ def test_more_patches_than_fit_give_no_attentive_probe_and_a_note(
     assert any("no attentive probe" in note and "2 GiB" in note for note in figures["notes"])
 
 
-def test_unlabelled_images_give_a_pretrained_model_its_loss_and_a_note(
-    pretrained, digits, tmp_path
-):
+def test_unlabeled_images_give_a_pretrained_model_its_loss_and_a_note(pretrained, digits, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, file in enumerate(sorted(digits.rglob("*.png"))[::6]):
@@ -302,11 +300,11 @@ def test_a_default_of_the_spec_never_overrides_the_checkpoint_but_a_wish_is_chec
 ):
     runtime = runtimes.open_runtime(finetuned, torch.device("cpu"))
     spec = make_spec(model__num_classes=7, dataset__augmentation__mean=[0.1, 0.1, 0.1])
-    artefact.check_agreement(
+    artifact.check_agreement(
         spec, {"model.num_classes": Origin(OriginKind.DEFAULT)}, runtime.meta, "evaluate.checkpoint"
     )
     with pytest.raises(SpecError) as caught:
-        artefact.check_agreement(
+        artifact.check_agreement(
             spec,
             dict.fromkeys(
                 ("model.num_classes", "dataset.augmentation.mean[0]"), Origin(OriginKind.SPEC_FILE)

@@ -10,7 +10,7 @@ from mae_runners.__main__ import resolve
 from mae_runners.actions import export
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import triton
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import EvalImages, _spread
 from mae_runners.models.checkpoint import load_model
 from mae_skill.errors import CheckpointError, DependencyError, JobFailedError, SpecError, UsageError
@@ -250,7 +250,7 @@ def test_a_triton_repository_holds_the_model_its_labels_and_a_valid_configuratio
 
 
 def test_a_fixed_batch_is_declared_in_full_to_triton():
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         "a",
         "finetune",
         [32, 64],
@@ -279,7 +279,7 @@ def parse_config(text: str):
 
 def test_weights_above_the_limit_go_beside_the_file_and_leave_with_it(checkpoints, tmp_path):
     module, saved = load_model(checkpoints("vit_tiny_patch16"))
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         "vit_tiny_patch16",
         "finetune",
         list(saved.input_size),
@@ -382,10 +382,10 @@ def test_calibration_images_are_spread_over_all_classes(digits):
         gen_trt_engine__tensorrt__calibration__cal_batches=2,
     )
     spec.dataset.val_data_sources = str(digits)
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         "a", "finetune", [32, 32], [0.5] * 3, [0.25] * 3, "logits", CLASSES, len(CLASSES)
     )
-    source = EvalImages(spec, str(digits), meta, labelled=True)
+    source = EvalImages(spec, str(digits), meta, labeled=True)
     labels = [int(label) for batch in _spread(source, 2, 4) for label in batch["label"]]
     assert labels[0] == 0
     assert labels[-1] == len(CLASSES) - 1

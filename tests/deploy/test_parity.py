@@ -4,7 +4,7 @@ import pytest
 import torch
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import parity
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_skill.errors import CheckpointError
 from mae_skill.spec import ParitySpec
 
@@ -42,7 +42,7 @@ def test_a_changed_answer_fails_even_when_cosine_and_difference_are_within_bound
     assert "top-1" in report.failures[0]
 
 
-def test_not_finite_outputs_of_the_artefact_fail():
+def test_not_finite_outputs_of_the_artifact_fail():
     candidate = outputs()
     candidate[0, 0] = np.nan
     assert "not finite" in parity.compare(outputs(), candidate, FP32, logits=True).failures[0]
@@ -64,7 +64,7 @@ def test_bounds_of_the_spec_replace_the_defaults_of_the_precision():
 
 def test_the_first_layer_that_differs_is_named():
     model = make_model("vit_tiny_patch16", "finetune", 64)
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         "vit_tiny_patch16",
         "finetune",
         [64, 64],

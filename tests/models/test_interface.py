@@ -46,7 +46,7 @@ def test_reconstruction_keeps_what_was_seen_and_has_the_contrast_of_what_was_not
 ) -> None:
     model = build(mae_config(arch, (64, 96), norm_pix_loss=norm_pix))
     images, noise = inputs(model)
-    images = images * 0.01 + 3.0  # far from the statistics of a normalised patch
+    images = images * 0.01 + 3.0  # far from the statistics of a normalized patch
     mask = random_masking(noise, 0.6)
     with torch.no_grad():
         picture = model.reconstruct(images, noise)

@@ -61,8 +61,8 @@ def test_the_images_are_spread_over_the_classes_of_a_sorted_archive() -> None:
     many = spread(np.repeat(np.arange(50), 10), seed=0)
     assert len({place // 10 for place in many}) == 8
     assert spread(np.full(3, -1), seed=0) == [0, 1, 2]
-    unlabelled = spread(np.full(1000, -1), seed=0)
-    assert len(unlabelled) == 8 and max(unlabelled) > 100  # not the first eight
+    unlabeled = spread(np.full(1000, -1), seed=0)
+    assert len(unlabeled) == 8 and max(unlabeled) > 100  # not the first eight
     rare = np.array([0] * 999 + [1])
     assert 999 in spread(rare, seed=0)
 

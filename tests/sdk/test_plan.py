@@ -105,7 +105,7 @@ def test_class_count_and_num_classes_must_agree_before_anything_starts(data: Pat
     assert caught.value.field == "model.num_classes" and caught.value.expected == "3"
 
 
-def test_unlabelled_images_cannot_be_fine_tuned_on(tmp_path: Path) -> None:
+def test_unlabeled_images_cannot_be_fine_tuned_on(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no labels"):
         plan(write_flat(tmp_path / "flat"), spec_overrides={"stage": "finetune", "num_classes": 3})
 

@@ -59,7 +59,7 @@ def test_a_plan_counts_images_with_their_masks_of_each_split(
     assert made.estimates["parameters"]["head"] > 1_000_000
 
 
-def test_automl_of_a_segmenter_maximises_miou_over_knobs_that_act(
+def test_automl_of_a_segmenter_maximizes_miou_over_knobs_that_act(
     scenes: Path, tmp_path: Path
 ) -> None:
     shown = plan(scenes, eval_dataset=str(scenes)).to_dict()

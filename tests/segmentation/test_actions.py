@@ -13,7 +13,7 @@ import pytest
 import torch
 from mae_runners.actions import evaluate, export, inference
 from mae_runners.actions.predict_segmenter import target_names
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import gate_count
 from mae_runners.deploy.parity import Thresholds, compare
 from mae_runners.models import build_from_config, checkpoint
@@ -114,12 +114,12 @@ def test_evaluate_scores_what_inference_writes(model: Path, data: Path, tmp_path
         truths.append(mask[mask >= 0])
         guesses.append(labels[mask >= 0])
         with (folder / "colours.csv").open() as table:
-            colour = {
+            color = {
                 int(line["class_index"]): [int(line[part]) for part in ("red", "green", "blue")]
                 for line in csv.DictReader(table)
             }
         assert all(
-            painted[labels == label][0].tolist() == colour[label] for label in np.unique(labels)
+            painted[labels == label][0].tolist() == color[label] for label in np.unique(labels)
         )
     truth, guess = np.concatenate(truths), np.concatenate(guesses)
     wanted = jaccard_score(truth, guess, average="macro", labels=np.union1d(truth, guess))
@@ -158,7 +158,7 @@ def test_an_onnx_file_gives_the_figures_of_its_checkpoint_whole_and_sliding(
     assert found[0] != found[1], "the window acts"
 
 
-def test_the_gate_refuses_an_artefact_whose_pixels_differ(
+def test_the_gate_refuses_an_artifact_whose_pixels_differ(
     onnx_file: tuple[Path, dict[str, Any]], model: Path, data: Path, tmp_path: Path
 ) -> None:
     reference = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
@@ -194,7 +194,7 @@ def test_export_at_another_size_takes_the_statistics_along(
 
 
 def test_the_gate_looks_at_fewer_pictures_where_logits_are_large() -> None:
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         "a",
         "finetune",
         [512, 512],

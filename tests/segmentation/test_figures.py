@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mae_runners.metrics.colours import board, overlay, paint, palette, write_labels
+from mae_runners.metrics.colors import board, overlay, paint, palette, write_labels
 from mae_runners.metrics.confusion import count_pairs
 from mae_runners.metrics.iou import iou_metrics, write_table
 from mae_runners.metrics.windows import (
@@ -29,7 +29,7 @@ MEAN = (0.485, 0.456, 0.406)
 
 
 def toy_model(images: Tensor) -> Tensor:
-    """Three logits a pixel that see their neighbours: blurred channels."""
+    """Three logits a pixel that see their neighbors: blurred channels."""
     x = images.float() / 255
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1) * torch.tensor(
         [1.0, -2.0, 3.0]
@@ -86,7 +86,7 @@ def test_a_class_that_occurs_nowhere_has_no_figure_and_no_part_in_the_mean(tmp_p
     assert iou_metrics(np.zeros((2, 2)))["mIoU"] == 0.0
 
 
-def test_the_loss_sums_labelled_pixels_over_all_of_them_and_the_second_weighs_four_tenths() -> None:
+def test_the_loss_sums_labeled_pixels_over_all_of_them_and_the_second_weighs_four_tenths() -> None:
     logits, extra = torch.randn(2, 4, 5, 6, requires_grad=True), torch.randn(2, 4, 5, 6)
     masks = torch.randint(0, 4, (2, 5, 6))
     masks[0, :3] = 255
@@ -138,7 +138,7 @@ def test_every_pixel_lies_in_a_window() -> None:
     assert default_stride((96, 48), None) == (64, 32) and default_stride((96, 48), 60) == (60, 48)
 
 
-def test_a_image_is_fitted_with_its_shape_and_the_rest_is_the_mean_colour() -> None:
+def test_a_image_is_fitted_with_its_shape_and_the_rest_is_the_mean_color() -> None:
     seen: list[Tensor] = []
 
     def model(batch: Tensor) -> Tensor:
@@ -170,12 +170,12 @@ def test_reading_off_in_parts_is_reading_off_at_once(classes: int) -> None:
     )
 
 
-def test_colours_differ_and_what_is_no_class_is_black(tmp_path: Path) -> None:
-    colours = palette(150)
-    assert len({tuple(colour) for colour in colours.tolist()}) == 150 and colours.any(axis=1).all()
+def test_colors_differ_and_what_is_no_class_is_black(tmp_path: Path) -> None:
+    colors = palette(150)
+    assert len({tuple(color) for color in colors.tolist()}) == 150 and colors.any(axis=1).all()
     labels = np.array([[0, 1], [149, 255]])
-    painted = paint(labels, colours)
-    assert painted[1, 1].tolist() == [0, 0, 0] and np.array_equal(painted[1, 0], colours[149])
+    painted = paint(labels, colors)
+    assert painted[1, 1].tolist() == [0, 0, 0] and np.array_equal(painted[1, 0], colors[149])
     assert overlay(
         np.full((1, 1, 3), 100, np.uint8), np.full((1, 1, 3), 200, np.uint8)
     ).tolist() == [[[150, 150, 150]]]

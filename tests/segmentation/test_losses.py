@@ -13,7 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 
 def scene(classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and masks of three images: of all classes, of two with pixels unlabelled, of none."""
+    """Logits and masks of three images: of all classes, of two with pixels unlabeled, of none."""
     torch.manual_seed(0)
     logits = torch.randn(3, classes, 6, 5)
     masks = torch.randint(0, classes, (3, 6, 5))

@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scenes(tmp_path_factory.mktemp("data") / "scenes", training=6, validation=3)
 
 
-def test_two_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_two_pictures_are_learned_by_heart(tmp_path: Path) -> None:
     folders = [tmp_path / "stripes" / kind for kind in ("images", "annotations")]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -37,10 +37,10 @@ def test_two_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
         mask = np.ones((64, 64), np.uint8)
         mask[:, 16:40] = 2
         mask[20:50, 8:30] = 3
-        mask[:4] = 0  # unlabelled: may be anything
+        mask[:4] = 0  # unlabeled: may be anything
         mask = mask if wide else mask.T
-        colours = np.array([(0, 0, 0), (30, 120, 60), (200, 40, 40), (60, 60, 220)], np.uint8)
-        Image.fromarray(colours[mask]).save(folders[0] / f"{number}.png")
+        colors = np.array([(0, 0, 0), (30, 120, 60), (200, 40, 40), (60, 60, 220)], np.uint8)
+        Image.fromarray(colors[mask]).save(folders[0] / f"{number}.png")
         Image.fromarray(mask).save(folders[1] / f"{number}.png")
     made = seg_spec(
         tmp_path / "stripes",
@@ -69,7 +69,7 @@ def test_twelve_steps_give_the_golden_losses(data: Path, tmp_path: Path, arch: s
         "train__num_epochs": 4,
         "dataset__batch_size": 2,
         "train__checkpoint_interval": 4,
-        # At 1e-3 the same code departs by 2e-3 between processors of two makers (normalisation over
+        # At 1e-3 the same code departs by 2e-3 between processors of two makers (normalization over
         # two images, Adam's steps of equal size for gradients that are mere rounding): at 1e-4 by
         # 3e-5.
         "train__optim__lr": 1e-4,

@@ -121,7 +121,7 @@ def test_what_is_expected_is_said_of_each_kind_of_value_by_itself() -> None:
         ({"train": {"num_epoch": 3}}, "train.num_epoch", "did you mean train.num_epochs?"),
     ],
 )
-def test_a_misplaced_or_misspelt_key_is_led_home(
+def test_a_misplaced_or_misspelled_key_is_led_home(
     document: dict[str, Any], field: str, hint: str | None
 ) -> None:
     found = problems(document)

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from mae_skill import errors
 from mae_skill.bundle import Bundle
-from mae_skill.dialect import normalise
+from mae_skill.dialect import normalize
 from mae_skill.dotted import field_nodes
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.generate import error_classes
@@ -58,7 +58,7 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def test_upstreams_words_and_infinite_bounds_become_json_schema() -> None:
-    schema, notes = normalise(UPSTREAM)
+    schema, notes = normalize(UPSTREAM)
     Draft202012Validator.check_schema(schema)
     json.dumps(schema, allow_nan=False, default=str)
     fields = field_nodes(schema)
@@ -95,7 +95,7 @@ def test_upstreams_words_and_infinite_bounds_become_json_schema() -> None:
 @pytest.mark.parametrize("action", Bundle.load().actions)
 def test_a_schema_that_is_json_schema_already_stays_as_it_is(action: str) -> None:
     own = json.loads(Bundle.load().schema_path(action).read_text())
-    assert normalise(own) == (own, [])
+    assert normalize(own) == (own, [])
 
 
 def test_a_bundle_of_another_make_is_read_with_infinity_in_its_file(foreign: Path) -> None:
@@ -180,7 +180,7 @@ EXITS = {
 }
 
 
-def test_codes_and_exits_are_the_documented_ones_and_the_tree_and_catalogue_list_them() -> None:
+def test_codes_and_exits_are_the_documented_ones_and_the_tree_and_catalog_list_them() -> None:
     assert {kind.code: kind.exit_code for kind in error_classes()} == EXITS
     assert {kind.code for kind in error_classes() if kind.default_retryable} == {
         "storage",

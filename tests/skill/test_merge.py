@@ -225,7 +225,7 @@ def test_a_diff_lists_changed_added_and_removed_keys() -> None:
     assert diff_specs(SCHEMA["default"], SCHEMA["default"]) == []
 
 
-def test_explain_tells_a_field_its_neighbours_an_alias_and_near_names() -> None:
+def test_explain_tells_a_field_its_neighbors_an_alias_and_near_names() -> None:
     found = explain(SCHEMA, "train.optim.milestones")
     assert found["default"] == [88, 96]
     assert found["acts_when"] == {"train.optim.lr_scheduler": "MultiStep"}

@@ -68,7 +68,7 @@ def test_every_field_states_type_description_and_a_default_that_it_accepts(actio
                 assert Draft202012Validator(node).is_valid(entry[bound]), f"{key} {bound}"
 
 
-def test_conditions_and_neighbours_name_fields_that_exist() -> None:
+def test_conditions_and_neighbors_name_fields_that_exist() -> None:
     fields = field_nodes(SCHEMA)
     named = {
         other

@@ -1,4 +1,4 @@
-"""Checkpoints with weights that matter, specs and contexts for the artefact actions, in process."""
+"""Checkpoints with weights that matter, specs and contexts for the artifact actions, in process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> An
 
 
 def awaken(model: Any) -> None:
-    """Random values of a useful size where initialisation leaves zeros."""
+    """Random values of a useful size where initialization leaves zeros."""
     heads = model.head_parameter_names()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -25,7 +25,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def photographs() -> tuple[np.ndarray, ...]:
-    """Colour photographs, uint8 [H, W, 3] each."""
+    """Color photographs, uint8 [H, W, 3] each."""
     from skimage import data
 
     return tuple(
@@ -99,7 +99,7 @@ def write_imagefolder(
 
 
 def write_flat(root: str | Path, count: int = 8, size: int = 32, suffix: str = ".jpg") -> Path:
-    """``root/<number><suffix>``: unlabelled photographs."""
+    """``root/<number><suffix>``: unlabeled photographs."""
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     for number in range(count):

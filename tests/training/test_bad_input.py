@@ -35,7 +35,7 @@ def refused(made: dict[str, Any], code: int) -> dict[str, Any]:
     return error
 
 
-def test_unlabelled_images_are_refused_for_fine_tuning(tmp_path: Path) -> None:
+def test_unlabeled_images_are_refused_for_fine_tuning(tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat", count=4)
     error = refused(spec(flat, tmp_path / "job", "finetune"), 3)
     assert "no labels" in error["message"] and "per class" in error["expected"]

@@ -17,7 +17,7 @@ from mae_sdk.jobs.status import StatusWriter
 from mae_skill.errors import DataError
 
 from tests.support.training import curve, digits_folder, read, spec, status_lines, train
-from tests.training.test_preemption import signalled, stopped
+from tests.training.test_preemption import signaled, stopped
 
 CHANGES = {
     "train__num_epochs": 3,
@@ -132,7 +132,7 @@ def test_a_signal_in_the_last_step_leaves_the_rate_of_that_step(
     made = spec(data, tmp_path / "job", **CHANGES)
     last = len(curve(whole))
     with monkeypatch.context() as patch:
-        signalled(patch, loop.TrainLoop, "_train_step", call=last)
+        signaled(patch, loop.TrainLoop, "_train_step", call=last)
         stopped(made)
     extra = tmp_path / "job/train" / f"model_epoch_002_step_{last:05d}.pth"
     assert extra.exists()

@@ -20,7 +20,7 @@ from mae_runners.models import checkpoint
 from mae_runners.tasks.losses import label_loss
 from mae_sdk import Skill
 from mae_sdk.data import open_source
-from mae_sdk.data.label_file import LabelledSource
+from mae_sdk.data.label_file import LabeledSource
 from mae_sdk.report import judged as judged_report
 from mae_sdk.report.blocks import Table
 from mae_skill.errors import DataError, MaeError
@@ -55,8 +55,8 @@ def joined(path: Path, rows: list[tuple[str, list[str]]]) -> Path:
     return table(path, ["path,labels", *(f"{name},{'|'.join(of)}" for name, of in rows)])
 
 
-def several(images: Path, file: Path, columns: list[str] | None = None) -> LabelledSource:
-    return LabelledSource(open_source(str(images)), str(file), "train", True, columns)
+def several(images: Path, file: Path, columns: list[str] | None = None) -> LabeledSource:
+    return LabeledSource(open_source(str(images)), str(file), "train", True, columns)
 
 
 def test_every_way_to_write_several_labels_reads_alike(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits_folder(tmp_path_factory.mktemp("digits"))
 
 
-def signalled(
+def signaled(
     patch: pytest.MonkeyPatch, owner: Any, name: str, call: int = 1, number: int = signal.SIGTERM
 ) -> list[int]:
     """Sends this process a signal at the beginning of the `call`-th call of a function; returns a
@@ -78,7 +78,7 @@ def test_a_signal_before_training_ends_the_run_at_once_with_nothing_to_save(
     before = [signal.getsignal(n) for n in preemption.SIGNALS]
     made = spec(data, tmp_path / "job", train__num_epochs=1)
     with monkeypatch.context() as patch:
-        signalled(patch, places[owner], name, number=number)
+        signaled(patch, places[owner], name, number=number)
         stopped(made)
     assert "nothing to save" in capsys.readouterr().err
     assert not list((tmp_path / "job").rglob("*.pth"))
@@ -91,21 +91,21 @@ def test_a_signal_just_before_the_first_step_saves_nothing_and_one_in_it_saves_t
 ) -> None:
     made = spec(data, tmp_path / "job", train__num_epochs=1)
     with monkeypatch.context() as patch:
-        signalled(patch, loop.TrainLoop, "_stop_wanted")
+        signaled(patch, loop.TrainLoop, "_stop_wanted")
         patch.setattr(preemption.Preemption, "begin", lambda self: setattr(self, "training", True))
         stopped(made)
     assert "nothing was trained" in capsys.readouterr().err and not list(
         (tmp_path / "job").rglob("*.pth")
     )
     with monkeypatch.context() as patch:
-        signalled(patch, loop.TrainLoop, "_train_step")
+        signaled(patch, loop.TrainLoop, "_train_step")
         stopped(made)
     assert [path.name for path in (tmp_path / "job/train").glob("model_epoch_*")] == [
         "model_epoch_000_step_00001.pth"
     ]
     with monkeypatch.context() as patch:  # resumed, and stopped again before it did anything
-        signalled(patch, Task, "train_loader")
-        signalled(patch, loop.TrainLoop, "_train_epoch")
+        signaled(patch, Task, "train_loader")
+        signaled(patch, loop.TrainLoop, "_train_epoch")
         stopped(made)
     assert sorted(curve(tmp_path / "job")) == [1, 2]
     assert train(made) == 0 and sorted(curve(tmp_path / "job")) == [1, 2, 3]
@@ -137,7 +137,7 @@ def test_a_signal_during_an_evaluation_is_noticed_after_a_batch_and_the_epoch_is
     made = spec(data, tmp_path / "job", **changes)
     owner, name, call = WHERE[where]
     with monkeypatch.context() as patch:
-        calls = signalled(patch, owner, name, call)
+        calls = signaled(patch, owner, name, call)
         stopped(made)
     if where == "validation":  # three batches of training, then the second of three of validation
         assert len(calls) == 5
@@ -204,7 +204,7 @@ def test_a_signal_after_the_last_step_does_not_keep_the_result_from_being_writte
     import mae_runners.__main__ as program
 
     with monkeypatch.context() as patch:
-        calls = signalled(patch, program, "write_json")
+        calls = signaled(patch, program, "write_json")
         assert train(spec(data, tmp_path / "job", train__num_epochs=1)) == 0
     assert calls and read(tmp_path / "job", "train/result.json")["kpis"]
 

@@ -161,13 +161,13 @@ def test_rooms_import_only_from_lower_floors(package: str) -> None:
     rooms = {room(module) for module in files_of(package)} - {"__init__"}
     assert rooms == set(floors), "a new room has a floor"
 
-    upwards = {
+    upward = {
         f"{upper} imports {lower}"
         for upper, targets in between_rooms(package).items()
         for lower in targets
         if upper != "__init__" and floors.index(lower) < floors.index(upper)
     }
-    assert upwards == set()
+    assert upward == set()
 
 
 @pytest.mark.parametrize("package", MAX_ROOMS)

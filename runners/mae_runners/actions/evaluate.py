@@ -2,7 +2,7 @@
 
 A classifier: top-1, top-5, per class, confusion matrix. A segmenter: mean IoU, accuracies, IoU of
 each class. A pretrained model: nearest neighbors, a linear and an attentive probe on its features,
-RankMe, and its reconstruction loss. Always with inference's preprocessing, and with the artefact's
+RankMe, and its reconstruction loss. Always with inference's preprocessing, and with the artifact's
 speed.
 """
 
@@ -29,10 +29,10 @@ from mae_runners.actions.results import (
 )
 from mae_runners.context import RunContext
 from mae_runners.data import left_out, table_of
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.onnx import example_input
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artefact, run_batch
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, measure, open_artifact, run_batch
 from mae_runners.distributed import Ranks, connected
 from mae_runners.metrics.classification import ClassificationMetrics, class_metrics
 from mae_runners.metrics.confusion import write_confusion
@@ -92,7 +92,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         ``{"kpis", "artefacts", "device", "model", "shares"}`` (metric → the number of images that
         it is a share of), and ``left_out`` where images were unreadable.
     """
-    runtime = open_artefact(spec, context, "evaluate")
+    runtime = open_artifact(spec, context, "evaluate")
     with connected(context) as ranks:
         if runtime.meta.segments:
             metrics, files = evaluate_segmenter(spec, context, runtime, ranks)
@@ -137,16 +137,16 @@ def evaluate_classifier(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Metrics of a classifier, summed over ranks without counting an image twice."""
     meta = runtime.meta
-    source = artefact.need_source(spec, "val_data_sources", "evaluate")
+    source = artifact.need_source(spec, "val_data_sources", "evaluate")
     images = EvalImages(
         spec,
         source,
         meta,
-        labelled=True,
+        labeled=True,
         classes=meta.classes,
         labels=table_of(spec.dataset, "val", several=False),
     )
-    classes = artefact.class_names(meta, images.dataset.classes)
+    classes = artifact.class_names(meta, images.dataset.classes)
     if not meta.classes and context.is_main and (order := by_position(classes)):
         context.warn(f"evaluate.checkpoint: {order}")
     there = {int(label) for label in images.dataset.labels if label >= 0}
@@ -159,7 +159,7 @@ def evaluate_classifier(
     notable = Notable()
     said: list[tuple[list[int], Leading]] = []
 
-    size = artefact.batch_size(spec.evaluate, spec)
+    size = artifact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
     with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
         for batch in images.batches(size, rank=context.rank, world=context.world_size):
@@ -217,20 +217,20 @@ def evaluate_labels(
     """Metrics of a classifier whose images may be of several classes, at the thresholds that the
     model brings."""
     meta = runtime.meta
-    source = artefact.need_source(spec, "val_data_sources", "evaluate")
+    source = artifact.need_source(spec, "val_data_sources", "evaluate")
     images = EvalImages(
         spec,
         source,
         meta,
-        labelled=True,
+        labeled=True,
         classes=meta.classes,
         labels=table_of(spec.dataset, "val", several=True),
     )
-    classes = artefact.class_names(meta, images.dataset.classes)
+    classes = artifact.class_names(meta, images.dataset.classes)
     sums = MultiLabelMetrics(len(classes), meta.thresholds or [0.5] * len(classes))
     said: list[tuple[list[int], Tensor]] = []
 
-    size = artefact.batch_size(spec.evaluate, spec)
+    size = artifact.batch_size(spec.evaluate, spec)
     first: Tensor | None = None
     with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
         for batch in images.batches(size, rank=context.rank, world=context.world_size):
@@ -342,7 +342,7 @@ class Features(NamedTuple):
 def evaluate_features(
     spec: ExperimentSpec, context: RunContext, runtime: Runtime
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Feature quality of a pretrained artefact.
+    """Feature quality of a pretrained artifact.
 
     Probes want all features in one place, so rank 0 does them. The loss needs the decoder, which
     only a checkpoint has.
@@ -350,7 +350,7 @@ def evaluate_features(
     if not context.is_main:
         return {}, []
     name = "probe_val_data_sources" if spec.dataset.probe_val_data_sources else "val_data_sources"
-    source = artefact.need_source(spec, name, "evaluate")
+    source = artifact.need_source(spec, name, "evaluate")
     mae: Any = runtime.model if isinstance(runtime, TorchRuntime) and runtime.decodes else None
     units = None if mae is None else int(mae.num_units)
     found = embed(spec, context, runtime, source, units=units)
@@ -450,7 +450,7 @@ def probe(
         accuracy: dict[str, Any] = probe_accuracy(
             bank.features, bank.labels, found.features, labels, k=k, patches=both
         )
-        return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labelled images"}
+        return {**accuracy, "k": k, "protocol": f"bank of {len(bank.labels)} labeled images"}
 
     if int(torch.bincount(labels)[torch.unique(labels)].min()) < 2:
         raise SpecError(
@@ -466,7 +466,7 @@ def probe(
 
 def patch_features(runtime: Runtime, images: Tensor, output: Tensor) -> Tensor | None:
     """Features of the patches ``[B, P, D]`` of a batch with this ``output``; None where the
-    artefact has pooled ones alone."""
+    artifact has pooled ones alone."""
     if output.ndim == 3:
         return output
     if not isinstance(runtime, TorchRuntime) or runtime.meta.preprocessing:
@@ -493,9 +493,9 @@ def embed(
         classes: class names in label order, where the source must have labels.
     """
     images = EvalImages(
-        spec, source, runtime.meta, labelled=classes is not None, classes=classes, num_units=units
+        spec, source, runtime.meta, labeled=classes is not None, classes=classes, num_units=units
     )
-    size = artefact.batch_size(spec.evaluate, spec)
+    size = artifact.batch_size(spec.evaluate, spec)
     model: Any = runtime.model if isinstance(runtime, TorchRuntime) else None
     parts: list[Tensor] = []
     patches: list[Tensor] = []
@@ -542,7 +542,7 @@ def embed(
 
 
 def speed(runtime: Runtime, first: Tensor | None) -> dict[str, Any]:
-    """Latency and throughput of the artefact on this machine."""
+    """Latency and throughput of the artifact on this machine."""
     assert first is not None, "an empty source is refused before"
     return {
         **measure(runtime, first, seconds=0.5),

@@ -11,11 +11,11 @@ from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
 from mae_runners.context import RunContext
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import Ranks
-from mae_runners.metrics import colours
+from mae_runners.metrics import colors
 from mae_runners.metrics.bootstrap import ImageScores
 from mae_runners.metrics.confusion import write_confusion
 from mae_runners.metrics.gallery import Gallery, fitted
@@ -42,12 +42,12 @@ def evaluate_segmenter(
     prediction) and ``colours.csv``.
     """
     settings = spec.evaluate.segmentation
-    source = artefact.need_source(spec, "val_data_sources", "evaluate")
-    pairs = EvalPairs(spec, "val_data_sources", runtime.meta, labelled=True)
+    source = artifact.need_source(spec, "val_data_sources", "evaluate")
+    pairs = EvalPairs(spec, "val_data_sources", runtime.meta, labeled=True)
     classes = list(pairs.dataset.classes)
-    palette = colours.palette(len(classes))
+    palette = colors.palette(len(classes))
 
-    size = artefact.batch_size(spec.evaluate, spec)
+    size = artifact.batch_size(spec.evaluate, spec)
     predict = segmenter(runtime, settings, size)
     sums = SegmentationMetrics(len(classes), pairs.dataset.ignore_index)
     looks = Looks(len(classes), pairs, int(spec.train.seed))
@@ -85,7 +85,7 @@ def evaluate_segmenter(
         write_table(found, classes, folder / "per_class_iou.csv"),
         *write_confusion(sums.confusion.astype(np.int64), classes, folder),
         write_board(examples, folder / "segmentation.png"),
-        colours.write_legend(classes, folder / "colours.csv"),
+        colors.write_legend(classes, folder / "colours.csv"),
     ]
 
 
@@ -120,8 +120,7 @@ class Looks:
         if not (is_bad or pair.index in self.chosen):
             return
         tiles = [
-            fitted(tile, TILE)
-            for tile in colours.comparison(pair.image, pair.mask, labels, palette)
+            fitted(tile, TILE) for tile in colors.comparison(pair.image, pair.mask, labels, palette)
         ]
         look = Look(str(self.pairs.dataset.source.members[pair.index]), score, tiles)
         if pair.index in self.chosen:
@@ -155,5 +154,5 @@ class Looks:
 
 def write_board(rows: list[list[np.ndarray]], path: Path) -> Path:
     """The rows as one image."""
-    Image.fromarray(colours.board(rows)).save(path)
+    Image.fromarray(colors.board(rows)).save(path)
     return path

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from mae_runners.context import RunContext
 from mae_runners.deploy import hub_folder, int8, parity, triton
 from mae_runners.deploy import onnx as onnx_format
-from mae_runners.deploy.artefact import (
-    ArtefactMeta,
+from mae_runners.deploy.artifact import (
+    ArtifactMeta,
     check_agreement,
     check_no_folder,
     check_target,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
-    """Exports and writes the artefact; returns ``{"kpis", "artefacts", "parity", "meta"}``."""
+    """Exports and writes the artifact; returns ``{"kpis", "artefacts", "parity", "meta"}``."""
     if not context.is_main:
         return {}
 
@@ -75,7 +75,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
             outputs = hub_folder.outputs(section.format, path, images)
         else:
             calibration = write(module, meta, spec, path)
-            outputs = parity.artefact_outputs(path, meta, images)
+            outputs = parity.artifact_outputs(path, meta, images)
         report = parity.compare(
             reference, outputs, thresholds, logits=meta.output == "logits", cuts=meta.cuts
         )
@@ -153,9 +153,9 @@ def check_request(section: ExportSpec, target: Path) -> None:
         check_target(target, section.overwrite)
 
 
-def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, ArtefactMeta]:
+def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, ArtifactMeta]:
     """The model of `export.checkpoint` at the size the spec asks for, and the description its
-    artefact will carry.
+    artifact will carry.
 
     Raises:
         SpecError: no checkpoint, one that the spec contradicts, or a size that does not fit.
@@ -171,7 +171,7 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artefact
     path = Path(section.checkpoint)
     model, saved, _ = load_described(path, context.encryption_key, spec, "export.checkpoint")
     traced = section.format not in FOLDERS
-    meta = ArtefactMeta.of_checkpoint(
+    meta = ArtifactMeta.of_checkpoint(
         saved,
         path,
         features=section.features if traced else "tokens",
@@ -266,7 +266,7 @@ def trace_device(section: ExportSpec) -> torch.device:
     return torch.device("cuda", section.gpu_id)
 
 
-def write(module: nn.Module, meta: ArtefactMeta, spec: ExperimentSpec, path: Path) -> str | None:
+def write(module: nn.Module, meta: ArtifactMeta, spec: ExperimentSpec, path: Path) -> str | None:
     """Writes the module in the format of the spec; for int8 returns what it was calibrated on."""
     if spec.export.format not in ("onnx", "triton"):
         save_torch(module, meta, path, spec.export.format)
@@ -279,7 +279,7 @@ def write(module: nn.Module, meta: ArtefactMeta, spec: ExperimentSpec, path: Pat
 
 
 def reduce_precision(
-    graph: onnx.ModelProto, meta: ArtefactMeta, spec: ExperimentSpec
+    graph: onnx.ModelProto, meta: ArtifactMeta, spec: ExperimentSpec
 ) -> str | None:
     """Brings the graph to `meta.precision` in place; for int8 returns what it was calibrated on."""
     if meta.precision != "int8":
@@ -295,7 +295,7 @@ def difference(
     report: parity.ParityReport,
     module: nn.Module,
     path: Path,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     images: Tensor,
     thresholds: parity.Thresholds,
 ) -> JobFailedError:
@@ -315,7 +315,7 @@ def move(
     path: Path,
     target: Path,
     section: ExportSpec,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     output_dims: list[int],
 ) -> list[Path]:
     """Moves what passed to its name: the data file before the file that refers to it."""

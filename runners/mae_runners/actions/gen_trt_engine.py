@@ -29,8 +29,8 @@ from torch import Tensor
 from mae_runners.context import RunContext
 from mae_runners.deploy import int8, parity, tensorrt
 from mae_runners.deploy import onnx as onnx_format
-from mae_runners.deploy.artefact import (
-    ArtefactMeta,
+from mae_runners.deploy.artifact import (
+    ArtifactMeta,
     check_no_folder,
     check_target,
     is_explicit,
@@ -142,7 +142,7 @@ def check_request(section: GenTrtEngineSpec, target: Path) -> None:
     check_target(target, section.overwrite, "gen_trt_engine.overwrite")
 
 
-def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtefactMeta, str]:
+def read_graph(section: GenTrtEngineSpec) -> tuple[onnx.ModelProto, ArtifactMeta, str]:
     """The ONNX model of `gen_trt_engine.onnx_file` with its weights, its description, and the
     digest of the file.
 
@@ -220,7 +220,7 @@ def check_profile(
         raise SpecError("the ONNX file cannot serve this profile", problems=problems)
 
 
-def batch_profile(section: GenTrtEngineSpec, meta: ArtefactMeta) -> tensorrt.Profile:
+def batch_profile(section: GenTrtEngineSpec, meta: ArtifactMeta) -> tensorrt.Profile:
     """The batch sizes the engine accepts; ``gen_trt_engine.batch_size`` > 0 asks for one alone."""
     settings, wanted = section.tensorrt, section.batch_size
     if meta.batch > 0 or wanted > 0:
@@ -233,7 +233,7 @@ def batch_profile(section: GenTrtEngineSpec, meta: ArtefactMeta) -> tensorrt.Pro
 
 def reduce_precision(
     model: onnx.ModelProto,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     rules: list[tuple[str, str]],
     spec: ExperimentSpec,
     digest: str,
@@ -276,7 +276,7 @@ def reduce_precision(
 
 def check_graph(
     model: onnx.ModelProto,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     images: Tensor,
     reference: parity.Floats,
     spec: ExperimentSpec,

@@ -31,10 +31,10 @@ from mae_runners.actions.results import (
 )
 from mae_runners.context import RunContext
 from mae_runners.data import NO_TABLE, left_out, table_of
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_images import EvalImages
 from mae_runners.deploy.features import features
-from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artefact, run_batch
+from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_artifact, run_batch
 from mae_runners.distributed import connected
 from mae_runners.metrics import reconstruction
 from mae_runners.metrics.feature_map import show_features
@@ -52,10 +52,10 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     Returns:
         ``{"kpis", "artefacts", "device"}``.
     """
-    runtime = open_artefact(spec, context, "inference")
+    runtime = open_artifact(spec, context, "inference")
     if runtime.meta.segments:
         return predict_segmenter(spec, context, runtime)
-    source = artefact.need_source(spec, "test_data_sources", "inference")
+    source = artifact.need_source(spec, "test_data_sources", "inference")
     classifies = runtime.meta.output == "logits"
     kind = wanted_features(spec, runtime)
     k = int(spec.inference.neighbors)
@@ -68,12 +68,12 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         spec,
         source,
         runtime.meta,
-        labelled=False,
+        labeled=False,
         num_units=units,
         labels=table_of(spec.dataset, "test", several=several) if classifies else NO_TABLE,
     )
 
-    size = artefact.batch_size(spec.inference, spec)
+    size = artifact.batch_size(spec.inference, spec)
     rows: list[tuple[int, Answer]] = []
     with connected(context) as ranks:
         batches = -(-len(images) // (size * context.world_size))
@@ -92,7 +92,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     positions = [index for index, _ in done]
     folder, files = context.action_dir, []
     if classifies:
-        names = artefact.class_names(runtime.meta, None)
+        names = artifact.class_names(runtime.meta, None)
         scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
         true = true_labels(images.dataset, positions, names)
         top_k, sort = int(spec.inference.top_k), spec.inference.sort == "uncertainty"

@@ -17,11 +17,11 @@ from PIL import Image
 
 from mae_runners.context import RunContext
 from mae_runners.data import left_out
-from mae_runners.deploy import artefact
+from mae_runners.deploy import artifact
 from mae_runners.deploy.eval_pairs import EvalPairs, Pair, segmenter
 from mae_runners.deploy.runtimes import Runtime
 from mae_runners.distributed import connected
-from mae_runners.metrics import colours
+from mae_runners.metrics import colors
 from mae_runners.metrics.gallery import Gallery, fitted
 from mae_runners.metrics.iou import SegmentationMetrics, without_vacuous, write_table
 from mae_runners.metrics.reconstruction import spread
@@ -95,14 +95,14 @@ def predict_segmenter(
     Returns:
         ``{"kpis", "artefacts", "device"}``.
     """
-    source = artefact.need_source(spec, "test_data_sources", "inference")
-    pairs = EvalPairs(spec, "test_data_sources", runtime.meta, labelled=False)
+    source = artifact.need_source(spec, "test_data_sources", "inference")
+    pairs = EvalPairs(spec, "test_data_sources", runtime.meta, labeled=False)
     dataset = pairs.dataset
     classes = list(dataset.classes)
     names = target_names([str(dataset.source.members[i]) for i in range(len(pairs))])
-    palette = colours.palette(len(classes))
+    palette = colors.palette(len(classes))
 
-    size = artefact.batch_size(spec.inference, spec)
+    size = artifact.batch_size(spec.inference, spec)
     predict = segmenter(runtime, spec.inference.segmentation, size)
     sums = SegmentationMetrics(len(classes), dataset.ignore_index) if dataset.has_masks else None
     rows: list[Row] = []
@@ -134,7 +134,7 @@ def predict_segmenter(
     show_overlays(folder, done, dataset, names, classes, palette, int(spec.train.seed))
     files = [
         write_results(folder, done, paths, names, classes),
-        colours.write_legend(classes, folder / "colours.csv"),
+        colors.write_legend(classes, folder / "colours.csv"),
     ]
     unreadable = sorted({path for part in bad for path in part})
     for path in unreadable:
@@ -142,7 +142,7 @@ def predict_segmenter(
     left = {"dataset.test_data_sources": left_out(unreadable)}
 
     kpis: dict[str, Any] = {"images": len(done), "unreadable": len(pairs) - len(done)}
-    if sums is not None and sums.labelled_pixels:
+    if sums is not None and sums.labeled_pixels:
         metrics = without_vacuous(sums.summary(source))
         scores = {name: metrics[name] for name in ("mIoU", "mAcc", "aAcc")}
         kpis |= {name: score for name, score in scores.items() if score is not None}
@@ -191,10 +191,10 @@ def write_images(
     label_map, mask, overlay = (folder / kind / f"{name}.png" for kind in KINDS)
     for path in (label_map, mask, overlay):
         path.parent.mkdir(parents=True, exist_ok=True)
-    colours.write_labels(labels, label_map)
-    painted = colours.paint(labels, palette)
+    colors.write_labels(labels, label_map)
+    painted = colors.paint(labels, palette)
     Image.fromarray(painted).save(mask)
-    Image.fromarray(colours.overlay(as_shown(pair.image.permute(1, 2, 0).numpy()), painted)).save(
+    Image.fromarray(colors.overlay(as_shown(pair.image.permute(1, 2, 0).numpy()), painted)).save(
         overlay
     )
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from mae_sdk.data import Pairs, Source, open_source
 from mae_sdk.data.decode import DEFAULT, decode
-from mae_sdk.data.label_file import LabelledSource, LabelTable, labelled
+from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.of_classes import of_classes
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
@@ -338,7 +338,7 @@ def build_dataset(
     """
     source = open_source(sources)
     if labels.file:
-        source = labelled(source, labels, keep=not require_labels)
+        source = labeled(source, labels, keep=not require_labels)
     elif labels.several and require_labels:
         raise SpecError(
             "model.multi_label needs a table: folders give each picture one class",
@@ -369,7 +369,7 @@ def build_dataset(
         classes=names,
         labels=found,
         targets=source.targets(names)
-        if isinstance(source, LabelledSource) and source.several
+        if isinstance(source, LabeledSource) and source.several
         else None,
         num_units=num_units,
         max_corrupt_fraction=max_corrupt_fraction,

@@ -1,2 +1,2 @@
-"""Artefacts: ONNX files proven against torch, reduced precision, TensorRT engines, and how to run
+"""Artifacts: ONNX files proven against torch, reduced precision, TensorRT engines, and how to run
 them."""

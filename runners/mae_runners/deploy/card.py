@@ -84,7 +84,7 @@ Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} 
 
 {figures(checkpoint)}
 
-## Licence
+## License
 
 {_license(license)}
 """

@@ -18,7 +18,7 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor
 
 from mae_runners.data import NO_TABLE, FunctionalSampler, build_dataset, build_loader, collate
-from mae_runners.deploy.artefact import ArtefactMeta, reading_for
+from mae_runners.deploy.artifact import ArtifactMeta, reading_for
 from mae_runners.deploy.eval_pairs import EvalPairs, augmentation_of, model_input
 
 SAMPLE = "sample photograph"
@@ -28,8 +28,8 @@ GATE_IMAGES_INT8 = 64  # rounding differs between images: more images catch more
 GATE_ELEMENTS = 2**26
 
 
-def gate_count(meta: ArtefactMeta, precision: str | None = None) -> int:
-    """How many images the parity gate compares, for that precision (default: the artefact's)."""
+def gate_count(meta: ArtifactMeta, precision: str | None = None) -> int:
+    """How many images the parity gate compares, for that precision (default: the artifact's)."""
     wanted = GATE_IMAGES_INT8 if (precision or meta.precision) == "int8" else GATE_IMAGES
     pixels = meta.input_size[0] * meta.input_size[1]
     elements = int(meta.num_classes or 1) * pixels if meta.segments else 1
@@ -37,14 +37,14 @@ def gate_count(meta: ArtefactMeta, precision: str | None = None) -> int:
 
 
 class EvalImages:
-    """A data source, seen as an artefact wants its input.
+    """A data source, seen as an artifact wants its input.
 
     Args:
         spec: the whole spec (augmentation, workers, seed, corrupt share).
         sources: URI or list of URIs.
-        meta: gives input size, mean, std; these come from the artefact, never from a default of
+        meta: gives input size, mean, std; these come from the artifact, never from a default of
             the spec.
-        labelled: whether labels are needed.
+        labeled: whether labels are needed.
         classes: class names in label order; None = the source's own.
         labels: as `build_dataset` takes them.
         num_units: mask units, when reconstruction noise is wanted.
@@ -54,9 +54,9 @@ class EvalImages:
         self,
         spec: ExperimentSpec,
         sources: Any,
-        meta: ArtefactMeta,
+        meta: ArtifactMeta,
         *,
-        labelled: bool,
+        labeled: bool,
         classes: list[str] | None = None,
         labels: LabelTable = NO_TABLE,
         num_units: int | None = None,
@@ -69,8 +69,8 @@ class EvalImages:
             augmentation=augmentation_of(spec, meta),
             seed=spec.train.seed,
             classes=classes,
-            require_labels=labelled,
-            chosen=spec.dataset.classes if labelled else None,
+            require_labels=labeled,
+            chosen=spec.dataset.classes if labeled else None,
             labels=labels,
             num_units=num_units,
             max_corrupt_fraction=spec.dataset.max_corrupt_fraction,
@@ -92,7 +92,7 @@ class EvalImages:
         """Batches ``{"input", "image", "label", "index"[, "noise"]}`` of this rank, in order.
 
         Fillers and stand-ins for unreadable images are left out. ``input`` is what `Runtime.run`
-        takes: float32, normalized; or raw pixels where the artefact normalizes itself.
+        takes: float32, normalized; or raw pixels where the artifact normalizes itself.
         """
         sampler = FunctionalSampler(
             len(self.dataset), self.spec.train.seed, rank, world, shuffle=False
@@ -117,17 +117,17 @@ class EvalImages:
 
 
 def source_images(
-    spec: ExperimentSpec, meta: ArtefactMeta, name: str | None, sources: Any = None
+    spec: ExperimentSpec, meta: ArtifactMeta, name: str | None, sources: Any = None
 ) -> EvalImages | EvalPairs:
-    """A source of ``dataset``, or ``sources``, without labels, for the artefact's task."""
+    """A source of ``dataset``, or ``sources``, without labels, for the artifact's task."""
     if meta.segments:
-        return EvalPairs(spec, name, meta, labelled=False, sources=sources)
-    return EvalImages(spec, sources or getattr(spec.dataset, str(name)), meta, labelled=False)
+        return EvalPairs(spec, name, meta, labeled=False, sources=sources)
+    return EvalImages(spec, sources or getattr(spec.dataset, str(name)), meta, labeled=False)
 
 
 @dataclass(frozen=True)
 class GateImages:
-    """Real images that an artefact is compared with its model on.
+    """Real images that an artifact is compared with its model on.
 
     Attributes:
         pixels: ``[N, C, H, W]`` as `Runtime.run` takes them.
@@ -157,7 +157,7 @@ class GateImages:
         return {"images": len(self.names), "source": self.source, "names": self.names}
 
 
-def gate_images(spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = None) -> GateImages:
+def gate_images(spec: ExperimentSpec, meta: ArtifactMeta, count: int | None = None) -> GateImages:
     """The images of the parity gate.
 
     The first of val, test, train data that the spec names, spread over it; when it names none,
@@ -174,7 +174,7 @@ def gate_images(spec: ExperimentSpec, meta: ArtefactMeta, count: int | None = No
     return GateImages(sample_photograph(meta, count), SAMPLE, ["grace_hopper.jpg"] * count)
 
 
-def calibration_batches(spec: ExperimentSpec, meta: ArtefactMeta) -> tuple[list[np.ndarray], str]:
+def calibration_batches(spec: ExperimentSpec, meta: ArtifactMeta) -> tuple[list[np.ndarray], str]:
     """The images to choose int8 scales on, and where they came from.
 
     ``cal_batch_size`` × ``cal_batches`` images of ``cal_image_dir``, else of the spec's train or
@@ -215,7 +215,7 @@ def _spread(images: EvalImages | EvalPairs, size: int, wanted: int) -> Iterator[
         yield images.at(positions[start : start + size])
 
 
-def sample_photograph(meta: ArtefactMeta, count: int) -> Tensor:
+def sample_photograph(meta: ArtifactMeta, count: int) -> Tensor:
     """Crops of matplotlib's photograph, ``[count, C, H, W]`` as `Runtime.run` takes them;
     where these are not three channels, each is the photograph's luma."""
     from matplotlib import get_data_path

@@ -17,7 +17,7 @@ from mae_runners.data import (
     build_segmentation_dataset,
     to_input,
 )
-from mae_runners.deploy.artefact import ArtefactMeta, reading_for
+from mae_runners.deploy.artifact import ArtifactMeta, reading_for
 from mae_runners.deploy.runtimes import Runtime, run_batch
 from mae_runners.metrics.windows import (
     default_stride,
@@ -31,8 +31,8 @@ from mae_runners.metrics.windows import (
 ROLES = {"train_data_sources": "train", "val_data_sources": "val", "test_data_sources": "test"}
 
 
-def augmentation_of(spec: ExperimentSpec, meta: ArtefactMeta) -> Any:
-    """``dataset.augmentation`` with what the artefact says of its images."""
+def augmentation_of(spec: ExperimentSpec, meta: ArtifactMeta) -> Any:
+    """``dataset.augmentation`` with what the artifact says of its images."""
     return spec.dataset.augmentation.model_copy(
         update={
             "input_size": list(meta.input_size),
@@ -43,8 +43,8 @@ def augmentation_of(spec: ExperimentSpec, meta: ArtefactMeta) -> Any:
     )
 
 
-def model_input(pixels: Tensor, meta: ArtefactMeta) -> Tensor:
-    """Pixels ``[B, C, H, W]`` as the artefact takes them: as bytes where it normalizes itself."""
+def model_input(pixels: Tensor, meta: ArtifactMeta) -> Tensor:
+    """Pixels ``[B, C, H, W]`` as the artifact takes them: as bytes where it normalizes itself."""
     if meta.preprocessing:
         return pixels if pixels.dtype == torch.uint8 else pixels.round().to(torch.uint8)
     return to_input(pixels, meta.mean, meta.std, torch.float32)
@@ -71,9 +71,9 @@ class EvalPairs:
         spec: the whole spec (mask sources and their meaning, workers, seed, corrupt share).
         name: the source's field: ``train_data_sources``, ``val_data_sources`` or
             ``test_data_sources``; None with ``sources``.
-        meta: gives input size, mean, classes; these come from the artefact, never from a default
+        meta: gives input size, mean, classes; these come from the artifact, never from a default
             of the spec.
-        labelled: whether every image needs a mask.
+        labeled: whether every image needs a mask.
         sources: images without masks that no field of ``dataset`` names.
     """
 
@@ -81,9 +81,9 @@ class EvalPairs:
         self,
         spec: ExperimentSpec,
         name: str | None,
-        meta: ArtefactMeta,
+        meta: ArtifactMeta,
         *,
-        labelled: bool,
+        labeled: bool,
         sources: Any = None,
     ) -> None:
         role = ROLES[name] if name else "test"
@@ -97,7 +97,7 @@ class EvalPairs:
             num_classes=int(meta.num_classes or 0),
             seed=spec.train.seed,
             classes=meta.classes,
-            required=labelled,
+            required=labeled,
             reading=reading_for(meta, spec.dataset.augmentation.max_pixels),
         )
         if not len(self.dataset):
@@ -129,7 +129,7 @@ class EvalPairs:
 
     def at(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """``{"input", "kept"}`` of the images at these places, each fitted whole into the
-        artefact's input; unreadable ones are left out, and ``kept`` has the places of the rest."""
+        artifact's input; unreadable ones are left out, and ``kept`` has the places of the rest."""
         items = [self.dataset[0, position] for position in positions]
         self.dataset.check_corrupt()
         pixels = []

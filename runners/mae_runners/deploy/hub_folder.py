@@ -14,7 +14,7 @@ from mae_skill.spec import ExportSpec
 from torch import Tensor, nn
 
 from mae_runners.deploy import mmseg_format, timm_format
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.card import card
 from mae_runners.models.base import Backboned
 from mae_runners.models.checkpoint import CheckpointMeta
@@ -34,7 +34,7 @@ def reference(format: str, model: Backboned) -> nn.Module:
     return module
 
 
-def write(section: ExportSpec, model: Backboned, meta: ArtefactMeta, folder: Path) -> None:
+def write(section: ExportSpec, model: Backboned, meta: ArtifactMeta, folder: Path) -> None:
     """Writes weights, configuration and model card into the new ``folder``."""
     saved = CheckpointMeta.for_model(
         model,

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae_runners.data.transforms import EvalTransform, Pixels, sample_key
-from mae_runners.deploy.artefact import ArtefactMeta, class_names, reading_for
+from mae_runners.deploy.artifact import ArtifactMeta, class_names, reading_for
 from mae_runners.deploy.eval_pairs import model_input, segmenter
 from mae_runners.deploy.features import KINDS, features, on_grid
 from mae_runners.deploy.runtimes import Runtime, TorchRuntime, open_runtime, run_batch
@@ -75,7 +75,7 @@ class Model:
 
     def __init__(self, runtime: Runtime, batch_size: int) -> None:
         self.runtime, self.batch_size = runtime, batch_size
-        self.meta: ArtefactMeta = runtime.meta
+        self.meta: ArtifactMeta = runtime.meta
         self._reading = reading_for(self.meta)
         self._fit = EvalTransform(
             AugmentationSpec(
@@ -310,7 +310,7 @@ def _of_job(job: str, root: str | os.PathLike[str] | None, policy: str) -> Path:
             expected="a checkpoint, an export, an engine, or a job's id or folder",
             hint=error.hint,
         ) from error
-    artefact = found.model(policy)
-    fetch([artefact])
+    artifact = found.model(policy)
+    fetch([artifact])
     # Of a folder of the model hub the job names the file of weights; its description is beside it.
-    return artefact.path.parent if artefact.path.name == "model.safetensors" else artefact.path
+    return artifact.path.parent if artifact.path.name == "model.safetensors" else artifact.path

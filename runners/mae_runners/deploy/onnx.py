@@ -23,7 +23,7 @@ from mae_sdk.files import temporary_folder
 from mae_skill.errors import CheckpointError, DependencyError, SpecError
 from torch import Tensor, nn
 
-from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target
+from mae_runners.deploy.artifact import INPUT_NAME, ArtifactMeta, check_target
 
 if TYPE_CHECKING:
     import onnx
@@ -65,8 +65,8 @@ class Features(nn.Module):
         return result
 
 
-def deployable(model: nn.Module, meta: ArtefactMeta) -> nn.Module:
-    """The module whose outputs are the artefact's, in eval mode: logits or features, with the
+def deployable(model: nn.Module, meta: ArtifactMeta) -> nn.Module:
+    """The module whose outputs are the artifact's, in eval mode: logits or features, with the
     normalization in front where `meta` says so."""
     module: nn.Module = (
         model if meta.output == "logits" else Features(model, meta.output == "pooled")
@@ -76,8 +76,8 @@ def deployable(model: nn.Module, meta: ArtefactMeta) -> nn.Module:
     return module.eval()
 
 
-def example_input(meta: ArtefactMeta, batch: int = 2) -> Tensor:
-    """A tensor [batch, C, H, W] to trace with, of the dtype that the artefact takes."""
+def example_input(meta: ArtifactMeta, batch: int = 2) -> Tensor:
+    """A tensor [batch, C, H, W] to trace with, of the dtype that the artifact takes."""
     shape = (batch, meta.channels, *meta.input_size)
     generator = torch.Generator().manual_seed(0)
     if meta.preprocessing:
@@ -87,7 +87,7 @@ def example_input(meta: ArtefactMeta, batch: int = 2) -> Tensor:
 
 @contextlib.contextmanager
 def unfused_attention(module: nn.Module) -> Iterator[None]:
-    """Attention in separate operators inside the block, as it was afterwards."""
+    """Attention in separate operators inside the block, as it was afterward."""
     parts: list[Any] = [part for part in module.modules() if hasattr(part, "fused_attn")]
     before = [part.fused_attn for part in parts]
     for part in parts:
@@ -116,7 +116,7 @@ def plain_reshapes() -> Iterator[None]:
         Tensor.unflatten = original  # type: ignore[method-assign]
 
 
-def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> onnx.ModelProto:
+def to_onnx(module: nn.Module, meta: ArtifactMeta, *, verbose: bool = False) -> onnx.ModelProto:
     """Traces `module` (from `deployable`) into an ONNX model with all weights loaded.
 
     Args:
@@ -152,7 +152,7 @@ def to_onnx(module: nn.Module, meta: ArtefactMeta, *, verbose: bool = False) -> 
     return model
 
 
-def _trace(module: nn.Module, meta: ArtefactMeta, verbose: bool) -> onnx.ModelProto:
+def _trace(module: nn.Module, meta: ArtifactMeta, verbose: bool) -> onnx.ModelProto:
     import onnx
 
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
@@ -196,7 +196,7 @@ def _trace(module: nn.Module, meta: ArtefactMeta, verbose: bool) -> onnx.ModelPr
         return onnx.load(str(target))  # with external weights, where there were any
 
 
-def describe(model: onnx.ModelProto, meta: ArtefactMeta) -> None:
+def describe(model: onnx.ModelProto, meta: ArtifactMeta) -> None:
     """Writes `meta` into the model's metadata properties, replacing what was there."""
     properties = {prop.key: prop.value for prop in model.metadata_props} | meta.to_properties()
     del model.metadata_props[:]
@@ -204,9 +204,9 @@ def describe(model: onnx.ModelProto, meta: ArtefactMeta) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def read_meta(model: onnx.ModelProto, path: Path) -> ArtefactMeta:
+def read_meta(model: onnx.ModelProto, path: Path) -> ArtifactMeta:
     """The description inside an ONNX model."""
-    return ArtefactMeta.from_properties(
+    return ArtifactMeta.from_properties(
         {prop.key: prop.value for prop in model.metadata_props}, path
     )
 

@@ -1,6 +1,6 @@
-"""The parity gate: an artefact may exist only if it gives the model's answers on real images.
+"""The parity gate: an artifact may exist only if it gives the model's answers on real images.
 
-Cosine, largest difference and top-1 agreement are judged image by image; an artefact that differs
+Cosine, largest difference and top-1 agreement are judged image by image; an artifact that differs
 fails the job, and the error names the layer where it begins to differ.
 """
 
@@ -20,7 +20,7 @@ from mae_skill.errors import CheckpointError, JobFailedError
 from mae_skill.spec import ParitySpec
 from torch import Tensor, nn
 
-from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, run_in_parts
+from mae_runners.deploy.artifact import INPUT_NAME, ArtifactMeta, run_in_parts
 from mae_runners.deploy.onnx import session_of, unfused_attention
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def compare(
 
     Args:
         reference: [N, …] float, from torch.
-        candidate: the same shape, from the artefact.
+        candidate: the same shape, from the artifact.
         thresholds: what counts as the same.
         logits: outputs are [N, classes] or [N, classes, H, W], so top-1 agreement (of images, of
             pixels) means something.
@@ -128,14 +128,14 @@ def compare(
             top-1 the share of answers that stay is judged.
 
     Raises:
-        CheckpointError: the shapes differ, or the reference could not tell a broken artefact (not
+        CheckpointError: the shapes differ, or the reference could not tell a broken artifact (not
             finite, or the same for every image, as with a head of zeros).
     """
     reference = np.asarray(reference, dtype=np.float64)
     candidate = np.asarray(candidate, dtype=np.float64)
     if reference.shape != candidate.shape:
         raise CheckpointError(
-            "the artefact's output has another shape than the model's",
+            "the artifact's output has another shape than the model's",
             got=list(candidate.shape),
             expected=str(list(reference.shape)),
         )
@@ -165,7 +165,7 @@ def compare(
     if largest > thresholds.max_abs:
         failures.append(
             f"image {worst}, element {element}: torch {flat[worst, element]:.6g}, "
-            f"artefact {other[worst, element]:.6g}; difference {largest:.3g} (of {scale:.3g}) "
+            f"artifact {other[worst, element]:.6g}; difference {largest:.3g} (of {scale:.3g}) "
             f"is above max_abs {thresholds.max_abs}"
         )
 
@@ -196,7 +196,7 @@ def compare(
 
 
 def _check_reference(reference: Floats) -> None:
-    """Raises `CheckpointError` for outputs that any artefact would agree with."""
+    """Raises `CheckpointError` for outputs that any artifact would agree with."""
     if not np.isfinite(reference).all():
         raise CheckpointError(
             "the model's own outputs are not finite: there is nothing to compare with",
@@ -204,7 +204,7 @@ def _check_reference(reference: Floats) -> None:
         )
     if not reference.any() or (len(reference) > 1 and np.ptp(reference, axis=0).max() == 0.0):
         raise CheckpointError(
-            "the model gives the same output for every image, so no artefact of it can be checked",
+            "the model gives the same output for every image, so no artifact of it can be checked",
             hint="the head is probably untrained (all zeros): fine-tune it before exporting",
         )
 
@@ -216,7 +216,7 @@ def torch_outputs(module: nn.Module, images: Tensor) -> Floats:
     return run_in_parts(lambda part: module(part.to(device)).float().cpu(), images, BATCH).numpy()
 
 
-def onnx_outputs(model: onnx.ModelProto | Path, meta: ArtefactMeta, images: Tensor) -> Floats:
+def onnx_outputs(model: onnx.ModelProto | Path, meta: ArtifactMeta, images: Tensor) -> Floats:
     """The outputs of an ONNX model or file in ONNX Runtime on the CPU."""
     session = session_of(model)
 
@@ -224,10 +224,10 @@ def onnx_outputs(model: onnx.ModelProto | Path, meta: ArtefactMeta, images: Tens
         (output,) = session.run([meta.output_name], {INPUT_NAME: part.numpy()})
         return torch.from_numpy(output)
 
-    return _run_artefact(call, meta, images)
+    return _run_artifact(call, meta, images)
 
 
-def artefact_outputs(path: Path, meta: ArtefactMeta, images: Tensor) -> Floats:
+def artifact_outputs(path: Path, meta: ArtifactMeta, images: Tensor) -> Floats:
     """The outputs of an exported file: ONNX, TorchScript (``.ts``) or `torch.export` (``.pt2``)."""
     if path.suffix == ".onnx":
         return onnx_outputs(path, meta, images)
@@ -238,10 +238,10 @@ def artefact_outputs(path: Path, meta: ArtefactMeta, images: Tensor) -> Floats:
     else:
         loaded = torch.export.load(str(path)).module()
     with torch.no_grad():
-        return _run_artefact(loaded, meta, images)
+        return _run_artifact(loaded, meta, images)
 
 
-def _run_artefact(call: Callable[[Tensor], Tensor], meta: ArtefactMeta, images: Tensor) -> Floats:
+def _run_artifact(call: Callable[[Tensor], Tensor], meta: ArtifactMeta, images: Tensor) -> Floats:
     fixed = meta.batch > 0
     size = meta.batch if fixed else BATCH
     return run_in_parts(call, images, size, size if fixed else 1).numpy()
@@ -249,11 +249,11 @@ def _run_artefact(call: Callable[[Tensor], Tensor], meta: ArtefactMeta, images: 
 
 def parity_error(
     report: ParityReport,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     layer: str | None = None,
     field: str = "export.parity",
 ) -> JobFailedError:
-    """The error of an artefact that differs from its model, for the caller to raise.
+    """The error of an artifact that differs from its model, for the caller to raise.
 
     Args:
         layer: the first layer that differs, where it is known.
@@ -267,7 +267,7 @@ def parity_error(
         hint += "build in fp32, keep the layer in fp32 with layers_precision, "
 
     return JobFailedError(
-        f"the {meta.precision} artefact does not agree with the model: "
+        f"the {meta.precision} artifact does not agree with the model: "
         f"{'; '.join(report.failures)}{place}",
         field=field,
         got={
@@ -283,7 +283,7 @@ def parity_error(
 def first_differing_layer(
     module: nn.Module,
     model: onnx.ModelProto,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     images: Tensor,
     thresholds: Thresholds,
 ) -> str | None:

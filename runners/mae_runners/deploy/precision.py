@@ -42,7 +42,7 @@ KEEP_FP32 = frozenset(
 TYPED = ("fp32", "fp16", "bf16")
 """What a layer can compute in by its type alone."""
 PRECISIONS = (*TYPED, "int8")
-"""What an artefact can compute in; int8 needs scales beside the types (see `int8`)."""
+"""What an artifact can compute in; int8 needs scales beside the types (see `int8`)."""
 
 
 def parse_layers_precision(entries: Sequence[str]) -> list[tuple[str, str]]:

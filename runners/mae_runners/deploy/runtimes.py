@@ -15,9 +15,9 @@ from mae_skill.spec import ExperimentSpec
 from torch import Tensor, nn
 
 from mae_runners.context import RunContext
-from mae_runners.deploy.artefact import (
+from mae_runners.deploy.artifact import (
     INPUT_NAME,
-    ArtefactMeta,
+    ArtifactMeta,
     check_agreement,
     choose_path,
     run_in_parts,
@@ -40,7 +40,7 @@ class Runtime(Protocol):
 
     Attributes:
         kind: ``torch`` | ``onnx`` | ``engine``.
-        meta: the artefact's description.
+        meta: the artifact's description.
         device: where `run` wants its input.
         largest_batch: the most images one call takes; None = any.
         smallest_batch: the fewest images one call takes.
@@ -48,7 +48,7 @@ class Runtime(Protocol):
     """
 
     kind: str
-    meta: ArtefactMeta
+    meta: ArtifactMeta
     device: torch.device
     largest_batch: int | None
     smallest_batch: int
@@ -78,7 +78,7 @@ class TorchRuntime:
     def __init__(
         self,
         module: nn.Module,
-        meta: ArtefactMeta,
+        meta: ArtifactMeta,
         device: torch.device,
         model: nn.Module,
         *,
@@ -120,7 +120,7 @@ class OnnxRuntime:
                 got=str(error).strip().splitlines()[0][:300],
             ) from error
 
-        self.meta = ArtefactMeta.from_properties(
+        self.meta = ArtifactMeta.from_properties(
             self.session.get_modelmeta().custom_metadata_map, path
         )
         self.device = torch.device("cpu")
@@ -138,7 +138,7 @@ class EngineRuntime:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.description = read_engine_description(path)
-        self.meta = ArtefactMeta.from_dict(self.description, path)
+        self.meta = ArtifactMeta.from_dict(self.description, path)
         targets = " or ".join(self.description.get("targets", ["the kind it was built on"]))
         if device.type != "cuda":
             raise DependencyError(
@@ -224,7 +224,7 @@ def open_checkpoint(
     describes.
     """
     model, saved, decodes = load_described(path, key, spec, file_field)
-    meta = ArtefactMeta.of_checkpoint(saved, path, features="pooled")
+    meta = ArtifactMeta.of_checkpoint(saved, path, features="pooled")
     return TorchRuntime(deployable(model, meta), meta, device, model, decodes=decodes)
 
 
@@ -261,11 +261,11 @@ def open_runtime(
     return open_checkpoint(path, device, key, spec, file_field)
 
 
-def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Runtime:
-    """The runtime for an action's artefact, checked against what the spec says of it.
+def open_artifact(spec: ExperimentSpec, context: RunContext, action: str) -> Runtime:
+    """The runtime for an action's artifact, checked against what the spec says of it.
 
     Raises:
-        SpecError: no artefact or two are named, or the spec contradicts it.
+        SpecError: no artifact or two are named, or the spec contradicts it.
         MaeError: as `open_runtime`.
     """
     path = choose_path(getattr(spec, action), action)
@@ -278,7 +278,7 @@ def open_artefact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
 
 
 def run_batch(runtime: Runtime, images: Tensor, *, stay: bool = False) -> Tensor:
-    """`runtime.run`, for any number of images: split where the artefact takes fewer, filled up
+    """`runtime.run`, for any number of images: split where the artifact takes fewer, filled up
     where it takes more."""
     return run_in_parts(
         lambda part: runtime.run(part, stay=stay),

@@ -21,7 +21,7 @@ from mae_sdk.files import temporary_folder, write_bytes, write_json
 from mae_sdk.jobs.checkpoints import sha256_of
 from mae_skill.errors import CheckpointError, DependencyError, SpecError
 
-from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target, sidecar
+from mae_runners.deploy.artifact import INPUT_NAME, ArtifactMeta, check_target, sidecar
 from mae_runners.deploy.onnx import EXTERNAL_DATA_BYTES, save_with_data, weight_bytes
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def known_targets(trt: Any) -> list[str]:
 def build_engine(
     model: onnx.ModelProto,
     engine_path: Path,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     *,
     backend: str,
     targets: Sequence[str],
@@ -167,7 +167,7 @@ def build_engine(
             `profile` then is.
         targets: compute capabilities, as in the spec.
         workspace_mb: scratch memory a layer may use, in MB (2^20 bytes); 0 = the library's default.
-        timing_cache: file of measured kernels, read when it exists and written afterwards; only
+        timing_cache: file of measured kernels, read when it exists and written afterward; only
             ``tensorrt`` has one.
         extra: more entries for the description.
 
@@ -289,7 +289,7 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
             )
 
 
-def _batch_range(builder: Any, profile: Profile, meta: ArtefactMeta) -> Any:
+def _batch_range(builder: Any, profile: Profile, meta: ArtifactMeta) -> Any:
     """The library's optimization profile for the input's batch."""
     entry = builder.create_optimization_profile()
     sizes = (profile.minimum, profile.optimum, profile.maximum)

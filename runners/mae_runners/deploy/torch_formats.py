@@ -1,4 +1,4 @@
-"""TorchScript files and `torch.export` programs, with the artefact's description inside."""
+"""TorchScript files and `torch.export` programs, with the artifact's description inside."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from mae_skill.errors import CheckpointError
 from torch import nn
 
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.onnx import example_input, unfused_attention
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".ts", "torch_export": ".pt2", "triton": ".onnx"}
 MAX_BATCH = 4096  # of a torch.export program that takes any batch
 
 
-def save_torch(module: nn.Module, meta: ArtefactMeta, path: Path, kind: str) -> None:
+def save_torch(module: nn.Module, meta: ArtifactMeta, path: Path, kind: str) -> None:
     """Writes `module` as ``torchscript`` or ``torch_export`` to `path`; the description is the
     extra file ``mae.json`` inside.
 

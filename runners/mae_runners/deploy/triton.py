@@ -15,21 +15,21 @@ from pathlib import Path
 from mae_sdk.files import atomic_folder
 from mae_skill.spelling import one_line
 
-from mae_runners.deploy.artefact import INPUT_NAME, ArtefactMeta, check_target
+from mae_runners.deploy.artifact import INPUT_NAME, ArtifactMeta, check_target
 
 PLATFORM = "onnxruntime_onnx"
-MAX_BATCH = 64  # for artefacts that take any batch
+MAX_BATCH = 64  # for artifacts that take any batch
 QUEUE_DELAY_US = 500  # how long a request may wait for others to share its batch
 LABELS = "labels.txt"
 
 
-def config_text(name: str, meta: ArtefactMeta, output_dims: list[int], *, max_batch: int) -> str:
+def config_text(name: str, meta: ArtifactMeta, output_dims: list[int], *, max_batch: int) -> str:
     """The config.pbtxt of one model.
 
     Args:
         name: model name, equal to its folder's.
         output_dims: shape of the output without the batch.
-        max_batch: the largest batch; an artefact with a fixed batch gets 0 (no batching by the
+        max_batch: the largest batch; an artifact with a fixed batch gets 0 (no batching by the
             server) and full shapes.
     """
     fixed = meta.batch > 0
@@ -65,14 +65,14 @@ output [
 """
 
 
-def model_folder(root: Path, meta: ArtefactMeta) -> Path:
+def model_folder(root: Path, meta: ArtifactMeta) -> Path:
     """A model's folder in a repository; its name is the model's."""
     return root / re.sub(r"[^A-Za-z0-9_]+", "_", f"{meta.arch}_{meta.stage}")
 
 
 def write_repository(
     root: Path,
-    meta: ArtefactMeta,
+    meta: ArtifactMeta,
     onnx_files: list[Path],
     output_dims: list[int],
     *,

@@ -24,7 +24,7 @@ class ImageScores:
 
     def add(self, place: int, truth: np.ndarray, labels: np.ndarray, ignore_index: int) -> float:
         """Counts an image, integer ``[H, W]`` each; returns its own mIoU over the classes that
-        occur in it, 1 where nothing is labelled."""
+        occur in it, 1 where nothing is labeled."""
         kept = truth != ignore_index
         truth, labels = truth[kept], labels[kept]
         hits = np.bincount(truth[truth == labels], minlength=self.num_classes)

@@ -20,7 +20,7 @@ class SegmentationMetrics:
     """IoU, accuracies and loss of a segmenter; used by training, evaluate and inference.
 
     Attributes:
-        sums: float64 ``[C² + 3]``: the confusion matrix of pixels, then loss, labelled pixels and
+        sums: float64 ``[C² + 3]``: the confusion matrix of pixels, then loss, labeled pixels and
             images. Add those of other ranks before reading metrics.
     """
 
@@ -49,7 +49,7 @@ class SegmentationMetrics:
         return self.sums[:-3].reshape(self.num_classes, self.num_classes).numpy()
 
     @property
-    def labelled_pixels(self) -> int:
+    def labeled_pixels(self) -> int:
         return int(self.sums[-2])
 
     def summary(self, source: object) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def iou_metrics(confusion: np.ndarray | Tensor) -> dict[str, Any]:
         ``mIoU``: mean over the classes that occur in truth or prediction.  ``mAcc``: mean recall
         of the classes that occur in truth.  ``aAcc``: share of the pixels that are right.
         ``iou``, ``accuracy``: per class, None where undefined.  ``pixels``: per class.
-        All in [0, 1]; 0 where no pixel is labelled.
+        All in [0, 1]; 0 where no pixel is labeled.
     """
     matrix = np.asarray(confusion, dtype=np.float64)
     hits, truths, guesses = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)

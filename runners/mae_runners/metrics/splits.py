@@ -1,4 +1,4 @@
-"""Seeded splits of labelled images, stratified by class."""
+"""Seeded splits of labeled images, stratified by class."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def whole(
     Args:
         model: ``[B, C, *window]`` in 0 … 255 → logits ``[B, C, *window]``.
         images: ``[C, H_i, W_i]``.
-        fill: mean color, which is 0 after normalisation.
+        fill: mean color, which is 0 after normalization.
 
     Returns:
         ``[C, h_i, w_i]`` for the part of the window that the image fills; `classify_pixels`
@@ -139,7 +139,7 @@ def classify_pixels(
         mask: true classes, integer ``[*size]``, or None.
 
     Returns:
-        Classes, uint8 or int16 ``[*size]``; the cross-entropy summed over the labelled pixels; the
+        Classes, uint8 or int16 ``[*size]``; the cross-entropy summed over the labeled pixels; the
         number of these. The last two are 0 without a mask.
     """
     best: Tensor | None = None

@@ -96,7 +96,7 @@ class PixelLoss:
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int, gamma: float = 0.0) -> Tensor:
-    """Cross-entropy summed over the labelled pixels, divided by the number of all pixels; with
+    """Cross-entropy summed over the labeled pixels, divided by the number of all pixels; with
     ``gamma`` the focal loss.
 
     Published segmenters are trained like this (MMSegmentation's default): an ignored pixel adds

@@ -61,12 +61,12 @@ def look_at_features(task: Task, ranks: Ranks, dataset: ImageDataset, trained: i
     found, labels, places = _features(task, ranks, dataset, np.asarray(chosen))
     if not task.context.is_main:
         return
-    labelled = bool(len(labels)) and bool((labels >= 0).all())
+    labeled = bool(len(labels)) and bool((labels >= 0).all())
     gallery = Gallery(task.context.action_dir)
     show_features(
         gallery,
         found,
-        labels if labelled else None,
+        labels if labeled else None,
         places.tolist(),
         dataset.classes,
         dataset,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mae_runners.data import SegmentationDataset, build_segmentation_dataset, to_input
 from mae_runners.distributed import Ranks
-from mae_runners.metrics import colours
+from mae_runners.metrics import colors
 from mae_runners.metrics.gallery import Gallery, fitted
 from mae_runners.metrics.iou import SegmentationMetrics, judged_classes, write_table
 from mae_runners.metrics.reconstruction import spread
@@ -88,7 +88,7 @@ class SegmentationTask(Task):
         ]
         answers = whole(predict, images, self.model.input_size, self.aug.mean)
 
-        palette = colours.palette(metrics.num_classes)
+        palette = colors.palette(metrics.num_classes)
         assert self.val is not None
         chosen = self.chosen
         for image, logits, mask, (height, width), valid, place in zip(
@@ -105,7 +105,7 @@ class SegmentationTask(Task):
             mask = mask[:height, :width]
             labels = metrics.add(logits, mask)
             if self.context.is_main and len(self.examples) < EXAMPLES and place in chosen:
-                self.examples.append(colours.comparison(image, mask, labels, palette))
+                self.examples.append(colors.comparison(image, mask, labels, palette))
                 self.shown_names.append(str(self.val.source.members[place]))
 
     @cached_property
@@ -137,7 +137,7 @@ class SegmentationTask(Task):
         """Rows of image, truth, prediction; the same images at every validation."""
         examples, self.examples = getattr(self, "examples", []), []
         if examples:
-            board = torch.from_numpy(colours.board(examples)).permute(2, 0, 1).float() / 255
+            board = torch.from_numpy(colors.board(examples)).permute(2, 0, 1).float() / 255
             path = self.context.action_dir / "pictures" / f"segmentation_epoch_{epoch:03d}.png"
             images.image(step, "segmentation", board, path)
             gallery = Gallery(self.context.action_dir)
@@ -147,6 +147,6 @@ class SegmentationTask(Task):
             columns = ["image", "truth", "answer"]
             gallery.add("segmentation", rows, about, columns, note=note, epoch=epoch)
             classes = list(self.train.classes)
-            gallery.set_legend(classes, colours.palette(len(classes)))
+            gallery.set_legend(classes, colors.palette(len(classes)))
             gallery.save()
         return {}

@@ -261,7 +261,7 @@ def load_weights(bare: nn.Module, state: dict[str, Any]) -> None:
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer, scaler: Any, clip: float | None) -> Tensor:
-    """The norm of the whole gradient, a scalar on the device; clipped to `clip` afterwards.
+    """The norm of the whole gradient, a scalar on the device; clipped to `clip` afterward.
 
     Under an fp16 scaler the gradients are unscaled first.
     """

@@ -316,7 +316,7 @@ def build(
     spec: Mapping[str, Any],
     provenance: Mapping[str, Origin] | None,
     options: AutoMLOptions,
-    centred: Sequence[str] | None = None,
+    centered: Sequence[str] | None = None,
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
 
@@ -327,13 +327,13 @@ def build(
             unless named.
         options: ``parameters`` replace ``automl_default_parameters``, a key in ``ranges`` is added;
             fields across whose values the study's metric does not compare are left out.
-        centred: the spec is thought out for the task: ranges are narrowed to its neighborhood, and
+        centered: the spec is thought out for the task: ranges are narrowed to its neighborhood, and
             these keys are searched beside the schema's.  None: it is not.
 
     Raises:
         SpecError: unknown or disabled parameters, or ranges outside the schema; all together.
     """
-    builder = _Builder(schema, spec, provenance or {}, options, centred)
+    builder = _Builder(schema, spec, provenance or {}, options, centered)
     for name in builder.wanted:
         builder.add(name)
     if builder.problems:
@@ -368,10 +368,10 @@ class _Builder:
         spec: Mapping[str, Any],
         provenance: Mapping[str, Origin],
         options: AutoMLOptions,
-        centred: Sequence[str] | None,
+        centered: Sequence[str] | None,
     ) -> None:
         self.spec, self.provenance = spec, provenance
-        self.narrow = centred is not None
+        self.narrow = centered is not None
         self.fields = field_nodes(schema)
         self.disabled = set(schema.get("automl_disabled_parameters") or ())
         metrics = [objective.metric for objective in objectives(schema, spec, options)]
@@ -379,7 +379,7 @@ class _Builder:
         self.ranges = dict(options.ranges)
 
         named = options.parameters
-        default = [*(schema.get("automl_default_parameters") or ()), *(centred or ())]
+        default = [*(schema.get("automl_default_parameters") or ()), *(centered or ())]
         self.asked = set(named or ()) | set(self.ranges)
         self.wanted = list(dict.fromkeys([*(default if named is None else named), *self.ranges]))
         self.searched = {name.partition("[")[0] for name in self.wanted}

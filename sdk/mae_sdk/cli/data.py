@@ -131,7 +131,7 @@ def _side_by_side(train: dict[str, Any], evaluation: dict[str, Any]) -> list[str
     rows: list[list[Any]] = [
         ["images", *(one["images"] for one in both)],
         ["unreadable", *(one["unreadable"]["count"] for one in both)],
-        ["unlabelled", *(one["unlabelled"] for one in both)],
+        ["unlabeled", *(one["unlabelled"] for one in both)],
         ["median size", *(middle(one) for one in both)],
         ["formats", *(", ".join(one["formats"]) for one in both)],
         ["channels", *(", ".join(one["channels"]) for one in both)],

@@ -424,7 +424,7 @@ def _source(seen: dict[str, Any]) -> str:
     if "masks" in seen:
         labels = f"{seen['masks']} masks"
     else:
-        labels = f"{seen['classes']} classes" if seen["classes"] else "unlabelled"
+        labels = f"{seen['classes']} classes" if seen["classes"] else "unlabeled"
     held_out = f"; {seen['held_out']} held out" if seen.get("held_out") else ""
     looked = f"; {seen['read']} looked at" if 0 < seen.get("read", 0) < seen["images"] else ""
     use = f"; for {seen['use']}" if seen.get("use") else ""

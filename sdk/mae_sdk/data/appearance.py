@@ -58,7 +58,7 @@ def appearance(
 
 
 def _one(source: Source | Pairs, place: int, reading: Reading) -> tuple[Any, ...] | None:
-    """Height, width, whether it is grey, mean and mean square of channels, and a small grey copy;
+    """Height, width, whether it is gray, mean and mean square of channels, and a small gray copy;
     None of a picture that cannot be read."""
     import numpy as np
     from PIL import Image
@@ -69,12 +69,12 @@ def _one(source: Source | Pairs, place: int, reading: Reading) -> tuple[Any, ...
         return None
     height, width = pixels.shape[:2]
     flat = pixels.reshape(-1, pixels.shape[2])
-    grey = bool((flat[:, :1] == flat).all())
+    gray = bool((flat[:, :1] == flat).all())
     values = flat.astype(np.float32) / 255
     picture: Any = Image.fromarray(as_shown(pixels))
     small = np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     moments = values.mean(0, dtype=np.float64), np.square(values).mean(0, dtype=np.float64)
-    return height, width, grey, *moments, small.astype(np.float64)
+    return height, width, gray, *moments, small.astype(np.float64)
 
 
 def _summary(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
@@ -82,14 +82,14 @@ def _summary(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
 
     if not seen:
         return {}
-    heights, widths, greys, means, squares, small = zip(*seen, strict=True)
+    heights, widths, grays, means, squares, small = zip(*seen, strict=True)
     mean = np.mean(means, axis=0)
     std = np.sqrt(np.maximum(np.mean(squares, axis=0) - mean**2, 0))
     pictures = np.stack(small)
     return {
         "height": int(np.median(heights)),
         "width": int(np.median(widths)),
-        "grey": all(greys),
+        "grey": all(grays),
         "mean": [round(float(value), 4) for value in mean],
         "std": [round(float(value), 4) for value in std],
         "mirror": _asymmetry(pictures, pictures[:, :, ::-1]),

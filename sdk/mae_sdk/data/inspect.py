@@ -15,7 +15,7 @@ from mae_skill.rules.base import Case, Facts
 from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
 
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
-from mae_sdk.data.label_file import LabelledSource, LabelTable, labelled
+from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
@@ -77,7 +77,7 @@ def inspect_source(
     """
     source = open_source(uri, cache_dir)
     if labels is not None and labels.file:
-        source = labelled(source, labels)
+        source = labeled(source, labels)
     reading = measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}
@@ -143,7 +143,7 @@ def _looked_at(
         "images": len(source),
         "bytes": int(source.sizes.sum()),
         "classes": class_counts(source),
-        "unlabelled": unlabelled(source),
+        "unlabelled": unlabeled(source),
         "width": _spread(widths),
         "height": _spread(heights),
         "formats": dict(formats.most_common()),
@@ -195,7 +195,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
-        ``label_file`` (`LabelledSource.table`), ``labels_from`` (`Source.labels_from`),
+        ``label_file`` (`LabeledSource.table`), ``labels_from`` (`Source.labels_from`),
         ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
         their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common),
@@ -230,7 +230,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "images": len(source),
         "classes": len(classes),
         "class_counts": classes,
-        "unlabelled": unlabelled(source),
+        "unlabelled": unlabeled(source),
         "digest": source.digest,
         **seen,
         "bad": len(pictures.bad),
@@ -242,14 +242,14 @@ def class_counts(source: Source) -> dict[str, int]:
     """Class → images of it."""
     import numpy as np
 
-    if isinstance(source, LabelledSource) and source.several:
+    if isinstance(source, LabeledSource) and source.several:
         sums = source.targets(source.classes).sum(axis=0, dtype=np.int64)
         return {name: int(count) for name, count in zip(source.classes, sums, strict=True)}
     counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.classes))
     return {name: int(count) for name, count in zip(source.classes, counts, strict=True)}
 
 
-def unlabelled(source: Source) -> int:
+def unlabeled(source: Source) -> int:
     """Images without a class, where each should have one."""
     return 0 if source.several else int((source.labels < 0).sum())
 
@@ -298,7 +298,7 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
         }
     _, labels = other.label(known)
     numbers = set(labels.tolist())
-    if isinstance(other, LabelledSource) and other.several:
+    if isinstance(other, LabeledSource) and other.several:
         labels = labels.clip(min=0)
         numbers = set(other.targets(known).any(axis=0).nonzero()[0].tolist())
     return {

@@ -58,20 +58,20 @@ class LabelTable(NamedTuple):
     columns: Sequence[str] | None = None
 
 
-def labelled(source: Source, table: LabelTable, *, keep: bool = False) -> LabelledSource:
-    """Pictures with the classes of a table that has a file; see `LabelledSource`."""
+def labeled(source: Source, table: LabelTable, *, keep: bool = False) -> LabeledSource:
+    """Pictures with the classes of a table that has a file; see `LabeledSource`."""
     assert table.file is not None
-    return LabelledSource(source, table.file, table.split, table.several, table.columns, keep=keep)
+    return LabeledSource(source, table.file, table.split, table.several, table.columns, keep=keep)
 
 
-class LabelledSource(Source):
+class LabeledSource(Source):
     """Pictures of a source with the classes that a table gives them.
 
     Args:
         source: all pictures.
         file: the table, a path or URL.
         split, several, columns: as of `LabelTable`.
-        keep: keep pictures without a row, unlabelled; else they are left out. Pictures of another
+        keep: keep pictures without a row, unlabeled; else they are left out. Pictures of another
             split are left out in any case.
 
     Attributes:
@@ -295,7 +295,7 @@ def read_table(
     of no known split.
 
     Raises:
-        DataError, StorageError: as `LabelledSource`.
+        DataError, StorageError: as `LabeledSource`.
     """
     where = spelled(urls.redact(file))
     names, rows = _parse(file, where)

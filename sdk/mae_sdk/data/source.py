@@ -74,7 +74,7 @@ class Source:
         self._ends = np.cumsum([len(part.names) for part in parts], dtype=np.int64)
         self.uris = [spelled(part.uri) for part in parts]
         self.digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
-        self._labelled: tuple[list[str], np.ndarray[Any, Any]] | None = None
+        self._labeled: tuple[list[str], np.ndarray[Any, Any]] | None = None
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -234,9 +234,9 @@ class Source:
         return self._found()[1]
 
     def _found(self) -> tuple[list[str], np.ndarray[Any, Any]]:
-        if self._labelled is None:
-            self._labelled = self.label()
-        return self._labelled
+        if self._labeled is None:
+            self._labeled = self.label()
+        return self._labeled
 
 
 class _Joined(Sequence[str]):

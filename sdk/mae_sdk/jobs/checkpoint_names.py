@@ -34,7 +34,7 @@ _STEP = re.compile(r"(?:^|[_\-.=/])(?:step|iter|iteration)[_\-=]?0*(\d+)(?!\d)",
 _BARE = re.compile(r"0*(\d+)")
 
 
-def artefact_kind(name: str) -> str | None:
+def artifact_kind(name: str) -> str | None:
     """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; else None."""
     suffix = PurePosixPath(name).suffix.lower()
     return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
@@ -46,12 +46,12 @@ def results_of(names: Iterable[str], action: str) -> list[str]:
     """
     everything = sorted(names)
     own = [name for name in everything if name.startswith(f"{action}/")]
-    if any(artefact_kind(name) for name in own):
+    if any(artifact_kind(name) for name in own):
         return own
     others = [
         name
         for name in everything
-        if artefact_kind(name) and not _FOREIGN_FOLDERS & set(PurePosixPath(name).parts[:-1])
+        if artifact_kind(name) and not _FOREIGN_FOLDERS & set(PurePosixPath(name).parts[:-1])
     ]
     return sorted({*own, *others})
 
@@ -167,7 +167,7 @@ def choose_by_name(
         UsageError: the policy is unknown.
     """
     kind, epoch = parse_policy(policy)
-    found = [name for name in sorted(names) if artefact_kind(name) == CHECKPOINT]
+    found = [name for name in sorted(names) if artifact_kind(name) == CHECKPOINT]
     placed = sorted(
         ((at, name) for name in found if (at := place(name)) is not None), key=lambda one: one[0]
     )
@@ -223,7 +223,7 @@ def newest_in(job_dir: Path, action: str) -> Path | None:
     names = [
         path.relative_to(job_dir).as_posix()
         for path in job_dir.rglob("*")
-        if artefact_kind(path.name) == CHECKPOINT and path.is_file()
+        if artifact_kind(path.name) == CHECKPOINT and path.is_file()
     ]
     inside = [
         name

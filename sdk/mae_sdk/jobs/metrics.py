@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artefact_kind
+from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artifact_kind
 from mae_sdk.jobs.intervals import difference, images_needed
 from mae_sdk.jobs.status import is_number
 
@@ -143,7 +143,7 @@ def best_by_name(names: Sequence[str], judged: Judged | None) -> Figures | None:
     """As `best_checkpoint`, of a runner that keeps no index."""
     top = None
     if judged is not None:
-        top = judged.best(name for name in names if artefact_kind(name) == CHECKPOINT)
+        top = judged.best(name for name in names if artifact_kind(name) == CHECKPOINT)
     if judged is None or top is None:
         return None
     found = {"file": top.name, "epoch": top.epoch, "metric": judged.metric}

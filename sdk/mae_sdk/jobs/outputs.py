@@ -21,7 +21,7 @@ from mae_sdk.jobs.checkpoint_names import (
     ENGINE,
     ONNX,
     Judged,
-    artefact_kind,
+    artifact_kind,
     choose_by_name,
     results_of,
 )
@@ -42,7 +42,7 @@ BEST_NAME = "best.json"
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A chosen file of a job.
 
     Attributes:
@@ -69,7 +69,7 @@ class ParentInfo:
         files: relative path → bytes.
         index: of its checkpoints; None of a runner that keeps none, whose epochs are `judged` by
             its status lines.
-        elsewhere: artefacts that its result names outside its folder.
+        elsewhere: artifacts that its result names outside its folder.
         skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
     """
 
@@ -88,7 +88,7 @@ class ParentInfo:
     skill: str = ""
     network_arch: str = ""
 
-    def model(self, policy: str) -> Artefact:
+    def model(self, policy: str) -> Artifact:
         """The model that the job left; `policy` chooses among checkpoints.
 
         Raises:
@@ -98,17 +98,17 @@ class ParentInfo:
         if self.kind == CHECKPOINT and self.index is not None:
             choice = self._choose(policy)
             name = f"{self.action}/{choice.entry['file']}"
-            return self._artefact(
+            return self._artifact(
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
         if self.kind == CHECKPOINT:
             name, reason = choose_by_name(self._own(), policy, self.id, self.judged)
             # A folder of the model hub: the file of weights and what describes it.
             described = str(PurePosixPath(name).with_name("config.json"))
-            return self._artefact([name, *([described] if described in self.files else [])], reason)
+            return self._artifact([name, *([described] if described in self.files else [])], reason)
 
-        inside = [name for name in self._own() if artefact_kind(name) == self.kind]
-        outside = [path for path in self.elsewhere if artefact_kind(path.name) == self.kind]
+        inside = [name for name in self._own() if artifact_kind(name) == self.kind]
+        outside = [path for path in self.elsewhere if artifact_kind(path.name) == self.kind]
         if len(inside) + len(outside) != 1:
             count = "more than one" if inside or outside else "no"
             raise NotFoundError(
@@ -119,23 +119,23 @@ class ParentInfo:
                 hint="name the file in the spec instead",
             )
         if outside:
-            return Artefact(outside[0], f"the {self.kind} file that it wrote outside its folder")
+            return Artifact(outside[0], f"the {self.kind} file that it wrote outside its folder")
 
         # Weights of a large model are kept in a file beside the .onnx.
         beside = [name for name in self.files if name != inside[0] and name.startswith(inside[0])]
-        return self._artefact([*inside, *beside], f"the {self.kind} file of its {self.action}")
+        return self._artifact([*inside, *beside], f"the {self.kind} file of its {self.action}")
 
-    def folder(self) -> Artefact:
+    def folder(self) -> Artifact:
         """The folder that holds the model."""
         names = self._own()
         if not names:
-            return Artefact(self.job_dir / self.action, "")
-        results = self._artefact(names, f"the results of its {self.action}")
-        models = [name for name in names if artefact_kind(name)]
+            return Artifact(self.job_dir / self.action, "")
+        results = self._artifact(names, f"the results of its {self.action}")
+        models = [name for name in names if artifact_kind(name)]
         folder = (self.job_dir / (models or names)[-1]).parent
         if all(name.startswith(f"{self.action}/") for name in names):
             folder = self.job_dir / self.action
-        return Artefact(folder, results.reason, results.needs)
+        return Artifact(folder, results.reason, results.needs)
 
     def _own(self) -> list[str]:
         return results_of(self.files, self.action)
@@ -153,7 +153,7 @@ class ParentInfo:
 
         return choose(self.index, policy, damaged)
 
-    def _artefact(self, names: list[str], reason: str, sha256: str | None = None) -> Artefact:
+    def _artifact(self, names: list[str], reason: str, sha256: str | None = None) -> Artifact:
         needs: list[tuple[str, Path, str | None]] = []
         inside = names and names[0].startswith(f"{self.action}/")
         folder = (self.job_dir / self.action if inside else self.job_dir).resolve()
@@ -171,7 +171,7 @@ class ParentInfo:
                 if not path.is_file() or path.stat().st_size != self.files[name]:
                     url = urls.join(self.root.job_url(self.id), name)
                     needs.append((url, path, sha256 if name == names[0] else None))
-        return Artefact(self.job_dir / names[0], reason, tuple(needs))
+        return Artifact(self.job_dir / names[0], reason, tuple(needs))
 
 
 def outputs_of(
@@ -202,7 +202,7 @@ def outputs_of(
     files = root.files(job_id)
     index, elsewhere = _index(root, job_id, action, files), _elsewhere(root, job_id, action, files)
     own = results_of(files, action)
-    kinds = {artefact_kind(name) for name in [*own, *(path.name for path in elsewhere)]}
+    kinds = {artifact_kind(name) for name in [*own, *(path.name for path in elsewhere)]}
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
         kind = CHECKPOINT
@@ -324,7 +324,7 @@ def _judged(
 
 
 def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> tuple[Path, ...]:
-    """Artefacts that the result names outside the job's folder, and that exist."""
+    """Artifacts that the result names outside the job's folder, and that exist."""
     if f"{action}/result.json" not in files:
         return ()
     named = _json(root, job_id, f"{action}/result.json").get("artefacts")

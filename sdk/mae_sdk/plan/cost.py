@@ -278,7 +278,7 @@ def _newest(root: str, action: str) -> list[Path]:
 def measure(
     info: Mapping[str, Any], plan: Plan, timeout: float = MEASURE_SECONDS
 ) -> dict[str, Any]:
-    """Run the bundle's measurement of the planned spec in a folder that goes away afterwards.
+    """Run the bundle's measurement of the planned spec in a folder that goes away afterward.
 
     Raises:
         UsageError: the bundle cannot measure this action, the job will run on another machine, or

@@ -118,9 +118,9 @@ def look_at(
 
     source = open_source(names[0] if len(names) == 1 else names)
     if labels:
-        from mae_sdk.data.label_file import labelled
+        from mae_sdk.data.label_file import labeled
 
-        source = labelled(source, labels, keep=labels.split == "test")
+        source = labeled(source, labels, keep=labels.split == "test")
     if classes:
         from mae_sdk.data.of_classes import SourceOfClasses
 

@@ -368,7 +368,7 @@ def _created(function: str) -> str | None:
 
 
 def _takes(name: str) -> str:
-    """The kind of artefact that a field takes, by its last word."""
+    """The kind of artifact that a field takes, by its last word."""
     last = name.rsplit(".", 1)[-1].lower()
     return ENGINE if "engine" in last else ONNX if "onnx" in last else CHECKPOINT
 

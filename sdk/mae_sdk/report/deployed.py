@@ -15,7 +15,7 @@ _HIDDEN = ("classes",)
 
 
 def sections(facts: Facts) -> list[Section]:
-    """Parity, files, speed and the artefact's own description."""
+    """Parity, files, speed and the artifact's own description."""
     found = [parity(facts), files(facts), speeds(facts), description(facts)]
     return [one for one in found if one is not None]
 

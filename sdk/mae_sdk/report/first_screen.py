@@ -308,7 +308,7 @@ def next_step(facts: Facts) -> Card:
     if not steps:
         return Card("Next", "", ["nothing has to follow; its files:"], f"mae jobs show {job}")
     words = {
-        "train": "fine-tune it on labelled images",
+        "train": "fine-tune it on labeled images",
         "evaluate": "judge it on images that it has not seen",
         "inference": "let it answer images",
         "export": "export it",

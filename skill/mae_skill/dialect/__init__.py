@@ -4,6 +4,6 @@ read.
 
 from mae_skill.dialect.keys import unread_info, unread_schema
 from mae_skill.dialect.kinds import is_nested, misread
-from mae_skill.dialect.schema import is_foreign, normalise
+from mae_skill.dialect.schema import is_foreign, normalize
 
-__all__ = ["is_foreign", "is_nested", "misread", "normalise", "unread_info", "unread_schema"]
+__all__ = ["is_foreign", "is_nested", "misread", "normalize", "unread_info", "unread_schema"]

@@ -45,7 +45,7 @@ MAX_NAMED = 5
 """Fields that one note names."""
 
 
-def normalise(
+def normalize(
     schema: Mapping[str, Any], *documents: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """``schema`` as JSON Schema draft 2020-12, and notes of what could not be used.

@@ -179,7 +179,7 @@ def weights(case: Case) -> None:
             note = "not looked at: it is remote; the job looks at it before anything trains"
             case.warnings.append(Notice(key, note, note=True))
         return
-    if case.action != "train" and _is_artefact(file):
+    if case.action != "train" and _is_artifact(file):
         return
     try:
         has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
@@ -219,7 +219,7 @@ def weights(case: Case) -> None:
         case.warn(key, found.warning)
 
 
-def _is_artefact(file: Path) -> bool:
+def _is_artifact(file: Path) -> bool:
     """Whether a model is an export or an engine, which others look at."""
     described = file.with_name(f"{file.name}.json")
     return file.suffix in (".onnx", ".engine", ".plan", ".trt") or described.is_file()

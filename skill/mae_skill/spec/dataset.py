@@ -57,7 +57,7 @@ class SegmentationAugmentationSpec(SpecModel):
     max_class_share: float = spec_field(
         0.75,
         "A crop is drawn again, up to ten times, while one class covers more than this share "
-        "of its labelled pixels; 1 = never.",
+        "of its labeled pixels; 1 = never.",
         gt=0.0,
         le=1.0,
         applies_when=SEGMENTATION,
@@ -350,7 +350,7 @@ class SegmentationSpec(SpecModel):
     )
     reduce_zero_label: bool = spec_field(
         True,
-        "true: 0 in a mask means unlabelled and is ignored, 1 … N are the classes (ADE20K). "
+        "true: 0 in a mask means unlabeled and is ignored, 1 … N are the classes (ADE20K). "
         "false: the classes are 0 … N-1.",
         applies_when=SEGMENTATION,
         related=["dataset.segmentation.ignore_index"],
@@ -382,14 +382,14 @@ class DatasetSpec(SpecModel):
     )
     probe_train_data_sources: Sources = spec_field(
         None,
-        "Labelled images that the kNN probe of pretraining takes as its bank.",
+        "Labeled images that the kNN probe of pretraining takes as its bank.",
         applies_when=PRETRAIN,
         related=["dataset.probe_val_data_sources", "train.probe.interval"],
         affects_training=False,
     )
     probe_val_data_sources: Sources = spec_field(
         None,
-        "Labelled images that the kNN probe of pretraining is scored on.",
+        "Labeled images that the kNN probe of pretraining is scored on.",
         applies_when=PRETRAIN,
         related=["dataset.probe_train_data_sources", "train.probe.interval"],
         affects_training=False,

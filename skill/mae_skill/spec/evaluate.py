@@ -1,4 +1,4 @@
-"""``evaluate``: how good a checkpoint or an artefact is."""
+"""``evaluate``: how good a checkpoint or an artifact is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WindowSpec(SpecModel):
     window: Literal["whole", "slide"] = spec_field(
         "whole",
         "whole: the image scaled until it fits the input size, the rest filled with the mean "
-        "colour. slide: the image scaled until it just "
+        "color. slide: the image scaled until it just "
         "covers the input size, overlapping windows over all of it, their logits averaged. "
         "Either way the prediction has the image's size.",
         applies_when=SEGMENTATION,

@@ -15,7 +15,7 @@ _HUB = {"export.format": ["timm", "transformers", "mmseg"]}
 
 
 class ParitySpec(SpecModel):
-    """What the artefact must agree to, against its model on real images, before it may exist.
+    """What the artifact must agree to, against its model on real images, before it may exist.
 
     Null = by precision.
     """
@@ -64,7 +64,7 @@ class ExportSpec(SpecModel):
     )
     license: NonEmpty | None = spec_field(
         None,
-        "The licence that the model card states, as the model hub writes it (apache-2.0, "
+        "The license that the model card states, as the model hub writes it (apache-2.0, "
         "cc-by-nc-4.0 …); null = unknown. That of pretrained weights goes on holding.",
         applies_when=_HUB,
     )

@@ -133,7 +133,7 @@ def spec_field(
         automl_disabled: AutoML must never search it, even when asked.
         popular: people set it often.
         option_weights, option_aliases, math_cond, depends_on, parent_param: see the module's text.
-        related: dotted keys of neighbours that it acts together with.
+        related: dotted keys of neighbors that it acts together with.
         affects_training: whether a run must keep its value when it resumes (see the module's text).
     """
     notes: dict[str, Any] = {}

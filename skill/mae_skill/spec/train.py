@@ -250,7 +250,7 @@ class ProbeSpec(SpecModel):
         applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}},
         le=2**31 - 1,
     )
-    k: Positive = spec_field(20, "Neighbours of the kNN vote.", applies_when=_PROBE)
+    k: Positive = spec_field(20, "Neighbors of the kNN vote.", applies_when=_PROBE)
 
 
 class TrainSpec(SpecModel):
@@ -258,8 +258,8 @@ class TrainSpec(SpecModel):
 
     stage: Literal["pretrain", "finetune"] = spec_field(
         "pretrain",
-        "pretrain: reconstruct masked patches of unlabelled images; finetune: train a "
-        "classifier or a segmenter on labelled ones "
+        "pretrain: reconstruct masked patches of unlabeled images; finetune: train a "
+        "classifier or a segmenter on labeled ones "
         "(see model.task).",
         popular=True,
         automl_disabled=True,
@@ -296,7 +296,7 @@ class TrainSpec(SpecModel):
     )
     norm_pix_loss: bool = spec_field(
         True,
-        "Reconstruct pixels normalised by their own patch's mean and variance.",
+        "Reconstruct pixels normalized by their own patch's mean and variance.",
         applies_when=PRETRAIN,
         automl_enabled=True,
         popular=True,

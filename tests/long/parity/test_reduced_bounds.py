@@ -1,5 +1,5 @@
 """The default bounds of reduced precision, on models that learned real digits and photographs: sane
-artefacts pass, broken ones do not."""
+artifacts pass, broken ones do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import parity
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
 from mae_runners.models import build_classifier, build_mae
 from PIL import Image
@@ -26,7 +26,7 @@ HELD_OUT = 128
 
 
 def pictures(kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images [N, 3, 64, 64] and labels [N]; the last `HELD_OUT` are never trained on."""
+    """Normalized images [N, 3, 64, 64] and labels [N]; the last `HELD_OUT` are never trained on."""
     if kind == "digits":
         images, labels = digits()
         chosen = np.random.default_rng(0).permutation(len(images))[:1500]
@@ -63,9 +63,9 @@ def trained(
     )
     count = len(images) - HELD_OUT
     rate = 1e-3 if arch.startswith("convnext") else 5e-4
-    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rate, total_steps=epochs * (count // 50)
+        optimizer, rate, total_steps=epochs * (count // 50)
     )
     for _ in range(epochs):
         for chosen in torch.randperm(count)[: count // 50 * 50].view(-1, 50):
@@ -73,16 +73,16 @@ def trained(
                 loss = torch.nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
             else:
                 loss = model(images[chosen], torch.rand(50, model.num_units)).loss
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
     return model.eval()
 
 
 def judged(
-    graph: Any, meta: ArtefactMeta, images: torch.Tensor, reference: np.ndarray, precision: str
+    graph: Any, meta: ArtifactMeta, images: torch.Tensor, reference: np.ndarray, precision: str
 ) -> parity.ParityReport:
     outputs = parity.onnx_outputs(graph, meta, images)
     thresholds = parity.thresholds_for(precision)
@@ -99,7 +99,7 @@ def test_sane_classifiers_pass_the_defaults_and_broken_ones_fail_them(arch: str,
     images, labels = pictures(kind)
     model = trained(arch, "finetune", images, labels)
     classes = int(labels.max()) + 1
-    meta = ArtefactMeta(arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, classes)
+    meta = ArtifactMeta(arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, classes)
     module = onnx_export.deployable(model, meta)
     graph = onnx_export.to_onnx(module, meta)
     gated = images[-GATE_IMAGES_INT8:]
@@ -121,7 +121,7 @@ def test_sane_features_of_a_pretrained_model_pass_the_defaults(arch: str) -> Non
     images, labels = pictures("photographs")
     model = trained(arch, "pretrain", images, labels, epochs=3)
     for output in ("pooled", "tokens"):
-        meta = ArtefactMeta(arch, "pretrain", [SIZE, SIZE], MEAN, STD, output)
+        meta = ArtifactMeta(arch, "pretrain", [SIZE, SIZE], MEAN, STD, output)
         module = onnx_export.deployable(model, meta)
         graph = onnx_export.to_onnx(module, meta)
         gated = images[-GATE_IMAGES_INT8:]

@@ -32,7 +32,7 @@ ARCHS = {
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_chain_from_unlabelled_images_to_an_export_runs_as_jobs(
+def test_the_chain_from_unlabeled_images_to_an_export_runs_as_jobs(
     tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

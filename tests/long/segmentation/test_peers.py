@@ -19,7 +19,7 @@ WIDTHS = (40, 80, 160, 320)
 
 
 def renamed(state: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
-    """Convolution and batch normalisation of one block under the peer's names."""
+    """Convolution and batch normalization of one block under the peer's names."""
     parts = {"0.": "conv.", "1.": "batch_norm."}
     return {
         f"{theirs}.{parts[name[:2]]}{name[2:]}": value

@@ -1,5 +1,5 @@
-"""The default bounds of reduced precision for segmenters that learnt to find ink on photographs:
-sane artefacts pass, broken ones do not."""
+"""The default bounds of reduced precision for segmenters that learned to find ink on photographs:
+sane artifacts pass, broken ones do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from mae_runners.data import to_input
 from mae_runners.deploy import onnx as onnx_export
 from mae_runners.deploy import parity
-from mae_runners.deploy.artefact import ArtefactMeta
+from mae_runners.deploy.artifact import ArtifactMeta
 from mae_runners.deploy.eval_images import GATE_IMAGES_INT8
 from mae_runners.metrics.confusion import count_pairs
 from mae_runners.metrics.iou import iou_metrics
@@ -35,7 +35,7 @@ ARCHS = {
 
 
 def pictures(group: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised images [N, 3, 64, 64] and classes [N, 64, 64], 255 = ignored."""
+    """Normalized images [N, 3, 64, 64] and classes [N, 64, 64], 255 = ignored."""
     pairs = [inked(group, number, size=SIZE) for number in range(count)]
     images = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pairs])).permute(
         0, 3, 1, 2
@@ -57,15 +57,15 @@ def trained(arch: str, images: torch.Tensor, masks: torch.Tensor) -> Any:
         **head,
     )
     model: Any = build_segmenter(spec.model, SIZE).train()
-    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(steps):
         chosen = torch.randint(len(images), (16,))
         loss = PixelLoss(255, auxiliary_weight=0.4)(model(images[chosen]), masks[chosen])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return model.eval()
 
@@ -81,7 +81,7 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
     images, masks = pictures("training", 400)
     model = trained(arch, images, masks)
     gated, truth = pictures("judged", GATE_IMAGES_INT8)
-    meta = ArtefactMeta(
+    meta = ArtifactMeta(
         arch, "finetune", [SIZE, SIZE], MEAN, STD, "logits", None, CLASSES, task="segmentation"
     )
     graph = onnx_export.to_onnx(onnx_export.deployable(model, meta), meta)
@@ -114,5 +114,5 @@ def test_sane_segmenters_pass_the_defaults_and_broken_ones_fail_them(arch: str) 
         caught += not report.passed
         if reached < whole - COST:
             wrong += [f"{name} passed"] if report.passed else []
-    assert whole > 0.7 and caught >= 5, "the segmenter learnt, and what is broken shows"
+    assert whole > 0.7 and caught >= 5, "the segmenter learned, and what is broken shows"
     assert not wrong

@@ -1,6 +1,6 @@
-"""What an artefact says about itself, and whether the spec agrees with it.
+"""What an artifact says about itself, and whether the spec agrees with it.
 
-The description is enough to preprocess for the artefact and to name its outputs with no checkpoint
+The description is enough to preprocess for the artifact and to name its outputs with no checkpoint
 at hand. In an ONNX file its fields are metadata properties named ``mae.<field>`` (JSON values); an
 engine, which has no room for them, gets ``<engine>.json`` beside it. Input and output names are
 fixed: ``images`` [B, C, H, W]; ``logits`` [B, classes] for a classifier, [B, classes, H, W] for a
@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass
-class ArtefactMeta:
+class ArtifactMeta:
     """The description of an ONNX file or engine.
 
     Attributes:
@@ -109,12 +109,12 @@ class ArtefactMeta:
     @classmethod
     def of_checkpoint(
         cls, saved: CheckpointMeta, path: Path, *, features: str, **more: Any
-    ) -> ArtefactMeta:
+    ) -> ArtifactMeta:
         """The description of what is made of a checkpoint.
 
         Args:
             features: what a pretrained model gives: ``pooled`` or ``tokens``.
-            more: what the artefact says of itself beside that.
+            more: what the artifact says of itself beside that.
         """
         pretrain = saved.stage == "pretrain"
         return cls(
@@ -139,7 +139,7 @@ class ArtefactMeta:
         )
 
     @classmethod
-    def from_properties(cls, properties: Mapping[str, str], path: Path) -> ArtefactMeta:
+    def from_properties(cls, properties: Mapping[str, str], path: Path) -> ArtifactMeta:
         """The inverse of `to_properties`; other properties are ignored.
 
         Raises:
@@ -153,7 +153,7 @@ class ArtefactMeta:
         return cls.from_dict(values, path)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], path: Path) -> ArtefactMeta:
+    def from_dict(cls, values: Mapping[str, Any], path: Path) -> ArtifactMeta:
         """A description from its fields; entries of other names are ignored.
 
         Raises:
@@ -169,7 +169,7 @@ class ArtefactMeta:
             raise CheckpointError(
                 f"{path.name} carries no description of itself",
                 got=f"without {', '.join(PREFIX + name for name in missing)}",
-                expected="an artefact written by the export or gen_trt_engine action",
+                expected="an artifact written by the export or gen_trt_engine action",
                 hint="export the checkpoint again with the export action",
             )
         return cls(**{field.name: values[field.name] for field in fields if field.name in values})
@@ -245,9 +245,9 @@ def choose_path(section: EvaluateSpec | InferenceSpec, action: str) -> Path:
 
 
 def check_agreement(
-    spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtefactMeta, field: str
+    spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtifactMeta, field: str
 ) -> None:
-    """Rejects a spec whose explicit values contradict the artefact; defaults give way to it.
+    """Rejects a spec whose explicit values contradict the artifact; defaults give way to it.
 
     Raises:
         SpecError: all contradictions, together.
@@ -289,17 +289,17 @@ def check_agreement(
             field=name,
             got=wanted,
             expected=str(actual),
-            hint="leave it out: it is taken from the artefact itself",
+            hint="leave it out: it is taken from the artifact itself",
         )
         for name, wanted, actual in pairs
         if wanted != actual and is_explicit(provenance, name)
     ]
     if problems:
-        raise SpecError("the spec contradicts the artefact", problems=problems)
+        raise SpecError("the spec contradicts the artifact", problems=problems)
 
 
-def reading_for(meta: ArtefactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
-    """How pictures are read for an artefact: as the model was trained."""
+def reading_for(meta: ArtifactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
+    """How pictures are read for an artifact: as the model was trained."""
     return Reading.from_values(
         None if meta.channels == 3 else meta.channels,
         meta.value_range or "dtype",
@@ -308,7 +308,7 @@ def reading_for(meta: ArtefactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
     )
 
 
-def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtefactMeta) -> None:
+def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtifactMeta) -> None:
     """A crop that somebody set is taken; else the one that the model was validated with stays."""
     if is_explicit(provenance, "dataset.augmentation.center_crop"):
         meta.center_crop = float(spec.dataset.augmentation.center_crop)
@@ -345,8 +345,8 @@ def batch_size(section: EvaluateSpec | InferenceSpec, spec: ExperimentSpec) -> i
     return section.batch_size if section.batch_size > 0 else spec.dataset.batch_size
 
 
-def class_names(meta: ArtefactMeta, dataset_classes: list[str] | None) -> list[str]:
-    """Class names in the order of the logits: the artefact's own, else the data's.
+def class_names(meta: ArtifactMeta, dataset_classes: list[str] | None) -> list[str]:
+    """Class names in the order of the logits: the artifact's own, else the data's.
 
     Raises:
         UsageError: the data has another number of classes than the logits.
