@@ -38,7 +38,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        from mae_sdk.plan.other_sdk import CLASSES
+        from mae_sdk.jobs.other_sdk import CLASSES
 
         if name in CLASSES:  # `from mae_sdk import` hides the words of an AttributeError
             raise ImportError(f"there is no mae_sdk.{name}: {CLASSES[name]}")

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mae_skill.errors import (
     DataError,
@@ -802,6 +802,14 @@ class Job:
             expected="each of them, with its value",
             hint=hint,
         )
+
+    if not TYPE_CHECKING:  # its attributes stay checked
+
+        def __getattr__(self, name: str) -> Any:
+            """What upstream's SDK calls so, answered with ours."""
+            from mae_sdk.jobs.other_sdk import no_attribute
+
+            raise no_attribute(self, name)
 
 
 class RemoteJob(Job):

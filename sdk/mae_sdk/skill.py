@@ -85,7 +85,7 @@ class Skill:
             UsageError: no action is named. Else as `plan`.
         """
         if action is None:
-            from mae_sdk.plan.other_sdk import unnamed_action
+            from mae_sdk.jobs.other_sdk import unnamed_action
 
             raise unnamed_action(options)
         job = self._created(action, options)
@@ -163,10 +163,10 @@ class Skill:
             if one is not None and one[1] == wanted
         ]
 
-    def __getattr__(self, name: str) -> Any:
-        """The calls of another SDK, answered with ours."""
-        from mae_sdk.plan.other_sdk import CALLS
+    if not TYPE_CHECKING:  # its attributes stay checked
 
-        if name in CALLS:
-            raise AttributeError(f"there is no Skill.{name}: {CALLS[name]}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        def __getattr__(self, name: str) -> Any:
+            """What upstream's SDK calls so, answered with ours."""
+            from mae_sdk.jobs.other_sdk import no_attribute
+
+            raise no_attribute(self, name)

@@ -5,6 +5,8 @@ meant, refuses what would run wrongly, and says what it left out.
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,47 @@ def test_a_command_may_be_a_list_of_words_and_is_nothing_else(made: Made, tmp_pa
         skill.plan("odd")
     with pytest.raises(SpecError, match="names no command"):
         skill.plan("none")
+
+
+@pytest.mark.parametrize(
+    ("command", "fails"),
+    [
+        ("false | cat", True),
+        ("echo {word} | false | cat", True),
+        ("true | cat", False),
+        ("false || echo 'a | b'", False),
+    ],
+)
+@pytest.mark.parametrize("how", ["shell: true", "sh -c", "bash -c", "list"])
+def test_a_command_that_fails_inside_a_pipeline_is_a_failure(
+    made: Made, command: str, fails: bool, how: str
+) -> None:
+    quoted = command.replace("'a | b'", "x")
+    entry: dict[str, Any] = {"command": f'{how} "{quoted}"'}
+    if how == "shell: true":
+        entry = {"command": command, "shell": True}
+    elif how == "list":
+        entry = {"command": ["bash", "-c", command]}
+    plan = made({"go": entry}, {"go": {"word": "a b"}}).plan("go")
+    ran = subprocess.run(plan.launch["command"], stdout=subprocess.DEVNULL)
+    assert bool(ran.returncode) == fails
+
+
+def test_without_bash_a_pipeline_runs_and_says_what_is_not_seen(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "cat", "false"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    plan = made({"go": {"command": "false | cat", "shell": True}}).plan("go")
+    ran = subprocess.run(
+        plan.launch["command"], env={"PATH": f"{tmp_path}/bin"}, capture_output=True, text=True
+    )
+    assert (ran.returncode, "no bash here" in ran.stderr) == (0, True)
+
+
+def test_values_in_a_script_of_a_list_are_its_arguments(made: Made) -> None:
+    entry = {"command": ["bash", "-c", "echo {word}"]}
+    plan = made({"go": entry}, {"go": {"word": "$(touch /x); a"}}).plan("go")
+    assert plan.launch["command"][2:] == ['echo "${1}"', "sh", "$(touch /x); a"]
 
 
 @pytest.mark.parametrize("script", ["/usr/bin/env", "../bundle/../other.py"])

@@ -4,15 +4,18 @@ words of the other SDK, the MCP server and the score of a bundle.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from mae_sdk import Skill, answers
-from mae_sdk.job import children_of
-from mae_sdk.plan.other_sdk import CALLS, CLASSES, OPTIONS
+from mae_sdk.automl.options import parse
+from mae_sdk.job import Job, children_of
+from mae_sdk.jobs.other_sdk import CALLS, CLASSES, OF_JOB, OPTIONS
 from mae_skill.errors import NotFoundError, UsageError
 
 from tests.support import jobs
+from tests.support.docs import ROOT
 from tests.support.upstream_bundle.make import write_bundle, write_data
 
 
@@ -107,6 +110,53 @@ def test_an_argument_of_the_other_sdk_is_answered_with_ours(name: str, skill: Sk
 def test_a_call_of_the_other_sdk_is_answered_with_ours(name: str) -> None:
     with pytest.raises(AttributeError, match="there is no Skill"):
         getattr(Skill(), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("pause", "job.cancel(), and later job.resume()"),
+        ("get_logs", "job.logs(tail=N)"),
+        ("get_job_status", "job.status()"),
+        ("wait_for_job", "job.wait()"),
+        ("results_dir", "job.folder"),
+        ("get_metrics", "job.metrics"),
+    ],
+)
+def test_a_name_of_the_other_sdk_on_a_job_is_answered_with_ours(
+    name: str, ours: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(Job(tmp_path), name)
+    assert str(caught.value) == f"there is no Job.{name}: {ours}"
+
+
+def test_a_name_that_nobody_has_is_a_plain_attribute_error(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match=r"^'Job' object has no attribute 'color'$"):
+        getattr(Job(tmp_path), "color")  # noqa: B009
+    assert not hasattr(Skill(), "__deepcopy__")
+
+
+@pytest.mark.parametrize("table", [CALLS, OF_JOB, OPTIONS, CLASSES], ids=["calls", "job", *"oc"])
+def test_the_page_of_the_other_sdk_says_what_the_errors_say(table: dict[str, str]) -> None:
+    ours: dict[str, list[str]] = {}
+    for name, words in table.items():
+        ours.setdefault(words, []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {words} |" for words, names in ours.items()]
+    assert "\n".join(rows) in (ROOT / "docs" / "other_sdks.md").read_text()
+
+
+@pytest.mark.parametrize("words", [*CALLS.values(), *OF_JOB.values(), *CLASSES.values()])
+def test_what_the_other_sdk_is_answered_with_is_there(words: str) -> None:
+    for name in re.findall(r"skill\.(\w+)|Skill\(FOLDER\)\.(\w+)", words):
+        assert hasattr(Skill, "".join(name))
+    for name in re.findall(r"(?:\)|\bjob)\.(\w+)", words.replace("Skill(FOLDER).", "")):
+        assert name in {*dir(Job(Path())), "spec", "automl"}
+
+
+@pytest.mark.parametrize("text", ["['train.lr', 'b']", '["train.lr", "b"]', "[train.lr, b]"])
+def test_a_list_in_a_string_is_a_list(text: str) -> None:
+    assert parse({"automl_hyperparameters": text}).parameters == ("train.lr", "b")
 
 
 @pytest.mark.parametrize("name", CLASSES)

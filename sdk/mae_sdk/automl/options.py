@@ -7,6 +7,8 @@ one. This file imports pydantic: where only its types are needed, import it for 
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import json
 import re
@@ -401,17 +403,22 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
 
 
 def _typed(raw: Any) -> Any:
-    """Text as a value: JSON, or true, false and null in any case; anything else stays text."""
+    """Text as a value: JSON, a list or mapping as Python writes it, or true, false and null in any
+    case; anything else stays text.
+    """
     if not isinstance(raw, str):
         return raw
     text = raw.strip()
     words = {"true": True, "false": False, "null": None}
     if text.lower() in words:
         return words[text.lower()]
-    try:
+    with contextlib.suppress(ValueError):
         return json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        return text
+    if text[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(text)
+            return value if isinstance(value, (list, dict)) else text
+    return text
 
 
 def _refuse(constant: str) -> Any:

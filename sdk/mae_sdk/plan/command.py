@@ -11,7 +11,8 @@ placeholder            is
 =====================  ============================================================================
 
 No shell reads a command unless the bundle says so (``shell: true``, or a command such as ``bash -c
-'…'``), and then the values of placeholders are arguments of the script, never part of its text.
+'…'``), and then the values of placeholders are arguments of the script, never part of its text. A
+pipeline fails where any of its commands does (``pipefail``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ MODES = ("config", "args", "passthrough")
 
 _SHELLS = ("sh", "bash", "zsh", "dash", "ksh")
 _ASSIGNMENT = re.compile(r"\s*[A-Za-z_]\w*=")
+_LITERAL = re.compile(r"'[^']*'|\\.", re.DOTALL)
+_PIPE = re.compile(r"(?<!\|)\|(?!\|)")
+_BASH_IF_THERE = (
+    'command -v bash >/dev/null 2>&1 && exec bash -o pipefail -c "$@"; '
+    "echo 'no bash here: a command that fails inside a pipeline is not seen' >&2; "
+    'exec sh -c "$@"'
+)
+"""POSIX's ``sh`` sees only the end of a pipeline; which shells there are is known where it runs."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def _one_of(value: Any, known: Sequence[str], key: str) -> str:
 def _words(command: Any, shell: Any, where: str) -> list[str]:
     """The words of a command: a line of text, or a list of them, which no shell reads."""
     if isinstance(command, list) and command and shell is not True:
-        return _texts(command, f"{where}.command")
+        return _quoted_script(_texts(command, f"{where}.command"), where)
     if command is not None and not isinstance(command, str):
         raise SpecError(
             "not a command",
@@ -142,7 +151,7 @@ def _split(text: str, shell: Any, where: str) -> list[str]:
         )
     if shell is True:
         script, names = _positional(text.strip(), 1)
-        return ["sh", "-c", script, "sh", *names]
+        return _piped(["sh", "-c", script, "sh", *names], 1)
     if (syntax := shell_syntax(text.strip())) is not None:
         raise SpecError(
             f"the command needs a shell: it holds {syntax}",
@@ -169,7 +178,7 @@ def _quoted_script(words: list[str], where: str) -> list[str]:
         if word.startswith("--") or not word.endswith("c"):
             continue
         if not PLACE.search(words[at + 1]):
-            return words
+            return _piped(words, at)
         script, names = _positional(words[at + 1], 1)
         if len(words) > at + 2:
             raise SpecError(
@@ -178,8 +187,22 @@ def _quoted_script(words: list[str], where: str) -> list[str]:
                 got=words[at + 2],
                 expected="placeholders in the script, or as its arguments",
             )
-        return [*words[: at + 1], script, "sh", *names]
+        return _piped([*words[: at + 1], script, "sh", *names], at)
     return words
+
+
+def _piped(words: list[str], at: int) -> list[str]:
+    """The words of a shell that reads a script, so that a failure inside a pipeline is one.
+
+    Args:
+        at: the place of the option ``-c``, which the script follows.
+    """
+    if not _PIPE.search(_LITERAL.sub("", words[at + 1])):
+        return words
+    if Path(words[0]).name != "sh":
+        return [words[0], "-o", "pipefail", *words[1:]]
+    script = words[at + 1 :]
+    return ["sh", "-c", _BASH_IF_THERE, "sh", *script] if words[1:at] == [] else words
 
 
 def _positional(script: str, first: int) -> tuple[str, list[str]]:

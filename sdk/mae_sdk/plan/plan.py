@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.origin import Origin
@@ -225,6 +225,14 @@ class Plan:
             f"job = skill.create_job(\n    {self.action!r},\n{body}\n)\n"
             "print(job.id)\njob.wait()\nprint(job.metrics())\n"
         )
+
+    if not TYPE_CHECKING:  # its attributes stay checked
+
+        def __getattr__(self, name: str) -> Any:
+            """What upstream's SDK calls so, answered with ours."""
+            from mae_sdk.jobs.other_sdk import no_attribute
+
+            raise no_attribute(self, name)
 
 
 def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mae_skill.errors import UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.texts import no_url
 
-from mae_sdk.plan.other_sdk import OPTIONS
+from mae_sdk.jobs.other_sdk import OPTIONS
 
 
 @dataclass(frozen=True)
