@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_skill.dialect import is_foreign, normalize, unread_info, unread_schema
-from mae_skill.dotted import get_dotted, set_dotted, split_index
+from mae_skill.dialect import is_foreign, is_nested, normalize, unread_info, unread_schema
+from mae_skill.dotted import KEY, MISSING, field_nodes, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import parse_value, read_spec
@@ -64,12 +64,14 @@ class Bundle:
         info: ``skill_info.yaml``.
         notes: action → what could not be used of its schema, for the user.
         partial: whether it is one of several infos of its folder, whose schemas are the main one's.
+        empty: the rows of its tables that had no value; `info` is without them.
     """
 
     root: Path
     info: dict[str, Any]
     notes: dict[str, list[str]] = field(default_factory=dict)
     partial: bool = False
+    empty: list[str] = field(default_factory=list)
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -109,7 +111,7 @@ class Bundle:
                 expected="a mapping of action names",
             )
         _check_tables(info)
-        return cls(root, info, partial=partial)
+        return cls(root, info, partial=partial, empty=_drop_empty_rows(info))
 
     def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
         """Spec field → row of ``data_sources``, of an action."""
@@ -129,9 +131,7 @@ class Bundle:
         """What of the bundle's files is not used for an action, each kind once."""
         found = list(self.notes.get(action, ()))
         others = [f".{name}." for name in self.actions if name != action]
-        strange = [
-            key for key in unread_info(self.info) if not any(other in key for other in others)
-        ]
+        strange = [key for key in self.unread if not any(other in key for other in others)]
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
         if strange:
@@ -151,6 +151,42 @@ class Bundle:
                 f"them: {', '.join(map(repr, without[:MAX_NAMED]))}{more}"
             )
         return found
+
+    @functools.cached_property
+    def unread(self) -> list[str]:
+        """The keys of its ``skill_info.yaml`` that act nowhere, each with the reason where it has
+        one."""
+        return sorted([*unread_info(self.info), *self.empty, *self._lead_nowhere()])
+
+    def _lead_nowhere(self) -> Iterator[str]:
+        """The shorthands, and the key of the number of GPUs, that name a field of no action."""
+        words = {f"spec_shorthand_keys.{word}": key for word, key in self.shorthand.items()}
+        if isinstance(gpus := self.info.get("gpu_spec_key"), str):
+            words["gpu_spec_key"] = gpus
+        for action in self.actions:
+            words = {word: key for word, key in words.items() if not self._has_field(action, key)}
+        yield from (f"{word}: {key} (no action has this field)" for word, key in words.items())
+
+    def _has_field(self, action: str, key: str) -> bool:
+        """Whether an action may have a field: any, where the bundle's files name none."""
+        entry = self.action(action)
+        tables = (entry.get("inputs"), entry.get("outputs"), self.spec_params.get(action))
+        named = {str(one) for table in (*tables, self.data_rows(action)) for one in table or ()}
+        nodes: Mapping[str, Mapping[str, Any]] = {}
+        documents: list[Mapping[str, Any]] = []
+        with contextlib.suppress(MaeError):
+            documents.append(self.template(action))
+        with contextlib.suppress(MaeError):
+            schema = self.schema(action)
+            nodes = field_nodes(schema)
+            documents.append(schema.get("default") or {})
+        if not (nodes or any(documents)) or key in named or key in nodes:
+            return True
+        section = key.rpartition(".")[0]
+        return any(
+            get_dotted(one, key, MISSING) is not MISSING or get_dotted(one, section) == {}
+            for one in documents
+        )
 
     def action(self, name: str) -> dict[str, Any]:
         """The entry of an action.
@@ -272,7 +308,10 @@ class Bundle:
             shipped = []
             with contextlib.suppress(MaeError, OSError):
                 shipped.append(self.template(action))
-            constants = self._constants(action)
+            constants: dict[str, Any] = {}
+            for key, value in self.constants(action):
+                with contextlib.suppress(UsageError):
+                    set_dotted(constants, key, value)
             if self.partial and shipped:  # the main bundle's defaults are not this one's
                 found = {name: item for name, item in found.items() if name != "default"}
             self._schemas[action], self.notes[action] = normalize(found, *shipped, constants)
@@ -289,9 +328,8 @@ class Bundle:
                 continue
         return not found or any(isinstance(one, dict) and is_foreign(one) for one in found)
 
-    def _constants(self, action: str) -> dict[str, Any]:
-        """The fields of an action that ``spec_params`` gives a constant, as a spec."""
-        found: dict[str, Any] = {}
+    def constants(self, action: str) -> Iterator[tuple[str, Any]]:
+        """The fields of an action that ``spec_params`` gives a constant, with it."""
         for key, row in (self.spec_params.get(action) or {}).items():
             value = row.get("value") if isinstance(row, dict) else row
             if isinstance(value, str):
@@ -300,10 +338,10 @@ class Bundle:
                     value = parse_value(text.strip())
                 elif _FUNCTION.fullmatch(value):
                     continue
-            if not (isinstance(row, dict) and "value" not in row):
-                with contextlib.suppress(UsageError):
-                    set_dotted(found, key, value)
-        return found
+            if not isinstance(row, dict) or "value" in row:
+                yield key, value
+            elif not {"function", "link"} & row.keys():
+                yield key, row
 
     def template_path(self, action: str) -> Path:
         """Where the action's spec template is, whether or not it is there."""
@@ -341,18 +379,10 @@ class Bundle:
         if _is_file(path):
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
-        for key, value in defaults.items():
-            set_dotted(found, key, copy.deepcopy(value))
-        for key, value in self.key_defaults.items():
-            if _has_place(found, key):
-                if isinstance(get_dotted(found, key), Mapping) and value != {}:
-                    raise SpecError(
-                        "this value would replace a whole section of the template",
-                        field=f"key_defaults.{key}",
-                        got=value,
-                        expected="a mapping, or the key of a field",
-                    )
-                set_dotted(found, key, copy.deepcopy(value))
+        for where, values in ((f"actions.{action}.defaults", defaults), ("key_defaults", None)):
+            for key, value in (self.key_defaults if values is None else values).items():
+                if values is not None or _has_place(found, key):
+                    _put_default(found, key, value, where)
         return found
 
     @property
@@ -366,6 +396,18 @@ class Bundle:
         """Dotted key → the value that the bundle sets before anybody else."""
         found = self.info.get("key_defaults")
         return dict(_leaves(found)) if isinstance(found, dict) else {}
+
+
+def _put_default(template: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Raises `SpecError` where the value would replace a section."""
+    if isinstance(get_dotted(template, key), Mapping) and value != {}:
+        raise SpecError(
+            "this value would replace a whole section of the template",
+            field=f"{where}.{key}",
+            got=value,
+            expected="a mapping, or the key of a field",
+        )
+    set_dotted(template, key, copy.deepcopy(value))
 
 
 def _leaves(table: Mapping[Any, Any], where: str = "") -> Iterator[tuple[str, Any]]:
@@ -407,6 +449,26 @@ def _check_tables(info: Mapping[str, Any]) -> None:
         check(info.get(name), name, _TABLES.get(name, 0))
 
 
+def _drop_empty_rows(info: dict[str, Any]) -> list[str]:
+    """Take the rows without a value, ``key:`` alone, out of the tables, and name them."""
+    found: list[str] = []
+
+    def clean(table: Any, where: str, *, is_mapping: bool = False) -> None:
+        for name, row in list(table.items()) if isinstance(table, dict) else ():
+            if row is None:
+                del table[name]
+                found.append(f"{where}.{name} (no value)")
+            elif isinstance(row, dict) and is_mapping and is_nested(row):
+                clean(row, f"{where}.{name}", is_mapping=True)
+            elif isinstance(row, dict) and not is_mapping:
+                clean(row.get("mapping"), f"{where}.{name}.mapping", is_mapping=True)
+
+    for name in ("data_sources", "spec_params"):
+        for action, rows in (info.get(name) or {}).items():
+            clean(rows, f"{name}.{action}")
+    return found
+
+
 def _is_file(path: Path) -> bool:
     """Whether there is such a file; a name that no file can have names none."""
     try:
@@ -415,12 +477,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-_KEY = re.compile(r"[^.\[\]]+(\[\d{1,6}\])*(\.[^.\[\]]+(\[\d{1,6}\])*)*")
-
-
 def _has_place(template: Mapping[str, Any], key: str) -> bool:
     """Whether a template has the section of a dotted key, and every list item that it names."""
-    if not _KEY.fullmatch(key) or split_index(key.split(".")[0])[0] not in template:
+    if not KEY.fullmatch(key) or split_index(key.split(".")[0])[0] not in template:
         return False
     here: Any = template
     for part in key.split("."):
@@ -444,10 +503,16 @@ def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name in ("args", "defaults"):
-        for key, value in _options(entry.get(name)).items():
-            if name == "args" and isinstance(value, Mapping):
-                value = value.get("default", NOT_GIVEN if value.get("required") else None)
-            found[key.lstrip("-")] = value
+        table = entry.get(name)
+        for key, value in _options(table).items():
+            plain = key.lstrip("-")
+            if isinstance(value, Mapping) and (name == "args" or isinstance(table, list)):
+                unset = NOT_GIVEN if value.get("required") else None
+                found[plain] = value.get("default", value.get("value", unset))
+            elif isinstance(value, Mapping) and value:
+                found |= dict(_leaves(value, f"{plain}."))
+            else:
+                found[plain] = value
     return found
 
 

@@ -23,6 +23,9 @@ class _Missing:
 MISSING: Any = _Missing()
 """Stands for a value that is not there, where null is a value."""
 
+KEY = re.compile(r"[^.\[\]]+(\[\d{1,6}\])*(\.[^.\[\]]+(\[\d{1,6}\])*)*")
+"""A dotted key without empty parts."""
+
 
 def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str]) -> dict[str, Any]:
     """Overrides with the shorthand keys of ``skill_info.yaml`` (``num_epochs`` …) replaced by their

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mae_skill.dotted import MISSING, field_nodes, get_dotted
@@ -73,15 +73,34 @@ def has_reference(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(has_reference(item) for item in value)
 
 
+def opened(value: Any) -> Any:
+    """A value with ``???`` in the place of its references."""
+    if isinstance(value, Mapping):
+        return {name: opened(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [opened(item) for item in value]
+    return NOT_GIVEN if has_reference(value) else value
+
+
+class OpenReferenceError(SpecError):
+    """A reference that leads to a field which is not given, the ``target``."""
+
+    target = ""
+
+
 class References:
     """The references of a merged spec.
 
     Args:
         spec: merged sections.  schema: gives defaults of fields that the spec leaves out.
+        absent: the dotted keys of ``???``, which `spec` is without.
     """
 
-    def __init__(self, spec: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], schema: Mapping[str, Any], absent: Collection[str] = ()
+    ) -> None:
         self.spec = spec
+        self.absent = absent
         self.aliases: Mapping[str, str] = schema.get("x_aliases") or {}
         self.fields = field_nodes(schema)
         self.values = 0
@@ -188,6 +207,12 @@ class References:
                 return default
             near = difflib.get_close_matches(dotted, self.fields, n=1)
             known = dotted in self.fields
+            if dotted in self.absent:
+                error = OpenReferenceError(
+                    "a reference names a field that has no value", expected=f"{dotted}=VALUE"
+                )
+                error.target = dotted
+                raise error
             raise SpecError(
                 f"a reference names a field that {'has no value' if known else 'is not there'}",
                 expected="a field of the spec that is given",
@@ -215,12 +240,13 @@ def _closed(text: str) -> tuple[str, str]:
 
 
 def resolve_references(
-    spec: Mapping[str, Any], schema: Mapping[str, Any]
+    spec: Mapping[str, Any], schema: Mapping[str, Any], absent: Collection[str] = ()
 ) -> tuple[dict[str, tuple[str, Any]], list[MaeError]]:
     """The fields of ``spec`` that refer to others: dotted key → (what is written, its value); and
-    one error for each that cannot be resolved.
+    one error for each that cannot be resolved, an `OpenReferenceError` where it leads to one of
+    ``absent``.
     """
-    references = References(spec, schema)
+    references = References(spec, schema, absent)
     found: dict[str, tuple[str, Any]] = {}
     problems: list[MaeError] = []
     for key, value in _leaves(spec):

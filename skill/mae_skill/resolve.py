@@ -31,9 +31,11 @@ from mae_skill.merge import Layer, Resolved, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import (
     NOT_GIVEN,
+    OpenReferenceError,
     absent_items,
     given_only,
     has_reference,
+    opened,
     resolve_references,
 )
 from mae_skill.recipes import recipe_spec
@@ -51,6 +53,9 @@ out.
 
 _PLACE = re.compile(r"\{([\w.\[\]]+)\}")
 """The name of a field in the words of a command."""
+
+_PATHS = ("_dir", "_path", "_file", "_folder", "checkpoint")
+"""How the last words of fields end that hold a path."""
 
 Look = Callable[[Mapping[str, Any], bool], tuple[Facts, list[MaeError]]]
 """The spec, and whether its schema accepts it → what is known beside it, and what is wrong there.
@@ -145,9 +150,10 @@ def layers_of(
         for key, got, expected in misread(bundle.info, action)
     ]
     raise_all(wrong, action)
-    layers = Layers(_schema(bundle, action), optional=_optional(bundle, action))
+    layers = Layers(_schema(bundle, action), optional=optional_fields(bundle, action))
     layers.notices += bundle.notices(action)
     _read_template(bundle, action, layers)
+    layers.notices += _judge_constants(bundle, action, layers)
     if recipe:
         layers.recipe = recipe_spec(recipe)
     layers.spec_file = nested(spec or {})
@@ -224,6 +230,47 @@ def _read_template(bundle: Bundle, action: str, layers: Layers) -> None:
         layers.notices.append(f"no template ({reason}): the spec starts from {base}")
 
 
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    (str, "text"),
+    (list, "a list"),
+    (Mapping, "a mapping"),
+)
+
+
+def _kind(value: Any) -> str:
+    """What kind of value it is; empty where it says nothing."""
+    if value in (None, "", NOT_GIVEN) or has_reference(value):
+        return ""
+    return next((words for kind, words in _KINDS if isinstance(value, kind)), "")
+
+
+def _judge_constants(bundle: Bundle, action: str, layers: Layers) -> list[str]:
+    """Notices of constants and defaults of the bundle that do not look like their fields.
+
+    Raises:
+        SpecError: a field that holds a path is given something else.
+    """
+    entry = bundle.action(action)
+    named = {str(one) for table in ("inputs", "outputs") for one in entry.get(table) or ()}
+    values = {
+        f"spec_params.{action}.{key}": (key, value) for key, value in bundle.constants(action)
+    }
+    own = layers.template or layers.schema.get("default") or {}
+    wrong, odd = [], []
+    for where, (key, value) in values.items():
+        is_path = key in named or key.rpartition(".")[2].endswith(_PATHS)
+        texts = value if isinstance(value, list) and value else [value]
+        if is_path and not all(isinstance(one, str) for one in texts):
+            expected = "a path, or the word of an inference function, such as output_dir"
+            wrong.append(SpecError("not a path", field=where, got=value, expected=expected))
+        elif (there := _kind(get_dotted(own, key))) and _kind(value) not in ("", there):
+            odd.append(f"{where} gives {_kind(value)} where the bundle's own spec has {there}")
+    raise_all(wrong, action)
+    return odd
+
+
 def resolve(
     bundle: Bundle,
     action: str,
@@ -247,7 +294,11 @@ def resolve(
     found = Resolution(merged.spec, merged.provenance, notices=[*layers.notices, *merged.notices])
     if layers.written_out():
         _forget_what_nobody_chose(found, layers)
-    unresolved = _take_references(found, layers.schema)
+    unresolved = _take_references(found, layers.schema, merged.absent)
+    open_ = {str(one.field) for one in unresolved if isinstance(one, OpenReferenceError)}
+    open_ -= _needed(bundle, action, open_, layers.optional)
+    unresolved = [one for one in unresolved if one.field not in open_]
+    merged.absent |= open_
     if settle is not None:
         settle(found)
     found.absent = _needed(bundle, action, merged.absent, layers.optional)
@@ -295,9 +346,11 @@ def _strange_keys(
     return [f"set, though neither the template nor the schema of {action} knows it: {shown}{more}"]
 
 
-def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeError]:
+def _take_references(
+    found: Resolution, schema: Mapping[str, Any], absent: Collection[str]
+) -> list[MaeError]:
     """Put values in the place of ``${…}``; what cannot be is returned, and left out of the spec."""
-    resolved, problems = resolve_references(found.spec, schema)
+    resolved, problems = resolve_references(found.spec, schema, absent)
     nodes = field_nodes(schema)
     for key, (written, value) in resolved.items():
         try:
@@ -316,11 +369,14 @@ def _take_references(found: Resolution, schema: Mapping[str, Any]) -> list[MaeEr
         kind = origin.kind if origin is not None else OriginKind.SPEC_FILE
         found.provenance[key] = Origin(kind, f"= {written}" + (f"; {note}" if note else ""))
     for problem in problems:
-        set_dotted(found.spec, str(problem.field), get_dotted(schema, f"default.{problem.field}"))
+        key, instead = str(problem.field), get_dotted(schema, f"default.{problem.field}")
+        if isinstance(problem, OpenReferenceError):
+            instead = opened(get_dotted(found.spec, key))
+        set_dotted(found.spec, key, instead)
     return problems
 
 
-def _optional(bundle: Bundle, action: str) -> set[str]:
+def optional_fields(bundle: Bundle, action: str) -> set[str]:
     """The fields that the bundle calls optional, among an action's files."""
     tables = (bundle.data_rows(action), _inputs(bundle.info, action))
     return {str(key) for table in tables for key, row in table.items() if _is_optional(row)}
@@ -368,11 +424,13 @@ def _read_by(bundle: Bundle, action: str) -> set[str]:
 
 
 def _left_open(bundle: Bundle, action: str) -> set[str]:
-    """The keys of ``???`` in an action's template."""
+    """The keys of ``???``, and of references, in an action's template."""
     try:
-        return set(absent_items(bundle.template(action)))
+        template = bundle.template(action)
     except MaeError:
         return set()
+    links = {key for key, value in flatten(template).items() if has_reference(value)}
+    return {*absent_items(template), *links}
 
 
 def _carry_what_is_open(
@@ -383,7 +441,7 @@ def _carry_what_is_open(
     open_ = (absent - found.absent - optional) & _left_open(bundle, action)
     kept = sorted(key for key in open_ if not _inside(key, optional))
     for key in kept:
-        set_dotted(found.spec, key, NOT_GIVEN)
+        set_dotted(found.spec, key, opened(get_dotted(bundle.template(action), key)))
     others = set(bundle.actions) - {action}
     said = [key for key in kept if key.split(".")[0] not in others]
     if said:
@@ -631,7 +689,7 @@ def raise_all(problems: Sequence[MaeError], action: str) -> None:
         raise problems[0]
 
     kinds = {type(problem) for problem in problems}
-    if len(kinds) > 1 or SpecError in kinds:
+    if len(kinds) > 1 or issubclass(next(iter(kinds)), SpecError):
         raise SpecError(f"the {action} spec has {len(problems)} problems", problems=problems)
     first, *others = problems
     lines = [f"{item.field}: {item.message}" if item.field else item.message for item in others]

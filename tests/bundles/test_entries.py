@@ -141,7 +141,8 @@ def test_a_mandatory_input_that_nothing_gives_is_an_error_and_a_need(made: Made)
     assert "data.x: go needs this input" in said
     assert "go.checkpoint=PATH, or --parent JOB" in said
     assert "data.y" not in said
-    plan = skill.plan("go", spec_overrides={"data.x": "/x", "go.checkpoint": "/m.pth"})
+    here = str(skill.bundle.root)
+    plan = skill.plan("go", spec_overrides={"data.x": here, "go.checkpoint": here})
     assert [item.got for item in plan.warnings if item.field == "go.weights"] == [["go.weights"]]
     assert score(skill.bundle)["actions"]["go"]["needs"] == ["--parent → go.checkpoint", "data.x"]
 

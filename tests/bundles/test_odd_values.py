@@ -4,6 +4,7 @@ leaves open stays open.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ ODD_ENTRIES = [
     {"inputs": {"data.x": 7}},
     {"inputs": {"data.x": {"type": ["file"]}}},
     {"outputs": {"data.x": {"optional": "maybe"}}},
+    *({key: ["a..b"]} for key in ("flags", "inputs", "outputs")),
+    *({"defaults": {key: 1}} for key in ("a..b", "", "[0]", "a[x]", "a.")),
+    {"defaults": [{"name": 7}]},
+    {"args": {"--": 1}},
 ]
 ODD_ROWS = [
     {"source": ["train_datasets", "eval_dataset"]},
@@ -103,6 +108,14 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({"flags": ["loud"]}, None, {}, "actions.go.flags (of mode: args)"),
         ({}, {"runtime": "memory"}, {}, "data_sources.go.data.x.runtime: memory"),
         ({}, {"data_kind": "sound"}, {}, "data_sources.go.data.x.data_kind: sound"),
+        ({}, {"path": None, "mapping": {"a": None, "b": {"path": "a.csv"}}}, {}, ".a (no value)"),
+        ({}, None, {"data_sources": {"go": {"data.x": None}}}, "data_sources.go.data.x (no value)"),
+        ({}, None, {"spec_params": {"go": {"go.gpus": None}}}, "spec_params.go.go.gpus (no value)"),
+        ({}, None, {"spec_shorthand_keys": {"lr": "train.lr"}}, "lr: train.lr (no action has this"),
+        ({}, None, {"gpu_spec_key": "train.gpus"}, "gpu_spec_key: train.gpus (no action has this"),
+        ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
+        ({"args": {"--gpus": {"default": 1, "typ": 1}}}, None, {}, "args.--gpus.typ"),
+        ({}, None, {"spec_params": {"go": {"go.gpus": "Two", "go.w": 7}}}, "gives text where the"),
     ],
 )
 def test_what_changes_no_run_is_named(
@@ -111,6 +124,103 @@ def test_what_changes_no_run_is_named(
     options = {"train_datasets": str(tmp_path / "data")} if row else {}
     plan = made(entry, row, **more).plan("go", **options)
     assert any(said in notice for notice in plan.notices)
+
+
+@pytest.mark.parametrize("value", [7, True, 1.5, [1], {"a": 1}], ids=str)
+@pytest.mark.parametrize("field", ["results_dir", "go.file"])
+def test_a_constant_that_is_no_path_is_refused_for_a_field_of_one(
+    made: Made, field: str, value: Any
+) -> None:
+    skill = made({"outputs": {"go.file": {"type": "file"}}}, spec_params={"go": {field: value}})
+    with pytest.raises(SpecError, match="not a path") as caught:
+        skill.plan("go")
+    assert caught.value.field == f"spec_params.go.{field}"
+    assert score(skill.bundle)["works"] == 0
+
+
+@pytest.mark.parametrize("value", [5, [1], "text"], ids=str)
+def test_a_default_that_would_replace_a_section_is_refused(made: Made, value: Any) -> None:
+    with pytest.raises(SpecError, match="replace a whole section") as caught:
+        made({"defaults": {"data": value}}).plan("go")
+    assert caught.value.field == "actions.go.defaults.data"
+
+
+def test_a_default_that_is_a_section_joins_that_of_the_template(made: Made) -> None:
+    plan = made({"defaults": {"go": {"lr": 0.1, "deep": {"a": 1}}}}).plan("go")
+    assert plan.spec["go"] == {"gpus": 1, "lr": 0.1, "deep": {"a": 1}}
+
+
+@pytest.mark.parametrize("dialect", [{}, {"x_tao_schema": True}], ids=["plain", "upstream"])
+def test_null_in_a_template_is_a_field_that_is_not_given(made: Made, dialect: Any) -> None:
+    kinds = {"flag": "boolean", "n": "integer", "s": "string", "l": "array"}
+    fields: dict[str, Any] = {name: {"type": kind} for name, kind in kinds.items()}
+    fields["e"] = {"type": "string", "enum": ["a", "b"]}
+    schema = {"properties": {"go": {"type": "object", "properties": fields}}, **dialect}
+    skill = made(template={"go": dict.fromkeys(fields)})
+    (skill.bundle.root / "schemas").mkdir()
+    (skill.bundle.root / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+    assert skill.plan("go").spec == {"go": dict.fromkeys(fields)}
+    with pytest.raises(SpecError):
+        skill.plan("go", spec_overrides={"go.e": "c"})
+
+
+def test_a_reference_to_what_is_not_given_stays_open_where_the_action_does_not_read_it(
+    made: Made,
+) -> None:
+    inputs = {"data.x": {"type": "folder", "optional": True}, "data.y": {"type": "folder"}}
+    template = {
+        "data": {"x": "", "y": "${other.b}"},
+        "other": {"a": "???", "b": "${other.d}", "c": ["${other.a}/x", 1], "d": "???"},
+    }
+    skill = made({"inputs": inputs}, template={**template, "go": {"lr": "${other.a}"}})
+    assert score(skill.bundle)["actions"]["go"]["problems"] == []
+    with pytest.raises(SpecError) as caught:
+        skill.plan("go")
+    assert caught.value.field == "data.y"
+    assert caught.value.expected == "other.d=VALUE"
+    plan = skill.plan("go", spec_overrides={"other.d": str(skill.bundle.root)})
+    assert plan.spec["data"]["y"] == plan.spec["other"]["b"] == str(skill.bundle.root)
+    assert (plan.spec["other"]["a"], plan.spec["other"]["c"]) == ("???", ["???", 1])
+    assert plan.spec["go"] == {"lr": "???"}
+
+
+@pytest.mark.parametrize("word", ["parent_model", "parent_model_or_ptm", "ptm"])
+def test_what_is_optional_is_no_need(made: Made, word: str) -> None:
+    optional = {"type": "file", "optional": True}
+    skill = made(
+        {"inputs": {"data.x": optional, "go.model": optional}},
+        row={"path": "a.csv"},
+        spec_params={"go": {"go.model": word}},
+    )
+    assert score(skill.bundle)["actions"]["go"]["needs"] == []
+
+
+@pytest.mark.parametrize("named", ["inputs", "mapping"])
+def test_a_file_that_is_named_and_not_there_is_refused_when_planned(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    inputs = {"go.checkpoint": {"type": "file"}, "go.weights": {"type": "file", "optional": True}}
+    params = {"go.weights": "ptm", **({"go.checkpoint": "parent_model"} if named else {})}
+    entry = {"inputs": inputs if named == "inputs" else {"go.weights": inputs["go.weights"]}}
+    skill = made(entry, template={"go": {"checkpoint": "???"}}, spec_params={"go": params})
+    with pytest.raises(MaeError, match="there is no such file") as caught:
+        skill.plan("go", spec_overrides={"go.checkpoint": "x.pth"})
+    assert (caught.value.field, caught.value.got) == ("go.checkpoint", "x.pth")
+    for value in ("s3://bucket/x.pth", str(tmp_path / "data" / "a.csv")):
+        plan = skill.plan("go", spec_overrides={"go.checkpoint": value, "go.weights": "yolo.pt"})
+        said = [item.message for item in plan.warnings if item.field == "go.weights"]
+        assert said == ["the file named is not here"]  # a runner may fetch weights by their name
+
+
+def test_a_file_of_the_callers_folder_reaches_a_script_that_works_elsewhere(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "data")
+    execution = {"type": "python_script", "script": "run.py"}
+    skill = made({"execution": execution, "inputs": {"go.file": {"type": "file"}}})
+    (skill.bundle.root / "run.py").touch()
+    plan = skill.plan("go", spec_overrides={"go.file": "a.csv"})
+    assert plan.spec["go"]["file"] == str(tmp_path / "data" / "a.csv")
 
 
 def test_several_sources_for_a_field_of_one_path_are_refused(made: Made, tmp_path: Path) -> None:
@@ -140,8 +250,9 @@ OPEN = {
 def test_what_an_action_does_not_list_as_input_stays_open_and_is_said(made: Made) -> None:
     inputs = {"go.engine": {"type": "file"}}
     skill = made({"inputs": inputs, "mode": "args"}, template=OPEN)
-    plan = skill.plan("go", spec_overrides={"go.engine": "/m.engine"})
-    assert plan.spec == {**OPEN, "go": {**OPEN["go"], "engine": "/m.engine"}}
+    engine = str(skill.bundle.root)
+    plan = skill.plan("go", spec_overrides={"go.engine": engine})
+    assert plan.spec == {**OPEN, "go": {**OPEN["go"], "engine": engine}}
     assert not {"--data.x", "--go.checkpoint"} & set(plan.launch["command"])
     (said,) = [notice for notice in plan.notices if "left open" in notice]
     for key in ("data.x", "data.other.folder", "data.items[0].size", "go.checkpoint"):

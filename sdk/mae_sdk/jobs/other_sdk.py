@@ -190,8 +190,13 @@ def no_attribute(owner: object, name: str) -> AttributeError:
     """The error of a name that one of our classes does not have: with ours, where it is theirs.
 
     The words of a job are found with and without ``get_`` and ``job`` in the name.
+
+    Raises:
+        AttributeError: of the property itself, where the name is one of ours.
     """
     kind = type(owner)
+    if hasattr(kind, name):  # a property of ours that failed
+        object.__getattribute__(owner, name)
     shown = next((base.__name__ for base in kind.__mro__ if base.__name__ in PUBLIC), kind.__name__)
     words = _of_job(name) if shown == "Job" else CALLS.get(name)
     own = name.removeprefix("get_")

@@ -25,7 +25,7 @@ from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
-from mae_sdk.plan import cost, inferred_fields, inherit
+from mae_sdk.plan import cost, inferred_fields, inherit, input_files
 from mae_sdk.plan.automl_policy import (
     Decision,
     decide,
@@ -529,6 +529,13 @@ def plan_of(draft: Draft) -> Plan:
         look=survey.look,
         problems=draft.problems,
     )
+    if draft.resources.here:
+        errors, warnings = input_files.missing(
+            bundle, draft.action, found.spec, found.provenance, layers.given
+        )
+        known = {one.field for one in found.errors}
+        found.errors += [one for one in errors if one.field not in known]
+        found.warnings += warnings
     raise_all(found.errors, draft.action)
     draft.references = found.references
 
@@ -678,6 +685,8 @@ def settle(draft: Draft, found: Resolution) -> None:
             set_dotted(found.spec, key, None)
 
     take_signatures(found, draft.secrets)
+    if draft.resources.here:
+        input_files.take_from_here(draft.bundle, draft.action, found.spec, draft.layers.given)
     draft.problems += inherit.contradictions(
         draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
     )

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae_skill.bundle import Bundle
-from mae_skill.dialect import unread_info, unread_schema
+from mae_skill.dialect import unread_schema
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
-from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.resolve import layers_of, resolve
+from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
+from mae_skill.resolve import layers_of, optional_fields, resolve
 
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
@@ -31,7 +31,7 @@ def score(bundle: Bundle) -> dict[str, Any]:
     Nothing runs and nothing but the bundle's own files is opened.
     """
     actions = {name: of_action(bundle, name) for name in bundle.actions}
-    unread: dict[str, list[str]] = {"skill_info": unread_info(bundle.info)}
+    unread: dict[str, list[str]] = {"skill_info": bundle.unread}
     for name in bundle.actions:
         try:
             unread[f"{name} schema"] = unread_schema(bundle.schema(name))
@@ -49,10 +49,11 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     """Whether an action can be planned, given its data and a parent."""
     problems: list[MaeError] = []
     rows = bundle.data_rows(action)
+    optional = optional_fields(bundle, action)
     needs: set[str] = {
         f"{row.get('source')} → {key}"
         for key, row in rows.items()
-        if row.get("source") and not row.get("optional")
+        if row.get("source") and key not in optional
     }
     for key, row in rows.items():
         try:
@@ -60,7 +61,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         except MaeError as error:
             problems.append(error)
     with contextlib.suppress(MaeError):  # told below
-        models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
+        models = inferred_fields.model_fields(bundle.spec_params.get(action) or {}) - optional
         if models:
             needs.add(f"--parent → {' or '.join(sorted(models))}")
     notices: list[str] = []
@@ -79,7 +80,9 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         for one in found.errors:
             key = str(one.field)
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
-            if given and key not in filled and key not in rows:
+            if isinstance(one, OpenReferenceError):
+                needs.add(f"{one.target} → {key}")
+            elif given and key not in filled and key not in rows:
                 needs.add(key)
             elif not given and not (key in filled and get_dotted(found.spec, key) is None):
                 problems.append(one)

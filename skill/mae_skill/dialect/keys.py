@@ -100,6 +100,7 @@ ROW = {
 }
 MAPPED = {"optional", "path", "runtime", "value"}
 FILE = {"type", "optional"}
+OPTION = {"name", "default", "value", "required", "help"}
 SCHEMA = {
     "$defs",
     "$id",
@@ -175,6 +176,12 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}flags (of mode: args)"
         if isinstance(entry.get("execution"), Mapping):
             yield from _strange(entry["execution"], EXECUTION, f"{where}execution.")
+        for table in ("args", "defaults"):
+            listed = entry.get(table)
+            options = listed.items() if isinstance(listed, Mapping) and table == "args" else ()
+            for key, row in options or enumerate(listed if isinstance(listed, list) else ()):
+                if isinstance(row, Mapping):
+                    yield from _strange(row, OPTION, f"{where}{table}.{row.get('name', key)}.")
         for table in ("inputs", "outputs"):
             for key, row in _sections(entry.get(table)):
                 yield from _strange(row, FILE, f"{where}{table}.{key}.")

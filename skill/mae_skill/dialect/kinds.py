@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from mae_skill.dotted import KEY
+
 PATHS = {f"path_from_{word}" for word in ("format", "type", "intent", "source", "model_type")}
 
 
@@ -46,7 +48,9 @@ def _are_words(value: Any) -> bool:
 
 
 def _are_options(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_table(one) and "name" in one for one in value)
+    return isinstance(value, list) and all(
+        _is_table(one) and isinstance(one.get("name"), str) for one in value
+    )
 
 
 TEXT = _Kind("text", _is_text)
@@ -105,6 +109,7 @@ ACTION: dict[str, _Kind] = {
     "grace_seconds": NUMBER,
 }
 FILE: dict[str, _Kind] = {"type": TEXT, "optional": FLAG}
+FUNCTION: dict[str, _Kind] = dict.fromkeys(("function", "link", "destination_path"), TEXT)
 MAPPED: dict[str, _Kind] = {
     "path": PATH,
     "optional": FLAG,
@@ -129,6 +134,10 @@ def misread(info: Mapping[str, Any], action: str) -> Iterator[Misread]:
     entry = (info.get("actions") or {}).get(action) or {}
     where = f"actions.{action}."
     yield from _of(entry, ACTION, where)
+    yield from _keys(entry, where)
+    for key, row in ((info.get("spec_params") or {}).get(action) or {}).items():
+        if isinstance(row, Mapping):
+            yield from _of(row, FUNCTION, f"spec_params.{action}.{key}.")
     for name in ("inputs", "outputs"):
         table = entry.get(name)
         for key, row in table.items() if isinstance(table, Mapping) else ():
@@ -143,6 +152,18 @@ def misread(info: Mapping[str, Any], action: str) -> Iterator[Misread]:
         yield from _of(row, ROW, where)
         if isinstance(row.get("mapping"), Mapping):
             yield from _inside(row["mapping"], f"{where}mapping.")
+
+
+def _keys(entry: Mapping[str, Any], where: str) -> Iterator[Misread]:
+    """The names of fields in an entry that are none."""
+    for name in ("args", "defaults", "flags", "inputs", "outputs"):
+        table = entry.get(name)
+        if name == "args" and not OPTIONS.holds(table):
+            continue
+        for one in table if isinstance(table, (Mapping, list)) else ():
+            key = one.get("name") if isinstance(one, Mapping) else one
+            if isinstance(key, str) and not KEY.fullmatch(key.lstrip("-")):
+                yield Misread(f"{where}{name}", key, "the dotted key of a field")
 
 
 def passed_over(info: Mapping[str, Any]) -> Iterator[Misread]:

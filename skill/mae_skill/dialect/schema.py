@@ -125,11 +125,7 @@ class _Walk:
             self.notes.append(f"{key}: its pattern is no regular expression and is not checked")
             del found["pattern"]
         if self.foreign and isinstance(found.get("type"), str) and not found.get("properties"):
-            # Upstream's optional values have no nullable type.
-            found["type"] = [found["type"], "null"]
-            if "enum" in found and None not in found["enum"]:
-                found["enum"] = [*found["enum"], None]
-                found["null_added"] = True
+            _take_null(found)  # upstream's optional values have no nullable type
         properties = found.get("properties")
         if isinstance(properties, Mapping):
             found["properties"] = {
@@ -162,7 +158,8 @@ class _Walk:
     def _relax(self, found: dict[str, Any], key: str) -> None:
         """Move what the bundle's own values break from the rules to the hints."""
         for value in self._own_values(found, key):
-            if value is None and not self.foreign:
+            if value is None:
+                _take_null(found)
                 continue
             broken = list(_broken(found, value))
             for word in broken:
@@ -180,6 +177,16 @@ class _Walk:
         for value in values:
             if value is not MISSING and value != NOT_GIVEN and not has_reference(value):
                 yield value
+
+
+def _take_null(found: dict[str, Any]) -> None:
+    """Null is a value of the field: it is not given."""
+    types = _types(found)
+    if types and "null" not in types:
+        found["type"] = [*types, "null"]
+    if "enum" in found and None not in found["enum"]:
+        found["enum"] = [*found["enum"], None]
+        found["null_added"] = True
 
 
 def _broken(node: Mapping[str, Any], value: Any) -> Iterator[str]:

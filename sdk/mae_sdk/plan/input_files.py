@@ -1,0 +1,111 @@
+"""The files and models that a person names for an action of a bundle without rules of its own: they
+are there when the runner looks for them.
+
+Data has rules of its own (`mae_sdk.plan.data`); patterns and what is behind a URL are not looked at
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import get_dotted, set_dotted
+from mae_skill.errors import MaeError, NotFoundError, UsageError
+from mae_skill.origin import Origin, OriginKind
+from mae_skill.placeholders import NOT_GIVEN
+
+from mae_sdk.plan.inferred_fields import OF_PARENT, OF_PTM, function_of
+
+_OWN = (OriginKind.TEMPLATE, OriginKind.DEFAULT)
+
+
+def take_from_here(bundle: Bundle, action: str, spec: dict[str, Any], given: set[str]) -> None:
+    """A path that the caller's folder has and the runner's has not becomes absolute, in place."""
+    runner = _folder(bundle, action)
+    for key in given & _fields(bundle, action).keys():
+        value = get_dotted(spec, key)
+        if not isinstance(value, str) or not value or _exists(value, runner):
+            continue
+        if _exists(value, Path.cwd()):
+            set_dotted(spec, key, str(Path.cwd() / value))
+
+
+def missing(
+    bundle: Bundle,
+    action: str,
+    spec: Mapping[str, Any],
+    provenance: Mapping[str, Origin],
+    given: Collection[str],
+) -> tuple[list[MaeError], list[MaeError]]:
+    """Errors for what the person named and is not there, and warnings for what may not be needed:
+    pretrained weights, which a runner may fetch by their name, and the bundle's own values.
+    """
+    errors: list[MaeError] = []
+    warnings: list[MaeError] = []
+    if bundle.info.get("validator"):
+        return errors, warnings
+    runner = _folder(bundle, action)
+    for key, (kind, is_needed) in _fields(bundle, action).items():
+        for path in _paths(get_dotted(spec, key)):
+            if _exists(path, runner):
+                continue
+            if key in given and is_needed:
+                expected = f"a {kind} that is there, or a URL"
+                errors.append(
+                    NotFoundError(
+                        f"there is no such {kind}", field=key, got=path, expected=expected
+                    )
+                )
+            elif key in given or _is_own(provenance.get(key)):
+                whose = "named" if key in given else "named by the bundle's own spec"
+                hint = f"{key}=PATH; the run may fail at its start"
+                warnings.append(
+                    UsageError(f"the {kind} {whose} is not here", field=key, got=path, hint=hint)
+                )
+    return errors, warnings
+
+
+def _fields(bundle: Bundle, action: str) -> dict[str, tuple[str, bool]]:
+    """Field → what it holds, and whether the run needs it as it is named."""
+    functions = {
+        key: function_of(row) for key, row in (bundle.spec_params.get(action) or {}).items()
+    }
+    found = {key: ("file", True) for key, word in functions.items() if word in OF_PARENT}
+    inputs = bundle.action(action).get("inputs")
+    for key, row in inputs.items() if isinstance(inputs, Mapping) else ():
+        kind = row.get("type") if isinstance(row, Mapping) else None
+        if kind in ("file", "folder"):
+            found[str(key)] = (str(kind), functions.get(str(key)) not in OF_PTM)
+    rows = bundle.data_rows(action)
+    return {key: about for key, about in found.items() if key not in rows}
+
+
+def _folder(bundle: Bundle, action: str) -> Path:
+    """Where the runner works."""
+    execution = bundle.action(action).get("execution")
+    if not isinstance(execution, Mapping):
+        return Path.cwd()
+    return bundle.root.resolve() / str(execution.get("cwd") or ".")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """The paths of this machine in a value."""
+    for one in value if isinstance(value, list) else [value]:
+        if not isinstance(one, str) or one in ("", NOT_GIVEN) or "://" in one:
+            continue
+        if not set("*?[") & set(one):
+            yield one
+
+
+def _exists(path: str, folder: Path) -> bool:
+    try:
+        return (folder / path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_own(origin: Origin | None) -> bool:
+    return origin is not None and origin.kind in _OWN
