@@ -107,13 +107,14 @@ class Problem:
     def curve(self, spec: dict[str, Any]) -> list[int]:
         """Pictures that a real run of ``spec`` gets right after each epoch; of one that diverges,
         up to there."""
-        from mae_sdk.automl.objectives import epochs
+        from mae_sdk.automl.objectives import course
         from mae_sdk.jobs.status import read_status
 
         key = json.dumps(spec, sort_keys=True)
         if key not in self.runs:
             self._run(spec, "trial")
-            found = epochs(read_status(self.root / "trial" / "status.json"), "ACC_all")
+            lines = read_status(self.root / "trial" / "status.json")
+            found = course(lines, "ACC_all").values
             self.runs[key] = [round(value * JUDGED) for _, value in found if math.isfinite(value)]
             shutil.rmtree(self.root / "trial")
         return self.runs[key]

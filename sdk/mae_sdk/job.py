@@ -284,7 +284,13 @@ class Job:
 
     def _lines(self) -> list[dict[str, Any]]:
         record = records.read_record(self.folder)
-        return lines_of(self.folder, record["launch"].get("metric_file"))
+        found = lines_of(self.folder)
+        if name := record["launch"].get("metric_file"):
+            from mae_sdk.jobs import metric_file
+
+            best = record["launch"].get("best") or {}
+            found += metric_file.lines(self.folder, name, [*filter(None, [best.get("metric")])])
+        return found
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
@@ -1112,6 +1118,11 @@ def beside(job: Job, job_id: str) -> Job | None:
 def trials_of(job: Job) -> list[Job]:
     """The trials of an AutoML job, the first one first; none of any other."""
     return sorted(job._trials(), key=lambda trial: trial.id)
+
+
+def lines_said_by(job: Job) -> list[dict[str, Any]]:
+    """The status lines of a job, and those that its runner keeps in files of its own."""
+    return job._lines()
 
 
 def size_of(job: Job) -> int | None:

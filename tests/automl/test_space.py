@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk.automl import space
-from mae_sdk.automl.objectives import Objective, best, epochs, incomparable, objectives
+from mae_sdk.automl.objectives import Objective, best, course, incomparable, objectives
 from mae_sdk.automl.options import parse
 from mae_skill.errors import SpecError
 from mae_skill.origin import Origin, OriginKind
@@ -495,7 +495,7 @@ def test_the_best_epoch_of_a_trial_counts_and_not_the_last() -> None:
         {"message": "x"},
         {"epoch": 2, "kpi": {"ACC_all": 0.5}},
     ]
-    assert best(epochs(records, "ACC_all"), Objective("ACC_all", "maximize")) == (1, 0.9)
+    assert best(course(records, "ACC_all").values, Objective("ACC_all", "maximize")) == (1, 0.9)
     assert best([(0, math.nan), (1, 0.3)], Objective("x", "minimize")) == (1, 0.3)
     assert best([(0, math.nan)], Objective("x", "minimize")) is None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill, answers
-from mae_sdk.automl.objectives import NO_EPOCH, epochs
+from mae_sdk.automl.objectives import EPOCH, WHOLE, course
 from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name
 from mae_skill.errors import DataError, MaeError, SpecError, UsageError
 
@@ -222,8 +222,9 @@ def test_values_of_epochs_and_names_of_checkpoints_are_brought_together(
 
 def test_a_value_of_the_whole_run_is_of_no_epoch() -> None:
     whole = [{"kpi": {"cost": 0.2}}, {"epoch": 2, "kpi": {"other": 1.0}}, {"kpi": {"cost": 0.1}}]
-    assert epochs(whole, "cost") == [(NO_EPOCH, 0.1)]
-    assert epochs([*whole, {"epoch": 1, "kpi": {"cost": 0.3}}], "cost") == [(1, 0.3)]
+    assert course(whole, "cost") == (WHOLE, [(0, 0.1)])
+    by_epoch = [*whole, {"epoch": 1, "kpi": {"cost": 0.3}}]
+    assert course(by_epoch, "cost") == (EPOCH, [(1, 0.3)])
 
 
 def test_a_failure_that_the_runner_reports_is_one_though_it_exits_with_0(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill, answers
-from mae_sdk.automl.objectives import NO_EPOCH, epochs
+from mae_sdk.automl.objectives import EPOCH, STEP, course
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name
 from mae_sdk.jobs.metrics import lines
@@ -298,10 +298,11 @@ def test_the_hint_of_data_that_is_not_there_names_the_option_and_the_kind(
     assert re.search(hint, str(caught.value.hint))
 
 
-def test_values_of_steps_are_of_no_epoch_and_all_count() -> None:
+def test_values_count_by_step_where_no_line_names_an_epoch() -> None:
     said = [{"step": step, "kpi": {"loss": value}} for step, value in ((10, 0.5), (20, 0.75))]
-    assert epochs(said, "loss") == [(NO_EPOCH, 0.5), (NO_EPOCH, 0.75)]
-    assert epochs([*said, {"epoch": 1, "kpi": {"loss": 0.1}}], "loss") == [(1, 0.1)]
+    assert course(said, "loss") == (STEP, [(10, 0.5), (20, 0.75)])
+    by_epoch = [*said, {"epoch": 1, "kpi": {"loss": 0.1}}]
+    assert course(by_epoch, "loss") == (EPOCH, [(1, 0.1)])
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,17 @@ from mae_skill.errors import JobFailedError, MaeError
 from mae_sdk import files
 from mae_sdk.automl import results
 from mae_sdk.automl.objectives import (
-    NO_EPOCH,
+    EPOCH,
+    STEP,
     Objective,
     best,
     better_so_far,
-    epochs,
+    course,
     reports,
+    spread,
 )
 from mae_sdk.automl.proposals import grid_size
+from mae_sdk.automl.pruner import OF_ALL, UNIT
 from mae_sdk.automl.setup import STUDY_NAME, followed, spec_of_trials
 from mae_sdk.automl.shared_workers import Workers
 from mae_sdk.automl.space import SearchSpace
@@ -56,7 +59,7 @@ from mae_sdk.automl.study import (
 from mae_sdk.automl.trials import Trials, TrialStatus
 from mae_sdk.jobs import records
 from mae_sdk.jobs.records import CANCELED, COMPLETE, StudyRecord, is_terminal
-from mae_sdk.jobs.status import StatusWriter
+from mae_sdk.jobs.status import StatusWriter, is_count
 from mae_sdk.run import report_process, warm
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ class Running:
     """A trial that has a job.
 
     Attributes:
-        reported: steps (epochs from 1) whose value the study knows.
+        reported: places whose value the study knows: epochs from 1, or steps.
         size: of the trial's status files when they were last read, in bytes.
     """
 
@@ -317,25 +320,43 @@ class StudyLoop:
         return True
 
     def _report(self, item: Running, lines: list[dict[str, Any]], ended: bool) -> None:
-        """Report new epochs to the study, and cancel the trial where the pruner says so."""
+        """Report new epochs or steps to the study; cancel the trial where the pruner says so."""
         objective = self.objectives[0]
         if _draw_of(item.trial) == 0 and not self._same_epochs():
             return
-        for epoch, value in better_so_far(epochs(lines, objective.metric), objective):
-            step = epoch + 1
-            if epoch == NO_EPOCH or step in item.reported or item.pruning:
+        unit, values = course(lines, objective.metric)
+        if not self._counts_by(item, unit, lines):
+            return
+        so_far = better_so_far(values, objective)
+        for place, value in so_far if unit == EPOCH else spread(so_far):
+            step = place + 1 if unit == EPOCH else place
+            if step in item.reported or item.pruning:
                 continue
             item.trial.report(value, step)
             item.reported.add(step)
 
             last = get_dotted(self.trials.spec(item.child), self.keys.get("epochs", ""))
-            is_last = isinstance(last, int) and step >= last
+            is_last = unit == EPOCH and isinstance(last, int) and step >= last
             if not (ended or is_last or self._is_kept(item)) and item.trial.should_prune():
-                item.trial.set_user_attr("pruned_at", epoch)
+                item.trial.set_user_attr("pruned_at", place)
                 item.pruning = True
                 self._cancel(item)
                 shown = f"{objective.metric} {value:.5g}"
-                self.say(f"trial {item.number}: pruned after epoch {epoch} at {shown}")
+                self.say(f"trial {item.number}: pruned after {unit} {place} at {shown}")
+
+    def _counts_by(self, item: Running, unit: str, lines: list[dict[str, Any]]) -> bool:
+        """Whether a trial's values are by epoch or step, the same as before; what a pruner has to
+        know of that is stored with the trial."""
+        attributes = item.trial.user_attrs
+        if unit not in (EPOCH, STEP) or attributes.get(UNIT, unit) != unit:
+            return False
+        if unit == STEP:
+            if UNIT not in attributes:
+                item.trial.set_user_attr(UNIT, unit)
+            steps = [line["max_step"] for line in lines if is_count(line.get("max_step"))]
+            if steps and attributes.get(OF_ALL) != steps[-1]:
+                item.trial.set_user_attr(OF_ALL, steps[-1])
+        return True
 
     def _is_kept(self, item: Running) -> bool:
         """Whether no pruner ends it: those that the others are measured by, where they are two."""
@@ -362,12 +383,16 @@ class StudyLoop:
         from optuna.trial import TrialState
 
         trial = item.trial
-        found = [best(epochs(lines, objective.metric), objective) for objective in self.objectives]
+        courses = [course(lines, objective.metric) for objective in self.objectives]
+        found = [
+            best(one.values, objective)
+            for one, objective in zip(courses, self.objectives, strict=True)
+        ]
         values = [pair for pair in found if pair is not None]
 
         if seen.state == COMPLETE and len(values) == len(found):
-            if values[0][0] != NO_EPOCH:
-                trial.set_user_attr("best_epoch", values[0][0])
+            if (unit := courses[0].unit) in (EPOCH, STEP):
+                trial.set_user_attr(f"best_{unit}", values[0][0])
             self._tell(item, lines, [value for _, value in values], TrialState.COMPLETE)
         elif item.pruning:
             self._tell(item, lines, None, TrialState.PRUNED)
@@ -414,9 +439,12 @@ class StudyLoop:
         missing = [
             objective.metric
             for objective in self.objectives
-            if best(epochs(lines, objective.metric), objective) is None
+            if best(course(lines, objective.metric).values, objective) is None
         ]
-        cause = seen.message or f"the trial reported no {' and no '.join(missing)}"
+        cause = seen.message
+        if not cause:
+            where = self.trials.looked(item.child, lines)
+            cause = f"the trial reported no {' and no '.join(missing)}: {where}"
         category = seen.category
         if seen.state == COMPLETE and not all(
             any(reports(line, metric) for line in lines) for metric in missing
@@ -471,8 +499,11 @@ class StudyLoop:
         values: list[float] | None,
         state: optuna.trial.TrialState,
     ) -> None:
-        done = [line["epoch"] for line in lines if isinstance(line.get("epoch"), int)]
+        done = [line["epoch"] for line in lines if is_count(line.get("epoch"))]
+        steps = [line["step"] for line in lines if is_count(line.get("step"))]
         item.trial.set_user_attr("epochs", max(done) + 1 if done else 0)
+        if steps and not done:
+            item.trial.set_user_attr("steps", max(steps))
         self.study.tell(item.trial, values, state=state)
         del self.running[item.number]
         self.changed()

@@ -13,12 +13,14 @@ counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_skill.conditions import acts, holds
 from mae_skill.errors import MaeError, SpecError, UsageError
+
+from mae_sdk.jobs.status import is_count
 
 if TYPE_CHECKING:
     from mae_sdk.automl.options import AutoMLOptions
@@ -148,35 +150,52 @@ def unstated(
 
 def reports(record: Mapping[str, Any], metric: str) -> bool:
     """Whether a status record names the metric, with a number or, if not finite, without one."""
-    return metric in (record.get("kpi") or {}) or metric in record
+    kpi = record.get("kpi")
+    return metric in (kpi if isinstance(kpi, Mapping) else {}) or metric in record
 
 
-NO_EPOCH = -1
-"""The epoch of a value that is said of the whole run, as a metric file's."""
+EPOCH, STEP, WHOLE = "epoch", "step", ""
+"""What the values of a metric are counted by; `WHOLE`: they are of the run, as a metric file's."""
 
 
-def epochs(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
-    """``(epoch, value)`` of the status records that report ``metric`` (in ``kpi`` or beside
-    ``epoch``): one per epoch, the last one wins. Where no record names an epoch, those of every
-    step or, without steps, the last value alone; all at `NO_EPOCH`."""
-    found: dict[int, float] = {}
-    steps: dict[int, float] = {}
+class Course(NamedTuple):
+    """The values of a metric in a run.
+
+    Attributes:
+        unit: `EPOCH`, `STEP` or `WHOLE`.
+        values: ``(epoch or step, value)`` in order; of the whole run, one at place 0.
+    """
+
+    unit: str
+    values: list[tuple[int, float]]
+
+
+def course(records: Iterable[Mapping[str, Any]], metric: str) -> Course:
+    """The values of the status records that report ``metric`` (in ``kpi`` or beside ``epoch``): one
+    per epoch, the last one wins; where no record names an epoch, one per step; where none names a
+    step either, the last one.
+    """
+    found: dict[str, dict[int, float]] = {EPOCH: {}, STEP: {}, WHOLE: {}}
     for record in records:
-        value = (record.get("kpi") or {}).get(metric, record.get(metric))
+        kpi = record.get("kpi")
+        value = (kpi if isinstance(kpi, Mapping) else {}).get(metric, record.get(metric))
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        epoch, step = record.get("epoch"), record.get("step")
-        if isinstance(epoch, int) and not isinstance(epoch, bool):
-            found[epoch] = float(value)
-        elif isinstance(step, int) and not isinstance(step, bool):
-            steps[step] = float(value)
-        else:
-            found[NO_EPOCH] = float(value)
-    if steps and not found.keys() - {NO_EPOCH}:
-        return [(NO_EPOCH, steps[step]) for step in sorted(steps)]
-    if len(found) > 1:
-        found.pop(NO_EPOCH, None)
-    return sorted(found.items())
+        unit = next((one for one in (EPOCH, STEP) if is_count(record.get(one))), WHOLE)
+        found[unit][record[unit] if unit else 0] = float(value)
+    unit = next((one for one in (EPOCH, STEP) if found[one]), WHOLE)
+    return Course(unit, sorted(found[unit].items()))
+
+
+def spread(values: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    """The values of a run by steps that a pruner is told of: each is a twentieth further on than
+    the one before it, so that a run of a million steps tells some three hundred.
+    """
+    last = -1
+    for step, value in values:
+        if step >= last + max(1, last // 20):
+            yield step, value
+            last = step
 
 
 def best(values: Sequence[tuple[int, float]], objective: Objective) -> tuple[int, float] | None:

@@ -1,19 +1,22 @@
 """The pruners of a study.
 
-A pruner's resource is the epoch, counted from 1; it compares the best values of trials so far.
-Optuna is imported inside functions only.
+A pruner's resource is the epoch, counted from 1, or the step of a runner that reports by steps
+alone; it compares the best values of trials so far. Optuna is imported inside functions only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import optuna
 
     from mae_sdk.automl.options import AutoMLOptions
+
+UNIT, OF_ALL = "unit", "of_all"
+"""User attributes of a trial that reports by steps: that it does, and how many there will be."""
 
 FIRST_SHARE = 0.4
 """Share of a run's epochs at the first rung that keeps one trial in `reduction_factor`."""
@@ -55,20 +58,28 @@ def pruner_name(options: AutoMLOptions, metrics: int, max_epochs: int | None) ->
     return "none" if max_epochs is not None and max_epochs <= least else kind
 
 
+_TOO_SHORT = "none: the runs are too short; a runner that reports steps alone is judged by these"
+
+
 def describe(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> str:
     """The pruner of a study in words: where it decides, and what goes on there."""
     kind = pruner_name(options, metrics, max_epochs)
     if kind == "none":
         if metrics > 1:
             return "none: there is more than one metric"
-        return "none" if options.pruner == "none" else "none: the runs are too short"
+        return "none" if options.pruner == "none" else _TOO_SHORT
     if kind == "successive_halving" and max_epochs is not None:
         going_on = rungs(max_epochs, options.min_epochs, options.reduction_factor)
         if not going_on:
-            return "none: the runs are too short"
+            return _TOO_SHORT
         places = ", ".join(f"{share:.0%} after {epoch}" for epoch, share in going_on.items())
         least = options.reduction_factor
         return f"{kind}: go on {places} epochs, once {least} trials got there"
+    if kind == "successive_halving" and options.min_epochs is None:
+        going_on = rungs(100, None, options.reduction_factor)
+        places = ", ".join(f"{share:.0%} after {part} %" for part, share in going_on.items())
+        least = options.reduction_factor
+        return f"{kind}: go on {places} of a complete run, once {least} trials got there"
     least = options.min_epochs or max(1, (max_epochs or 1) // 9)
     return f"{kind}: from {least} epochs on"
 
@@ -118,6 +129,8 @@ def make_pruner(
     from optuna import pruners
 
     kind = pruner_name(options, metrics, max_epochs)
+    if kind == "none" and metrics == 1 and options.pruner in (None, "successive_halving"):
+        kind = "successive_halving"  # too short in epochs, not in steps
     min_epochs = options.min_epochs or max(1, (max_epochs or 1) // 9)
     if kind == "none":
         return pruners.NopPruner()
@@ -125,27 +138,46 @@ def make_pruner(
         return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=min_epochs - 1)
     if kind == "hyperband":
         return pruners.HyperbandPruner(min_epochs, max_epochs or "auto", options.reduction_factor)
-    if max_epochs is None:
-        return pruners.SuccessiveHalvingPruner(min_epochs, options.reduction_factor)
-    return _halving(
-        rungs(max_epochs, options.min_epochs, options.reduction_factor), options.reduction_factor
-    )
+    return _halving(options, max_epochs)
 
 
-def _halving(shares: Mapping[int, float], min_trials: int) -> optuna.pruners.BasePruner:
-    """Asynchronous successive halving (arXiv 1810.05934) over given rungs.
+def _halving(options: AutoMLOptions, max_epochs: int | None) -> optuna.pruners.BasePruner:
+    """Asynchronous successive halving (arXiv 1810.05934) over the rungs of a run.
 
-    No rung decides among fewer than `min_trials` trials. Of two trials no third can be kept: in a
-    small search each would have to beat all before it, on a few early epochs. A decision is a
-    function of the stored reports alone: a restarted controller and every worker of a shared study
+    How long a run is in steps says its runner (``max_step``), else the longest complete trial.
+
+    No rung decides among fewer than ``reduction_factor`` trials. Of two trials no third can be
+    kept: in a small search each would have to beat all before it, on a few early epochs. A decision
+    is a function of what is stored alone: a restarted controller and every worker of a shared study
     decide alike.
     """
     from optuna.pruners import BasePruner
     from optuna.study import StudyDirection
     from optuna.trial import TrialState
 
+    factor = options.reduction_factor
+
+    def marks(
+        trial: optuna.trial.FrozenTrial, others: Sequence[optuna.trial.FrozenTrial]
+    ) -> dict[int, float]:
+        """The rungs of a trial, in what it counts by."""
+        by_step = UNIT in trial.user_attrs
+        if not by_step and max_epochs is not None:
+            return rungs(max_epochs, options.min_epochs, factor)
+        ended = [t for t in others if t.state == TrialState.COMPLETE and t.intermediate_values]
+        longest = max((max(t.intermediate_values) for t in ended), default=0)
+        whole = trial.user_attrs.get(OF_ALL, longest)
+        return rungs(whole, None if by_step else options.min_epochs, factor) if whole else {}
+
     class Halving(BasePruner):
         def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+            beside = [
+                t
+                for t in study.get_trials(deepcopy=False, states=states)
+                if t.number != trial.number and t.user_attrs.get(UNIT) == trial.user_attrs.get(UNIT)
+            ]
+            shares = marks(trial, beside)
             steps = sorted(trial.intermediate_values)
             before = steps[-2] if len(steps) > 1 else 0
             reached = [rung for rung in shares if steps and before < rung <= steps[-1]]
@@ -153,19 +185,14 @@ def _halving(shares: Mapping[int, float], min_trials: int) -> optuna.pruners.Bas
                 return False
             sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
             own = sign * trial.intermediate_values[steps[-1]]
-            states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-            others = [
-                t.intermediate_values
-                for t in study.get_trials(deepcopy=False, states=states)
-                if t.number != trial.number
-            ]
+            others = [t.intermediate_values for t in beside]
             for rung in reached:
                 there = [value_at(values, rung) for values in others]
                 ranked = sorted(
                     [own, *(sign * value for value in there if value is not None)], reverse=True
                 )
                 kept = max(1, math.floor(shares[rung] * len(ranked) + 1e-9))
-                if len(ranked) >= min_trials and own < ranked[kept - 1]:
+                if len(ranked) >= factor and own < ranked[kept - 1]:
                     return True
             return False
 

@@ -59,6 +59,7 @@ def write(
             "metrics": _by_metric(objectives, top.values),
             "directions": {objective.metric: objective.direction for objective in objectives},
             "best_epoch": top.user_attrs.get("best_epoch"),
+            **({"best_step": step} if (step := top.user_attrs.get("best_step")) else {}),
             "params": _parameters(top),
             "pareto": sorted(front),
         },
@@ -218,7 +219,9 @@ def _trial_table(
     objectives: Sequence[Objective],
     front: set[int],
 ) -> str:
-    """trials.csv: one row per trial."""
+    """trials.csv: one row per trial; with steps where a runner counts by them alone."""
+    by_step = any("steps" in one.user_attrs for one in study.get_trials(deepcopy=False))
+    counted = ["best_epoch", "epochs", *(["best_step", "steps"] if by_step else [])]
 
     def rows() -> Iterator[dict[str, Any]]:
         for trial in study.get_trials(deepcopy=False):
@@ -228,14 +231,14 @@ def _trial_table(
             if FAILED in attrs or LOST in attrs:
                 row["state"] = "LOST" if LOST in attrs else "FAILED"
             row |= _by_metric(objectives, values)
-            row |= {"best_epoch": attrs.get("best_epoch", ""), "epochs": attrs.get("epochs", "")}
+            row |= {name: attrs.get(name, "") for name in counted}
             row["seconds"] = "" if trial.duration is None else trial.duration.total_seconds()
             row |= {name: parameters.get(name, "") for name in names}
             row |= {"child": attrs.get("child", ""), "reason": attrs.get(FAILED) or attrs.get(LOST)}
             yield row | ({"pareto": trial.number in front} if len(objectives) > 1 else {})
 
     metrics = [objective.metric for objective in objectives]
-    columns = ["trial", "state", *metrics, "best_epoch", "epochs", "seconds", *names, "child"]
+    columns = ["trial", "state", *metrics, *counted, "seconds", *names, "child"]
     columns += ["reason"] + (["pareto"] if len(objectives) > 1 else [])
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")

@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from mae_sdk import files
 from mae_sdk.job import Job, ask, observe
-from mae_sdk.jobs import records
+from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs.command_words import command_for, follow_spec
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
-from mae_sdk.jobs.status import lines_of, status_files
+from mae_sdk.jobs.status import lines_of, metrics_of, status_files
 from mae_sdk.run.platform import platform_of, submit
 
 METRICS_VARIABLE = "MAE_TRIAL_METRICS"
@@ -187,12 +187,24 @@ class Trials:
 
     def lines(self, folder: Path) -> list[dict[str, Any]]:
         """The lines of a trial's ``status.json``, and what its runner wrote elsewhere."""
-        return lines_of(folder, self.study["launch"].get("metric_file"))
+        found = lines_of(folder)
+        if name := self.study["launch"].get("metric_file"):
+            metrics = [item["metric"] for item in self.study["objectives"]]
+            found += metric_file.lines(folder, name, metrics)
+        return found
+
+    def looked(self, folder: Path, lines: list[dict[str, Any]]) -> str:
+        """Where a metric that a trial did not report was looked for, and what is there."""
+        if name := self.study["launch"].get("metric_file"):
+            return metric_file.looked(folder, name)
+        known = metrics_of(lines)
+        return f"its status.json has {', '.join(known) or 'no metrics'}"
 
     def size(self, folder: Path) -> int:
-        """The bytes of its status files together: what grows when there is something to read."""
+        """The bytes of the files with its metrics: what grows when there is something to read."""
+        name = self.study["launch"].get("metric_file")
         total = 0
-        for path in status_files(folder):
+        for path in [*status_files(folder), *(metric_file.paths(folder, name) if name else ())]:
             with contextlib.suppress(OSError):
                 total += path.stat().st_size
         return total

@@ -248,14 +248,19 @@ def status_text(document: dict[str, Any]) -> str:
     shown |= progress_of(document.get("progress") or {})
     if best := document.get("best"):
         shown["best"] = "  ".join(
-            f"{name} {show(value['value'])} (epoch {value['epoch']})"
-            for name, value in best.items()
+            f"{name} {show(value['value'])} ({place_of(value)})" for name, value in best.items()
         )
     text = "\n".join([pairs(shown), *study_lines(document.get("study") or {})])
     if document["error"]:
         reason = {key: value for key, value in document["error"].items() if value}
         text += "\nerror:\n" + pairs(reason, "  ")
     return text
+
+
+def place_of(figure: Mapping[str, Any]) -> str:
+    """Where a figure is from: ``epoch 3``, or the step of a runner that counts by steps."""
+    unit = "step" if figure.get("epoch") is None else "epoch"
+    return f"{unit} {figure.get(unit)}"
 
 
 def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
@@ -276,6 +281,10 @@ def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
             parts.append(f"{seconds(line['time_per_epoch'])} of training an epoch")
         if line.get("eta"):
             parts.append(f"about {seconds(line['eta'])} left")
+    elif isinstance(step := line.get("step"), int):
+        of = f" of {line['max_step']}" if line.get("max_step") else ""
+        parts = parts if "kpi" not in line else []
+        parts.append(f"{step}{of} steps done")
     if line.get("date") and line.get("time"):
         parts.append(f"at {line['date']} {line['time']} UTC")
     found = {"progress": ", ".join(parts)} if parts else {}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from mae_skill.spelling import one_line as one_line_of
 
-from mae_sdk.cli.common import one_line, seconds, show
+from mae_sdk.cli.common import one_line, place_of, seconds, show
+from mae_sdk.jobs.status import counted
 
 if TYPE_CHECKING:
     from mae_sdk.job import Job
@@ -121,7 +122,7 @@ class LiveView:
         rows: list[Any] = [Text(f"{self.job.id}  {status['state']}  {waited}")]
 
         study = figures.get("study")
-        done, total, words = _trials(study) if study else _epochs(line)
+        done, total, words = _trials(study) if study else _done(line)
         if total:
             row = Table.grid(padding=(0, 1))
             row.add_row(ProgressBar(total=total, completed=done, width=30), Text(words))
@@ -144,7 +145,7 @@ class LiveView:
             status = trial.status()
             if status["state"] != "RUNNING":
                 continue
-            _, _, words = _epochs(status["progress"])
+            _, _, words = _done(status["progress"])
             name = trial.id.rpartition(".")[2]
             figures = _figures(status["progress"].get("kpi") or {})
             shown.append(f"{name}  {words or 'starting'}  {figures}".rstrip())
@@ -152,13 +153,13 @@ class LiveView:
         return [*shown[:MAX_RUNNING], *([f"and {more} more running"] if more > 0 else [])]
 
 
-def _epochs(line: dict[str, Any]) -> tuple[int, int, str]:
-    """Epochs that are done, all of them, and both in words with the time that is left."""
-    epoch, total = line.get("epoch"), line.get("max_epoch")
-    if not isinstance(epoch, int) or not isinstance(total, int):
+def _done(line: dict[str, Any]) -> tuple[int, int, str]:
+    """Epochs or steps that are done, all of them, and both in words with the time that is left."""
+    done, total, unit = counted(line)
+    if done is None:
         return 0, 0, ""
     left = f", about {seconds(line['eta'])} left" if line.get("eta") else ""
-    return epoch + 1, total, f"{epoch + 1}/{total} epochs{left}"
+    return done, total or 0, f"{done}/{total or '?'} {unit}s{left}"
 
 
 def _trials(study: dict[str, Any]) -> tuple[int, int, str]:
@@ -177,8 +178,7 @@ def _best(figures: dict[str, Any]) -> list[str]:
         return [f"best  {study['metric']} {show(top['value'])} (trial {top['trial']})"]
     best = figures.get("best") or {}
     said = "  ".join(
-        f"{one_line_of(name)} {show(one['value'])} (epoch {one['epoch']})"
-        for name, one in best.items()
+        f"{one_line_of(name)} {show(one['value'])} ({place_of(one)})" for name, one in best.items()
     )
     return [f"best  {said}"] if said else []
 

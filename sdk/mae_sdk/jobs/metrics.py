@@ -202,6 +202,7 @@ def study(
             "state": one.get("state"),
             "value": one.get(str(metric)),
             "epoch": one.get("best_epoch"),
+            **({"step": one["best_step"]} if one.get("best_step") is not None else {}),
             "params": {key: one[key] for key in parameters if one.get(key) is not None},
         }
     found |= _gap(found, images.get(str(metric)))
@@ -363,8 +364,9 @@ def study_lines(found: Mapping[str, Any]) -> list[str]:
         if one is None:
             continue
         text = f"{metric} {_short(one['value'])}"
-        if one.get("epoch") is not None:
-            text += f" at epoch {one['epoch']}"
+        place = next((word for word in ("epoch", "step") if one.get(word) is not None), None)
+        if place is not None:
+            text += f" at {place} {one[place]}"
         if not is_number(one["value"]):
             text = f"no {metric}: {str(one['state']).lower()}"
         who = f"trial {one['trial']}, {one['child']}" if name == "best" else "the spec as given"

@@ -124,7 +124,7 @@ class _LaunchFields(TypedDict):
 class Launch(_LaunchFields, total=False):
     """How the supervisor starts the ranks of a job.
 
-    ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: a JSON
+    ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: the
     file of the runner that holds its metrics. ``best``: the ``metric`` that its bundle, or its
     study, judges it by, and the ``direction``. ``spawns``: the runner is one process that starts
     its own workers, and is told of no ranks. ``words``: the command before the values of the spec

@@ -12,9 +12,9 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from mae_sdk import files
@@ -49,6 +49,21 @@ def is_number(value: Any) -> TypeGuard[float]:
         return is_real and math.isfinite(value)
     except OverflowError:  # an integer beyond every float
         return False
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value is the number of an epoch or step."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def counted(line: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
+    """What a status line says is done, of how many, and the unit: ``epoch``, else ``step``; None
+    where it says nothing of it."""
+    epoch, step = line.get("epoch"), line.get("step")
+    unit = "step" if is_count(step) and not is_count(epoch) else "epoch"
+    total = line.get(f"max_{unit}")
+    done = epoch + 1 if is_count(epoch) else step if is_count(step) else None
+    return done, total if is_count(total) and total else None, unit
 
 
 class StatusWriter:
@@ -139,20 +154,11 @@ def status_files(job_dir: Path) -> list[Path]:
     return [job_dir / "status.json", *sorted(nested)]
 
 
-def lines_of(job_dir: Path, metric_file: str | None = None) -> list[dict[str, Any]]:
-    """Every status line of a job whose folder is here, oldest first.
-
-    Args:
-        metric_file: the name of a JSON file in which the runner leaves its metrics.
-    """
+def lines_of(job_dir: Path) -> list[dict[str, Any]]:
+    """Every status line of a job whose folder is here, oldest first."""
     own, *others = status_files(job_dir)
     nested = [line for path in others for line in read_status(path)]
-    found = together(read_status(own), nested)
-    for path in sorted(job_dir.glob(f"**/{PurePath(metric_file).name}")) if metric_file else ():
-        with contextlib.suppress(OSError, ValueError):
-            if numbers := _numbers(parse_json(read_small(path))):
-                found.append({"status": RUNNING, "kpi": numbers})
-    return found
+    return together(read_status(own), nested)
 
 
 def lines_from(names: Iterable[str], read: Callable[[str], str]) -> list[dict[str, Any]]:
@@ -180,17 +186,17 @@ def together(own: list[dict[str, Any]], nested: list[dict[str, Any]]) -> list[di
 
 def _as_ours(line: dict[str, Any]) -> dict[str, Any]:
     """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``."""
-    numbers = {**_numbers(line.get("graphical")), **_numbers(line.get("kpi"))}
-    return {**line, "kpi": numbers} if numbers else line
+    found = {**numbers(line.get("graphical")), **numbers(line.get("kpi"))}
+    return {**line, "kpi": found} if found else line
 
 
-def _numbers(value: Any, prefix: str = "") -> dict[str, Any]:
+def numbers(value: Any, prefix: str = "") -> dict[str, Any]:
     """The numbers inside a mapping, by dotted names; text that is a number is one."""
     found: dict[str, Any] = {}
-    for name, item in value.items() if isinstance(value, dict) else ():
+    for name, item in value.items() if isinstance(value, Mapping) else ():
         key = f"{prefix}{name}"
-        if isinstance(item, dict):
-            found |= _numbers(item, f"{key}.")
+        if isinstance(item, Mapping):
+            found |= numbers(item, f"{key}.")
         elif isinstance(item, str):
             with contextlib.suppress(ValueError):
                 found[key] = finite(float(item))

@@ -356,6 +356,7 @@ def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
     from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
     from mae_sdk.job import OUT_OF_SIGHT
+    from mae_sdk.jobs.status import counted
 
     job = _job(skill, arguments)
     deadline = time.monotonic() + arguments.get("seconds", DEFAULT_WAIT)
@@ -372,9 +373,8 @@ def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
         line = job.status()["progress"]
         if say is not None and line != last:
             last = line
-            done, total = line.get("epoch"), line.get("max_epoch")
-            done = done + 1 if isinstance(done, int) else 0
-            say(done, total if isinstance(total, int) else None, _progress_text(line))
+            done, total, _ = counted(line)
+            say(done or 0, total, _progress_text(line))
         if time.monotonic() >= deadline:
             document = {**answers.status(job), "waiting": "it goes on"}
             return {**document, "next": [f"wait job_id={job.id}", f"logs job_id={job.id}"]}
@@ -388,7 +388,11 @@ def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def _progress_text(line: Mapping[str, Any]) -> str:
     """The newest status line in a few words, with its figures."""
-    figures = [f"{name} {value:.4g}" for name, value in (line.get("kpi") or {}).items() if value]
+    from mae_sdk.jobs.status import is_number
+
+    kpi = line.get("kpi")
+    found = kpi.items() if isinstance(kpi, Mapping) else ()
+    figures = [f"{name} {value:.4g}" for name, value in found if is_number(value)]
     return "  ".join([str(line.get("message") or "waiting to start"), *figures[:6]])[:400]
 
 

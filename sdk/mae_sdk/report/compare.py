@@ -104,14 +104,14 @@ def curves(first: Facts, second: Facts) -> Section | None:
         ]
         figures.append(_figure(title, series, "step"))
     names = dict.fromkeys(
-        str(name) for facts in both for line in facts.epochs for name in mapping(line.get("kpi"))
+        str(name) for facts in both for line in facts.marks for name in mapping(line.get("kpi"))
     )
     for name in names:
         series = [
-            Series(facts.id, facts.of_epochs(name), color, dots=True)
+            Series(facts.id, facts.curve_of(name), color, dots=True)
             for color, facts in enumerate(both)
         ]
-        figures.append(_figure(name, series, "epoch"))
+        figures.append(_figure(name, series, first.unit))
     drawn = [one for one in figures if one is not None]
     return Section("Curves", [Figures(drawn)]) if drawn else None
 

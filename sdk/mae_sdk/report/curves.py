@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mae_sdk.jobs.metrics import mapping
-from mae_sdk.jobs.status import is_number
+from mae_sdk.jobs.status import is_count, is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table
 from mae_sdk.report.charts import Marker, Options, Series
@@ -37,11 +37,15 @@ def curves(facts: Facts) -> Section | None:
     return Section("Curves", [Figures(found)])
 
 
+def _axis(facts: Facts) -> str:
+    """What the curves are drawn over: steps, or the epochs of a runner that names no steps."""
+    return "step" if any(is_count(line.get("step")) for line in facts.marks) else "epoch"
+
+
 def _step_of(facts: Facts) -> dict[int, float]:
     """Epoch → the step that it ended at, so that epochs and steps share an axis."""
-    return {
-        line["epoch"]: line["step"] for line in facts.epochs if isinstance(line.get("step"), int)
-    }
+    axis = _axis(facts)
+    return {line[facts.unit]: line[axis] for line in facts.marks if is_count(line.get(axis))}
 
 
 def _on_steps(facts: Facts, curve: Curve) -> Curve:
@@ -52,14 +56,14 @@ def _on_steps(facts: Facts, curve: Curve) -> Curve:
 def loss(facts: Facts) -> Figure | None:
     """The loss of every step behind the means of the epochs."""
     steps = facts.steps.get("train_loss_step", [])
-    means = {name: _on_steps(facts, facts.of_epochs(name)) for name in _LOSSES}
+    means = {name: _on_steps(facts, facts.curve_of(name)) for name in _LOSSES}
     series = [Series("each step", steps, 0, faint=True)] if steps else []
     series += [
         Series(name, points, place, dots=len(points) <= 40)
         for place, (name, points) in enumerate(means.items())
         if points
     ]
-    drawing = charts.lines(series, Options("Loss", markers=_best_marker(facts)))
+    drawing = charts.lines(series, Options("Loss", x=_axis(facts), markers=_best_marker(facts)))
     if drawing is None:
         return None
     table = _epoch_table(facts, [name for name, points in means.items() if points], "Loss")
@@ -77,14 +81,14 @@ def _best_marker(facts: Facts) -> list[Marker]:
 def quality(facts: Facts) -> list[Figure]:
     """Every other metric that an epoch reports: accuracies and IoU together, the rest apart."""
     names: list[str] = []
-    for line in facts.epochs:
+    for line in facts.marks:
         for name, value in mapping(line.get("kpi")).items():
             if is_number(value) and name not in (*_LOSSES, *names):
                 names.append(str(name))
     shares = [
         name
         for name in names
-        if name not in _ERRORS and all(0 <= v <= 1 for _, v in facts.of_epochs(name))
+        if name not in _ERRORS and all(0 <= v <= 1 for _, v in facts.curve_of(name))
     ]
     rest = [name for name in names if name not in shares]
     figures = []
@@ -96,10 +100,10 @@ def quality(facts: Facts) -> list[Figure]:
 
 def _metric_figure(facts: Facts, title: str, names: Sequence[str]) -> Figure | None:
     series = [
-        Series(name, _on_steps(facts, facts.of_epochs(name)), place, dots=True)
+        Series(name, _on_steps(facts, facts.curve_of(name)), place, dots=True)
         for place, name in enumerate(names[: charts.COLORS])
     ]
-    drawing = charts.lines(series, Options(title, markers=_best_marker(facts)))
+    drawing = charts.lines(series, Options(title, x=_axis(facts), markers=_best_marker(facts)))
     if drawing is None:
         return None
     shown = title if len(names) > 1 or title not in names else names[0]
@@ -138,7 +142,7 @@ def throughput(facts: Facts) -> Figure | None:
         return None
     points = [
         (line["epoch"], float(images) / line["time_per_epoch"])
-        for line in facts.epochs
+        for line in facts.marks
         if is_number(line.get("time_per_epoch")) and line["time_per_epoch"] > 0
     ]
     options = Options("Throughput", x="epoch", zero=True, height=210)
@@ -154,7 +158,7 @@ def memory(facts: Facts) -> Figure | None:
     """The largest memory so far, at the end of every epoch."""
     points = [
         (line["epoch"], line["peak_memory_mb"])
-        for line in facts.epochs
+        for line in facts.marks
         if is_number(line.get("peak_memory_mb"))
     ]
     options = Options("Memory", x="epoch", zero=True, height=210)
@@ -175,12 +179,11 @@ def _few(rows: Sequence[Any]) -> list[Any]:
 
 
 def _epoch_table(facts: Facts, names: Sequence[str], title: str) -> Table:
-    columns = {name: dict(facts.of_epochs(name)) for name in names}
+    columns = {name: dict(facts.curve_of(name)) for name in names}
     epochs = sorted({epoch for points in columns.values() for epoch in points})
     rows = [[int(e), *(number(columns[name].get(e)) for name in names)] for e in _few(epochs)]
-    return Table(
-        ["epoch", *names], rows, f"{title}: numbers", tuple(range(len(names) + 1)), collapsed=True
-    )
+    head, numeric = [facts.unit, *names], tuple(range(len(names) + 1))
+    return Table(head, rows, f"{title}: numbers", numeric, collapsed=True)
 
 
 def _step_table(points: Curve, name: str) -> Table:

@@ -19,12 +19,12 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk.files import parse_json
-from mae_sdk.job import Job, RemoteJob, beside, content_of
+from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
 from mae_sdk.jobs.records import JobRecord
-from mae_sdk.jobs.status import is_number, parse_status
+from mae_sdk.jobs.status import is_count, is_number
 
 MAX_JOBS = 20
 """Of a chain."""
@@ -130,8 +130,11 @@ class Facts:
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:
-        """``status.json``."""
-        return parse_status(self.text("status.json"))
+        """``status.json``, and what its runner says in files of its own."""
+        try:
+            return lines_said_by(self.job)
+        except MaeError:
+            return []
 
     @cached_property
     def figures(self) -> dict[str, Any]:
@@ -165,14 +168,15 @@ class Facts:
         return self.document(f"{self.action}/metrics.json")
 
     @cached_property
-    def epochs(self) -> list[dict[str, Any]]:
-        """The newest status line of every epoch, in order."""
-        found: dict[int, dict[str, Any]] = {}
-        for line in self.lines:
-            epoch = line.get("epoch")
-            if isinstance(epoch, int) and not isinstance(epoch, bool):
-                found[epoch] = line
-        return [found[epoch] for epoch in sorted(found)]
+    def unit(self) -> str:
+        """What its runner counts by: ``epoch``, or ``step`` where no line names an epoch."""
+        return "epoch" if any(is_count(line.get("epoch")) for line in self.lines) else "step"
+
+    @cached_property
+    def marks(self) -> list[dict[str, Any]]:
+        """The newest status line of every epoch, or of every step, in order."""
+        found = {line[self.unit]: line for line in self.lines if is_count(line.get(self.unit))}
+        return [found[number] for number in sorted(found)]
 
     @cached_property
     def steps(self) -> dict[str, Curve]:
@@ -188,11 +192,11 @@ class Facts:
                 continue
         return {name: sorted(points.items()) for name, points in curves.items()}
 
-    def of_epochs(self, metric: str) -> Curve:
-        """(epoch, value) of a metric."""
+    def curve_of(self, metric: str) -> Curve:
+        """(epoch or step, value) of a metric."""
         return [
-            (line["epoch"], value)
-            for line in self.epochs
+            (line[self.unit], value)
+            for line in self.marks
             if is_number(value := mapping(line.get("kpi")).get(metric))
         ]
 

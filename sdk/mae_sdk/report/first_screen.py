@@ -91,10 +91,10 @@ def _progress(facts: Facts) -> Card:
         records.UNKNOWN: "out of sight",
     }
     lines = []
-    if facts.epochs:
-        line = facts.epochs[-1]
-        done, of = line["epoch"] + 1, line.get("max_epoch")
-        lines.append(f"{done} of {of} epochs done" if of else f"{done} epochs done")
+    if facts.marks:
+        line = facts.marks[-1]
+        done, of = line[facts.unit] + (facts.unit == "epoch"), line.get(f"max_{facts.unit}")
+        lines.append(f"{done} of {of} {facts.unit}s done" if of else f"{done} {facts.unit}s done")
         if is_number(line.get("eta")) and facts.is_running and line["eta"]:
             lines.append(f"about {seconds(line['eta'])} left")
         lines += [f"{name} {number(value)}" for name, value in mapping(line.get("kpi")).items()]

@@ -160,15 +160,16 @@ def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure
 
 
 def _learning_curves(facts: Facts, rows: Sequence[Mapping[str, Any]], metric: str) -> Figure | None:
-    """The metric of each trial over its epochs; a pruned one is dashed where it ended."""
-    series = []
+    """The metric of each trial over its epochs or steps; a pruned one is dashed where it ended."""
+    series, unit = [], "epoch"
     for row in rows[:200]:
         child = beside(facts.job, str(row.get("child")))
         if child is None:
             continue
         trial = facts_of(child, child.record, "")
-        points = trial.of_epochs(metric)
+        points = trial.curve_of(metric)
         if points:
+            unit = trial.unit
             pruned = str(row.get("state")) == "PRUNED"
             series.append((points[-1][1], Series("", points, 1 if pruned else 0, dashed=pruned)))
     series.sort(key=lambda pair: pair[0])
@@ -178,10 +179,10 @@ def _learning_curves(facts: Facts, rows: Sequence[Mapping[str, Any]], metric: st
             first = next((one for one in drawn if one.color == color), None)
             if first is not None:
                 first.label = word
-    drawing = charts.lines(drawn, Options(f"{metric} over epochs", x="epoch", height=260))
+    drawing = charts.lines(drawn, Options(f"{metric} over {unit}s", x=unit, height=260))
     if drawing is None:
         return None
-    return Figure("Learning curves", drawing, f"{metric} of {len(drawn)} trials over their epochs")
+    return Figure("Learning curves", drawing, f"{metric} of {len(drawn)} trials over their {unit}s")
 
 
 def importance(facts: Facts, metric: str) -> list[Block]:

@@ -1,0 +1,114 @@
+"""The file in which a runner leaves its metrics (``metric_file`` of its entry), as status lines.
+
+It may be one JSON document, a list of records, JSON lines, one record each, or CSV with a head. A
+record's ``epoch`` and ``step`` place it; its other numbers are metrics, nested ones by dotted
+names. A metric that stands nested is found by its last word too, where only one number has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mae_sdk.files import parse_json, read_small
+from mae_sdk.jobs.status import RUNNING, is_count, numbers, parse_status
+
+MAX_BYTES = 1 << 28
+MAX_NAMED = 8
+
+_STEPS = ("step", "global_step", "iteration", "iter")
+_NOT_ITS_OWN = frozenset({"automl", "inputs", "ptm"})
+"""Folders of a job that hold what its runner did not write."""
+
+
+def paths(job_dir: Path, name: str) -> list[Path]:
+    """The files of a job that are this one: those of its path, else all of its name."""
+    wanted = PurePosixPath(name)
+    found = [
+        path
+        for path in sorted(job_dir.glob(f"**/{wanted.name}"))
+        if not _NOT_ITS_OWN & set(path.relative_to(job_dir).parts[:1]) and path.is_file()
+    ]
+    parts = [part for part in wanted.parts if part not in ("/", ".", "..")]
+    return [path for path in found if list(path.parts[-len(parts) :]) == parts] or found
+
+
+def lines(job_dir: Path, name: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """What the file says as status lines; none where it cannot be read.
+
+    Args:
+        metrics: the names that are looked for.
+    """
+    wanted = list(metrics)
+    found = []
+    for path in paths(job_dir, name):
+        with contextlib.suppress(OSError, ValueError):
+            found += [_line(one, wanted) for one in _records(read_small(path, MAX_BYTES))]
+    return [line for line in found if line.get("kpi")]
+
+
+def looked(job_dir: Path, name: str) -> str:
+    """What is there of the file, in words: for a metric that was not found."""
+    there = paths(job_dir, name)
+    if not there:
+        return f"there is no file {name} below {job_dir.name}"
+    said = []
+    for path in there:
+        shown = path.relative_to(job_dir)
+        try:
+            records = list(_records(read_small(path, MAX_BYTES)))
+        except (OSError, ValueError):
+            said.append(f"{shown} cannot be read: expected JSON, JSON lines or CSV")
+            continue
+        names = list(dict.fromkeys(key for one in records for key in numbers(one)))
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        said.append(f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}")
+    return "; ".join(said)
+
+
+def _records(text: str) -> Iterator[Mapping[str, Any]]:
+    """The records of a file.
+
+    Raises:
+        ValueError: it is none of the forms.
+    """
+    try:
+        document = parse_json(text)
+    except ValueError:
+        document = parse_status(text)  # a line that is being written is left out
+        if not document:
+            document = _table(text)
+    for one in document if isinstance(document, list) else [document]:
+        if isinstance(one, Mapping):
+            yield one
+
+
+def _table(text: str) -> list[Mapping[str, Any]]:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows or not any(numbers(row) for row in rows):
+        raise ValueError("no table")
+    return [{**row, **{key: _count(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]
+
+
+def _count(cell: Any) -> int | None:
+    return int(cell) if isinstance(cell, str) and cell.strip().isdecimal() else None
+
+
+def _line(record: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"status": RUNNING}
+    if is_count(record.get("epoch")):
+        found["epoch"] = record["epoch"]
+    step = next((record[key] for key in _STEPS if is_count(record.get(key))), None)
+    if step is not None:
+        found["step"] = step
+    found |= {key: record[key] for key in ("max_epoch", "max_step") if is_count(record.get(key))}
+    kpi = numbers({key: value for key, value in record.items() if key not in ("epoch", *_STEPS)})
+    for name in metrics:
+        ends = [key for key in kpi if key.endswith(f".{name}")]
+        if name not in kpi and len(ends) == 1:
+            kpi[name] = kpi[ends[0]]
+    return {**found, "kpi": kpi}

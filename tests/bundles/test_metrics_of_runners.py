@@ -1,0 +1,197 @@
+"""The metrics of runners of other makes: files of several forms, and runs that count by steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mae_sdk import Skill
+from mae_sdk.automl.objectives import STEP, course, spread
+from mae_sdk.automl.options import parse
+from mae_sdk.automl.pruner import OF_ALL, UNIT, describe, make_pruner
+from mae_sdk.cli.common import place_of, progress_of
+from mae_sdk.job import Job
+from mae_sdk.jobs import metric_file
+from mae_sdk.jobs.status import counted
+from mae_skill.errors import MaeError
+from mae_skill.reader import dump_yaml
+
+FORMS = {
+    "a document": ('{"cost": 0.5, "deep": {"other": 1}}', {"cost": 0.5, "deep.other": 1}),
+    "nested": ('{"test": {"cost": 0.5}, "n": "7"}', {"test.cost": 0.5, "cost": 0.5, "n": 7.0}),
+    "lines": ('{"step": 1, "cost": 1.0}\n{"step": 2, "cost": 0.5}\n{"st', {"cost": 0.5}),
+    "a list": ('[{"epoch": 0, "cost": 1}, {"epoch": 1, "cost": 0.5}]', {"cost": 0.5}),
+    "a table": ("step,cost,note\n10,1.0,a\n20,0.5,b\n", {"cost": 0.5}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_metric_file_is_read_in_its_form(tmp_path: Path, form: str) -> None:
+    text, expected = FORMS[form]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "m.json").write_text(text)
+    assert metric_file.lines(tmp_path, "m.json", ["cost"])[-1]["kpi"] == expected
+
+
+def test_epochs_and_steps_of_a_metric_file_are_those_of_its_records(tmp_path: Path) -> None:
+    text = "".join(json.dumps({"global_step": at, "loss": 1 / at}) + "\n" for at in (5, 10))
+    (tmp_path / "m.jsonl").write_text(text)
+    found = metric_file.lines(tmp_path, "m.jsonl", ["loss"])
+    assert course(found, "loss") == (STEP, [(5, 0.2), (10, 0.1)])
+
+
+def test_of_several_files_of_one_name_the_path_says_which(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 2), ("inputs", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.json").write_text(json.dumps({"cost": value}))
+    assert [one["kpi"]["cost"] for one in metric_file.lines(tmp_path, "a/m.json")] == [1]
+    assert [one["kpi"]["cost"] for one in metric_file.lines(tmp_path, "m.json")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no file m.json below"),
+        ('{"loss": 1, "deep": {"x": 2}}', "m.json has loss, deep.x"),
+        ("no table", "m.json cannot be read: expected JSON, JSON lines or CSV"),
+        ("{}", "m.json has no numbers"),
+    ],
+)
+def test_a_metric_that_is_not_found_is_said_with_what_is_there(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / "m.json").write_text(text)
+    assert said in metric_file.looked(tmp_path, "m.json")
+
+
+RUNNER = r"""
+import json, os, sys, time
+spec = json.load(open(sys.argv[1]))["train"]
+top = os.environ["MAE_JOB_DIR"]
+with open(os.path.join(top, "log.jsonl"), "a") as file:
+    for step in range(10, 110, 10):
+        value = spec["lr"] * step
+        file.write(json.dumps({"step": step, "max_step": 100, "val": {"score": value}}) + "\n")
+        file.flush()
+        if spec["pause"]:
+            time.sleep(spec["pause"] if spec["lr"] < 0.4 else 0)
+"""
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle whose runner leaves JSON lines by step and knows nothing of epochs."""
+    for name in ("references", "schemas"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run.py").write_text(RUNNER)
+    entry = {
+        "command": "python3 {bundle_dir}/run.py {config_path}",
+        "config_format": "json",
+        "metric": "score",
+        "metric_direction": "maximize",
+        "metric_file": "log.jsonl",
+    }
+    info = {"name": "steps", "automl_enabled": True, "actions": {"train": entry}}
+    (folder / "references" / "skill_info.yaml").write_text(dump_yaml(info))
+    template = {"train": {"lr": 0.5, "pause": 0.0}}
+    (folder / "references" / "spec_template_train.yaml").write_text(dump_yaml(template))
+    lr = {"type": "number", "default": 0.5, "minimum": 0.0, "maximum": 1.0, "automl_enabled": True}
+    fields = {"lr": lr, "pause": {"type": "number", "default": 0.0}}
+    schema = {
+        "automl_default_parameters": ["train.lr"],
+        "properties": {"train": {"type": "object", "properties": fields}},
+        "default": template,
+    }
+    (folder / "schemas" / "train.schema.json").write_text(json.dumps(schema))
+    return folder
+
+
+@pytest.fixture
+def skill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Skill:
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+    return Skill(write_bundle(tmp_path / "bundle"))
+
+
+def rows_of(job: Job) -> list[dict[str, str]]:
+    with (job.folder / "automl" / "trials.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_study_of_a_runner_that_counts_by_steps_prunes_by_them(
+    skill: Skill, tmp_path: Path
+) -> None:
+    ranges = {"train.lr": {"choices": [0.5, 0.9, 0.1, 0.2]}}
+    options: dict[str, Any] = {"max_trials": 4, "sampler": "grid", "concurrency": 1}
+    plan = skill.plan(
+        "train", automl={**options, "ranges": ranges}, spec_overrides={"train.pause": 0.1}
+    )
+    job = skill.create_job(plan)
+    job.wait(60)
+    rows = rows_of(job)
+    assert "PRUNED" in {row["state"] for row in rows}
+    pruned = next(row for row in rows if row["state"] == "PRUNED")
+    assert float(pruned["train.lr"]) < 0.5
+    assert int(pruned["steps"]) < 100
+    best = job.figures()["study"]["best"]
+    assert (best["value"] >= 50, best["step"]) == (True, 100)
+    page = job.report(tmp_path / "report.html").path
+    assert "score over steps" in page.read_text()
+
+
+def test_a_metric_that_the_trials_do_not_report_is_named_with_the_file(skill: Skill) -> None:
+    plan = skill.plan("train", automl={"max_trials": 3, "metric": "accuracy:maximize"})
+    job = skill.create_job(plan)
+    with pytest.raises(MaeError, match=r"reported no accuracy: log.jsonl has step, .*val.score"):
+        job.wait(60)
+
+
+def test_a_runner_that_counts_by_steps_is_shown_by_them(skill: Skill, tmp_path: Path) -> None:
+    job = skill.create_job(skill.plan("train", automl_policy="off")).wait(30)
+    assert [row["step"] for row in job.history()] == list(range(10, 110, 10))
+    assert place_of(job.figures()["best"]["score"]) == "step 100"
+    assert "100 of 100 steps done" in progress_of(job.status()["progress"])["progress"]
+    text = job.report(tmp_path / "report.html").path.read_text()
+    assert "score" in text
+
+
+def test_what_a_line_says_is_done_is_counted_by_its_own_unit() -> None:
+    assert counted({"step": 40, "max_step": 100}) == (40, 100, "step")
+    assert counted({"epoch": 1, "step": 40, "max_epoch": 3}) == (2, 3, "epoch")
+    assert counted({"message": "starting"}) == (None, None, "epoch")
+    line = {"step": 40, "max_step": 100, "kpi": {"a": 1}}
+    assert progress_of(line)["progress"] == "40 of 100 steps done"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["max_step", "by the first complete trial"])
+def test_the_rungs_of_steps_are_shares_of_a_whole_run(known: bool) -> None:
+    study = optuna.create_study(
+        direction="maximize", pruner=make_pruner(parse({}), 1, 1), sampler=None
+    )
+    ended = []
+    for quality in (1.0, 0.9, 0.8, 0.7):
+        trial = study.ask()
+        trial.set_user_attr(UNIT, STEP)
+        if known:
+            trial.set_user_attr(OF_ALL, 200)
+        last = 0
+        for step in range(10, 201, 10):
+            last = step
+            trial.report(quality * step, step)
+            if step < 200 and trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, quality)
+        ended.append(last)
+    assert ended == [200, 200, 20, 20]
+    assert "steps" in describe(parse({}), 1, 1)
+
+
+def test_a_run_of_very_many_steps_tells_the_pruner_a_few_hundred() -> None:
+    told = list(spread([(step, 0.0) for step in range(100_000)]))
+    assert len(told) < 400
+    assert told[:3] == [(0, 0.0), (1, 0.0), (2, 0.0)]
