@@ -109,7 +109,9 @@ def test_a_field_is_explained_and_a_run_made_before_it_resumes(copy: Copy) -> No
                 "    beta2: OpenUnit": '    eps: float = spec_field(1e-8, "ε of AdamW.", gt=0.0)\n'
             },
             "runners/mae_runners/training/optim.py": {
-                "        betas=(float(optim.momentum)": "        eps=optim.eps,\n"
+                "    return torch.optim.AdamW(": (
+                    '    ready = [{**group, "eps": optim.eps} for group in ready]\n'
+                )
             },
         },
     )
@@ -249,7 +251,10 @@ def test_an_export_format_is_written_and_compared_with_the_model(copy: Copy) -> 
     copy.change(
         "an export format",
         {
-            "skill/mae_skill/spec/export.py": {'"torch_export", "triton"]': '"frozen", '},
+            "skill/mae_skill/spec/export.py": {
+                '"triton"]\n\n_GRAPH': '"frozen", ',
+                '"triton"]}\n_ONNX': '"frozen", ',
+            },
             "runners/mae_runners/deploy/torch_formats.py": {
                 '"triton": ".onnx"}': '"frozen": ".ts", ',
                 '            if kind == "torchscript":\n': (
