@@ -83,7 +83,8 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     if root.holds(plan.job_id):
         job.notices += notice_of_plan(bundle, plan, job)
     else:
-        recheck(bundle, plan)
+        if not plan.is_counted:
+            recheck(bundle, plan)
         fetch(plan.inferred)
         _unpack(bundle, plan)
         _follow_spec(plan)

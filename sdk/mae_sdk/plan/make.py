@@ -45,7 +45,7 @@ from mae_sdk.plan.launch_record import (
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
 from mae_sdk.plan.machine import Machine, count_of, describe, price_of
-from mae_sdk.plan.plan import ParentRef, Plan
+from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
 from mae_sdk.plan.sources import locate, no_match
@@ -454,7 +454,7 @@ def choose_open_fields(draft: Draft) -> None:
         seconds = seconds_of_a_run(seconds, request.automl)
     draft.layers.recipe = {}
     values, draft.reasons = recommend(draft.bundle, draft.layers, survey, seconds, draft.pace)
-    if not _is_counted(survey.sources):
+    if not is_counted(survey.sources):
         raise UsageError(
             "the auto recipe looks at the images, and those behind a URL are not to be fetched",
             field="recipe",
@@ -462,10 +462,6 @@ def choose_open_fields(draft: Draft) -> None:
             expected="a plan that counts them: without --no-count",
         )
     draft.layers.recipe = nested(values)
-
-
-def _is_counted(sources: Mapping[str, Mapping[str, Any]]) -> bool:
-    return all(seen.get("counted", True) for seen in sources.values())
 
 
 def trials_in_a_row(options: Mapping[str, Any]) -> float:
@@ -754,7 +750,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         options.setdefault("timeout", seconds)
     auto: dict[str, Any] = {}
     too_long = None
-    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and _is_counted(plan.sources):
+    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and plan.is_counted:
         share = seconds and seconds_of_a_run(seconds, plan.request.automl)
         auto, _ = recommend(draft.bundle, draft.layers, survey, share)
         given = cost.time_of(bundle.info, plan).get("seconds_total")
@@ -857,8 +853,6 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
     Raises:
         MaeError: as `make_plan`; the data is missing, empty, or does not fit the spec.
     """
-    if all(seen.get("counted", True) for seen in plan.sources.values()):
-        return
     try:
         schema = bundle.schema(plan.action)
     except MaeError:

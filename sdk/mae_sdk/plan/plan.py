@@ -45,6 +45,11 @@ class ParentRef:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+def is_counted(sources: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a plan has counted all of these sources."""
+    return all(seen.get("counted", True) for seen in sources.values())
+
+
 @dataclass
 class Plan:
     """A job that has not been launched: everything it will be, and why.
@@ -96,6 +101,11 @@ class Plan:
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps per epoch of one training run; None where the data is not counted."""
         return self.facts.steps_per_epoch
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether all data was counted; else that is left to the launch."""
+        return is_counted(self.sources)
 
     @property
     def nodes(self) -> int:
