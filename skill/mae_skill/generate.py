@@ -175,7 +175,7 @@ def _union(into: dict[str, Any], branch: dict[str, Any]) -> None:
 
 
 def manifest(schemas: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> dict[str, Any]:
-    """``manifest.json``: which schema, template and knobs each action has."""
+    """``manifest.json``: which schema, template and parameters each action has."""
     actions = {}
     for action, schema in schemas.items():
         actions[action] = {

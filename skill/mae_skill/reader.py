@@ -99,7 +99,7 @@ class _Document:
             raise SpecError(
                 f"{self.source} holds a value that contains itself",
                 field=_dotted(path),
-                expected="an alias to what stands before it",
+                expected="an alias to an earlier value",
                 hint=_line(node),
             )
 

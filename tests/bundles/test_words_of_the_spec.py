@@ -225,7 +225,7 @@ def test_a_study_of_a_command_without_a_spec_has_its_trials_values_among_their_w
 def test_a_search_of_what_no_word_tells_is_refused(made: Made, tmp_path: Path) -> None:
     skill = made(args={name: key for name, key in ARGS.items() if name != "--steps"})
     asked = {"parameters": ["train.lr", "train.steps"]}
-    with pytest.raises(SpecError, match="not told") as caught:
+    with pytest.raises(SpecError, match="does not receive") as caught:
         planned(skill, tmp_path, automl_policy="on", automl=asked)
     assert (caught.value.got, caught.value.expected) == (["train.steps"], "train.lr")
 
@@ -234,7 +234,7 @@ def test_without_a_searched_word_a_run_is_plain_and_says_why(made: Made, tmp_pat
     skill = made(args={"--out": "results_dir"})
     plan = planned(skill, tmp_path, automl_policy=None)
     assert plan.study is None
-    assert "told of no parameter that trials differ in" in str(plan.policy.reason)
+    assert "receives no parameter that trials differ in" in str(plan.policy.reason)
 
 
 def test_where_args_name_the_options_other_fields_are_no_words_and_that_is_said(
@@ -243,8 +243,8 @@ def test_where_args_name_the_options_other_fields_are_no_words_and_that_is_said(
     skill = made()
     plan = planned(skill, tmp_path, spec_overrides={"data.tags": ["x"]})
     assert not [word for word in plan.launch["command"] if "tags" in word]
-    assert [one for one in plan.notices if one.endswith("is not told of data.tags")]
-    assert not any("not told" in one for one in planned(skill, tmp_path).notices)
+    assert [one for one in plan.notices if one.endswith("does not receive data.tags")]
+    assert not any("does not receive" in one for one in planned(skill, tmp_path).notices)
 
 
 def test_validate_agrees_with_a_plan_on_what_data_and_a_parent_fill(

@@ -8,9 +8,10 @@ speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from mae_sdk.data.survey import shared_images
@@ -80,8 +81,8 @@ LISTED = 5
 MOST_VALUES = 2**29
 """Of the features of patches that an attentive probe is given, 2 GiB: beyond, there is none."""
 
-MOST_VALUES = 2**29
-"""Of the features of patches that an attentive probe is given, 2 GiB: beyond, there is none."""
+
+Said = TypeVar("Said")
 
 
 def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
@@ -132,20 +133,83 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Walked(Generic[Said]):
+    """One walk of all ranks over the images.
+
+    Attributes:
+        places: of the images, in the order of `answers`, which are what each batch was given;
+            empty but on the first rank.
+        first: one input image of this rank.
+        unreadable: names of images that could not be read.
+    """
+
+    places: list[int]
+    answers: list[Said]
+    first: Tensor | None
+    unreadable: list[str]
+
+    @property
+    def order(self) -> list[int]:
+        """The indices that put the images in the source's order."""
+        return sorted(range(len(self.places)), key=self.places.__getitem__)
+
+
+def walk(
+    spec: ExperimentSpec,
+    context: RunContext,
+    runtime: Runtime,
+    ranks: Ranks,
+    images: EvalImages,
+    sums: ClassificationMetrics | MultiLabelMetrics,
+    answer: Callable[[Tensor, Mapping[str, Tensor]], Said],
+) -> Walked[Said]:
+    """Runs the model over this rank's share of the images, adds to `sums`, and joins what the ranks
+    have; no image is counted twice.
+
+    Args:
+        answer: what to keep of a batch, from logits ``[B, C]`` and the batch.
+    """
+    size = artifact.batch_size(spec.evaluate, spec)
+    said: list[tuple[list[int], Said]] = []
+    first: Tensor | None = None
+    with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
+        for batch in images.batches(size, rank=context.rank, world=context.world_size):
+            first = batch["input"][:1] if first is None else first
+            logits = run_batch(runtime, batch["input"])
+            sums.add(logits, batch["label"])
+            said.append((batch["index"].tolist(), answer(logits, batch)))
+            progress.advance()
+
+    sums.join(ranks)
+    answers = [one for part in ranks.gather_on_first(said) for one in part]
+    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
+    return Walked(
+        [place for places, _ in answers for place in places],
+        [one for _, one in answers],
+        first,
+        unreadable,
+    )
+
+
+def judged_images(spec: ExperimentSpec, runtime: Runtime) -> EvalImages:
+    """The labeled images that a classifier is judged on."""
+    meta = runtime.meta
+    return EvalImages(
+        spec,
+        artifact.need_source(spec, "val_data_sources", "evaluate"),
+        meta,
+        labeled=True,
+        classes=meta.classes,
+        labels=table_of(spec.dataset, "val", several=meta.multi_label),
+    )
+
+
 def evaluate_classifier(
     spec: ExperimentSpec, context: RunContext, runtime: Runtime, ranks: Ranks
 ) -> tuple[dict[str, Any], list[Path]]:
     """Metrics of a classifier, summed over ranks without counting an image twice."""
-    meta = runtime.meta
-    source = artifact.need_source(spec, "val_data_sources", "evaluate")
-    images = EvalImages(
-        spec,
-        source,
-        meta,
-        labeled=True,
-        classes=meta.classes,
-        labels=table_of(spec.dataset, "val", several=False),
-    )
+    meta, images = runtime.meta, judged_images(spec, runtime)
     classes = artifact.class_names(meta, images.dataset.classes)
     if not meta.classes and context.is_main and (order := by_position(classes)):
         context.warn(f"evaluate.checkpoint: {order}")
@@ -157,22 +221,12 @@ def evaluate_classifier(
         )
     sums = ClassificationMetrics(len(classes), confusion=True)
     notable = Notable()
-    said: list[tuple[list[int], Leading]] = []
 
-    size = artifact.batch_size(spec.evaluate, spec)
-    first: Tensor | None = None
-    with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
-        for batch in images.batches(size, rank=context.rank, world=context.world_size):
-            first = batch["input"][:1] if first is None else first
-            logits = run_batch(runtime, batch["input"])
-            sums.add(logits, batch["label"])
-            notable.add(logits, batch["label"], batch["index"])
-            said.append((batch["index"].tolist(), Leading.of(logits, LISTED)))
-            progress.advance()
+    def leading(logits: Tensor, batch: Mapping[str, Tensor]) -> Leading:
+        notable.add(logits, batch["label"], batch["index"])
+        return Leading.of(logits, LISTED)
 
-    sums.join(ranks)
-    answers = ranks.gather_on_first(said)
-    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
+    walked = walk(spec, context, runtime, ranks, images, sums, leading)
     parts = ranks.gather_on_first((notable.mistakes, notable.uncertain))
     if not context.is_main:
         return {}, []
@@ -182,32 +236,28 @@ def evaluate_classifier(
         show_gradients(spec, context, runtime, images, classes)
     metrics = {
         "ACC_top5": None,  # says nothing of five classes or fewer
-        **sums.summary(source),
+        **sums.summary(spec.dataset.val_data_sources),
         "reliability": sums.reliability,
         "images": sums.images,
         **class_metrics(sums.confusion, classes, sums.areas),
-        "unreadable": unreadable,
-        "speed": speed(runtime, first),
+        "unreadable": walked.unreadable,
+        "speed": speed(runtime, walked.first),
     }
-    table = answered([one for part in answers for one in part], images, classes, context)
+    table = answered(walked, images, classes, context)
     return metrics, [table, *write_confusion(sums.confusion, classes, context.action_dir)]
 
 
 def answered(
-    parts: Sequence[tuple[list[int], Leading]],
-    images: EvalImages,
-    classes: list[str],
-    context: RunContext,
+    walked: Walked[Leading], images: EvalImages, classes: list[str], context: RunContext
 ) -> Path:
-    """``results.csv`` of the places of images and what was said of them, in the source's order."""
-    places = [place for some, _ in parts for place in some]
+    """``results.csv`` of what was said of the images, in the source's order."""
     return write_results(
         context.action_dir,
-        [images.dataset.path(place) for place in places],
-        Leading.joined([leading for _, leading in parts]),
+        [images.dataset.path(place) for place in walked.places],
+        Leading.joined(walked.answers),
         classes,
-        order=sorted(range(len(places)), key=places.__getitem__),
-        true=true_labels(images.dataset, places, classes),
+        order=walked.order,
+        true=true_labels(images.dataset, walked.places, classes),
     )
 
 
@@ -216,57 +266,33 @@ def evaluate_labels(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Metrics of a classifier whose images may be of several classes, at the thresholds that the
     model brings."""
-    meta = runtime.meta
-    source = artifact.need_source(spec, "val_data_sources", "evaluate")
-    images = EvalImages(
-        spec,
-        source,
-        meta,
-        labeled=True,
-        classes=meta.classes,
-        labels=table_of(spec.dataset, "val", several=True),
-    )
+    meta, images = runtime.meta, judged_images(spec, runtime)
     classes = artifact.class_names(meta, images.dataset.classes)
     sums = MultiLabelMetrics(len(classes), meta.thresholds or [0.5] * len(classes))
-    said: list[tuple[list[int], Tensor]] = []
-
-    size = artifact.batch_size(spec.evaluate, spec)
-    first: Tensor | None = None
-    with context.progress(-(-len(images) // (size * context.world_size)), "evaluate") as progress:
-        for batch in images.batches(size, rank=context.rank, world=context.world_size):
-            first = batch["input"][:1] if first is None else first
-            logits = run_batch(runtime, batch["input"])
-            sums.add(logits, batch["label"])
-            said.append((batch["index"].tolist(), logits))
-            progress.advance()
-
-    sums.join(ranks)
-    unreadable = sorted({path for part in ranks.gather(images.dataset.corrupt) for path in part})
-    answers = [one for part in ranks.gather_on_first(said) for one in part]
+    walked = walk(spec, context, runtime, ranks, images, sums, lambda logits, batch: logits)
     if not context.is_main:
         return {}, []
     if spec.evaluate.gradient_maps:
         context.warn("evaluate.gradient_maps: not drawn of a model of several labels")
-    places = [place for some, _ in answers for place in some]
     assert meta.cuts is not None
     table = write_label_results(
         context.action_dir,
-        [images.dataset.path(place) for place in places],
-        torch.cat([logits for _, logits in answers]),
+        [images.dataset.path(place) for place in walked.places],
+        torch.cat(walked.answers),
         meta.cuts,
         classes,
         LISTED,
-        order=sorted(range(len(places)), key=places.__getitem__),
-        true=true_labels(images.dataset, places, classes),
+        order=walked.order,
+        true=true_labels(images.dataset, walked.places, classes),
     )
     return {
-        **sums.summary(source),
+        **sums.summary(spec.dataset.val_data_sources),
         "reliability": sums.reliability,
         "images": sums.images,
         "per_class": sums.per_class(classes),
         "definitions": LABEL_DEFINITIONS,
-        "unreadable": unreadable,
-        "speed": speed(runtime, first),
+        "unreadable": walked.unreadable,
+        "speed": speed(runtime, walked.first),
     }, [table]
 
 

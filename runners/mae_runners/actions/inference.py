@@ -82,6 +82,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
                 answers = answer(runtime, batch["input"], kind, pooled=k > 0)
                 rows += zip(batch["index"].tolist(), answers, strict=True)
                 progress.advance()
+
         parts = ranks.gather_on_first(rows)
         bad = ranks.gather_on_first(images.dataset.corrupt)
     if not context.is_main:
@@ -92,23 +93,8 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
     positions = [index for index, _ in done]
     folder, files = context.action_dir, []
     if classifies:
-        names = artifact.class_names(runtime.meta, None)
         scores = torch.from_numpy(np.stack([found.logits for _, found in done]))
-        true = true_labels(images.dataset, positions, names)
-        top_k, sort = int(spec.inference.top_k), spec.inference.sort == "uncertainty"
-        if cuts := runtime.meta.cuts:
-            order = nearest_thresholds_first(scores, cuts) if sort else None
-            files.append(
-                write_label_results(
-                    folder, paths, scores, cuts, names, top_k, order=order, true=true
-                )
-            )
-            show_labels(folder, images, positions, scores, cuts, names, int(spec.train.seed))
-        else:
-            order = Leading.of(scores, 2).least_certain_first() if sort else None
-            leading = Leading.of(scores, top_k)
-            files.append(write_results(folder, paths, leading, names, order=order, true=true))
-            show_answers(folder, images, positions, scores, names, int(spec.train.seed))
+        files.append(write_classes(spec, runtime, images, positions, scores, folder))
     if kind is not None:
         features = np.stack([found.features for _, found in done])
         files += write_embeddings(folder, paths, features)
@@ -196,6 +182,34 @@ def answer(runtime: Runtime, images: Tensor, kind: str | None, *, pooled: bool) 
     written = arrays[kind] if kind else [None] * count
     near = arrays["pooled"] if pooled else [None] * count
     return [Answer(*row) for row in zip(logits, written, near, strict=True)]
+
+
+def write_classes(
+    spec: ExperimentSpec,
+    runtime: Runtime,
+    images: EvalImages,
+    positions: list[int],
+    scores: Tensor,
+    folder: Path,
+) -> Path:
+    """``results.csv`` of logits ``[N, C]`` of the images at `positions`, and some of them in the
+    report's gallery."""
+    names, seed = artifact.class_names(runtime.meta, None), int(spec.train.seed)
+    paths = [images.dataset.path(index) for index in positions]
+    true = true_labels(images.dataset, positions, names)
+    top_k, sort = int(spec.inference.top_k), spec.inference.sort == "uncertainty"
+    if cuts := runtime.meta.cuts:
+        order = nearest_thresholds_first(scores, cuts) if sort else None
+        table = write_label_results(
+            folder, paths, scores, cuts, names, top_k, order=order, true=true
+        )
+        show_labels(folder, images, positions, scores, cuts, names, seed)
+        return table
+
+    order = Leading.of(scores, 2).least_certain_first() if sort else None
+    table = write_results(folder, paths, Leading.of(scores, top_k), names, order=order, true=true)
+    show_answers(folder, images, positions, scores, names, seed)
+    return table
 
 
 def write_embeddings(folder: Path, paths: list[str], features: np.ndarray) -> list[Path]:

@@ -84,7 +84,7 @@ class KeyedDataset(Dataset[dict[str, Any]], ABC):
 
     @cached_property
     def pixel_bytes(self) -> int:
-        """About how many bytes a pixel takes: of the first image that can be read."""
+        """About how many bytes one pixel takes: of the first image that can be read."""
         for index in range(min(len(self), 4)):
             with contextlib.suppress(MaeError):
                 pixels = decode(self.source.read(index), "", self.reading)

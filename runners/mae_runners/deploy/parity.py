@@ -149,8 +149,7 @@ def compare(
         candidate = np.where(finite, candidate, 0.0)
 
     flat, other = reference.reshape(count, -1), candidate.reshape(count, -1)
-    norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(other, axis=1)
-    cosine = np.where(norms > 0, (flat * other).sum(axis=1) / np.maximum(norms, 1e-300), 0.0)
+    cosine = _cosines(flat, other)
     if cosine.min() < thresholds.min_cosine:
         failures.append(
             f"cosine {cosine.min():.6f} of image {int(cosine.argmin())} is below "
@@ -171,11 +170,7 @@ def compare(
 
     agreement = None
     if logits:
-        said, answered = (
-            outputs.argmax(axis=1) if cuts is None else outputs >= np.asarray(cuts)
-            for outputs in (reference, candidate)
-        )
-        agreement = float((said == answered).mean())
+        agreement = _agreement(reference, candidate, cuts)
         if agreement < thresholds.min_top1_agreement:
             failures.append(
                 f"{'top-1' if cuts is None else 'label'} agreement {agreement:.4f} is below "
@@ -193,6 +188,21 @@ def compare(
         worst_element=[int(i) for i in np.unravel_index(element, reference.shape[1:])],
         failures=failures,
     )
+
+
+def _cosines(one: Floats, other: Floats) -> Floats:
+    """Cosine of each row of two matrices [N, D]: [N]; 0 for a row of zeros."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.where(norms > 0, (one * other).sum(axis=1) / np.maximum(norms, 1e-300), 0.0)
+
+
+def _agreement(reference: Floats, candidate: Floats, cuts: Sequence[float] | None) -> float:
+    """The share of equal answers: of the largest logits, or of logits above their `cuts`."""
+    expected, answered = (
+        outputs.argmax(axis=1) if cuts is None else outputs >= np.asarray(cuts)
+        for outputs in (reference, candidate)
+    )
+    return float((expected == answered).mean())
 
 
 def _check_reference(reference: Floats) -> None:

@@ -186,13 +186,7 @@ def build_engine(
         timing_cache = None
 
     listener = _listener(trt, verbose)
-    builder = trt.Builder(listener)
-    if builder is None:
-        raise DependencyError(
-            f"{PACKAGES[backend]} cannot start: {listener.last}",
-            field="gen_trt_engine.backend",
-            got=backend,
-        )
+    builder = _builder(trt, backend, listener)
     network = _typed_network(trt, builder)
     parser = trt.OnnxParser(network, listener)
     _parse(parser, model, engine_path.parent, PACKAGES[backend])
@@ -224,6 +218,22 @@ def build_engine(
     }
     write_json(sidecar(engine_path), description)
     return description
+
+
+def _builder(trt: Any, backend: str, listener: Any) -> Any:
+    """The library's builder.
+
+    Raises:
+        DependencyError: it cannot start.
+    """
+    builder = trt.Builder(listener)
+    if builder is None:
+        raise DependencyError(
+            f"{PACKAGES[backend]} cannot start: {listener.last}",
+            field="gen_trt_engine.backend",
+            got=backend,
+        )
+    return builder
 
 
 def _config(

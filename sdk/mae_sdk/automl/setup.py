@@ -100,15 +100,12 @@ def describe(
     auto_spec = _with(bounded, auto or {}, keys, parsed)
     if auto_spec is not None:
         auto_spec = followed(bounded, auto_spec, links, fixed=auto or {})
-    if auto_spec is not None and any(
-        get_dotted(auto_spec, key, None) != get_dotted(bounded, key, None)
-        for key in incomparable(schema, metrics)
-    ):
-        auto_spec = None
-        notes.append(
-            f"the auto recipe is not tried: {metrics[0]} does not compare across what it changes; "
-            "recipe auto makes it the spec of every trial"
-        )
+        if not _compare(bounded, auto_spec, incomparable(schema, metrics)):
+            auto_spec = None
+            notes.append(
+                f"the auto recipe is not tried: {metrics[0]} does not compare across what it "
+                "changes; recipe auto makes it the spec of every trial"
+            )
     more = [str(key) for key in (info or {}).get("auto_recipe_parameters") or ()]
     more = more if auto_spec is not None else []
     if auto_spec is not None and auto_first:
@@ -123,13 +120,7 @@ def describe(
         for metric, reason in unstated(schema, bounded, metrics).items()
     ]
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
-    if parsed.sampler == "grid":
-        from mae_sdk.automl.proposals import grid_size
-
-        size = grid_size(space, parsed, auto_spec is not None)
-        notes.append(
-            f"the grid has {size} trials, trial 0 included; max_trials is {parsed.max_trials}"
-        )
+    notes += _size_of_grid(space, parsed, auto_spec is not None)
 
     fits = max(1, len(devices or ()) // max(1, processes))
     concurrency = fits if parsed.concurrency == "auto" else parsed.concurrency
@@ -146,6 +137,25 @@ def describe(
     if references:
         study["references"] = links
     return study
+
+
+def _compare(one: Mapping[str, Any], other: Mapping[str, Any], keys: Collection[str]) -> bool:
+    """Whether the metrics of two specs compare: these fields are the same."""
+    return all(get_dotted(one, key, None) == get_dotted(other, key, None) for key in keys)
+
+
+def _size_of_grid(space: SearchSpace, options: AutoMLOptions, with_auto: bool) -> list[str]:
+    """A note of how many trials a grid has.
+
+    Raises:
+        UsageError: it is too large.
+    """
+    if options.sampler != "grid":
+        return []
+    from mae_sdk.automl.proposals import grid_size
+
+    size = grid_size(space, options, with_auto)
+    return [f"the grid has {size} trials, trial 0 included; max_trials is {options.max_trials}"]
 
 
 def followed(

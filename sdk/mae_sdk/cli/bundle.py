@@ -178,7 +178,7 @@ def mcp(skill_dir: str | None, as_json: bool) -> None:
         raise DependencyError(
             "the MCP SDK is not installed", field="mcp", hint="pip install 'mae-skill[mcp]'"
         )
-    from mae_sdk.mcp_server import serve
+    from mae_sdk.mcp_server.protocol import serve
 
     serve(skill_dir)
 

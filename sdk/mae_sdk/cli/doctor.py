@@ -37,7 +37,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
     lines.append(pairs(document["versions"]))
 
     devices = document["devices"]
-    gpus = f"{len(devices['gpus'])} × {devices['gpu_model'] or 'model not told'}"
+    gpus = f"{len(devices['gpus'])} × {devices['gpu_model'] or 'model unknown'}"
     memory = "unknown" if devices["memory_mb"] is None else size(devices["memory_mb"] * 2**20)
     shown = {"gpus": gpus if devices["gpus"] else "none", "cpu_cores": devices["cpu_cores"]}
     lines.append(pairs({**shown, "memory": memory}))

@@ -55,113 +55,121 @@ class AutoMLOption(click.Option):
         return super().get_help_record(ctx)
 
 
+_SPEC = (
+    click.argument("action", metavar="ACTION"),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    click.option(
+        "-e",
+        "--experiment_spec",
+        "spec",
+        metavar="FILE",
+        help="A spec, YAML or JSON; - is stdin. Default: the action's template.",
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        help="A published recipe as the base (`mae get-spec train --list-recipes`), or auto: "
+        "what is open is fitted to data, device and budget.",
+    ),
+    click.option(
+        "--budget",
+        metavar="TIME",
+        help="Time of a run that --recipe auto works to: 10m, 2h, 8gpuh. "
+        "Default: 10m on a CPU, 8h on a GPU.",
+    ),
+)
+_DATA = (
+    click.option(
+        "--train-datasets",
+        metavar="URI",
+        multiple=True,
+        help="Training images: a folder, an archive, or a pattern of names such as "
+        "'shards/{000..015}.tar'; may be repeated.",
+    ),
+    click.option(
+        "--eval-dataset",
+        metavar="URI",
+        multiple=True,
+        help="Validation images, likewise; may be repeated.",
+    ),
+    click.option(
+        "--inference-dataset",
+        metavar="URI",
+        multiple=True,
+        help="Images to predict, likewise; may be repeated.",
+    ),
+    click.option(
+        "--source",
+        metavar="NAME=URI",
+        multiple=True,
+        help="A data source of another name, as the bundle's data_sources have it; repeatable.",
+    ),
+)
+_MODEL = (
+    click.option(
+        "--parent", metavar="JOB", help="The job whose model this one takes: an id or a prefix."
+    ),
+    click.option(
+        "--checkpoint",
+        metavar="POLICY",
+        help="Which of the parent's checkpoints: best (default), latest or epoch:N.",
+    ),
+    click.option(
+        "--foreign-parent",
+        is_flag=True,
+        help="Take the model of a parent that was made with another bundle.",
+    ),
+    click.option(
+        "--ptm",
+        metavar="PATH",
+        help="Pretrained weights for fine-tuning: a path, a URL or hf://ORG/NAME.",
+    ),
+)
+_SEARCH = (
+    click.option("--automl-policy", metavar="auto|on|off", help="Training is AutoML unless off."),
+    click.option(
+        "--request",
+        metavar="TEXT",
+        help="The person's own words: 'no search', 'just train', 'turn off AutoML' and the "
+        "like turn AutoML off for this run. The plan says what was understood.",
+    ),
+    click.option(
+        "--automl",
+        metavar="KEY=VALUE",
+        multiple=True,
+        cls=AutoMLOption,
+    ),
+)
+_PLACE = (
+    click.option(
+        "--env", metavar="K=V", multiple=True, help="Environment of the job; may be repeated."
+    ),
+    click.option(
+        "--platform",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        help="Where the job runs; `mae platforms` lists them.",
+    ),
+    click.option(
+        "--platform-option",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="A setting of the platform, e.g. partition=gpu; may be repeated.",
+    ),
+    click.option(
+        "--idempotency-key",
+        metavar="K",
+        help="The same key returns the first job made with it, and starts nothing twice.",
+    ),
+    skill_dir_option,
+    results_root_option,
+    json_option,
+)
+
+
 def _job_options(command: _Command) -> _Command:
-    options = [
-        click.argument("action", metavar="ACTION"),
-        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
-        click.option(
-            "-e",
-            "--experiment_spec",
-            "spec",
-            metavar="FILE",
-            help="A spec, YAML or JSON; - is stdin. Default: the action's template.",
-        ),
-        click.option(
-            "--recipe",
-            metavar="NAME",
-            help="A published recipe as the base (`mae get-spec train --list-recipes`), or auto: "
-            "what is open is fitted to data, device and budget.",
-        ),
-        click.option(
-            "--budget",
-            metavar="TIME",
-            help="Time of a run that --recipe auto works to: 10m, 2h, 8gpuh. "
-            "Default: 10m on a CPU, 8h on a GPU.",
-        ),
-        click.option(
-            "--train-datasets",
-            metavar="URI",
-            multiple=True,
-            help="Training images: a folder, an archive, or a pattern of names such as "
-            "'shards/{000..015}.tar'; may be repeated.",
-        ),
-        click.option(
-            "--eval-dataset",
-            metavar="URI",
-            multiple=True,
-            help="Validation images, likewise; may be repeated.",
-        ),
-        click.option(
-            "--inference-dataset",
-            metavar="URI",
-            multiple=True,
-            help="Images to predict, likewise; may be repeated.",
-        ),
-        click.option(
-            "--source",
-            metavar="NAME=URI",
-            multiple=True,
-            help="A data source of another name, as the bundle's data_sources have it; repeatable.",
-        ),
-        click.option(
-            "--parent", metavar="JOB", help="The job whose model this one takes: an id or a prefix."
-        ),
-        click.option(
-            "--checkpoint",
-            metavar="POLICY",
-            help="Which of the parent's checkpoints: best (default), latest or epoch:N.",
-        ),
-        click.option(
-            "--foreign-parent",
-            is_flag=True,
-            help="Take the model of a parent that was made with another bundle.",
-        ),
-        click.option(
-            "--ptm",
-            metavar="PATH",
-            help="Pretrained weights for fine-tuning: a path, a URL or hf://ORG/NAME.",
-        ),
-        click.option(
-            "--automl-policy", metavar="auto|on|off", help="Training is AutoML unless off."
-        ),
-        click.option(
-            "--request",
-            metavar="TEXT",
-            help="The person's own words: 'no search', 'just train', 'turn off AutoML' and the "
-            "like turn AutoML off for this run. The plan says what was understood.",
-        ),
-        click.option(
-            "--automl",
-            metavar="KEY=VALUE",
-            multiple=True,
-            cls=AutoMLOption,
-        ),
-        click.option(
-            "--env", metavar="K=V", multiple=True, help="Environment of the job; may be repeated."
-        ),
-        click.option(
-            "--platform",
-            metavar="NAME",
-            default="local",
-            show_default=True,
-            help="Where the job runs; `mae platforms` lists them.",
-        ),
-        click.option(
-            "--platform-option",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="A setting of the platform, e.g. partition=gpu; may be repeated.",
-        ),
-        click.option(
-            "--idempotency-key",
-            metavar="K",
-            help="The same key returns the first job made with it, and starts nothing twice.",
-        ),
-        skill_dir_option,
-        results_root_option,
-        json_option,
-    ]
-    for option in reversed(options):
+    for option in reversed((*_SPEC, *_DATA, *_MODEL, *_SEARCH, *_PLACE)):
         command = option(command)
     return command
 

@@ -73,7 +73,7 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
 
 
 def reads(words: Words) -> frozenset[str] | None:
-    """The fields that the command is told of; None: all of them."""
+    """The fields that the command receives; None: all of them."""
     text = " ".join(words["command"])
     if "{config_path}" in text or "{job_dir}" in text or words.get("options") == {}:
         return None

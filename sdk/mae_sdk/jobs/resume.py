@@ -21,7 +21,7 @@ def _say_anew(job_dir: Path, why: str, newest: Path | None) -> None:
     if newest is None:
         return
     with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
-        log.write(f"--- {why}: {newest.name} is there, and this run is not told of it ---\n")
+        log.write(f"--- {why}: {newest.name} is there, and this run does not receive it ---\n")
 
 
 def _is_told(

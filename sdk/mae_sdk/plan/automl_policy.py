@@ -159,9 +159,7 @@ def _decided(bundle: Bundle, action: str, explicit: str | None, metric_given: bo
     if not (bundle.info.get("automl_enabled") or entry.get("automl_enabled") is True):
         return Decision(False, "auto", "the bundle does not enable AutoML")
     if entry.get("mode") in ("args", "passthrough") and not _tells_of_trials(bundle, action):
-        reason = (
-            f"its command (mode: {entry['mode']}) is told of no parameter that trials differ in"
-        )
+        reason = f"its command (mode: {entry['mode']}) receives no parameter that trials differ in"
         return Decision(False, "auto", reason)
     for what, read in (("schema", bundle.schema), ("spec template", bundle.template)):
         try:

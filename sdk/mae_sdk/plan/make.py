@@ -569,6 +569,23 @@ def plan_of(draft: Draft) -> Plan:
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
+    take_nodes(draft, plan)
+    estimate(bundle, plan)
+    if draft.decision.automl:
+        describe_study(draft, plan, layers.schema, survey)
+    warn_of_disk(plan, draft.job_dir)
+    estimate_time(bundle, plan)
+    if draft.request.on is not None:
+        estimate_machine(plan, Machine.of(draft.request.on))
+    return plan
+
+
+def take_nodes(draft: Draft, plan: Plan) -> None:
+    """The nodes that the spec asks for, where the platform has several.
+
+    Raises:
+        UsageError: it has fewer.
+    """
     most = draft.resources.nodes
     if plan.nodes > 1 and most == 1:
         plan.warnings.append(only_one_node(plan.action, plan.nodes))
@@ -576,23 +593,20 @@ def plan_of(draft: Draft) -> Plan:
         raise too_many_nodes(plan.action, plan.nodes, most)
     elif plan.nodes > 1:
         plan.launch["nodes"] = plan.nodes
+
     per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
     if per_node.isdigit() and int(per_node) > plan.launch["processes"]:
         plan.notices.append(
             f"NUM_GPU_PER_NODE={per_node} is not used: the number of GPUs of a job is in its spec"
         )
-    estimate(bundle, plan)
-    if draft.decision.automl:
-        describe_study(draft, plan, layers.schema, survey)
-    warn_of_disk(plan, draft.job_dir)
-    estimate_time(bundle, plan)
-    if draft.request.on is not None:
-        machine = Machine.of(draft.request.on)
-        plan.estimates["machine"] = describe(machine, plan, draft.request.price)
-        plan.estimates["time"]["basis"] += "; without the exchange of gradients"
-        if plan.estimates["machine"].get("fits") is False:
-            plan.warnings.append(too_large(machine, plan.estimates["machine"]))
-    return plan
+
+
+def estimate_machine(plan: Plan, machine: Machine) -> None:
+    """What the run takes of a machine that is described, and whether it fits."""
+    plan.estimates["machine"] = describe(machine, plan, plan.request.price)
+    plan.estimates["time"]["basis"] += "; without the exchange of gradients"
+    if plan.estimates["machine"].get("fits") is False:
+        plan.warnings.append(too_large(machine, plan.estimates["machine"]))
 
 
 def not_told(draft: Draft, plan: Plan) -> list[str]:
@@ -600,7 +614,7 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
     told = _told(draft.bundle, plan)
     left = sorted(draft.layers.given - told) if told is not None else []
     known = [key for key in left if get_dotted(plan.spec, key) not in (None, "")]
-    return [f"the command of {plan.action} is not told of {', '.join(known)}"] if known else []
+    return [f"the command of {plan.action} does not receive {', '.join(known)}"] if known else []
 
 
 def _told(bundle: Bundle, plan: Plan) -> frozenset[str] | None:
@@ -610,7 +624,7 @@ def _told(bundle: Bundle, plan: Plan) -> frozenset[str] | None:
 
 
 def _refuse_untold(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> None:
-    """Refuse a search of what the trials' commands are not told of: all would be the same.
+    """Refuse a search of what the trials' commands do not receive: all would be the same.
 
     Raises:
         SpecError: a parameter is none of their options.
@@ -620,7 +634,7 @@ def _refuse_untold(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> None
     left = [] if told is None else [name for name in names if name not in told]
     if told is not None and left:
         raise SpecError(
-            "the command is not told of what the study searches",
+            "the command does not receive what the study searches",
             field="automl.parameters",
             got=left,
             expected=", ".join(name for name in names if name in told) or "an option in `args`",

@@ -70,21 +70,9 @@ def locate(
         for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(row, Mapping)
     }
-    values: dict[str, Any] = {}
-    errors: list[MaeError] = []
     rows = {key: row for key, row in rows.items() if row.get("source")}
-    taken = {str(row["source"]) for row in rows.values()}
-    for name, source in sources.items():
-        if source is not None and name not in taken:
-            expected = ", ".join(sorted(taken)) if taken else "no data source"
-            errors.append(
-                UsageError(
-                    f"{action} does not read this source",
-                    field=name,
-                    got=_shown(source),
-                    expected=expected,
-                )
-            )
+    values: dict[str, Any] = {}
+    errors = _not_read(action, sources, {str(row["source"]) for row in rows.values()})
     for key, row in rows.items():
         name = str(row.get("source"))
         source = sources.get(name)
@@ -121,6 +109,20 @@ def locate(
         elif found:
             values[key] = found if several else found[0]
     return values, errors
+
+
+def _not_read(
+    action: str, sources: Mapping[str, SourceArg], taken: Collection[str]
+) -> list[MaeError]:
+    """The errors of sources that were given and that the action does not take."""
+    expected = ", ".join(sorted(taken)) or "no data source"
+    return [
+        UsageError(
+            f"{action} does not read this source", field=name, got=_shown(source), expected=expected
+        )
+        for name, source in sources.items()
+        if source is not None and name not in taken
+    ]
 
 
 def _type_of(inputs: Any, key: str) -> str | None:

@@ -53,11 +53,11 @@ def sections(facts: Facts) -> list[Section]:
     ]
     record = facts.document("automl/study.json")
     objectives = [mapping(one) for one in as_list(record.get("objectives"))]
-    knobs = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
+    parameters = [mapping(one) for one in as_list(mapping(record.get("space")).get("knobs"))]
     found = [winner(facts, study)]
     if rows and objectives:
-        found.append(history(facts, rows, objectives, knobs))
-        found.append(table(rows, objectives, knobs, study))
+        found.append(history(facts, rows, objectives, parameters))
+        found.append(table(rows, objectives, parameters, study))
     return [one for one in found if one is not None]
 
 
@@ -110,7 +110,7 @@ def history(
     facts: Facts,
     rows: Sequence[Mapping[str, Any]],
     objectives: Sequence[Mapping[str, Any]],
-    knobs: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Mapping[str, Any]],
 ) -> Section:
     """How the study went: history, learning curves, importance, parallel coordinates, front."""
     metric = str(objectives[0].get("metric"))
@@ -118,7 +118,7 @@ def history(
     figures = [_history(rows, metric, up), _learning_curves(facts, rows, metric)]
     blocks: list[Block] = [Figures([one for one in figures if one is not None])]
     blocks += importance(facts, metric)
-    drawing = _parallel(rows, knobs, metric, up)
+    drawing = _parallel(rows, parameters, metric, up)
     if drawing is not None:
         blocks.append(drawing)
     if len(objectives) > 1:
@@ -203,7 +203,10 @@ def importance(facts: Facts, metric: str) -> list[Block]:
 
 
 def _parallel(
-    rows: Sequence[Mapping[str, Any]], knobs: Sequence[Mapping[str, Any]], metric: str, up: bool
+    rows: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Mapping[str, Any]],
+    metric: str,
+    up: bool,
 ) -> Figure | None:
     known = [row for row in rows if is_number(row.get("trial"))]
     values = [row.get(metric) if is_number(row.get(metric)) else None for row in known]
@@ -219,8 +222,8 @@ def _parallel(
         if row.get("state") == "COMPLETE" and good[place] is not None
     ]
     best = max(complete, key=lambda place: good[place] or 0.0) if complete else None
-    names = [str(knob.get("name")) for knob in knobs][:9]
-    logs = {str(knob.get("name")): bool(knob.get("log")) for knob in knobs}
+    names = [str(parameter.get("name")) for parameter in parameters][:9]
+    logs = {str(parameter.get("name")): bool(parameter.get("log")) for parameter in parameters}
     columns = [Axis(name, [row.get(name) for row in known], logs[name]) for name in names]
     columns.append(Axis(metric, values))
     drawing = charts.parallel(columns, good, best, "Parallel coordinates")
@@ -259,12 +262,12 @@ def _front(
 def table(
     rows: Sequence[Mapping[str, Any]],
     objectives: Sequence[Mapping[str, Any]],
-    knobs: Sequence[Mapping[str, Any]],
+    parameters: Sequence[Mapping[str, Any]],
     study: Mapping[str, Any],
 ) -> Section:
     """Every trial with its parameters."""
     metrics = [str(one.get("metric")) for one in objectives]
-    names = [str(knob.get("name")) for knob in knobs][:9]
+    names = [str(parameter.get("name")) for parameter in parameters][:9]
     best = mapping(study.get("best")).get("trial")
     listed: list[list[Any]] = []
     marked = []

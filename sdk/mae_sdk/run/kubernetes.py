@@ -118,60 +118,8 @@ class KubernetesPlatform(Polled):
             UsageError: no image, no results root behind a URL, or a study.
         """
         _check(record, settings)
-        launch, name = record["launch"], attempt_name(job_dir, record)
-        nodes, url = int(launch.get("nodes") or 1), launch["remote"]
-        env = [{"name": "MAE_SCRATCH", "value": "/scratch"}]
-        if nodes > 1:
-            env += [
-                {"name": "WORLD_SIZE", "value": str(nodes)},
-                {"name": "NODE_RANK", "value": "0"},  # the supervisor's; the others count
-                {"name": "MASTER_ADDR", "value": f"{name}-0.{name}"},
-                {"name": "MASTER_PORT", "value": str(_PORT)},
-            ]
-        sources = [{"secretRef": {"name": one}} for one in settings.get("secrets", [])]
-        if env_names:
-            sources.append({"secretRef": {"name": name}})
-
-        mounts = [
-            {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "scratch", "mountPath": "/scratch"},
-        ]
-        scratch = {"sizeLimit": settings["scratch_size"]} if settings.get("scratch_size") else {}
-        memory = {"medium": "Memory", "sizeLimit": settings["shm_size"]}
-        volumes: list[dict[str, Any]] = [
-            {"name": "shm", "emptyDir": memory},
-            {"name": "scratch", "emptyDir": scratch},
-        ]
-        for number, (claim, path) in enumerate(settings.get("claims", {}).items()):
-            mounts.append({"name": f"claim{number}", "mountPath": path})
-            source = {"persistentVolumeClaim": {"claimName": claim}}
-            volumes.append({"name": f"claim{number}", **source})
-
-        amounts = {"cpu": settings.get("cpus"), "memory": settings.get("memory")}
-        limits = {key: value for key, value in amounts.items() if value}
-        if gpus := int(launch.get("device_count") or 0):
-            limits[settings["gpu_resource"]] = str(gpus)
-        container = {
-            "name": "runner",
-            "image": settings["image"],
-            "command": [settings["python"], "-m", "mae_sdk.run.from_url", url],
-            "env": env,
-            "envFrom": sources,
-            "resources": {"limits": limits, "requests": limits},
-            "volumeMounts": mounts,
-            "ports": [{"containerPort": _PORT}] if nodes > 1 else [],
-        }
-        grace = int(launch.get("grace_seconds") or GRACE_SECONDS)
-        pod: dict[str, Any] = {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": grace + 60,  # to save, and to copy what was saved
-            "containers": [_given(container)],
-            "volumes": volumes,
-            "nodeSelector": settings.get("node_selector"),
-            "serviceAccountName": settings.get("service_account"),
-            "imagePullSecrets": [{"name": one} for one in settings.get("pull_secrets", [])],
-            "subdomain": name if nodes > 1 else None,
-        }
+        name, nodes = attempt_name(job_dir, record), int(record["launch"].get("nodes") or 1)
+        pod = _pod(name, nodes, record, settings, bool(env_names))
         labels = _head("", "", name, record)["metadata"]["labels"]
         spec: dict[str, Any] = {
             "backoffLimit": 0,
@@ -191,19 +139,10 @@ class KubernetesPlatform(Polled):
                     },
                 ]
             },
-            "template": {"metadata": {"labels": labels}, "spec": _given(pod)},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         }
         job = {**_head("batch/v1", "Job", name, record), "spec": spec}
-        if nodes == 1:
-            return None, job
-        ports = [{"name": "ranks", "port": _PORT}]
-        headless = {"clusterIP": "None", "publishNotReadyAddresses": True, "ports": ports}
-        selector = {"app.kubernetes.io/instance": name}
-        service = {
-            **_head("v1", "Service", name, record),
-            "spec": {**headless, "selector": selector},
-        }
-        return service, job
+        return (_service(name, record) if nodes > 1 else None), job
 
     def poll(self, jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
         """By one list of the Jobs of each namespace, and one of their pods."""
@@ -305,6 +244,91 @@ def _needs_image(settings: Mapping[str, Any]) -> None:
             expected="an image with mae-skill[train,s3] that the cluster can pull",
             hint="docker/Dockerfile makes one",
         )
+
+
+def _pod(
+    name: str, nodes: int, record: JobRecord, settings: Mapping[str, Any], with_secret: bool
+) -> dict[str, Any]:
+    """What one node runs, and what it may use.
+
+    Args:
+        with_secret: the environment of the job is in a Secret of the job's name.
+    """
+    mounts, volumes = _volumes(settings)
+    container = _container(name, nodes, record, settings, with_secret)
+    grace = int(record["launch"].get("grace_seconds") or GRACE_SECONDS)
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": grace + 60,  # to save, and to copy what was saved
+        "containers": [_given({**container, "volumeMounts": mounts})],
+        "volumes": volumes,
+        "nodeSelector": settings.get("node_selector"),
+        "serviceAccountName": settings.get("service_account"),
+        "imagePullSecrets": [{"name": one} for one in settings.get("pull_secrets", [])],
+        "subdomain": name if nodes > 1 else None,
+    }
+    return _given(pod)
+
+
+def _container(
+    name: str, nodes: int, record: JobRecord, settings: Mapping[str, Any], with_secret: bool
+) -> dict[str, Any]:
+    launch = record["launch"]
+    env = [{"name": "MAE_SCRATCH", "value": "/scratch"}]
+    if nodes > 1:
+        env += [
+            {"name": "WORLD_SIZE", "value": str(nodes)},
+            {"name": "NODE_RANK", "value": "0"},  # the supervisor's; the others count
+            {"name": "MASTER_ADDR", "value": f"{name}-0.{name}"},
+            {"name": "MASTER_PORT", "value": str(_PORT)},
+        ]
+    sources = [{"secretRef": {"name": one}} for one in settings.get("secrets", [])]
+    if with_secret:
+        sources.append({"secretRef": {"name": name}})
+
+    amounts = {"cpu": settings.get("cpus"), "memory": settings.get("memory")}
+    limits = {key: value for key, value in amounts.items() if value}
+    if gpus := int(launch.get("device_count") or 0):
+        limits[settings["gpu_resource"]] = str(gpus)
+    return {
+        "name": "runner",
+        "image": settings["image"],
+        "command": [settings["python"], "-m", "mae_sdk.run.from_url", launch["remote"]],
+        "env": env,
+        "envFrom": sources,
+        "resources": {"limits": limits, "requests": limits},
+        "ports": [{"containerPort": _PORT}] if nodes > 1 else [],
+    }
+
+
+def _volumes(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Mounts and volumes: shared memory, scratch, and the claims of the settings."""
+    scratch = {"sizeLimit": settings["scratch_size"]} if settings.get("scratch_size") else {}
+    memory = {"medium": "Memory", "sizeLimit": settings["shm_size"]}
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": memory},
+        {"name": "scratch", "emptyDir": scratch},
+    ]
+    mounts = [
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "scratch", "mountPath": "/scratch"},
+    ]
+    for number, (claim, path) in enumerate(settings.get("claims", {}).items()):
+        mounts.append({"name": f"claim{number}", "mountPath": path})
+        source = {"persistentVolumeClaim": {"claimName": claim}}
+        volumes.append({"name": f"claim{number}", **source})
+    return mounts, volumes
+
+
+def _service(name: str, record: JobRecord) -> dict[str, Any]:
+    """The headless service by which the nodes of a job find each other."""
+    ports = [{"name": "ranks", "port": _PORT}]
+    headless = {"clusterIP": "None", "publishNotReadyAddresses": True, "ports": ports}
+    selector = {"app.kubernetes.io/instance": name}
+    return {
+        **_head("v1", "Service", name, record),
+        "spec": {**headless, "selector": selector},
+    }
 
 
 def _head(version: str, kind: str, name: str, record: JobRecord) -> dict[str, Any]:

@@ -267,6 +267,17 @@ def _signals(stop: list[int]) -> Iterator[int]:
         os.close(writer)
 
 
+def _shared_variables(cluster: Cluster, nproc: int) -> dict[str, str]:
+    """What all `nproc` ranks of this node are told of one another."""
+    return {
+        "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
+        "MASTER_PORT": str(cluster.master_port or free_port()),
+        "WORLD_SIZE": str(cluster.nodes * nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+        "NODE_RANK": str(cluster.node_rank),
+    }
+
+
 def start_and_watch(
     command: Sequence[str],
     nproc: int,
@@ -306,13 +317,7 @@ def start_and_watch(
     cluster = read_cluster(environment)
     base = child_environment(environment, command)
     if ranked:
-        base |= {
-            "MASTER_ADDR": cluster.master_addr or "127.0.0.1",
-            "MASTER_PORT": str(cluster.master_port or free_port()),
-            "WORLD_SIZE": str(cluster.nodes * nproc),
-            "LOCAL_WORLD_SIZE": str(nproc),
-            "NODE_RANK": str(cluster.node_rank),
-        }
+        base |= _shared_variables(cluster, nproc)
     first_rank = cluster.node_rank * nproc
 
     stop = [] if stop is None else stop

@@ -136,35 +136,24 @@ def spec_field(
         related: dotted keys of neighbors that it acts together with.
         affects_training: whether a run must keep its value when it resumes (see the module's text).
     """
-    notes: dict[str, Any] = {}
-    if unit:
-        notes["unit"] = unit
-    if applies_when:
-        notes["applies_when"] = dict(applies_when)
-    if search is not None or automl_enabled or automl_default:
-        notes["automl_enabled"] = True
-    if search is not None:
-        notes["search"] = (
-            dict(search) if isinstance(search, Mapping) else [dict(entry) for entry in search]
-        )
-    if automl_default:
-        notes["automl_default"] = True
-    if automl_disabled:
-        notes["automl_disabled"] = True
-    if popular:
-        notes["popular"] = True
-    if option_weights is not None:
-        notes["option_weights"] = list(option_weights)
-    if option_aliases:
-        notes["option_aliases"] = dict(option_aliases)
-    if math_cond:
-        notes["math_cond"] = math_cond
-    if depends_on:
-        notes["depends_on"] = depends_on
-    if parent_param:
-        notes["parent_param"] = parent_param
-    if related:
-        notes["related"] = list(related)
+    notes: dict[str, Any] = {
+        "unit": unit,
+        "applies_when": dict(applies_when or {}),
+        "automl_enabled": search is not None or automl_enabled or automl_default,
+        "search": dict(search)
+        if isinstance(search, Mapping)
+        else [dict(one) for one in search or ()],
+        "automl_default": automl_default,
+        "automl_disabled": automl_disabled,
+        "popular": popular,
+        "option_weights": list(option_weights or ()),
+        "option_aliases": dict(option_aliases or {}),
+        "math_cond": math_cond,
+        "depends_on": depends_on,
+        "parent_param": parent_param,
+        "related": list(related),
+    }
+    notes = {name: note for name, note in notes.items() if note}
     if not affects_training:
         notes["affects_training"] = False
     bounds = {

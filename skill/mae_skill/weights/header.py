@@ -222,7 +222,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
             kind, each = _TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), None))
             size = stop - start if each is None else math.prod(shape) * each
             if start != end or stop - start != size:
-                raise damaged(path, f"{name} is said to lie at bytes {start} to {stop}")
+                raise damaged(path, f"{name} is declared at bytes {start} to {stop}")
             stubs[name], end = Stub(shape, kind), stop
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, "its header cannot be read") from error
