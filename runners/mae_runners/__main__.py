@@ -31,7 +31,9 @@ from mae_sdk.run.output import (
     is_closed,
     whole_streams,
 )
+from mae_skill.bundle import Bundle
 from mae_skill.errors import MaeError, PreemptedError, StorageError, UsageError, internal_error
+from mae_skill.reader import parse_override
 from mae_skill.resolve import Resolution, raise_all
 
 from mae_runners.training.preemption import Preemption, StoppedBeforeTraining
@@ -235,8 +237,6 @@ def resolve(action: str, source: str, overrides: Sequence[str]) -> Resolution:
     """
     from mae_sdk.data.progress import heard
     from mae_sdk.plan.layers import resolve_spec
-    from mae_skill.bundle import Bundle
-    from mae_skill.reader import parse_override
 
     looked_at = bool({"RANK", "MAE_JOB_DIR"} & os.environ.keys())
     asked = dict(parse_override(text) for text in overrides)

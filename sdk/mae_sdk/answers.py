@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae_skill import errors
+from mae_skill.errors import MaeError, NotFoundError, StorageError
 from mae_skill.spelling import valid_text
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ _OUR_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOSYS, errno.EINVAL}
 
 def system_error(error: Exception) -> MaeError | None:
     """What the system said, as an error that the user can fix; None where it is a bug of ours."""
-    from mae_skill.errors import NotFoundError, StorageError
 
     if not isinstance(error, OSError) or error.errno is None or error.errno in _OUR_FAULTS:
         return None
@@ -167,7 +167,6 @@ def _after_another(job: Job, skill_dir: str) -> list[Step]:
     files say.
     """
     from mae_skill.bundle import Bundle
-    from mae_skill.errors import MaeError
 
     from mae_sdk.job import kind_left_by
     from mae_sdk.plan.inferred_fields import takes_model
@@ -432,7 +431,6 @@ def _model(job: Job, record: JobRecord) -> Document:
 def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, str | None]:
     """The metric that a job is judged by, or the one that is asked for, its best value, and its
     direction where the job itself knows it."""
-    from mae_skill.errors import MaeError
 
     from mae_sdk.jobs.status import is_number
 
@@ -783,7 +781,6 @@ def platforms(name: str | None = None) -> Document:
 
 
 def _platform(name: str) -> Document:
-    from mae_skill.errors import MaeError
 
     from mae_sdk.run.platform import Missing, platform
 

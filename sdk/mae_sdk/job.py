@@ -7,6 +7,7 @@ elsewhere: it is read where it is, and brought here only to be resumed.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mae_skill.dotted import get_dotted
 from mae_skill.errors import (
     DataError,
     DependencyError,
@@ -190,7 +192,6 @@ def spec_of(job: Job) -> dict[str, Any]:
 
 def setting(job: Job, key: str) -> Any:
     """A field of a job's spec, by its dotted key; None where there is none that can be read."""
-    from mae_skill.dotted import get_dotted
 
     try:
         return get_dotted(spec_of(job), key)
@@ -482,7 +483,6 @@ class Job:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: the first screen of the report. None where it cannot be read."""
-        import importlib
 
         try:
             shown: str = importlib.import_module("mae_sdk.report.notebook").job_html(self)
@@ -666,7 +666,6 @@ class Job:
         Raises:
             StorageError: it cannot be written.
         """
-        import importlib
 
         # Reports are above jobs on the floor plan; this is the one door between them.
         make = importlib.import_module("mae_sdk.report.make")

@@ -19,6 +19,7 @@ from mae_skill.errors import MaeError, NotFoundError, StorageError, UsageError
 from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
+from mae_sdk.automl import setup
 from mae_sdk.job import Job, awaits_launch, open_job, take_over
 from mae_sdk.jobs import records
 from mae_sdk.jobs.command_words import command_for
@@ -32,12 +33,12 @@ from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
 from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node
 from mae_sdk.plan.make import job_id_for, recheck
-from mae_sdk.plan.plan import Plan
+from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
 from mae_sdk.plan.sources import is_images, names_files
 from mae_sdk.run.platform import check_system, platform, submit
 from mae_sdk.run.process import identify
-from mae_sdk.storage import urls
+from mae_sdk.storage import transfer, urls
 
 SLOW_SECONDS = 20.0
 """After this time between claim and start a caller looks again whether the job is still its own."""
@@ -83,7 +84,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     if root.holds(plan.job_id):
         job.notices += notice_of_plan(bundle, plan, job)
     else:
-        if not plan.is_counted:
+        if not is_counted(plan.sources):
             recheck(bundle, plan)
         fetch(plan.inferred)
         _unpack(bundle, plan)
@@ -210,7 +211,6 @@ def _local(uri: str, unpacked: bool) -> str:
         DataError, StorageError: it is hostile or corrupt, or cannot be fetched.
     """
     from mae_sdk.data.cache import extracted_folder
-    from mae_sdk.storage import transfer
 
     if not urls.is_remote(uri):
         folder = unpacked and urls.is_archive(uri) and urls.local_path(uri).is_file()
@@ -375,7 +375,6 @@ def _folder(bundle: Bundle, plan: Plan, job_dir: Path, record: JobRecord) -> Ite
 
 
 def _write_study(bundle: Bundle, plan: Plan, folder: Path) -> None:
-    from mae_sdk.automl import setup
 
     assert plan.study is not None
     command = command_of(bundle, plan.action, plan.spec)

@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_skill import errors
 from mae_skill.archs import ARCHS, Arch, Family, arch_names
+from mae_skill.auto_recipe import RULES
 from mae_skill.bundle import Bundle, find_bundle_root
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError
 from mae_skill.estimate import estimate
 from mae_skill.reader import dump_yaml
+from mae_skill.recipes import RECIPES
 from mae_skill.schema_check import describe
 
 SCHEMA_VERSION = 1
@@ -414,8 +417,6 @@ _AUTO_PLAN = "mae plan train --recipe auto --budget 10m --train-datasets s3://bu
 
 def recipe_table() -> str:
     """The page of recipes."""
-    from mae_skill.auto_recipe import RULES
-    from mae_skill.recipes import RECIPES
 
     lines = [
         "# Recipes",
@@ -454,7 +455,6 @@ def _first_line(rule: Any) -> str:
 
 def error_table() -> str:
     """The page of errors, from the tree of `mae_skill.errors`."""
-    from mae_skill import errors
 
     lines = [
         "# Error catalog",
@@ -480,7 +480,6 @@ def error_table() -> str:
 
 def error_classes() -> list[type[MaeError]]:
     """Every error class that users meet, in the order of their definition."""
-    from mae_skill import errors
 
     return [
         kind

@@ -31,6 +31,7 @@ from mae_skill.weights.pytorch_file import damaged, more_than_weights
 from torch import Tensor, nn
 
 from mae_runners.models.base import Backboned
+from mae_runners.models.build import build_from_config
 from mae_runners.models.cipher import SealReader, SealWriter
 
 FORMAT = 1
@@ -275,7 +276,6 @@ def load_model(
 
 def model_of(data: Mapping[str, Any], name: str) -> tuple[nn.Module, CheckpointMeta]:
     """`load_model` from the contents of the file ``name``."""
-    from mae_runners.models.build import build_from_config
 
     meta = read_meta(data, name)
     model = build_from_config(meta.model)

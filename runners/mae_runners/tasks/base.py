@@ -11,6 +11,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from mae_sdk.storage import hub
+from mae_sdk.storage.transfer import download
 from mae_skill.errors import SpecError
 from mae_skill.spec import ExperimentSpec
 from torch import Tensor, nn
@@ -300,7 +302,6 @@ def local_copy(path: str, context: RunContext) -> str:
     """A local path of a weights file; a URL is downloaded into the action's folder by each rank, a
     model of the hub into its cache."""
     from mae_sdk.jobs.outputs import fetch
-    from mae_sdk.storage import hub
 
     if hub.is_reference(path):
         model = hub.locate(path)
@@ -308,7 +309,6 @@ def local_copy(path: str, context: RunContext) -> str:
         return str(model.path)
     if "://" not in path:
         return path
-    from mae_sdk.storage.transfer import download
 
     suffix = ".safetensors" if path.endswith(".safetensors") else ".pth"
     target = context.action_dir / f".pretrained-{context.rank}{suffix}"

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from mae_sdk.files import write_text
+from mae_skill.dotted import flatten
 from mae_skill.rules.tracking import mlflow_lacks, wandb_lacks
 from mae_skill.spec import MlflowSpec, WandbSpec
 
@@ -176,7 +177,6 @@ def _database(folder: Path) -> str:
 
 
 def _new_run(client: Any, folder: Path, block: MlflowSpec, config: dict[str, Any]) -> str:
-    from mae_skill.dotted import flatten
     from mlflow.entities import Param
 
     name = str(block.experiment)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import click
+from mae_skill.errors import DependencyError, NotFoundError
 
 from mae_sdk.cli.common import json_option
 
@@ -18,8 +19,6 @@ def _exec_runner(
     action: str, experiment_spec: str, overrides: tuple[str, ...], as_json: bool
 ) -> None:
     from importlib.util import find_spec
-
-    from mae_skill.errors import DependencyError, NotFoundError
 
     from mae_sdk.run.process_group import safe_path
     from mae_sdk.storage import urls

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from mae_skill.errors import UsageError
 from mae_skill.spelling import json_printable
 from mae_skill.spelling import one_line as one_line_of
 
@@ -86,7 +87,6 @@ def environment(settings: Iterable[str]) -> dict[str, str]:
     Raises:
         UsageError: one has no name or no ``=``.
     """
-    from mae_skill.errors import UsageError
 
     variables = {}
     for item in settings:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 import click
+from mae_skill.errors import DataError
 from mae_skill.spelling import one_line
 
 from mae_sdk import answers
@@ -55,7 +56,6 @@ def inspect(
     a run with these settings reads them. Exit 3 when the data cannot be trained on as they are.
     With --train and --eval both parts are read, judged and compared.
     """
-    from mae_skill.errors import DataError
     from mae_skill.reader import parse_override
 
     from mae_sdk.data.progress import heard
@@ -94,7 +94,6 @@ def inspect(
 
 def _emit_splits(document: dict[str, Any], train: str, evaluation: str, as_json: bool) -> int:
     """Print what was found of two parts; the exit code."""
-    from mae_skill.errors import DataError
 
     usable = document["verdict"]["usable"]
     compared, splits = document["compared"], document["splits"]

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 from mae_skill.spelling import one_line as one_line_of
 
 from mae_sdk.cli.common import one_line, place_of, seconds, show
@@ -39,7 +40,6 @@ def follow(job: Job, *, as_json: bool, timeout: float | None = None) -> None:
     Raises:
         StorageError: it has not ended after `timeout` seconds.
     """
-    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
     from mae_sdk.job import OUT_OF_SIGHT
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 import click
+from mae_skill.errors import MaeError, UsageError
 
 from mae_sdk import answers
 from mae_sdk.cli.common import did_you_mean, one_line, print_error
@@ -203,7 +204,6 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _fail(error: Exception, as_json: bool) -> int:
     """Print an error; returns its exit code."""
-    from mae_skill.errors import MaeError, UsageError
 
     if isinstance(error, click.ClickException):
         hint = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from mae_skill.dotted import flatten
+from mae_skill.errors import UsageError
 
 from mae_sdk import answers
 from mae_sdk.cli.common import (
@@ -180,7 +181,6 @@ def sources(given: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         UsageError: one of them has no name.
     """
-    from mae_skill.errors import UsageError
 
     found: dict[str, list[str]] = {}
     for one in given:
@@ -332,7 +332,6 @@ def both_commands(
     verb: str, action: str, skill_dir: str | None, options: dict[str, Any]
 ) -> Iterator[None]:
     """Where the words of a request leave open whether to search, show the command for each."""
-    from mae_skill.errors import UsageError
 
     from mae_sdk.storage import urls
 

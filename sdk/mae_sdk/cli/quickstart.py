@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from mae_skill.errors import DependencyError, UsageError
 
 from mae_sdk.cli.common import emit, json_option, pairs, say
 from mae_sdk.cli.live import follow
@@ -59,7 +60,6 @@ def quickstart(out: Path, short: bool, as_json: bool) -> None:
 
     Some minutes on two cores.
     """
-    from mae_skill.errors import UsageError
 
     out = out.absolute()
     _require()
@@ -88,7 +88,6 @@ def _require() -> None:
     Raises:
         DependencyError: one is.
     """
-    from mae_skill.errors import DependencyError
 
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:

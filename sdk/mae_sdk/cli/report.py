@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+from mae_skill.errors import StorageError
 
 from mae_sdk import answers
 from mae_sdk.cli.common import (
@@ -70,7 +71,6 @@ def _serve(results_root: str | None, port: int, opening: bool, as_json: bool) ->
     Raises:
         StorageError: the port cannot be had.
     """
-    from mae_skill.errors import StorageError
 
     from mae_sdk.jobs.root import Root
     from mae_sdk.report.live import Server

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from mae_skill.dotted import flatten, set_dotted
+from mae_skill.errors import UsageError
 
 from mae_sdk import answers
 from mae_sdk.cli.common import (
@@ -70,8 +72,6 @@ def get_spec(
     KEY=VALUE puts a value of yours in its place.
     """
     from mae_skill.bundle import Bundle
-    from mae_skill.dotted import flatten, set_dotted
-    from mae_skill.errors import UsageError
     from mae_skill.reader import dump_yaml
 
     if list_recipes:
@@ -159,7 +159,6 @@ def _auto_spec(
     skill_dir: str | None, action: str, overrides: tuple[str, ...], options: dict[str, Any]
 ) -> dict[str, Any]:
     """The spec of a plan under the auto recipe, without the folder of the planned job."""
-    from mae_skill.dotted import set_dotted
     from mae_skill.reader import parse_override
 
     from mae_sdk import Skill

@@ -12,7 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mae_skill.errors import MaeError
+
 from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artifact_kind
+from mae_sdk.jobs.checkpoints import choose
 from mae_sdk.jobs.intervals import difference, images_needed
 from mae_sdk.jobs.status import is_number
 
@@ -122,9 +125,6 @@ def judged(lines: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None)
 
 def best_checkpoint(index: Mapping[str, Any]) -> Figures | None:
     """``file, epoch, metric, value`` of the best checkpoint that is kept; None without one."""
-    from mae_skill.errors import MaeError
-
-    from mae_sdk.jobs.checkpoints import choose
 
     try:
         entry = choose(index, "best", lambda entry: None).entry

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import field_nodes, flatten
-from mae_skill.errors import MaeError, UsageError
+from mae_skill.errors import JobCanceledError, JobFailedError, MaeError, StorageError, UsageError
 
 from mae_sdk import answers
 
@@ -348,7 +348,6 @@ tell: ContextVar[Callable[[float, float | None, str], None] | None] = ContextVar
 
 def _wait(skill: Skill, arguments: Arguments) -> answers.Document:
     """Stay with a job until its end, the time given, or the client's cancellation."""
-    from mae_skill.errors import JobCanceledError, JobFailedError, StorageError
 
     from mae_sdk.job import OUT_OF_SIGHT
     from mae_sdk.jobs.status import counted

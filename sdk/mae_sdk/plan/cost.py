@@ -29,13 +29,20 @@ from typing import Any
 
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, UsageError
+from mae_skill.reader import dump_yaml
 
 from mae_sdk import files
+from mae_sdk.automl.pruner import shares_of_epochs
 from mae_sdk.data.progress import say
 from mae_sdk.jobs import records
 from mae_sdk.jobs.root import Root
+from mae_sdk.jobs.secrets import known, redact, secret_values
+from mae_sdk.jobs.status import read_status
 from mae_sdk.plan.plan import Plan
+from mae_sdk.run.devices import CoreShare
 from mae_sdk.run.platform import DEFAULT, Resources
+from mae_sdk.run.process import same_host
+from mae_sdk.run.process_group import child_environment
 
 MEASURE_SECONDS = 300.0
 _LOOK_BACK = 50  # newest jobs that are asked what a step took
@@ -183,7 +190,6 @@ def _study(plan: Plan, parts: Mapping[str, float], kind: str, epochs: int) -> di
     """``seconds_study``, its range, and ``seconds_study_at_most``: likely, if nothing is pruned."""
     from mae_sdk.automl.options import parse
     from mae_sdk.automl.proposals import grid_size
-    from mae_sdk.automl.pruner import shares_of_epochs
     from mae_sdk.automl.space import SearchSpace
 
     assert plan.study is not None
@@ -227,7 +233,6 @@ def _recorded(info: Mapping[str, Any], plan: Plan) -> tuple[float | None, str]:
     wanted = cost_key(info, plan.action, plan.spec, plan.launch, plan.resources)
     if wanted is None or Root(plan.results_root).remote:
         return None, ""
-    from mae_sdk.jobs.status import read_status
 
     steps: list[float] = []
     jobs = 0
@@ -252,7 +257,6 @@ def _recorded(info: Mapping[str, Any], plan: Plan) -> tuple[float | None, str]:
 
 def _ran_there(record: records.JobRecord, plan: Plan) -> bool:
     """Whether a job ran where the plan's job will: same platform, and same machine if local."""
-    from mae_sdk.run.process import same_host
 
     if (record.get("platform") or DEFAULT) != plan.request.platform:
         return False
@@ -284,9 +288,6 @@ def measure(
         UsageError: the bundle cannot measure this action, the job will run on another machine, or
             the measurement ended in an error, which the message reports.
     """
-    from mae_skill.reader import dump_yaml
-
-    from mae_sdk.run.process_group import child_environment
 
     command = str(((info.get("actions") or {}).get(plan.action) or {}).get("measure_command") or "")
     if not command:
@@ -375,7 +376,6 @@ def _run(
 @contextlib.contextmanager
 def _threads_of_a_job(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
     """As many threads as a job that started now would get."""
-    from mae_sdk.run.devices import CoreShare
 
     share = CoreShare()
     if not launch.get("devices"):
@@ -400,7 +400,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _read(
     folder: Path, code: int | None, timeout: float, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    from mae_sdk.jobs.secrets import known, redact, secret_values
 
     lines = (folder / "out").read_text(errors="replace").strip().splitlines()
     try:

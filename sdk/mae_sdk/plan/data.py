@@ -15,18 +15,22 @@ from mae_skill.conditions import acts, holds
 from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.rules.base import Facts
+from mae_skill.weights import header
 
 from mae_sdk import files
 from mae_sdk.automl.setup import keys_of
 from mae_sdk.data import inspect
 from mae_sdk.data.decode import DEFAULT
+from mae_sdk.data.label_file import LabelTable
 from mae_sdk.data.reading import Reading
+from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.split import held_out, share_of
+from mae_sdk.data.survey import repeated_images, shared_images, survey_images, survey_masks
 from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.plan.sources import carried, is_images
 from mae_sdk.run.platform import Resources
-from mae_sdk.storage import urls
+from mae_sdk.storage import transfer, urls
 
 if TYPE_CHECKING:
     from mae_sdk.data.label_file import LabelTable
@@ -114,7 +118,6 @@ def look_at(
 
         pairs = open_pairs(names, others or None, role=role, required=role != "test")
         return {**found, **_pairs_seen(pairs, share, reading, part)}, pairs
-    from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
     if labels:
@@ -130,7 +133,6 @@ def look_at(
 
 
 def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> dict[str, Any]:
-    from mae_sdk.data.survey import repeated_images, survey_images, survey_masks
 
     repeated = repeated_images(pairs)
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
@@ -152,7 +154,6 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> di
 
 
 def _images_seen(source: Source, share: float, reading: Reading, part: float) -> dict[str, Any]:
-    from mae_sdk.data.survey import survey_images
 
     sizes = Counter(source.labels.tolist())
     used = {**_used(sizes.values(), share, part), **_thin_classes(source, sizes, share, part)}
@@ -228,7 +229,6 @@ def _description(path: Path) -> Mapping[str, Any]:
         return {
             key.removeprefix("mae."): value for key, value in read_header(path).properties.items()
         }
-    from mae_skill.weights import header
 
     contents = header.look(path) if path.exists() else None
     said = (contents or {}).get("mae")
@@ -256,8 +256,6 @@ def look_at_all(
         share: of the training images that the run holds out for validation.
         classes: those of the parent's model, where they are known.
     """
-
-    from mae_sdk.data.survey import shared_images
 
     reading = reading_of(action, spec)
     found: dict[str, dict[str, Any]] = {}
@@ -320,7 +318,6 @@ def _share(value: Any) -> float:
 
 def _labels_of(row: Any, spec: Mapping[str, Any]) -> LabelTable | None:
     """The table of classes of a source; None where its folders are the classes."""
-    from mae_sdk.data.label_file import LabelTable
 
     named = row.get("labels") if isinstance(row, Mapping) else None
     if not isinstance(named, Mapping) or not holds(named.get("when"), spec):
@@ -340,8 +337,6 @@ def _compare(
     classes: Sequence[str] | None,
 ) -> None:
     """Add what validation data have in common with training data."""
-    from mae_sdk.data.source import Source
-    from mae_sdk.data.survey import shared_images
 
     if SOURCE_KEY["evaluate"] not in opened:
         return
@@ -452,7 +447,6 @@ class Survey:
 
     def _lost_files(self, spec: Mapping[str, Any]) -> list[MaeError]:
         """Pretrained weights behind a URL where nothing is."""
-        from mae_sdk.storage import transfer
 
         functions = self.bundle.spec_params.get(self.action) or {}
         nodes, problems = field_nodes(self.schema), list[MaeError]()

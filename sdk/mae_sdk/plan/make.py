@@ -764,7 +764,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         options.setdefault("timeout", seconds)
     auto: dict[str, Any] = {}
     too_long = None
-    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and plan.is_counted:
+    if plan.request.recipe != AUTO and bundle.info.get("auto_recipe") and is_counted(plan.sources):
         share = seconds and seconds_of_a_run(seconds, plan.request.automl)
         auto, _ = recommend(draft.bundle, draft.layers, survey, share)
         given = cost.time_of(bundle.info, plan).get("seconds_total")

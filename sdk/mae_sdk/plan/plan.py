@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from mae_skill.dotted import get_dotted
 from mae_skill.origin import Origin
 from mae_skill.rules.base import Facts
 
+from mae_sdk.automl import pruner
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.records import Launch, StudyRecord
-from mae_sdk.jobs.secrets import known, note, redact_tree, secret_settings
+from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE, known, note, redact_tree, secret_settings
 from mae_sdk.plan.automl_policy import Decision
 from mae_sdk.plan.inferred_fields import InferredField
 from mae_sdk.plan.request import Request
@@ -103,11 +105,6 @@ class Plan:
         return self.facts.steps_per_epoch
 
     @property
-    def is_counted(self) -> bool:
-        """Whether all data was counted; else that is left to the launch."""
-        return is_counted(self.sources)
-
-    @property
     def nodes(self) -> int:
         """Machines that take part."""
         return self.facts.nodes
@@ -132,7 +129,6 @@ class Plan:
         """
         if self.study is None:
             return None
-        from mae_sdk.automl import pruner
         from mae_sdk.automl.options import parse
         from mae_sdk.automl.setup import spec_of_trials
 
@@ -189,7 +185,6 @@ class Plan:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: what the job would do, at what cost, with which changes."""
-        import importlib
 
         # Reports are above plans on the floor plan.
         notebook = importlib.import_module("mae_sdk.report.notebook")
@@ -246,7 +241,6 @@ class Plan:
 
 
 def _without_key(spec: Mapping[str, Any]) -> dict[str, Any]:
-    from mae_sdk.jobs.secrets import ENCRYPTION_REFERENCE
 
     return {
         name: ENCRYPTION_REFERENCE if name == "encryption_key" and value else value

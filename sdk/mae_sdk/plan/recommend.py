@@ -17,6 +17,10 @@ from mae_skill.resolve import Layers, entry_point
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import check_schema
 
+from mae_sdk.data.appearance import appearance
+from mae_sdk.data.pairs import open_pairs
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.source import open_source
 from mae_sdk.plan.data import SOURCE_KEY, Survey
 from mae_sdk.plan.launch_record import shape
 
@@ -119,10 +123,6 @@ def _of_training(facts: Facts, survey: Survey, spec: Mapping[str, Any]) -> Facts
 
 def _look(survey: Survey, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What the training images look like; empty where that cannot be told here."""
-    from mae_sdk.data.appearance import appearance
-    from mae_sdk.data.pairs import open_pairs
-    from mae_sdk.data.reading import Reading
-    from mae_sdk.data.source import open_source
 
     rows = (survey.bundle.info.get("data_sources") or {}).get(survey.action) or {}
     reading = Reading.of(spec)

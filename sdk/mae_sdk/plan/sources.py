@@ -23,8 +23,9 @@ from mae_skill.resolve import source_option
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.patterns import expand, is_pattern
-from mae_sdk.storage import urls
+from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error
+from mae_sdk.storage.retry import attempt
 
 SourceArg = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 
@@ -543,7 +544,6 @@ def _file_below(uri: str, path: str) -> str | None:
 
 
 def _is_file(uri: str) -> bool:
-    from mae_sdk.storage import transfer
 
     if not urls.is_remote(uri):
         try:
@@ -555,7 +555,6 @@ def _is_file(uri: str) -> bool:
 
 def _holds_something(uri: str) -> bool:
     """Whether a folder or prefix holds anything; a web server cannot say."""
-    from mae_sdk.storage import transfer
 
     if urls.is_remote(uri):
         return transfer.holds_something(uri)
@@ -594,7 +593,6 @@ def _entries(uri: str) -> list[str]:
             return []
     if urls.scheme(uri) in ("http", "https"):
         return []
-    from mae_sdk.storage.retry import attempt
 
     fs, inside = urls.filesystem(uri)
 

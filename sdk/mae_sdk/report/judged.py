@@ -12,7 +12,7 @@ from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts
 from mae_sdk.report.blocks import Bar, Block, Figure, Matrix, Section, Table, Text
-from mae_sdk.report.facts import Facts, as_list
+from mae_sdk.report.facts import Facts, as_list, rows_of
 from mae_sdk.report.markup import number, percent
 
 MATRIX_CLASSES = 30
@@ -122,7 +122,6 @@ def _bar(value: Any, images: int | None = None) -> Any:
 
 def _classes_of_training(facts: Facts) -> Section | None:
     """IoU of the last validation of a segmenter's training."""
-    from mae_sdk.report.facts import rows_of
 
     rows: list[list[Any]] = []
     for row in rows_of(facts.text(f"{facts.action}/per_class_iou.csv")):

@@ -274,11 +274,11 @@ def table(
     for row in rows[:200]:
         marked += [len(listed)] if row.get("trial") == best else []
         values = [number(row.get(name)) for name in metrics]
-        parameters = [number(row.get(name)) for name in names]
+        chosen = [number(row.get(name)) for name in names]
         took = seconds(row.get("seconds"))
         reason = str(row.get("reason") or "")[:120]
         state = str(row.get("state") or "").lower() + (f": {reason}" if reason else "")
-        listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *parameters])
+        listed.append([row.get("trial"), state, *values, row.get("best_epoch"), took, *chosen])
     short = [name.rsplit(".", 1)[-1] for name in names]
     head = ["trial", "state", *metrics, "best epoch", "time", *short]
     numeric = tuple(range(2, len(head)))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import UsageError
+from mae_skill.errors import MaeError, UsageError
 
 FILE_VARIABLE = "MAE_PLATFORMS"
 
@@ -55,7 +55,6 @@ def of_the_site(platform: str) -> dict[str, Any]:
     Raises:
         UsageError: the file is named and missing, or is no mapping of platforms to settings.
     """
-    from mae_skill.errors import MaeError
     from mae_skill.reader import parse_yaml
 
     path = settings_file()

@@ -40,6 +40,7 @@ from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
 from mae_sdk.jobs.status import StatusWriter, read_status, reported_failure, status_files
 from mae_sdk.run import report_process, warm
+from mae_sdk.run.devices import THREADS, CoreShare
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.platform import DEFAULT, platform_of
 from mae_sdk.run.process import identify, is_alive, kill_leftovers
@@ -321,7 +322,6 @@ def _share_cores(
 
     The first attempt's number is kept for later ones.
     """
-    from mae_sdk.run.devices import THREADS, CoreShare
 
     share = CoreShare(int(launch.get("processes") or 1))
     shared.callback(share.release)
