@@ -104,6 +104,10 @@ class SourceOfClasses(Source):
         """Which folders are classes is asked for, not found."""
         return []
 
+    def classes_of_parts(self) -> dict[str, list[str]]:
+        """Which classes there are is asked for, not found."""
+        return {}
+
 
 def of_classes(source: Source, classes: Sequence[str] | None, *, required: bool) -> Source:
     """The pictures of these classes; ``classes`` None: all.

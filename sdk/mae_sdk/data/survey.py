@@ -1,4 +1,4 @@
-"""What the pictures and masks of a source are, before anything is trained on them.
+"""What the pictures of a source are, before anything is trained on them.
 
 A survey reads the files themselves: all of them, or, where they are many, an evenly spaced sample,
 and then it says so. It states facts; whether they are an error is for the rules of the bundle to
@@ -19,9 +19,8 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import spelled
 
 from mae_sdk import files
-from mae_sdk.data.decode import DEFAULT, check_turns, finish, load, range_of, read_header
+from mae_sdk.data.decode import DEFAULT, finish, load, range_of
 from mae_sdk.data.left_out import FEW
-from mae_sdk.data.masks import ONE_CHANNEL, read_mask
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import VALUE_RANGE, Reading
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept; a change of what a survey finds changes it."""
 
 SAMPLED = 4096
@@ -236,16 +235,16 @@ class Findings:
                     numbers[label] = numbers.get(label, 0) + 1
                 found["unreadable"]["by_label"] = numbers
         if self.constant:
-            found["constant"] = _some(self.constant, path)
+            found["constant"] = some_of(self.constant, path)
         if self.frames:
-            found["frames"] = _some(self.frames, path)
+            found["frames"] = some_of(self.frames, path)
         if self.values:
             found["values"] = {
                 kind: {"count": self.kinds[kind], **facts, "range": self.ranges.get(kind)}
                 for kind, facts in self.values.items()
             }
         if self.dropped:
-            found["dropped"] = _some(self.dropped, path)
+            found["dropped"] = some_of(self.dropped, path)
         return found
 
 
@@ -254,7 +253,8 @@ def reason_of(error: DataError) -> str:
     return error.message.removeprefix(f"{error.got} ")
 
 
-def _some(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
+def some_of(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
+    """``{"count", "files"}`` of places, the first few by name."""
     return {"count": len(places), "files": [path(place) for place in places[:FEW]]}
 
 
@@ -320,128 +320,6 @@ def _glance_at(source: Source | Pairs, place: int, reading: Reading) -> Glance |
         return glance(source.read(place), source.members[place], reading)
     except DataError as error:
         return error
-
-
-@dataclass
-class MaskFindings:
-    """What the masks of a source hold; places are indices into it.
-
-    Attributes:
-        read: how many were looked at.
-        pixels, images, first: by value (as text): pixels, masks that hold it, the first of them.
-        channels: [place, mode] of masks with several channels.
-        bad: [place, reason] of masks or images that are unreadable otherwise.
-        other_size: places of masks of another size than their image.
-        without: places of images that have none.
-    """
-
-    read: int = 0
-    pixels: dict[str, int] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
-    channels: list[list[Any]] = field(default_factory=list)
-    bad: list[list[Any]] = field(default_factory=list)
-    other_size: list[int] = field(default_factory=list)
-    without: list[int] = field(default_factory=list)
-
-    @property
-    def unusable(self) -> set[int]:
-        """Places of masks that training cannot use."""
-        return {place for place, _ in [*self.channels, *self.bad]} | set(self.other_size)
-
-    def to_dict(self, path: Callable[[int], str]) -> dict[str, Any]:
-        """As JSON types, a few files named by reason: ``read, values`` and what does not fit."""
-        found: dict[str, Any] = {
-            "read": self.read,
-            "values": {
-                value: {
-                    "pixels": self.pixels[value],
-                    "images": self.images[value],
-                    "first": path(self.first[value]),
-                }
-                for value in sorted(self.pixels, key=int)
-            },
-        }
-        if self.channels:
-            found["several_channels"] = {
-                **_some([place for place, _ in self.channels], path),
-                "channels": sorted({mode for _, mode in self.channels}),
-            }
-        if self.bad:
-            found["unreadable"] = {
-                **_some([place for place, _ in self.bad], path),
-                "reasons": {path(place): reason for place, reason in self.bad[:FEW]},
-            }
-        if self.other_size:
-            found["other_size"] = _some(self.other_size, path)
-        return found
-
-
-def survey_masks(
-    pairs: Pairs, sample: int | None = SAMPLE, reading: Reading = DEFAULT
-) -> MaskFindings:
-    """Read the masks of a source, or an evenly spaced `sample` of them.
-
-    Raises:
-        StorageError: one could not be fetched.
-    """
-
-    def find() -> dict[str, Any]:
-        found = MaskFindings()
-        places = spread(len(pairs), sample)
-        work = in_parallel(places, lambda place: _counts(pairs, place, reading))
-        for place, seen in told(
-            zip(places, work, strict=True),
-            lambda item: f"looking at masks: {item[0] + 1} of {len(pairs)}",
-        ):
-            _add_mask(found, place, seen)
-        return asdict(found)
-
-    return MaskFindings(**kept(f"masks {reading.key()}", pairs.digest, sample, find))
-
-
-_Counted = tuple[dict[int, int], bool] | DataError | None
-
-
-def _counts(pairs: Pairs, place: int, reading: Reading) -> _Counted:
-    """Pixels by value of one mask, and whether it is as large as its image; None: there is none."""
-    import numpy as np
-
-    name = pairs.mask_path(place)
-    if name is None:
-        return None
-    try:
-        data = pairs.read_mask(place)
-        values, other = read_mask(data or b"", name, reading)
-        size, turn = read_header(pairs.read(place), pairs[place], reading)
-        shape = (values.shape[0], values.shape[1])
-        check_turns(size, turn, pairs[place], (shape, other), reading)
-        fits = shape == (size[::-1] if turn > 4 and reading.exif else size)
-    except DataError as error:
-        return error
-    counts = np.bincount(values.ravel())
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, fits
-
-
-def _add_mask(found: MaskFindings, place: int, seen: _Counted) -> None:
-    if seen is None:
-        found.without.append(place)
-        return
-    found.read += 1
-    if isinstance(seen, DataError):
-        if seen.expected == ONE_CHANNEL:
-            found.channels.append([place, str(seen.got)])
-        else:
-            found.bad.append([place, reason_of(seen)])
-        return
-    counts, fits = seen
-    if not fits:
-        found.other_size.append(place)
-    for number, pixels in counts.items():
-        value = str(number)
-        found.pixels[value] = found.pixels.get(value, 0) + pixels
-        found.images[value] = found.images.get(value, 0) + 1
-        found.first.setdefault(value, place)
 
 
 def shared_images(

@@ -130,9 +130,14 @@ def look_at(
 
 
 def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> dict[str, Any]:
-    from mae_sdk.data.survey import repeated_images, survey_images, survey_masks
+    from mae_sdk.data.survey import repeated_images, survey_images
+    from mae_sdk.data.survey_masks import survey_masks
 
-    repeated = repeated_images(pairs)
+    more = {
+        "repeated": repeated_images(pairs),
+        "shared_masks": pairs.shared_masks(),
+        "spare_masks": pairs.spare_masks(),
+    }
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}
     for source in pairs.sources:
@@ -146,7 +151,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> di
         **pictures.to_dict(pairs.path),
         "bad": len(bad),
         **({"left_out": left} if left else {}),
-        **({"repeated": repeated} if repeated else {}),
+        **{name: fact for name, fact in more.items() if fact},
         **({"mask_values": masks.to_dict(lambda i: str(pairs.mask_path(i)))} if masks.read else {}),
     }
 
