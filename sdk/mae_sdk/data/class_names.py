@@ -129,8 +129,8 @@ def near_names(strange: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 
 
 def numbers_and_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """A source whose classes are all numbers, and one whose classes are all names; empty where not
-    both are.
+    """A source whose classes are numbers, and one whose classes are names, where every source has
+    one of the two alone and two classes or more; empty elsewhere.
 
     Args:
         parts: source → its classes. Names of one letter are none here: digits and letters are one
@@ -140,8 +140,7 @@ def numbers_and_names(parts: Mapping[str, Sequence[str]]) -> dict[str, list[str]
     for where, classes in parts.items():
         numbers = [name for name in classes if _NUMBER.fullmatch(name)]
         names = [name for name in classes if len(name) > 1 and name not in numbers]
-        if numbers and not names:
-            found.setdefault("numbers", [where, *numbers])
-        elif len(names) == len(classes) > 0:
-            found.setdefault("names", [where, *names])
+        if len(classes) < 2 or len(classes) not in (len(numbers), len(names)):
+            return {}
+        found.setdefault("numbers" if numbers else "names", [where, *classes])
     return found if len(found) == 2 else {}

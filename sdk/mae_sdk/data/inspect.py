@@ -204,7 +204,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
-        ``label_file`` (`LabeledSource.table`), ``labels_from`` (`Source.labels_from`),
+        ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
         ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
         (that may be such), ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
         ``unlabeled_classes`` (named like images without labels,
@@ -224,6 +224,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     more = {
         "label_file": table,
         "labels_from": labels_from,
+        "labels_differ": source.labels_differ(),
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
         "split_classes": splits,

@@ -201,6 +201,10 @@ class LabeledSource(Source):
         """Folders are no classes here."""
         return {}
 
+    def labels_differ(self) -> dict[str, Any]:
+        """Files beside the pictures give no classes here."""
+        return {}
+
     def classes_of_parts(self) -> dict[str, list[str]]:
         """The table gives the classes of all parts."""
         return {}

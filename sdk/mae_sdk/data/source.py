@@ -28,7 +28,7 @@ from mae_sdk.data.labels import (
     wrapper_of,
     wrappers_of,
 )
-from mae_sdk.data.left_out import LeftOut
+from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
@@ -189,6 +189,18 @@ class Source:
                 count = int((part.given.values >= 0).sum())
                 found[part.given.kind] = found.get(part.given.kind, 0) + count
         return found
+
+    def labels_differ(self) -> dict[str, Any]:
+        """What gives pictures another class than the files that are read, ``.json`` or ``folders``
+        → ``{"count", "files"}``."""
+        found: dict[str, Some] = {}
+        first = 0
+        for part in self._parts:
+            for kind, places in (part.given.others if part.given else {}).items():
+                for place in places:
+                    found.setdefault(kind, Some()).add(self.path(first + place))
+            first += len(part.names)
+        return {kind: some.to_dict() for kind, some in found.items()}
 
     @property
     def wrapper(self) -> str:

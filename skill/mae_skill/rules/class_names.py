@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mae_skill.errors import DataError
 from mae_skill.rules.base import Case
-from mae_skill.rules.seen import FEW, TRAIN, VAL, Seen, first_of, no_classes, segments
+from mae_skill.rules.seen import FEW, TRAIN, VAL, Seen, files_of, first_of, no_classes, segments
 
 MERGE = "rename them to one name, or give the classes by a table (dataset.labels.train)"
 
@@ -111,6 +111,17 @@ def numbers_and_names(case: Case) -> None:
         )
 
 
+def labels_differ(case: Case) -> None:
+    """Two sources of a class that contradict each other."""
+    found = _training(case)
+    for other, some in (found.get("labels_differ") or {}).items():
+        case.warn(
+            TRAIN,
+            f"{some['count']} images have another class by {other} than by .cls, which is read: "
+            f"{files_of(some)}",
+        )
+
+
 def near(case: Case) -> str | None:
     """Which known classes the unknown ones of the validation images are perhaps."""
     against = (case.facts.data.get(VAL) or {}).get("against") or {}
@@ -118,4 +129,4 @@ def near(case: Case) -> str | None:
     return f"perhaps another spelling: {first_of(pairs)}" if pairs else None
 
 
-INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names]
+INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names, labels_differ]
