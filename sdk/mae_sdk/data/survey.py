@@ -36,6 +36,9 @@ SAMPLE = 2000
 FORMAT = 3
 """Of what is kept; a change of what a survey finds changes it."""
 
+SMALL = 32
+"""Pixels of a side from which a picture is not small, whatever the patch."""
+
 SAMPLED = 4096
 """Pixels of a picture whose values are looked at."""
 
@@ -65,6 +68,7 @@ class Glance:
         range: the values that reading it brings to 0 and 255; None: not known yet.
         is_constant: all pixels are alike.
         has_more: it has further frames or pages, which are not read.
+        lost: the share of its values that are NaN or infinite.
         pixels: as a model sees it, where asked for.
     """
 
@@ -79,6 +83,7 @@ class Glance:
     range: tuple[float, float] | None
     is_constant: bool
     has_more: bool
+    lost: float
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -108,14 +113,22 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         kind=str(values.dtype),
         values=_spread_values(values),
         range=None if measured else range_of(found, name, reading),
-        is_constant=single and found.width * found.height > 1,
+        is_constant=single,
         has_more=found.has_more,
+        lost=_lost(values),
         pixels=finish(found, name, reading) if pixels else None,
     )
 
 
 def _is_constant(values: np.ndarray[Any, Any]) -> bool:
     return bool((values == values[0, 0]).all())
+
+
+def _lost(values: np.ndarray[Any, Any]) -> float:
+    """The share of values that are no numbers."""
+    import numpy as np
+
+    return 1.0 - float(np.isfinite(values).mean()) if values.dtype.kind == "f" else 0.0
 
 
 def _spread_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -141,6 +154,8 @@ class Findings:
         frames: places of pictures with further frames or pages.
         kinds: type of the values → how many pictures have it.
         dropped: places of pictures of which a band is left out.
+        lost: [place, share] of pictures with values that are NaN or infinite.
+        sides: the shorter side of small pictures → [pictures, place of the first].
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
         values: type → what a sample of its values is like, once all are read (`close`).
@@ -152,6 +167,8 @@ class Findings:
     frames: list[int] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
+    lost: list[list[Any]] = field(default_factory=list)
+    sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -171,6 +188,11 @@ class Findings:
         self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
         if seen.drops:
             self.dropped.append(place)
+        if seen.lost:
+            self.lost.append([place, seen.lost])
+        side = min(seen.width, seen.height)
+        if side < SMALL:
+            self.sides.setdefault(str(side), [0, place])[0] += 1
         if seen.range is not None:
             low, high = self.ranges.get(seen.kind, seen.range)
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
@@ -214,7 +236,7 @@ class Findings:
         self, path: Callable[[int], str], labels: Sequence[int] | np.ndarray[Any, Any] = ()
     ) -> dict[str, Any]:
         """As JSON types, a few files named by reason: ``read, unreadable, constant, frames,
-        values, dropped``.
+        values, dropped, lost, small``.
 
         Args:
             path: the name of a place.
@@ -245,6 +267,17 @@ class Findings:
             }
         if self.dropped:
             found["dropped"] = some_of(self.dropped, path)
+        if self.lost:
+            share = sum(share for _, share in self.lost) / len(self.lost)
+            places = some_of([place for place, _ in self.lost], path)
+            found["lost"] = {**places, "share": round(share, 4)}
+        if self.sides:
+            found["small"] = {
+                side: {"count": count, "first": path(first)}
+                for side, (count, first) in sorted(
+                    self.sides.items(), key=lambda item: int(item[0])
+                )
+            }
         return found
 
 
@@ -329,7 +362,8 @@ def shared_images(
 
     Returns:
         ``{"count", "pairs", "compared"}``: a few pairs of names, and how many images of `other`
-        were compared, all of them or an evenly spaced sample.
+        were compared, all of them or an evenly spaced sample; ``with`` and ``of``: how many images
+        of `one` of the same sizes, where not all of these were read.
     """
     import numpy as np
 
@@ -343,8 +377,9 @@ def shared_images(
     both = np.intersect1d(keys, wanted)
     mine = np.flatnonzero(np.isin(keys, both))
     candidates = theirs[np.isin(wanted, both)]
-    if not exact and len(mine) > 4 * sample:
-        return {"count": 0, "pairs": [], "compared": 0}
+    every = len(mine)
+    if not exact:  # each is read
+        mine = mine[spread(every, 4 * sample)]
 
     place: dict[Any, int] = {}
     for i in mine.tolist():
@@ -355,7 +390,8 @@ def shared_images(
             count += 1
             if len(found) < FEW:
                 found.append([one.path(twin), other.path(i)])
-    return {"count": count, "pairs": found, "compared": len(theirs)}
+    some = {"with": len(mine), "of": every} if len(mine) < every else {}
+    return {"count": count, "pairs": found, "compared": len(theirs), **some}
 
 
 def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:

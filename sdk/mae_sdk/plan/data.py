@@ -117,6 +117,8 @@ def look_at(
     from mae_sdk.data.source import open_source
 
     source = open_source(names[0] if len(names) == 1 else names)
+    if len(source.uris) == 1 and source.uris[0].rstrip("/") != shown[0].rstrip("/"):
+        found["root"] = source.uris[0]  # of a pattern of pictures, the folder that holds them
     if labels:
         from mae_sdk.data.label_file import labeled
 
@@ -204,13 +206,7 @@ def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
 
 def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     """How an action reads pictures: as the spec says, or as the model says that it takes."""
-    found = Reading.of(spec)
-    said: Mapping[str, Any] = {}
-    for name in ("checkpoint", "trt_engine"):
-        path = get_dotted(spec, f"{action}.{name}")
-        if path and not urls.is_remote(str(path)):
-            with contextlib.suppress(MaeError, OSError, ValueError):
-                said = said or _description(Path(str(path)))
+    found, said = Reading.of(spec), _said_of_model(action, spec)
     if not said:
         return found
     channels = said.get("channels") or (said.get("model") or {}).get("in_chans") or 3
@@ -220,6 +216,25 @@ def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
         said.get("exif_orientation"),
         found.max_pixels,
     )
+
+
+def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the model that an action takes says of itself; empty where it is not here."""
+    said: Mapping[str, Any] = {}
+    for name in ("checkpoint", "trt_engine"):
+        path = get_dotted(spec, f"{action}.{name}")
+        if path and not urls.is_remote(str(path)):
+            with contextlib.suppress(MaeError, OSError, ValueError):
+                said = said or _description(Path(str(path)))
+    return said
+
+
+def _classes_of_model(action: str, spec: Mapping[str, Any]) -> list[str] | None:
+    """The classes of the classifier that an action takes, where it names them."""
+    said = _said_of_model(action, spec)
+    found = said.get("classes")
+    is_classifier = said.get("stage") == "finetune" and said.get("task") != "segmentation"
+    return [str(name) for name in found] if is_classifier and isinstance(found, list) else None
 
 
 def _description(path: Path) -> Mapping[str, Any]:
@@ -265,6 +280,7 @@ def look_at_all(
     from mae_sdk.data.survey import shared_images
 
     reading = reading_of(action, spec)
+    classes = classes or _classes_of_model(action, spec)
     found: dict[str, dict[str, Any]] = {}
     opened: dict[str, tuple[str, Opened]] = {}
     for key, row in keys.items():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
 from mae_skill.rules import class_names, masks
-from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.rules.seen import (
     FEW,
     TRAIN,
@@ -210,6 +211,36 @@ def constant(case: Case) -> None:
             case.warn(key, f"{count} of {read} pictures are of one color alone: {files_of(flat)}")
 
 
+def lost_values(case: Case) -> None:
+    """Pixels that are no numbers."""
+    for key, found in sources(case):
+        if some := found.get("lost"):
+            case.warn(
+                key,
+                f"{some['count']} of {found['read']} pictures hold NaN or infinite values, in "
+                f"{some['share']:.0%} of their pixels on average; these become the ends of the "
+                f"range: {files_of(some)}",
+            )
+
+
+def small(case: Case) -> None:
+    """Pictures with less than a pixel for a patch, or smaller than one patch of a ViT."""
+    arch, size = arch_of(case.spec), case("dataset.augmentation.input_size")
+    limit = 2
+    if arch is not None and size is not None:
+        limit = arch.patch if arch.family == "vit" else min(hw(size)) // arch.patch
+    for key, found in sources(case):
+        tiny = {side: one for side, one in (found.get("small") or {}).items() if int(side) < limit}
+        if tiny:
+            side, first = next(iter(tiny.items()))
+            case.warn(
+                key,
+                f"{sum(one['count'] for one in tiny.values())} of {found['read']} pictures have a "
+                f"side of less than {limit} pixels, too few for this model to see much: the first "
+                f"of {side} is {first['first']}",
+            )
+
+
 _LEFT = {
     "pictures": "pictures in formats, or under names, that are not read",
     "dangling": "links that lead nowhere",
@@ -299,7 +330,7 @@ def split_classes(case: Case) -> None:
 def _name_one(found: Seen, folder: str) -> str:
     """How to name one folder of a source."""
     inside = f"{found.get('wrapper') or ''}{folder}"
-    where = str(found.get("uri") or "…").rstrip("/")
+    where = str(found.get("root") or found.get("uri") or "…").rstrip("/")
     if where.lower().endswith((".tar", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".zip")):
         return f"make an archive of one part alone, for example of its folder {inside}"
     return f"name one part as the source, for example {where}/{inside}"
@@ -537,7 +568,7 @@ def validation_classes(case: Case) -> None:
     """Validation images are of the classes that the model knows."""
     found = case.facts.data.get(VAL) or {}
     against = found.get("against")
-    if not against or segments(case) or case("train.stage") != "finetune":
+    if not against or segments(case) or not _classifies(case, found):
         return
     unknown = against["unknown"]
     if unknown and not no_classes(found):
@@ -617,6 +648,12 @@ def shared(case: Case) -> None:
     """Validation images that are training images too."""
     found = case.facts.data.get(VAL) or {}
     twins = found.get("shared")
+    if twins and twins.get("of"):
+        note = (
+            f"compared with {twins['with']} of the {twins['of']} training images of the same size "
+            "alone"
+        )
+        case.warnings.append(Notice(VAL, note, note=True))
     if twins and twins["count"]:
         pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
         case.warn(
@@ -629,22 +666,37 @@ def shared(case: Case) -> None:
 def repeated(case: Case) -> None:
     """One picture in two classes teaches nothing, and copies of a picture make a held-out share of
     the training images flatter."""
+    for key in (TRAIN, VAL):
+        _torn(case, key)
     found = case.facts.data.get(TRAIN) or {}
     copies = found.get("repeated") or {}
-    torn = copies.get("torn")
-    if torn and case("train.stage") == "finetune" and not segments(case):
-        pair = " = ".join(torn["pair"])
-        if torn["images"] < found["images"]:
-            case.warn(TRAIN, f"{torn['count']} images lie in several classes at once: {pair}")
-        else:
-            text = f"every image lies in several classes at once, so that none can be told: {pair}"
-            case.error(TRAIN, text, "a picture in the folder of its own class", kind=DataError)
     if copies and found.get("held_out"):
         case.warn(
             TRAIN,
             f"{copies['count']} images are copies of others; where one of them is held out and "
             f"another trained on, the scores flatter: {' = '.join(copies['pair'])}",
         )
+
+
+def _torn(case: Case, key: str) -> None:
+    found = case.facts.data.get(key) or {}
+    torn = (found.get("repeated") or {}).get("torn")
+    if not torn or segments(case) or not _classifies(case, found):
+        return
+    pair = " = ".join(torn["pair"])
+    if torn["images"] < found["images"]:
+        case.warn(key, f"{torn['count']} images lie in several classes at once: {pair}")
+    else:
+        text = f"every image lies in several classes at once, so that none can be told: {pair}"
+        case.error(key, text, "a picture in the folder of its own class", kind=DataError)
+
+
+def _classifies(case: Case, found: Seen) -> bool:
+    """Whether a classifier is trained, or judged by these images: the spec says so, or the classes
+    of the model that it names are known."""
+    if case("train.stage") == "finetune":
+        return True
+    return case.action == "evaluate" and bool(found.get("against"))
 
 
 def held_out(case: Case) -> None:
@@ -683,6 +735,8 @@ INSPECTED = [
     depth,
     bands,
     frames,
+    lost_values,
+    small,
     constant,
     left_out,
     label_file,
@@ -704,6 +758,8 @@ RULES = [
     Rule(bands),
     Rule(policy, ("train",)),
     Rule(frames),
+    Rule(lost_values),
+    Rule(small),
     Rule(constant),
     Rule(left_out),
     Rule(label_file),
@@ -719,7 +775,7 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
-    Rule(repeated, ("train",)),
+    Rule(repeated, ("train", "evaluate")),
     Rule(held_out, ("train",)),
     *(Rule(check, ("train", "evaluate")) for check in masks.RULES),
 ]
