@@ -4,13 +4,16 @@ an error of the plan, or a warning that names them."""
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from mae_sdk import Plan
+from mae_sdk import Plan, Skill
+from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
+from mae_sdk.data.survey import shared_images
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -23,6 +26,7 @@ from tests.support.data_sets import (
     picture,
     plan,
 )
+from tests.support.folders import write_own_checkpoint
 from tests.support.images import make_tarball
 
 
@@ -311,3 +315,116 @@ def test_a_mask_of_floating_point_is_called_so(tmp_path: Path) -> None:
         np.save(source / "annotations" / f"{number}.npy", np.zeros((16, 16), np.float32))
     with pytest.raises(DataError, match="has floating-point values, not class numbers"):
         plan(source, **FROM_ZERO)
+
+
+# ------------------------------------------------------------------------------------------
+# pixels
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_values_that_are_no_numbers_are_counted_with_their_share(
+    value: float, suffix: str, tmp_path: Path
+) -> None:
+    import tifffile
+
+    source = classes(tmp_path, "ant", "bee")
+    values = RNG.random((16, 16)).astype(np.float32)
+    values[:8] = value
+    place = source / "ant" / f"9{suffix}"
+    np.save(place, values) if suffix == ".npy" else tifffile.imwrite(place, values)
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]}))
+    assert "1 of 7 pictures hold NaN or infinite values, in 50% of their pixels" in text
+    assert place.name in text
+
+
+def test_a_picture_without_a_number_is_unreadable(tmp_path: Path) -> None:
+    source = classes(tmp_path, "ant", "bee")
+    np.save(source / "ant" / "9.npy", np.full((16, 16), np.nan, np.float32))
+    with pytest.raises(DataError, match="has no pixel with a number") as caught:
+        plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]})
+    assert "1 of 7 images cannot be read" in caught.value.message
+
+
+def test_pictures_smaller_than_a_patch_are_named(tmp_path: Path) -> None:
+    source = classes(tmp_path / "a", "ant", "bee")
+    picture(source / "ant" / "9.png", side=8)
+    text = said(plan(source, **FINETUNE))
+    assert "1 of 7 pictures have a side of less than 16 pixels" in text
+    assert "ant/9.png" in text
+    assert said(plan(source, **{**FINETUNE, "model.patch_size": 8})) == ""
+    with pytest.raises(DataError, match="is of one color alone"):
+        plan(classes(tmp_path / "b", "ant", "bee", side=1), **FINETUNE)
+
+
+# ------------------------------------------------------------------------------------------
+# evaluation
+
+
+def evaluate(checkpoint: Path, val: Path) -> Plan:
+    return Skill().plan(
+        "evaluate", eval_dataset=str(val), spec_overrides={"evaluate.checkpoint": str(checkpoint)}
+    )
+
+
+def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_names(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model.pth"
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"])
+    with pytest.raises(DataError, match=r"not among those that the model learns: Ant \(3\)"):
+        evaluate(file, classes(tmp_path / "a", "Ant", "bee"))
+    every = classes(tmp_path / "b", "ant", "bee")
+    assert evaluate(file, every)
+    for number in range(3):
+        shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
+    with pytest.raises(DataError, match="every image lies in several classes at once"):
+        evaluate(file, every)
+
+
+def test_validation_images_of_several_classes_at_once_are_named(tmp_path: Path) -> None:
+    train, val = classes(tmp_path / "t", "ant", "bee"), classes(tmp_path / "v", "ant", "bee")
+    shutil.copy(val / "ant" / "0.png", val / "bee" / "0.png")
+    made = plan(train, val, **FINETUNE)
+    assert "1 images lie in several classes at once" in "\n".join(map(str, made.warnings))
+
+
+def test_of_many_loose_files_of_one_size_some_are_compared_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = classes(tmp_path / "t", "ant", "bee", count=9, suffix=".bmp")
+    val = classes(tmp_path / "v", "ant", "bee", count=9, suffix=".bmp")
+    for number in range(9):
+        shutil.copy(train / "ant" / f"{number}.bmp", val / "ant" / f"{number}.bmp")
+    found = shared_images(open_source(str(train)), open_source(str(val)), sample=3)
+    assert found["count"] and (found["with"], found["of"]) == (12, 18)
+    monkeypatch.setattr(shared_images, "__defaults__", (3,))
+    made = plan(train, val, **FINETUNE)
+    notes = "\n".join(made.notices)
+    assert "compared with 12 of the 18 training images of the same size alone" in notes
+
+
+# ------------------------------------------------------------------------------------------
+# words
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.tar.gz", "d.zip"])
+def test_a_class_folder_without_a_file_is_named_in_an_archive_as_in_a_folder(
+    kind: str, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    (source / "wasp" / "more").mkdir(parents=True)
+    if kind == "d.zip":
+        shutil.make_archive(str(tmp_path / "d"), "zip", source)
+    elif kind != "folder":
+        with tarfile.open(tmp_path / kind, "w:gz" if kind.endswith("gz") else "w") as tar:
+            tar.add(source, ".")
+    made = plan(source if kind == "folder" else tmp_path / kind, **FINETUNE)
+    assert "folders without an image are no classes: wasp" in said(made)
+
+
+def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "train/ant", "val/ant")
+    with pytest.raises(DataError) as caught:
+        plan(f"{source}/**/*.png", **FINETUNE)
+    assert f"for example {source}/train" in str(caught.value.hint)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.errors import DataError, StorageError
-from mae_skill.spelling import shown, spelled
+from mae_skill.spelling import original, shown, spelled
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.labels import (
@@ -374,6 +374,8 @@ class _Packed:
             left.add_file(name)
         for name in self._pack.index.get("dangling", ()):
             left.dangling.add(name)
+        for name in self._pack.index.get("empty", ()):
+            left.folders.setdefault(original(name), 0)
         self._find_twins(left)
         if left.folders:
             for folder in {name.rpartition("/")[0] for name in self.names}:
