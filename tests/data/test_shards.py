@@ -124,6 +124,44 @@ def test_what_is_beside_a_picture_and_gives_no_class_is_none(tmp_path: Path) -> 
     assert "0.cls" in str(caught.value.got)
 
 
+@pytest.mark.parametrize(
+    ("other", "differ"),
+    [
+        ({"ant": "bee", "bee": "ant"}, 6),  # the same names
+        ({"ant": "7", "bee": "9"}, 0),  # numbers of the names
+        ({"ant": "indoors", "bee": "indoors"}, 0),  # of something else
+    ],
+)
+@pytest.mark.parametrize("kind", [".json", "folders"])
+def test_a_cls_that_another_class_contradicts_is_counted_and_named(
+    other: dict[str, str], differ: int, kind: str, tmp_path: Path
+) -> None:
+    files: dict[str, bytes] = {}
+    for number in range(6):
+        name = ["ant", "bee"][number % 2]
+        folder = f"{other[name]}/" if kind == "folders" else ""
+        files[f"{folder}{number}.png"] = png(number)
+        files[f"{folder}{number}.cls"] = name.encode()
+        if kind == ".json":
+            files[f"{number}.json"] = json.dumps({"label": other[name]}).encode()
+    report = inspect_source(write_tar(tmp_path / "s.tar", files), cache_dir=tmp_path / "cache")
+    assert report["classes"] == {"ant": 3, "bee": 3}
+    says = f"{differ} images have another class by {kind} than by .cls, which is read"
+    assert bool(differ) == any(says in text for text in report["verdict"]["warnings"])
+    assert report.get("labels_differ", {}).get(kind, {}).get("count", 0) == differ
+
+
+def test_one_json_of_many_that_numbers_a_picture_otherwise_is_named(tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for number in range(6):
+        files[f"{number}.png"], files[f"{number}.cls"] = png(number), b"%d" % (number % 2)
+        name = ["ant", "bee"][number % 2 if number != 4 else 1]
+        files[f"{number}.json"] = json.dumps({"label": name}).encode()
+    source = open_source(write_tar(tmp_path / "s.tar", files), cache_dir=tmp_path / "cache")
+    assert source.labels_differ()[".json"]["count"] == 1
+    assert source.labels_differ()[".json"]["files"][0].endswith("/4.png")
+
+
 def test_further_pictures_of_a_sample_are_left_out_and_counted(tmp_path: Path) -> None:
     files = {"a.png": png(0), "a.seg.png": png(1), "a.cls": b"x", "v1.2.png": png(2)}
     files |= {"v1.2.cls": b"y", "lost.cls": b"y"}

@@ -11,6 +11,7 @@ from mae_skill.errors import MaeError
 from mae_skill.resolve import raise_all
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Facts
+from mae_skill.rules.seen import TRAIN
 
 if TYPE_CHECKING:
     from mae_skill.spec import ExperimentSpec
@@ -35,7 +36,7 @@ def judge(action: str, spec: ExperimentSpec, context: RunContext) -> None:
     seen = look_at_all(action, rows, plain, problems, remote=True)
     raise_all(problems, action)
 
-    train = seen.get(samples.TRAIN) or {}
+    train = seen.get(TRAIN) or {}
     case = Case(action, plain, context.provenance, Facts(classes=train.get("classes"), data=seen))
     for rule in samples.RULES:
         rule(case)

@@ -33,7 +33,7 @@ MAX_RECORDS = 10_000
 def members(
     raw: Any, size: int | None, source: str, limits: Limits, stored: int | None = None
 ) -> Iterator[Member]:
-    """Every regular file of an archive, in its order, and every link to one.
+    """Every regular file of an archive, in its order, every link to one, and every folder.
 
     What is never read as an image (devices, sparse files, links out of the archive) is passed over;
     what has the name of an image and cannot be read is refused.
@@ -219,6 +219,7 @@ class _TarReader:
             if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
                 check_folder(name, self._source)
                 self._skip(size, name)
+                yield Member(name, 0, iter(()), is_folder=True)
                 continue
             if info.type not in _FILES + _LINKS + _DEVICES:
                 raise refused(name, f"is of an unknown type {info.type!r}", self._source)

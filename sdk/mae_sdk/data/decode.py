@@ -65,8 +65,12 @@ def load(data: bytes, name: str, reading: Reading = DEFAULT, reduce: int = 1) ->
     Raises:
         DataError: as `decode`, but for the range.
     """
+    import numpy as np
+
     found = _jpeg(data, name, reading, reduce) or read_stored(data, name, reading)
     found.values = with_bands(found, name, reading)
+    if found.values.dtype.kind == "f" and not np.isfinite(found.values).any():
+        raise DataError(f"{name} has no pixel with a number: all are NaN or infinite", got=name)
     return found
 
 

@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.errors import DataError
+from mae_skill.rules import masks as mask_rules
 from mae_skill.rules.base import Case, Facts
-from mae_skill.rules.samples import INSPECTED, TRAIN, VAL
+from mae_skill.rules.samples import INSPECTED
+from mae_skill.rules.seen import TRAIN, VAL
 
+from mae_sdk.data.class_names import doubtful_names, near_names, numbers_and_names
 from mae_sdk.data.decode import DEFAULT, as_shown, decode
 from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
-from mae_sdk.data.parts import mask_folders, split_folders, unlabeled_folders
+from mae_sdk.data.parts import (
+    lone_split,
+    mask_folders,
+    odd_parts,
+    split_folders,
+    unlabeled_folders,
+)
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.survey import (
@@ -27,8 +36,8 @@ from mae_sdk.data.survey import (
     measured,
     repeated_images,
     spread,
-    survey_masks,
 )
+from mae_sdk.data.survey_masks import survey_masks
 
 AT_ONCE = 1 << 20  # pixels of a large image that are summed up at once
 LISTED = 50
@@ -195,10 +204,13 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         values, dropped`` (`Findings.to_dict`), ``left_out, missing_classes`` (folders without an
         image that is read),
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
-        ``label_file`` (`LabeledSource.table`), ``labels_from`` (`Source.labels_from`),
-        ``split_classes`` (classes named like parts of a data set), ``mask_folders`` (images and
-        their masks, `mae_sdk.data.parts`), ``unlabeled_classes`` (named like images without labels,
-        and those with them), ``same_folders`` (that the classes have in common),
+        ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
+        ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
+        (that may be such), ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
+        ``unlabeled_classes`` (named like images without labels,
+        and those with them), ``same_folders`` (that the classes have in common), ``nested`` (images
+        below class folders, `mae_sdk.data.labels.nested_folders`), ``doubtful_names`` and
+        ``numbers_and_names`` (`mae_sdk.data.class_names`),
         ``unreadable_classes`` (none of whose images can be read), ``repeated``
         (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images).
     """
@@ -208,16 +220,23 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
     table = getattr(source, "table", {})
     labels_from = source.labels_from
     folders = {} if table or labels_from else classes
+    splits = split_folders(folders)
     more = {
         "label_file": table,
         "labels_from": labels_from,
+        "labels_differ": source.labels_differ(),
         "left_out": left_out(source),
         "missing_classes": source.missing_classes(),
-        "split_classes": split_folders(folders),
+        "split_classes": splits,
+        "lone_splits": [] if splits else lone_split(folders),
+        "odd_parts": odd_parts(folders),
         "loose": loose_images(source) if classes else {},
         "mask_folders": mask_folders(folders) or mask_folders(same),
         "unlabeled_classes": unlabeled_folders(folders),
         "same_folders": same,
+        "nested": source.nested(),
+        "doubtful_names": doubtful_names(classes),
+        "numbers_and_names": numbers_and_names(source.classes_of_parts()),
         "unreadable_classes": [
             name
             for number, (name, count) in enumerate(classes.items())
@@ -285,7 +304,7 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
 
     Returns:
         ``{"known": how many, "unknown": {folder: images}, "absent": classes without an image in it,
-        "unlabelled"}``.
+        "unlabelled"}``; ``near``: unknown class → the known one that may be meant.
     """
     unknown = other.unknown_classes(known)
     if unknown:
@@ -293,6 +312,7 @@ def compare_classes(known: Sequence[str], other: Source) -> dict[str, Any]:
         return {
             "known": len(known),
             "unknown": unknown,
+            "near": near_names(unknown, known),
             "absent": [name for name in known if name not in there],
             "unlabelled": 0,
         }
@@ -424,6 +444,10 @@ def inspect_masks(
         },
         "other_size": _named(found.other_size, mask),
     }
+    facts = found.to_dict(mask)
+    more = {name: facts.get(name) for name in ("permuted", "same")}
+    more |= {"shared_masks": pairs.shared_masks(), "spare_masks": pairs.spare_masks()}
+    report |= {name: fact for name, fact in more.items() if fact}
     return {"verdict": judge_masks(report, len(found.unusable)), **report}
 
 
@@ -449,6 +473,9 @@ def judge_masks(report: Mapping[str, Any], unusable: int) -> dict[str, Any]:
         )
         above = unusable > DEFAULT_LIMIT * report["images"]
         (problems if above else warnings).append(text)
+    problem, doubts = mask_rules.doubts({**report, "read": report["masks"]}, DEFAULT_LIMIT)
+    problems += [f"{problem}: {mask_rules.ONE_PALETTE}"] if problem else []
+    warnings += doubts
     values = list(report["values"])
     if len(values) == 1:
         problems.append(f"every mask holds the one value {values[0]}: nothing to learn")

@@ -6,12 +6,10 @@ picture, one for its class, and where it serves several parts of a data set one 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_skill.errors import DataError
@@ -22,18 +20,15 @@ from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.names import Names, class_name, is_image, same
 from mae_sdk.data.parts import split_of
 from mae_sdk.data.source import Source
-from mae_sdk.data.tables import arrow
+from mae_sdk.data.table_file import PATH, read_rows
 from mae_sdk.storage import urls
 
 if TYPE_CHECKING:
     import numpy as np
 
-PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
 LABEL = ("label", "class", "class_name", "category", "target")
 LABELS = ("labels", "classes", "class_names", "categories", "targets")
 SPLIT = ("split", "subset", "partition")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-
 BETWEEN = "|"
 """Between the labels of a picture that has several."""
 
@@ -77,8 +72,9 @@ class LabeledSource(Source):
     Attributes:
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
-            whose split is none that is known. With ``several``,
-            ``labels``: the fewest and the most of a picture.
+            whose split is none that is known. ``beside``: `Table.beside`. With ``several``,
+            ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0, and
+            ``no_flags``, as of `Table`.
         several: a picture may be of several classes.
 
     Raises:
@@ -101,7 +97,9 @@ class LabeledSource(Source):
 
         where = spelled(urls.redact(file))
         self.several = several
-        rows, others, self._named, astray = read_table(file, split, several, columns)
+        read = read_table(file, split, several, columns)
+        rows = read.rows
+        self._named = read.classes
         index = _Index(source, where)
         found: dict[int, tuple[str, ...]] = {}
         lost, bare = Some(), Some()
@@ -127,7 +125,7 @@ class LabeledSource(Source):
                 expected=f"paths such as {source.members[0]}, with a label",
             )
 
-        mentioned = {place for path in others if (place := index.find(path)) is not None}
+        mentioned = {place for path in read.others if (place := index.find(path)) is not None}
         without = [i for i in range(len(source)) if i not in found and i not in mentioned]
         chosen = sorted({*found, *without}) if keep else sorted(found)
         unnamed = Some()
@@ -142,10 +140,13 @@ class LabeledSource(Source):
                     ("without_picture", lost),
                     ("without_label", bare),
                     ("without_row", unnamed),
-                    ("without_split", astray),
+                    ("without_split", read.astray),
                 )
                 if some.count
             },
+            **({"beside": read.beside} if read.beside else {}),
+            **({"empty": read.empty.to_dict()} if read.empty.count else {}),
+            **({"no_flags": read.no_flags} if read.no_flags else {}),
         }
 
         super().__init__(chosen_parts(source, np.array(chosen, dtype=np.int64)))
@@ -195,6 +196,18 @@ class LabeledSource(Source):
     def same_folders(self) -> list[str]:
         """Folders are no classes here."""
         return []
+
+    def nested(self) -> dict[str, Any]:
+        """Folders are no classes here."""
+        return {}
+
+    def labels_differ(self) -> dict[str, Any]:
+        """Files beside the pictures give no classes here."""
+        return {}
+
+    def classes_of_parts(self) -> dict[str, list[str]]:
+        """The table gives the classes of all parts."""
+        return {}
 
     @property
     def labels_from(self) -> dict[str, int]:
@@ -288,17 +301,40 @@ class _Index:
 SEVERAL = "pictures of several classes: model.multi_label=true"
 
 
+@dataclass
+class Table:
+    """What a table says of a split.
+
+    Attributes:
+        rows: those of the split.
+        others: the paths of all other rows.
+        classes: those that columns name.
+        astray: rows of no known split.
+        beside: column that is not read → the one that is, where both have a name that is looked
+            for, and rows with other values.
+        empty: cells without a value in columns of 0 and 1.
+        no_flags: column that is no class → the numbers that it holds beside 0 and 1.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    astray: Some = field(default_factory=Some)
+    beside: dict[str, str] = field(default_factory=dict)
+    empty: Some = field(default_factory=Some)
+    no_flags: dict[str, str] = field(default_factory=dict)
+
+
 def read_table(
     file: str, split: str, several: bool = False, columns: Sequence[str] | None = None
-) -> tuple[list[Row], list[str], list[str], Some]:
-    """The rows of a split, the paths of all other rows, the classes that columns name, and the rows
-    of no known split.
+) -> Table:
+    """The rows of a split, and what else a table says.
 
     Raises:
         DataError, StorageError: as `LabeledSource`.
     """
     where = spelled(urls.redact(file))
-    names, rows = _parse(file, where)
+    names, rows = read_rows(file, where)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(
             f"{where} has the column {twice[0]} more than once",
@@ -309,12 +345,11 @@ def read_table(
     part = next((name for name in names if name.strip().lower() in SPLIT), None)
     if not rows:
         raise DataError(f"{where} has no rows", got=names, expected="a row for each picture")
-    of_row, named = _labels_of(names, rows, where, several, columns, {path, part})
+    found = Table()
+    _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
+    of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
 
-    mine: list[Row] = []
-    others: list[str] = []
     parts: Counter[str] = Counter()
-    astray = Some()
     for number, row in enumerate(rows, 1):
         name = _path(row.get(path))
         if not name:
@@ -324,19 +359,28 @@ def read_table(
             kind = split_of(said) if said else None
             parts[said] += 1
             if kind not in ("train", "val", "test"):
-                astray.add(f"{name} ({said or 'empty'})")
+                found.astray.add(f"{name} ({said or 'empty'})")
             if kind != split:
-                others.append(name)
+                found.others.append(name)
                 continue
-        mine.append((name, of_row(row, number)))
-    if not mine:
+        found.rows.append((name, of_row(row, number)))
+    if not found.rows:
         raise DataError(
             f"no row of {where} is of the {split} split",
             got=dict(parts.most_common(10)),
             expected=f"{split} in the column {part}",
             hint="a table without such a column counts whole",
         )
-    return mine, others, named, astray
+    return found
+
+
+def _note_others(
+    found: Table, rows: Sequence[Mapping[str, Any]], named: Sequence[str], used: str
+) -> None:
+    """Note the columns that might have been meant instead of one, where they say other things."""
+    for column in named:
+        if column != used and any(_text(row.get(column)) != _text(row.get(used)) for row in rows):
+            found.beside[column] = used
 
 
 def _labels_of(
@@ -346,12 +390,13 @@ def _labels_of(
     several: bool,
     columns: Sequence[str] | None,
     taken: set[str | None],
-) -> tuple[Callable[[Mapping[str, Any], int], tuple[str, ...]], list[str]]:
-    """What gives the labels of a row, and the classes that columns name."""
+    found: Table,
+) -> Callable[[Mapping[str, Any], int], tuple[str, ...]]:
+    """What gives the labels of a row."""
     there = {name.strip().lower(): name for name in reversed(names)}
     label = next((there[name] for name in (*LABEL, *LABELS) if name in there), None)
     if several and (columns or label is None):
-        return _flags_of(names, rows, where, columns, taken)
+        return _flags_of(names, rows, where, columns, taken, found)
     if label is None:
         flags = [name for name in names if name not in taken and _is_flag(rows, name)]
         raise DataError(
@@ -361,6 +406,9 @@ def _labels_of(
             hint=SEVERAL if len(flags) > 1 else None,
         )
     column = label
+    _note_others(
+        found, rows, [name for word, name in there.items() if word in (*LABEL, *LABELS)], column
+    )
 
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
@@ -379,7 +427,7 @@ def _labels_of(
             parts = _text(value).split(BETWEEN)
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
-    return one, []
+    return one
 
 
 def _flags_of(
@@ -388,8 +436,10 @@ def _flags_of(
     where: str,
     columns: Sequence[str] | None,
     taken: set[str | None],
-) -> tuple[Callable[[Mapping[str, Any], int], tuple[str, ...]], list[str]]:
+    found: Table,
+) -> Callable[[Mapping[str, Any], int], tuple[str, ...]]:
     """Labels from columns of 0 and 1."""
+    _judge_near_flags(names, rows, where, columns, taken, found)
     missing = [name for name in columns or () if name not in names]
     flags = [
         name
@@ -410,16 +460,65 @@ def _flags_of(
             "each class",
         )
 
+    for name in flags:
+        cells = [_text(row.get(name)) for row in rows]
+        if any(_FLAGS[cell.lower()] is False for cell in cells if cell):
+            for number, cell in enumerate(cells, 1):
+                if not cell:
+                    found.empty.add(f"{name} in row {number}")
+    found.classes = [class_name(name) for name in flags]
+
     def flagged(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         return tuple(class_name(name) for name in flags if _FLAGS[_text(row.get(name)).lower()])
 
-    return flagged, [class_name(name) for name in flags]
+    return flagged
+
+
+def _judge_near_flags(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    where: str,
+    columns: Sequence[str] | None,
+    taken: set[str | None],
+    found: Table,
+) -> None:
+    """Refuse a column of 0 and 1 with other values, such as -1 for "not sure": it would be no
+    class, or a wrong one. Without ``columns`` one that holds further numbers is noted alone.
+
+    Raises:
+        DataError: there is such a column.
+    """
+    for name in columns or [name for name in names if name not in taken]:
+        cells = [_text(row.get(name)).lower() for row in rows]
+        strange = [number for number, cell in enumerate(cells, 1) if cell not in _FLAGS]
+        odd = sorted({cells[number - 1] for number in strange})
+        flags = sum(cell in _FLAGS and cell != "" for cell in cells)
+        if not strange or flags < len(strange):
+            continue
+        said = f"{', '.join(odd[:5])} in {len(strange)} of {len(rows)} rows"
+        if columns or _NOT_SURE.issuperset(odd):
+            raise DataError(
+                f"the column {name} of {where} holds other values than 0 and 1: {said}, the first "
+                f"is row {strange[0]}",
+                field="dataset.labels.columns",
+                got=odd[:10],
+                expected="0 or 1 in each row of a column that is a class",
+                hint="replace them, or take these rows out; where the column is no class, "
+                "dataset.labels.columns=[…] names those that are",
+            )
+        if all(_NUMBER.fullmatch(value) for value in odd):
+            found.no_flags[name] = said
 
 
 _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
     **dict.fromkeys(("", "0", "0.0", "false", "no"), False),
 }
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_NOT_SURE = frozenset(["-1", "-1.0", "nan", "na", "n/a", "?", "none", "null", "u"])
+"""What stands for "not sure" or "not known" in columns of 0 and 1."""
 
 
 def _is_flag(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
@@ -448,61 +547,8 @@ def _path(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _parse(file: str, where: str) -> tuple[list[str], list[Mapping[str, Any]]]:
-    """Columns and rows of a table."""
-    suffix = Path(file.partition("?")[0]).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(
-            "not a table of labels", got=where, expected=f"a file ending in {' '.join(SUFFIXES)}"
-        )
-    data = _bytes(file, where)
-    try:
-        if suffix == ".parquet":
-            return _parquet(data)
-        text = data.decode("utf-8-sig")
-        if suffix in (".jsonl", ".ndjson"):
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
-            if not all(isinstance(row, dict) for row in found):
-                raise ValueError("a line is no object")
-            return list(dict.fromkeys(key for row in found for key in row)), found
-        header = text.partition("\n")[0]
-        tab = suffix == ".tsv"
-        delimiter = "\t" if tab else ";" if ";" in header and "," not in header else ","
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows: list[Mapping[str, Any]] = list(reader)
-        return list(reader.fieldnames or ()), rows
-    except (ValueError, csv.Error) as error:
-        raise DataError(
-            f"{where} cannot be read: {error}", got=where, expected="a table in UTF-8"
-        ) from error
-
-
-def _bytes(file: str, where: str) -> bytes:
-    if urls.is_remote(file):
-        from mae_skill.errors import NotFoundError
-
-        from mae_sdk.storage import transfer
-        from mae_sdk.storage.faults import as_data_error
-
-        try:
-            return transfer.read_bytes(file)
-        except NotFoundError as error:
-            raise as_data_error(error, where) from error
-    try:
-        return urls.local_path(file).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot read the table of labels: {error.strerror}", got=where, expected="a file"
-        ) from error
-
-
-def _parquet(data: bytes) -> tuple[list[str], list[Mapping[str, Any]]]:
-    lib = arrow("a table of labels in Parquet")
-    table = lib.parquet.read_table(lib.BufferReader(data))
-    return list(table.column_names), table.to_pylist()
+    """A value as text; empty where there is none, also where it is NaN (of Parquet)."""
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _digest(pictures: str, members: Iterable[str], labels: Iterable[str]) -> str:

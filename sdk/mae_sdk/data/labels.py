@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
-from mae_skill.spelling import shown
+from mae_skill.spelling import shown, spelled
 
 from mae_sdk.data.names import class_name, same
 from mae_sdk.data.parts import split_of
@@ -176,6 +176,9 @@ def unknown_classes(strange: Mapping[str, int], known: int) -> DataError:
     )
 
 
+MOST_NESTED = 20
+"""Folders below the classes that are named."""
+
 MAX_LOOKED = 20_000
 """Names of a source in which folders below the classes are looked for."""
 
@@ -200,6 +203,31 @@ def same_folders(names: Sequence[str], wrapper: str) -> list[str]:
     shared = {folder for folder, count in holders.items() if count >= most}
     many = sum(len(found & shared) > 1 for found in below.values()) >= most
     return sorted(shared) if many and 10 * loose < len(looked) else []
+
+
+def nested_folders(parts: Sequence[tuple[Sequence[str], str]]) -> dict[str, Any]:
+    """The images that lie deeper than a class folder, where others lie right in one.
+
+    Args:
+        parts: the names of the images of each source, and the folders around all of them.
+
+    Returns:
+        ``{"count", "folders": {folder: images}}``, the first few folders; empty where all images
+        lie equally deep.
+    """
+    deeper: Counter[str] = Counter()
+    plain = 0
+    for names, wrapper in parts:
+        for name in names:
+            folders = name[len(wrapper) :].rpartition("/")[0]
+            if "/" in folders:
+                deeper["/".join(folders.split("/")[:2])] += 1
+            else:
+                plain += bool(folders)
+    if not deeper or not plain:
+        return {}
+    first = {spelled(folder): deeper[folder] for folder in sorted(deeper)[:MOST_NESTED]}
+    return {"count": deeper.total(), "folders": first}
 
 
 def missing_folders(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
@@ -42,8 +43,10 @@ def read_mask(
     try:
         if data[:6] == b"\x93NUMPY":
             array = read_array(data, name, _ONE_BAND)
-            if array.shape[2] != 1 or array.dtype.kind == "f":
+            if array.shape[2] != 1:
                 raise _channels(name, f"{array.dtype} × {array.shape[2]}")
+            if array.dtype.kind == "f":
+                raise _floats(name)
             return _numbers(array[..., 0], name), 1
         with open_picture(data, name, reading.max_pixels) as picture:
             if picture.format == "JPEG":
@@ -52,6 +55,8 @@ def read_mask(
                     got=name,
                     expected="PNG or another exact format",
                 )
+            if picture.mode == "F":
+                raise _floats(name)
             if picture.mode not in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
                 raise _channels(name, picture.mode)
             picture.load()
@@ -71,6 +76,30 @@ def _channels(name: str, mode: str) -> DataError:
         expected=ONE_CHANNEL,
         hint="map the colors to class numbers once, and save one channel",
     )
+
+
+def _floats(name: str) -> DataError:
+    return DataError(
+        f"{name} has floating-point values, not class numbers",
+        got=name,
+        expected="whole numbers of 8 or 16 bits",
+        hint="save the class numbers as whole numbers",
+    )
+
+
+def colors_of(data: bytes) -> dict[int, str] | None:
+    """Value → color, of the palette of a mask; None where it has none."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "GIF", "TIFF", "BMP"]) as picture:
+            palette = picture.getpalette("RGB") if picture.mode == "P" else None
+    except Exception:  # what cannot be read is said by who reads the values
+        return None
+    if not palette:
+        return None
+    colors = (palette[at : at + 3] for at in range(0, len(palette), 3))
+    return {number: "#" + bytes(color).hex() for number, color in enumerate(colors)}
 
 
 def _numbers(values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""One file of an archive or a prefix, and what an archive may ask for."""
+"""One file or folder of an archive or a prefix, and what an archive may ask for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file of an archive, or another name of one.
+    """One regular file of an archive, another name of one, or a folder.
 
     Attributes:
         name: its clean relative path.
@@ -35,6 +35,7 @@ class Member:
         chunks: its content, to be read before the next member.
         offset: where the content begins in an uncompressed tar; else None.
         link: the path of the member whose content it is another name of; else None.
+        is_folder: a folder, without content.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Member:
     chunks: Iterator[bytes]
     offset: int | None = None
     link: str | None = None
+    is_folder: bool = False

@@ -60,7 +60,8 @@ class SourceOfClasses(Source):
         super().__init__(chosen_parts(source, rows))
         self.digest = f"{self.digest[:32]}{_digest(classes, values)[:32]}"
         self._chosen, self._values = list(classes), values[rows]
-        self._from = source.labels_from
+        self._from, self._differ = source.labels_from, source.labels_differ()
+        self._nested = source.nested()
         self.table: dict[str, Any] = getattr(source, "table", {})
         self.aside = {
             "images": len(source) - len(rows),
@@ -96,6 +97,14 @@ class SourceOfClasses(Source):
         """As in `Source`, of the whole."""
         return self._from
 
+    def labels_differ(self) -> dict[str, Any]:
+        """As in `Source`, of the whole."""
+        return self._differ
+
+    def nested(self) -> dict[str, Any]:
+        """As in `Source`, of the whole."""
+        return self._nested
+
     def missing_classes(self) -> dict[str, int]:
         """Which classes there are is asked for, not found."""
         return {}
@@ -103,6 +112,10 @@ class SourceOfClasses(Source):
     def same_folders(self) -> list[str]:
         """Which folders are classes is asked for, not found."""
         return []
+
+    def classes_of_parts(self) -> dict[str, list[str]]:
+        """Which classes there are is asked for, not found."""
+        return {}
 
 
 def of_classes(source: Source, classes: Sequence[str] | None, *, required: bool) -> Source:

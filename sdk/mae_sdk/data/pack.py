@@ -32,7 +32,7 @@ from mae_skill.spelling import shown, spelled
 from mae_sdk import files
 from mae_sdk.data.decompress import crc32
 from mae_sdk.data.member import Member
-from mae_sdk.data.names import Names, encoded, is_image, refused
+from mae_sdk.data.names import Names, encoded, is_image, is_set_aside, refused
 from mae_sdk.files import share
 from mae_sdk.storage.urls import is_archive
 
@@ -45,6 +45,8 @@ _HEAD = struct.Struct("<IQQI")
 _FIELDS = [("end", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("crc", "<u4")]
 FORMAT = 2
 MAX_LINKS = 1_000_000
+MAX_FOLDERS = 100_000
+MAX_EMPTY = 1000
 MAX_HOPS = 40  # links that lead to links, as Linux bounds them
 
 
@@ -70,10 +72,14 @@ def write_pack(
     runs: list[Path] = []
     links: list[tuple[str, str]] = []
     hashes, folders = array("q"), _Folders()
+    listed = _Listed()
     position = 0
     with _room(folder, source):
         with (folder / "data.bin").open("wb", buffering=1 << 20) as out:
             for member in members:
+                if member.is_folder:
+                    listed.add(member.name)
+                    continue
                 if member.link is not None:
                     links.append((member.name, member.link))
                     if len(links) > MAX_LINKS:
@@ -109,6 +115,8 @@ def write_pack(
             run.unlink()
 
     _refuse_collisions(folder, hashes, folders.hashes, source)
+    if empty := listed.without(folders.hashes):
+        meta = {**meta, "empty": empty}
     _write_index(folder, meta, len(hashes), position, in_place)
 
 
@@ -241,6 +249,25 @@ class _Folders:
             self._lately.clear()
         self._lately.add(folder)
         self.hashes.extend(_hash(ancestor) for ancestor in _ancestors(folder))
+
+
+class _Listed:
+    """Folders that an archive lists, of the first `MAX_FOLDERS`."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def add(self, name: str) -> None:
+        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
+        if clean and not is_set_aside(clean) and len(self._names) < MAX_FOLDERS:
+            self._names[clean] = None
+
+    def without(self, hashes: array[int]) -> list[str]:
+        """Those that hold nothing: no file, as `_Folders` hashed those that do, and no folder."""
+        above = {ancestor for name in self._names for ancestor in _ancestors(name)[:-1]}
+        bare = [name for name in self._names if name not in above]
+        held = set(hashes) if bare else set()
+        return [spelled(name) for name in bare if _hash(name) not in held][:MAX_EMPTY]
 
 
 def _copy(member: Member, out: IO[bytes] | None) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae_skill.errors import DataError
 from mae_skill.spelling import one_line, shown, spelled
 
+from mae_sdk.data.left_out import FEW, Some
 from mae_sdk.data.names import same
 from mae_sdk.data.patterns import expand
 from mae_sdk.data.source import Source, open_source
@@ -30,6 +31,20 @@ SPLITS = {"train": ("training", "train"), "val": ("validation", "val"), "test": 
 Given = str | os.PathLike[str] | Sequence[str]
 
 
+class _Part(NamedTuple):
+    """A source of images with its masks.
+
+    Attributes:
+        rows: int64 [n, 2]: image, mask (-1 = none).
+        spare: masks that belong to no image.
+    """
+
+    images: Source
+    masks: Source | None
+    rows: np.ndarray[Any, Any]
+    spare: list[int]
+
+
 class Pairs(Sequence[str]):
     """Images with their masks, by index. Fork- and pickle-safe.
 
@@ -39,11 +54,12 @@ class Pairs(Sequence[str]):
         digest: sha256 that identifies images, masks and what belongs to what.
     """
 
-    def __init__(self, parts: Sequence[tuple[Source, Source | None, np.ndarray[Any, Any]]]) -> None:
+    def __init__(self, parts: Sequence[_Part]) -> None:
         import numpy as np
 
-        self._parts = [(images, masks) for images, masks, _ in parts]
-        rows = [np.insert(rows, 0, number, axis=1) for number, (_, _, rows) in enumerate(parts)]
+        self._parts = [(part.images, part.masks) for part in parts]
+        self._spare = [part.spare for part in parts]
+        rows = [np.insert(part.rows, 0, number, axis=1) for number, part in enumerate(parts)]
         self._rows: np.ndarray[Any, Any] = np.concatenate(rows)  # part, image, mask (-1 = none)
         self.masked = int((self._rows[:, 2] >= 0).sum())
         digests = [
@@ -109,6 +125,30 @@ class Pairs(Sequence[str]):
         images, image, _, _ = self._locate(index)
         return images.path(image)
 
+    def spare_masks(self) -> dict[str, Any]:
+        """``{"count", "files"}`` of the masks that belong to no image; empty where there are
+        none."""
+        found = Some()
+        for (_, masks), places in zip(self._parts, self._spare, strict=True):
+            if masks is not None:
+                for place in places:
+                    found.add(masks.path(place))
+        return found.to_dict() if found.count else {}
+
+    def shared_masks(self) -> dict[str, Any]:
+        """``{"count", "pairs"}`` of the images that have a mask in common with one before them;
+        empty where there are none."""
+        first: dict[tuple[int, int], int] = {}
+        pairs: list[list[str]] = []
+        count = 0
+        for place, (part, _, mask) in enumerate(self._rows.tolist()):
+            other = first.setdefault((part, mask), place) if mask >= 0 else place
+            if other != place:
+                count += 1
+                if len(pairs) < FEW:
+                    pairs.append([self.path(other), self.path(place)])
+        return {"count": count, "pairs": pairs} if count else {}
+
     def mask_path(self, index: int) -> str | None:
         """``source/member`` of its mask; None where it has none."""
         _, _, masks, mask = self._locate(index)
@@ -146,14 +186,13 @@ def open_pairs(
             expected="one mask source for each image source, in the same order",
         )
 
-    parts: list[tuple[Source, Source | None, np.ndarray[Any, Any]]] = []
+    parts: list[_Part] = []
     for number, place in enumerate(places):
         source = open_source(place, cache_dir)
         if beside is not None:
             found = open_source(beside[number], cache_dir)
-            parts.append(
-                (source, found, _rows(_images(source, place, role)[0], _stems(found.members)))
-            )
+            images_there = _images(source, place, role)[0]
+            parts.append(_paired(source, found, images_there, _stems(found.members), role))
         else:
             parts.append(_beside(source, place, role, required, cache_dir))
 
@@ -163,13 +202,11 @@ def open_pairs(
     return pairs
 
 
-def _beside(
-    source: Source, place: str, role: str, required: bool, cache_dir: Any
-) -> tuple[Source, Source | None, np.ndarray[Any, Any]]:
+def _beside(source: Source, place: str, role: str, required: bool, cache_dir: Any) -> _Part:
     """A source that names no masks: its own layout, the folder beside it, or none."""
     images, masks = _images(source, place, role)
     if masks:
-        return source, source, _rows(images, masks)
+        return _paired(source, source, images, masks, role)
     sibling = _sibling(place)
     if sibling is not None:
         try:
@@ -177,7 +214,7 @@ def _beside(
         except DataError:  # there is no such folder, or it is empty
             found = None
         if found is not None:
-            return source, found, _rows(images, _stems(found.members))
+            return _paired(source, found, images, _stems(found.members), role)
 
     if required:
         raise DataError(
@@ -188,7 +225,22 @@ def _beside(
             hint=None if sibling is None else f"there is none at {urls.redact(sibling)} either",
         )
 
-    return source, None, _rows(images, {})
+    return _Part(source, None, _rows(images, {}), [])
+
+
+def _paired(
+    source: Source, masks: Source, images: dict[int, str], stems: dict[int, str], role: str
+) -> _Part:
+    """Images with their masks; masks of another split are not counted as spare."""
+    rows = _rows(images, stems)
+    used = set(rows[:, 1].tolist())
+    others = {name for kind, names in SPLITS.items() if kind != role for name in names}
+    spare = [
+        place
+        for place, stem in stems.items()
+        if place not in used and not others.intersection(stem.split("/")[:-1])
+    ]
+    return _Part(source, masks, rows, spare)
 
 
 def _images(source: Source, place: str, role: str) -> tuple[dict[int, str], dict[int, str]]:

@@ -33,8 +33,24 @@ _SPLITS = {
         "test testing tst infer inference prueba pruebas teste testes prova collaudo prüfung "
         "pruefung тест тестовая 测试 測試 テスト 테스트"
     ),
+    "calibration": _table("calibration calib kalibrierung"),
     "part": _table("fold split shard"),
+    "retrieval": _table("query queries gallery galleries probe probes distractor distractors"),
 }
+_BESIDE = _table("known support enrolled enrolment enrollment seen unseen novel")
+"""Words of parts where every other folder is a part; alone they may be classes."""
+
+_PIECES = _table(
+    "part parts batch chunk piece slice subset set session archive bundle folder dir directory "
+    "volume vol disc disk dump"
+)
+"""With a number, words of pieces that a data set was cut into, unless they are the matter."""
+
+_MODALITIES = _table(
+    "rgb depth ir infrared thermal nir swir lwir tir disparity lidar radar flow normals mask masks"
+)
+"""What several sensors or steps make of one scene."""
+
 _FILLERS = _table("set data dataset images imgs image img seg daten")
 _TAILS = re.compile(rf"s?(set|data|daten|satz|menge|bilder|images|imgs)$|集$|{_plain('データ')}$")
 _KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}
@@ -62,14 +78,16 @@ def _kind(word: str) -> str | None:
 
 
 def split_of(name: str) -> str | None:
-    """``train``, ``val``, ``test`` or ``part`` where a folder is named like a part of a data set
-    and like nothing else (``train``, ``val2017``, ``test_set``, ``imagesTr``, ``fold_3``,
-    ``prueba``), else None."""
+    """``train``, ``val``, ``test``, ``calibration``, ``part`` or ``retrieval`` where a folder is
+    named like a part of a data set and like nothing else (``train``, ``val2017``, ``test_set``,
+    ``imagesTr``, ``fold_3``, ``hold-out``, ``prueba``), else None."""
     everything = _words(name)
     words = [word for word in everything if word not in _FILLERS] or [_plain(name)]
     if words == ["ts"] and len(everything) > 1:  # imagesTs; alone it is a language
         return "test"
     kinds = {_kind(word) for word in words}
+    if joined := _kind("".join(words)):  # hold-out
+        kinds = {joined}
     kind = kinds.pop()
     if kinds or kind is None:
         return None
@@ -91,9 +109,14 @@ def split_folders(classes: Iterable[str]) -> list[str]:
     more differ in the part that they mention alone (``my_train``, ``my_val``)."""
     listed = list(classes)
     kinds = {name: kind for name in listed if (kind := split_of(name))}
-    everything = all(name in kinds or is_unlabeled(name) is not None for name in listed)
-    several = len(set(kinds.values()) - {"part"}) > 1
-    if kinds and (everything or several):
+    everything = all(
+        name in kinds or is_unlabeled(name) is not None or _one_word(name) in _BESIDE
+        for name in listed
+    )
+    several = len(set(kinds.values()) - {"part", "retrieval"}) > 1
+    if kinds and everything:
+        return sorted(name for name in listed if is_unlabeled(name) is None)
+    if several:
         return sorted(kinds)
 
     within = {name: found for name in listed if (found := _split_within(name))}
@@ -103,6 +126,35 @@ def split_folders(classes: Iterable[str]) -> list[str]:
     pairs = [name for name, (_, rest) in within.items() if len(kinds_of[rest]) > 1]
     numbered = len(within) == len(listed) and len(set(within.values())) == 1 < len(listed)
     return sorted(within) if numbered or 2 * len(pairs) >= len(listed) > 0 < len(pairs) else []
+
+
+def lone_split(classes: Iterable[str]) -> list[str]:
+    """The classes that are named like parts of a data set, beside others that are not; ``train``
+    is a vehicle there, and a ``probe`` an instrument."""
+    named = [(name, split_of(name)) for name in classes]
+    return sorted(
+        name
+        for name, kind in named
+        if kind not in (None, "retrieval") and name.casefold() not in ("train", "trains")
+    )
+
+
+def odd_parts(classes: Iterable[str]) -> list[str]:
+    """The classes that may be pieces of one data set (``part1``, ``batch_2``) or several pictures
+    of one scene (``rgb``, ``depth``): two of them and more, and all classes but a third at most."""
+    listed = list(classes)
+    pieces = [
+        name
+        for name in listed
+        if (found := re.fullmatch(r"([^\W\d_]+)[\W_]*\d+", _plain(name))) and found[1] in _PIECES
+    ]
+    modalities = [name for name in listed if _one_word(name) in _MODALITIES]
+    named = max(pieces, modalities, key=len)
+    return sorted(named) if len(named) > 1 and 3 * len(named) >= 2 * len(listed) else []
+
+
+def _one_word(name: str) -> str:
+    return "".join(word for word in _words(name) if word not in _FILLERS) or _plain(name)
 
 
 def is_unlabeled(name: str) -> bool | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
@@ -30,6 +30,9 @@ KINDS = (".cls", ".json", ".txt")
 LONGEST = 200
 """Characters of a text that may be a class."""
 
+COMPARED = 2000
+"""Pictures of which two sources of a class are compared."""
+
 CAPTIONS_FROM = 10
 """Texts below which they are not taken for captions."""
 
@@ -42,11 +45,14 @@ class Given:
         kind: suffix of these files.
         classes: sorted.
         values: int64 [n], an index into `classes`, -1 = none.
+        others: what else gives classes, ``.json`` or ``folders`` → places of pictures to which it
+            gives another, of those that were compared.
     """
 
     kind: str
     classes: list[str]
     values: np.ndarray[Any, Any]
+    others: Mapping[str, list[int]] = field(default_factory=dict)
 
     def label(self, known: Sequence[str] | None) -> tuple[list[str], np.ndarray[Any, Any]]:
         """As `mae_sdk.data.labels.class_labels`.
@@ -134,9 +140,20 @@ def read_classes(
     Raises:
         DataError: a ``.cls`` holds no class.
     """
-    if ".cls" in rows:
-        return _given(".cls", [_class(read(i), names[i]) if i >= 0 else "" for i in rows[".cls"]])
     wrapper = len(wrapper_of(pictures))
+    if ".cls" in rows:
+        found = [_class(read(i), names[i]) if i >= 0 else "" for i in rows[".cls"]]
+        step = max(1, len(found) // COMPARED)
+        json_rows = rows.get(".json", [])
+        looked = range(0, len(found), step)
+        others = {
+            ".json": {
+                i: _field(read(json_rows[i])) for i in looked if json_rows and json_rows[i] >= 0
+            },
+            "folders": {i: _folder(pictures[i][wrapper:]) for i in looked},
+        }
+        differ = {kind: _contradictions(found, named) for kind, named in others.items()}
+        return replace(_given(".cls", found), others={k: v for k, v in differ.items() if v})
     if any("/" in name[wrapper:] for name in pictures):
         return None
     if ".json" in rows:
@@ -149,6 +166,29 @@ def read_classes(
         if times and (len(times) < CAPTIONS_FROM or 2 * len(times) <= sum(times.values())):
             return _given(".txt", found)
     return None
+
+
+def _folder(path: str) -> str:
+    """The class that the folder of a picture spells; empty where it is in none."""
+    head, slash, _ = path.partition("/")
+    return class_name(head) if slash else ""
+
+
+def _contradictions(found: Sequence[str], named: Mapping[int, str]) -> list[int]:
+    """The places to which something else gives another class.
+
+    The names count where both have some in common; else what each name mostly stands for, since one
+    may number what the other names. Where that holds for no half of the pictures, it is no class.
+    """
+    pairs = [(i, found[i], name) for i, name in named.items() if found[i] and name]
+    if {mine for _, mine, _ in pairs} & {other for *_, other in pairs}:
+        return [i for i, mine, other in pairs if mine != other]
+    times: dict[str, Counter[str]] = {}
+    for _, mine, other in pairs:
+        times.setdefault(mine, Counter())[other] += 1
+    meant = {mine: counts.most_common(1)[0][0] for mine, counts in times.items()}
+    wrong = [i for i, mine, other in pairs if meant[mine] != other]
+    return wrong if len(set(meant.values())) == len(meant) and 2 * len(wrong) < len(pairs) else []
 
 
 def _given(kind: str, found: list[str]) -> Given:

@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_skill.errors import DataError, StorageError
-from mae_skill.spelling import shown, spelled
+from mae_skill.spelling import original, shown, spelled
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.labels import (
     class_labels,
     missing_folders,
+    nested_folders,
     same_folders,
     strange_folders,
     wrapper_of,
     wrappers_of,
 )
-from mae_sdk.data.left_out import LeftOut
+from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.member import Limits
 from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
@@ -75,6 +76,7 @@ class Source:
         self.uris = [spelled(part.uri) for part in parts]
         self.digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
         self._labeled: tuple[list[str], np.ndarray[Any, Any]] | None = None
+        self._classes_of_parts: list[list[str]] = []
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -158,6 +160,7 @@ class Source:
         if known is not None:
             return list(known), np.concatenate([labels for _, labels in found])
 
+        self._classes_of_parts = [listed for listed, _ in found]
         classes = sorted({name for listed, _ in found for name in listed})
         place = {name: i for i, name in enumerate(classes)}
         labels = [
@@ -165,6 +168,12 @@ class Source:
             for listed, values in found
         ]
         return classes, np.concatenate(labels)
+
+    def classes_of_parts(self) -> dict[str, list[str]]:
+        """Source → the classes that it has, of a list of sources."""
+        if len(self._parts) < 2 or not self.classes:
+            return {}
+        return dict(zip(self.uris, self._classes_of_parts, strict=True))
 
     @property
     def _foldered(self) -> list[Sequence[str]]:
@@ -181,6 +190,18 @@ class Source:
                 found[part.given.kind] = found.get(part.given.kind, 0) + count
         return found
 
+    def labels_differ(self) -> dict[str, Any]:
+        """What gives pictures another class than the files that are read, ``.json`` or ``folders``
+        → ``{"count", "files"}``."""
+        found: dict[str, Some] = {}
+        first = 0
+        for part in self._parts:
+            for kind, places in (part.given.others if part.given else {}).items():
+                for place in places:
+                    found.setdefault(kind, Some()).add(self.path(first + place))
+            first += len(part.names)
+        return {kind: some.to_dict() for kind, some in found.items()}
+
     @property
     def wrapper(self) -> str:
         """The folders around every image, where there is one source."""
@@ -190,6 +211,11 @@ class Source:
         """The folders that every class holds; see `mae_sdk.data.labels.same_folders`."""
         names = self._foldered
         return same_folders(names[0], self.wrapper) if len(names) == 1 and len(names[0]) else []
+
+    def nested(self) -> dict[str, Any]:
+        """The images below the class folders; see `mae_sdk.data.labels.nested_folders`."""
+        parts = zip(self._foldered, wrappers_of(self._foldered), strict=True)
+        return nested_folders([(names, wrapper) for names, wrapper in parts if len(names)])
 
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Class folders that are not among `known` → images in them."""
@@ -348,6 +374,8 @@ class _Packed:
             left.add_file(name)
         for name in self._pack.index.get("dangling", ()):
             left.dangling.add(name)
+        for name in self._pack.index.get("empty", ()):
+            left.folders.setdefault(original(name), 0)
         self._find_twins(left)
         if left.folders:
             for folder in {name.rpartition("/")[0] for name in self.names}:

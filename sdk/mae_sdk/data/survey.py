@@ -1,4 +1,4 @@
-"""What the pictures and masks of a source are, before anything is trained on them.
+"""What the pictures of a source are, before anything is trained on them.
 
 A survey reads the files themselves: all of them, or, where they are many, an evenly spaced sample,
 and then it says so. It states facts; whether they are an error is for the rules of the bundle to
@@ -19,9 +19,8 @@ from mae_skill.errors import DataError
 from mae_skill.spelling import spelled
 
 from mae_sdk import files
-from mae_sdk.data.decode import DEFAULT, check_turns, finish, load, range_of, read_header
+from mae_sdk.data.decode import DEFAULT, finish, load, range_of
 from mae_sdk.data.left_out import FEW
-from mae_sdk.data.masks import ONE_CHANNEL, read_mask
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import VALUE_RANGE, Reading
 
@@ -34,8 +33,11 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept; a change of what a survey finds changes it."""
+
+SMALL = 32
+"""Pixels of a side from which a picture is not small, whatever the patch."""
 
 SAMPLED = 4096
 """Pixels of a picture whose values are looked at."""
@@ -66,6 +68,7 @@ class Glance:
         range: the values that reading it brings to 0 and 255; None: not known yet.
         is_constant: all pixels are alike.
         has_more: it has further frames or pages, which are not read.
+        lost: the share of its values that are NaN or infinite.
         pixels: as a model sees it, where asked for.
     """
 
@@ -80,6 +83,7 @@ class Glance:
     range: tuple[float, float] | None
     is_constant: bool
     has_more: bool
+    lost: float
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -109,14 +113,22 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         kind=str(values.dtype),
         values=_spread_values(values),
         range=None if measured else range_of(found, name, reading),
-        is_constant=single and found.width * found.height > 1,
+        is_constant=single,
         has_more=found.has_more,
+        lost=_lost(values),
         pixels=finish(found, name, reading) if pixels else None,
     )
 
 
 def _is_constant(values: np.ndarray[Any, Any]) -> bool:
     return bool((values == values[0, 0]).all())
+
+
+def _lost(values: np.ndarray[Any, Any]) -> float:
+    """The share of values that are no numbers."""
+    import numpy as np
+
+    return 1.0 - float(np.isfinite(values).mean()) if values.dtype.kind == "f" else 0.0
 
 
 def _spread_values(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -142,6 +154,8 @@ class Findings:
         frames: places of pictures with further frames or pages.
         kinds: type of the values → how many pictures have it.
         dropped: places of pictures of which a band is left out.
+        lost: [place, share] of pictures with values that are NaN or infinite.
+        sides: the shorter side of small pictures → [pictures, place of the first].
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
         values: type → what a sample of its values is like, once all are read (`close`).
@@ -153,6 +167,8 @@ class Findings:
     frames: list[int] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
+    lost: list[list[Any]] = field(default_factory=list)
+    sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -172,6 +188,11 @@ class Findings:
         self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
         if seen.drops:
             self.dropped.append(place)
+        if seen.lost:
+            self.lost.append([place, seen.lost])
+        side = min(seen.width, seen.height)
+        if side < SMALL:
+            self.sides.setdefault(str(side), [0, place])[0] += 1
         if seen.range is not None:
             low, high = self.ranges.get(seen.kind, seen.range)
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
@@ -215,7 +236,7 @@ class Findings:
         self, path: Callable[[int], str], labels: Sequence[int] | np.ndarray[Any, Any] = ()
     ) -> dict[str, Any]:
         """As JSON types, a few files named by reason: ``read, unreadable, constant, frames,
-        values, dropped``.
+        values, dropped, lost, small``.
 
         Args:
             path: the name of a place.
@@ -236,16 +257,27 @@ class Findings:
                     numbers[label] = numbers.get(label, 0) + 1
                 found["unreadable"]["by_label"] = numbers
         if self.constant:
-            found["constant"] = _some(self.constant, path)
+            found["constant"] = some_of(self.constant, path)
         if self.frames:
-            found["frames"] = _some(self.frames, path)
+            found["frames"] = some_of(self.frames, path)
         if self.values:
             found["values"] = {
                 kind: {"count": self.kinds[kind], **facts, "range": self.ranges.get(kind)}
                 for kind, facts in self.values.items()
             }
         if self.dropped:
-            found["dropped"] = _some(self.dropped, path)
+            found["dropped"] = some_of(self.dropped, path)
+        if self.lost:
+            share = sum(share for _, share in self.lost) / len(self.lost)
+            places = some_of([place for place, _ in self.lost], path)
+            found["lost"] = {**places, "share": round(share, 4)}
+        if self.sides:
+            found["small"] = {
+                side: {"count": count, "first": path(first)}
+                for side, (count, first) in sorted(
+                    self.sides.items(), key=lambda item: int(item[0])
+                )
+            }
         return found
 
 
@@ -254,7 +286,8 @@ def reason_of(error: DataError) -> str:
     return error.message.removeprefix(f"{error.got} ")
 
 
-def _some(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
+def some_of(places: Sequence[int], path: Callable[[int], str]) -> dict[str, Any]:
+    """``{"count", "files"}`` of places, the first few by name."""
     return {"count": len(places), "files": [path(place) for place in places[:FEW]]}
 
 
@@ -322,128 +355,6 @@ def _glance_at(source: Source | Pairs, place: int, reading: Reading) -> Glance |
         return error
 
 
-@dataclass
-class MaskFindings:
-    """What the masks of a source hold; places are indices into it.
-
-    Attributes:
-        read: how many were looked at.
-        pixels, images, first: by value (as text): pixels, masks that hold it, the first of them.
-        channels: [place, mode] of masks with several channels.
-        bad: [place, reason] of masks or images that are unreadable otherwise.
-        other_size: places of masks of another size than their image.
-        without: places of images that have none.
-    """
-
-    read: int = 0
-    pixels: dict[str, int] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
-    channels: list[list[Any]] = field(default_factory=list)
-    bad: list[list[Any]] = field(default_factory=list)
-    other_size: list[int] = field(default_factory=list)
-    without: list[int] = field(default_factory=list)
-
-    @property
-    def unusable(self) -> set[int]:
-        """Places of masks that training cannot use."""
-        return {place for place, _ in [*self.channels, *self.bad]} | set(self.other_size)
-
-    def to_dict(self, path: Callable[[int], str]) -> dict[str, Any]:
-        """As JSON types, a few files named by reason: ``read, values`` and what does not fit."""
-        found: dict[str, Any] = {
-            "read": self.read,
-            "values": {
-                value: {
-                    "pixels": self.pixels[value],
-                    "images": self.images[value],
-                    "first": path(self.first[value]),
-                }
-                for value in sorted(self.pixels, key=int)
-            },
-        }
-        if self.channels:
-            found["several_channels"] = {
-                **_some([place for place, _ in self.channels], path),
-                "channels": sorted({mode for _, mode in self.channels}),
-            }
-        if self.bad:
-            found["unreadable"] = {
-                **_some([place for place, _ in self.bad], path),
-                "reasons": {path(place): reason for place, reason in self.bad[:FEW]},
-            }
-        if self.other_size:
-            found["other_size"] = _some(self.other_size, path)
-        return found
-
-
-def survey_masks(
-    pairs: Pairs, sample: int | None = SAMPLE, reading: Reading = DEFAULT
-) -> MaskFindings:
-    """Read the masks of a source, or an evenly spaced `sample` of them.
-
-    Raises:
-        StorageError: one could not be fetched.
-    """
-
-    def find() -> dict[str, Any]:
-        found = MaskFindings()
-        places = spread(len(pairs), sample)
-        work = in_parallel(places, lambda place: _counts(pairs, place, reading))
-        for place, seen in told(
-            zip(places, work, strict=True),
-            lambda item: f"looking at masks: {item[0] + 1} of {len(pairs)}",
-        ):
-            _add_mask(found, place, seen)
-        return asdict(found)
-
-    return MaskFindings(**kept(f"masks {reading.key()}", pairs.digest, sample, find))
-
-
-_Counted = tuple[dict[int, int], bool] | DataError | None
-
-
-def _counts(pairs: Pairs, place: int, reading: Reading) -> _Counted:
-    """Pixels by value of one mask, and whether it is as large as its image; None: there is none."""
-    import numpy as np
-
-    name = pairs.mask_path(place)
-    if name is None:
-        return None
-    try:
-        data = pairs.read_mask(place)
-        values, other = read_mask(data or b"", name, reading)
-        size, turn = read_header(pairs.read(place), pairs[place], reading)
-        shape = (values.shape[0], values.shape[1])
-        check_turns(size, turn, pairs[place], (shape, other), reading)
-        fits = shape == (size[::-1] if turn > 4 and reading.exif else size)
-    except DataError as error:
-        return error
-    counts = np.bincount(values.ravel())
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}, fits
-
-
-def _add_mask(found: MaskFindings, place: int, seen: _Counted) -> None:
-    if seen is None:
-        found.without.append(place)
-        return
-    found.read += 1
-    if isinstance(seen, DataError):
-        if seen.expected == ONE_CHANNEL:
-            found.channels.append([place, str(seen.got)])
-        else:
-            found.bad.append([place, reason_of(seen)])
-        return
-    counts, fits = seen
-    if not fits:
-        found.other_size.append(place)
-    for number, pixels in counts.items():
-        value = str(number)
-        found.pixels[value] = found.pixels.get(value, 0) + pixels
-        found.images[value] = found.images.get(value, 0) + 1
-        found.first.setdefault(value, place)
-
-
 def shared_images(
     one: Source | Pairs, other: Source | Pairs, sample: int = SAMPLE
 ) -> dict[str, Any]:
@@ -451,7 +362,8 @@ def shared_images(
 
     Returns:
         ``{"count", "pairs", "compared"}``: a few pairs of names, and how many images of `other`
-        were compared, all of them or an evenly spaced sample.
+        were compared, all of them or an evenly spaced sample; ``with`` and ``of``: how many images
+        of `one` of the same sizes, where not all of these were read.
     """
     import numpy as np
 
@@ -465,8 +377,9 @@ def shared_images(
     both = np.intersect1d(keys, wanted)
     mine = np.flatnonzero(np.isin(keys, both))
     candidates = theirs[np.isin(wanted, both)]
-    if not exact and len(mine) > 4 * sample:
-        return {"count": 0, "pairs": [], "compared": 0}
+    every = len(mine)
+    if not exact:  # each is read
+        mine = mine[spread(every, 4 * sample)]
 
     place: dict[Any, int] = {}
     for i in mine.tolist():
@@ -477,7 +390,8 @@ def shared_images(
             count += 1
             if len(found) < FEW:
                 found.append([one.path(twin), other.path(i)])
-    return {"count": count, "pairs": found, "compared": len(theirs)}
+    some = {"with": len(mine), "of": every} if len(mine) < every else {}
+    return {"count": count, "pairs": found, "compared": len(theirs), **some}
 
 
 def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:

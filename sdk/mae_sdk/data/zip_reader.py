@@ -78,7 +78,8 @@ class _Directory:
 
 
 def members(raw: Any, source: str, limits: Limits) -> Iterator[Member]:
-    """Every regular file of a zip, in the order of their contents, and every link to one.
+    """Every regular file of a zip, in the order of their contents, every link to one, and every
+    folder.
 
     Args:
         raw: a seekable binary file.
@@ -102,6 +103,7 @@ def members(raw: Any, source: str, limits: Limits) -> Iterator[Member]:
         content = _check_local(raw, listed, i, behind, source)
         if name.endswith("/") or stat.S_ISDIR(listed.mode[i]):
             check_folder(name, source)
+            yield Member(name, 0, iter(()), is_folder=True)
             continue
 
         clean = safe_name(name, source)

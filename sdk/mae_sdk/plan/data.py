@@ -25,7 +25,8 @@ from mae_sdk.data.label_file import LabelTable
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.source import Source, open_source
 from mae_sdk.data.split import held_out, share_of
-from mae_sdk.data.survey import repeated_images, shared_images, survey_images, survey_masks
+from mae_sdk.data.survey import repeated_images, shared_images, survey_images
+from mae_sdk.data.survey_masks import survey_masks
 from mae_sdk.plan.inferred_fields import OF_PTM
 from mae_sdk.plan.launch_record import nodes_of, shape
 from mae_sdk.plan.sources import carried, is_images
@@ -120,6 +121,8 @@ def look_at(
         return {**found, **_pairs_seen(pairs, share, reading, part)}, pairs
 
     source = open_source(names[0] if len(names) == 1 else names)
+    if len(source.uris) == 1 and source.uris[0].rstrip("/") != shown[0].rstrip("/"):
+        found["root"] = source.uris[0]  # of a pattern of pictures, the folder that holds them
     if labels:
         from mae_sdk.data.label_file import labeled
 
@@ -133,8 +136,11 @@ def look_at(
 
 
 def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> dict[str, Any]:
-
-    repeated = repeated_images(pairs)
+    more = {
+        "repeated": repeated_images(pairs),
+        "shared_masks": pairs.shared_masks(),
+        "spare_masks": pairs.spare_masks(),
+    }
     pictures, masks = survey_images(pairs, reading=reading), survey_masks(pairs, reading=reading)
     left: dict[str, Any] = {}
     for source in pairs.sources:
@@ -148,7 +154,7 @@ def _pairs_seen(pairs: Pairs, share: float, reading: Reading, part: float) -> di
         **pictures.to_dict(pairs.path),
         "bad": len(bad),
         **({"left_out": left} if left else {}),
-        **({"repeated": repeated} if repeated else {}),
+        **{name: fact for name, fact in more.items() if fact},
         **({"mask_values": masks.to_dict(lambda i: str(pairs.mask_path(i)))} if masks.read else {}),
     }
 
@@ -200,13 +206,7 @@ def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
 
 def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     """How an action reads pictures: as the spec says, or as the model says that it takes."""
-    found = Reading.of(spec)
-    said: Mapping[str, Any] = {}
-    for name in ("checkpoint", "trt_engine"):
-        path = get_dotted(spec, f"{action}.{name}")
-        if path and not urls.is_remote(str(path)):
-            with contextlib.suppress(MaeError, OSError, ValueError):
-                said = said or _description(Path(str(path)))
+    found, said = Reading.of(spec), _said_of_model(action, spec)
     if not said:
         return found
     channels = said.get("channels") or (said.get("model") or {}).get("in_chans") or 3
@@ -216,6 +216,25 @@ def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
         said.get("exif_orientation"),
         found.max_pixels,
     )
+
+
+def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the model that an action takes says of itself; empty where it is not here."""
+    said: Mapping[str, Any] = {}
+    for name in ("checkpoint", "trt_engine"):
+        path = get_dotted(spec, f"{action}.{name}")
+        if path and not urls.is_remote(str(path)):
+            with contextlib.suppress(MaeError, OSError, ValueError):
+                said = said or _description(Path(str(path)))
+    return said
+
+
+def _classes_of_model(action: str, spec: Mapping[str, Any]) -> list[str] | None:
+    """The classes of the classifier that an action takes, where it names them."""
+    said = _said_of_model(action, spec)
+    found = said.get("classes")
+    is_classifier = said.get("stage") == "finetune" and said.get("task") != "segmentation"
+    return [str(name) for name in found] if is_classifier and isinstance(found, list) else None
 
 
 def _description(path: Path) -> Mapping[str, Any]:
@@ -258,6 +277,7 @@ def look_at_all(
     """
 
     reading = reading_of(action, spec)
+    classes = classes or _classes_of_model(action, spec)
     found: dict[str, dict[str, Any]] = {}
     opened: dict[str, tuple[str, Opened]] = {}
     for key, row in keys.items():

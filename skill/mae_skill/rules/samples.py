@@ -6,20 +6,29 @@ warnings where it might.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
-from mae_skill.rules.base import Case, Rule
+from mae_skill.rules import class_names, masks
+from mae_skill.rules.base import Case, Notice, Rule
+from mae_skill.rules.seen import (
+    FEW,
+    TRAIN,
+    VAL,
+    Seen,
+    files_of,
+    first_of,
+    masks_of,
+    no_classes,
+    segments,
+    sources,
+)
 
-TRAIN = "dataset.train_data_sources"
-VAL = "dataset.val_data_sources"
 BANK = "dataset.probe_train_data_sources"
 QUERIES = "dataset.probe_val_data_sources"
 LIMIT = "dataset.max_corrupt_fraction"
 ANNOTATIONS = "annotations/"
-SEGMENTATION = "segmentation"
-FEW = 5
 
 RANGE = "dataset.value_range"
 CHANNELS = "dataset.channels"
@@ -31,13 +40,11 @@ _SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one 
 _DIM = 1 / 2
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
-Seen = Mapping[str, Any]
-
 
 def unreadable(case: Case) -> None:
     """The run ends when more than a share of its images or masks is unreadable."""
     limit = float(case(LIMIT, 0.01))
-    for key, found in _sources(case):
+    for key, found in sources(case):
         bad, read, total = found.get("bad", 0), found.get("read", 0), found["images"]
         if not bad:
             continue
@@ -97,8 +104,8 @@ def _several_channels(case: Case, key: str, found: Seen, channels: Seen) -> None
     case.errors.append(
         DataError(
             f"{channels['count']} of {found['read']} masks have several channels ({modes}), not "
-            f"one of class numbers: {_names(channels)}",
-            field=_masks_of(key),
+            f"one of class numbers: {files_of(channels)}",
+            field=masks_of(key),
             got=modes,
             expected="one channel (or a palette) of class numbers",
             hint="map the colors to class numbers once, and save one channel",
@@ -108,7 +115,7 @@ def _several_channels(case: Case, key: str, found: Seen, channels: Seen) -> None
 
 def depth(case: Case) -> None:
     """Values that fill a small part of the range that counts, or lie outside of it."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         for kind, facts in (found.get("values") or {}).items():
             if facts.get("range"):
                 _range(case, key, found, kind, facts)
@@ -154,7 +161,7 @@ def policy(case: Case) -> None:
     found = case.facts.data.get(TRAIN) or {}
     named = case(AUTO_AUG)
     deep = [kind for kind in found.get("values") or {} if kind != "uint8"]
-    classifies = case("train.stage") == "finetune" and not _segments(case)
+    classifies = case("train.stage") == "finetune" and not segments(case)
     if deep and classifies and named not in (None, "none"):
         case.warn(
             AUTO_AUG,
@@ -165,29 +172,29 @@ def policy(case: Case) -> None:
 
 def bands(case: Case) -> None:
     """A band that is left out though it may mean something."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         if some := found.get("dropped"):
             case.warn(
                 key,
                 f"{some['count']} pictures have a band that the file does not name; it is left "
-                f"out, {CHANNELS} reads all: {_names(some)}",
+                f"out, {CHANNELS} reads all: {files_of(some)}",
             )
 
 
 def frames(case: Case) -> None:
     """Animations and files of several pages."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         if some := found.get("frames"):
             case.warn(
                 key,
                 f"{some['count']} of {found['read']} files hold several frames or pages; the first "
-                f"of each is read: {_names(some)}",
+                f"of each is read: {files_of(some)}",
             )
 
 
 def constant(case: Case) -> None:
     """Pictures of one color teach nothing."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         flat = found.get("constant")
         if not flat:
             continue
@@ -195,13 +202,43 @@ def constant(case: Case) -> None:
         if count == read and read > 1 and case.action == "train":
             case.error(
                 key,
-                f"every one of the {read} pictures is of one color alone ({_names(flat)})",
+                f"every one of the {read} pictures is of one color alone ({files_of(flat)})",
                 "pictures that show something",
                 "black pictures are often those of a wrong bit depth or a failed conversion",
                 kind=DataError,
             )
         else:
-            case.warn(key, f"{count} of {read} pictures are of one color alone: {_names(flat)}")
+            case.warn(key, f"{count} of {read} pictures are of one color alone: {files_of(flat)}")
+
+
+def lost_values(case: Case) -> None:
+    """Pixels that are no numbers."""
+    for key, found in sources(case):
+        if some := found.get("lost"):
+            case.warn(
+                key,
+                f"{some['count']} of {found['read']} pictures hold NaN or infinite values, in "
+                f"{some['share']:.0%} of their pixels on average; these become the ends of the "
+                f"range: {files_of(some)}",
+            )
+
+
+def small(case: Case) -> None:
+    """Pictures with less than a pixel for a patch, or smaller than one patch of a ViT."""
+    arch, size = arch_of(case.spec), case("dataset.augmentation.input_size")
+    limit = 2
+    if arch is not None and size is not None:
+        limit = arch.patch if arch.family == "vit" else min(hw(size)) // arch.patch
+    for key, found in sources(case):
+        tiny = {side: one for side, one in (found.get("small") or {}).items() if int(side) < limit}
+        if tiny:
+            side, first = next(iter(tiny.items()))
+            case.warn(
+                key,
+                f"{sum(one['count'] for one in tiny.values())} of {found['read']} pictures have a "
+                f"side of less than {limit} pixels, too few for this model to see much: the first "
+                f"of {side} is {first['first']}",
+            )
 
 
 _LEFT = {
@@ -214,10 +251,10 @@ _LEFT = {
 
 def left_out(case: Case) -> None:
     """What lies among the images and is not read."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         left = found.get("left_out") or {}
         parts = [
-            f"{left[reason]['count']} {text}: {_names(left[reason])}"
+            f"{left[reason]['count']} {text}: {files_of(left[reason])}"
             for reason, text in _LEFT.items()
             if reason in left
         ]
@@ -227,7 +264,7 @@ def left_out(case: Case) -> None:
             case.warn(
                 key,
                 f"{left['twins']['count']} images are files that the source holds under another "
-                f"name too, and count again: {_names(left['twins'])}",
+                f"name too, and count again: {files_of(left['twins'])}",
             )
 
 
@@ -241,15 +278,33 @@ _TABLE = {
 
 def label_file(case: Case) -> None:
     """What of a table of labels and of its pictures does not match."""
-    for key, found in _sources(case):
+    for key, found in sources(case):
         table = found.get("label_file") or {}
         parts = [
-            f"{table[reason]['count']} {text}: {_names(table[reason])}"
+            f"{table[reason]['count']} {text}: {files_of(table[reason])}"
             for reason, text in _TABLE.items()
             if reason in table
         ]
         if parts:
             case.warn(key, f"{table['file']}: " + "; ".join(parts))
+        for other, used in (table.get("beside") or {}).items():
+            case.warn(
+                key,
+                f"{table['file']}: the column {used} is read; {other} is there too, is not "
+                "read, and has other values",
+            )
+        for column, values in (table.get("no_flags") or {}).items():
+            case.warn(
+                key,
+                f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
+                f"{values}",
+            )
+        if empty := table.get("empty"):
+            case.warn(
+                key,
+                f"{table['file']}: {empty['count']} empty cells count as 0 in columns that hold 0 "
+                f"and 1: {files_of(empty)}",
+            )
 
 
 def split_classes(case: Case) -> None:
@@ -257,7 +312,7 @@ def split_classes(case: Case) -> None:
     for key in (TRAIN, VAL):
         found = case.facts.data.get(key) or {}
         splits = found.get("split_classes") or []
-        if not splits or _segments(case) or found.get("mask_folders"):
+        if not splits or segments(case) or found.get("mask_folders"):
             continue
         listed = ", ".join(splits[:FEW])
         if case("train.stage") == "finetune" and case.action == "train":
@@ -275,7 +330,7 @@ def split_classes(case: Case) -> None:
 def _name_one(found: Seen, folder: str) -> str:
     """How to name one folder of a source."""
     inside = f"{found.get('wrapper') or ''}{folder}"
-    where = str(found.get("uri") or "…").rstrip("/")
+    where = str(found.get("root") or found.get("uri") or "…").rstrip("/")
     if where.lower().endswith((".tar", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".zip")):
         return f"make an archive of one part alone, for example of its folder {inside}"
     return f"name one part as the source, for example {where}/{inside}"
@@ -286,7 +341,7 @@ def masks_as_images(case: Case) -> None:
     for key in (TRAIN, VAL):
         found = case.facts.data.get(key) or {}
         folders = found.get("mask_folders")
-        if not folders or _segments(case) or "mask_values" in found:
+        if not folders or segments(case) or "mask_values" in found:
             continue
         images, masks = ", ".join(folders["images"][:FEW]), ", ".join(folders["masks"][:FEW])
         if case("train.stage") == "finetune" and case.action == "train":
@@ -296,7 +351,7 @@ def masks_as_images(case: Case) -> None:
                 "classes",
                 "a source with one folder of images per class",
                 "for segmentation: model.task=segmentation (mae inspect SOURCE --masks beside); "
-                f"masks in other folders than {ANNOTATIONS} are named in {_masks_of(key)}",
+                f"masks in other folders than {ANNOTATIONS} are named in {masks_of(key)}",
                 kind=DataError,
             )
         elif key == TRAIN:
@@ -311,7 +366,7 @@ def unlabeled_classes(case: Case) -> None:
     """Folders named like images without labels are no classes."""
     found = case.facts.data.get(TRAIN) or {}
     names = found.get("unlabeled_classes") or []
-    if not names or case("train.stage") != "finetune" or _segments(case):
+    if not names or case("train.stage") != "finetune" or segments(case):
         return
     if found.get("split_classes"):
         return
@@ -335,29 +390,23 @@ def unlabeled_classes(case: Case) -> None:
 def odd_classes(case: Case) -> None:
     """Signs that the folders of another level are the classes."""
     found = case.facts.data.get(TRAIN) or {}
-    if case("train.stage") != "finetune" or _segments(case) or _no_classes(found):
+    if case("train.stage") != "finetune" or segments(case) or no_classes(found):
         return
     same = found.get("same_folders") or []
     if same:
         case.warn(
             TRAIN,
-            f"the class folders hold the same folders ({_listed(same)}): if these are the "
+            f"the class folders hold the same folders ({first_of(same)}): if these are the "
             "classes, the source is one level too high",
         )
     if 1 < found.get("classes", 0) == found.get("images"):
         case.warn(TRAIN, "every class has one image alone: are the folders classes?")
 
 
-def _no_classes(found: Seen) -> bool:
-    """Whether the folders were told apart from classes, and refused as such."""
-    unlabeled = found.get("unlabeled_classes") or []
-    return bool(found.get("split_classes") or found.get("mask_folders") or len(unlabeled) > 1)
-
-
 def lost_classes(case: Case) -> None:
     """A class that vanishes because none of its files can be read."""
     found = case.facts.data.get(TRAIN) or {}
-    if not found or case.action != "train" or _segments(case):
+    if not found or case.action != "train" or segments(case):
         return
     learns = case("train.stage") == "finetune"
     missing = found.get("missing_classes") or {}
@@ -390,11 +439,11 @@ def lost_classes(case: Case) -> None:
 def labels(case: Case) -> None:
     """A classifier learns from labeled images, of as many classes as it has, and of two or more."""
     classes = case.facts.classes
-    if case("train.stage") != "finetune" or _segments(case) or classes is None:
+    if case("train.stage") != "finetune" or segments(case) or classes is None:
         return
 
     found = case.facts.data.get(TRAIN) or {}
-    if _no_classes(found) or any((found.get("missing_classes") or {}).values()):
+    if no_classes(found) or any((found.get("missing_classes") or {}).values()):
         return  # said by the rules above; the number of classes follows from it
     if classes == 0:
         unlabeled(case, TRAIN, "the training images have no labels", _one_folder(found))
@@ -423,7 +472,7 @@ def labels(case: Case) -> None:
 def _loose(found: Seen) -> str:
     """How many images are in no class folder, and the first of them."""
     names = found.get("loose") or {}
-    listed = f": {_names(names)}" if names else ""
+    listed = f": {files_of(names)}" if names else ""
     return f"{found['unlabelled']} of {found['images']} images are in no class folder{listed}"
 
 
@@ -443,7 +492,7 @@ def _one_folder(found: Seen) -> str:
 
 def multi_label(case: Case) -> None:
     """Pictures of several classes have them from a table, and some picture has several or none."""
-    if not case(MULTI) or case("train.stage") != "finetune" or _segments(case):
+    if not case(MULTI) or case("train.stage") != "finetune" or segments(case):
         return
     for key, table in ((TRAIN, "dataset.labels.train"), (VAL, "dataset.labels.val")):
         read = case.action == "train" or (case.action == "evaluate" and key == VAL)
@@ -468,7 +517,7 @@ def multi_label(case: Case) -> None:
         )
     absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
     if absent:
-        case.warn(TRAIN, f"no picture has the label {_listed(absent)}: it is not learned")
+        case.warn(TRAIN, f"no picture has the label {first_of(absent)}: it is not learned")
     if case(SAMPLING):
         case.error(
             SAMPLING,
@@ -481,7 +530,7 @@ def multi_label(case: Case) -> None:
 def class_weights(case: Case) -> None:
     """Weights name classes of the training data, and do not correct twice."""
     given = case(WEIGHTS)
-    if given is None or case("train.stage") != "finetune" or _segments(case):
+    if given is None or case("train.stage") != "finetune" or segments(case):
         return
     found = case.facts.data.get(TRAIN) or {}
     classes = list(found.get("class_counts") or {})
@@ -500,10 +549,10 @@ def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecE
     unknown = [name for name in given if name not in classes]
     if unknown:
         return SpecError(
-            f"no class of the training data is named {_listed(unknown)}",
+            f"no class of the training data is named {first_of(unknown)}",
             field=WEIGHTS,
             got=dict(given),
-            expected=f"classes among {_listed(classes)}",
+            expected=f"classes among {first_of(classes)}",
         )
     if all(given.get(name, 1.0) == 0 for name in classes):
         return SpecError(
@@ -519,16 +568,17 @@ def validation_classes(case: Case) -> None:
     """Validation images are of the classes that the model knows."""
     found = case.facts.data.get(VAL) or {}
     against = found.get("against")
-    if not against or _segments(case) or case("train.stage") != "finetune":
+    if not against or segments(case) or not _classifies(case, found):
         return
     unknown = against["unknown"]
-    if unknown and not _no_classes(found):
+    if unknown and not no_classes(found):
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
             f"{len(unknown)} classes of the validation images are not among those that the model "
             f"learns: {listed}",
-            "class folders named as those of the training data",
+            "classes named as those of the training data",
+            class_names.near(case),
             kind=DataError,
         )
         return
@@ -598,6 +648,12 @@ def shared(case: Case) -> None:
     """Validation images that are training images too."""
     found = case.facts.data.get(VAL) or {}
     twins = found.get("shared")
+    if twins and twins.get("of"):
+        note = (
+            f"compared with {twins['with']} of the {twins['of']} training images of the same size "
+            "alone"
+        )
+        case.warnings.append(Notice(VAL, note, note=True))
     if twins and twins["count"]:
         pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
         case.warn(
@@ -610,22 +666,37 @@ def shared(case: Case) -> None:
 def repeated(case: Case) -> None:
     """One picture in two classes teaches nothing, and copies of a picture make a held-out share of
     the training images flatter."""
+    for key in (TRAIN, VAL):
+        _torn(case, key)
     found = case.facts.data.get(TRAIN) or {}
     copies = found.get("repeated") or {}
-    torn = copies.get("torn")
-    if torn and case("train.stage") == "finetune" and not _segments(case):
-        pair = " = ".join(torn["pair"])
-        if torn["images"] < found["images"]:
-            case.warn(TRAIN, f"{torn['count']} images lie in several classes at once: {pair}")
-        else:
-            text = f"every image lies in several classes at once, so that none can be told: {pair}"
-            case.error(TRAIN, text, "a picture in the folder of its own class", kind=DataError)
     if copies and found.get("held_out"):
         case.warn(
             TRAIN,
             f"{copies['count']} images are copies of others; where one of them is held out and "
             f"another trained on, the scores flatter: {' = '.join(copies['pair'])}",
         )
+
+
+def _torn(case: Case, key: str) -> None:
+    found = case.facts.data.get(key) or {}
+    torn = (found.get("repeated") or {}).get("torn")
+    if not torn or segments(case) or not _classifies(case, found):
+        return
+    pair = " = ".join(torn["pair"])
+    if torn["images"] < found["images"]:
+        case.warn(key, f"{torn['count']} images lie in several classes at once: {pair}")
+    else:
+        text = f"every image lies in several classes at once, so that none can be told: {pair}"
+        case.error(key, text, "a picture in the folder of its own class", kind=DataError)
+
+
+def _classifies(case: Case, found: Seen) -> bool:
+    """Whether a classifier is trained, or judged by these images: the spec says so, or the classes
+    of the model that it names are known."""
+    if case("train.stage") == "finetune":
+        return True
+    return case.action == "evaluate" and bool(found.get("against"))
 
 
 def held_out(case: Case) -> None:
@@ -639,118 +710,19 @@ def held_out(case: Case) -> None:
         text = f"all of the {trained_on} images are held out, so that none is left to train on"
         case.error(field, text, "a smaller share, 0.2 say", kind=DataError)
         return
-    if case("train.stage") != "finetune" or _segments(case):
+    if case("train.stage") != "finetune" or segments(case):
         return
     if case(MULTI):  # a picture counts for one of its classes here, and teaches all of them
         return
     if names := found.get("untaught"):
-        text = f"no image is left to train on of {_listed(names)}"
+        text = f"no image is left to train on of {first_of(names)}"
         case.error(field, text, "a smaller share, 0.2 say, or more images", kind=DataError)
     if names := found.get("unjudged"):
         case.warn(
             field,
-            f"{_listed(names)}: one image each, which is trained on, so that validation says "
+            f"{first_of(names)}: one image each, which is trained on, so that validation says "
             "nothing of these classes",
         )
-
-
-def masks(case: Case) -> None:
-    """Masks hold the classes that the model learns, and two of them at least."""
-    classes = case("model.num_classes")
-    if not _segments(case) or classes is None or not case.known("model.num_classes"):
-        return
-    first = int(bool(case("dataset.segmentation.reduce_zero_label", True)))
-    ignored = case("dataset.segmentation.ignore_index", 255)
-    present: dict[str, set[int]] = {}
-    for key, found in _sources(case):
-        values = (found.get("mask_values") or {}).get("values")
-        if not values or case.action == "inference":
-            continue
-        strange = [value for value in values if not _is_meant(int(value), classes, ignored, first)]
-        if strange:
-            _strange(case, key, values, strange, classes, ignored, first)
-            continue
-        there = {int(value) - first for value in values if _is_class(int(value), ignored, first)}
-        present[key] = there
-        if len(there) < 2:
-            _one_class(case, key, values, there, classes, ignored, first)
-        elif len(there) < classes:
-            absent = [str(number) for number in range(classes) if number not in there]
-            case.warn(
-                key,
-                f"{len(absent)} of {classes} classes occur in no mask{_looked(found)}: "
-                f"{_listed(absent)}; their IoU is undefined and left out"
-                + _swallowed(values, ignored, first),
-            )
-    both = present.get(TRAIN), present.get(VAL)
-    if both[0] and both[1] and both[1] - both[0]:
-        untaught = [str(number) for number in sorted(both[1] - both[0])]
-        case.warn(VAL, f"classes that no training mask holds: {_listed(untaught)}")
-
-
-def _is_class(value: int, ignored: int, first: int) -> bool:
-    return value != ignored and value >= first
-
-
-def _is_meant(value: int, classes: int, ignored: int, first: int) -> bool:
-    return value == ignored or value < classes + first
-
-
-def _meaning(classes: int, ignored: int, first: int) -> str:
-    zero = "0 (unlabeled), " if first else ""
-    return f"{zero}{first} … {classes - 1 + first}, or ignore_index {ignored}"
-
-
-def _strange(
-    case: Case, key: str, values: Seen, strange: list[str], classes: int, ignored: int, first: int
-) -> None:
-    value = strange[0]
-    case.error(
-        "model.num_classes",
-        f"masks hold values that are no class: {_listed(strange)}; "
-        f"{values[value]['images']} hold {value}, the first is {values[value]['first']}",
-        _meaning(classes, ignored, first),
-        "set model.num_classes, dataset.segmentation.reduce_zero_label and "
-        "dataset.segmentation.ignore_index to what the masks hold",
-        kind=DataError,
-    )
-
-
-def _one_class(
-    case: Case, key: str, values: Seen, there: set[int], classes: int, ignored: int, first: int
-) -> None:
-    held = ", ".join(values)
-    what = f"only class {there.pop()}" if there else "no class at all: no pixel has a label"
-    text = f"the masks hold {what} (values {held}): a score over it means nothing" + _swallowed(
-        values, ignored, first
-    )
-    if case.action == "train":
-        case.error(
-            key,
-            text,
-            f"masks with two classes or more: {_meaning(classes, ignored, first)}",
-            "map the values of the masks to class numbers, or change "
-            "dataset.segmentation.ignore_index and dataset.segmentation.reduce_zero_label",
-            kind=DataError,
-        )
-    else:
-        case.warn(key, text)
-
-
-def _swallowed(values: Seen, ignored: int, first: int) -> str:
-    """What of the values is ignored, for a class that is missing."""
-    parts = []
-    if str(ignored) in values:
-        parts.append(f"{ignored} is ignore_index")
-    if first and "0" in values:
-        parts.append("0 is unlabeled under reduce_zero_label")
-    if not parts:
-        return ""
-    return "; " + " and ".join(parts) + ", so these pixels count as no class"
-
-
-def _looked(found: Seen) -> str:
-    return "" if found["read"] >= found["images"] else f" of the {found['read']} looked at"
 
 
 def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> None:
@@ -758,37 +730,13 @@ def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> No
     case.error(key, message, "one folder of images per class", hint, kind=DataError)
 
 
-def _segments(case: Case) -> bool:
-    return bool(case("model.task") == SEGMENTATION and case("train.stage") == "finetune")
-
-
-def _sources(case: Case) -> Iterator[tuple[str, Seen]]:
-    """The sources of the action that were looked at."""
-    for key, found in case.facts.data.items():
-        if found.get("images"):
-            yield key, found
-
-
-def _masks_of(key: str) -> str:
-    """The field of a source's masks."""
-    role = key.rpartition(".")[2].removesuffix("_data_sources")
-    return f"dataset.segmentation.{role}_mask_sources"
-
-
-def _names(some: Seen) -> str:
-    listed, count = list(some.get("files") or [])[:FEW], some.get("count", 0)
-    return ", ".join(map(str, listed)) + (" …" if count > len(listed) else "")
-
-
-def _listed(values: Sequence[str]) -> str:
-    return ", ".join(values[:FEW]) + (" …" if len(values) > FEW else "")
-
-
 INSPECTED = [
     unreadable,
     depth,
     bands,
     frames,
+    lost_values,
+    small,
     constant,
     left_out,
     label_file,
@@ -800,6 +748,7 @@ INSPECTED = [
     validation_classes,
     shared,
     repeated,
+    *class_names.INSPECTED,
 ]
 """What holds of data whatever is trained on them."""
 
@@ -809,6 +758,8 @@ RULES = [
     Rule(bands),
     Rule(policy, ("train",)),
     Rule(frames),
+    Rule(lost_values),
+    Rule(small),
     Rule(constant),
     Rule(left_out),
     Rule(label_file),
@@ -817,13 +768,14 @@ RULES = [
     Rule(unlabeled_classes, ("train",)),
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
+    *(Rule(check, ("train",)) for check in class_names.INSPECTED),
     Rule(labels, ("train",)),
     Rule(multi_label, ("train", "evaluate")),
     Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
-    Rule(repeated, ("train",)),
+    Rule(repeated, ("train", "evaluate")),
     Rule(held_out, ("train",)),
-    Rule(masks, ("train", "evaluate")),
+    *(Rule(check, ("train", "evaluate")) for check in masks.RULES),
 ]

@@ -1,0 +1,138 @@
+"""The rows of a file that is a table: CSV, TSV, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_skill.errors import DataError
+
+from mae_sdk.data.tables import arrow
+from mae_sdk.storage import urls
+
+PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+Rows = tuple[list[str], list[Mapping[str, Any]]]
+"""Columns and rows."""
+
+
+def read_rows(file: str, where: str) -> Rows:
+    """Columns and rows of a table.
+
+    Args:
+        file: a path or URL.
+        where: how it is called in errors.
+
+    Raises:
+        DataError: it is no table, or has values that no column takes.
+        StorageError: it could not be fetched.
+    """
+    suffix = Path(file.partition("?")[0]).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            "not a table of labels", got=where, expected=f"a file ending in {' '.join(SUFFIXES)}"
+        )
+    data = _bytes(file, where)
+    try:
+        if suffix == ".parquet":
+            return _parquet(data)
+        text = data.decode("utf-8-sig")
+        if suffix in (".jsonl", ".ndjson"):
+            return _json_lines(text)
+        return _separated(text, "\t" if suffix == ".tsv" else ",")
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{where} cannot be read: {error}", got=where, expected="a table in UTF-8"
+        ) from error
+
+
+def _json_lines(text: str) -> Rows:
+    lines = enumerate(text.splitlines(), 1)
+    rows: list[Mapping[str, Any]] = [_object(line, n) for n, line in lines if line.strip()]
+    return list(dict.fromkeys(key for row in rows for key in row)), rows
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    """A line of JSON.
+
+    Raises:
+        ValueError: it is no object, or has a key twice, of which one value would be lost.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = max(found, key=[key for key, _ in pairs].count)
+            raise ValueError(f"the key {twice} is there more than once")
+        return found
+
+    try:
+        found = json.loads(line, object_pairs_hook=once)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"line {number} is no object")
+    return found
+
+
+def _separated(text: str, usual: str) -> Rows:
+    """Columns and rows of a text whose values are separated by one sign.
+
+    Raises:
+        ValueError: a line has more values than there are columns.
+    """
+    sign = _delimiter(text, usual)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
+    columns = next(reader, [])
+    rows: list[Mapping[str, Any]] = []
+    for values in filter(None, reader):
+        if any(more := values[len(columns) :]):
+            raise ValueError(
+                f"line {reader.line_num} has more values than there are columns: "
+                f"{', '.join(map(repr, more[:3]))}; a value that holds the separator {sign!r} "
+                "belongs in quotes"
+            )
+        rows.append(dict(zip(columns, values, strict=False)))
+    return columns, rows
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """What separates the columns: the usual sign of the suffix, or another, with which the first
+    line names a column of paths."""
+    header = text.partition("\n")[0]
+    signs: list[str] = [usual, *",\t;|"]
+    for sign in signs:
+        names = next(csv.reader([header], delimiter=sign), [])
+        if len(names) > 1 and any(name.strip().lower() in PATH for name in names):
+            return sign
+    return max(signs, key=header.count)
+
+
+def _bytes(file: str, where: str) -> bytes:
+    if urls.is_remote(file):
+        from mae_skill.errors import NotFoundError
+
+        from mae_sdk.storage import transfer
+        from mae_sdk.storage.faults import as_data_error
+
+        try:
+            return transfer.read_bytes(file)
+        except NotFoundError as error:
+            raise as_data_error(error, where) from error
+    try:
+        return urls.local_path(file).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read the table of labels: {error.strerror}", got=where, expected="a file"
+        ) from error
+
+
+def _parquet(data: bytes) -> Rows:
+    lib = arrow("a table of labels in Parquet")
+    table = lib.parquet.read_table(lib.BufferReader(data))
+    return list(table.column_names), table.to_pylist()

@@ -1,0 +1,430 @@
+"""Names, tables and masks that mean something else than they say end in no result without a word:
+an error of the plan, or a warning that names them."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mae_sdk import Plan, Skill
+from mae_sdk.data import open_source
+from mae_sdk.data.inspect import inspect_masks, inspect_source
+from mae_sdk.data.survey import shared_images
+from mae_skill.errors import DataError
+from PIL import Image
+
+from tests.support.data_sets import (
+    FINETUNE,
+    FROM_ZERO,
+    RNG,
+    classes,
+    masked,
+    picture,
+    plan,
+)
+from tests.support.folders import write_own_checkpoint
+from tests.support.images import make_tarball
+
+
+def said(made: Plan) -> str:
+    """What a plan warns of in the training data."""
+    key = "dataset.train_data_sources"
+    return "\n".join(str(item) for item in made.warnings if str(item).startswith(key))
+
+
+def warned(root: Path, *names: str, packed: bool = False) -> str:
+    """What a plan over these class folders warns of, in a folder or its archive."""
+    source = classes(root / "d", *names)
+    if packed:
+        source = make_tarball(source, root / "d.tar")
+    return said(plan(source, **{**FINETUNE, "num_classes": len(names)}))
+
+
+# ------------------------------------------------------------------------------------------
+# names of classes
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Ant", "ant"], "in case alone, learned apart and perhaps one: Ant (3) and ant (3)"),
+        (["red ant", "red_ant"], "red ant (3) and red_ant (3)"),
+        (["ice cream", "icecream"], "ice cream (3) and icecream (3)"),
+        (["\ufb01sh", "fish"], "forms of letters alone"),
+        (["ant", "\u0430nt"], r"another alphabet alone, learned apart and perhaps one: 'ant' (3)"),
+        (["ant", "ant - Copy", "ant (1)"], "ant (3), ant (1) (3), ant - Copy (3)"),
+        (["ant", "Copy of ant", "bee"], "the mark of a copy alone"),
+        (["0", "0.0", "1"], "how a number is written alone"),
+        (["A", "B", "a", "b"], "A (3) and a (3); B (3) and b (3)"),
+        (["ant", "nan"], "named like a missing value, and learned as a class: nan (3)"),
+    ],
+)
+def test_classes_that_may_be_one_are_named_with_their_counts(
+    names: list[str], says: str, packed: bool, tmp_path: Path
+) -> None:
+    assert says in warned(tmp_path, *names, packed=packed)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["type (1)", "type (2)"],
+        ["copy", "copying"],
+        ["A", "A+", "A-"],
+        ["1-1", "11"],
+        ["1234567", "1234568"],
+        ["cat", "catfish"],
+    ],
+)
+def test_names_that_are_two_classes_pass_without_a_word(names: list[str], tmp_path: Path) -> None:
+    assert warned(tmp_path, *names) == ""
+
+
+@pytest.mark.parametrize("other", [" ant", "ant\u00a0", "a\u200bnt", "\ufeffant"])
+def test_two_classes_whose_names_look_the_same_are_an_error(other: str, tmp_path: Path) -> None:
+    source = classes(tmp_path, "ant", other)
+    with pytest.raises(DataError, match="have names that look the same") as caught:
+        plan(source, **FINETUNE)
+    assert ascii(other) in caught.value.message
+    assert not inspect_source(source)["verdict"]["usable"]
+
+
+def test_a_class_of_validation_in_another_spelling_is_told_with_the_one_meant(
+    tmp_path: Path,
+) -> None:
+    train = classes(tmp_path / "train", "ant", "bee")
+    with pytest.raises(DataError, match="not among those that the model learns") as caught:
+        plan(train, classes(tmp_path / "val", "Ant", "bee"), **FINETUNE)
+    assert "'Ant' for 'ant'" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["calibration", "holdout"],
+        ["hold-out", "train"],
+        ["query", "gallery"],
+        ["known", "query"],
+    ],
+)
+def test_parts_of_a_set_are_no_classes(names: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="named like parts of a data set") as caught:
+        plan(classes(tmp_path, *names), **FINETUNE)
+    assert all(name in caught.value.message for name in names)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["rgb", "depth", "ir"], "are the folders classes?"),
+        (["batch_1", "batch_2"], "are the folders classes?"),
+        (["part1", "part2", "set 3"], "are the folders classes?"),
+        (["ants", "bees", "dev"], "named like a part of a data set, and learned as a class: dev"),
+        (["bus", "car", "train"], ""),
+        (["known", "unknowns"], ""),
+        (["probe", "scalpel"], ""),
+        (["class_1", "class_2"], ""),
+    ],
+)
+def test_folders_that_may_be_parts_or_classes_are_warned_about(
+    names: list[str], says: str, tmp_path: Path
+) -> None:
+    text = warned(tmp_path, *names)
+    assert says in text and bool(says) == bool(text)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_class_folders_of_two_depths_say_which_class_the_deeper_images_have(
+    packed: bool, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", "ant", "group/bee", "group/wasp")
+    even = classes(tmp_path / "even", "ant/1", "bee/1", "bee/2")
+    if packed:
+        source = make_tarball(source, tmp_path / "d.tar")
+    text = said(plan(source, **FINETUNE))
+    assert "6 of 9 images lie deeper" in text
+    assert "group/bee (3) as group, group/wasp (3) as group" in text
+    assert "deeper" not in said(plan(even, **FINETUNE))
+
+
+def test_sources_with_numbers_and_with_names_for_classes_are_told_apart(tmp_path: Path) -> None:
+    numbers = classes(tmp_path / "n", "0", "1")
+    names = classes(tmp_path / "w", "ant", "bee")
+    letters = classes(tmp_path / "l", "a", "b")
+    four = {**FINETUNE, "num_classes": 4}
+    assert "are numbers (0, 1), those of" in said(plan([numbers, names], **four))
+    assert "numbers" not in said(plan([numbers, letters], **four))
+
+
+# ------------------------------------------------------------------------------------------
+# tables of labels
+
+
+def by_table(root: Path, name: str, text: str, **settings: Any) -> Plan:
+    """A plan over six pictures and a table of their labels."""
+    for number in range(6):
+        picture(root / "images" / f"{number}.png")
+    (root / name).write_text(text)
+    more = {"dataset.labels.train": str(root / name), **settings}
+    return plan(root / "images", **{**FINETUNE, **more})
+
+
+FLAGS = (
+    "path,a,b,c\n0.png,{},0,1\n1.png,1,1,0\n2.png,1,1,1\n3.png,0,0,0\n4.png,0,1,0\n5.png,0,1,1\n"
+)
+SEVERAL = {"model.multi_label": True, "num_classes": 3}
+
+
+@pytest.mark.parametrize("cell", ["-1", "nan", "?"])
+def test_a_column_of_flags_with_another_value_is_an_error_and_no_lost_class(
+    cell: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="other values than 0 and 1") as caught:
+        by_table(tmp_path, "t.csv", FLAGS.format(cell), **SEVERAL)
+    assert f"the column a of {tmp_path / 't.csv'}" in caught.value.message
+    assert "the first is row 1" in caught.value.message
+
+
+def test_a_column_of_further_numbers_is_no_class_and_said_to_be_none(tmp_path: Path) -> None:
+    two = {**SEVERAL, "num_classes": 2}
+    made = by_table(tmp_path, "t.csv", FLAGS.format(2), **two)
+    assert "the column a is no class: beside 0 and 1 it holds 2 in 1 of 6 rows" in said(made)
+    with pytest.raises(DataError, match="other values than 0 and 1: 2 in 1"):
+        named = {"dataset.labels.columns": ["a", "b"]}
+        by_table(tmp_path, "t.csv", FLAGS.format(2), **two, **named)
+
+
+def test_empty_cells_among_flags_are_counted(tmp_path: Path) -> None:
+    made = by_table(tmp_path, "t.csv", FLAGS.format(""), **SEVERAL)
+    assert "1 empty cells count as 0 in columns that hold 0 and 1: a in row 1" in said(made)
+    marks = FLAGS.format(1).replace("0", "").replace(".png", "0.png")
+    for number in range(6):
+        marks = marks.replace(f"\n{number}0.png", f"\n{number}.png")
+    assert "empty" not in said(by_table(tmp_path, "m.csv", marks, **SEVERAL))
+
+
+def rows(header: str, line: str) -> str:
+    return header + "\n" + "".join(line.format(i=i, c=i % 2) + "\n" for i in range(6))
+
+
+def test_which_of_two_columns_is_read_is_said(tmp_path: Path) -> None:
+    made = by_table(tmp_path, "t.csv", rows("path,class,label", "{i}.png,ant{c},bee{c}"))
+    assert "the column label is read; class is there too" in said(made)
+    alike = by_table(tmp_path, "u.csv", rows("path,class,label", "{i}.png,ant{c},ant{c}"))
+    assert "is there too" not in said(alike)
+
+
+@pytest.mark.parametrize("name", ["tabs.csv", "tabs.tsv", "semicolons.tsv", "bars.csv"])
+def test_a_table_is_read_by_the_separator_that_it_has(name: str, tmp_path: Path) -> None:
+    sign = {"t": "\t", "s": ";", "b": "|"}[name[0]]
+    text = rows(sign.join(["path", "label"]), sign.join(["{i}.png", "ant{c}"]))
+    assert said(by_table(tmp_path, name, text)) == ""  # of two classes, or the plan is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("t.csv", "path,label\n0.png,ant\n1.png,ant,bee\n", "line 3 has more values than"),
+        (
+            "t.jsonl",
+            '{"path": "0.png", "label": "ant"}\n{"path": "1.png", "label": "a", "label": "b"}\n',
+            "line 2: the key label is there more than once",
+        ),
+    ],
+)
+def test_values_that_would_be_lost_are_an_error_that_names_the_line(
+    name: str, text: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=says):
+        by_table(tmp_path, name, text)
+
+
+def test_commas_at_the_end_of_lines_hold_nothing(tmp_path: Path) -> None:
+    assert by_table(tmp_path, "t.csv", rows("path,label", "{i}.png,ant{c},,"))
+
+
+# ------------------------------------------------------------------------------------------
+# masks
+
+
+def palette_mask(path: Path, values: np.ndarray, colors: list[int]) -> None:
+    mask = Image.fromarray(values.astype(np.uint8)).convert("P")
+    mask.putdata(values.ravel().tolist())
+    mask.putpalette(colors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask.save(path)
+
+
+RED_IS_0, RED_IS_1 = [255, 0, 0, 0, 0, 0], [0, 0, 0, 255, 0, 0]
+
+
+def test_a_color_that_is_another_number_in_other_masks_is_an_error(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=4)
+    values = RNG.integers(0, 2, (16, 16))
+    for number in range(4):
+        place = source / "annotations" / f"{number}.png"
+        values = RNG.integers(0, 2, (16, 16))
+        palette_mask(place, values, RED_IS_1 if number else RED_IS_0)
+    with pytest.raises(DataError, match="1 of 4 masks use another number") as caught:
+        plan(source, **FROM_ZERO)
+    assert "#ff0000 is 1 and 0" in caught.value.message
+    assert "annotations/0.png" in caught.value.message
+    assert "use another number" in inspect_masks(source)["verdict"]["problems"][0]
+    few = {**FROM_ZERO, "dataset.max_corrupt_fraction": 0.5}
+    assert "use another number" in said(plan(source, **few))
+
+
+def test_palettes_of_other_colors_for_the_same_numbers_pass(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1], count=3)
+    for number, colors in enumerate(([0, 0, 0, 128, 0, 0], [0, 0, 0, 1, 1, 1])):
+        values = RNG.integers(0, 2, (16, 16))
+        palette_mask(source / "annotations" / f"{number}.png", values, colors)
+    assert "number" not in said(plan(source, **FROM_ZERO))
+
+
+def test_masks_of_two_images_and_masks_of_none_are_named(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1])
+    assert said(plan(source, **FROM_ZERO)) == ""
+    picture(source / "images" / "0.bmp")
+    shutil.copy(source / "annotations" / "1.png", source / "annotations" / "2.png")
+    shutil.copy(source / "annotations" / "1.png", source / "annotations" / "9.png")
+    text = said(plan(source, **FROM_ZERO))
+    assert "1 images have their mask in common" in text
+    assert "images/0.bmp and " in text
+    assert "1 of 4 masks are equal to that of another image: " in text
+    assert "1 masks belong to no image: " in text and "annotations/9.png" in text
+    assert len(inspect_masks(source)["verdict"]["warnings"]) >= 3
+
+
+def test_masks_of_which_nearly_nothing_counts_are_named(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1, *[255] * 400])
+    assert "of the pixels of the masks count as no class; 255 is ignore_index" in said(
+        plan(source, **FROM_ZERO)
+    )
+
+
+def test_a_mask_of_floating_point_is_called_so(tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1])
+    for number in range(3):
+        (source / "annotations" / f"{number}.png").unlink()
+        np.save(source / "annotations" / f"{number}.npy", np.zeros((16, 16), np.float32))
+    with pytest.raises(DataError, match="has floating-point values, not class numbers"):
+        plan(source, **FROM_ZERO)
+
+
+# ------------------------------------------------------------------------------------------
+# pixels
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_values_that_are_no_numbers_are_counted_with_their_share(
+    value: float, suffix: str, tmp_path: Path
+) -> None:
+    import tifffile
+
+    source = classes(tmp_path, "ant", "bee")
+    values = RNG.random((16, 16)).astype(np.float32)
+    values[:8] = value
+    place = source / "ant" / f"9{suffix}"
+    np.save(place, values) if suffix == ".npy" else tifffile.imwrite(place, values)
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]}))
+    assert "1 of 7 pictures hold NaN or infinite values, in 50% of their pixels" in text
+    assert place.name in text
+
+
+def test_a_picture_without_a_number_is_unreadable(tmp_path: Path) -> None:
+    source = classes(tmp_path, "ant", "bee")
+    np.save(source / "ant" / "9.npy", np.full((16, 16), np.nan, np.float32))
+    with pytest.raises(DataError, match="has no pixel with a number") as caught:
+        plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]})
+    assert "1 of 7 images cannot be read" in caught.value.message
+
+
+def test_pictures_smaller_than_a_patch_are_named(tmp_path: Path) -> None:
+    source = classes(tmp_path / "a", "ant", "bee")
+    picture(source / "ant" / "9.png", side=8)
+    text = said(plan(source, **FINETUNE))
+    assert "1 of 7 pictures have a side of less than 16 pixels" in text
+    assert "ant/9.png" in text
+    assert said(plan(source, **{**FINETUNE, "model.patch_size": 8})) == ""
+    with pytest.raises(DataError, match="is of one color alone"):
+        plan(classes(tmp_path / "b", "ant", "bee", side=1), **FINETUNE)
+
+
+# ------------------------------------------------------------------------------------------
+# evaluation
+
+
+def evaluate(checkpoint: Path, val: Path) -> Plan:
+    return Skill().plan(
+        "evaluate", eval_dataset=str(val), spec_overrides={"evaluate.checkpoint": str(checkpoint)}
+    )
+
+
+def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_names(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model.pth"
+    write_own_checkpoint(file, stage="finetune", classes=["ant", "bee"])
+    with pytest.raises(DataError, match=r"not among those that the model learns: Ant \(3\)"):
+        evaluate(file, classes(tmp_path / "a", "Ant", "bee"))
+    every = classes(tmp_path / "b", "ant", "bee")
+    assert evaluate(file, every)
+    for number in range(3):
+        shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
+    with pytest.raises(DataError, match="every image lies in several classes at once"):
+        evaluate(file, every)
+
+
+def test_validation_images_of_several_classes_at_once_are_named(tmp_path: Path) -> None:
+    train, val = classes(tmp_path / "t", "ant", "bee"), classes(tmp_path / "v", "ant", "bee")
+    shutil.copy(val / "ant" / "0.png", val / "bee" / "0.png")
+    made = plan(train, val, **FINETUNE)
+    assert "1 images lie in several classes at once" in "\n".join(map(str, made.warnings))
+
+
+def test_of_many_loose_files_of_one_size_some_are_compared_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = classes(tmp_path / "t", "ant", "bee", count=9, suffix=".bmp")
+    val = classes(tmp_path / "v", "ant", "bee", count=9, suffix=".bmp")
+    for number in range(9):
+        shutil.copy(train / "ant" / f"{number}.bmp", val / "ant" / f"{number}.bmp")
+    found = shared_images(open_source(str(train)), open_source(str(val)), sample=3)
+    assert found["count"] and (found["with"], found["of"]) == (12, 18)
+    monkeypatch.setattr(shared_images, "__defaults__", (3,))
+    made = plan(train, val, **FINETUNE)
+    notes = "\n".join(made.notices)
+    assert "compared with 12 of the 18 training images of the same size alone" in notes
+
+
+# ------------------------------------------------------------------------------------------
+# words
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.tar.gz", "d.zip"])
+def test_a_class_folder_without_a_file_is_named_in_an_archive_as_in_a_folder(
+    kind: str, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    (source / "wasp" / "more").mkdir(parents=True)
+    if kind == "d.zip":
+        shutil.make_archive(str(tmp_path / "d"), "zip", source)
+    elif kind != "folder":
+        with tarfile.open(tmp_path / kind, "w:gz" if kind.endswith("gz") else "w") as tar:
+            tar.add(source, ".")
+    made = plan(source if kind == "folder" else tmp_path / kind, **FINETUNE)
+    assert "folders without an image are no classes: wasp" in said(made)
+
+
+def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "train/ant", "val/ant")
+    with pytest.raises(DataError) as caught:
+        plan(f"{source}/**/*.png", **FINETUNE)
+    assert f"for example {source}/train" in str(caught.value.hint)
