@@ -115,7 +115,8 @@ class ClassificationTask(Task):
             found = self.balanced_weights()
         else:
             assert isinstance(given, dict)
-            if unknown := unknown_weights(given, classes):
+            several = bool(self.spec.model.multi_label)
+            if unknown := unknown_weights(given, classes, several=several):
                 raise unknown
             found = np.array([given.get(name, 1.0) for name in classes])
         pairs = zip(classes, found.tolist(), strict=True)

@@ -485,8 +485,11 @@ def class_weights(case: Case) -> None:
         return
     found = case.facts.data.get(TRAIN) or {}
     classes = list(found.get("class_counts") or {})
-    if isinstance(given, Mapping) and classes and (problem := unknown_weights(given, classes)):
-        case.errors.append(problem)
+    if isinstance(given, Mapping) and classes:
+        if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
+            case.errors.append(problem)
+        elif lost := [name for name, weight in given.items() if not weight]:
+            case.warn(WEIGHTS, f"weight 0: {_listed(lost)} is not learned")
     if given == "balanced" and case(SAMPLING):
         case.warn(
             WEIGHTS,
@@ -495,8 +498,10 @@ def class_weights(case: Case) -> None:
         )
 
 
-def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecError | None:
-    """What is wrong with weights of classes."""
+def unknown_weights(
+    given: Mapping[str, float], classes: Sequence[str], *, several: bool = False
+) -> SpecError | None:
+    """What is wrong with weights of classes; `several`: an image may be of several of them."""
     unknown = [name for name in given if name not in classes]
     if unknown:
         return SpecError(
@@ -505,12 +510,17 @@ def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecE
             got=dict(given),
             expected=f"classes among {_listed(classes)}",
         )
-    if all(given.get(name, 1.0) == 0 for name in classes):
+    counted = [name for name in classes if given.get(name, 1.0) > 0]
+    least = 1 if several else min(2, len(classes))
+    if len(counted) < least:
+        text = "no class counts: all weights are 0"
+        if counted:
+            text = f"{counted[0]} alone counts, and would be the answer to every image"
         return SpecError(
-            "no class counts: all weights are 0",
+            text,
             field=WEIGHTS,
             got=dict(given),
-            expected="a weight above 0 of some class",
+            expected=f"a weight above 0 of {'two classes' if least > 1 else 'a class'} or more",
         )
     return None
 
