@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mae_skill.classes import class_names
 from mae_skill.errors import DataError, SpecError
 from mae_skill.rules.base import Case, Rule
 
@@ -481,10 +482,12 @@ def multi_label(case: Case) -> None:
 def class_weights(case: Case) -> None:
     """Weights name classes of the training data, and do not correct twice."""
     given = case(WEIGHTS)
-    if given is None or case("train.stage") != "finetune" or _segments(case):
+    if given is None or case("train.stage") != "finetune":
         return
-    found = case.facts.data.get(TRAIN) or {}
-    classes = list(found.get("class_counts") or {})
+    if _segments(case) and given == "balanced":
+        case.errors.append(balanced_masks())
+        return
+    classes = _known_classes(case)
     if isinstance(given, Mapping) and classes:
         if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
             case.errors.append(problem)
@@ -496,6 +499,28 @@ def class_weights(case: Case) -> None:
             f"balanced, and {SAMPLING} too: small classes count for more twice over; one of the "
             "two is meant",
         )
+
+
+def _known_classes(case: Case) -> list[str]:
+    """The names of the classes that are learned, as far as they are known."""
+    if not _segments(case):
+        found = case.facts.data.get(TRAIN) or {}
+        return list(found.get("class_counts") or {})
+    try:
+        return class_names(case("dataset.segmentation.class_list"), case("model.num_classes"))
+    except DataError:  # which has an error of its own
+        return []
+
+
+def balanced_masks() -> SpecError:
+    """The error of weights that would count the images of each class, where each has several."""
+    return SpecError(
+        "a mask holds several classes, so that no class has images of its own to count",
+        field=WEIGHTS,
+        got="balanced",
+        expected="a mapping of class to weight",
+        hint='{"1": 5} say, by the names of dataset.segmentation.class_list or the numbers',
+    )
 
 
 def unknown_weights(

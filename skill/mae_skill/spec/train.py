@@ -454,10 +454,10 @@ class TrainSpec(SpecModel):
     )
     class_weights: ClassWeights | None = spec_field(
         None,
-        "Weight of each class in the loss. balanced: images / (classes × images of the class); or "
-        "a mapping of class to weight, 1 for those that it does not name. Null = all alike. "
-        "Validation does not weight.",
-        applies_when={**FINETUNE, **CLASSIFICATION},
+        "Weight of each class in the loss. balanced: images / (classes × images of the class), for "
+        "a classifier; or a mapping of class to weight, 1 for those that it does not name: of each "
+        "image, or each pixel of a mask. Null = all alike. Validation does not weight.",
+        applies_when={**FINETUNE, "train.loss": ["cross_entropy", "focal"]},
         related=["dataset.balanced_sampling"],
     )
     freeze: list[NonEmpty] = spec_field(
