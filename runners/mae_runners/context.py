@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mae_sdk.jobs.status import StatusWriter
+from mae_sdk.run.process_group import several_tasks
 from mae_skill.errors import DependencyError, StorageError, UsageError
 from mae_skill.spec import (
     EvaluateSpec,
@@ -33,6 +34,11 @@ ActionSpec = TrainSpec | EvaluateSpec | InferenceSpec | ExportSpec | GenTrtEngin
 
 ENCRYPTION_VARIABLE = "MAE_ENCRYPTION_KEY"
 REPORT_INTERVAL_S = 30.0  # a run writes its report at most once in this many seconds
+SEVERAL_TASKS = (
+    "start one task on each node, num_gpus starts its ranks; over several nodes with "
+    "WORLD_SIZE (of nodes), NODE_RANK, MASTER_ADDR and MASTER_PORT; or give every task RANK, "
+    "LOCAL_RANK and WORLD_SIZE (of ranks)"
+)
 LINE_INTERVAL_S = 5.0  # without a terminal: at most one progress line in this many seconds
 
 
@@ -220,8 +226,12 @@ def ranks_of_environment() -> tuple[int, int, int]:
     """(rank, rank on this node, number of ranks) of this process: (0, 0, 1) without ``RANK``.
 
     Raises:
-        UsageError: the variables contradict each other, or do not say where rank 0 is.
+        UsageError: the variables contradict each other, or do not say where rank 0 is; this is one
+            of several tasks that nothing joins.
     """
+    alone = several_tasks(os.environ, "run the whole action by itself", SEVERAL_TASKS)
+    if alone is not None:
+        raise alone
     if "RANK" not in os.environ:  # an orchestrator's WORLD_SIZE counts nodes
         return 0, 0, 1
     rank, world = environment_number("RANK", 0), environment_number("WORLD_SIZE", 1)

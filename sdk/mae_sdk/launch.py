@@ -31,7 +31,7 @@ from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.command import command_of
 from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
-from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node
+from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, task_of_several
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
@@ -65,7 +65,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
     """Launch a plan; a plan that has been launched already gives the same job again.
 
     Raises:
-        UsageError: it is a run over several nodes.
+        UsageError: it is a run over several nodes, or of several tasks that nothing joins.
         MaeError: remote data that does not fit the spec; the results root cannot be written; the
             platform did not take the job, which the job's record says too.
     """
@@ -78,6 +78,8 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
         )
     if plan.nodes > 1 and "nodes" not in plan.launch:
         raise only_one_node(plan.action, plan.nodes)
+    if several := task_of_several(plan.request):
+        raise several
     check_system(platform(plan.request.platform))
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     job = open_job(root, plan.job_id)

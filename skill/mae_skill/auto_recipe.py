@@ -14,13 +14,17 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from mae_skill.archs import ARCHS, Arch, hw
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import UsageError
+from mae_skill.errors import MaeError, UsageError
 from mae_skill.estimate import estimate
 from mae_skill.rules.base import Facts
+from mae_skill.weights import header
+from mae_skill.weights.config import own_settings
+from mae_skill.weights.names import Ambiguous, flatten, guess_arch, translate
 
 CPU_SECONDS, GPU_SECONDS = 600.0, 8 * 3600.0
 """The budget of a run where none is given: ten minutes without a GPU, else eight hours."""
@@ -158,6 +162,46 @@ def recommend(
     for rule in RULES:
         rule(task)
     return task.choices
+
+
+def pretrained(task: Task) -> None:
+    """The architecture, patch and pictures of the pretrained weights, as far as their file says
+    them: other models could not take them."""
+    weights = task("train.pretrained_model_path")
+    if not isinstance(weights, str) or not weights or "://" in weights:
+        return
+    values = facts_of(Path(weights).expanduser())
+    arch = values.get("model.arch")
+    if arch is None or (task("model.arch") != arch and "model.arch" in task.settled):
+        return
+    rule = "that of the pretrained weights"
+    channels = task("dataset.channels") or 3
+    for key, value in values.items():
+        if key.endswith((".mean", ".std")) and len(value) not in (1, channels):
+            continue
+        if key not in task.settled and task(key) != value:
+            task.choose(key, value, rule)
+    task.settled = frozenset({*task.settled, *values})
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Dotted key → value of what a file of weights says of its model and of the pictures that it
+    learned from; of a file of others the architecture, by its shapes. Nothing where it is not here.
+    """
+    try:
+        contents = header.look(path) or {}
+    except (MaeError, OSError):
+        return {}  # the rules of the plan say what is wrong with it
+    arch = _arch_by_shapes(contents)
+    return own_settings(contents) or ({"model.arch": arch} if arch else {})
+
+
+def _arch_by_shapes(contents: Mapping[str, Any]) -> str | None:
+    try:
+        found = translate(flatten(contents))
+    except Ambiguous:
+        return None
+    return guess_arch({name: one.shape for name, one in found.entries.items()}) if found else None
 
 
 def stage(task: Task) -> None:
@@ -491,6 +535,7 @@ def _span(seconds: float) -> str:
 
 
 RULES: tuple[Callable[[Task], None], ...] = (
+    pretrained,
     stage,
     classes,
     architecture,

@@ -118,6 +118,7 @@ def action_schema(action: str) -> dict[str, Any]:
         schema["automl_default_parameters"] = listed("automl_default")
         schema["automl_disabled_parameters"] = listed("automl_disabled")
         schema["automl_metrics"] = AUTOML_METRICS
+        schema["automl_metrics_complete"] = True
     schema["properties"] = node["properties"]
     return schema
 

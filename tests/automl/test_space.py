@@ -128,6 +128,7 @@ SPEC: dict[str, Any] = {
         "heads": 16,
         "pool": "mean",
         "task": "classification",
+        "multi_label": False,
     },
     "train": {
         "stage": "finetune",

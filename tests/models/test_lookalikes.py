@@ -174,13 +174,16 @@ OTHERS: dict[str, tuple[str, Callable[[], Any], str]] = {
         "NaFlex",
     ),
     "ConvNeXt V1": (CONVNEXT, partial(convnext, use_grn=False, ls_init_value=1e-6), "ConvNeXt V1"),
-    "ConvNeXt V2 with LayerScale": (CONVNEXT, partial(convnext, ls_init_value=1e-6), "LayerScale"),
+    "ConvNeXt V2 with LayerScale": (
+        CONVNEXT, partial(convnext, ls_init_value=1e-6), "a ConvNeXt with GRN and LayerScale",
+    ),
     "ConvNeXt without either": (CONVNEXT, partial(convnext, use_grn=False), "no GRN"),
     "ConvNeXt, overlapping stem": (CONVNEXT, partial(convnext, stem_type="overlap"), "stem.0"),
     "ConvNeXt, kernel 5": (CONVNEXT, partial(convnext, kernel_sizes=5), "conv_dw.weight is"),
     "ConvNeXt without biases": (CONVNEXT, partial(convnext, conv_bias=False), "conv_dw.bias"),
     "ConvNeXt, norm first": (
-        CONVNEXT, partial(convnext, head_norm_first=True, num_classes=5), "norm_pre.weight",
+        CONVNEXT, partial(convnext, head_norm_first=True, num_classes=5),
+        "a norm before the pooling: this looks like a ConvNeXt of timm with head_norm_first",
     ),
     "ConvNeXt, RMSNorm": (CONVNEXT, partial(convnext, norm_layer="rmsnorm2d"), "norm.bias"),
     "Hiera, absolute windows": (
@@ -189,7 +192,9 @@ OTHERS: dict[str, tuple[str, Callable[[], Any], str]] = {
     "Hiera without projections": (
         HIERA, partial(hiera, use_expand_proj=False), "without blocks.1.proj.weight",
     ),
-    "Hiera with LayerScale": (HIERA, partial(hiera, init_values=1e-5), "LayerScale"),
+    "Hiera with LayerScale": (
+        HIERA, partial(hiera, init_values=1e-5), "a Hiera with LayerScale",
+    ),
     "another Hiera": (HIERA, partial(hiera, stages=(1, 2, 11, 2)), "no place for blocks.12"),
 }  # fmt: skip
 
@@ -215,5 +220,7 @@ def test_a_file_of_another_model_is_refused_by_what_sets_it_apart(name: str) -> 
         fill(ours(arch), peer.state_dict(), "file.pth")
     assert named.lower() in f"{caught.value.message} {caught.value.got}".lower()
     assert caught.value.got != arch
+    others = {VIT: (), CONVNEXT: ("CLIP", "DINO"), HIERA: ("CLIP", "DINO")}[arch]
+    assert not any(other in str(caught.value) for other in others), "not the name of a ViT"
     after = ours(arch).state_dict()
     assert all(torch.equal(before[key], value) for key, value in after.items())

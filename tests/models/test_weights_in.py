@@ -73,6 +73,20 @@ CONTAINERS: dict[str, Any] = {
     "model_ema": lambda s: {"model_ema": s},
     "state_dict_ema": lambda s: {"state_dict_ema": s},
     "ema": lambda s: {"ema": s},
+    "ema_state_dict": lambda s: {"ema_state_dict": s, "epoch": 2},
+    "shadow": lambda s: {"shadow": s, "decay": 0.999},
+    "AveragedModel": lambda s: {"n_averaged": torch.tensor(3), **prefixed(s, "module.")},
+    "AveragedModel in a module": lambda s: {
+        "state_dict": {"net.n_averaged": torch.tensor(3), **prefixed(s, "net.module.")}
+    },
+    "an average among callbacks": lambda s: {
+        "state_dict": s,
+        "callbacks": {"WeightAveraging": {"average_model_state": prefixed(zeros(s), "module.")}},
+    },
+    "an average without names beside": lambda s: {
+        "model": s,
+        "ema": {"shadow_params": [v * 0 for v in s.values()], "decay": 0.9},
+    },
     "net": lambda s: {"net": s, "acc": 0.5},
     "checkpoint.model": lambda s: {"checkpoint": {"model": s}},
     "an unknown one": lambda s: {"weights_of_the_run": s},
@@ -120,6 +134,22 @@ def test_weights_are_found_in_their_container(container: str, peer: Any, tmp_pat
     assert report.share == 1.0 and not any("encoder" in name for name in report.missing)
     state = model.encoder.state_dict()
     assert all(torch.equal(state[name], value) for name, value in peer.state_dict().items())
+
+
+def test_weights_without_their_names_are_refused_as_such_and_left_out_aloud(
+    peer: Any, tmp_path: Path
+) -> None:
+    average = {"shadow_params": list(peer.state_dict().values()), "decay": 0.99}
+    torch.save(average, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="without their names") as caught:
+        load_pretrained(classifier(), tmp_path / "file.pth")
+    assert "shadow_params is a list" in caught.value.message
+    assert "save its state dict" in str(caught.value.hint)
+
+    both = {"model": dict(peer.state_dict()), "ema": average}
+    torch.save(both, tmp_path / "file.pth")
+    said = load_pretrained(classifier(), tmp_path / "file.pth").summary()
+    assert "ema.shadow_params" in said
 
 
 def test_two_backbones_of_equal_rank_are_an_error(peer: Any) -> None:

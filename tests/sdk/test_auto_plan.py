@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
+from mae_runners.models import checkpoint
 from mae_sdk import Plan, Skill
 from mae_sdk.cli.main import main
 from mae_sdk.plan import cost
 from mae_skill.errors import MaeError, UsageError
 
 from tests.support.images import write_imagefolder
+from tests.support.models import build, mae_config
 
 FINETUNE = {"train.stage": "finetune"}
 
@@ -57,6 +61,54 @@ def test_mean_and_deviation_are_measured(digits: Path, photos: Path) -> None:
     light = plan(photos).spec["dataset"]["augmentation"]["mean"]
 
     assert max(dark) < 0.25 < min(light)
+
+
+LEAN = {"patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}
+
+
+def lean_checkpoint(path: Path) -> str:
+    """A pretrained model of another shape than any architecture's, as training writes it."""
+    model = build(mae_config("vit_tiny_patch16", (32, 32), **LEAN))
+    about = checkpoint.CheckpointMeta.for_model(model, mean=[0.2] * 3, std=[0.3] * 3)
+    checkpoint.save({"state_dict": model.state_dict(), "mae": about.to_dict()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("way", ["ptm", "field"])
+def test_the_shape_and_the_pictures_of_our_own_weights_are_taken_over(
+    way: str, digits: Path, tmp_path: Path
+) -> None:
+    path = lean_checkpoint(tmp_path / "own.pth")
+    field = {"train.pretrained_model_path": path}
+    more: dict[str, Any] = {"ptm": path} if way == "ptm" else {}
+    made = plan(digits, spec_overrides={**FINETUNE, **({} if more else field)}, **more)
+
+    model, pictures = made.spec["model"], made.spec["dataset"]["augmentation"]
+    assert {name: model[name] for name in LEAN} == LEAN
+    assert (model["arch"], pictures["input_size"]) == ("vit_tiny_patch16", 32)
+    assert (pictures["mean"], pictures["std"]) == ([0.2] * 3, [0.3] * 3)
+    assert any("100.0% of the backbone" in notice for notice in made.notices)
+    assert "that of the pretrained weights" in str(made.provenance["model.patch_size"])
+
+
+def test_published_weights_bring_their_architecture(digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    model = timm.create_model("vit_small_patch16_224", num_classes=0)
+    torch.save(model.state_dict(), path)
+    made = plan(digits, spec_overrides=FINETUNE, ptm=str(path))
+    assert made.spec["model"]["arch"] == "vit_small_patch16"
+    assert any("100.0% of the backbone" in notice for notice in made.notices)
+
+
+def test_without_the_recipe_the_shape_of_our_own_weights_is_named(
+    digits: Path, tmp_path: Path
+) -> None:
+    path = lean_checkpoint(tmp_path / "own.pth")
+    with pytest.raises(MaeError) as caught:
+        plan(digits, recipe=None, spec_overrides={"arch": "vit_tiny_patch16"}, ptm=path)
+    hint = str(caught.value.hint)
+    assert "model.patch_size=4 model.embed_dim=64 model.depth=3 model.num_heads=2" in hint
+    assert "--recipe auto" in hint
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, cache: Path, seconds: float) -> list[Plan]:

@@ -64,3 +64,21 @@ def test_a_job_over_several_nodes_is_refused_with_what_to_start(
     assert "WORLD_SIZE=2 NODE_RANK=K" in str(caught.value.hint)
     assert "mae train -e SPEC.yaml train.num_nodes=2" in str(caught.value.hint)
     assert not (tmp_path / "results").exists(), "nothing was started or written"
+
+
+def test_tasks_of_srun_do_not_each_start_a_job_but_share_one_by_its_key(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae_sdk.launch.submit", lambda folder, env: None)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    options["results_root"] = str(tmp_path / "results")
+    plan = Skill().plan("train", spec_overrides=SMALL, **options)
+    assert any("one of 4 tasks of srun" in str(item) for item in plan.warnings)
+    with pytest.raises(UsageError, match="one of 4 tasks of srun") as caught:
+        Skill().create_job(plan)
+    assert "idempotency_key" in str(caught.value.hint)
+    assert not (tmp_path / "results").exists(), "nothing was started or written"
+
+    options["idempotency_key"] = "one for all"
+    jobs = [Skill().create_job("train", spec_overrides=SMALL, **options) for _ in range(2)]
+    assert jobs[0].id == jobs[1].id

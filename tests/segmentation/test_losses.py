@@ -69,6 +69,28 @@ def test_the_focal_loss_is_by_hand_and_torchvisions_for_two_classes() -> None:
     )
 
 
+def test_weights_of_classes_are_those_of_torchs_cross_entropy_pixel_by_pixel() -> None:
+    logits, masks = scene()
+    weights = torch.tensor([1.0, 0.0, 3.0, 0.5])
+    each = F.cross_entropy(logits, masks, weight=weights, ignore_index=255, reduction="none")
+    assert torch.equal(
+        pixel_loss(logits, masks, 255, weights=weights),
+        F.cross_entropy(logits, masks, weight=weights, ignore_index=255, reduction="sum")
+        / masks.numel(),
+    )
+    assert float(each.mean()) == pytest.approx(
+        float(pixel_loss(logits, masks, 255, weights=weights))
+    )
+
+    p = (-F.cross_entropy(logits, masks, ignore_index=255, reduction="none")).exp()
+    assert float(pixel_loss(logits, masks, 255, 2.0, weights)) == pytest.approx(
+        float(((1 - p) ** 2 * each).mean())
+    )
+    both = PixelLoss(255, weights=weights, auxiliary_weight=0.4, dice_weight=0.5)
+    parts = pixel_loss(logits, masks, 255, weights=weights) + 0.5 * dice_loss(logits, masks, 255)
+    assert float(both((logits, logits), masks)) == pytest.approx(1.4 * float(parts))
+
+
 @pytest.mark.parametrize("loss", [PixelLoss(255, "dice"), PixelLoss(255, "focal", 0.5, 1.0)])
 def test_what_an_image_adds_does_not_depend_on_its_batch_and_no_gradient_is_lost(
     loss: PixelLoss,

@@ -8,12 +8,15 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mae_runners.models import checkpoint
 from mae_runners.tasks.segment import SegmentationTask
+from mae_sdk import Skill
+from mae_skill.errors import SpecError
 from mae_skill.spec import ExperimentSpec
 from PIL import Image
 
@@ -219,6 +222,47 @@ def test_every_rank_makes_as_many_passes_over_a_set_that_does_not_divide_and_no_
     assert np.allclose(sums[0], sums[1] + sums[2])
     assert sums[0][-2] == sums[0][:121].sum() > 0, "pixels"
     assert sums[0][-1] == 5, "images"
+
+
+def test_weights_by_name_are_those_of_the_segmenters_classes(tmp_path: Path) -> None:
+    data = scenes(tmp_path / "scenes", training=2, validation=1)
+
+    def task_of(**weights: float) -> SegmentationTask:
+        made = seg_spec(data, tmp_path, train__class_weights=weights)
+        spec = ExperimentSpec.model_validate(made)
+        return SegmentationTask(spec, make_context("train", tmp_path))
+
+    task = task_of(**{"digit 1": 5.0})
+    classes = task.spec.model.num_classes
+    assert task.weights is not None
+    assert task.weights.tolist() == [5.0 if index == 2 else 1.0 for index in range(classes)]
+    batch = task.train.collate([task.train[0, index] for index in (0, 1)])
+    logits = torch.randn(2, classes, *batch["mask"].shape[1:])
+    loss = task.training_step(lambda images: [logits], batch, (0, 0, 0))  # type: ignore[arg-type]
+    each = torch.nn.functional.cross_entropy(
+        logits, batch["mask"].long(), task.weights, ignore_index=255, reduction="none"
+    )
+    assert float(loss) == pytest.approx(float(each.mean()), rel=1e-5)
+    with pytest.raises(SpecError, match="named zebra"):
+        task_of(zebra=2.0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("balanced", "a mask holds several classes"),
+        ({"zebra": 2.0}, "named zebra"),
+        ({f"digit {number}": 0 for number in range(10)}, "background alone counts"),
+    ],
+)
+def test_the_plan_refuses_weights_that_a_segmenter_cannot_take(
+    weights: Any, said: str, tmp_path: Path
+) -> None:
+    data = scenes(tmp_path / "scenes", training=2, validation=1)
+    made = seg_spec(data, tmp_path, train__class_weights=weights)
+    with pytest.raises(SpecError, match=said) as caught:
+        Skill().plan("train", spec=made, automl_policy="off")
+    assert caught.value.field == "train.class_weights"
 
 
 def test_masks_without_a_label_to_judge_by_are_an_error(tmp_path: Path) -> None:

@@ -716,3 +716,118 @@ def test_logging_without_a_key_is_a_warning_and_no_error(
         assert not said(variables=frozenset({"WANDB_API_KEY"}), local_files=True)
         monkeypatch.setenv("WANDB_MODE", "offline")
         assert not said()
+
+
+SHORT = {"steps_per_epoch": 5, "effective_batch": 8, "images": 40}
+"""Fifty steps in the ten epochs of `BASE`."""
+COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys("abc", 5)}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "said"),
+    [
+        ({"train.ema_decay": 0.9999}, "train.ema_decay", "after the 50 steps of this run 100%"),
+        ({"train.ema_decay": 0.99}, "train.ema_decay", "at most 0.9 for 50 steps"),
+        ({"train.optim.lr": 1e-10}, "train.optim.lr", "nothing is learned"),
+        (
+            {"train.optim.lr": 1.0, "train.optim.weight_decay": 0.1},
+            "train.optim.lr",
+            "0.1 of every",
+        ),
+        (
+            {"train.optim.lr": 1e-3, "train.optim.weight_decay": 500},
+            "train.optim.weight_decay",
+            "takes 0.5 of every weight",
+        ),
+        ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
+        ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
+        ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
+    ],
+)
+def test_settings_that_leave_the_model_untrained_are_refused(
+    settings: dict[str, Any], field: str, said: str
+) -> None:
+    errors, _ = run("train", {**BASE, **settings}, **SHORT)
+    assert list(errors) == [field]
+    assert said in str(errors[field])
+
+
+@pytest.mark.parametrize(
+    ("base", "settings", "field", "said"),
+    [
+        (BASE, {"train.ema_decay": 0.95}, "train.ema_decay", "8% of the average"),
+        (BASE, {"train.optim.weight_decay": 100}, "train.optim.weight_decay", "0.02 of every"),
+        (BASE, {"train.optim.lr": 1e4}, "train.optim.lr", "until the run ends with an error"),
+        (
+            BASE,
+            {"train.optim.gamma": 10, "train.optim.milestones": [5]},
+            "train.optim.gamma",
+            "rises to 10 times",
+        ),
+        (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "first layers"),
+        (TUNE, {"model.drop_path_rate": 0.95}, "model.drop_path_rate", "skipped"),
+        (
+            TUNE,
+            {"dataset.augmentation.smoothing": 0.9},
+            "dataset.augmentation.smoothing",
+            "hardly tell",
+        ),
+        (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
+        (
+            TUNE,
+            {"train.freeze": ["encoder"], "train.pretrained_model_path": None},
+            "train.freeze",
+            "stays random",
+        ),
+    ],
+)
+def test_settings_that_leave_little_to_learn_are_warned_of(
+    base: dict[str, Any], settings: dict[str, Any], field: str, said: str
+) -> None:
+    errors, warnings = run("train", {**base, **settings}, **SHORT)
+    assert errors == {}
+    assert said in str(warnings[field])
+
+
+@pytest.mark.parametrize(
+    ("base", "settings"),
+    [
+        (BASE, {"train.ema_decay": 0.9}),
+        (TUNE, {"train.freeze": ["encoder"]}),
+        (BASE, {"train.freeze": ["encoder"], "train.pretrained_model_path": "/w.pth"}),
+        (BASE, {"train.optim.gamma": 10, "train.optim.milestones": [88]}),
+        (BASE, {"train.optim.weight_decay": 0.3, "train.optim.lr": 5e-3}),
+    ],
+)
+def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict[str, Any]) -> None:
+    errors, warnings = run("train", {**base, **settings}, **SHORT)
+    assert errors == {}
+    assert not set(settings) & (set(warnings) - {"train.optim.lr", "train.optim.milestones"})
+
+
+def test_a_long_run_may_average_slowly_and_an_unknown_one_is_not_judged() -> None:
+    slow = {**BASE, "train.ema_decay": 0.9999}
+    assert run("train", slow, steps_per_epoch=5000)[0] == {}
+    assert run("train", slow)[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "said"),
+    [
+        ({"a": 0, "b": 0, "c": 0}, {}, "all weights are 0"),
+        ({"a": 0, "b": 0}, {}, "c alone counts"),
+        ({"a": 0}, {}, None),
+        ({"a": 0, "b": 0}, {"model.multi_label": True, "dataset.labels.train": "l.csv"}, None),
+    ],
+)
+def test_a_class_of_weight_0_is_named_and_one_that_counts_alone_is_refused(
+    weights: dict[str, float], more: dict[str, Any], said: str | None
+) -> None:
+    given = {**TUNE, "model.num_classes": 3, "train.class_weights": weights, **more}
+    errors, warnings = run("train", given, **COUNTS)
+    if said is None:
+        assert "train.class_weights" not in errors
+        assert "a" in str(warnings["train.class_weights"])
+        assert "not learned" in str(warnings["train.class_weights"])
+    else:
+        assert said in str(errors["train.class_weights"])

@@ -140,6 +140,18 @@ def scored(images: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
     return (logits * 4).round() / 4, truth
 
 
+def test_pictures_of_several_labels_are_not_chosen_by_class(tmp_path: Path) -> None:
+    images, rows = pictures(tmp_path)
+    file = joined(tmp_path / "a.csv", rows)
+    chosen = ["even", "round", "small"]
+    with pytest.raises(DataError, match="are not chosen by class") as caught:
+        planned(images, file, True, **{"dataset.classes": chosen})
+    assert caught.value.field == "dataset.classes"
+    assert caught.value.expected == "null with model.multi_label"
+    assert "columns or rows" in str(caught.value.hint)
+    assert planned(images, file, True), "without them the same data are planned"
+
+
 def test_every_figure_of_several_labels_is_that_of_scikit_learn() -> None:
     logits, truth = scored()
     metrics = MultiLabelMetrics(4, [0.4, 0.5, 0.6, 0.5])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from mae_runners.__main__ import CLAIMED
+from mae_runners.context import ranks_of_environment
 
 from tests.support.ranks import train_on_ranks
 from tests.support.training import digits_folder, spec, train, write_spec
@@ -63,6 +64,14 @@ def made(tmp_path: Path) -> dict[str, Any]:
             "MASTER_PORT",
             "not a port",
         ),
+        # The tasks of a launcher that know nothing of each other would all train the whole.
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1"},
+            "SLURM_STEP_NUM_TASKS",
+            "one of 4 tasks of srun",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE", "one of 2 tasks of mpirun"),
+        ({"PMI_SIZE": "2", "WORLD_SIZE": "1"}, "PMI_SIZE", "RANK, LOCAL_RANK and WORLD_SIZE"),
     ],
 )
 def test_variables_that_nobody_could_join_by_are_an_error_at_once(
@@ -79,6 +88,36 @@ def test_variables_that_nobody_could_join_by_are_an_error_at_once(
     assert train(made) == 2
     shown = capfd.readouterr().err
     assert f"{field}: " in shown and said in shown
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # a batch script, or the shell of salloc
+        {"SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "1"},
+        {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PTY_PORT": "4000"},  # a shell in an allocation
+    ],
+)
+def test_one_process_inside_an_allocation_is_no_task_of_several(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in OF_NODES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ranks_of_environment() == (0, 0, 1)
+
+
+def test_a_task_of_srun_that_is_told_its_rank_or_its_node_joins_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert ranks_of_environment() == (0, 0, 1), "of a node: its ranks are started here"
+    monkeypatch.setenv("RANK", "1")
+    assert ranks_of_environment() == (1, 0, 2)
 
 
 def test_a_rank_says_for_whom_it_waits_and_ends_on_a_signal_and_by_the_time_limit(

@@ -14,7 +14,9 @@ import torch
 from mae_sdk.storage import hub
 from mae_sdk.storage.transfer import download
 from mae_skill.errors import SpecError
+from mae_skill.rules.samples import balanced_masks, unknown_weights
 from mae_skill.spec import ExperimentSpec
+from mae_skill.spelling import one_line
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -177,6 +179,36 @@ class Task(ABC):
     def strata(self) -> np.ndarray:
         """The class of each training image, ``[N]``, of each of which a part is held out."""
         return np.zeros(len(self.train))
+
+    def class_weights(self) -> Tensor | None:
+        """``train.class_weights`` of each class, float32 ``[C]`` on the device; None = all alike.
+
+        Raises:
+            SpecError: a class is named that the training data do not have.
+        """
+        given, classes = self.spec.train.class_weights, self.train.classes
+        if given is None:
+            return None
+        if given == "balanced":
+            found = self.balanced_weights()
+        else:
+            assert isinstance(given, dict)
+            several = bool(self.spec.model.multi_label)
+            if unknown := unknown_weights(given, classes, several=several):
+                raise unknown
+            found = np.array([given.get(name, 1.0) for name in classes])
+        pairs = zip(classes, found.tolist(), strict=True)
+        shown = ", ".join(f"{one_line(name)} {weight:.4g}" for name, weight in pairs)
+        self.context.log(f"train.class_weights: {shown[:500]}")
+        return torch.tensor(found, dtype=torch.float32, device=self.context.device)
+
+    def balanced_weights(self) -> np.ndarray:
+        """``train.class_weights=balanced``, float ``[C]``.
+
+        Raises:
+            SpecError: nothing is counted here.
+        """
+        raise balanced_masks()
 
     # ------------------------------------------------------------------------------------------
     # data

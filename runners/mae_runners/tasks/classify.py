@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from mae_sdk.files import write_json
 from mae_skill.errors import SpecError
-from mae_skill.rules.samples import unknown_weights
-from mae_skill.spelling import one_line
 from torch import Tensor, nn
 
 from mae_runners.data import (
@@ -101,27 +98,6 @@ class ClassificationTask(Task):
         self.mixup = Mixup(self.aug, self.spec.model.num_classes) if mixes else None
         self.weights = self.class_weights()
         return build_classifier(self.spec.model, self.aug.input_size, self.reading.bands)
-
-    def class_weights(self) -> Tensor | None:
-        """``train.class_weights`` of each class, float32 ``[C]`` on the device; None = all alike.
-
-        Raises:
-            SpecError: a class is named that the training data do not have.
-        """
-        given, classes = self.spec.train.class_weights, self.train.classes
-        if given is None:
-            return None
-        if given == "balanced":
-            found = self.balanced_weights()
-        else:
-            assert isinstance(given, dict)
-            if unknown := unknown_weights(given, classes):
-                raise unknown
-            found = np.array([given.get(name, 1.0) for name in classes])
-        pairs = zip(classes, found.tolist(), strict=True)
-        shown = ", ".join(f"{one_line(name)} {weight:.4g}" for name, weight in pairs)
-        self.context.log(f"train.class_weights: {shown[:500]}")
-        return torch.tensor(found, dtype=torch.float32, device=self.context.device)
 
     def balanced_weights(self) -> np.ndarray:
         """Images / (classes × images of the class)."""

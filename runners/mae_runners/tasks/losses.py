@@ -64,6 +64,7 @@ class PixelLoss:
         gamma: of the focal loss.
         dice_weight: adds this × the Dice loss to the others.
         auxiliary_weight: of the loss of the auxiliary head, if there is one.
+        weights: of the classes, ``[C]``, in cross-entropy and focal loss; None = all alike.
     """
 
     ignore_index: int
@@ -71,6 +72,7 @@ class PixelLoss:
     gamma: float = 2.0
     dice_weight: float = 0.0
     auxiliary_weight: float = 0.4
+    weights: Tensor | None = None
 
     def __call__(self, outputs: Sequence[Tensor], masks: Tensor) -> Tensor:
         """The loss of the head, plus that of the auxiliary head.
@@ -89,13 +91,19 @@ class PixelLoss:
         if self.kind == "dice":
             return dice_loss(logits, masks, self.ignore_index)
         gamma = self.gamma if self.kind == "focal" else 0.0
-        loss = pixel_loss(logits, masks, self.ignore_index, gamma)
+        loss = pixel_loss(logits, masks, self.ignore_index, gamma, self.weights)
         if self.dice_weight:
             loss = loss + self.dice_weight * dice_loss(logits, masks, self.ignore_index)
         return loss
 
 
-def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int, gamma: float = 0.0) -> Tensor:
+def pixel_loss(
+    logits: Tensor,
+    masks: Tensor,
+    ignore_index: int,
+    gamma: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy summed over the labeled pixels, divided by the number of all pixels; with
     ``gamma`` the focal loss.
 
@@ -107,16 +115,20 @@ def pixel_loss(logits: Tensor, masks: Tensor, ignore_index: int, gamma: float = 
         logits: ``[B, C, H, W]``.
         masks: ``[B, H, W]`` class of each pixel, or ``ignore_index``.
         gamma: exponent of 1 - p, p the probability of the pixel's class (arXiv 1708.02002).
+        weights: of the classes, ``[C]``; each pixel counts by that of its class.
     """
     if not gamma:
         total = F.cross_entropy(
-            logits.float(), masks.long(), ignore_index=ignore_index, reduction="sum"
+            logits.float(), masks.long(), weights, ignore_index=ignore_index, reduction="sum"
         )
         return total / masks.numel()
     each = F.cross_entropy(
         logits.float(), masks.long(), ignore_index=ignore_index, reduction="none"
     )
-    return (others((-each).exp()) ** gamma * each).sum() / masks.numel()
+    each = others((-each).exp()) ** gamma * each
+    if weights is not None:  # an ignored pixel adds 0, whatever its weight
+        each = each * weights[torch.where(masks != ignore_index, masks.long(), 0)]
+    return each.sum() / masks.numel()
 
 
 def dice_loss(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:

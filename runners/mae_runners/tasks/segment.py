@@ -58,6 +58,7 @@ class SegmentationTask(Task):
         )
 
     def build_model(self) -> Segmenter:
+        self.weights = self.class_weights()
         return build_segmenter(self.spec.model, self.aug.input_size, self.reading.bands)
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
@@ -68,6 +69,7 @@ class SegmentationTask(Task):
             train.focal_gamma,
             train.dice_weight,
             float(self.spec.model.segmentation.auxiliary_weight),
+            self.weights,
         )
         return loss(module(self.inputs(batch)), batch["mask"])
 

@@ -5,9 +5,10 @@ A bundle states it in the action's entry (``metric``, ``metric_direction``), or 
 as ``automl_metrics``: a list of ``{when, metric, direction,
 incomparable}``; the first whose conditions hold is the default, every entry makes its metric's
 direction known, and ``incomparable`` names the fields across whose values the metric does not
-compare. In a bundle without the annotation the user names metric and direction. A direction is
-stored with the study and never guessed from a name. The **best** value of a trial over its epochs
-counts.
+compare. ``automl_metrics_complete`` says that no run reports another metric: then one that this run
+cannot report is refused. In a bundle without the annotation the user names metric and direction. A
+direction is stored with the study and never guessed from a name. The **best** value of a trial over
+its epochs counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from mae_sdk.jobs.status import is_count
 
 if TYPE_CHECKING:
     from mae_sdk.automl.options import AutoMLOptions
+
+
+COMPLETE = "automl_metrics_complete"
+"""The annotation of a schema whose ``automl_metrics`` are all that its runs report."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def objectives(
 
     Raises:
         SpecError: a metric has no known direction and none was given, the one that was given is not
-            the bundle's, or the bundle states no metric for this spec.
+            the bundle's, no run of this spec reports the metric, or the bundle states none for it.
     """
     contract = schema.get("automl_metrics") or ()
     known = {str(entry["metric"]): str(entry["direction"]) for entry in reversed(contract)}
@@ -66,7 +71,19 @@ def objectives(
         )
         raise SpecError("AutoML has no metric", problems=[problem])
     found: list[Objective] = []
-    problems: list[MaeError] = []
+    problems: list[MaeError] = [
+        UsageError(
+            f"this run does not report the metric: {reason}",
+            field="automl.metric",
+            got=name,
+            expected=", ".join(reported(schema, spec, options)),
+            hint=_near(name, reported(schema, spec, options)),
+        )
+        for name, reason in unreported(schema, spec, options).items()
+        if schema.get(COMPLETE)
+    ]
+    if problems:
+        raise SpecError("the study would have nothing to compare", problems=problems)
     for position, name in enumerate(options.metric):
         direction = options.direction[position] if options.direction else known.get(name, "")
         if not direction:
@@ -110,16 +127,21 @@ def with_stated(schema: Mapping[str, Any], stated: tuple[str, str] | None) -> Ma
     return {**schema, "automl_metrics": [*(schema.get("automl_metrics") or ()), entry]}
 
 
-def _hint(name: str, known: Mapping[str, str]) -> str:
-    """How to say it: a metric that the bundle knows, or the direction of one's own."""
+def _near(name: str, known: Mapping[str, str]) -> str | None:
+    """The metrics whose names are like this one."""
     import difflib
 
+    ends = [one for one in known if name.lower() in one.lower()]
+    near = ends or difflib.get_close_matches(name, known, n=2)
+    return f"did you mean metric={' or metric='.join(near[:2])}?" if near else None
+
+
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """How to say it: a metric that the bundle knows, or the direction of one's own."""
     own = f"metric={name}:minimize or metric={name}:maximize, if the trials report {name}"
     if not known:
         return own
-    ends = [one for one in known if name.lower() in one.lower()]
-    near = ends or difflib.get_close_matches(name, known, n=2)
-    meant = f"did you mean metric={' or metric='.join(near[:2])}? " if near else ""
+    meant = f"{near} " if (near := _near(name, known)) else ""
     listed = ", ".join(f"{one} ({direction})" for one, direction in known.items())
     return f"{meant}metrics of this bundle: {listed}; {own}"
 
@@ -131,21 +153,45 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 
-def unstated(
-    schema: Mapping[str, Any], spec: Mapping[str, Any], metrics: Iterable[str]
+def reported(
+    schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
 ) -> dict[str, str]:
-    """Metric → why, of those that the bundle states for other runs only: this run may not report
-    them."""
+    """Metric → direction, of those that the bundle states for runs of this spec."""
+    return {
+        str(entry["metric"]): str(entry["direction"])
+        for entry in schema.get("automl_metrics") or ()
+        if acts(entry.get("when"), spec, _searched(options)) is None
+    }
+
+
+def unreported(
+    schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
+) -> dict[str, str]:
+    """Metric → why, of those asked for that the bundle states for other runs only, or for none."""
     found = {}
-    for metric in metrics:
-        reasons = [
-            acts(entry.get("when"), spec)
+    known = reported(schema, spec, options)
+    for metric in options.metric or ():
+        if metric in known:
+            continue
+        entries = [
+            entry.get("when") or {}
             for entry in schema.get("automl_metrics") or ()
             if entry["metric"] == metric
         ]
-        if reasons and all(reasons):
-            found[metric] = str(reasons[0])
+        nearest = max(entries, key=lambda when: _met(when, spec), default=None)
+        reason = acts(nearest, spec, _searched(options))
+        found[metric] = reason or "there is none of this name"
     return found
+
+
+def _met(when: Mapping[str, Any], spec: Mapping[str, Any]) -> int:
+    """How many of the conditions hold."""
+    return sum(holds({key: need}, spec) for key, need in when.items())
+
+
+def _searched(options: AutoMLOptions) -> set[str]:
+    """The fields whose values may differ between trials, as far as they were named."""
+    return {name.partition("[")[0] for name in (*(options.parameters or ()), *options.ranges)}
 
 
 def reports(record: Mapping[str, Any], metric: str) -> bool:

@@ -371,6 +371,16 @@ def _conflicts(options: AutoMLOptions) -> list[MaeError]:
                 expected=f"{max(1, len(metrics))} of maximize|minimize",
             )
         )
+    least, most = options.min_epochs, options.max_epochs
+    if least is not None and most is not None and least > most:
+        problems.append(
+            UsageError(
+                f"is above max_epochs={most}: no trial runs so long",
+                field="automl.min_epochs",
+                got=least,
+                expected=f"a number below max_epochs, {most}",
+            )
+        )
     if len(set(metrics)) != len(metrics):
         problems.append(
             UsageError(

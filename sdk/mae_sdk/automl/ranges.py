@@ -405,34 +405,66 @@ def _given_choices(
             "weights must be as many numbers of at least 0 as there are choices,"
             " one of them above 0"
         )
-    bounds = _bounds(node, cond)
-    types = node.get("type")
-    numeric = bool({"number", "integer"} & set(types if isinstance(types, list) else [types]))
     for choice in given:
-        if options is not None and not any(
-            choice == o and isinstance(choice, bool) == isinstance(o, bool) for o in options
-        ):
-            raise RangeError(
-                f"{choice!r} is not an option of the schema", expected=f"some of {options}"
-            )
-        if not isinstance(choice, (str, int, float, bool, type(None))):
-            raise RangeError(
-                f"{choice!r} cannot be a choice", expected="text, numbers, true, false or null"
-            )
-        if numeric and choice is not None and not _is_number(choice):
-            raise RangeError(f"{choice!r} is not a number")
-        if (
-            isinstance(choice, (int, float))
-            and _is_number(choice)
-            and not _inside(float(choice), bounds)
-        ):
-            raise RangeError(f"{choice!r} is outside what the schema allows", expected=str(bounds))
+        _judge_choice(node, options, choice, cond)
+    if twice := [item for at, item in enumerate(given) if _is_among(item, given[:at])]:
+        raise RangeError(f"{twice[0]!r} is named twice", expected="different choices")
+    chances = weights if weights is not None else [1.0] * len(given)
+    if sum(chance > 0 for chance in chances) < 2:
+        raise RangeError(
+            "the choices hold one value",
+            expected="two choices or more with a weight above 0",
+            hint="to fix the field, set it in the spec",
+        )
     return Range(
         "categorical",
         choices=tuple(given),
         weights=tuple(float(w) for w in weights or ()),
         source="user",
     )
+
+
+def _judge_choice(
+    node: Mapping[str, Any], options: list[Any] | None, choice: Any, cond: Conditions
+) -> None:
+    """Refuse a choice that the field cannot take.
+
+    Raises:
+        RangeError: it is no option, of another type, or outside the bounds.
+    """
+    if options is not None and not _is_among(choice, options):
+        if choice is None and "null" in _types_of(node):
+            return
+        raise RangeError(
+            f"{choice!r} is not an option of the schema", expected=f"some of {options}"
+        )
+    if not isinstance(choice, (str, int, float, bool, type(None))):
+        raise RangeError(
+            f"{choice!r} cannot be a choice", expected="text, numbers, true, false or null"
+        )
+    types = _types_of(node)
+    if choice is None and types and "null" not in types:
+        raise RangeError("null is no value of this field", expected=f"{' or '.join(types)}")
+    numeric = bool({"number", "integer"} & set(types))
+    if numeric and choice is not None and not _is_number(choice) and "string" not in types:
+        raise RangeError(f"{choice!r} is not a number")
+    if not _is_number(choice):
+        return
+    if numeric and "number" not in types and choice != int(choice):
+        raise RangeError(f"{choice!r} is not a whole number")
+    bounds = _bounds(node, cond)
+    if not _inside(float(choice), bounds):
+        raise RangeError(f"{choice!r} is outside what the schema allows", expected=str(bounds))
+
+
+def _types_of(node: Mapping[str, Any]) -> list[str]:
+    types = node.get("type")
+    return [str(one) for one in (types if isinstance(types, list) else [types]) if one]
+
+
+def _is_among(value: Any, others: Sequence[Any]) -> bool:
+    """Whether a value is one of others; ``true`` is no 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in others)
 
 
 def _finish(

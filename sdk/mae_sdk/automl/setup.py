@@ -19,9 +19,9 @@ from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk import files
 from mae_sdk.automl import upstream_settings
-from mae_sdk.automl.objectives import incomparable, objectives, unstated, with_stated
+from mae_sdk.automl.objectives import incomparable, objectives, unreported, with_stated
 from mae_sdk.automl.references import follow
-from mae_sdk.automl.space import SearchSpace, build
+from mae_sdk.automl.space import Judge, SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def describe(
     auto: Mapping[str, Any] | None = None,
     auto_first: bool = False,
     references: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
 
@@ -78,6 +79,7 @@ def describe(
         auto: dotted key → value of the auto recipe; none where it is not to be tried.
         auto_first: the auto recipe is trial 0, and the spec as given is none.
         references: dotted key → what was written, of fields of the spec that refer to others.
+        judge: what the rules between fields refuse of a spec.
         stated: the metric and direction that the action's entry states, where its schema does not.
 
     Raises:
@@ -106,18 +108,24 @@ def describe(
                 f"the auto recipe is not tried: {metrics[0]} does not compare across what it "
                 "changes; recipe auto makes it the spec of every trial"
             )
+    if judge is not None and auto_spec is not None and (wrong := judge(auto_spec)):
+        auto_spec = None
+        notes.append(f"the auto recipe is not tried: {wrong[0].field}: {wrong[0].message}")
+    if judge is not None and (wrong := judge(bounded)):
+        raise SpecError("no trial can run this spec", problems=list(wrong))
     more = [str(key) for key in (info or {}).get("auto_recipe_parameters") or ()]
     more = more if auto_spec is not None else []
     if auto_spec is not None and auto_first:
         bounded, auto_spec = auto_spec, None
-    space = build(schema, auto_spec or bounded, provenance, parsed, more or None)
+    space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge)
     if not space.parameters:
         raise _nothing_to_search(space)
 
     notes += [
-        f"{metric} is a metric of other runs ({reason}); "
+        f"the bundle does not state {metric} for this run ({reason}); "
         "the study ends with trial 0 where that does not report it"
-        for metric, reason in unstated(schema, bounded, metrics).items()
+        for metric, reason in unreported(schema, bounded, parsed).items()
+        if schema.get("automl_metrics")
     ]
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
     notes += _size_of_grid(space, parsed, auto_spec is not None)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 PINNED_BY = (OriginKind.OVERRIDE, OriginKind.SHORTHAND, OriginKind.DATA)
 """Origins that pin a field: the user named this one value for this one run."""
+
+
+Judge = Callable[[Mapping[str, Any]], Sequence[MaeError]]
 
 
 class Suggester(Protocol):
@@ -317,6 +320,7 @@ def build(
     provenance: Mapping[str, Origin] | None,
     options: AutoMLOptions,
     centered: Sequence[str] | None = None,
+    judge: Judge | None = None,
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
 
@@ -329,6 +333,8 @@ def build(
             fields across whose values the study's metric does not compare are left out.
         centered: the spec is thought out for the task: ranges are narrowed to its neighborhood, and
             these keys are searched beside the schema's.  None: it is not.
+        judge: what the rules between fields refuse of a spec; a choice that they refuse is an error
+            where the user named it, else it is left out.
 
     Raises:
         SpecError: unknown or disabled parameters, or ranges outside the schema; all together.
@@ -336,6 +342,8 @@ def build(
     builder = _Builder(schema, spec, provenance or {}, options, centered)
     for name in builder.wanted:
         builder.add(name)
+    if judge is not None:
+        builder.keep_what_runs(judge)
     if builder.problems:
         raise SpecError("the search space is wrong", problems=builder.problems)
 
@@ -410,16 +418,60 @@ class _Builder:
                 name,
                 "disabled for AutoML by the schema",
                 UsageError(
-                    "the schema disables AutoML for this field",
+                    "is not searched: the schema disables AutoML for this field, since trials "
+                    "that differ in it are not compared by how well they learn",
                     field=name,
                     got=name,
                     expected="another parameter",
+                    hint="one value for every trial: set it in the spec",
                 ),
             )
         elif reason := self._why_not(name, key, node):
             self.left_out[name] = reason
+            if name in self.asked:
+                self.notes.append(f"{name} is not searched, though it is asked for: {reason}")
         else:
             self._search(name, key, node)
+
+    def keep_what_runs(self, judge: Judge) -> None:
+        """Take out the choices that the rules refuse beside the rest of the spec, and say which
+        ends of a range they refuse."""
+        known = {(error.field, error.message) for error in judge(self.spec)}
+
+        def refusal(parameter: Parameter, value: Any) -> MaeError | None:
+            varied = copy.deepcopy(dict(self.spec))
+            _place(varied, parameter, value)
+            others = self.searched - {parameter.key}
+            return next(
+                (
+                    error
+                    for error in judge(varied)
+                    if (error.field, error.message) not in known and error.field not in others
+                ),
+                None,
+            )
+
+        judged, self.parameters = self.parameters, []
+        for parameter in judged:
+            values = parameter.choices or (parameter.low, parameter.high)
+            wrong = [
+                (value, error)
+                for value in values
+                if value != parameter.default and (error := refusal(parameter, value)) is not None
+            ]
+            if wrong and parameter.source == "user" and wrong[0][1].field == parameter.key:
+                self.problems.append(_refused(parameter, *wrong[0]))
+                continue
+            self.notes += [
+                f"{parameter.name}={value} is refused ({error.message})"
+                + ("; it is left out" if parameter.choices else "; a trial there fails")
+                for value, error in wrong
+            ]
+            kept = _without(parameter, [value for value, _ in wrong])
+            if kept is None:
+                self.left_out[parameter.name] = "one choice is left that can run"
+            else:
+                self.parameters.append(kept)
 
     def _refuse(self, name: str, reason: str, problem: MaeError) -> None:
         if name in self.asked:
@@ -528,6 +580,35 @@ class _Builder:
             when={other: need for other, need in needs.items() if other in self.searched - {key}},
             source="user" if asked_as in self.ranges else chosen.source,
         )
+
+
+def _refused(parameter: Parameter, value: Any, error: MaeError) -> UsageError:
+    return UsageError(
+        f"{value!r} is refused: {error.message}",
+        field=parameter.name,
+        got=list(parameter.choices) or [parameter.low, parameter.high],
+        expected=error.expected,
+        hint=error.hint,
+    )
+
+
+def _without(parameter: Parameter, refused: Sequence[Any]) -> Parameter | None:
+    """The parameter with those of its choices that can run; None where fewer than two are left."""
+    if not refused or not parameter.choices:
+        return parameter
+    weights = parameter.weights or (1.0,) * len(parameter.choices)
+    kept = [
+        (choice, weight)
+        for choice, weight in zip(parameter.choices, weights, strict=True)
+        if choice not in refused
+    ]
+    if len(kept) < 2:
+        return None
+    return replace(
+        parameter,
+        choices=tuple(choice for choice, _ in kept),
+        weights=tuple(weight for _, weight in kept) if parameter.weights else (),
+    )
 
 
 def _types(node: Mapping[str, Any]) -> set[str]:

@@ -18,7 +18,9 @@ from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.automl_policy import stated_metric
 from mae_sdk.plan.command import command_of
+from mae_sdk.plan.request import Request
 from mae_sdk.run.platform import Resources
+from mae_sdk.run.process_group import several_tasks
 
 
 class Shape(NamedTuple):
@@ -151,6 +153,18 @@ def only_one_node(action: str, nodes: int) -> UsageError:
         f"MASTER_ADDR=HOST_OF_NODE_0 MASTER_PORT=29500 mae {action} -e SPEC.yaml "
         f"{action}.num_nodes={nodes} results_dir=FOLDER_THAT_ALL_SEE; or {action}.num_nodes=1 and "
         "no WORLD_SIZE",
+    )
+
+
+def task_of_several(request: Request) -> UsageError | None:
+    """Why one of several tasks of a launcher starts no job; with one key all get the same job."""
+    if request.idempotency_key is not None:
+        return None
+    environment = {**os.environ, **{name: str(value) for name, value in request.env.items()}}
+    return several_tasks(
+        environment,
+        "start a job of its own",
+        "start one task, the job starts its ranks; or give all tasks one idempotency_key",
     )
 
 

@@ -41,6 +41,7 @@ from mae_sdk.plan.launch_record import (
     machine_notes,
     only_one_node,
     shape,
+    task_of_several,
     too_many_nodes,
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
@@ -593,6 +594,8 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
         raise too_many_nodes(plan.action, plan.nodes, most)
     elif plan.nodes > 1:
         plan.launch["nodes"] = plan.nodes
+    if several := task_of_several(draft.request):
+        plan.warnings.append(several)
 
     per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
     if per_node.isdigit() and int(per_node) > plan.launch["processes"]:
@@ -783,6 +786,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         auto=auto,
         auto_first=too_long is not None,
         references=draft.references,
+        judge=_judge_of(bundle, plan),
     )
     _refuse_untold(bundle, plan, study)
     plan.study = study
@@ -807,6 +811,19 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         trials = int(study["options"]["max_trials"])
         total = round(disk["total"] * trials, 1)
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
+
+
+def _judge_of(bundle: Bundle, plan: Plan) -> setup.Judge | None:
+    """What the bundle's rules between fields refuse of a spec beside the plan's facts."""
+    if not bundle.info.get("validator"):
+        return None
+    rules = entry_point(bundle.info["validator"])
+
+    def refused(spec: Mapping[str, Any]) -> list[MaeError]:
+        errors, _ = rules(plan.action, spec, plan.provenance, plan.facts)
+        return list(errors)
+
+    return refused
 
 
 def _auto_trial(auto: Mapping[str, Any], number: int) -> str:

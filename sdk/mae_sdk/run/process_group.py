@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae_skill.errors import UsageError
+
 from mae_sdk.jobs.secrets import redact
 
 PREEMPTED_EXIT = 75
@@ -54,6 +56,14 @@ _CLUSTER_NAMES = (
 OF_THE_SITE = ("SLURM_CONF", "SLURM_CLUSTERS")
 """They say which cluster this is, not which job: who submits jobs from a job needs them."""
 _CLUSTER_PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "LSB_", "PL_GLOBAL_SEED")
+_TASK_COUNTS = {
+    "SLURM_STEP_NUM_TASKS": "srun",  # SLURM_NTASKS counts what a job may start, not what runs
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+    "JSM_NAMESPACE_SIZE": "jsrun",
+}
+"""What a launcher tells each of its tasks: how many of them it has started."""
 
 
 class Cluster(NamedTuple):
@@ -99,6 +109,31 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         master_port=int(port) if port else None,
         processes_per_node=int(per_node) if per_node else None,
     )
+
+
+def several_tasks(environment: Mapping[str, str], what: str, hint: str) -> UsageError | None:
+    """The error of one of several tasks of ``srun`` or ``mpirun`` that nothing joins.
+
+    Tasks that are told which rank, or which node, they are belong together.
+
+    Args:
+        what: each task would do, in words.
+    """
+    named = environment.get("WORLD_SIZE", "")
+    if "RANK" in environment or (named.isdigit() and int(named) > 1):
+        return None
+    for name, launcher in _TASK_COUNTS.items():
+        count = environment.get(name, "")
+        shell = launcher == "srun" and "SLURM_PTY_PORT" in environment  # has one task's terminal
+        if count.isdigit() and int(count) > 1 and not shell:
+            return UsageError(
+                f"this is one of {count} tasks of {launcher}, and each of them would {what}",
+                field=name,
+                got=int(count),
+                expected="one task, which starts the ranks",
+                hint=f"{hint}; where each task is meant to {what}: unset {name} in it",
+            )
+    return None
 
 
 def child_environment(

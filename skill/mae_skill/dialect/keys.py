@@ -114,6 +114,7 @@ SCHEMA = {
     "automl_disabled_parameters",
     "automl_enabled",
     "automl_metrics",
+    "automl_metrics_complete",
     "default",
     "depends_on",
     "enum",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mae_skill.archs import arch_of, hw
 from mae_skill.classes import by_position, class_names
@@ -13,7 +15,7 @@ from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
 from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
-from mae_skill.weights.config import normalization, own_description
+from mae_skill.weights.config import normalization, own_description, own_settings
 from mae_skill.weights.fit import Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, why_not
 from mae_skill.weights.parameters import target_of
@@ -198,6 +200,7 @@ def weights(case: Case) -> None:
     model = f"{case('train.stage')} {case('model.arch')}"
     lack = lack_of(found, file.name, key, model) if case.action != "train" else None
     if wrong := found.refusal or lack:
+        wrong.hint = _own_shape(case, contents) or wrong.hint
         case.errors.append(wrong)
         return
     case.warnings.append(Notice(key, found.summary(), note=True))
@@ -217,6 +220,18 @@ def weights(case: Case) -> None:
             )
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _own_shape(case: Case, contents: Mapping[str, Any]) -> str | None:
+    """The settings of this project's own weights that the spec has otherwise."""
+    others = [
+        f"{key}={'null' if value is None else value}"
+        for key, value in own_settings(contents).items()
+        if key.startswith("model.") and case(key) != value
+    ]
+    if not others:
+        return None
+    return f"the weights' own are {' '.join(others)}; --recipe auto and --parent JOB take them"
 
 
 def _is_artifact(file: Path) -> bool:

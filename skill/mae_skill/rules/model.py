@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator
 
 from mae_skill.archs import ARCHS, Arch
+from mae_skill.conditions import acts
 from mae_skill.rules.base import Case, Rule
+from mae_skill.rules.effect import conditional_fields
 
 SHAPES = ("embed_dim", "depth", "num_heads", "mlp_ratio")
 MOST_WEIGHTS = 5e10
@@ -271,8 +273,43 @@ def tiny(case: Case) -> None:
             )
 
 
+STRONG = {
+    "model.drop_path_rate": (0.8, "the last blocks are skipped for nearly every image"),
+    "dataset.augmentation.smoothing": (0.5, "the targets hardly tell the classes apart"),
+    "dataset.augmentation.color_jitter": (1.0, "pictures come out black, white or of one shade"),
+}
+"""Strengths above which little of what is to be learned is left."""
+
+
+def strong(case: Case) -> None:
+    """Regularization that leaves something to learn."""
+    for key, (most, what) in STRONG.items():
+        value = case(key)
+        if value is not None and value > most and not acts(conditional_fields()[key][0], case.spec):
+            case.warn(key, f"{value:g} is far above what is usual: {what}")
+
+
+def frozen_encoder(case: Case) -> None:
+    """The backbone is what pretraining is for."""
+    names = case("train.freeze") or []
+    if "encoder" not in names or case("train.pretrained_model_path"):
+        return
+    if case("train.resume_training_checkpoint_path"):
+        return
+    if case("train.stage") == "pretrain":
+        case.error(
+            "train.freeze",
+            "pretraining would leave the whole encoder at its random initial weights",
+            "modules but not the whole encoder, or train.pretrained_model_path",
+        )
+    else:
+        case.warn("train.freeze", "without pretrained weights a frozen encoder stays random")
+
+
 RULES = [
     Rule(tiny, ("train",)),
+    Rule(strong, ("train",)),
+    Rule(frozen_encoder, ("train",)),
     Rule(shape_overrides),
     Rule(dice, ("train",)),
     Rule(cross_decoder, ("train",)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mae_skill import classes as class_lists
 from mae_skill.archs import arch_of, hw
 from mae_skill.errors import DataError, SpecError
 from mae_skill.rules import class_names, masks
@@ -530,12 +531,17 @@ def multi_label(case: Case) -> None:
 def class_weights(case: Case) -> None:
     """Weights name classes of the training data, and do not correct twice."""
     given = case(WEIGHTS)
-    if given is None or case("train.stage") != "finetune" or segments(case):
+    if given is None or case("train.stage") != "finetune":
         return
-    found = case.facts.data.get(TRAIN) or {}
-    classes = list(found.get("class_counts") or {})
-    if isinstance(given, Mapping) and classes and (problem := unknown_weights(given, classes)):
-        case.errors.append(problem)
+    if segments(case) and given == "balanced":
+        case.errors.append(balanced_masks())
+        return
+    classes = _known_classes(case)
+    if isinstance(given, Mapping) and classes:
+        if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
+            case.errors.append(problem)
+        elif lost := [name for name, weight in given.items() if not weight]:
+            case.warn(WEIGHTS, f"weight 0: {first_of(lost)} is not learned")
     if given == "balanced" and case(SAMPLING):
         case.warn(
             WEIGHTS,
@@ -544,8 +550,34 @@ def class_weights(case: Case) -> None:
         )
 
 
-def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecError | None:
-    """What is wrong with weights of classes."""
+def _known_classes(case: Case) -> list[str]:
+    """The names of the classes that are learned, as far as they are known."""
+    if not segments(case):
+        found = case.facts.data.get(TRAIN) or {}
+        return list(found.get("class_counts") or {})
+    try:
+        return class_lists.class_names(
+            case("dataset.segmentation.class_list"), case("model.num_classes")
+        )
+    except DataError:  # which has an error of its own
+        return []
+
+
+def balanced_masks() -> SpecError:
+    """The error of weights that would count the images of each class, where each has several."""
+    return SpecError(
+        "a mask holds several classes, so that no class has images of its own to count",
+        field=WEIGHTS,
+        got="balanced",
+        expected="a mapping of class to weight",
+        hint='{"1": 5} say, by the names of dataset.segmentation.class_list or the numbers',
+    )
+
+
+def unknown_weights(
+    given: Mapping[str, float], classes: Sequence[str], *, several: bool = False
+) -> SpecError | None:
+    """What is wrong with weights of classes; `several`: an image may be of several of them."""
     unknown = [name for name in given if name not in classes]
     if unknown:
         return SpecError(
@@ -554,12 +586,17 @@ def unknown_weights(given: Mapping[str, float], classes: Sequence[str]) -> SpecE
             got=dict(given),
             expected=f"classes among {first_of(classes)}",
         )
-    if all(given.get(name, 1.0) == 0 for name in classes):
+    counted = [name for name in classes if given.get(name, 1.0) > 0]
+    least = 1 if several else min(2, len(classes))
+    if len(counted) < least:
+        text = "no class counts: all weights are 0"
+        if counted:
+            text = f"{counted[0]} alone counts, and would be the answer to every image"
         return SpecError(
-            "no class counts: all weights are 0",
+            text,
             field=WEIGHTS,
             got=dict(given),
-            expected="a weight above 0 of some class",
+            expected=f"a weight above 0 of {'two classes' if least > 1 else 'a class'} or more",
         )
     return None
 

@@ -2,15 +2,128 @@
 
 from __future__ import annotations
 
+import math
+
 from mae_skill.archs import ARCHS
 from mae_skill.recipes import recipe_of
 from mae_skill.rules.base import Case, Rule
+
+UNTRAINED, HARDLY = 0.5, 0.05
+"""Of a moving average, the part of the initial weights at the end of the run: from the first on it
+is an untrained model, from the second on the user should know."""
+
+STILL = 1e-7
+"""What all steps together move a weight by at most (a step of Adam, by about the rate): weights
+start some hundredths large."""
+
+SHRINK, SHRINK_MUCH, GROW = 0.01, 0.1, 2.0
+"""The part of each weight that weight decay takes at every step at the peak rate; the papers' is
+below 0.001. Of more than twice itself a weight grows, until the run ends by itself."""
+
+NO_CLIP = 1e-6
+"""Clipped to less, gradients vanish beside the ε of Adam, 1e-8 for each weight."""
+
+NEVER = 1000
+"""A warm-up this many times as long as the run reaches a thousandth of the peak rate."""
+
+
+def steps_of(case: Case) -> int | None:
+    """Optimizer steps of the run, where they are known."""
+    per_epoch = case.facts.steps_per_epoch
+    return per_epoch * int(case("train.num_epochs")) if per_epoch else None
+
+
+def peak_rate(case: Case) -> float | None:
+    """The peak learning rate as it is applied, where the batch is known or does not count."""
+    rate, batch = float(case("train.optim.lr")), case.facts.effective_batch
+    if case("train.optim.lr_scaling") != "linear":
+        return rate
+    return rate * batch / 256 if batch else None
+
+
+def averaged(case: Case) -> None:
+    """The moving average that is judged and saved has left the initial weights behind."""
+    key = "train.ema_decay"
+    decay, steps = case(key), steps_of(case)
+    if not decay or not steps:
+        return
+    left = float(decay) ** steps
+    if left < HARDLY:
+        return
+    text = (
+        f"after the {steps} steps of this run {left:.0%} of the average of the weights, which is "
+        "judged and saved, are still the initial weights"
+    )
+    fits = math.floor(1e4 * (1 - 5 / steps)) / 1e4 if steps > 10 else 0.0
+    mend = f"at most {fits:g} for {steps} steps, or null" if fits else "null for so few steps"
+    if left >= UNTRAINED:
+        case.error(key, text, mend, "or train longer")
+    else:
+        case.warn(key, f"{text}; {mend}")
+
+
+def still(case: Case) -> None:
+    """The steps of the run together move the weights at all."""
+    rate, steps, key = peak_rate(case), steps_of(case), "train.optim.lr"
+    if rate is not None and steps and rate * steps < STILL:
+        case.error(
+            key,
+            f"{steps} steps of at most {rate:.1e} move no weight by more than {rate * steps:.1e}: "
+            "nothing is learned",
+            "1e-5 to 1e-3, say",
+        )
+    clip = case("train.clip_grad_norm")
+    if clip is not None and clip < NO_CLIP:
+        case.error(
+            "train.clip_grad_norm",
+            "gradients so small vanish in the optimizer: nothing is learned",
+            f"at least {NO_CLIP:g}; 1 is usual",
+        )
+
+
+def shrinking(case: Case) -> None:
+    """Weight decay leaves the weights time to learn."""
+    rate, decay = peak_rate(case), float(case("train.optim.weight_decay", 0.0))
+    part = (rate or 0.0) * decay
+    if part < SHRINK:
+        return
+    key = "train.optim.lr" if decay <= 1 else "train.optim.weight_decay"
+    text = f"a rate of {rate:.2g} with a weight decay of {decay:g} takes {part:.3g} of every weight"
+    if part > GROW:
+        case.warn(key, f"{text} at each step: they grow until the run ends with an error")
+    elif part >= SHRINK_MUCH:
+        usual = "1e-5 to 1e-3, say" if decay <= 1 else "0.05, say; 0 is none"
+        case.error(key, f"{text} at each step: nothing that is learned stays", usual)
+    else:
+        case.warn(key, f"{text} at each step; the papers' recipes take less than 0.001")
+
+
+def rising(case: Case) -> None:
+    """Factors of the rate that are meant to lower it."""
+    epochs = case("train.num_epochs")
+    falls = [item for item in case("train.optim.milestones", []) if item < epochs]
+    gamma = case("train.optim.gamma", 0.1)
+    if case("train.optim.lr_scheduler") == "MultiStep" and falls and gamma > 1:
+        case.warn("train.optim.gamma", f"the rate rises to {gamma:g} times at each milestone")
+    decay = case("train.optim.layer_decay", 1.0)
+    if case("train.stage") == "finetune" and case("train.pretrained_model_path") and decay > 1:
+        case.warn(
+            "train.optim.layer_decay",
+            f"{decay:g} is above 1: the first layers get the highest rate",
+        )
 
 
 def warmup(case: Case) -> None:
     """The rate reaches its peak in the first half of the run."""
     epochs, warm = case("train.num_epochs"), case("train.optim.warmup_epochs", 0)
-    if warm and warm >= epochs:
+    if warm and warm >= NEVER * epochs:
+        case.error(
+            "train.optim.warmup_epochs",
+            f"{warm} epochs of warm-up in a run of {epochs}: the rate stays below a thousandth of "
+            "its peak, and nothing is learned",
+            f"fewer than the {epochs} epochs of the run",
+        )
+    elif warm and warm >= epochs:
         case.warn(
             "train.optim.warmup_epochs",
             f"{warm} epochs of warm-up in a run of {epochs}: the rate never reaches its peak",
@@ -95,7 +208,7 @@ def recipe(case: Case) -> None:
             f"an effective batch of {batch} where {published.name} trains with {published.batch}",
         )
 
-    peak = rate * (batch / 256 if case("train.optim.lr_scaling") == "linear" else 1.0)
+    peak = peak_rate(case) or rate
     expected = sorted((published.rate * share, published.rate * share**0.5))
     if not expected[0] / 4 <= peak <= expected[1] * 4:
         text = " to ".join(dict.fromkeys(f"{value:.2g}" for value in expected))
@@ -107,6 +220,10 @@ def recipe(case: Case) -> None:
 
 
 RULES = [
+    Rule(averaged, ("train",)),
+    Rule(still, ("train",)),
+    Rule(shrinking, ("train",)),
+    Rule(rising, ("train",)),
     Rule(warmup, ("train",)),
     Rule(milestones, ("train",)),
     Rule(lowest_rate, ("train",)),

@@ -326,6 +326,7 @@ class SegmentationSpec(SpecModel):
         "Masks of the validation images. Null: `annotations/` beside `images/`.",
         applies_when=SEGMENTATION,
         affects_training=False,
+        automl_disabled=True,
     )
     test_mask_sources: Sources = spec_field(
         None,
@@ -333,6 +334,7 @@ class SegmentationSpec(SpecModel):
         "Null: `annotations/` beside `images/`, or none.",
         applies_when=SEGMENTATION,
         affects_training=False,
+        automl_disabled=True,
     )
     class_list: Sources = spec_field(
         None,
@@ -340,6 +342,7 @@ class SegmentationSpec(SpecModel):
         "Null: the names of ADE20K where there are 150 classes, else the numbers.",
         applies_when=SEGMENTATION,
         related=["model.num_classes"],
+        automl_disabled=True,
     )
     ignore_index: int = spec_field(
         255,
@@ -347,6 +350,7 @@ class SegmentationSpec(SpecModel):
         ge=0,
         le=65535,
         applies_when=SEGMENTATION,
+        automl_disabled=True,
     )
     reduce_zero_label: bool = spec_field(
         True,
@@ -354,6 +358,7 @@ class SegmentationSpec(SpecModel):
         "false: the classes are 0 … N-1.",
         applies_when=SEGMENTATION,
         related=["dataset.segmentation.ignore_index"],
+        automl_disabled=True,
     )
 
 
@@ -376,9 +381,14 @@ class DatasetSpec(SpecModel):
         "Validation images; evaluate reads these. Null: see val_fraction.",
         popular=True,
         affects_training=False,
+        automl_disabled=True,
     )
     test_data_sources: Sources = spec_field(
-        None, "Images for inference.", popular=True, affects_training=False
+        None,
+        "Images for inference.",
+        popular=True,
+        affects_training=False,
+        automl_disabled=True,
     )
     probe_train_data_sources: Sources = spec_field(
         None,
@@ -386,6 +396,7 @@ class DatasetSpec(SpecModel):
         applies_when=PRETRAIN,
         related=["dataset.probe_val_data_sources", "train.probe.interval"],
         affects_training=False,
+        automl_disabled=True,
     )
     probe_val_data_sources: Sources = spec_field(
         None,
@@ -393,6 +404,7 @@ class DatasetSpec(SpecModel):
         applies_when=PRETRAIN,
         related=["dataset.probe_train_data_sources", "train.probe.interval"],
         affects_training=False,
+        automl_disabled=True,
     )
     channels: Channels | None = spec_field(
         None,
@@ -438,6 +450,7 @@ class DatasetSpec(SpecModel):
         "AutoML fills in 0.1 when it needs an accuracy.",
         applies_when={**FINETUNE, "dataset.val_data_sources": {"set": False}},
         related=["dataset.val_data_sources"],
+        automl_disabled=True,
     )
     batch_size: Positive = spec_field(
         3,
@@ -470,6 +483,7 @@ class DatasetSpec(SpecModel):
         ge=0.0,
         le=1.0,
         affects_training=False,
+        automl_disabled=True,
     )
     augmentation: AugmentationSpec = spec_field(
         AugmentationSpec, "Hyperparameters of data augmentation."

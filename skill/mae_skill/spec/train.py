@@ -25,8 +25,10 @@ _MULTISTEP = {"train.optim.lr_scheduler": "MultiStep"}
 _DECAYS = {"train.optim.lr_scheduler": ["cosine", "poly"]}
 _CLASSIFIES = {**FINETUNE, **CLASSIFICATION}
 _SINGLE = {**_CLASSIFIES, "model.multi_label": False}
+_FEW = {**_SINGLE, "model.num_classes": {"le": 300}}  # of more no confusion matrix is kept
 _MULTI = {**_CLASSIFIES, "model.multi_label": True}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
+_MASKING = ["train.mask_ratio", "train.norm_pix_loss", "model.patch_size"]
 _LOSSES = ["train.loss", "train.focal_gamma", "train.dice_weight"]
 _SOFTENING = (
     *("mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "mixup_mode", "smoothing"),
@@ -47,10 +49,19 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         "metric": "train_loss",
         "direction": "minimize",
         "incomparable": [
-            *("train.mask_ratio", "train.norm_pix_loss", "model.patch_size"),
+            *_MASKING,
             *("dataset.augmentation.min_scale", "dataset.augmentation.max_scale"),
             "dataset.augmentation.color_jitter",  # smoother pictures are easier to fill in
         ],
+    },
+    {
+        "when": {
+            **PRETRAIN,
+            "dataset.probe_train_data_sources": {"set": True},
+            "train.probe.interval": {"gt": 0},
+        },
+        "metric": "linear_acc",
+        "direction": "maximize",
     },
     {
         "when": {**PRETRAIN, "dataset.val_data_sources": {"set": True}},
@@ -61,18 +72,39 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "mAcc", "direction": "maximize"},
     {"when": {**FINETUNE, **SEGMENTATION}, "metric": "aAcc", "direction": "maximize"},
     {"when": _MULTI, "metric": "mAP", "direction": "maximize"},
-    {"when": _CLASSIFIES, "metric": "ACC_all", "direction": "maximize"},
-    {"when": _SINGLE, "metric": "balanced_accuracy", "direction": "maximize"},
-    {"when": _CLASSIFIES, "metric": "f1_macro", "direction": "maximize"},
-    {"when": _SINGLE, "metric": "f1_weighted", "direction": "maximize"},
-    {"when": _MULTI, "metric": "f1_micro", "direction": "maximize"},
-    {"when": _CLASSIFIES, "metric": "auroc", "direction": "maximize"},
-    {"when": _CLASSIFIES, "metric": "ece", "direction": "minimize"},
+    {"when": _SINGLE, "metric": "ACC_all", "direction": "maximize"},
+    {
+        "when": {**_SINGLE, "model.num_classes": {"gt": 5}},
+        "metric": "ACC_top5",
+        "direction": "maximize",
+    },
+    *(
+        {"when": when, "metric": name, "direction": direction}
+        for name, direction in (
+            ("balanced_accuracy", "maximize"),
+            ("f1_macro", "maximize"),
+            ("f1_weighted", "maximize"),
+            ("f1_micro", "maximize"),
+            ("auroc", "maximize"),
+            ("ece", "minimize"),
+        )
+        for when, missing in (
+            (_FEW, ("f1_micro",)),
+            (_MULTI, ("balanced_accuracy", "f1_weighted")),
+        )
+        if name not in missing
+    ),
     {
         "when": FINETUNE,
         "metric": "val_loss",
         "direction": "minimize",
         "incomparable": _LOSSES,
+    },
+    {
+        "when": {**PRETRAIN, "dataset.val_data_sources": {"set": True}},
+        "metric": "val_loss",
+        "direction": "minimize",
+        "incomparable": _MASKING,
     },
     {
         "when": FINETUNE,
@@ -86,10 +118,13 @@ AUTOML_METRICS: list[dict[str, Any]] = [
     },
     {"metric": "parameters", "direction": "minimize"},
     {"metric": "latency_ms", "direction": "minimize"},
-    {"metric": "seconds", "direction": "minimize"},
+    *(
+        {"metric": name, "direction": "minimize"}
+        for name in ("seconds", "time_per_epoch", "time_per_step", "peak_memory_mb")
+    ),
 ]
-"""What a search optimizes: the first entry whose ``when`` holds is the default, every entry makes
-its metric's direction known, and
+"""Every metric that a run reports, and where: the first entry whose ``when`` holds is what a search
+optimizes unless told otherwise, every entry makes its metric's direction known, and
 ``incomparable`` names the fields across whose values the metric does not compare."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
@@ -110,6 +145,7 @@ class OptimSpec(SpecModel):
         "The loss that early stopping watches, and that chooses the best checkpoint where "
         "there is no accuracy.",
         related=["train.early_stopping.patience"],
+        automl_disabled=True,
     )
     lr: float = spec_field(
         2e-4,
@@ -249,8 +285,11 @@ class ProbeSpec(SpecModel):
         unit="epochs",
         applies_when={**PRETRAIN, "dataset.probe_train_data_sources": {"set": True}},
         le=2**31 - 1,
+        automl_disabled=True,
     )
-    k: Positive = spec_field(20, "Neighbors of the kNN vote.", applies_when=_PROBE)
+    k: Positive = spec_field(
+        20, "Neighbors of the kNN vote.", applies_when=_PROBE, automl_disabled=True
+    )
 
 
 class TrainSpec(SpecModel):
@@ -342,6 +381,7 @@ class TrainSpec(SpecModel):
         "Seed of everything random: order, augmentation, masks, initial weights.",
         ge=1,
         le=2**32 - 1,
+        automl_disabled=True,
     )
     cudnn: CudnnSpec = spec_field(CudnnSpec, "cuDNN switches.", affects_training=False)
     checkpoint_interval: Positive = spec_field(
@@ -350,9 +390,13 @@ class TrainSpec(SpecModel):
         popular=True,
         related=["train.checkpoint_interval_unit", "train.keep_checkpoints"],
         affects_training=False,
+        automl_disabled=True,
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = spec_field(
-        "epoch", "What checkpoint_interval counts.", affects_training=False
+        "epoch",
+        "What checkpoint_interval counts.",
+        affects_training=False,
+        automl_disabled=True,
     )
     keep_checkpoints: Positive | None = spec_field(
         None,
@@ -361,6 +405,7 @@ class TrainSpec(SpecModel):
         unit="checkpoints",
         related=["train.checkpoint_interval"],
         affects_training=False,
+        automl_disabled=True,
     )
     validation_interval: Positive = spec_field(
         1,
@@ -368,9 +413,13 @@ class TrainSpec(SpecModel):
         "the last epoch always counts.",
         unit="epochs",
         affects_training=False,
+        automl_disabled=True,
     )
     resume_training_checkpoint_path: Path = spec_field(
-        None, "A checkpoint of this run to continue from, to the very step.", affects_training=False
+        None,
+        "A checkpoint of this run to continue from, to the very step.",
+        affects_training=False,
+        automl_disabled=True,
     )
     pretrained_model_path: Path = spec_field(
         None,
@@ -405,10 +454,10 @@ class TrainSpec(SpecModel):
     )
     class_weights: ClassWeights | None = spec_field(
         None,
-        "Weight of each class in the loss. balanced: images / (classes × images of the class); or "
-        "a mapping of class to weight, 1 for those that it does not name. Null = all alike. "
-        "Validation does not weight.",
-        applies_when={**FINETUNE, **CLASSIFICATION},
+        "Weight of each class in the loss. balanced: images / (classes × images of the class), for "
+        "a classifier; or a mapping of class to weight, 1 for those that it does not name: of each "
+        "image, or each pixel of a mask. Null = all alike. Validation does not weight.",
+        applies_when={**FINETUNE, "train.loss": ["cross_entropy", "focal"]},
         related=["dataset.balanced_sampling"],
     )
     freeze: list[NonEmpty] = spec_field(
@@ -444,5 +493,8 @@ class TrainSpec(SpecModel):
     )
     optim: OptimSpec = spec_field(OptimSpec, "The optimizer and its schedule.")
     results_dir: Path = spec_field(
-        None, "Where checkpoints go; null = <results_dir>/train.", affects_training=False
+        None,
+        "Where checkpoints go; null = <results_dir>/train.",
+        affects_training=False,
+        automl_disabled=True,
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mae_skill.archs import ARCHS
+
 CONFIG = "config.json"
 """The key under which the description in a model's folder travels with its contents."""
 
@@ -127,6 +129,27 @@ def own_description(contents: Mapping[str, Any]) -> Mapping[str, Any] | None:
     holder = contents if is_own(contents) else config if isinstance(config, Mapping) else {}
     found = holder.get(DESCRIPTION)
     return found if isinstance(found, Mapping) and "input_size" in found else None
+
+
+_SHAPE = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+_PICTURES = ("mean", "std", "center_crop")
+
+
+def own_settings(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key → value of the settings that this project's own file was trained with: of its
+    architecture, its shape and its pictures. Empty for files of others."""
+    own = own_description(contents)
+    model = own.get("model") if own is not None else None
+    if own is None or not isinstance(model, Mapping) or own.get("arch") not in ARCHS:
+        return {}
+    size = own["input_size"]
+    square = isinstance(size, list) and len(set(size)) == 1
+    return {
+        "model.arch": str(own["arch"]),
+        **{f"model.{name}": model.get(name) for name in _SHAPE},
+        "dataset.augmentation.input_size": size[0] if square else size,
+        **{f"dataset.augmentation.{name}": own[name] for name in _PICTURES if own.get(name)},
+    }
 
 
 def describe(contents: Mapping[str, Any], where: str, width: int | None = None) -> Source:

@@ -30,6 +30,7 @@ from mae_skill.weights.names import (
     flatten,
     form_of,
     guess_arch,
+    lists_of_arrays,
     translate,
 )
 
@@ -245,6 +246,7 @@ def fit(
     patch = found.entries.get("patch_embed.proj.weight")
     source = describe(contents, found.where, patch.shape[0] if patch else None)
     result = _Fitter(found, target, source, name, file_field, unnamed).run()
+    result.others += lists_of_arrays(contents)
     result.refusal = result.refusal or _not_values(result, state, name, file_field)
     return result
 
@@ -274,7 +276,11 @@ def _no_backbone(
     keys += ", …" if len(contents) > 8 else ""
     shown = _brief([_printable(entry) for entry in state], 5)
     looks = layouts.foreign(state)
-    if not state:
+    hint = "name a file whose entries are a model's parameters"
+    if unnamed := lists_of_arrays(contents):
+        message = f"{name} holds weights without their names ({unnamed[0]} is a list)"
+        hint = "copy them into the model that they average, and save its state dict"
+    elif not state:
         message = f"{name} holds no weights"
     else:
         message = f"{name} holds no backbone of a known layout"
@@ -285,7 +291,7 @@ def _no_backbone(
         + f"top level: {keys or 'nothing'}"
         + (f"; entries: {shown}" if state else ""),
         expected="a state dict of a ViT, ConvNeXt V2 or Hiera, in a container or bare",
-        hint="name a file whose entries are a model's parameters",
+        hint=hint,
     )
 
 
@@ -618,10 +624,11 @@ class _Fitter:
         raw = [self.found.raw[name] for name in self.unplaced]
         guess = guess_arch({name: item.shape for name, item in self.found.entries.items()})
         kin = guess is None or ARCHS[guess].family == self.target.family
-        marks = layouts.marks(raw, short if kin else ())
+        family = ARCHS[guess].family if guess else self.target.family
+        marks = layouts.marks(raw, short if kin else (), family=family)
         if any(_NO_TOKEN in text for text in self.clashes):
             marks.append("no position of the class token")
-        looks = layouts.foreign(raw) or layouts.model_of(marks)
+        looks = layouts.foreign(raw) or layouts.model_of(marks, family=family)
         if guess == arch:
             guess = None
         faults = list(problems)

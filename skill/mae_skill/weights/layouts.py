@@ -26,7 +26,7 @@ _MARKS = (
     ("norms inside attention or MLP", r"\.attn\.(norm|inner_attn_ln)|\.mlp\.(norm|ffn_ln)\."),
 )
 
-#: marks (all must be there) → the model that has them; the first that fits
+#: marks and family (all must be there) → the model that has them; the first that fits
 _MODELS = (
     (("low-rank adapters (LoRA)",), "a model whose adapters are not merged"),
     (("a gated MLP (SwiGLU)", "rotary embeddings"), "EVA-02"),
@@ -40,6 +40,9 @@ _MODELS = (
     (("attention pooling",), "SigLIP"),
     (("LayerScale", "no GRN"), "ConvNeXt V1"),
     (("no GRN",), "a ConvNeXt without GRN"),
+    (("convnextv2", "LayerScale"), "a ConvNeXt with GRN and LayerScale"),
+    (("a norm before the pooling",), "a ConvNeXt of timm with head_norm_first"),
+    (("hiera", "LayerScale"), "a Hiera with LayerScale"),
     (("register tokens", "LayerScale"), "DINOv2 with registers"),
     (("LayerScale", "no position of the class token"), "DeiT III"),
     (("LayerScale", "a gated MLP (SwiGLU)"), "DINOv2"),
@@ -67,14 +70,18 @@ _FOREIGN = (
 )
 
 
-def marks(names: Iterable[str], absent: Collection[str] = ()) -> list[str]:
+def marks(names: Iterable[str], absent: Collection[str] = (), *, family: str = "") -> list[str]:
     """What sets a file's backbone apart: from its names, and from what it lacks of ours.
 
     Args:
         absent: names of ours that the file does not have.
+        family: of the file; in a ConvNeXt ``norm_pre`` comes before the pooling.
     """
     names = list(names)
     found = [mark for mark, pattern in _MARKS if any(re.search(pattern, name) for name in names)]
+    if family == "convnextv2":
+        moved = {"a norm before the blocks": "a norm before the pooling"}
+        found = [moved.get(mark, mark) for mark in found]
     if "cls_token" in absent:
         found.append("no class token")
     if "pos_embed" in absent:
@@ -84,9 +91,10 @@ def marks(names: Iterable[str], absent: Collection[str] = ()) -> list[str]:
     return found
 
 
-def model_of(found: Collection[str]) -> str | None:
-    """The model that has these marks."""
-    return next((model for needed, model in _MODELS if set(needed) <= set(found)), None)
+def model_of(found: Collection[str], *, family: str = "") -> str | None:
+    """The model of a family that has these marks."""
+    there = {*found, family}
+    return next((model for needed, model in _MODELS if set(needed) <= there), None)
 
 
 def foreign(names: Iterable[str]) -> str | None:

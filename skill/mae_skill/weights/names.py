@@ -95,11 +95,27 @@ def flatten(contents: Mapping[str, Any], depth: int = 6) -> dict[str, Array]:
     """The arrays of nested mappings, by their names joined with dots; lists are not looked into."""
     found: dict[str, Array] = {}
     for key, value in contents.items():
-        if hasattr(value, "shape") and hasattr(value, "dtype"):
+        if _is_array(value):
             found[str(key)] = value
         elif isinstance(value, Mapping) and depth:
             inner = flatten(value, depth - 1)
             found |= {f"{key}.{name}": array for name, array in inner.items()}
+    return found
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def lists_of_arrays(contents: Mapping[str, Any], depth: int = 6) -> list[str]:
+    """The lists of arrays among nested mappings, by their names joined with dots: weights whose
+    names are not there, as ``shadow_params`` of some moving averages."""
+    found: list[str] = []
+    for key, value in contents.items():
+        if isinstance(value, Mapping) and depth:
+            found += [f"{key}.{name}" for name in lists_of_arrays(value, depth - 1)]
+        elif isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_is_array, value)):
+            found.append(str(key))
     return found
 
 
@@ -122,7 +138,7 @@ _SIGNATURES = {
 #: of several backbones in a file: what its authors evaluate comes first
 _RANKS = (
     (1, ("teacher",)),
-    (2, ("ema", "swa", "target", "momentum", "mean", "averaged", "avg")),
+    (2, ("ema", "swa", "target", "momentum", "mean", "average", "averaged", "avg")),
     (3, ("student", "online")),
     (4, ("live",)),
 )
@@ -233,6 +249,7 @@ SEGMENTER = ("neck.", "uper.", "auxiliary.")
 METHOD = re.compile(
     r"^(\w+_)?(heads?|projectors?|projections?|predictors?|prototypes?|classifiers?|queue|center"
     r"|temperature|logit_scale|logit_bias|loss|criterion)(_\w+|\d+)?(\.|$)"
+    r"|^n_averaged$"  # of torch's AveragedModel
 )
 
 

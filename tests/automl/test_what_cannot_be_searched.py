@@ -1,0 +1,146 @@
+"""A study that could compare nothing is refused when it is planned, not after its first trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mae_runners.metrics.classification import ClassificationMetrics
+from mae_runners.metrics.multi_label import MultiLabelMetrics
+from mae_sdk import Skill
+from mae_sdk.automl.objectives import reported
+from mae_sdk.automl.options import parse
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import set_dotted
+from mae_skill.errors import SpecError
+
+from tests.support.images import write_imagefolder
+
+SMALL = {
+    "model.arch": "vit_tiny_patch16",
+    "dataset.augmentation.input_size": 32,
+    "train.accelerator": "cpu",
+}
+FINETUNE = {**SMALL, "train.stage": "finetune", "model.num_classes": 3}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_imagefolder(tmp_path_factory.mktemp("data") / "d", classes=3, per_class=6))
+
+
+def plan(data: str, spec: dict[str, Any] = FINETUNE, **automl: Any) -> Any:
+    options = {"automl_policy": "on", "automl": {"max_trials": 2, **automl}}
+    return Skill().plan("train", train_datasets=data, spec_overrides=spec, **options)
+
+
+def refusal(data: str, spec: dict[str, Any] = FINETUNE, **automl: Any) -> tuple[str, str]:
+    with pytest.raises(SpecError) as caught:
+        plan(data, spec, **automl)
+    (problem,) = caught.value.problems
+    return str(problem.field), f"{problem.message} | {problem.expected} | {problem.hint}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "metric", "why"),
+    [
+        (FINETUNE, "foo:maximize", "none of this name"),
+        (FINETUNE, "foo", "none of this name"),
+        (FINETUNE, "acc:maximize", "did you mean metric=ACC_all or metric=balanced_accuracy?"),
+        (FINETUNE, "mIoU", "model.task=segmentation"),
+        (FINETUNE, "mAP", "model.multi_label=true"),
+        (FINETUNE, "knn_acc", "train.stage=pretrain"),
+        (FINETUNE, "ACC_top5", "model.num_classes is more than 5 (here: 3)"),
+        (FINETUNE, "ACC_all,rankme", "train.stage=pretrain"),
+        (SMALL, "knn_acc", "dataset.probe_train_data_sources is set"),
+        (SMALL, "rankme", "dataset.val_data_sources is set"),
+        (SMALL, "val_loss", "dataset.val_data_sources is set"),
+        (SMALL, "ACC_all", "train.stage=finetune"),
+    ],
+)
+def test_a_metric_that_no_trial_reports_is_refused_with_those_that_they_do(
+    data: str, spec: dict[str, Any], metric: str, why: str
+) -> None:
+    field, said = refusal(data, spec, metric=metric)
+    assert field == "automl.metric"
+    assert why in said
+    assert "train_loss" in said, "what this run reports"
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "peak_memory_mb", "seconds"])
+def test_a_metric_of_the_run_is_searched_by_its_name_alone(data: str, metric: str) -> None:
+    assert plan(data, metric=metric).study["objectives"][0]["metric"] == metric
+
+
+def test_every_figure_of_a_validation_is_a_metric_of_such_runs_and_no_other_is() -> None:
+    schema, drawn = Bundle.load().schema("train"), np.random.default_rng(0)
+    logits, labels = torch.tensor(drawn.normal(size=(24, 6))), torch.arange(24) % 6
+    single = ClassificationMetrics(6, confusion=True)
+    single.add(logits, labels)
+    several = MultiLabelMetrics(6)
+    several.add(logits, torch.nn.functional.one_hot(labels, 6))
+    others = {"train_loss", "parameters", "latency_ms", "seconds"}
+    others |= {"time_per_epoch", "time_per_step", "peak_memory_mb"}
+    for metrics, multi in ((single, False), (several, True)):
+        spec: dict[str, Any] = {}
+        values = {**schema["default"]["model"], "num_classes": 6, "multi_label": multi}
+        set_dotted(spec, "model", values)
+        set_dotted(spec, "train.stage", "finetune")
+        figures = set(metrics.summary("here")) - {"mean_class_accuracy"}
+        assert set(reported(schema, spec, parse({}))) - others == figures
+
+
+@pytest.mark.parametrize(
+    ("automl", "field", "why"),
+    [
+        ({"parameters": "train.seed"}, "train.seed", "disables AutoML"),
+        ({"range.dataset.val_fraction": [0.1, 0.4]}, "dataset.val_fraction", "disables AutoML"),
+        ({"range.train.optim.lr": {"choices": [1e-3]}}, "train.optim.lr", "hold one value"),
+        (
+            {"range.train.optim.lr": {"choices": [1e-3, 2e-3], "weights": [1, 0]}},
+            "train.optim.lr",
+            "hold one value",
+        ),
+        ({"range.train.optim.lr": {"choices": [1e-3, 1e-3]}}, "train.optim.lr", "named twice"),
+        ({"range.train.optim.lr": {"choices": [None, 1e-3]}}, "train.optim.lr", "null is no value"),
+        (
+            {"range.train.optim.warmup_epochs": {"choices": [0.5, 2]}},
+            "train.optim.warmup_epochs",
+            "not a whole number",
+        ),
+        (
+            {"range.train.loss": ["focal", "dice"], "metric": "ACC_all"},
+            "train.loss",
+            "'dice' is refused: the Dice loss is for segmentation alone",
+        ),
+        ({"min_epochs": 5, "max_epochs": 3}, "automl.min_epochs", "above max_epochs=3"),
+    ],
+)
+def test_what_makes_no_search_is_refused(
+    data: str, automl: dict[str, Any], field: str, why: str
+) -> None:
+    where, said = refusal(data, **automl)
+    assert where == field
+    assert why in said
+
+
+def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:
+    slow = {**FINETUNE, "train.num_epochs": 1000, "train.ema_decay": 0.999}
+    assert plan(data, slow).study
+    field, said = refusal(data, slow, max_epochs=10)
+    assert field == "train.ema_decay"
+    assert "after the 50 steps of this run 95%" in said
+
+
+def test_options_that_the_rest_of_the_spec_forbids_are_left_out_aloud(data: str) -> None:
+    study = plan(data, parameters="train.loss,train.optim.lr").study
+    knobs = {knob["name"]: knob for knob in study["space"]["knobs"]}
+    assert knobs["train.loss"]["choices"] == ["cross_entropy", "focal"]
+    assert any(note.startswith("train.loss=dice is refused") for note in study["space"]["notes"])
+
+
+def test_a_range_of_what_has_no_effect_is_not_ignored_in_silence(data: str) -> None:
+    notes = plan(data, **{"range.train.mask_ratio": [0.5, 0.6]}).study["space"]["notes"]
+    assert any("mask_ratio is not searched, though it is asked for" in note for note in notes)
