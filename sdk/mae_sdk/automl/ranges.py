@@ -448,7 +448,7 @@ def _judge_choice(
     numeric = bool({"number", "integer"} & set(types))
     if numeric and choice is not None and not _is_number(choice) and "string" not in types:
         raise RangeError(f"{choice!r} is not a number")
-    if not _is_number(choice):
+    if not isinstance(choice, (int, float)) or not _is_number(choice):
         return
     if numeric and "number" not in types and choice != int(choice):
         raise RangeError(f"{choice!r} is not a whole number")

@@ -20,6 +20,7 @@ from mae_skill.origin import Origin, OriginKind
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
 
 from mae_sdk.automl import setup
+from mae_sdk.automl.space import Judge
 from mae_sdk.automl.study import require_variable
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
@@ -813,7 +814,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
 
 
-def _judge_of(bundle: Bundle, plan: Plan) -> setup.Judge | None:
+def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
     """What the bundle's rules between fields refuse of a spec beside the plan's facts."""
     if not bundle.info.get("validator"):
         return None
