@@ -136,7 +136,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.validation_interval": (2, {"dataset.val_data_sources": HELD}),
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),
-    "train.freeze": (["encoder"], {}),
+    "train.freeze": (["blocks"], {}),
     "train.loss": ("focal", {}),
     "train.focal_gamma": (5.0, {"train.loss": "focal"}),
     "train.class_weights": ({"0": 3.0}, {}),
@@ -295,7 +295,7 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
         "model.task": ["classification", "segmentation"],
         "model.decoder_type": ["self", "cross"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],
-        "train.loss": ["cross_entropy"],
+        "train.loss": ["cross_entropy", "dice"],
         "model.multi_label": [False],
     }
     found = []

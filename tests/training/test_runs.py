@@ -144,7 +144,7 @@ def test_a_fixed_mask_makes_validation_repeatable_while_training_masks_change(
         tmp_path / "job",
         train__num_epochs=3,
         dataset__val_data_sources=str(data),
-        train__optim__lr=1e-12,
+        train__optim__lr=4e-9,
     )
     assert train(made) == 0
     validation, training = (
@@ -228,7 +228,7 @@ def test_a_checkpoint_is_found_again_as_pretrained_weights_of_fine_tuning(
         tmp_path / "fine",
         "finetune",
         train__num_epochs=1,
-        train__optim__lr=1e-12,
+        train__optim__lr=1e-8,
         train__pretrained_model_path=str(weights),
     )
     assert train(made) == 0

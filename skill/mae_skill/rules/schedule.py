@@ -12,7 +12,7 @@ UNTRAINED, HARDLY = 0.5, 0.05
 """Of a moving average, the part of the initial weights at the end of the run: from the first on it
 is an untrained model, from the second on the user should know."""
 
-STILL = 1e-7
+STILL = 1e-8
 """What all steps together move a weight by at most (a step of Adam, by about the rate): weights
 start some hundredths large."""
 
