@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.plan.launch_record import task_of_several
+from mae_sdk.plan.request import Request
 from mae_skill.errors import UsageError
 
 from tests.support.images import write_imagefolder
@@ -82,3 +84,10 @@ def test_tasks_of_srun_do_not_each_start_a_job_but_share_one_by_its_key(
     options["idempotency_key"] = "one for all"
     jobs = [Skill().create_job("train", spec_overrides=SMALL, **options) for _ in range(2)]
     assert jobs[0].id == jobs[1].id
+
+
+def test_tasks_of_srun_may_be_workers_of_one_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    shared = {"storage": "sqlite:///study.db", "study": "one"}
+    assert task_of_several(Request("train", automl=shared)) is None
+    assert task_of_several(Request("train", automl={"max_trials": 3})) is not None

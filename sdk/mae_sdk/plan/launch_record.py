@@ -157,8 +157,10 @@ def only_one_node(action: str, nodes: int) -> UsageError:
 
 
 def task_of_several(request: Request) -> UsageError | None:
-    """Why one of several tasks of a launcher starts no job; with one key all get the same job."""
-    if request.idempotency_key is not None:
+    """Why one of several tasks of a launcher starts no job; with one key all get the same job, and
+    with one shared study each is a worker of it."""
+    shares = "storage" in request.automl and "study" in request.automl
+    if request.idempotency_key is not None or shares:
         return None
     environment = {**os.environ, **{name: str(value) for name, value in request.env.items()}}
     return several_tasks(
