@@ -13,7 +13,7 @@ import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
-from mae_sdk.data.survey import shared_images
+from mae_sdk.data.survey import repeated_images, shared_images
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -402,6 +402,20 @@ def test_of_many_loose_files_of_one_size_some_are_compared_and_said(
     made = plan(train, val, **FINETUNE)
     notes = "\n".join(made.notices)
     assert "compared with 12 of the 18 training images of the same size alone" in notes
+
+
+def test_copies_among_many_loose_files_of_one_size_are_looked_for_in_all_classes(
+    tmp_path: Path,
+) -> None:
+    source = classes(tmp_path, "ant", "bee", count=9, suffix=".bmp")
+    for number in range(9):
+        shutil.copy(source / "ant" / f"{number}.bmp", source / "bee" / f"{number}.bmp")
+    picture(source / "ant" / "large.bmp", side=20)
+    shutil.copy(source / "ant" / "large.bmp", source / "bee" / "large.bmp")
+    found = repeated_images(open_source(str(source)), sample=2)
+    assert (found["with"], found["of"]) == (8, 20)
+    assert found["torn"]["count"] == 4  # the large one, and three of the six that are read
+    assert "of" not in repeated_images(open_source(str(source)))
 
 
 # ------------------------------------------------------------------------------------------

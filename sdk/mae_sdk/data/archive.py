@@ -22,7 +22,7 @@ from mae_skill.spelling import shown
 
 from mae_sdk.data import decompress, zip_reader
 from mae_sdk.data.member import CHUNK, Limits, Member
-from mae_sdk.data.names import check_folder, is_image, link_target, refused, safe_name
+from mae_sdk.data.names import folder_name, is_image, link_target, refused, safe_name
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -217,9 +217,10 @@ class _TarReader:
             self._where = f"'{shown(name[:100])}'"
 
             if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
-                check_folder(name, self._source)
+                clean = folder_name(name, self._source)
                 self._skip(size, name)
-                yield Member(name, 0, iter(()), is_folder=True)
+                if clean:
+                    yield Member(clean, 0, iter(()), is_folder=True)
                 continue
             if info.type not in _FILES + _LINKS + _DEVICES:
                 raise refused(name, f"is of an unknown type {info.type!r}", self._source)

@@ -138,14 +138,14 @@ def safe_name(name: str, source: str) -> str:
     return clean
 
 
-def check_folder(name: str, source: str) -> None:
-    """Refuse a hostile name of a folder. ``./`` and ``/``, which packers write for the root, pass.
+def folder_name(name: str, source: str) -> str:
+    """A folder's name as a clean relative path; empty for ``./`` and ``/``, which packers write for
+    the root.
 
     Raises:
         DataError: as `safe_name`.
     """
-    if set(name.split("/")) - {"", "."}:
-        safe_name(name, source)
+    return safe_name(name, source) if set(name.split("/")) - {"", "."} else ""
 
 
 def link_target(name: str, target: str) -> str | None:

@@ -258,9 +258,8 @@ class _Listed:
         self._names: dict[str, None] = {}
 
     def add(self, name: str) -> None:
-        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
-        if clean and not is_set_aside(clean) and len(self._names) < MAX_FOLDERS:
-            self._names[clean] = None
+        if not is_set_aside(name) and len(self._names) < MAX_FOLDERS:
+            self._names[name] = None
 
     def without(self, hashes: array[int]) -> list[str]:
         """Those that hold nothing: no file, as `_Folders` hashed those that do, and no folder."""

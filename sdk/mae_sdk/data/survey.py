@@ -401,14 +401,18 @@ def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, A
 
     Returns:
         ``{"count", "pair"}``: how many are copies, and the names of the first two; ``torn``, as
-        such a table, of the images that lie in several classes at once, and ``images`` of those.
-        Empty where there are none.
+        such a table, of the images that lie in several classes at once, and ``images`` of those;
+        ``with`` and ``of``: how many images of a common size there are, where not all of these were
+        read. Empty where there are none.
     """
     import numpy as np
 
     places, same = _grouped(np.arange(len(source)), source.keys)
+    some: dict[str, int] = {}
     if len(places) and not source.has_checksums:
-        places = places[: 4 * sample]
+        every = len(places)
+        places = _to_read(places, same, 4 * sample)
+        some = {"with": len(places), "of": every} if len(places) < every else {}
 
         def find() -> dict[str, Any]:
             numbers: dict[bytes, int] = {}
@@ -418,12 +422,13 @@ def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, A
         same = np.asarray(kept("copies", source.digest, sample, find)["same"], np.int64)
         places, same = _grouped(places, same)
     if not len(places):
-        return {}
+        return {"count": 0, **some} if some else {}
 
     starts = np.flatnonzero(np.diff(same, prepend=-1))
     found: dict[str, Any] = {
         "count": len(places) - len(starts),
         "pair": [source.path(int(place)) for place in places[:2]],
+        **some,
     }
     labels = getattr(source, "labels", None)
     if labels is None or getattr(source, "several", False):  # masks, or several classes on purpose
@@ -440,6 +445,22 @@ def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, A
             "pair": [source.path(group[0]), source.path(other)],
         }
     return found
+
+
+def _to_read(
+    places: np.ndarray[Any, Any], group: np.ndarray[Any, Any], most: int
+) -> np.ndarray[Any, Any]:
+    """At most so many places: whole groups, the small ones first, and an even spread of the next,
+    which may be all of one class after another."""
+    import numpy as np
+
+    if len(places) <= most:
+        return places
+    order = np.lexsort((np.arange(len(places)), group, np.bincount(group)[group]))
+    places, group = places[order], group[order]
+    next_one = np.flatnonzero(group == group[most])
+    first, rest = int(next_one[0]), places[next_one]
+    return np.concatenate([places[:first], rest[spread(len(rest), most - first)]])
 
 
 def _grouped(

@@ -27,7 +27,7 @@ from mae_skill.spelling import shown
 
 from mae_sdk.data.decompress import crc32
 from mae_sdk.data.member import CHUNK, Limits, Member
-from mae_sdk.data.names import check_folder, is_image, link_target, refused, safe_name
+from mae_sdk.data.names import folder_name, is_image, link_target, refused, safe_name
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -102,8 +102,8 @@ def members(raw: Any, source: str, limits: Limits) -> Iterator[Member]:
         behind = listed.offset[int(order[place + 1])] if place + 1 < len(order) else start
         content = _check_local(raw, listed, i, behind, source)
         if name.endswith("/") or stat.S_ISDIR(listed.mode[i]):
-            check_folder(name, source)
-            yield Member(name, 0, iter(()), is_folder=True)
+            if clean := folder_name(name, source):
+                yield Member(clean, 0, iter(()), is_folder=True)
             continue
 
         clean = safe_name(name, source)

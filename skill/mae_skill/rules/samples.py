@@ -675,7 +675,7 @@ def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
         else:
             case.error(QUERIES, text, "images that are not in the bank", kind=DataError)
     copies = bank.get("repeated")
-    if copies and not queries:
+    if copies and copies["count"] and not queries:
         pair = " = ".join(copies["pair"])
         text = f"{copies['count']} images are copies of others; the scores flatter: {pair}"
         case.warn(BANK, text)
@@ -707,7 +707,12 @@ def repeated(case: Case) -> None:
         _torn(case, key)
     found = case.facts.data.get(TRAIN) or {}
     copies = found.get("repeated") or {}
-    if copies and found.get("held_out"):
+    if copies.get("of"):
+        note = (
+            f"copies were looked for in {copies['with']} of {copies['of']} images of a common size"
+        )
+        case.warnings.append(Notice(TRAIN, note, note=True))
+    if copies.get("count") and found.get("held_out"):
         case.warn(
             TRAIN,
             f"{copies['count']} images are copies of others; where one of them is held out and "
