@@ -83,14 +83,14 @@ def _header(payload: bytes) -> bytes:
 )
 def test_a_large_pax_header_takes_no_time(records: bytes) -> None:
     data = _header(records[: 1 << 20]) + tar(("a/1.jpg", PHOTO))
-    start = time.monotonic()
+    start = time.process_time()
     try:
         assert [m.name for m in members(io.BytesIO(data), len(data), "x.tar", Limits())] == [
             "a/1.jpg"
         ]
     except DataError as error:
         assert "extended header" in error.message
-    assert time.monotonic() - start < 2  # 15 s before
+    assert time.process_time() - start < 2  # 15 s before
 
 
 def test_a_gzip_header_may_hold_a_long_name(tmp_path: Path) -> None:

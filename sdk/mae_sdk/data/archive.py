@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mae_skill.errors import DataError
@@ -136,6 +136,17 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+@dataclass
+class _Extended:
+    """What headers in front of a member say of it: pax records, those of all members (``shared``),
+    and a name and a link's target that are too long for a header."""
+
+    pax: dict[str, bytes] = field(default_factory=dict)
+    shared: dict[str, bytes] = field(default_factory=dict)
+    name: bytes | None = None
+    link: bytes | None = None
+
+
 class _TarReader:
     def __init__(
         self,
@@ -159,92 +170,95 @@ class _TarReader:
         self._where = "the first header"
 
     def members(self) -> Iterator[Member]:
-        pax: dict[str, bytes] = {}
-        shared: dict[str, bytes] = {}
-        long_name: bytes | None = None
-        long_link: bytes | None = None
-        while True:
-            block = self._exactly(BLOCK)
-            if block.count(0) == BLOCK:
-                self._finish()
-                return
-            try:
-                info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                raise DataError(
-                    f"{self._source} is corrupt: bad tar header after {self._where} ({error})",
-                    got=self._source,
-                ) from error
-            self._count += 1
-            if self._count > self._limits.max_members:
-                raise DataError(
-                    f"refused {self._source}: more than {self._limits.max_members} members",
-                    got=self._source,
-                )
-            if info.size < 0:
-                raise refused(info.name, "has a negative size", self._source)
-            if info.type in (b"x", b"X", b"g"):
-                records = _pax_records(self._small(info), info.name, self._source)
-                if info.type == b"g":
-                    shared.update(records)
-                    if {"path", "size", "linkpath"} & set(records):
-                        raise refused(
-                            info.name, "sets a path or size for all members", self._source
-                        )
-                else:
-                    pax = records
-                continue
-            if info.type == b"L":
-                long_name = self._small(info).rstrip(b"\0")
-                continue
-            if info.type == b"K":
-                long_link = self._small(info).rstrip(b"\0")
-                continue
+        extended = _Extended()
+        while (block := self._exactly(BLOCK)).count(0) != BLOCK:
+            info = self._header(block)
+            if not self._extends(info, extended):
+                yield from self._member(info, block, extended)
+        self._finish()
 
-            raw_name = pax.get("path") or long_name or info.name.encode("utf-8", "surrogateescape")
-            name = _text(raw_name)
-            target = pax.get("linkpath") or long_link or _encoded(info.linkname)
-            size = info.size
-            if "size" in pax:
-                if not pax["size"].isdigit():
-                    raise refused(name, "has a size that is not a number", self._source)
-                size = int(pax["size"])
-            is_sparse = info.type == b"S" or any(
-                key.startswith("GNU.sparse") for key in (*pax, *shared)
+    def _header(self, block: bytes) -> tarfile.TarInfo:
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise DataError(
+                f"{self._source} is corrupt: bad tar header after {self._where} ({error})",
+                got=self._source,
+            ) from error
+        self._count += 1
+        if self._count > self._limits.max_members:
+            raise DataError(
+                f"refused {self._source}: more than {self._limits.max_members} members",
+                got=self._source,
             )
-            name = _text(pax["GNU.sparse.name"]) if "GNU.sparse.name" in pax else name
-            pax, long_name, long_link = {}, None, None
-            self._where = f"'{shown(name[:100])}'"
+        if info.size < 0:
+            raise refused(info.name, "has a negative size", self._source)
+        return info
 
-            if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
-                clean = folder_name(name, self._source)
-                self._skip(size, name)
-                if clean:
-                    yield Member(clean, 0, iter(()), is_folder=True)
-                continue
-            if info.type not in _FILES + _LINKS + _DEVICES:
-                raise refused(name, f"is of an unknown type {info.type!r}", self._source)
+    def _extends(self, info: tarfile.TarInfo, extended: _Extended) -> bool:
+        """Whether a header only says more of the members after it, which is then noted."""
+        if info.type == b"g":
+            records = _pax_records(self._small(info), info.name, self._source)
+            extended.shared.update(records)
+            if {"path", "size", "linkpath"} & set(records):
+                raise refused(info.name, "sets a path or size for all members", self._source)
+        elif info.type in (b"x", b"X"):
+            extended.pax = _pax_records(self._small(info), info.name, self._source)
+        elif info.type == b"L":
+            extended.name = self._small(info).rstrip(b"\0")
+        elif info.type == b"K":
+            extended.link = self._small(info).rstrip(b"\0")
+        else:
+            return False
+        return True
 
-            clean = safe_name(name, self._source)
-            if info.type in _LINKS:
-                # A header of a link may carry a size, but never content.
-                link = self._link(clean, _text(target), hard=info.type == b"1")
-                if link is not None:
-                    yield Member(clean, 0, iter(()), link=link)
-            elif is_sparse or info.type in _DEVICES:
-                if is_image(clean):
-                    problem = "is a sparse file" if is_sparse else "is a device or a pipe"
-                    hint = "pack again without --sparse" if is_sparse else "pack again without it"
-                    raise refused(name, problem, self._source, hint)
-                if info.type == b"S":
-                    self._skip_sparse_map(block)
-                self._skip(size if is_sparse else 0, name)
-            else:
-                chunks = self._payload(size, clean)
-                offset = self._total - len(self._ready) + self._at if self._kind == "none" else None
-                yield Member(clean, size, chunks, offset)
-                for _ in chunks:  # whatever the consumer left
-                    pass
+    def _member(self, info: tarfile.TarInfo, block: bytes, extended: _Extended) -> Iterator[Member]:
+        """The member of a header, unless nothing of it is read."""
+        pax = extended.pax
+        raw_name = pax.get("path") or extended.name or info.name.encode("utf-8", "surrogateescape")
+        name = _text(raw_name)
+        target = pax.get("linkpath") or extended.link or _encoded(info.linkname)
+        size = info.size
+        if "size" in pax:
+            if not pax["size"].isdigit():
+                raise refused(name, "has a size that is not a number", self._source)
+            size = int(pax["size"])
+        is_sparse = info.type == b"S" or any(
+            key.startswith("GNU.sparse") for key in (*pax, *extended.shared)
+        )
+        name = _text(pax["GNU.sparse.name"]) if "GNU.sparse.name" in pax else name
+        extended.pax, extended.name, extended.link = {}, None, None
+        self._where = f"'{shown(name[:100])}'"
+
+        if info.type == b"5" or (info.type in (b"0", b"\0") and raw_name.endswith(b"/")):
+            clean = folder_name(name, self._source)
+            self._skip(size, name)
+            if clean:
+                yield Member(clean, 0, iter(()), is_folder=True)
+            return
+        if info.type not in _FILES + _LINKS + _DEVICES:
+            raise refused(name, f"is of an unknown type {info.type!r}", self._source)
+
+        clean = safe_name(name, self._source)
+        if info.type in _LINKS:
+            # A header of a link may carry a size, but never content.
+            link = self._link(clean, _text(target), hard=info.type == b"1")
+            if link is not None:
+                yield Member(clean, 0, iter(()), link=link)
+        elif is_sparse or info.type in _DEVICES:
+            if is_image(clean):
+                problem = "is a sparse file" if is_sparse else "is a device or a pipe"
+                hint = "pack again without --sparse" if is_sparse else "pack again without it"
+                raise refused(name, problem, self._source, hint)
+            if info.type == b"S":
+                self._skip_sparse_map(block)
+            self._skip(size if is_sparse else 0, name)
+        else:
+            chunks = self._payload(size, clean)
+            offset = self._total - len(self._ready) + self._at if self._kind == "none" else None
+            yield Member(clean, size, chunks, offset)
+            for _ in chunks:  # whatever the consumer left
+                pass
 
     def _link(self, name: str, target: str, *, hard: bool) -> str | None:
         """The member that a link stands for; None: it leads out of the archive and is no image.

@@ -16,7 +16,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
 
 
-def former_folder(record: Mapping[str, Any], job_dir: Path) -> Path | None:
+def former_folder(record: JobRecord, job_dir: Path) -> Path | None:
     """The folder for which the job's command was made; None where that is `job_dir`."""
     for word in record["launch"].get("command") or ():
         path = PurePosixPath(str(word))

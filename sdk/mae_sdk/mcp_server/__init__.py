@@ -522,7 +522,7 @@ def _inspect(skill: Skill, arguments: Arguments) -> answers.Document:
 
 def tools(skill: Skill) -> list[ToolSpec]:
     """Every tool that the server offers for this bundle."""
-    return [*_launching(skill), *_watching(), *_keeping(), *_asking(skill)]
+    return [*_launching(skill), *_watching(), *_keeping(), *_choosing(), *_asking(skill)]
 
 
 def _launching(skill: Skill) -> list[ToolSpec]:
@@ -624,7 +624,7 @@ def _watching() -> list[ToolSpec]:
 
 
 def _keeping() -> list[ToolSpec]:
-    """All the jobs of a root, and what becomes of them."""
+    """The jobs of a root, and what becomes of one of them."""
     return [
         ToolSpec(
             "jobs",
@@ -692,6 +692,12 @@ def _keeping() -> list[ToolSpec]:
             read_only=False,
             destructive=True,
         ),
+    ]
+
+
+def _choosing() -> list[ToolSpec]:
+    """Which jobs can go, and which are the best."""
+    return [
         ToolSpec(
             "prune",
             "Which jobs could be removed: those that failed or were canceled, and no other took "

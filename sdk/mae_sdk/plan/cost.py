@@ -35,6 +35,7 @@ from mae_sdk import files
 from mae_sdk.automl.pruner import shares_of_epochs
 from mae_sdk.data.progress import say
 from mae_sdk.jobs import records
+from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import known, redact, secret_values
 from mae_sdk.jobs.status import read_status
@@ -66,7 +67,7 @@ def cost_key(
     info: Mapping[str, Any],
     action: str,
     spec: Mapping[str, Any],
-    launch: Mapping[str, Any],
+    launch: Launch,
     resources: Resources,
 ) -> str | None:
     """A digest of what decides the time of a step: equal for runs whose steps cost the same there.
@@ -374,7 +375,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _threads_of_a_job(launch: Mapping[str, Any], environment: dict[str, str]) -> Iterator[None]:
+def _threads_of_a_job(launch: Launch, environment: dict[str, str]) -> Iterator[None]:
     """As many threads as a job that started now would get."""
 
     share = CoreShare()

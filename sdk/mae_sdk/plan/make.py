@@ -24,6 +24,7 @@ from mae_sdk.automl.space import Judge
 from mae_sdk.automl.study import require_variable
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
+from mae_sdk.jobs.records import StudyRecord
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.secrets import DATABASE_REFERENCE, DATABASE_VARIABLE, has_credentials, note
 from mae_sdk.plan import cost, inferred_fields, inherit, input_files
@@ -627,7 +628,7 @@ def _told(bundle: Bundle, plan: Plan) -> frozenset[str] | None:
     return fields_told(bundle, plan.action, plan.spec)
 
 
-def _refuse_untold(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> None:
+def _refuse_untold(bundle: Bundle, plan: Plan, study: StudyRecord) -> None:
     """Refuse a search of what the trials' commands do not receive: all would be the same.
 
     Raises:

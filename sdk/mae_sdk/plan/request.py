@@ -181,6 +181,17 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
                 got=given[name],
                 expected="a value, or leave the option out",
             )
+    _check_sources(given)
+    for name in _PATHS:
+        if name == "spec":  # every value of it is looked at by its key
+            continue
+        if (broken := no_url(given.get(name))) is not None:
+            _refuse_url(name, broken)
+    _check_mappings(given)
+
+
+def _check_sources(given: Mapping[str, Any]) -> None:
+    """Refuse what is no source of data, and one that is given twice."""
     more = given.get("sources")
     more = more if isinstance(more, Mapping) else {}
     for name, value in {**more, **{name: given.get(name, []) for name in _SOURCES}}.items():
@@ -201,11 +212,10 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
                 got=repr(value),
                 expected="a path or URL, or a list of them",
             )
-    for name in _PATHS:
-        if name == "spec":  # every value of it is looked at by its key
-            continue
-        if (broken := no_url(given.get(name))) is not None:
-            _refuse_url(name, broken)
+
+
+def _check_mappings(given: Mapping[str, Any]) -> None:
+    """Refuse options that are no mapping, and values that no record can hold."""
     for name in _MAPPINGS:
         value = given.get(name, {})
         if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):

@@ -27,7 +27,7 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.records import JobRecord
 from mae_sdk.run.local import LocalPlatform
 from mae_sdk.run.options import Option
-from mae_sdk.run.platform import Missing, Reference, Resources, attempt_name
+from mae_sdk.run.platform import Missing, Reference, Resources, attempt_name, with_python
 from mae_sdk.run.process_group import GRACE_SECONDS
 
 _IMAGE = "mae-skill:cpu"
@@ -99,9 +99,7 @@ class DockerPlatform(LocalPlatform):
         if record.get("kind") == "automl":  # its trials go into containers
             return super().wrap(command, record, environment)
         job_dir, processes = Path(environment["MAE_JOB_DIR"]), int(launch.get("processes") or 1)
-        words = list(command)
-        if words[0] == sys.executable:
-            words[0] = settings["python"]
+        words = with_python(command, settings["python"])
         if own := settings.get("command"):
             places = {"{config_path}": str(job_dir / "spec.yaml"), "{job_dir}": str(job_dir)}
             words = [_fill(word, places) for word in shlex.split(own)]

@@ -58,6 +58,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -280,6 +281,11 @@ def last_lines(path: Path, most: int = 1 << 20) -> str:
             return stream.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def with_python(command: Sequence[str], python: str | None) -> list[str]:
+    """A command with another Python in place of this one; None leaves it."""
+    return [python or command[0], *command[1:]] if command[0] == sys.executable else list(command)
 
 
 def attempt_name(job_dir: Path, record: JobRecord) -> str:

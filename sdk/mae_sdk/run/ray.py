@@ -30,6 +30,7 @@ from mae_sdk.run.platform import (
     Reference,
     Resources,
     attempt_name,
+    with_python,
 )
 
 _VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -156,9 +157,8 @@ class RayPlatform(Polled):
     ) -> tuple[list[str], int]:
         """The command, and where there are several nodes once on each."""
         settings, launch = record.get("platform_options") or {}, record["launch"]
-        words, processes = list(command), int(launch.get("processes") or 1)
-        if python := settings.get("python"):
-            words[0] = python if words[0] == sys.executable else words[0]
+        words = with_python(command, settings.get("python"))
+        processes = int(launch.get("processes") or 1)
         nodes = int(launch.get("nodes") or 1)
         if nodes == 1:
             return words, processes

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_sdk.jobs import records
+from mae_sdk.jobs.records import JobRecord
 
 REPORT_NAME = "report.html"
 VARIABLE = "MAE_REPORT"
@@ -34,7 +35,7 @@ def wanted(job_dir: Path) -> bool:
         return False
 
 
-def is_short_trial(record: Mapping[str, Any], state: str | None) -> bool:
+def is_short_trial(record: JobRecord, state: str | None) -> bool:
     """Whether a trial ended (or goes on) so soon that a page of its own would cost more than it
     tells: the study's report shows it, and ``mae report`` writes its own when asked. A failed trial
     has one always."""

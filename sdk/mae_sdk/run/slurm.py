@@ -36,6 +36,7 @@ from mae_sdk.run.platform import (
     Resources,
     attempt_name,
     last_lines,
+    with_python,
 )
 from mae_sdk.run.process_group import child_environment
 
@@ -188,12 +189,10 @@ class SlurmPlatform(Polled):
     ) -> tuple[list[str], int]:
         """The command in its container, and once on every node where there are several."""
         settings, launch = record.get("platform_options") or {}, record["launch"]
-        words, processes = list(command), int(launch.get("processes") or 1)
-        if python := settings.get("python"):
-            words[0] = python if words[0] == sys.executable else words[0]
+        words = with_python(command, settings.get("python"))
+        processes = int(launch.get("processes") or 1)
         if image := settings.get("container"):
-            if words[0] == sys.executable:
-                words[0] = "python3"  # the image's own
+            words = with_python(words, "python3")  # the image's own
             # Where the supervisor's folders are, the runner must find them.
             folders = {str(Path(environment["MAE_JOB_DIR"]).parent), str(launch.get("cwd") or "/")}
             binds = [word for folder in sorted(folders) for word in ("--bind", folder)]
