@@ -44,7 +44,7 @@ from mae_sdk.plan.launch_record import (
     too_many_nodes,
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
-from mae_sdk.plan.machine import Machine, count_of, describe, price_of
+from mae_sdk.plan.machine import Machine, count_of, describe, exchange, notice_of_disk, price_of
 from mae_sdk.plan.plan import ParentRef, Plan
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
@@ -203,6 +203,13 @@ def ask_platform(draft: Draft) -> None:
         raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
+    if place.apart and not Root(draft.request.results_root).remote:
+        raise UsageError(
+            f"a job of {place.name} sees no folder of this machine",
+            field="results_root",
+            got=Root(draft.request.results_root).url,
+            expected="a URL: --results-root s3://BUCKET/PREFIX",
+        )
     draft.resources = place.resources(draft.platform_options)
 
 
@@ -586,16 +593,19 @@ def plan_of(draft: Draft) -> Plan:
             f"NUM_GPU_PER_NODE={per_node} is not used: the number of GPUs of a job is in its spec"
         )
     estimate(bundle, plan)
+    there = None if draft.request.on is None else Machine.of(draft.request.on)
+    exchanged = exchange(there, plan) if there is not None else {}
     if draft.decision.automl:
         describe_study(draft, plan, layers.schema, survey)
-    warn_of_disk(plan, draft.job_dir)
+    if there is None:
+        warn_of_disk(plan, draft.job_dir)
+    else:
+        plan.notices += notice_of_disk(plan)
     estimate_time(bundle, plan)
-    if draft.request.on is not None:
-        machine = Machine.of(draft.request.on)
-        plan.estimates["machine"] = describe(machine, plan, draft.request.price)
-        plan.estimates["time"]["basis"] += "; without the exchange of gradients"
+    if there is not None:
+        plan.estimates["machine"] = describe(there, plan, exchanged, draft.request.price)
         if plan.estimates["machine"].get("fits") is False:
-            plan.warnings.append(too_large(machine, plan.estimates["machine"]))
+            plan.warnings.append(too_large(there, plan.estimates["machine"]))
     return plan
 
 
@@ -731,6 +741,7 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
     if bundle.info.get("estimator"):
         function = entry_point(bundle.info["estimator"])
         plan.estimates = dict(function(plan.action, plan.spec, plan.facts) or {})
+        plan.notices += plan.estimates.pop("notes", [])
         _keep_seconds(plan, plan.estimates)
 
 
