@@ -245,7 +245,8 @@ class Trials:
         if not self.root.remote or self.root.holds(folder.name):
             return
         for found in self.root.files(folder.name):
-            if PurePosixPath(found).name == PurePosixPath(name).name:
+            path = PurePosixPath(found)
+            if path.name == PurePosixPath(name).name and ".." not in path.parts:
                 text = self.root.read(folder.name, found).decode(errors="replace")
                 files.write_text(folder / found, text)
 
