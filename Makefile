@@ -25,7 +25,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Slow suites by area, the folders of tests/long: make test-long K=chaos (or bench, bundles, curves,
-# data, db, docs, folder, fuzz, mcp, nodes, notebooks, parity, platforms, remote, report, rtx,
+# data, db, docs, folder, fuzz, image, mcp, nodes, notebooks, parity, platforms, remote, report, rtx,
 # segmentation, sweep). Without K: all of them.
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -o addopts="-ra --strict-markers --strict-config --import-mode=importlib" --timeout 1800 tests/long$(if $(K),/$(K))

@@ -96,10 +96,17 @@ def _submission(made: Plan) -> list[dict[str, Any]]:
         return []
     from mae_skill.bundle import Bundle
 
+    from mae_sdk.jobs.root import Root
     from mae_sdk.launch import record_of
 
-    record = record_of(Bundle.load(made.request.skill_dir), made)
-    return platform(made.request.platform).preview(Path(made.job_dir), record)
+    place = platform(made.request.platform)
+    record, job_dir = record_of(Bundle.load(made.request.skill_dir), made), Path(made.job_dir)
+    if made.study is not None and place.apart:  # the study runs here, and each of its trials there
+        trial = f"{made.job_id}.t000"
+        remote = Root(made.results_root).job_url(trial)
+        record |= {"id": trial, "kind": "trial", "launch": {**made.launch, "remote": remote}}
+        job_dir = job_dir.with_name(trial)
+    return place.preview(job_dir, record)
 
 
 @dataclass(frozen=True)

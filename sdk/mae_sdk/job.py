@@ -33,8 +33,8 @@ from mae_skill.errors import (
 from mae_skill.secret_names import is_secret_name
 
 from mae_sdk import files
+from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs import metrics as job_metrics
-from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoint_names import made_by_runner, newest_in, results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
 from mae_sdk.jobs.failure import explain_loss, failure
@@ -49,15 +49,31 @@ from mae_sdk.jobs.records import (
     misfit,
 )
 from mae_sdk.jobs.root import Root, check_id
-from mae_sdk.jobs.status import lines_of, metrics_of, parse_status, together
+from mae_sdk.jobs.status import (
+    is_status_file,
+    lines_of,
+    metrics_of,
+    parse_status,
+    status_files,
+    together,
+)
 from mae_sdk.run import report_process
-from mae_sdk.run.platform import DEFAULT, EngineState, platform_of, submit, was_submitted
+from mae_sdk.run.platform import (
+    DEFAULT,
+    EngineState,
+    platform,
+    platform_of,
+    submit,
+    was_submitted,
+)
 from mae_sdk.run.process import identify, is_alive
 from mae_sdk.storage import urls
 
 _NEVER_LAUNCHED_SECONDS = 60.0
 _MAX_BYTES = 1 << 30
 _NEVER_LAUNCHED = "it was never launched: its caller ended before that"
+_SETTLING_SECONDS = 15.0
+"""How long the record of a job that its engine does not know may still change."""
 OUT_OF_SIGHT = "machine"
 """The field of the error of `Job.wait` for a job that cannot be seen."""
 _UNSEEN_SECONDS = 120.0
@@ -105,7 +121,7 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
     unfinished: dict[str, list[int]] = defaultdict(list)
     for index, (_, record) in enumerate(jobs):
         if not records.is_terminal(records.last_attempt(record)["state"]):
-            unfinished[record.get("platform") or DEFAULT].append(index)
+            unfinished[_engine(record)].append(index)
 
     for indices in unfinished.values():
         asked = [jobs[index] for index in indices]
@@ -115,6 +131,14 @@ def observe_all(jobs: Sequence[tuple[Path, JobRecord]]) -> list[tuple[JobRecord,
             elif seen.state != records.RUNNING:
                 observed[index] = (record, seen.state)
     return observed
+
+
+def _engine(record: JobRecord) -> str:
+    """The name of the platform that runs a job."""
+    try:
+        return platform_of(record).name
+    except (UsageError, DependencyError):  # made where that platform is installed
+        return record.get("platform") or DEFAULT
 
 
 def ask(jobs: Sequence[tuple[Path, JobRecord]]) -> list[EngineState]:
@@ -283,12 +307,23 @@ class Job:
         # The next attempt may have begun, and even ended, since the record was read.
         return len(records.read_record(self.folder)["attempts"]) == number
 
+    def _status_lines(self) -> list[dict[str, Any]]:
+        return lines_of(self.folder)
+
+    def _status_bytes(self) -> int:
+        """The bytes of its status files together, and of its file of metrics where it has one."""
+        total = 0
+        name = records.read_record(self.folder)["launch"].get("metric_file")
+        more = metric_file.paths(self.folder, name) if name else []
+        for path in [*status_files(self.folder), *more]:
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+        return total
+
     def _lines(self) -> list[dict[str, Any]]:
         record = records.read_record(self.folder)
-        found = lines_of(self.folder)
+        found = self._status_lines()
         if name := record["launch"].get("metric_file"):
-            from mae_sdk.jobs import metric_file
-
             best = record["launch"].get("best") or {}
             found += metric_file.lines(self.folder, name, [*filter(None, [best.get("metric")])])
         return found
@@ -460,7 +495,7 @@ class Job:
 
     def _beside(self, job_id: str) -> Job:
         """Another job of the same root."""
-        return Job(self.folder.parent / job_id)
+        return open_job(common_root(self.folder, self.record), job_id)
 
     def _document(self, relative: str) -> dict[str, Any]:
         """A JSON file of the folder; empty where there is none that can be read."""
@@ -595,8 +630,8 @@ class Job:
             warnings.warn(orphaned(self.id, children), stacklevel=2)
 
     def _trials(self) -> list[Job]:
-        root = Root(self.folder.parent)
-        return [self._beside(name) for name in root.ids() if name.startswith(f"{self.id}.")]
+        root = common_root(self.folder, self.record)
+        return [open_job(root, name) for name in root.ids() if name.startswith(f"{self.id}.")]
 
     def _remove(self) -> None:
         try:
@@ -680,7 +715,7 @@ class Job:
         record = records.read_record(self.folder)
         if record.get("kind") == "automl":
             child = best_child(Root(self.folder.parent), self.id)
-            return Job(self.folder.parent / child).best_checkpoint(policy)
+            return self._beside(child).best_checkpoint(policy)
         index = CheckpointIndex(self.folder / record["action"])
         if not index.path.exists():  # a runner that keeps none
             chosen = outputs_of(self.id, self.folder.parent).model(policy)
@@ -884,11 +919,28 @@ class RemoteJob(Job):
         if records.is_terminal(seen.state):
             record = self._read()  # its end may have come in between
             if not records.is_terminal(records.last_attempt(record)["state"]):
-                problem = failure(seen.category, seen.reason)
-                records.advance(record, records.ERROR, seen.reason, failure=problem)
+                self._end_by_engine(record, seen)
         elif seen.state == records.RUNNING:
             return record, records.state_of(record)
         return record, seen.state if seen.state == records.PENDING else records.state_of(record)
+
+    def _end_by_engine(self, record: JobRecord, seen: EngineState) -> None:
+        """Advance a record that holds no end to that of a job which its engine does not run.
+
+        Not while its caller may be about to submit it, or its supervisor to write the end.
+        """
+        from mae_sdk.storage import transfer
+
+        is_unknown = seen.category == "lost_process"
+        waits = records.last_attempt(record)["state"] == records.PENDING
+        canceled = transfer.exists(urls.join(self.root.job_url(self.id), records.CANCEL_NAME))
+        if is_unknown and (waits or canceled) and self._silent_seconds() < _SETTLING_SECONDS:
+            return
+        if canceled:
+            records.advance(record, records.CANCELED, "canceled on request")
+            return
+        problem = failure(seen.category, seen.reason)
+        records.advance(record, records.ERROR, seen.reason, failure=problem)
 
     @staticmethod
     def _is_lost(claimed: Claimed) -> bool:
@@ -948,8 +1000,23 @@ class RemoteJob(Job):
     def _lines(self) -> list[dict[str, Any]]:
         if self._here:
             return super()._lines()
+        return self._status_lines()
+
+    def _status_lines(self) -> list[dict[str, Any]]:
+        if self._here:
+            return super()._status_lines()
         nested = self._text(f"{self._read()['action']}/status.json")
         return together(parse_status(self._text("status.json")), parse_status(nested))
+
+    def _status_bytes(self) -> int:
+        if self._here:
+            return super()._status_bytes()
+        name = PurePosixPath(self._read()["launch"].get("metric_file") or "").name
+        return sum(
+            size
+            for found, size in self.root.files(self.id).items()
+            if is_status_file(found) or (name and PurePosixPath(found).name == name)
+        )
 
     def _bytes(self, name: str) -> bytes:
         return super()._bytes(name) if self._here else self.root.read(self.id, name)
@@ -1025,7 +1092,8 @@ class RemoteJob(Job):
             if records.is_terminal(records.last_attempt(record)["state"]):
                 return records.state_of(record)
             (seen,) = ask([(self.folder, record)])
-            if records.is_terminal(seen.state) and self._silent_seconds() > 15.0:
+            is_gone = records.is_terminal(seen.state)
+            if is_gone and self._silent_seconds() > _SETTLING_SECONDS:
                 records.advance(record, records.CANCELED, "canceled on request")
                 sync.replace_record(url, record)  # nobody else will
                 break
@@ -1050,6 +1118,7 @@ class RemoteJob(Job):
         Of several machines that try, one succeeds; it also tells the store at once.
         """
         from mae_sdk.jobs import sync
+        from mae_sdk.storage import transfer
 
         there = self._read()
         record, state = self.observe()
@@ -1076,6 +1145,7 @@ class RemoteJob(Job):
             )
 
         shutil.rmtree(self.folder, ignore_errors=True)  # what it left when it went elsewhere
+        transfer.delete(urls.join(url, records.CANCEL_NAME))  # of an attempt that is over
         sync.pull(url, self.folder, claim=sync.new_claim())
         self.root.forget(self.id)
         if not records.is_terminal(records.last_attempt(there)["state"]):
@@ -1099,6 +1169,16 @@ def awaits_launch(job: Job) -> bool:
     return job._awaits_launch
 
 
+def status_lines(job: Job) -> list[dict[str, Any]]:
+    """The lines of its status files, wherever they are."""
+    return job._status_lines()
+
+
+def status_bytes(job: Job) -> int:
+    """The bytes of the files with its metrics: what grows when there is something to read."""
+    return job._status_bytes()
+
+
 def content_of(job: Job, relative: str) -> bytes | None:
     """A file of a job's folder, wherever that is; None where there is none that can be read."""
     return job._content(relative)
@@ -1112,6 +1192,29 @@ def beside(job: Job, job_id: str) -> Job | None:
         return other if other.record else None
     except MaeError:
         return None
+
+
+def common_root(job_dir: Path, record: Mapping[str, Any]) -> Root:
+    """The root that a job shares with its trials: behind a URL where their platform takes them."""
+    remote = record["launch"].get("remote")
+    if remote is None or record.get("kind") not in ("automl", "trial"):
+        return Root(job_dir.parent)
+    with contextlib.suppress(UsageError, DependencyError):
+        root = Root(remote.rpartition("/")[0])
+        is_apart = platform(record.get("platform") or DEFAULT).apart
+        if is_apart and root.work_dir(job_dir.name) == job_dir:
+            return root
+    return Root(job_dir.parent)
+
+
+def bring(job: Job) -> None:
+    """Make a job that ended behind a URL this machine's; one that is here is left as it is.
+
+    Raises:
+        UsageError: it is complete, runs, or another machine takes it.
+    """
+    if isinstance(job, RemoteJob) and not job._here:
+        job._bring()
 
 
 def trials_of(job: Job) -> list[Job]:

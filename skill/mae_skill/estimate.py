@@ -60,7 +60,8 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         ``disk_mb`` of the checkpoints that stay (each, number, total) and ``forward_gflops`` per
         image. Where the device is known, ``seconds_per_step`` of a train run, and of it and of
         other actions ``seconds`` beside the steps of the whole run: ``start, validation,
-        checkpoints, rest``; with ``seconds_basis``.
+        checkpoints, rest``; with ``seconds_basis``. ``exchange_mb`` of several processes. ``notes``
+        for people.
 
     Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
     a linear model (values per channel and position), without fragmentation or the framework's own
@@ -83,6 +84,7 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         "parameters": {"encoder": encoder, part: rest, "total": encoder + rest},
         "mask_units": num_units(arch, size),
         **_memory(arch, spec, encoder + rest, facts.processes or 1, facts.nodes),
+        **_exchange(spec, encoder + rest, facts),
         "disk_mb": disk,
         "forward_gflops": round(operations / 1e9, 4),
         **_seconds(action, arch, spec, operations, facts, encoder + rest, disk["checkpoint"]),
@@ -118,6 +120,18 @@ def _memory(
         basis += f"; {how} {processes * nodes} processes"
         basis += "" if shards else " holds all weights"
     return {"memory_mb": found, "basis": basis}
+
+
+def _exchange(spec: Mapping[str, Any], parameters: int, facts: Facts) -> dict[str, Any]:
+    """``exchange_mb``: what several processes add up in a step, as if it were gradients alone.
+
+    Under fsdp weights are gathered for the forward and for the backward pass, and gradients
+    scattered: half as much again.
+    """
+    if (facts.processes or 1) * facts.nodes == 1:
+        return {}
+    more = 1.5 if get_dotted(spec, "train.distributed_strategy") == "fsdp" else 1.0
+    return {"exchange_mb": round(parameters * 4 * more / 2**20, 1)}
 
 
 def _optimizer(spec: Mapping[str, Any]) -> str:
@@ -214,9 +228,23 @@ def _seconds(
         seconds["step"] += each * parameters + _muon_operations(spec) / rate
         seconds["checkpoints"] = _written(spec, facts) * checkpoint_mb * 2**20 / _WRITE_BYTES
         words = f"3 forward passes' work, {words}"
+    notes = _notes(spec, operations / rate, load) if action == "train" and not on_cpu else {}
     rounded = {name: round(value, 5) for name, value in seconds.items()}
     step = {"seconds_per_step": rounded.pop("step")} if "step" in rounded else {}
-    return {**step, "seconds": rounded, "seconds_basis": f"analytic: {words}"}
+    return {**step, "seconds": rounded, "seconds_basis": f"analytic: {words}", **notes}
+
+
+def _notes(spec: Mapping[str, Any], forward: float, load: float) -> dict[str, list[str]]:
+    """Whether the loader of a GPU is slower than the GPU; seconds of an image."""
+    workers = int(get_dotted(spec, "dataset.num_workers_per_gpu", 0) or 0)
+    need = math.ceil(load / (3 * forward))
+    if workers >= need:
+        return {}
+    text = (
+        f"the GPU waits for its images: dataset.num_workers_per_gpu={workers} load more slowly "
+        f"than it trains, and {need} would keep up where it has as many cores"
+    )
+    return {"notes": [text]}
 
 
 def _load(spec: Mapping[str, Any], *, trains: bool) -> float:

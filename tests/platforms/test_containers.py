@@ -45,6 +45,16 @@ def test_variables_go_in_by_name_and_folders_at_their_own_path(
     assert said[-4:] == ["our:1", "python3", "-m", "mae_runners"]
 
 
+def test_the_caller_of_podman_without_root_is_the_containers_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert "--user=0:0" in words(tmp_path / "a", {"image": "our:1", "program": "podman"})
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    said = words(tmp_path / "b", {"image": "our:1", "program": "podman"})
+    assert f"--user=0:{os.getgid()}" in said
+
+
 def test_an_image_of_another_maker_runs_its_own_command(tmp_path: Path) -> None:
     said = words(tmp_path, {"image": "other", "command": "go -e {config_path} --out={job_dir}"})
     folder = tmp_path / "results" / "job"

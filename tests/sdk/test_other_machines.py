@@ -103,3 +103,49 @@ def test_the_exchange_of_gradients_hides_behind_the_backward_pass_as_far_as_it_l
     whole = exchange_seconds(4e8, machine)
     assert whole == pytest.approx(2 * 7 / 8 * 4e8 / 300e9 + 2 * 63 / 64 * 4e8 / 25e9)
     assert step_seconds(0.3, 0.1) == 0.3 and step_seconds(0.3, 0.4) == pytest.approx(0.5)
+
+
+def test_there_is_one_time_of_a_run_and_it_holds_the_exchange_of_gradients() -> None:
+    spec = {"dataset": {"batch_size": 3}, "model": {"arch": "vit_large_patch16"}}
+    made = plan(on="8xA100-80G,nodes=4", images="1.28M", spec=spec)
+    time, there = made.estimates["time"], made.estimates["machine"]
+    assert time["seconds_per_step"] == pytest.approx(there["seconds_per_step"], rel=0.01)
+    assert there["seconds_per_step"] > there["exchange_seconds_per_step"]
+    assert there["hours"] == pytest.approx(time["seconds_total"] / 3600, abs=0.01)
+    assert there["hours_range"][0] < there["hours"] < there["hours_range"][1]
+    (said,) = [text for text in made.notices if "waits for the exchange of gradients" in text]
+    assert "raise dataset.batch_size" in said and "network=25" in said
+
+    large = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="mae_vit_large_pretrain")
+    assert not [text for text in large.notices if "exchange of gradients" in text]
+
+
+def test_fsdp_exchanges_half_as_much_again_as_ddp() -> None:
+    asked: dict[str, Any] = {"on": "8xA100-80G", "images": "1.28M"}
+    seconds = [
+        plan(**asked, spec_overrides={"train.distributed_strategy": how}).estimates["machine"][
+            "exchange_seconds_per_step"
+        ]
+        for how in ("ddp", "fsdp")
+    ]
+    assert seconds[1] == pytest.approx(1.5 * seconds[0], rel=0.05)
+
+
+def test_a_plan_says_where_the_loader_is_slower_than_the_gpu_and_how_many_processes_keep_up() -> (
+    None
+):
+    asked: dict[str, Any] = {"on": "8xA100-80G,nodes=4", "images": "1.28M"}
+    asked["recipe"] = "mae_vit_large_pretrain"
+    slow = plan(**asked)
+    (said,) = [text for text in slow.notices if "waits for its images" in text]
+    assert "dataset.num_workers_per_gpu=2" in said and "3 would keep up" in said
+    quick = plan(**asked, spec_overrides={"dataset.num_workers_per_gpu": 3})
+    assert not [text for text in quick.notices if "waits for its images" in text]
+    assert quick.estimates["machine"]["hours"] < slow.estimates["machine"]["hours"]
+
+
+def test_the_disk_of_this_machine_does_not_judge_a_plan_for_another() -> None:
+    made = plan(on="8xA100-80G,nodes=4", images="1.28M", recipe="mae_vit_large_pretrain")
+    assert "results_root" not in [getattr(w, "field", None) for w in made.warnings]
+    (said,) = [text for text in made.notices if "checkpoints take" in text]
+    assert said.startswith("800 checkpoints take 2,944 GB: train.keep_checkpoints=1")

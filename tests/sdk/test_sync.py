@@ -18,6 +18,7 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.plan.inferred_fields import InferenceContext, apply
 from mae_sdk.run.platform import submit
 from mae_sdk.storage import transfer
+from mae_sdk.storage.faults import fault
 from mae_skill.errors import CheckpointError, JobFailedError, MaeError, NotFoundError, UsageError
 
 from tests.support.folders import add_checkpoints, job_folder
@@ -223,6 +224,29 @@ def test_of_many_callers_one_creates_a_remote_job_and_the_others_are_given_it(bu
     winners = [number for number, record in enumerate(found) if record is None]
     assert len(winners) == 1
     assert {record["caller"] for record in found if record is not None} == set(winners)
+
+
+def test_a_caller_whose_claim_comes_while_the_first_record_is_replaced_is_given_it(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sync.claim(f"{bucket}/job", {"id": "job", "caller": 1}) is None
+    read, missed = transfer.read_bytes, iter([b"", NotFoundError("gone for a moment")])
+
+    def torn(url: str) -> bytes:
+        found = next(missed, None)
+        if isinstance(found, Exception):
+            raise found
+        return read(url) if found is None else found
+
+    monkeypatch.setattr(transfer, "read_bytes", torn)
+    monkeypatch.setattr(transfer, "exists", lambda url: False)
+    monkeypatch.setattr(transfer, "write_bytes", _exists_already)
+    first = sync.claim(f"{bucket}/job", {"id": "job", "caller": 2})
+    assert first is not None and first["caller"] == 1
+
+
+def _exists_already(url: str, data: bytes, if_none_match: bool = False) -> None:
+    raise fault("exists", "it exists already", url, retryable=False, hint="")
 
 
 def test_a_record_that_is_being_replaced_is_read_again(

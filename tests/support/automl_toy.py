@@ -99,11 +99,13 @@ def make_job(
     spec: dict[str, Any] | None = None,
     processes: int = 1,
     platform: str = "local",
+    remote: str | None = None,
     **options: Any,
 ) -> Path:
     """An AutoML job folder, ready for its controller.
 
-    ``spec`` holds changes of the train section, ``processes`` is that of a trial.
+    ``spec`` holds changes of the train section, ``processes`` is that of a trial; ``remote`` is a
+    results root behind a URL, of which ``root`` is then the scratch folder on this machine.
     """
     root.mkdir(parents=True, exist_ok=True)
     runner = root / "runner.py"
@@ -119,13 +121,16 @@ def make_job(
         "launch": {"command": [sys.executable, "-m", "mae_sdk.automl.controller", str(job)]},
     }
     record["launch"]["result"] = "train/result.json"
+    launch: dict[str, Any] = {"result": "train/result.json", "processes": processes}
+    if remote is not None:
+        record |= {"kind": "automl", "claim": "of a test"}
+        record["launch"]["remote"] = f"{remote}/{name}"
+        launch["remote"] = f"{remote}/{{job_id}}"
     records.new_attempt(record)
     files.write_json(job / records.RECORD_NAME, record)
     study = setup.describe(SCHEMA, whole, {}, {"seed": 1, "pruner": "none", **options})
     command = ["{python}", "-S", str(runner), "{config_path}"]
-    setup.write(
-        job, study, {"command": command, "result": "train/result.json", "processes": processes}
-    )
+    setup.write(job, study, {"command": command, **launch})
     return job
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,38 @@ def lose_the_machine(root: str) -> str:
     record["claimed"]["process"]["host"] = "another-machine"
     transfer.write_bytes(url, json.dumps(record).encode())
     return job_id
+
+
+RACER = """
+import json, sys
+from mae_sdk import Skill
+bundle, options = json.loads(sys.argv[1])
+skill = Skill(bundle)
+print("ready", flush=True)
+sys.stdin.readline()
+print(skill.create_job("train", **options).id)
+"""
+
+
+def race(
+    bundle: Path, options: Mapping[str, Any], environments: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """The ids that clients get which create a job at the same moment, one per environment."""
+    arguments = json.dumps([str(bundle), dict(options)])
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    for client in clients:
+        assert client.stdout is not None and client.stdout.readline() == "ready\n"
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write("go\n")
+        client.stdin.flush()
+    return [client.communicate(timeout=120)[0].strip() for client in clients]

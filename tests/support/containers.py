@@ -36,18 +36,19 @@ class DockerPlace(Place):
 
     Args:
         home: for what podman keeps; removed by whoever made it.
+        driver: how podman keeps images: ``vfs`` works everywhere and copies each layer whole.
     """
 
     name = "docker"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, driver: str = "vfs") -> None:
         super().__init__()
-        self.home = home
+        self.home, self.driver = home, driver
         self.program = "docker"
         self.environment = {"MAE_PLATFORMS": str(home / "platforms.yaml")}
 
-    def prepare(self) -> str | None:
-        """Make the image and the site's file; why that cannot be, or None."""
+    def find_program(self) -> str | None:
+        """Choose the program that works here; why none does, or None."""
         reasons = [works("docker")]
         if reasons[0] is not None:
             self.program = "podman"
@@ -55,8 +56,12 @@ class DockerPlace(Place):
             with_files = {**os.environ, **self.environment}
             os.environ.update({k: with_files[k] for k in self.environment})
             reasons.append(works("podman"))
-        if None not in reasons:
-            return "; ".join(str(reason) for reason in reasons)
+        return None if None in reasons else "; ".join(str(reason) for reason in reasons)
+
+    def prepare(self) -> str | None:
+        """Make the image and the site's file; why that cannot be, or None."""
+        if reason := self.find_program():
+            return reason
 
         archive = self.home / "image.tar"
         with tarfile.open(archive, "w") as tar:
@@ -101,7 +106,7 @@ class DockerPlace(Place):
             f'runtime = "{runtime}"\n'
         )
         (self.home / "storage.conf").write_text(
-            f'[storage]\ndriver = "vfs"\ngraphroot = "{self.home}/graph"\n'
+            f'[storage]\ndriver = "{self.driver}"\ngraphroot = "{self.home}/graph"\n'
             f'runroot = "{self.home}/run"\n'
         )
         self.environment |= {

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import JobFailedError, MaeError
+from mae_skill.errors import JobFailedError, MaeError, StorageError
 
 from mae_sdk import files
 from mae_sdk.automl import results
@@ -78,6 +78,9 @@ REPORT_SECONDS = 60.0
 """Between two reports of a study while it runs."""
 POLL_SECONDS = 0.02
 SLOW_POLL_SECONDS = 0.05
+REMOTE_POLL_SECONDS = 2.0
+BLIND_SECONDS = 600.0
+"""How long a study goes on without a store that holds its trials; they run on."""
 
 
 @dataclass
@@ -139,6 +142,7 @@ class StudyLoop:
             else None
         )
         self.reason = ""
+        self.blind_since: float | None = None
         size = grid_size(space, options, auto_spec is not None)
         self.budget = options.max_trials if size is None else min(options.max_trials, size)
 
@@ -187,7 +191,8 @@ class StudyLoop:
             if not self.running and (self.reason or is_spent):
                 return self.reason or "max_trials"
 
-            pause = POLL_SECONDS if moved else min(pause * 1.2, SLOW_POLL_SECONDS)
+            longest = REMOTE_POLL_SECONDS if self.trials.root.remote else SLOW_POLL_SECONDS
+            pause = POLL_SECONDS if moved else min(pause * 1.2, longest)
             time.sleep(pause)
 
     def _has_budget(self) -> bool:
@@ -292,7 +297,12 @@ class StudyLoop:
         try:
             if self.workers is not None:
                 self.workers.heartbeat([other.trial for other in self.running.values()])
-            return self._watch(item)
+            moved = self._watch(item)
+            self.blind_since = None
+            return moved
+        except StorageError as error:
+            self._wait_for_store(error)
+            return False
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             requeued = self.workers.requeued(self._owner()) if self.workers is not None else []
             lost = [number for number in requeued if number in self.running]
@@ -302,6 +312,20 @@ class StudyLoop:
                 self._cancel(self.running.pop(number))
                 self.say(f"trial {number}: given to another worker while this one was silent")
             return True
+
+    def _wait_for_store(self, error: StorageError) -> None:
+        """Go on though the trials cannot be read: behind a URL that passes.
+
+        Raises:
+            StorageError: it is no such failure, or has lasted too long.
+        """
+        if not (error.retryable and self.trials.root.remote):
+            raise error
+        if self.blind_since is None:
+            self.blind_since = time.monotonic()
+            self.say(f"the trials cannot be read now: {error}")
+        if time.monotonic() - self.blind_since > BLIND_SECONDS:
+            raise error
 
     def _watch(self, item: Running) -> bool:
         """Read one trial's status; whether something changed."""
@@ -635,11 +659,12 @@ def control(job_dir: Path) -> int:
             print(line, flush=True)
             status.running(line)
 
+        trials = Trials(job_dir, cast(StudyRecord, content), warm=options.warm)
         reported = time.monotonic()
 
         def changed() -> None:
             nonlocal reported
-            results.write(study, folder, space, objectives, job_dir.parent)
+            results.write(study, folder, space, objectives, trials.content)
             if time.monotonic() - reported > REPORT_SECONDS:
                 report_process.write_report(job_dir)
                 reported = time.monotonic()
@@ -651,7 +676,7 @@ def control(job_dir: Path) -> int:
             content["spec"],
             objectives,
             options,
-            Trials(job_dir, cast(StudyRecord, content), warm=options.warm),
+            trials,
             concurrency=int(content["concurrency"]),
             keys=content["keys"],
             started=started,
@@ -668,7 +693,7 @@ def control(job_dir: Path) -> int:
             changed()
             return 6
 
-        summary = results.finish(study, folder, space, objectives, job_dir.parent, reason)
+        summary = results.finish(study, folder, space, objectives, trials.content, reason)
         if note := summary.get("importance_note"):
             say(str(note))
         of_data = (summary.get("data") or {}).get("warnings")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import optuna
 
 MIN_TRIALS_FOR_IMPORTANCE = 4
+Reader = Callable[[str, str], "bytes | None"]
 
 
 def write(
@@ -34,13 +35,13 @@ def write(
     folder: Path,
     space: SearchSpace,
     objectives: Sequence[Objective],
-    root: Path,
+    read: Reader,
 ) -> None:
     """Write the table of trials and the best trial; cheap, called after every trial.
 
     Args:
         folder: where to write.
-        root: the results root, which holds the trials' jobs.
+        read: gives a file of a trial's job, by the job's id and the name in its folder.
     """
     several = len(objectives) > 1
     front = {t.number for t in study.best_trials} if several and _complete(study) else set()
@@ -64,10 +65,9 @@ def write(
             "pareto": sorted(front),
         },
     )
-    with contextlib.suppress(OSError):
-        files.write_text(
-            folder / "best_spec.yaml", (root / str(child) / "spec.yaml").read_text(encoding="utf-8")
-        )
+    spec = read(str(child), "spec.yaml")
+    if spec is not None:
+        files.write_text(folder / "best_spec.yaml", spec.decode())
 
 
 def finish(
@@ -75,7 +75,7 @@ def finish(
     folder: Path,
     space: SearchSpace,
     objectives: Sequence[Objective],
-    root: Path,
+    read: Reader,
     reason: str,
 ) -> dict[str, Any]:
     """Write tables, importance and plots at the end of a study; returns what result.json holds.
@@ -83,7 +83,7 @@ def finish(
     Raises:
         JobFailedError: no trial succeeded.
     """
-    write(study, folder, space, objectives, root)
+    write(study, folder, space, objectives, read)
     if _best(study, objectives) is None:
         raise JobFailedError(
             f"AutoML ended ({reason}) without a successful trial",
@@ -115,17 +115,17 @@ def finish(
         "kpi": best["metrics"],
         "pareto": best["pareto"],
         **said,
-        **_data_of(root / str(best["child"]), folder.parent),
+        **_data_of(read(str(best["child"]), "train/result.json"), folder.parent),
         "artefacts": [f"automl/{name}" for name in [*tables, *plots]],
     }
 
 
-def _data_of(best: Path, job_dir: Path) -> dict[str, Any]:
-    """``data, left_out, warnings`` of the best trial's run; where it has none of these, or its
-    folder is not here, what the plan of the study warned of."""
+def _data_of(result: bytes | None, job_dir: Path) -> dict[str, Any]:
+    """``data, left_out, warnings`` of the best trial's result; where it has none of these, or
+    cannot be read, what the plan of the study warned of."""
     found: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        run = files.read_json(best / "train" / "result.json")
+    with contextlib.suppress(ValueError):
+        run = files.parse_json((result or b"{}").decode(errors="replace"))
         found = {name: run[name] for name in ("data", "left_out", "warnings") if run.get(name)}
     with contextlib.suppress(OSError, ValueError):
         warned = files.read_json(job_dir / "job.json").get("data_warnings")

@@ -2,28 +2,40 @@
 
 A trial's name is fixed by its number, its folder appears whole or not at all, and a platform starts
 a pending attempt once; so a controller that is killed at any moment finds its trials again, and
-none runs twice. The status of a trial is read from its folder, like that of any job.
+none runs twice. The status of a trial is read from its folder, like that of any job: behind the
+URL of the results root where the platform takes its jobs there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from mae_skill.errors import NotFoundError
+
 from mae_sdk import files
-from mae_sdk.job import Job, ask, observe
+from mae_sdk.job import (
+    Job,
+    ask,
+    bring,
+    common_root,
+    content_of,
+    open_job,
+    status_bytes,
+    status_lines,
+)
 from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs.command_words import command_for, follow_spec
 from mae_sdk.jobs.config_file import SPEC, write_spec
 from mae_sdk.jobs.records import JobRecord, Launch, StudyRecord
-from mae_sdk.jobs.status import lines_of, metrics_of, status_files
+from mae_sdk.jobs.status import metrics_of
 from mae_sdk.run.platform import platform_of, submit
+from mae_sdk.storage import urls
 
 METRICS_VARIABLE = "MAE_TRIAL_METRICS"
 """Tells the runner which metrics the study judges: some cost time and are measured only then."""
@@ -57,16 +69,21 @@ class Trials:
         self.job_dir = job_dir
         self.owner = job_dir.name
         self.study = study
+        self.root = common_root(job_dir, records.read_record(job_dir))
         self.warm_command = list(study.get("warm_command") or []) if warm else []
 
     def path(self, number: int) -> Path:
         """The folder of a trial's job."""
         return self.job_dir.parent / f"{self.job_dir.name}.t{number:03d}"
 
+    def job(self, folder: Path) -> Job:
+        """The job of a trial, wherever its platform has taken it."""
+        return open_job(self.root, folder.name)
+
     def create(self, number: int, spec: Mapping[str, Any]) -> Path:
         """Make the job of a trial; one that is there already is left as it is."""
         folder = self.path(number)
-        if (folder / records.RECORD_NAME).exists():
+        if (folder / records.RECORD_NAME).exists() or self._was_handed_over(folder, spec):
             return folder
 
         record = records.read_record(self.job_dir)
@@ -85,6 +102,23 @@ class Trials:
             write_spec(temporary, moved, self.study["launch"].get("config"))
             files.write_json(temporary / records.RECORD_NAME, record)
         return folder
+
+    def _was_handed_over(self, folder: Path, spec: Mapping[str, Any]) -> bool:
+        """Whether the trial is behind its URL, as another machine left it; then a copy is put here.
+
+        The study was resumed on this machine.
+        """
+        if not self.root.remote:
+            return False
+        try:
+            record = self.root.record(folder.name)
+        except NotFoundError:
+            return False
+        with files.atomic_folder(folder, replace=True) as temporary:
+            write_spec(temporary, spec, self.study["launch"].get("config"))
+            copy = {**record, "claim": records.HANDED_OVER}
+            files.write_json(temporary / records.RECORD_NAME, copy)
+        return True
 
     def _launch(self, folder: Path) -> Launch:
         """The study's launch record, filled in for one trial."""
@@ -129,6 +163,7 @@ class Trials:
                 records.advance(record, records.ERROR, "its supervisor is gone")
             records.new_attempt(record, "retried by the study")
 
+        bring(self.job(folder))
         (folder / records.CANCEL_NAME).unlink(missing_ok=True)
         records.update_record(folder, open_attempt)
 
@@ -137,11 +172,22 @@ class Trials:
 
             prepare(folder)
         else:  # checkpoints of another spec are of no use to it
-            shutil.rmtree(folder / self.study.get("action", "train"), ignore_errors=True)
+            self._remove_results(folder)
             write_spec(folder, spec, self.study["launch"].get("config"))
             follow_spec(folder, spec)
 
         submit(folder, self._environment(folder))
+
+    def _remove_results(self, folder: Path) -> None:
+        """Remove what a trial has made, behind its URL too."""
+        action = self.study.get("action", "train")
+        shutil.rmtree(folder / action, ignore_errors=True)
+        if self.root.remote:
+            from mae_sdk.storage import transfer
+
+            for name in self.root.files(folder.name):
+                if name.startswith(f"{action}/"):
+                    transfer.delete(urls.join(self.root.job_url(folder.name), name))
 
     def _take_over(self, folder: Path) -> None:
         """Bring the record of a trial that an earlier version made to today's form."""
@@ -170,7 +216,7 @@ class Trials:
 
     def status(self, folder: Path) -> TrialStatus:
         """The status of a trial's job; one that was preempted and waits for a resume has failed."""
-        record, state = observe(folder)
+        record, state = self.job(folder).observe()
         attempt = records.last_attempt(record)
 
         if attempt["state"] == records.PREEMPTED:
@@ -187,11 +233,22 @@ class Trials:
 
     def lines(self, folder: Path) -> list[dict[str, Any]]:
         """The lines of a trial's ``status.json``, and what its runner wrote elsewhere."""
-        found = lines_of(folder)
+        found = status_lines(self.job(folder))
         if name := self.study["launch"].get("metric_file"):
+            self._bring_metrics(folder, name)
             metrics = [item["metric"] for item in self.study["objectives"]]
             found += metric_file.lines(folder, name, metrics)
         return found
+
+    def _bring_metrics(self, folder: Path, name: str) -> None:
+        """Bring the files with the metrics of a trial that is behind its URL."""
+        if not self.root.remote or self.root.holds(folder.name):
+            return
+        for found in self.root.files(folder.name):
+            path = PurePosixPath(found)
+            if path.name == PurePosixPath(name).name and ".." not in path.parts:
+                text = self.root.read(folder.name, found).decode(errors="replace")
+                files.write_text(folder / found, text)
 
     def looked(self, folder: Path, lines: list[dict[str, Any]]) -> str:
         """Where a metric that a trial did not report was looked for, and what is there."""
@@ -202,12 +259,11 @@ class Trials:
 
     def size(self, folder: Path) -> int:
         """The bytes of the files with its metrics: what grows when there is something to read."""
-        name = self.study["launch"].get("metric_file")
-        total = 0
-        for path in [*status_files(folder), *(metric_file.paths(folder, name) if name else ())]:
-            with contextlib.suppress(OSError):
-                total += path.stat().st_size
-        return total
+        return status_bytes(self.job(folder))
+
+    def content(self, child: str, relative: str) -> bytes | None:
+        """A file of a trial's folder; None where there is none that can be read."""
+        return content_of(open_job(self.root, child), relative)
 
     def spec(self, folder: Path) -> dict[str, Any]:
         """The spec that a trial runs with."""
@@ -215,11 +271,11 @@ class Trials:
 
         # `write_spec` writes what readers of YAML 1.1 and 1.2 take alike; libyaml is faster.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return dict(yaml.load((folder / "spec.yaml").read_text(encoding="utf-8"), Loader=loader))
+        return dict(yaml.load(content_of(self.job(folder), "spec.yaml") or b"", Loader=loader))
 
     def cancel(self, folder: Path) -> None:
         """Have a trial's job end; not waited for."""
-        Job(folder).cancel(wait=0.0)
+        self.job(folder).cancel(wait=0.0)
 
 
 def _fill(text: str, places: Mapping[str, str]) -> str:

@@ -46,6 +46,8 @@ ROOM_NAME = ".room"
 """Room on the disk that a supervisor keeps for the end of its job."""
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 90.0
+HANDED_OVER = "handed over"
+"""The claim of a copy that a job has left on the machine that submitted it."""
 
 
 class ProcessIdentity(TypedDict):

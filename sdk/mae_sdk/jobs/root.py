@@ -49,7 +49,7 @@ class Root:
         # Its credentials are kept aside: the URL goes into records and is shown.
         text = urls.seal(text.rstrip("/")) if self.remote else str(urls.local_path(text).resolve())
         self.url = text
-        self._held: dict[str, bool] = {}
+        self._held: dict[str, tuple[str | None, bool]] = {}
 
     def job_url(self, job_id: str) -> str:
         """Where a job's folder is, or will be."""
@@ -66,26 +66,29 @@ class Root:
         """Whether the folder on this machine is the job's, and no copy that the job has left.
 
         A job behind a URL that another machine has taken over leaves its scratch folder here. The
-        store is asked once.
+        store is asked once for each claim that the folder makes.
         """
         is_here = os.path.lexists(self.work_dir(job_id) / records.RECORD_NAME)
         if not self.remote or not is_here:
             return is_here
-        if job_id not in self._held:
-            self._held[job_id] = self._is_ours(job_id)
-        return self._held[job_id]
+        try:
+            own = records.read_record(self.work_dir(job_id)).get("claim")
+        except MaeError:
+            return True
+        if own in (None, records.HANDED_OVER):  # a trial without one goes where its study goes
+            return own is None
+        if self._held.get(job_id, (None,))[0] != own:
+            self._held[job_id] = (own, self._is_ours(job_id, own))
+        return self._held[job_id][1]
 
     def forget(self, job_id: str) -> None:
         """Ask again whether the folder on this machine is the job's."""
         self._held.pop(job_id, None)
 
-    def _is_ours(self, job_id: str) -> bool:
+    def _is_ours(self, job_id: str, own: str) -> bool:
         from mae_sdk.storage import transfer
 
         try:
-            own = records.read_record(self.work_dir(job_id)).get("claim")
-            if own is None:  # of a trial, which goes where its study goes
-                return True
             text = transfer.read_bytes(urls.join(self.job_url(job_id), records.RECORD_NAME))
             there = records.parse_record(text.decode(errors="replace"), job_id, self.url)
         except MaeError:  # not there yet, or the store does not answer: what is here counts

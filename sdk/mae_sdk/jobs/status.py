@@ -161,14 +161,18 @@ def lines_of(job_dir: Path) -> list[dict[str, Any]]:
     return together(read_status(own), nested)
 
 
+def is_status_file(name: str) -> bool:
+    """Whether a file of a job's folder is one of its status files."""
+    *folders, last = PurePosixPath(name).parts
+    return last == "status.json" and len(folders) < 2 and not _NOT_STATUS.intersection(folders)
+
+
 def lines_from(names: Iterable[str], read: Callable[[str], str]) -> list[dict[str, Any]]:
     """Every status line of a job whose files have these names in its folder, wherever that is."""
     nested = [
         line
         for name in sorted(names)
-        if len(parts := PurePosixPath(name).parts) == 2
-        and parts[1] == "status.json"
-        and parts[0] not in _NOT_STATUS
+        if is_status_file(name) and name != "status.json"
         for line in parse_status(read(name))
     ]
     return together(parse_status(read("status.json")) if "status.json" in names else [], nested)

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -51,11 +52,24 @@ def claim(url: str, record: records.JobRecord) -> records.JobRecord | None:
     try:
         transfer.write_bytes(target, _as_bytes(record), if_none_match=True)
     except StorageError as error:
-        if error.retryable or not transfer.exists(target):
+        is_there = getattr(error, "cause", "") == "exists"
+        if not is_there and (error.retryable or not transfer.exists(target)):
             raise
-        first: records.JobRecord = files.parse_json(transfer.read_bytes(target).decode())
+        first = _first(target)
         return None if first.get("claim") == record["claim"] else first
     return None
+
+
+def _first(url: str) -> records.JobRecord:
+    """The record that is there. While a store replaces it, it may show none, or half of one."""
+    for pause in (0.1, 0.4):
+        try:
+            found: records.JobRecord = _read(url)
+            return found
+        except (NotFoundError, ValueError):
+            time.sleep(pause)
+    last: records.JobRecord = _read(url)
+    return last
 
 
 def new_claim() -> str:

@@ -21,6 +21,9 @@ NETWORK_GB = 25.0
 """Between nodes, GB per second and direction, where it is not given: 200 Gbit/s."""
 FRAMEWORK_MB = 600.0
 """What CUDA and the framework take of a GPU beside the run."""
+LARGE_DISK_MB = 500 * 1024.0
+SLOWED = 1.25
+"""A step with its exchange, to one without, from which on a plan says so."""
 FRAGMENTED = 1.15
 """Memory that is held, to memory that is used."""
 
@@ -145,10 +148,34 @@ def step_seconds(compute: float, exchange: float) -> float:
     return max(compute, compute / 3 + exchange)
 
 
-def describe(machine: Machine, made: Any, price: str | None) -> dict[str, Any]:
-    """What a run takes there, from the estimates of its plan."""
-    memory = (made.estimates.get("memory_mb") or {}).get("total")
+def exchange(machine: Machine, made: Any) -> dict[str, Any]:
+    """Make the exchange of gradients part of a plan's step; what it takes, where that is known."""
+    compute = made.seconds.get("seconds_per_step")
     parameters = (made.estimates.get("parameters") or {}).get("total")
+    size = made.estimates.get("exchange_mb") or (parameters or 0) * 4 / 2**20
+    if not compute or not size:
+        return {}
+    seconds = exchange_seconds(size * 2**20, machine) if machine.world > 1 else 0.0
+    step = made.seconds["seconds_per_step"] = step_seconds(compute, seconds)
+    if step > SLOWED * compute:
+        network = f"network={machine.network_gb:g} (GB per second between nodes)"
+        between = "" if machine.nodes == 1 else f", or say with --on what there is: {network}"
+        made.notices.append(
+            f"a step of {step * 1e3:.0f} ms computes for {compute * 1e3:.0f} ms and waits for the "
+            "exchange of gradients: raise dataset.batch_size or train.accum_grad_batches" + between
+        )
+    return {"exchange_seconds_per_step": round(seconds, 4), "seconds_per_step": round(step, 4)}
+
+
+def describe(
+    machine: Machine, made: Any, exchanged: dict[str, Any], price: str | None
+) -> dict[str, Any]:
+    """What a run takes there, from the estimates of its plan.
+
+    Args:
+        exchanged: what `exchange` gave.
+    """
+    memory = (made.estimates.get("memory_mb") or {}).get("total")
     time = made.estimates.get("time") or {}
     found: dict[str, Any] = {
         "gpu": f"{machine.name}, {machine.memory_gb} GB, compute capability "
@@ -160,17 +187,12 @@ def describe(machine: Machine, made: Any, price: str | None) -> dict[str, Any]:
         needed = memory * FRAGMENTED + FRAMEWORK_MB
         found["memory_gb_per_gpu"] = round(needed / 1024, 1)
         found["fits"] = needed <= machine.memory_gb * 1e9 / 2**20 * 0.97
-    compute = time.get("seconds_per_step")
-    if compute and parameters:
-        exchange = exchange_seconds(parameters * 4, machine) if machine.world > 1 else 0.0
-        step = step_seconds(compute, exchange)
-        found["exchange_seconds_per_step"] = round(exchange, 4)
-        found["seconds_per_step"] = round(step, 4)
-        if made.effective_batch:
-            rate = made.effective_batch / step
-            found["loader_images_per_second"] = round(rate)
-            found["loader_images_per_second_per_node"] = round(rate / machine.nodes)
-        found |= _hours(machine, time, step / compute, price)
+    found |= exchanged
+    if made.effective_batch and (step := exchanged.get("seconds_per_step")):
+        rate = made.effective_batch / step
+        found["loader_images_per_second"] = round(rate)
+        found["loader_images_per_second_per_node"] = round(rate / machine.nodes)
+    found |= _hours(machine, time, price)
     if disk := made.estimates.get("disk_mb"):
         found["checkpoint_gb"] = round(disk["checkpoint"] / 1024, 2)
         found["checkpoints_gb"] = round(disk["total"] / 1024, 2)
@@ -184,15 +206,25 @@ def describe(machine: Machine, made: Any, price: str | None) -> dict[str, Any]:
     return found
 
 
-def _hours(
-    machine: Machine, time: dict[str, Any], slower: float, price: str | None
-) -> dict[str, Any]:
+def notice_of_disk(made: Any) -> list[str]:
+    """What the checkpoints take, where that is much; the disk of this machine does not matter."""
+    disk = made.estimates.get("disk_mb") or {}
+    if disk.get("total", 0) < LARGE_DISK_MB:
+        return []
+    count = disk["checkpoints"] * disk.get("trials", 1)
+    text = (
+        f"{count:,} checkpoints take {disk['total'] / 1024:,.0f} GB: train.keep_checkpoints=1 "
+        f"keeps the newest and the best one, {disk['checkpoint'] / 1024:,.1f} GB each"
+    )
+    return [text]
+
+
+def _hours(machine: Machine, time: dict[str, Any], price: str | None) -> dict[str, Any]:
     """Hours of the run or study, likely and from to; GPU hours and money."""
     name = "seconds_study" if "seconds_study" in time else "seconds_total"
     if name not in time:
         return {}
-    low, high = time[f"{name}_range"]
-    seconds = (time[name] * slower, low, high * slower)
+    seconds = (time[name], *time[f"{name}_range"])
     likely, least, most = (round(value / 3600, 2) for value in seconds)
     found: dict[str, Any] = {"hours": likely, "hours_range": [least, most]}
     found["gpu_hours"] = round(likely * machine.world, 1)

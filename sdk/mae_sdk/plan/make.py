@@ -47,7 +47,7 @@ from mae_sdk.plan.launch_record import (
     too_many_nodes,
 )
 from mae_sdk.plan.layers import read_layers, take_signatures
-from mae_sdk.plan.machine import Machine, count_of, describe, price_of
+from mae_sdk.plan.machine import Machine, count_of, describe, exchange, notice_of_disk, price_of
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
@@ -206,6 +206,13 @@ def ask_platform(draft: Draft) -> None:
         raise UsageError("a price is of a machine", field="price", expected="with --on MACHINE")
     place = platform(draft.request.platform)
     draft.platform_options = place.settings(draft.request.platform_options)
+    if place.apart and not Root(draft.request.results_root).remote:
+        raise UsageError(
+            f"a job of {place.name} sees no folder of this machine",
+            field="results_root",
+            got=Root(draft.request.results_root).url,
+            expected="a URL: --results-root s3://BUCKET/PREFIX",
+        )
     draft.resources = place.resources(draft.platform_options)
 
 
@@ -574,12 +581,17 @@ def plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     take_nodes(draft, plan)
     estimate(bundle, plan)
+    there = None if draft.request.on is None else Machine.of(draft.request.on)
+    exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
         describe_study(draft, plan, layers.schema, survey)
-    warn_of_disk(plan, draft.job_dir)
+    if there is None:
+        warn_of_disk(plan, draft.job_dir)
+    else:
+        plan.notices += notice_of_disk(plan)
     estimate_time(bundle, plan)
-    if draft.request.on is not None:
-        estimate_machine(plan, Machine.of(draft.request.on))
+    if there is not None:
+        estimate_machine(plan, there, exchanged)
     return plan
 
 
@@ -606,10 +618,9 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
         )
 
 
-def estimate_machine(plan: Plan, machine: Machine) -> None:
+def estimate_machine(plan: Plan, machine: Machine, exchanged: Mapping[str, Any]) -> None:
     """What the run takes of a machine that is described, and whether it fits."""
-    plan.estimates["machine"] = describe(machine, plan, plan.request.price)
-    plan.estimates["time"]["basis"] += "; without the exchange of gradients"
+    plan.estimates["machine"] = describe(machine, plan, exchanged, plan.request.price)
     if plan.estimates["machine"].get("fits") is False:
         plan.warnings.append(too_large(machine, plan.estimates["machine"]))
 
@@ -746,6 +757,7 @@ def estimate(bundle: Bundle, plan: Plan) -> None:
     if bundle.info.get("estimator"):
         function = entry_point(bundle.info["estimator"])
         plan.estimates = dict(function(plan.action, plan.spec, plan.facts) or {})
+        plan.notices += plan.estimates.pop("notes", [])
         _keep_seconds(plan, plan.estimates)
 
 

@@ -119,7 +119,7 @@ class DockerPlatform(LocalPlatform):
             f"--network={settings['network']}",
             f"--workdir={_workdir(job_dir, record, settings)}",
         ]
-        arguments += [f"--user={settings.get('user') or f'{os.getuid()}:{os.getgid()}'}"]
+        arguments += [f"--user={settings.get('user') or _caller(settings['program'])}"]
         arguments += [f"--env={name}" for name in names]
         arguments += [f"--volume={mount}" for mount in _mounts(job_dir, record, settings)]
         if settings.get("env_file"):
@@ -131,6 +131,13 @@ class DockerPlatform(LocalPlatform):
         hold = [sys.executable, "-m", "mae_sdk.run.nodes", "container", settings["program"], name]
         run = [*arguments, *settings.get("arguments", []), settings["image"], *words]
         return [*hold, str(grace), "--", *run], 1
+
+
+def _caller(program: str) -> str:
+    """The caller as the container has it: Podman without root calls its caller root."""
+    if Path(program).name == "podman" and os.getuid() != 0:
+        return "0:0"
+    return f"{os.getuid()}:{os.getgid()}"
 
 
 def _is_passed(name: str) -> bool:

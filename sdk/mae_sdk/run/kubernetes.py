@@ -115,9 +115,9 @@ class KubernetesPlatform(Polled):
         """The headless service of several nodes, and the Job.
 
         Raises:
-            UsageError: no image, no results root behind a URL, or a study.
+            UsageError: no image.
         """
-        _check(record, settings)
+        _needs_image(settings)
         name, nodes = attempt_name(job_dir, record), int(record["launch"].get("nodes") or 1)
         pod = _pod(name, nodes, record, settings, bool(env_names))
         labels = _head("", "", name, record)["metadata"]["labels"]
@@ -216,24 +216,6 @@ def _name(job_dir: Path, record: JobRecord) -> str:
     """The Job that runs the last attempt; it may have begun with an earlier one."""
     handle = records.last_attempt(record).get("handle") or {}
     return str(handle.get("job") or attempt_name(job_dir, record))
-
-
-def _check(record: JobRecord, settings: Mapping[str, Any]) -> None:
-    _needs_image(settings)
-    if not record["launch"].get("remote"):
-        raise UsageError(
-            "a pod sees no folder of this machine",
-            field="results_root",
-            got=record.get("results_root"),
-            expected="a URL: --results-root s3://BUCKET/PREFIX",
-        )
-    if record.get("kind") == "automl":
-        raise UsageError(
-            "a study needs a results root that it and its trials see as a folder",
-            field="automl_policy",
-            got="on",
-            hint="--automl-policy off on kubernetes; studies run on local, slurm, ray and docker",
-        )
 
 
 def _needs_image(settings: Mapping[str, Any]) -> None:

@@ -61,7 +61,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -265,12 +265,16 @@ def _places() -> dict[str, str]:
 
 
 def platform_of(record: JobRecord) -> Platform:
-    """The platform that a job runs on.
+    """The platform that runs a job.
+
+    A study computes nothing itself: where the jobs of its platform see no folder of the caller's,
+    it runs on the caller's machine, and its trials there.
 
     Raises:
         UsageError, DependencyError: it is not installed here.
     """
-    return platform(record.get("platform") or DEFAULT)
+    place = platform(record.get("platform") or DEFAULT)
+    return platform(DEFAULT) if place.apart and record.get("kind") == "automl" else place
 
 
 def last_lines(path: Path, most: int = 1 << 20) -> str:
@@ -400,10 +404,12 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
 
             names = record.get("env_names") or []
             settings = {name: os.environ[name] for name in names if name in os.environ}
+            if record.get("claim") == records.HANDED_OVER:
+                return False
             if place.apart:
                 place.preview(job_dir, record)
-                _hand_over(job_dir, record)
-            reference = place.submit(job_dir, record, {**settings, **(env or {})})
+            with _handed_over(job_dir, record) if place.apart else contextlib.nullcontext():
+                reference = place.submit(job_dir, record, {**settings, **(env or {})})
         except Exception as error:
             _refused(job_dir, record, error)
             if isinstance(error, OSError):
@@ -418,18 +424,28 @@ def submit(job_dir: Path, env: Mapping[str, str] | None = None) -> bool:
     return True
 
 
-def _hand_over(job_dir: Path, record: JobRecord) -> None:
+@contextlib.contextmanager
+def _handed_over(job_dir: Path, record: JobRecord) -> Iterator[None]:
     """Put the folder behind its URL, for whoever starts the job to take.
 
-    What stays here is a copy that is nobody's: the job is read at its URL from now on.
+    What stays here is a copy that is nobody's: the job is read at its URL from now on, unless its
+    platform refuses it.
     """
     from mae_sdk.jobs import sync
 
+    claim = record.setdefault("claim", sync.new_claim())
     records.last_attempt(record)["handle"] = {"job": attempt_name(job_dir, record)}
     records.write_record(job_dir, record)
     sync.push(job_dir, record["launch"]["remote"])
-    record["claim"] = "handed over"
+    record["claim"] = records.HANDED_OVER
     records.write_record(job_dir, record)
+    try:
+        yield
+    except StorageError:  # the engine may have taken it before its answer was lost
+        raise
+    except Exception:
+        record["claim"] = claim
+        raise
 
 
 def _refused(job_dir: Path, record: JobRecord, error: Exception) -> None:

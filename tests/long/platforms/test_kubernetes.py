@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,18 @@ from typing import Any
 import kubernetes_validate
 import pytest
 from mae_sdk import Skill, answers
-from mae_sdk.job import Job
+from mae_sdk.job import Job, content_of, open_job, trials_of
+from mae_sdk.jobs import records
+from mae_sdk.jobs.outputs import outputs_of
+from mae_sdk.jobs.root import Root
 from mae_sdk.run import platform as platforms
+from mae_sdk.run.platform import submit
+from mae_sdk.storage import transfer
 from mae_skill.errors import JobFailedError, MaeError, StorageError, UsageError
 
 from tests.long.platforms.test_training import losses, options
+from tests.support.automl_toy import make_job
+from tests.support.callers import race
 from tests.support.images import write_imagefolder
 from tests.support.jobs import wait_until
 from tests.support.kube import VERSION, Cluster
@@ -30,12 +39,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     (tmp_path / "s3" / "b").mkdir(parents=True)
     (tmp_path / "kube").mkdir()
     with S3Server(tmp_path / "s3") as store, Cluster(tmp_path / "kube") as made:
-        for name, value in {**store.env, "MAE_SYNC_SECONDS": "0.3"}.items():
+        for name, value in {**store.env, "MAE_SYNC_SECONDS": "0.3", "MAE_REPORT": "off"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kube" / "kubeconfig"))
         monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "scratch"))
         monkeypatch.setattr(platforms, "_loaded", {})
-        made.objects["secrets", "store"] = {"data": {"MAE_SYNC_SECONDS": "MC4z"}}
+        of_pods = {"MAE_SYNC_SECONDS": "MC4z", "MAE_REPORT": "b2Zm"}
+        made.objects["secrets", "store"] = {"data": of_pods}
         yield made
 
 
@@ -143,7 +153,6 @@ def test_what_cannot_run_there_is_an_error_of_the_plan(cluster: Cluster, tmp_pat
     skill = Skill(write_bundle(tmp_path / "bundle"))
     cases: list[tuple[dict[str, Any], str]] = [
         ({"results_root": str(tmp_path / "r")}, "results_root"),
-        ({"automl_policy": "on", "automl": {"max_trials": 2}}, "automl_policy"),
         ({"platform_options": {}}, "platform_options.image"),
     ]
     for changes, field in cases:
@@ -198,3 +207,148 @@ def test_two_nodes_are_an_indexed_job_with_a_headless_service(
 def _two_nodes(options: Any) -> platforms.Resources:
     """The emulated cluster lists one node; two are asked for."""
     return platforms.Resources(gpus=0, device="cpu", nodes=2)
+
+
+def the_study(max_trials: int = 4, **options: Any) -> Path:
+    """A study that is ready to be submitted; its results are on S3."""
+    scratch = Root("s3://b/results").work_dir("study").parent
+    places = {"platform": "kubernetes", "remote": "s3://b/results"}
+    study = make_job(scratch, **places, max_trials=max_trials, **options)
+    records.update_record(study, lambda record: record.update(platform_options=SETTINGS))
+    return study
+
+
+def table(study: Path) -> list[dict[str, str]]:
+    text = transfer.read_bytes(f"s3://b/results/{study.name}/automl/trials.csv").decode()
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_study_prunes_its_trials_that_are_jobs_of_the_cluster(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"sampler": "random", "pruner": "successive_halving", "concurrency": 2}
+    study = the_study(**options, spec={"num_epochs": 8, "sleep": 0.8})
+    assert submit(study)
+    wait_until(lambda: transfer.exists("s3://b/results/study/job.json"))
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "another machine"))
+    root = Root("s3://b/results")
+    there = open_job(root, "study")
+    assert there.wait(300).state == "COMPLETE"
+
+    rows = table(study)
+    states = [row["state"] for row in rows]
+    assert len(states) == 4 and "PRUNED" in states and "COMPLETE" in states
+    assert cluster.created.count("jobs") == 4  # the study itself is none
+    trials = trials_of(there)
+    assert [trial.id for trial in trials] == [row["child"] for row in rows]
+    ends = ["COMPLETE" if state == "COMPLETE" else "CANCELED" for state in states]
+    assert [trial.state for trial in trials] == ends
+    starts = [content_of(trial, "starts.txt") for trial in trials]
+    assert [len((text or b"").splitlines()) for text in starts] == [1] * 4
+    best = max((row for row in rows if row["acc"]), key=lambda row: float(row["acc"]))
+    assert outputs_of("study", "s3://b/results").id == best["child"]
+
+
+def starts(trial: Job) -> int:
+    """How often the runner of a trial was started."""
+    return len((content_of(trial, "starts.txt") or b"").splitlines())
+
+
+def test_a_study_is_planned_and_run_like_any_other(cluster: Cluster, tmp_path: Path) -> None:
+    skill = Skill(write_bundle(tmp_path / "bundle"))
+    more = {"automl_policy": "on", "automl": {"max_trials": 2, "pruner": "none"}}
+    call = asked(tmp_path, env={"MAE_ENCRYPTION_KEY": "canary-4711"}, **more)
+    made = skill.plan("train", **call)
+    secret, job = answers.plan(made)["submission"]
+    assert job["metadata"]["labels"]["mae.job"] == f"{made.job_id}.t000"
+    assert job["spec"]["template"]["spec"]["containers"][0]["command"][-1].endswith(".t000")
+    for one in (secret, job):
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    assert cluster.created == []
+
+    study = skill.create_job("train", **call).wait(120)
+    trials = [one for one in skill.jobs("s3://b/results", all=True) if one.id != study.id]
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 2
+    assert all("secret [redacted]" in trial.logs() for trial in trials)
+    assert study.best_checkpoint().read_text() == "weights\n"
+    assert study.figures()["study"]["trials"]["complete"] == 2
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that came from it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in descendants(int(child)))]
+
+
+def test_a_study_whose_machine_is_lost_goes_on_elsewhere_and_no_trial_runs_twice(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = the_study(3, spec={"num_epochs": 6, "sleep": 0.8})
+    assert submit(study)
+    first = open_job(Root("s3://b/results"), "study.t001")
+    wait_until(lambda: first.root.files(first.id) and starts(first), 150)
+    process = records.last_attempt(records.read_record(study))["process"]
+    assert process is not None
+    for pid in descendants(process["pid"]):
+        os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(records, "STALE_SECONDS", 3.0)
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "another machine"))
+    there = open_job(Root("s3://b/results"), "study")
+    wait_until(lambda: there.state == "UNKNOWN")
+    assert there.resume(lost=True).wait(120).state == "COMPLETE"
+    assert [row["state"] for row in table(study)] == ["COMPLETE"] * 3
+    assert [starts(trial) for trial in trials_of(there)] == [1] * 3
+    assert (there.folder / "automl" / "best_spec.yaml").is_file()
+
+
+def test_a_study_that_was_canceled_goes_on_with_the_trial_that_was_running(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    study = the_study(2, spec={"num_epochs": 4, "sleep": 0.8})
+    assert submit(study)
+    job = open_job(Root("s3://b/results"), "study")
+    first = open_job(Root("s3://b/results"), "study.t000")
+    wait_until(lambda: first.root.files(first.id) and starts(first), 150)
+    assert job.cancel(60) == "CANCELED"
+    wait_until(lambda: first.state == "CANCELED", 60)
+    assert job.resume().wait(120).state == "COMPLETE"
+    assert [row["state"] for row in table(study)] == ["COMPLETE"] * 2
+    assert [starts(trial) for trial in trials_of(job)] == [2, 1]
+
+
+def test_a_trial_without_memory_is_started_again_on_the_cluster_without_its_old_results(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    study = the_study(1, spec={"num_epochs": 1, "fault": "oom"})
+    assert submit(study)
+    job = open_job(Root("s3://b/results"), "study").wait(120)
+    (trial,) = trials_of(job)
+    assert (content_of(trial, "starts.txt") or b"").decode().split() == ["1", "8", "2", "4"]
+    assert content_of(trial, "train/model_epoch_000.pth") is None
+    assert content_of(trial, "train/result.json") is not None
+
+
+def test_clients_of_two_machines_with_one_key_make_one_job(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    call = asked(tmp_path, idempotency_key="k")
+    scratch = [{"MAE_SCRATCH": str(tmp_path / f"machine {number}")} for number in range(4)]
+    ids = race(write_bundle(tmp_path / "bundle"), call, scratch)
+    assert len(set(ids)) == 1 and cluster.created.count("jobs") == 1
+    job = open_job(Root("s3://b/results"), ids[0])
+    assert job.wait(90).logs().count("attempt") == 1 and len(job.record["attempts"]) == 1
+
+
+def test_what_the_cluster_refused_is_in_the_record_behind_the_url(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skill = Skill(write_bundle(tmp_path / "bundle"))
+    cluster.quota = "jobs.batch is forbidden: exceeded quota: team"
+    with pytest.raises(UsageError, match="exceeded quota"):
+        skill.create_job("train", **asked(tmp_path, idempotency_key="k"))
+    monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "another machine"))
+    (job,) = skill.jobs("s3://b/results")
+    assert job.state == "ERROR" and "exceeded quota" in str(job.record["error"])
+    cluster.quota = None
+    assert job.resume().wait(60).state == "COMPLETE"
