@@ -618,7 +618,7 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
         )
 
 
-def estimate_machine(plan: Plan, machine: Machine, exchanged: Mapping[str, Any]) -> None:
+def estimate_machine(plan: Plan, machine: Machine, exchanged: dict[str, Any]) -> None:
     """What the run takes of a machine that is described, and whether it fits."""
     plan.estimates["machine"] = describe(machine, plan, exchanged, plan.request.price)
     if plan.estimates["machine"].get("fits") is False:
