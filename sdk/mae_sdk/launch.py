@@ -31,7 +31,7 @@ from mae_sdk.jobs.secrets import known, redact_tree
 from mae_sdk.plan.command import command_of
 from mae_sdk.plan.cost import cost_key
 from mae_sdk.plan.inferred_fields import OF_PTM, OF_RESUME, function_of
-from mae_sdk.plan.launch_record import gpu_ids_key, only_one_node, task_of_several
+from mae_sdk.plan.launch_record import gpu_ids_key
 from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
@@ -76,10 +76,8 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
             got=plan.request.on or plan.request.images,
             hint="plan it again where it is to run, without --on and --images",
         )
-    if plan.nodes > 1 and "nodes" not in plan.launch:
-        raise only_one_node(plan.action, plan.nodes)
-    if several := task_of_several(plan.request):
-        raise several
+    if plan.no_launch is not None:
+        raise plan.no_launch
     check_system(platform_of(record_of(bundle, plan)))
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     job = open_job(root, plan.job_id)

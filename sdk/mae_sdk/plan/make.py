@@ -602,14 +602,15 @@ def take_nodes(draft: Draft, plan: Plan) -> None:
         UsageError: it has fewer.
     """
     most = draft.resources.nodes
+    plan.no_launch = task_of_several(draft.request)
     if plan.nodes > 1 and most == 1:
-        plan.warnings.append(only_one_node(plan.action, plan.nodes))
+        plan.no_launch = only_one_node(plan.action, plan.nodes)
     elif most is not None and plan.nodes > most:
         raise too_many_nodes(plan.action, plan.nodes, most)
     elif plan.nodes > 1:
         plan.launch["nodes"] = plan.nodes
-    if several := task_of_several(draft.request):
-        plan.warnings.append(several)
+    if plan.no_launch is not None:
+        plan.warnings.append(plan.no_launch)
 
     per_node = draft.environment.get("NUM_GPU_PER_NODE", "")
     if per_node.isdigit() and int(per_node) > plan.launch["processes"]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError
 from mae_skill.origin import Origin
 from mae_skill.rules.base import Facts
 
@@ -70,6 +71,7 @@ class Plan:
         estimates: of the bundle's estimator, with their basis.
         seconds: what the estimator says of time, from which ``estimates["time"]`` is made.
         warnings, notices: for the user.
+        no_launch: why it is not launched from here, though it can be planned.
     """
 
     request: Request
@@ -92,6 +94,7 @@ class Plan:
     seconds: dict[str, Any] = field(default_factory=dict)
     warnings: list[Any] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    no_launch: MaeError | None = None
     stage: str | None = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
