@@ -516,7 +516,7 @@ def best(
             name = " ".join(filter(None, (action, stage)))
             notices.append(
                 f"the {len(members)} jobs ({name}, {metric}) were judged on different data, so "
-                "their figures do not compare: evaluate them on one"
+                "their metrics do not compare: evaluate them on one"
             )
     if not found:
         raise errors.UsageError(

@@ -36,7 +36,7 @@ from mae_sdk.plan.make import job_id_for, recheck
 from mae_sdk.plan.plan import Plan, is_counted
 from mae_sdk.plan.repeat import notice_of_plan
 from mae_sdk.plan.sources import is_images, names_files
-from mae_sdk.run.platform import check_system, platform_of, submit
+from mae_sdk.run.platform import check_system, platform_for, submit
 from mae_sdk.run.process import identify
 from mae_sdk.storage import transfer, urls
 
@@ -78,7 +78,7 @@ def launch(bundle: Bundle, plan: Plan) -> Job:
         )
     if plan.no_launch is not None:
         raise plan.no_launch
-    check_system(platform_of(record_of(bundle, plan)))
+    check_system(platform_for(plan.request.platform, is_study=plan.study is not None))
     root, job_dir = Root(plan.results_root), Path(plan.job_dir)
     job = open_job(root, plan.job_id)
     if root.holds(plan.job_id):

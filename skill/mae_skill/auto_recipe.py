@@ -358,7 +358,7 @@ def geometry(task: Task) -> None:
         share = 0.2 if task.pretrains else 0.35 if task.images < MANY_IMAGES else 0.08
         paper = "the MAE paper" if task.pretrains else "by the number of images"
         task.choose(f"{name}min_scale", share, paper)
-    task.choose(f"{name}max_scale", 1.0, "a crop lies inside the picture")
+    task.choose(f"{name}max_scale", 1.0, "a crop is inside the picture")
     task.choose(f"{name}interpolation", "bicubic", "the MAE paper")
     task.choose(f"{name}center_crop", 1.0 if task.small else 0.875, "small pictures are used whole")
 

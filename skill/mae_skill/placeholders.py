@@ -214,7 +214,7 @@ class References:
                 error.target = dotted
                 raise error
             raise SpecError(
-                f"a reference names a field that {'has no value' if known else 'is not there'}",
+                f"a reference names a field that {'has no value' if known else 'is missing'}",
                 expected="a field of the spec that is given",
                 hint=f"did you mean ${{{near[0]}}}?" if near and not known else None,
             )

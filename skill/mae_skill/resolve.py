@@ -529,7 +529,7 @@ def _not_given(
     nodes = field_nodes(schema)
     return [
         SpecError(
-            "must be given: ??? stands there",
+            "must be given: it is still ???",
             field=key,
             expected=describe(nodes[key]) if key in nodes else "a value",
             hint=f"{key}=VALUE, or the field in the spec file" + _or_parent(bundle, action, key),

@@ -356,13 +356,13 @@ def test_one_picture_in_two_classes_is_named(packed: bool, tmp_path: Path) -> No
 
     shutil.copy(root / "a/0.png", root / "b/again.png")
     made = plan(source(), **FINETUNE)
-    assert "1 images lie in several classes at once: " in warnings(made)
+    assert "1 images are in several classes at once: " in warnings(made)
     assert "a/0.png = " in warnings(made) and "b/again.png" in warnings(made)
     assert "several classes" not in warnings(plan(source(), **{**SMALL, "stage": "pretrain"}))
 
     shutil.rmtree(root / "b")
     shutil.copytree(root / "a", root / "b")
-    with pytest.raises(DataError, match="every image lies in several classes at once"):
+    with pytest.raises(DataError, match="every image is in several classes at once"):
         plan(source(), **FINETUNE)
 
 

@@ -147,7 +147,7 @@ def test_class_folders_of_two_depths_say_which_class_the_deeper_images_have(
     if packed:
         source = make_tarball(source, tmp_path / "d.tar")
     text = said(plan(source, **FINETUNE))
-    assert "6 of 9 images lie deeper" in text
+    assert "6 of 9 images are deeper" in text
     assert "group/bee (3) as group, group/wasp (3) as group" in text
     assert "deeper" not in said(plan(even, **FINETUNE))
 
@@ -378,7 +378,7 @@ def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_na
     assert evaluate(file, every)
     for number in range(3):
         shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
-    with pytest.raises(DataError, match="every image lies in several classes at once"):
+    with pytest.raises(DataError, match="every image is in several classes at once"):
         evaluate(file, every)
 
 
@@ -386,7 +386,7 @@ def test_validation_images_of_several_classes_at_once_are_named(tmp_path: Path) 
     train, val = classes(tmp_path / "t", "ant", "bee"), classes(tmp_path / "v", "ant", "bee")
     shutil.copy(val / "ant" / "0.png", val / "bee" / "0.png")
     made = plan(train, val, **FINETUNE)
-    assert "1 images lie in several classes at once" in "\n".join(map(str, made.warnings))
+    assert "1 images are in several classes at once" in "\n".join(map(str, made.warnings))
 
 
 def test_of_many_loose_files_of_one_size_some_are_compared_and_said(

@@ -93,7 +93,7 @@ def broken(path: Path, kind: str) -> Path:
         ("page", "a web page"),
         ("text", "text, not weights"),
         ("cut off", "a zip archive without its end"),
-        ("safetensors", "392 bytes of values; its header tells of 400"),
+        ("safetensors", "392 bytes of values; its header says 400"),
         ("module", "it needs torch.nn.modules.linear.Linear"),
         ("int8", "int8"),
     ],

@@ -41,6 +41,7 @@ READ = {
     "mae_sdk.plan.inferred_fields.function_of",
     "mae_sdk.plan.launch_record.device_key",
     "mae_sdk.plan.launch_record.gpu_ids_key",
+    "mae_sdk.plan.launch_record.task_of_several",  # whether this process may launch at all
     "mae_sdk.plan.sources.is_images",
 }
 

@@ -367,7 +367,7 @@ def _given_interval(
         high < bounds.low or (high == bounds.low and bounds.low_open)
     )
     if above or below:
-        raise RangeError("the range lies outside what the schema allows", expected=str(bounds))
+        raise RangeError("the range is outside what the schema allows", expected=str(bounds))
     if low == high:
         raise RangeError(
             "the range holds one value",

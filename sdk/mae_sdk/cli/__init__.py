@@ -1,4 +1,4 @@
-"""The ``mae`` command line: thin over `mae_sdk`, one file a group of commands."""
+"""The ``mae`` command line: thin over `mae_sdk`, one file per group of commands."""
 
 import os
 import sys

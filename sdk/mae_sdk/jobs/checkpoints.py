@@ -369,7 +369,7 @@ def read_index(text: str, where: str) -> dict[str, Any]:
     for entry in content["checkpoints"]:
         name = PurePosixPath(entry["file"])
         if not entry["file"] or name.is_absolute() or ".." in name.parts or "\0" in entry["file"]:
-            raise _damaged(where, f"{entry['file']!r} lies outside its folder")
+            raise _damaged(where, f"{entry['file']!r} is outside its folder")
         entry.setdefault("size", None)
         entry.setdefault("sha256", None)
     return dict(content)

@@ -3,7 +3,7 @@
 Tool schemas derive from the bundle's own schemas (`plan_schema`), so another bundle gets its own
 tools with no line changed. Launching and stopping need ``confirmed=true``; everything else is
 marked read-only. Answers are those of `mae_sdk.answers`, bounded; they say how to get the rest and
-name the sensible next calls.
+name the sensible next calls. `protocol` serves them, and the files of jobs (`resources`).
 """
 
 from __future__ import annotations
@@ -583,8 +583,8 @@ def _watching() -> list[ToolSpec]:
         ),
         ToolSpec(
             "wait",
-            "Stay with a job until it ends, or for so many seconds: its figures, files and what "
-            "was left out. Tells progress. Canceling the call leaves the job as it is.",
+            "Stay with a job until it ends, or for so many seconds: its metrics, files and what "
+            "was left out. Reports progress. Canceling the call leaves the job as it is.",
             {
                 **_JOB,
                 "seconds": {

@@ -176,7 +176,7 @@ def _check_types(action: Any, given: Mapping[str, Any]) -> None:
     ):  # a variable of the shell that was never set
         if given.get(name) in ("", NOT_GIVEN):
             raise UsageError(
-                "must not be empty" if given[name] == "" else "must be given: ??? stands there",
+                "must not be empty" if given[name] == "" else "must be given: it is still ???",
                 field=name,
                 got=given[name],
                 expected="a value, or leave the option out",

@@ -265,7 +265,12 @@ def _places() -> dict[str, str]:
 
 
 def platform_of(record: JobRecord) -> Platform:
-    """The platform that runs a job.
+    """The platform that runs a job, as `platform_for`."""
+    return platform_for(record.get("platform"), is_study=record.get("kind") == "automl")
+
+
+def platform_for(name: str | None, *, is_study: bool) -> Platform:
+    """The platform that runs a job which asks for this one.
 
     A study computes nothing itself: where the jobs of its platform see no folder of the caller's,
     it runs on the caller's machine, and its trials there.
@@ -273,8 +278,8 @@ def platform_of(record: JobRecord) -> Platform:
     Raises:
         UsageError, DependencyError: it is not installed here.
     """
-    place = platform(record.get("platform") or DEFAULT)
-    return platform(DEFAULT) if place.apart and record.get("kind") == "automl" else place
+    place = platform(name or DEFAULT)
+    return platform(DEFAULT) if place.apart and is_study else place
 
 
 def last_lines(path: Path, most: int = 1 << 20) -> str:

@@ -92,7 +92,7 @@ def nested(case: Case) -> None:
     more = ", …" if len(folders) > FEW else ""
     case.warn(
         TRAIN,
-        f"{below['count']} of {found['images']} images lie deeper than the others, in folders "
+        f"{below['count']} of {found['images']} images are deeper than the others, in folders "
         f"below that of their class, and are learned as: {shown}{more}; where these folders are "
         "the classes, move them up",
     )

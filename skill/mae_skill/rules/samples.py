@@ -488,7 +488,7 @@ def _one_folder(found: Seen) -> str:
     wrapper = found.get("wrapper")
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
-    return f"all of them lie in the one folder {wrapper}, which was taken for a wrapper"
+    return f"all of them are in the one folder {wrapper}, which was taken for a wrapper"
 
 
 def multi_label(case: Case) -> None:
@@ -727,9 +727,9 @@ def _torn(case: Case, key: str) -> None:
         return
     pair = " = ".join(torn["pair"])
     if torn["images"] < found["images"]:
-        case.warn(key, f"{torn['count']} images lie in several classes at once: {pair}")
+        case.warn(key, f"{torn['count']} images are in several classes at once: {pair}")
     else:
-        text = f"every image lies in several classes at once, so that none can be told: {pair}"
+        text = f"every image is in several classes at once, so none can be learned: {pair}"
         case.error(key, text, "a picture in the folder of its own class", kind=DataError)
 
 

@@ -308,7 +308,7 @@ class AugmentationSpec(SpecModel):
 
 
 class SegmentationSpec(SpecModel):
-    """Where the masks of the images lie, and what their values mean.
+    """Where the masks of the images are, and what their values mean.
 
     A mask is a picture of one channel (or a palette), as large as its image, with the same relative
     path but for the suffix. Without mask sources, images lie under `images/` and masks under
@@ -416,7 +416,7 @@ class DatasetSpec(SpecModel):
     )
     value_range: ValueRange = spec_field(
         "dtype",
-        "The stored values that become 0 and 1 before normalization; what lies beyond is clipped. "
+        "The stored values that become 0 and 1 before normalization; values beyond are clipped. "
         "dtype: the range of the file's type (8 bits: 0 to 255, 16 bits: 0 to 65535; DICOM: its "
         "window). auto: the 0.1 and 99.9 percentiles of the training images, measured once and "
         "kept with the model. Or [low, high].",
@@ -492,5 +492,5 @@ class DatasetSpec(SpecModel):
         LabelsSpec, "Tables that give pictures their classes, where their folders do not."
     )
     segmentation: SegmentationSpec = spec_field(
-        SegmentationSpec, "Where the masks of the images lie, and what their values mean."
+        SegmentationSpec, "Where the masks of the images are, and what their values mean."
     )

@@ -164,7 +164,7 @@ class OptimSpec(SpecModel):
     lr_scaling: Literal["none", "linear"] = spec_field(
         "none",
         "linear: the rate used is lr × effective batch / 256 (the papers' base learning "
-        "rate); none: lr as it stands.",
+        "rate); none: lr as given.",
         related=["train.optim.lr", "dataset.batch_size"],
     )
     min_lr: float = spec_field(

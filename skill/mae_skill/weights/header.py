@@ -227,5 +227,5 @@ def _safetensors(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, "its header cannot be read") from error
     if end != there:
-        raise damaged(path, f"{there} bytes of values; its header tells of {end}")
+        raise damaged(path, f"{there} bytes of values; its header says {end}")
     return stubs

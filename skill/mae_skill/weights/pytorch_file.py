@@ -83,7 +83,7 @@ def read_old(path: Path) -> Mapping[str, object]:
         told = file.tell() + sum(8 + reader.sizes.get(str(key), 0) for key in keys)
         there = file.seek(0, 2)
     if there < told:
-        raise damaged(path, f"{there} bytes; its description tells of {told}")
+        raise damaged(path, f"{there} bytes; its description says {told}")
     return _mapping(found, path)
 
 
