@@ -60,6 +60,12 @@ def test_options_are_written_as_the_bundle_writes_them_and_once(made: Made) -> N
     ]
 
 
+def test_the_folder_of_results_is_the_jobs_where_the_spec_has_no_field_for_it(made: Made) -> None:
+    skill = made({"go": {"command": "tool {results_dir}/x"}}, {"go": {"a": 1}})
+    plan = skill.plan("go")
+    assert plan.launch["command"][1] == f"{plan.job_dir}/x"
+
+
 def test_what_is_nested_in_an_option_is_json(made: Made) -> None:
     template = {"stages": [{"size": [3, 4], "free": None}, {"size": []}], "betas": [0.9, 1]}
     skill = made({"go": {"command": "tool", "mode": "args"}}, {"go": template})
