@@ -170,8 +170,10 @@ class Bundle:
     def _has_field(self, action: str, key: str) -> bool:
         """Whether an action may have a field: any, where the bundle's files name none."""
         entry = self.action(action)
-        tables = (entry.get("inputs"), entry.get("outputs"), self.spec_params.get(action))
-        named = {str(one) for table in (*tables, self.data_rows(action)) for one in table or ()}
+        own = (entry.get("inputs"), entry.get("outputs"))
+        tables = [one for one in own if isinstance(one, (Mapping, list))]
+        tables += [self.spec_params.get(action) or {}, self.data_rows(action)]
+        named = {str(one) for table in tables for one in table}
         nodes: Mapping[str, Mapping[str, Any]] = {}
         documents: list[Mapping[str, Any]] = []
         with contextlib.suppress(MaeError):

@@ -60,6 +60,26 @@ def test_options_are_written_as_the_bundle_writes_them_and_once(made: Made) -> N
     ]
 
 
+def test_the_folder_of_results_is_the_jobs_where_the_spec_has_no_field_for_it(made: Made) -> None:
+    skill = made({"go": {"command": "tool {results_dir}/x"}}, {"go": {"a": 1}})
+    plan = skill.plan("go")
+    assert plan.launch["command"][1] == f"{plan.job_dir}/x"
+
+
+def test_what_is_nested_in_an_option_is_json(made: Made) -> None:
+    template = {"stages": [{"size": [3, 4], "free": None}, {"size": []}], "betas": [0.9, 1]}
+    skill = made({"go": {"command": "tool", "mode": "args"}}, {"go": template})
+    nested = ['{"size": [3, 4], "free": null}', '{"size": []}']
+    assert words(skill) == ["--stages", *nested, "--betas", "0.9", "1"]
+
+
+def test_the_folder_of_a_file_that_a_job_writes_is_there(made: Made) -> None:
+    entry = {"command": ["sh", "-c", "echo x > {go.onnx_file}"]}
+    skill = made({"go": entry}, spec_params={"go": {"go.onnx_file": "create_onnx_file"}})
+    job = skill.create_job("go").wait(30)
+    assert (job.folder / "go" / "model.onnx").read_text() == "x\n"
+
+
 def test_a_command_may_be_a_list_of_words_and_is_nothing_else(made: Made, tmp_path: Path) -> None:
     skill = made(
         {

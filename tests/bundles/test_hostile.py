@@ -228,3 +228,28 @@ def test_a_bundle_with_a_bad_action_is_served_and_scored(tmp_path: Path) -> None
     assert (document["works"], document["of"]) == (4, 5)
     assert document["unread"]["skill_info"] == ["surprise"]
     assert "train_datasets → dataset.folders" in document["actions"]["train"]["needs"]
+
+
+ODD_KEYWORDS = [
+    *({word: 7} for word in ("type", "properties", "items", "pattern", "anyOf")),
+    *({word: "x"} for word in ("properties", "items", "required", "minLength", "maxItems")),
+    {"type": [["deep"]]},
+    {"depends_on": {"a": 1}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_KEYWORDS, ids=str)
+@pytest.mark.parametrize("where", ["section", "field"])
+def test_a_keyword_of_a_schema_that_holds_another_kind_is_named(
+    odd: dict[str, Any], where: str, tmp_path: Path
+) -> None:
+    field = {"type": "string", "default": "x"}
+    section = {"type": "object", "properties": {"b": field}}
+    (field if where == "field" else section).update(odd)
+    made = bundle(tmp_path / "odd")
+    (made.root / "schemas").mkdir()
+    text = json.dumps({"properties": {"a": section}, "automl_default_parameters": ["a.b"]})
+    (made.root / "schemas" / "train.schema.json").write_text(text)
+    plan = Skill(made.root).plan("train", automl_policy="off", results_root=str(tmp_path / "r"))
+    key = f"a.{'b.' if where == 'field' else ''}{next(iter(odd))}"
+    assert any("no value of their kind" in one and key in one for one in plan.notices)

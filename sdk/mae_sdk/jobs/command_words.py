@@ -7,6 +7,7 @@ with their placeholders beside the command.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -105,8 +106,13 @@ def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
         written = options.get(key, flags.get(key, key))
         found.append(written if written.startswith("-") else f"--{written}")
         if value is not True and not {key, field} & flags.keys():
-            found += [str(one) for one in (value if isinstance(value, list) else [value])]
+            found += [_word(one) for one in (value if isinstance(value, list) else [value])]
     return found
+
+
+def _word(value: Any) -> str:
+    """A value as a word: what is nested as JSON, which every language reads."""
+    return json.dumps(value) if isinstance(value, (list, Mapping)) else str(value)
 
 
 def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:

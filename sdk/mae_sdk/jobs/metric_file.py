@@ -64,7 +64,7 @@ def looked(job_dir: Path, name: str) -> str:
         except (OSError, ValueError):
             said.append(f"{shown} cannot be read: expected JSON, JSON lines or CSV")
             continue
-        names = list(dict.fromkeys(key for one in records for key in numbers(one)))
+        names = list(dict.fromkeys(key for one in records for key in _line(one, [])["kpi"]))
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         said.append(f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}")
     return "; ".join(said)
@@ -106,7 +106,8 @@ def _line(record: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:
     if step is not None:
         found["step"] = step
     found |= {key: record[key] for key in ("max_epoch", "max_step") if is_count(record.get(key))}
-    kpi = numbers({key: value for key, value in record.items() if key not in ("epoch", *_STEPS)})
+    of_place = ("epoch", "max_epoch", "max_step", *_STEPS)
+    kpi = numbers({key: value for key, value in record.items() if key not in of_place})
     for name in metrics:
         ends = [key for key in kpi if key.endswith(f".{name}")]
         if name not in kpi and len(ends) == 1:

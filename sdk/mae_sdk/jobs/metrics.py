@@ -224,7 +224,7 @@ def _gap(found: Figures, images: Any) -> Figures:
 
     known = noise(top, images)
     if not known:
-        gap["noise"] = "not known: repeat a trial with other train.seed values to see it"
+        gap["noise"] = "not known: repeat a trial with other seeds to see it"
         return gap
     error = known["standard_error"]
     text = f"±{error:.2g}: binomial standard error of {found['metric']} on {images} images"
@@ -316,14 +316,16 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures of `Job.figures` as lines for people: the study first, then every metric."""
     shown = study_lines(found["study"]) if "study" in found else []
     last, best = found.get("last", {}), found.get("best", {})
-    rows = [["METRIC", "LAST", "EPOCH", "BEST", "EPOCH", "STEP", ""]]
+    units = ("epoch", "step")
+    unit = next((u for u in units if any(now.get(u) is not None for now in last.values())), "epoch")
+    rows = [["METRIC", "LAST", unit.upper(), "BEST", "EPOCH", "STEP", ""]]
     for name, now in last.items():
         top = best.get(name, {})
         error = top.get("standard_error")
         note = "" if error is None else f"±{error:.2g} (binomial, {top['images']} images)"
         places = [_short(top.get("epoch")), "-" if top.get("step") is None else top["step"]]
         rows.append(
-            [name, _short(now["value"]), _short(now["epoch"]), _short(top.get("value")), *places]
+            [name, _short(now["value"]), _short(now.get(unit)), _short(top.get("value")), *places]
         )
         rows[-1].append(note)
     if last:

@@ -129,7 +129,8 @@ class Launch(_LaunchFields, total=False):
     ``config``: the file that the runner reads, where it is not spec.yaml. ``metric_file``: the
     file of the runner that holds its metrics. ``best``: the ``metric`` that its bundle, or its
     study, judges it by, and the ``direction``. ``spawns``: the runner is one process that starts
-    its own workers, and is told of no ranks. ``words``: the command before the values of the spec
+    its own workers, and is told of no ranks. ``folders``: of the files that it is to
+    write, which it finds there. ``words``: the command before the values of the spec
     are in it, where it follows the spec.
     """
 
@@ -138,6 +139,7 @@ class Launch(_LaunchFields, total=False):
     metric_file: str
     best: dict[str, str]
     spawns: bool
+    folders: list[str]
     cwd: str
     grace_seconds: float
     processes: int

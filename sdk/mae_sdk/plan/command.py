@@ -7,6 +7,7 @@ placeholder            is
 {job_dir}, {job_id}    the job's folder, and its name
 {bundle_dir}           the folder of the bundle, which may bring its own scripts
 {python}               this Python
+{results_dir}          that field of the spec; where it has none, the job's folder
 {key}                  the value of a field of the spec, by its dotted or shorthand key
 =====================  ============================================================================
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle, option_names
-from mae_skill.dotted import field_nodes, flatten
+from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 
 from mae_sdk.jobs.command_words import PLACE, named, of_spec, reads
@@ -115,6 +116,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
     words = [
         word.replace("{bundle_dir}", bundle_dir) for word in [*words, *_more_words(entry, where)]
     ]
+    if get_dotted(spec, "results_dir") in (None, "") and "results_dir" not in bundle.shorthand:
+        words = [word.replace("{results_dir}", "{job_dir}") for word in words]
     made: Words = {"command": words, "keys": bundle.shorthand, "where": where}
     if mode == "args":
         made = made | _options(bundle, action, spec)

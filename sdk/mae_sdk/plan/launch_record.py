@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae_skill.bundle import Bundle
-from mae_skill.dotted import get_dotted
+from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import NotFoundError, SpecError, UsageError
 
 from mae_sdk.jobs.command_words import fill, places
@@ -180,6 +180,16 @@ def too_many_nodes(action: str, nodes: int, most: int) -> SpecError:
     )
 
 
+def _folders_of_files(spec: Mapping[str, Any], job_dir: Path) -> list[str]:
+    """The folders below the job's of the files that a spec has there: not every runner makes them
+    before it opens a file."""
+    found = set()
+    for value in flatten(spec).values():
+        if isinstance(value, str) and value.startswith(f"{job_dir}/") and Path(value).suffix:
+            found.add(str(Path(value).parent.relative_to(job_dir)))
+    return sorted(found - {"."})
+
+
 def launch_record(
     bundle: Bundle,
     action: str,
@@ -216,6 +226,8 @@ def launch_record(
         record["best"] = dict(zip(("metric", "direction"), stated, strict=True))
     if not entry.get("distributed"):
         record["spawns"] = True
+        if folders := _folders_of_files(spec, job_dir):
+            record["folders"] = folders
     record["processes"], record["devices"], record["device_count"] = shape(
         bundle.info, action, spec, resources
     )

@@ -237,13 +237,17 @@ def _mark(job_dir: Path, number: int) -> None:
 
 
 def _clear(job_dir: Path, launch: Launch) -> int:
-    """Remove what an earlier attempt has left; returns where in the log the new one begins."""
+    """Remove what an earlier attempt has left, and make the folders that the runner writes to;
+    returns where in the log the new one begins."""
     for name in (launch.get("result"), "error.json"):
         if name:
             with contextlib.suppress(OSError):
                 (job_dir / str(name)).unlink(missing_ok=True)
     for folder in (job_dir, *(path for path in job_dir.iterdir() if path.is_dir())):
         files.remove_leftovers(folder)
+    for name in launch.get("folders") or ():
+        with contextlib.suppress(OSError):  # the runner says better what it cannot write
+            (job_dir / name).mkdir(parents=True, exist_ok=True)
     _keep_room(job_dir)
     try:
         return (job_dir / "log.txt").stat().st_size

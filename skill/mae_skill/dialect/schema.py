@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mae_skill.dialect.keys import SCHEMA
 from mae_skill.dotted import MISSING, get_dotted
 from mae_skill.placeholders import NOT_GIVEN, has_reference
 
@@ -40,6 +41,41 @@ _OPTIONAL = re.compile(r"optional_(\w+)")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _JUDGES = (*_BOUNDS, "enum", "pattern", "minLength", "maxLength", "minItems", "maxItems", "items")
 """The keywords of a field that a default may break."""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, str) or (_are_texts(value) and bool(value))
+
+
+_KEYWORDS: dict[str, Callable[[Any], bool]] = {
+    "type": _is_type,
+    **dict.fromkeys(("properties", "items", "x_aliases", "option_aliases"), _is_mapping),
+    **dict.fromkeys(("anyOf", "oneOf", "automl_metrics"), _are_mappings),
+    **dict.fromkeys(("automl_default_parameters", "required", "related"), _are_texts),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_count),
+    **dict.fromkeys(
+        ("pattern", "depends_on", "math_cond", "parent_param", "unit"),
+        lambda value: value is None or isinstance(value, str),
+    ),
+    "uniqueItems": lambda value: isinstance(value, bool),
+}
+"""Keywords, and what they hold; one that holds something else is dropped, and said."""
 
 MAX_NAMED = 5
 """Fields that one note names."""
@@ -97,6 +133,7 @@ class _Walk:
         self.notes: list[str] = []
         self.unchecked: dict[str, list[str]] = {}
         self.hints: list[str] = []
+        self.odd: list[str] = []
 
     def all_notes(self) -> list[str]:
         """What the user is told, each kind once."""
@@ -108,10 +145,16 @@ class _Walk:
             "bounds and options that the bundle's own values break are hints, not rules: "
             + _listed(self.hints)
         ]
-        return [*self.notes, *unchecked, *(broken if self.hints else ())]
+        odd = [f"keywords of the schema that hold no value of their kind: {_listed(self.odd)}"]
+        return [
+            *self.notes,
+            *(odd if self.odd else ()),
+            *unchecked,
+            *(broken if self.hints else ()),
+        ]
 
     def node(self, node: Mapping[str, Any], key: str) -> dict[str, Any]:
-        found = dict(node)
+        found = self._of_their_kind(node, key)
         kind = found.get("type")
         if isinstance(kind, str):
             word = _type_word(kind)
@@ -139,6 +182,19 @@ class _Walk:
             found["items"] = self.node(found["items"], f"{key}[]")
         if key and "[]" not in key and not properties:
             self._relax(found, key)
+        return found
+
+    def _of_their_kind(self, node: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """A node without the keywords that hold another kind of value than they can."""
+        found = {}
+        for word, value in node.items():
+            if word in _KEYWORDS and not _KEYWORDS[word](value):
+                self.odd.append(f"{key}.{word}" if key else str(word))
+                continue
+            found[word] = value
+        for name, child in (found.get("properties") or {}).items():
+            if not isinstance(child, Mapping) and name not in SCHEMA:  # upstream has such there
+                self.odd.append(f"{key}.{name}" if key else str(name))
         return found
 
     def _relax_required(self, found: dict[str, Any], key: str) -> None:
