@@ -33,7 +33,8 @@ def teacher_file(path: Path, **changes: Any) -> Path:
     """A ViT of another width, as a checkpoint of ours."""
     one = made(**{**TEACHER, "train__stage": "finetune", "model__num_classes": 3, **changes})
     torch.manual_seed(5)
-    model = build_classifier(one.model, 64, one.dataset.channels or 3)
+    size = one.dataset.augmentation.input_size
+    model = build_classifier(one.model, size, one.dataset.channels or 3)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -183,6 +184,10 @@ def test_the_plan_says_what_is_learned_from_whom(tmp_path: Path) -> None:
     errors, notes = planned(teacher_file(tmp_path / "teacher.pth"))
     assert errors == []
     assert "ViT of width 48, block 3 of 4 to block 3 of 4" in notes[0]
+    small = teacher_file(tmp_path / "small.pth", dataset__augmentation__input_size=32)
+    errors, notes = planned(small)
+    assert errors == [] and "encoder.pos_embed 4×4 → 8×8" in notes[0]
+    assert student(small)[1].encoder.pos_embed.shape == (1, 65, 48)
 
 
 @pytest.mark.parametrize(
