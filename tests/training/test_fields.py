@@ -70,6 +70,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.decoder_embed_dim": (64, {}),
     "model.decoder_num_heads": (4, {}),
     "model.decoder_mlp_ratio": (2.0, {}),
+    "model.position_temperature": (20.0, {}),
     "model.decoder_type": ("cross", {}),
     "model.decoder_prediction_share": (0.5, {"model.decoder_type": "cross"}),
     "model.patch_size": (8, {}),

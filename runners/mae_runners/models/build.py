@@ -24,6 +24,7 @@ from mae_runners.models.heads import Classifier, Segmenter
 from mae_runners.models.hiera_mae import HieraBackbone, HieraMae
 from mae_runners.models.kernels import speed_up
 from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.position import TEMPERATURE
 from mae_runners.models.vit_mae import VitBackbone, VitMae
 
 _MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
@@ -66,6 +67,9 @@ def build_mae(
     if getattr(model_spec, "decoder_type", "self") == "cross":
         config["decoder_type"] = "cross"
         config["decoder_prediction_share"] = float(model_spec.decoder_prediction_share)
+    temperature = float(getattr(model_spec, "position_temperature", TEMPERATURE))
+    if temperature != TEMPERATURE:
+        config["position_temperature"] = temperature
     if teacher:
         config["teacher"] = dict(teacher)
     model = build_from_config(config)

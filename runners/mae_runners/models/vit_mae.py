@@ -27,7 +27,7 @@ from mae_runners.models.mae import (
     mask_tokens,
 )
 from mae_runners.models.masking import Mask, put, random_masking, take, take_patches
-from mae_runners.models.position import sincos_2d
+from mae_runners.models.position import TEMPERATURE, sincos_2d
 
 if TYPE_CHECKING:
     from mae_runners.models.teacher import FrozenTeacher
@@ -161,9 +161,7 @@ class VitMae(MaskedAutoencoder):
         self.crosses = config.get("decoder_type") == "cross"
         self.decoder_embed = None if self.crosses else nn.Linear(encoder.num_features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(
-            sincos_2d(width, encoder.grid, class_token=True), requires_grad=False
-        )
+        self.decoder_pos_embed = nn.Parameter(self._table(width), requires_grad=False)
         self.decoder_blocks = (
             cross_blocks(config, encoder.num_features) if self.crosses else decoder_blocks(config)
         )
@@ -177,6 +175,11 @@ class VitMae(MaskedAutoencoder):
             self.teacher_projector = nn.Linear(encoder.num_features, int(self.learned["width"]))
             init_like_mae(self.teacher_projector)
 
+    def _table(self, width: int) -> Tensor:
+        """A position table of the encoder's grid."""
+        base = float(self.config.get("position_temperature", TEMPERATURE))
+        return sincos_2d(width, self.encoder.grid, class_token=True, temperature=base)
+
     def _initialize(self) -> None:
         init_like_mae(self)
         projection = self.encoder.patch_embed.proj
@@ -185,7 +188,7 @@ class VitMae(MaskedAutoencoder):
         nn.init.normal_(self.encoder.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
         self.encoder.pos_embed = nn.Parameter(
-            sincos_2d(self.encoder.num_features, self.encoder.grid, class_token=True),
+            self._table(self.encoder.num_features),
             requires_grad=False,
         )
 
