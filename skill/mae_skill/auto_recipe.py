@@ -36,9 +36,6 @@ FEW_IMAGES, MANY_IMAGES = 20_000, 200_000
 """Below the first, mixing images teaches little in a short run; from the second on, nothing but
 the papers' strong augmentation keeps a large model from learning them by heart."""
 
-PAPERS_GRID = 14
-"""Patches a side in the MAE paper, for which its position tables are made."""
-
 MIRRORED = 2.0
 """Mean squared t of what a mirror changes, up to which pictures count as alike in the mirror: 1 is
 chance."""
@@ -293,17 +290,6 @@ def patch_and_size(task: Task) -> None:
     task.choose(size_key, max(unit, round(side / unit) * unit), rule)
 
 
-def positions(task: Task) -> None:
-    """Waves that tell the places of a small grid apart: it is learned sooner what lies where."""
-    if not task.pretrains or task.has_weights or task.arch.family != "vit":
-        return
-    patch = int(task("model.patch_size") or task.arch.patch)
-    side = max(hw(task("dataset.augmentation.input_size"))) // patch
-    if side < PAPERS_GRID:
-        rule = f"{side} patches a side: most of the paper's waves are flat there"
-        task.choose("model.position_temperature", 20.0, rule)
-
-
 def decoder(task: Task) -> None:
     """A decoder in proportion to the encoder: a small one is enough where the encoder is small."""
     if not task.pretrains:
@@ -556,7 +542,6 @@ RULES: tuple[Callable[[Task], None], ...] = (
     width,
     start,
     patch_and_size,
-    positions,
     decoder,
     masking,
     normalization,

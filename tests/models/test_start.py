@@ -61,13 +61,21 @@ def test_the_temperature_of_the_positions_is_that_of_both_tables_and_of_the_chec
     model = build_mae(spec.model, spec.train, 32)
     for table, width in ((model.encoder.pos_embed, 192), (model.decoder_pos_embed, 64)):
         quarter = width // 4
-        for place in (0, 7):  # the first, and the second row's last
-            row, column = divmod(place, 4)
-            waves = [20.0 ** (-i / quarter) for i in range(quarter)]
-            wanted = [
-                f(at * w) for at in (column, row) for f in (math.sin, math.cos) for w in waves
+        waves = [20.0 ** (-i / quarter) for i in range(quarter)]
+        rows = [
+            [
+                f(at * w)
+                for at in (place % 4, place // 4)
+                for f in (math.sin, math.cos)
+                for w in waves
             ]
+            for place in range(16)
+        ]
+        mean = [sum(column) / 16 for column in zip(*rows, strict=True)]
+        for place, row in enumerate(rows):
+            wanted = [value - alike for value, alike in zip(row, mean, strict=True)]
             assert table[0, 1 + place].tolist() == pytest.approx(wanted, abs=1e-6)
+        assert not table[0, 0].any()  # the class token has no place
         assert not table.requires_grad
     again = build_from_config(model.config)
     assert torch.equal(again.encoder.pos_embed, model.encoder.pos_embed)

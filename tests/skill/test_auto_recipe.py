@@ -73,27 +73,6 @@ ROWS: list[tuple[str, dict[str, Any], Facts, dict[str, Any], dict[str, Any]]] = 
         {"model.patch_size": 4, f"{DATASET}input_size": 28},
     ),
     (
-        "waves for a small grid",
-        PRETRAIN,
-        CPU,
-        DIGITS,
-        {"model.position_temperature": 20.0},
-    ),
-    (
-        "the paper's waves on the paper's grid",
-        PRETRAIN,
-        GPU,
-        PHOTOS,
-        {"model.position_temperature": None},
-    ),
-    (
-        "waves as they are beside weights",
-        {**PRETRAIN, "train.pretrained_model_path": "/w.pth"},
-        CPU,
-        DIGITS,
-        {"model.position_temperature": None},
-    ),
-    (
         "tinier pictures enlarged",
         PRETRAIN,
         CPU,

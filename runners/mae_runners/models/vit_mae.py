@@ -176,9 +176,13 @@ class VitMae(MaskedAutoencoder):
             init_like_mae(self.teacher_projector)
 
     def _table(self, width: int) -> Tensor:
-        """A position table of the encoder's grid."""
+        """A position table of the encoder's grid. With another base than the papers' the part that
+        is the same at every place is left out."""
         base = float(self.config.get("position_temperature", TEMPERATURE))
-        return sincos_2d(width, self.encoder.grid, class_token=True, temperature=base)
+        table = sincos_2d(width, self.encoder.grid, class_token=True, temperature=base)
+        if base != TEMPERATURE:
+            table[:, 1:] -= table[:, 1:].mean(dim=1, keepdim=True)
+        return table
 
     def _initialize(self) -> None:
         init_like_mae(self)

@@ -195,9 +195,10 @@ class ModelSpec(SpecModel):
     )
     position_temperature: float = spec_field(
         10_000.0,
-        "Base of the wavelengths of a ViT's sine-cosine position tables in pretraining, 2π to "
-        "2π × this in patches. The papers' 10000 is for 14 patches a side; on a smaller grid most "
-        "of its waves are flat, and a lower base tells places apart better.",
+        "Base of the wavelengths of a ViT's sine-cosine position tables in pretraining: from 2π to "
+        "2π × this, in patches. The papers' 10000 is for 14 patches a side; on a smaller grid most "
+        "of its waves are flat. With any other base the tables are less their mean over the "
+        "places.",
         ge=2.0,
         le=1e6,
         applies_when={**PRETRAIN, **_VIT},
