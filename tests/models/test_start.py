@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from mae_runners.models import build_classifier, build_segmenter
+from mae_runners.models import build_classifier, build_from_config, build_mae, build_segmenter
 from mae_runners.models.position import sincos_2d
 
 from tests.support.deploy import make_spec
@@ -53,3 +53,34 @@ def test_other_families_have_one_start() -> None:
     one, other = (started(init, "convnextv2_atto") for init in ("truncated", "xavier"))
 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_temperature_of_the_positions_is_that_of_both_tables_and_of_the_checkpoint() -> None:
+    fields = {"model__patch_size": 8, "model__decoder_embed_dim": 64}
+    spec = make_spec(model__arch="vit_tiny_patch16", model__position_temperature=20.0, **fields)
+    model = build_mae(spec.model, spec.train, 32)
+    for table, width in ((model.encoder.pos_embed, 192), (model.decoder_pos_embed, 64)):
+        quarter = width // 4
+        waves = [20.0 ** (-i / quarter) for i in range(quarter)]
+        rows = [
+            [
+                f(at * w)
+                for at in (place % 4, place // 4)
+                for f in (math.sin, math.cos)
+                for w in waves
+            ]
+            for place in range(16)
+        ]
+        mean = [sum(column) / 16 for column in zip(*rows, strict=True)]
+        for place, row in enumerate(rows):
+            wanted = [value - alike for value, alike in zip(row, mean, strict=True)]
+            assert table[0, 1 + place].tolist() == pytest.approx(wanted, abs=1e-6)
+        assert not table[0, 0].any()  # the class token has no place
+        assert not table.requires_grad
+    again = build_from_config(model.config)
+    assert torch.equal(again.encoder.pos_embed, model.encoder.pos_embed)
+
+    plain = make_spec(model__arch="vit_tiny_patch16", **fields)
+    papers = build_mae(plain.model, plain.train, 32)
+    assert "position_temperature" not in papers.config
+    assert torch.equal(papers.encoder.pos_embed, sincos_2d(192, (4, 4), class_token=True))

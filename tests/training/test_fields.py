@@ -47,6 +47,7 @@ DATA, HELD, WEIGHTS, STATE, PHOTOS, BROKEN, TURNED, TABLE = (
     "<table>",
 )
 COSINE = {OPT + "lr_scheduler": "cosine"}
+TEACHER = {"train.teacher.checkpoint": WEIGHTS}
 FROM_WEIGHTS = {"train.pretrained_model_path": WEIGHTS}
 PROBE = {"dataset.probe_train_data_sources": DATA, "train.probe.interval": 1}
 PATIENT = {"train.early_stopping.patience": 1, "train.num_epochs": 4}
@@ -69,6 +70,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.decoder_embed_dim": (64, {}),
     "model.decoder_num_heads": (4, {}),
     "model.decoder_mlp_ratio": (2.0, {}),
+    "model.position_temperature": (20.0, {}),
     "model.decoder_type": ("cross", {}),
     "model.decoder_prediction_share": (0.5, {"model.decoder_type": "cross"}),
     "model.patch_size": (8, {}),
@@ -136,6 +138,10 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.validation_interval": (2, {"dataset.val_data_sources": HELD}),
     "train.resume_training_checkpoint_path": (STATE, {}),
     "train.pretrained_model_path": (WEIGHTS, {}),
+    "train.teacher.checkpoint": (WEIGHTS, {}),
+    "train.teacher.weight": (0.5, TEACHER),
+    "train.teacher.layer": (1, TEACHER),
+    "train.teacher.sees": ("all", TEACHER),
     "train.freeze": (["blocks"], {}),
     "train.loss": ("focal", {}),
     "train.focal_gamma": (5.0, {"train.loss": "focal"}),

@@ -24,6 +24,7 @@ from mae_runners.models.heads import Classifier, Segmenter
 from mae_runners.models.hiera_mae import HieraBackbone, HieraMae
 from mae_runners.models.kernels import speed_up
 from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.position import TEMPERATURE
 from mae_runners.models.vit_mae import VitBackbone, VitMae
 
 _MAE = {"vit": VitMae, "convnextv2": FcMae, "hiera": HieraMae}
@@ -37,12 +38,17 @@ def default_decoder_heads(width: int) -> int:
 
 
 def build_mae(
-    model_spec: Any, train_spec: Any, input_size: int | Sequence[int], channels: int = 3
+    model_spec: Any,
+    train_spec: Any,
+    input_size: int | Sequence[int],
+    channels: int = 3,
+    teacher: Mapping[str, Any] | None = None,
 ) -> MaskedAutoencoder:
     """The masked autoencoder of ``model`` and ``train`` of the spec, freshly initialized.
 
     Args:
         channels: of an image.
+        teacher: see `VitMae`.
 
     Raises:
         SpecError: the input size or the decoder's shape does not work.
@@ -61,6 +67,11 @@ def build_mae(
     if getattr(model_spec, "decoder_type", "self") == "cross":
         config["decoder_type"] = "cross"
         config["decoder_prediction_share"] = float(model_spec.decoder_prediction_share)
+    temperature = float(getattr(model_spec, "position_temperature", TEMPERATURE))
+    if temperature != TEMPERATURE:
+        config["position_temperature"] = temperature
+    if teacher:
+        config["teacher"] = dict(teacher)
     model = build_from_config(config)
     assert isinstance(model, MaskedAutoencoder)
     return model
@@ -244,6 +255,13 @@ def _check_size(arch: Arch, size: tuple[int, int]) -> None:
 
 
 def _check_decoder(arch: Arch, config: Mapping[str, Any]) -> None:
+    if arch.family != "vit" and config.get("teacher"):
+        raise SpecError(
+            "only a ViT learns from a teacher",
+            field="train.teacher.checkpoint",
+            got=arch.name,
+            expected="null, or a ViT in model.arch",
+        )
     if arch.family != "vit" and config.get("decoder_type", "self") != "self":
         raise SpecError(
             "only a ViT has a decoder of cross-attention",

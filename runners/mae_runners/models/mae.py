@@ -171,8 +171,8 @@ class MaskedAutoencoder(Backboned):
         return {name for name, _ in self.named_parameters() if not name.startswith("encoder.")}
 
     def output_parameter_names(self) -> set[str]:
-        """The layer that predicts pixels."""
-        answers = ("decoder_pred.", "pred.")
+        """The layers that predict pixels, and a teacher's features."""
+        answers = ("decoder_pred.", "pred.", "teacher_projector.")
         return {name for name, _ in self.named_parameters() if name.startswith(answers)}
 
 

@@ -7,8 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TEMPERATURE = 10_000.0
+"""The papers' base of the wavelengths."""
 
-def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
+
+def sincos_2d(
+    dim: int, grid: tuple[int, int], *, class_token: bool, temperature: float = TEMPERATURE
+) -> Tensor:
     """The fixed table of MAE (arXiv 2111.06377) for ``grid = (rows, columns)``: ``[1, rows ×
     columns (+ 1), dim]``, float32.
 
@@ -16,7 +21,7 @@ def sincos_2d(dim: int, grid: tuple[int, int], *, class_token: bool) -> Tensor:
     depend on that order. A class token has zeros.
     """
     assert dim % 4 == 0, "the sine-cosine table needs a multiple of 4 channels"
-    omega = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4.0))
+    omega = 1.0 / temperature ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4.0))
     rows, columns = torch.meshgrid(
         torch.arange(grid[0], dtype=torch.float64),
         torch.arange(grid[1], dtype=torch.float64),

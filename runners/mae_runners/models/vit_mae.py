@@ -8,15 +8,17 @@ B images, L patches of which K are visible and M hidden, D the width.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae_runners.models.base import Config, run_block, transformer_layer_id
 from mae_runners.models.kernels import linear
 from mae_runners.models.mae import (
+    MaeOutput,
     MaskedAutoencoder,
     cross_blocks,
     decode,
@@ -24,8 +26,11 @@ from mae_runners.models.mae import (
     init_like_mae,
     mask_tokens,
 )
-from mae_runners.models.masking import Mask, put, take, take_patches
-from mae_runners.models.position import sincos_2d
+from mae_runners.models.masking import Mask, put, random_masking, take, take_patches
+from mae_runners.models.position import TEMPERATURE, sincos_2d
+
+if TYPE_CHECKING:
+    from mae_runners.models.teacher import FrozenTeacher
 
 
 class VitBackbone(VisionTransformer):
@@ -114,6 +119,20 @@ def embed_patches(projection: nn.Conv2d, patches: Tensor) -> Tensor:
     return linear(patches.flatten(2), projection.weight.flatten(1), projection.bias)
 
 
+def embed_visible(encoder: VitBackbone, images: Tensor, visible: Tensor) -> Tensor:
+    """The class token and the patches ``visible [B, K]``, with their positions: ``[B, 1 + K, D]``.
+
+    Only these patches are embedded: the patch convolution as a matrix product.
+    """
+    patch = int(encoder.patch_embed.patch_size[0])
+    x = embed_patches(encoder.patch_embed.proj, take_patches(images, visible, patch))
+    table = encoder.pos_embed  # [1, 1 + L, D]
+    x = x + take(table[:, 1:].expand(x.shape[0], -1, -1), visible)  # [B, K, D]
+
+    cls_token = (encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1)
+    return torch.cat([cls_token.to(x.dtype), x], dim=1)  # [B, 1 + K, D]
+
+
 class VitMae(MaskedAutoencoder):
     """The encoder sees the visible patches and a class token; a light decoder sees all positions
     and predicts the hidden patches.
@@ -121,9 +140,15 @@ class VitMae(MaskedAutoencoder):
     Parameter names follow facebookresearch/mae, with the encoder's under ``encoder.``. Both
     position tables are fixed sine-cosine tables. With ``decoder_type`` ``cross`` the decoder is
     CrossMAE's: the hidden patches that it predicts attend to the encoder's output.
+
+    With ``teacher`` in its config (``width`` and ``digest`` of one, ``layer`` of this encoder,
+    ``weight``) a linear layer brings the output of block ``layer`` to the teacher's width; in
+    training, once `set_teacher` has given it one, the teacher's features are learned beside the
+    pixels (DMAE, arXiv 2208.12256).
     """
 
     encoder: VitBackbone
+    teacher_projector: nn.Linear | None
     decoder_embed: nn.Linear | None
 
     def __init__(self, encoder: VitBackbone, config: Config) -> None:
@@ -136,15 +161,28 @@ class VitMae(MaskedAutoencoder):
         self.crosses = config.get("decoder_type") == "cross"
         self.decoder_embed = None if self.crosses else nn.Linear(encoder.num_features, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(
-            sincos_2d(width, encoder.grid, class_token=True), requires_grad=False
-        )
+        self.decoder_pos_embed = nn.Parameter(self._table(width), requires_grad=False)
         self.decoder_blocks = (
             cross_blocks(config, encoder.num_features) if self.crosses else decoder_blocks(config)
         )
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
         self.decoder_pred = nn.Linear(width, patch * patch * self.in_chans)
         self._initialize()
+        self.learned: dict[str, Any] = dict(config.get("teacher") or {})
+        self.teacher_projector = None
+        self._teacher: FrozenTeacher | None = None
+        if self.learned:  # last, so that the rest starts as it does without a teacher
+            self.teacher_projector = nn.Linear(encoder.num_features, int(self.learned["width"]))
+            init_like_mae(self.teacher_projector)
+
+    def _table(self, width: int) -> Tensor:
+        """A position table of the encoder's grid. With another base than the papers' the part that
+        is the same at every place is left out."""
+        base = float(self.config.get("position_temperature", TEMPERATURE))
+        table = sincos_2d(width, self.encoder.grid, class_token=True, temperature=base)
+        if base != TEMPERATURE:
+            table[:, 1:] -= table[:, 1:].mean(dim=1, keepdim=True)
+        return table
 
     def _initialize(self) -> None:
         init_like_mae(self)
@@ -154,26 +192,55 @@ class VitMae(MaskedAutoencoder):
         nn.init.normal_(self.encoder.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
         self.encoder.pos_embed = nn.Parameter(
-            sincos_2d(self.encoder.num_features, self.encoder.grid, class_token=True),
+            self._table(self.encoder.num_features),
             requires_grad=False,
         )
 
     def forward_encoder(self, images: Tensor, mask: Mask) -> Tensor:
         """Normalized tokens of the class token and the visible patches: ``[B, 1 + K, D]``."""
-        encoder = self.encoder
-        # Only the visible patches are embedded: the patch convolution as a matrix product.
-        x = embed_patches(encoder.patch_embed.proj, take_patches(images, mask.visible, self.unit))
-        table = encoder.pos_embed  # [1, 1 + L, D]
-        x = x + take(table[:, 1:].expand(x.shape[0], -1, -1), mask.visible)  # [B, K, D]
+        return self._encode(images, mask)[0]
 
-        cls_token = (encoder.cls_token + table[:, :1]).expand(x.shape[0], -1, -1)
-        x = torch.cat([cls_token.to(x.dtype), x], dim=1)  # [B, 1 + K, D]
-
-        for block in encoder.blocks:
+    def _encode(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor | None]:
+        """What `forward_encoder` returns, and the visible patches ``[B, K, D]`` after the block
+        that learns from a teacher, where there is one."""
+        encoder, seen = self.encoder, None
+        x = embed_visible(encoder, images, mask.visible)
+        for number, block in enumerate(encoder.blocks, start=1):
             x = run_block(encoder, block, x)
-
+            if self.learned and number == self.learned["layer"]:
+                seen = x[:, 1:]
         normed: Tensor = encoder.norm(x)
-        return normed
+        return normed, seen
+
+    def set_teacher(self, teacher: FrozenTeacher) -> None:
+        """Lets training steps learn from ``teacher``, which is no part of this module: it is not
+        trained, saved, averaged or sent to other ranks."""
+        self._teacher = teacher
+
+    def forward(self, images: Tensor, noise: Tensor) -> MaeOutput:
+        """As `MaskedAutoencoder.forward`; a training step adds the teacher's loss."""
+        if self._teacher is None or not self.training:
+            return super().forward(images, noise)
+        mask = random_masking(noise, self.mask_ratio, self.prediction_share)
+        latent, seen = self._encode(images, mask)
+        pred = self.forward_decoder(latent, mask)
+        assert seen is not None
+        loss = self.forward_loss(images, pred, mask)
+        loss = loss + float(self.learned["weight"]) * self._teacher_loss(images, seen, mask)
+        return MaeOutput(loss, pred, mask.hidden_map)
+
+    def _teacher_loss(self, images: Tensor, seen: Tensor, mask: Mask) -> Tensor:
+        """Mean absolute error of the projected features of the visible patches (DMAE, section 3).
+
+        The teacher's are standardized over their channels, so that a weight means the same for
+        every teacher.
+        """
+        assert self._teacher is not None and self.teacher_projector is not None
+        target = self._teacher.features(images, mask)  # [B, K, D of the teacher]
+        learned = self.teacher_projector(seen)
+        wide = learned.dtype if learned.element_size() > 4 else torch.float32
+        target = F.layer_norm(target.to(wide), target.shape[-1:])
+        return F.l1_loss(learned.to(wide), target)
 
     def forward_decoder(self, latent: Tensor, mask: Mask) -> Tensor:
         """``latent [B, 1 + K, D]`` → the patches to predict ``[B, M, p·p·C]``."""

@@ -330,9 +330,9 @@ def counted(batch: Batch) -> tuple[Batch, int]:
     return {name: value[keep] for name, value in batch.items()}, count
 
 
-def local_copy(path: str, context: RunContext) -> str:
-    """A local path of a weights file; a URL is downloaded into the action's folder by each rank, a
-    model of the hub into its cache."""
+def local_copy(path: str, context: RunContext, role: str = "pretrained") -> str:
+    """A local path of a weights file; a URL is downloaded into the action's folder by each rank,
+    under a name for its ``role``, a model of the hub into its cache."""
     from mae_sdk.jobs.outputs import fetch
 
     if hub.is_reference(path):
@@ -343,6 +343,6 @@ def local_copy(path: str, context: RunContext) -> str:
         return path
 
     suffix = ".safetensors" if path.endswith(".safetensors") else ".pth"
-    target = context.action_dir / f".pretrained-{context.rank}{suffix}"
+    target = context.action_dir / f".{role}-{context.rank}{suffix}"
     download(path, target)
     return str(target)

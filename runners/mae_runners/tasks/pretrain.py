@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mae_skill.archs import ARCHS, num_units, with_patch
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, SpecError
 from torch import Tensor, nn
 
 from mae_runners.data import ImageDataset, build_dataset
@@ -17,8 +17,10 @@ from mae_runners.metrics.reconstruction import MeanLoss
 from mae_runners.metrics.splits import split_bank
 from mae_runners.models import build_mae
 from mae_runners.models.mae import MaskedAutoencoder
+from mae_runners.models.teacher import FrozenTeacher, load_teacher
+from mae_runners.models.vit_mae import VitMae
 from mae_runners.tasks import probes
-from mae_runners.tasks.base import Batch, Images, Task, counted
+from mae_runners.tasks.base import Batch, Images, Task, counted, local_copy
 
 
 class PretrainTask(Task):
@@ -93,7 +95,44 @@ class PretrainTask(Task):
         return np.asarray(self.train.labels)
 
     def build_model(self) -> MaskedAutoencoder:
-        return build_mae(self.spec.model, self.spec.train, self.aug.input_size, self.reading.bands)
+        train, size, channels = self.spec.train, self.aug.input_size, self.reading.bands
+        self.teacher = self._load_teacher()
+        if self.teacher is None:
+            return build_mae(self.spec.model, train, size, channels)
+        found = self.teacher.found
+        learned = {
+            "width": found.width,
+            "digest": self.teacher.digest,
+            "layer": found.student_layer,
+            "weight": float(train.teacher.weight),
+        }
+        model = build_mae(self.spec.model, train, size, channels, learned)
+        assert isinstance(model, VitMae)
+        model.set_teacher(self.teacher.to(self.context.device))
+        self.context.log(found.summary)
+        return model
+
+    def _load_teacher(self) -> FrozenTeacher | None:
+        path = self.spec.train.teacher.checkpoint
+        if not path:
+            return None
+        if not str(self.spec.model.arch).startswith("vit_"):
+            raise SpecError(
+                "only a ViT learns from a teacher",
+                field="train.teacher.checkpoint",
+                got=path,
+                expected="null, or a ViT in model.arch",
+            )
+        path = local_copy(path, self.context, "teacher")
+        drawn = torch.get_rng_state()
+        teacher = load_teacher(
+            path,
+            self.context.encryption_key,
+            self.spec.model_dump(mode="json"),
+            (self.aug.mean, self.aug.std),
+        )
+        torch.set_rng_state(drawn)  # the model starts from the weights that it has without one
+        return teacher
 
     def training_step(self, module: nn.Module, batch: Batch, key: tuple[int, int, int]) -> Tensor:
         loss: Tensor = module(self.inputs(batch), batch["noise"]).loss

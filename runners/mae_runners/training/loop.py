@@ -41,6 +41,7 @@ from mae_runners.training.optim import (
 from mae_runners.training.position import (
     Position,
     check_data,
+    check_teacher,
     data_identity,
     environment,
     identity,
@@ -102,6 +103,7 @@ class TrainLoop:
             task.thresholds = stored["mae"].get("thresholds")
             explicit = bool(self.train.resume_training_checkpoint_path)
             check_data(stored, data, context, explicit=explicit)
+            check_teacher(stored, task.model.config, context, explicit=explicit)
 
         # ---------------------------------------------------------------------------- model
         self._make_model(stored)

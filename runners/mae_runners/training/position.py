@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -237,6 +238,36 @@ def check_data(
         f"the training images are not those of the checkpoint ({difference}): "
         "the epoch it was in starts over"
     )
+
+
+def check_teacher(
+    stored: dict[str, Any], now: Mapping[str, Any], context: RunContext, *, explicit: bool
+) -> None:
+    """Compares the teacher of this attempt with that of the checkpoint, by the digest of its file.
+
+    Args:
+        now: plain arguments of the model.
+
+    Raises:
+        UsageError: it is another, and the checkpoint was not named by the user.
+    """
+    before, after = (
+        (model.get("teacher") or {}).get("digest")
+        for model in ((stored.get("mae") or {}).get("model") or {}, now)
+    )
+    if before == after:
+        return
+    shown = " → ".join("none" if one is None else f"sha256 {one[:12]}" for one in (before, after))
+    if not explicit or None in (before, after):
+        raise UsageError(
+            "the results folder holds a run with another teacher",
+            field="train.teacher.checkpoint",
+            got=shown,
+            expected="the file that the run was started with; it may be elsewhere",
+            hint="choose another results_dir, or start from its weights with "
+            "train.pretrained_model_path",
+        )
+    context.warn(f"the teacher is not that of the checkpoint ({shown})")
 
 
 def restore_position(stored: dict[str, Any], data: dict[str, Any]) -> Position:

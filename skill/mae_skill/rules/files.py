@@ -19,6 +19,8 @@ from mae_skill.weights.config import normalization, own_description, own_setting
 from mae_skill.weights.fit import Target, fit, lack_of
 from mae_skill.weights.hand_on import FOLDERS, why_not
 from mae_skill.weights.parameters import target_of
+from mae_skill.weights.teacher import FIELD as TEACHER
+from mae_skill.weights.teacher import teacher_of
 
 MODEL = {
     "evaluate": "evaluate.checkpoint",
@@ -29,6 +31,9 @@ MODEL = {
 """The field of an action's model."""
 
 PRETRAINED = "train.pretrained_model_path"
+FROM_URLS = (PRETRAINED, TEACHER)
+"""The fields whose file may be at a URL, or on the model hub."""
+
 RUNS_ENGINES = ("evaluate", "inference")
 WRITTEN = {
     "export": ("export.onnx_file",),
@@ -122,23 +127,25 @@ def segmenter_answers(case: Case) -> None:
 
 def named_files(case: Case) -> None:
     """Files that somebody named for this run are here, where the run is; a URL of one is read for
-    pretrained weights alone."""
+    pretrained weights and a teacher alone."""
     for key in _read(case):
         path = case(key)
         if not isinstance(path, str) or case.origin(key) not in OriginKind.written():
             continue
-        if "://" in path and key != PRETRAINED:
+        if _is_remote(path) and key not in FROM_URLS:
             case.error(
                 key,
                 "a URL is not read here",
                 "a path of the machine that runs the job",
                 "fetch the file first, or name the job that made it: --parent JOB",
             )
-        elif "://" not in path and case.facts.local_files and not Path(path).expanduser().exists():
+        elif (
+            not _is_remote(path) and case.facts.local_files and not Path(path).expanduser().exists()
+        ):
             case.error(
                 key,
                 "there is no such file or folder",
-                "a path that exists" + (", or a URL" if key == PRETRAINED else ""),
+                "a path that exists" + (", or a URL" if key in FROM_URLS else ""),
                 kind=NotFoundError,
             )
 
@@ -234,6 +241,49 @@ def _own_shape(case: Case, contents: Mapping[str, Any]) -> str | None:
     return f"the weights' own are {' '.join(others)}; --recipe auto and --parent JOB take them"
 
 
+def teacher(case: Case) -> None:
+    """A teacher is a ViT with the patch, the channels and the grid of a ViT that learns from it;
+    told from its file without its values, where it is here."""
+    path = case(TEACHER)
+    if not isinstance(path, str) or case("train.stage") != "pretrain":
+        return
+    arch = arch_of(case.spec)
+    if arch is None:
+        return
+    if arch.family != "vit":
+        case.error(
+            TEACHER,
+            f"only a ViT learns from a teacher, and {arch.name} is none",
+            "null",
+            "leave the field out, or choose another model.arch",
+        )
+        return
+    file = Path(path).expanduser()
+    if _is_remote(path) or not case.facts.local_files or not file.exists():
+        if _is_remote(path):
+            note = "not looked at: it is remote; the job looks at it before anything trains"
+            case.warnings.append(Notice(TEACHER, note, note=True))
+        return
+    try:
+        has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
+        contents = header.look(file, key=bool(has_key))
+        if contents is None:
+            return
+        found = teacher_of(contents, file.name, case.spec)
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return  # other rules say what is wrong with the spec
+    except MaeError as error:
+        error.field = error.field or TEACHER
+        case.errors.append(error)
+        return
+    added = "; its passes and its memory come on top of the estimates"
+    case.warnings.append(Notice(TEACHER, found.summary + added, note=True))
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path or path.startswith(("hf-hub:", "hf_hub:"))
+
+
 def _is_artifact(file: Path) -> bool:
     """Whether a model is an export or an engine, which others look at."""
     described = file.with_name(f"{file.name}.json")
@@ -258,7 +308,8 @@ def _read(case: Case) -> list[str]:
     """The fields whose files the action reads; its data is counted elsewhere."""
     if case.action == "train":
         resumed = "train.resume_training_checkpoint_path"
-        return [resumed] if _goes_on(case) else [resumed, PRETRAINED]
+        teacher = [TEACHER] if case("train.stage") == "pretrain" else []
+        return [resumed, *teacher] if _goes_on(case) else [resumed, *teacher, PRETRAINED]
     engine = [f"{case.action}.trt_engine"] if case.action in RUNS_ENGINES else []
     return [MODEL[case.action], *engine]
 
@@ -281,4 +332,5 @@ RULES = [
     Rule(model, tuple(MODEL)),
     Rule(named_files, ("train", *MODEL)),
     Rule(weights, ("train", "evaluate", "inference", "export")),
+    Rule(teacher, ("train",)),
 ]

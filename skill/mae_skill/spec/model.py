@@ -193,6 +193,17 @@ class ModelSpec(SpecModel):
         applies_when={**PRETRAIN, "model.arch": arch_names("vit"), "model.decoder_type": "cross"},
         related=["model.decoder_type", "train.mask_ratio"],
     )
+    position_temperature: float = spec_field(
+        10_000.0,
+        "Base of the wavelengths of a ViT's sine-cosine position tables in pretraining: from 2π to "
+        "2π × this, in patches. The papers' 10000 is for 14 patches a side; on a smaller grid most "
+        "of its waves are flat. With any other base the tables are less their mean over the "
+        "places.",
+        ge=2.0,
+        le=1e6,
+        applies_when={**PRETRAIN, **_VIT},
+        related=["model.patch_size", "dataset.augmentation.input_size"],
+    )
     patch_size: Annotated[int, Field(ge=1, le=32)] | None = spec_field(
         None,
         "Side of one input token; null = the architecture's. ViT: 2 to 32. ConvNeXt V2 and Hiera: "

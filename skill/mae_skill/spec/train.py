@@ -27,6 +27,7 @@ _CLASSIFIES = {**FINETUNE, **CLASSIFICATION}
 _SINGLE = {**_CLASSIFIES, "model.multi_label": False}
 _FEW = {**_SINGLE, "model.num_classes": {"le": 300}}  # of more no confusion matrix is kept
 _MULTI = {**_CLASSIFIES, "model.multi_label": True}
+_TEACHER = {**PRETRAIN, "train.teacher.checkpoint": {"set": True}}
 _PROBE = {**PRETRAIN, "train.probe.interval": {"gt": 0}}
 _MASKING = ["train.mask_ratio", "train.norm_pix_loss", "model.patch_size"]
 _LOSSES = ["train.loss", "train.focal_gamma", "train.dice_weight"]
@@ -52,6 +53,7 @@ AUTOML_METRICS: list[dict[str, Any]] = [
             *_MASKING,
             *("dataset.augmentation.min_scale", "dataset.augmentation.max_scale"),
             "dataset.augmentation.color_jitter",  # smoother pictures are easier to fill in
+            *("train.teacher.weight", "train.teacher.layer", "train.teacher.sees"),
         ],
     },
     {
@@ -292,6 +294,40 @@ class ProbeSpec(SpecModel):
     )
 
 
+class TeacherSpec(SpecModel):
+    """A trained ViT whose features a pretrained ViT learns beside the pixels (DMAE, arXiv
+    2208.12256)."""
+
+    checkpoint: Path = spec_field(
+        None,
+        "The teacher's weights: all that pretrained_model_path takes, of a ViT with the patch and "
+        "the channels of this model; its width and depth are its own. Null = no teacher.",
+        applies_when=PRETRAIN,
+        related=["train.teacher.weight", "train.teacher.layer"],
+        affects_training=False,  # its content decides, by digest
+    )
+    weight: float = spec_field(
+        1.0,
+        "Weight of the teacher's loss beside that of the pixels.",
+        gt=0.0,
+        le=1e4,
+        applies_when=_TEACHER,
+    )
+    layer: Positive | None = spec_field(
+        None,
+        "The teacher's block whose output is learned, from 1; null = at three quarters of its "
+        "depth. The model learns it at the same share of its own depth.",
+        applies_when=_TEACHER,
+    )
+    sees: Literal["visible", "all"] = spec_field(
+        "visible",
+        "What the teacher is shown: the visible patches alone, or the whole picture. Its features "
+        "of the visible patches are learned in either case.",
+        applies_when=_TEACHER,
+        related=["train.mask_ratio"],
+    )
+
+
 class TrainSpec(SpecModel):
     """Configurable parameters of training."""
 
@@ -459,6 +495,11 @@ class TrainSpec(SpecModel):
         "image, or each pixel of a mask. Null = all alike. Validation does not weight.",
         applies_when={**FINETUNE, "train.loss": ["cross_entropy", "focal"]},
         related=["dataset.balanced_sampling"],
+    )
+    teacher: TeacherSpec = spec_field(
+        TeacherSpec,
+        "A trained ViT whose features a pretrained ViT learns beside the pixels.",
+        applies_when=PRETRAIN,
     )
     freeze: list[NonEmpty] = spec_field(
         [],
