@@ -329,21 +329,34 @@ def _strange_keys(
         *(layers.schema.get("x_aliases") or {}),
         *(str(error.field) for error in errors),
     }
-    strange = []
-    for key in sorted(layers.given):
-        is_known = _inside(key, named) or any(_inside(one, {key}) for one in named)
+    sections = {part for one in named for part in _leading(str(one))}
+    strange = [
+        key
+        for key in sorted(layers.given)
+        if key not in sections
+        and named.isdisjoint(_leading(key))
         # An empty section of a template may take any field.
-        if not is_known and get_dotted(layers.template or {}, key.rpartition(".")[0]) != {}:
-            section, _, name = key.rpartition(".")
-            there = sorted(known)
-            beside = [one.rpartition(".")[2] for one in there if one.rpartition(".")[0] == section]
-            near = did_you_mean(name, key, beside, there)
-            strange.append(key + (f" ({near})" if near else ""))
+        and get_dotted(layers.template or {}, key.rpartition(".")[0]) != {}
+    ]
     if not strange:
         return []
     more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
-    shown = ", ".join(strange[:MAX_NAMED])
+    shown = ", ".join(_with_what_was_meant(key, sorted(known)) for key in strange[:MAX_NAMED])
     return [f"set, though neither the template nor the schema of {action} knows it: {shown}{more}"]
+
+
+def _leading(field: str) -> list[str]:
+    """A field and what leads to it: ``a.b[0]``, ``a.b``, ``a``; of a text that is too long for a
+    field, the beginning alone."""
+    begin = field[:1000]
+    return [field, *(begin[:at] for at, letter in enumerate(begin) if letter in ".[")]
+
+
+def _with_what_was_meant(key: str, known: Sequence[str]) -> str:
+    section, _, name = key.rpartition(".")
+    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section]
+    near = did_you_mean(name, key, beside, known)
+    return key + (f" ({near})" if near else "")
 
 
 def _take_references(

@@ -283,7 +283,7 @@ def test_a_run_with_a_teacher_continues_bit_for_bit_from_a_moved_file_and_no_oth
 def test_validation_judges_pixels_alone(tmp_path: Path) -> None:
     data = digits_folder(tmp_path / "digits")
     run = {**SMALL, "train__num_epochs": 1, "dataset__val_data_sources": str(data)}
-    run["train__optim__lr"] = 1e-12
+    run["train__optim__lr"] = 1e-7
     assert train(spec(data, tmp_path / "plain", **run)) == 0
     run["train__teacher__checkpoint"] = str(teacher_file(tmp_path / "teacher.pth"))
     assert train(spec(data, tmp_path / "taught", **run)) == 0

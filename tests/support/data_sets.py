@@ -37,6 +37,7 @@ def masked(root: Path, values: Sequence[int], count: int = 3) -> Path:
     for number in range(count):
         picture(root / "images" / f"{number}.png")
         mask = RNG.choice(np.array(values, np.uint8), (16, 16))
+        mask.flat[: len(set(values))] = sorted(set(values))  # chance leaves none of them out
         (root / "annotations").mkdir(exist_ok=True)
         Image.fromarray(mask).save(root / "annotations" / f"{number}.png")
     return root
