@@ -244,6 +244,15 @@ def test_values_that_would_be_lost_are_an_error_that_names_the_line(
         by_table(tmp_path, name, text)
 
 
+def test_a_list_of_one_is_one_label(tmp_path: Path) -> None:
+    lines = "".join(f'{{"path": "{i}.png", "label": ["ant{i % 2}"]}}\n' for i in range(6))
+    assert said(by_table(tmp_path, "t.jsonl", lines)) == ""
+    with pytest.raises(DataError, match="every picture of the table has one label"):
+        by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
+    with pytest.raises(DataError, match="row 1 of .* has several labels"):
+        by_table(tmp_path, "u.jsonl", lines.replace('["ant0"]', '["ant0", "bee"]'))
+
+
 def test_commas_at_the_end_of_lines_hold_nothing(tmp_path: Path) -> None:
     assert by_table(tmp_path, "t.csv", rows("path,label", "{i}.png,ant{c},,"))
 

@@ -412,6 +412,8 @@ def _labels_of(
 
     def one(row: Mapping[str, Any], number: int) -> tuple[str, ...]:
         value = row.get(column)
+        if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
+            value = value[0] if value else None
         listed = isinstance(value, (list, tuple))
         if isinstance(value, dict) or (not several and (listed or BETWEEN in _text(value))):
             raise DataError(
