@@ -119,6 +119,14 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         "divide by 255",
         SpecError,
     ),
+    (
+        "train",
+        {**BASE, "dataset.augmentation.std": [0.2, 1e-5, 0.2]},
+        {},
+        "dataset.augmentation.std",
+        "at least 0.001",
+        SpecError,
+    ),
     ("train", {**BASE, "train.gpu_ids": [0, 0]}, {}, "train.gpu_ids", "each index once", SpecError),
     (
         "train",
@@ -742,6 +750,22 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
         ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
         ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
+        ({"train.freeze": ["patch_embed", "blocks"]}, "train.freeze", "random initial weights"),
+        (
+            {"train.freeze": [f"blocks.{at}" for at in range(12)]},
+            "train.freeze",
+            "random initial weights",
+        ),
+        (
+            {"train.freeze": ["stages"], "model.arch": "convnextv2_atto"},
+            "train.freeze",
+            "random initial weights",
+        ),
+        (
+            {"train.freeze": ["encoder.blocks"], "train.stage": "finetune"},
+            "train.freeze",
+            "from scratch would leave all blocks",
+        ),
     ],
 )
 def test_settings_that_leave_the_model_untrained_are_refused(
@@ -774,10 +798,10 @@ def test_settings_that_leave_the_model_untrained_are_refused(
         ),
         (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
         (
-            TUNE,
-            {"train.freeze": ["encoder"], "train.pretrained_model_path": None},
-            "train.freeze",
-            "stays random",
+            BASE,
+            {"dataset.augmentation.std": [1e-4], "dataset.value_range": [0, 65535]},
+            "dataset.augmentation.std",
+            "a whole deviation",
         ),
     ],
 )
@@ -794,6 +818,7 @@ def test_settings_that_leave_little_to_learn_are_warned_of(
     [
         (BASE, {"train.ema_decay": 0.9}),
         (TUNE, {"train.freeze": ["encoder"]}),
+        (BASE, {"train.freeze": ["patch_embed", "blocks.0"]}),
         (BASE, {"train.freeze": ["encoder"], "train.pretrained_model_path": "/w.pth"}),
         (BASE, {"train.optim.gamma": 10, "train.optim.milestones": [88]}),
         (BASE, {"train.optim.weight_decay": 0.3, "train.optim.lr": 5e-3}),

@@ -14,6 +14,8 @@ SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
 IGNORE = "dataset.segmentation.ignore_index"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
+FLAT = 1e-3
+"""Pictures whose values deviate by less, a quarter of a level of 8 bits, are of one shade."""
 
 
 def crops(case: Case) -> None:
@@ -62,6 +64,19 @@ def units(case: Case) -> None:
             "values of at most 1",
             "divide by 255; mae inspect SOURCE prints those of the data",
         )
+    key = "dataset.augmentation.std"
+    if case.origin(key) is OriginKind.PARENT or min(case(key) or [1.0]) >= FLAT:
+        return
+    text = "makes a quarter of a level of 8 bits a whole deviation"
+    if case.given(samples.RANGE) or case.given(samples.CHANNELS):  # a band may be as flat
+        case.warn(key, f"{text}; mae inspect SOURCE prints those of the data")
+        return
+    case.error(
+        key,
+        text,
+        f"values of at least {FLAT:g}, of pixels in 0 … 1",
+        "mae inspect SOURCE prints those of the data",
+    )
 
 
 def task(case: Case) -> None:

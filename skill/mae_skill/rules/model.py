@@ -290,20 +290,24 @@ def strong(case: Case) -> None:
 
 
 def frozen_encoder(case: Case) -> None:
-    """The backbone is what pretraining is for."""
-    names = case("train.freeze") or []
-    if "encoder" not in names or case("train.pretrained_model_path"):
+    """The blocks of the backbone are what learns, unless they come with weights."""
+    arch, names = ARCHS.get(str(case("model.arch"))), case("train.freeze")
+    if arch is None or not names or case("train.pretrained_model_path"):
         return
     if case("train.resume_training_checkpoint_path"):
         return
-    if case("train.stage") == "pretrain":
-        case.error(
-            "train.freeze",
-            "pretraining would leave the whole encoder at its random initial weights",
-            "modules but not the whole encoder, or train.pretrained_model_path",
-        )
-    else:
-        case.warn("train.freeze", "without pretrained weights a frozen encoder stays random")
+    blocks = [f"encoder.{name}" for name in _encoder(case, arch) if _IN_BLOCK.search(name)]
+    if not all(any(_holds(name, one) for name in names) for one in blocks):
+        return
+    trains = "pretraining" if case("train.stage") == "pretrain" else "fine-tuning from scratch"
+    case.error(
+        "train.freeze",
+        f"{trains} would leave all blocks of the encoder at their random initial weights",
+        "some blocks of the encoder left to learn, or train.pretrained_model_path",
+    )
+
+
+_IN_BLOCK = re.compile(r"(^|\.)blocks\.\d+\..*\.(weight|bias)$")
 
 
 RULES = [
