@@ -789,6 +789,26 @@ def test_settings_that_leave_the_model_untrained_are_refused(
             "rises to 10 times",
         ),
         (TUNE, {"train.optim.layer_decay": 2.0}, "train.optim.layer_decay", "first layers"),
+        (
+            TUNE,
+            {"train.optim.backbone_multiplier": 1e-11},
+            "train.optim.backbone_multiplier",
+            "the backbone hardly moves",
+        ),
+        (TUNE, {"train.optim.layer_decay": 1e-10}, "train.optim.layer_decay", "the backbone"),
+        (TUNE, {"train.optim.layer_decay": 0.1}, "train.optim.layer_decay", "first blocks"),
+        (
+            BASE,
+            {"train.optim.gamma": 1e-12, "train.optim.milestones": [1]},
+            "train.optim.gamma",
+            "the rest of it learns nothing",
+        ),
+        (
+            BASE,
+            {"train.optim.gamma": 1e-4, "train.optim.milestones": [1, 2, 3]},
+            "train.optim.milestones",
+            "by 3 times 0.0001",
+        ),
         (TUNE, {"model.drop_path_rate": 0.95}, "model.drop_path_rate", "skipped"),
         (
             TUNE,
@@ -796,6 +816,7 @@ def test_settings_that_leave_the_model_untrained_are_refused(
             "dataset.augmentation.smoothing",
             "hardly tell",
         ),
+        (TUNE, {"dataset.augmentation.center_crop": 0.1}, "dataset.augmentation.center_crop", "1%"),
         (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
         (
             BASE,
@@ -821,6 +842,7 @@ def test_settings_that_leave_little_to_learn_are_warned_of(
         (BASE, {"train.freeze": ["patch_embed", "blocks.0"]}),
         (BASE, {"train.freeze": ["encoder"], "train.pretrained_model_path": "/w.pth"}),
         (BASE, {"train.optim.gamma": 10, "train.optim.milestones": [88]}),
+        (TUNE, {"train.optim.layer_decay": 0.5, "train.optim.backbone_multiplier": 0.01}),
         (BASE, {"train.optim.weight_decay": 0.3, "train.optim.lr": 5e-3}),
     ],
 )

@@ -27,6 +27,18 @@ def crops(case: Case) -> None:
             case.error(low, f"is above {name}={case(high)}", f"at most {name}")
 
 
+def center(case: Case) -> None:
+    """What is judged is most of a picture."""
+    key = "dataset.augmentation.center_crop"
+    share = float(case(key, 1.0))
+    if share < 0.5 and case.known(key) and case("model.task") != SEGMENTATION:
+        case.warn(
+            key,
+            f"validation and inference see the middle {share**2:.0%} of the area of a square "
+            "picture; 0.875 to 1 is usual",
+        )
+
+
 def value_range(case: Case) -> None:
     """The ends of a range are in order."""
     ends = case(samples.RANGE)
@@ -199,6 +211,7 @@ def _validates(case: Case) -> bool:
 
 RULES = [
     Rule(crops, ("train",)),
+    Rule(center, ("train", "evaluate", "inference")),
     Rule(value_range),
     Rule(statistics, ("train",)),
     Rule(units),

@@ -20,6 +20,12 @@ SHRINK, SHRINK_MUCH, GROW = 0.01, 0.1, 2.0
 """The part of each weight that weight decay takes at every step at the peak rate; the papers' is
 below 0.001. Of more than twice itself a weight grows, until the run ends by itself."""
 
+NO_MOVE = 1e-12
+"""At less, weights of some hundredths stay as they are over any number of steps."""
+
+LOST = 1e-10
+"""Fallen to less of its start, a rate teaches nothing more."""
+
 NO_CLIP = 1e-6
 """Clipped to less, gradients vanish beside the ε of Adam, 1e-8 for each weight."""
 
@@ -111,6 +117,39 @@ def rising(case: Case) -> None:
             "train.optim.layer_decay",
             f"{decay:g} is above 1: the first layers get the highest rate",
         )
+
+
+def fallen(case: Case) -> None:
+    """The rate counts in the first half of the run."""
+    epochs, gamma = case("train.num_epochs"), case("train.optim.gamma", 0.1)
+    early = [item for item in case("train.optim.milestones", []) if 2 * item < epochs]
+    if case("train.optim.lr_scheduler") == "MultiStep" and min(gamma, 1) ** len(early) < LOST:
+        case.warn(
+            "train.optim.gamma" if len(early) == 1 else "train.optim.milestones",
+            f"in the first half of the run the rate falls to {gamma ** len(early):.1e} of its "
+            f"start, by {len(early)} times {gamma:g}: the rest of it learns nothing",
+        )
+
+
+def unmoved(case: Case) -> None:
+    """The backbone that is fine-tuned gets a rate that moves it."""
+    arch, decay = ARCHS.get(str(case("model.arch"))), float(case("train.optim.layer_decay", 1.0))
+    if arch is None or case("train.stage") != "finetune" or not case("train.pretrained_model_path"):
+        return
+    grouped = arch.family == "convnextv2" and arch.depths[2] >= 27  # as their recipe groups them
+    layers = 13 if grouped else (case("model.depth") or sum(arch.depths)) + 1
+    multiplier = float(case("train.optim.backbone_multiplier", 1.0))
+    rate = (peak_rate(case) or float(case("train.optim.lr"))) * multiplier
+    last, first = rate * min(decay, 1), rate * min(decay, 1) ** layers
+    if min(last, first) >= NO_MOVE:
+        return
+    key = "backbone_multiplier" if rate < NO_MOVE else "layer_decay"
+    which = "the backbone hardly moves" if last < NO_MOVE else "its first blocks hardly move"
+    case.warn(
+        f"train.optim.{key}",
+        f"{which}: the rate of the backbone is {first:.1e} in the first block and {last:.1e} in "
+        "the last; train.freeze=[encoder] says so, and is faster",
+    )
 
 
 def warmup(case: Case) -> None:
@@ -224,6 +263,8 @@ RULES = [
     Rule(still, ("train",)),
     Rule(shrinking, ("train",)),
     Rule(rising, ("train",)),
+    Rule(fallen, ("train",)),
+    Rule(unmoved, ("train",)),
     Rule(warmup, ("train",)),
     Rule(milestones, ("train",)),
     Rule(lowest_rate, ("train",)),
