@@ -61,6 +61,8 @@ def warned(root: Path, *names: str, packed: bool = False) -> str:
         (["ant", "Copy of ant", "bee"], "the mark of a copy alone"),
         (["0", "0.0", "1"], "how a number is written alone"),
         (["A", "B", "a", "b"], "A (3) and a (3); B (3) and b (3)"),
+        (["0", "1", "-1"], "named like a missing value, and learned as a class: -1 (3)"),
+        (["1", "2", "3", "999"], "learned as a class: 999 (3)"),
         (["ant", "nan"], "named like a missing value, and learned as a class: nan (3)"),
     ],
 )
@@ -78,6 +80,8 @@ def test_classes_that_may_be_one_are_named_with_their_counts(
         ["A", "A+", "A-"],
         ["1-1", "11"],
         ["1234567", "1234568"],
+        ["-1", "1"],
+        ["97", "98", "99"],
         ["cat", "catfish"],
     ],
 )
@@ -244,12 +248,37 @@ def test_values_that_would_be_lost_are_an_error_that_names_the_line(
         by_table(tmp_path, name, text)
 
 
+def test_a_label_that_every_picture_has_is_named(tmp_path: Path) -> None:
+    every = rows("path,a,b", "{i}.png,1,{c}")
+    two = {**SEVERAL, "num_classes": 2}
+    assert "every picture has the label a: there is" in said(
+        by_table(tmp_path, "t.csv", every, **two)
+    )
+    assert "every picture" not in said(by_table(tmp_path, "u.csv", FLAGS.format(1), **SEVERAL))
+
+
+def test_a_column_that_is_named_like_a_part_is_told_as_a_class_or_as_not_read(
+    tmp_path: Path,
+) -> None:
+    flags = FLAGS.format(1).replace(",c\n", ",is_valid\n")
+    text = said(by_table(tmp_path, "t.csv", flags, **SEVERAL))
+    assert "the column is_valid is named like a part of a data set, and learned" in text
+    named = {**SEVERAL, "dataset.labels.columns": ["a", "b", "is_valid"]}
+    assert "like a part" not in said(by_table(tmp_path, "u.csv", flags, **named))
+    beside = rows("path,label,fold", "{i}.png,ant{c},{i}")
+    assert "the column fold is named like a part of a data set, and not read" in said(
+        by_table(tmp_path, "v.csv", beside)
+    )
+    split = rows("path,label,fold,split", "{i}.png,ant{c},{i},train")
+    assert "fold" not in said(by_table(tmp_path, "w.csv", split))
+
+
 def test_a_list_of_one_is_one_label(tmp_path: Path) -> None:
     lines = "".join(f'{{"path": "{i}.png", "label": ["ant{i % 2}"]}}\n' for i in range(6))
     assert said(by_table(tmp_path, "t.jsonl", lines)) == ""
     with pytest.raises(DataError, match="every picture of the table has one label"):
         by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
-    with pytest.raises(DataError, match="row 1 of .* has several labels"):
+    with pytest.raises(DataError, match=r"row 1 of .* has several labels"):
         by_table(tmp_path, "u.jsonl", lines.replace('["ant0"]', '["ant0", "bee"]'))
 
 

@@ -35,6 +35,9 @@ _MISSING = frozenset(
     ]
 )
 
+_MARKS = frozenset([-1, -9, -99, -100, -999, -9999, 99, 999, 9999])
+"""Numbers that stand for a missing value, among classes that are counted from 0 or 1."""
+
 
 def _seen(name: str) -> str:
     """A name as it looks: every white space one blank, nothing without a width."""
@@ -91,9 +94,25 @@ def doubtful_names(classes: Iterable[str]) -> dict[str, Any]:
     found = {
         "hidden": hidden[:MOST],
         "twins": twins,
-        "missing": [name for name in listed if _seen(name).casefold() in _MISSING],
+        "missing": [
+            *(name for name in listed if _seen(name).casefold() in _MISSING),
+            *_marks(listed),
+        ],
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _marks(names: Sequence[str]) -> list[str]:
+    """The numbers that mark a missing value, where all other names count on from 0 or 1."""
+    if not all(_NUMBER.fullmatch(name) and len(name) < 16 for name in names):
+        return []
+    values = {name: float(name) for name in names}
+    rest = sorted(value for value in values.values() if value not in _MARKS)
+    if len(rest) < 2 or rest[0] not in (0, 1) or rest != [rest[0] + at for at in range(len(rest))]:
+        return []
+    return [
+        name for name, value in values.items() if value in _MARKS and not 0 <= value <= rest[-1] + 1
+    ]
 
 
 def _groups(names: Sequence[str], key: Callable[[str], str]) -> list[list[str]]:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 LABEL = ("label", "class", "class_name", "category", "target")
 LABELS = ("labels", "classes", "class_names", "categories", "targets")
 SPLIT = ("split", "subset", "partition")
+PART = frozenset(
+    ["is_train", "is_training", "is_valid", "is_val", "is_validation", "is_test", "fold"]
+)
+"""Names of columns that tell the parts of a data set too, and are not read as such."""
 BETWEEN = "|"
 """Between the labels of a picture that has several."""
 
@@ -73,8 +77,8 @@ class LabeledSource(Source):
         table: ``{file, rows}``, and where there are any ``without_picture, without_row,
             without_label, without_split``, each ``{count, files}``: rows, pictures, rows and rows
             whose split is none that is known. ``beside``: `Table.beside`. With ``several``,
-            ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0, and
-            ``no_flags``, as of `Table`.
+            ``labels``: the fewest and the most of a picture; ``empty`` cells that count as 0,
+            ``no_flags`` and ``odd_parts``, as of `Table`.
         several: a picture may be of several classes.
 
     Raises:
@@ -147,6 +151,7 @@ class LabeledSource(Source):
             **({"beside": read.beside} if read.beside else {}),
             **({"empty": read.empty.to_dict()} if read.empty.count else {}),
             **({"no_flags": read.no_flags} if read.no_flags else {}),
+            **({"odd_parts": read.odd_parts} if read.odd_parts else {}),
         }
 
         super().__init__(chosen_parts(source, np.array(chosen, dtype=np.int64)))
@@ -314,6 +319,8 @@ class Table:
             for, and rows with other values.
         empty: cells without a value in columns of 0 and 1.
         no_flags: column that is no class → the numbers that it holds beside 0 and 1.
+        odd_parts: column that is named like a part of a data set → whether it is a class; one that
+            is neither a class nor needed is left out.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -323,6 +330,7 @@ class Table:
     beside: dict[str, str] = field(default_factory=dict)
     empty: Some = field(default_factory=Some)
     no_flags: dict[str, str] = field(default_factory=dict)
+    odd_parts: dict[str, bool] = field(default_factory=dict)
 
 
 def read_table(
@@ -348,6 +356,10 @@ def read_table(
     found = Table()
     _note_others(found, rows, [name for name in names if name.strip().lower() in PATH], path)
     of_row = _labels_of(names, rows, where, several, columns, {path, part}, found)
+    for name in names:
+        learned = class_name(name) in found.classes
+        if name.strip().lower() in PART and not (columns if learned else part):
+            found.odd_parts[name] = learned
 
     parts: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):

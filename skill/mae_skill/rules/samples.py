@@ -300,6 +300,16 @@ def label_file(case: Case) -> None:
                 f"{table['file']}: the column {column} is no class: beside 0 and 1 it holds "
                 f"{values}",
             )
+        for column, learned in (table.get("odd_parts") or {}).items():
+            case.warn(
+                key,
+                f"{table['file']}: the column {column} is named like a part of a data set, and "
+                + (
+                    "learned as a class; dataset.labels.columns=[…] names the classes"
+                    if learned
+                    else "not read: all rows count; the column split is read (train, val, test)"
+                ),
+            )
         if empty := table.get("empty"):
             case.warn(
                 key,
@@ -519,6 +529,11 @@ def multi_label(case: Case) -> None:
     absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
     if absent:
         case.warn(TRAIN, f"no picture has the label {first_of(absent)}: it is not learned")
+    images = found.get("images")
+    if every := [name for name, n in (found.get("class_counts") or {}).items() if n == images]:
+        case.warn(
+            TRAIN, f"every picture has the label {first_of(every)}: there is nothing to tell apart"
+        )
     if case(SAMPLING):
         case.error(
             SAMPLING,
