@@ -126,6 +126,16 @@ def test_what_makes_no_search_is_refused(
     assert why in said
 
 
+def test_a_metric_that_no_searched_field_changes_is_refused_alone_and_noted_beside_others(
+    data: str,
+) -> None:
+    where, said = refusal(data, metric="parameters", parameters=["train.optim.lr"])
+    assert where == "automl.metric" and "no field that is searched changes this metric" in said
+    both = plan(data, metric="ACC_all,parameters", parameters=["train.optim.lr"])
+    assert "parameters is the same for every trial" in str(both.study["space"]["notes"])
+    assert plan(data, SMALL, metric="parameters", parameters=["model.decoder_depth"]).study
+
+
 def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:
     slow = {**FINETUNE, "train.num_epochs": 1000, "train.ema_decay": 0.999}
     assert plan(data, slow).study

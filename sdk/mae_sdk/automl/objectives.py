@@ -153,6 +153,21 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
     return {key: str(entry["metric"]) for entry in entries for key in entry.get("incomparable", ())}
 
 
+def unchanged(
+    schema: Mapping[str, Any], metrics: Iterable[str], searched: Iterable[str]
+) -> dict[str, list[str]]:
+    """Those of ``metrics`` that no searched field changes → how the names of those begin that
+    would. Metrics of which the bundle does not state it may change by any."""
+    wanted, keys = set(metrics), list(searched)
+    return {
+        str(entry["metric"]): list(entry["changed_by"])
+        for entry in schema.get("automl_metrics") or ()
+        if entry["metric"] in wanted
+        and entry.get("changed_by")
+        and not any(key.startswith(tuple(entry["changed_by"])) for key in keys)
+    }
+
+
 def reported(
     schema: Mapping[str, Any], spec: Mapping[str, Any], options: AutoMLOptions
 ) -> dict[str, str]:

@@ -19,7 +19,7 @@ from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk import files
 from mae_sdk.automl import upstream_settings
-from mae_sdk.automl.objectives import incomparable, objectives, unreported, with_stated
+from mae_sdk.automl.objectives import incomparable, objectives, unchanged, unreported, with_stated
 from mae_sdk.automl.references import follow
 from mae_sdk.automl.space import Judge, SearchSpace, build
 from mae_sdk.jobs.records import StudyRecord
@@ -120,6 +120,7 @@ def describe(
     space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge)
     if not space.parameters:
         raise _nothing_to_search(space)
+    notes += _same_for_all(schema, metrics, space)
 
     notes += [
         f"the bundle does not state {metric} for this run ({reason}); "
@@ -150,6 +151,30 @@ def describe(
 def _compare(one: Mapping[str, Any], other: Mapping[str, Any], keys: Collection[str]) -> bool:
     """Whether the metrics of two specs compare: these fields are the same."""
     return all(get_dotted(one, key, None) == get_dotted(other, key, None) for key in keys)
+
+
+def _same_for_all(
+    schema: Mapping[str, Any], metrics: Sequence[str], space: SearchSpace
+) -> list[str]:
+    """Notes of the metrics, of several, that are the same for every trial.
+
+    Raises:
+        SpecError: all are.
+    """
+    keys = [parameter.key for parameter in space.parameters]
+    found = unchanged(schema, metrics, keys)
+    if len(found) == len(metrics):
+        problem = UsageError(
+            "no field that is searched changes this metric: every trial would have the same value",
+            field="automl.metric",
+            got=", ".join(found),
+            expected="another metric, or one of these among parameters= or range.NAME=: "
+            + ", ".join(dict.fromkeys(name for names in found.values() for name in names)),
+        )
+        raise SpecError("the study would have nothing to compare", problems=[problem])
+    return [
+        f"{metric} is the same for every trial: no searched field changes it" for metric in found
+    ]
 
 
 def _size_of_grid(space: SearchSpace, options: AutoMLOptions, with_auto: bool) -> list[str]:

@@ -35,6 +35,14 @@ _SOFTENING = (
     *("mixup", "cutmix", "mixup_prob", "mixup_switch_prob", "mixup_mode", "smoothing"),
     *("auto_aug", "re_prob", "color_jitter", "min_scale", "max_scale"),
 )
+_OF_SIZE = [
+    *("model.arch", "model.task", "model.patch_size", "model.num_classes", "model.global_pool"),
+    *("model.embed_dim", "model.depth", "model.num_heads", "model.mlp_ratio", "model.decoder"),
+    *("model.segmentation", "dataset.channels", "dataset.augmentation.input_size"),
+    *("train.stage", "train.freeze", "train.teacher"),
+]
+"""How the names begin of the fields that change the number of parameters."""
+
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
         "when": {
@@ -118,7 +126,7 @@ AUTOML_METRICS: list[dict[str, Any]] = [
             *(f"dataset.augmentation.{name}" for name in _SOFTENING),
         ],
     },
-    {"metric": "parameters", "direction": "minimize"},
+    {"metric": "parameters", "direction": "minimize", "changed_by": _OF_SIZE},
     {"metric": "latency_ms", "direction": "minimize"},
     *(
         {"metric": name, "direction": "minimize"}
