@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import secrets
@@ -808,6 +809,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
     plan.notices += list(study["space"].get("notes") or [])
+    plan.notices += _doubtful_ends(bundle, plan, study)
     if "auto_spec" in study:
         plan.notices.append(_auto_trial(auto, 1))
     elif too_long and study["spec"] != plan.spec:
@@ -839,6 +841,28 @@ def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
         return list(errors)
 
     return refused
+
+
+def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
+    """What the bundle's rules warn of at the ends of the ranges that the user gave."""
+    if not bundle.info.get("validator"):
+        return []
+    rules = entry_point(bundle.info["validator"])
+    found = []
+    for knob in study["space"]["knobs"]:
+        name = str(knob["name"])
+        if name not in study["options"]["ranges"] or "low" not in knob or "[" in name:
+            continue
+        for end in (knob["low"], knob["high"]):
+            spec = copy.deepcopy(setup.spec_of_trials(study))
+            set_dotted(spec, name, end)
+            _, warned = rules(plan.action, spec, plan.provenance, plan.facts)
+            found += [
+                f"{name}={end:g}, an end of the range: {notice.message}"
+                for notice in warned
+                if notice.field == name
+            ]
+    return found
 
 
 def _auto_trial(auto: Mapping[str, Any], number: int) -> str:
