@@ -103,6 +103,50 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "show {train.note}",
+        'show "{train.note}"',
+        "show '{train.note}'",
+        "show ''\"{train.note}\"",
+        'show "$(printf %s {train.note})"',
+        'show "$(printf %s "{train.note}")"',
+        '# don\'t\nshow "{train.note}"',
+        'show "${NONE:-}{train.note}"',
+    ],
+)
+def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
+    script: str, tmp_path: Path
+) -> None:
+    note = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
+    entry = {"command": f"show() {{ printf '<%s>' \"$@\"; }}\n{script}", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": note}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == f"<{note}>"
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "bash -c 'echo {train.note}'",
+        'sh -ec "echo {train.note}"',
+        'eval "echo {train.note}"',
+        "{python} -c 'print({train.note})'",
+        "cat <<EOF\n{train.note}\nEOF",
+        "echo $'a {train.note}'",
+        'echo "`cat {train.note}`"',
+        'echo "${A:-{train.note}}"',
+    ],
+)
+def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": script, "shell": True})
+    with pytest.raises(MaeError, match="cannot be one argument") as caught:
+        command_of(made, "train", {"train": {"note": "x"}})
+    assert caught.value.field == "actions.train.command"
+
+
 def test_a_shell_script_gets_a_path_with_spaces_whole(tmp_path: Path) -> None:
     job = tmp_path / "my results"
     job.mkdir()
