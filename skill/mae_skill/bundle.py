@@ -347,15 +347,17 @@ class Bundle:
 
     def template_path(self, action: str) -> Path:
         """Where the action's spec template is, whether or not it is there."""
-        entry = (self.manifest.get("actions") or {}).get(action) or {}
-        entry = entry if isinstance(entry, Mapping) else {}
-        name = (
-            (self.info.get("spec_templates") or {}).get(action)
-            or entry.get("spec_template")
-            or f"spec_template_{action}.yaml"
-        )
+        name = self._named_template(action)
+        if name is None:
+            entry = (self.manifest.get("actions") or {}).get(action) or {}
+            entry = entry if isinstance(entry, Mapping) else {}
+            name = entry.get("spec_template") or f"spec_template_{action}.yaml"
         named = self.root / "references" / str(name)
         return self._inside(named if _is_file(named) else self.root / str(name))
+
+    def _named_template(self, action: str) -> str | None:
+        """The spec template that ``spec_templates`` names for an action."""
+        return (self.info.get("spec_templates") or {}).get(action) or None
 
     def template(self, action: str) -> dict[str, Any]:
         """The action's spec template, with the ``defaults`` and ``args`` of its entry and the
@@ -365,11 +367,18 @@ class Bundle:
 
         Raises:
             NotFoundError: the file is missing.
-            SpecError: it does not parse.
+            SpecError: it does not parse, or the bundle names one that is not there.
             UsageError: an unknown action.
         """
         path = self.template_path(action)
         defaults = _action_defaults(self.action(action))
+        if (named := self._named_template(action)) and not _is_file(path):
+            raise SpecError(
+                "the bundle has no such spec template",
+                field=f"spec_templates.{action}",
+                got=named,
+                expected="a file of the bundle, in references/ or by its path",
+            )
         if not _is_file(path) and not defaults:
             raise NotFoundError(
                 "the action has no spec template",

@@ -224,6 +224,45 @@ def test_a_runner_that_reads_toml_gets_it_without_what_is_null(tmp_path: Path) -
     assert job.logs() == '[a]\nc = [1, 2]\nd = "x"\n'
 
 
+@pytest.mark.parametrize(("value", "field"), [([1, None], "a.c[1]"), (2**63, "a.c")])
+def test_a_value_that_toml_cannot_hold_is_refused_in_the_plan(
+    value: Any, field: str, tmp_path: Path
+) -> None:
+    bundle(tmp_path / "bundle", {"command": "cat {config_path}", "config_format": "toml"})
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    with pytest.raises(MaeError, match="TOML") as caught:
+        Skill(tmp_path / "bundle").plan("train", **options, spec_overrides={"a.c": value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("key", ["result", "metric_file"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../x.json", "a/../../x.json"])
+def test_a_file_of_the_job_that_lies_outside_it_is_refused(
+    key: str, path: str, tmp_path: Path
+) -> None:
+    bundle(tmp_path / "bundle", {"command": "true", key: path})
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    with pytest.raises(MaeError, match="outside the job's folder") as caught:
+        Skill(tmp_path / "bundle").plan("train", **options)
+    assert caught.value.field == f"actions.train.{key}"
+
+
+def test_a_spec_template_that_is_named_and_missing_is_an_error_of_the_action(
+    tmp_path: Path,
+) -> None:
+    bundle(tmp_path / "bundle", spec_templates={"train": "nothing.yaml"})
+    with pytest.raises(MaeError, match="no such spec template") as caught:
+        Skill(tmp_path / "bundle").plan("train", automl_policy="off")
+    assert (caught.value.field, caught.value.got) == ("spec_templates.train", "nothing.yaml")
+
+
+def test_an_error_shows_the_value_of_a_table_that_is_named_for_keys() -> None:
+    from mae_skill.errors import looks_secret
+
+    assert not any(map(looks_secret, ("key_defaults", "spec_shorthand_keys.lr", "gpu_spec_key")))
+    assert looks_secret("key_defaults.wandb.api_key")
+
+
 def test_a_command_as_it_is_reads_no_spec(tmp_path: Path) -> None:
     entry = {
         "command": "run --here {job_dir}",
