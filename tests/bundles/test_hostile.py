@@ -256,6 +256,16 @@ def test_a_spec_template_that_is_named_and_missing_is_an_error_of_the_action(
     assert (caught.value.field, caught.value.got) == ("spec_templates.train", "nothing.yaml")
 
 
+def test_a_search_that_is_asked_for_where_none_can_be_is_refused(tmp_path: Path) -> None:
+    bundle(tmp_path / "bundle")
+    skill = Skill(tmp_path / "bundle")
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r")}
+    assert skill.plan("train", **options, automl_policy="auto").study is None
+    with pytest.raises(MaeError, match="train cannot be searched: the bundle does not") as caught:
+        skill.plan("train", **options, automl_policy="on")
+    assert caught.value.field == "automl_policy"
+
+
 def test_an_error_shows_the_value_of_a_table_that_is_named_for_keys() -> None:
     from mae_skill.errors import looks_secret
 

@@ -242,8 +242,8 @@ def decide_automl(draft: Draft) -> None:
     """Whether a study runs, and whether it can.
 
     Raises:
-        UsageError, DependencyError: AutoML options without a search; Optuna or a variable is
-            missing.
+        UsageError, DependencyError: a search was asked for by name and cannot be; AutoML options
+            without a search; Optuna or a variable is missing.
     """
     request, action = draft.request, draft.action
     draft.decision = decide(
@@ -262,6 +262,14 @@ def decide_automl(draft: Draft) -> None:
             field="automl",
             got=sorted(request.automl),
             expected="no AutoML options",
+        )
+    elif str(request.automl_policy).strip().lower() == "on":
+        raise UsageError(
+            f"a search was asked for, and {action} cannot be searched: {draft.decision.reason}",
+            field="automl_policy",
+            got=request.automl_policy,
+            expected="auto, which searches where it can, or off",
+            hint=draft.decision.report,
         )
 
 
