@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,32 @@ class Bundle:
                 f"key_defaults that are not used, since the template of {action} has no place for "
                 f"them: {', '.join(map(repr, without[:MAX_NAMED]))}{more}"
             )
+        if new := self._new_fields(action, without):
+            more = f" and {len(new) - MAX_NAMED} more" if len(new) > MAX_NAMED else ""
+            found.append(
+                f"defaults of fields that neither the template nor the schema of {action} has: "
+                f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
+            )
         return found
+
+    def _new_fields(self, action: str, unused: Collection[str]) -> list[str]:
+        """The keys of defaults that add a field to a section whose fields are listed.
+
+        The ``defaults`` of ``mode: args`` are the options themselves.
+        """
+        path = self.template_path(action)
+        entry = self.action(action)
+        given = [f"key_defaults.{key}" for key in self.key_defaults if key not in unused]
+        if entry.get("mode") != "args":
+            given += [f"actions.{action}.defaults.{key}" for key in _action_defaults(entry)]
+        if not given or not _is_file(path):
+            return []
+        changed = path.stat()
+        listed = _read(path, changed.st_mtime_ns, changed.st_size)
+        known: Collection[str] = ()
+        with contextlib.suppress(MaeError):
+            known = field_nodes(self.schema(action))
+        return [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
 
     @functools.cached_property
     def unread(self) -> list[str]:
@@ -505,6 +530,17 @@ def _has_place(template: Mapping[str, Any], key: str) -> bool:
                 return False
             here = here[position]
     return True
+
+
+def _is_new(key: str, listed: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Whether a key is in no schema, and its section lists other fields than it."""
+    parts = key.split(".")
+    if get_dotted(listed, key, MISSING) is not MISSING or any(
+        ".".join(parts[:end]) in known for end in range(1, len(parts) + 1)
+    ):
+        return False
+    section = get_dotted(listed, ".".join(parts[:-1])) if parts[1:] else listed
+    return bool(section) and isinstance(section, Mapping)
 
 
 def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
