@@ -192,6 +192,14 @@ def test_options_are_words_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_value_that_looks_like_an_option_is_part_of_its_word(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": "run", "mode": "args"})
+    spec = {"more": "--fast", "short": "-x y", "low": -0.5, "many": [-1, 2]}
+    assert words(made, tmp_path, spec) == [
+        *("run", "--more=--fast", "--short=-x y", "--low", "-0.5", "--many", "-1", "2")
+    ]
+
+
 def test_options_have_the_values_that_the_bundle_gives_them(tmp_path: Path) -> None:
     entry = {
         "command": "run",
