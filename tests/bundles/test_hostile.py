@@ -200,6 +200,18 @@ def test_a_value_that_looks_like_an_option_is_part_of_its_word(tmp_path: Path) -
     ]
 
 
+def test_an_option_that_is_turned_off_against_its_default_is_said(tmp_path: Path) -> None:
+    values = {"amp": True, "fast": True, "size": 3}
+    entry = {"command": "run", "mode": "args", "defaults": values, "flags": ["fast"]}
+    bundle(tmp_path / "bundle", entry)
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    options["spec_overrides"] = {"amp": False, "fast": False, "size": 0}
+    made = Skill(tmp_path / "bundle").plan("train", **options)
+    (notice,) = [one for one in made.notices if "no word for false" in one]
+    assert "null: amp is left out" in notice
+    assert made.launch["command"] == ["run", "--size", "0"]
+
+
 def test_options_have_the_values_that_the_bundle_gives_them(tmp_path: Path) -> None:
     entry = {
         "command": "run",
