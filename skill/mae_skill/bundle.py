@@ -415,6 +415,7 @@ class Bundle:
         if _is_file(path):
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+            _require_plain_names(found, path.name)
         for where, values in ((f"actions.{action}.defaults", defaults), ("key_defaults", None)):
             for key, value in (self.key_defaults if values is None else values).items():
                 if values is not None or _has_place(found, key):
@@ -620,6 +621,25 @@ def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
             expected="YAML: a mapping",
             hint=error.hint if isinstance(error, SpecError) else None,
         ) from error
+
+
+def _require_plain_names(section: Mapping[Any, Any], file: str, where: str = "") -> None:
+    """Refuse a name in a template that reads as a dotted key: it would become nested sections.
+
+    Raises:
+        SpecError: the first such name.
+    """
+    for name, value in section.items():
+        text = str(name)
+        if "." in text or split_index(text)[1]:
+            raise SpecError(
+                "a name in the spec template reads as a dotted key",
+                field=f"{file}: {where or 'its top'}",
+                got=text,
+                expected="names without . and [0]; nested sections, or a list of pairs",
+            )
+        if isinstance(value, Mapping):
+            _require_plain_names(value, file, f"{where}.{text}" if where else text)
 
 
 def _table(text: str) -> dict[str, dict[str, str]]:
