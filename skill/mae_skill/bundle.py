@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,32 @@ class Bundle:
                 f"key_defaults that are not used, since the template of {action} has no place for "
                 f"them: {', '.join(map(repr, without[:MAX_NAMED]))}{more}"
             )
+        if new := self._new_fields(action, without):
+            more = f" and {len(new) - MAX_NAMED} more" if len(new) > MAX_NAMED else ""
+            found.append(
+                f"defaults of fields that neither the template nor the schema of {action} has: "
+                f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
+            )
         return found
+
+    def _new_fields(self, action: str, unused: Collection[str]) -> list[str]:
+        """The keys of defaults that add a field to a section whose fields are listed.
+
+        The ``defaults`` of ``mode: args`` are the options themselves.
+        """
+        path = self.template_path(action)
+        entry = self.action(action)
+        given = [f"key_defaults.{key}" for key in self.key_defaults if key not in unused]
+        if entry.get("mode") != "args":
+            given += [f"actions.{action}.defaults.{key}" for key in _action_defaults(entry)]
+        if not given or not _is_file(path):
+            return []
+        changed = path.stat()
+        listed = _read(path, changed.st_mtime_ns, changed.st_size)
+        known: Collection[str] = ()
+        with contextlib.suppress(MaeError):
+            known = field_nodes(self.schema(action))
+        return [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
 
     @functools.cached_property
     def unread(self) -> list[str]:
@@ -347,15 +372,17 @@ class Bundle:
 
     def template_path(self, action: str) -> Path:
         """Where the action's spec template is, whether or not it is there."""
-        entry = (self.manifest.get("actions") or {}).get(action) or {}
-        entry = entry if isinstance(entry, Mapping) else {}
-        name = (
-            (self.info.get("spec_templates") or {}).get(action)
-            or entry.get("spec_template")
-            or f"spec_template_{action}.yaml"
-        )
+        name = self._named_template(action)
+        if name is None:
+            entry = (self.manifest.get("actions") or {}).get(action) or {}
+            entry = entry if isinstance(entry, Mapping) else {}
+            name = entry.get("spec_template") or f"spec_template_{action}.yaml"
         named = self.root / "references" / str(name)
         return self._inside(named if _is_file(named) else self.root / str(name))
+
+    def _named_template(self, action: str) -> str | None:
+        """The spec template that ``spec_templates`` names for an action."""
+        return (self.info.get("spec_templates") or {}).get(action) or None
 
     def template(self, action: str) -> dict[str, Any]:
         """The action's spec template, with the ``defaults`` and ``args`` of its entry and the
@@ -365,11 +392,18 @@ class Bundle:
 
         Raises:
             NotFoundError: the file is missing.
-            SpecError: it does not parse.
+            SpecError: it does not parse, or the bundle names one that is not there.
             UsageError: an unknown action.
         """
         path = self.template_path(action)
         defaults = _action_defaults(self.action(action))
+        if (named := self._named_template(action)) and not _is_file(path):
+            raise SpecError(
+                "the bundle has no such spec template",
+                field=f"spec_templates.{action}",
+                got=named,
+                expected="a file of the bundle, in references/ or by its path",
+            )
         if not _is_file(path) and not defaults:
             raise NotFoundError(
                 "the action has no spec template",
@@ -381,6 +415,7 @@ class Bundle:
         if _is_file(path):
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
+            _require_plain_names(found, path.name)
         for where, values in ((f"actions.{action}.defaults", defaults), ("key_defaults", None)):
             for key, value in (self.key_defaults if values is None else values).items():
                 if values is not None or _has_place(found, key):
@@ -498,6 +533,17 @@ def _has_place(template: Mapping[str, Any], key: str) -> bool:
     return True
 
 
+def _is_new(key: str, listed: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Whether a key is in no schema, and its section lists other fields than it."""
+    parts = key.split(".")
+    if get_dotted(listed, key, MISSING) is not MISSING or any(
+        ".".join(parts[:end]) in known for end in range(1, len(parts) + 1)
+    ):
+        return False
+    section = get_dotted(listed, ".".join(parts[:-1])) if parts[1:] else listed
+    return bool(section) and isinstance(section, Mapping)
+
+
 def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key → value, of an entry's ``defaults`` and of its ``args`` where they are a mapping,
     or a list of mappings with a ``name``: a value, or ``{default: value}``; one that is required is
@@ -575,6 +621,25 @@ def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
             expected="YAML: a mapping",
             hint=error.hint if isinstance(error, SpecError) else None,
         ) from error
+
+
+def _require_plain_names(section: Mapping[Any, Any], file: str, where: str = "") -> None:
+    """Refuse a name in a template that reads as a dotted key: it would become nested sections.
+
+    Raises:
+        SpecError: the first such name.
+    """
+    for name, value in section.items():
+        text = str(name)
+        if "." in text or split_index(text)[1]:
+            raise SpecError(
+                "a name in the spec template reads as a dotted key",
+                field=f"{file}: {where or 'its top'}",
+                got=text,
+                expected="names without . and [0]; nested sections, or a list of pairs",
+            )
+        if isinstance(value, Mapping):
+            _require_plain_names(value, file, f"{where}.{text}" if where else text)
 
 
 def _table(text: str) -> dict[str, dict[str, str]]:

@@ -37,12 +37,18 @@ MAX_TEXT = 2000
 
 REDACTED = "[redacted]"
 
+_TABLES = ("key_defaults", "spec_shorthand_keys", "cost_keys", "automl_keys", "gpu_spec_key")
+"""Keys of a bundle that are named for the keys of fields, which are no secrets."""
+
 _USERINFO = re.compile(r"(?<=://)(?!env:)[^/\s@\"']+(?=@)")
 
 
 def looks_secret(field: str | None) -> bool:
     """Whether a field of this name may hold a secret: its value is in no error."""
-    return bool(field and field != "idempotency_key" and is_secret_name(field))
+    if not field or field == "idempotency_key":
+        return False
+    table, _, rest = field.partition(".")
+    return is_secret_name(rest if table in _TABLES else field)
 
 
 class MaeError(Exception):

@@ -103,6 +103,50 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
     assert not (tmp_path / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "show {train.note}",
+        'show "{train.note}"',
+        "show '{train.note}'",
+        "show ''\"{train.note}\"",
+        'show "$(printf %s {train.note})"',
+        'show "$(printf %s "{train.note}")"',
+        '# don\'t\nshow "{train.note}"',
+        'show "${NONE:-}{train.note}"',
+    ],
+)
+def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
+    script: str, tmp_path: Path
+) -> None:
+    note = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
+    entry = {"command": f"show() {{ printf '<%s>' \"$@\"; }}\n{script}", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": note}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == f"<{note}>"
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "bash -c 'echo {train.note}'",
+        'sh -ec "echo {train.note}"',
+        'eval "echo {train.note}"',
+        "{python} -c 'print({train.note})'",
+        "cat <<EOF\n{train.note}\nEOF",
+        "echo $'a {train.note}'",
+        'echo "`cat {train.note}`"',
+        'echo "${A:-{train.note}}"',
+    ],
+)
+def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": script, "shell": True})
+    with pytest.raises(MaeError, match="cannot be one argument") as caught:
+        command_of(made, "train", {"train": {"note": "x"}})
+    assert caught.value.field == "actions.train.command"
+
+
 def test_a_shell_script_gets_a_path_with_spaces_whole(tmp_path: Path) -> None:
     job = tmp_path / "my results"
     job.mkdir()
@@ -148,6 +192,26 @@ def test_options_are_words_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_value_that_looks_like_an_option_is_part_of_its_word(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": "run", "mode": "args"})
+    spec = {"more": "--fast", "short": "-x y", "low": -0.5, "many": [-1, 2]}
+    assert words(made, tmp_path, spec) == [
+        *("run", "--more=--fast", "--short=-x y", "--low", "-0.5", "--many", "-1", "2")
+    ]
+
+
+def test_an_option_that_is_turned_off_against_its_default_is_said(tmp_path: Path) -> None:
+    values = {"amp": True, "fast": True, "size": 3}
+    entry = {"command": "run", "mode": "args", "defaults": values, "flags": ["fast"]}
+    bundle(tmp_path / "bundle", entry)
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    options["spec_overrides"] = {"amp": False, "fast": False, "size": 0}
+    made = Skill(tmp_path / "bundle").plan("train", **options)
+    (notice,) = [one for one in made.notices if "no word for false" in one]
+    assert "null: amp is left out" in notice
+    assert made.launch["command"] == ["run", "--size", "0"]
+
+
 def test_options_have_the_values_that_the_bundle_gives_them(tmp_path: Path) -> None:
     entry = {
         "command": "run",
@@ -178,6 +242,55 @@ def test_a_runner_that_reads_toml_gets_it_without_what_is_null(tmp_path: Path) -
         spec_overrides={"a.c": [1, 2], "a.d": "x"},
     ).wait(30)
     assert job.logs() == '[a]\nc = [1, 2]\nd = "x"\n'
+
+
+@pytest.mark.parametrize(("value", "field"), [([1, None], "a.c[1]"), (2**63, "a.c")])
+def test_a_value_that_toml_cannot_hold_is_refused_in_the_plan(
+    value: Any, field: str, tmp_path: Path
+) -> None:
+    bundle(tmp_path / "bundle", {"command": "cat {config_path}", "config_format": "toml"})
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    with pytest.raises(MaeError, match="TOML") as caught:
+        Skill(tmp_path / "bundle").plan("train", **options, spec_overrides={"a.c": value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("key", ["result", "metric_file"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../x.json", "a/../../x.json"])
+def test_a_file_of_the_job_that_lies_outside_it_is_refused(
+    key: str, path: str, tmp_path: Path
+) -> None:
+    bundle(tmp_path / "bundle", {"command": "true", key: path})
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    with pytest.raises(MaeError, match="outside the job's folder") as caught:
+        Skill(tmp_path / "bundle").plan("train", **options)
+    assert caught.value.field == f"actions.train.{key}"
+
+
+def test_a_spec_template_that_is_named_and_missing_is_an_error_of_the_action(
+    tmp_path: Path,
+) -> None:
+    bundle(tmp_path / "bundle", spec_templates={"train": "nothing.yaml"})
+    with pytest.raises(MaeError, match="no such spec template") as caught:
+        Skill(tmp_path / "bundle").plan("train", automl_policy="off")
+    assert (caught.value.field, caught.value.got) == ("spec_templates.train", "nothing.yaml")
+
+
+def test_a_search_that_is_asked_for_where_none_can_be_is_refused(tmp_path: Path) -> None:
+    bundle(tmp_path / "bundle")
+    skill = Skill(tmp_path / "bundle")
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r")}
+    assert skill.plan("train", **options, automl_policy="auto").study is None
+    with pytest.raises(MaeError, match="train cannot be searched: the bundle does not") as caught:
+        skill.plan("train", **options, automl_policy="on")
+    assert caught.value.field == "automl_policy"
+
+
+def test_an_error_shows_the_value_of_a_table_that_is_named_for_keys() -> None:
+    from mae_skill.errors import looks_secret
+
+    assert not any(map(looks_secret, ("key_defaults", "spec_shorthand_keys.lr", "gpu_spec_key")))
+    assert looks_secret("key_defaults.wandb.api_key")
 
 
 def test_a_command_as_it_is_reads_no_spec(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ from mae_sdk.jobs.status import counted
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
 
+NOT_FINITE = {"cost": 0.5, "other": None, "far": None}
 FORMS = {
     "a document": ('{"cost": 0.5, "deep": {"other": 1}}', {"cost": 0.5, "deep.other": 1}),
     "nested": ('{"test": {"cost": 0.5}, "n": "7"}', {"test.cost": 0.5, "cost": 0.5, "n": 7.0}),
     "lines": ('{"step": 1, "cost": 1.0}\n{"step": 2, "cost": 0.5}\n{"st', {"cost": 0.5}),
+    "not a number": ('{"cost": 0.5, "other": NaN, "far": Infinity}', NOT_FINITE),
+    "lines, not a number": ('{"cost": 1}\n{"cost": 0.5, "other": NaN, "far": 1e999}', NOT_FINITE),
     "a list": ('[{"epoch": 0, "cost": 1}, {"epoch": 1, "cost": 0.5}]', {"cost": 0.5}),
     "a table": ("step,cost,note\n10,1.0,a\n20,0.5,b\n", {"cost": 0.5}),
 }

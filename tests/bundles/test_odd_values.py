@@ -330,6 +330,21 @@ def test_key_defaults_of_a_section_set_its_fields_alone(made: Made) -> None:
     assert skill.plan("go").spec["go"] == {"gpus": 1, "lr": 2}
 
 
+@pytest.mark.parametrize("name", ["v1.0", "v[0]"])
+def test_a_name_of_a_template_that_reads_as_a_dotted_key_is_refused(made: Made, name: str) -> None:
+    skill = made(template={"go": {"names": {name: "car"}}})
+    with pytest.raises(SpecError, match="reads as a dotted key") as caught:
+        skill.plan("go")
+    assert (caught.value.field, caught.value.got) == ("spec_template_go.yaml: go.names", name)
+
+
+def test_a_default_of_a_field_that_nothing_else_has_is_named(made: Made) -> None:
+    values = {"go.rate": 2, "go.more.any": 1, "go.shced": "cosine"}
+    skill = made(template={"go": {"rate": 1, "more": {}}}, key_defaults=values)
+    (notice,) = [one for one in skill.plan("go").notices if "neither the template" in one]
+    assert "go has: key_defaults.go.shced;" in notice
+
+
 @pytest.mark.parametrize("table", ["data_sources", "spec_params", "spec_templates"])
 def test_a_table_of_an_action_that_is_not_there_is_named(made: Made, table: str) -> None:
     plan = made(**{table: {"gone": "x.yaml" if table == "spec_templates" else {}}}).plan("go")

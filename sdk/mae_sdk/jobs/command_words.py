@@ -26,6 +26,10 @@ PLACES = ("config_path", "job_dir", "job_id", "bundle_dir", "python", "socket")
 PLACE = re.compile(r"\{([A-Za-z_][\w.\[\]]*)\}")
 
 
+_OPTION = re.compile(r"-(?![\d.])")
+"""How a word begins that a parser of options takes for one; a negative number is none."""
+
+
 def command_for(launch: Launch, spec: Mapping[str, Any], job_dir: Path) -> list[str]:
     """The command of a job for the spec that its runner gets.
 
@@ -89,7 +93,8 @@ def named(words: Words) -> set[str]:
 
 
 def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
-    """A spec as options: ``--key value``; true is a flag, null and false are left out.
+    """A spec as options: ``--key value``; true is a flag, null and false are left out. A value that
+    looks like an option is part of its word: ``--key=--value``.
 
     Where the entry's ``args`` are options, the fields that the entry names are all that there are.
     A flag has no value: it is given once, unless its field says false.
@@ -106,7 +111,10 @@ def _options(words: Words, fields: Mapping[str, Any]) -> list[str]:
         written = options.get(key, flags.get(key, key))
         found.append(written if written.startswith("-") else f"--{written}")
         if value is not True and not {key, field} & flags.keys():
-            found += [_word(one) for one in (value if isinstance(value, list) else [value])]
+            more = [_word(one) for one in (value if isinstance(value, list) else [value])]
+            if len(more) == 1 and found[-1].startswith("--") and _OPTION.match(more[0]):
+                found[-1] += f"={more.pop()}"
+            found += more
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_skill.errors import DependencyError
+from mae_skill.errors import DependencyError, SpecError
 
 from mae_sdk import files
 
@@ -60,6 +60,34 @@ def require_toml() -> None:
             "this bundle's runner reads TOML, and tomlkit is not installed",
             field="config_format",
             hint="pip install 'mae-skill[toml]'",
+        )
+
+
+def require_toml_values(value: Any, key: str = "") -> None:
+    """Refuse a spec that TOML cannot hold: a null in a list, an integer beyond 64 bits.
+
+    Raises:
+        SpecError: the first such value.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            require_toml_values(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            if item is None:
+                raise SpecError(
+                    "TOML, which this runner reads, has no null in a list",
+                    field=f"{key}[{at}]",
+                    got=None,
+                    expected="a value, or a list without this item",
+                )
+            require_toml_values(item, f"{key}[{at}]")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SpecError(
+            "TOML, which this runner reads, has no integer beyond 64 bits",
+            field=key,
+            got=value,
+            expected="an integer from -2^63 to 2^63 - 1",
         )
 
 

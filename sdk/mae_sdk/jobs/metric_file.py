@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mae_sdk.files import parse_json, read_small
-from mae_sdk.jobs.status import RUNNING, is_count, numbers, parse_status
+from mae_sdk.files import read_small
+from mae_sdk.jobs.status import RUNNING, finite, is_count, numbers
 
 MAX_BYTES = 1 << 28
 MAX_NAMED = 8
@@ -77,14 +78,34 @@ def _records(text: str) -> Iterator[Mapping[str, Any]]:
         ValueError: it is none of the forms.
     """
     try:
-        document = parse_json(text)
+        document = _json(text)
     except ValueError:
-        document = parse_status(text)  # a line that is being written is left out
+        document = list(_json_lines(text))
         if not document:
             document = _table(text)
     for one in document if isinstance(document, list) else [document]:
         if isinstance(one, Mapping):
             yield one
+
+
+def _json(text: str) -> Any:
+    """JSON as runners write it: NaN and infinity are null.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply to be read.
+    """
+    try:
+        return finite(json.loads(text))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _json_lines(text: str) -> Iterator[Mapping[str, Any]]:
+    """The records of whole lines; one that is being written is left out."""
+    for raw in text.splitlines():
+        with contextlib.suppress(ValueError):
+            if isinstance(line := _json(raw), Mapping):
+                yield line
 
 
 def _table(text: str) -> list[Mapping[str, Any]]:

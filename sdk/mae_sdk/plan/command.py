@@ -32,6 +32,7 @@ from mae_skill.errors import MaeError, SpecError
 
 from mae_sdk.jobs.command_words import PLACE, named, of_spec, reads
 from mae_sdk.jobs.records import Words
+from mae_sdk.plan.shell_script import positional
 
 FORMATS = ("yaml", "json", "toml")
 MODES = ("config", "args", "passthrough")
@@ -153,7 +154,7 @@ def _split(text: str, shell: Any, where: str) -> list[str]:
             expected="a command with {config_path}",
         )
     if shell is True:
-        script, names = _positional(text.strip(), 1)
+        script, names = positional(text.strip(), 1, where)
         return _piped(["sh", "-c", script, "sh", *names], 1)
     if (syntax := shell_syntax(text.strip())) is not None:
         raise SpecError(
@@ -182,7 +183,7 @@ def _quoted_script(words: list[str], where: str) -> list[str]:
             continue
         if not PLACE.search(words[at + 1]):
             return _piped(words, at)
-        script, names = _positional(words[at + 1], 1)
+        script, names = positional(words[at + 1], 1, where)
         if len(words) > at + 2:
             raise SpecError(
                 "a script with placeholders cannot have arguments of its own",
@@ -206,18 +207,6 @@ def _piped(words: list[str], at: int) -> list[str]:
         return [words[0], "-o", "pipefail", *words[1:]]
     script = words[at + 1 :]
     return ["sh", "-c", _BASH_IF_THERE, "sh", *script] if words[1:at] == [] else words
-
-
-def _positional(script: str, first: int) -> tuple[str, list[str]]:
-    """A script in which each placeholder is an argument, and the placeholders in that order."""
-    names: list[str] = []
-
-    def place(match: re.Match[str]) -> str:
-        if match[0] not in names:
-            names.append(match[0])
-        return f'"${{{names.index(match[0]) + first}}}"'
-
-    return PLACE.sub(place, script), names
 
 
 def shell_syntax(text: str) -> str | None:

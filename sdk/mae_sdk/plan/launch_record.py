@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mae_skill.bundle import Bundle
@@ -13,7 +13,7 @@ from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import NotFoundError, SpecError, UsageError
 
 from mae_sdk.jobs.command_words import fill, places
-from mae_sdk.jobs.config_file import SPEC, require_toml
+from mae_sdk.jobs.config_file import SPEC, require_toml, require_toml_values
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan.automl_policy import stated_metric
@@ -202,13 +202,16 @@ def launch_record(
     """The ``launch`` part of job.json for a plain job.
 
     Raises:
-        SpecError: the bundle's command cannot be read.
+        SpecError: the bundle's command cannot be read, or its format cannot hold the spec.
         DependencyError: what writes the runner's configuration is not installed.
     """
     entry = bundle.action(action)
     command = command_of(bundle, action, spec)
     if command.config.endswith(".toml"):
         require_toml()
+        require_toml_values(spec)
+    for key in ("result", "metric_file"):
+        _require_inside(entry.get(key), f"actions.{action}.{key}")
     values = places(job_dir, command.config)
     record: Launch = {
         "command": [fill(word, values) for word in command.words],
@@ -235,6 +238,18 @@ def launch_record(
         record["remote"] = root.job_url(job_id)
         record["upload_excludes"] = list(entry.get("upload_excludes") or [])
     return record
+
+
+def _require_inside(name: Any, field: str) -> None:
+    """Refuse the name of a job's file that leads out of its folder."""
+    path = PurePosixPath(str(name or ""))
+    if path.is_absolute() or ".." in path.parts:
+        raise SpecError(
+            "the file is outside the job's folder",
+            field=field,
+            got=name,
+            expected="a path below the job's folder, such as metrics.json",
+        )
 
 
 def machine_notes(bundle: Bundle, action: str, launch: Launch, resources: Resources) -> list[Any]:

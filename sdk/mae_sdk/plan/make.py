@@ -18,6 +18,7 @@ from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
+from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
 
 from mae_sdk.automl import setup
@@ -36,7 +37,7 @@ from mae_sdk.plan.automl_policy import (
     require_optuna,
     stated_metric,
 )
-from mae_sdk.plan.command import fields_told
+from mae_sdk.plan.command import fields_named, fields_told
 from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
@@ -243,8 +244,8 @@ def decide_automl(draft: Draft) -> None:
     """Whether a study runs, and whether it can.
 
     Raises:
-        UsageError, DependencyError: AutoML options without a search; Optuna or a variable is
-            missing.
+        UsageError, DependencyError: a search was asked for by name and cannot be; AutoML options
+            without a search; Optuna or a variable is missing.
     """
     request, action = draft.request, draft.action
     draft.decision = decide(
@@ -263,6 +264,14 @@ def decide_automl(draft: Draft) -> None:
             field="automl",
             got=sorted(request.automl),
             expected="no AutoML options",
+        )
+    elif str(request.automl_policy).strip().lower() == "on":
+        raise UsageError(
+            f"a search was asked for, and {action} cannot be searched: {draft.decision.reason}",
+            field="automl_policy",
+            got=request.automl_policy,
+            expected="auto, which searches where it can, or off",
+            hint=draft.decision.report,
         )
 
 
@@ -632,7 +641,35 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
     told = _told(draft.bundle, plan)
     left = sorted(draft.layers.given - told) if told is not None else []
     known = [key for key in left if get_dotted(plan.spec, key) not in (None, "")]
-    return [f"the command of {plan.action} does not receive {', '.join(known)}"] if known else []
+    found = [f"the command of {plan.action} does not receive {', '.join(known)}"] if known else []
+    if off := _turned_off(draft, plan, told):
+        found.append(
+            f"the options of {plan.action} have no word for false and null: {', '.join(off)} is "
+            "left out, and its runner uses its own default"
+        )
+    return found
+
+
+def _turned_off(draft: Draft, plan: Plan, told: frozenset[str] | None) -> list[str]:
+    """The options that were given as false or null, against a default that says otherwise."""
+    entry = draft.bundle.action(plan.action)
+    if entry.get("mode") != "args":
+        return []
+    default = draft.bundle.template(plan.action)
+    written = {*fields_named(draft.bundle, plan.action, plan.spec)}
+    written |= {str(one).lstrip("-") for one in entry.get("flags") or ()}
+    return [
+        key
+        for key in sorted(draft.layers.given - written)
+        if (told is None or key in told)
+        and _is_off(get_dotted(plan.spec, key, 0))
+        and not _is_off(get_dotted(default, key))
+        and get_dotted(default, key) not in ("", NOT_GIVEN)
+    ]
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
 
 
 def _told(bundle: Bundle, plan: Plan) -> frozenset[str] | None:

@@ -28,7 +28,7 @@ class Request:
         foreign_parent: take the model of a job that was made with another bundle.
         checkpoint: which of the parent's: ``best`` (default), ``latest``, ``epoch:N``.
         ptm: pretrained weights: a path or URL.
-        automl_policy: ``auto``, ``on`` (the same) or ``off``.
+        automl_policy: ``auto``, ``on`` (the same, and refused where none can be) or ``off``.
         request: the person's own words, which may turn AutoML off.
         automl: AutoML options.
         spec_overrides: dotted or shorthand key → value.
