@@ -142,7 +142,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "train.teacher.weight": (0.5, TEACHER),
     "train.teacher.layer": (1, TEACHER),
     "train.teacher.sees": ("all", TEACHER),
-    "train.freeze": (["blocks"], {}),
+    "train.freeze": (["blocks.0"], {}),
     "train.loss": ("focal", {}),
     "train.focal_gamma": (5.0, {"train.loss": "focal"}),
     "train.class_weights": ({"0": 3.0}, {}),
