@@ -191,8 +191,7 @@ def weights(case: Case) -> None:
     if case.action != "train" and _is_artifact(file):
         return
     try:
-        has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
-        contents = header.look(file, key=bool(has_key))
+        contents = _look(case, file)
         if contents is None or (case.action != "train" and own_description(contents)):
             return
         target = target_of(case.spec, by_name=case.action == "train")
@@ -227,6 +226,12 @@ def weights(case: Case) -> None:
             )
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _look(case: Case, file: Path) -> Mapping[str, Any] | None:
+    """What a file of weights holds, as `header.look` says; opened with the run's key."""
+    has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
+    return header.look(file, key=bool(has_key))
 
 
 def _own_shape(case: Case, contents: Mapping[str, Any]) -> str | None:
@@ -265,8 +270,7 @@ def teacher(case: Case) -> None:
             case.warnings.append(Notice(TEACHER, note, note=True))
         return
     try:
-        has_key = case("encryption_key") or "MAE_ENCRYPTION_KEY" in (case.facts.variables or ())
-        contents = header.look(file, key=bool(has_key))
+        contents = _look(case, file)
         if contents is None:
             return
         found = teacher_of(contents, file.name, case.spec)
