@@ -10,7 +10,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ _FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 MAX_NAMED = 8
 """Keys that one notice names."""
+
+
+MAX_NORMAL = 32
+"""Schemas in JSON Schema's words that a process keeps; a bundle has some five."""
 
 
 def find_bundle_root() -> Path:
@@ -189,10 +193,13 @@ class Bundle:
         if isinstance(gpus := self.info.get("gpu_spec_key"), str):
             words["gpu_spec_key"] = gpus
         for action in self.actions:
-            words = {word: key for word, key in words.items() if not self._has_field(action, key)}
+            if not words:
+                return
+            has_field = self._fields(action)
+            words = {word: key for word, key in words.items() if not has_field(key)}
         yield from (f"{word}: {key} (no action has this field)" for word, key in words.items())
 
-    def _has_field(self, action: str, key: str) -> bool:
+    def _fields(self, action: str) -> Callable[[str], bool]:
         """Whether an action may have a field: any, where the bundle's files name none."""
         entry = self.action(action)
         own = (entry.get("inputs"), entry.get("outputs"))
@@ -207,13 +214,17 @@ class Bundle:
             schema = self.schema(action)
             nodes = field_nodes(schema)
             documents.append(schema.get("default") or {})
-        if not (nodes or any(documents)) or key in named or key in nodes:
-            return True
-        section = key.rpartition(".")[0]
-        return any(
-            get_dotted(one, key, MISSING) is not MISSING or get_dotted(one, section) == {}
-            for one in documents
-        )
+
+        def has_field(key: str) -> bool:
+            if not (nodes or any(documents)) or key in named or key in nodes:
+                return True
+            section = key.rpartition(".")[0]
+            return any(
+                get_dotted(one, key, MISSING) is not MISSING or get_dotted(one, section) == {}
+                for one in documents
+            )
+
+        return has_field
 
     def action(self, name: str) -> dict[str, Any]:
         """The entry of an action.
@@ -341,7 +352,7 @@ class Bundle:
                     set_dotted(constants, key, value)
             if self.partial and shipped:  # the main bundle's defaults are not this one's
                 found = {name: item for name, item in found.items() if name != "default"}
-            self._schemas[action], self.notes[action] = normalize(found, *shipped, constants)
+            self._schemas[action], self.notes[action] = _normal(found, *shipped, constants)
         return self._schemas[action]
 
     @property
@@ -433,6 +444,23 @@ class Bundle:
         """Dotted key → the value that the bundle sets before anybody else."""
         found = self.info.get("key_defaults")
         return dict(_leaves(found)) if isinstance(found, dict) else {}
+
+
+_NORMAL: dict[str, tuple[dict[str, Any], list[str]]] = {}
+"""What `normalize` made of schemas: a process loads the same bundle again and again."""
+
+
+def _normal(
+    schema: Mapping[str, Any], *documents: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """`normalize`, once for the same schema and documents."""
+    key = repr((schema, documents))
+    if key not in _NORMAL:
+        if len(_NORMAL) >= MAX_NORMAL:
+            _NORMAL.clear()
+        _NORMAL[key] = normalize(schema, *documents)
+    found, notes = _NORMAL[key]
+    return found, list(notes)
 
 
 def _put_default(template: dict[str, Any], key: str, value: Any, where: str) -> None:

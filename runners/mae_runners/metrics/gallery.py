@@ -8,6 +8,7 @@ small ones: a folder of pictures stays below some megabytes.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class Gallery:
         grid = np.concatenate([np.concatenate(row, axis=1) for row in fitted], axis=0)
         name = f"{kind}_{epoch:04d}.png" if over_epochs and epoch is not None else f"{kind}.png"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.folder / name) as temporary, temporary.open("wb") as stream:
-            Image.fromarray(grid).save(stream, "PNG")
+        with atomic_file(self.folder / name) as temporary:
+            temporary.write_bytes(png(grid))
 
         sheets = [
             one
@@ -113,6 +114,14 @@ class Gallery:
         if self.index:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "gallery.json", self.index)
+
+
+def png(pixels: Pixels) -> bytes:
+    """A PNG file of a picture, packed quickly: some tenths larger than by Pillow's default, in a
+    fifth of its time."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
 
 
 def _valid(value: Any) -> Any:

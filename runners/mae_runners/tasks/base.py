@@ -53,8 +53,8 @@ class Metrics(Protocol):
 class Images(Protocol):
     """Where a task shows images."""
 
-    def image(self, step: int, name: str, image: Tensor, path: Path) -> None:
-        """An RGB image, float ``[3, H, W]`` in 0…1."""
+    def image(self, step: int, name: str, pixels: np.ndarray, path: Path) -> None:
+        """An RGB picture, uint8 ``[H, W, 3]``."""
 
 
 def seed_all(*key: int) -> None:

@@ -113,9 +113,9 @@ def _features(
     return all_features[order], all_labels[order], all_places[order]
 
 
-def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> Tensor | None:
+def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> np.ndarray | None:
     """`reconstruction.board` of images spread over the classes of a data set, the same images and
-    masks at every epoch: float ``[3, H, W]``. The report's gallery gets them too.
+    masks at every epoch: uint8 ``[H, W, 3]``. The report's gallery gets them too.
 
     Rank 0 draws; the others only lend their share of the weights, where these are sharded.
     """
@@ -141,5 +141,4 @@ def reconstructions(task: Task, dataset: ImageDataset, epoch: int) -> Tensor | N
         gallery = Gallery(task.context.action_dir)
         reconstruction.show_reconstructions(gallery, found, names, top, epoch)
         gallery.save()
-    drawn = torch.from_numpy(reconstruction.board(found, names).copy())
-    return drawn.permute(2, 0, 1).float() / 255
+    return reconstruction.board(found, names)

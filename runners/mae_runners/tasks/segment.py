@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from mae_skill.errors import DataError
 from torch import Tensor, nn
 
@@ -139,9 +138,8 @@ class SegmentationTask(Task):
         """Rows of image, truth, prediction; the same images at every validation."""
         examples, self.examples = getattr(self, "examples", []), []
         if examples:
-            board = torch.from_numpy(colors.board(examples)).permute(2, 0, 1).float() / 255
             path = self.context.action_dir / "pictures" / f"segmentation_epoch_{epoch:03d}.png"
-            images.image(step, "segmentation", board, path)
+            images.image(step, "segmentation", colors.board(examples), path)
             gallery = Gallery(self.context.action_dir)
             rows = [[fitted(tile, SIDE) for tile in row] for row in examples]
             about = [{"name": name} for name in self.shown_names]

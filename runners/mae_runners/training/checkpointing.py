@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from mae_sdk.jobs.checkpoints import CheckpointIndex
 from mae_skill.errors import CheckpointError, NotFoundError
 from torch import nn
@@ -24,6 +23,7 @@ from mae_runners.training.fabric import (
     optimizer_names,
     restore_optimizer,
 )
+from mae_runners.training.lightning import Fabric
 from mae_runners.training.position import Position, newest_first, point_latest
 
 PREFIX = "model."

@@ -11,13 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.plugins.precision.amp import MixedPrecision
-from lightning_fabric.plugins.precision.precision import Precision as FullPrecision
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from mae_skill.errors import DependencyError
 from mae_skill.spec import ExperimentSpec, TrainSpec
 from torch import Tensor, nn
@@ -33,6 +26,15 @@ from torch.distributed.tensor import DTensor
 from mae_runners.context import RunContext, device_ids
 from mae_runners.distributed import Ranks, is_sharded
 from mae_runners.tasks.base import Task
+from mae_runners.training.lightning import (
+    DDPStrategy,
+    Fabric,
+    LightningEnvironment,
+    MixedPrecision,
+    ModelParallelStrategy,
+    TorchElasticEnvironment,
+)
+from mae_runners.training.lightning import Precision as FullPrecision
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 

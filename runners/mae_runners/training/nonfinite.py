@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning_fabric import Fabric
 from mae_skill.errors import NumericError
 
 from mae_runners.distributed import Ranks, is_sharded
 from mae_runners.models import checkpoint
 from mae_runners.tasks.base import Batch, Task, counted, seed_all
 from mae_runners.training.fabric import full_states
+from mae_runners.training.lightning import Fabric
 from mae_runners.training.step_log import StepRecord
 
 

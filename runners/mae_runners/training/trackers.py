@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from mae_sdk.files import atomic_file
 from mae_skill.spec import ExperimentSpec
-from torch import Tensor
 
 from mae_runners.context import RunContext
-from mae_runners.metrics.gallery import Gallery
+from mae_runners.metrics.gallery import Gallery, png
 from mae_runners.training.services import Service, start_mlflow, start_wandb
 
 
@@ -101,27 +100,35 @@ class Trackers:
             name = sheet["kind"]
             if name in self._shown_in_epochs:
                 continue
-            with Image.open(folder / "pictures" / sheet["file"]) as opened:
-                self._show(step, name, np.asarray(opened.convert("RGB")))
+            path = folder / "pictures" / sheet["file"]
+            with Image.open(path) as opened:
+                self._show(step, name, np.asarray(opened.convert("RGB")), path.read_bytes())
 
-    def _show(self, step: int, name: str, pixels: np.ndarray) -> None:
-        self._board.add_image(name, pixels, step, dataformats="HWC")
+    def _show(self, step: int, name: str, pixels: np.ndarray, encoded: bytes) -> None:
+        """Into the trackers: a picture, and the same as the bytes of a PNG file."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width, colors = pixels.shape
+        image = Summary.Image(
+            height=height, width=width, colorspace=colors, encoded_image_string=encoded
+        )
+        # `add_image` would encode it once more, which takes longer than all the rest of a board.
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._board.file_writer.add_summary(summary, step)
         self._tell(lambda service: service.picture(step, name, pixels))
 
     def _tell(self, act: Callable[[Service], object]) -> None:
         for service in self._services:
             service.tell(act)
 
-    def image(self, step: int, name: str, image: Tensor, path: Path) -> None:
-        """An RGB image, float ``[3, H, W]`` in 0…1: into the folder as PNG, and the trackers."""
+    def image(self, step: int, name: str, pixels: np.ndarray, path: Path) -> None:
+        """An RGB picture, uint8 ``[H, W, 3]``: into the folder as PNG, and the trackers."""
         if not self.enabled:
             return
-        from PIL import Image
-
-        pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        encoded = png(pixels)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-        self._show(step, name, pixels)
+        path.write_bytes(encoded)
+        self._show(step, name, pixels, encoded)
 
     def flush(self) -> None:
         if self.enabled:

@@ -230,8 +230,12 @@ class _Walk:
         """The values that the bundle itself has for a field."""
         values = [found.get("default", MISSING)]
         values += [get_dotted(document, key, MISSING) for document in self.documents]
+        seen: list[str] = []  # most are the same value, and judging one is what takes time
         for value in values:
-            if value is not MISSING and value != NOT_GIVEN and not has_reference(value):
+            if value is MISSING or value == NOT_GIVEN or has_reference(value):
+                continue
+            if repr(value) not in seen:
+                seen.append(repr(value))
                 yield value
 
 
