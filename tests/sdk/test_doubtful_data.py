@@ -13,7 +13,8 @@ import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
-from mae_sdk.data.survey import repeated_images, shared_images
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.survey import measured, repeated_images, shared_images
 from mae_skill.errors import DataError
 from PIL import Image
 
@@ -357,6 +358,103 @@ def test_a_mask_of_floating_point_is_called_so(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------
 # pixels
+
+
+def deep(root: Path, write: Any, values: Any) -> Path:
+    """Two classes of three pictures each, of values that a function makes."""
+    for name in ("ant", "bee"):
+        for number in range(3):
+            place = root / name / f"{number}.tif"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(place, values())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "value", "tag"),
+    [
+        ("float32", 1.0, -9999.0, None),
+        ("float32", 3000.0, -9999.0, None),
+        ("float32", 1.0, 1e38, None),
+        ("float32", 40.0, -3.4028234663852886e38, None),
+        ("float64", 1.0, 9.969209968386869e36, None),
+        ("int16", 3000, -32768, None),
+        ("uint16", 4095, 65535, None),
+        ("int32", 9000, -2147483648, None),
+        ("float32", 1.0, -7.0, "-7"),
+        ("int16", 3000, 1500, "1500"),
+    ],
+)
+def test_a_value_that_stands_for_no_data_does_not_count_in_a_measured_range(
+    kind: str, top: float, value: float, tag: str | None, tmp_path: Path
+) -> None:
+    import tifffile
+
+    def values() -> Any:
+        made = (RNG.random((16, 16)) * top).astype(kind)
+        made[:5] = value
+        return made
+
+    more = {"extratags": [(42113, "s", 0, tag, True)]} if tag else {}
+    source = deep(tmp_path, lambda place, data: tifffile.imwrite(place, data, **more), values)
+    reading = measured(open_source(str(source)), Reading(value_range="auto"))
+    low, high = reading.value_range
+    assert -0.1 * top <= float(low) and float(high) <= top
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+    assert f"{value:g} stands for no data in 31" in text
+    verdict = inspect_source(source, reading=Reading(value_range="auto"))["verdict"]
+    assert any("stands for no data" in line for line in verdict["warnings"])
+
+
+def test_a_value_far_from_all_others_that_nothing_calls_no_data_is_named(tmp_path: Path) -> None:
+    def values() -> Any:
+        made = RNG.random((16, 16)).astype(np.float32)
+        made[:5] = -8888
+        return made
+
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    source = deep(tmp_path, write, values)
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+    assert "are -8888, far from all others, and it counts as an end" in text
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_pictures_of_a_few_values_or_of_all_have_no_value_of_no_data(
+    kind: str, tmp_path: Path
+) -> None:
+    top = 1.0 if kind == "float32" else np.iinfo(kind).max
+
+    def two() -> Any:
+        return (RNG.integers(0, 2, (16, 16)) * top).astype(kind)
+
+    def every() -> Any:
+        return (RNG.random((16, 16)) * top).astype(kind)
+
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    for number, values in enumerate((two, every)):
+        source = deep(tmp_path / str(number), write, values)
+        text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+        assert "no data" not in text
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+@pytest.mark.parametrize("low", [0, 9000])
+def test_values_in_a_small_part_of_the_range_of_their_type_are_an_error_signed_or_not(
+    kind: str, low: int, tmp_path: Path
+) -> None:
+    import tifffile
+
+    source = deep(
+        tmp_path, tifffile.imwrite, lambda: RNG.integers(low, low + 3000, (16, 16)).astype(kind)
+    )
+    with pytest.raises(DataError, match=r"of the range .* that counts: they look nearly") as caught:
+        plan(source, **FINETUNE)
+    assert "dataset.value_range=auto" in str(caught.value.hint)
+    assert "look nearly" in said(plan(source, **{**FINETUNE, "dataset.value_range": "dtype"}))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

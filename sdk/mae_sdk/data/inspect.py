@@ -87,7 +87,7 @@ def inspect_source(
     source = open_source(uri, cache_dir)
     if labels is not None and labels.file:
         source = labeled(source, labels)
-    reading = measured(source, reading)
+    asked, reading = reading, measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}
     if other is not None:
@@ -105,7 +105,7 @@ def inspect_source(
         }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
-    return {"verdict": judge(judged, reading), **report}
+    return {"verdict": judge(judged, asked), **report}
 
 
 def _looked_at(

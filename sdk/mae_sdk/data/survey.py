@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 3
+FORMAT = 4
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -47,6 +47,20 @@ POOLED = 1 << 23
 
 PERCENTILES = (0.1, 99.9)
 """Between these lie the values that count."""
+
+NO_DATA = frozenset(
+    [
+        *(-99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999, -9998, -32767),
+        *(-(2**15), 2**15 - 1, 2**16 - 1, -(2**31), 2**31 - 1, 2**32 - 1),
+    ]
+)
+"""Values that stand for no data where they lie apart from all others; of floating point also those
+beyond `VAST`, such as 1e38 or 9.96921e36."""
+
+VAST = 1e20
+
+MIN_LEVELS = 8
+"""Values beside one that lies apart; pictures of a few values are drawn, not measured."""
 
 _LOCKED = "cannot be read: "
 """How the reason of a file begins that may not be read."""
@@ -69,6 +83,7 @@ class Glance:
         is_constant: all pixels are alike.
         has_more: it has further frames or pages, which are not read.
         lost: the share of its values that are NaN or infinite.
+        no_data: the value that stands for no data, where the file names one.
         pixels: as a model sees it, where asked for.
     """
 
@@ -84,6 +99,7 @@ class Glance:
     is_constant: bool
     has_more: bool
     lost: float
+    no_data: float | None = None
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -116,6 +132,7 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         is_constant=single,
         has_more=found.has_more,
         lost=_lost(values),
+        no_data=found.no_data,
         pixels=finish(found, name, reading) if pixels else None,
     )
 
@@ -174,6 +191,7 @@ class Findings:
 
     def __post_init__(self) -> None:
         self._pools: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self._no_data: dict[str, set[float]] = {}
 
     def add(self, place: int, seen: Glance | DataError) -> None:
         """Count a picture, or why there is none."""
@@ -196,6 +214,8 @@ class Findings:
         if seen.range is not None:
             low, high = self.ranges.get(seen.kind, seen.range)
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
+        if seen.no_data is not None:
+            self._no_data.setdefault(seen.kind, set()).add(seen.no_data)
         if not seen.is_constant:
             self._pool(seen.kind, seen.values)
 
@@ -216,8 +236,11 @@ class Findings:
             values = np.concatenate(pool)
             if not len(values):
                 continue
+            every, counts = np.unique(values, return_counts=True)
+            apart = without_data(every, self._no_data.get(kind, ()))
+            values = values[~np.isin(values, every[apart])] if apart.any() else values
             low, high = np.percentile(values, PERCENTILES)
-            levels = np.unique(values)
+            levels = every[~apart]
             inside = (levels >= low) & (levels <= high)
             ends = self.ranges.get(kind) or [float(low), float(high)]
             kept = inside & (levels >= ends[0]) & (levels <= ends[1])
@@ -229,7 +252,18 @@ class Findings:
                 "levels": int(inside.sum()),
                 "clipped": round(1 - float(kept.sum()) / max(1, int(inside.sum())), 4),
             }
-        self._pools = {}
+            one = _apart(levels.astype(np.float64))
+            if one is not None and levels[one] in (low, high):
+                share = float(counts[~apart][one] / counts.sum())
+                self.values[kind]["alone"] = {"value": float(levels[one]), "share": share}
+            apart &= 100 * counts > PERCENTILES[0] * counts.sum()  # fewer are hot pixels
+            if apart.any():
+                share = float(counts[apart].sum() / counts.sum())
+                self.values[kind]["no_data"] = {
+                    "values": [float(value) for value in every[apart]][:FEW],
+                    "share": round(share, 4),
+                }
+        self._pools, self._no_data = {}, {}
         return self
 
     def to_dict(
@@ -279,6 +313,45 @@ class Findings:
                 )
             }
         return found
+
+
+def without_data(levels: np.ndarray[Any, Any], named: Iterable[float] = ()) -> np.ndarray[Any, Any]:
+    """Which of the values of pictures, each once and sorted, stand for no data: those that a file
+    names so, and those of `NO_DATA` that lie apart from all others."""
+    import numpy as np
+
+    wide = levels.astype(np.float64)
+    apart = np.isin(wide, [float(levels.dtype.type(one)) for one in named if _fits(one, levels)])
+    if apart.all():
+        return np.zeros_like(apart)
+    while (place := _apart(wide[~apart])) is not None:
+        value = float(wide[~apart][place])
+        few = (~apart).sum() <= (2 if value < 0 or value >= VAST else MIN_LEVELS)
+        if few or not (value in NO_DATA or abs(value) >= VAST):
+            return apart
+        apart |= wide == value
+    return apart
+
+
+def _apart(levels: np.ndarray[Any, Any]) -> int | None:
+    """The place of the lowest or highest value, 0 or -1, where it is further from the next than
+    half of what lies between all others; None: neither is."""
+    if len(levels) < 3:
+        return None
+    below, above = float(levels[1] - levels[0]), float(levels[-1] - levels[-2])
+    if below > (levels[-1] - levels[1]) / 2 and below >= above:
+        return 0
+    return -1 if above > (levels[-2] - levels[0]) / 2 else None
+
+
+def _fits(value: float, levels: np.ndarray[Any, Any]) -> bool:
+    """Whether a type can hold a value."""
+    import numpy as np
+
+    if levels.dtype.kind == "f":
+        return abs(value) <= float(np.finfo(levels.dtype).max)
+    limits = np.iinfo(levels.dtype)
+    return bool(limits.min <= value <= limits.max) and value == int(value)
 
 
 def reason_of(error: DataError) -> str:

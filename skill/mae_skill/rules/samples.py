@@ -140,7 +140,7 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
         return
     looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
     text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
-    dark = deep and top <= _SMALL and not case.given(RANGE)
+    dark = deep and used <= _SMALL and not case.given(RANGE)
     limit = float(case(LIMIT, 0.01))
     if dark and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(key, text, "values that use their range", mend, kind=DataError)
@@ -155,6 +155,27 @@ def _ends(kind: str, low: float, high: float) -> str:
         f": {bits}-bit data" if kind in ("uint16", "int16", "uint32", "int32") and low >= 0 else ""
     )
     return f"{low:g} … {high:g}{told}"
+
+
+def no_data(case: Case) -> None:
+    """Values that stand for no data, where a range is measured."""
+    for key, found in sources(case) if case(RANGE) == "auto" else ():
+        for kind, facts in (found.get("values") or {}).items():
+            if left := facts.get("no_data"):
+                values = ", ".join(f"{value:g}" for value in left["values"])
+                case.warn(
+                    key,
+                    f"{values} stands for no data in {left['share']:.1%} of the values of the "
+                    f"{facts['count']} pictures of {kind}: it is left out of the measured range; "
+                    "beyond its ends it reads as the nearer one",
+                )
+            if alone := facts.get("alone"):
+                case.warn(
+                    key,
+                    f"{alone['share']:.1%} of the values of the {facts['count']} pictures of "
+                    f"{kind} are {alone['value']:g}, far from all others, and it counts as an end "
+                    f"of the measured range: where it stands for no data, set {RANGE}=[low, high]",
+                )
 
 
 def policy(case: Case) -> None:
@@ -790,6 +811,7 @@ def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> No
 INSPECTED = [
     unreadable,
     depth,
+    no_data,
     bands,
     frames,
     lost_values,
@@ -812,6 +834,7 @@ INSPECTED = [
 RULES = [
     Rule(unreadable),
     Rule(depth),
+    Rule(no_data),
     Rule(bands),
     Rule(policy, ("train",)),
     Rule(frames),
