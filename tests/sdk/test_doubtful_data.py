@@ -16,6 +16,7 @@ from mae_sdk.data.inspect import inspect_masks, inspect_source
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured, repeated_images, shared_images
 from mae_skill.errors import DataError
+from mae_skill.rules.seen import TRAIN
 from PIL import Image
 
 from tests.support.data_sets import (
@@ -121,6 +122,43 @@ def test_parts_of_a_set_are_no_classes(names: list[str], tmp_path: Path) -> None
     with pytest.raises(DataError, match="named like parts of a data set") as caught:
         plan(classes(tmp_path, *names), **FINETUNE)
     assert all(name in caught.value.message for name in names)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["siteA/train", "siteB/val"],
+        ["ant/train", "ant/test", "bee/train", "bee/test"],
+        ["2023/train/ant", "2023/train/bee", "2024/train/ant"],
+        ["all/siteA/training", "all/siteB/validation"],
+    ],
+)
+def test_parts_of_a_set_below_the_folders_that_would_be_classes_are_an_error(
+    names: list[str], packed: bool, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", *names)
+    if packed:
+        source = make_tarball(source, tmp_path / "d.tar")
+    with pytest.raises(DataError, match="the class folders hold parts of a data set") as caught:
+        plan(source, **FINETUNE)
+    assert names[0].removeprefix("all/")[:8] in caught.value.message
+    assert not inspect_source(source)["verdict"]["usable"]
+    pretrained = plan(source, **{**FINETUNE, "stage": "pretrain"})
+    assert "are all trained on" in said(pretrained)
+
+
+@pytest.mark.parametrize("names", [["ant/train", "bee/train"], ["bus/train/1", "bus/wheel", "car"]])
+def test_a_single_part_below_every_class_is_no_doubt(names: list[str], tmp_path: Path) -> None:
+    assert plan(classes(tmp_path, *names), **FINETUNE)
+
+
+def test_one_part_of_every_class_is_named_by_the_pattern_of_the_hint(tmp_path: Path) -> None:
+    source = classes(tmp_path, "ant/train", "ant/test", "bee/train", "bee/test")
+    with pytest.raises(DataError) as caught:
+        plan(source, **FINETUNE)
+    assert f"{source}/*/test/**/*.png" in str(caught.value.hint)
+    assert plan(f"{source}/*/train/**/*.png", **FINETUNE).sources[TRAIN]["images"] == 6
 
 
 @pytest.mark.parametrize(
@@ -455,6 +493,56 @@ def test_values_in_a_small_part_of_the_range_of_their_type_are_an_error_signed_o
         plan(source, **FINETUNE)
     assert "dataset.value_range=auto" in str(caught.value.hint)
     assert "look nearly" in said(plan(source, **{**FINETUNE, "dataset.value_range": "dtype"}))
+
+
+def stored_as(root: Path, name: str, how: str) -> None:
+    """Three pictures of a class, stored in one way."""
+    for number in range(3):
+        place = root / name / f"{number}.png"
+        if how == "jpeg":
+            picture(place.with_suffix(".jpg"))
+        elif how in ("uint16", "12 bits"):
+            picture(place, top=4095 if how == "12 bits" else 65535, kind=np.uint16)
+        elif how == "gray":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(RNG.integers(0, 256, (16, 16), np.uint8)).save(place)
+        elif how in ("0 … 1", "0 … 255"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            values = RNG.random((16, 16, 3)) * (255 if how == "0 … 255" else 1)
+            np.save(place.with_suffix(".npy"), values.astype(np.float32))
+        else:
+            picture(place)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (
+            "png",
+            "jpeg",
+            "by the file format alone, whatever the pictures show: PNG: ant; JPEG: bee",
+        ),
+        ("uint16", "12 bits", "the depth alone"),
+        ("gray", "uint16", "the depth alone"),
+        ("png", "gray", "gray or color alone"),
+        ("0 … 1", "0 … 255", "float32 up to 1: ant; float32 beyond 1: bee"),
+        ("png", "png", ""),
+        ("uint16", "uint16", ""),
+    ],
+)
+def test_classes_that_can_be_told_by_how_their_pictures_are_stored_are_named(
+    one: str, other: str, says: str, tmp_path: Path
+) -> None:
+    stored_as(tmp_path, "ant", one)
+    stored_as(tmp_path, "bee", other)
+    more = {"dataset.value_range": [0, 255]} if "…" in one else {}
+    text = said(plan(tmp_path, **{**FINETUNE, **more}))
+    assert says in text and bool(says) == ("can be told by" in text)
+
+
+def test_formats_that_every_class_has_tell_none_from_another(tmp_path: Path) -> None:
+    source = classes(classes(tmp_path, "ant", "bee"), "ant", "bee", suffix=".jpg")
+    assert "can be told by" not in said(plan(source, **FINETUNE))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

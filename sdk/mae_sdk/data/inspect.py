@@ -212,11 +212,15 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         below class folders, `mae_sdk.data.labels.nested_folders`), ``doubtful_names`` and
         ``numbers_and_names`` (`mae_sdk.data.class_names`),
         ``unreadable_classes`` (none of whose images can be read), ``repeated``
-        (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images).
+        (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images),
+        ``encoded`` (how pictures are stored → what it is → the classes that it tells from others),
+        ``split_below`` (`mae_sdk.data.labels.parts_below`).
     """
     classes, same = class_counts(source), source.same_folders()
     seen = pictures.to_dict(source.path, source.labels)
     bad_of = seen.get("unreadable", {}).pop("by_label", {})
+    encoded = {} if source.several else seen.pop("encoded", {})
+    seen.pop("encoded", None)
     table = getattr(source, "table", {})
     labels_from = source.labels_from
     folders = {} if table or labels_from else classes
@@ -244,6 +248,14 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ],
         "repeated": repeated_images(source),
         "wrapper": source.wrapper,
+        "encoded": {
+            aspect: {
+                value: [source.classes[label] for label in labels]
+                for value, labels in values.items()
+            }
+            for aspect, values in encoded.items()
+        },
+        "split_below": {} if splits or not folders else source.parts_below(),
     }
     return {
         "images": len(source),

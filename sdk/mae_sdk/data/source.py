@@ -23,6 +23,7 @@ from mae_sdk.data.labels import (
     class_labels,
     missing_folders,
     nested_folders,
+    parts_below,
     same_folders,
     strange_folders,
     wrapper_of,
@@ -216,6 +217,11 @@ class Source:
         """The images below the class folders; see `mae_sdk.data.labels.nested_folders`."""
         parts = zip(self._foldered, wrappers_of(self._foldered), strict=True)
         return nested_folders([(names, wrapper) for names, wrapper in parts if len(names)])
+
+    def parts_below(self) -> dict[str, list[str]]:
+        """Parts of a data set below the class folders; see `mae_sdk.data.labels.parts_below`."""
+        parts = zip(self._foldered, wrappers_of(self._foldered), strict=True)
+        return parts_below([(names, wrapper) for names, wrapper in parts if len(names)])
 
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Class folders that are not among `known` → images in them."""

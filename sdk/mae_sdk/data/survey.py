@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 4
+FORMAT = 5
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -41,6 +42,9 @@ SMALL = 32
 
 SAMPLED = 4096
 """Pixels of a picture whose values are looked at."""
+
+ENCODED = 100_000
+"""Pictures whose encoding is kept."""
 
 POOLED = 1 << 23
 """Values of a source above which half of them are let go."""
@@ -61,6 +65,12 @@ VAST = 1e20
 
 MIN_LEVELS = 8
 """Values beside one that lies apart; pictures of a few values are drawn, not measured."""
+
+NEARLY = 0.95
+"""Of the pictures of a class, or of the classes, from which on it is all of them."""
+
+_GRAY = frozenset(["1", "L", "LA", "La", "I", "F", "MONOCHROME1", "MONOCHROME2"])
+"""Modes of one band of light, with and without alpha."""
 
 _LOCKED = "cannot be read: "
 """How the reason of a file begins that may not be read."""
@@ -176,6 +186,7 @@ class Findings:
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
         values: type → what a sample of its values is like, once all are read (`close`).
+        encodings: aspect (``format``, ``depth``, ``color``) → what it is → places.
     """
 
     read: int = 0
@@ -188,6 +199,7 @@ class Findings:
     sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    encodings: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._pools: dict[str, list[np.ndarray[Any, Any]]] = {}
@@ -214,6 +226,9 @@ class Findings:
         if seen.range is not None:
             low, high = self.ranges.get(seen.kind, seen.range)
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
+        if self.read <= ENCODED:
+            for aspect, value in _encoding(seen).items():
+                self.encodings.setdefault(aspect, {}).setdefault(value, []).append(place)
         if seen.no_data is not None:
             self._no_data.setdefault(seen.kind, set()).add(seen.no_data)
         if not seen.is_constant:
@@ -227,6 +242,30 @@ class Findings:
         pool.append(values)
         if len(pool) > 1 and sum(map(len, pool)) > POOLED:
             self._pools[kind] = [np.concatenate(pool)[::2]]
+
+    def _told_by(
+        self, labels: Sequence[int] | np.ndarray[Any, Any]
+    ) -> dict[str, dict[str, list[int]]]:
+        """Aspect → what it is → the labels of which nearly all pictures are so, where that tells
+        nearly every label that has two pictures or more from some other."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for aspect, values in self.encodings.items():
+            if len(values) < 2:
+                continue
+            numbers: dict[int, Counter[str]] = {}
+            for value, places in values.items():
+                for place in places:
+                    numbers.setdefault(int(labels[place]), Counter())[value] += 1
+            numbers.pop(-1, None)
+            pure: dict[str, list[int]] = {}
+            for label, counts in sorted(numbers.items()):
+                (value, most), every = counts.most_common(1)[0], counts.total()
+                if every > 1 and most >= NEARLY * every:
+                    pure.setdefault(value, []).append(label)
+            told_apart = sum(map(len, pure.values()))
+            if len(pure) > 1 and told_apart >= NEARLY * len(numbers):
+                found[aspect] = pure
+        return found
 
     def close(self) -> Findings:
         """Sum up the values, when all pictures are added."""
@@ -274,7 +313,8 @@ class Findings:
 
         Args:
             path: the name of a place.
-            labels: class numbers by place; with them ``unreadable`` has ``by_label`` too.
+            labels: class numbers by place; with them ``unreadable`` has ``by_label`` too, and
+                ``encoded`` says by what the labels are told (`_told_by`).
         """
         some = self.bad[:FEW]
         found: dict[str, Any] = {"read": self.read}
@@ -290,6 +330,8 @@ class Findings:
                     label = int(labels[place])
                     numbers[label] = numbers.get(label, 0) + 1
                 found["unreadable"]["by_label"] = numbers
+        if len(labels) and (told_by := self._told_by(labels)):
+            found["encoded"] = told_by
         if self.constant:
             found["constant"] = some_of(self.constant, path)
         if self.frames:
@@ -313,6 +355,20 @@ class Findings:
                 )
             }
         return found
+
+
+def _encoding(seen: Glance) -> dict[str, str]:
+    """What tells a picture from others before anything in it is looked at."""
+    kind, depth = seen.values.dtype, seen.kind
+    top = float(seen.values.max()) if len(seen.values) else 0.0
+    if kind.kind == "f":
+        depth += " up to 1" if top <= 1 else " beyond 1"
+    elif seen.bits > 8:
+        import numpy as np
+
+        depth += " up to an eighth of its range" if top <= np.iinfo(kind).max / 8 else ""
+    gray = seen.mode.partition(";")[0] in _GRAY or seen.mode.endswith("× 1")
+    return {"format": seen.format, "depth": depth, "color": "gray" if gray else "color"}
 
 
 def without_data(levels: np.ndarray[Any, Any], named: Iterable[float] = ()) -> np.ndarray[Any, Any]:

@@ -122,6 +122,24 @@ def labels_differ(case: Case) -> None:
         )
 
 
+_ENCODED = {"format": "the file format", "depth": "the depth", "color": "gray or color"}
+
+
+def told_by_encoding(case: Case) -> None:
+    """Classes that differ in how their pictures are stored: that is easier to learn than what they
+    show."""
+    found = _training(case)
+    for aspect, values in (found.get("encoded") or {}).items():
+        listed = "; ".join(
+            f"{value}: {first_of(names)}" for value, names in list(values.items())[:FEW]
+        )
+        case.warn(
+            TRAIN,
+            f"the classes can be told by {_ENCODED.get(aspect, aspect)} alone, whatever the "
+            f"pictures show: {listed}; save all of them alike",
+        )
+
+
 def near(case: Case) -> str | None:
     """Which known classes the unknown ones of the validation images are perhaps."""
     against = (case.facts.data.get(VAL) or {}).get("against") or {}
@@ -129,4 +147,4 @@ def near(case: Case) -> str | None:
     return f"perhaps another spelling: {first_of(pairs)}" if pairs else None
 
 
-INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names, labels_differ]
+INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names, labels_differ, told_by_encoding]

@@ -344,7 +344,11 @@ def split_classes(case: Case) -> None:
     for key in (TRAIN, VAL):
         found = case.facts.data.get(key) or {}
         splits = found.get("split_classes") or []
-        if not splits or segments(case) or found.get("mask_folders"):
+        if segments(case) or found.get("mask_folders"):
+            continue
+        if below := found.get("split_below"):
+            _parts_below(case, key, found, below)
+        if not splits:
             continue
         listed = ", ".join(splits[:FEW])
         if case("train.stage") == "finetune" and case.action == "train":
@@ -357,6 +361,24 @@ def split_classes(case: Case) -> None:
             )
         elif key == TRAIN:
             case.warn(key, f"the parts {listed} of the data set are all trained on")
+
+
+def _parts_below(case: Case, key: str, found: Seen, below: Seen) -> None:
+    """The folders of the classes hold parts of a data set."""
+    listed, first = first_of(below["folders"]), below["parts"][0]
+    if case("train.stage") == "finetune" and case.action == "train":
+        where = str(found.get("root") or found.get("uri") or "…").rstrip("/")
+        inside = f"{where}/{found.get('wrapper') or ''}*/{first}/**/*.png"
+        case.error(
+            key,
+            f"the class folders hold parts of a data set: {listed}",
+            "a source of one part, with one folder of images per class",
+            f"where the folders above are the classes, a pattern names one part: {inside}; where "
+            f"they are sites or dates, list the parts themselves: {where}/{below['folders'][0]}, …",
+            kind=DataError,
+        )
+    elif key == TRAIN:
+        case.warn(key, f"the parts {listed} of the data set are all trained on")
 
 
 def _name_one(found: Seen, folder: str) -> str:
