@@ -14,6 +14,8 @@ SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
 IGNORE = "dataset.segmentation.ignore_index"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
+MAGNIFIED = 4
+"""Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
 FLAT = 1e-3
 """Pictures whose values deviate by less, a quarter of a level of 8 bits, are of one shade."""
 
@@ -199,6 +201,13 @@ def scale_jitter(case: Case) -> None:
     low, high = case(JITTER, [1.0, 1.0])
     if _segments(case) and low > high:
         case.error(JITTER, "the smallest factor is above the largest", "[smallest, largest]")
+    elif _segments(case) and (low > MAGNIFIED or high < 1 / MAGNIFIED):
+        text = (
+            f"every picture is magnified {low:g} times or more: a crop sees {1 / low**2:.2g} of it"
+        )
+        if high < 1 / MAGNIFIED:
+            text = f"every picture is shrunk to {high:g} of its sides or less, and the rest filled"
+        case.warn(JITTER, f"{text}; the default is [0.5, 2]")
 
 
 def _segments(case: Case) -> bool:

@@ -276,6 +276,10 @@ def tiny(case: Case) -> None:
 STRONG = {
     "model.drop_path_rate": (0.8, "the last blocks are skipped for nearly every image"),
     "dataset.augmentation.smoothing": (0.5, "the targets hardly tell the classes apart"),
+    **dict.fromkeys(
+        ("dataset.augmentation.mixup", "dataset.augmentation.cutmix"),
+        (20.0, "every picture is mixed with another, half and half, and none is seen as it is"),
+    ),
     "dataset.augmentation.color_jitter": (1.0, "pictures come out black, white or of one shade"),
 }
 """Strengths above which little of what is to be learned is left."""

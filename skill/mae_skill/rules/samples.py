@@ -39,6 +39,12 @@ SAMPLING = "dataset.balanced_sampling"
 MULTI = "model.multi_label"
 _SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
 _DIM = 1 / 2
+NEGLIGIBLE = 1e-5
+"""Of the largest weight of a class, what is as good as 0."""
+VANISHING = 1e-6
+"""A loss scaled to less than this vanishes beside the ε of Adam."""
+SCALED = 100
+"""A loss scaled to more than this many times itself, or to less than this part, was not meant."""
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -598,13 +604,35 @@ def class_weights(case: Case) -> None:
     if isinstance(given, Mapping) and classes:
         if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
             case.errors.append(problem)
-        elif lost := [name for name, weight in given.items() if not weight]:
-            case.warn(WEIGHTS, f"weight 0: {first_of(lost)} is not learned")
+        else:
+            _doubtful_weights(case, given, classes)
     if given == "balanced" and case(SAMPLING):
         case.warn(
             WEIGHTS,
             f"balanced, and {SAMPLING} too: small classes count for more twice over; one of the "
             "two is meant",
+        )
+
+
+def _doubtful_weights(case: Case, given: Mapping[str, float], classes: Sequence[str]) -> None:
+    """Weights of classes that some class is lost by, or that do not do what they are given for."""
+    weights = [float(given.get(name, 1.0)) for name in classes]
+    if lost := [name for name in given if given[name] <= NEGLIGIBLE * max(weights)]:
+        nothing = "0" if not any(given[name] for name in lost) else "next to 0 beside the others"
+        case.warn(WEIGHTS, f"weight {nothing}: {first_of(lost)} is not learned")
+        return
+    mean = sum(weights) / len(weights)
+    if min(weights) == max(weights) and (mean == 1 or not case(MULTI)):
+        case.warn(
+            WEIGHTS,
+            f"has no effect: every class has the weight {mean:g}"
+            + ("" if mean == 1 else ", which scales the loss alone"),
+        )
+    if not 1 / SCALED <= mean <= SCALED and not case(MULTI):
+        case.warn(
+            WEIGHTS,
+            f"the weights scale the loss to {mean:g} times itself, beside weight decay and "
+            "clipping: divide them by their mean",
         )
 
 
@@ -644,7 +672,16 @@ def unknown_weights(
             got=dict(given),
             expected=f"classes among {first_of(classes)}",
         )
-    counted = [name for name in classes if given.get(name, 1.0) > 0]
+    most = max((float(given.get(name, 1.0)) for name in classes), default=1.0)
+    if 0 < most < VANISHING:
+        return SpecError(
+            f"weights of at most {most:g} scale the loss to nothing: no class is learned",
+            field=WEIGHTS,
+            got=dict(given),
+            expected="weights around 1",
+            hint="multiply all of them by one number: their ratios count",
+        )
+    counted = [name for name in classes if given.get(name, 1.0) > NEGLIGIBLE * most]
     least = 1 if several else min(2, len(classes))
     if len(counted) < least:
         text = "no class counts: all weights are 0"
