@@ -62,6 +62,14 @@ def warned(root: Path, *names: str, packed: bool = False) -> str:
         (["ant", "ant - Copy", "ant (1)"], "ant (3), ant (1) (3), ant - Copy (3)"),
         (["ant", "Copy of ant", "bee"], "the mark of a copy alone"),
         (["0", "0.0", "1"], "how a number is written alone"),
+        (["01", "1", "2"], "how a number is written alone"),
+        (["1e3", "1000"], "1000 (3) and 1e3 (3)"),
+        (["1,000", "1000"], "how a number is written alone"),
+        (["elm", "fir", "elm;fir"], "names that hold other names, each learned as a class"),
+        (["elm", "fir", "elm,fir"], "elm,fir (3)"),
+        (["elm+fir", "fir+oak", "oak+elm"], "elm+fir (3), fir+oak (3), oak+elm (3)"),
+        (["ant", "bee", "wasp", "thumbnails"], "learned as a class: thumbnails (3)"),
+        (["ant", "bee", "masks"], "learned as a class: masks (3)"),
         (["A", "B", "a", "b"], "A (3) and a (3); B (3) and b (3)"),
         (["0", "1", "-1"], "named like a missing value, and learned as a class: -1 (3)"),
         (["1", "2", "3", "999"], "learned as a class: 999 (3)"),
@@ -85,6 +93,11 @@ def test_classes_that_may_be_one_are_named_with_their_counts(
         ["-1", "1"],
         ["97", "98", "99"],
         ["cat", "catfish"],
+        ["Portland, OR", "Portland, ME"],
+        ["0,1", "0", "1"],
+        ["A+", "A"],
+        ["mask", "no_mask"],
+        ["previews", "masks"],
     ],
 )
 def test_names_that_are_two_classes_pass_without_a_word(names: list[str], tmp_path: Path) -> None:
@@ -315,10 +328,52 @@ def test_a_column_that_is_named_like_a_part_is_told_as_a_class_or_as_not_read(
 def test_a_list_of_one_is_one_label(tmp_path: Path) -> None:
     lines = "".join(f'{{"path": "{i}.png", "label": ["ant{i % 2}"]}}\n' for i in range(6))
     assert said(by_table(tmp_path, "t.jsonl", lines)) == ""
-    with pytest.raises(DataError, match="every picture of the table has one label"):
-        by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
+    several = by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
+    assert "every picture of the table has one label" in "\n".join(map(str, several.warnings))
     with pytest.raises(DataError, match=r"row 1 of .* has several labels"):
         by_table(tmp_path, "u.jsonl", lines.replace('["ant0"]', '["ant0", "bee"]'))
+
+
+@pytest.mark.parametrize("sign", [";", "|", ","])
+def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
+    sign: str, tmp_path: Path
+) -> None:
+    text = "path,label\n" + "".join(
+        f'{i}.png,"{label}"\n'
+        for i, label in enumerate(["elm", "fir", f"elm{sign}fir", "elm", "fir", f"elm{sign}fir"])
+    )
+    if sign == "|":
+        with pytest.raises(DataError, match=r"several labels, with \| between them") as caught:
+            by_table(tmp_path, "t.csv", text)
+        assert "model.multi_label=true; where | belongs to a name" in str(caught.value.hint)
+        return
+    made = by_table(tmp_path, "t.csv", text, num_classes=3)
+    assert f"elm{sign}fir (2)" in said(made) and "model.multi_label=true" in said(made)
+    several = by_table(tmp_path, "t.csv", text, **SEVERAL)
+    assert "write | between them" in said(several)
+
+
+@pytest.mark.parametrize("label", ['{"name": "ant"}', '[{"name": "ant"}]'])
+def test_an_object_as_a_label_is_called_so(label: str, tmp_path: Path) -> None:
+    lines = "".join(f'{{"path": "{i}.png", "label": {label}}}\n' for i in range(6))
+    for more in ({}, {"model.multi_label": True}):
+        with pytest.raises(DataError, match=r"row 1 of .* has an object with fields for a label"):
+            by_table(tmp_path, "t.jsonl", lines, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('path,label\n0.png,ant\n1.png,"bee\n2.png,bee\n', "line 3 opens a quote that nothing"),
+        ('path,"label\n0.png,ant\n', "line 1 opens a quote that nothing closes"),
+        ('path,label\n0.png,"ant"s\n', "line 2: "),
+    ],
+)
+def test_a_quote_that_nothing_closes_is_named_by_its_line(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=says):
+        by_table(tmp_path, "t.csv", text)
 
 
 def test_commas_at_the_end_of_lines_hold_nothing(tmp_path: Path) -> None:

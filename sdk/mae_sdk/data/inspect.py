@@ -23,6 +23,7 @@ from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import (
     lone_split,
+    made_folders,
     mask_folders,
     odd_parts,
     split_folders,
@@ -206,7 +207,8 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
         ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
         ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
-        (that may be such), ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
+        (that may be such), ``made_folders`` (`mae_sdk.data.parts.made_folders`),
+        ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
         ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common), ``nested`` (images
         below class folders, `mae_sdk.data.labels.nested_folders`), ``doubtful_names`` and
@@ -234,6 +236,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "split_classes": splits,
         "lone_splits": [] if splits else lone_split(folders),
         "odd_parts": odd_parts(folders),
+        "made_folders": made_folders(folders),
         "loose": loose_images(source) if classes else {},
         "mask_folders": mask_folders(folders) or mask_folders(same),
         "unlabeled_classes": unlabeled_folders(folders),

@@ -54,6 +54,33 @@ def twins(case: Case) -> None:
         )
 
 
+def joined(case: Case) -> None:
+    """Names that are several labels of one picture, learned as one class more."""
+    found = _training(case)
+    names = (found.get("doubtful_names") or {}).get("joined") or []
+    if not names:
+        return
+    several = bool(case("model.multi_label"))
+    way = "write | between them" if several else "model.multi_label=true, and | between them"
+    case.warn(
+        TRAIN,
+        f"names that hold other names, each learned as a class of its own: "
+        f"{_with_counts(found, names)}; where they are several labels of one picture, a table of "
+        f"labels gives each of them ({way})",
+    )
+
+
+def made(case: Case) -> None:
+    """Folders of what programs make of pictures, beside the classes."""
+    found = _training(case)
+    if names := found.get("made_folders"):
+        case.warn(
+            TRAIN,
+            "named like what programs make of pictures or leave beside them, and learned as a "
+            f"class: {_with_counts(found, names)}; where it is none, move it out of the source",
+        )
+
+
 def _with_counts(found: Seen, names: Sequence[str], *, exact: bool = False) -> str:
     """``Ant (3) and ant (2)``; exact: with every odd character spelled out."""
     counts = found.get("class_counts") or {}
@@ -147,4 +174,13 @@ def near(case: Case) -> str | None:
     return f"perhaps another spelling: {first_of(pairs)}" if pairs else None
 
 
-INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names, labels_differ, told_by_encoding]
+INSPECTED = [
+    twins,
+    joined,
+    made,
+    parts_of_a_set,
+    nested,
+    numbers_and_names,
+    labels_differ,
+    told_by_encoding,
+]

@@ -568,12 +568,10 @@ def multi_label(case: Case) -> None:
     found = case.facts.data.get(TRAIN) or {}
     counts = (found.get("label_file") or {}).get("labels") or {}
     if counts and counts["min"] == counts["max"] == 1:
-        case.error(
+        case.warn(
             MULTI,
-            "every picture of the table has one label",
-            "pictures of several classes, or of none",
-            f"set {MULTI}=false: one class for each picture is learned better by a softmax",
-            kind=DataError,
+            f"every picture of the table has one label: {MULTI}=false learns one class for each "
+            "better, by a softmax",
         )
     absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
     if absent:
