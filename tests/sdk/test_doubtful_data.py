@@ -3,12 +3,14 @@ an error of the plan, or a warning that names them."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data import open_source
@@ -17,12 +19,14 @@ from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured, repeated_images, shared_images
 from mae_skill.errors import DataError
 from mae_skill.rules.seen import TRAIN
+from onnx import TensorProto, helper
 from PIL import Image
 
 from tests.support.data_sets import (
     FINETUNE,
     FROM_ZERO,
     RNG,
+    SMALL,
     classes,
     masked,
     picture,
@@ -659,6 +663,51 @@ def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_na
         shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
     with pytest.raises(DataError, match="every image is in several classes at once"):
         evaluate(file, every)
+
+
+def described(root: Path, kind: str) -> tuple[str, Path]:
+    """A model file that says that its classes are ant and bee, and the field that names it."""
+    about = {"stage": "finetune", "classes": ["ant", "bee"], "num_classes": 2}
+    if kind == "checkpoint":
+        write_own_checkpoint(root / "model.pth", stage="finetune", classes=["ant", "bee"])
+        return "checkpoint", root / "model.pth"
+    if kind == "engine":
+        (root / "model.engine").write_bytes(b"")
+        (root / "model.engine.json").write_text(json.dumps({"arch": SMALL["arch"], **about}))
+        return "trt_engine", root / "model.engine"
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 32, 32])
+    node = helper.make_node("Identity", ["image"], ["logits"])
+    model = helper.make_model(helper.make_graph([node], "graph", [value], [out]))
+    said = {f"mae.{key}": json.dumps(value) for key, value in about.items()}
+    helper.set_model_props(model, said)
+    onnx.save(model, str(root / "model.onnx"))
+    return "checkpoint", root / "model.onnx"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx", "engine"])
+def test_the_classes_that_a_model_file_names_are_compared_with_those_of_the_images(
+    kind: str, tmp_path: Path
+) -> None:
+    field, file = described(tmp_path, kind)
+    both = classes(tmp_path / "both", "ant", "wasp")
+    with pytest.raises(DataError, match=r"not among those that the model learns: wasp \(3\)"):
+        Skill().plan(
+            "evaluate", eval_dataset=str(both), spec_overrides={f"evaluate.{field}": str(file)}
+        )
+
+    def infer(source: Path) -> str:
+        made = Skill().plan(
+            "inference",
+            inference_dataset=str(source),
+            spec_overrides={f"inference.{field}": str(file)},
+        )
+        return "\n".join(map(str, made.warnings))
+
+    assert "labels that the model does not know" in infer(both) and "'wasp' (3)" in infer(both)
+    assert "'Ant' for 'ant'" in infer(classes(tmp_path / "case", "Ant", "x"))
+    assert "does not know" not in infer(classes(tmp_path / "dates", "2024-01", "2024-02"))
+    assert "does not know" not in infer(classes(tmp_path / "same", "ant", "bee"))
 
 
 def test_validation_images_of_several_classes_at_once_are_named(tmp_path: Path) -> None:

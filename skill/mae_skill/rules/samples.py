@@ -727,6 +727,24 @@ def validation_classes(case: Case) -> None:
         case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
 
 
+def inferred_labels(case: Case) -> None:
+    """What the folders or the table call the images is among what the model can answer."""
+    for key, found in sources(case):
+        against = found.get("against") or {}
+        unknown = against.get("unknown") or {}
+        told = found.get("label_file") or against.get("near")
+        if not unknown or not (told or len(unknown) < found.get("classes", 0)):
+            continue  # folders that are no classes at all
+        listed = ", ".join(f"{name!a} ({count})" for name, count in list(unknown.items())[:FEW])
+        near = [f"{name!a} for {known!a}" for name, known in (against.get("near") or {}).items()]
+        meant = f"; perhaps another spelling: {first_of(near)}" if near else ""
+        case.warn(
+            key,
+            f"labels that the model does not know, so that true_label of results.csv differs from "
+            f"every answer: {listed}{meant}",
+        )
+
+
 def probes(case: Case) -> None:
     """The images of probes have labels, of the classes of their bank."""
     bank = case.facts.data.get(BANK) or {}
@@ -910,6 +928,7 @@ RULES = [
     Rule(multi_label, ("train", "evaluate")),
     Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
+    Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
     Rule(repeated, ("train", "evaluate")),
