@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -763,6 +764,60 @@ def test_a_class_folder_without_a_file_is_named_in_an_archive_as_in_a_folder(
             tar.add(source, ".")
     made = plan(source if kind == "folder" else tmp_path / kind, **FINETUNE)
     assert "folders without an image are no classes: wasp" in said(made)
+
+
+def packed_with_links(source: Path, kind: str) -> Path:
+    """A folder as it is, or an archive of it that keeps links."""
+    made = source.parent / kind
+    if kind == "d.tar":
+        with tarfile.open(made, "w") as tar:
+            tar.add(source, ".")
+    elif kind == "d.zip":
+        with zipfile.ZipFile(made, "w") as packed:
+            for path in sorted(source.rglob("*")):
+                info = zipfile.ZipInfo(path.relative_to(source).as_posix())
+                info.create_system = 3
+                info.external_attr = (0o120777 if path.is_symlink() else 0o100644) << 16
+                if path.is_symlink():
+                    packed.writestr(info, str(path.readlink()))
+                elif path.is_file():
+                    packed.writestr(info, path.read_bytes())
+    return made if made.exists() else source
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.zip"])
+@pytest.mark.parametrize("target", ["gone.png", "/nowhere/gone.png", "../../../gone.png"])
+def test_a_link_that_leads_nowhere_reads_alike_in_folders_and_archives(
+    kind: str, target: str, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee", "wasp")
+    (source / "ant" / "link.png").symlink_to(target)
+    made = plan(packed_with_links(source, kind), **{**FINETUNE, "num_classes": 3})
+    seen = made.sources[TRAIN]
+    assert seen["class_counts"] == {"ant": 3, "bee": 3, "wasp": 3}
+    assert "1 links that lead nowhere: ant/link.png" in said(made)
+
+    for number in range(3):
+        (source / "wasp" / f"{number}.png").unlink()
+        (source / "wasp" / f"{number}.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"no image of a class is read: wasp \(3 files\)") as caught:
+        plan(packed_with_links(source, kind), **FINETUNE)
+    assert "lead nowhere: fetch what the links point to" in str(caught.value.hint)
+    for number in range(5):
+        (source / "bee" / f"more{number}.png").symlink_to(target)
+    with pytest.raises(DataError, match="9 links lead nowhere, and 6 images are there"):
+        plan(packed_with_links(source, kind), **{**FINETUNE, "stage": "pretrain"})
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.zip"])
+def test_a_source_of_links_to_nothing_alone_says_so(kind: str, tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "ant", "bee", count=1)
+    for name in ("ant", "bee"):
+        (source / name / "0.png").unlink()
+        (source / name / "0.png").symlink_to("../.git/annex/0.png")
+    with pytest.raises(DataError) as caught:
+        open_source(packed_with_links(source, kind))
+    assert "link" in str(caught.value) and "point to" in str(caught.value.hint)
 
 
 def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:

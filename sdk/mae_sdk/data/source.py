@@ -379,7 +379,7 @@ class _Packed:
         for name in self._pack.not_fetched:
             left.add_file(name)
         for name in self._pack.index.get("dangling", ()):
-            left.dangling.add(name)
+            left.add_dangling(name)
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)
@@ -507,6 +507,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             else []
         )
         hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
+        if not inside and (lost := part.left_out.dangling).count:
+            hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
         raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
 

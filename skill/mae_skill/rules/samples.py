@@ -277,6 +277,9 @@ _LEFT = {
 }
 
 
+_FETCH = "fetch what the links point to, or pack it in their place (tar --dereference)"
+
+
 def left_out(case: Case) -> None:
     """What lies among the images and is not read."""
     for key, found in sources(case):
@@ -288,6 +291,15 @@ def left_out(case: Case) -> None:
         ]
         if parts:
             case.warn(key, "left out: " + "; ".join(parts))
+        if (lost := left.get("dangling")) and lost["count"] > found["images"]:
+            case.error(
+                key,
+                f"{lost['count']} links lead nowhere, and {found['images']} images are there: "
+                f"{files_of(lost)}",
+                "images, and links to images that are there",
+                _FETCH,
+                kind=DataError,
+            )
         if "twins" in left:
             case.warn(
                 key,
@@ -472,13 +484,17 @@ def lost_classes(case: Case) -> None:
     missing = found.get("missing_classes") or {}
     lost = {name: count for name, count in missing.items() if count}
     if lost and learns:
-        suffixes = (found.get("left_out") or {}).get("suffixes") or {}
+        left = found.get("left_out") or {}
+        suffixes = left.get("suffixes") or {}
+        mend = f"convert its {', '.join(list(suffixes)[:FEW])} files to PNG or JPEG"
+        if "pictures" not in left and "dangling" in left:
+            mend = f"{files_of(left['dangling'])} lead nowhere: {_FETCH}"
         case.error(
             TRAIN,
             "no image of a class is read: "
             + ", ".join(f"{name} ({count} files)" for name, count in list(lost.items())[:FEW]),
             "images in the formats that are read, in every class folder",
-            f"convert its {', '.join(list(suffixes)[:FEW])} files to PNG or JPEG",
+            mend,
             kind=DataError,
         )
     empty = [name for name, count in missing.items() if not count]
