@@ -781,6 +781,17 @@ def test_settings_that_leave_the_model_untrained_are_refused(
     assert said in str(errors[field])
 
 
+def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_weights() -> None:
+    settings = {**BASE, "train.stage": "finetune", "train.freeze": ["encoder"]}
+    errors, _ = run("train", settings)
+    assert "train.pretrained_model_path=null says" in str(errors["train.freeze"].hint)
+    meant = {**settings, "train.pretrained_model_path": None}
+    errors, warnings = run("train", meant)
+    assert errors == {} and "a baseline of random features" in str(warnings["train.freeze"])
+    errors, _ = run("train", {**meant, "train.stage": "pretrain"})
+    assert errors["train.freeze"].hint is None
+
+
 @pytest.mark.parametrize(
     ("base", "settings", "field", "said"),
     [
