@@ -18,7 +18,7 @@ from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured, repeated_images, shared_images
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, SpecError
 from mae_skill.rules.seen import TRAIN
 from onnx import TensorProto, helper
 from PIL import Image
@@ -628,6 +628,81 @@ def test_a_picture_without_a_number_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no pixel with a number") as caught:
         plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]})
     assert "1 of 7 images cannot be read" in caught.value.message
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_pictures_that_show_something_in_their_alpha_alone_are_told_so(
+    mode: str, tmp_path: Path
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            pixels = np.zeros((16, 16, 4), np.uint8)
+            pixels[..., 3] = RNG.integers(0, 2, (16, 16)) * 255
+            made = Image.fromarray(pixels).convert("LA" if mode == "LA" else "RGBA")
+            if mode == "P":
+                made = made.quantize(4)
+            made.save(tmp_path / name / f"{number}.png")
+    with pytest.raises(DataError, match="is of one color alone") as caught:
+        plan(tmp_path, **FINETUNE)
+    assert "6 of them show something in their alpha alone" in str(caught.value.hint)
+    assert "dataset.channels=4" in str(caught.value.hint)
+    picture(tmp_path / "ant" / "9.png")
+    assert "6 of them show something in their alpha alone" in said(plan(tmp_path, **FINETUNE))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "settings", "hint"),
+    [
+        ((16, 16, 5), np.uint8, {}, "set dataset.channels to 5"),
+        (
+            (16, 16, 5),
+            np.float32,
+            {},
+            "set dataset.channels to 5 and dataset.value_range to auto",
+        ),
+        ((16, 16, 3), np.float32, {}, "set dataset.value_range to auto"),
+        (
+            (16, 16, 3),
+            np.uint8,
+            {"dataset.augmentation.max_pixels": 200},
+            "raise dataset.augmentation.max_pixels",
+        ),
+    ],
+)
+def test_files_that_a_setting_reads_are_refused_with_the_setting(
+    shape: tuple[int, ...], kind: Any, settings: dict[str, Any], hint: str, tmp_path: Path
+) -> None:
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    source = deep(tmp_path, write, lambda: (RNG.random(shape) * 200).astype(kind))
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        plan(source, **{**FINETUNE, "stage": "pretrain", **settings})
+    assert caught.value.hint is not None and caught.value.hint.startswith(hint)
+
+
+def test_a_warning_of_pillow_reaches_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    source = classes(tmp_path, "ant", "bee")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(DataError, match="more than the 200 allowed"):
+        plan(source, **{**FINETUNE, "stage": "pretrain", "dataset.augmentation.max_pixels": 200})
+    assert not [one for one in recwarn if "pixels" in str(one.message)]
+
+
+def test_a_wrong_number_of_classes_is_told_together_with_what_is_doubtful(tmp_path: Path) -> None:
+    source = classes(tmp_path, "Ant", "ant", "bee")
+    with pytest.raises(SpecError) as caught:
+        plan(source, **FINETUNE)
+    hint = str(caught.value.hint)
+    assert hint.startswith("set model.num_classes=3; first look at what is doubtful: ")
+    assert "Ant (3) and ant (3)" in hint
+    plain = classes(tmp_path / "plain", "ant", "bee", "wasp")
+    with pytest.raises(SpecError) as caught:
+        plan(plain, **FINETUNE)
+    assert caught.value.hint == "set model.num_classes=3"
 
 
 def test_pictures_smaller_than_a_patch_are_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mae_skill.spelling import spelled
 from mae_sdk import files
 from mae_sdk.data.decode import DEFAULT, finish, load, range_of
 from mae_sdk.data.left_out import FEW
+from mae_sdk.data.pictures import shows_alpha
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import VALUE_RANGE, Reading
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 5
+FORMAT = 6
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -91,6 +92,7 @@ class Glance:
         values: a spread sample of the stored values.
         range: the values that reading it brings to 0 and 255; None: not known yet.
         is_constant: all pixels are alike.
+        shows_alpha: they are, and its alpha, which is dropped, is not.
         has_more: it has further frames or pages, which are not read.
         lost: the share of its values that are NaN or infinite.
         no_data: the value that stands for no data, where the file names one.
@@ -110,6 +112,7 @@ class Glance:
     has_more: bool
     lost: float
     no_data: float | None = None
+    shows_alpha: bool = False
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -143,6 +146,7 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         has_more=found.has_more,
         lost=_lost(values),
         no_data=found.no_data,
+        shows_alpha=single and shows_alpha(data, name, reading.max_pixels),
         pixels=finish(found, name, reading) if pixels else None,
     )
 
@@ -178,6 +182,7 @@ class Findings:
         read: how many were read.
         bad: [place, reason] of each that is unreadable.
         constant: places of pictures of one color.
+        alpha: places of those whose alpha, which is dropped, shows something.
         frames: places of pictures with further frames or pages.
         kinds: type of the values → how many pictures have it.
         dropped: places of pictures of which a band is left out.
@@ -192,6 +197,7 @@ class Findings:
     read: int = 0
     bad: list[list[Any]] = field(default_factory=list)
     constant: list[int] = field(default_factory=list)
+    alpha: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
@@ -213,6 +219,8 @@ class Findings:
             return
         if seen.is_constant:
             self.constant.append(place)
+        if seen.shows_alpha:
+            self.alpha.append(place)
         if seen.has_more:
             self.frames.append(place)
         self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
@@ -334,6 +342,8 @@ class Findings:
             found["encoded"] = told_by
         if self.constant:
             found["constant"] = some_of(self.constant, path)
+        if self.alpha:
+            found["constant"]["alpha"] = len(self.alpha)
         if self.frames:
             found["frames"] = some_of(self.frames, path)
         if self.values:

@@ -6,6 +6,7 @@ warnings where it might.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from mae_skill import classes as class_lists
@@ -72,9 +73,28 @@ def unreadable(case: Case) -> None:
                 field=LIMIT,
                 got=round(bad / read, 6),
                 expected=f"at most {limit:g} of the images",
-                hint=f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
+                hint=_settings(found)
+                or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
+
+
+_SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
+_TOO_LARGE = re.compile(r"pixels, more than the \d+ allowed$")
+
+
+def _settings(found: Seen) -> str | None:
+    """The settings that read these files, where every reason that is listed names one."""
+    reasons = ((found.get("unreadable") or {}).get("reasons") or {}).values()
+    said: dict[str, None] = {}
+    for reason in reasons:
+        if match := _SETTING.search(reason):
+            said[f"set {match[1]}"] = None
+        elif _TOO_LARGE.search(reason):
+            said["raise dataset.augmentation.max_pixels, or save these pictures smaller"] = None
+        else:
+            return None
+    return "; ".join(said) or None
 
 
 def _is_above(bad: int, read: int, total: int, limit: float) -> bool:
@@ -227,16 +247,23 @@ def constant(case: Case) -> None:
         if not flat:
             continue
         count, read = flat["count"], found["read"]
+        mend = "black pictures are often those of a wrong bit depth or a failed conversion"
+        if alpha := flat.get("alpha"):
+            mend = (
+                f"{alpha} of them show something in their alpha alone, which is dropped: draw them "
+                f"on a background of another color, or set {CHANNELS}=4"
+            )
         if count == read and read > 1 and case.action == "train":
             case.error(
                 key,
                 f"every one of the {read} pictures is of one color alone ({files_of(flat)})",
                 "pictures that show something",
-                "black pictures are often those of a wrong bit depth or a failed conversion",
+                mend,
                 kind=DataError,
             )
         else:
-            case.warn(key, f"{count} of {read} pictures are of one color alone: {files_of(flat)}")
+            text = f"{count} of {read} pictures are of one color alone: {files_of(flat)}"
+            case.warn(key, f"{text}; {mend}" if alpha else text)
 
 
 def lost_values(case: Case) -> None:
@@ -535,11 +562,13 @@ def labels(case: Case) -> None:
         )
     elif classes != case("model.num_classes"):
         listed = f": {counts(found)}" if found.get("class_counts") else ""
+        doubts = [notice.message for notice in case.warnings if notice.field == TRAIN]
+        first = f"; first look at what is doubtful: {'; '.join(doubts)}" if doubts else ""
         case.error(
             "model.num_classes",
             f"the training data has {classes} classes{listed}",
             str(classes),
-            f"set model.num_classes={classes}",
+            f"set model.num_classes={classes}{first}",
         )
     if classes and found.get("unlabelled"):
         unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
