@@ -600,6 +600,39 @@ def test_classes_that_can_be_told_by_how_their_pictures_are_stored_are_named(
     assert says in text and bool(says) == ("can be told by" in text)
 
 
+def test_classes_of_two_sizes_are_named_and_photos_of_many_sizes_are_not(tmp_path: Path) -> None:
+    for name, side in (("ant", 16), ("bee", 24)):
+        classes(tmp_path / "two", name, side=side)
+    assert "size of the file's picture alone, whatever the pictures show: 16 × 16: ant" in said(
+        plan(tmp_path / "two", **FINETUNE)
+    )
+    for number in range(12):
+        picture(tmp_path / "many" / "ab"[number % 2] / f"{number}.png", side=16 + number)
+    assert "can be told by" not in said(plan(tmp_path / "many", **FINETUNE))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ("png", "gray", "in gray or color: gray, where those are color"),
+        ("uint16", "gray", "in the depth: uint8, where those are uint16"),
+        ("uint16", "12 bits", "uint16 up to an eighth of its range, where those are uint16"),
+        ("png", "jpeg", ""),
+        ("gray", "gray", ""),
+    ],
+)
+def test_validation_images_that_are_stored_otherwise_are_told(
+    one: str, other: str, says: str, tmp_path: Path
+) -> None:
+    for root, how in (("train", one), ("val", other)):
+        for name in ("ant", "bee"):
+            stored_as(tmp_path / root, name, how)
+    more = {"dataset.value_range": "dtype"} if other == "12 bits" else {}
+    made = plan(tmp_path / "train", tmp_path / "val", **{**FINETUNE, **more})
+    text = "\n".join(map(str, made.warnings))
+    assert says in text and bool(says) == ("images differ from the training images" in text)
+
+
 def test_formats_that_every_class_has_tell_none_from_another(tmp_path: Path) -> None:
     source = classes(classes(tmp_path, "ant", "bee"), "ant", "bee", suffix=".jpg")
     assert "can be told by" not in said(plan(source, **FINETUNE))

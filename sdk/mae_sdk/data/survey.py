@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 6
+FORMAT = 7
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -46,6 +46,9 @@ SAMPLED = 4096
 
 ENCODED = 100_000
 """Pictures whose encoding is kept."""
+
+MAX_ENCODINGS = 64
+"""Formats, depths and sizes that are told apart; photos of many cameras have no size of theirs."""
 
 POOLED = 1 << 23
 """Values of a source above which half of them are let go."""
@@ -191,7 +194,8 @@ class Findings:
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
         values: type → what a sample of its values is like, once all are read (`close`).
-        encodings: aspect (``format``, ``depth``, ``color``) → what it is → places.
+        encodings: aspect (``format``, ``depth``, ``color``, ``size``) → what it is → places, of up
+            to `MAX_ENCODINGS`.
     """
 
     read: int = 0
@@ -236,7 +240,9 @@ class Findings:
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
         if self.read <= ENCODED:
             for aspect, value in _encoding(seen).items():
-                self.encodings.setdefault(aspect, {}).setdefault(value, []).append(place)
+                kept = self.encodings.setdefault(aspect, {})
+                if value in kept or len(kept) < MAX_ENCODINGS:
+                    kept.setdefault(value, []).append(place)
         if seen.no_data is not None:
             self._no_data.setdefault(seen.kind, set()).add(seen.no_data)
         if not seen.is_constant:
@@ -251,6 +257,16 @@ class Findings:
         if len(pool) > 1 and sum(map(len, pool)) > POOLED:
             self._pools[kind] = [np.concatenate(pool)[::2]]
 
+    def _stored(self) -> dict[str, str]:
+        """How nearly all pictures are stored, where that changes what a model sees."""
+        found = {}
+        for aspect in ("depth", "color"):
+            values = {key: len(places) for key, places in self.encodings.get(aspect, {}).items()}
+            most = max(values, key=lambda key: values[key], default="")
+            if values and values[most] >= NEARLY * sum(values.values()):
+                found[aspect] = most
+        return found
+
     def _told_by(
         self, labels: Sequence[int] | np.ndarray[Any, Any]
     ) -> dict[str, dict[str, list[int]]]:
@@ -258,7 +274,7 @@ class Findings:
         nearly every label that has two pictures or more from some other."""
         found: dict[str, dict[str, list[int]]] = {}
         for aspect, values in self.encodings.items():
-            if len(values) < 2:
+            if not 1 < len(values) < MAX_ENCODINGS:
                 continue
             numbers: dict[int, Counter[str]] = {}
             for value, places in values.items():
@@ -338,6 +354,8 @@ class Findings:
                     label = int(labels[place])
                     numbers[label] = numbers.get(label, 0) + 1
                 found["unreadable"]["by_label"] = numbers
+        if stored := self._stored():
+            found["stored"] = stored
         if len(labels) and (told_by := self._told_by(labels)):
             found["encoded"] = told_by
         if self.constant:
@@ -378,7 +396,12 @@ def _encoding(seen: Glance) -> dict[str, str]:
 
         depth += " up to an eighth of its range" if top <= np.iinfo(kind).max / 8 else ""
     gray = seen.mode.partition(";")[0] in _GRAY or seen.mode.endswith("× 1")
-    return {"format": seen.format, "depth": depth, "color": "gray" if gray else "color"}
+    return {
+        "format": seen.format,
+        "depth": depth,
+        "color": "gray" if gray else "color",
+        "size": f"{seen.width} × {seen.height}",
+    }
 
 
 def without_data(levels: np.ndarray[Any, Any], named: Iterable[float] = ()) -> np.ndarray[Any, Any]:

@@ -149,7 +149,12 @@ def labels_differ(case: Case) -> None:
         )
 
 
-_ENCODED = {"format": "the file format", "depth": "the depth", "color": "gray or color"}
+_ENCODED = {
+    "format": "the file format",
+    "depth": "the depth",
+    "color": "gray or color",
+    "size": "the size of the file's picture",
+}
 
 
 def told_by_encoding(case: Case) -> None:
@@ -165,6 +170,20 @@ def told_by_encoding(case: Case) -> None:
             f"the classes can be told by {_ENCODED.get(aspect, aspect)} alone, whatever the "
             f"pictures show: {listed}; save all of them alike",
         )
+
+
+def stored_otherwise(case: Case) -> None:
+    """Validation images that are stored otherwise than training images."""
+    ours = (case.facts.data.get(TRAIN) or {}).get("stored") or {}
+    theirs = (case.facts.data.get(VAL) or {}).get("stored") or {}
+    for aspect in ours:
+        if aspect in theirs and ours[aspect] != theirs[aspect]:
+            case.warn(
+                VAL,
+                f"the images differ from the training images in {_ENCODED[aspect]}: "
+                f"{theirs[aspect]}, where those are {ours[aspect]}; the scores are of another kind "
+                "of picture",
+            )
 
 
 def near(case: Case) -> str | None:
@@ -183,4 +202,5 @@ INSPECTED = [
     numbers_and_names,
     labels_differ,
     told_by_encoding,
+    stored_otherwise,
 ]
