@@ -427,9 +427,8 @@ def _labels_of(
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
         listed = isinstance(value, (list, tuple))
-        if isinstance(value, dict) or any(
-            isinstance(one, dict) for one in (value if listed else ())
-        ):
+        parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(part, dict) for part in parts):
             raise DataError(
                 f"row {number} of {where} has an object with fields for a label",
                 got=str(value)[:100],
@@ -446,10 +445,7 @@ def _labels_of(
                 hint=SEVERAL
                 + ("" if listed else f"; where {BETWEEN} belongs to a name, write another sign"),
             )
-        parts: Sequence[Any] = [value]
-        if isinstance(value, (list, tuple)):
-            parts = value
-        elif several:
+        if several and not listed:
             parts = _text(value).split(BETWEEN)
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 
