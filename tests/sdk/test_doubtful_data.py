@@ -928,6 +928,27 @@ def test_a_source_of_links_to_nothing_alone_says_so(kind: str, tmp_path: Path) -
     assert "link" in str(caught.value) and "point to" in str(caught.value.hint)
 
 
+def test_a_cache_entry_of_an_older_version_reads_as_a_new_one_but_for_empty_folders(
+    tmp_path: Path,
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    (source / "wasp").mkdir()
+    (source / "ant" / "link.png").symlink_to("gone.png")
+    archive, cache = packed_with_links(source, "d.tar"), tmp_path / "cache"
+    new = open_source(str(archive), cache_dir=cache)
+    for index in cache.rglob("index.json"):
+        kept = json.loads(index.read_text())
+        assert kept.pop("empty") and kept.pop("dangling")
+        index.write_text(json.dumps(kept))
+    old = open_source(str(archive), cache_dir=cache)
+    assert new.missing_classes() == {"wasp": 0} and old.missing_classes() == {}
+    assert (list(old.members), old.classes, old.digest) == (
+        list(new.members),
+        new.classes,
+        new.digest,
+    )
+
+
 def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:
     source = classes(tmp_path / "d", "train/ant", "val/ant")
     with pytest.raises(DataError) as caught:
