@@ -754,6 +754,11 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             "train.early_stopping.min_delta",
             "ends after 3 epochs whatever it learns",
         ),
+        (
+            {"dataset.augmentation.mean": [-1e6]},
+            "dataset.augmentation.mean",
+            "is of other pixels than those in 0",
+        ),
         ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
         ({"train.freeze": ["patch_embed", "blocks"]}, "train.freeze", "random initial weights"),
         (
@@ -834,6 +839,19 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
         ),
         (TUNE, {"dataset.augmentation.center_crop": 0.1}, "dataset.augmentation.center_crop", "1%"),
         (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
+        (
+            BASE,
+            {"dataset.augmentation.max_scale": 0.02, "dataset.augmentation.min_scale": 0.01},
+            "dataset.augmentation.max_scale",
+            "a crop sees 0.02 of a picture's area at most",
+        ),
+        (
+            SEGMENT,
+            {"model.segmentation.dropout": 0.95},
+            "model.segmentation.dropout",
+            "hardly sees",
+        ),
+        (TUNE, {"train.loss": "focal", "train.focal_gamma": 10}, "train.focal_gamma", "the worst"),
         (TUNE, {"dataset.augmentation.mixup": 1000}, "dataset.augmentation.mixup", "half and half"),
         (TUNE, {"dataset.augmentation.cutmix": 50}, "dataset.augmentation.cutmix", "half and half"),
         (

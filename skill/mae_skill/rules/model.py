@@ -275,6 +275,8 @@ def tiny(case: Case) -> None:
 
 STRONG = {
     "model.drop_path_rate": (0.8, "the last blocks are skipped for nearly every image"),
+    "model.segmentation.dropout": (0.8, "the head hardly sees what the backbone says"),
+    "train.focal_gamma": (5.0, "all but the worst images count for nothing"),
     "dataset.augmentation.smoothing": (0.5, "the targets hardly tell the classes apart"),
     **dict.fromkeys(
         ("dataset.augmentation.mixup", "dataset.augmentation.cutmix"),
