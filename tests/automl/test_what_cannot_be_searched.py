@@ -96,6 +96,8 @@ def test_every_figure_of_a_validation_is_a_metric_of_such_runs_and_no_other_is()
     ("automl", "field", "why"),
     [
         ({"parameters": "train.seed"}, "train.seed", "disables AutoML"),
+        ({"parameters": "evaluate.batch_size"}, "evaluate.batch_size", "the action evaluate alone"),
+        ({"range.inference.top_k": [1, 5]}, "inference.top_k", "the action inference alone"),
         ({"range.dataset.val_fraction": [0.1, 0.4]}, "dataset.val_fraction", "disables AutoML"),
         ({"range.train.optim.lr": {"choices": [1e-3]}}, "train.optim.lr", "hold one value"),
         (

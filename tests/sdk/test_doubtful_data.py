@@ -3,24 +3,31 @@ an error of the plan, or a warning that names them."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
-from mae_sdk.data.survey import repeated_images, shared_images
-from mae_skill.errors import DataError
+from mae_sdk.data.reading import Reading
+from mae_sdk.data.survey import measured, repeated_images, shared_images
+from mae_skill.errors import DataError, SpecError
+from mae_skill.rules.seen import TRAIN
+from onnx import TensorProto, helper
 from PIL import Image
 
 from tests.support.data_sets import (
     FINETUNE,
     FROM_ZERO,
     RNG,
+    SMALL,
     classes,
     masked,
     picture,
@@ -60,6 +67,14 @@ def warned(root: Path, *names: str, packed: bool = False) -> str:
         (["ant", "ant - Copy", "ant (1)"], "ant (3), ant (1) (3), ant - Copy (3)"),
         (["ant", "Copy of ant", "bee"], "the mark of a copy alone"),
         (["0", "0.0", "1"], "how a number is written alone"),
+        (["01", "1", "2"], "how a number is written alone"),
+        (["1e3", "1000"], "1000 (3) and 1e3 (3)"),
+        (["1,000", "1000"], "how a number is written alone"),
+        (["elm", "fir", "elm;fir"], "names that hold other names, each learned as a class"),
+        (["elm", "fir", "elm,fir"], "elm,fir (3)"),
+        (["elm+fir", "fir+oak", "oak+elm"], "elm+fir (3), fir+oak (3), oak+elm (3)"),
+        (["ant", "bee", "wasp", "thumbnails"], "learned as a class: thumbnails (3)"),
+        (["ant", "bee", "masks"], "learned as a class: masks (3)"),
         (["A", "B", "a", "b"], "A (3) and a (3); B (3) and b (3)"),
         (["0", "1", "-1"], "named like a missing value, and learned as a class: -1 (3)"),
         (["1", "2", "3", "999"], "learned as a class: 999 (3)"),
@@ -83,6 +98,11 @@ def test_classes_that_may_be_one_are_named_with_their_counts(
         ["-1", "1"],
         ["97", "98", "99"],
         ["cat", "catfish"],
+        ["Portland, OR", "Portland, ME"],
+        ["0,1", "0", "1"],
+        ["A+", "A"],
+        ["mask", "no_mask"],
+        ["previews", "masks"],
     ],
 )
 def test_names_that_are_two_classes_pass_without_a_word(names: list[str], tmp_path: Path) -> None:
@@ -120,6 +140,43 @@ def test_parts_of_a_set_are_no_classes(names: list[str], tmp_path: Path) -> None
     with pytest.raises(DataError, match="named like parts of a data set") as caught:
         plan(classes(tmp_path, *names), **FINETUNE)
     assert all(name in caught.value.message for name in names)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["siteA/train", "siteB/val"],
+        ["ant/train", "ant/test", "bee/train", "bee/test"],
+        ["2023/train/ant", "2023/train/bee", "2024/train/ant"],
+        ["all/siteA/training", "all/siteB/validation"],
+    ],
+)
+def test_parts_of_a_set_below_the_folders_that_would_be_classes_are_an_error(
+    names: list[str], packed: bool, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", *names)
+    if packed:
+        source = make_tarball(source, tmp_path / "d.tar")
+    with pytest.raises(DataError, match="the class folders hold parts of a data set") as caught:
+        plan(source, **FINETUNE)
+    assert names[0].removeprefix("all/")[:8] in caught.value.message
+    assert not inspect_source(source)["verdict"]["usable"]
+    pretrained = plan(source, **{**FINETUNE, "stage": "pretrain"})
+    assert "are all trained on" in said(pretrained)
+
+
+@pytest.mark.parametrize("names", [["ant/train", "bee/train"], ["bus/train/1", "bus/wheel", "car"]])
+def test_a_single_part_below_every_class_is_no_doubt(names: list[str], tmp_path: Path) -> None:
+    assert plan(classes(tmp_path, *names), **FINETUNE)
+
+
+def test_one_part_of_every_class_is_named_by_the_pattern_of_the_hint(tmp_path: Path) -> None:
+    source = classes(tmp_path, "ant/train", "ant/test", "bee/train", "bee/test")
+    with pytest.raises(DataError) as caught:
+        plan(source, **FINETUNE)
+    assert f"{source}/*/test/**/*.png" in str(caught.value.hint)
+    assert plan(f"{source}/*/train/**/*.png", **FINETUNE).sources[TRAIN]["images"] == 6
 
 
 @pytest.mark.parametrize(
@@ -276,10 +333,52 @@ def test_a_column_that_is_named_like_a_part_is_told_as_a_class_or_as_not_read(
 def test_a_list_of_one_is_one_label(tmp_path: Path) -> None:
     lines = "".join(f'{{"path": "{i}.png", "label": ["ant{i % 2}"]}}\n' for i in range(6))
     assert said(by_table(tmp_path, "t.jsonl", lines)) == ""
-    with pytest.raises(DataError, match="every picture of the table has one label"):
-        by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
+    several = by_table(tmp_path, "t.jsonl", lines, **{"model.multi_label": True})
+    assert "every picture of the table has one label" in "\n".join(map(str, several.warnings))
     with pytest.raises(DataError, match=r"row 1 of .* has several labels"):
         by_table(tmp_path, "u.jsonl", lines.replace('["ant0"]', '["ant0", "bee"]'))
+
+
+@pytest.mark.parametrize("sign", [";", "|", ","])
+def test_labels_that_are_joined_by_a_sign_are_told_with_the_way_to_part_them(
+    sign: str, tmp_path: Path
+) -> None:
+    text = "path,label\n" + "".join(
+        f'{i}.png,"{label}"\n'
+        for i, label in enumerate(["elm", "fir", f"elm{sign}fir", "elm", "fir", f"elm{sign}fir"])
+    )
+    if sign == "|":
+        with pytest.raises(DataError, match=r"several labels, with \| between them") as caught:
+            by_table(tmp_path, "t.csv", text)
+        assert "model.multi_label=true; where | belongs to a name" in str(caught.value.hint)
+        return
+    made = by_table(tmp_path, "t.csv", text, num_classes=3)
+    assert f"elm{sign}fir (2)" in said(made) and "model.multi_label=true" in said(made)
+    several = by_table(tmp_path, "t.csv", text, **SEVERAL)
+    assert "write | between them" in said(several)
+
+
+@pytest.mark.parametrize("label", ['{"name": "ant"}', '[{"name": "ant"}]'])
+def test_an_object_as_a_label_is_called_so(label: str, tmp_path: Path) -> None:
+    lines = "".join(f'{{"path": "{i}.png", "label": {label}}}\n' for i in range(6))
+    for more in ({}, {"model.multi_label": True}):
+        with pytest.raises(DataError, match=r"row 1 of .* has an object with fields for a label"):
+            by_table(tmp_path, "t.jsonl", lines, **more)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('path,label\n0.png,ant\n1.png,"bee\n2.png,bee\n', "line 3 opens a quote that nothing"),
+        ('path,"label\n0.png,ant\n', "line 1 opens a quote that nothing closes"),
+        ('path,label\n0.png,"ant"s\n', "line 2: "),
+    ],
+)
+def test_a_quote_that_nothing_closes_is_named_by_its_line(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=says):
+        by_table(tmp_path, "t.csv", text)
 
 
 def test_commas_at_the_end_of_lines_hold_nothing(tmp_path: Path) -> None:
@@ -359,6 +458,186 @@ def test_a_mask_of_floating_point_is_called_so(tmp_path: Path) -> None:
 # pixels
 
 
+def deep(root: Path, write: Any, values: Any) -> Path:
+    """Two classes of three pictures each, of values that a function makes."""
+    for name in ("ant", "bee"):
+        for number in range(3):
+            place = root / name / f"{number}.tif"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write(place, values())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "value", "tag"),
+    [
+        ("float32", 1.0, -9999.0, None),
+        ("float32", 3000.0, -9999.0, None),
+        ("float32", 1.0, 1e38, None),
+        ("float32", 40.0, -3.4028234663852886e38, None),
+        ("float64", 1.0, 9.969209968386869e36, None),
+        ("int16", 3000, -32768, None),
+        ("uint16", 4095, 65535, None),
+        ("int32", 9000, -2147483648, None),
+        ("float32", 1.0, -7.0, "-7"),
+        ("int16", 3000, 1500, "1500"),
+    ],
+)
+def test_a_value_that_stands_for_no_data_does_not_count_in_a_measured_range(
+    kind: str, top: float, value: float, tag: str | None, tmp_path: Path
+) -> None:
+    import tifffile
+
+    def values() -> Any:
+        made = (RNG.random((16, 16)) * top).astype(kind)
+        made[:5] = value
+        return made
+
+    more = {"extratags": [(42113, "s", 0, tag, True)]} if tag else {}
+    source = deep(tmp_path, lambda place, data: tifffile.imwrite(place, data, **more), values)
+    reading = measured(open_source(str(source)), Reading(value_range="auto"))
+    low, high = reading.value_range
+    assert -0.1 * top <= float(low) and float(high) <= top
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+    assert f"{value:g} stands for no data in 31" in text
+    verdict = inspect_source(source, reading=Reading(value_range="auto"))["verdict"]
+    assert any("stands for no data" in line for line in verdict["warnings"])
+
+
+def test_a_value_far_from_all_others_that_nothing_calls_no_data_is_named(tmp_path: Path) -> None:
+    def values() -> Any:
+        made = RNG.random((16, 16)).astype(np.float32)
+        made[:5] = -8888
+        return made
+
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    source = deep(tmp_path, write, values)
+    text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+    assert "are -8888, far from all others, and it counts as an end" in text
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_pictures_of_a_few_values_or_of_all_have_no_value_of_no_data(
+    kind: str, tmp_path: Path
+) -> None:
+    top = 1.0 if kind == "float32" else np.iinfo(kind).max
+
+    def two() -> Any:
+        return (RNG.integers(0, 2, (16, 16)) * top).astype(kind)
+
+    def every() -> Any:
+        return (RNG.random((16, 16)) * top).astype(kind)
+
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    for number, values in enumerate((two, every)):
+        source = deep(tmp_path / str(number), write, values)
+        text = said(plan(source, **{**FINETUNE, "dataset.value_range": "auto"}))
+        assert "no data" not in text
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16"])
+@pytest.mark.parametrize("low", [0, 9000])
+def test_values_in_a_small_part_of_the_range_of_their_type_are_an_error_signed_or_not(
+    kind: str, low: int, tmp_path: Path
+) -> None:
+    import tifffile
+
+    source = deep(
+        tmp_path, tifffile.imwrite, lambda: RNG.integers(low, low + 3000, (16, 16)).astype(kind)
+    )
+    with pytest.raises(DataError, match=r"of the range .* that counts: they look nearly") as caught:
+        plan(source, **FINETUNE)
+    assert "dataset.value_range=auto" in str(caught.value.hint)
+    assert "look nearly" in said(plan(source, **{**FINETUNE, "dataset.value_range": "dtype"}))
+
+
+def stored_as(root: Path, name: str, how: str) -> None:
+    """Three pictures of a class, stored in one way."""
+    for number in range(3):
+        place = root / name / f"{number}.png"
+        if how == "jpeg":
+            picture(place.with_suffix(".jpg"))
+        elif how in ("uint16", "12 bits"):
+            picture(place, top=4095 if how == "12 bits" else 65535, kind=np.uint16)
+        elif how == "gray":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(RNG.integers(0, 256, (16, 16), np.uint8)).save(place)
+        elif how in ("0 … 1", "0 … 255"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            values = RNG.random((16, 16, 3)) * (255 if how == "0 … 255" else 1)
+            np.save(place.with_suffix(".npy"), values.astype(np.float32))
+        else:
+            picture(place)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (
+            "png",
+            "jpeg",
+            "by the file format alone, whatever the pictures show: PNG: ant; JPEG: bee",
+        ),
+        ("uint16", "12 bits", "the depth alone"),
+        ("gray", "uint16", "the depth alone"),
+        ("png", "gray", "gray or color alone"),
+        ("0 … 1", "0 … 255", "float32 up to 1: ant; float32 beyond 1: bee"),
+        ("png", "png", ""),
+        ("uint16", "uint16", ""),
+    ],
+)
+def test_classes_that_can_be_told_by_how_their_pictures_are_stored_are_named(
+    one: str, other: str, says: str, tmp_path: Path
+) -> None:
+    stored_as(tmp_path, "ant", one)
+    stored_as(tmp_path, "bee", other)
+    more = {"dataset.value_range": [0, 255]} if "…" in one else {}
+    text = said(plan(tmp_path, **{**FINETUNE, **more}))
+    assert says in text and bool(says) == ("can be told by" in text)
+
+
+def test_classes_of_two_sizes_are_named_and_photos_of_many_sizes_are_not(tmp_path: Path) -> None:
+    for name, side in (("ant", 16), ("bee", 24)):
+        classes(tmp_path / "two", name, side=side)
+    assert "size of the file's picture alone, whatever the pictures show: 16 × 16: ant" in said(
+        plan(tmp_path / "two", **FINETUNE)
+    )
+    for number in range(12):
+        picture(tmp_path / "many" / "ab"[number % 2] / f"{number}.png", side=16 + number)
+    assert "can be told by" not in said(plan(tmp_path / "many", **FINETUNE))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ("png", "gray", "in gray or color: gray, where those are color"),
+        ("uint16", "gray", "in the depth: uint8, where those are uint16"),
+        ("uint16", "12 bits", "uint16 up to an eighth of its range, where those are uint16"),
+        ("png", "jpeg", ""),
+        ("gray", "gray", ""),
+    ],
+)
+def test_validation_images_that_are_stored_otherwise_are_told(
+    one: str, other: str, says: str, tmp_path: Path
+) -> None:
+    for root, how in (("train", one), ("val", other)):
+        for name in ("ant", "bee"):
+            stored_as(tmp_path / root, name, how)
+    more = {"dataset.value_range": "dtype"} if other == "12 bits" else {}
+    made = plan(tmp_path / "train", tmp_path / "val", **{**FINETUNE, **more})
+    text = "\n".join(map(str, made.warnings))
+    assert says in text and bool(says) == ("images differ from the training images" in text)
+
+
+def test_formats_that_every_class_has_tell_none_from_another(tmp_path: Path) -> None:
+    source = classes(classes(tmp_path, "ant", "bee"), "ant", "bee", suffix=".jpg")
+    assert "can be told by" not in said(plan(source, **FINETUNE))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("suffix", [".npy", ".tif"])
 def test_values_that_are_no_numbers_are_counted_with_their_share(
@@ -382,6 +661,81 @@ def test_a_picture_without_a_number_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no pixel with a number") as caught:
         plan(source, **{**FINETUNE, "dataset.value_range": [0, 1]})
     assert "1 of 7 images cannot be read" in caught.value.message
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_pictures_that_show_something_in_their_alpha_alone_are_told_so(
+    mode: str, tmp_path: Path
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            pixels = np.zeros((16, 16, 4), np.uint8)
+            pixels[..., 3] = RNG.integers(0, 2, (16, 16)) * 255
+            made = Image.fromarray(pixels).convert("LA" if mode == "LA" else "RGBA")
+            if mode == "P":
+                made = made.quantize(4)
+            made.save(tmp_path / name / f"{number}.png")
+    with pytest.raises(DataError, match="is of one color alone") as caught:
+        plan(tmp_path, **FINETUNE)
+    assert "6 of them show something in their alpha alone" in str(caught.value.hint)
+    assert "dataset.channels=4" in str(caught.value.hint)
+    picture(tmp_path / "ant" / "9.png")
+    assert "6 of them show something in their alpha alone" in said(plan(tmp_path, **FINETUNE))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "settings", "hint"),
+    [
+        ((16, 16, 5), np.uint8, {}, "set dataset.channels to 5"),
+        (
+            (16, 16, 5),
+            np.float32,
+            {},
+            "set dataset.channels to 5 and dataset.value_range to auto",
+        ),
+        ((16, 16, 3), np.float32, {}, "set dataset.value_range to auto"),
+        (
+            (16, 16, 3),
+            np.uint8,
+            {"dataset.augmentation.max_pixels": 200},
+            "raise dataset.augmentation.max_pixels",
+        ),
+    ],
+)
+def test_files_that_a_setting_reads_are_refused_with_the_setting(
+    shape: tuple[int, ...], kind: Any, settings: dict[str, Any], hint: str, tmp_path: Path
+) -> None:
+    def write(place: Path, data: Any) -> None:
+        np.save(place.with_suffix(".npy"), data)
+
+    source = deep(tmp_path, write, lambda: (RNG.random(shape) * 200).astype(kind))
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        plan(source, **{**FINETUNE, "stage": "pretrain", **settings})
+    assert caught.value.hint is not None and caught.value.hint.startswith(hint)
+
+
+def test_a_warning_of_pillow_reaches_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    source = classes(tmp_path, "ant", "bee")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(DataError, match="more than the 200 allowed"):
+        plan(source, **{**FINETUNE, "stage": "pretrain", "dataset.augmentation.max_pixels": 200})
+    assert not [one for one in recwarn if "pixels" in str(one.message)]
+
+
+def test_a_wrong_number_of_classes_is_told_together_with_what_is_doubtful(tmp_path: Path) -> None:
+    source = classes(tmp_path, "Ant", "ant", "bee")
+    with pytest.raises(SpecError) as caught:
+        plan(source, **FINETUNE)
+    hint = str(caught.value.hint)
+    assert hint.startswith("set model.num_classes=3; first look at what is doubtful: ")
+    assert "Ant (3) and ant (3)" in hint
+    plain = classes(tmp_path / "plain", "ant", "bee", "wasp")
+    with pytest.raises(SpecError) as caught:
+        plan(plain, **FINETUNE)
+    assert caught.value.hint == "set model.num_classes=3"
 
 
 def test_pictures_smaller_than_a_patch_are_named(tmp_path: Path) -> None:
@@ -418,6 +772,51 @@ def test_an_evaluation_is_compared_with_the_classes_of_the_checkpoint_that_it_na
         shutil.copy(every / "ant" / f"{number}.png", every / "bee" / f"{number}.png")
     with pytest.raises(DataError, match="every image is in several classes at once"):
         evaluate(file, every)
+
+
+def described(root: Path, kind: str) -> tuple[str, Path]:
+    """A model file that says that its classes are ant and bee, and the field that names it."""
+    about = {"stage": "finetune", "classes": ["ant", "bee"], "num_classes": 2}
+    if kind == "checkpoint":
+        write_own_checkpoint(root / "model.pth", stage="finetune", classes=["ant", "bee"])
+        return "checkpoint", root / "model.pth"
+    if kind == "engine":
+        (root / "model.engine").write_bytes(b"")
+        (root / "model.engine.json").write_text(json.dumps({"arch": SMALL["arch"], **about}))
+        return "trt_engine", root / "model.engine"
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 32, 32])
+    node = helper.make_node("Identity", ["image"], ["logits"])
+    model = helper.make_model(helper.make_graph([node], "graph", [value], [out]))
+    said = {f"mae.{key}": json.dumps(value) for key, value in about.items()}
+    helper.set_model_props(model, said)
+    onnx.save(model, str(root / "model.onnx"))
+    return "checkpoint", root / "model.onnx"
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx", "engine"])
+def test_the_classes_that_a_model_file_names_are_compared_with_those_of_the_images(
+    kind: str, tmp_path: Path
+) -> None:
+    field, file = described(tmp_path, kind)
+    both = classes(tmp_path / "both", "ant", "wasp")
+    with pytest.raises(DataError, match=r"not among those that the model learns: wasp \(3\)"):
+        Skill().plan(
+            "evaluate", eval_dataset=str(both), spec_overrides={f"evaluate.{field}": str(file)}
+        )
+
+    def infer(source: Path) -> str:
+        made = Skill().plan(
+            "inference",
+            inference_dataset=str(source),
+            spec_overrides={f"inference.{field}": str(file)},
+        )
+        return "\n".join(map(str, made.warnings))
+
+    assert "labels that the model does not know" in infer(both) and "'wasp' (3)" in infer(both)
+    assert "'Ant' for 'ant'" in infer(classes(tmp_path / "case", "Ant", "x"))
+    assert "does not know" not in infer(classes(tmp_path / "dates", "2024-01", "2024-02"))
+    assert "does not know" not in infer(classes(tmp_path / "same", "ant", "bee"))
 
 
 def test_validation_images_of_several_classes_at_once_are_named(tmp_path: Path) -> None:
@@ -473,6 +872,81 @@ def test_a_class_folder_without_a_file_is_named_in_an_archive_as_in_a_folder(
             tar.add(source, ".")
     made = plan(source if kind == "folder" else tmp_path / kind, **FINETUNE)
     assert "folders without an image are no classes: wasp" in said(made)
+
+
+def packed_with_links(source: Path, kind: str) -> Path:
+    """A folder as it is, or an archive of it that keeps links."""
+    made = source.parent / kind
+    if kind == "d.tar":
+        with tarfile.open(made, "w") as tar:
+            tar.add(source, ".")
+    elif kind == "d.zip":
+        with zipfile.ZipFile(made, "w") as packed:
+            for path in sorted(source.rglob("*")):
+                info = zipfile.ZipInfo(path.relative_to(source).as_posix())
+                info.create_system = 3
+                info.external_attr = (0o120777 if path.is_symlink() else 0o100644) << 16
+                if path.is_symlink():
+                    packed.writestr(info, str(path.readlink()))
+                elif path.is_file():
+                    packed.writestr(info, path.read_bytes())
+    return made if made.exists() else source
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.zip"])
+@pytest.mark.parametrize("target", ["gone.png", "/nowhere/gone.png", "../../../gone.png"])
+def test_a_link_that_leads_nowhere_reads_alike_in_folders_and_archives(
+    kind: str, target: str, tmp_path: Path
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee", "wasp")
+    (source / "ant" / "link.png").symlink_to(target)
+    made = plan(packed_with_links(source, kind), **{**FINETUNE, "num_classes": 3})
+    seen = made.sources[TRAIN]
+    assert seen["class_counts"] == {"ant": 3, "bee": 3, "wasp": 3}
+    assert "1 links that lead nowhere: ant/link.png" in said(made)
+
+    for number in range(3):
+        (source / "wasp" / f"{number}.png").unlink()
+        (source / "wasp" / f"{number}.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"no image of a class is read: wasp \(3 files\)") as caught:
+        plan(packed_with_links(source, kind), **FINETUNE)
+    assert "lead nowhere: fetch what the links point to" in str(caught.value.hint)
+    for number in range(5):
+        (source / "bee" / f"more{number}.png").symlink_to(target)
+    with pytest.raises(DataError, match="9 links lead nowhere, and 6 images are there"):
+        plan(packed_with_links(source, kind), **{**FINETUNE, "stage": "pretrain"})
+
+
+@pytest.mark.parametrize("kind", ["folder", "d.tar", "d.zip"])
+def test_a_source_of_links_to_nothing_alone_says_so(kind: str, tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "ant", "bee", count=1)
+    for name in ("ant", "bee"):
+        (source / name / "0.png").unlink()
+        (source / name / "0.png").symlink_to("../.git/annex/0.png")
+    with pytest.raises(DataError) as caught:
+        open_source(packed_with_links(source, kind))
+    assert "link" in str(caught.value) and "point to" in str(caught.value.hint)
+
+
+def test_a_cache_entry_of_an_older_version_reads_as_a_new_one_but_for_empty_folders(
+    tmp_path: Path,
+) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    (source / "wasp").mkdir()
+    (source / "ant" / "link.png").symlink_to("gone.png")
+    archive, cache = packed_with_links(source, "d.tar"), tmp_path / "cache"
+    new = open_source(str(archive), cache_dir=cache)
+    for index in cache.rglob("index.json"):
+        kept = json.loads(index.read_text())
+        assert kept.pop("empty") and kept.pop("dangling")
+        index.write_text(json.dumps(kept))
+    old = open_source(str(archive), cache_dir=cache)
+    assert new.missing_classes() == {"wasp": 0} and old.missing_classes() == {}
+    assert (list(old.members), old.classes, old.digest) == (
+        list(new.members),
+        new.classes,
+        new.digest,
+    )
 
 
 def test_the_part_to_name_below_a_pattern_is_a_folder(tmp_path: Path) -> None:

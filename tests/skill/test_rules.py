@@ -749,6 +749,16 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
         ),
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
         ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
+        (
+            {"train.early_stopping.min_delta": 100, "train.early_stopping.patience": 2},
+            "train.early_stopping.min_delta",
+            "ends after 3 epochs whatever it learns",
+        ),
+        (
+            {"dataset.augmentation.mean": [-1e6]},
+            "dataset.augmentation.mean",
+            "is of other pixels than those in 0",
+        ),
         ({"train.freeze": ["encoder"]}, "train.freeze", "random initial weights"),
         ({"train.freeze": ["patch_embed", "blocks"]}, "train.freeze", "random initial weights"),
         (
@@ -774,6 +784,17 @@ def test_settings_that_leave_the_model_untrained_are_refused(
     errors, _ = run("train", {**BASE, **settings}, **SHORT)
     assert list(errors) == [field]
     assert said in str(errors[field])
+
+
+def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_weights() -> None:
+    settings = {**BASE, "train.stage": "finetune", "train.freeze": ["encoder"]}
+    errors, _ = run("train", settings)
+    assert "train.pretrained_model_path=null says" in str(errors["train.freeze"].hint)
+    meant = {**settings, "train.pretrained_model_path": None}
+    errors, warnings = run("train", meant)
+    assert errors == {} and "a baseline of random features" in str(warnings["train.freeze"])
+    errors, _ = run("train", {**meant, "train.stage": "pretrain"})
+    assert errors["train.freeze"].hint is None
 
 
 @pytest.mark.parametrize(
@@ -820,6 +841,47 @@ def test_settings_that_leave_the_model_untrained_are_refused(
         (BASE, {"dataset.augmentation.color_jitter": 50}, "dataset.augmentation.color_jitter", ""),
         (
             BASE,
+            {"dataset.augmentation.max_scale": 0.02, "dataset.augmentation.min_scale": 0.01},
+            "dataset.augmentation.max_scale",
+            "a crop sees 0.02 of a picture's area at most",
+        ),
+        (
+            SEGMENT,
+            {"model.segmentation.dropout": 0.95},
+            "model.segmentation.dropout",
+            "hardly sees",
+        ),
+        (TUNE, {"train.loss": "focal", "train.focal_gamma": 10}, "train.focal_gamma", "the worst"),
+        (TUNE, {"dataset.augmentation.mixup": 1000}, "dataset.augmentation.mixup", "half and half"),
+        (TUNE, {"dataset.augmentation.cutmix": 50}, "dataset.augmentation.cutmix", "half and half"),
+        (
+            SEGMENT,
+            {"dataset.augmentation.segmentation.scale_jitter": [50, 100]},
+            "dataset.augmentation.segmentation.scale_jitter",
+            "magnified 50 times or more: a crop sees 0.0004 of it",
+        ),
+        (
+            SEGMENT,
+            {"dataset.augmentation.segmentation.scale_jitter": [0.02, 0.1]},
+            "dataset.augmentation.segmentation.scale_jitter",
+            "shrunk to 0.1",
+        ),
+        (BASE, {"train.optim.momentum": 0.999999}, "train.optim.momentum", "1000000 gradients"),
+        (BASE, {"train.optim.momentum": 0.995}, "train.optim.momentum", "and the run has 50"),
+        (
+            TUNE,
+            {"train.early_stopping.min_delta": 1, "train.early_stopping.patience": 2},
+            "train.early_stopping.min_delta",
+            "it may end while it learns",
+        ),
+        (
+            {**TUNE, **VIT},
+            {"dataset.augmentation.input_size": 16},
+            "dataset.augmentation.input_size",
+            "is 1 patch of 16",
+        ),
+        (
+            BASE,
             {"dataset.augmentation.std": [1e-4], "dataset.value_range": [0, 65535]},
             "dataset.augmentation.std",
             "a whole deviation",
@@ -844,6 +906,14 @@ def test_settings_that_leave_little_to_learn_are_warned_of(
         (BASE, {"train.optim.gamma": 10, "train.optim.milestones": [88]}),
         (TUNE, {"train.optim.layer_decay": 0.5, "train.optim.backbone_multiplier": 0.01}),
         (BASE, {"train.optim.weight_decay": 0.3, "train.optim.lr": 5e-3}),
+        (TUNE, {"dataset.augmentation.mixup": 1.0, "dataset.augmentation.cutmix": 0.0}),
+        (SEGMENT, {"dataset.augmentation.segmentation.scale_jitter": [0.5, 4.0]}),
+        (BASE, {"train.optim.momentum": 0.95}),
+        (
+            TUNE,
+            {"train.early_stopping.min_delta": 1e-3, "train.early_stopping.patience": 2},
+        ),
+        ({**TUNE, **VIT}, {"dataset.augmentation.input_size": 32}),
     ],
 )
 def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -878,3 +948,31 @@ def test_a_class_of_weight_0_is_named_and_one_that_counts_alone_is_refused(
         assert "not learned" in str(warnings["train.class_weights"])
     else:
         assert said in str(errors["train.class_weights"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "said", "refused"),
+    [
+        (dict.fromkeys("abc", 1e-9), {}, "scale the loss to nothing", True),
+        ({"a": 1e-9, "b": 1e-9}, {}, "c alone counts", True),
+        ({"a": 1e-9}, {}, "weight next to 0 beside the others: a is not learned", False),
+        (dict.fromkeys("abc", 1), {}, "has no effect: every class has the weight 1", False),
+        ({"a": 1.0}, {}, "has no effect: every class has the weight 1", False),
+        (dict.fromkeys("abc", 5), {}, "which scales the loss alone", False),
+        ({"a": 1000, "b": 2000, "c": 500}, {}, "scale the loss to 1166.67 times itself", False),
+        ({"a": 1e-4, "b": 2e-4, "c": 1e-4}, {}, "times itself", False),
+        (dict.fromkeys("abc", 5), {"model.multi_label": True}, None, False),
+        (dict.fromkeys("abc", 1), {"model.multi_label": True}, "has no effect", False),
+        ({"a": 3, "b": 0.5}, {}, None, False),
+    ],
+)
+def test_weights_of_classes_that_do_nothing_or_scale_the_loss_away_are_told(
+    weights: dict[str, float], more: dict[str, Any], said: str | None, refused: bool
+) -> None:
+    more = {**more, "dataset.labels.train": "l.csv"} if more else {}
+    given = {**TUNE, "model.num_classes": 3, "train.class_weights": weights, **more}
+    errors, warnings = run("train", given, **COUNTS)
+    table = errors if refused else warnings
+    assert ("train.class_weights" in errors) == refused
+    assert (said or "") in str(table.get("train.class_weights", ""))
+    assert said is not None or "train.class_weights" not in warnings

@@ -116,11 +116,6 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: tar(special("../evil", tarfile.DIRTYPE), _GOOD),
         "../evil",
     ),
-    "a symbolic link out": (
-        "x.tar",
-        lambda: tar(special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"), _GOOD),
-        "a/link.jpg",
-    ),
     "a character device": (
         "x.tar",
         lambda: tar(_GOOD, special("a/null.jpg", tarfile.CHRTYPE)),
@@ -304,6 +299,15 @@ READ: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
             _GOOD,
             special("a/2.jpg", tarfile.SYMTYPE, "3.jpg"),
             special("a/3.jpg", tarfile.SYMTYPE, "2.jpg"),
+        ),
+        ["a/1.jpg"],
+    ),
+    "a symbolic link out": (
+        "x.tar",
+        lambda: tar(
+            special("a/link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            special("b/link.jpg", tarfile.SYMTYPE, "../../a/1.jpg"),
+            _GOOD,
         ),
         ["a/1.jpg"],
     ),

@@ -120,7 +120,6 @@ def test_settings_that_do_not_fit_the_labels_are_errors_of_the_plan(tmp_path: Pa
     one = joined(tmp_path / "one.csv", [(name, ["even"] if of else ["odd"]) for name, of in rows])
     for file, multi, settings, says in (
         (many, False, {}, "model.multi_label=true"),
-        (one, True, {"model.num_classes": 2}, "every picture of the table has one label"),
         (None, True, {}, "needs a table"),
         (many, True, {"dataset.balanced_sampling": True}, "cannot be drawn for one of them"),
         (many, True, {"train.loss": "dice"}, "for segmentation alone"),
@@ -128,6 +127,8 @@ def test_settings_that_do_not_fit_the_labels_are_errors_of_the_plan(tmp_path: Pa
         with pytest.raises(MaeError) as caught:
             planned(images, file, multi, **settings)
         assert says in str(caught.value), says
+    single = planned(images, one, True, **{"model.num_classes": 2})
+    assert "every picture of the table has one label" in "\n".join(map(str, single.warnings))
     plan = planned(images, many, True, **{"dataset.val_fraction": 0.25})
     assert "no class folder" not in str(plan.warnings)
 

@@ -69,6 +69,7 @@ def describe(
     auto_first: bool = False,
     references: Mapping[str, Any] | None = None,
     judge: Judge | None = None,
+    others: Collection[str] = (),
 ) -> StudyRecord:
     """The study as a plan shows it: ``options, objectives, space, keys, concurrency, spec``.
 
@@ -80,6 +81,7 @@ def describe(
         auto_first: the auto recipe is trial 0, and the spec as given is none.
         references: dotted key → what was written, of fields of the spec that refer to others.
         judge: what the rules between fields refuse of a spec.
+        others: sections of the spec that belong to other actions.
         stated: the metric and direction that the action's entry states, where its schema does not.
 
     Raises:
@@ -117,7 +119,7 @@ def describe(
     more = more if auto_spec is not None else []
     if auto_spec is not None and auto_first:
         bounded, auto_spec = auto_spec, None
-    space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge)
+    space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge, others)
     if not space.parameters:
         raise _nothing_to_search(space)
     notes += _same_for_all(schema, metrics, space)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -321,6 +321,7 @@ def build(
     options: AutoMLOptions,
     centered: Sequence[str] | None = None,
     judge: Judge | None = None,
+    others: Collection[str] = (),
 ) -> SearchSpace:
     """The search space of ``spec`` under ``schema``.
 
@@ -333,13 +334,14 @@ def build(
             fields across whose values the study's metric does not compare are left out.
         centered: the spec is thought out for the task: ranges are narrowed to its neighborhood, and
             these keys are searched beside the schema's.  None: it is not.
+        others: sections of the spec that belong to other actions, which no trial reads.
         judge: what the rules between fields refuse of a spec; a choice that they refuse is an error
             where the user named it, else it is left out.
 
     Raises:
         SpecError: unknown or disabled parameters, or ranges outside the schema; all together.
     """
-    builder = _Builder(schema, spec, provenance or {}, options, centered)
+    builder = _Builder(schema, spec, provenance or {}, options, centered, others)
     for name in builder.wanted:
         builder.add(name)
     if judge is not None:
@@ -377,7 +379,9 @@ class _Builder:
         provenance: Mapping[str, Origin],
         options: AutoMLOptions,
         centered: Sequence[str] | None,
+        others: Collection[str],
     ) -> None:
+        self.others = others
         self.spec, self.provenance = spec, provenance
         self.narrow = centered is not None
         self.fields = field_nodes(schema)
@@ -411,6 +415,17 @@ class _Builder:
                     got=name,
                     expected="a dotted key of the train spec",
                     hint=self._similar(key),
+                ),
+            )
+        elif (section := key.partition(".")[0]) in self.others:
+            self._refuse(
+                name,
+                f"read by {section} alone",
+                UsageError(
+                    f"is read by the action {section} alone: every trial would be the same",
+                    field=name,
+                    got=name,
+                    expected="a parameter of the action that is searched",
                 ),
             )
         elif key in self.disabled or node.get("automl_enabled") is False:

@@ -35,8 +35,8 @@ def members(
 ) -> Iterator[Member]:
     """Every regular file of an archive, in its order, every link to one, and every folder.
 
-    What is never read as an image (devices, sparse files, links out of the archive) is passed over;
-    what has the name of an image and cannot be read is refused.
+    What is never read as an image (devices, sparse files) is passed over; what has the name of an
+    image and cannot be read is refused.
 
     Args:
         raw: a binary file; seekable when it is a zip.
@@ -243,8 +243,7 @@ class _TarReader:
         if info.type in _LINKS:
             # A header of a link may carry a size, but never content.
             link = self._link(clean, _text(target), hard=info.type == b"1")
-            if link is not None:
-                yield Member(clean, 0, iter(()), link=link)
+            yield Member(clean, 0, iter(()), link=link)
         elif is_sparse or info.type in _DEVICES:
             if is_image(clean):
                 problem = "is a sparse file" if is_sparse else "is a device or a pipe"
@@ -260,21 +259,21 @@ class _TarReader:
             for _ in chunks:  # whatever the consumer left
                 pass
 
-    def _link(self, name: str, target: str, *, hard: bool) -> str | None:
-        """The member that a link stands for; None: it leads out of the archive and is no image.
+    def _link(self, name: str, target: str, *, hard: bool) -> str:
+        """The member that a link stands for; empty: it leads out of the archive.
 
         Raises:
-            DataError: an image that leads out.
+            DataError: an image that is a hard link out, which no folder has.
         """
         found = link_target("" if hard else name, target)
-        if found is None and is_image(name):
+        if found is None and hard and is_image(name):
             raise refused(
                 name,
-                f"is a {'hard' if hard else 'symbolic'} link out of the archive",
+                "is a hard link out of the archive",
                 self._source,
-                "pack what the links point to: tar --dereference",
+                "pack it from the folder that holds what it is linked to",
             )
-        return found
+        return found or ""
 
     def _skip(self, size: int, name: str) -> None:
         for _ in self._payload(size, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ _HIDDEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 """Characters without a width or a meaning of their own; joiners have one, in Persian and emoji."""
 
 _BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])[\s_\-]+(?=[^\W\d_])")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([,_' ])\d{3})(?:\1\d{3})*")
+_SEVERAL = re.compile(r"[;|,+&/]")
 _COPY = re.compile(
     r"^(?:copy|kopie|copie|copia) (?:of|von|de|di) (?=.)"
     r"|(?<=.)[\s_-]+(?:copy|kopie|copie|copia|копия|副本|コピー)[\s_-]*(?:\(?\d+\)?)?$"
@@ -55,7 +58,9 @@ def _latin(name: str) -> str:
 
 
 def _value(name: str) -> str:
-    """``0.0`` and ``00`` as 0; what is no number as it is."""
+    """``0.0`` and ``00`` as 0, ``1e3`` and ``1,000`` as 1000; what is no number as it is."""
+    if _THOUSANDS.fullmatch(name):
+        name = re.sub(r"[,_' ]", "", name)
     return repr(float(name)) if _NUMBER.fullmatch(name) and len(name) < 16 else name
 
 
@@ -77,7 +82,8 @@ def doubtful_names(classes: Iterable[str]) -> dict[str, Any]:
     Returns:
         ``hidden``: groups of names that look the same, and differ in white space or characters
         without a width; ``twins``: in what they differ → groups of names that may be one class;
-        ``missing``: names that mark a missing value. Each where there are any, groups up to `MOST`.
+        ``missing``: names that mark a missing value; ``joined``: names that hold several others
+        with a sign between them. Each where there are any, groups up to `MOST`.
     """
     listed = list(classes)
     hidden = _groups(listed, _seen)
@@ -98,6 +104,7 @@ def doubtful_names(classes: Iterable[str]) -> dict[str, Any]:
             *(name for name in listed if _seen(name).casefold() in _MISSING),
             *_marks(listed),
         ],
+        "joined": _joined(listed)[:MOST],
     }
     return {name: value for name, value in found.items() if value}
 
@@ -112,6 +119,24 @@ def _marks(names: Sequence[str]) -> list[str]:
         return []
     return [
         name for name, value in values.items() if value in _MARKS and not 0 <= value <= rest[-1] + 1
+    ]
+
+
+def _joined(names: Sequence[str]) -> list[str]:
+    """The names that hold several labels, ``elm;fir``: by a sign that stands in few names one of
+    these must be a class, or stand in another such name; by any other sign all of them."""
+    parts = {
+        name: found
+        for name in names
+        if len(found := [part.strip() for part in _SEVERAL.split(name)]) > 1 and all(found)
+    }
+    holders = Counter(part for found in parts.values() for part in set(found))
+    known = set(names) | {part for part, count in holders.items() if count > 1}
+    return [
+        name
+        for name, found in parts.items()
+        if (any if set(name) & set(";|") else all)(part in known for part in found)
+        and not all(_NUMBER.fullmatch(part) for part in found)
     ]
 
 

@@ -157,12 +157,18 @@ def with_bands(found: Stored, name: str, reading: Reading) -> Pixels:
         return np.repeat(values, 3, axis=2)
     if wanted == 1 and bands == 3 and found.is_color:
         return luma(values)
+    measure = f" and {VALUE_RANGE} to auto" if _is_open(found, reading) else ""
     raise DataError(
         f"{name} has {bands} bands ({found.format} {found.mode}), not {wanted}: set {CHANNELS} to "
-        f"{bands}, or save the picture with {wanted}",
+        f"{bands}{measure}, or save the picture with {wanted}",
         got=bands,
         expected=f"{wanted} bands" + ("" if reading.channels else " (RGB), or gray"),
     )
+
+
+def _is_open(found: Stored, reading: Reading) -> bool:
+    """Whether neither the file nor the spec says the range of its values."""
+    return found.range is None and reading.value_range == "dtype"
 
 
 def luma(values: Pixels) -> Pixels:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 EXTRA = "pip install 'mae-skill[pictures]'"
 _ORIENTATION = 274
+_NO_DATA = 42113
+"""GDAL's tag of a TIFF: the value that stands for no data, as text."""
+
 _PLAIN = frozenset({0, 1, 2, 3, 5, 6, 8})
 """Photometric interpretations whose 8 bits Pillow reads: gray, RGB, palette, CMYK, YCbCr, Lab."""
 
@@ -49,6 +52,7 @@ class Stored:
         has_alpha: the last band is alpha.
         has_extra: the last band is taken for alpha, though the file does not say what it is.
         is_inverted: low values are white.
+        no_data: the value that stands for no data, where the file names one.
     """
 
     values: Values
@@ -64,6 +68,7 @@ class Stored:
     has_alpha: bool = False
     has_extra: bool = False
     is_inverted: bool = False
+    no_data: float | None = None
 
 
 def read_stored(data: bytes, name: str, reading: Reading) -> Stored:
@@ -154,7 +159,20 @@ def _pillow(picture: Picture, data: bytes, name: str, reading: Reading) -> Store
         more,
         is_color=values.shape[2] >= 3,
         has_alpha=values.shape[2] in (2, 4),
+        no_data=_no_data(dict(getattr(picture, "tag_v2", None) or {}).get(_NO_DATA)),
     )
+
+
+def _no_data(tag: Any) -> float | None:
+    """The value of GDAL's tag; None: there is none, or NaN, which is no number anyway."""
+    if tag is None:
+        return None
+    text = tag.decode("ascii", "replace") if isinstance(tag, bytes) else str(tag)
+    try:
+        value = float(text.strip("\0 "))
+    except ValueError:
+        return None
+    return None if value != value else value
 
 
 def _bands(picture: Picture, channels: int | None) -> Values:
@@ -239,7 +257,7 @@ def _tiff(data: bytes, name: str, reading: Reading) -> Stored | None:
                 return None  # Pillow has its own
             raise
         values = np.concatenate(parts, axis=2)
-        turn = page.tags.get(_ORIENTATION)
+        turn, no_data = page.tags.get(_ORIENTATION), page.tags.get(_NO_DATA)
         is_color = photometric == 2 and values.shape[2] >= 3
         has_alpha = values.shape[2] == (4 if is_color else 2) and extra == 1
         return Stored(
@@ -256,6 +274,7 @@ def _tiff(data: bytes, name: str, reading: Reading) -> Stored | None:
             has_alpha=has_alpha,
             has_extra=has_alpha and int(page.extrasamples[0]) not in _ALPHA,
             is_inverted=photometric == 0,
+            no_data=_no_data(no_data.value if no_data is not None else None),
         )
 
 

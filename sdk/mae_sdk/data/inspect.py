@@ -23,6 +23,7 @@ from mae_sdk.data.left_out import FEW
 from mae_sdk.data.pairs import Pairs, open_pairs
 from mae_sdk.data.parts import (
     lone_split,
+    made_folders,
     mask_folders,
     odd_parts,
     split_folders,
@@ -87,7 +88,7 @@ def inspect_source(
     source = open_source(uri, cache_dir)
     if labels is not None and labels.file:
         source = labeled(source, labels)
-    reading = measured(source, reading)
+    asked, reading = reading, measured(source, reading)
     report, facts, hashes = _looked_at(source, reading, statistics_from)
     judged = {TRAIN: facts}
     if other is not None:
@@ -105,7 +106,7 @@ def inspect_source(
         }
     if contact_sheet is not None:
         report["contact_sheet"] = str(write_contact_sheet(source, contact_sheet, reading))
-    return {"verdict": judge(judged, reading), **report}
+    return {"verdict": judge(judged, asked), **report}
 
 
 def _looked_at(
@@ -206,17 +207,22 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ``loose`` (``{count, files}`` of images in no class folder, where there are classes),
         ``label_file`` (`LabeledSource.table`), ``labels_from``, ``labels_differ`` (of `Source`),
         ``split_classes`` (classes named like parts of a data set), ``lone_splits``, ``odd_parts``
-        (that may be such), ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
+        (that may be such), ``made_folders`` (`mae_sdk.data.parts.made_folders`),
+        ``mask_folders`` (images and their masks, `mae_sdk.data.parts`),
         ``unlabeled_classes`` (named like images without labels,
         and those with them), ``same_folders`` (that the classes have in common), ``nested`` (images
         below class folders, `mae_sdk.data.labels.nested_folders`), ``doubtful_names`` and
         ``numbers_and_names`` (`mae_sdk.data.class_names`),
         ``unreadable_classes`` (none of whose images can be read), ``repeated``
-        (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images).
+        (`mae_sdk.data.survey.repeated_images`), ``wrapper`` (the folders around all images),
+        ``encoded`` (how pictures are stored → what it is → the classes that it tells from others),
+        ``split_below`` (`mae_sdk.data.labels.parts_below`).
     """
     classes, same = class_counts(source), source.same_folders()
     seen = pictures.to_dict(source.path, source.labels)
     bad_of = seen.get("unreadable", {}).pop("by_label", {})
+    encoded = {} if source.several else seen.pop("encoded", {})
+    seen.pop("encoded", None)
     table = getattr(source, "table", {})
     labels_from = source.labels_from
     folders = {} if table or labels_from else classes
@@ -230,6 +236,7 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         "split_classes": splits,
         "lone_splits": [] if splits else lone_split(folders),
         "odd_parts": odd_parts(folders),
+        "made_folders": made_folders(folders),
         "loose": loose_images(source) if classes else {},
         "mask_folders": mask_folders(folders) or mask_folders(same),
         "unlabeled_classes": unlabeled_folders(folders),
@@ -244,6 +251,14 @@ def facts_of(source: Source, pictures: Findings) -> dict[str, Any]:
         ],
         "repeated": repeated_images(source),
         "wrapper": source.wrapper,
+        "encoded": {
+            aspect: {
+                value: [source.classes[label] for label in labels]
+                for value, labels in values.items()
+            }
+            for aspect, values in encoded.items()
+        },
+        "split_below": {} if splits or not folders else source.parts_below(),
     }
     return {
         "images": len(source),

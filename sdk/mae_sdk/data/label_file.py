@@ -427,17 +427,25 @@ def _labels_of(
         if isinstance(value, (list, tuple)) and len(value) < 2:  # as tools write one label
             value = value[0] if value else None
         listed = isinstance(value, (list, tuple))
-        if isinstance(value, dict) or (not several and (listed or BETWEEN in _text(value))):
+        parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(part, dict) for part in parts):
             raise DataError(
-                f"row {number} of {where} has several labels",
+                f"row {number} of {where} has an object with fields for a label",
+                got=str(value)[:100],
+                expected=f"a text or a number in the column {column}"
+                + (", or a list of these" if several else ""),
+                hint="write the value of the field that names the class into a column of its own",
+            )
+        if not several and (listed or BETWEEN in _text(value)):
+            between = "" if listed else f", with {BETWEEN} between them"
+            raise DataError(
+                f"row {number} of {where} has several labels{between}",
                 got=str(value)[:100],
                 expected=f"one class in the column {column}",
-                hint=None if isinstance(value, dict) else SEVERAL,
+                hint=SEVERAL
+                + ("" if listed else f"; where {BETWEEN} belongs to a name, write another sign"),
             )
-        parts: Sequence[Any] = [value]
-        if isinstance(value, (list, tuple)):
-            parts = value
-        elif several:
+        if several and not listed:
             parts = _text(value).split(BETWEEN)
         return tuple(dict.fromkeys(name for part in parts if (name := class_name(_text(part)))))
 

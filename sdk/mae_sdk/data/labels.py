@@ -230,6 +230,39 @@ def nested_folders(parts: Sequence[tuple[Sequence[str], str]]) -> dict[str, Any]
     return {"count": deeper.total(), "folders": first}
 
 
+def parts_below(parts: Sequence[tuple[Sequence[str], str]]) -> dict[str, list[str]]:
+    """Folders right below those of the classes that are named like parts of a data set, such as
+    ``siteA/train`` and ``siteB/val``: of two kinds, or with folders below them that may be the
+    classes.
+
+    Args:
+        parts: the names of the images of each source, and the folders around all of them.
+
+    Returns:
+        ``{"parts", "folders"}``: their names alone, and with the folders above; empty where a tenth
+        of the images lie elsewhere.
+    """
+    below: Counter[tuple[str, str]] = Counter()
+    deeper: set[str] = set()
+    count = 0
+    for names, wrapper in parts:
+        step = max(1, len(names) // MAX_LOOKED)
+        for number in range(0, len(names), step):
+            count += 1
+            folders = names[number][len(wrapper) :].split("/")[:-1]
+            if len(folders) > 1 and split_of(folders[1]):
+                below[folders[0], folders[1]] += 1
+                deeper.update(folders[2:3])
+    found = sorted({part for _, part in below})
+    kinds = {split_of(part) for part in found}
+    if 10 * below.total() < 9 * count or len({above for above, _ in below}) < 2:
+        return {}
+    if len(kinds) < 2 and len(deeper) < 2:
+        return {}
+    listed = [spelled(f"{above}/{part}") for above, part in sorted(below)[:MOST_NESTED]]
+    return {"parts": [spelled(part) for part in found], "folders": listed}
+
+
 def missing_folders(
     folders: Mapping[str, int], wrapper: str, classes: Iterable[str]
 ) -> dict[str, int]:

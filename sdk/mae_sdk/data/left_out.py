@@ -8,7 +8,7 @@ from typing import Any
 
 from mae_skill.spelling import spelled
 
-from mae_sdk.data.names import is_set_aside, looks_like_picture, may_be_picture, suffix_of
+from mae_sdk.data.names import is_image, is_set_aside, looks_like_picture, may_be_picture, suffix_of
 
 FEW = 5
 """Names that are kept for each reason."""
@@ -77,6 +77,14 @@ class LeftOut:
         self.suffixes[suffix_of(name) or "no suffix"] += 1
         folder = name.rpartition("/")[0]
         self.folders[folder] = self.folders.get(folder, 0) + bool(is_picture)
+
+    def add_dangling(self, name: str) -> None:
+        """Count a link to nothing; one that is named like an image is a picture that is not
+        read."""
+        self.dangling.add(name)
+        if is_image(name):
+            folder = name.rpartition("/")[0]
+            self.folders[folder] = self.folders.get(folder, 0) + 1
 
     def to_dict(self) -> dict[str, Any]:
         """Reason → ``{"count", "files"}``, of the reasons that there are; ``suffixes`` beside."""

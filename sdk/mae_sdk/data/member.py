@@ -34,7 +34,8 @@ class Member:
         size: bytes.
         chunks: its content, to be read before the next member.
         offset: where the content begins in an uncompressed tar; else None.
-        link: the path of the member whose content it is another name of; else None.
+        link: the path of the member whose content it is another name of; empty: it leads out of
+            the archive, to nothing that is here; else None.
         is_folder: a folder, without content.
     """
 

@@ -99,7 +99,12 @@ def write_pack(
             out.flush()
             os.fsync(out.fileno())
         if not hashes:
-            raise DataError(f"{source} holds no files", got=source)
+            lost = [shown(name) for name, _ in links[:3]]
+            raise DataError(
+                f"{source} holds no files" + (f", only links: {', '.join(lost)}" if lost else ""),
+                got=source,
+                hint="pack what the links point to: tar --dereference" if lost else None,
+            )
         rows.sort()
         _merge(folder, runs, rows, len(hashes))
         if links:
@@ -182,11 +187,11 @@ def _resolve(
             if target not in targets:
                 break
             target = targets[target]
-        place = names.find(target)
+        place = names.find(target) if target else None
         if place is not None:
             row = table[place]
             found.append((encoded(name), int(row["offset"]), int(row["size"]), int(row["crc"])))
-        elif names.has_folder(target):
+        elif target and names.has_folder(target):
             raise refused(
                 name,
                 f"is a link to the folder '{shown(target[:200])}'",

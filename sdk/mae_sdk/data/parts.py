@@ -51,6 +51,14 @@ _MODALITIES = _table(
 )
 """What several sensors or steps make of one scene."""
 
+_MADE = _table(
+    "thumbnail thumbnails thumb thumbs preview previews contactsheet contactsheets overlays "
+    "masks annotations annots labels labelmaps gts groundtruth groundtruths segmentations trimaps "
+    "visualization visualizations vis heatmaps backup backups bak tmp temp cache trash deleted "
+    "rejected rejects discarded duplicate duplicates originals resized augmented exports logs"
+)
+"""What programs make of pictures, or leave beside them."""
+
 _FILLERS = _table("set data dataset images imgs image img seg daten")
 _TAILS = re.compile(rf"s?(set|data|daten|satz|menge|bilder|images|imgs)$|集$|{_plain('データ')}$")
 _KIND_OF = {word: kind for kind, words in _SPLITS.items() for word in words}
@@ -137,6 +145,14 @@ def lone_split(classes: Iterable[str]) -> list[str]:
         for name, kind in named
         if kind not in (None, "retrieval") and name.casefold() not in ("train", "trains")
     )
+
+
+def made_folders(classes: Iterable[str]) -> list[str]:
+    """The classes that are named like what programs make of pictures, or leave beside them
+    (``thumbnails``, ``masks``, ``backup``); fewer than half of all classes."""
+    listed = list(classes)
+    named = [name for name in listed if _one_word(name) in _MADE]
+    return sorted(named) if 2 * len(named) < len(listed) else []
 
 
 def odd_parts(classes: Iterable[str]) -> list[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,7 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterat
     """
     from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+    _quiet()
     PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, _MAX_TEXT)
     if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
         Image.MAX_IMAGE_PIXELS = max_pixels  # its own bound must not be the lower one
@@ -78,6 +81,16 @@ def open_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Iterat
         if isinstance(error, UnidentifiedImageError):
             detail = "unknown format" if data else "it is empty"
         raise DataError(f"{name} cannot be read as an image: {detail}", got=name) from error
+
+
+_PILLOW = re.compile(r"PIL\.")
+
+
+def _quiet() -> None:
+    """What Pillow warns of is judged here, and said of the picture; its own words name a line of
+    Pillow."""
+    if not any(item[0] == "ignore" and item[3] == _PILLOW for item in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW.pattern)
 
 
 @functools.cache
@@ -227,6 +240,15 @@ def _may_be_turned(data: bytes) -> bool:
             return True
         at += 1 if marker == 0xFF else 2 + ((data[at + 2] << 8) | data[at + 3])
     return True
+
+
+def shows_alpha(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether a picture has alpha that differs from pixel to pixel."""
+    with open_picture(data, name, max_pixels) as picture:
+        if "A" not in picture.getbands() and "transparency" not in picture.info:
+            return False
+        low, high = picture.convert("RGBA").getchannel("A").getextrema()
+    return bool(low != high)
 
 
 def turned(picture: Picture) -> int:

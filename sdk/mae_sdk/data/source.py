@@ -23,6 +23,7 @@ from mae_sdk.data.labels import (
     class_labels,
     missing_folders,
     nested_folders,
+    parts_below,
     same_folders,
     strange_folders,
     wrapper_of,
@@ -217,6 +218,11 @@ class Source:
         parts = zip(self._foldered, wrappers_of(self._foldered), strict=True)
         return nested_folders([(names, wrapper) for names, wrapper in parts if len(names)])
 
+    def parts_below(self) -> dict[str, list[str]]:
+        """Parts of a data set below the class folders; see `mae_sdk.data.labels.parts_below`."""
+        parts = zip(self._foldered, wrappers_of(self._foldered), strict=True)
+        return parts_below([(names, wrapper) for names, wrapper in parts if len(names)])
+
     def unknown_classes(self, known: Sequence[str]) -> dict[str, int]:
         """Class folders that are not among `known` → images in them."""
         found: dict[str, int] = {}
@@ -373,7 +379,7 @@ class _Packed:
         for name in self._pack.not_fetched:
             left.add_file(name)
         for name in self._pack.index.get("dangling", ()):
-            left.dangling.add(name)
+            left.add_dangling(name)
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)
@@ -501,6 +507,8 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             else []
         )
         hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
+        if not inside and (lost := part.left_out.dangling).count:
+            hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"
         raise DataError(f"{where} holds no images", got=where, expected=expected, hint=hint)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from mae_skill.spelling import spelled
 from mae_sdk import files
 from mae_sdk.data.decode import DEFAULT, finish, load, range_of
 from mae_sdk.data.left_out import FEW
+from mae_sdk.data.pictures import shows_alpha
 from mae_sdk.data.progress import told
 from mae_sdk.data.reading import VALUE_RANGE, Reading
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Files of a source that a plan reads."""
 
-FORMAT = 3
+FORMAT = 7
 """Of what is kept; a change of what a survey finds changes it."""
 
 SMALL = 32
@@ -42,11 +44,37 @@ SMALL = 32
 SAMPLED = 4096
 """Pixels of a picture whose values are looked at."""
 
+ENCODED = 100_000
+"""Pictures whose encoding is kept."""
+
+MAX_ENCODINGS = 64
+"""Formats, depths and sizes that are told apart; photos of many cameras have no size of theirs."""
+
 POOLED = 1 << 23
 """Values of a source above which half of them are let go."""
 
 PERCENTILES = (0.1, 99.9)
 """Between these lie the values that count."""
+
+NO_DATA = frozenset(
+    [
+        *(-99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999, -9998, -32767),
+        *(-(2**15), 2**15 - 1, 2**16 - 1, -(2**31), 2**31 - 1, 2**32 - 1),
+    ]
+)
+"""Values that stand for no data where they lie apart from all others; of floating point also those
+beyond `VAST`, such as 1e38 or 9.96921e36."""
+
+VAST = 1e20
+
+MIN_LEVELS = 8
+"""Values beside one that lies apart; pictures of a few values are drawn, not measured."""
+
+NEARLY = 0.95
+"""Of the pictures of a class, or of the classes, from which on it is all of them."""
+
+_GRAY = frozenset(["1", "L", "LA", "La", "I", "F", "MONOCHROME1", "MONOCHROME2"])
+"""Modes of one band of light, with and without alpha."""
 
 _LOCKED = "cannot be read: "
 """How the reason of a file begins that may not be read."""
@@ -67,8 +95,10 @@ class Glance:
         values: a spread sample of the stored values.
         range: the values that reading it brings to 0 and 255; None: not known yet.
         is_constant: all pixels are alike.
+        shows_alpha: they are, and its alpha, which is dropped, is not.
         has_more: it has further frames or pages, which are not read.
         lost: the share of its values that are NaN or infinite.
+        no_data: the value that stands for no data, where the file names one.
         pixels: as a model sees it, where asked for.
     """
 
@@ -84,6 +114,8 @@ class Glance:
     is_constant: bool
     has_more: bool
     lost: float
+    no_data: float | None = None
+    shows_alpha: bool = False
     pixels: np.ndarray[Any, Any] | None = None
 
 
@@ -116,6 +148,8 @@ def glance(data: bytes, name: str, reading: Reading = DEFAULT, *, pixels: bool =
         is_constant=single,
         has_more=found.has_more,
         lost=_lost(values),
+        no_data=found.no_data,
+        shows_alpha=single and shows_alpha(data, name, reading.max_pixels),
         pixels=finish(found, name, reading) if pixels else None,
     )
 
@@ -151,6 +185,7 @@ class Findings:
         read: how many were read.
         bad: [place, reason] of each that is unreadable.
         constant: places of pictures of one color.
+        alpha: places of those whose alpha, which is dropped, shows something.
         frames: places of pictures with further frames or pages.
         kinds: type of the values → how many pictures have it.
         dropped: places of pictures of which a band is left out.
@@ -159,11 +194,14 @@ class Findings:
         ranges: type → the range that reading it brings to 0 and 255; where the files differ, the
             widest.
         values: type → what a sample of its values is like, once all are read (`close`).
+        encodings: aspect (``format``, ``depth``, ``color``, ``size``) → what it is → places, of up
+            to `MAX_ENCODINGS`.
     """
 
     read: int = 0
     bad: list[list[Any]] = field(default_factory=list)
     constant: list[int] = field(default_factory=list)
+    alpha: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
@@ -171,9 +209,11 @@ class Findings:
     sides: dict[str, list[int]] = field(default_factory=dict)
     ranges: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    encodings: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._pools: dict[str, list[np.ndarray[Any, Any]]] = {}
+        self._no_data: dict[str, set[float]] = {}
 
     def add(self, place: int, seen: Glance | DataError) -> None:
         """Count a picture, or why there is none."""
@@ -183,6 +223,8 @@ class Findings:
             return
         if seen.is_constant:
             self.constant.append(place)
+        if seen.shows_alpha:
+            self.alpha.append(place)
         if seen.has_more:
             self.frames.append(place)
         self.kinds[seen.kind] = self.kinds.get(seen.kind, 0) + 1
@@ -196,6 +238,13 @@ class Findings:
         if seen.range is not None:
             low, high = self.ranges.get(seen.kind, seen.range)
             self.ranges[seen.kind] = [min(low, seen.range[0]), max(high, seen.range[1])]
+        if self.read <= ENCODED:
+            for aspect, value in _encoding(seen).items():
+                kept = self.encodings.setdefault(aspect, {})
+                if value in kept or len(kept) < MAX_ENCODINGS:
+                    kept.setdefault(value, []).append(place)
+        if seen.no_data is not None:
+            self._no_data.setdefault(seen.kind, set()).add(seen.no_data)
         if not seen.is_constant:
             self._pool(seen.kind, seen.values)
 
@@ -208,6 +257,40 @@ class Findings:
         if len(pool) > 1 and sum(map(len, pool)) > POOLED:
             self._pools[kind] = [np.concatenate(pool)[::2]]
 
+    def _stored(self) -> dict[str, str]:
+        """How nearly all pictures are stored, where that changes what a model sees."""
+        found = {}
+        for aspect in ("depth", "color"):
+            values = {key: len(places) for key, places in self.encodings.get(aspect, {}).items()}
+            most = max(values, key=lambda key: values[key], default="")
+            if values and values[most] >= NEARLY * sum(values.values()):
+                found[aspect] = most
+        return found
+
+    def _told_by(
+        self, labels: Sequence[int] | np.ndarray[Any, Any]
+    ) -> dict[str, dict[str, list[int]]]:
+        """Aspect → what it is → the labels of which nearly all pictures are so, where that tells
+        nearly every label that has two pictures or more from some other."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for aspect, values in self.encodings.items():
+            if not 1 < len(values) < MAX_ENCODINGS:
+                continue
+            numbers: dict[int, Counter[str]] = {}
+            for value, places in values.items():
+                for place in places:
+                    numbers.setdefault(int(labels[place]), Counter())[value] += 1
+            numbers.pop(-1, None)
+            pure: dict[str, list[int]] = {}
+            for label, counts in sorted(numbers.items()):
+                (value, most), every = counts.most_common(1)[0], counts.total()
+                if every > 1 and most >= NEARLY * every:
+                    pure.setdefault(value, []).append(label)
+            told_apart = sum(map(len, pure.values()))
+            if len(pure) > 1 and told_apart >= NEARLY * len(numbers):
+                found[aspect] = pure
+        return found
+
     def close(self) -> Findings:
         """Sum up the values, when all pictures are added."""
         import numpy as np
@@ -216,8 +299,11 @@ class Findings:
             values = np.concatenate(pool)
             if not len(values):
                 continue
+            every, counts = np.unique(values, return_counts=True)
+            apart = without_data(every, self._no_data.get(kind, ()))
+            values = values[~np.isin(values, every[apart])] if apart.any() else values
             low, high = np.percentile(values, PERCENTILES)
-            levels = np.unique(values)
+            levels = every[~apart]
             inside = (levels >= low) & (levels <= high)
             ends = self.ranges.get(kind) or [float(low), float(high)]
             kept = inside & (levels >= ends[0]) & (levels <= ends[1])
@@ -229,7 +315,18 @@ class Findings:
                 "levels": int(inside.sum()),
                 "clipped": round(1 - float(kept.sum()) / max(1, int(inside.sum())), 4),
             }
-        self._pools = {}
+            one = _apart(levels.astype(np.float64))
+            if one is not None and levels[one] in (low, high):
+                share = float(counts[~apart][one] / counts.sum())
+                self.values[kind]["alone"] = {"value": float(levels[one]), "share": share}
+            apart &= 100 * counts > PERCENTILES[0] * counts.sum()  # fewer are hot pixels
+            if apart.any():
+                share = float(counts[apart].sum() / counts.sum())
+                self.values[kind]["no_data"] = {
+                    "values": [float(value) for value in every[apart]][:FEW],
+                    "share": round(share, 4),
+                }
+        self._pools, self._no_data = {}, {}
         return self
 
     def to_dict(
@@ -240,7 +337,8 @@ class Findings:
 
         Args:
             path: the name of a place.
-            labels: class numbers by place; with them ``unreadable`` has ``by_label`` too.
+            labels: class numbers by place; with them ``unreadable`` has ``by_label`` too, and
+                ``encoded`` says by what the labels are told (`_told_by`).
         """
         some = self.bad[:FEW]
         found: dict[str, Any] = {"read": self.read}
@@ -256,8 +354,14 @@ class Findings:
                     label = int(labels[place])
                     numbers[label] = numbers.get(label, 0) + 1
                 found["unreadable"]["by_label"] = numbers
+        if stored := self._stored():
+            found["stored"] = stored
+        if len(labels) and (told_by := self._told_by(labels)):
+            found["encoded"] = told_by
         if self.constant:
             found["constant"] = some_of(self.constant, path)
+        if self.alpha:
+            found["constant"]["alpha"] = len(self.alpha)
         if self.frames:
             found["frames"] = some_of(self.frames, path)
         if self.values:
@@ -279,6 +383,64 @@ class Findings:
                 )
             }
         return found
+
+
+def _encoding(seen: Glance) -> dict[str, str]:
+    """What tells a picture from others before anything in it is looked at."""
+    kind, depth = seen.values.dtype, seen.kind
+    top = float(seen.values.max()) if len(seen.values) else 0.0
+    if kind.kind == "f":
+        depth += " up to 1" if top <= 1 else " beyond 1"
+    elif seen.bits > 8:
+        import numpy as np
+
+        depth += " up to an eighth of its range" if top <= np.iinfo(kind).max / 8 else ""
+    gray = seen.mode.partition(";")[0] in _GRAY or seen.mode.endswith("× 1")
+    return {
+        "format": seen.format,
+        "depth": depth,
+        "color": "gray" if gray else "color",
+        "size": f"{seen.width} × {seen.height}",
+    }
+
+
+def without_data(levels: np.ndarray[Any, Any], named: Iterable[float] = ()) -> np.ndarray[Any, Any]:
+    """Which of the values of pictures, each once and sorted, stand for no data: those that a file
+    names so, and those of `NO_DATA` that lie apart from all others."""
+    import numpy as np
+
+    wide = levels.astype(np.float64)
+    apart = np.isin(wide, [float(levels.dtype.type(one)) for one in named if _fits(one, levels)])
+    if apart.all():
+        return np.zeros_like(apart)
+    while (place := _apart(wide[~apart])) is not None:
+        value = float(wide[~apart][place])
+        few = (~apart).sum() <= (2 if value < 0 or value >= VAST else MIN_LEVELS)
+        if few or not (value in NO_DATA or abs(value) >= VAST):
+            return apart
+        apart |= wide == value
+    return apart
+
+
+def _apart(levels: np.ndarray[Any, Any]) -> int | None:
+    """The place of the lowest or highest value, 0 or -1, where it is further from the next than
+    half of what lies between all others; None: neither is."""
+    if len(levels) < 3:
+        return None
+    below, above = float(levels[1] - levels[0]), float(levels[-1] - levels[-2])
+    if below > (levels[-1] - levels[1]) / 2 and below >= above:
+        return 0
+    return -1 if above > (levels[-2] - levels[0]) / 2 else None
+
+
+def _fits(value: float, levels: np.ndarray[Any, Any]) -> bool:
+    """Whether a type can hold a value."""
+    import numpy as np
+
+    if levels.dtype.kind == "f":
+        return abs(value) <= float(np.finfo(levels.dtype).max)
+    limits = np.iinfo(levels.dtype)
+    return bool(limits.min <= value <= limits.max) and value == int(value)
 
 
 def reason_of(error: DataError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,10 @@ def _separated(text: str, usual: str) -> Rows:
     """
     sign = _delimiter(text, usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=True)
-    columns = next(reader, [])
+    lines = _lines(reader)
+    columns = next(lines, [])
     rows: list[Mapping[str, Any]] = []
-    for values in filter(None, reader):
+    for values in filter(None, lines):
         if any(more := values[len(columns) :]):
             raise ValueError(
                 f"line {reader.line_num} has more values than there are columns: "
@@ -99,6 +100,27 @@ def _separated(text: str, usual: str) -> Rows:
             )
         rows.append(dict(zip(columns, values, strict=False)))
     return columns, rows
+
+
+def _lines(reader: Any) -> Iterator[list[str]]:
+    """The values of each line.
+
+    Raises:
+        ValueError: a line is none; it is named, and of a quote that nothing closes the line that
+            opens it.
+    """
+    begin = reader.line_num + 1
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "end of data" in str(error):
+                raise ValueError(f"line {begin} opens a quote that nothing closes") from error
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+        yield values
+        begin = reader.line_num + 1
 
 
 def _delimiter(text: str, usual: str) -> str:

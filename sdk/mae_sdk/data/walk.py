@@ -93,10 +93,10 @@ def _read(entries: Iterable[os.DirEntry[str]], prefix: str, found: Walk) -> list
             info = entry.stat()
         except FileNotFoundError:
             if entry.is_symlink():
-                left.dangling.add(name)
+                left.add_dangling(name)
             continue
         except OSError:  # a link into a circle of links, or into a folder that may not be read
-            left.dangling.add(name)
+            left.add_dangling(name)
             continue
         if is_image(name) and entry.is_file():
             images += 1

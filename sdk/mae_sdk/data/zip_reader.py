@@ -117,11 +117,7 @@ def members(raw: Any, source: str, limits: Limits) -> Iterator[Member]:
                 raise refused(name, "is a symbolic link of more than 4096 bytes", source)
             to = b"".join(_content(raw, listed, i, content, source))
             link = link_target(clean, to.decode("utf-8", "surrogateescape"))
-            if link is not None:
-                yield Member(clean, 0, iter(()), link=link)
-            elif is_image(clean):
-                hint = "pack what the links point to: zip without --symlinks"
-                raise refused(name, "is a symbolic link out of the archive", source, hint)
+            yield Member(clean, 0, iter(()), link=link or "")
             continue
 
         chunks = _content(raw, listed, i, content, source)

@@ -356,8 +356,13 @@ def _compare(
     found: dict[str, dict[str, Any]],
     classes: Sequence[str] | None,
 ) -> None:
-    """Add what validation data have in common with training data."""
+    """Add what validation data have in common with training data, and how the labels of images to
+    infer from differ from the classes of the model."""
 
+    if classes and UNJUDGED in opened:
+        key, source = opened[UNJUDGED]
+        if isinstance(source, Source) and source.classes:
+            found[key]["against"] = inspect.compare_classes(classes, source)
     if SOURCE_KEY["evaluate"] not in opened:
         return
     key, theirs = opened[SOURCE_KEY["evaluate"]]

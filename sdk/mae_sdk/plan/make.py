@@ -840,6 +840,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         auto_first=too_long is not None,
         references=draft.references,
         judge=_judge_of(bundle, plan),
+        others={*bundle.actions} - {plan.action},
     )
     _refuse_untold(bundle, plan, study)
     plan.study = study

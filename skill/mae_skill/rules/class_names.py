@@ -54,6 +54,33 @@ def twins(case: Case) -> None:
         )
 
 
+def joined(case: Case) -> None:
+    """Names that are several labels of one picture, learned as one class more."""
+    found = _training(case)
+    names = (found.get("doubtful_names") or {}).get("joined") or []
+    if not names:
+        return
+    several = bool(case("model.multi_label"))
+    way = "write | between them" if several else "model.multi_label=true, and | between them"
+    case.warn(
+        TRAIN,
+        f"names that hold other names, each learned as a class of its own: "
+        f"{_with_counts(found, names)}; where they are several labels of one picture, a table of "
+        f"labels gives each of them ({way})",
+    )
+
+
+def made(case: Case) -> None:
+    """Folders of what programs make of pictures, beside the classes."""
+    found = _training(case)
+    if names := found.get("made_folders"):
+        case.warn(
+            TRAIN,
+            "named like what programs make of pictures or leave beside them, and learned as a "
+            f"class: {_with_counts(found, names)}; where it is none, move it out of the source",
+        )
+
+
 def _with_counts(found: Seen, names: Sequence[str], *, exact: bool = False) -> str:
     """``Ant (3) and ant (2)``; exact: with every odd character spelled out."""
     counts = found.get("class_counts") or {}
@@ -122,6 +149,43 @@ def labels_differ(case: Case) -> None:
         )
 
 
+_ENCODED = {
+    "format": "the file format",
+    "depth": "the depth",
+    "color": "gray or color",
+    "size": "the size of the file's picture",
+}
+
+
+def told_by_encoding(case: Case) -> None:
+    """Classes that differ in how their pictures are stored: that is easier to learn than what they
+    show."""
+    found = _training(case)
+    for aspect, values in (found.get("encoded") or {}).items():
+        listed = "; ".join(
+            f"{value}: {first_of(names)}" for value, names in list(values.items())[:FEW]
+        )
+        case.warn(
+            TRAIN,
+            f"the classes can be told by {_ENCODED.get(aspect, aspect)} alone, whatever the "
+            f"pictures show: {listed}; save all of them alike",
+        )
+
+
+def stored_otherwise(case: Case) -> None:
+    """Validation images that are stored otherwise than training images."""
+    ours = (case.facts.data.get(TRAIN) or {}).get("stored") or {}
+    theirs = (case.facts.data.get(VAL) or {}).get("stored") or {}
+    for aspect in ours:
+        if aspect in theirs and ours[aspect] != theirs[aspect]:
+            case.warn(
+                VAL,
+                f"the images differ from the training images in {_ENCODED[aspect]}: "
+                f"{theirs[aspect]}, where those are {ours[aspect]}; the scores are of another kind "
+                "of picture",
+            )
+
+
 def near(case: Case) -> str | None:
     """Which known classes the unknown ones of the validation images are perhaps."""
     against = (case.facts.data.get(VAL) or {}).get("against") or {}
@@ -129,4 +193,14 @@ def near(case: Case) -> str | None:
     return f"perhaps another spelling: {first_of(pairs)}" if pairs else None
 
 
-INSPECTED = [twins, parts_of_a_set, nested, numbers_and_names, labels_differ]
+INSPECTED = [
+    twins,
+    joined,
+    made,
+    parts_of_a_set,
+    nested,
+    numbers_and_names,
+    labels_differ,
+    told_by_encoding,
+    stored_otherwise,
+]

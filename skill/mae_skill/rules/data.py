@@ -14,6 +14,10 @@ SEGMENTATION = "segmentation"
 CLASS_LIST = "dataset.segmentation.class_list"
 IGNORE = "dataset.segmentation.ignore_index"
 JITTER = "dataset.augmentation.segmentation.scale_jitter"
+MAGNIFIED = 4
+"""Times by which pictures are magnified, or shrunk, that hardly show what validation shows."""
+SMALL_CROP = 0.05
+"""Of a picture's area, what a random crop that trains should be able to see."""
 FLAT = 1e-3
 """Pictures whose values deviate by less, a quarter of a level of 8 bits, are of one shade."""
 
@@ -25,6 +29,14 @@ def crops(case: Case) -> None:
         if case(low, 0) > case(high, 1):
             name = high.rpartition(".")[2]
             case.error(low, f"is above {name}={case(high)}", f"at most {name}")
+    key = "dataset.augmentation.max_scale"
+    share = float(case(key, 1.0))
+    if share < SMALL_CROP:
+        case.warn(
+            key,
+            f"a crop sees {share:.2g} of a picture's area at most, and validation all of it; 1 is "
+            "usual",
+        )
 
 
 def center(case: Case) -> None:
@@ -68,12 +80,14 @@ def units(case: Case) -> None:
     for name in ("mean", "std"):
         key = f"dataset.augmentation.{name}"
         values = case(key) or []
-        if case.origin(key) is OriginKind.PARENT or max(values, default=0) <= 1:
+        if case.origin(key) is OriginKind.PARENT:
+            continue
+        if min(values, default=0) >= 0 and max(values, default=0) <= 1:
             continue
         case.error(
             key,
             "is of other pixels than those in 0 … 1 that are normalized",
-            "values of at most 1",
+            "values from 0 to 1",
             "divide by 255; mae inspect SOURCE prints those of the data",
         )
     key = "dataset.augmentation.std"
@@ -199,6 +213,13 @@ def scale_jitter(case: Case) -> None:
     low, high = case(JITTER, [1.0, 1.0])
     if _segments(case) and low > high:
         case.error(JITTER, "the smallest factor is above the largest", "[smallest, largest]")
+    elif _segments(case) and (low > MAGNIFIED or high < 1 / MAGNIFIED):
+        text = (
+            f"every picture is magnified {low:g} times or more: a crop sees {1 / low**2:.2g} of it"
+        )
+        if high < 1 / MAGNIFIED:
+            text = f"every picture is shrunk to {high:g} of its sides or less, and the rest filled"
+        case.warn(JITTER, f"{text}; the default is [0.5, 2]")
 
 
 def _segments(case: Case) -> bool:

@@ -275,7 +275,13 @@ def tiny(case: Case) -> None:
 
 STRONG = {
     "model.drop_path_rate": (0.8, "the last blocks are skipped for nearly every image"),
+    "model.segmentation.dropout": (0.8, "the head hardly sees what the backbone says"),
+    "train.focal_gamma": (5.0, "all but the worst images count for nothing"),
     "dataset.augmentation.smoothing": (0.5, "the targets hardly tell the classes apart"),
+    **dict.fromkeys(
+        ("dataset.augmentation.mixup", "dataset.augmentation.cutmix"),
+        (20.0, "every picture is mixed with another, half and half, and none is seen as it is"),
+    ),
     "dataset.augmentation.color_jitter": (1.0, "pictures come out black, white or of one shade"),
 }
 """Strengths above which little of what is to be learned is left."""
@@ -290,7 +296,8 @@ def strong(case: Case) -> None:
 
 
 def frozen_encoder(case: Case) -> None:
-    """The blocks of the backbone are what learns, unless they come with weights."""
+    """The blocks of the backbone are what learns, unless they come with weights. A classifier on a
+    random backbone is a baseline of its own, for who says that there are no weights."""
     arch, names = ARCHS.get(str(case("model.arch"))), case("train.freeze")
     if arch is None or not names or case("train.pretrained_model_path"):
         return
@@ -299,11 +306,20 @@ def frozen_encoder(case: Case) -> None:
     blocks = [f"encoder.{name}" for name in _encoder(case, arch) if _IN_BLOCK.search(name)]
     if not all(any(_holds(name, one) for name in names) for one in blocks):
         return
-    trains = "pretraining" if case("train.stage") == "pretrain" else "fine-tuning from scratch"
+    pretrains = case("train.stage") == "pretrain"
+    text = (
+        f"{'pretraining' if pretrains else 'fine-tuning from scratch'} would leave all blocks of "
+        "the encoder at their random initial weights"
+    )
+    if case.given("train.pretrained_model_path") and not pretrains:
+        case.warn("train.freeze", f"{text}: a baseline of random features")
+        return
+    baseline = "train.pretrained_model_path=null says that a baseline of random features is meant"
     case.error(
         "train.freeze",
-        f"{trains} would leave all blocks of the encoder at their random initial weights",
+        text,
         "some blocks of the encoder left to learn, or train.pretrained_model_path",
+        None if pretrains else baseline,
     )
 
 

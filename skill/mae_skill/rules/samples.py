@@ -6,6 +6,7 @@ warnings where it might.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from mae_skill import classes as class_lists
@@ -39,6 +40,12 @@ SAMPLING = "dataset.balanced_sampling"
 MULTI = "model.multi_label"
 _SMALL = 1 / 8  # of the range that counts: values in less of it are nearly one shade
 _DIM = 1 / 2
+NEGLIGIBLE = 1e-5
+"""Of the largest weight of a class, what is as good as 0."""
+VANISHING = 1e-6
+"""A loss scaled to less than this vanishes beside the ε of Adam."""
+SCALED = 100
+"""A loss scaled to more than this many times itself, or to less than this part, was not meant."""
 _ERRORS = 3.0  # standard errors by which a sampled share must be above the limit
 
 
@@ -66,9 +73,28 @@ def unreadable(case: Case) -> None:
                 field=LIMIT,
                 got=round(bad / read, 6),
                 expected=f"at most {limit:g} of the images",
-                hint=f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
+                hint=_settings(found)
+                or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
+
+
+_SETTING = re.compile(r"set (dataset\.[\w.]+ to .+?)(?:, or .*)?$")
+_TOO_LARGE = re.compile(r"pixels, more than the \d+ allowed$")
+
+
+def _settings(found: Seen) -> str | None:
+    """The settings that read these files, where every reason that is listed names one."""
+    reasons = ((found.get("unreadable") or {}).get("reasons") or {}).values()
+    said: dict[str, None] = {}
+    for reason in reasons:
+        if match := _SETTING.search(reason):
+            said[f"set {match[1]}"] = None
+        elif _TOO_LARGE.search(reason):
+            said["raise dataset.augmentation.max_pixels, or save these pictures smaller"] = None
+        else:
+            return None
+    return "; ".join(said) or None
 
 
 def _is_above(bad: int, read: int, total: int, limit: float) -> bool:
@@ -140,7 +166,7 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
         return
     looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
     text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
-    dark = deep and top <= _SMALL and not case.given(RANGE)
+    dark = deep and used <= _SMALL and not case.given(RANGE)
     limit = float(case(LIMIT, 0.01))
     if dark and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(key, text, "values that use their range", mend, kind=DataError)
@@ -155,6 +181,27 @@ def _ends(kind: str, low: float, high: float) -> str:
         f": {bits}-bit data" if kind in ("uint16", "int16", "uint32", "int32") and low >= 0 else ""
     )
     return f"{low:g} … {high:g}{told}"
+
+
+def no_data(case: Case) -> None:
+    """Values that stand for no data, where a range is measured."""
+    for key, found in sources(case) if case(RANGE) == "auto" else ():
+        for kind, facts in (found.get("values") or {}).items():
+            if left := facts.get("no_data"):
+                values = ", ".join(f"{value:g}" for value in left["values"])
+                case.warn(
+                    key,
+                    f"{values} stands for no data in {left['share']:.1%} of the values of the "
+                    f"{facts['count']} pictures of {kind}: it is left out of the measured range; "
+                    "beyond its ends it reads as the nearer one",
+                )
+            if alone := facts.get("alone"):
+                case.warn(
+                    key,
+                    f"{alone['share']:.1%} of the values of the {facts['count']} pictures of "
+                    f"{kind} are {alone['value']:g}, far from all others, and it counts as an end "
+                    f"of the measured range: where it stands for no data, set {RANGE}=[low, high]",
+                )
 
 
 def policy(case: Case) -> None:
@@ -200,16 +247,23 @@ def constant(case: Case) -> None:
         if not flat:
             continue
         count, read = flat["count"], found["read"]
+        mend = "black pictures are often those of a wrong bit depth or a failed conversion"
+        if alpha := flat.get("alpha"):
+            mend = (
+                f"{alpha} of them show something in their alpha alone, which is dropped: draw them "
+                f"on a background of another color, or set {CHANNELS}=4"
+            )
         if count == read and read > 1 and case.action == "train":
             case.error(
                 key,
                 f"every one of the {read} pictures is of one color alone ({files_of(flat)})",
                 "pictures that show something",
-                "black pictures are often those of a wrong bit depth or a failed conversion",
+                mend,
                 kind=DataError,
             )
         else:
-            case.warn(key, f"{count} of {read} pictures are of one color alone: {files_of(flat)}")
+            text = f"{count} of {read} pictures are of one color alone: {files_of(flat)}"
+            case.warn(key, f"{text}; {mend}" if alpha else text)
 
 
 def lost_values(case: Case) -> None:
@@ -250,6 +304,9 @@ _LEFT = {
 }
 
 
+_FETCH = "fetch what the links point to, or pack it in their place (tar --dereference)"
+
+
 def left_out(case: Case) -> None:
     """What lies among the images and is not read."""
     for key, found in sources(case):
@@ -261,6 +318,15 @@ def left_out(case: Case) -> None:
         ]
         if parts:
             case.warn(key, "left out: " + "; ".join(parts))
+        if (lost := left.get("dangling")) and lost["count"] > found["images"]:
+            case.error(
+                key,
+                f"{lost['count']} links lead nowhere, and {found['images']} images are there: "
+                f"{files_of(lost)}",
+                "images, and links to images that are there",
+                _FETCH,
+                kind=DataError,
+            )
         if "twins" in left:
             case.warn(
                 key,
@@ -323,7 +389,11 @@ def split_classes(case: Case) -> None:
     for key in (TRAIN, VAL):
         found = case.facts.data.get(key) or {}
         splits = found.get("split_classes") or []
-        if not splits or segments(case) or found.get("mask_folders"):
+        if segments(case) or found.get("mask_folders"):
+            continue
+        if below := found.get("split_below"):
+            _parts_below(case, key, found, below)
+        if not splits:
             continue
         listed = ", ".join(splits[:FEW])
         if case("train.stage") == "finetune" and case.action == "train":
@@ -336,6 +406,24 @@ def split_classes(case: Case) -> None:
             )
         elif key == TRAIN:
             case.warn(key, f"the parts {listed} of the data set are all trained on")
+
+
+def _parts_below(case: Case, key: str, found: Seen, below: Seen) -> None:
+    """The folders of the classes hold parts of a data set."""
+    listed, first = first_of(below["folders"]), below["parts"][0]
+    if case("train.stage") == "finetune" and case.action == "train":
+        where = str(found.get("root") or found.get("uri") or "…").rstrip("/")
+        inside = f"{where}/{found.get('wrapper') or ''}*/{first}/**/*.png"
+        case.error(
+            key,
+            f"the class folders hold parts of a data set: {listed}",
+            "a source of one part, with one folder of images per class",
+            f"where the folders above are the classes, a pattern names one part: {inside}; where "
+            f"they are sites or dates, list the parts themselves: {where}/{below['folders'][0]}, …",
+            kind=DataError,
+        )
+    elif key == TRAIN:
+        case.warn(key, f"the parts {listed} of the data set are all trained on")
 
 
 def _name_one(found: Seen, folder: str) -> str:
@@ -423,13 +511,17 @@ def lost_classes(case: Case) -> None:
     missing = found.get("missing_classes") or {}
     lost = {name: count for name, count in missing.items() if count}
     if lost and learns:
-        suffixes = (found.get("left_out") or {}).get("suffixes") or {}
+        left = found.get("left_out") or {}
+        suffixes = left.get("suffixes") or {}
+        mend = f"convert its {', '.join(list(suffixes)[:FEW])} files to PNG or JPEG"
+        if "pictures" not in left and "dangling" in left:
+            mend = f"{files_of(left['dangling'])} lead nowhere: {_FETCH}"
         case.error(
             TRAIN,
             "no image of a class is read: "
             + ", ".join(f"{name} ({count} files)" for name, count in list(lost.items())[:FEW]),
             "images in the formats that are read, in every class folder",
-            f"convert its {', '.join(list(suffixes)[:FEW])} files to PNG or JPEG",
+            mend,
             kind=DataError,
         )
     empty = [name for name, count in missing.items() if not count]
@@ -470,11 +562,13 @@ def labels(case: Case) -> None:
         )
     elif classes != case("model.num_classes"):
         listed = f": {counts(found)}" if found.get("class_counts") else ""
+        doubts = [notice.message for notice in case.warnings if notice.field == TRAIN]
+        first = f"; first look at what is doubtful: {'; '.join(doubts)}" if doubts else ""
         case.error(
             "model.num_classes",
             f"the training data has {classes} classes{listed}",
             str(classes),
-            f"set model.num_classes={classes}",
+            f"set model.num_classes={classes}{first}",
         )
     if classes and found.get("unlabelled"):
         unlabeled(case, TRAIN, _loose(found), "move them into class folders, or take them out")
@@ -519,12 +613,10 @@ def multi_label(case: Case) -> None:
     found = case.facts.data.get(TRAIN) or {}
     counts = (found.get("label_file") or {}).get("labels") or {}
     if counts and counts["min"] == counts["max"] == 1:
-        case.error(
+        case.warn(
             MULTI,
-            "every picture of the table has one label",
-            "pictures of several classes, or of none",
-            f"set {MULTI}=false: one class for each picture is learned better by a softmax",
-            kind=DataError,
+            f"every picture of the table has one label: {MULTI}=false learns one class for each "
+            "better, by a softmax",
         )
     absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
     if absent:
@@ -555,13 +647,35 @@ def class_weights(case: Case) -> None:
     if isinstance(given, Mapping) and classes:
         if problem := unknown_weights(given, classes, several=bool(case(MULTI))):
             case.errors.append(problem)
-        elif lost := [name for name, weight in given.items() if not weight]:
-            case.warn(WEIGHTS, f"weight 0: {first_of(lost)} is not learned")
+        else:
+            _doubtful_weights(case, given, classes)
     if given == "balanced" and case(SAMPLING):
         case.warn(
             WEIGHTS,
             f"balanced, and {SAMPLING} too: small classes count for more twice over; one of the "
             "two is meant",
+        )
+
+
+def _doubtful_weights(case: Case, given: Mapping[str, float], classes: Sequence[str]) -> None:
+    """Weights of classes that some class is lost by, or that do not do what they are given for."""
+    weights = [float(given.get(name, 1.0)) for name in classes]
+    if lost := [name for name in given if given[name] <= NEGLIGIBLE * max(weights)]:
+        nothing = "0" if not any(given[name] for name in lost) else "next to 0 beside the others"
+        case.warn(WEIGHTS, f"weight {nothing}: {first_of(lost)} is not learned")
+        return
+    mean = sum(weights) / len(weights)
+    if min(weights) == max(weights) and (mean == 1 or not case(MULTI)):
+        case.warn(
+            WEIGHTS,
+            f"has no effect: every class has the weight {mean:g}"
+            + ("" if mean == 1 else ", which scales the loss alone"),
+        )
+    if not 1 / SCALED <= mean <= SCALED and not case(MULTI):
+        case.warn(
+            WEIGHTS,
+            f"the weights scale the loss to {mean:g} times itself, beside weight decay and "
+            "clipping: divide them by their mean",
         )
 
 
@@ -601,7 +715,16 @@ def unknown_weights(
             got=dict(given),
             expected=f"classes among {first_of(classes)}",
         )
-    counted = [name for name in classes if given.get(name, 1.0) > 0]
+    most = max((float(given.get(name, 1.0)) for name in classes), default=1.0)
+    if 0 < most < VANISHING:
+        return SpecError(
+            f"weights of at most {most:g} scale the loss to nothing: no class is learned",
+            field=WEIGHTS,
+            got=dict(given),
+            expected="weights around 1",
+            hint="multiply all of them by one number: their ratios count",
+        )
+    counted = [name for name in classes if given.get(name, 1.0) > NEGLIGIBLE * most]
     least = 1 if several else min(2, len(classes))
     if len(counted) < least:
         text = "no class counts: all weights are 0"
@@ -647,6 +770,24 @@ def validation_classes(case: Case) -> None:
     elif absent:
         listed = ", ".join(absent[:FEW]) + (" …" if len(absent) > FEW else "")
         case.warn(VAL, f"no image of {len(absent)} of {known} classes: {listed}")
+
+
+def inferred_labels(case: Case) -> None:
+    """What the folders or the table call the images is among what the model can answer."""
+    for key, found in sources(case):
+        against = found.get("against") or {}
+        unknown = against.get("unknown") or {}
+        told = found.get("label_file") or against.get("near")
+        if not unknown or not (told or len(unknown) < found.get("classes", 0)):
+            continue  # folders that are no classes at all
+        listed = ", ".join(f"{name!a} ({count})" for name, count in list(unknown.items())[:FEW])
+        near = [f"{name!a} for {known!a}" for name, known in (against.get("near") or {}).items()]
+        meant = f"; perhaps another spelling: {first_of(near)}" if near else ""
+        case.warn(
+            key,
+            f"labels that the model does not know, so that true_label of results.csv differs from "
+            f"every answer: {listed}{meant}",
+        )
 
 
 def probes(case: Case) -> None:
@@ -790,6 +931,7 @@ def unlabeled(case: Case, key: str, message: str, hint: str | None = None) -> No
 INSPECTED = [
     unreadable,
     depth,
+    no_data,
     bands,
     frames,
     lost_values,
@@ -812,6 +954,7 @@ INSPECTED = [
 RULES = [
     Rule(unreadable),
     Rule(depth),
+    Rule(no_data),
     Rule(bands),
     Rule(policy, ("train",)),
     Rule(frames),
@@ -830,6 +973,7 @@ RULES = [
     Rule(multi_label, ("train", "evaluate")),
     Rule(class_weights, ("train",)),
     Rule(validation_classes, ("train", "evaluate")),
+    Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
     Rule(repeated, ("train", "evaluate")),

@@ -20,6 +20,12 @@ SHRINK, SHRINK_MUCH, GROW = 0.01, 0.1, 2.0
 """The part of each weight that weight decay takes at every step at the peak rate; the papers' is
 below 0.001. Of more than twice itself a weight grows, until the run ends by itself."""
 
+MOST_REACH, USUAL_MOMENTUM = 1000, 0.99
+"""Gradients that momentum averages over at most in any run, and a momentum that is in use."""
+
+IDLE = 10
+"""Times the loss at its start, which no run improves by; of a tenth of it, few."""
+
 NO_MOVE = 1e-12
 """At less, weights of some hundredths stay as they are over any number of steps."""
 
@@ -85,6 +91,43 @@ def still(case: Case) -> None:
             "gradients so small vanish in the optimizer: nothing is learned",
             f"at least {NO_CLIP:g}; 1 is usual",
         )
+
+
+def slow_momentum(case: Case) -> None:
+    """The average of gradients that a step follows is of the last of them."""
+    key = "train.optim.momentum"
+    momentum, steps = float(case(key, 0.9)), steps_of(case)
+    reach = 1 / (1 - momentum)
+    if reach > MOST_REACH or (steps and momentum > USUAL_MOMENTUM and reach > steps):
+        of_run = f", and the run has {steps}" if steps else ""
+        case.warn(
+            key,
+            f"each step follows the average of some {reach:.0f} gradients{of_run}: it lags behind "
+            "the weights, and the run learns little or diverges; 0.9 is usual",
+        )
+
+
+def idle_stopping(case: Case) -> None:
+    """An improvement that early stopping asks for can happen."""
+    key, patience = "train.early_stopping.min_delta", case("train.early_stopping.patience")
+    delta = float(case(key, 0.0))
+    if patience is None or not delta:
+        return
+    classes = case("model.num_classes") or 2
+    start = 1.0  # of normalized pixels
+    if case("train.stage") == "finetune":
+        start = math.log(max(2, 2 if case("model.multi_label") else classes))
+    text = (
+        f"the loss, which starts near {start:.2g}, is to fall by more than {delta:g} in {patience} "
+        "epochs"
+    )
+    if delta >= IDLE * start:
+        usual = "0 to 0.01, say"
+        case.error(
+            key, f"{text}: the run ends after {patience + 1} epochs whatever it learns", usual
+        )
+    elif delta > start / IDLE:
+        case.warn(key, f"{text}: it may end while it learns; 0 to 0.01 is usual")
 
 
 def shrinking(case: Case) -> None:
@@ -261,6 +304,8 @@ def recipe(case: Case) -> None:
 RULES = [
     Rule(averaged, ("train",)),
     Rule(still, ("train",)),
+    Rule(slow_momentum, ("train",)),
+    Rule(idle_stopping, ("train",)),
     Rule(shrinking, ("train",)),
     Rule(rising, ("train",)),
     Rule(fallen, ("train",)),

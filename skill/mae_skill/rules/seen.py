@@ -30,7 +30,8 @@ def sources(case: Case) -> Iterator[tuple[str, Seen]]:
 def no_classes(found: Seen) -> bool:
     """Whether the folders were told apart from classes, and refused as such."""
     unlabeled = found.get("unlabeled_classes") or []
-    return bool(found.get("split_classes") or found.get("mask_folders") or len(unlabeled) > 1)
+    names = ("split_classes", "split_below", "mask_folders")
+    return any(found.get(name) for name in names) or len(unlabeled) > 1
 
 
 def files_of(some: Seen) -> str:

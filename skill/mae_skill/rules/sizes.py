@@ -16,6 +16,8 @@ from mae_skill.rules.base import Case, Rule
 
 SIZE = "dataset.augmentation.input_size"
 PATCH = "model.patch_size"
+FEW_TOKENS = 4
+"""Patches of a picture below which a transformer is a perceptron."""
 
 
 def patch_size(case: Case) -> None:
@@ -86,6 +88,23 @@ def mask_units(case: Case) -> None:
         )
 
 
+def tokens(case: Case) -> None:
+    """A classifier sees a picture in several patches."""
+    arch, size = arch_of(case.spec), case(SIZE)
+    if arch is None or size is None or case("train.stage") != "finetune":
+        return
+    if arch.family != "vit" or not size_fits(arch, size):
+        return
+    count = num_units(arch, size)
+    if count < FEW_TOKENS:
+        case.warn(
+            PATCH if case(PATCH) else SIZE,
+            f"an input of {' × '.join(map(str, hw(size)))} pixels is {count} "
+            f"patch{'es' if count > 1 else ''} of {arch.patch}: attention has nothing to compare; "
+            "a smaller model.patch_size or a larger input_size",
+        )
+
+
 def export_size(case: Case) -> None:
     """The sides of an exported graph's input fit as well."""
     arch = arch_of(case.spec)
@@ -152,6 +171,7 @@ RULES = [
     Rule(patch_size),
     Rule(input_size),
     Rule(mask_units),
+    Rule(tokens, ("train",)),
     Rule(center_crop, ("train",)),
     Rule(export_size),
     Rule(decoder_shape, ("train",)),
