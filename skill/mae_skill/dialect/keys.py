@@ -7,10 +7,14 @@ nothing.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
+
+MEANT = "did you mean"
+"""Before the near key that acts, where a key acts nowhere."""
 
 RUNTIMES = {"extracted_folder", "indexed_archive"}
 DATA_KINDS = {"images", "file", "folder", "archive"}
@@ -215,7 +219,8 @@ def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iter
 def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name in section:
         if name not in known and name not in PEOPLE:
-            yield f"{where}{name}"
+            near = difflib.get_close_matches(str(name), known - set(section), n=1, cutoff=0.75)
+            yield f"{where}{name}" + (f" ({MEANT} {near[0]}?)" if near else "")
 
 
 def _sections(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

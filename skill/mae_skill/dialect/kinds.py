@@ -64,9 +64,7 @@ OPTIONS = _Kind("a mapping of options", lambda value: _is_table(value) or _are_o
 ARGS = _Kind(
     "words, or a mapping of options", lambda value: LINE.holds(value) or OPTIONS.holds(value)
 )
-FILES = _Kind(
-    "a mapping of fields, or a list of them", lambda value: _is_table(value) or _are_texts(value)
-)
+FILES = _Kind("a mapping of fields, or a list of them, each once", _is_table)
 TEXT_TABLE = _Kind(
     "a mapping of text", lambda value: _is_table(value) and all(map(_is_text, value.values()))
 )
@@ -143,7 +141,7 @@ def misread(info: Mapping[str, Any], action: str) -> Iterator[Misread]:
         for key, row in table.items() if isinstance(table, Mapping) else ():
             if isinstance(row, Mapping):
                 yield from _of(row, FILE, f"{where}{name}.{key}.")
-            elif row is not None and not isinstance(row, str):
+            elif row is not None:
                 yield Misread(f"{where}{name}.{key}", row, "a mapping: {type: file}")
     for key, row in ((info.get("data_sources") or {}).get(action) or {}).items():
         where = f"data_sources.{action}.{key}."
