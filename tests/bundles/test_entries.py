@@ -130,6 +130,12 @@ def test_without_bash_a_pipeline_runs_and_says_what_is_not_seen(made: Made, tmp_
     assert (ran.returncode, "no bash here" in ran.stderr) == (0, True)
 
 
+def test_the_command_of_a_plan_can_be_copied_and_its_folder_is_said(made: Made) -> None:
+    plan = made({"go": {"command": ["tool", "a b", "$x"]}}).plan("go")
+    assert plan.to_dict()["command"] == "tool 'a b' '$x'"
+    assert plan.to_dict()["cwd"] == str(Path.cwd())
+
+
 def test_values_in_a_script_of_a_list_are_its_arguments(made: Made) -> None:
     entry = {"command": ["bash", "-c", "echo {word}"]}
     plan = made({"go": entry}, {"go": {"word": "$(touch /x); a"}}).plan("go")

@@ -347,7 +347,7 @@ def both_commands(
         raise
 
 
-_HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
+_HEAD = ("action", "stage", "job_id", "platform", "results_root", "command", "cwd")
 _LAST = ("spec", "provenance", "notices", "warnings", "submission")
 
 
