@@ -33,6 +33,8 @@ _CONVENTIONS = (
 _FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 """What the inference functions are called like; any other word is a constant."""
 
+_ACTION = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+
 MAX_NAMED = 8
 """Keys that one notice names."""
 
@@ -112,6 +114,14 @@ class Bundle:
                 expected="a mapping of action names",
             )
         _check_tables(info)
+        for name in info["actions"]:
+            if not _ACTION.fullmatch(name):
+                raise SpecError(
+                    "not the name of an action: jobs and folders are named by it",
+                    field="actions",
+                    got=name,
+                    expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
+                )
         for entry in info["actions"].values():
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
@@ -202,6 +212,13 @@ class Bundle:
         words = {f"spec_shorthand_keys.{word}": key for word, key in self.shorthand.items()}
         if isinstance(gpus := self.info.get("gpu_spec_key"), str):
             words["gpu_spec_key"] = gpus
+        for table in ("automl_keys", "cost_keys", "inherit"):
+            for word, key in _leaves(self.info.get(table) or {}):
+                listed = key if isinstance(key, list) else [key]
+                for at, one in enumerate(listed):
+                    place = f"[{at}]" if isinstance(key, list) else ""
+                    if isinstance(one, str):
+                        words[f"{table}.{word}{place}"] = one
         for action in self.actions:
             words = {word: key for word, key in words.items() if not self._has_field(action, key)}
         yield from (f"{word}: {key} (no action has this field)" for word, key in words.items())

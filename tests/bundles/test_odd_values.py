@@ -54,6 +54,7 @@ ODD_ENTRIES = [
     *({"defaults": {key: 1}} for key in ("a..b", "", "[0]", "a[x]", "a.")),
     {"defaults": [{"name": 7}]},
     {"args": {"--": 1}},
+    {"grace_seconds": -3},
 ]
 ODD_ROWS = [
     {"source": ["train_datasets", "eval_dataset"]},
@@ -113,6 +114,10 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({}, None, {"spec_params": {"go": {"go.gpus": None}}}, "spec_params.go.go.gpus (no value)"),
         ({}, None, {"spec_shorthand_keys": {"lr": "train.lr"}}, "lr: train.lr (no action has this"),
         ({}, None, {"gpu_spec_key": "train.gpus"}, "gpu_spec_key: train.gpus (no action has this"),
+        ({}, None, {"automl_keys": {"epochs": "a.b"}}, "automl_keys.epochs: a.b (no action has"),
+        ({}, None, {"inherit": {"go": ["a.b"]}}, "inherit.go[0]: a.b (no action has this"),
+        ({"metric": "loss"}, None, {}, "actions.go.metric (it acts beside metric_direction)"),
+        ({"metric_direction": "min"}, None, {}, "metric_direction (it acts beside metric)"),
         ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
         ({"args": {"--gpus": {"default": 1, "typ": 1}}}, None, {}, "args.--gpus.typ"),
         ({}, None, {"spec_params": {"go": {"go.gpus": "Two", "go.w": 7}}}, "gives text where the"),
@@ -578,3 +583,24 @@ def test_a_folder_that_is_no_bundle_says_what_is_in_it(
 def test_a_skill_of_no_path_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="not a path"):
         Skill(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/../../b", "go on", "-x", "a\nb"])
+def test_an_action_whose_name_is_no_name_of_a_folder_is_refused(made: Made, name: str) -> None:
+    with pytest.raises(SpecError, match="not the name of an action"):
+        _ = made(actions={name: {"command": "tool"}}).bundle
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(0, 0.0), (2, 2.0), (None, 30.0)])
+def test_the_grace_of_a_job_is_the_bundles(made: Made, given: Any, seconds: float) -> None:
+    assert made({"grace_seconds": given}).plan("go").launch["grace_seconds"] == seconds
+
+
+def test_half_a_device_is_refused(made: Made) -> None:
+    with pytest.raises(SpecError, match="not a number of devices"):
+        made(gpu_spec_key="go.gpus").plan("go", spec_overrides={"go.gpus": 1.5})
+
+
+def test_what_is_given_to_a_command_that_names_no_spec_is_said(made: Made) -> None:
+    plan = made({"command": "tool run"}).plan("go", spec_overrides={"go.gpus": 5})
+    assert any("has no {config_path}: go.gpus acts only" in one for one in plan.notices)

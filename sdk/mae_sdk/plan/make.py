@@ -657,12 +657,25 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
     left = sorted(draft.layers.given - told) if told is not None else []
     known = [key for key in left if get_dotted(plan.spec, key) not in (None, "")]
     found = [f"the command of {plan.action} does not receive {', '.join(known)}"] if known else []
+    if told is None and (unseen := _unseen(draft, plan)):
+        found.append(
+            f"the command of {plan.action} has no {{config_path}}: {', '.join(unseen)} acts only "
+            "where its runner finds the spec by itself, in $MAE_JOB_DIR"
+        )
     if off := _turned_off(draft, plan, told):
         found.append(
             f"the options of {plan.action} have no word for false and null: {', '.join(off)} is "
             "left out, and its runner uses its own default"
         )
     return found
+
+
+def _unseen(draft: Draft, plan: Plan) -> list[str]:
+    """The fields that were given, where nothing in the command leads to the spec."""
+    if draft.bundle.action(plan.action).get("mode") in ("args", "passthrough"):
+        return []
+    told = fields_told(draft.bundle, plan.action, plan.spec)
+    return [] if told is None else sorted(draft.layers.given - told)
 
 
 def _turned_off(draft: Draft, plan: Plan, told: frozenset[str] | None) -> list[str]:

@@ -179,6 +179,9 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
             yield f"{where}flags (of mode: args)"
+        for one, other in (("metric", "metric_direction"), ("metric_direction", "metric")):
+            if entry.get(one) and not entry.get(other):
+                yield f"{where}{one} (it acts beside {other})"
         if isinstance(entry.get("execution"), Mapping):
             yield from _strange(entry["execution"], EXECUTION, f"{where}execution.")
         for table in ("args", "defaults"):

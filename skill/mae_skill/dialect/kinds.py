@@ -55,7 +55,10 @@ def _are_options(value: Any) -> bool:
 
 TEXT = _Kind("text", _is_text)
 FLAG = _Kind("true or false", _is_flag)
-NUMBER = _Kind("a number", lambda value: isinstance(value, (int, float)) and not _is_flag(value))
+SECONDS = _Kind(
+    "a number of seconds",
+    lambda value: isinstance(value, (int, float)) and not _is_flag(value) and value >= 0,
+)
 TABLE = _Kind("a mapping", _is_table)
 TEXTS = _Kind("a list of text", _are_texts)
 PATH = _Kind("text, or a list of text", lambda value: _is_text(value) or _are_texts(value))
@@ -104,7 +107,7 @@ ACTION: dict[str, _Kind] = {
     "args": ARGS,
     "command": LINE,
     "defaults": OPTIONS,
-    "grace_seconds": NUMBER,
+    "grace_seconds": SECONDS,
 }
 FILE: dict[str, _Kind] = {"type": TEXT, "optional": FLAG}
 FUNCTION: dict[str, _Kind] = dict.fromkeys(("function", "link", "destination_path"), TEXT)
