@@ -536,7 +536,7 @@ def _as_table(files: Any) -> Any:
         rows: dict[str, Any] = {}
         for one in files:
             if isinstance(one, str):
-                pair = {one: {}}
+                pair: dict[str, Any] = {one: {}}
             elif isinstance(one, dict) and isinstance(one.get("name"), str):
                 pair = {one["name"]: {key: row for key, row in one.items() if key != "name"}}
             elif isinstance(one, dict) and len(one) == 1:
