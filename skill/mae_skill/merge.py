@@ -156,7 +156,8 @@ def _merge_into(
             continue  # "train:" with nothing under it leaves the section as it was
         section = get_dotted(resolved.spec, key)
         if isinstance(section, dict) and section and not accepted_types(child):
-            if layer in _BY_KEY and isinstance(value, (str, int, float)):
+            listed = isinstance(value, list) and layer is not OriginKind.DATA  # data may be a list
+            if layer in _BY_KEY and (listed or isinstance(value, (str, int, float))):
                 problems.append(_replaces(key, value, section, layer))
                 continue
             if layer is OriginKind.SPEC_FILE:

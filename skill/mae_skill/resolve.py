@@ -28,7 +28,7 @@ from mae_skill.dotted import (
     set_dotted,
 )
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
-from mae_skill.merge import Layer, Resolved, coerce, merge, url_error
+from mae_skill.merge import Layer, Resolved, accepted_types, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import (
     NOT_GIVEN,
@@ -306,7 +306,7 @@ def resolve(
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
     _carry_what_is_open(bundle, action, found, merged.absent, layers.optional)
     found.notices += _strange_keys(bundle, action, layers, found.errors)
-    found.notices += _nulls(layers, found.spec)
+    found.notices += [*_nulls(layers, found.spec), *_of_another_kind(layers)]
     for key, where in bundle.default_keys(action).items():
         if found.provenance.get(key) == Origin(OriginKind.TEMPLATE):
             found.provenance[key] = Origin(OriginKind.TEMPLATE, where)
@@ -326,6 +326,18 @@ def _nulls(layers: Layers, spec: Mapping[str, Any]) -> list[str]:
             found.append(f"{key}=null: {_shown(held[-1])} is not used")
         elif isinstance(here, Mapping):
             found.append(f"{key}=null changes nothing: a section is turned off by its fields")
+    return found
+
+
+def _of_another_kind(layers: Layers) -> list[str]:
+    """A notice of each value that is of another kind than the bundle's own, of fields whose type no
+    schema says."""
+    nodes, own = field_nodes(layers.schema), layers.template or {}
+    found = []
+    for key, value in sorted({**flatten(layers.shorthand), **flatten(layers.overrides)}.items()):
+        kind, there = _kind(value), _kind(get_dotted(own, key))
+        if kind and there and kind != there and not accepted_types(nodes.get(key, {})):
+            found.append(f"{key} is given {kind}, and the bundle's own spec has {there} there")
     return found
 
 

@@ -18,6 +18,7 @@ from mae_skill.reader import dump_yaml
 Made = Callable[..., Skill]
 
 ENTRY = {"command": "tool -e {config_path}"}
+SCRIPT = {"type": "python_script", "script": "references/skill_info.yaml"}
 
 
 @pytest.fixture
@@ -116,6 +117,7 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({}, None, {"gpu_spec_key": "train.gpus"}, "gpu_spec_key: train.gpus (no action has this"),
         ({}, None, {"automl_keys": {"epochs": "a.b"}}, "automl_keys.epochs: a.b (no action has"),
         ({}, None, {"inherit": {"go": ["a.b"]}}, "inherit.go[0]: a.b (no action has this"),
+        ({"execution": SCRIPT}, None, {}, "actions.go.command (execution goes before it)"),
         ({"metric": "loss"}, None, {}, "actions.go.metric (it acts beside metric_direction)"),
         ({"metric_direction": "min"}, None, {}, "metric_direction (it acts beside metric)"),
         ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
@@ -439,7 +441,12 @@ def test_a_path_in_the_place_of_a_section_or_a_number_is_refused(
 
 @pytest.mark.parametrize(
     ("overrides", "field"),
-    [({"go": 5}, "go"), ({"go.gpus.x": 1}, "go.gpus"), ({"data.l.x": 1}, "data.l")],
+    [
+        ({"go": 5}, "go"),
+        ({"go": [1]}, "go"),
+        ({"go.gpus.x": 1}, "go.gpus"),
+        ({"data.l.x": 1}, "data.l"),
+    ],
     ids=str,
 )
 def test_an_override_takes_no_section_away_and_makes_none(
@@ -604,3 +611,14 @@ def test_half_a_device_is_refused(made: Made) -> None:
 def test_what_is_given_to_a_command_that_names_no_spec_is_said(made: Made) -> None:
     plan = made({"command": "tool run"}).plan("go", spec_overrides={"go.gpus": 5})
     assert any("has no {config_path}: go.gpus acts only" in one for one in plan.notices)
+
+
+def test_a_value_of_another_kind_than_the_bundles_own_is_said_where_no_schema_judges(
+    made: Made,
+) -> None:
+    given = {"go.gpus": "2", "data.x": "/none", "go.lr": 0.5}
+    plan = made(template={"data": {"x": ""}, "go": {"gpus": 1, "lr": 1}}).plan(
+        "go", spec_overrides=given
+    )
+    said = [one for one in plan.notices if "own spec has" in one]
+    assert said == ["go.gpus is given text, and the bundle's own spec has a number there"]

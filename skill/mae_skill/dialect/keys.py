@@ -179,6 +179,8 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
             yield f"{where}flags (of mode: args)"
+        if entry.get("execution") and entry.get("command"):
+            yield f"{where}command (execution goes before it)"
         for one, other in (("metric", "metric_direction"), ("metric_direction", "metric")):
             if entry.get(one) and not entry.get(other):
                 yield f"{where}{one} (it acts beside {other})"
