@@ -43,6 +43,7 @@ from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outpu
 from mae_sdk.jobs.records import (
     Claimed,
     JobRecord,
+    Launch,
     ProcessIdentity,
     ShownRecord,
     StudyRecord,
@@ -245,6 +246,36 @@ def _advance_to_end(job_dir: Path, record: JobRecord, seen: EngineState) -> None
     records.advance(record, records.ERROR, problem["message"], failure=problem)
 
 
+class State(str):
+    """The state of a job, which equals the same word in any case: other SDKs write ``Complete``."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self.upper() == other.upper()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+class StatusCall(partial[dict[str, Any]]):
+    """`Job.status`, which is called. Compared with a word it would be unequal for ever."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            raise UsageError(
+                "job.status is a call, and no state",
+                field="job.status",
+                got=other,
+                expected=f"job.state == {other.upper()!r}, or job.status()['state']",
+            )
+        return super().__eq__(other)
+
+    __hash__ = partial.__hash__
+
+
 class Job:
     """One job of a local results root.
 
@@ -274,8 +305,11 @@ class Job:
 
     @property
     def state(self) -> str:
-        """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN: it cannot be seen from here."""
-        return self.observe()[1]
+        """PENDING, RUNNING, COMPLETE, ERROR, CANCELED, or UNKNOWN: it cannot be seen from here.
+
+        It equals the same word in any case: ``job.state == "Complete"``.
+        """
+        return State(self.observe()[1])
 
     def observe(self) -> tuple[JobRecord, str]:
         """The record and the true state."""
@@ -321,12 +355,31 @@ class Job:
         return total
 
     def _lines(self) -> list[dict[str, Any]]:
-        record = records.read_record(self.folder)
+        launch = self._launch()
         found = self._status_lines()
-        if name := record["launch"].get("metric_file"):
-            best = record["launch"].get("best") or {}
-            found += metric_file.lines(self.folder, name, [*filter(None, [best.get("metric")])])
+        if name := launch.get("metric_file"):
+            best = launch.get("best") or {}
+            found += self._metric_lines(name, [*filter(None, [best.get("metric")])])
         return found
+
+    def _launch(self) -> Launch:
+        return records.read_record(self.folder)["launch"]
+
+    def _metric_lines(self, name: str, metrics: list[str]) -> list[dict[str, Any]]:
+        return metric_file.lines(self.folder, name, metrics)
+
+    def _unreported(self, record: ShownRecord, lines: list[dict[str, Any]]) -> list[str]:
+        """A warning where a complete job did not report the metric that its bundle states."""
+        launch, reported = record["launch"], list(metrics_of(lines))
+        metric = (launch.get("best") or {}).get("metric")
+        is_over = records.last_attempt(record)["state"] == records.COMPLETE
+        if metric is None or metric in reported or not is_over or record.get("kind") == "automl":
+            return []
+        known = f"it reported {', '.join(reported[:8]) or 'no metric'}"
+        where = launch.get("metric_file")
+        if where and not metric_file.matching(self._names(), where):
+            known += f", and there is no file {where} in its folder"
+        return [f"the metric of its bundle, {metric}, was not reported: {known}"]
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
@@ -391,8 +444,12 @@ class Job:
             failed.exit_code = DataError.exit_code
         return failed
 
-    def status(self) -> dict[str, Any]:
-        """``state, attempt, progress`` (the newest status line) and ``error``."""
+    @property
+    def status(self) -> StatusCall:
+        """``status()``: ``state, attempt, progress`` (the newest status line) and ``error``."""
+        return StatusCall(self._status)
+
+    def _status(self) -> dict[str, Any]:
         record, state = self.observe()
         attempt = records.last_attempt(record)
         lines = self._lines()
@@ -462,7 +519,10 @@ class Job:
             "images": job_metrics.images(record.get("data") or {}, result),
             "left_out": job_metrics.left_out(record.get("data") or {}, result),
             "noise": job_metrics.noise_of(result),
-            "warnings": said if isinstance(said := result.get("warnings"), list) else None,
+            "warnings": [
+                *(said if isinstance(said := result.get("warnings"), list) else []),
+                *self._unreported(record, lines),
+            ],
         }
         return {name: value for name, value in found.items() if value}
 
@@ -997,10 +1057,14 @@ class RemoteJob(Job):
     def _beside(self, job_id: str) -> Job:
         return RemoteJob(self.root, job_id)
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _launch(self) -> Launch:
+        return super()._launch() if self._here else self._read()["launch"]
+
+    def _metric_lines(self, name: str, metrics: list[str]) -> list[dict[str, Any]]:
         if self._here:
-            return super()._lines()
-        return self._status_lines()
+            return super()._metric_lines(name, metrics)
+        there = metric_file.matching(self._names(), name)
+        return [line for one in there for line in metric_file.parsed(self._text(one), metrics)]
 
     def _status_lines(self) -> list[dict[str, Any]]:
         if self._here:

@@ -23,6 +23,13 @@ class Skill:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise UsageError(
+                "not a path",
+                field="path",
+                got=repr(path),
+                expected="Skill(FOLDER) of a bundle, or Skill() for the packaged one",
+            )
         self.path = None if path is None else os.fspath(path)
         self._bundle: Bundle | None = None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mae_skill.dialect import is_foreign, is_nested, normalize, unread_info, unread_schema
+from mae_skill.dialect import MEANT, is_foreign, is_nested, normalize, unread_info, unread_schema
 from mae_skill.dotted import KEY, MISSING, field_nodes, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
@@ -32,6 +32,8 @@ _CONVENTIONS = (
 
 _FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 """What the inference functions are called like; any other word is a constant."""
+
+_ACTION = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 MAX_NAMED = 8
 """Keys that one notice names."""
@@ -96,10 +98,11 @@ class Bundle:
         )
         if file is None:
             raise NotFoundError(
-                "no skill bundle here",
+                f"no skill bundle here: {_what_is_there(root)}",
                 field="skill_dir",
                 got=str(root),
-                expected="a folder with references/skill_info.yaml",
+                expected=f"a folder with references/{INFO}, or {INFO}",
+                hint=_bundles_near(root),
             )
         return cls._of(file, root)
 
@@ -115,6 +118,18 @@ class Bundle:
                 expected="a mapping of action names",
             )
         _check_tables(info)
+        for name in info["actions"]:
+            if not _ACTION.fullmatch(name):
+                raise SpecError(
+                    "not the name of an action: jobs and folders are named by it",
+                    field="actions",
+                    got=name,
+                    expected="letters, digits, '.', '-', '_'; the first a letter or a digit",
+                )
+        for entry in info["actions"].values():
+            for name in ("inputs", "outputs"):
+                if isinstance(entry, dict) and name in entry:
+                    entry[name] = _as_table(entry[name])
         return cls(root, info, partial=partial, empty=_drop_empty_rows(info))
 
     def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
@@ -134,8 +149,7 @@ class Bundle:
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
         found = list(self.notes.get(action, ()))
-        others = [f".{name}." for name in self.actions if name != action]
-        strange = [key for key in self.unread if not any(other in key for other in others)]
+        strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
         if strange:
@@ -161,6 +175,16 @@ class Bundle:
                 f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
             )
         return found
+
+    def _unread_of(self, action: str) -> list[str]:
+        """The keys that act nowhere, without those of other actions."""
+        others = [f".{name}." for name in self.actions if name != action]
+        return [key for key in self.unread if not any(other in key for other in others)]
+
+    def misspelled(self, action: str) -> list[str]:
+        """The keys of an action that act nowhere and are near ones that act, a few, each with
+        it."""
+        return [key for key in self._unread_of(action) if MEANT in key][:3]
 
     def _new_fields(self, action: str, unused: Collection[str]) -> list[str]:
         """The keys of defaults that add a field to a section whose fields are listed.
@@ -192,6 +216,13 @@ class Bundle:
         words = {f"spec_shorthand_keys.{word}": key for word, key in self.shorthand.items()}
         if isinstance(gpus := self.info.get("gpu_spec_key"), str):
             words["gpu_spec_key"] = gpus
+        for table in ("automl_keys", "cost_keys", "inherit"):
+            for word, key in _leaves(self.info.get(table) or {}):
+                listed = key if isinstance(key, list) else [key]
+                for at, one in enumerate(listed):
+                    place = f"[{at}]" if isinstance(key, list) else ""
+                    if isinstance(one, str):
+                        words[f"{table}.{word}{place}"] = one
         for action in self.actions:
             if not words:
                 return
@@ -427,11 +458,22 @@ class Bundle:
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
-        for where, values in ((f"actions.{action}.defaults", defaults), ("key_defaults", None)):
-            for key, value in (self.key_defaults if values is None else values).items():
-                if values is not None or _has_place(found, key):
-                    _put_default(found, key, value, where)
+        for key, value in defaults.items():
+            _put_default(found, key, value, f"actions.{action}.defaults")
+        for key, value in self.key_defaults.items():
+            if _has_place(found, key):
+                _put_default(found, key, value, "key_defaults")
         return found
+
+    def default_keys(self, action: str) -> dict[str, str]:
+        """The fields whose value in the template is not of its file: field → the key that says
+        it."""
+        found = dict.fromkeys(_action_defaults(self.action(action)), f"actions.{action}.defaults")
+        template: Mapping[str, Any] = {}
+        with contextlib.suppress(MaeError):
+            template = self.template(action) if self.key_defaults else {}
+        placed = [key for key in self.key_defaults if _has_place(template, key)]
+        return {**found, **dict.fromkeys(placed, "key_defaults")}
 
     @property
     def shorthand(self) -> dict[str, str]:
@@ -512,6 +554,56 @@ def _check_tables(info: Mapping[str, Any]) -> None:
 
     for name in (*_TABLES, *_ROWS):
         check(info.get(name), name, _TABLES.get(name, 0))
+
+
+def _as_table(files: Any) -> Any:
+    """The ``inputs`` or ``outputs`` of an entry as field → row. They may be a list of names, of
+    rows with a ``name``, or of mappings of one field; a word is the type. Others stay as they are.
+    """
+    if isinstance(files, list):
+        rows: dict[str, Any] = {}
+        for one in files:
+            if isinstance(one, str):
+                pair: dict[str, Any] = {one: {}}
+            elif isinstance(one, dict) and isinstance(one.get("name"), str):
+                pair = {one["name"]: {key: row for key, row in one.items() if key != "name"}}
+            elif isinstance(one, dict) and len(one) == 1:
+                pair = one
+            else:
+                return files
+            if rows.keys() & pair.keys():
+                return files
+            rows |= pair
+        files = rows
+    if not isinstance(files, dict):
+        return files
+    return {key: {"type": row} if isinstance(row, str) else row for key, row in files.items()}
+
+
+def _what_is_there(root: Path) -> str:
+    """Why a path is no bundle, in words."""
+    try:
+        if root.is_dir():
+            return f"the folder has no {INFO}" if any(root.iterdir()) else "the folder is empty"
+        return "it is a file" if root.exists() else "there is no such folder"
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _bundles_near(root: Path) -> str | None:
+    """The bundles right below a folder, and an info of another name in it."""
+    with contextlib.suppress(OSError, ValueError):
+        below = [*root.glob(f"*/references/{INFO}"), *root.glob(f"*/{INFO}")]
+        folders = sorted({file.relative_to(root).parts[0] for file in below} - {"references"})
+        if folders:
+            return f"did you mean {root / folders[0]}? bundles here: {', '.join(folders[:5])}"
+        for pattern in (f"*.{INFO}", "skill_info.yml", "skill_info.json"):
+            named = [*root.glob(f"references/{pattern}"), *root.glob(pattern)]
+            if named and pattern.startswith("*"):
+                return f"one of the infos here is named by its file: {min(named)}"
+            if named:
+                return f"rename {named[0].relative_to(root)} to references/{INFO}"
+    return None
 
 
 def _drop_empty_rows(info: dict[str, Any]) -> list[str]:
@@ -647,7 +739,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
             field=path.name,
             got=error.got,
             expected="YAML: a mapping",
-            hint=error.hint if isinstance(error, SpecError) else None,
+            hint=None if isinstance(error, NotFoundError) else error.hint,
         ) from error
 
 

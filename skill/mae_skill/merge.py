@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ from mae_skill.texts import no_text, no_url, url_problem
 TRUE_WORDS = frozenset({"true", "on", "yes"})
 FALSE_WORDS = frozenset({"false", "off", "no"})
 
+
+_BY_KEY = (OriginKind.DATA, OriginKind.SHORTHAND, OriginKind.OVERRIDE, OriginKind.INFERRED)
+"""The layers that give fields by their keys, so that a section among them is a mistake."""
+
+_INDEXED = re.compile(r"([^\[\]]+)((?:\[-?\d+\])+)")
+"""A name with positions behind it, those that no list can have too."""
 
 Layer = tuple[OriginKind, Mapping[str, Any]]
 """The layer's kind, and its values as nested sections."""
@@ -118,15 +125,26 @@ def _merge_into(
                     resolved, value, schema, layer, f"{prefix}{plain}", positions[0]
                 )
                 continue
+            whole = _INDEXED.fullmatch(str(name))
+            if whole and get_dotted(resolved.spec, key, MISSING) is MISSING:
+                listed = get_dotted(resolved.spec, f"{prefix}{whole[1]}")
+                count = len(listed) if isinstance(listed, list) else 0
+                problems.append(_no_item(key, whole[2], count))
+                continue
         child = _child(schema, str(name))
         if isinstance(value, Mapping) and (_is_section(child) or not child):
             here = get_dotted(resolved.spec, key)
+            by_key = not child and layer in _BY_KEY and here not in ("", NOT_GIVEN)
             if (
-                here is not None and not isinstance(here, dict) and _is_section(child)
+                here is not None and not isinstance(here, dict) and (_is_section(child) or by_key)
             ):  # an earlier layer's mistake is not covered up
                 problems.append(
                     SpecError(
-                        "a section is given as a value", field=key, got=here, expected="a section"
+                        "a section is given as a value",
+                        field=key,
+                        got=here,
+                        expected="a section",
+                        hint=_below(key, here, value) if by_key else None,
                     )
                 )
                 continue
@@ -136,6 +154,16 @@ def _merge_into(
             continue
         if value is None and _is_section(child):
             continue  # "train:" with nothing under it leaves the section as it was
+        section = get_dotted(resolved.spec, key)
+        if isinstance(section, dict) and section and not accepted_types(child):
+            listed = isinstance(value, list) and layer is not OriginKind.DATA  # data may be a list
+            if layer in _BY_KEY and (listed or isinstance(value, (str, int, float))):
+                problems.append(_replaces(key, value, section, layer))
+                continue
+            if layer is OriginKind.SPEC_FILE:
+                resolved.notices.append(
+                    f"{key} replaces a section that held {', '.join(list(section)[:5])}"
+                )
         odd = no_text(name) or no_text(value)
         if odd is not None:
             problems.append(
@@ -168,6 +196,29 @@ def _merge_into(
         resolved.provenance[key] = Origin(layer, note)
 
 
+def _replaces(key: str, value: Any, section: Mapping[str, Any], layer: OriginKind) -> SpecError:
+    by_bundle = layer in (OriginKind.DATA, OriginKind.INFERRED)
+    return SpecError(
+        "this value would replace a whole section",
+        field=key,
+        got=value,
+        expected=f"the key of a field in it: {', '.join(f'{key}.{one}' for one in [*section][:5])}",
+        hint="the bundle's skill_info.yaml names it" if by_bundle else "a spec file can replace it",
+    )
+
+
+def _below(key: str, here: Any, value: Mapping[str, Any]) -> str:
+    """How a field is named where its section is a list, or a value."""
+    first = next(iter(value), "FIELD")
+    return f"{key}[0].{first}" if isinstance(here, list) else f"{key}=VALUE, or a spec file"
+
+
+def _no_item(key: str, position: Any, count: int) -> SpecError:
+    return SpecError(
+        "the list has no such item", field=key, got=position, expected=_positions(count)
+    )
+
+
 def _merge_item(
     resolved: Resolved,
     value: Any,
@@ -184,14 +235,7 @@ def _merge_item(
     if here not in (None, "", {}, NOT_GIVEN) and not isinstance(here, list):
         return [SpecError("not a list", field=f"{key}[{position}]", got=here, expected="a list")]
     if position > len(items):
-        return [
-            SpecError(
-                "the list has no such item",
-                field=f"{key}[{position}]",
-                got=position,
-                expected=_positions(len(items)),
-            )
-        ]
+        return [_no_item(f"{key}[{position}]", position, len(items))]
     if position == len(items):
         items.append(None)
     child = _child(schema, key.rpartition(".")[2]).get("items")

@@ -8,6 +8,7 @@ here, so the same input gets the same verdict everywhere.
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from mae_skill.bundle import MAX_NAMED, Bundle
+from mae_skill.bundle import MAX_NAMED, Bundle, option_names
 from mae_skill.conditions import acts
 from mae_skill.dialect import misread
 from mae_skill.dotted import (
@@ -27,7 +28,7 @@ from mae_skill.dotted import (
     set_dotted,
 )
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
-from mae_skill.merge import Layer, Resolved, coerce, merge, url_error
+from mae_skill.merge import Layer, Resolved, accepted_types, coerce, merge, url_error
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import (
     NOT_GIVEN,
@@ -40,7 +41,7 @@ from mae_skill.placeholders import (
 )
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
-from mae_skill.schema_check import check_schema, describe, did_you_mean
+from mae_skill.schema_check import UNKNOWN, check_schema, describe, did_you_mean
 from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
@@ -305,7 +306,43 @@ def resolve(
     judge(bundle, action, layers.schema, found, look=look, problems=(*problems, *unresolved))
     _carry_what_is_open(bundle, action, found, merged.absent, layers.optional)
     found.notices += _strange_keys(bundle, action, layers, found.errors)
+    found.notices += [*_nulls(layers, found.spec), *_of_another_kind(layers)]
+    for key, where in bundle.default_keys(action).items():
+        if found.provenance.get(key) == Origin(OriginKind.TEMPLATE):
+            found.provenance[key] = Origin(OriginKind.TEMPLATE, where)
     return found
+
+
+def _nulls(layers: Layers, spec: Mapping[str, Any]) -> list[str]:
+    """A notice of each value that a person turned off with null."""
+    found = []
+    below = [layers.schema.get("default") or {}, *(document for _, document in layers.in_order())]
+    for key, value in sorted({**flatten(layers.shorthand), **flatten(layers.overrides)}.items()):
+        held = [one for document in below if (one := get_dotted(document, key)) is not None]
+        if value is not None or not held or held[-1] in ("", {}, NOT_GIVEN):
+            continue
+        here = get_dotted(spec, key)
+        if here is None:
+            found.append(f"{key}=null: {_shown(held[-1])} is not used")
+        elif isinstance(here, Mapping):
+            found.append(f"{key}=null changes nothing: a section is turned off by its fields")
+    return found
+
+
+def _of_another_kind(layers: Layers) -> list[str]:
+    """A notice of each value that is of another kind than the bundle's own, of fields whose type no
+    schema says."""
+    nodes, own = field_nodes(layers.schema), layers.template or {}
+    found = []
+    for key, value in sorted({**flatten(layers.shorthand), **flatten(layers.overrides)}.items()):
+        kind, there = _kind(value), _kind(get_dotted(own, key))
+        if kind and there and kind != there and not accepted_types(nodes.get(key, {})):
+            found.append(f"{key} is given {kind}, and the bundle's own spec has {there} there")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"its section of {', '.join(value)}" if isinstance(value, Mapping) else repr(value)
 
 
 def _strange_keys(
@@ -401,6 +438,13 @@ def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -
     others = {*bundle.actions, *(named if isinstance(named, Mapping) else ())} - {action}
     open_ = {key for key in absent - optional if not _inside(key, optional)}
     own = _read_by(bundle, action)
+    files_of_others = {
+        key
+        for name in bundle.actions
+        if name != action
+        for key in (*bundle.data_rows(name), *_inputs(bundle.info, name))
+    }
+    open_ = {key for key in open_ if _inside(key, own) or not _inside(key, files_of_others)}
     if isinstance(bundle.action(action).get("inputs"), Mapping):
         # A template with the fields of every action: what this one reads is declared.
         left = _left_open(bundle, action)
@@ -409,18 +453,7 @@ def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -
             for key in open_
             if _inside(key, own) or (key not in left and key.split(".")[0] not in others)
         }
-    files_of_others = {
-        key
-        for name in bundle.actions
-        if name != action
-        for key in (*bundle.data_rows(name), *_inputs(bundle.info, name))
-    }
-    return {
-        key
-        for key in open_
-        if key.split(".")[0] not in others
-        and (_inside(key, own) or not _inside(key, files_of_others))
-    }
+    return {key for key in open_ if key.split(".")[0] not in others}
 
 
 def _read_by(bundle: Bundle, action: str) -> set[str]:
@@ -493,6 +526,9 @@ def judge(
         )
     shaped = check_schema(found.spec, schema) if schema else []
     shaped = [item for item in shaped if item.got != NOT_GIVEN]  # missing, or left open
+    own_words, said = _words_of_options(bundle, action, found.spec, schema)
+    shaped = [one for one in shaped if one.message != UNKNOWN or str(one.field) not in own_words]
+    found.notices += said
     problems = list(problems)
     known_fields = {problem.field for problem in problems}
     missing = _not_given(bundle, action, found.absent, schema)
@@ -530,6 +566,31 @@ def judge(
     found.notices += [str(item) for item in warnings if getattr(item, "note", False)]
 
 
+def _words_of_options(
+    bundle: Bundle, action: str, spec: Mapping[str, Any], schema: Mapping[str, Any]
+) -> tuple[set[str], list[str]]:
+    """The options of ``mode: args`` that are no field of the schema, with the sections that are
+    theirs alone; and a notice of those whose value names no field either.
+    """
+    entry, nodes = bundle.action(action), field_nodes(schema)
+    if entry.get("mode") != "args" or not nodes:
+        return set(), []
+    own = [key for one in option_names(entry.get("args")) if (key := one.lstrip("-")) not in nodes]
+    sections = {part for one in nodes for part in _leading(one)}
+    words = {part for one in own for part in _leading(one) if part not in sections}
+    left = [key for key in own if key in words and get_dotted(spec, key) not in (*nodes, None)]
+    known = sorted(nodes)
+    shown = ", ".join(
+        f"{key}: {value} (did you mean the field {near[0]}?)"
+        if isinstance(value := get_dotted(spec, key), str)
+        and (near := difflib.get_close_matches(value, known, n=1, cutoff=0.85))
+        else _with_what_was_meant(key, known)
+        for key in left[:MAX_NAMED]
+    )
+    notice = f"options in args that are no field of the schema of {action}: {shown}"
+    return words, [notice] if left else []
+
+
 def _inside(field: Any, keys: Collection[str]) -> bool:
     """Whether a field is one of these, or a part of one."""
     return any(field == key or str(field).startswith((f"{key}.", f"{key}[")) for key in keys)
@@ -563,12 +624,12 @@ def _missing_data(
             f"{action} needs data",
             field=str(key),
             got=get_dotted(spec, str(key)),
-            expected=f"a file, a folder, an archive or a URL: {key} in the spec, "
-            f"or {source_option(row.get('source'))}",
+            expected=f"a file, a folder, an archive or a URL: {key} in the spec"
+            + (f", or {source_option(row['source'])}" if row.get("source") else ""),
         )
         for key, row in ((info.get("data_sources") or {}).get(action) or {}).items()
         if isinstance(row, Mapping)
-        and row.get("source")
+        and (row.get("source") or row.get("path") or row.get("mapping"))
         and not _is_optional(row)
         and key not in optional
         and acts(row.get("when"), spec) is None
@@ -636,6 +697,8 @@ def _unfilled_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> li
 def _empty_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """The declared inputs that are not optional and have no value, without those that data and
     outputs fill."""
+    if bundle.info.get("validator"):  # its own rules judge its models and weights
+        return {}
     if bundle.action(action).get("mode") == "passthrough":  # its command reads no spec
         return {}
     outputs = bundle.action(action).get("outputs")

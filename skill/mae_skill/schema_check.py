@@ -21,6 +21,9 @@ MAX_UNKNOWN = 20
 
 MAX_ERRORS = 500
 
+UNKNOWN = "unknown key"
+"""The message of a key that the schema does not have."""
+
 INT_MAX = 2**31 - 1
 """The bound of whole numbers that have none of their own; not worth a word."""
 
@@ -118,7 +121,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                 for leaf, (value, targets) in misplaced.items():
                     where = f"did you mean {' or '.join(targets[:3])}?" if targets else None
                     yield SpecError(
-                        "unknown key",
+                        UNKNOWN,
                         field=f"{full}.{leaf}",
                         got=value,
                         expected=_listed(known),
@@ -127,7 +130,7 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
                 continue
             hint = did_you_mean(name, full, known, list(field_nodes(schema)))
             yield SpecError(
-                "unknown key",
+                UNKNOWN,
                 field=full,
                 # A misspelled secret is one too.
                 got=REDACTED if looks_secret(hint) or _near_secret(name) else error.instance[name],

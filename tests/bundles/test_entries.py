@@ -130,6 +130,12 @@ def test_without_bash_a_pipeline_runs_and_says_what_is_not_seen(made: Made, tmp_
     assert (ran.returncode, "no bash here" in ran.stderr) == (0, True)
 
 
+def test_the_command_of_a_plan_can_be_copied_and_its_folder_is_said(made: Made) -> None:
+    plan = made({"go": {"command": ["tool", "a b", "$x"]}}).plan("go")
+    assert plan.to_dict()["command"] == "tool 'a b' '$x'"
+    assert plan.to_dict()["cwd"] == str(Path.cwd())
+
+
 def test_values_in_a_script_of_a_list_are_its_arguments(made: Made) -> None:
     entry = {"command": ["bash", "-c", "echo {word}"]}
     plan = made({"go": entry}, {"go": {"word": "$(touch /x); a"}}).plan("go")
@@ -161,9 +167,11 @@ def test_a_mandatory_input_that_nothing_gives_is_an_error_and_a_need(made: Made)
     assert "data.x: go needs this input" in said
     assert "go.checkpoint=PATH, or --parent JOB" in said
     assert "data.y" not in said
-    here = str(skill.bundle.root)
-    plan = skill.plan("go", spec_overrides={"data.x": here, "go.checkpoint": here})
+    here, file = str(skill.bundle.root), str(skill.bundle.root / "references" / "skill_info.yaml")
+    plan = skill.plan("go", spec_overrides={"data.x": file, "go.checkpoint": here})
     assert [item.got for item in plan.warnings if item.field == "go.weights"] == [["go.weights"]]
+    said = [str(item) for item in plan.warnings if item.field == "go.checkpoint"]
+    assert "this is a folder" in said[0]  # a model may be one to its runner
     assert score(skill.bundle)["actions"]["go"]["needs"] == ["--parent → go.checkpoint", "data.x"]
 
 
@@ -248,7 +256,8 @@ def test_a_skill_info_that_is_no_text_is_refused_by_its_name(made: Made) -> None
     (Path(skill.bundle.root) / "references" / "skill_info.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(SpecError) as caught:
         Bundle.load(skill.bundle.root)
-    assert (caught.value.field, caught.value.hint) == ("skill_info.yaml", None)
+    assert caught.value.field == "skill_info.yaml"
+    assert "it is UTF-16" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from mae_skill.errors import NotFoundError, UsageError
 
 from tests.support import jobs
 from tests.support.docs import ROOT
+from tests.support.folders import job_folder
 from tests.support.upstream_bundle.make import write_bundle, write_data
 
 
@@ -170,3 +171,30 @@ def test_a_job_in_the_words_of_the_other_sdk_is_answered_word_by_word() -> None:
         Skill().create_job(image="tao:6", command="dino train", gpu_count=2)
     for name in ("image", "command", "gpu_count"):
         assert f"{name}: {OPTIONS[name]}" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("name", "ours"), [("cancel", "cancel()"), ("stop", "cancel()")])
+def test_a_call_of_a_job_on_a_skill_is_answered_with_the_jobs(name: str, ours: str) -> None:
+    with pytest.raises(AttributeError, match=rf"no Skill.{name}: skill.job\(JOB\)") as caught:
+        getattr(Skill(), name)
+    assert str(caught.value).endswith(ours)
+
+
+def test_a_job_that_is_asked_to_stop_is_answered_with_cancel(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match=r"there is no Job.stop: job.cancel\(\)"):
+        getattr(Job(tmp_path), "stop")  # noqa: B009
+
+
+def test_a_state_is_the_same_word_in_any_case_and_the_call_of_status_is_no_word(
+    tmp_path: Path,
+) -> None:
+    job = Job(job_folder(tmp_path, "t1", "train"))
+    assert job.state == "Complete"
+    assert "complete" in (job.state,)
+    assert job.state != "Error"
+    assert {job.state: 1}["COMPLETE"] == 1
+    for compare in (lambda: job.status == "Complete", lambda: job.status != "Complete"):
+        with pytest.raises(UsageError, match="is a call") as caught:
+            compare()
+        assert "job.state == 'COMPLETE'" in str(caught.value.expected)
+    assert job.status()["state"] == "COMPLETE"

@@ -14,11 +14,16 @@ from mae_sdk.automl.objectives import STEP, course, spread
 from mae_sdk.automl.options import parse
 from mae_sdk.automl.pruner import OF_ALL, UNIT, describe, make_pruner
 from mae_sdk.cli.common import place_of, progress_of
-from mae_sdk.job import Job
+from mae_sdk.job import Job, RemoteJob
 from mae_sdk.jobs import metric_file
+from mae_sdk.jobs.failure import analyze
+from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.status import counted
+from mae_sdk.storage import transfer
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
+
+from tests.support.folders import job_folder
 
 NOT_FINITE = {"cost": 0.5, "other": None, "far": None}
 FORMS = {
@@ -145,11 +150,59 @@ def test_a_study_of_a_runner_that_counts_by_steps_prunes_by_them(
     assert "score over steps" in page.read_text()
 
 
-def test_a_metric_that_the_trials_do_not_report_is_named_with_the_file(skill: Skill) -> None:
-    plan = skill.plan("train", automl={"max_trials": 3, "metric": "accuracy:maximize"})
+@pytest.mark.parametrize(
+    ("metric", "file", "said"),
+    [
+        ("accuracy", "log.jsonl", r"reported no accuracy: log.jsonl has val.score"),
+        ("score", "never.json", r"reported no score: there is no file never.json below train-"),
+    ],
+)
+def test_a_metric_that_the_trials_do_not_report_is_named_with_the_file(
+    skill: Skill, metric: str, file: str, said: str
+) -> None:
+    skill.bundle.info["actions"]["train"]["metric_file"] = file
+    plan = skill.plan("train", automl={"max_trials": 3, "metric": f"{metric}:maximize"})
     job = skill.create_job(plan)
-    with pytest.raises(MaeError, match=r"reported no accuracy: log.jsonl has val.score"):
+    with pytest.raises(MaeError, match=said):
         job.wait(60)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["here", "behind a URL"])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("m.json", None),
+        ("other.json", "accuracy, was not reported: it reported no metric, and there is no file"),
+    ],
+)
+def test_a_job_that_did_not_report_its_metric_has_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, said: str | None, remote: bool
+) -> None:
+    best = {"metric": "accuracy", "direction": "maximize"}
+    launch = {"command": ["true"], "best": best, "metric_file": file}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "train" / "m.json").write_text('{"accuracy": 0.5}')
+    job = Job(folder)
+    if remote:
+        monkeypatch.setenv("MAE_SCRATCH", str(tmp_path / "elsewhere"))
+        for path in folder.rglob("*"):
+            if path.is_file():
+                name = path.relative_to(tmp_path).as_posix()
+                transfer.write_bytes(f"memory://{tmp_path.name}/{name}", path.read_bytes())
+        job = RemoteJob(Root(f"memory://{tmp_path.name}"), "t1")
+    figures = job.figures()
+    if said is None:
+        assert job.metrics()["accuracy"] == 0.5
+        assert "warnings" not in figures
+    else:
+        assert said in figures["warnings"][0]
+
+
+def test_a_runner_that_writes_before_head_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("FileNotFoundError: x\n")
+    found = analyze(tmp_path, 141)
+    assert "had stopped reading, as before `head`" in found["message"]
+    assert "sed -n" in str(found["hint"])
 
 
 def test_a_runner_that_counts_by_steps_is_shown_by_them(skill: Skill, tmp_path: Path) -> None:
@@ -192,6 +245,34 @@ def test_the_rungs_of_steps_are_shares_of_a_whole_run(known: bool) -> None:
         ended.append(last)
     assert ended == [200, 200, 20, 20]
     assert "steps" in describe(parse({}), 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["median", "hyperband"])
+@pytest.mark.parametrize("epochs", [1, 9, None])
+def test_the_other_pruners_wait_for_a_ninth_of_the_steps(kind: str, epochs: int | None) -> None:
+    options = parse({"pruner": kind})
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=make_pruner(options, 1, epochs),
+        sampler=sampler,
+        study_name="a",
+    )
+    ended = []
+    for at in range(16):
+        trial = study.ask()
+        trial.set_user_attr(UNIT, STEP)
+        trial.set_user_attr(OF_ALL, 200)
+        for step in range(10, 201, 10):
+            trial.report((1 - at / 20) * step, step)
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, 1 - at / 20)
+        ended.append(step)
+    assert min(ended) in range(30, 200)
+    assert "a ninth of a run that is reported by steps" in describe(options, 1, 9)
 
 
 def test_a_run_of_very_many_steps_tells_the_pruner_a_few_hundred() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from mae_sdk import Skill
 from mae_sdk.plan.score import score
-from mae_skill.errors import MaeError, SpecError, UsageError
+from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.reader import dump_yaml
 
 Made = Callable[..., Skill]
 
 ENTRY = {"command": "tool -e {config_path}"}
+SCRIPT = {"type": "python_script", "script": "references/skill_info.yaml"}
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ ODD_ENTRIES = [
     *({"defaults": {key: 1}} for key in ("a..b", "", "[0]", "a[x]", "a.")),
     {"defaults": [{"name": 7}]},
     {"args": {"--": 1}},
+    {"grace_seconds": -3},
 ]
 ODD_ROWS = [
     {"source": ["train_datasets", "eval_dataset"]},
@@ -113,6 +115,11 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({}, None, {"spec_params": {"go": {"go.gpus": None}}}, "spec_params.go.go.gpus (no value)"),
         ({}, None, {"spec_shorthand_keys": {"lr": "train.lr"}}, "lr: train.lr (no action has this"),
         ({}, None, {"gpu_spec_key": "train.gpus"}, "gpu_spec_key: train.gpus (no action has this"),
+        ({}, None, {"automl_keys": {"epochs": "a.b"}}, "automl_keys.epochs: a.b (no action has"),
+        ({}, None, {"inherit": {"go": ["a.b"]}}, "inherit.go[0]: a.b (no action has this"),
+        ({"execution": SCRIPT}, None, {}, "actions.go.command (execution goes before it)"),
+        ({"metric": "loss"}, None, {}, "actions.go.metric (it acts beside metric_direction)"),
+        ({"metric_direction": "min"}, None, {}, "metric_direction (it acts beside metric)"),
         ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
         ({"args": {"--gpus": {"default": 1, "typ": 1}}}, None, {}, "args.--gpus.typ"),
         ({}, None, {"spec_params": {"go": {"go.gpus": "Two", "go.w": 7}}}, "gives text where the"),
@@ -250,7 +257,7 @@ OPEN = {
 def test_what_an_action_does_not_list_as_input_stays_open_and_is_said(made: Made) -> None:
     inputs = {"go.engine": {"type": "file"}}
     skill = made({"inputs": inputs, "mode": "args"}, template=OPEN)
-    engine = str(skill.bundle.root)
+    engine = str(skill.bundle.root / "references" / "skill_info.yaml")
     plan = skill.plan("go", spec_overrides={"go.engine": engine})
     assert plan.spec == {**OPEN, "go": {**OPEN["go"], "engine": engine}}
     assert not {"--data.x", "--go.checkpoint"} & set(plan.launch["command"])
@@ -356,3 +363,262 @@ def test_a_table_of_paths_without_the_bundles_format_is_refused(made: Made, tmp_
     with pytest.raises(SpecError, match="data_format") as caught:
         skill.plan("go", train_datasets=str(tmp_path / "data"))
     assert (caught.value.got, caught.value.expected) == ("odvg", "coco")
+
+
+LISTS = [
+    ["data.x"],
+    [{"name": "data.x", "type": "file"}],
+    [{"data.x": {"type": "file"}}],
+    {"data.x": "file"},
+]
+
+
+@pytest.mark.parametrize("inputs", LISTS, ids=str)
+def test_inputs_as_a_list_are_needed_and_looked_for(made: Made, inputs: Any) -> None:
+    skill = made({"inputs": inputs})
+    with pytest.raises(DataError, match="go needs this input"):
+        skill.plan("go")
+    with pytest.raises(MaeError, match="there is no such file"):
+        skill.plan("go", spec_overrides={"data.x": "/none"})
+
+
+def test_outputs_as_a_list_are_in_the_jobs_folder(made: Made) -> None:
+    plan = made({"outputs": ["results_dir", "go.onnx_file"]}).plan("go")
+    assert plan.spec["results_dir"] == plan.job_dir
+    assert plan.spec["go"]["onnx_file"] == f"{plan.job_dir}/go/model.onnx"
+
+
+@pytest.mark.parametrize(("kind", "given"), [("file", ""), ("folder", "a.csv")])
+@pytest.mark.parametrize("how", ["by its key", "as data"])
+def test_an_input_of_another_type_than_declared_is_refused_and_data_said(
+    made: Made, tmp_path: Path, how: str, kind: str, given: str
+) -> None:
+    entry = {"inputs": {"data.x": {"type": kind}}}
+    options: Any = {"spec_overrides": {"data.x": str(tmp_path / "data" / given)}}
+    if how == "as data":
+        options = {"train_datasets": str(tmp_path / "data")}
+    skill = made(entry, {"path": given} if how == "as data" else None)
+    words = f"data.x is a {kind}"
+    if how == "as data":  # said: bundles declare their data loosely
+        assert any(words in str(item) for item in skill.plan("go", **options).warnings)
+        return
+    with pytest.raises(DataError, match=words) as caught:
+        skill.plan("go", **options)
+    assert caught.value.field == "data.x"
+
+
+def test_an_archive_stands_for_the_folder_in_it(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "data" / "a.tar.gz").write_bytes(b"x")
+    skill = made({"inputs": {"data.x": {"type": "folder"}}}, {"path": "a.tar.gz"})
+    plan = skill.plan("go", train_datasets=str(tmp_path / "data"))
+    assert plan.spec["data"]["x"] == str(tmp_path / "data" / "a.tar.gz")
+    assert not any("is a folder" in str(item) for item in plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "kind"),
+    [
+        ({"spec_params": {"go": {"go": "output_dir"}}}, "spec_params.go.go", "a section"),
+        ({"spec_params": {"go": {"go.gpus": "ptm"}}}, "spec_params.go.go.gpus", "a number"),
+        ({"spec_params": {"go": {"go.on": "create_onnx_file"}}}, "spec_params.go.go.on", "true or"),
+        ({"entry": {"outputs": {"go": {"type": "folder"}}}}, "actions.go.outputs.go", "a section"),
+        (
+            {"data_sources": {"go": {"go.gpus": {"source": "train_datasets", "path": "a.csv"}}}},
+            "data_sources.go.go.gpus",
+            "a number",
+        ),
+    ],
+)
+def test_a_path_in_the_place_of_a_section_or_a_number_is_refused(
+    made: Made, more: Any, where: str, kind: str
+) -> None:
+    skill = made(template={"go": {"gpus": 1, "on": True}}, **more)
+    with pytest.raises(SpecError, match=f"a path would replace {kind}") as caught:
+        skill.plan("go")
+    assert caught.value.field == where
+    assert score(skill.bundle)["works"] == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"go": 5}, "go"),
+        ({"go": [1]}, "go"),
+        ({"go.gpus.x": 1}, "go.gpus"),
+        ({"data.l.x": 1}, "data.l"),
+    ],
+    ids=str,
+)
+def test_an_override_takes_no_section_away_and_makes_none(
+    made: Made, overrides: Any, field: str
+) -> None:
+    skill = made(template={"go": {"gpus": 1}, "data": {"l": [{"x": 2}]}})
+    with pytest.raises(SpecError) as caught:
+        skill.plan("go", spec_overrides=overrides)
+    assert [one.field for one in caught.value.problems] == [field]
+
+
+def test_a_section_that_a_spec_file_replaces_is_said(made: Made) -> None:
+    plan = made().plan("go", spec={"go": "adam"})
+    assert plan.spec["go"] == "adam"
+    assert "go replaces a section that held gpus" in plan.notices
+
+
+@pytest.mark.parametrize("position", ["[99999999]", "[-1]", "[0][1]"])
+@pytest.mark.parametrize("value", ["", [1]], ids=str)
+def test_a_position_that_no_list_has_is_refused(made: Made, value: Any, position: str) -> None:
+    skill = made(template={"data": {"x": value}})
+    with pytest.raises(SpecError, match="the list has no such item"):
+        skill.plan("go", spec_overrides={f"data.x{position}": 1})
+
+
+def test_a_path_that_names_a_field_of_null_is_one_error(made: Made, tmp_path: Path) -> None:
+    data, template = str(tmp_path / "data"), {"go": {"split": None}, "data": {"x": ""}}
+    skill = made(row={"path": "{go.split}.csv"}, template=template)
+    with pytest.raises(SpecError, match="which is not given") as caught:
+        skill.plan("go", train_datasets=data)
+    assert caught.value.field == "data.x"
+    plan = skill.plan("go", train_datasets=data, spec_overrides={"go.split": "a"})
+    assert plan.spec["data"]["x"] == f"{data}/a.csv"
+
+
+def test_an_optional_path_that_names_a_field_of_null_is_left_open(
+    made: Made, tmp_path: Path
+) -> None:
+    template = {"go": {"split": None}, "data": {"x": ""}}
+    skill = made(row={"path": "{go.split}.csv", "optional": True}, template=template)
+    assert skill.plan("go", train_datasets=str(tmp_path / "data")).spec["data"]["x"] == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "said"),
+    [
+        ({"metirc": "x"}, {}, "actions.go.metirc (did you mean metric?)"),
+        ({"grace_secs": 3}, {}, "actions.go.grace_secs (did you mean grace_seconds?)"),
+        ({}, {"spec_parms": {}}, "spec_parms (did you mean spec_params?)"),
+        ({"inputs": {"data.x": {"optinal": True, "optional": True}}}, {}, "data.x.optinal;"),
+    ],
+)
+def test_a_misspelled_key_is_named_with_the_one_that_was_meant(
+    made: Made, entry: Any, more: Any, said: str
+) -> None:
+    assert said in " ".join(made(entry, **more).plan("go").notices)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"actions": {"go": {"comand": "tool"}}}, "actions.go.comand (did you mean command?)"),
+        (
+            {"data_sources": {"go": {"data.x": {"sourc": "train_datasets", "path": "a.csv"}}}},
+            "data_sources.go.data.x.sourc (did you mean source?)",
+        ),
+    ],
+)
+def test_a_plan_that_fails_names_the_misspelled_keys(made: Made, more: Any, said: str) -> None:
+    with pytest.raises(MaeError) as caught:
+        made(**more).plan("go")
+    assert said in str(caught.value.hint)
+
+
+CLOSED = {
+    "properties": {
+        "go": {"type": "object", "properties": {"gpus": {"type": "integer"}}},
+        "data": {"type": "object", "properties": {"x": {"type": "string"}}},
+    },
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_options_that_are_no_field_of_the_schema_are_named_and_refuse_nothing(
+    made: Made, closed: bool
+) -> None:
+    args = {"--out": "go.gpus", "--other": "go.gpuss", "go.gpu": 2}
+    skill = made({"mode": "args", "args": args})
+    (skill.bundle.root / "schemas").mkdir()
+    schema = {**CLOSED, "additionalProperties": not closed}
+    (skill.bundle.root / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+    plan = skill.plan("go")
+    assert plan.launch["command"][3:] == ["--go.gpu", "2", "--out", "1", "--other", "go.gpuss"]
+    (said,) = [one for one in plan.notices if "options in args" in one]
+    assert "other: go.gpuss (did you mean the field go.gpus?)" in said
+    assert "go.gpu (did you mean go.gpus?)" in said
+
+
+def test_a_field_of_a_command_that_is_not_there_is_named_with_the_near_one(made: Made) -> None:
+    with pytest.raises(SpecError) as caught:
+        made({"command": "tool {go.gpuss}"}).plan("go")
+    assert caught.value.hint == "did you mean {go.gpus}?"
+
+
+def test_a_null_that_a_person_gives_is_said(made: Made) -> None:
+    plan = made().plan("go", spec_overrides={"go.gpus": None, "data.x": None, "go.new": None})
+    assert [one for one in plan.notices if "=null" in one] == ["go.gpus=null: 1 is not used"]
+
+
+def test_a_value_that_the_bundle_sets_over_its_template_says_so(made: Made) -> None:
+    plan = made({"defaults": {"go.lr": 1}}, key_defaults={"go.gpus": 3}).plan("go")
+    said = {key: str(origin) for key, origin in plan.provenance.items()}
+    assert said["go.gpus"] == "template (key_defaults)"
+    assert said["go.lr"] == "template (actions.go.defaults)"
+    assert said["data.x"] == "template"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([], "the folder is empty"),
+        (["inner/references/skill_info.yaml"], "inner"),
+        (["references/skill_info.yml"], "rename references/skill_info.yml"),
+        (["references/x.skill_info.yaml"], "named by its file"),
+    ],
+    ids=str,
+)
+def test_a_folder_that_is_no_bundle_says_what_is_in_it(
+    tmp_path: Path, files: list[str], said: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    for name in files:
+        (tmp_path / "here" / name).parent.mkdir(parents=True)
+        (tmp_path / "here" / name).touch()
+    with pytest.raises(NotFoundError) as caught:
+        _ = Skill(tmp_path / "here").bundle
+    assert said in str(caught.value)
+
+
+def test_a_skill_of_no_path_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="not a path"):
+        Skill(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/../../b", "go on", "-x", "a\nb"])
+def test_an_action_whose_name_is_no_name_of_a_folder_is_refused(made: Made, name: str) -> None:
+    with pytest.raises(SpecError, match="not the name of an action"):
+        _ = made(actions={name: {"command": "tool"}}).bundle
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(0, 0.0), (2, 2.0), (None, 30.0)])
+def test_the_grace_of_a_job_is_the_bundles(made: Made, given: Any, seconds: float) -> None:
+    assert made({"grace_seconds": given}).plan("go").launch["grace_seconds"] == seconds
+
+
+def test_half_a_device_is_refused(made: Made) -> None:
+    with pytest.raises(SpecError, match="not a number of devices"):
+        made(gpu_spec_key="go.gpus").plan("go", spec_overrides={"go.gpus": 1.5})
+
+
+def test_what_is_given_to_a_command_that_names_no_spec_is_said(made: Made) -> None:
+    plan = made({"command": "tool run"}).plan("go", spec_overrides={"go.gpus": 5})
+    assert any("has no {config_path}: go.gpus acts only" in one for one in plan.notices)
+
+
+def test_a_value_of_another_kind_than_the_bundles_own_is_said_where_no_schema_judges(
+    made: Made,
+) -> None:
+    given = {"go.gpus": "2", "data.x": "/none", "go.lr": 0.5}
+    plan = made(template={"data": {"x": ""}, "go": {"gpus": 1, "lr": 1}}).plan(
+        "go", spec_overrides=given
+    )
+    said = [one for one in plan.notices if "own spec has" in one]
+    assert said == ["go.gpus is given text, and the bundle's own spec has a number there"]

@@ -153,3 +153,24 @@ def test_whatever_the_arguments_the_answer_is_coded_and_bounded(
     monkeypatch.setattr("mae_sdk.answers.inspect", lambda source: 1 / 0)
     document, failed = mcp_server.answer(skill, offered["inspect"], {"source": "x"})
     assert failed and document["code"] == "internal" and document["exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "hint"),
+    [
+        ({"action": "trian"}, "action", "did you mean train?"),
+        ({"action": "train", "spec_overides": {}}, "spec_overides", "did you mean spec_overrides?"),
+        ({"action": "train", "image": "x"}, "image", "no image is named"),
+        ({"action": "train", "count": "no"}, "count", ""),
+        ({}, "action", ""),
+    ],
+)
+def test_arguments_that_a_tool_does_not_take_are_answered_with_hints(
+    arguments: dict[str, Any], field: str, hint: str
+) -> None:
+    skill = Skill()
+    offered = {tool.name: tool for tool in mcp_server.tools(skill)}
+    document, failed = mcp_server.answer(skill, offered["plan"], arguments)
+    assert failed and document["code"] == "usage"
+    assert document["field"] == field and document["expected"]
+    assert hint in str(document["hint"])

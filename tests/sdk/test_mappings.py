@@ -381,3 +381,15 @@ def test_an_export_is_still_what_its_checkpoint_was(root: Path) -> None:
 def test_an_automl_parent_shows_its_best_child(root: Path) -> None:
     info = parent_info("a1", root)
     assert (info.id, info.resolved_from, info.kind) == ("a1.t001", "a1", "checkpoint")
+
+
+@pytest.mark.parametrize("how", ["given", "ptm"])
+def test_a_parent_whose_model_is_not_taken_is_said(root: Path, how: str) -> None:
+    rows = {"go.checkpoint": "parent_model_or_ptm" if how == "given" else "ptm"}
+    (root / "own.pth").touch()
+    notices: list[str] = []
+    more: dict[str, Any] = {"given": {"go.checkpoint"}}
+    if how == "ptm":
+        more = {"ptm": str(root / "own.pth")}
+    fill(root, "evaluate", "t1", rows, notices=notices, **more)
+    assert notices == ["the model of t1 is not used: go.checkpoint is given"]

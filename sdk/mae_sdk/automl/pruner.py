@@ -7,8 +7,8 @@ alone; it compares the best values of trials so far. Optuna is imported inside f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
@@ -81,7 +81,7 @@ def describe(options: AutoMLOptions, metrics: int, max_epochs: int | None) -> st
         least = options.reduction_factor
         return f"{kind}: go on {places} of a complete run, once {least} trials got there"
     least = options.min_epochs or max(1, (max_epochs or 1) // 9)
-    return f"{kind}: from {least} epochs on"
+    return f"{kind}: from {least} epochs on, or a ninth of a run that is reported by steps"
 
 
 def shares_of_epochs(options: AutoMLOptions, metrics: int, max_epochs: int) -> tuple[float, float]:
@@ -129,16 +129,65 @@ def make_pruner(
     from optuna import pruners
 
     kind = pruner_name(options, metrics, max_epochs)
-    if kind == "none" and metrics == 1 and options.pruner in (None, "successive_halving"):
-        kind = "successive_halving"  # too short in epochs, not in steps
+    if kind == "none" and metrics == 1 and options.pruner != "none":
+        kind = options.pruner or "successive_halving"  # too short in epochs, not in steps
     min_epochs = options.min_epochs or max(1, (max_epochs or 1) // 9)
     if kind == "none":
         return pruners.NopPruner()
     if kind == "median":
-        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=min_epochs - 1)
+        return _by_step_too(
+            pruners.MedianPruner,
+            (4, min_epochs - 1),
+            lambda least, whole: pruners.MedianPruner(4, least - 1),
+        )
     if kind == "hyperband":
-        return pruners.HyperbandPruner(min_epochs, max_epochs or "auto", options.reduction_factor)
+        factor = options.reduction_factor
+        return _by_step_too(
+            pruners.HyperbandPruner,
+            (min_epochs, max_epochs or "auto", factor),
+            lambda least, whole: pruners.HyperbandPruner(least, whole, factor),
+        )
     return _halving(options, max_epochs)
+
+
+def _whole_steps(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> int | None:
+    """How long a run is in steps: as its runner says (``max_step``), else as the longest complete
+    trial; None before that is known."""
+    from optuna.trial import TrialState
+
+    if OF_ALL in trial.user_attrs:
+        return int(trial.user_attrs[OF_ALL])
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max((max(t.intermediate_values) for t in ended if t.intermediate_values), default=None)
+
+
+def _by_step_too(
+    kind: type[optuna.pruners.BasePruner],
+    of_epochs: tuple[Any, ...],
+    of_steps: Callable[[int, int], optuna.pruners.BasePruner],
+) -> optuna.pruners.BasePruner:
+    """A pruner of Optuna, whose numbers are epochs, that waits for a ninth of a run of a trial that
+    reports by steps.
+
+    Its class stays: samplers look for Hyperband's.
+
+    Args:
+        of_epochs: its arguments.  of_steps: makes one, from a ninth of a run and the run in steps.
+    """
+    inner: dict[int, optuna.pruners.BasePruner] = {}
+
+    class ByStepToo(kind):  # type: ignore[valid-type,misc]
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            if UNIT not in trial.user_attrs:
+                return bool(super().prune(study, trial))
+            whole = _whole_steps(study, trial)
+            if not whole:
+                return False
+            if whole not in inner:
+                inner[whole] = of_steps(max(1, math.ceil(whole / 9)), whole)
+            return inner[whole].prune(study, trial)
+
+    return ByStepToo(*of_epochs)
 
 
 def _halving(options: AutoMLOptions, max_epochs: int | None) -> optuna.pruners.BasePruner:

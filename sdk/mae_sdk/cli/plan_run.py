@@ -347,7 +347,7 @@ def both_commands(
         raise
 
 
-_HEAD = ("action", "stage", "job_id", "platform", "results_root", "command")
+_HEAD = ("action", "stage", "job_id", "platform", "results_root", "command", "cwd")
 _LAST = ("spec", "provenance", "notices", "warnings", "submission")
 
 
@@ -481,7 +481,8 @@ def _spec_lines(document: dict[str, Any], *, full: bool) -> list[str]:
     for key, value in flatten(document["spec"]).items():
         known = document["provenance"].get(key, {})
         origin = known.get("origin", "default")
-        why = f"{origin}: {known['note']}" if origin == "recipe" and "note" in known else origin
+        told = origin in ("recipe", "template") and "note" in known
+        why = f"{origin}: {known['note']}" if told else origin
         if full or origin not in ("default", "template"):
             rows.append((key, show(value, 70), why))
     width = max((len(key) for key, _, _ in rows), default=0)

@@ -7,6 +7,7 @@ with their placeholders beside the command.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -133,11 +134,14 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         found = get_dotted(spec, words["keys"].get(name, name))
         if isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN):
             return str(found)
+        known = [*flatten(spec), *words["keys"], *PLACES]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(
             "the command names a field that is not given",
             field=f"{words['where']}.command",
             got=match[0],
             expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
+            hint=f"did you mean {{{near[0]}}}?" if near and near[0] != name else None,
         )
 
     return PLACE.sub(value, word)

@@ -81,6 +81,10 @@ _HINTS = {
     "checkpoint": "choose another checkpoint with --checkpoint, or another file with --ptm",
     "runner": "see the log",
 }
+_BROKEN_PIPE = 128 + 13
+"""What a shell says of a command that SIGPIPE ended; with `pipefail` the pipeline says it too."""
+
+_WHOLE_PIPE = "read all of it in the bundle's command, as `sed -n 1,10p` does, or write to a file"
 _NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded|no room for", re.IGNORECASE)
 _RAISED = re.compile(r"(?:\[rank \d+\] )?[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)(?::|$)")
 """The line that ends a Python traceback."""
@@ -98,9 +102,10 @@ def failure(
     *,
     lines: list[str] | None = None,
     error: dict[str, Any] | None = None,
+    hint: str | None = None,
 ) -> Failure:
     """The ``failure`` of an attempt: ``category, message, lines, hint, error``."""
-    hint = (error or {}).get("hint") or _HINTS[category]
+    hint = hint or (error or {}).get("hint") or _HINTS[category]
     return {
         "category": category,
         "message": message,
@@ -134,6 +139,12 @@ def analyze(
         pass
 
     tail = _tail(job_dir / "log.txt", log_start)
+    if exit_code == _BROKEN_PIPE:
+        message = (
+            f"{who} ended with exit code {exit_code}: a command of its pipeline wrote to one that "
+            "had stopped reading, as before `head`"
+        )
+        return failure("runner", message, lines=_last(tail), hint=_WHOLE_PIPE)
     telling = [index for index, line in enumerate(tail) if not _NOISE.search(line)]
     raised = [index for index in telling if _RAISED.match(tail[index])]
     if raised:  # the exception that ended it tells more than anything before

@@ -28,14 +28,23 @@ _NOT_ITS_OWN = frozenset({"automl", "inputs", "ptm"})
 
 def paths(job_dir: Path, name: str) -> list[Path]:
     """The files of a job that are this one: those of its path, else all of its name."""
+    there = [path for path in job_dir.glob(f"**/{PurePosixPath(name).name}") if path.is_file()]
+    names = matching([path.relative_to(job_dir).as_posix() for path in there], name)
+    return [job_dir / one for one in names]
+
+
+def matching(names: Iterable[str], name: str) -> list[str]:
+    """Of the files of a job, as paths below its folder, those that are this one: those of its path,
+    else all of its name."""
     wanted = PurePosixPath(name)
     found = [
-        path
-        for path in sorted(job_dir.glob(f"**/{wanted.name}"))
-        if not _NOT_ITS_OWN & set(path.relative_to(job_dir).parts[:1]) and path.is_file()
+        one
+        for one in sorted(names)
+        if PurePosixPath(one).name == wanted.name
+        and PurePosixPath(one).parts[0] not in _NOT_ITS_OWN
     ]
     parts = [part for part in wanted.parts if part not in ("/", ".", "..")]
-    return [path for path in found if list(path.parts[-len(parts) :]) == parts] or found
+    return [one for one in found if list(PurePosixPath(one).parts[-len(parts) :]) == parts] or found
 
 
 def lines(job_dir: Path, name: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -44,11 +53,18 @@ def lines(job_dir: Path, name: str, metrics: Iterable[str] = ()) -> list[dict[st
     Args:
         metrics: the names that are looked for.
     """
-    wanted = list(metrics)
-    found = []
+    wanted, found = list(metrics), []
     for path in paths(job_dir, name):
-        with contextlib.suppress(OSError, ValueError):
-            found += [_line(one, wanted) for one in _records(read_small(path, MAX_BYTES))]
+        with contextlib.suppress(OSError):
+            found += parsed(read_small(path, MAX_BYTES), wanted)
+    return found
+
+
+def parsed(text: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """As `lines`, of the text of one such file."""
+    wanted, found = list(metrics), []
+    with contextlib.suppress(ValueError):
+        found = [_line(one, wanted) for one in _records(text)]
     return [line for line in found if line.get("kpi")]
 
 

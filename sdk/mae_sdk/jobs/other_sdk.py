@@ -95,6 +95,9 @@ CALLS = {
     "delete_job_artifacts": "skill.job(JOB).delete()",
     "delete_job": "skill.job(JOB).delete()",
     "cancel_job": "skill.job(JOB).cancel()",
+    "stop_job": "skill.job(JOB).cancel()",
+    "kill_job": "skill.job(JOB).cancel()",
+    "terminate_job": "skill.job(JOB).cancel()",
     "cancel_active_jobs": "skill.job(JOB).cancel(); that of a study cancels its trials",
     "pause_job": "skill.job(JOB).cancel(), and later skill.job(JOB).resume()",
     "resume_job": "skill.job(JOB).resume()",
@@ -159,6 +162,7 @@ OF_JOB = {
     "specs": "job.folder / 'spec.yaml'",
     "workspace_id": _NO_WORKSPACE,
     "base_checkpoint": "job.folder / 'spec.yaml'",
+    "is_done": "job.state == 'COMPLETE'",
     "is_complete": "job.state == 'COMPLETE'",
     "download": "job.files(), job.read(NAME)",
 }
@@ -171,6 +175,7 @@ CLASSES = {
     "KubernetesSDK": "Skill(FOLDER); create_job(ACTION, platform='kubernetes')",
     "SlurmSDK": "Skill(FOLDER); create_job(ACTION, platform='slurm')",
     "BrevSDK": "Skill(FOLDER); create_job(ACTION, platform=NAME)",
+    "LocalSDK": "Skill(FOLDER); create_job(ACTION) runs a job on this machine",
     "VirtualEnvSDK": "Skill(FOLDER); create_job(ACTION) runs a job with this Python",
     "TaoClient": "Skill(FOLDER)",
     "JobStore": "Skill(FOLDER).job(JOB): its folder is the record",
@@ -199,6 +204,8 @@ def no_attribute(owner: object, name: str) -> AttributeError:
         object.__getattribute__(owner, name)
     shown = next((base.__name__ for base in kind.__mro__ if base.__name__ in PUBLIC), kind.__name__)
     words = _of_job(name) if shown == "Job" else CALLS.get(name)
+    if words is None and shown == "Skill":  # a call of a job, on its client
+        words = CALLS.get(f"{name}_job") or CALLS.get(f"get_job_{name.removeprefix('get_')}")
     own = name.removeprefix("get_")
     if words is None and own != name and not own.startswith("_") and hasattr(kind, own):
         words = f"{shown.lower()}.{own}"

@@ -836,14 +836,22 @@ def answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> tuple[answers.
 
 
 def _answer(skill: Skill, tool: ToolSpec, arguments: Arguments) -> answers.Document:
-    from jsonschema import Draft202012Validator
+    from mae_skill.schema_check import UNKNOWN, check_schema
+
+    from mae_sdk.jobs.other_sdk import OPTIONS
 
     _check_size(arguments)
-    for problem in Draft202012Validator(tool.input_schema).iter_errors(arguments):
-        if problem.path and problem.path[0] == "spec_overrides" and len(problem.path) > 1:
+    for problem in check_schema(arguments, tool.input_schema):
+        field = str(problem.field or tool.name)
+        if field.startswith("spec_overrides."):
             continue  # a value of the spec, which the resolver judges as for everybody
+        hint = (problem.hint or "").partition(" (mae explain")[0]
         raise UsageError(
-            problem.message, field=".".join(str(part) for part in problem.path) or tool.name
+            f"{problem.message} of {tool.name}" if problem.message == UNKNOWN else problem.message,
+            field=field,
+            got=problem.got,
+            expected=problem.expected,
+            hint=(OPTIONS.get(field) if problem.message == UNKNOWN else None) or hint or None,
         )
     document: answers.Document = answers.plain(tool.call(skill, dict(arguments)))
     return document

@@ -314,7 +314,7 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     names = {key: name for key, name in texts.items() if name != key and name in known}
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
-        more = option_names(entry.get(table)) or _names(entry.get(table))
+        more = option_names(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
     return {"options": options, "names": names, "flags": flags}
 

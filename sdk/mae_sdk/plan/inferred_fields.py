@@ -40,7 +40,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mae_skill.errors import NotFoundError, UsageError
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
+from mae_skill.merge import accepted_types
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.weights import config
 
@@ -203,6 +206,55 @@ def apply(
             )
         if waiting and not from_ptm and not resumed:
             raise _wrong_kind(action, context.parent, waiting, engine_beside)
+        if not resumed:
+            takers = {name for name, row in rows.items() if row[0] in (*OF_PARENT, *OF_PTM)}
+            filled = sorted(takers & {*context.given, *(item.field for item in found)})
+            context.notices.append(
+                f"the model of {context.parent.id} is not used: {', '.join(filled)} is given"
+            )
+    return found
+
+
+_NO_PATH = ("key", "verbose", "resume_model_bool", "from_csv", "assign_const_value")
+
+
+def misplaced(
+    action: str, bundle: Bundle, own: Mapping[str, Any], fields: Mapping[str, Any]
+) -> list[MaeError]:
+    """The fields of sections and of numbers that the bundle says to fill with a path or with data:
+    the runner would lose them. A field with a type in the schema is judged there.
+
+    Args:
+        own: the bundle's own spec.
+        fields: the schema nodes of the fields.
+    """
+    paths = {
+        f"spec_params.{action}.{name}": name
+        for name, row in (bundle.spec_params.get(action) or {}).items()
+        if _parse(name, row)[0] in {*FUNCTIONS, CREATE, LINK} - {*_NO_PATH}
+    }
+    outputs = bundle.action(action).get("outputs")
+    for name in outputs if isinstance(outputs, Mapping) else ():
+        paths[f"actions.{action}.outputs.{name}"] = str(name)
+    data = {f"data_sources.{action}.{name}": name for name in bundle.data_rows(action)}
+    found: list[MaeError] = []
+    for where, name in {**paths, **data}.items():
+        here = get_dotted(own, name)
+        is_section = isinstance(here, Mapping) and bool(here) and where in paths
+        if accepted_types(fields.get(name, {})) or not (
+            is_section or isinstance(here, (int, float))
+        ):
+            continue
+        kind = "true or false" if isinstance(here, bool) else "a number"
+        kind = "a section" if is_section else kind
+        found.append(
+            SpecError(
+                f"a path would replace {kind} of the bundle's own spec",
+                field=where,
+                got=dict(here) if is_section else here,
+                expected="the key of a field that holds a path",
+            )
+        )
     return found
 
 
@@ -250,7 +302,7 @@ def results_fields(
     for key, row in outputs.items() if isinstance(outputs, Mapping) else ():
         name = str(key)
         last = name.rsplit(".", 1)[-1].replace("-", "_")
-        is_file = isinstance(row, Mapping) and row.get("type") == "file"
+        is_file = is_output_file(name, row)
         if name in filled or (is_file and name in context.given):
             continue
         value = Path(context.results_dir)
@@ -260,6 +312,12 @@ def results_fields(
             value = value / action
         found.append(InferredField(name, "output", str(value), "written by this job"))
     return found
+
+
+def is_output_file(name: str, row: Any) -> bool:
+    """Whether an output is a file: by its type, else by the last word of the field."""
+    kind = row.get("type") if isinstance(row, Mapping) else None
+    return kind == "file" or (kind is None and name.endswith("file"))
 
 
 def _file_name(last: str, present: Any) -> str:

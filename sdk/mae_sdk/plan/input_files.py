@@ -13,11 +13,15 @@ from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted, set_dotted
-from mae_skill.errors import MaeError, NotFoundError, UsageError
+from mae_skill.errors import DataError, MaeError, NotFoundError, UsageError
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 
 from mae_sdk.plan.inferred_fields import OF_PARENT, OF_PTM, function_of
+from mae_sdk.storage import urls
+
+ANY = "file or folder"
+"""What an input of no declared type may be."""
 
 _OWN = (OriginKind.TEMPLATE, OriginKind.DEFAULT)
 
@@ -48,9 +52,18 @@ def missing(
     if bundle.info.get("validator"):
         return errors, warnings
     runner = _folder(bundle, action)
+    models = {
+        key
+        for key, row in (bundle.spec_params.get(action) or {}).items()
+        if function_of(row) in (*OF_PARENT, *OF_PTM)
+    }
     for key, (kind, is_needed) in _fields(bundle, action).items():
         for path in _paths(get_dotted(spec, key)):
             if _exists(path, runner):
+                other = _of_another_kind(runner / path, kind)
+                if other is not None and key in given:  # a model may be a folder to its runner
+                    found = warnings if key in models else errors
+                    found.append(_wrong_kind(key, path, kind, other))
                 continue
             if key in given and is_needed:
                 expected = f"a {kind} that is there, or a URL"
@@ -65,7 +78,38 @@ def missing(
                 warnings.append(
                     UsageError(f"the {kind} {whose} is not here", field=key, got=path, hint=hint)
                 )
+    for key, kind in _typed_data(bundle, action).items():  # a warning: many are declared loosely
+        for path in _paths(get_dotted(spec, key)):
+            if (other := _of_another_kind(runner / path, kind)) is not None:
+                warnings.append(_wrong_kind(key, path, kind, other))
     return errors, warnings
+
+
+def _typed_data(bundle: Bundle, action: str) -> dict[str, str]:
+    """The fields of data that the entry declares as a ``file`` or a ``folder``."""
+    rows, inputs = bundle.data_rows(action), bundle.action(action).get("inputs")
+    declared = inputs.items() if isinstance(inputs, Mapping) else ()
+    kinds = {key: row.get("type") for key, row in declared if isinstance(row, Mapping)}
+    return {key: kind for key, kind in kinds.items() if key in rows and kind in ("file", "folder")}
+
+
+def _of_another_kind(path: Path, kind: str) -> str | None:
+    """What a path is, where it is there and not the ``file`` or ``folder`` that is declared; an
+    archive may stand for the folder that is in it."""
+    if kind == "file" and path.is_dir():
+        return "folder"
+    is_archive = urls.is_archive(str(path))
+    return "file" if kind == "folder" and path.is_file() and not is_archive else None
+
+
+def _wrong_kind(key: str, path: str, kind: str, other: str) -> DataError:
+    """The error of a path that is of another kind than the bundle declares."""
+    return DataError(
+        f"this is a {other}, and the bundle says that {key} is a {kind}",
+        field=key,
+        got=path,
+        expected=f"a {kind}",
+    )
 
 
 def _fields(bundle: Bundle, action: str) -> dict[str, tuple[str, bool]]:
@@ -73,11 +117,11 @@ def _fields(bundle: Bundle, action: str) -> dict[str, tuple[str, bool]]:
     functions = {
         key: function_of(row) for key, row in (bundle.spec_params.get(action) or {}).items()
     }
-    found = {key: ("file", True) for key, word in functions.items() if word in OF_PARENT}
+    found = {key: (ANY, True) for key, word in functions.items() if word in OF_PARENT}
     inputs = bundle.action(action).get("inputs")
     for key, row in inputs.items() if isinstance(inputs, Mapping) else ():
-        kind = row.get("type") if isinstance(row, Mapping) else None
-        if kind in ("file", "folder"):
+        kind = (row.get("type") or ANY) if isinstance(row, Mapping) else None
+        if kind in ("file", "folder", ANY):
             found[str(key)] = (str(kind), functions.get(str(key)) not in OF_PTM)
     rows = bundle.data_rows(action)
     return {key: about for key, about in found.items() if key not in rows}

@@ -118,7 +118,7 @@ def _count(value: Any, key: str, resources: Resources) -> int:
         return 1
     if value == -1:
         return resources.gpus or 1
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value % 1:
         raise SpecError("not a number of devices", field=key, got=value, expected="a whole number")
     return int(value)
 
@@ -217,7 +217,9 @@ def launch_record(
         "command": [fill(word, values) for word in command.words],
         "result": entry.get("result"),
         "cwd": command.cwd or str(Path.cwd()),
-        "grace_seconds": float(entry.get("grace_seconds") or 30.0),
+        "grace_seconds": float(entry["grace_seconds"])
+        if isinstance(entry.get("grace_seconds"), (int, float))
+        else 30.0,
     }
     if command.of_spec is not None:
         record["words"] = command.of_spec

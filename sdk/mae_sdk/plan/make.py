@@ -150,14 +150,26 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     Raises:
         MaeError: of one kind when all problems are of it, else a SpecError with all problems.
     """
-    draft = drafted(bundle, request, remote=remote)
-    plan = plan_of(draft)
+    try:
+        draft = drafted(bundle, request, remote=remote)
+        plan = plan_of(draft)
+    except MaeError as error:
+        _name_misspelled(bundle, request.action, error)
+        raise
     if request.recipe == AUTO and request.budget is not None:
         if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
             return plan
         return keep_to_budget(draft, plan)
     return plan
+
+
+def _name_misspelled(bundle: Bundle, action: str, error: MaeError) -> None:
+    """Say the misspelled keys of the bundle with an error, whose cause one of them may be."""
+    for key in bundle.misspelled(action):
+        one = error.problems[0] if isinstance(error, SpecError) and error.problems else error
+        said = f"in skill_info.yaml: {key}"
+        one.hint = f"{one.hint}; {said}" if one.hint else said
 
 
 def _epochs_key(draft: Draft) -> str | None:
@@ -402,7 +414,7 @@ def keep_own_folder(draft: Draft) -> None:
     draft.owned |= {
         str(key)
         for key, row in (outputs.items() if isinstance(outputs, Mapping) else ())
-        if not (isinstance(row, Mapping) and row.get("type") == "file")
+        if not inferred_fields.is_output_file(str(key), row)
     }
     draft.layers.notices += [
         f"{key} of the spec is not used: a job writes into its own folder"
@@ -427,6 +439,9 @@ def infer_fields(draft: Draft) -> None:
         fields=field_nodes(draft.layers.schema),
         notices=draft.layers.notices,
     )
+    own = draft.layers.template or draft.layers.schema.get("default") or {}
+    wrong = inferred_fields.misplaced(draft.action, draft.bundle, own, context.fields)
+    raise_all(wrong, draft.action)
     draft.inferred = inferred_fields.apply(draft.action, draft.spec_params, context)
     entry = draft.bundle.action(draft.action)
     draft.inferred += inferred_fields.results_fields(
@@ -642,12 +657,25 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
     left = sorted(draft.layers.given - told) if told is not None else []
     known = [key for key in left if get_dotted(plan.spec, key) not in (None, "")]
     found = [f"the command of {plan.action} does not receive {', '.join(known)}"] if known else []
+    if told is None and (unseen := _unseen(draft, plan)):
+        found.append(
+            f"the command of {plan.action} has no {{config_path}}: {', '.join(unseen)} acts only "
+            "where its runner finds the spec by itself, in $MAE_JOB_DIR"
+        )
     if off := _turned_off(draft, plan, told):
         found.append(
             f"the options of {plan.action} have no word for false and null: {', '.join(off)} is "
             "left out, and its runner uses its own default"
         )
     return found
+
+
+def _unseen(draft: Draft, plan: Plan) -> list[str]:
+    """The fields that were given, where nothing in the command leads to the spec."""
+    if draft.bundle.action(plan.action).get("mode") in ("args", "passthrough"):
+        return []
+    told = fields_told(draft.bundle, plan.action, plan.spec)
+    return [] if told is None else sorted(draft.layers.given - told)
 
 
 def _turned_off(draft: Draft, plan: Plan, told: frozenset[str] | None) -> list[str]:

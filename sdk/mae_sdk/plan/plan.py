@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,8 @@ class Plan:
             "platform": self.request.platform,
             "platform_options": self.platform_options,
             "results_root": self.results_root,
-            "command": " ".join(self.launch["command"]),
+            "command": shlex.join(self.launch["command"]),
+            "cwd": self.launch.get("cwd"),
             "parent": self.parent.to_dict() if self.parent is not None else None,
             "policy": self.policy.to_dict(),
             "automl": self.automl,

@@ -76,6 +76,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         layers = layers_of(bundle, action)
         spec = layers.template or layers.schema.get("default") or {}
         filled = _filled(bundle, action, layers.schema, problems)
+        nodes = field_nodes(layers.schema)
+        problems += inferred_fields.misplaced(action, bundle, spec, nodes)
         found = resolve(bundle, action, layers)
         for one in found.errors:
             key = str(one.field)

@@ -167,6 +167,10 @@ def _over_pattern(found: list[Any], pattern: Any) -> list[Any]:
     ]
 
 
+class _NotGivenError(SpecError):
+    """A path names a field that has no value."""
+
+
 @dataclass(frozen=True)
 class _Place:
     """One row of carried data.
@@ -245,7 +249,12 @@ class _Place:
         return [str(chosen or "")]
 
     def _first(self, paths: Sequence[str], base: str, optional: bool, alone: bool) -> str | None:
-        places = [self._filled(path) for path in paths]
+        try:
+            places = [self._filled(path) for path in paths]
+        except _NotGivenError:
+            if optional:
+                return None
+            raise
         for path in places:
             if (there := _carried_at(base, path, alone)) is not None:
                 return there
@@ -303,12 +312,11 @@ class _Place:
         def value(match: re.Match[str]) -> str:
             found = self.value_of(match[1].strip())
             if not isinstance(found, (str, int, float)) or found in ("", "???"):
-                raise SpecError(
-                    "the path of this data names a field that is not given",
-                    field=match[1].strip(),
+                raise _NotGivenError(
+                    f"the path of this data needs {match[1].strip()}, which is not given",
+                    field=self.key,
                     got=path,
-                    expected=f"{match[1].strip()}=VALUE",
-                    hint=f"or {self.key}=PATH",
+                    expected=f"{match[1].strip()}=VALUE, or {self.key}=PATH",
                 )
             return str(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from mae_sdk.jobs import records
@@ -82,7 +83,7 @@ def environment(facts: Facts) -> Section:
         rows.append(["host", process["host"]])
     if record.get("env_names"):
         rows.append(["settings given", ", ".join(record["env_names"])])
-    rows.append(["command", " ".join(record["launch"]["command"])])
+    rows.append(["command", shlex.join(record["launch"]["command"])])
     rows.append(["digest of the spec", str(record.get("spec_digest") or "")[:16]])
     blocks: list[Block] = [Table(["", ""], rows, "Environment")]
     spans = [

@@ -2,8 +2,16 @@
 read.
 """
 
-from mae_skill.dialect.keys import unread_info, unread_schema
+from mae_skill.dialect.keys import MEANT, unread_info, unread_schema
 from mae_skill.dialect.kinds import is_nested, misread
 from mae_skill.dialect.schema import is_foreign, normalize
 
-__all__ = ["is_foreign", "is_nested", "misread", "normalize", "unread_info", "unread_schema"]
+__all__ = [
+    "MEANT",
+    "is_foreign",
+    "is_nested",
+    "misread",
+    "normalize",
+    "unread_info",
+    "unread_schema",
+]

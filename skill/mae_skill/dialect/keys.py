@@ -7,10 +7,14 @@ nothing.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
+
+MEANT = "did you mean"
+"""Before the near key that acts, where a key acts nowhere."""
 
 RUNTIMES = {"extracted_folder", "indexed_archive"}
 DATA_KINDS = {"images", "file", "folder", "archive"}
@@ -175,6 +179,11 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
             yield f"{where}flags (of mode: args)"
+        if entry.get("execution") and entry.get("command"):
+            yield f"{where}command (execution goes before it)"
+        for one, other in (("metric", "metric_direction"), ("metric_direction", "metric")):
+            if entry.get(one) and not entry.get(other):
+                yield f"{where}{one} (it acts beside {other})"
         if isinstance(entry.get("execution"), Mapping):
             yield from _strange(entry["execution"], EXECUTION, f"{where}execution.")
         for table in ("args", "defaults"):
@@ -215,7 +224,8 @@ def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iter
 def _strange(section: Mapping[str, Any], known: set[str], where: str) -> Iterator[str]:
     for name in section:
         if name not in known and name not in PEOPLE:
-            yield f"{where}{name}"
+            near = difflib.get_close_matches(str(name), known - set(section), n=1, cutoff=0.75)
+            yield f"{where}{name}" + (f" ({MEANT} {near[0]}?)" if near else "")
 
 
 def _sections(table: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -55,7 +55,10 @@ def _are_options(value: Any) -> bool:
 
 TEXT = _Kind("text", _is_text)
 FLAG = _Kind("true or false", _is_flag)
-NUMBER = _Kind("a number", lambda value: isinstance(value, (int, float)) and not _is_flag(value))
+SECONDS = _Kind(
+    "a number of seconds",
+    lambda value: isinstance(value, (int, float)) and not _is_flag(value) and value >= 0,
+)
 TABLE = _Kind("a mapping", _is_table)
 TEXTS = _Kind("a list of text", _are_texts)
 PATH = _Kind("text, or a list of text", lambda value: _is_text(value) or _are_texts(value))
@@ -64,9 +67,7 @@ OPTIONS = _Kind("a mapping of options", lambda value: _is_table(value) or _are_o
 ARGS = _Kind(
     "words, or a mapping of options", lambda value: LINE.holds(value) or OPTIONS.holds(value)
 )
-FILES = _Kind(
-    "a mapping of fields, or a list of them", lambda value: _is_table(value) or _are_texts(value)
-)
+FILES = _Kind("a mapping of fields, or a list of them, each once", _is_table)
 TEXT_TABLE = _Kind(
     "a mapping of text", lambda value: _is_table(value) and all(map(_is_text, value.values()))
 )
@@ -106,7 +107,7 @@ ACTION: dict[str, _Kind] = {
     "args": ARGS,
     "command": LINE,
     "defaults": OPTIONS,
-    "grace_seconds": NUMBER,
+    "grace_seconds": SECONDS,
 }
 FILE: dict[str, _Kind] = {"type": TEXT, "optional": FLAG}
 FUNCTION: dict[str, _Kind] = dict.fromkeys(("function", "link", "destination_path"), TEXT)
@@ -143,7 +144,7 @@ def misread(info: Mapping[str, Any], action: str) -> Iterator[Misread]:
         for key, row in table.items() if isinstance(table, Mapping) else ():
             if isinstance(row, Mapping):
                 yield from _of(row, FILE, f"{where}{name}.{key}.")
-            elif row is not None and not isinstance(row, str):
+            elif row is not None:
                 yield Misread(f"{where}{name}.{key}", row, "a mapping: {type: file}")
     for key, row in ((info.get("data_sources") or {}).get(action) or {}).items():
         where = f"data_sources.{action}.{key}."
