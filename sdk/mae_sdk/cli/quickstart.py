@@ -185,8 +185,10 @@ def summary(document: Mapping[str, Any]) -> str:
 
 
 def _step(name: str, job: Job, as_json: bool) -> Job:
-    """Wait for a job and say how it ended."""
+    """Wait for a job; say that it runs, which takes minutes, and how it ended."""
     began = time.monotonic()
+    if not as_json:
+        say(f"{name:<9} {job.id}  started")
     follow(job, as_json=as_json)
     if not as_json:
         say(f"{name:<9} {job.id}  {job.state}  {time.monotonic() - began:.0f} s")
