@@ -62,9 +62,9 @@ RULES = (
     (OFF, "STOP..SEARCH"),
     (OFF, "FLIP..AUTOML AWAY"),
     (OFF, "FLIP..SEARCH AWAY"),
-    (OFF, "AUTOML..NEEDLESS"),
+    (OFF, "AUTOML..NEEDLESS(?! (?:(?:the|a|any) )?(?:AUTOML|SEARCH|TUNE))"),
     (OFF, "AUTOML STOP"),
-    (OFF, "SEARCH..NEEDLESS"),
+    (OFF, "SEARCH..NEEDLESS(?! (?:(?:the|a|any) )?(?:AUTOML|SEARCH|TUNE))"),
     (OFF, "SEARCH STOP"),
     (OFF, "not DO..AUTOML"),
     (OFF, "not DO..SEARCH"),
@@ -273,6 +273,8 @@ def _plain(text: str) -> str:
     plain = re.sub(r"n't\b", " not", plain)
     plain = re.sub(r"\b(do|does|is|did|are|should|would|need)nt\b", r"\1 not", plain)
     plain = re.sub(r"(\d)[.,](\d)", r"\1\2", plain)
+    # "AutoML: off" is one phrase, "without HPO: no HPO" are two.
+    plain = re.sub(rf":(?!\s*(?:{KINDS['NEEDLESS']}|on|true|auto)\s*(?:[.!?;,()\n]|$))", ",", plain)
     plain = re.sub(r"['\"“”„«»*:]", " ", plain)
     plain = re.sub(r"\s[-–—]+\s|—", " , ", plain)
     plain = re.sub(r"[-_/–=]+", " ", plain)
