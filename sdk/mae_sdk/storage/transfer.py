@@ -161,7 +161,7 @@ def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _md5(entry: Mapping[str, Any]) -> str:
     """The MD5 sum that Google's or Azure's store keeps of an object, in base 64; else nothing."""
     settings = entry.get("content_settings")
-    found = settings.get("content_md5") if isinstance(settings, Mapping) else None
+    found = settings.get("content_md5") if hasattr(settings, "get") else None
     if found:
         return base64.b64encode(bytes(found)).decode()
     return str(entry.get("md5Hash") or "")
