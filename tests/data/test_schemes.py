@@ -18,12 +18,13 @@ from mae_sdk.jobs.root import Root
 from mae_sdk.storage import retry, transfer, urls
 from mae_skill.errors import DataError, DependencyError, NotFoundError, StorageError, UsageError
 
-from tests.support import servers
+from tests.support import hub, servers
 from tests.support.images import make_tarball, write_imagefolder
 from tests.support.s3 import S3Server, environment
 
 LOGIN = f"{servers.USER}:{quote(servers.PASSWORD, safe='')}@"
 SCHEMES = ["s3", "http", "https", "ftp", "ftp-anonymous", "sftp", "ssh", "memory", "file", "local"]
+SCHEMES += ["hf"]
 WRITABLE = ["s3", "ftp", "sftp", "ssh", "memory", "file", "local"]
 
 
@@ -64,6 +65,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, pictures: Path) -> Ite
             yield f"ftp://{login}{stack.enter_context(servers.ftp(root))}"
         elif scheme in ("sftp", "ssh"):
             yield f"{scheme}://{LOGIN}{stack.enter_context(servers.sftp(root))}"
+        elif scheme == "hf":
+            found = stack.enter_context(hub.serve())
+            stack.enter_context(environment({"HF_ENDPOINT": found.url}))
+            found.datasets["lab/digits"] = {
+                str(path.relative_to(root)): path.read_bytes()
+                for path in root.rglob("*")
+                if path.is_file()
+            }
+            yield "hf://datasets/lab/digits"
         elif scheme == "memory":
             url = f"memory://{tmp_path.name}"
             for path in root.rglob("*"):
@@ -138,6 +148,39 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_by_name(
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "error", "says"),
+    [
+        ("lab/none", None, NotFoundError, "there is no dataset 'lab/none'"),
+        ("lab/private", None, NotFoundError, "there is no dataset 'lab/private'"),
+        ("lab/digits@old", None, NotFoundError, "there is no dataset 'lab/digits@old'"),
+        ("lab/gated", None, StorageError, r"access denied \(403\)"),
+        ("lab/digits", 401, StorageError, r"access denied \(401\)"),
+        ("lab/digits", 403, StorageError, r"access denied \(403\)"),
+        ("lab/digits", 500, StorageError, r"the store answered 500"),
+    ],
+)
+def test_what_the_hub_does_not_show_is_said_in_the_words_of_its_cause(
+    name: str,
+    status: int | None,
+    error: type[NotFoundError | StorageError],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with hub.serve() as server, environment({"HF_ENDPOINT": server.url}):
+        every = ("digits", "private", "gated")
+        server.datasets = {f"lab/{known}": {"a.tar": b"", "loose/1.png": b""} for known in every}
+        server.private, server.gated = {"lab/private"}, {"lab/gated"}
+        server.status = status
+        for below in ("a.tar", "loose"):
+            for call in (transfer.info, transfer.list_files, transfer.holds_something):
+                with pytest.raises(error, match=says) as caught:
+                    call(f"hf://datasets/{name}/{below}")
+                assert getattr(caught.value, "retryable", False) is (status == 500)
+
+
 NO_URL = [
     "http://[::1",
     "https://host:port/x.tar",
@@ -149,6 +192,8 @@ NO_URL = [
     "sftp:///x.tar",
     "ftp://",
     "gs://",
+    "hf://datasets/lab",
+    "hf://lab",
     "nothing-known://host/x.tar",
 ]
 

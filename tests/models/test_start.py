@@ -1,4 +1,4 @@
-"""``model.init``: how a ViT that is fine-tuned from nothing starts."""
+"""``model.init``: how a network that is fine-tuned from nothing starts."""
 
 from __future__ import annotations
 
@@ -44,13 +44,38 @@ def test_the_usual_start_is_what_it_was() -> None:
     assert encoder.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_a_new_head_starts_small_either_way() -> None:
-    for init in ("truncated", "xavier"):
-        assert started(init).encoder.head.weight.abs().max() < 1e-3
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_convolutions_start_by_what_they_sum(task: str) -> None:
+    encoder = started("xavier", "convnextv2_atto", task=task).encoder
+
+    block = encoder.stages[2].blocks[0]
+    for weight, summed in (
+        (encoder.stem[0].weight, 4 * 4 * 3),
+        (encoder.stages[3].downsample[1].weight, 2 * 2 * 160),
+        (block.conv_dw.weight, 7 * 7),
+    ):
+        assert weight.std().item() == pytest.approx(summed**-0.5, rel=0.05)
+    bound = math.sqrt(6 / (640 + 160))
+    for layer in (block.mlp.fc1, block.mlp.fc2):
+        assert 0.99 * bound < layer.weight.abs().max().item() <= bound
+        assert not layer.bias.any()
 
 
-def test_other_families_have_one_start() -> None:
-    one, other = (started(init, "convnextv2_atto") for init in ("truncated", "xavier"))
+def test_the_usual_start_of_convolutions_is_what_it_was() -> None:
+    block = started("truncated", "convnextv2_atto").encoder.stages[2].blocks[0]
+
+    for weight in (block.conv_dw.weight, block.mlp.fc1.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("init", ["truncated", "xavier"])
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16", "convnextv2_atto"])
+def test_a_new_head_starts_small_either_way(arch: str, init: str) -> None:
+    assert started(init, arch).encoder.head_layer().weight.abs().max() < 1e-3
+
+
+def test_hiera_has_one_start() -> None:
+    one, other = (started(init, "hiera_tiny_224") for init in ("truncated", "xavier"))
 
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 

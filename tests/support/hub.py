@@ -1,4 +1,5 @@
-"""A small stand-in for the model hub on loopback: what huggingface_hub asks of it for models."""
+"""A small stand-in for the model hub on loopback: what huggingface_hub asks of it for models, and
+for the files of data sets."""
 
 from __future__ import annotations
 
@@ -9,20 +10,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 
 class Hub(ThreadingHTTPServer):
-    """Models by name, each one commit; `asked` keeps ``(method, path)`` of every request, `tokens`
-    the authorizations that came."""
+    """Models and data sets by name, each one commit; `private` ones want a token, `gated` ones more
+    than a token, `status` replaces all answers; `asked` keeps ``(method, path)`` of every request,
+    `tokens` the authorizations that came."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models: dict[str, dict[str, bytes]] = {}
+        self.datasets: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
+        self.gated: set[str] = set()
+        self.status: int | None = None
         self.asked: list[tuple[str, str]] = []
         self.tokens: set[str] = set()
         self.created: list[dict[str, Any]] = []
@@ -32,7 +38,8 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def commit_of(self, repo: str) -> str:
-        joined = b"".join(name.encode() + data for name, data in sorted(self.models[repo].items()))
+        files = self.datasets[repo] if repo in self.datasets else self.models[repo]
+        joined = b"".join(name.encode() + data for name, data in sorted(files.items()))
         return hashlib.sha1(joined).hexdigest()
 
 
@@ -67,6 +74,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = self._begin()
+        if self.server.status is not None:
+            self._json({"error": "as the test wants it"}, self.server.status)
+            return
+        if "datasets" in parts[:2]:
+            self._answer_of_a_data_set(parts)
+            return
         if parts[:2] == ["api", "models"]:
             repo = "/".join(parts[2:4])
             if not self._shown(repo):
@@ -85,11 +98,60 @@ class _Handler(BaseHTTPRequestHandler):
         tag = f'"{hashlib.sha1(data).hexdigest()}"'
         self._send(200, data, ETag=tag, X_Repo_Commit=commit)
 
+    def _answer_of_a_data_set(self, parts: list[str]) -> None:
+        """``/api/datasets/ORG/NAME[/revision/R | /tree/R/PATH]``, or ``/datasets/ORG/NAME/resolve/
+        R/PATH``, whole or a range of it."""
+        parts = parts[1:] if parts[0] == "api" else parts
+        repo, doing, path = "/".join(parts[1:3]), parts[3:4], "/".join(parts[5:])
+        if not self._shown(repo):
+            return
+        files, commit = self.server.datasets[repo], self.server.commit_of(repo)
+        if parts[4:5] and parts[4] not in ("main", commit):
+            self._send(404, X_Error_Code="RevisionNotFound")
+        elif doing == ["tree"]:
+            self._tree(files, path)
+        elif doing != ["resolve"]:
+            self._json({"id": repo, "sha": commit, "siblings": []})
+        elif path not in files:
+            self._send(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        elif wanted := self.headers.get("Range"):
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            found = files[path][int(first) : int(last) + 1]
+            span = f"bytes {first}-{int(first) + len(found) - 1}/{len(files[path])}"
+            self._send(206, found, Content_Range=span, X_Repo_Commit=commit)
+        else:
+            self._send(200, files[path], X_Repo_Commit=commit)
+
+    def _tree(self, files: dict[str, bytes], path: str) -> None:
+        """What lies in a folder, all of it below where the query says so."""
+        start = f"{path}/" if path else ""
+        below = {name: data for name, data in files.items() if name.startswith(start)}
+        if path and not below:
+            self._send(404, X_Error_Code="EntryNotFound")
+            return
+        everything = "recursive=true" in self.path.lower()
+        folders = {name.rpartition("/")[0] for name in below}
+        folders |= {str(parent) for name in folders for parent in PurePosixPath(name).parents}
+        entries: list[dict[str, Any]] = [
+            {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
+            for name in sorted(folders - {"", "."})
+            if name.startswith(start)
+        ]
+        entries += [
+            {"type": "file", "path": name, "oid": hashlib.sha1(data).hexdigest(), "size": len(data)}
+            for name, data in sorted(below.items())
+        ]
+        self._json([one for one in entries if everything or "/" not in one["path"][len(start) :]])
+
     def _shown(self, repo: str) -> bool:
+        known = repo in self.server.models or repo in self.server.datasets
+        if repo in self.server.gated:
+            self._send(403, X_Error_Code="GatedRepo")
+            return False
         hidden = repo in self.server.private and not self.headers.get("Authorization")
-        if repo in self.server.models and not hidden:
+        if known and not hidden:
             return True
-        self._send(404 if repo not in self.server.models else 401, X_Error_Code="RepoNotFound")
+        self._send(401 if known else 404, X_Error_Code="RepoNotFound")
         return False
 
     def do_POST(self) -> None:

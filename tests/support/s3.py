@@ -23,7 +23,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class _Server:
+class LoopbackServer:
     port: int
     process: subprocess.Popen[bytes]
 
@@ -46,13 +46,13 @@ class _Server:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the S3 server ended with {self.process.returncode}")
+                raise RuntimeError(f"the server ended with {self.process.returncode}")
             with socket.socket() as probe:
                 probe.settimeout(0.2)
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.05)
-        raise RuntimeError("the S3 server did not start within 30 s")
+        raise RuntimeError("the server did not start within 30 s")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -75,7 +75,7 @@ def client_env(endpoint: str) -> dict[str, str]:
     }
 
 
-class S3Server(_Server):
+class S3Server(LoopbackServer):
     """``rclone serve s3`` over a local folder: its sub-folders are the buckets.
 
     ``etag=False`` for large objects: with ETags rclone hashes the whole object anew at every ranged
@@ -128,7 +128,7 @@ class S3Server(_Server):
         return self
 
 
-class MotoServer(_Server):
+class MotoServer(LoopbackServer):
     """moto's S3 in a process of its own: answers with AWS's error codes; buckets are made through
     the API."""
 

@@ -297,7 +297,7 @@ def violations(conditions: dict[str, Any]) -> list[tuple[str, Any]]:
     """For every condition a value under which it does not hold."""
     others: dict[str, list[Any]] = {
         "train.stage": ["pretrain", "finetune"],
-        "model.arch": ["convnextv2_atto", "vit_tiny_patch16"],
+        "model.arch": ["convnextv2_atto", "vit_tiny_patch16", "hiera_tiny_224"],
         "model.task": ["classification", "segmentation"],
         "model.decoder_type": ["self", "cross"],
         OPT + "lr_scheduler": ["cosine", "MultiStep"],

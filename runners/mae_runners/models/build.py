@@ -123,9 +123,13 @@ def build_segmenter(
 
 
 def _start(model: Backboned, model_spec: Any) -> None:
-    """What ``model.init`` says of the first weights; the other families have one start."""
-    if model_spec.init == "xavier" and isinstance(model.encoder, VitBackbone):
+    """What ``model.init`` says of the first weights; Hiera has one start."""
+    if model_spec.init != "xavier":
+        return
+    if isinstance(model.encoder, VitBackbone):
         model.encoder.start_like_mae()
+    elif isinstance(model.encoder, ConvNextBackbone):
+        model.encoder.start_in_proportion()
 
 
 def _encoder_config(

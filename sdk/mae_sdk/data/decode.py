@@ -203,7 +203,7 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
     shape = jpeg_shape(data)
     if shape is None:
         return None
-    check_jpeg(data, name, reading.max_pixels)
+    check_jpeg(data, name, reading.max_pixels, shape)
     # Without an end marker OpenCV would return the part it got, the rest gray; Pillow raises.
     if not data.endswith(_END) and data.rfind(_END, max(0, len(data) - TAIL)) < 0:
         return None
@@ -218,11 +218,13 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
         _imdecode(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, name)
         return None
     gray = shape[2] == 1 and reading.channels == 1
-    color = {
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-    }.get(reduce)
+    color = None
+    if reduce > 1:
+        color = {
+            8: cv2.IMREAD_REDUCED_COLOR_8,
+            4: cv2.IMREAD_REDUCED_COLOR_4,
+            2: cv2.IMREAD_REDUCED_COLOR_2,
+        }.get(reduce)
     # OpenCV turns by EXIF of one byte order alone, so it is told not to.
     flags = cv2.IMREAD_COLOR_RGB if color is None else color
     if gray:

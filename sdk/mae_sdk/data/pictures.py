@@ -146,7 +146,12 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def check_jpeg(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+def check_jpeg(
+    data: bytes,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    shape: tuple[int, int, int] | None = None,
+) -> None:
     """Refuse a JPEG that its header alone shows to be too large or cut, or that has a hole.
 
     Every block of 8 × 8 pixels takes a bit at least, so a short file cannot hold many. A hole is a
@@ -154,10 +159,13 @@ def check_jpeg(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
     mean blocks that are over (a flat image may hold many) or, by other code tables, coefficients
     without end, which no image has.
 
+    Args:
+        shape: what `jpeg_shape` says of it, where that is known.
+
     Raises:
         DataError: it is one of these; other files pass.
     """
-    shape = jpeg_shape(data)
+    shape = shape or jpeg_shape(data)
     if shape is None:
         return
     check_size(shape[0], shape[1], name, max_pixels)

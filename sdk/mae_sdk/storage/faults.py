@@ -82,7 +82,28 @@ _UNREACHABLE = {
 }
 _UNREACHABLE_NUMBERS = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _CERTIFICATE = {"ClientConnectorCertificateError", "SSLCertVerificationError", "CertificateError"}
-_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
+_CREDENTIALS = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "DefaultCredentialsError",
+    "MalformedError",
+    "ClientAuthenticationError",
+    "CredentialUnavailableError",
+}
+"""Where the store itself gave a code, that counts."""
+_NO_REPOSITORY = {"RepositoryNotFoundError", "RevisionNotFoundError"}
+_CLOSED_REPOSITORY = {"GatedRepoError", "DisabledRepoError"}
+_AZURE_SAYS_NONE = "unable to connect to account for"
+_SET = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the file of a key, or log in with gcloud",
+    "az": "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with "
+    "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    "hf": "set HF_TOKEN",
+}
+"""How credentials are given, by the first name of a scheme."""
+_FIRST = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 _DENIED_NAMES = {"AuthenticationException", "BadAuthenticationType", "BadHostKeyException"}
 _NO_STORE = {"ResponseParserError", "XMLParseError"}
 _PACKAGES = {
@@ -126,7 +147,7 @@ def translate(error: BaseException, url: str, doing: str, tries: int = 1) -> Mae
 
     known = (
         _of_the_call(chain, names, url)
-        or _of_the_object(error, chain, code, url, head, doing)
+        or _of_the_object(error, chain, names, code, url, head, doing)
         or _of_the_caller(chain, names, code, url, head)
         or _of_the_way(chain, names, url, head)
     )
@@ -173,6 +194,35 @@ def damaged(url: str, algorithm: str) -> StoreFault:
     )
 
 
+def no_bucket(url: str) -> Missing:
+    """There is no such bucket, container or repository."""
+    noun, name = urls.place_noun(url), urls.host(url)
+    hint = "check its spelling"
+    if _first(url) == "s3":
+        hint += "; for another store than AWS set AWS_ENDPOINT_URL"
+    elif _first(url) == "az":
+        hint += f"; {urls.endpoint(url)} was asked"
+    elif _first(url) == "hf":
+        noun, name = _repository(url)
+        hint += "; one that is not public needs HF_TOKEN"
+    gone = Missing(f"there is no {noun} {name!r}", got=urls.redact(url), hint=hint)
+    gone.cause = "bucket"
+    return gone
+
+
+def _first(url: str) -> str:
+    """The scheme, by the first of its names."""
+    name = str(urls.scheme(url))
+    return _FIRST.get(name, name)
+
+
+def _repository(url: str) -> tuple[str, str]:
+    """What a URL of the hub names: its kind, and ``ORG/NAME``, with a revision if it has one."""
+    parts = url.partition("://")[2].split("/")
+    kind = parts.pop(0) if parts[0] in ("datasets", "models", "spaces") else "models"
+    return kind.removesuffix("s"), "/".join(parts[:2])
+
+
 def as_data_error(error: MaeError, where: str) -> DataError:
     """A source that is missing, in the words of its cause."""
     if isinstance(error, Missing) and error.cause == "bucket":
@@ -200,6 +250,8 @@ def _of_the_call(chain: list[BaseException], names: set[str], url: str) -> MaeEr
             got=where,
             expected="s3://bucket/path: 3 to 63 lower-case letters, digits, dots and hyphens",
         )
+    if names & {"HfUriError", "HFValidationError"}:
+        return UsageError("not a place of the hub", got=where, expected=urls.HUB_FORM)
     if names & {"InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError"}:
         return UsageError("this is not a URL", got=where, expected="https://host/path")
     return None
@@ -208,6 +260,7 @@ def _of_the_call(chain: list[BaseException], names: set[str], url: str) -> MaeEr
 def _of_the_object(
     error: BaseException,
     chain: list[BaseException],
+    names: set[str],
     code: str | None,
     url: str,
     head: str,
@@ -216,19 +269,18 @@ def _of_the_object(
     """No bucket, no object, one that exists already, one that changed."""
     where = urls.redact(url)
     if code == "NoSuchBucket" or any("bucket does not exist" in str(one) for one in chain):
-        gone = Missing(
-            f"there is no bucket {urls.host(url)!r}",
-            got=where,
-            hint="check its spelling; for another store than AWS set AWS_ENDPOINT_URL",
-        )
-        gone.cause = "bucket"
-        return gone
+        return no_bucket(url)
 
     if code in _CHANGED and doing != "write":
         return changed(url)
 
     if isinstance(error, FileExistsError) or code in {"PreconditionFailed", "412"}:
         return fault("exists", f"{head}: it exists already", url, retryable=False, hint="")
+
+    if names & _NO_REPOSITORY:
+        return no_bucket(url)
+    if names & _CLOSED_REPOSITORY:
+        return None
 
     absent = code in _ABSENT or "550" in _replies(chain)
     # fsspec's web client calls every failure "not found"; what it hides is the cause.
@@ -251,13 +303,14 @@ def _of_the_caller(
             hint="renew the credentials, then run the same command again",
         )
 
-    if names & _CREDENTIALS:
+    none = names & _CREDENTIALS and code is None
+    if none or any(_AZURE_SAYS_NONE in str(one) for one in chain):
         return fault(
             "credentials",
             f"{head}: no usable credentials",
             url,
             retryable=False,
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+            hint=_SET.get(_first(url), "check the credentials"),
         )
 
     if code in _REGION:
@@ -364,4 +417,8 @@ def _code(error: BaseException) -> str | None:
     if isinstance(response, dict) and isinstance(response.get("Error"), dict):
         return str(response["Error"].get("Code", "")) or None
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
+    if type(error).__module__.startswith("gcsfs"):
+        status = getattr(error, "code", None)
+    elif type(error) is OSError and str(error).startswith("Forbidden: "):  # gcsfs keeps no number
+        status = 403
     return str(status) if isinstance(status, int) and status >= 300 else None

@@ -20,6 +20,8 @@ from mae_sdk.storage.faults import TooSlow, changed, damaged
 
 T = TypeVar("T")
 
+STORES = ("gs", "gcs", "az", "abfs", "abfss")
+"""Object stores whose driver does not tell a bucket that is missing from an object that is."""
 FLOOR = 1024
 """Bytes per second, over `urls.timeout_seconds`, below which an answer counts as stalled."""
 
@@ -275,6 +277,20 @@ def check_length(data: bytes, start: int, end: int) -> None:
     if len(data) != end - start:
         more = "more than " if len(data) > end - start else ""
         raise EOFError(f"{more}{min(len(data), end - start)} bytes came instead of {end - start}")
+
+
+def has_bucket(fs: Any, path: str) -> bool:
+    """Whether the bucket or container that a path begins with is there, in one of `STORES`."""
+    bucket = path.partition("/")[0]
+    try:
+        if hasattr(fs, "service_client"):  # Azure
+            fs.info(bucket)
+        else:
+            # What its file system asks of a bucket itself needs a right that readers seldom have.
+            run(fs, lambda store: store._call("GET", "b/{}/o", bucket, maxResults=1))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def seconds(stamp: Any) -> float | None:

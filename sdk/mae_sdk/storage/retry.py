@@ -34,7 +34,6 @@ def attempt(call: Callable[[], T], url: str, doing: str, attempts: int = ATTEMPT
         StorageError: the request failed for good, or ``attempts`` times.
         UsageError: no request can be made of this URL.
     """
-    attempts = 1 if urls.scheme(url) in urls.TRIES_ITSELF else attempts
     causes: Counter[str] = Counter()
     for number in range(1, attempts + 1):
         try:

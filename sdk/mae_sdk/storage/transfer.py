@@ -7,6 +7,7 @@ Requests are retried as `storage.retry` says.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -26,6 +27,7 @@ from mae_sdk.storage.faults import (
     changed,
     damaged,
     fault,
+    no_bucket,
     translate,
 )
 from mae_sdk.storage.retry import attempt
@@ -113,14 +115,37 @@ def info(url: str) -> dict[str, Any]:
             return objects.run(fs, objects.look_web, path)
         with _turn(fs):
             fs.invalidate_cache()
-            return _described(fs.info(path))
+            try:
+                return _described(fs.info(path))
+            except FileNotFoundError as error:
+                _need_bucket(fs, path, url, error)
+                raise
 
     return attempt(request, url, "read")
 
 
+def _need_bucket(fs: Any, path: str, url: str, error: FileNotFoundError | None = None) -> None:
+    """Nothing was found: raise what says why, if there is not even a bucket, container or
+    repository."""
+    if error is not None and error.__cause__ is not None and urls.scheme(url) == "hf":
+        raise error  # from the hub's answer that there is no such repository or revision
+    if urls.scheme(url) not in objects.STORES:
+        return
+    try:
+        there = objects.has_bucket(fs, path)
+    except Exception as refused:  # who may read the object need not be shown its bucket
+        known = translate(refused, url, "read")
+        if getattr(known, "cause", None) != "denied":
+            raise
+        return
+    if not there:
+        raise no_bucket(url)
+
+
 def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
     """`info`, from what the other file systems of fsspec say of a file, each in its own words."""
-    times = ("LastModified", "mtime", "updated", "modify", "modificationTime", "created")
+    times = ("LastModified", "last_modified", "mtime", "updated", "modify", "modificationTime")
+    times += ("created",)
     stamps = (objects.seconds(entry.get(name)) for name in times)
     etag = next((entry[name] for name in ("ETag", "etag", "sha", "blob_id") if entry.get(name)), "")
     size = entry.get("size")
@@ -129,8 +154,17 @@ def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
         "etag": str(etag) or None,
         "mtime": next((stamp for stamp in stamps if stamp is not None), None),
         "type": "directory" if entry.get("type") == "directory" else "file",
-        "checksum": checksums.of_web({"Content-MD5": str(entry.get("md5Hash") or "")}),
+        "checksum": checksums.of_web({"Content-MD5": _md5(entry)}),
     }
+
+
+def _md5(entry: Mapping[str, Any]) -> str:
+    """The MD5 sum that Google's or Azure's store keeps of an object, in base 64; else nothing."""
+    settings = entry.get("content_settings")
+    found = settings.get("content_md5") if hasattr(settings, "get") else None
+    if found:
+        return base64.b64encode(bytes(found)).decode()
+    return str(entry.get("md5Hash") or "")
 
 
 def read_range(url: str, start: int, end: int, seen: Mapping[str, Any] | None = None) -> bytes:
@@ -282,8 +316,11 @@ def list_details(url: str) -> dict[str, dict[str, Any]]:
             prefix = path.rstrip("/") + "/"
             try:
                 found = fs.find(path, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _need_bucket(fs, path, url, error)
                 return {}
+            if not found:
+                _need_bucket(fs, path, url)
 
         return {
             name[len(prefix) :]: _described(entry)
@@ -307,7 +344,8 @@ def list_folders(url: str) -> list[str]:
             fs.invalidate_cache()
             try:
                 found = fs.ls(path, detail=True)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _need_bucket(fs, path, url, error)
                 return []
         return [
             entry["name"].rstrip("/").rsplit("/", 1)[-1]
@@ -332,7 +370,10 @@ def holds_something(url: str) -> bool:
             fs.invalidate_cache()
             try:
                 found = fs.ls(path, detail=False)
-            except (FileNotFoundError, NotADirectoryError):
+            except NotADirectoryError:
+                return False
+            except FileNotFoundError as error:
+                _need_bucket(fs, path, url, error)
                 return False
         return any(item.rstrip("/") != path.rstrip("/") for item in found)
 
@@ -449,9 +490,13 @@ def delete(url: str) -> None:
     """Remove one file; one that is gone already is no error."""
     try:
         if urls.is_remote(url):
-            fs, path = urls.filesystem(url)
-            attempt(lambda: fs.rm_file(path), url, "delete")
+            attempt(lambda: _remove(url), url, "delete")
         else:
             attempt(lambda: urls.local_path(url).unlink(), url, "delete", attempts=1)
     except NotFoundError:
         return
+
+
+def _remove(url: str) -> None:
+    fs, path = urls.filesystem(url)
+    fs.rm_file(path)

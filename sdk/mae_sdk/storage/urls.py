@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import threading
+import types
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,9 +60,17 @@ _HOSTED = {
     "hf": "repository",
     "github": "organization and repository",
 }
+HUB_FORM = "hf://datasets/ORG/NAME/path, or hf://ORG/NAME/path of a model"
+_HUB_KINDS = ("datasets", "models", "spaces", "buckets")
 _AZURE = {"az", "abfs", "abfss"}
-TRIES_ITSELF = {"gs", "gcs"}
-"""Schemes whose driver tries a request again itself, for half a minute, whatever it is told."""
+_GOOGLE = {"gs", "gcs"}
+_LOGGERS = {
+    **dict.fromkeys(_GOOGLE, ("gcsfs", "google")),
+    **dict.fromkeys(_AZURE, ("adlfs", "azure")),
+}
+"""Loggers of a scheme's driver that repeat, at length, what is raised."""
+_VARIABLES = ("AWS_", "FSSPEC_", "GOOGLE_", "GCSFS_", "STORAGE_EMULATOR_", "AZURE_", "HF_")
+"""How the variables begin that drivers read when a file system is made."""
 
 _READ_ONLY = {"http", "https", "github"}
 _ARCHIVE = re.compile(
@@ -122,6 +131,10 @@ def check(url: str | os.PathLike[str]) -> None:
             got=f"{name}://{parts.path}",
             expected=f"{name}://{what.split()[-1]}/path",
         )
+    if name == "hf":
+        pieces = [piece for piece in text.partition("://")[2].split("/") if piece]
+        if len(pieces) < 2 + (pieces[0] in _HUB_KINDS):
+            raise UsageError("the URL names no repository", got=text, expected=HUB_FORM)
     if name in ("s3", "s3a") and "@" in parts.netloc and not _SEALED.match(parts.netloc):
         raise UsageError(
             "keys do not belong in an s3:// URL",
@@ -160,8 +173,35 @@ def endpoint(url: str | os.PathLike[str]) -> str:
     if name in ("s3", "s3a"):
         found = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return f"the store at {redact(found)}" if found else "S3"
-    services = {"hf": "the Hugging Face Hub", "github": "GitHub", "gs": "Google Cloud Storage"}
-    return services.get(str(name)) or host(url) or f"the store of {name}://"
+    if name in _AZURE:
+        return f"the store at {found}" if (found := _azure_account(url)) else "Azure"
+    services = {
+        "hf": ("HF_ENDPOINT", "the Hugging Face Hub"),
+        **dict.fromkeys(_GOOGLE, ("STORAGE_EMULATOR_HOST", "Google Cloud Storage")),
+    }
+    if name in services:
+        variable, service = services[str(name)]
+        found = os.environ.get(variable)
+        return f"the store at {redact(found)}" if found else service
+    return {"github": "GitHub"}.get(str(name)) or host(url) or f"the store of {name}://"
+
+
+def _azure_account(url: str | os.PathLike[str]) -> str | None:
+    """The address of the account that a URL of Azure is asked at, without its keys."""
+    place = host(url)
+    if place.endswith(".core.windows.net"):
+        return place
+    pieces = os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")
+    given = {key: value for key, _, value in (piece.partition("=") for piece in pieces)}
+    if endpoint := given.get("BlobEndpoint"):
+        return redact(endpoint.partition("?")[0].rstrip("/"))
+    account = given.get("AccountName") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    return f"{account}.blob.core.windows.net" if account else None
+
+
+def place_noun(url: str | os.PathLike[str]) -> str:
+    """What a URL's scheme calls that which stands before the first slash of its path."""
+    return _HOSTED.get(str(scheme(url)), "bucket")
 
 
 def is_remote(url: str | os.PathLike[str]) -> bool:
@@ -390,13 +430,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     opened = _opened(url)
     check(opened)
     opened = name + opened[len(name) :] if is_remote(opened) else opened
-    environment = tuple(
-        sorted(
-            (k, v)
-            for k, v in os.environ.items()
-            if k.startswith(("AWS_", "FSSPEC_", "GOOGLE_", "AZURE_"))
-        )
-    )
+    environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(_VARIABLES)))
     try:
         import fsspec
 
@@ -457,16 +491,11 @@ def forget_connection(url: str) -> None:
 def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
     seconds = timeout_seconds()
     if name in ("http", "https"):
-        from aiohttp import ClientTimeout
-
-        # Its own limit is five minutes for a whole answer, however well the bytes flow; ours is
-        # on silence.
-        silence = ClientTimeout(total=None, sock_connect=min(seconds, 10.0), sock_read=seconds)
         return fsspec.filesystem(
             name,
             skip_instance_cache=True,
             use_listings_cache=False,
-            client_kwargs={"timeout": silence},
+            client_kwargs={"timeout": _silence(seconds)},
         )
 
     if name not in ("s3", "s3a"):
@@ -478,9 +507,15 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
             options["skip_instance_cache"] = True
         if name in _AZURE:
             options |= {"connection_timeout": min(seconds, 10.0), "read_timeout": seconds}
-        if name in TRIES_ITSELF:
-            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what is wrong is raised
+        if name in _GOOGLE:
+            options["requests_timeout"] = _silence(seconds)
+        if name == "hf":  # read now, not when the library was imported
+            options["endpoint"] = os.environ.get("HF_ENDPOINT") or None
+        for logger in _LOGGERS.get(name, ()):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         fs = fsspec.filesystem(name, **options)
+        if name in _GOOGLE:
+            _try_once(fs)
         if name in _AZURE:
             # Its client waits for minutes between attempts of its own, and takes no word on it.
             policies = getattr(getattr(fs.service_client, "_pipeline", None), "_impl_policies", ())
@@ -504,3 +539,19 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
     )
     fs.retries = 1
     return fs
+
+
+def _silence(seconds: float) -> Any:
+    """The limit of a request of aiohttp. Its own is five minutes for a whole answer, however well
+    the bytes flow; ours is on silence."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=min(seconds, 10.0), sock_read=seconds)
+
+
+def _try_once(fs: Any) -> None:
+    """Retries are `storage.retry` alone: the driver of Google tries six times in half a minute, and
+    takes no word on it."""
+    plain = getattr(getattr(type(fs), "_request", None), "__wrapped__", None)
+    if plain is not None:
+        fs._request = types.MethodType(plain, fs)

@@ -242,10 +242,12 @@ class ModelSpec(SpecModel):
     )
     init: Literal["truncated", "xavier"] = spec_field(
         "truncated",
-        "First weights of a ViT that is fine-tuned from scratch: truncated = normal, deviation "
-        "0.02; xavier = Xavier-uniform with a sine-cosine position table, as MAE pretraining "
-        "always starts (arXiv:2111.06377): faster in short runs on few images.",
-        applies_when={**FINETUNE, **_VIT},
+        "First weights of a ViT or a ConvNeXt V2 that is fine-tuned from scratch: truncated = "
+        "normal, deviation 0.02; xavier = by the number of values that a layer sums, faster in "
+        "short runs on few images. A ViT then has Xavier-uniform layers and a sine-cosine position "
+        "table, as MAE pretraining always starts (arXiv:2111.06377); a ConvNeXt V2 Xavier-uniform "
+        "linear layers and convolutions of deviation 1/√n.",
+        applies_when={**FINETUNE, "model.arch": arch_names("vit") + arch_names("convnextv2")},
         related=["train.pretrained_model_path"],
     )
     segmentation: SegmentationHeadSpec = spec_field(
