@@ -61,7 +61,7 @@ def test_the_first_non_finite_loss_stops_the_run_and_its_capsule_replays_it(
 def test_early_stopping_ends_a_run_whose_loss_no_longer_falls(data: Path, tmp_path: Path) -> None:
     changes = {
         "train__early_stopping__patience": 2,
-        "train__early_stopping__min_delta": 10.0,
+        "train__early_stopping__min_delta": 5.0,
         "train__num_epochs": 9,
     }
     changes |= {
@@ -72,7 +72,7 @@ def test_early_stopping_ends_a_run_whose_loss_no_longer_falls(data: Path, tmp_pa
     made = spec(data, tmp_path / "job", **changes)
     assert train(made) == 0
     assert len(values(tmp_path / "job", "train_loss")) == 3, (
-        "one that counts, and two without a fall of 10"
+        "one that counts, and two without a fall of 5"
     )
     assert (tmp_path / "job/train/model_epoch_002.pth").exists()
     assert train(made) == 0
@@ -84,7 +84,7 @@ def test_a_run_stopped_between_validations_still_has_a_best_checkpoint(
 ) -> None:
     changes = {
         "train__early_stopping__patience": 1,
-        "train__early_stopping__min_delta": 10.0,
+        "train__early_stopping__min_delta": 5.0,
         "train__num_epochs": 9,
     }
     made = spec(
