@@ -517,11 +517,15 @@ def _make(fsspec: Any, name: str, options: dict[str, Any]) -> Any:
         if name in _GOOGLE:
             _try_once(fs)
         if name in _AZURE:
+            pipeline = getattr(fs.service_client, "_pipeline", None)
             # Its client waits for minutes between attempts of its own, and takes no word on it.
-            policies = getattr(getattr(fs.service_client, "_pipeline", None), "_impl_policies", ())
-            for policy in policies:
+            for policy in getattr(pipeline, "_impl_policies", ()):
                 if hasattr(policy, "total_retries"):
                     policy.total_retries = 0
+            # The driver hands the limits above on to reads and writes alone, not to questions.
+            limits = getattr(getattr(pipeline, "_transport", None), "connection_config", None)
+            if limits is not None:
+                limits.timeout, limits.read_timeout = min(seconds, 10.0), seconds
         return fs
 
     config = {
