@@ -461,13 +461,15 @@ class Job:
         }
 
     def data_warnings(self) -> list[str]:
-        """What was said of the data by the last run, before that by its plan: what was left out,
-        and what makes its figures mean less."""
+        """What was said of the data by the last run, and by its plan: what was left out, and what
+        makes its figures mean less. The plan alone knows what a parent was trained on."""
+        planned = list(self.record.get("data_warnings") or [])
         for line in reversed(self._lines()):
             found = line.get("data")
             if isinstance(found, dict):
-                return [str(text) for text in found.get("warnings") or []]
-        return list(self.record.get("data_warnings") or [])
+                said = [str(text) for text in found.get("warnings") or []]
+                return [*said, *(text for text in planned if text not in said)]
+        return planned
 
     def logs(self, tail: int | None = None) -> str:
         """What the runner has printed so far; before that, what the platform's engine has kept.

@@ -3,6 +3,7 @@ mean nothing, a warning where it might."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data.inspect import inspect_source
+from mae_sdk.job import open_job, parent_info
+from mae_sdk.jobs.root import Root
+from mae_sdk.plan import inherit
+from mae_skill.bundle import Bundle
 from mae_skill.errors import DataError, MaeError, SpecError
 from PIL import Image
 
@@ -244,15 +249,76 @@ def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path
     about = {"arch": SMALL["arch"], "num_classes": 2, "classes": names}
     add_checkpoints(folder, [0.5], whole=True, **about)
 
-    def evaluate(val: Path) -> Plan:
-        return Skill().plan(
-            "evaluate", parent_job_id="t1", eval_dataset=str(val), results_root=str(root)
-        )
-
     with pytest.raises(DataError, match="wasps"):
-        evaluate(classes(tmp_path / "a", "ants", "wasps"))
-    assert "one class alone" in warnings(evaluate(classes(tmp_path / "b", "ants")))
-    assert warnings(evaluate(classes(tmp_path / "c", *names))) == ""
+        evaluate(root, "t1", classes(tmp_path / "a", "ants", "wasps"))
+    assert "one class alone" in warnings(evaluate(root, "t1", classes(tmp_path / "b", "ants")))
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "c", *names))) == ""
+
+
+def trained(root: Path, job_id: str, spec: dict[str, Any], **about: Any) -> Path:
+    """The folder of a job that has trained by this spec, with one checkpoint."""
+    folder = job_folder(root, job_id, "train", spec=spec)
+    add_checkpoints(folder, [0.5], whole=True, **{"arch": SMALL["arch"], **about})
+    return folder
+
+
+def evaluate(root: Path, parent: str, val: Path, **settings: Any) -> Plan:
+    return Skill().plan(
+        "evaluate",
+        parent_job_id=parent,
+        eval_dataset=str(val),
+        results_root=str(root),
+        spec_overrides=settings,
+    )
+
+
+def learned_from(source: Path, **dataset: Any) -> dict[str, Any]:
+    return {
+        "train": {"stage": "finetune"},
+        "model": {"arch": SMALL["arch"], "num_classes": 2},
+        "dataset": {"train_data_sources": str(source), **dataset},
+    }
+
+
+def test_an_evaluation_on_the_images_that_were_trained_on_is_said(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source = classes(tmp_path / "train", *names)
+    trained(root, "t1", learned_from(source), num_classes=2, classes=names)
+    shutil.copytree(source, tmp_path / "renamed")
+    for val in (source, tmp_path / "renamed"):
+        said = warnings(evaluate(root, "t1", val))
+        assert "6 of the 6 images" in said and "t1 trained the model on; the scores" in said
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "new", *names))) == ""
+
+    trained(root, "t2", learned_from(source, val_fraction=0.2), num_classes=2, classes=names)
+    assert "t2 trained the model on, which held 0.2 of them out" in warnings(
+        evaluate(root, "t2", source)
+    )
+    above = job_folder(root, "x1", "export", spec={"export": {}}, parent="t1")
+    (above / "export/model.onnx").write_bytes(b"onnx")
+    found = inherit.taught_by(Bundle.load(), parent_info("x1", root))
+    assert found is not None and (found.job, found.sources) == ("t1", (str(source),))
+
+
+def test_what_the_plan_alone_knew_stands_beside_what_the_run_saw(tmp_path: Path) -> None:
+    said = ["the images that t1 trained on", "a class is small"]
+    folder = job_folder(tmp_path, "e1", "evaluate", data_warnings=said)
+    job = open_job(Root(tmp_path), "e1")
+    assert job.data_warnings() == said
+    line = {"status": "RUNNING", "data": {"warnings": ["a class is small"]}}
+    (folder / "status.json").write_text(json.dumps(line) + "\n")
+    assert job.data_warnings() == ["a class is small", "the images that t1 trained on"]
+
+
+def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: Path) -> None:
+    root, source = tmp_path / "jobs", masked(tmp_path / "train", [0, 1])
+    spec = learned_from(source)
+    spec["model"]["task"] = "segmentation"
+    trained(root, "s1", spec, num_classes=2, task="segmentation")
+    settings = {"dataset.segmentation.reduce_zero_label": False}
+    assert "3 of the 3 images" in warnings(evaluate(root, "s1", source, **settings))
+    other = masked(tmp_path / "new", [0, 1])
+    assert "trained the model on" not in warnings(evaluate(root, "s1", other, **settings))
 
 
 # ------------------------------------------------------------------------------------------

@@ -50,6 +50,16 @@ VAL_FRACTION = "dataset.val_fraction"
 TRAIN_FRACTION, CLASSES = "dataset.train_fraction", "dataset.classes"
 """The fields that say which of the images count, in a bundle that has them."""
 
+
+@dataclass(frozen=True)
+class Taught:
+    """What a model was trained on: the job, its sources, and the share that it held out."""
+
+    job: str
+    sources: tuple[str, ...]
+    held_out: float = 0.0
+
+
 Opened = Any
 """A `Source` or `Pairs` that was looked at; None where nothing was opened."""
 
@@ -263,6 +273,7 @@ def look_at_all(
     remote: bool,
     share: float = 0.0,
     classes: Sequence[str] | None = None,
+    taught: Taught | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Dotted key → what was seen, for every data source field of an action that has a value. What
     cannot be read is added to `problems`.
@@ -274,6 +285,7 @@ def look_at_all(
         keys: the action's ``data_sources``: dotted key → its row.
         share: of the training images that the run holds out for validation.
         classes: those of the parent's model, where they are known.
+        taught: what that model was trained on; images to evaluate on are compared with it.
     """
 
     reading = reading_of(action, spec)
@@ -320,7 +332,25 @@ def look_at_all(
                 found[key]["against"] = inspect.compare_classes(against[1].classes, source)
                 found[key]["shared"] = shared_images(against[1], source)
     _compare(opened, found, classes)
+    if action == "evaluate" and taught and SOURCE_KEY[action] in opened:
+        key, source = opened[SOURCE_KEY[action]]
+        if twins := _taught_images(taught, source, remote=remote):
+            found[key]["taught"] = twins
     return found
+
+
+def _taught_images(taught: Taught, source: Opened, *, remote: bool) -> dict[str, Any]:
+    """The images of a source that a model was trained on, as `shared_images` has them; empty where
+    there are none, or its training data cannot be looked at."""
+    names = list(taught.sources)
+    if not names or (not remote and any(urls.is_remote(name) for name in names)):
+        return {}
+    with contextlib.suppress(MaeError, OSError):
+        theirs = open_source(names[0] if len(names) == 1 else names)
+        twins = shared_images(theirs, source)
+        if twins["count"]:
+            return {**twins, "job": taught.job, "held_out": taught.held_out}
+    return {}
 
 
 def _classes_of(spec: Mapping[str, Any]) -> list[str] | None:
@@ -394,6 +424,7 @@ class Survey:
     Attributes:
         remote: fetch what is behind a URL into the cache, and count it.
         classes: those of the parent's model, where they are known.
+        taught: what that model was trained on, where it is known.
         seen: dotted key → what was seen there (`look_at`).
         sources: the same, with bounded lists.
         environment: in which an orchestrator counts the nodes.
@@ -406,6 +437,7 @@ class Survey:
     resources: Resources
     remote: bool = False
     classes: Sequence[str] | None = None
+    taught: Taught | None = None
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
@@ -425,7 +457,14 @@ class Survey:
         stated = self._stated(rows, spec, share)
         rows = {key: row for key, row in rows.items() if key not in stated}
         seen = look_at_all(
-            self.action, rows, spec, problems, remote=self.remote, share=share, classes=self.classes
+            self.action,
+            rows,
+            spec,
+            problems,
+            remote=self.remote,
+            share=share,
+            classes=self.classes,
+            taught=self.taught,
         )
         problems += self._lost_files(spec)
         self.seen = {**self.seen, **seen, **stated}

@@ -752,17 +752,22 @@ def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
 
 def survey_of(draft: Draft) -> Survey:
     """A look at the draft's data and machine."""
-    known = (draft.parent.checkpoint_meta or {}).get("classes") if draft.parent else None
     return Survey(
         draft.bundle,
         draft.action,
         draft.layers.schema,
         draft.resources,
         draft.remote,
-        classes=known,
+        classes=_classes_of(draft.parent),
+        taught=inherit.taught_by(draft.bundle, draft.parent),
         environment=draft.environment,
         images=None if draft.request.images is None else count_of(draft.request.images),
     )
+
+
+def _classes_of(parent: ParentInfo | None) -> list[str] | None:
+    """The classes of a parent's model, where they are known."""
+    return (parent.checkpoint_meta or {}).get("classes") if parent else None
 
 
 def settle(draft: Draft, found: Resolution) -> None:
@@ -993,12 +998,15 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
         schema = bundle.schema(plan.action)
     except MaeError:
         schema = {}
+    parent = None if plan.parent is None else parent_info(plan.parent.id, plan.results_root)
     survey = Survey(
         bundle,
         plan.action,
         schema,
         plan.resources,
         remote=True,
+        classes=_classes_of(parent),
+        taught=inherit.taught_by(bundle, parent),
         environment={**os.environ, **{k: str(v) for k, v in plan.request.env.items()}},
     )
     found = Resolution(plan.spec, plan.provenance)
