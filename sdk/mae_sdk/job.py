@@ -433,12 +433,20 @@ class Job:
         """The error for a job that ended in ERROR; one of its data has their exit code."""
         known = problem or {}
         cause = known.get("error") or {}
+        message, hint = known.get("message") or "the job ended in ERROR", known.get("hint")
+        if listed := [one for one in cause.get("problems") or () if isinstance(one, Mapping)]:
+            said = (
+                f"{one.get('field')}={one.get('got')!r}: {one.get('message')}" for one in listed
+            )
+            message = f"{message}: {'; '.join(said)}"
+            first = {name: listed[0].get(name) for name in ("field", "got", "expected")}
+            cause, hint = {**cause, **first}, listed[0].get("hint") or hint
         failed = JobFailedError(
-            known.get("message") or "the job ended in ERROR",
+            message,
             field=cause.get("field"),
             got=self.id if cause.get("got") is None else cause["got"],
             expected=cause.get("expected"),
-            hint=known.get("hint"),
+            hint=hint,
         )
         if cause.get("exit_code") == DataError.exit_code:
             failed.exit_code = DataError.exit_code

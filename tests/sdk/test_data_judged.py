@@ -13,6 +13,7 @@ import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data.inspect import inspect_source
 from mae_sdk.job import open_job, parent_info
+from mae_sdk.jobs.failure import failure
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan import inherit
 from mae_skill.bundle import Bundle
@@ -319,6 +320,88 @@ def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: P
     assert "3 of the 3 images" in warnings(evaluate(root, "s1", source, **settings))
     other = masked(tmp_path / "new", [0, 1])
     assert "trained the model on" not in warnings(evaluate(root, "s1", other, **settings))
+
+
+SAID = {
+    "arch": SMALL["arch"],
+    "stage": "finetune",
+    "input_size": [32, 32],
+    "model": {"arch": SMALL["arch"], "depth": 2, "global_pool": True},
+    "num_classes": 2,
+    "classes": ["ants", "bees"],
+    "mean": [0.4, 0.4, 0.4],
+    "std": [0.2, 0.2, 0.2],
+    "value_range": None,
+    "exif_orientation": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "value", "refused"),
+    [
+        ("evaluate", "dataset.augmentation.input_size", 64, True),
+        ("evaluate", "dataset.augmentation.input_size", 32, False),
+        ("evaluate", "dataset.augmentation.center_crop", 0.5, False),
+        ("evaluate", "dataset.augmentation.mean", [0.5], True),
+        ("evaluate", "dataset.augmentation.mean", [0.4], False),
+        ("evaluate", "dataset.channels", 1, True),
+        ("evaluate", "dataset.value_range", [0, 100], True),
+        ("evaluate", "dataset.value_range", "auto", True),
+        ("evaluate", "dataset.exif_orientation", False, True),
+        ("evaluate", "model.patch_size", 4, True),
+        ("evaluate", "model.depth", 3, True),
+        ("evaluate", "model.depth", 2, False),
+        ("evaluate", "model.num_heads", 6, True),
+        ("evaluate", "model.mlp_ratio", 2.0, True),
+        ("evaluate", "model.global_pool", False, True),
+        ("evaluate", "model.num_classes", 3, True),
+        ("evaluate", "model.arch", "vit_small_patch16", True),
+        ("inference", "dataset.augmentation.input_size", 64, True),
+        ("export", "dataset.augmentation.mean", [0.5] * 3, True),
+        ("export", "model.patch_size", 4, True),
+        ("export", "export.input_channel", 1, True),
+        ("export", "export.input_channel", 3, False),
+    ],
+)
+def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
+    action: str, key: str, value: Any, refused: bool, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "jobs", {**SAID}
+    shape = about.pop("model")
+    trained(root, "t1", learned_from(tmp_path), said={**about, "model": shape}, **about)
+    source = str(classes(tmp_path / "new", "ants", "bees"))
+    data = {"evaluate": "eval_dataset", "inference": "inference_dataset"}
+
+    def made() -> Plan:
+        return Skill().plan(
+            action,
+            parent_job_id="t1",
+            checkpoint="latest",
+            results_root=str(root),
+            spec_overrides={key: value},
+            **({data[action]: source} if action in data else {}),
+        )
+
+    if not refused:
+        made()
+        return
+    with pytest.raises(SpecError) as caught:
+        made()
+    assert caught.value.field == key
+    assert caught.value.expected and caught.value.hint
+
+
+def test_a_job_that_ended_for_several_values_names_them(tmp_path: Path) -> None:
+    job_folder(tmp_path, "e1", "evaluate", state="ERROR")
+    problems = [
+        SpecError("another value", field=f"model.{name}", got=3, expected="2", hint="leave it out")
+        for name in ("depth", "num_heads")
+    ]
+    error = SpecError("the evaluate spec has 2 problems", problems=problems).to_dict()
+    failed = open_job(Root(tmp_path), "e1")._failed(failure("spec", error["message"], error=error))
+    assert "model.depth=3: another value; model.num_heads=3: another value" in failed.message
+    assert (failed.field, failed.got, failed.expected) == ("model.depth", 3, "2")
+    assert failed.hint == "leave it out"
 
 
 # ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import MaeError, SpecError
+from mae_skill.rules.agreement import channels_of
 from mae_skill.rules.base import Facts
 from mae_skill.weights import header
 
@@ -216,10 +217,10 @@ def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
 
 def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     """How an action reads pictures: as the spec says, or as the model says that it takes."""
-    found, said = Reading.of(spec), _said_of_model(action, spec)
+    found, said = Reading.of(spec), said_of_model(action, spec)
     if not said:
         return found
-    channels = said.get("channels") or (said.get("model") or {}).get("in_chans") or 3
+    channels = channels_of(said)
     return Reading.from_values(
         None if channels == 3 else channels,
         said.get("value_range") or "dtype",
@@ -228,7 +229,7 @@ def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     )
 
 
-def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the model that an action takes says of itself; empty where it is not here."""
     said: Mapping[str, Any] = {}
     for name in ("checkpoint", "trt_engine"):
@@ -241,7 +242,7 @@ def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _classes_of_model(action: str, spec: Mapping[str, Any]) -> list[str] | None:
     """The classes of the classifier that an action takes, where it names them."""
-    said = _said_of_model(action, spec)
+    said = said_of_model(action, spec)
     found = said.get("classes")
     is_classifier = said.get("stage") == "finetune" and said.get("task") != "segmentation"
     return [str(name) for name in found] if is_classifier and isinstance(found, list) else None
@@ -492,6 +493,7 @@ class Survey:
             local_files=self.resources.here,
             variables=frozenset(self.environment),
             data=self.seen,
+            model=said_of_model(self.action, spec),
         )
         return self.facts, problems
 

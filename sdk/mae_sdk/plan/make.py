@@ -38,7 +38,7 @@ from mae_sdk.plan.automl_policy import (
     stated_metric,
 )
 from mae_sdk.plan.command import fields_named, fields_told
-from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey
+from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
@@ -785,9 +785,11 @@ def settle(draft: Draft, found: Resolution) -> None:
     take_signatures(found, draft.secrets)
     if draft.resources.here:
         input_files.take_from_here(draft.bundle, draft.action, found.spec, draft.layers.given)
-    draft.problems += inherit.contradictions(
-        draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
-    )
+    judged = draft.bundle.info.get("validator") and said_of_model(draft.action, found.spec)
+    if not judged:  # else a rule judges by what the model's file says
+        draft.problems += inherit.contradictions(
+            draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
+        )
     if draft.decision.automl:
         hold_out(draft, found)
 
