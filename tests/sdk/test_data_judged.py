@@ -391,6 +391,24 @@ def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
     assert caught.value.expected and caught.value.hint
 
 
+def test_pictures_of_another_kind_than_the_model_learned_from_are_said(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source = classes(tmp_path / "train", *names)
+    trained(root, "t1", learned_from(source), num_classes=2, classes=names)
+    gray = classes(tmp_path / "gray", *names)
+    for path in gray.glob("*/*.png"):
+        Image.open(path).convert("L").save(path)
+    deep = classes(tmp_path / "deep", *names, kind=np.uint16, top=65535)
+    assert "gray, where those are color; the scores" in warnings(evaluate(root, "t1", gray))
+    assert "in the depth" in warnings(evaluate(root, "t1", deep))
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "alike", *names))) == ""
+
+    made = Skill().plan(
+        "inference", parent_job_id="t1", inference_dataset=str(gray), results_root=str(root)
+    )
+    assert "gray, where those are color; the answers" in warnings(made)
+
+
 def test_a_job_that_ended_for_several_values_names_them(tmp_path: Path) -> None:
     job_folder(tmp_path, "e1", "evaluate", state="ERROR")
     problems = [

@@ -333,25 +333,37 @@ def look_at_all(
                 found[key]["against"] = inspect.compare_classes(against[1].classes, source)
                 found[key]["shared"] = shared_images(against[1], source)
     _compare(opened, found, classes)
-    if action == "evaluate" and taught and SOURCE_KEY[action] in opened:
-        key, source = opened[SOURCE_KEY[action]]
-        if twins := _taught_images(taught, source, remote=remote):
-            found[key]["taught"] = twins
+    name = {**SOURCE_KEY, "inference": UNJUDGED}.get(action)
+    if taught and action != "train" and name in opened:
+        key, source = opened[name]
+        found[key] |= _beside_taught(taught, source, reading, remote=remote)
+        if action != "evaluate":
+            found[key].pop("taught", None)  # nothing is judged by them
     return found
 
 
-def _taught_images(taught: Taught, source: Opened, *, remote: bool) -> dict[str, Any]:
-    """The images of a source that a model was trained on, as `shared_images` has them; empty where
-    there are none, or its training data cannot be looked at."""
+def _beside_taught(
+    taught: Taught, source: Opened, reading: Reading, *, remote: bool
+) -> dict[str, Any]:
+    """What a source is beside the images that a model was trained on; empty where these cannot be
+    looked at.
+
+    ``taught``: those that are in both, as `shared_images` has them; ``taught_stored``: how those of
+    the training are stored, of images without masks.
+    """
     names = list(taught.sources)
     if not names or (not remote and any(urls.is_remote(name) for name in names)):
         return {}
+    found: dict[str, Any] = {}
     with contextlib.suppress(MaeError, OSError):
         theirs = open_source(names[0] if len(names) == 1 else names)
         twins = shared_images(theirs, source)
         if twins["count"]:
-            return {**twins, "job": taught.job, "held_out": taught.held_out}
-    return {}
+            found["taught"] = {**twins, "job": taught.job, "held_out": taught.held_out}
+        if isinstance(source, Source):
+            seen = survey_images(theirs, reading=reading).to_dict(theirs.path)
+            found["taught_stored"] = seen.get("stored") or {}
+    return found
 
 
 def _classes_of(spec: Mapping[str, Any]) -> list[str] | None:

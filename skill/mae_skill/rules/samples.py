@@ -985,6 +985,7 @@ RULES = [
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     *(Rule(check, ("train",)) for check in class_names.INSPECTED),
+    Rule(class_names.stored_unlike_training, ("evaluate", "inference")),
     Rule(labels, ("train",)),
     Rule(multi_label, ("train", "evaluate")),
     Rule(class_weights, ("train",)),
