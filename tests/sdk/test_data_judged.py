@@ -17,7 +17,10 @@ from mae_sdk.jobs.failure import failure
 from mae_sdk.jobs.root import Root
 from mae_sdk.plan import inherit
 from mae_skill.bundle import Bundle
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import DataError, MaeError, SpecError
+from mae_skill.rules import files as rule_files
+from mae_skill.rules.base import Case, Facts
 from PIL import Image
 
 from tests.support.data_sets import (
@@ -407,6 +410,46 @@ def test_pictures_of_another_kind_than_the_model_learned_from_are_said(tmp_path:
         "inference", parent_job_id="t1", inference_dataset=str(gray), results_root=str(root)
     )
     assert "gray, where those are color; the answers" in warnings(made)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dataset.augmentation.mean", [0.1, 0.1, 0.1], "trained with [0.4, 0.4, 0.4]"),
+        ("dataset.augmentation.std", [0.9], "trained with [0.2, 0.2, 0.2]"),
+        ("dataset.augmentation.mean", [0.4], ""),
+        ("dataset.value_range", [0, 100], "trained with dtype"),
+        ("dataset.exif_orientation", False, "trained with True"),
+    ],
+)
+def test_pictures_that_weights_of_our_own_did_not_learn_from_are_said(
+    key: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    spec: dict[str, Any] = {"train": {"stage": "finetune"}}
+    set_dotted(spec, key, value)
+    found = Case("train", spec, {}, Facts())
+    with_exif = {"dataset.exif_orientation": True, "dataset.value_range": "dtype"}
+    for name, usual in with_exif.items():
+        if name != key:
+            set_dotted(spec, name, usual)
+    rule_files._other_pictures(found, SAID, tmp_path / "model.pth")
+    text = "; ".join(str(one) for one in found.warnings)
+    assert (key in text and said in text) if said else text == ""
+
+
+def test_a_fine_tuning_with_other_pictures_than_its_weights_had_is_said(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "support/old_jobs/train-whole/train/model_epoch_001.pth"
+    shape = {"model.embed_dim": 8, "model.depth": 1, "model.num_heads": 1, "image_size": 32}
+    settings = {**FINETUNE, **shape, "dataset.augmentation.mean": [0.1, 0.1, 0.1]}
+    made = Skill().plan(
+        "train",
+        train_datasets=str(classes(tmp_path, "ants", "bees")),
+        ptm=str(old),
+        automl_policy="off",
+        spec_overrides=settings,
+    )
+    said = [str(one) for one in made.warnings if "dataset.augmentation" in str(one)]
+    assert any("[0.1, 0.1, 0.1] here" in one and "0.485" in one for one in said)
 
 
 def test_a_job_that_ended_for_several_values_names_them(tmp_path: Path) -> None:
