@@ -433,12 +433,20 @@ class Job:
         """The error for a job that ended in ERROR; one of its data has their exit code."""
         known = problem or {}
         cause = known.get("error") or {}
+        message, hint = known.get("message") or "the job ended in ERROR", known.get("hint")
+        if listed := [one for one in cause.get("problems") or () if isinstance(one, Mapping)]:
+            said = (
+                f"{one.get('field')}={one.get('got')!r}: {one.get('message')}" for one in listed
+            )
+            message = f"{message}: {'; '.join(said)}"
+            first = {name: listed[0].get(name) for name in ("field", "got", "expected")}
+            cause, hint = {**cause, **first}, listed[0].get("hint") or hint
         failed = JobFailedError(
-            known.get("message") or "the job ended in ERROR",
+            message,
             field=cause.get("field"),
             got=self.id if cause.get("got") is None else cause["got"],
             expected=cause.get("expected"),
-            hint=known.get("hint"),
+            hint=hint,
         )
         if cause.get("exit_code") == DataError.exit_code:
             failed.exit_code = DataError.exit_code
@@ -461,13 +469,15 @@ class Job:
         }
 
     def data_warnings(self) -> list[str]:
-        """What was said of the data by the last run, before that by its plan: what was left out,
-        and what makes its figures mean less."""
+        """What was said of the data by the last run, and by its plan: what was left out, and what
+        makes its figures mean less. The plan alone knows what a parent was trained on."""
+        planned = list(self.record.get("data_warnings") or [])
         for line in reversed(self._lines()):
             found = line.get("data")
             if isinstance(found, dict):
-                return [str(text) for text in found.get("warnings") or []]
-        return list(self.record.get("data_warnings") or [])
+                said = [str(text) for text in found.get("warnings") or []]
+                return [*said, *(text for text in planned if text not in said)]
+        return planned
 
     def logs(self, tail: int | None = None) -> str:
         """What the runner has printed so far; before that, what the platform's engine has kept.

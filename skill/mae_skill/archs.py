@@ -7,7 +7,7 @@ this one table. Widths and depths are those of the papers (ViT: arXiv 2010.11929
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -126,6 +126,14 @@ def hw(input_size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     if isinstance(input_size, int):
         return input_size, input_size
     return int(input_size[0]), int(input_size[1])
+
+
+def per_channel(values: Sequence[float], count: int) -> list[float]:
+    """A mean or deviation for each of `count` channels: of one value, or of three where there are
+    not three channels (those of RGB), all get the average."""
+    if len(values) == count:
+        return list(values)
+    return [sum(values) / len(values)] * count
 
 
 def patch_sizes(family: Family) -> tuple[int, ...]:

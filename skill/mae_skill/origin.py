@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -50,3 +51,12 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.kind} ({self.note})" if self.note else str(self.kind)
+
+
+def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:
+    """Whether somebody set a field; a list or section is set when any part of it is."""
+    return any(
+        origin.kind not in OriginKind.unset()
+        for key, origin in provenance.items()
+        if key == name or key.startswith((f"{name}.", f"{name}["))
+    )

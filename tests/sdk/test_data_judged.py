@@ -3,6 +3,7 @@ mean nothing, a warning where it might."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import numpy as np
 import pytest
 from mae_sdk import Plan, Skill
 from mae_sdk.data.inspect import inspect_source
+from mae_sdk.job import open_job, parent_info
+from mae_sdk.jobs.failure import failure
+from mae_sdk.jobs.root import Root
+from mae_sdk.plan import inherit
+from mae_skill.bundle import Bundle
+from mae_skill.dotted import set_dotted
 from mae_skill.errors import DataError, MaeError, SpecError
+from mae_skill.rules import files as rule_files
+from mae_skill.rules.base import Case, Facts
 from PIL import Image
 
 from tests.support.data_sets import (
@@ -244,15 +253,216 @@ def test_an_evaluation_is_compared_with_the_classes_of_its_parent(tmp_path: Path
     about = {"arch": SMALL["arch"], "num_classes": 2, "classes": names}
     add_checkpoints(folder, [0.5], whole=True, **about)
 
-    def evaluate(val: Path) -> Plan:
+    with pytest.raises(DataError, match="wasps"):
+        evaluate(root, "t1", classes(tmp_path / "a", "ants", "wasps"))
+    assert "one class alone" in warnings(evaluate(root, "t1", classes(tmp_path / "b", "ants")))
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "c", *names))) == ""
+
+
+def trained(root: Path, job_id: str, spec: dict[str, Any], **about: Any) -> Path:
+    """The folder of a job that has trained by this spec, with one checkpoint."""
+    folder = job_folder(root, job_id, "train", spec=spec)
+    add_checkpoints(folder, [0.5], whole=True, **{"arch": SMALL["arch"], **about})
+    return folder
+
+
+def evaluate(root: Path, parent: str, val: Path, **settings: Any) -> Plan:
+    return Skill().plan(
+        "evaluate",
+        parent_job_id=parent,
+        eval_dataset=str(val),
+        results_root=str(root),
+        spec_overrides=settings,
+    )
+
+
+def learned_from(source: Path, **dataset: Any) -> dict[str, Any]:
+    return {
+        "train": {"stage": "finetune"},
+        "model": {"arch": SMALL["arch"], "num_classes": 2},
+        "dataset": {"train_data_sources": str(source), **dataset},
+    }
+
+
+def test_an_evaluation_on_the_images_that_were_trained_on_is_said(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source = classes(tmp_path / "train", *names)
+    trained(root, "t1", learned_from(source), num_classes=2, classes=names)
+    shutil.copytree(source, tmp_path / "renamed")
+    for val in (source, tmp_path / "renamed"):
+        said = warnings(evaluate(root, "t1", val))
+        assert "6 of the 6 images" in said and "t1 trained the model on; the scores" in said
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "new", *names))) == ""
+
+    trained(root, "t2", learned_from(source, val_fraction=0.2), num_classes=2, classes=names)
+    assert "t2 trained the model on, which held 0.2 of them out" in warnings(
+        evaluate(root, "t2", source)
+    )
+    above = job_folder(root, "x1", "export", spec={"export": {}}, parent="t1")
+    (above / "export/model.onnx").write_bytes(b"onnx")
+    found = inherit.taught_by(Bundle.load(), parent_info("x1", root))
+    assert found is not None and (found.job, found.sources) == ("t1", (str(source),))
+
+
+def test_what_the_plan_alone_knew_stands_beside_what_the_run_saw(tmp_path: Path) -> None:
+    said = ["the images that t1 trained on", "a class is small"]
+    folder = job_folder(tmp_path, "e1", "evaluate", data_warnings=said)
+    job = open_job(Root(tmp_path), "e1")
+    assert job.data_warnings() == said
+    line = {"status": "RUNNING", "data": {"warnings": ["a class is small"]}}
+    (folder / "status.json").write_text(json.dumps(line) + "\n")
+    assert job.data_warnings() == ["a class is small", "the images that t1 trained on"]
+
+
+def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: Path) -> None:
+    root, source = tmp_path / "jobs", masked(tmp_path / "train", [0, 1])
+    spec = learned_from(source)
+    spec["model"]["task"] = "segmentation"
+    trained(root, "s1", spec, num_classes=2, task="segmentation")
+    settings = {"dataset.segmentation.reduce_zero_label": False}
+    assert "3 of the 3 images" in warnings(evaluate(root, "s1", source, **settings))
+    other = masked(tmp_path / "new", [0, 1])
+    assert "trained the model on" not in warnings(evaluate(root, "s1", other, **settings))
+
+
+SAID = {
+    "arch": SMALL["arch"],
+    "stage": "finetune",
+    "input_size": [32, 32],
+    "model": {"arch": SMALL["arch"], "depth": 2, "global_pool": True},
+    "num_classes": 2,
+    "classes": ["ants", "bees"],
+    "mean": [0.4, 0.4, 0.4],
+    "std": [0.2, 0.2, 0.2],
+    "value_range": None,
+    "exif_orientation": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "value", "refused"),
+    [
+        ("evaluate", "dataset.augmentation.input_size", 64, True),
+        ("evaluate", "dataset.augmentation.input_size", 32, False),
+        ("evaluate", "dataset.augmentation.center_crop", 0.5, False),
+        ("evaluate", "dataset.augmentation.mean", [0.5], True),
+        ("evaluate", "dataset.augmentation.mean", [0.4], False),
+        ("evaluate", "dataset.channels", 1, True),
+        ("evaluate", "dataset.value_range", [0, 100], True),
+        ("evaluate", "dataset.value_range", "auto", True),
+        ("evaluate", "dataset.exif_orientation", False, True),
+        ("evaluate", "model.patch_size", 4, True),
+        ("evaluate", "model.depth", 3, True),
+        ("evaluate", "model.depth", 2, False),
+        ("evaluate", "model.num_heads", 6, True),
+        ("evaluate", "model.mlp_ratio", 2.0, True),
+        ("evaluate", "model.global_pool", False, True),
+        ("evaluate", "model.num_classes", 3, True),
+        ("evaluate", "model.arch", "vit_small_patch16", True),
+        ("inference", "dataset.augmentation.input_size", 64, True),
+        ("export", "dataset.augmentation.mean", [0.5] * 3, True),
+        ("export", "model.patch_size", 4, True),
+        ("export", "export.input_channel", 1, True),
+        ("export", "export.input_channel", 3, False),
+    ],
+)
+def test_what_contradicts_the_model_of_the_parent_is_an_error_of_the_plan(
+    action: str, key: str, value: Any, refused: bool, tmp_path: Path
+) -> None:
+    root, about = tmp_path / "jobs", {**SAID}
+    shape = about.pop("model")
+    trained(root, "t1", learned_from(tmp_path), said={**about, "model": shape}, **about)
+    source = str(classes(tmp_path / "new", "ants", "bees"))
+    data = {"evaluate": "eval_dataset", "inference": "inference_dataset"}
+
+    def made() -> Plan:
         return Skill().plan(
-            "evaluate", parent_job_id="t1", eval_dataset=str(val), results_root=str(root)
+            action,
+            parent_job_id="t1",
+            checkpoint="latest",
+            results_root=str(root),
+            spec_overrides={key: value},
+            **({data[action]: source} if action in data else {}),
         )
 
-    with pytest.raises(DataError, match="wasps"):
-        evaluate(classes(tmp_path / "a", "ants", "wasps"))
-    assert "one class alone" in warnings(evaluate(classes(tmp_path / "b", "ants")))
-    assert warnings(evaluate(classes(tmp_path / "c", *names))) == ""
+    if not refused:
+        made()
+        return
+    with pytest.raises(SpecError) as caught:
+        made()
+    assert caught.value.field == key
+    assert caught.value.expected and caught.value.hint
+
+
+def test_pictures_of_another_kind_than_the_model_learned_from_are_said(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source = classes(tmp_path / "train", *names)
+    trained(root, "t1", learned_from(source), num_classes=2, classes=names)
+    gray = classes(tmp_path / "gray", *names)
+    for path in gray.glob("*/*.png"):
+        Image.open(path).convert("L").save(path)
+    deep = classes(tmp_path / "deep", *names, kind=np.uint16, top=65535)
+    assert "gray, where those are color; the scores" in warnings(evaluate(root, "t1", gray))
+    assert "in the depth" in warnings(evaluate(root, "t1", deep))
+    assert warnings(evaluate(root, "t1", classes(tmp_path / "alike", *names))) == ""
+
+    made = Skill().plan(
+        "inference", parent_job_id="t1", inference_dataset=str(gray), results_root=str(root)
+    )
+    assert "gray, where those are color; the answers" in warnings(made)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dataset.augmentation.mean", [0.1, 0.1, 0.1], "trained with [0.4, 0.4, 0.4]"),
+        ("dataset.augmentation.std", [0.9], "trained with [0.2, 0.2, 0.2]"),
+        ("dataset.augmentation.mean", [0.4], ""),
+        ("dataset.value_range", [0, 100], "trained with dtype"),
+        ("dataset.exif_orientation", False, "trained with True"),
+    ],
+)
+def test_pictures_that_weights_of_our_own_did_not_learn_from_are_said(
+    key: str, value: Any, said: str, tmp_path: Path
+) -> None:
+    spec: dict[str, Any] = {"train": {"stage": "finetune"}}
+    set_dotted(spec, key, value)
+    found = Case("train", spec, {}, Facts())
+    with_exif = {"dataset.exif_orientation": True, "dataset.value_range": "dtype"}
+    for name, usual in with_exif.items():
+        if name != key:
+            set_dotted(spec, name, usual)
+    rule_files._other_pictures(found, SAID, tmp_path / "model.pth")
+    text = "; ".join(str(one) for one in found.warnings)
+    assert (key in text and said in text) if said else text == ""
+
+
+def test_a_fine_tuning_with_other_pictures_than_its_weights_had_is_said(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "support/old_jobs/train-whole/train/model_epoch_001.pth"
+    shape = {"model.embed_dim": 8, "model.depth": 1, "model.num_heads": 1, "image_size": 32}
+    settings = {**FINETUNE, **shape, "dataset.augmentation.mean": [0.1, 0.1, 0.1]}
+    made = Skill().plan(
+        "train",
+        train_datasets=str(classes(tmp_path, "ants", "bees")),
+        ptm=str(old),
+        automl_policy="off",
+        spec_overrides=settings,
+    )
+    said = [str(one) for one in made.warnings if "dataset.augmentation" in str(one)]
+    assert any("[0.1, 0.1, 0.1] here" in one and "0.485" in one for one in said)
+
+
+def test_a_job_that_ended_for_several_values_names_them(tmp_path: Path) -> None:
+    job_folder(tmp_path, "e1", "evaluate", state="ERROR")
+    problems = [
+        SpecError("another value", field=f"model.{name}", got=3, expected="2", hint="leave it out")
+        for name in ("depth", "num_heads")
+    ]
+    error = SpecError("the evaluate spec has 2 problems", problems=problems).to_dict()
+    failed = open_job(Root(tmp_path), "e1")._failed(failure("spec", error["message"], error=error))
+    assert "model.depth=3: another value; model.num_heads=3: another value" in failed.message
+    assert (failed.field, failed.got, failed.expected) == ("model.depth", 3, "2")
+    assert failed.hint == "leave it out"
 
 
 # ------------------------------------------------------------------------------------------

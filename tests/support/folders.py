@@ -45,16 +45,18 @@ def add_checkpoints(
     action: str = "train",
     *,
     whole: bool = False,
+    said: dict[str, Any] | None = None,
     **meta: Any,
 ) -> CheckpointIndex:
-    """One small checkpoint file per accuracy, and their index; ``whole``: files that open."""
+    """One small checkpoint file per accuracy, and their index; ``whole``: files that open,
+    and ``said`` is what they say of themselves."""
     index = CheckpointIndex(folder / action)
     for epoch, accuracy in enumerate(accuracies):
         path = folder / action / f"model_epoch_{epoch:03d}.pth"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights %d" % epoch)
         if whole:
-            write_own_checkpoint(path, epoch)
+            write_own_checkpoint(path, epoch, **(said or {}))
         index.add(
             path,
             epoch,

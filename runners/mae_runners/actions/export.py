@@ -15,6 +15,7 @@ import torch
 from mae_sdk.files import atomic_folder, temporary_folder
 from mae_sdk.storage import hub
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
+from mae_skill.origin import is_explicit
 from mae_skill.spec import ExperimentSpec, ExportSpec
 from mae_skill.weights.hand_on import FOLDERS, why_not
 from torch import Tensor, nn
@@ -27,7 +28,6 @@ from mae_runners.deploy.artifact import (
     check_agreement,
     check_no_folder,
     check_target,
-    is_explicit,
     take_crop,
 )
 from mae_runners.deploy.eval_images import calibration_batches, gate_images
@@ -180,7 +180,7 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artifact
         batch=section.batch_size if section.batch_size > 0 and traced else -1,
         opset=section.opset_version if section.format in ("onnx", "triton") else 0,
     )
-    check_agreement(spec, context.provenance, meta, "export.checkpoint")
+    check_agreement(spec, context.provenance, meta, "export.checkpoint", saved.model)
     if meta.preprocessing and meta.value_range:
         low, high = meta.value_range
         context.warn(

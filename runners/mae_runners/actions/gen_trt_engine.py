@@ -22,7 +22,7 @@ from mae_skill.onnx_file import (
     profile_errors,
     said_now,
 )
-from mae_skill.origin import Origin
+from mae_skill.origin import Origin, is_explicit
 from mae_skill.spec import ExperimentSpec, GenTrtEngineSpec
 from torch import Tensor
 
@@ -33,7 +33,6 @@ from mae_runners.deploy.artifact import (
     ArtifactMeta,
     check_no_folder,
     check_target,
-    is_explicit,
     sidecar,
 )
 from mae_runners.deploy.eval_images import calibration_batches, gate_count, gate_images

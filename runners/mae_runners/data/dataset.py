@@ -20,9 +20,9 @@ from mae_sdk.data.label_file import LabeledSource, LabelTable, labeled
 from mae_sdk.data.of_classes import of_classes
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured
+from mae_skill.archs import per_channel
 from mae_skill.errors import DataError, MaeError, SpecError
 from mae_skill.spec import AugmentationSpec, DatasetSpec
-from mae_skill.spec.dataset import per_channel
 from mae_skill.spelling import one_line, shown
 from torch.utils.data import Dataset
 

@@ -11,8 +11,8 @@ from typing import cast
 
 import cv2
 import numpy as np
+from mae_skill.archs import per_channel
 from mae_skill.spec import AugmentationSpec
-from mae_skill.spec.dataset import per_channel
 
 from mae_runners.data.masks import Mask
 from mae_runners.data.transforms import ATTEMPTS, Pixels, input_shape, resize

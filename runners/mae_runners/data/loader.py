@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import torch
-from mae_skill.spec.dataset import per_channel
+from mae_skill.archs import per_channel
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from mae_sdk.data.decode import DEFAULT, decode
 from mae_sdk.data.pictures import jpeg_shape, orientation
 from mae_sdk.data.reading import Reading
+from mae_skill.archs import per_channel
 from mae_skill.errors import SpecError
 from mae_skill.spec import AugmentationSpec
-from mae_skill.spec.dataset import per_channel
 from PIL import Image, ImageEnhance, ImageOps
 
 Pixels = npt.NDArray[Any]

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from mae_sdk.data.pictures import MAX_PIXELS
 from mae_sdk.data.reading import Reading
-from mae_skill.archs import ARCHS, with_patch
-from mae_skill.errors import CheckpointError, MaeError, SpecError, UsageError
-from mae_skill.origin import Origin, OriginKind
+from mae_skill.errors import CheckpointError, SpecError, UsageError
+from mae_skill.origin import Origin, is_explicit
+from mae_skill.resolve import raise_all
+from mae_skill.rules.agreement import disagreements
 from mae_skill.spec import EvaluateSpec, ExperimentSpec, InferenceSpec
-from mae_skill.spec.dataset import per_channel
 from torch import Tensor
 
 from mae_runners.models.checkpoint import CheckpointMeta, digest
@@ -245,57 +245,25 @@ def choose_path(section: EvaluateSpec | InferenceSpec, action: str) -> Path:
 
 
 def check_agreement(
-    spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: ArtifactMeta, field: str
+    spec: ExperimentSpec,
+    provenance: Mapping[str, Origin],
+    meta: ArtifactMeta,
+    field: str,
+    shape: Mapping[str, Any] | None = None,
 ) -> None:
     """Rejects a spec whose explicit values contradict the artifact; defaults give way to it.
+
+    Args:
+        shape: the arguments that build a checkpoint's model.
 
     Raises:
         SpecError: all contradictions, together.
     """
-    augmentation = spec.dataset.augmentation
-    size = augmentation.input_size
-    pairs: list[tuple[str, Any, Any]] = [
-        ("model.arch", spec.model.arch, meta.arch),
-        (
-            "model.patch_size",
-            with_patch(ARCHS[meta.arch], spec.model.patch_size).patch,
-            with_patch(ARCHS[meta.arch], meta.patch_size).patch,
-        ),
-        ("train.stage", spec.train.stage, meta.stage),
-        (
-            "dataset.augmentation.input_size",
-            [size, size] if isinstance(size, int) else list(size),
-            list(meta.input_size),
-        ),
-        (
-            "dataset.augmentation.mean",
-            per_channel(augmentation.mean, meta.channels),
-            list(meta.mean),
-        ),
-        ("dataset.augmentation.std", per_channel(augmentation.std, meta.channels), list(meta.std)),
-        ("dataset.channels", spec.dataset.channels or 3, meta.channels),
-    ]
-    if spec.dataset.value_range != "auto" or not meta.value_range:  # auto: what the model brings
-        pairs.append(("dataset.value_range", spec.dataset.value_range, meta.value_range or "dtype"))
-    if meta.stage == "finetune":
-        pairs.append(("model.task", spec.model.task, meta.task))
-        pairs.append(("model.multi_label", spec.model.multi_label, meta.multi_label))
-    if meta.num_classes is not None:
-        pairs.append(("model.num_classes", spec.model.num_classes, meta.num_classes))
-
-    problems: list[MaeError] = [
-        SpecError(
-            f"contradicts {field}",
-            field=name,
-            got=wanted,
-            expected=str(actual),
-            hint="leave it out: it is taken from the artifact itself",
-        )
-        for name, wanted, actual in pairs
-        if wanted != actual and is_explicit(provenance, name)
-    ]
-    if problems:
-        raise SpecError("the spec contradicts the artifact", problems=problems)
+    said = {**dataclasses.asdict(meta), "model": shape or {}}
+    raise_all(
+        disagreements(spec.model_dump(mode="json"), provenance, said, field),
+        field.partition(".")[0],
+    )
 
 
 def reading_for(meta: ArtifactMeta, max_pixels: int = MAX_PIXELS) -> Reading:
@@ -312,15 +280,6 @@ def take_crop(spec: ExperimentSpec, provenance: Mapping[str, Origin], meta: Arti
     """A crop that somebody set is taken; else the one that the model was validated with stays."""
     if is_explicit(provenance, "dataset.augmentation.center_crop"):
         meta.center_crop = float(spec.dataset.augmentation.center_crop)
-
-
-def is_explicit(provenance: Mapping[str, Origin], name: str) -> bool:
-    """Whether somebody set a field; a list or section is set when any part of it is."""
-    return any(
-        origin.kind not in OriginKind.unset()
-        for key, origin in provenance.items()
-        if key == name or key.startswith((f"{name}.", f"{name}["))
-    )
 
 
 def need_source(spec: ExperimentSpec, name: str, action: str) -> str | list[str]:

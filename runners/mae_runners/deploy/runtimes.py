@@ -272,7 +272,14 @@ def open_artifact(spec: ExperimentSpec, context: RunContext, action: str) -> Run
     runtime = open_runtime(
         path, context.device, context.encryption_key, spec, f"{action}.checkpoint"
     )
-    check_agreement(spec, context.provenance, runtime.meta, f"{action}.checkpoint")
+    model = getattr(runtime, "model", None)  # of a checkpoint
+    check_agreement(
+        spec,
+        context.provenance,
+        runtime.meta,
+        f"{action}.checkpoint",
+        getattr(model, "config", None),
+    )
     take_crop(spec, context.provenance, runtime.meta)
     return runtime
 

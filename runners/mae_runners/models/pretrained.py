@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mae_skill.archs import per_channel
 from mae_skill.spec import ExperimentSpec
-from mae_skill.spec.dataset import per_channel
 from mae_skill.weights.config import is_own, own_description
 from mae_skill.weights.fit import Fit, Resize, Target, fit, lack_of, only_decodes
 from mae_skill.weights.names import flatten

@@ -71,6 +71,7 @@ class ParentInfo:
             its status lines.
         elsewhere: artifacts that its result names outside its folder.
         skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
+        above: id of the job that it started from; empty where it started from none.
     """
 
     id: str
@@ -87,6 +88,7 @@ class ParentInfo:
     elsewhere: tuple[Path, ...] = ()
     skill: str = ""
     network_arch: str = ""
+    above: str = ""
 
     def model(self, policy: str) -> Artifact:
         """The model that the job left; `policy` chooses among checkpoints.
@@ -226,6 +228,7 @@ def outputs_of(
         elsewhere,
         str(record.get("skill") or ""),
         str(record.get("network_arch") or ""),
+        str(record.get("parent") or ""),
     )
 
 

@@ -14,6 +14,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import MaeError, SpecError
+from mae_skill.rules.agreement import channels_of
 from mae_skill.rules.base import Facts
 from mae_skill.weights import header
 
@@ -49,6 +50,16 @@ VAL_FRACTION = "dataset.val_fraction"
 
 TRAIN_FRACTION, CLASSES = "dataset.train_fraction", "dataset.classes"
 """The fields that say which of the images count, in a bundle that has them."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a model was trained on: the job, its sources, and the share that it held out."""
+
+    job: str
+    sources: tuple[str, ...]
+    held_out: float = 0.0
+
 
 Opened = Any
 """A `Source` or `Pairs` that was looked at; None where nothing was opened."""
@@ -206,10 +217,10 @@ def shown_of(seen: Mapping[str, Any]) -> dict[str, Any]:
 
 def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     """How an action reads pictures: as the spec says, or as the model says that it takes."""
-    found, said = Reading.of(spec), _said_of_model(action, spec)
+    found, said = Reading.of(spec), said_of_model(action, spec)
     if not said:
         return found
-    channels = said.get("channels") or (said.get("model") or {}).get("in_chans") or 3
+    channels = channels_of(said)
     return Reading.from_values(
         None if channels == 3 else channels,
         said.get("value_range") or "dtype",
@@ -218,7 +229,7 @@ def reading_of(action: str, spec: Mapping[str, Any]) -> Reading:
     )
 
 
-def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the model that an action takes says of itself; empty where it is not here."""
     said: Mapping[str, Any] = {}
     for name in ("checkpoint", "trt_engine"):
@@ -231,7 +242,7 @@ def _said_of_model(action: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _classes_of_model(action: str, spec: Mapping[str, Any]) -> list[str] | None:
     """The classes of the classifier that an action takes, where it names them."""
-    said = _said_of_model(action, spec)
+    said = said_of_model(action, spec)
     found = said.get("classes")
     is_classifier = said.get("stage") == "finetune" and said.get("task") != "segmentation"
     return [str(name) for name in found] if is_classifier and isinstance(found, list) else None
@@ -263,6 +274,7 @@ def look_at_all(
     remote: bool,
     share: float = 0.0,
     classes: Sequence[str] | None = None,
+    taught: Taught | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Dotted key → what was seen, for every data source field of an action that has a value. What
     cannot be read is added to `problems`.
@@ -274,6 +286,7 @@ def look_at_all(
         keys: the action's ``data_sources``: dotted key → its row.
         share: of the training images that the run holds out for validation.
         classes: those of the parent's model, where they are known.
+        taught: what that model was trained on; images to evaluate on are compared with it.
     """
 
     reading = reading_of(action, spec)
@@ -320,6 +333,36 @@ def look_at_all(
                 found[key]["against"] = inspect.compare_classes(against[1].classes, source)
                 found[key]["shared"] = shared_images(against[1], source)
     _compare(opened, found, classes)
+    name = {**SOURCE_KEY, "inference": UNJUDGED}.get(action)
+    if taught and action != "train" and name in opened:
+        key, source = opened[name]
+        found[key] |= _beside_taught(taught, source, reading, remote=remote)
+        if action != "evaluate":
+            found[key].pop("taught", None)  # nothing is judged by them
+    return found
+
+
+def _beside_taught(
+    taught: Taught, source: Opened, reading: Reading, *, remote: bool
+) -> dict[str, Any]:
+    """What a source is beside the images that a model was trained on; empty where these cannot be
+    looked at.
+
+    ``taught``: those that are in both, as `shared_images` has them; ``taught_stored``: how those of
+    the training are stored, of images without masks.
+    """
+    names = list(taught.sources)
+    if not names or (not remote and any(urls.is_remote(name) for name in names)):
+        return {}
+    found: dict[str, Any] = {}
+    with contextlib.suppress(MaeError, OSError):
+        theirs = open_source(names[0] if len(names) == 1 else names)
+        twins = shared_images(theirs, source)
+        if twins["count"]:
+            found["taught"] = {**twins, "job": taught.job, "held_out": taught.held_out}
+        if isinstance(source, Source):
+            seen = survey_images(theirs, reading=reading).to_dict(theirs.path)
+            found["taught_stored"] = seen.get("stored") or {}
     return found
 
 
@@ -394,6 +437,7 @@ class Survey:
     Attributes:
         remote: fetch what is behind a URL into the cache, and count it.
         classes: those of the parent's model, where they are known.
+        taught: what that model was trained on, where it is known.
         seen: dotted key → what was seen there (`look_at`).
         sources: the same, with bounded lists.
         environment: in which an orchestrator counts the nodes.
@@ -406,6 +450,7 @@ class Survey:
     resources: Resources
     remote: bool = False
     classes: Sequence[str] | None = None
+    taught: Taught | None = None
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
@@ -425,7 +470,14 @@ class Survey:
         stated = self._stated(rows, spec, share)
         rows = {key: row for key, row in rows.items() if key not in stated}
         seen = look_at_all(
-            self.action, rows, spec, problems, remote=self.remote, share=share, classes=self.classes
+            self.action,
+            rows,
+            spec,
+            problems,
+            remote=self.remote,
+            share=share,
+            classes=self.classes,
+            taught=self.taught,
         )
         problems += self._lost_files(spec)
         self.seen = {**self.seen, **seen, **stated}
@@ -453,6 +505,7 @@ class Survey:
             local_files=self.resources.here,
             variables=frozenset(self.environment),
             data=self.seen,
+            model=said_of_model(self.action, spec),
         )
         return self.facts, problems
 

@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mae_skill.bundle import Bundle
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, SpecError
 
-from mae_sdk.jobs.outputs import ParentInfo
+from mae_sdk.jobs.outputs import ParentInfo, outputs_of
+from mae_sdk.plan.data import SOURCE_KEY, VAL_FRACTION, Taught
+
+TRAINS = SOURCE_KEY["train"]
+MOST_ABOVE = 8
+"""Jobs that are looked at above one another: of an engine, its export and its training."""
 
 _MAY_DIFFER = ("input_size", "mean", "std", "center_crop")
 
@@ -65,6 +71,27 @@ def contradictions(
                 )
             )
     return errors
+
+
+def taught_by(bundle: Bundle, parent: ParentInfo | None) -> Taught | None:
+    """The images that the model of a parent was trained on, where a job that is there says so: the
+    parent, or the one that it was exported from."""
+    key = next(
+        (key for key, row in bundle.data_rows("train").items() if row.get("source") == TRAINS), None
+    )
+    for _ in range(MOST_ABOVE):
+        if key is None or parent is None:
+            return None
+        if parent.action == "train":
+            value = get_dotted(parent.spec, key)
+            names = value if isinstance(value, list) else [value]
+            sources = tuple(str(name) for name in names if name)
+            return Taught(parent.id, sources, get_dotted(parent.spec, VAL_FRACTION) or 0.0)
+        try:
+            parent = outputs_of(parent.above, parent.root.url) if parent.above else None
+        except MaeError:
+            return None
+    return None
 
 
 def _keys(action: str, info: Mapping[str, Any]) -> list[str]:

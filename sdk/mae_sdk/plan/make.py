@@ -38,7 +38,7 @@ from mae_sdk.plan.automl_policy import (
     stated_metric,
 )
 from mae_sdk.plan.command import fields_named, fields_told
-from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey
+from mae_sdk.plan.data import STATED, VAL_FRACTION, Survey, said_of_model
 from mae_sdk.plan.inferred_fields import InferenceContext, InferredField
 from mae_sdk.plan.launch_record import (
     launch_record,
@@ -752,17 +752,22 @@ def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
 
 def survey_of(draft: Draft) -> Survey:
     """A look at the draft's data and machine."""
-    known = (draft.parent.checkpoint_meta or {}).get("classes") if draft.parent else None
     return Survey(
         draft.bundle,
         draft.action,
         draft.layers.schema,
         draft.resources,
         draft.remote,
-        classes=known,
+        classes=_classes_of(draft.parent),
+        taught=inherit.taught_by(draft.bundle, draft.parent),
         environment=draft.environment,
         images=None if draft.request.images is None else count_of(draft.request.images),
     )
+
+
+def _classes_of(parent: ParentInfo | None) -> list[str] | None:
+    """The classes of a parent's model, where they are known."""
+    return (parent.checkpoint_meta or {}).get("classes") if parent else None
 
 
 def settle(draft: Draft, found: Resolution) -> None:
@@ -780,9 +785,11 @@ def settle(draft: Draft, found: Resolution) -> None:
     take_signatures(found, draft.secrets)
     if draft.resources.here:
         input_files.take_from_here(draft.bundle, draft.action, found.spec, draft.layers.given)
-    draft.problems += inherit.contradictions(
-        draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
-    )
+    judged = draft.bundle.info.get("validator") and said_of_model(draft.action, found.spec)
+    if not judged:  # else a rule judges by what the model's file says
+        draft.problems += inherit.contradictions(
+            draft.action, draft.bundle.info, draft.parent, found.spec, draft.layers.given
+        )
     if draft.decision.automl:
         hold_out(draft, found)
 
@@ -993,12 +1000,15 @@ def recheck(bundle: Bundle, plan: Plan) -> None:
         schema = bundle.schema(plan.action)
     except MaeError:
         schema = {}
+    parent = None if plan.parent is None else parent_info(plan.parent.id, plan.results_root)
     survey = Survey(
         bundle,
         plan.action,
         schema,
         plan.resources,
         remote=True,
+        classes=_classes_of(parent),
+        taught=inherit.taught_by(bundle, parent),
         environment={**os.environ, **{k: str(v) for k, v in plan.request.env.items()}},
     )
     found = Resolution(plan.spec, plan.provenance)

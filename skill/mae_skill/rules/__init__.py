@@ -11,6 +11,7 @@ from typing import Any
 from mae_skill.errors import MaeError
 from mae_skill.origin import Origin
 from mae_skill.rules import (
+    agreement,
     data,
     devices,
     effect,
@@ -34,6 +35,7 @@ RULES: list[Rule] = [
     *samples.RULES,
     *schedule.RULES,
     *files.RULES,
+    *agreement.RULES,
     *engines.RULES,
     *tracking.RULES,
     *effect.RULES,

@@ -51,6 +51,7 @@ class Facts:
         local_files: the run happens on this machine, so the files that it names must be here.
         variables: names of the variables that the run's environment holds.
         data: dotted key of a source → what was seen in it (`mae_sdk.plan.data.look_at`).
+        model: what the file of the model that the action takes says of itself.
     """
 
     gpus: int | None = None
@@ -66,6 +67,7 @@ class Facts:
     local_files: bool = False
     variables: frozenset[str] | None = None
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 
 from mae_skill.errors import DataError
 from mae_skill.rules.base import Case
-from mae_skill.rules.seen import FEW, TRAIN, VAL, Seen, files_of, first_of, no_classes, segments
+from mae_skill.rules.seen import (
+    FEW,
+    TRAIN,
+    VAL,
+    Seen,
+    files_of,
+    first_of,
+    no_classes,
+    segments,
+    sources,
+)
 
 MERGE = "rename them to one name, or give the classes by a table (dataset.labels.train)"
 
@@ -174,15 +184,27 @@ def told_by_encoding(case: Case) -> None:
 
 def stored_otherwise(case: Case) -> None:
     """Validation images that are stored otherwise than training images."""
-    ours = (case.facts.data.get(TRAIN) or {}).get("stored") or {}
-    theirs = (case.facts.data.get(VAL) or {}).get("stored") or {}
+    found = case.facts.data
+    ours = (found.get(TRAIN) or {}).get("stored") or {}
+    _stored_otherwise(case, VAL, ours, "the scores are of another kind of picture")
+
+
+def stored_unlike_training(case: Case) -> None:
+    """Images for a model that are stored otherwise than those that it was trained on."""
+    what = "scores" if case.action == "evaluate" else "answers"
+    for key, found in sources(case):
+        ours = found.get("taught_stored") or {}
+        _stored_otherwise(case, key, ours, f"the {what} are of another kind of picture")
+
+
+def _stored_otherwise(case: Case, key: str, ours: Seen, so: str) -> None:
+    theirs = (case.facts.data.get(key) or {}).get("stored") or {}
     for aspect in ours:
         if aspect in theirs and ours[aspect] != theirs[aspect]:
             case.warn(
-                VAL,
+                key,
                 f"the images differ from the training images in {_ENCODED[aspect]}: "
-                f"{theirs[aspect]}, where those are {ours[aspect]}; the scores are of another kind "
-                "of picture",
+                f"{theirs[aspect]}, where those are {ours[aspect]}; {so}",
             )
 
 

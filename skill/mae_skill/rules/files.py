@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mae_skill.archs import arch_of, hw
+from mae_skill.archs import arch_of, hw, per_channel
 from mae_skill.classes import by_position, class_names
 from mae_skill.errors import DataError, MaeError, NotFoundError
 from mae_skill.origin import OriginKind
@@ -215,7 +215,10 @@ def weights(case: Case) -> None:
         folders = list(judged.get("class_counts") or ())
         if folders and (said := by_position(folders)):
             case.warn(key, said)
-    pictures = normalization(file)
+    own = own_description(contents)
+    if own is not None:
+        _other_pictures(case, own, file)
+    pictures = normalization(file) if own is None else {}
     for word in ("mean", "std"):
         field = f"dataset.augmentation.{word}"
         if word in pictures and list(case(field) or []) != list(pictures[word]):
@@ -226,6 +229,30 @@ def weights(case: Case) -> None:
             )
     if found.warning:
         case.warn(key, found.warning)
+
+
+def _other_pictures(case: Case, own: Mapping[str, Any], file: Path) -> None:
+    """Pictures that are brought into numbers otherwise than those of the training whose weights
+    these are."""
+    words = {
+        "mean": "dataset.augmentation.mean",
+        "std": "dataset.augmentation.std",
+        "value_range": "dataset.value_range",
+        "exif_orientation": "dataset.exif_orientation",
+    }
+    for word, field in words.items():
+        if word not in own:
+            continue
+        theirs, ours = own[word], case(field)
+        if word == "value_range":
+            theirs = theirs or "dtype"
+            same = ours == theirs or (ours == "auto" and theirs != "dtype")  # measured anew
+        elif word == "exif_orientation":
+            same = ours == theirs
+        else:
+            same = not ours or per_channel(ours, len(theirs)) == list(theirs)
+        if not same:
+            case.warn(field, f"{ours} here; {file.name} was trained with {theirs}")
 
 
 def _look(case: Case, file: Path) -> Mapping[str, Any] | None:

@@ -856,6 +856,22 @@ def shared(case: Case) -> None:
         )
 
 
+def taught(case: Case) -> None:
+    """Images to evaluate on that the model was trained on."""
+    twins = (case.facts.data.get(VAL) or {}).get("taught")
+    if not twins:
+        return
+    pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
+    pretrained = case("train.stage") == "pretrain"  # its probes have seen no label
+    what = "the reconstruction loss flatters" if pretrained else "the scores flatter"
+    held = f", which held {twins['held_out']:g} of them out" if twins.get("held_out") else ""
+    case.warn(
+        VAL,
+        f"{twins['count']} of the {twins['compared']} images that were compared are those that "
+        f"{twins['job']} trained the model on{held}; {what}: {pairs}",
+    )
+
+
 def repeated(case: Case) -> None:
     """One picture in two classes teaches nothing, and copies of a picture make a held-out share of
     the training images flatter."""
@@ -969,6 +985,7 @@ RULES = [
     Rule(odd_classes, ("train",)),
     Rule(lost_classes, ("train",)),
     *(Rule(check, ("train",)) for check in class_names.INSPECTED),
+    Rule(class_names.stored_unlike_training, ("evaluate", "inference")),
     Rule(labels, ("train",)),
     Rule(multi_label, ("train", "evaluate")),
     Rule(class_weights, ("train",)),
@@ -976,6 +993,7 @@ RULES = [
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
     Rule(shared, ("train",)),
+    Rule(taught, ("evaluate",)),
     Rule(repeated, ("train", "evaluate")),
     Rule(held_out, ("train",)),
     *(Rule(check, ("train", "evaluate")) for check in masks.RULES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,14 +32,6 @@ Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 End = Annotated[float, Field(ge=-1e12, le=1e12)]
 RangeWord = Annotated[str, Field(pattern="^(dtype|auto)$")]
 ValueRange = RangeWord | Annotated[list[End], Field(min_length=2, max_length=2)]
-
-
-def per_channel(values: Sequence[float], count: int) -> list[float]:
-    """A mean or deviation for each of `count` channels: of one value, or of three where there are
-    not three channels (those of RGB), all get the average."""
-    if len(values) == count:
-        return list(values)
-    return [sum(values) / len(values)] * count
 
 
 class SegmentationAugmentationSpec(SpecModel):

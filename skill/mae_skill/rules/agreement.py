@@ -1,0 +1,134 @@
+"""A spec against the model that it names: what the model's file says of itself cannot be otherwise.
+
+A model of this project says what it is; what the spec has as a mere default gives way to it, and
+what somebody set must agree. The runner asks `disagreements` of the model that it has opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mae_skill.archs import ARCHS, Arch, hw, per_channel, with_patch
+from mae_skill.dotted import get_dotted
+from mae_skill.errors import SpecError
+from mae_skill.origin import Origin, is_explicit
+from mae_skill.rules.base import Case, Rule
+
+PICTURES = "dataset.augmentation"
+RANGE = "dataset.value_range"
+
+_DECODER = (
+    "decoder_depth",
+    "decoder_embed_dim",
+    "decoder_num_heads",
+    "decoder_mlp_ratio",
+    "decoder_type",
+)
+
+
+def disagreements(
+    spec: Mapping[str, Any], provenance: Mapping[str, Origin], said: Mapping[str, Any], field: str
+) -> list[SpecError]:
+    """An error for every value that somebody set and that the model is not.
+
+    Args:
+        said: what the model says of itself, as the ``mae`` entry of a checkpoint and the
+            description of an export do; what it leaves out is not judged.
+        field: the field that names the model.
+    """
+    if said.get("arch") not in ARCHS:
+        return []
+    return [
+        SpecError(
+            f"the model in {field} was made with another value",
+            field=name,
+            got=wanted,
+            expected=str(actual),
+            hint=f"leave {name} out: it is taken from the model; or name another model",
+        )
+        for name, wanted, actual in _pairs(spec, said)
+        if wanted != actual and is_explicit(provenance, name)
+    ]
+
+
+def channels_of(said: Mapping[str, Any]) -> int:
+    """Channels of a picture, by what a model says of itself."""
+    return int(said.get("channels") or (said.get("model") or {}).get("in_chans") or 3)
+
+
+def _pairs(spec: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Field, its value in the spec, the model's."""
+    arch, channels = ARCHS[said["arch"]], channels_of(said)
+    shape = said.get("model") or {}
+    yield "model.arch", get_dotted(spec, "model.arch"), arch.name
+    yield (
+        "model.patch_size",
+        with_patch(arch, get_dotted(spec, "model.patch_size")).patch,
+        with_patch(arch, said.get("patch_size") or shape.get("patch_size")).patch,
+    )
+    yield from _shapes(spec, arch, said, shape)
+    if "stage" in said:
+        yield "train.stage", get_dotted(spec, "train.stage"), said["stage"]
+    if said.get("stage") == "finetune":
+        for name, default in (("task", "classification"), ("multi_label", False)):
+            value = get_dotted(spec, f"model.{name}")
+            yield f"model.{name}", value, said.get(name, default)
+        if said.get("num_classes") is not None:
+            yield "model.num_classes", get_dotted(spec, "model.num_classes"), said["num_classes"]
+
+    size = get_dotted(spec, f"{PICTURES}.input_size")
+    if said.get("input_size") and size is not None:
+        yield f"{PICTURES}.input_size", list(hw(size)), list(said["input_size"])
+    for name in ("mean", "std"):
+        value = get_dotted(spec, f"{PICTURES}.{name}")
+        if said.get(name) and value:
+            yield f"{PICTURES}.{name}", per_channel(value, channels), list(said[name])
+    yield "dataset.channels", get_dotted(spec, "dataset.channels") or 3, channels
+    kept, value = said.get("value_range"), get_dotted(spec, RANGE)
+    if "value_range" in said and (value != "auto" or not kept):  # auto: what the model brings
+        yield RANGE, value, kept or "dtype"
+    if "exif_orientation" in said:
+        name = "dataset.exif_orientation"
+        yield name, get_dotted(spec, name), said["exif_orientation"]
+
+
+def _shapes(
+    spec: Mapping[str, Any], arch: Arch, said: Mapping[str, Any], shape: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """The shape of encoder, head and decoder, where the model says it: an export does not."""
+    known: dict[str, Any] = {}
+    if shape and arch.family == "vit":
+        own = {"embed_dim": arch.dims[0], "depth": arch.depths[0], "num_heads": arch.heads[0]}
+        known = {**own, "mlp_ratio": arch.mlp_ratio, **_of(shape, *own, "mlp_ratio")}
+        if said.get("stage") == "finetune" and said.get("task") != "segmentation":
+            known |= _of(shape, "global_pool")
+    if said.get("stage") == "pretrain":
+        known |= _of(shape, *_DECODER)
+    for name, actual in known.items():
+        value = get_dotted(spec, f"model.{name}")
+        if value is not None:  # null: what the architecture has
+            yield f"model.{name}", value, actual
+
+
+def _of(shape: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: shape[name] for name in names if shape.get(name) is not None}
+
+
+def agrees(case: Case) -> None:
+    """What was set agrees with the model that the action takes, where its file is here."""
+    said = case.facts.model
+    if not said:
+        return
+    field = f"{case.action}.checkpoint"
+    if not case(field) and case(f"{case.action}.trt_engine"):
+        field = f"{case.action}.trt_engine"
+    case.errors += disagreements(case.spec, case.provenance, said, field)
+    name, asked, channels = "export.input_channel", case("export.input_channel"), channels_of(said)
+    if case.action == "export" and asked != channels and is_explicit(case.provenance, name):
+        case.error(
+            name, f"the model in {field} takes other pictures", str(channels), "leave it out"
+        )
+
+
+RULES = [Rule(agrees, ("evaluate", "inference", "export"))]
