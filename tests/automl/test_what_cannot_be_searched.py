@@ -139,9 +139,9 @@ def test_a_metric_that_no_searched_field_changes_is_refused_alone_and_noted_besi
 
 
 def test_what_is_warned_of_at_an_end_of_a_given_range_is_said(data: str) -> None:
-    wide = {"range.train.optim.lr": [1.0, 1000.0], "parameters": ["train.optim.lr"]}
+    wide = {"range.train.optim.lr": [0.01, 0.5], "parameters": ["train.optim.lr"]}
     said = "\n".join(plan(data, **wide).notices)
-    assert "train.optim.lr=1000, an end of the range: a rate of 1e+03 with a weight decay" in said
+    assert "train.optim.lr=0.5, an end of the range: each step at the peak rate of 0.5" in said
 
 
 def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:

@@ -392,7 +392,7 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
     ),
     ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
     (
-        {**BASE, **VIT, "train.optim.lr": 1.0},
+        {**BASE, **VIT, "train.optim.lr": 0.01},
         {"effective_batch": 256},
         "train.optim.lr",
         "vit_base_pretrain would be 0.00015 to 0.0006",
@@ -737,8 +737,16 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
         ({"train.ema_decay": 0.9999}, "train.ema_decay", "after the 50 steps of this run 100%"),
         ({"train.ema_decay": 0.99}, "train.ema_decay", "at most 0.9 for 50 steps"),
         ({"train.optim.lr": 1e-10}, "train.optim.lr", "nothing is learned"),
+        ({"train.optim.lr": 1e-9}, "train.optim.lr", "nothing is learned"),
+        ({"train.optim.lr": 5, "train.optim.weight_decay": 0}, "train.optim.lr", "rate of 5 moves"),
+        ({"train.optim.lr": 1e4}, "train.optim.lr", "nothing that is learned stays"),
         (
-            {"train.optim.lr": 1.0, "train.optim.weight_decay": 0.1},
+            {"train.optim.lr": 40, "train.optim.lr_scaling": "linear"},
+            "train.optim.lr",
+            "1.2 (after lr_scaling) moves",
+        ),
+        (
+            {"train.optim.lr": 0.5, "train.optim.weight_decay": 0.2},
             "train.optim.lr",
             "0.1 of every",
         ),
@@ -802,7 +810,14 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
     [
         (BASE, {"train.ema_decay": 0.95}, "train.ema_decay", "8% of the average"),
         (BASE, {"train.optim.weight_decay": 100}, "train.optim.weight_decay", "0.02 of every"),
-        (BASE, {"train.optim.lr": 1e4}, "train.optim.lr", "until the run ends with an error"),
+        (
+            BASE,
+            {"train.optim.weight_decay": 900, "train.optim.lr": 5e-3},
+            "train.optim.weight_decay",
+            "until the run ends with an error",
+        ),
+        (BASE, {"train.optim.lr": 0.05}, "train.optim.lr", "or never fall"),
+        (BASE, {"train.optim.lr": 1e-8}, "train.optim.lr", "hardly anything is learned"),
         (
             BASE,
             {"train.optim.gamma": 10, "train.optim.milestones": [5]},
