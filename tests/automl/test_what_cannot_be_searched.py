@@ -69,7 +69,7 @@ def test_a_metric_that_no_trial_reports_is_refused_with_those_that_they_do(
     assert "train_loss" in said, "what this run reports"
 
 
-@pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "peak_memory_mb", "seconds"])
+@pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "seconds"])
 def test_a_metric_of_the_run_is_searched_by_its_name_alone(data: str, metric: str) -> None:
     assert plan(data, metric=metric).study["objectives"][0]["metric"] == metric
 
@@ -136,6 +136,30 @@ def test_a_metric_that_no_searched_field_changes_is_refused_alone_and_noted_besi
     both = plan(data, metric="ACC_all,parameters", parameters=["train.optim.lr"])
     assert "parameters is the same for every trial" in str(both.study["space"]["notes"])
     assert plan(data, SMALL, metric="parameters", parameters=["model.decoder_depth"]).study
+
+
+@pytest.mark.parametrize(
+    ("metric", "changed_by"),
+    [
+        ("latency_ms", "model.arch"),
+        ("peak_memory_mb", "dataset.batch_size"),
+        ("seconds", "dataset.batch_size"),
+        ("time_per_step", "dataset.batch_size"),
+    ],
+)
+def test_a_figure_of_cost_is_not_searched_over_what_does_not_change_it(
+    data: str, metric: str, changed_by: str
+) -> None:
+    where, said = refusal(data, metric=metric, parameters=["train.optim.lr"])
+    assert where == "automl.metric" and changed_by in said
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "vit_small_patch16"]}
+    choice = sizes if changed_by == "model.arch" else {"parameters": [changed_by]}
+    assert plan(data, metric=metric, **choice).study["objectives"][0]["metric"] == metric
+
+
+def test_a_rate_changes_the_time_of_runs_that_stop_early(data: str) -> None:
+    early = {**FINETUNE, "train.early_stopping.patience": 1}
+    assert plan(data, early, metric="seconds", parameters=["train.optim.lr"]).study
 
 
 def test_what_is_warned_of_at_an_end_of_a_given_range_is_said(data: str) -> None:

@@ -122,7 +122,7 @@ def describe(
     space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge, others)
     if not space.parameters:
         raise _nothing_to_search(space)
-    notes += _same_for_all(schema, metrics, space)
+    notes += _same_for_all(schema, metrics, space, auto_spec or bounded)
 
     notes += [
         f"the bundle does not state {metric} for this run ({reason}); "
@@ -156,7 +156,10 @@ def _compare(one: Mapping[str, Any], other: Mapping[str, Any], keys: Collection[
 
 
 def _same_for_all(
-    schema: Mapping[str, Any], metrics: Sequence[str], space: SearchSpace
+    schema: Mapping[str, Any],
+    metrics: Sequence[str],
+    space: SearchSpace,
+    spec: Mapping[str, Any],
 ) -> list[str]:
     """Notes of the metrics, of several, that are the same for every trial.
 
@@ -164,7 +167,7 @@ def _same_for_all(
         SpecError: all are.
     """
     keys = [parameter.key for parameter in space.parameters]
-    found = unchanged(schema, metrics, keys)
+    found = unchanged(schema, metrics, keys, spec)
     if len(found) == len(metrics):
         problem = UsageError(
             "no field that is searched changes this metric: every trial would have the same value",
