@@ -118,6 +118,16 @@ def test_every_figure_of_a_validation_is_a_metric_of_such_runs_and_no_other_is()
             "'dice' is refused: the Dice loss is for segmentation alone",
         ),
         ({"min_epochs": 5, "max_epochs": 3}, "automl.min_epochs", "above max_epochs=3"),
+        (
+            {"range.train.optim.warmup_epochs": [3, 9], "max_epochs": 2},
+            "train.optim.warmup_epochs",
+            "no value of the range is < train.num_epochs=2",
+        ),
+        (
+            {"range.train.optim.warmup_epochs": [1, 9], "max_epochs": 2},
+            "train.optim.warmup_epochs",
+            "only 1 of the range is < train.num_epochs=2",
+        ),
     ],
 )
 def test_what_makes_no_search_is_refused(
@@ -166,6 +176,19 @@ def test_what_is_warned_of_at_an_end_of_a_given_range_is_said(data: str) -> None
     wide = {"range.train.optim.lr": [0.01, 0.5], "parameters": ["train.optim.lr"]}
     said = "\n".join(plan(data, **wide).notices)
     assert "train.optim.lr=0.5, an end of the range: each step at the peak rate of 0.5" in said
+
+
+def test_a_range_that_another_field_forbids_as_a_whole_is_refused_and_at_one_end_said(
+    data: str,
+) -> None:
+    spec = {**FINETUNE, "train.optim.lr_scheduler": "cosine", "train.optim.min_lr": 2e-4}
+    spec["train.optim.lr"] = 1e-3
+    rates = {"range.train.optim.lr": [1e-5, 1e-4], "auto_recipe": False}
+    where, said = refusal(data, spec, **rates)
+    assert where == "train.optim.lr"
+    assert "1e-05 is refused: train.optim.min_lr: is above train.optim.lr=1e-05" in said
+    notes = str(plan(data, spec, **{**rates, "range.train.optim.lr": [1e-5, 1e-3]}).notices)
+    assert "train.optim.lr=1e-05 is refused (train.optim.min_lr: is above" in notes
 
 
 def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:
