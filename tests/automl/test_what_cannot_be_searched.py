@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,21 @@ def test_a_range_that_another_field_forbids_as_a_whole_is_refused_and_at_one_end
     assert "1e-05 is refused: train.optim.min_lr: is above train.optim.lr=1e-05" in said
     notes = str(plan(data, spec, **{**rates, "range.train.optim.lr": [1e-5, 1e-3]}).notices)
     assert "train.optim.lr=1e-05 is refused (train.optim.min_lr: is above" in notes
+
+
+def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:
+    assert "are compared by 3 validation images, of which one is 33%" in str(
+        [str(one) for one in plan(data).warnings]
+    )
+    many = write_imagefolder(tmp_path / "many", classes=3, per_class=7)
+    made = Skill().plan(
+        "train",
+        train_datasets=data,
+        eval_dataset=str(many),
+        spec_overrides=FINETUNE,
+        automl_policy="on",
+    )
+    assert "validation images" not in str([str(one) for one in made.warnings])
 
 
 def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:

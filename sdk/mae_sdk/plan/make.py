@@ -20,6 +20,7 @@ from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
+from mae_skill.rules import Facts, Notice
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
@@ -63,6 +64,10 @@ RUNS_OF_A_TRIAL = 0.6
 FIRST_RUN = 0.6
 """Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
 are to be: one good run, and the search with what is left."""
+
+
+FEW_JUDGED = 20
+"""Validation images of which one is more than a twentieth of a study's metric."""
 
 
 def job_id_for(action: str, idempotency_key: str) -> str:
@@ -874,6 +879,7 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     plan.study = study
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
+    plan.warnings += _few_to_compare_by(plan.facts)
     plan.notices += list(study["space"].get("notes") or [])
     plan.notices += _doubtful_ends(bundle, plan, study)
     if "auto_spec" in study:
@@ -894,6 +900,19 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         trials = int(study["options"]["max_trials"])
         total = round(disk["total"] * trials, 1)
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
+
+
+def _few_to_compare_by(facts: Facts) -> list[Notice]:
+    """A warning where the metric of the trials is that of few pictures."""
+    judged = facts.judged
+    if not judged or judged >= FEW_JUDGED:
+        return []
+    text = (
+        f"the trials are compared by {judged} validation images, of which one is "
+        f"{1 / judged:.0%}: the best of them is the luckiest; hold out more, or name more "
+        "validation data"
+    )
+    return [Notice("automl", text)]
 
 
 def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:

@@ -154,6 +154,17 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     top = (high - start) / (end - start)
     text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
     mend = f"set {RANGE}=auto"
+    limit = float(case(LIMIT, 0.01))
+    outside = (high <= start and low < start) or (low >= end and high > end)
+    if outside and _is_above(facts["count"], found["read"], found["images"], limit):
+        case.error(
+            RANGE,
+            f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
+            f"[low, high] around {low:g} … {high:g}",
+            mend,
+            kind=DataError,
+        )
+        return
     if facts["clipped"] > 0.5:
         case.warn(
             key,
@@ -167,7 +178,6 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
     text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
     dark = deep and used <= _SMALL and not case.given(RANGE)
-    limit = float(case(LIMIT, 0.01))
     if dark and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(key, text, "values that use their range", mend, kind=DataError)
     else:
@@ -901,9 +911,14 @@ def held_out(case: Case) -> None:
     """A held-out share leaves every class something to learn from and something to be judged by."""
     found = case.facts.data.get(TRAIN) or {}
     held, field = found.get("held_out"), "dataset.val_fraction"
-    if not held or "images" not in found:
+    if held is None or "images" not in found:
         return
     trained_on = found.get("trained_on", found["images"])
+    if not held:
+        text = f"none of the {trained_on} images can be held out: each is the only one of its class"
+        hint = f"name {VAL}, or train without validation: {field}=null, and no AutoML"
+        case.error(field, text, "two images of a class, or more", hint, kind=DataError)
+        return
     if held >= trained_on:
         text = f"all of the {trained_on} images are held out, so that none is left to train on"
         case.error(field, text, "a smaller share, 0.2 say", kind=DataError)
