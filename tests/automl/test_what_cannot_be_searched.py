@@ -192,6 +192,26 @@ def test_a_range_that_another_field_forbids_as_a_whole_is_refused_and_at_one_end
     assert "train.optim.lr=1e-05 is refused (train.optim.min_lr: is above" in notes
 
 
+def test_values_that_the_memory_of_the_machine_does_not_hold_are_said(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae_sdk.run.local.memory_mb", lambda: 4096)
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "vit_huge_patch14"]}
+    spec = {**FINETUNE, "dataset.augmentation.input_size": 224, "dataset.batch_size": 2}
+    notices = plan(data, spec, **sizes).notices
+    (said,) = [text for text in notices if "memory of this machine" in text]
+    assert said.startswith("model.arch=vit_huge_patch14, of the range")
+    batches = {"range.dataset.batch_size": [1, 10**9]}
+    assert "dataset.batch_size=1000000000, of the range that is searched: the run is" in str(
+        plan(data, **batches).notices
+    )
+    large = {**SMALL, "dataset.augmentation.input_size": 8192}
+    made = Skill().plan("train", train_datasets=data, spec_overrides=large, automl_policy="off")
+    assert "of the memory of this machine, which has 4 GiB" in str([str(w) for w in made.warnings])
+    small = Skill().plan("train", train_datasets=data, spec_overrides=SMALL, automl_policy="off")
+    assert "memory of this machine" not in str([str(w) for w in small.warnings])
+
+
 def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:
     assert "are compared by 3 validation images, of which one is 33%" in str(
         [str(one) for one in plan(data).warnings]

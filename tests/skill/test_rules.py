@@ -391,6 +391,13 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "larger than the 10",
     ),
     ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
+    ({**BASE, "train.num_gpus": 512}, {"cores": 2}, "train.num_gpus", "512 processes on the 2"),
+    (
+        {**BASE, "dataset.num_workers_per_gpu": 1000},
+        {"cores": 2},
+        "dataset.num_workers_per_gpu",
+        "1000 processes read pictures on the 2 cores",
+    ),
     (
         {**BASE, **VIT, "train.optim.lr": 0.01},
         {"effective_batch": 256},

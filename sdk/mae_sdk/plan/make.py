@@ -611,6 +611,8 @@ def plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     take_nodes(draft, plan)
     estimate(bundle, plan)
+    if needs := _beyond_memory(plan, plan.spec, plan.estimates):
+        plan.warnings.append(Notice("dataset.batch_size", f"{needs}; {LESS_MEMORY}"))
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
@@ -741,6 +743,26 @@ def _empty_patterns(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> lis
             if isinstance(pattern, str) and pattern and key not in bundle.data_rows(action):
                 found += no_match(str(key), pattern)
     return found
+
+
+LESS_MEMORY = (
+    "a smaller batch with train.accum_grad_batches, a smaller input_size or architecture, or "
+    "train.gradient_checkpointing=true takes less"
+)
+
+
+def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:
+    """What to say where a run on a CPU is estimated to take more than the machine's memory."""
+    memory = estimates.get("memory_mb") or {}
+    needed = memory.get("all_processes") or memory.get("total")
+    on_cpu = plan.facts.device == "cpu" or get_dotted(spec, "train.accelerator") == "cpu"
+    there = plan.resources.memory_mb
+    if not on_cpu or not there or not needed or needed <= there:
+        return None
+    return (
+        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of this machine, "
+        f"which has {there / 1024:,.0f} GiB"
+    )
 
 
 def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
@@ -929,11 +951,12 @@ def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
 
 
 def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
-    """What the bundle's rules warn of at the ends of the ranges that the user gave."""
+    """What the bundle's rules warn of at the ends of the ranges that the user gave, and the values
+    of any range that the memory of the machine does not hold."""
+    found = _too_large_values(bundle, plan, study)
     if not bundle.info.get("validator"):
-        return []
+        return found
     rules = entry_point(bundle.info["validator"])
-    found = []
     for knob in study["space"]["knobs"]:
         name = str(knob["name"])
         if name not in study["options"]["ranges"] or "low" not in knob or "[" in name:
@@ -947,6 +970,32 @@ def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list
                 for notice in warned
                 if notice.field == name
             ]
+    return found
+
+
+def _too_large_values(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
+    """The upper ends and the choices that are estimated to take more than the machine's memory,
+    where the spec as given does not."""
+    base = setup.spec_of_trials(study)
+    if not bundle.info.get("estimator"):
+        return []
+    function = entry_point(bundle.info["estimator"])
+
+    def said(spec: Mapping[str, Any]) -> str | None:
+        return _beyond_memory(plan, spec, function(plan.action, spec, plan.facts) or {})
+
+    found = []
+    if said(base):
+        return []
+    for knob in study["space"]["knobs"]:
+        name = str(knob["name"])
+        for value in knob.get("choices") or [knob.get("high")]:
+            spec = copy.deepcopy(dict(base))
+            if "[" in name:
+                continue
+            set_dotted(spec, name, value)
+            if needs := said(spec):
+                found.append(f"{name}={value}, of the range that is searched: {needs}")
     return found
 
 

@@ -10,6 +10,9 @@ from mae_skill.rules.base import Case, Rule
 
 ENGINE_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module → package
 
+MOST_WORKERS, WORKERS_A_CORE = 32, 4
+"""Processes that read pictures, in all and for each core, above which none was meant."""
+
 
 def gpu_ids(case: Case) -> None:
     """Each device is named once, and as many as are asked for."""
@@ -56,6 +59,33 @@ def enough_gpus(case: Case) -> None:
             f"at most {present}",
             kind=DependencyError,
         )
+
+
+def cores(case: Case) -> None:
+    """The processes of a run have cores."""
+    present, wanted = case.facts.cores, _wanted(case)
+    if not present:
+        return
+    if _on_cpu(case) and wanted > present:
+        case.warn(
+            "train.num_gpus",
+            f"{wanted} processes on the {present} cores of this machine: each holds a model of its "
+            f"own, and together they are no faster than {present}",
+        )
+    key = "dataset.num_workers_per_gpu"
+    workers = int(case(key) or 0) * wanted
+    if workers > max(MOST_WORKERS, WORKERS_A_CORE * present):
+        case.warn(
+            key,
+            f"{workers} processes read pictures on the {present} cores of this machine: more than "
+            f"{present} are no faster, and each takes memory",
+        )
+
+
+def _on_cpu(case: Case) -> bool:
+    """Whether the run computes on a CPU, as far as it is known."""
+    accelerator = case("train.accelerator", "auto")
+    return accelerator == "cpu" or (accelerator == "auto" and case.facts.gpus == 0)
 
 
 def precision(case: Case) -> None:
@@ -125,6 +155,7 @@ def _wanted(case: Case) -> int:
 RULES = [
     Rule(gpu_ids),
     Rule(enough_gpus, ("train",)),
+    Rule(cores, ("train",)),
     Rule(precision, ("train",)),
     Rule(optimizer, ("train",)),
     Rule(threads, ("train",)),
