@@ -13,6 +13,7 @@ from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_sdk import Skill
 from mae_sdk.automl.objectives import reported
 from mae_sdk.automl.options import parse
+from mae_sdk.jobs.metrics import verdict
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import SpecError
@@ -210,6 +211,26 @@ def test_values_that_the_memory_of_the_machine_does_not_hold_are_said(
     assert "of the memory of this machine, which has 4 GiB" in str([str(w) for w in made.warnings])
     small = Skill().plan("train", train_datasets=data, spec_overrides=SMALL, automl_policy="off")
     assert "memory of this machine" not in str([str(w) for w in small.warnings])
+
+
+def test_a_study_of_one_trial_searches_nothing_and_says_so(data: str) -> None:
+    made = plan(data, max_trials=1)
+    assert "1 trial runs the spec as given and searches nothing" in str(made.warnings)
+    assert "trial 1 is the auto recipe" not in str(made.notices)
+    assert "searches nothing" not in str(plan(data).warnings)
+    found = {"best": {"trial": 0, "value": 0.5}, "trials": {"complete": 1, "of": 1}}
+    assert "nothing was searched" in verdict(found)
+    assert "nothing was gained" in verdict({**found, "trials": {"complete": 2, "of": 2}})
+
+
+def test_a_study_that_ends_before_a_trial_does_is_warned_of(data: str) -> None:
+    long = {**FINETUNE, "train.num_epochs": 1000}
+    said = str(plan(data, long, timeout=1).warnings)
+    assert "the study ends after 1 s, and one trial is estimated to take" in said
+    assert "the study ends after" not in str(plan(data, long, timeout="9d").warnings)
+    automl = {"automl_policy": "on", "automl": {"timeout": "1h"}, "budget": "10m"}
+    made = Skill().plan("train", train_datasets=data, spec_overrides=FINETUNE, **automl)
+    assert "ends by automl.timeout=3600 s; budget=10m sizes" in str(made.notices)
 
 
 def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:

@@ -622,6 +622,7 @@ def plan_of(draft: Draft) -> Plan:
     else:
         plan.notices += notice_of_disk(plan)
     estimate_time(bundle, plan)
+    plan.warnings += too_little_time(plan)
     if there is not None:
         estimate_machine(plan, there, exchanged)
     return plan
@@ -902,9 +903,19 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
     plan.warnings += _few_to_compare_by(plan.facts)
+    if seconds is not None and "timeout" in plan.request.automl:
+        plan.notices.append(
+            f"the study ends by automl.timeout={study['options']['timeout']:g} s; "
+            f"budget={plan.request.budget} sizes the run of the auto recipe alone"
+        )
+    only = int(study["options"]["max_trials"]) == 1
+    if only:
+        what = "the auto recipe" if too_long else "the spec as given"
+        text = f"1 trial runs {what} and searches nothing; 10 are the default"
+        plan.warnings.append(Notice("automl.max_trials", text))
     plan.notices += list(study["space"].get("notes") or [])
     plan.notices += _doubtful_ends(bundle, plan, study)
-    if "auto_spec" in study:
+    if "auto_spec" in study and not only:
         plan.notices.append(_auto_trial(auto, 1))
     elif too_long and study["spec"] != plan.spec:
         plan.notices.append(f"the spec as given is not tried: {too_long}")
@@ -1037,6 +1048,20 @@ def estimate_time(bundle: Bundle, plan: Plan) -> None:
         return  # nothing is known of the model that it will open
     if plan.estimates or plan.seconds or trains:
         plan.estimates["time"] = cost.time_of(bundle.info, plan)
+
+
+def too_little_time(plan: Plan) -> list[Notice]:
+    """A warning where a study ends before one of its trials does."""
+    timeout = plan.study and plan.study["options"].get("timeout")
+    of_trial = (plan.estimates.get("time") or {}).get("seconds_total")
+    if not timeout or not of_trial or timeout >= of_trial:
+        return []
+    text = (
+        f"the study ends after {timeout:g} s, and one trial is estimated to take {of_trial:.0f} s: "
+        "without a trial that ends, the job fails; give it the time of several trials, or fewer "
+        "epochs (max_epochs)"
+    )
+    return [Notice("automl.timeout", text)]
 
 
 def measure(bundle: Bundle, plan: Plan) -> None:
