@@ -349,7 +349,19 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "2 devices are used, the larger setting",
     ),
     ({**BASE, "train.accelerator": "auto"}, {"gpus": 0}, "train.accelerator", "one CPU process"),
-    ({**BASE, "train.distributed_strategy": "fsdp"}, {}, "train.precision", "half precision"),
+    (
+        {**BASE, "train.distributed_strategy": "fsdp", "train.accelerator": "gpu"},
+        {},
+        "train.precision",
+        "half precision",
+    ),
+    (
+        {**BASE, "train.distributed_strategy": "fsdp"},
+        {},
+        "train.distributed_strategy",
+        "has no effect",
+    ),
+    (SEGMENT, {"effective_batch": 1}, "dataset.batch_size", "see 1 image at a time"),
     ({**BASE, "train.num_gpus": 2}, {}, None, "OMP_NUM_THREADS=1"),
     (
         {**TUNE, "dataset.val_data_sources": None},
@@ -390,7 +402,7 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "dataset.batch_size",
         "larger than the 10",
     ),
-    ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
+    ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "the run uses bf16"),
     ({**BASE, "train.num_gpus": 512}, {"cores": 2}, "train.num_gpus", "512 processes on the 2"),
     (
         {**BASE, "dataset.num_workers_per_gpu": 1000},

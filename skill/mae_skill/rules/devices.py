@@ -90,13 +90,20 @@ def _on_cpu(case: Case) -> bool:
 
 def precision(case: Case) -> None:
     """Precisions that are not what they say, or slow."""
-    if case("train.distributed_strategy") == "fsdp" and case("train.precision") == "fp32":
+    on_cpu = _on_cpu(case)
+    if case("train.distributed_strategy") == "fsdp" and not on_cpu:
+        if case("train.precision") == "fp32":
+            case.warn(
+                "train.precision",
+                "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+            )
+    elif case("train.distributed_strategy") == "fsdp" and _wanted(case) * case.facts.nodes == 1:
         case.warn(
-            "train.precision",
-            "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+            "train.distributed_strategy",
+            "fsdp divides a model among processes, and this run has one: it has no effect",
         )
-    if case("train.precision") == "fp16" and case("train.accelerator") == "cpu":
-        case.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
+    if case("train.precision") == "fp16" and on_cpu:
+        case.warn("train.precision", "fp16 is not for CPUs: the run uses bf16; fp32 is exact")
 
 
 def optimizer(case: Case) -> None:

@@ -40,6 +40,9 @@ LOST = 1e-10
 NO_CLIP = 1e-6
 """Clipped to less, gradients vanish beside the ε of Adam, 1e-8 for each weight."""
 
+FEW_NORMALIZED = 4
+"""Images of a batch below which the batch norms of a head have no statistics."""
+
 NEVER = 1000
 """A warm-up this many times as long as the run reaches a thousandth of the peak rate."""
 
@@ -295,6 +298,21 @@ def full_batch(case: Case) -> None:
         )
 
 
+def normalized_batch(case: Case) -> None:
+    """The batch norms of a segmenter's head see several images."""
+    batch = case.facts.effective_batch
+    if case("train.stage") != "finetune" or case("model.task") != "segmentation" or not batch:
+        return
+    together = batch // max(1, int(case("train.accum_grad_batches", 1)))
+    if together < FEW_NORMALIZED:
+        case.warn(
+            "dataset.batch_size",
+            f"the batch norms of the head see {together} image{'s' if together > 1 else ''} at a "
+            "time, over all processes: too few for their statistics, so that the mIoU of the "
+            "trained model may be far below that of its training; 8 or more",
+        )
+
+
 def recipe(case: Case) -> None:
     """Batch and rate against the published recipe.
 
@@ -340,5 +358,6 @@ RULES = [
     Rule(lowest_rate, ("train",)),
     Rule(papers, ("train",)),
     Rule(full_batch, ("train",)),
+    Rule(normalized_batch, ("train",)),
     Rule(recipe, ("train",)),
 ]
