@@ -775,6 +775,7 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             "takes 0.5 of every weight",
         ),
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
+        ({"model.mlp_ratio": 1e-9}, "model.mlp_ratio", "leaves no hidden unit"),
         ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
         (
             {"train.early_stopping.min_delta": 100, "train.early_stopping.patience": 2},
@@ -836,6 +837,37 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
             "until the run ends with an error",
         ),
         (BASE, {"train.optim.lr": 0.05}, "train.optim.lr", "or never fall"),
+        (BASE, {"train.freeze": ["decoder_blocks"]}, "train.freeze", "random initial weights"),
+        (
+            BASE,
+            {"train.early_stopping.patience": 50},
+            "train.early_stopping.patience",
+            "never stops early",
+        ),
+        (
+            BASE,
+            {"dataset.augmentation.min_ratio": 50, "dataset.augmentation.max_ratio": 100},
+            "dataset.augmentation.min_ratio",
+            "squeezed",
+        ),
+        (
+            TUNE,
+            {"dataset.augmentation.mixup": 0.8, "dataset.batch_size": 1},
+            "dataset.augmentation.mixup",
+            "no other picture",
+        ),
+        (
+            TUNE,
+            {"dataset.augmentation.mixup": 0.8, "dataset.augmentation.mixup_prob": 0},
+            "dataset.augmentation.mixup",
+            "mixup_prob is 0",
+        ),
+        (
+            TUNE,
+            {"dataset.val_data_sources": ["/v", "/v"]},
+            "dataset.val_data_sources",
+            "named twice",
+        ),
         (BASE, {"train.optim.lr": 1e-8}, "train.optim.lr", "hardly anything is learned"),
         (
             BASE,
@@ -954,6 +986,42 @@ def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict
     errors, warnings = run("train", {**base, **settings}, **SHORT)
     assert errors == {}
     assert not set(settings) & (set(warnings) - {"train.optim.lr", "train.optim.milestones"})
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "field", "said"),
+    [
+        (BASE, {"dataset.train_data_sources": {"images": 1}}, None, "one picture alone"),
+        (
+            {
+                **BASE,
+                "train.probe.k": 500,
+                "train.probe.interval": 1,
+                "dataset.probe_train_data_sources": "/b",
+            },
+            {"dataset.probe_train_data_sources": {"images": 36}},
+            "train.probe.k",
+            "a bank of 36 images",
+        ),
+        (
+            TUNE,
+            {
+                "dataset.train_data_sources": {
+                    "images": 9,
+                    "classes": 2,
+                    "class_counts": {"a": 8, "b": 1},
+                }
+            },
+            None,
+            "one training image each of b",
+        ),
+    ],
+)
+def test_data_that_teach_little_are_warned_of(
+    base: dict[str, Any], data: dict[str, Any], field: str | None, said: str
+) -> None:
+    _, warnings = run("train", base, data=data)
+    assert said in str(warnings[field or "dataset.train_data_sources"])
 
 
 def test_a_long_run_may_average_slowly_and_an_unknown_one_is_not_judged() -> None:

@@ -131,6 +131,8 @@ def describe(
         if schema.get("automl_metrics")
     ]
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
+    if parsed.sampler == "cmaes" and all(one.choices for one in space.parameters):
+        notes.append("sampler=cmaes varies numbers, and every parameter has choices: random draws")
     notes += _size_of_grid(space, parsed, auto_spec is not None)
 
     fits = max(1, len(devices or ()) // max(1, processes))

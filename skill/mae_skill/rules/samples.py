@@ -509,7 +509,14 @@ def odd_classes(case: Case) -> None:
             "classes, the source is one level too high",
         )
     if 1 < found.get("classes", 0) == found.get("images"):
-        case.warn(TRAIN, "every class has one image alone: are the folders classes?")
+        table = found.get("label_file")
+        what = f"the labels of {table['file']}" if table else "the folders"
+        case.warn(TRAIN, f"every class has one image alone: are {what} classes?")
+    elif not case(MULTI) and not found.get("unjudged"):
+        lone = [name for name, count in (found.get("class_counts") or {}).items() if count == 1]
+        if lone:
+            text = f"one training image each of {first_of(lone)}: too few to learn a class by"
+            case.warn(TRAIN, text)
 
 
 def lost_classes(case: Case) -> None:
@@ -828,6 +835,30 @@ def probes(case: Case) -> None:
         )
 
 
+def few(case: Case) -> None:
+    """Pretraining sees several pictures, and a probe asks for no more neighbors than there are."""
+    found = case.facts.data.get(TRAIN) or {}
+    if case("train.stage") == "pretrain" and found.get("images") == 1:
+        case.warn(TRAIN, "one picture alone: what is learned is this picture")
+    bank = (case.facts.data.get(BANK) or {}).get("images")
+    nearest = case("train.probe.k")
+    if bank and nearest and nearest > bank and case.given("train.probe.k"):
+        case.warn(
+            "train.probe.k",
+            f"{nearest} nearest neighbors of a bank of {bank} images: all of them vote on every "
+            "query",
+        )
+
+
+def named_twice(case: Case) -> None:
+    """Each source of images that judge a model is named once."""
+    named = case(VAL)
+    if not isinstance(named, list):
+        return
+    if twice := [one for at, one in enumerate(named) if one in named[:at]]:
+        case.warn(VAL, f"{twice[0]} is named twice: its images count twice in every score")
+
+
 def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
     """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
     twins = queries.get("shared") or {}
@@ -990,6 +1021,8 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
+    Rule(few, ("train",)),
+    Rule(named_twice, ("train", "evaluate")),
     Rule(shared, ("train",)),
     Rule(repeated, ("train", "evaluate")),
     Rule(held_out, ("train",)),

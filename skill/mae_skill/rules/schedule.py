@@ -137,7 +137,13 @@ def slow_momentum(case: Case) -> None:
 def idle_stopping(case: Case) -> None:
     """An improvement that early stopping asks for can happen."""
     key, patience = "train.early_stopping.min_delta", case("train.early_stopping.patience")
-    delta = float(case(key, 0.0))
+    delta, epochs = float(case(key, 0.0)), case("train.num_epochs")
+    if patience is not None and patience >= epochs:
+        case.warn(
+            "train.early_stopping.patience",
+            f"{patience} epochs without a better one do not come in a run of {epochs}: it never "
+            "stops early",
+        )
     if patience is None or not delta:
         return
     classes = case("model.num_classes") or 2
