@@ -233,6 +233,19 @@ def test_a_study_that_ends_before_a_trial_does_is_warned_of(data: str) -> None:
     assert "ends by automl.timeout=3600 s; budget=10m sizes" in str(made.notices)
 
 
+def test_an_empty_list_and_a_choice_that_cannot_run_are_named(data: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(data, parameters=[])
+    assert caught.value.problems[0].got == "an empty list"
+    spec = {**FINETUNE, "dataset.augmentation.input_size": 48}
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "hiera_tiny_224"], "parameters": []}
+    with pytest.raises(SpecError) as caught:
+        plan(data, spec, **sizes)
+    assert "hiera_tiny_224 is refused: model.patch_size" in str(
+        [(one.message, one.got) for one in caught.value.problems]
+    )
+
+
 def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:
     assert "are compared by 3 validation images, of which one is 33%" in str(
         [str(one) for one in plan(data).warnings]

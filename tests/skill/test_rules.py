@@ -92,7 +92,7 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         {**BASE, "dataset.augmentation.input_size": 16},
         {},
         "train.mask_ratio",
-        "larger input_size",
+        "input_size or a smaller model.patch_size (here 16)",
         SpecError,
     ),
     (
@@ -1022,6 +1022,11 @@ def test_data_that_teach_little_are_warned_of(
 ) -> None:
     _, warnings = run("train", base, data=data)
     assert said in str(warnings[field or "dataset.train_data_sources"])
+
+
+def test_a_number_above_the_largest_is_told_the_largest() -> None:
+    errors, _ = run("train", {**BASE, "train.num_epochs": 10**12})
+    assert errors["train.num_epochs"].expected == "a whole number ≥ 1, ≤ 2147483647"
 
 
 def test_a_long_run_may_average_slowly_and_an_unknown_one_is_not_judged() -> None:

@@ -121,7 +121,7 @@ def describe(
         bounded, auto_spec = auto_spec, None
     space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge, others)
     if not space.parameters:
-        raise _nothing_to_search(space)
+        raise _nothing_to_search(space, parsed)
     notes += _same_for_all(schema, metrics, space, auto_spec or bounded)
 
     notes += [
@@ -284,12 +284,13 @@ def _keep_few_checkpoints(
     return [f"every trial keeps its best and its newest checkpoint alone; {key} changes this"]
 
 
-def _nothing_to_search(space: SearchSpace) -> SpecError:
+def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> SpecError:
     reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
     problem = UsageError(
         "nothing is left to search",
         field="automl.parameters",
-        got="; ".join(reasons) or "the schema names no parameter",
+        got="; ".join(reasons)
+        or ("an empty list" if options.parameters == () else "the schema names no parameter"),
         hint="name parameters=, or use automl_policy=off",
     )
     return SpecError("AutoML has no search space", problems=[problem])

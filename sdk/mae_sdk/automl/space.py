@@ -522,7 +522,8 @@ class _Builder:
             ]
             kept = _without(parameter, [value for value, _ in wrong])
             if kept is None:
-                self.left_out[parameter.name] = "one choice is left that can run"
+                refused = ", ".join(f"{value} is refused: {_told(error)}" for value, error in wrong)
+                self.left_out[parameter.name] = f"one choice is left that can run ({refused})"
             else:
                 self.parameters.append(kept)
 
