@@ -158,11 +158,14 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
         hint = f"did you mean {near[0]}?" if near else None
     if hint is None and isinstance(node.get("description"), str):
         hint = f"{node['description']} (mae explain {key})" if key and "[" not in key else None
+    expected = describe(node)
+    if error.validator == "maximum" and error.validator_value == INT_MAX:
+        expected += f", ≤ {INT_MAX}"  # which `describe` leaves out
     yield SpecError(
         _MESSAGES.get(error.validator, "not an accepted value"),
         field=key or None,
         got=_got(error.instance),
-        expected=describe(node),
+        expected=expected,
         hint=hint,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from mae_sdk.automl import study
+from mae_sdk.automl import results, study
 from mae_sdk.automl.objectives import Objective
 from mae_sdk.automl.options import PRUNERS, SAMPLERS, parse
 from mae_sdk.automl.pruner import rungs
@@ -273,3 +273,28 @@ def test_halving_keeps_its_shares_whatever_the_direction_and_however_seldom_a_tr
         *ended
     }  # the best; trial 0, the spec as given; and the one after it
     assert len(ended) > 20
+
+
+@pytest.mark.parametrize(("failed", "canceled", "warned"), [(2, 0, True), (0, 2, False)])
+def test_a_study_most_of_whose_trials_failed_says_so_with_the_first_reason(
+    tmp_path: Path, failed: int, canceled: int, warned: bool
+) -> None:
+    opened = optuna.create_study()
+    for state in ("complete", *["failed"] * failed, *["canceled"] * canceled):
+        trial = opened.ask()
+        if state == "complete":
+            trial.set_user_attr("child", "train-0")
+            opened.tell(trial, 1.0)
+            continue
+        trial.set_user_attr(study.FAILED, f"the rate of trial {trial.number}")
+        if state == "failed":
+            trial.set_user_attr("category", "spec_error")
+        opened.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    objective = Objective("loss", "minimize")
+    job = tmp_path / "job"
+    (job / "automl").mkdir(parents=True)
+    summary = results.finish(
+        opened, job / "automl", SearchSpace(()), [objective], lambda *_: None, "max_trials"
+    )
+    said = "2 of 3 trials failed, so that the search compared only 1; the first: the rate of trial"
+    assert [text.startswith(said) for text in summary.get("warnings", ())] == [True] * warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mae_runners.metrics.multi_label import MultiLabelMetrics
 from mae_sdk import Skill
 from mae_sdk.automl.objectives import reported
 from mae_sdk.automl.options import parse
+from mae_sdk.jobs.metrics import verdict
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
 from mae_skill.errors import SpecError
@@ -69,7 +71,7 @@ def test_a_metric_that_no_trial_reports_is_refused_with_those_that_they_do(
     assert "train_loss" in said, "what this run reports"
 
 
-@pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "peak_memory_mb", "seconds"])
+@pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "seconds"])
 def test_a_metric_of_the_run_is_searched_by_its_name_alone(data: str, metric: str) -> None:
     assert plan(data, metric=metric).study["objectives"][0]["metric"] == metric
 
@@ -118,6 +120,16 @@ def test_every_figure_of_a_validation_is_a_metric_of_such_runs_and_no_other_is()
             "'dice' is refused: the Dice loss is for segmentation alone",
         ),
         ({"min_epochs": 5, "max_epochs": 3}, "automl.min_epochs", "above max_epochs=3"),
+        (
+            {"range.train.optim.warmup_epochs": [3, 9], "max_epochs": 2},
+            "train.optim.warmup_epochs",
+            "no value of the range is < train.num_epochs=2",
+        ),
+        (
+            {"range.train.optim.warmup_epochs": [1, 9], "max_epochs": 2},
+            "train.optim.warmup_epochs",
+            "only 1 of the range is < train.num_epochs=2",
+        ),
     ],
 )
 def test_what_makes_no_search_is_refused(
@@ -138,10 +150,115 @@ def test_a_metric_that_no_searched_field_changes_is_refused_alone_and_noted_besi
     assert plan(data, SMALL, metric="parameters", parameters=["model.decoder_depth"]).study
 
 
+@pytest.mark.parametrize(
+    ("metric", "changed_by"),
+    [
+        ("latency_ms", "model.arch"),
+        ("peak_memory_mb", "dataset.batch_size"),
+        ("seconds", "dataset.batch_size"),
+        ("time_per_step", "dataset.batch_size"),
+    ],
+)
+def test_a_figure_of_cost_is_not_searched_over_what_does_not_change_it(
+    data: str, metric: str, changed_by: str
+) -> None:
+    where, said = refusal(data, metric=metric, parameters=["train.optim.lr"])
+    assert where == "automl.metric" and changed_by in said
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "vit_small_patch16"]}
+    choice = sizes if changed_by == "model.arch" else {"parameters": [changed_by]}
+    assert plan(data, metric=metric, **choice).study["objectives"][0]["metric"] == metric
+
+
+def test_a_rate_changes_the_time_of_runs_that_stop_early(data: str) -> None:
+    early = {**FINETUNE, "train.early_stopping.patience": 1}
+    assert plan(data, early, metric="seconds", parameters=["train.optim.lr"]).study
+
+
 def test_what_is_warned_of_at_an_end_of_a_given_range_is_said(data: str) -> None:
-    wide = {"range.train.optim.lr": [1.0, 1000.0], "parameters": ["train.optim.lr"]}
+    wide = {"range.train.optim.lr": [0.01, 0.5], "parameters": ["train.optim.lr"]}
     said = "\n".join(plan(data, **wide).notices)
-    assert "train.optim.lr=1000, an end of the range: a rate of 1e+03 with a weight decay" in said
+    assert "train.optim.lr=0.5, an end of the range: each step at the peak rate of 0.5" in said
+
+
+def test_a_range_that_another_field_forbids_as_a_whole_is_refused_and_at_one_end_said(
+    data: str,
+) -> None:
+    spec = {**FINETUNE, "train.optim.lr_scheduler": "cosine", "train.optim.min_lr": 2e-4}
+    spec["train.optim.lr"] = 1e-3
+    rates = {"range.train.optim.lr": [1e-5, 1e-4], "auto_recipe": False}
+    where, said = refusal(data, spec, **rates)
+    assert where == "train.optim.lr"
+    assert "1e-05 is refused: train.optim.min_lr: is above train.optim.lr=1e-05" in said
+    notes = str(plan(data, spec, **{**rates, "range.train.optim.lr": [1e-5, 1e-3]}).notices)
+    assert "train.optim.lr=1e-05 is refused (train.optim.min_lr: is above" in notes
+
+
+def test_values_that_the_memory_of_the_machine_does_not_hold_are_said(
+    data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mae_sdk.run.local.memory_mb", lambda: 4096)
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "vit_huge_patch14"]}
+    spec = {**FINETUNE, "dataset.augmentation.input_size": 224, "dataset.batch_size": 2}
+    notices = plan(data, spec, **sizes).notices
+    (said,) = [text for text in notices if "memory of this machine" in text]
+    assert said.startswith("model.arch=vit_huge_patch14, of the range")
+    batches = {"range.dataset.batch_size": [1, 10**9]}
+    assert "dataset.batch_size=1000000000, of the range that is searched: the run is" in str(
+        plan(data, **batches).notices
+    )
+    large = {**SMALL, "dataset.augmentation.input_size": 8192}
+    made = Skill().plan("train", train_datasets=data, spec_overrides=large, automl_policy="off")
+    assert "of the memory of this machine, which has 4 GiB" in str([str(w) for w in made.warnings])
+    small = Skill().plan("train", train_datasets=data, spec_overrides=SMALL, automl_policy="off")
+    assert "memory of this machine" not in str([str(w) for w in small.warnings])
+
+
+def test_a_study_of_one_trial_searches_nothing_and_says_so(data: str) -> None:
+    made = plan(data, max_trials=1)
+    assert "1 trial runs the spec as given and searches nothing" in str(made.warnings)
+    assert "trial 1 is the auto recipe" not in str(made.notices)
+    assert "searches nothing" not in str(plan(data).warnings)
+    found = {"best": {"trial": 0, "value": 0.5}, "trials": {"complete": 1, "of": 1}}
+    assert "nothing was searched" in verdict(found)
+    assert "nothing was gained" in verdict({**found, "trials": {"complete": 2, "of": 2}})
+
+
+def test_a_study_that_ends_before_a_trial_does_is_warned_of(data: str) -> None:
+    long = {**FINETUNE, "train.num_epochs": 1000}
+    said = str(plan(data, long, timeout=1).warnings)
+    assert "the study ends after 1 s, and one trial is estimated to take" in said
+    assert "the study ends after" not in str(plan(data, long, timeout="9d").warnings)
+    automl = {"automl_policy": "on", "automl": {"timeout": "1h"}, "budget": "10m"}
+    made = Skill().plan("train", train_datasets=data, spec_overrides=FINETUNE, **automl)
+    assert "ends by automl.timeout=3600 s; budget=10m sizes" in str(made.notices)
+
+
+def test_an_empty_list_and_a_choice_that_cannot_run_are_named(data: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(data, parameters=[])
+    assert caught.value.problems[0].got == "an empty list"
+    spec = {**FINETUNE, "dataset.augmentation.input_size": 48}
+    sizes = {"range.model.arch": ["vit_tiny_patch16", "hiera_tiny_224"], "parameters": []}
+    with pytest.raises(SpecError) as caught:
+        plan(data, spec, **sizes)
+    assert "hiera_tiny_224 is refused: model.patch_size" in str(
+        [(one.message, one.got) for one in caught.value.problems]
+    )
+
+
+def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:
+    assert "are compared by 3 validation images, of which one is 33%" in str(
+        [str(one) for one in plan(data).warnings]
+    )
+    many = write_imagefolder(tmp_path / "many", classes=3, per_class=7)
+    made = Skill().plan(
+        "train",
+        train_datasets=data,
+        eval_dataset=str(many),
+        spec_overrides=FINETUNE,
+        automl_policy="on",
+    )
+    assert "validation images" not in str([str(one) for one in made.warnings])
 
 
 def test_what_fits_the_whole_run_and_not_the_epochs_of_a_trial_is_refused(data: str) -> None:

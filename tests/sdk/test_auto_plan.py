@@ -165,6 +165,7 @@ def test_steps_that_cost_the_same_are_measured_once(
     [
         ({"budget": "soon"}, "budget", "not a time"),
         ({"budget": "0m"}, "budget", "not a time"),
+        ({"budget": "999999h"}, "budget", "too long a time"),
         ({"budget": "2gpuh"}, "budget", "GPU"),
         ({"budget": "1s"}, "budget", "one epoch"),
         ({"recipe": None, "budget": "1h"}, "budget", "auto recipe"),

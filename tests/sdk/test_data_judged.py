@@ -607,6 +607,20 @@ def test_a_held_out_share_leaves_every_class_something_to_learn_from(tmp_path: P
     assert not any("one image each" in str(one) for one in made.warnings)
 
 
+def test_nothing_can_be_held_out_of_classes_of_one_image(tmp_path: Path) -> None:
+    root = classes(tmp_path / "train", "a", "b", "c", count=1)
+    with pytest.raises(DataError, match="none of the 3 images can be held out") as caught:
+        plan(root, **{**FINETUNE, "num_classes": 3, "dataset.val_fraction": 0.5})
+    assert caught.value.field == "dataset.val_fraction"
+
+
+def test_a_range_that_holds_none_of_the_values_is_refused(tmp_path: Path) -> None:
+    root = classes(tmp_path / "train", "a", "b")
+    with pytest.raises(DataError, match="every pixel reads as one value") as caught:
+        plan(root, **FINETUNE, **{"dataset.value_range": [300, 400]})
+    assert caught.value.field == "dataset.value_range"
+
+
 def test_a_held_out_share_of_pictures_with_several_labels_is_not_judged_by_one_of_them(
     tmp_path: Path,
 ) -> None:

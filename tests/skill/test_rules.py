@@ -92,7 +92,7 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str, type[MaeError]
         {**BASE, "dataset.augmentation.input_size": 16},
         {},
         "train.mask_ratio",
-        "larger input_size",
+        "input_size or a smaller model.patch_size (here 16)",
         SpecError,
     ),
     (
@@ -349,7 +349,19 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "2 devices are used, the larger setting",
     ),
     ({**BASE, "train.accelerator": "auto"}, {"gpus": 0}, "train.accelerator", "one CPU process"),
-    ({**BASE, "train.distributed_strategy": "fsdp"}, {}, "train.precision", "half precision"),
+    (
+        {**BASE, "train.distributed_strategy": "fsdp", "train.accelerator": "gpu"},
+        {},
+        "train.precision",
+        "half precision",
+    ),
+    (
+        {**BASE, "train.distributed_strategy": "fsdp"},
+        {},
+        "train.distributed_strategy",
+        "has no effect",
+    ),
+    (SEGMENT, {"effective_batch": 1}, "dataset.batch_size", "see 1 image at a time"),
     ({**BASE, "train.num_gpus": 2}, {}, None, "OMP_NUM_THREADS=1"),
     (
         {**TUNE, "dataset.val_data_sources": None},
@@ -390,9 +402,16 @@ WARNINGS: list[tuple[dict[str, Any], dict[str, Any], str | None, str]] = [
         "dataset.batch_size",
         "larger than the 10",
     ),
-    ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "slow"),
+    ({**BASE, "train.precision": "fp16"}, {}, "train.precision", "the run uses bf16"),
+    ({**BASE, "train.num_gpus": 512}, {"cores": 2}, "train.num_gpus", "512 processes on the 2"),
     (
-        {**BASE, **VIT, "train.optim.lr": 1.0},
+        {**BASE, "dataset.num_workers_per_gpu": 1000},
+        {"cores": 2},
+        "dataset.num_workers_per_gpu",
+        "1000 processes read pictures on the 2 cores",
+    ),
+    (
+        {**BASE, **VIT, "train.optim.lr": 0.01},
         {"effective_batch": 256},
         "train.optim.lr",
         "vit_base_pretrain would be 0.00015 to 0.0006",
@@ -737,8 +756,16 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
         ({"train.ema_decay": 0.9999}, "train.ema_decay", "after the 50 steps of this run 100%"),
         ({"train.ema_decay": 0.99}, "train.ema_decay", "at most 0.9 for 50 steps"),
         ({"train.optim.lr": 1e-10}, "train.optim.lr", "nothing is learned"),
+        ({"train.optim.lr": 1e-9}, "train.optim.lr", "nothing is learned"),
+        ({"train.optim.lr": 5, "train.optim.weight_decay": 0}, "train.optim.lr", "rate of 5 moves"),
+        ({"train.optim.lr": 1e4}, "train.optim.lr", "nothing that is learned stays"),
         (
-            {"train.optim.lr": 1.0, "train.optim.weight_decay": 0.1},
+            {"train.optim.lr": 40, "train.optim.lr_scaling": "linear"},
+            "train.optim.lr",
+            "1.2 (after lr_scaling) moves",
+        ),
+        (
+            {"train.optim.lr": 0.5, "train.optim.weight_decay": 0.2},
             "train.optim.lr",
             "0.1 of every",
         ),
@@ -748,6 +775,7 @@ COUNTS = {"data": {"dataset.train_data_sources": {"class_counts": dict.fromkeys(
             "takes 0.5 of every weight",
         ),
         ({"train.clip_grad_norm": 1e-9}, "train.clip_grad_norm", "vanish in the optimizer"),
+        ({"model.mlp_ratio": 1e-9}, "model.mlp_ratio", "leaves no hidden unit"),
         ({"train.optim.warmup_epochs": 10**5}, "train.optim.warmup_epochs", "a thousandth"),
         (
             {"train.early_stopping.min_delta": 100, "train.early_stopping.patience": 2},
@@ -802,7 +830,45 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
     [
         (BASE, {"train.ema_decay": 0.95}, "train.ema_decay", "8% of the average"),
         (BASE, {"train.optim.weight_decay": 100}, "train.optim.weight_decay", "0.02 of every"),
-        (BASE, {"train.optim.lr": 1e4}, "train.optim.lr", "until the run ends with an error"),
+        (
+            BASE,
+            {"train.optim.weight_decay": 900, "train.optim.lr": 5e-3},
+            "train.optim.weight_decay",
+            "until the run ends with an error",
+        ),
+        (BASE, {"train.optim.lr": 0.05}, "train.optim.lr", "or never fall"),
+        (BASE, {"train.freeze": ["decoder_blocks"]}, "train.freeze", "random initial weights"),
+        (
+            BASE,
+            {"train.early_stopping.patience": 50},
+            "train.early_stopping.patience",
+            "never stops early",
+        ),
+        (
+            BASE,
+            {"dataset.augmentation.min_ratio": 50, "dataset.augmentation.max_ratio": 100},
+            "dataset.augmentation.min_ratio",
+            "squeezed",
+        ),
+        (
+            TUNE,
+            {"dataset.augmentation.mixup": 0.8, "dataset.batch_size": 1},
+            "dataset.augmentation.mixup",
+            "no other picture",
+        ),
+        (
+            TUNE,
+            {"dataset.augmentation.mixup": 0.8, "dataset.augmentation.mixup_prob": 0},
+            "dataset.augmentation.mixup",
+            "mixup_prob is 0",
+        ),
+        (
+            TUNE,
+            {"dataset.val_data_sources": ["/v", "/v"]},
+            "dataset.val_data_sources",
+            "named twice",
+        ),
+        (BASE, {"train.optim.lr": 1e-8}, "train.optim.lr", "hardly anything is learned"),
         (
             BASE,
             {"train.optim.gamma": 10, "train.optim.milestones": [5]},
@@ -920,6 +986,47 @@ def test_settings_that_can_learn_are_let_be(base: dict[str, Any], settings: dict
     errors, warnings = run("train", {**base, **settings}, **SHORT)
     assert errors == {}
     assert not set(settings) & (set(warnings) - {"train.optim.lr", "train.optim.milestones"})
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "field", "said"),
+    [
+        (BASE, {"dataset.train_data_sources": {"images": 1}}, None, "one picture alone"),
+        (
+            {
+                **BASE,
+                "train.probe.k": 500,
+                "train.probe.interval": 1,
+                "dataset.probe_train_data_sources": "/b",
+            },
+            {"dataset.probe_train_data_sources": {"images": 36}},
+            "train.probe.k",
+            "a bank of 36 images",
+        ),
+        (
+            TUNE,
+            {
+                "dataset.train_data_sources": {
+                    "images": 9,
+                    "classes": 2,
+                    "class_counts": {"a": 8, "b": 1},
+                }
+            },
+            None,
+            "one training image each of b",
+        ),
+    ],
+)
+def test_data_that_teach_little_are_warned_of(
+    base: dict[str, Any], data: dict[str, Any], field: str | None, said: str
+) -> None:
+    _, warnings = run("train", base, data=data)
+    assert said in str(warnings[field or "dataset.train_data_sources"])
+
+
+def test_a_number_above_the_largest_is_told_the_largest() -> None:
+    errors, _ = run("train", {**BASE, "train.num_epochs": 10**12})
+    assert errors["train.num_epochs"].expected == "a whole number ≥ 1, ≤ 2147483647"
 
 
 def test_a_long_run_may_average_slowly_and_an_unknown_one_is_not_judged() -> None:

@@ -154,17 +154,22 @@ def incomparable(schema: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
 
 
 def unchanged(
-    schema: Mapping[str, Any], metrics: Iterable[str], searched: Iterable[str]
+    schema: Mapping[str, Any],
+    metrics: Iterable[str],
+    searched: Iterable[str],
+    spec: Mapping[str, Any],
 ) -> dict[str, list[str]]:
     """Those of ``metrics`` that no searched field changes → how the names of those begin that
-    would. Metrics of which the bundle does not state it may change by any."""
-    wanted, keys = set(metrics), list(searched)
+    would. Metrics of which the bundle does not state it for this spec may change by any."""
+    keys, changed_by = list(searched), {}
+    for entry in schema.get("automl_metrics") or ():
+        if holds(entry.get("when"), spec):
+            changed_by.setdefault(str(entry["metric"]), list(entry.get("changed_by") or ()))
     return {
-        str(entry["metric"]): list(entry["changed_by"])
-        for entry in schema.get("automl_metrics") or ()
-        if entry["metric"] in wanted
-        and entry.get("changed_by")
-        and not any(key.startswith(tuple(entry["changed_by"])) for key in keys)
+        metric: names
+        for metric in metrics
+        if (names := changed_by.get(metric))
+        and not any(key.startswith(tuple(names)) for key in keys)
     }
 
 

@@ -104,6 +104,9 @@ def finish(
         plots = draw(study, folder, objectives, importance)
 
     best = files.read_json(folder / BEST_NAME)
+    of_data = _data_of(read(str(best["child"]), "train/result.json"), folder.parent)
+    if warned := _mostly_failed(study):
+        of_data["warnings"] = [warned, *of_data.get("warnings", ())]
     said = {"importance_note": note} if note else {}
     tables = ["trials.csv", "best_spec.yaml", "importance.csv"]
     return {
@@ -115,9 +118,25 @@ def finish(
         "kpi": best["metrics"],
         "pareto": best["pareto"],
         **said,
-        **_data_of(read(str(best["child"]), "train/result.json"), folder.parent),
+        **of_data,
         "artefacts": [f"automl/{name}" for name in [*tables, *plots]],
     }
+
+
+def _mostly_failed(study: optuna.Study) -> str | None:
+    """What to say where as many trials failed as ended with a value, or more."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    reasons = [  # one that was canceled, as at the end of the time, has no category
+        str(t.user_attrs[FAILED])
+        for t in trials
+        if FAILED in t.user_attrs and t.user_attrs.keys() & {"category", LOST}
+    ]
+    if not reasons or 2 * len(reasons) < len(trials):
+        return None
+    return (
+        f"{len(reasons)} of {len(trials)} trials failed, so that the search compared only "
+        f"{len(trials) - len(reasons)}; the first: {reasons[0]}"
+    )
 
 
 def _data_of(result: bytes | None, job_dir: Path) -> dict[str, Any]:

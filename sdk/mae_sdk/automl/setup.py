@@ -121,8 +121,8 @@ def describe(
         bounded, auto_spec = auto_spec, None
     space = build(schema, auto_spec or bounded, provenance, parsed, more or None, judge, others)
     if not space.parameters:
-        raise _nothing_to_search(space)
-    notes += _same_for_all(schema, metrics, space)
+        raise _nothing_to_search(space, parsed)
+    notes += _same_for_all(schema, metrics, space, auto_spec or bounded)
 
     notes += [
         f"the bundle does not state {metric} for this run ({reason}); "
@@ -131,6 +131,8 @@ def describe(
         if schema.get("automl_metrics")
     ]
     notes += _without_effect(parsed, get_dotted(bounded, keys.get("epochs", "")))
+    if parsed.sampler == "cmaes" and all(one.choices for one in space.parameters):
+        notes.append("sampler=cmaes varies numbers, and every parameter has choices: random draws")
     notes += _size_of_grid(space, parsed, auto_spec is not None)
 
     fits = max(1, len(devices or ()) // max(1, processes))
@@ -156,7 +158,10 @@ def _compare(one: Mapping[str, Any], other: Mapping[str, Any], keys: Collection[
 
 
 def _same_for_all(
-    schema: Mapping[str, Any], metrics: Sequence[str], space: SearchSpace
+    schema: Mapping[str, Any],
+    metrics: Sequence[str],
+    space: SearchSpace,
+    spec: Mapping[str, Any],
 ) -> list[str]:
     """Notes of the metrics, of several, that are the same for every trial.
 
@@ -164,7 +169,7 @@ def _same_for_all(
         SpecError: all are.
     """
     keys = [parameter.key for parameter in space.parameters]
-    found = unchanged(schema, metrics, keys)
+    found = unchanged(schema, metrics, keys, spec)
     if len(found) == len(metrics):
         problem = UsageError(
             "no field that is searched changes this metric: every trial would have the same value",
@@ -279,12 +284,13 @@ def _keep_few_checkpoints(
     return [f"every trial keeps its best and its newest checkpoint alone; {key} changes this"]
 
 
-def _nothing_to_search(space: SearchSpace) -> SpecError:
+def _nothing_to_search(space: SearchSpace, options: AutoMLOptions) -> SpecError:
     reasons = [f"{name}: {reason}" for name, reason in space.left_out.items()]
     problem = UsageError(
         "nothing is left to search",
         field="automl.parameters",
-        got="; ".join(reasons) or "the schema names no parameter",
+        got="; ".join(reasons)
+        or ("an empty list" if options.parameters == () else "the schema names no parameter"),
         hint="name parameters=, or use automl_policy=off",
     )
     return SpecError("AutoML has no search space", problems=[problem])

@@ -204,7 +204,7 @@ class SearchSpace:
             if not holds(parameter.when, spec):
                 continue
             value = _value(spec, parameter)
-            low, high = self._bounds(parameter, spec)
+            low, high = bounds_in(parameter, spec)
             if low is not None and high is not None and low > high:
                 exact[parameter.name] = value
                 continue
@@ -231,7 +231,7 @@ class SearchSpace:
             if parameter.kind == "categorical":
                 value = trial.suggest_categorical(parameter.name, parameter.choices)
             else:
-                low, high = self._bounds(parameter, current)
+                low, high = bounds_in(parameter, current)
                 assert low is not None and high is not None
                 if low > high:  # a relation leaves no room: the field keeps the spec's value
                     continue
@@ -267,33 +267,35 @@ class SearchSpace:
                 set_dotted(out, key, sorted(get_dotted(out, key)))
         return out
 
-    def _bounds(self, parameter: Parameter, spec: Mapping[str, Any]) -> tuple[Any, Any]:
-        low, high = parameter.low, parameter.high
-        for relation in parameter.relations:
-            other = get_dotted(spec, relation.key)
-            if isinstance(other, bool) or not isinstance(other, (int, float)):
-                continue
-            gap = (
-                (1 if parameter.kind == "int" else 1e-9 * max(1.0, abs(other)))
-                if relation.op in "<>"
-                else 0
-            )
-            if relation.op.startswith("<"):
-                limit = math.ceil(other) - gap if parameter.kind == "int" and gap else other - gap
-                high = min(high, limit) if high is not None else limit
-            else:
-                limit = math.floor(other) + gap if parameter.kind == "int" and gap else other + gap
-                low = max(low, limit) if low is not None else limit
-        if (
-            parameter.kind == "int"
-            and parameter.step
-            and low is not None
-            and parameter.low is not None
-            and high is not None
-        ):
-            low = parameter.low + math.ceil((low - parameter.low) / parameter.step) * parameter.step
-            high = low + (high - low) // parameter.step * parameter.step if high >= low else high
-        return low, high
+
+def bounds_in(parameter: Parameter, spec: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The ends of a parameter's range that its relations leave in a spec."""
+    low, high = parameter.low, parameter.high
+    for relation in parameter.relations:
+        other = get_dotted(spec, relation.key)
+        if isinstance(other, bool) or not isinstance(other, (int, float)):
+            continue
+        gap = (
+            (1 if parameter.kind == "int" else 1e-9 * max(1.0, abs(other)))
+            if relation.op in "<>"
+            else 0
+        )
+        if relation.op.startswith("<"):
+            limit = math.ceil(other) - gap if parameter.kind == "int" and gap else other - gap
+            high = min(high, limit) if high is not None else limit
+        else:
+            limit = math.floor(other) + gap if parameter.kind == "int" and gap else other + gap
+            low = max(low, limit) if low is not None else limit
+    if (
+        parameter.kind == "int"
+        and parameter.step
+        and low is not None
+        and parameter.low is not None
+        and high is not None
+    ):
+        low = parameter.low + math.ceil((low - parameter.low) / parameter.step) * parameter.step
+        high = low + (high - low) // parameter.step * parameter.step if high >= low else high
+    return low, high
 
 
 def _value(spec: Mapping[str, Any], parameter: Parameter) -> Any:
@@ -344,6 +346,7 @@ def build(
     builder = _Builder(schema, spec, provenance or {}, options, centered, others)
     for name in builder.wanted:
         builder.add(name)
+    builder.keep_what_relations_allow()
     if judge is not None:
         builder.keep_what_runs(judge)
     if builder.problems:
@@ -448,9 +451,37 @@ class _Builder:
         else:
             self._search(name, key, node)
 
+    def keep_what_relations_allow(self) -> None:
+        """Take out the parameters to which a field that is not searched leaves no value."""
+        related, self.parameters = self.parameters, []
+        for parameter in related:
+            fixed = all(relation.key not in self.searched for relation in parameter.relations)
+            low, high = bounds_in(parameter, self.spec)
+            if low is None or high is None or not fixed or not parameter.relations or low < high:
+                self.parameters.append(parameter)
+                continue
+            limits = " and ".join(
+                f"{relation}={get_dotted(self.spec, relation.key)}"
+                for relation in parameter.relations
+            )
+            left = "no value of the range is" if low > high else f"only {low:g} of the range is"
+            reason = f"{left} {limits}"
+            if parameter.source == "user":
+                problem = UsageError(
+                    reason,
+                    field=parameter.name,
+                    got=[parameter.low, parameter.high],
+                    expected=f"several values {limits}",
+                )
+                self.problems.append(problem)
+            elif low > high:
+                self.left_out[parameter.name] = reason
+            else:
+                self.parameters.append(parameter)
+
     def keep_what_runs(self, judge: Judge) -> None:
-        """Take out the choices that the rules refuse beside the rest of the spec, and say which
-        ends of a range they refuse."""
+        """Take out the choices that the rules refuse beside the rest of the spec, refuse a range
+        of which they refuse both ends and the middle, and say which ends of a range they refuse."""
         known = {(error.field, error.message) for error in judge(self.spec)}
 
         def refusal(parameter: Parameter, value: Any) -> MaeError | None:
@@ -474,17 +505,25 @@ class _Builder:
                 for value in values
                 if value != parameter.default and (error := refusal(parameter, value)) is not None
             ]
-            if wrong and parameter.source == "user" and wrong[0][1].field == parameter.key:
+            of_field = bool(wrong) and wrong[0][1].field == parameter.key
+            whole = len(wrong) == len(values) and (
+                bool(parameter.choices) or refusal(parameter, _middle(parameter)) is not None
+            )
+            if wrong and parameter.source == "user" and (of_field or whole):
                 self.problems.append(_refused(parameter, *wrong[0]))
                 continue
+            if whole and not parameter.choices:
+                self.left_out[parameter.name] = f"every value is refused: {_told(wrong[0][1])}"
+                continue
             self.notes += [
-                f"{parameter.name}={value} is refused ({error.message})"
+                f"{parameter.name}={value} is refused ({_told(error)})"
                 + ("; it is left out" if parameter.choices else "; a trial there fails")
                 for value, error in wrong
             ]
             kept = _without(parameter, [value for value, _ in wrong])
             if kept is None:
-                self.left_out[parameter.name] = "one choice is left that can run"
+                refused = ", ".join(f"{value} is refused: {_told(error)}" for value, error in wrong)
+                self.left_out[parameter.name] = f"one choice is left that can run ({refused})"
             else:
                 self.parameters.append(kept)
 
@@ -597,9 +636,23 @@ class _Builder:
         )
 
 
+def _middle(parameter: Parameter) -> Any:
+    """A value in the middle of an interval, on its own scale."""
+    assert parameter.low is not None and parameter.high is not None
+    low, high = parameter.low, parameter.high
+    middle = math.sqrt(low * high) if parameter.log else (low + high) / 2
+    return parameter.nearest(middle)
+
+
+def _told(error: MaeError) -> str:
+    """What an error says of its field."""
+    return f"{error.field}: {error.message}" if error.field else error.message
+
+
 def _refused(parameter: Parameter, value: Any, error: MaeError) -> UsageError:
+    said = error.message if error.field == parameter.key else _told(error)
     return UsageError(
-        f"{value!r} is refused: {error.message}",
+        f"{value!r} is refused: {said}",
         field=parameter.name,
         got=list(parameter.choices) or [parameter.low, parameter.high],
         expected=error.expected,

@@ -243,6 +243,8 @@ def verdict(study: Mapping[str, Any]) -> str:
     top, first = best.get("value"), given.get("value")
     if not is_number(top):
         return "No trial has succeeded yet."
+    if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
+        return "The study had one trial, the spec as given: nothing was searched."
     if best.get("trial") == 0:
         return "No trial is better than the spec as given (trial 0): nothing was gained."
     if not is_number(first):

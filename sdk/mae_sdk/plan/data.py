@@ -515,7 +515,7 @@ class Survey:
         """The training data where the caller states their number: field → what is known."""
         if self.images is None:
             return {}
-        held = round(self.images * share)
+        held = held_out([self.images], share)
         told = {"images": self.images, "classes": None, "why": "counted by the caller"}
         return {
             key: {"uri": str(get_dotted(spec, key)), **told, "held_out": held}

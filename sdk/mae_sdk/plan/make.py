@@ -20,6 +20,7 @@ from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
+from mae_skill.rules import Facts, Notice
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
@@ -63,6 +64,10 @@ RUNS_OF_A_TRIAL = 0.6
 FIRST_RUN = 0.6
 """Of a study's budget, what the auto recipe's run may take where nobody said how many trials there
 are to be: one good run, and the search with what is left."""
+
+
+FEW_JUDGED = 20
+"""Validation images of which one is more than a twentieth of a study's metric."""
 
 
 def job_id_for(action: str, idempotency_key: str) -> str:
@@ -606,6 +611,8 @@ def plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     take_nodes(draft, plan)
     estimate(bundle, plan)
+    if needs := _beyond_memory(plan, plan.spec, plan.estimates):
+        plan.warnings.append(Notice("dataset.batch_size", f"{needs}; {LESS_MEMORY}"))
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
@@ -615,6 +622,7 @@ def plan_of(draft: Draft) -> Plan:
     else:
         plan.notices += notice_of_disk(plan)
     estimate_time(bundle, plan)
+    plan.warnings += too_little_time(plan)
     if there is not None:
         estimate_machine(plan, there, exchanged)
     return plan
@@ -736,6 +744,26 @@ def _empty_patterns(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> lis
             if isinstance(pattern, str) and pattern and key not in bundle.data_rows(action):
                 found += no_match(str(key), pattern)
     return found
+
+
+LESS_MEMORY = (
+    "a smaller batch with train.accum_grad_batches, a smaller input_size or architecture, or "
+    "train.gradient_checkpointing=true takes less"
+)
+
+
+def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:
+    """What to say where a run on a CPU is estimated to take more than the machine's memory."""
+    memory = estimates.get("memory_mb") or {}
+    needed = memory.get("all_processes") or memory.get("total")
+    on_cpu = plan.facts.device == "cpu" or get_dotted(spec, "train.accelerator") == "cpu"
+    there = plan.resources.memory_mb
+    if not on_cpu or not there or not needed or needed <= there:
+        return None
+    return (
+        f"the run is estimated to take {needed / 1024:,.0f} GiB of the memory of this machine, "
+        f"which has {there / 1024:,.0f} GiB"
+    )
 
 
 def too_large(machine: Machine, found: Mapping[str, Any]) -> UsageError:
@@ -881,9 +909,20 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
     plan.study = study
     first = study["objectives"][0]
     launch["best"] = {name: str(first[name]) for name in ("metric", "direction")}
+    plan.warnings += _few_to_compare_by(plan.facts)
+    if seconds is not None and "timeout" in plan.request.automl:
+        plan.notices.append(
+            f"the study ends by automl.timeout={study['options']['timeout']:g} s; "
+            f"budget={plan.request.budget} sizes the run of the auto recipe alone"
+        )
+    only = int(study["options"]["max_trials"]) == 1
+    if only:
+        what = "the auto recipe" if too_long else "the spec as given"
+        text = f"1 trial runs {what} and searches nothing; 10 are the default"
+        plan.warnings.append(Notice("automl.max_trials", text))
     plan.notices += list(study["space"].get("notes") or [])
     plan.notices += _doubtful_ends(bundle, plan, study)
-    if "auto_spec" in study:
+    if "auto_spec" in study and not only:
         plan.notices.append(_auto_trial(auto, 1))
     elif too_long and study["spec"] != plan.spec:
         plan.notices.append(f"the spec as given is not tried: {too_long}")
@@ -903,6 +942,19 @@ def describe_study(draft: Draft, plan: Plan, schema: Mapping[str, Any], survey: 
         plan.estimates["disk_mb"] = {**disk, "trials": trials, "total": total}
 
 
+def _few_to_compare_by(facts: Facts) -> list[Notice]:
+    """A warning where the metric of the trials is that of few pictures."""
+    judged = facts.judged
+    if not judged or judged >= FEW_JUDGED:
+        return []
+    text = (
+        f"the trials are compared by {judged} validation images, of which one is "
+        f"{1 / judged:.0%}: the best of them is the luckiest; hold out more, or name more "
+        "validation data"
+    )
+    return [Notice("automl", text)]
+
+
 def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
     """What the bundle's rules between fields refuse of a spec beside the plan's facts."""
     if not bundle.info.get("validator"):
@@ -917,11 +969,12 @@ def _judge_of(bundle: Bundle, plan: Plan) -> Judge | None:
 
 
 def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
-    """What the bundle's rules warn of at the ends of the ranges that the user gave."""
+    """What the bundle's rules warn of at the ends of the ranges that the user gave, and the values
+    of any range that the memory of the machine does not hold."""
+    found = _too_large_values(bundle, plan, study)
     if not bundle.info.get("validator"):
-        return []
+        return found
     rules = entry_point(bundle.info["validator"])
-    found = []
     for knob in study["space"]["knobs"]:
         name = str(knob["name"])
         if name not in study["options"]["ranges"] or "low" not in knob or "[" in name:
@@ -935,6 +988,32 @@ def _doubtful_ends(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list
                 for notice in warned
                 if notice.field == name
             ]
+    return found
+
+
+def _too_large_values(bundle: Bundle, plan: Plan, study: Mapping[str, Any]) -> list[str]:
+    """The upper ends and the choices that are estimated to take more than the machine's memory,
+    where the spec as given does not."""
+    base = setup.spec_of_trials(study)
+    if not bundle.info.get("estimator"):
+        return []
+    function = entry_point(bundle.info["estimator"])
+
+    def said(spec: Mapping[str, Any]) -> str | None:
+        return _beyond_memory(plan, spec, function(plan.action, spec, plan.facts) or {})
+
+    found = []
+    if said(base):
+        return []
+    for knob in study["space"]["knobs"]:
+        name = str(knob["name"])
+        for value in knob.get("choices") or [knob.get("high")]:
+            spec = copy.deepcopy(dict(base))
+            if "[" in name:
+                continue
+            set_dotted(spec, name, value)
+            if needs := said(spec):
+                found.append(f"{name}={value}, of the range that is searched: {needs}")
     return found
 
 
@@ -976,6 +1055,20 @@ def estimate_time(bundle: Bundle, plan: Plan) -> None:
         return  # nothing is known of the model that it will open
     if plan.estimates or plan.seconds or trains:
         plan.estimates["time"] = cost.time_of(bundle.info, plan)
+
+
+def too_little_time(plan: Plan) -> list[Notice]:
+    """A warning where a study ends before one of its trials does."""
+    timeout = plan.study and plan.study["options"].get("timeout")
+    of_trial = (plan.estimates.get("time") or {}).get("seconds_total")
+    if not timeout or not of_trial or timeout >= of_trial:
+        return []
+    text = (
+        f"the study ends after {timeout:g} s, and one trial is estimated to take {of_trial:.0f} s: "
+        "without a trial that ends, the job fails; give it the time of several trials, or fewer "
+        "epochs (max_epochs)"
+    )
+    return [Notice("automl.timeout", text)]
 
 
 def measure(bundle: Bundle, plan: Plan) -> None:

@@ -31,6 +31,9 @@ _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d|gpuh)\s*", re.IGNORECAS
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "gpuh": 3600}
 
 
+MOST_SECONDS = 1e9
+
+
 def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
     """A budget such as ``10m``, ``2h`` or ``8gpuh`` in seconds of the run.
 
@@ -42,7 +45,14 @@ def seconds_of(budget: str, processes: int, gpus: int | None) -> float:
     """
     match = _BUDGET.fullmatch(budget)
     seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
-    if match is None or not 0 < seconds <= 1e9:
+    if seconds > MOST_SECONDS:
+        raise UsageError(
+            "too long a time",
+            field="budget",
+            got=budget,
+            expected=f"at most {MOST_SECONDS / 3600:.0f}h",
+        )
+    if match is None or not seconds:
         raise UsageError(
             "not a time",
             field="budget",

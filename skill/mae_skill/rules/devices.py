@@ -10,6 +10,9 @@ from mae_skill.rules.base import Case, Rule
 
 ENGINE_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module → package
 
+MOST_WORKERS, WORKERS_A_CORE = 32, 4
+"""Processes that read pictures, in all and for each core, above which none was meant."""
+
 
 def gpu_ids(case: Case) -> None:
     """Each device is named once, and as many as are asked for."""
@@ -58,15 +61,49 @@ def enough_gpus(case: Case) -> None:
         )
 
 
+def cores(case: Case) -> None:
+    """The processes of a run have cores."""
+    present, wanted = case.facts.cores, _wanted(case)
+    if not present:
+        return
+    if _on_cpu(case) and wanted > present:
+        case.warn(
+            "train.num_gpus",
+            f"{wanted} processes on the {present} cores of this machine: each holds a model of its "
+            f"own, and together they are no faster than {present}",
+        )
+    key = "dataset.num_workers_per_gpu"
+    workers = int(case(key) or 0) * wanted
+    if workers > max(MOST_WORKERS, WORKERS_A_CORE * present):
+        case.warn(
+            key,
+            f"{workers} processes read pictures on the {present} cores of this machine: more than "
+            f"{present} are no faster, and each takes memory",
+        )
+
+
+def _on_cpu(case: Case) -> bool:
+    """Whether the run computes on a CPU, as far as it is known."""
+    accelerator = case("train.accelerator", "auto")
+    return accelerator == "cpu" or (accelerator == "auto" and case.facts.gpus == 0)
+
+
 def precision(case: Case) -> None:
     """Precisions that are not what they say, or slow."""
-    if case("train.distributed_strategy") == "fsdp" and case("train.precision") == "fp32":
+    on_cpu = _on_cpu(case)
+    if case("train.distributed_strategy") == "fsdp" and not on_cpu:
+        if case("train.precision") == "fp32":
+            case.warn(
+                "train.precision",
+                "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+            )
+    elif case("train.distributed_strategy") == "fsdp" and _wanted(case) * case.facts.nodes == 1:
         case.warn(
-            "train.precision",
-            "fsdp trains in half precision: bf16 where the hardware has it, else fp16",
+            "train.distributed_strategy",
+            "fsdp divides a model among processes, and this run has one: it has no effect",
         )
-    if case("train.precision") == "fp16" and case("train.accelerator") == "cpu":
-        case.warn("train.precision", "fp16 on a CPU is slow and loses precision; use bf16 or fp32")
+    if case("train.precision") == "fp16" and on_cpu:
+        case.warn("train.precision", "fp16 is not for CPUs: the run uses bf16; fp32 is exact")
 
 
 def optimizer(case: Case) -> None:
@@ -125,6 +162,7 @@ def _wanted(case: Case) -> int:
 RULES = [
     Rule(gpu_ids),
     Rule(enough_gpus, ("train",)),
+    Rule(cores, ("train",)),
     Rule(precision, ("train",)),
     Rule(optimizer, ("train",)),
     Rule(threads, ("train",)),

@@ -295,6 +295,63 @@ def strong(case: Case) -> None:
             case.warn(key, f"{value:g} is far above what is usual: {what}")
 
 
+def frozen_decoder(case: Case) -> None:
+    """What a pretrained encoder is read by learns with it."""
+    arch, names = ARCHS.get(str(case("model.arch"))), case("train.freeze")
+    if arch is None or not names or case("train.stage") != "pretrain":
+        return
+    if case("train.pretrained_model_path") or case("train.resume_training_checkpoint_path"):
+        return
+    blocks = ("decoder.", "decoder_blocks.")
+    parts = [one for one in _decoder(case, arch) if one.startswith(blocks)]
+    if parts and all(any(_holds(name, one) for name in names) for one in parts):
+        case.warn(
+            "train.freeze",
+            "the decoder stays at its random initial weights: the encoder learns to please these, "
+            "and its features are of little use elsewhere",
+        )
+
+
+def idle_augmentation(case: Case) -> None:
+    """Augmentation that somebody asked for can act."""
+    mixes = [
+        key
+        for key in ("dataset.augmentation.mixup", "dataset.augmentation.cutmix")
+        if case(key) and case.given(key)
+    ]
+    if mixes and case("train.stage") == "finetune" and not _segments(case):
+        if case("dataset.batch_size") == 1:
+            case.warn(mixes[0], "a batch of 1 holds no other picture to mix with: no effect")
+        elif case("dataset.augmentation.mixup_prob") == 0:
+            case.warn(mixes[0], "has no effect: dataset.augmentation.mixup_prob is 0")
+    low, high = (case(f"dataset.augmentation.{name}") for name in ("min_ratio", "max_ratio"))
+    if low is not None and high is not None and (low > SQUEEZED or high < 1 / SQUEEZED):
+        name = "min_ratio" if low > SQUEEZED else "max_ratio"
+        case.warn(
+            f"dataset.augmentation.{name}",
+            f"every crop is {low:g} to {high:g} times as wide as it is high and is squeezed into "
+            "the input: no shape is seen as it is; 0.75 and 1.33 are usual",
+        )
+
+
+SQUEEZED = 2.0
+"""Ratio of width to height above which, or below whose inverse, every crop is distorted."""
+
+
+def narrow_mlp(case: Case) -> None:
+    """The hidden layer of an MLP has some width."""
+    arch, ratio = ARCHS.get(str(case("model.arch"))), case("model.mlp_ratio")
+    if arch is None or ratio is None:
+        return
+    width = case("model.embed_dim") or arch.dims[0]
+    if int(width * ratio) < 1:
+        case.error(
+            "model.mlp_ratio",
+            f"leaves no hidden unit of a width of {width}: the MLPs compute nothing",
+            f"at least {1 / width:.2g}; 4 is usual",
+        )
+
+
 def frozen_encoder(case: Case) -> None:
     """The blocks of the backbone are what learns, unless they come with weights. A classifier on a
     random backbone is a baseline of its own, for who says that there are no weights."""
@@ -330,6 +387,9 @@ RULES = [
     Rule(tiny, ("train",)),
     Rule(strong, ("train",)),
     Rule(frozen_encoder, ("train",)),
+    Rule(frozen_decoder, ("train",)),
+    Rule(idle_augmentation, ("train",)),
+    Rule(narrow_mlp, ("train",)),
     Rule(shape_overrides),
     Rule(dice, ("train",)),
     Rule(cross_decoder, ("train",)),

@@ -154,6 +154,17 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     top = (high - start) / (end - start)
     text = f"{facts['count']} pictures of {kind} have values {_ends(kind, low, high)}"
     mend = f"set {RANGE}=auto"
+    limit = float(case(LIMIT, 0.01))
+    outside = (high <= start and low < start) or (low >= end and high > end)
+    if outside and _is_above(facts["count"], found["read"], found["images"], limit):
+        case.error(
+            RANGE,
+            f"{text} ({key}), all outside of {start:g} … {end:g}: every pixel reads as one value",
+            f"[low, high] around {low:g} … {high:g}",
+            mend,
+            kind=DataError,
+        )
+        return
     if facts["clipped"] > 0.5:
         case.warn(
             key,
@@ -167,7 +178,6 @@ def _range(case: Case, key: str, found: Seen, kind: str, facts: Seen) -> None:
     looks = "nearly black" if top <= _SMALL else "nearly of one shade" if used <= _SMALL else "dim"
     text = f"{text}, {used:.1%} of the range {start:g} … {end:g} that counts: they look {looks}"
     dark = deep and used <= _SMALL and not case.given(RANGE)
-    limit = float(case(LIMIT, 0.01))
     if dark and _is_above(facts["count"], found["read"], found["images"], limit):
         case.error(key, text, "values that use their range", mend, kind=DataError)
     else:
@@ -499,7 +509,14 @@ def odd_classes(case: Case) -> None:
             "classes, the source is one level too high",
         )
     if 1 < found.get("classes", 0) == found.get("images"):
-        case.warn(TRAIN, "every class has one image alone: are the folders classes?")
+        table = found.get("label_file")
+        what = f"the labels of {table['file']}" if table else "the folders"
+        case.warn(TRAIN, f"every class has one image alone: are {what} classes?")
+    elif not case(MULTI) and not found.get("unjudged"):
+        lone = [name for name, count in (found.get("class_counts") or {}).items() if count == 1]
+        if lone:
+            text = f"one training image each of {first_of(lone)}: too few to learn a class by"
+            case.warn(TRAIN, text)
 
 
 def lost_classes(case: Case) -> None:
@@ -818,6 +835,30 @@ def probes(case: Case) -> None:
         )
 
 
+def few(case: Case) -> None:
+    """Pretraining sees several pictures, and a probe asks for no more neighbors than there are."""
+    found = case.facts.data.get(TRAIN) or {}
+    if case("train.stage") == "pretrain" and found.get("images") == 1:
+        case.warn(TRAIN, "one picture alone: what is learned is this picture")
+    bank = (case.facts.data.get(BANK) or {}).get("images")
+    nearest = case("train.probe.k")
+    if bank and nearest and nearest > bank and case.given("train.probe.k"):
+        case.warn(
+            "train.probe.k",
+            f"{nearest} nearest neighbors of a bank of {bank} images: all of them vote on every "
+            "query",
+        )
+
+
+def named_twice(case: Case) -> None:
+    """Each source of images that judge a model is named once."""
+    named = case(VAL)
+    if not isinstance(named, list):
+        return
+    if twice := [one for at, one in enumerate(named) if one in named[:at]]:
+        case.warn(VAL, f"{twice[0]} is named twice: its images count twice in every score")
+
+
 def _in_the_bank(case: Case, bank: Seen, queries: Seen) -> None:
     """Images that a probe asks about and finds in its bank: each is its own nearest neighbor."""
     twins = queries.get("shared") or {}
@@ -917,9 +958,14 @@ def held_out(case: Case) -> None:
     """A held-out share leaves every class something to learn from and something to be judged by."""
     found = case.facts.data.get(TRAIN) or {}
     held, field = found.get("held_out"), "dataset.val_fraction"
-    if not held or "images" not in found:
+    if held is None or "images" not in found:
         return
     trained_on = found.get("trained_on", found["images"])
+    if not held:
+        text = f"none of the {trained_on} images can be held out: each is the only one of its class"
+        hint = f"name {VAL}, or train without validation: {field}=null, and no AutoML"
+        case.error(field, text, "two images of a class, or more", hint, kind=DataError)
+        return
     if held >= trained_on:
         text = f"all of the {trained_on} images are held out, so that none is left to train on"
         case.error(field, text, "a smaller share, 0.2 say", kind=DataError)
@@ -992,6 +1038,8 @@ RULES = [
     Rule(validation_classes, ("train", "evaluate")),
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
+    Rule(few, ("train",)),
+    Rule(named_twice, ("train", "evaluate")),
     Rule(shared, ("train",)),
     Rule(taught, ("evaluate",)),
     Rule(repeated, ("train", "evaluate")),

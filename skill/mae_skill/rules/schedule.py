@@ -12,9 +12,14 @@ UNTRAINED, HARDLY = 0.5, 0.05
 """Of a moving average, the part of the initial weights at the end of the run: from the first on it
 is an untrained model, from the second on the user should know."""
 
-STILL = 1e-8
+STILL, HARDLY_MOVED = 1e-7, 1e-5
 """What all steps together move a weight by at most (a step of Adam, by about the rate): weights
-start some hundredths large."""
+start some hundredths large. Of less than the first nothing is learned, of less than the second
+little."""
+
+WILD, BOLD = 1.0, 0.03
+"""Peak rates by which a step of Adam moves each weight, of some hundredths, by many times itself,
+or by about itself. The papers' are at most 0.004."""
 
 SHRINK, SHRINK_MUCH, GROW = 0.01, 0.1, 2.0
 """The part of each weight that weight decay takes at every step at the peak rate; the papers' is
@@ -34,6 +39,9 @@ LOST = 1e-10
 
 NO_CLIP = 1e-6
 """Clipped to less, gradients vanish beside the ε of Adam, 1e-8 for each weight."""
+
+FEW_NORMALIZED = 4
+"""Images of a batch below which the batch norms of a head have no statistics."""
 
 NEVER = 1000
 """A warm-up this many times as long as the run reaches a thousandth of the peak rate."""
@@ -77,13 +85,16 @@ def averaged(case: Case) -> None:
 def still(case: Case) -> None:
     """The steps of the run together move the weights at all."""
     rate, steps, key = peak_rate(case), steps_of(case), "train.optim.lr"
-    if rate is not None and steps and rate * steps < STILL:
-        case.error(
-            key,
-            f"{steps} steps of at most {rate:.1e} move no weight by more than {rate * steps:.1e}: "
-            "nothing is learned",
-            "1e-5 to 1e-3, say",
-        )
+    if rate is not None and steps and rate * steps < HARDLY_MOVED:
+        text = f"{steps} steps of at most {rate:.1e} move no weight by more than {rate * steps:.1e}"
+        if rate * steps < STILL:
+            case.error(key, f"{text}: nothing is learned", "1e-5 to 1e-3, say")
+        else:
+            case.warn(
+                key,
+                f"{text}, and weights are some hundredths large: hardly anything is learned; train "
+                "longer, or at 1e-5 to 1e-3",
+            )
     clip = case("train.clip_grad_norm")
     if clip is not None and clip < NO_CLIP:
         case.error(
@@ -91,6 +102,22 @@ def still(case: Case) -> None:
             "gradients so small vanish in the optimizer: nothing is learned",
             f"at least {NO_CLIP:g}; 1 is usual",
         )
+
+
+def wild(case: Case) -> None:
+    """A step leaves of the weights what the steps before it taught."""
+    rate, key = peak_rate(case), "train.optim.lr"
+    if rate is None or rate < BOLD:
+        return
+    scaled = "" if rate == float(case(key)) else " (after lr_scaling)"
+    text = (
+        f"each step at the peak rate of {rate:.2g}{scaled} moves every weight by about that much, "
+        "and weights are some hundredths large"
+    )
+    if rate >= WILD:
+        case.error(key, f"{text}: nothing that is learned stays", "1e-5 to 1e-3, say")
+    else:
+        case.warn(key, f"{text}: the loss may rise or never fall; 1e-5 to 1e-3 is usual")
 
 
 def slow_momentum(case: Case) -> None:
@@ -110,7 +137,13 @@ def slow_momentum(case: Case) -> None:
 def idle_stopping(case: Case) -> None:
     """An improvement that early stopping asks for can happen."""
     key, patience = "train.early_stopping.min_delta", case("train.early_stopping.patience")
-    delta = float(case(key, 0.0))
+    delta, epochs = float(case(key, 0.0)), case("train.num_epochs")
+    if patience is not None and patience >= epochs:
+        case.warn(
+            "train.early_stopping.patience",
+            f"{patience} epochs without a better one do not come in a run of {epochs}: it never "
+            "stops early",
+        )
     if patience is None or not delta:
         return
     classes = case("model.num_classes") or 2
@@ -134,7 +167,7 @@ def shrinking(case: Case) -> None:
     """Weight decay leaves the weights time to learn."""
     rate, decay = peak_rate(case), float(case("train.optim.weight_decay", 0.0))
     part = (rate or 0.0) * decay
-    if part < SHRINK:
+    if part < SHRINK or (decay <= 1 and (rate or 0.0) >= WILD):  # which `wild` refuses
         return
     key = "train.optim.lr" if decay <= 1 else "train.optim.weight_decay"
     text = f"a rate of {rate:.2g} with a weight decay of {decay:g} takes {part:.3g} of every weight"
@@ -271,6 +304,21 @@ def full_batch(case: Case) -> None:
         )
 
 
+def normalized_batch(case: Case) -> None:
+    """The batch norms of a segmenter's head see several images."""
+    batch = case.facts.effective_batch
+    if case("train.stage") != "finetune" or case("model.task") != "segmentation" or not batch:
+        return
+    together = batch // max(1, int(case("train.accum_grad_batches", 1)))
+    if together < FEW_NORMALIZED:
+        case.warn(
+            "dataset.batch_size",
+            f"the batch norms of the head see {together} image{'s' if together > 1 else ''} at a "
+            "time, over all processes: too few for their statistics, so that the mIoU of the "
+            "trained model may be far below that of its training; 8 or more",
+        )
+
+
 def recipe(case: Case) -> None:
     """Batch and rate against the published recipe.
 
@@ -304,6 +352,7 @@ def recipe(case: Case) -> None:
 RULES = [
     Rule(averaged, ("train",)),
     Rule(still, ("train",)),
+    Rule(wild, ("train",)),
     Rule(slow_momentum, ("train",)),
     Rule(idle_stopping, ("train",)),
     Rule(shrinking, ("train",)),
@@ -315,5 +364,6 @@ RULES = [
     Rule(lowest_rate, ("train",)),
     Rule(papers, ("train",)),
     Rule(full_batch, ("train",)),
+    Rule(normalized_batch, ("train",)),
     Rule(recipe, ("train",)),
 ]

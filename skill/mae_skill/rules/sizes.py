@@ -80,11 +80,16 @@ def mask_units(case: Case) -> None:
     units = num_units(arch, size)
     visible = round(units * (1 - float(case("train.mask_ratio", 0.75))))
     if units < 2 or not 0 < visible < units:
+        hint = f"a larger {SIZE}"
+        if any(patch < arch.patch for patch in patch_sizes(arch.family)):
+            hint += f" or a smaller {PATCH} (here {arch.patch})"
+        if units >= 2:
+            hint += ", or a mask_ratio nearer 0.5"
         case.error(
             "train.mask_ratio",
             f"of {units} mask units {visible} would stay visible",
             "at least one visible and one hidden unit",
-            "choose a larger input_size or a mask_ratio nearer 0.5",
+            hint,
         )
 
 

@@ -42,6 +42,18 @@ _OF_SIZE = [
     *("train.stage", "train.freeze", "train.teacher"),
 ]
 """How the names begin of the fields that change the number of parameters."""
+_OF_FORWARD = [
+    *(name for name in _OF_SIZE if name.startswith("dataset.") or name == "train.stage"),
+    *(name for name in _OF_SIZE if name.startswith("model.") and name != "model.decoder"),
+]
+"""Those that change the time of one picture through the model, or through its encoder."""
+_OF_STEP = [
+    *(*_OF_SIZE, "dataset.batch_size", "train.mask_ratio", "train.loss", "train.optim.type"),
+    *("train.precision", "train.gradient_checkpointing", "train.compile", "train.ema_decay"),
+    *("train.accum_grad_batches", "train.distributed_strategy", "train.cudnn"),
+]
+"""Those that change the memory of a step; of its time, those of the data do, too."""
+_ENDS_EARLY = {"train.early_stopping.patience": {"set": True}}
 
 AUTOML_METRICS: list[dict[str, Any]] = [
     {
@@ -127,15 +139,22 @@ AUTOML_METRICS: list[dict[str, Any]] = [
         ],
     },
     {"metric": "parameters", "direction": "minimize", "changed_by": _OF_SIZE},
-    {"metric": "latency_ms", "direction": "minimize"},
+    {"metric": "latency_ms", "direction": "minimize", "changed_by": _OF_FORWARD},
+    {"when": _ENDS_EARLY, "metric": "seconds", "direction": "minimize"},
     *(
-        {"metric": name, "direction": "minimize"}
-        for name in ("seconds", "time_per_epoch", "time_per_step", "peak_memory_mb")
+        {
+            "metric": name,
+            "direction": "minimize",
+            "changed_by": [*_OF_STEP, "dataset.", "train.early_stopping"],
+        }
+        for name in ("seconds", "time_per_epoch", "time_per_step")
     ),
+    {"metric": "peak_memory_mb", "direction": "minimize", "changed_by": _OF_STEP},
 ]
 """Every metric that a run reports, and where: the first entry whose ``when`` holds is what a search
-optimizes unless told otherwise, every entry makes its metric's direction known, and
-``incomparable`` names the fields across whose values the metric does not compare."""
+optimizes unless told otherwise, every entry makes its metric's direction known, ``incomparable``
+names the fields across whose values the metric does not compare, and ``changed_by`` how the names
+begin of the only fields that change it: of the entries that hold, the first counts."""
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 ClassWeight = Annotated[float, Field(ge=0.0, le=1e6)]
 ClassWeights = Annotated[str, Field(pattern="^balanced$")] | dict[str, ClassWeight]
