@@ -103,6 +103,9 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
     assert not (tmp_path / "mark").exists()
 
 
+NOTE = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -110,21 +113,46 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
         'show "{train.note}"',
         "show '{train.note}'",
         "show ''\"{train.note}\"",
-        'show "$(printf %s {train.note})"',
-        'show "$(printf %s "{train.note}")"',
+        "show {train.note} | cat",
+        "show {train.note} | sed -n 1,10p",
+        "show {train.note} 2>&1 | tee {job_dir}/log",
+        "exec 2> {job_dir}/errors; show {train.note}",
+        "for i in 1; do show {train.note}; done",
+        "case a in a) show {train.note};; esac",
+        "show {train.note} > log && cat log",
+        "cd {job_dir}; exec show {train.note}",
+        "A=1 env B=2 timeout 9 show {train.note}",
+        "if true; then show {train.note}; fi",
+        "(show {train.note})",
+        "bash {bundle_dir}/show.sh {train.note}",
+        "python3 -u {bundle_dir}/show.py {train.note}",
+        "{python} {bundle_dir}/show.py {train.note} | awk '{print $0}'",
+        "printf '<%s>' {train.note}",
+        "trap 'rm -f x' EXIT; show {train.note}",
         '# don\'t\nshow "{train.note}"',
-        'show "${NONE:-}{train.note}"',
     ],
 )
-def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
-    script: str, tmp_path: Path
+def test_a_placeholder_as_a_word_is_one_argument_whatever_its_value(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
-    entry = {"command": f"show() {{ printf '<%s>' \"$@\"; }}\n{script}", "shell": True}
-    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": note}})
-    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.stdout == f"<{note}>"
+    made = bundle(tmp_path / "my bundle", {"command": script, "shell": True})
+    programs = {"show": "#!/bin/sh\nprintf '<%s>' \"$@\"", "show.sh": "printf '<%s>' \"$@\""}
+    programs["show.py"] = "import sys; print(''.join(f'<{one}>' for one in sys.argv[1:]), end='')"
+    for name, text in programs.items():
+        (made.root / name).write_text(text)
+        (made.root / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(made.root), prepend=":")
+    filled = words(made, tmp_path, {"train": {"note": NOTE}})
+    ended = subprocess.run(filled, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout.removesuffix("\n") == f"<{NOTE}>"
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_value_is_a_part_of_a_word_that_has_no_other_signs(tmp_path: Path) -> None:
+    entry = {"command": "printf '<%s>' --note={train.note}", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": NOTE}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == f"<--note={NOTE}>"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +161,15 @@ def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
         "bash -c 'echo {train.note}'",
         'sh -ec "echo {train.note}"',
         'eval "echo {train.note}"',
+        "trap {train.note} EXIT",
+        "source {train.note}",
+        ". {train.note}",
+        "\\eval {train.note}",
+        "python3 -c {train.note}",
+        "find . -exec sh -c {train.note} ';'",
+        "/bin/b?sh -c {train.note}",
+        "/bin/bash -o pipefail -c {train.note}",
+        'ba\\\nsh -c "echo {train.note}"',
         "{python} -c 'print({train.note})'",
         "cat <<EOF\n{train.note}\nEOF",
         "echo $'a {train.note}'",
@@ -145,6 +182,133 @@ def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_pa
     with pytest.raises(MaeError, match="cannot be one argument") as caught:
         command_of(made, "train", {"train": {"note": "x"}})
     assert caught.value.field == "actions.train.command"
+
+
+MAY_BE_CODE = [
+    'bash -c -- "echo {train.note}"',
+    'bash \\\n -c "echo {train.note}"',
+    '"bash" "-c" "echo {train.note}"',
+    'b"as"h -c {train.note}',
+    'X="echo {train.note}"; eval "$X"',
+    'X={train.note} bash -c "$X"',
+    'X={train.note}; bash -c "$X"',
+    'X=({train.note}); "${X[@]}"',
+    'su -c "echo {train.note}" root',
+    "su -c {train.note} root",
+    'perl -e "print {train.note}"',
+    "perl -e {train.note}",
+    'awk "BEGIN{print {train.note}}"',
+    "awk {train.note}",
+    'B=bash; $B -c "echo {train.note}"',
+    "B=bash; $B -c {train.note}",
+    "B=bash; timeout 5 $B -c {train.note}",
+    'script -c "echo {train.note}"',
+    "script -c {train.note}",
+    'flock F -c "echo {train.note}"',
+    "flock F -c {train.note}",
+    "echo $(({train.note}+1)) | cat",
+    "(({train.note})) | cat",
+    "let x={train.note}",
+    "[[ {train.note} -eq 1 ]] | cat",
+    "[ -v {train.note} ]",
+    "declare -i x={train.note}",
+    "unset {train.note}",
+    "printf -v {train.note} x",
+    'ssh host "echo {train.note}"',
+    "ssh host {train.note}",
+    "sudo ssh host {train.note}",
+    'sed "s/x/{train.note}/e"',
+    "sed {train.note}",
+    "env -S {train.note}",
+    "env {train.note}",
+    "xargs {train.note}",
+    "python3.11 {train.note}",
+    "node -e {train.note}",
+    "{train.note} x",
+    "echo {train.note} | sh",
+    "{ echo {train.note}; } | bash",
+    "(echo {train.note}) |\n bash",
+    "echo {train.note} | (bash)",
+    "for i in 1; do echo {train.note}; done | tee log | sh",
+    "exec > >(bash); echo {train.note}",
+    "exec 3<<< {train.note}; bash <&3",
+    "echo {train.note} | sed 's/x/y/e'",
+    "echo {train.note} | awk '{system($0)}'",
+    "echo {train.note} | cat | bash -s",
+    "echo {train.note} |& sh",
+    'echo {train.note} | while read x; do eval "$x"; done',
+    "echo {train.note} > >(bash)",
+    "bash <<< {train.note}",
+    'for x in {train.note}; do eval "$x"; done',
+    'read x <<< {train.note}; eval "$x"',
+    'f() { eval "$1"; }; f {train.note}',
+    'function f { eval "$1"; }; f {train.note}',
+    'set -- {train.note}; eval "$1"',
+    ': {train.note}; eval "$1"',
+    ': {train.note}; eval "$_"',
+    'echo "$(printf %s {train.note})"',
+    'echo "$(printf %s "{train.note}")"',
+    'echo "${NONE:-}{train.note}"',
+    'echo "a {train.note}"',
+]
+
+
+@pytest.mark.parametrize("script", MAY_BE_CODE)
+def test_where_a_value_could_be_code_it_must_be_plain(script: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": script, "shell": True})
+    for note in ("$(touch mark)", "touch mark", "`touch mark`", "a[$(touch mark)]", 'f("x")'):
+        with pytest.raises(MaeError, match="could be read as code") as caught:
+            command_of(made, "train", {"train": {"note": note}})
+        assert (caught.value.field, caught.value.got) == ("train.note", note)
+    if script != "{train.note} x":
+        command_of(made, "train", {"train": {"note": "runs/a-1.5"}})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'sudo bash -c "echo {train.note}"',
+        'bash -c -- "echo {train.note}"',
+        "bash -o pipefail -c 'echo {train.note}'",
+        'ssh host "echo {train.note}"',
+        ["perl", "-e", "print {train.note}"],
+        ["sh", "-c", 'eval "$1"', "sh", "{train.note}"],
+    ],
+)
+def test_without_a_shell_of_ours_a_value_for_an_interpreter_must_be_plain(
+    command: Any, tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", {"command": command})
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {"train": {"note": "$(touch mark)"}})
+    assert "1.5" in " ".join(command_of(made, "train", {"train": {"note": 1.5}}).words)
+
+
+def test_places_and_options_that_could_be_code_must_be_plain_too(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"automl_policy": "off"}
+    bundle(tmp_path / "a", {"command": 'OUT="{results_dir}"; ls "$OUT"', "shell": True})
+    assert Skill(tmp_path / "a").plan("train", results_root=str(tmp_path / "r"), **options)
+    with pytest.raises(MaeError, match="could be read as code"):
+        Skill(tmp_path / "a").plan("train", results_root=str(tmp_path / "my r"), **options)
+
+    made = bundle(tmp_path / "b", {"command": "ssh host train", "mode": "args"})
+    assert command_of(made, "train", {"note": "x"}).words[-1] == "x"
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {"note": "$(touch mark)"})
+
+    made = bundle(tmp_path / "my c", {"command": 'X="{bundle_dir}"; ls "$X"', "shell": True})
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {})
+
+
+@pytest.mark.parametrize("more", [{"mode": "args"}, {"args": ["--fast"]}])
+def test_words_that_a_script_would_not_get_are_refused(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", {"command": "train | tee log", "shell": True, **more})
+    with pytest.raises(MaeError, match="gets no further words") as caught:
+        command_of(made, "train", {"rate": 1})
+    assert caught.value.field == f"actions.train.{next(iter(more))}"
 
 
 def test_a_shell_script_gets_a_path_with_spaces_whole(tmp_path: Path) -> None:
