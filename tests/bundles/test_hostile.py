@@ -175,6 +175,7 @@ def test_a_value_is_a_part_of_a_word_that_has_no_other_signs(tmp_path: Path) -> 
         "echo $'a {train.note}'",
         'echo "`cat {train.note}`"',
         'echo "${A:-{train.note}}"',
+        "echo \\{train.note}",
     ],
 )
 def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_path: Path) -> None:
@@ -238,6 +239,13 @@ MAY_BE_CODE = [
     "echo {train.note} |& sh",
     'echo {train.note} | while read x; do eval "$x"; done',
     "echo {train.note} > >(bash)",
+    "builtin [ -v {train.note} ]",
+    "builtin printf -v {train.note} x",
+    "ba$X -c {train.note}",
+    "$(echo /bin/bash) -c {train.note}",
+    "${X/a/b} -c {train.note}",
+    "/bin/[b]ash {train.note}",
+    "bash ${train.note}",
     "bash <<< {train.note}",
     'for x in {train.note}; do eval "$x"; done',
     'read x <<< {train.note}; eval "$x"',
@@ -299,6 +307,14 @@ def test_places_and_options_that_could_be_code_must_be_plain_too(tmp_path: Path)
     made = bundle(tmp_path / "my c", {"command": 'X="{bundle_dir}"; ls "$X"', "shell": True})
     with pytest.raises(MaeError, match="could be read as code"):
         command_of(made, "train", {})
+
+
+def test_a_value_in_a_comment_of_a_script_goes_nowhere(tmp_path: Path) -> None:
+    entry = {"command": "echo a # of {train.note}\necho b", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": "\ntouch mark"}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == "a\nb\n"
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("more", [{"mode": "args"}, {"args": ["--fast"]}])

@@ -72,7 +72,9 @@ _OWN_ARGUMENTS = re.compile(r"\$(?:[1-9@*_]|\{(?:[0-9@*_!][^}]*|!?BASH_ARG[^}]*)
 _SINGLE = re.compile(r"'[^']*'")
 _PRINTS = re.compile(r"-[nuErs]+|[\d,$]*[pdq]|s([/|#,])(?:(?!\1).)*\1(?:(?!\1).)*\1[gpiI\d]*")
 """The words of a ``sed`` that runs and writes nothing."""
-_GLOB = re.compile(r"[*?\[~]|\{.*,")
+_GLOB = re.compile(r"[*?\[]|~(?!/)|\{.*,")
+_FOLDER = re.compile(r"\$(?:\w+|\{\w+\})/")
+"""A variable as the folder of a program that is named."""
 
 
 @dataclass
@@ -180,12 +182,14 @@ def _reason(words: list[Word], index: int, defined: set[str]) -> str:
             return f"as an argument of {name}"
     if "case" in [one.raw for one in words[:start]]:
         return ""
-    if names[0] in ("[", "test"):
-        before = names[-2] if len(names) > 1 else ""
-        if PLACE.search(before) or "$" in before or before in ("-v", "-R"):
-            return f"as an argument of {names[0]} that may name a variable"
-    if names[0] == "printf" and (len(names) == 2 or names[1].startswith("-")):
-        return "as an argument of printf that may name a variable"
+    if {"[", "test"} & {*names[:-1]} and (
+        PLACE.search(names[-2]) or "$" in names[-2] or names[-2] in ("-v", "-R")
+    ):
+        return "as an argument of test that may name a variable"
+    if "printf" in names[:-1]:
+        first = names.index("printf") + 1
+        if first == len(names) - 1 or names[first].startswith("-"):
+            return "as an argument of printf that may name a variable"
     if index == start and not _is_path(word.text):
         return "as the name of a program"
     if _is_variable(words[start]):
@@ -279,7 +283,8 @@ def _is_variable(word: Word) -> bool:
     """Whether only the shell knows what a word names."""
     if word.raw in ("[", "[["):
         return False
-    return word.text[:1] in ("$", "`") or bool(_GLOB.search(PLACE.sub("", word.raw)))
+    text = _FOLDER.sub("", PLACE.sub("", word.text))
+    return "$" in text or "`" in text or bool(_GLOB.search(PLACE.sub("", word.raw)))
 
 
 def _open(raw: str) -> bool:
@@ -301,11 +306,7 @@ def _commands(script: str) -> Iterator[Simple]:
             at = len(script) if end < 0 else end
         elif script.startswith("<<<", at):
             at, fed = at + 3, True
-        elif (
-            (script[at] in "<>" and two not in ("<(", ">("))
-            or (script[at] == "&" and (two == "&>" or script[at - 1 : at] in ("<", ">")))
-            or (script[at] == "|" and script[at - 1 : at] == ">")
-        ):
+        elif _redirects(script, at):
             at += 1
         elif script[at] in ";&|\n()" and two != "((":
             operator = two if two in ("||", "&&", ";;", "|&") else script[at]
@@ -320,6 +321,15 @@ def _commands(script: str) -> Iterator[Simple]:
             words.append(word)
     if words:
         yield Simple(words, piped)
+
+
+def _redirects(script: str, at: int) -> bool:
+    """Whether a sign is part of a redirection: ``>``, ``2>&1``, ``&>``, ``>|``."""
+    two = script[at : at + 2]
+    if script[at] in "<>":
+        return two not in ("<(", ">(")
+    after = script[max(0, at - 1) : at] in ("<", ">")
+    return (script[at] == "&" and (two == "&>" or after)) or (script[at] == "|" and after)
 
 
 def _word(script: str, start: int) -> tuple[Word, int]:
@@ -349,7 +359,7 @@ def _word(script: str, start: int) -> tuple[Word, int]:
             at += 1
         elif letter == "`" or script[at : at + 2] in ("$(", "${", "<(", ">(", "(("):
             end = _end(script, at)
-            for match in PLACE.finditer(script, at + 2, end):
+            for match in PLACE.finditer(script, at + 1, end):
                 placed.append(match.start())
                 inner.add(match.start())
             text, at = text + script[at:end], end

@@ -58,8 +58,16 @@ def positional(script: str, first: int, where: str) -> tuple[str, list[str], dic
             at = match.end()
             continue
         end = _step(script, at, opened)
-        found.append(script[at:end])
+        comment = script[at] == "#" and end > at + 1
+        found.append("" if comment else script[at:end])
         at = end
+    if match := PLACE.search("".join(found)):
+        raise SpecError(
+            "the value of a placeholder cannot be one argument after a backslash",
+            field=f"{where}.command",
+            got=match[0],
+            expected="a placeholder without one",
+        )
     return "".join(found), names, plain
 
 
