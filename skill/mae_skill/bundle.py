@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mae_skill.bundle_file import bundle_text, require_inside
 from mae_skill.dialect import MEANT, is_foreign, is_nested, normalize, unread_info, unread_schema
 from mae_skill.dotted import KEY, MISSING, field_nodes, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
@@ -108,6 +109,7 @@ class Bundle:
 
     @classmethod
     def _of(cls, file: Path, root: Path, partial: bool = False) -> Bundle:
+        require_inside(root, file)
         changed = file.stat()
         info = copy.deepcopy(_read(file, changed.st_mtime_ns, changed.st_size))
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
@@ -148,7 +150,7 @@ class Bundle:
 
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
-        found = list(self.notes.get(action, ()))
+        found = [*self.notes.get(action, ()), *self._manifest[1]]
         strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
@@ -277,14 +279,32 @@ class Bundle:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """``schemas/manifest.json``; empty when there is none."""
+        """``schemas/manifest.json``; its ``actions`` are mappings. Empty when there is none."""
+        return self._manifest[0]
+
+    @functools.cached_property
+    def _manifest(self) -> tuple[dict[str, Any], list[str]]:
+        """The manifest, and what of the file is not used."""
         try:
-            found = json.loads(
-                (self.root / "schemas" / "manifest.json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            found = json.loads(bundle_text(self.root, self.root / "schemas" / "manifest.json"))
+        except FileNotFoundError:
+            return {}, []
+        except (OSError, ValueError, RecursionError, MaeError) as error:
+            why = error.message if isinstance(error, MaeError) else "it is not JSON"
+            return {}, [f"schemas/manifest.json is not used: {why}"]
+        entries = found.get("actions", {}) if isinstance(found, dict) else None
+        if not isinstance(entries, dict):
+            what = "its actions are no mapping" if isinstance(found, dict) else "it is no mapping"
+            return {}, [f"schemas/manifest.json is not used: {what}"]
+        used = {name: one for name, one in entries.items() if isinstance(one, dict)}
+        strange = [name for name in entries if name in self.actions and name not in used]
+        return {**found, "actions": used}, [
+            f"schemas/manifest.json: the entry of {name} is not used: it is no mapping"
+            for name in strange[:MAX_NAMED]
+        ]
+
+    def _manifest_entry(self, action: str) -> dict[str, Any]:
+        return dict(self.manifest.get("actions", {}).get(action, {}))
 
     @property
     def spec_params(self) -> dict[str, dict[str, str]]:
@@ -296,7 +316,7 @@ class Bundle:
             rows = {str(action): dict(rows or {}) for action, rows in found.items()}
             return rows if any(rows.values()) else self._conventional()
         for page in (self.root / "SKILL.md", self.root / "references" / "mappings.md"):
-            table = _table(page.read_text(encoding="utf-8")) if page.is_file() else {}
+            table = _table(bundle_text(self.root, page)) if _is_file(page) else {}
             if table:
                 return table
         return self._conventional()
@@ -316,8 +336,7 @@ class Bundle:
 
     def schema_path(self, action: str) -> Path:
         """Where the action's schema is, whether or not it is there."""
-        entry = (self.manifest.get("actions") or {}).get(action) or {}
-        path = entry.get("path") if isinstance(entry, Mapping) else None
+        path = self._manifest_entry(action).get("path")
         named = self.root / "schemas" / str(path or f"{action}.schema.json")
         if not _is_file(named):
             named = self.root / str(path or f"schemas/{action}.schema.json")
@@ -358,7 +377,7 @@ class Bundle:
                     hint="mae skill generate",
                 )
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(bundle_text(self.root, path))
             except (OSError, ValueError, RecursionError) as error:
                 raise SpecError(
                     "the schema is not JSON",
@@ -392,7 +411,7 @@ class Bundle:
         found = []
         for action in self.actions:
             try:
-                found.append(json.loads(self.schema_path(action).read_text(encoding="utf-8")))
+                found.append(json.loads(bundle_text(self.root, self.schema_path(action))))
             except (OSError, ValueError, RecursionError, MaeError):
                 continue
         return not found or any(isinstance(one, dict) and is_foreign(one) for one in found)
@@ -416,9 +435,9 @@ class Bundle:
         """Where the action's spec template is, whether or not it is there."""
         name = self._named_template(action)
         if name is None:
-            entry = (self.manifest.get("actions") or {}).get(action) or {}
-            entry = entry if isinstance(entry, Mapping) else {}
-            name = entry.get("spec_template") or f"spec_template_{action}.yaml"
+            name = (
+                self._manifest_entry(action).get("spec_template") or f"spec_template_{action}.yaml"
+            )
         named = self.root / "references" / str(name)
         return self._inside(named if _is_file(named) else self.root / str(name))
 

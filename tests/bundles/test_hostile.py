@@ -5,6 +5,7 @@ gets values as arguments only.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mae_sdk import Skill
 from mae_sdk.jobs.command_words import fill, places
 from mae_sdk.plan.command import command_of, shell_syntax
 from mae_skill.bundle import Bundle
+from mae_skill.bundle_file import bundle_text
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
 
@@ -546,3 +548,81 @@ def test_a_keyword_of_a_schema_that_holds_another_kind_is_named(
     plan = Skill(made.root).plan("train", automl_policy="off", results_root=str(tmp_path / "r"))
     key = f"a.{'b.' if where == 'field' else ''}{next(iter(odd))}"
     assert any("no value of their kind" in one and key in one for one in plan.notices)
+
+
+MANIFESTS = {
+    "actions as a list": ('{"actions": ["train"]}', "its actions are no mapping"),
+    "no actions": ('{"actions": []}', "its actions are no mapping"),
+    "a text as an entry": ('{"actions": {"train": "x"}}', "the entry of train is not used"),
+    "a number": ("7", "it is no mapping"),
+    "a text": ('"train"', "it is no mapping"),
+    "a list": ("[]", "it is no mapping"),
+    "null": ("null", "it is no mapping"),
+    "garbage": ("{{{", "it is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_that_is_none_is_said_and_not_used(name: str, tmp_path: Path) -> None:
+    text, why = MANIFESTS[name]
+    made = bundle(tmp_path / "bundle")
+    (made.root / "schemas").mkdir()
+    (made.root / "schemas" / "manifest.json").write_text(text)
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    plan = Skill(made.root).plan("train", **options)
+    assert any("manifest.json" in one and why in one for one in plan.notices)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "outside"])
+def test_a_manifest_that_is_no_file_of_the_bundle_is_not_read(kind: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle")
+    (made.root / "schemas").mkdir()
+    manifest = made.root / "schemas" / "manifest.json"
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    else:
+        (tmp_path / "other.json").write_text('{"train": {"spec_template": "none.yaml"}}')
+        manifest.symlink_to("/dev/zero" if kind == "/dev/zero" else tmp_path / "other.json")
+    found = Bundle.load(made.root)
+    assert found.manifest == {}
+    assert any("manifest.json is not used" in one for one in found.notices("train"))
+
+
+def test_an_info_outside_of_the_bundle_is_not_read(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle")
+    info = made.root / "references" / "skill_info.yaml"
+    info.rename(tmp_path / "other.yaml")
+    info.symlink_to(tmp_path / "other.yaml")
+    with pytest.raises(MaeError, match="leads out of its folder") as caught:
+        Bundle.load(made.root)
+    assert caught.value.field == "skill_info.yaml"
+
+
+def test_a_file_of_a_bundle_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bundle(tmp_path / "bundle")
+    (made.root / "SKILL.md").write_text("x" * 100)
+    assert bundle_text(made.root, made.root / "SKILL.md") == "x" * 100
+    monkeypatch.setattr("mae_skill.bundle_file.MAX_BYTES", 99)
+    with pytest.raises(MaeError, match="more than"):
+        bundle_text(made.root, made.root / "SKILL.md")
+
+
+@pytest.mark.parametrize("text", [None, "", "{{{", "actions: [train]", "[]"])
+def test_a_bundle_that_cannot_be_read_is_served_and_every_answer_says_why(
+    text: str | None, tmp_path: Path
+) -> None:
+    from mae_sdk.mcp_server import answer, tools
+    from mae_sdk.mcp_server.protocol import introduction
+
+    if text is not None:
+        made = bundle(tmp_path / "bundle")
+        (made.root / "references" / "skill_info.yaml").write_text(text)
+    skill = Skill(tmp_path / "bundle")
+    name, instructions = introduction(skill)
+    assert (name, "cannot be served" in instructions) == ("mae", True)
+    offered = {tool.name: tool for tool in tools(skill)}
+    assert "cannot be served" in offered["plan"].input_schema["properties"]["action"]["description"]
+    for tool in ("plan", "get_spec"):
+        document, failed = answer(skill, offered[tool], {"action": "train"})
+        assert failed
+        assert document["code"] in ("spec_invalid", "not_found"), document
