@@ -72,6 +72,7 @@ class Bundle:
         notes: action → what could not be used of its schema, for the user.
         partial: whether it is one of several infos of its folder, whose schemas are the main one's.
         empty: the rows of its tables that had no value; `info` is without them.
+        broken: action → what is wrong with its entry or its tables; `info` is without them.
     """
 
     root: Path
@@ -79,6 +80,7 @@ class Bundle:
     notes: dict[str, list[str]] = field(default_factory=dict)
     partial: bool = False
     empty: list[str] = field(default_factory=list)
+    broken: dict[str, SpecError] = field(default_factory=dict)
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -119,7 +121,7 @@ class Bundle:
                 got=info.get("actions"),
                 expected="a mapping of action names",
             )
-        _check_tables(info)
+        broken = _check_tables(info)
         for name in info["actions"]:
             if not _ACTION.fullmatch(name):
                 raise SpecError(
@@ -132,7 +134,7 @@ class Bundle:
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
                     entry[name] = _as_table(entry[name])
-        return cls(root, info, partial=partial, empty=_drop_empty_rows(info))
+        return cls(root, info, partial=partial, empty=_drop_empty_rows(info), broken=broken)
 
     def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
         """Spec field → row of ``data_sources``, of an action."""
@@ -234,7 +236,7 @@ class Bundle:
 
     def _fields(self, action: str) -> Callable[[str], bool]:
         """Whether an action may have a field: any, where the bundle's files name none."""
-        entry = self.action(action)
+        entry = self._entry(action)
         own = (entry.get("inputs"), entry.get("outputs"))
         tables = [one for one in own if isinstance(one, (Mapping, list))]
         tables += [self.spec_params.get(action) or {}, self.data_rows(action)]
@@ -264,8 +266,8 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such action.
+            SpecError: its entry or a row of its tables cannot be read.
         """
-        entry = self.info["actions"].get(name)
         if name not in self.info["actions"]:
             near = difflib.get_close_matches(name, self.actions, n=1)
             raise UsageError(
@@ -275,7 +277,12 @@ class Bundle:
                 expected=f"one of {', '.join(self.actions)}",
                 hint=f"did you mean {near[0]}?" if near else None,
             )
-        return dict(entry or {})
+        if name in self.broken:
+            raise copy.copy(self.broken[name])
+        return self._entry(name)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return dict(self.info["actions"].get(name) or {})
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -325,7 +332,7 @@ class Bundle:
         """The mappings of a bundle that states none: of its declared inputs, by their names."""
         found: dict[str, dict[str, str]] = {}
         for action in self.actions:
-            inputs = self.action(action).get("inputs")
+            inputs = self._entry(action).get("inputs")
             for key in inputs if isinstance(inputs, Mapping) else ():
                 last = str(key).rpartition(".")[2]
                 own = str(key).split(".")[0] == action
@@ -551,8 +558,9 @@ _TABLES = {"data_sources": 2, "spec_params": 1, "actions": 1, "key_defaults": 0,
 _ROWS = ("spec_templates", "spec_shorthand_keys", "cost_keys", "automl_keys")
 
 
-def _check_tables(info: Mapping[str, Any]) -> None:
-    """Refuse a table that is no mapping.
+def _check_tables(info: Mapping[str, Any]) -> dict[str, SpecError]:
+    """Refuse a table that is no mapping. What is wrong below an action's name is that action's:
+    it is taken out, and returned.
 
     Raises:
         SpecError: the first one.
@@ -571,8 +579,19 @@ def _check_tables(info: Mapping[str, Any]) -> None:
         for name, item in value.items() if depth else ():
             check(item, f"{key}.{name}", depth - 1)
 
+    broken: dict[str, SpecError] = {}
     for name in (*_TABLES, *_ROWS):
-        check(info.get(name), name, _TABLES.get(name, 0))
+        depth = _TABLES.get(name, 0)
+        check(info.get(name), name, 0)
+        for action, rows in (info.get(name) or {}).items() if depth else ():
+            try:
+                check(rows, f"{name}.{action}", depth - 1)
+            except SpecError as error:
+                if action not in info["actions"]:
+                    raise
+                broken.setdefault(action, error)
+                info[name][action] = {}
+    return broken
 
 
 def _as_table(files: Any) -> Any:

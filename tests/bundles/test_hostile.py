@@ -626,3 +626,33 @@ def test_a_bundle_that_cannot_be_read_is_served_and_every_answer_says_why(
         document, failed = answer(skill, offered[tool], {"action": "train"})
         assert failed
         assert document["code"] in ("spec_invalid", "not_found"), document
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"actions": {"train": {"command": "true"}, "odd": 7}}, "actions.odd"),
+        ({"data_sources": {"odd": {"a.b": "x"}}}, "data_sources.odd.a.b"),
+        ({"data_sources": {"odd": ["x"]}}, "data_sources.odd"),
+        ({"spec_params": {"odd": 7}}, "spec_params.odd"),
+    ],
+)
+def test_a_broken_action_is_an_error_of_that_action_alone(
+    more: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    from mae_sdk.mcp_server import tools
+    from mae_sdk.plan.score import score
+
+    both = {"train": {"command": "true"}, "odd": {"command": "true"}}
+    bundle(tmp_path / "bundle", **{"actions": both, **more})
+    skill = Skill(tmp_path / "bundle")
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    assert skill.plan("train", **options).launch["command"] == ["true"]
+    with pytest.raises(MaeError, match="not a mapping") as caught:
+        skill.plan("odd", **options)
+    assert caught.value.field == field
+    found = score(skill.bundle)["actions"]
+    assert (found["train"]["works"], found["odd"]["works"]) == (True, False)
+    assert found["odd"]["problems"][0]["field"] == field
+    plan = next(tool for tool in tools(skill) if tool.name == "plan")
+    assert plan.properties["action"]["enum"] == ["train", "odd"]
