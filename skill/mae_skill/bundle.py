@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mae_skill.bundle_file import bundle_text, require_inside
 from mae_skill.dialect import MEANT, is_foreign, is_nested, normalize, unread_info, unread_schema
 from mae_skill.dotted import KEY, MISSING, field_nodes, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
@@ -71,6 +72,7 @@ class Bundle:
         notes: action → what could not be used of its schema, for the user.
         partial: whether it is one of several infos of its folder, whose schemas are the main one's.
         empty: the rows of its tables that had no value; `info` is without them.
+        broken: action → what is wrong with its entry or its tables; `info` is without them.
     """
 
     root: Path
@@ -78,6 +80,7 @@ class Bundle:
     notes: dict[str, list[str]] = field(default_factory=dict)
     partial: bool = False
     empty: list[str] = field(default_factory=list)
+    broken: dict[str, SpecError] = field(default_factory=dict)
     _schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -108,6 +111,7 @@ class Bundle:
 
     @classmethod
     def _of(cls, file: Path, root: Path, partial: bool = False) -> Bundle:
+        require_inside(root, file)
         changed = file.stat()
         info = copy.deepcopy(_read(file, changed.st_mtime_ns, changed.st_size))
         if not isinstance(info.get("actions"), dict) or not info["actions"]:
@@ -117,7 +121,7 @@ class Bundle:
                 got=info.get("actions"),
                 expected="a mapping of action names",
             )
-        _check_tables(info)
+        broken = _check_tables(info)
         for name in info["actions"]:
             if not _ACTION.fullmatch(name):
                 raise SpecError(
@@ -130,7 +134,7 @@ class Bundle:
             for name in ("inputs", "outputs"):
                 if isinstance(entry, dict) and name in entry:
                     entry[name] = _as_table(entry[name])
-        return cls(root, info, partial=partial, empty=_drop_empty_rows(info))
+        return cls(root, info, partial=partial, empty=_drop_empty_rows(info), broken=broken)
 
     def data_rows(self, action: str) -> dict[str, dict[str, Any]]:
         """Spec field → row of ``data_sources``, of an action."""
@@ -148,7 +152,7 @@ class Bundle:
 
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
-        found = list(self.notes.get(action, ()))
+        found = [*self.notes.get(action, ()), *self._manifest[1]]
         strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
@@ -232,7 +236,7 @@ class Bundle:
 
     def _fields(self, action: str) -> Callable[[str], bool]:
         """Whether an action may have a field: any, where the bundle's files name none."""
-        entry = self.action(action)
+        entry = self._entry(action)
         own = (entry.get("inputs"), entry.get("outputs"))
         tables = [one for one in own if isinstance(one, (Mapping, list))]
         tables += [self.spec_params.get(action) or {}, self.data_rows(action)]
@@ -262,8 +266,8 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no such action.
+            SpecError: its entry or a row of its tables cannot be read.
         """
-        entry = self.info["actions"].get(name)
         if name not in self.info["actions"]:
             near = difflib.get_close_matches(name, self.actions, n=1)
             raise UsageError(
@@ -273,18 +277,41 @@ class Bundle:
                 expected=f"one of {', '.join(self.actions)}",
                 hint=f"did you mean {near[0]}?" if near else None,
             )
-        return dict(entry or {})
+        if name in self.broken:
+            raise copy.copy(self.broken[name])
+        return self._entry(name)
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        return dict(self.info["actions"].get(name) or {})
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """``schemas/manifest.json``; empty when there is none."""
+        """``schemas/manifest.json``; its ``actions`` are mappings. Empty when there is none."""
+        return self._manifest[0]
+
+    @functools.cached_property
+    def _manifest(self) -> tuple[dict[str, Any], list[str]]:
+        """The manifest, and what of the file is not used."""
         try:
-            found = json.loads(
-                (self.root / "schemas" / "manifest.json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            found = json.loads(bundle_text(self.root, self.root / "schemas" / "manifest.json"))
+        except FileNotFoundError:
+            return {}, []
+        except (OSError, ValueError, RecursionError, MaeError) as error:
+            why = error.message if isinstance(error, MaeError) else "it is not JSON"
+            return {}, [f"schemas/manifest.json is not used: {why}"]
+        entries = found.get("actions", {}) if isinstance(found, dict) else None
+        if not isinstance(entries, dict):
+            what = "its actions are no mapping" if isinstance(found, dict) else "it is no mapping"
+            return {}, [f"schemas/manifest.json is not used: {what}"]
+        used = {name: one for name, one in entries.items() if isinstance(one, dict)}
+        strange = [name for name in entries if name in self.actions and name not in used]
+        return {**found, "actions": used}, [
+            f"schemas/manifest.json: the entry of {name} is not used: it is no mapping"
+            for name in strange[:MAX_NAMED]
+        ]
+
+    def _manifest_entry(self, action: str) -> dict[str, Any]:
+        return dict(self.manifest.get("actions", {}).get(action, {}))
 
     @property
     def spec_params(self) -> dict[str, dict[str, str]]:
@@ -296,7 +323,7 @@ class Bundle:
             rows = {str(action): dict(rows or {}) for action, rows in found.items()}
             return rows if any(rows.values()) else self._conventional()
         for page in (self.root / "SKILL.md", self.root / "references" / "mappings.md"):
-            table = _table(page.read_text(encoding="utf-8")) if page.is_file() else {}
+            table = _table(bundle_text(self.root, page)) if _is_file(page) else {}
             if table:
                 return table
         return self._conventional()
@@ -305,7 +332,7 @@ class Bundle:
         """The mappings of a bundle that states none: of its declared inputs, by their names."""
         found: dict[str, dict[str, str]] = {}
         for action in self.actions:
-            inputs = self.action(action).get("inputs")
+            inputs = self._entry(action).get("inputs")
             for key in inputs if isinstance(inputs, Mapping) else ():
                 last = str(key).rpartition(".")[2]
                 own = str(key).split(".")[0] == action
@@ -316,8 +343,7 @@ class Bundle:
 
     def schema_path(self, action: str) -> Path:
         """Where the action's schema is, whether or not it is there."""
-        entry = (self.manifest.get("actions") or {}).get(action) or {}
-        path = entry.get("path") if isinstance(entry, Mapping) else None
+        path = self._manifest_entry(action).get("path")
         named = self.root / "schemas" / str(path or f"{action}.schema.json")
         if not _is_file(named):
             named = self.root / str(path or f"schemas/{action}.schema.json")
@@ -358,7 +384,7 @@ class Bundle:
                     hint="mae skill generate",
                 )
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(bundle_text(self.root, path))
             except (OSError, ValueError, RecursionError) as error:
                 raise SpecError(
                     "the schema is not JSON",
@@ -392,7 +418,7 @@ class Bundle:
         found = []
         for action in self.actions:
             try:
-                found.append(json.loads(self.schema_path(action).read_text(encoding="utf-8")))
+                found.append(json.loads(bundle_text(self.root, self.schema_path(action))))
             except (OSError, ValueError, RecursionError, MaeError):
                 continue
         return not found or any(isinstance(one, dict) and is_foreign(one) for one in found)
@@ -416,9 +442,9 @@ class Bundle:
         """Where the action's spec template is, whether or not it is there."""
         name = self._named_template(action)
         if name is None:
-            entry = (self.manifest.get("actions") or {}).get(action) or {}
-            entry = entry if isinstance(entry, Mapping) else {}
-            name = entry.get("spec_template") or f"spec_template_{action}.yaml"
+            name = (
+                self._manifest_entry(action).get("spec_template") or f"spec_template_{action}.yaml"
+            )
         named = self.root / "references" / str(name)
         return self._inside(named if _is_file(named) else self.root / str(name))
 
@@ -532,8 +558,9 @@ _TABLES = {"data_sources": 2, "spec_params": 1, "actions": 1, "key_defaults": 0,
 _ROWS = ("spec_templates", "spec_shorthand_keys", "cost_keys", "automl_keys")
 
 
-def _check_tables(info: Mapping[str, Any]) -> None:
-    """Refuse a table that is no mapping.
+def _check_tables(info: Mapping[str, Any]) -> dict[str, SpecError]:
+    """Refuse a table that is no mapping. What is wrong below an action's name is that action's:
+    it is taken out, and returned.
 
     Raises:
         SpecError: the first one.
@@ -552,8 +579,19 @@ def _check_tables(info: Mapping[str, Any]) -> None:
         for name, item in value.items() if depth else ():
             check(item, f"{key}.{name}", depth - 1)
 
+    broken: dict[str, SpecError] = {}
     for name in (*_TABLES, *_ROWS):
-        check(info.get(name), name, _TABLES.get(name, 0))
+        depth = _TABLES.get(name, 0)
+        check(info.get(name), name, 0)
+        for action, rows in (info.get(name) or {}).items() if depth else ():
+            try:
+                check(rows, f"{name}.{action}", depth - 1)
+            except SpecError as error:
+                if action not in info["actions"]:
+                    raise
+                broken.setdefault(action, error)
+                info[name][action] = {}
+    return broken
 
 
 def _as_table(files: Any) -> Any:

@@ -5,6 +5,7 @@ gets values as arguments only.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mae_sdk import Skill
 from mae_sdk.jobs.command_words import fill, places
 from mae_sdk.plan.command import command_of, shell_syntax
 from mae_skill.bundle import Bundle
+from mae_skill.bundle_file import bundle_text
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
 
@@ -103,6 +105,9 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
     assert not (tmp_path / "mark").exists()
 
 
+NOTE = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -110,21 +115,46 @@ def test_values_reach_a_shell_as_arguments_and_never_as_its_text(
         'show "{train.note}"',
         "show '{train.note}'",
         "show ''\"{train.note}\"",
-        'show "$(printf %s {train.note})"',
-        'show "$(printf %s "{train.note}")"',
+        "show {train.note} | cat",
+        "show {train.note} | sed -n 1,10p",
+        "show {train.note} 2>&1 | tee {job_dir}/log",
+        "exec 2> {job_dir}/errors; show {train.note}",
+        "for i in 1; do show {train.note}; done",
+        "case a in a) show {train.note};; esac",
+        "show {train.note} > log && cat log",
+        "cd {job_dir}; exec show {train.note}",
+        "A=1 env B=2 timeout 9 show {train.note}",
+        "if true; then show {train.note}; fi",
+        "(show {train.note})",
+        "bash {bundle_dir}/show.sh {train.note}",
+        "python3 -u {bundle_dir}/show.py {train.note}",
+        "{python} {bundle_dir}/show.py {train.note} | awk '{print $0}'",
+        "printf '<%s>' {train.note}",
+        "trap 'rm -f x' EXIT; show {train.note}",
         '# don\'t\nshow "{train.note}"',
-        'show "${NONE:-}{train.note}"',
     ],
 )
-def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
-    script: str, tmp_path: Path
+def test_a_placeholder_as_a_word_is_one_argument_whatever_its_value(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = "a  * $(touch mark) `touch mark` '; touch mark; \" b"
-    entry = {"command": f"show() {{ printf '<%s>' \"$@\"; }}\n{script}", "shell": True}
-    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": note}})
-    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.stdout == f"<{note}>"
+    made = bundle(tmp_path / "my bundle", {"command": script, "shell": True})
+    programs = {"show": "#!/bin/sh\nprintf '<%s>' \"$@\"", "show.sh": "printf '<%s>' \"$@\""}
+    programs["show.py"] = "import sys; print(''.join(f'<{one}>' for one in sys.argv[1:]), end='')"
+    for name, text in programs.items():
+        (made.root / name).write_text(text)
+        (made.root / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(made.root), prepend=":")
+    filled = words(made, tmp_path, {"train": {"note": NOTE}})
+    ended = subprocess.run(filled, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout.removesuffix("\n") == f"<{NOTE}>"
     assert not (tmp_path / "mark").exists()
+
+
+def test_a_value_is_a_part_of_a_word_that_has_no_other_signs(tmp_path: Path) -> None:
+    entry = {"command": "printf '<%s>' --note={train.note}", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": NOTE}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == f"<--note={NOTE}>"
 
 
 @pytest.mark.parametrize(
@@ -133,11 +163,21 @@ def test_a_placeholder_inside_quotes_is_one_argument_of_the_script(
         "bash -c 'echo {train.note}'",
         'sh -ec "echo {train.note}"',
         'eval "echo {train.note}"',
+        "trap {train.note} EXIT",
+        "source {train.note}",
+        ". {train.note}",
+        "\\eval {train.note}",
+        "python3 -c {train.note}",
+        "find . -exec sh -c {train.note} ';'",
+        "/bin/b?sh -c {train.note}",
+        "/bin/bash -o pipefail -c {train.note}",
+        'ba\\\nsh -c "echo {train.note}"',
         "{python} -c 'print({train.note})'",
         "cat <<EOF\n{train.note}\nEOF",
         "echo $'a {train.note}'",
         'echo "`cat {train.note}`"',
         'echo "${A:-{train.note}}"',
+        "echo \\{train.note}",
     ],
 )
 def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_path: Path) -> None:
@@ -145,6 +185,148 @@ def test_a_placeholder_that_would_be_read_as_code_is_refused(script: str, tmp_pa
     with pytest.raises(MaeError, match="cannot be one argument") as caught:
         command_of(made, "train", {"train": {"note": "x"}})
     assert caught.value.field == "actions.train.command"
+
+
+MAY_BE_CODE = [
+    'bash -c -- "echo {train.note}"',
+    'bash \\\n -c "echo {train.note}"',
+    '"bash" "-c" "echo {train.note}"',
+    'b"as"h -c {train.note}',
+    'X="echo {train.note}"; eval "$X"',
+    'X={train.note} bash -c "$X"',
+    'X={train.note}; bash -c "$X"',
+    'X=({train.note}); "${X[@]}"',
+    'su -c "echo {train.note}" root',
+    "su -c {train.note} root",
+    'perl -e "print {train.note}"',
+    "perl -e {train.note}",
+    'awk "BEGIN{print {train.note}}"',
+    "awk {train.note}",
+    'B=bash; $B -c "echo {train.note}"',
+    "B=bash; $B -c {train.note}",
+    "B=bash; timeout 5 $B -c {train.note}",
+    'script -c "echo {train.note}"',
+    "script -c {train.note}",
+    'flock F -c "echo {train.note}"',
+    "flock F -c {train.note}",
+    "echo $(({train.note}+1)) | cat",
+    "(({train.note})) | cat",
+    "let x={train.note}",
+    "[[ {train.note} -eq 1 ]] | cat",
+    "[ -v {train.note} ]",
+    "declare -i x={train.note}",
+    "unset {train.note}",
+    "printf -v {train.note} x",
+    'ssh host "echo {train.note}"',
+    "ssh host {train.note}",
+    "sudo ssh host {train.note}",
+    'sed "s/x/{train.note}/e"',
+    "sed {train.note}",
+    "env -S {train.note}",
+    "env {train.note}",
+    "xargs {train.note}",
+    "python3.11 {train.note}",
+    "node -e {train.note}",
+    "{train.note} x",
+    "echo {train.note} | sh",
+    "{ echo {train.note}; } | bash",
+    "(echo {train.note}) |\n bash",
+    "echo {train.note} | (bash)",
+    "for i in 1; do echo {train.note}; done | tee log | sh",
+    "exec > >(bash); echo {train.note}",
+    "exec 3<<< {train.note}; bash <&3",
+    "echo {train.note} | sed 's/x/y/e'",
+    "echo {train.note} | awk '{system($0)}'",
+    "echo {train.note} | cat | bash -s",
+    "echo {train.note} |& sh",
+    'echo {train.note} | while read x; do eval "$x"; done',
+    "echo {train.note} > >(bash)",
+    "builtin [ -v {train.note} ]",
+    "builtin printf -v {train.note} x",
+    "ba$X -c {train.note}",
+    "$(echo /bin/bash) -c {train.note}",
+    "${X/a/b} -c {train.note}",
+    "/bin/[b]ash {train.note}",
+    "bash ${train.note}",
+    "bash <<< {train.note}",
+    'for x in {train.note}; do eval "$x"; done',
+    'read x <<< {train.note}; eval "$x"',
+    'f() { eval "$1"; }; f {train.note}',
+    'function f { eval "$1"; }; f {train.note}',
+    'set -- {train.note}; eval "$1"',
+    ': {train.note}; eval "$1"',
+    ': {train.note}; eval "$_"',
+    'echo "$(printf %s {train.note})"',
+    'echo "$(printf %s "{train.note}")"',
+    'echo "${NONE:-}{train.note}"',
+    'echo "a {train.note}"',
+]
+
+
+@pytest.mark.parametrize("script", MAY_BE_CODE)
+def test_where_a_value_could_be_code_it_must_be_plain(script: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle", {"command": script, "shell": True})
+    for note in ("$(touch mark)", "touch mark", "`touch mark`", "a[$(touch mark)]", 'f("x")'):
+        with pytest.raises(MaeError, match="could be read as code") as caught:
+            command_of(made, "train", {"train": {"note": note}})
+        assert (caught.value.field, caught.value.got) == ("train.note", note)
+    if script != "{train.note} x":
+        command_of(made, "train", {"train": {"note": "runs/a-1.5"}})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'sudo bash -c "echo {train.note}"',
+        'bash -c -- "echo {train.note}"',
+        "bash -o pipefail -c 'echo {train.note}'",
+        'ssh host "echo {train.note}"',
+        ["perl", "-e", "print {train.note}"],
+        ["sh", "-c", 'eval "$1"', "sh", "{train.note}"],
+    ],
+)
+def test_without_a_shell_of_ours_a_value_for_an_interpreter_must_be_plain(
+    command: Any, tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", {"command": command})
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {"train": {"note": "$(touch mark)"}})
+    assert "1.5" in " ".join(command_of(made, "train", {"train": {"note": 1.5}}).words)
+
+
+def test_places_and_options_that_could_be_code_must_be_plain_too(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"automl_policy": "off"}
+    bundle(tmp_path / "a", {"command": 'OUT="{results_dir}"; ls "$OUT"', "shell": True})
+    assert Skill(tmp_path / "a").plan("train", results_root=str(tmp_path / "r"), **options)
+    with pytest.raises(MaeError, match="could be read as code"):
+        Skill(tmp_path / "a").plan("train", results_root=str(tmp_path / "my r"), **options)
+
+    made = bundle(tmp_path / "b", {"command": "ssh host train", "mode": "args"})
+    assert command_of(made, "train", {"note": "x"}).words[-1] == "x"
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {"note": "$(touch mark)"})
+
+    made = bundle(tmp_path / "my c", {"command": 'X="{bundle_dir}"; ls "$X"', "shell": True})
+    with pytest.raises(MaeError, match="could be read as code"):
+        command_of(made, "train", {})
+
+
+def test_a_value_in_a_comment_of_a_script_goes_nowhere(tmp_path: Path) -> None:
+    entry = {"command": "echo a # of {train.note}\necho b", "shell": True}
+    made = words(bundle(tmp_path / "bundle", entry), tmp_path, {"train": {"note": "\ntouch mark"}})
+    ended = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout == "a\nb\n"
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("more", [{"mode": "args"}, {"args": ["--fast"]}])
+def test_words_that_a_script_would_not_get_are_refused(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
+    made = bundle(tmp_path / "bundle", {"command": "train | tee log", "shell": True, **more})
+    with pytest.raises(MaeError, match="gets no further words") as caught:
+        command_of(made, "train", {"rate": 1})
+    assert caught.value.field == f"actions.train.{next(iter(more))}"
 
 
 def test_a_shell_script_gets_a_path_with_spaces_whole(tmp_path: Path) -> None:
@@ -366,3 +548,111 @@ def test_a_keyword_of_a_schema_that_holds_another_kind_is_named(
     plan = Skill(made.root).plan("train", automl_policy="off", results_root=str(tmp_path / "r"))
     key = f"a.{'b.' if where == 'field' else ''}{next(iter(odd))}"
     assert any("no value of their kind" in one and key in one for one in plan.notices)
+
+
+MANIFESTS = {
+    "actions as a list": ('{"actions": ["train"]}', "its actions are no mapping"),
+    "no actions": ('{"actions": []}', "its actions are no mapping"),
+    "a text as an entry": ('{"actions": {"train": "x"}}', "the entry of train is not used"),
+    "a number": ("7", "it is no mapping"),
+    "a text": ('"train"', "it is no mapping"),
+    "a list": ("[]", "it is no mapping"),
+    "null": ("null", "it is no mapping"),
+    "garbage": ("{{{", "it is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_that_is_none_is_said_and_not_used(name: str, tmp_path: Path) -> None:
+    text, why = MANIFESTS[name]
+    made = bundle(tmp_path / "bundle")
+    (made.root / "schemas").mkdir()
+    (made.root / "schemas" / "manifest.json").write_text(text)
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    plan = Skill(made.root).plan("train", **options)
+    assert any("manifest.json" in one and why in one for one in plan.notices)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "outside"])
+def test_a_manifest_that_is_no_file_of_the_bundle_is_not_read(kind: str, tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle")
+    (made.root / "schemas").mkdir()
+    manifest = made.root / "schemas" / "manifest.json"
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    else:
+        (tmp_path / "other.json").write_text('{"train": {"spec_template": "none.yaml"}}')
+        manifest.symlink_to("/dev/zero" if kind == "/dev/zero" else tmp_path / "other.json")
+    found = Bundle.load(made.root)
+    assert found.manifest == {}
+    assert any("manifest.json is not used" in one for one in found.notices("train"))
+
+
+def test_an_info_outside_of_the_bundle_is_not_read(tmp_path: Path) -> None:
+    made = bundle(tmp_path / "bundle")
+    info = made.root / "references" / "skill_info.yaml"
+    info.rename(tmp_path / "other.yaml")
+    info.symlink_to(tmp_path / "other.yaml")
+    with pytest.raises(MaeError, match="leads out of its folder") as caught:
+        Bundle.load(made.root)
+    assert caught.value.field == "skill_info.yaml"
+
+
+def test_a_file_of_a_bundle_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bundle(tmp_path / "bundle")
+    (made.root / "SKILL.md").write_text("x" * 100)
+    assert bundle_text(made.root, made.root / "SKILL.md") == "x" * 100
+    monkeypatch.setattr("mae_skill.bundle_file.MAX_BYTES", 99)
+    with pytest.raises(MaeError, match="more than"):
+        bundle_text(made.root, made.root / "SKILL.md")
+
+
+@pytest.mark.parametrize("text", [None, "", "{{{", "actions: [train]", "[]"])
+def test_a_bundle_that_cannot_be_read_is_served_and_every_answer_says_why(
+    text: str | None, tmp_path: Path
+) -> None:
+    from mae_sdk.mcp_server import answer, tools
+    from mae_sdk.mcp_server.protocol import introduction
+
+    if text is not None:
+        made = bundle(tmp_path / "bundle")
+        (made.root / "references" / "skill_info.yaml").write_text(text)
+    skill = Skill(tmp_path / "bundle")
+    name, instructions = introduction(skill)
+    assert (name, "cannot be served" in instructions) == ("mae", True)
+    offered = {tool.name: tool for tool in tools(skill)}
+    assert "cannot be served" in offered["plan"].input_schema["properties"]["action"]["description"]
+    for tool in ("plan", "get_spec"):
+        document, failed = answer(skill, offered[tool], {"action": "train"})
+        assert failed
+        assert document["code"] in ("spec_invalid", "not_found"), document
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"actions": {"train": {"command": "true"}, "odd": 7}}, "actions.odd"),
+        ({"data_sources": {"odd": {"a.b": "x"}}}, "data_sources.odd.a.b"),
+        ({"data_sources": {"odd": ["x"]}}, "data_sources.odd"),
+        ({"spec_params": {"odd": 7}}, "spec_params.odd"),
+    ],
+)
+def test_a_broken_action_is_an_error_of_that_action_alone(
+    more: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    from mae_sdk.mcp_server import tools
+    from mae_sdk.plan.score import score
+
+    both = {"train": {"command": "true"}, "odd": {"command": "true"}}
+    bundle(tmp_path / "bundle", **{"actions": both, **more})
+    skill = Skill(tmp_path / "bundle")
+    options: dict[str, Any] = {"results_root": str(tmp_path / "r"), "automl_policy": "off"}
+    assert skill.plan("train", **options).launch["command"] == ["true"]
+    with pytest.raises(MaeError, match="not a mapping") as caught:
+        skill.plan("odd", **options)
+    assert caught.value.field == field
+    found = score(skill.bundle)["actions"]
+    assert (found["train"]["works"], found["odd"]["works"]) == (True, False)
+    assert found["odd"]["problems"][0]["field"] == field
+    plan = next(tool for tool in tools(skill) if tool.name == "plan")
+    assert plan.properties["action"]["enum"] == ["train", "odd"]

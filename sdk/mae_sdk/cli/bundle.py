@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from mae_skill.bundle_file import bundle_text
 from mae_skill.errors import (
     DependencyError,
     MaeError,
@@ -247,7 +248,7 @@ def front_matter(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise NotFoundError("no SKILL.md", got=str(path))
-    match = re.match(r"---\n(.*?)\n---\n", path.read_text(encoding="utf-8"), re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---\n", bundle_text(path.parent, path), re.DOTALL)
     if match is None:
         raise SpecError("SKILL.md has no front matter", got=str(path))
     parsed = parse_yaml(match.group(1))
@@ -269,8 +270,8 @@ def check_bundle(directory: str | None = None) -> tuple[Path, list[MaeError]]:
         )
     problems = [*_check_front_matter(root), *_check_links(root)]
     bundle = Bundle.load(root)
-    for action, entry in bundle.manifest.get("actions", bundle.manifest).items():
-        if isinstance(entry, dict) and "path" in entry:
+    for action, entry in bundle.manifest.get("actions", {}).items():
+        if "path" in entry:
             problems += _check_action(root, action, entry)
     return root, problems
 
@@ -316,7 +317,7 @@ def _check_links(root: Path) -> list[MaeError]:
     pages = [root / "SKILL.md", *sorted((root / "references").glob("*.*"))]
     problems: list[MaeError] = []
     for page in [*pages, *sorted((root / "schemas").glob("*.json"))]:
-        text = page.read_text(encoding="utf-8")
+        text = bundle_text(root, page)
         where = str(page.relative_to(root))
         if page.suffix == ".md":
             problems += [
@@ -339,7 +340,7 @@ def _check_action(root: Path, action: str, entry: dict[str, Any]) -> list[MaeErr
     problems: list[MaeError] = []
     schema_path = _find(root, str(entry["path"]), "schemas")
     try:
-        schema = json.loads(schema_path.read_text(encoding="utf-8"))
+        schema = json.loads(bundle_text(root, schema_path))
         Draft202012Validator.check_schema(schema)
     except Exception as error:
         return [

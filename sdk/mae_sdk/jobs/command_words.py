@@ -27,6 +27,12 @@ PLACES = ("config_path", "job_dir", "job_id", "bundle_dir", "python", "socket")
 PLACE = re.compile(r"\{([A-Za-z_][\w.\[\]]*)\}")
 
 
+UNPLAIN = re.compile(r"[^\w./:=,@%+-]")
+"""What a shell or an interpreter could read as more than a part of a name."""
+
+OPTIONS = "*"
+"""In `Words.plain`: the options of ``mode: args``."""
+
 _OPTION = re.compile(r"-(?![\d.])")
 """How a word begins that a parser of options takes for one; a negative number is none."""
 
@@ -41,6 +47,7 @@ def command_for(launch: Launch, spec: Mapping[str, Any], job_dir: Path) -> list[
     if words is None:
         return launch["command"]
     values = places(job_dir, launch.get("config") or SPEC)
+    plain_only(words, values)
     return [fill(word, values) for word in of_spec(words, spec)]
 
 
@@ -74,8 +81,42 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
     Raises:
         SpecError: one names a field that is not given.
     """
+    fields = {
+        name: get_dotted(spec, words["keys"].get(name, name)) for name in words.get("plain", ())
+    }
+    plain_only(words, fields)
     filled = [_of_fields(word, spec, words) for word in words["command"]]
-    return filled + (_options(words, flatten(spec)) if "flags" in words else [])
+    options = _options(words, flatten(spec)) if "flags" in words else []
+    if OPTIONS in words.get("plain", {}):
+        for one in options:
+            _require_plain(words, OPTIONS, one)
+    return filled + options
+
+
+def plain_only(words: Words, values: Mapping[str, Any]) -> None:
+    """Refuse values that could be read as code, of placeholders that stand where code may be.
+
+    Raises:
+        SpecError: one has other characters than those of a plain name, number or path.
+    """
+    for name in words.get("plain", ()):
+        if isinstance(value := values.get(name), (str, int, float)) and value != NOT_GIVEN:
+            _require_plain(words, name, value)
+
+
+def _require_plain(words: Words, name: str, value: Any) -> None:
+    if not UNPLAIN.search(str(value)):
+        return
+    options = name == OPTIONS
+    shown = "options" if options else f"{{{name}}}"
+    raise SpecError(
+        f"the value could be read as code: the command has {shown} {words['plain'][name]}",
+        field=f"{words['where']}.command" if options else words["keys"].get(name, name),
+        got=value,
+        expected="only letters, digits and _ . / : = , @ % + - there",
+        hint=f"leave other characters out; or {words['where']}.command gives it as an argument of "
+        "its own (--note {note}), or its program reads it from {config_path}",
+    )
 
 
 def reads(words: Words) -> frozenset[str] | None:

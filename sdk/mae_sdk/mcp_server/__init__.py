@@ -182,7 +182,16 @@ def plan_schema(skill: Skill) -> dict[str, Any]:
     """
     from mae_sdk.plan.score import of_action
 
-    bundle = skill.bundle
+    try:
+        bundle = skill.bundle
+    except MaeError as error:
+        about = f"the bundle cannot be served: {error}"[:MAX_TEXT]
+        return {
+            "action": {**_TEXT, "description": about},
+            "spec_overrides": {"type": "object", "additionalProperties": True},
+            **_PLAN_OPTIONS,
+            "automl": automl_schema(),
+        }
     actions = bundle.actions
     fields: dict[str, Any] = {}
     unserved: dict[str, str] = {}
@@ -741,7 +750,9 @@ def _choosing() -> list[ToolSpec]:
 
 def _asking(skill: Skill) -> list[ToolSpec]:
     """Specs, data and the machine, without a job."""
-    action = {"type": "string", "enum": list(skill.bundle.info["actions"]), "default": "train"}
+    action: dict[str, Any] = {"type": "string", "default": "train"}
+    with contextlib.suppress(MaeError):  # the plan's schema says it, and every answer
+        action["enum"] = skill.bundle.actions
     return [
         ToolSpec(
             "validate",

@@ -170,13 +170,23 @@ class Handlers:
         return types.ReadResourceResult(contents=[content])
 
 
+def introduction(skill: Skill) -> tuple[str, str]:
+    """The server's name and instructions; of a bundle that cannot be read, what is wrong with it: a
+    client sees no more of a server that ends."""
+    try:
+        return skill.bundle.name, _INSTRUCTIONS
+    except MaeError as error:
+        return "mae", f"The bundle cannot be served: {error}"[:MAX_ERROR_TEXT]
+
+
 async def _serve(skill_dir: str | None) -> None:
     skill = Skill(skill_dir)
     handlers = Handlers(skill)
+    name, instructions = introduction(skill)
     server = Server(
-        skill.bundle.name,
+        name,
         version=version("mae-skill"),
-        instructions=_INSTRUCTIONS,
+        instructions=instructions,
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,

@@ -12,8 +12,9 @@ placeholder            is
 =====================  ============================================================================
 
 No shell reads a command unless the bundle says so (``shell: true``, or a command such as ``bash -c
-'…'``), and then the values of placeholders are arguments of the script, never part of its text. A
-pipeline fails where any of its commands does (``pipefail``).
+'…'``), and then the values of placeholders are arguments of the script, never part of its text;
+where a program could still read one as code, its value must be plain (`code_places`). A pipeline
+fails where any of its commands does (``pipefail``).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from mae_skill.bundle import Bundle, option_names
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 
-from mae_sdk.jobs.command_words import PLACE, named, of_spec, reads
+from mae_sdk.jobs.command_words import OPTIONS, PLACE, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Words
+from mae_sdk.plan.code_places import unsafe_word
 from mae_sdk.plan.shell_script import positional
 
 FORMATS = ("yaml", "json", "toml")
@@ -57,12 +59,14 @@ class Command:
         words: with the placeholders of a job's places only; `fill` fills them.
         cwd: where it works; None: where its caller was.
         config: the file name of its spec.
-        of_spec: the words before the spec's values are in them, where some follow the spec.
+        made: the words before the spec's values are in them.
+        of_spec: the same, where some follow the spec.
     """
 
     words: tuple[str, ...]
     cwd: str | None
     config: str
+    made: Words
     of_spec: Words | None = None
 
 
@@ -76,7 +80,7 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
     made, cwd, config = _made(bundle, action, spec)
     filled = of_spec(made, spec)
     follows = "flags" in made or filled != made["command"]
-    return Command(tuple(filled), cwd, config, made if follows else None)
+    return Command(tuple(filled), cwd, config, made, made if follows else None)
 
 
 def fields_told(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> frozenset[str] | None:
@@ -109,20 +113,50 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
         execution = _execution(execution, where)
         format_ = execution.get("config_format") or format_
         words, cwd = _script(bundle, execution, where)
+        plain = _unsafe(words)
     else:
-        words, cwd = _words(entry.get("command"), entry.get("shell"), where), None
+        words, plain = _words(entry.get("command"), entry.get("shell"), where)
+        cwd = None
     config = f"spec.{_one_of(format_, FORMATS, f'{where}.config_format')}"
 
+    more = _more_words(entry, where)
+    if entry.get("shell") is True and execution is None and (more or mode == "args"):
+        raise SpecError(
+            "a shell's script gets no further words: where in it they belong is not known",
+            field=f"{where}.{'args' if more else 'mode'}",
+            got=more or mode,
+            expected="placeholders in the script ({config_path}, {field}), or no `shell: true`",
+        )
+    plain = {**_unsafe([*words, *more], len(words)), **plain}
+    words = [*words, *more]
+    if mode == "args" and (reason := unsafe_word([*words, "{option}"], len(words))):
+        plain[OPTIONS] = reason
+
     bundle_dir = str(bundle.root.resolve())
-    words = [
-        word.replace("{bundle_dir}", bundle_dir) for word in [*words, *_more_words(entry, where)]
-    ]
+    made: Words = {"command": words, "keys": bundle.shorthand, "where": where}
+    if plain:
+        made["plain"] = plain
+        plain_only(made, {"bundle_dir": bundle_dir})
+    words = [word.replace("{bundle_dir}", bundle_dir) for word in words]
     if get_dotted(spec, "results_dir") in (None, "") and "results_dir" not in bundle.shorthand:
         words = [word.replace("{results_dir}", "{job_dir}") for word in words]
-    made: Words = {"command": words, "keys": bundle.shorthand, "where": where}
+        if "results_dir" in plain:
+            plain["job_dir"] = plain.pop("results_dir")
+    made["command"] = words
     if mode == "args":
         made = made | _options(bundle, action, spec)
     return made, cwd, config
+
+
+def _unsafe(words: list[str], start: int = 0) -> dict[str, str]:
+    """The placeholders in words that no shell reads, from one on, that may have only plain values,
+    with the reason."""
+    found: dict[str, str] = {}
+    for index in range(start, len(words)):
+        names = PLACE.findall(words[index])
+        if names and (reason := unsafe_word(words, index)):
+            found |= dict.fromkeys(names, reason)
+    return found
 
 
 def _one_of(value: Any, known: Sequence[str], key: str) -> str:
@@ -131,8 +165,9 @@ def _one_of(value: Any, known: Sequence[str], key: str) -> str:
     return str(value)
 
 
-def _words(command: Any, shell: Any, where: str) -> list[str]:
-    """The words of a command: a line of text, or a list of them, which no shell reads."""
+def _words(command: Any, shell: Any, where: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a command (a line of text, or a list of them, which no shell reads), and its
+    placeholders that may have only plain values."""
     if isinstance(command, list) and command and shell is not True:
         return _quoted_script(_texts(command, f"{where}.command"), where)
     if command is not None and not isinstance(command, str):
@@ -145,8 +180,8 @@ def _words(command: Any, shell: Any, where: str) -> list[str]:
     return _split(command or "", shell, where)
 
 
-def _split(text: str, shell: Any, where: str) -> list[str]:
-    """The words of a command line."""
+def _split(text: str, shell: Any, where: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a command line, as `_words`."""
     if not text.strip():
         raise SpecError(
             "the action names no command",
@@ -154,8 +189,8 @@ def _split(text: str, shell: Any, where: str) -> list[str]:
             expected="a command with {config_path}",
         )
     if shell is True:
-        script, names = positional(text.strip(), 1, where)
-        return _piped(["sh", "-c", script, "sh", *names], 1)
+        script, names, plain = positional(text.strip(), 1, where)
+        return _piped(["sh", "-c", script, "sh", *names], 1), plain
     if (syntax := shell_syntax(text.strip())) is not None:
         raise SpecError(
             f"the command needs a shell: it holds {syntax}",
@@ -172,18 +207,18 @@ def _split(text: str, shell: Any, where: str) -> list[str]:
     return _quoted_script(found, where)
 
 
-def _quoted_script(words: list[str], where: str) -> list[str]:
+def _quoted_script(words: list[str], where: str) -> tuple[list[str], dict[str, str]]:
     """A command such as ``bash -c SCRIPT``: placeholders in the script become its arguments."""
     if Path(words[0]).name not in _SHELLS:
-        return words
+        return words, _unsafe(words)
     for at, word in enumerate(words[1:], start=1):
         if not word.startswith("-") or at + 1 == len(words):
             break
         if word.startswith("--") or not word.endswith("c"):
             continue
         if not PLACE.search(words[at + 1]):
-            return _piped(words, at)
-        script, names = positional(words[at + 1], 1, where)
+            return _piped(words, at), _unsafe(words)
+        script, names, plain = positional(words[at + 1], 1, where)
         if len(words) > at + 2:
             raise SpecError(
                 "a script with placeholders cannot have arguments of its own",
@@ -191,8 +226,8 @@ def _quoted_script(words: list[str], where: str) -> list[str]:
                 got=words[at + 2],
                 expected="placeholders in the script, or as its arguments",
             )
-        return _piped([*words[: at + 1], script, "sh", *names], at)
-    return words
+        return _piped([*words[: at + 1], script, "sh", *names], at), plain
+    return words, _unsafe(words)
 
 
 def _piped(words: list[str], at: int) -> list[str]:

@@ -12,7 +12,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.dotted import flatten, get_dotted
 from mae_skill.errors import NotFoundError, SpecError, UsageError
 
-from mae_sdk.jobs.command_words import fill, places
+from mae_sdk.jobs.command_words import fill, places, plain_only
 from mae_sdk.jobs.config_file import SPEC, require_toml, require_toml_values
 from mae_sdk.jobs.records import Launch
 from mae_sdk.jobs.root import Root
@@ -213,6 +213,7 @@ def launch_record(
     for key in ("result", "metric_file"):
         _require_inside(entry.get(key), f"actions.{action}.{key}")
     values = places(job_dir, command.config)
+    plain_only(command.made, values)
     record: Launch = {
         "command": [fill(word, values) for word in command.words],
         "result": entry.get("result"),

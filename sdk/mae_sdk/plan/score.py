@@ -47,6 +47,15 @@ def score(bundle: Bundle) -> dict[str, Any]:
 
 def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     """Whether an action can be planned, given its data and a parent."""
+    if action in bundle.broken:
+        error = bundle.broken[action]
+        return {
+            "works": False,
+            "problems": [error.to_dict()],
+            "needs": [],
+            "automl": "no",
+            "notices": [],
+        }
     problems: list[MaeError] = []
     rows = bundle.data_rows(action)
     optional = optional_fields(bundle, action)

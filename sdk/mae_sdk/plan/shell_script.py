@@ -1,7 +1,8 @@
 """A script that a shell reads, in which placeholders become arguments: ``"${1}"``.
 
 What a placeholder becomes depends on the quotes around it. Where these cannot be told, or another
-program would read its value as code, it is refused.
+program plainly reads its value as code, it is refused; where one may, its value must be plain
+(`code_places`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from mae_skill.errors import SpecError
 
 from mae_sdk.jobs.command_words import PLACE
+from mae_sdk.plan.code_places import unsafe_places
 
 _TOKEN = re.compile(r"<<<|<<|\$'|\$\(|\$\{(?![A-Za-z_][\w.\[\]]*\})|['\"`#(){}]", re.DOTALL)
 _CODE = re.compile(
@@ -20,8 +22,9 @@ _CODE = re.compile(
 """What stands before a word that a further shell or Python reads as code."""
 
 
-def positional(script: str, first: int, where: str) -> tuple[str, list[str]]:
-    """A script in which each placeholder is an argument, and the placeholders in that order.
+def positional(script: str, first: int, where: str) -> tuple[str, list[str], dict[str, str]]:
+    """A script in which each placeholder is an argument, the placeholders in that order, and those
+    that may have only plain values, with the reason.
 
     Args:
         first: the number of the first argument.
@@ -30,6 +33,8 @@ def positional(script: str, first: int, where: str) -> tuple[str, list[str]]:
     Raises:
         SpecError: the value of one could be read as code, or would not be one argument.
     """
+    unsafe = unsafe_places(script, where) if PLACE.search(script) else {}
+    plain: dict[str, str] = {}
     names: list[str] = []
     found: list[str] = []
     opened: list[tuple[str, int]] = []
@@ -43,6 +48,8 @@ def positional(script: str, first: int, where: str) -> tuple[str, list[str]]:
                     got=match[0],
                     expected="a placeholder as a word of the shell's own script",
                 )
+            if reason := unsafe.get(at, ""):
+                plain.setdefault(match[1], reason)
             if match[0] not in names:
                 names.append(match[0])
             number = f"${{{names.index(match[0]) + first}}}"
@@ -51,9 +58,17 @@ def positional(script: str, first: int, where: str) -> tuple[str, list[str]]:
             at = match.end()
             continue
         end = _step(script, at, opened)
-        found.append(script[at:end])
+        comment = script[at] == "#" and end > at + 1
+        found.append("" if comment else script[at:end])
         at = end
-    return "".join(found), names
+    if match := PLACE.search("".join(found)):
+        raise SpecError(
+            "the value of a placeholder cannot be one argument after a backslash",
+            field=f"{where}.command",
+            got=match[0],
+            expected="a placeholder without one",
+        )
+    return "".join(found), names, plain
 
 
 def _refused(script: str, at: int, opened: list[tuple[str, int]]) -> str:
