@@ -57,6 +57,7 @@ from mae_sdk.jobs.status import (
     parse_status,
     status_files,
     together,
+    unreadable,
 )
 from mae_sdk.run import report_process
 from mae_sdk.run.platform import (
@@ -381,6 +382,13 @@ class Job:
             known += f", and there is no file {where} in its folder"
         return [f"the metric of its bundle, {metric}, was not reported: {known}"]
 
+    def _unreadable(self, record: ShownRecord) -> list[str]:
+        """A warning for each status file of a runner of another make that cannot be read."""
+        is_over = records.last_attempt(record)["state"] in records.TERMINAL
+        if record["launch"].get("result") or not is_over:
+            return []
+        return unreadable(self._names(), self._text)
+
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
 
@@ -522,6 +530,7 @@ class Job:
             "warnings": [
                 *(said if isinstance(said := result.get("warnings"), list) else []),
                 *self._unreported(record, lines),
+                *self._unreadable(record),
             ],
         }
         return {name: value for name, value in found.items() if value}

@@ -18,7 +18,7 @@ from mae_sdk.job import Job, RemoteJob
 from mae_sdk.jobs import metric_file
 from mae_sdk.jobs.failure import analyze
 from mae_sdk.jobs.root import Root
-from mae_sdk.jobs.status import counted
+from mae_sdk.jobs.status import counted, lines_of, marks, reported_failure
 from mae_sdk.storage import transfer
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
@@ -75,6 +75,48 @@ def test_a_metric_that_is_not_found_is_said_with_what_is_there(
     if text is not None:
         (tmp_path / "m.json").write_text(text)
     assert said in metric_file.looked(tmp_path, "m.json")
+
+
+FAILED = {
+    "a line": '{"status": "RUNNING"}\n{"status": "FAILURE", "message": "no number"}\n',
+    "another word": '{"status": "FAILED", "message": "no number"}\n',
+    "a small word": '{"status": "failure", "message": "no number"}',
+    "an error": '{"status": "ERROR", "message": "no number"}',
+    "a document": json.dumps({"status": "FAILURE", "message": "no number", "kpi": {}}, indent=2),
+    "a list": json.dumps([{"status": "RUNNING"}, {"status": "FAILED", "message": "no number"}]),
+    "a list over lines": json.dumps([{"status": "FAIL", "message": "no number"}], indent=1),
+}
+
+
+@pytest.mark.parametrize("name", ["status.json", "train/status.json"])
+@pytest.mark.parametrize("form", FAILED)
+def test_a_failure_is_read_in_every_form_of_a_status_file(
+    tmp_path: Path, form: str, name: str
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / name).write_text('{"status": "FAILURE", "message": "of the attempt before"}\n')
+    before = marks(tmp_path)
+    assert reported_failure(tmp_path, before) is None
+
+    with (tmp_path / name).open("a") as file:
+        file.write(FAILED[form])
+    assert reported_failure(tmp_path, before) == "no number"
+    (tmp_path / name).write_text(FAILED[form])  # written anew
+    assert reported_failure(tmp_path, before) == "no number"
+    assert lines_of(tmp_path)[-1]["message"] == "no number"
+
+
+def test_a_run_that_ends_well_is_no_failure(tmp_path: Path) -> None:
+    text = '{"status": "ERROR"}\n{"status": "RUNNING", "message": "FAILURE"}\n'
+    (tmp_path / "status.json").write_text(text)
+    assert reported_failure(tmp_path, {}) is None
+
+
+def test_a_status_file_without_a_record_is_a_warning(tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "t1", "train")
+    (folder / "train" / "status.json").write_text("status: FAILURE\n")
+    (said,) = Job(folder).figures()["warnings"]
+    assert said.startswith("train/status.json has no record that can be read")
 
 
 RUNNER = r"""
