@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.launch import record_of
 from mae_sdk.plan.score import score
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.reader import dump_yaml
@@ -622,3 +623,70 @@ def test_a_value_of_another_kind_than_the_bundles_own_is_said_where_no_schema_ju
     )
     said = [one for one in plan.notices if "own spec has" in one]
     assert said == ["go.gpus is given text, and the bundle's own spec has a number there"]
+
+
+LISTED = {
+    "train": {"pretrained_path": None, "resume_path": None, "weight1": None},
+    "dataset": {"labels": None},
+    "results_dir": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "said"),
+    [
+        ({}, {"spec_params": {"train.pretraned_path": "ptm"}}, "(did you mean train.pretrained_"),
+        ({}, {"spec_params": {"trian.resume_path": "resume_model"}}, "mean train.resume_path?)"),
+        ({"outputs": {"results_dirx": {}}}, {}, "outputs.results_dirx (did you mean results_dir?)"),
+        (
+            {"inputs": {"dataset.lables": {"type": "file", "optional": True}}},
+            {},
+            "inputs.dataset.lables (did you mean dataset.labels?)",
+        ),
+        ({}, {"spec_params": {"train.other": "ptm"}}, "has: spec_params.go.train.other; are they"),
+        ({}, {"spec_params": {"train.weight2": "ptm"}}, "has: spec_params.go.train.weight2; are"),
+        (
+            {},
+            {"data_sources": {"dataset.labels": {"source": "train_datsets", "optional": True}}},
+            "source: train_datsets (did you mean train_datasets?)",
+        ),
+    ],
+)
+def test_a_field_of_a_table_that_is_not_there_is_named(
+    made: Made, entry: Any, more: Any, said: str
+) -> None:
+    tables = {name: {"go": rows} for name, rows in more.items()}
+    skill = made(entry, template=LISTED, **{"spec_params": {"go": {"a": "key"}}, **tables})
+    assert said in " ".join(skill.bundle.notices("go"))
+    assert said in " ".join([*score(skill.bundle)["actions"]["go"]["notices"]])
+
+
+def test_fields_that_are_there_or_that_two_tables_name_are_not_named(made: Made) -> None:
+    fields = {"train.pretrained_path": "ptm", "go.new": "parent_model", "train.x": "ptm"}
+    entry = {"inputs": {"go.new": {"type": "file"}}, "command": "tool {train.x} {config_path}"}
+    skill = made(entry, template=LISTED, spec_params={"go": fields})
+    assert not [one for one in skill.bundle.notices("go") if "neither" in one]
+
+
+def test_what_is_given_for_a_misspelled_field_is_refused(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("weights")
+    skill = made(template=LISTED, spec_params={"go": {"train.pretraned_path": "ptm"}})
+    assert skill.plan("go").action == "go"
+    with pytest.raises(SpecError, match="would be lost") as caught:
+        skill.plan("go", ptm=str(tmp_path / "w.pth"))
+    assert caught.value.field == "spec_params.go.train.pretraned_path"
+    assert "did you mean train.pretrained_path?" in str(caught.value.hint)
+
+
+def test_data_for_a_misspelled_row_is_refused(made: Made, tmp_path: Path) -> None:
+    row = {"source": "train_datasets", "path": "a.csv"}
+    skill = made(template=LISTED, data_sources={"go": {"dataset.labelz": row}})
+    with pytest.raises(SpecError, match="would be lost") as caught:
+        skill.plan("go", train_datasets=str(tmp_path / "data"))
+    assert caught.value.field == "data_sources.go.dataset.labelz"
+
+
+def test_a_job_whose_field_to_resume_from_is_misspelled_is_not_said_to_resume(made: Made) -> None:
+    rows = {"train.resume_pth": "resume_model"}
+    skill = made(template=LISTED, spec_params={"go": rows})
+    assert record_of(skill.bundle, skill.plan("go"))["resume_keys"] == []

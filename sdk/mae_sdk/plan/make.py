@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -397,6 +397,17 @@ def locate_data(draft: Draft) -> None:
                 values[key] = STATED
     layers.data = nested(values)
     layers.given |= set(values)
+    _refuse_lost(draft, values)
+
+
+def _refuse_lost(draft: Draft, fields: Iterable[str]) -> None:
+    """Refuse what was given for misspelled fields of the bundle: its runner would not find it.
+
+    Raises:
+        SpecError: there is any.
+    """
+    wrong = draft.bundle.misspelled_fields(draft.action)
+    raise_all([wrong[key] for key in fields if key in wrong], draft.action)
 
 
 def take_over_settings(draft: Draft) -> None:
@@ -443,6 +454,8 @@ def infer_fields(draft: Draft) -> None:
     wrong = inferred_fields.misplaced(draft.action, draft.bundle, own, context.fields)
     raise_all(wrong, draft.action)
     draft.inferred = inferred_fields.apply(draft.action, draft.spec_params, context)
+    models = (*inferred_fields.OF_PARENT, *inferred_fields.OF_PTM)
+    _refuse_lost(draft, [item.field for item in draft.inferred if item.function in models])
     entry = draft.bundle.action(draft.action)
     draft.inferred += inferred_fields.results_fields(
         draft.action,

@@ -2,6 +2,7 @@
 read.
 """
 
+from mae_skill.dialect.fields import unknown
 from mae_skill.dialect.keys import MEANT, unread_info, unread_schema
 from mae_skill.dialect.kinds import is_nested, misread
 from mae_skill.dialect.schema import is_foreign, normalize
@@ -12,6 +13,7 @@ __all__ = [
     "is_nested",
     "misread",
     "normalize",
+    "unknown",
     "unread_info",
     "unread_schema",
 ]

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mae_skill.dialect.fields import is_slip
 from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
 
 MEANT = "did you mean"
@@ -20,6 +21,9 @@ RUNTIMES = {"extracted_folder", "indexed_archive"}
 DATA_KINDS = {"images", "file", "folder", "archive"}
 FILE_TYPES = {"file", "folder", "local_glob"}
 """The words of ``runtime``, ``data_kind`` and ``type`` that mean something."""
+
+SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
+"""The sources with options of their own; a bundle may name others."""
 
 PEOPLE = {
     "name",
@@ -202,6 +206,10 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
             yield from _strange(row, ROW | PATHS, where)
             yield from _odd(row, "runtime", RUNTIMES, where)
             yield from _odd(row, "data_kind", DATA_KINDS, where)
+            word = row.get("source")
+            near = [one for one in SOURCES if isinstance(word, str) and is_slip(word, one)]
+            if near:
+                yield f"{where}source: {word} ({MEANT} {near[0]}?)"
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
