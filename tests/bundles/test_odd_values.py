@@ -690,3 +690,66 @@ def test_a_job_whose_field_to_resume_from_is_misspelled_is_not_said_to_resume(ma
     rows = {"train.resume_pth": "resume_model"}
     skill = made(template=LISTED, spec_params={"go": rows})
     assert record_of(skill.bundle, skill.plan("go"))["resume_keys"] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("outputdir", "output_dir"),
+        ("output-dir", "output_dir"),
+        ("Output_Dir", "output_dir"),
+        ("ouput_dir", "output_dir"),
+        ("create_ONNX_file", "create_onnx_file"),
+        ("create__onnx_file", "create_onnx_file"),
+        ("create_onx_file", "create_onnx_file"),
+        ("parentmodel", "parent_model"),
+        ("resume_modle", "resume_model"),
+    ],
+)
+def test_a_misspelled_function_is_refused_with_the_one_that_was_meant(
+    made: Made, word: str, near: str
+) -> None:
+    skill = made(
+        {"outputs": {"results_dir": {}}}, None, LISTED, spec_params={"go": {"results_dir": word}}
+    )
+    with pytest.raises(SpecError, match="misspelled inference function") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_params.go.results_dir"
+    assert f"did you mean {near}?" in str(caught.value.hint)
+    assert score(skill.bundle)["works"] == 0
+
+
+@pytest.mark.parametrize("word", ["MonoDataset", "cosine", "outputs", "a/outputdir", "model.onnx"])
+def test_a_constant_that_is_like_no_function_is_one(made: Made, word: str) -> None:
+    skill = made(template=LISTED, spec_params={"go": {"train.resume_path": word}})
+    assert skill.plan("go").spec["train"]["resume_path"] == word
+
+
+def test_a_constant_that_is_written_as_one_is_never_a_function(made: Made) -> None:
+    rows = {"train.resume_path": "assign_const_value,outputdir"}
+    skill = made(template=LISTED, spec_params={"go": rows})
+    assert skill.plan("go").spec["train"]["resume_path"] == "outputdir"
+
+
+@pytest.mark.parametrize("how", ["{}", "assign_const_value,{}"])
+def test_a_constant_leads_no_output_out_of_the_jobs_folder(
+    made: Made, tmp_path: Path, how: str
+) -> None:
+    away = tmp_path / "OUT"
+    outputs = {"results_dir": {"type": "folder"}, "go.file": {"type": "file"}}
+    rows = {"results_dir": how.format(away / "x"), "go.file": how.format(away / "m.onnx")}
+    template = {"results_dir": "", "go": {"file": ""}}
+    plan = made({"outputs": outputs}, template=template, spec_params={"go": rows}).plan("go")
+    assert plan.spec["results_dir"] == plan.job_dir
+    assert plan.spec["go"]["file"] == f"{plan.job_dir}/go/m.onnx"
+    said = [one for one in plan.notices if "a job writes into its own folder" in one]
+    assert len(said) == 2
+    assert str(away / "x") in said[0]
+
+
+def test_a_constant_of_an_output_may_refer_to_the_jobs_folder(made: Made) -> None:
+    rows = {"results_dir": "output_dir", "go.file": "${results_dir}/m.onnx"}
+    template = {"results_dir": "", "go": {"file": ""}}
+    skill = made({"outputs": ["go.file"]}, template=template, spec_params={"go": rows})
+    plan = skill.plan("go")
+    assert plan.spec["go"]["file"] == f"{plan.job_dir}/m.onnx"

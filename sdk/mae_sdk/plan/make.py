@@ -453,16 +453,14 @@ def infer_fields(draft: Draft) -> None:
     own = draft.layers.template or draft.layers.schema.get("default") or {}
     wrong = inferred_fields.misplaced(draft.action, draft.bundle, own, context.fields)
     raise_all(wrong, draft.action)
-    draft.inferred = inferred_fields.apply(draft.action, draft.spec_params, context)
+    entry = draft.bundle.action(draft.action)
+    outputs = None if entry.get("mode") == "passthrough" else entry.get("outputs")
+    rows, files = inferred_fields.kept_inside(draft.action, draft.spec_params, outputs, context)
+    draft.inferred = [*inferred_fields.apply(draft.action, rows, context), *files]
     models = (*inferred_fields.OF_PARENT, *inferred_fields.OF_PTM)
     _refuse_lost(draft, [item.field for item in draft.inferred if item.function in models])
-    entry = draft.bundle.action(draft.action)
-    draft.inferred += inferred_fields.results_fields(
-        draft.action,
-        None if entry.get("mode") == "passthrough" else entry.get("outputs"),
-        context,
-        {item.field for item in draft.inferred},
-    )
+    filled = {item.field for item in draft.inferred}
+    draft.inferred += inferred_fields.results_fields(draft.action, outputs, context, filled)
     if request.ptm:
         settled = draft.layers.given | set(flatten(draft.layers.parent))
         fields = field_nodes(draft.layers.schema)
