@@ -753,3 +753,21 @@ def test_a_constant_of_an_output_may_refer_to_the_jobs_folder(made: Made) -> Non
     skill = made({"outputs": ["go.file"]}, template=template, spec_params={"go": rows})
     plan = skill.plan("go")
     assert plan.spec["go"]["file"] == f"{plan.job_dir}/m.onnx"
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_folder_that_stands_for_a_missing_archive_is_said(
+    made: Made, tmp_path: Path, optional: bool
+) -> None:
+    row = {"path": "images.tar.gz", "runtime": "extracted_folder", "optional": optional}
+    skill, data = made(row=row), tmp_path / "data"
+    plan = skill.plan("go", train_datasets=str(data))
+    assert plan.spec["data"]["x"] == str(data)
+    said = f"data.x: there is no images.tar.gz in {data}; the folder itself is taken"
+    assert any(said in one for one in plan.notices)
+
+    (data / "images").mkdir()
+    (data / "images" / "a.png").write_text("a")
+    plan = skill.plan("go", train_datasets=str(data))
+    assert plan.spec["data"]["x"] == str(data / "images")
+    assert not any("itself is taken" in one for one in plan.notices)

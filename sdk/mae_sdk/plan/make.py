@@ -53,7 +53,7 @@ from mae_sdk.plan.machine import Machine, count_of, describe, exchange, notice_o
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
-from mae_sdk.plan.sources import locate, no_match
+from mae_sdk.plan.sources import locate, no_match, taken_whole
 from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
@@ -397,6 +397,7 @@ def locate_data(draft: Draft) -> None:
                 values[key] = STATED
     layers.data = nested(values)
     layers.given |= set(values)
+    layers.notices += taken_whole(rows, sources, values)
     _refuse_lost(draft, values)
 
 
