@@ -19,6 +19,7 @@ from mae_skill.dialect import (
     MEANT,
     is_foreign,
     is_nested,
+    misspelled,
     normalize,
     unknown,
     unread_info,
@@ -214,13 +215,13 @@ class Bundle:
     def _new_fields(self, action: str, unused: Collection[str]) -> list[str]:
         """The keys of defaults that add a field to a section whose fields are listed.
 
-        The ``defaults`` of ``mode: args`` are the options themselves.
+        The ``defaults`` of ``mode: args`` are the options themselves: the misspelled are named.
         """
         path = self.template_path(action)
         entry = self.action(action)
         given = [f"key_defaults.{key}" for key in self.key_defaults if key not in unused]
-        if entry.get("mode") != "args":
-            given += [f"actions.{action}.defaults.{key}" for key in _action_defaults(entry)]
+        own = _action_defaults(entry)
+        given += [f"actions.{action}.defaults.{key}" for key in own]
         if not given or not _is_file(path):
             return []
         changed = path.stat()
@@ -228,7 +229,16 @@ class Bundle:
         known: Collection[str] = ()
         with contextlib.suppress(MaeError):
             known = field_nodes(self.schema(action))
-        return [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        new = [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        if entry.get("mode") != "args":
+            return new
+        fields = [*flatten(listed), *known]
+        near = {one: misspelled(one.split("defaults.", 1)[1], fields, own) for one in new}
+        return [
+            f"{one} ({MEANT} {near[one]}?)" if near[one] else one
+            for one in new
+            if near[one] or one.startswith("key_defaults.")
+        ]
 
     @functools.cached_property
     def unread(self) -> list[str]:
@@ -529,7 +539,16 @@ class Bundle:
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
+        known: Collection[str] = ()
+        args = _options(self.action(action).get("args"))
+        same = {key.lstrip("-") for key, value in args.items() if key.lstrip("-") == value}
+        with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
+            if same:
+                known = field_nodes(json.loads(self.schema_path(action).read_text("utf-8")))
         for key, value in defaults.items():
+            # The option that is named after its field has that field's value.
+            if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+                continue
             _put_default(found, key, value, f"actions.{action}.defaults")
         for key, value in self.key_defaults.items():
             if _has_place(found, key):

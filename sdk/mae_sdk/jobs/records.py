@@ -107,7 +107,8 @@ class Words(TypedDict, total=False):
 
     ``command``: the words, with placeholders. ``keys``: short word → field. ``where``: the action's
     entry, for errors. ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is
-    written, option → the field whose value it has, and the options without a value.
+    written, option → the field whose value it has, and the options without a value. ``texts``:
+    option → its text, in which the bundle names fields.
     """
 
     command: list[str]
@@ -116,6 +117,7 @@ class Words(TypedDict, total=False):
     options: dict[str, str]
     names: dict[str, str]
     flags: dict[str, str]
+    texts: dict[str, str]
 
 
 class _LaunchFields(TypedDict):

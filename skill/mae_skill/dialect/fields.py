@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 SLIPS = 2
 """Letters that a misspelled word has wrong; a short one has one."""
 
+SHORT = 4
+"""Letters of a word below which a slip is a doubled letter alone: others are words as well."""
+
 LONG = 8
 """Letters of a word that may have `SLIPS` of them."""
 
@@ -25,9 +28,13 @@ def is_slip(word: str, meant: str) -> bool:
     """
     if word == meant or re.sub(r"\d+", "0", word) == re.sub(r"\d+", "0", meant):
         return False
-    if len(word) < 4 or len(meant) < 4:
-        return False
+    if min(len(word), len(meant)) < SHORT:  # lr and lrr, but not lr and l2
+        return _without_doubles(word) == _without_doubles(meant)
     return _slips(word.lower(), meant.lower()) <= (SLIPS if len(meant) >= LONG else 1)
+
+
+def _without_doubles(word: str) -> str:
+    return re.sub(r"(.)\1+", r"\1", word.lower())
 
 
 def _slips(word: str, meant: str) -> int:
