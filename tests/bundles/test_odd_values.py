@@ -119,6 +119,11 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({}, None, {"automl_keys": {"epochs": "a.b"}}, "automl_keys.epochs: a.b (no action has"),
         ({}, None, {"inherit": {"go": ["a.b"]}}, "inherit.go[0]: a.b (no action has this"),
         ({"execution": SCRIPT}, None, {}, "actions.go.command (execution goes before it)"),
+        ({"execution": SCRIPT, "shell": True}, None, {}, "go.shell (execution goes before it)"),
+        ({}, {"path_from_format": {"*": "b.csv"}}, {}, "path_from_format (path goes before it)"),
+        ({}, {"mapping": {"a": {"path": "a.csv"}}}, {}, "data.x.path (mapping goes before it)"),
+        ({}, None, {"name": 7}, "name (not text)"),
+        ({}, None, {"name": ["a"]}, "name (not text)"),
         ({"metric": "loss"}, None, {}, "actions.go.metric (it acts beside metric_direction)"),
         ({"metric_direction": "min"}, None, {}, "metric_direction (it acts beside metric)"),
         ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
@@ -771,3 +776,11 @@ def test_a_folder_that_stands_for_a_missing_archive_is_said(
     plan = skill.plan("go", train_datasets=str(data))
     assert plan.spec["data"]["x"] == str(data / "images")
     assert not any("itself is taken" in one for one in plan.notices)
+
+
+@pytest.mark.parametrize("cwd", ["..", "../..", "/tmp"])
+def test_a_script_that_would_work_outside_its_bundle_is_refused(made: Made, cwd: str) -> None:
+    skill = made({"execution": {**SCRIPT, "cwd": cwd}})
+    with pytest.raises(SpecError, match="outside the bundle's folder") as caught:
+        skill.plan("go")
+    assert caught.value.field == "actions.go.execution.cwd"

@@ -269,6 +269,13 @@ def _script(
             "the bundle has no such script", field=f"{where}.execution.script", got=named
         )
     cwd = (bundle.root / str(execution.get("cwd") or ".")).resolve()
+    if not cwd.is_relative_to(bundle.root.resolve()):
+        raise SpecError(
+            "the working folder is outside the bundle's folder",
+            field=f"{where}.execution.cwd",
+            got=execution.get("cwd"),
+            expected="a folder of the bundle",
+        )
     if not cwd.is_dir():
         raise SpecError(
             "the bundle has no such folder",

@@ -183,8 +183,9 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
             yield f"{where}flags (of mode: args)"
-        if entry.get("execution") and entry.get("command"):
-            yield f"{where}command (execution goes before it)"
+        for name in ("command", "shell") if entry.get("execution") else ():
+            if entry.get(name):
+                yield f"{where}{name} (execution goes before it)"
         for one, other in (("metric", "metric_direction"), ("metric_direction", "metric")):
             if entry.get(one) and not entry.get(other):
                 yield f"{where}{one} (it acts beside {other})"
@@ -204,6 +205,7 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         for key, row in _sections(rows):
             where = f"data_sources.{action}.{key}."
             yield from _strange(row, ROW | PATHS, where)
+            yield from _passed_by(row, where)
             yield from _odd(row, "runtime", RUNTIMES, where)
             yield from _odd(row, "data_kind", DATA_KINDS, where)
             word = row.get("source")
@@ -219,7 +221,14 @@ def _mapped(table: Any, where: str) -> Iterator[str]:
             yield from _mapped(row, f"{where}{name}.")
         else:
             yield from _strange(row, MAPPED | PATHS, f"{where}{name}.")
+            yield from _passed_by(row, f"{where}{name}.")
             yield from _odd(row, "runtime", RUNTIMES, f"{where}{name}.")
+
+
+def _passed_by(row: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The ways to find the files of a row that another one in it goes before."""
+    ways = [one for one in ("mapping", "value", "path", *sorted(PATHS)) if row.get(one) is not None]
+    yield from (f"{where}{one} ({ways[0]} goes before it)" for one in ways[1:])
 
 
 def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iterator[str]:
