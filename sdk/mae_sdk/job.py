@@ -51,12 +51,14 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import (
+    is_number,
     is_status_file,
     lines_of,
     metrics_of,
     parse_status,
     status_files,
     together,
+    unreadable,
 )
 from mae_sdk.run import report_process
 from mae_sdk.run.platform import (
@@ -370,7 +372,11 @@ class Job:
 
     def _unreported(self, record: ShownRecord, lines: list[dict[str, Any]]) -> list[str]:
         """A warning where a complete job did not report the metric that its bundle states."""
-        launch, reported = record["launch"], list(metrics_of(lines))
+        launch = record["launch"]
+        # Null stands for NaN and infinity, which are no value.
+        kpis = [kpi for line in lines if isinstance(kpi := line.get("kpi"), dict)]
+        found = {name: None for kpi in kpis for name, one in kpi.items() if is_number(one)}
+        reported = list(found)
         metric = (launch.get("best") or {}).get("metric")
         is_over = records.last_attempt(record)["state"] == records.COMPLETE
         if metric is None or metric in reported or not is_over or record.get("kind") == "automl":
@@ -379,7 +385,18 @@ class Job:
         where = launch.get("metric_file")
         if where and not metric_file.matching(self._names(), where):
             known += f", and there is no file {where} in its folder"
+        elif metric in metrics_of(lines):
+            known += f", and of {metric} null alone, as which NaN and infinity are read"
+        elif where and not reported and metric_file.paths(self.folder, where):
+            known += f"; {metric_file.looked(self.folder, where)}"
         return [f"the metric of its bundle, {metric}, was not reported: {known}"]
+
+    def _unreadable(self, record: ShownRecord) -> list[str]:
+        """A warning for each status file of a runner of another make that cannot be read."""
+        is_over = records.last_attempt(record)["state"] in records.TERMINAL
+        if record["launch"].get("result") or not is_over:
+            return []
+        return unreadable(self._names(), self._text)
 
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
@@ -532,6 +549,7 @@ class Job:
             "warnings": [
                 *(said if isinstance(said := result.get("warnings"), list) else []),
                 *self._unreported(record, lines),
+                *self._unreadable(record),
             ],
         }
         return {name: value for name, value in found.items() if value}

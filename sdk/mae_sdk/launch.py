@@ -246,7 +246,8 @@ def record_of(bundle: Bundle, plan: Plan) -> JobRecord:
     """``job.json`` of a plan; it holds no secret."""
     rows = bundle.spec_params.get(plan.action) or {}
     functions = {key: function_of(row) for key, row in rows.items()}
-    resume_keys = _of(functions, OF_RESUME)
+    lost = bundle.misspelled_fields(plan.action)  # a runner finds no checkpoint there
+    resume_keys = [key for key in _of(functions, OF_RESUME) if key not in lost]
     digests = [counted.get("digest") for counted in plan.sources.values()]
     key = plan.request.idempotency_key
     record: JobRecord = {

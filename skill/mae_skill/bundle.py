@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle_file import bundle_text, require_inside
-from mae_skill.dialect import MEANT, is_foreign, is_nested, normalize, unread_info, unread_schema
-from mae_skill.dotted import KEY, MISSING, field_nodes, get_dotted, set_dotted, split_index
+from mae_skill.dialect import (
+    MEANT,
+    is_foreign,
+    is_nested,
+    misspelled,
+    normalize,
+    unknown,
+    unread_info,
+    unread_schema,
+)
+from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.reader import parse_value, read_spec
@@ -178,7 +187,23 @@ class Bundle:
                 f"defaults of fields that neither the template nor the schema of {action} has: "
                 f"{', '.join(new[:MAX_NAMED])}{more}; they are in the spec; are they meant?"
             )
+        if lost := self._named_and_not_there(action):
+            more = f" and {len(lost) - MAX_NAMED} more" if len(lost) > MAX_NAMED else ""
+            found.append(
+                f"fields of the bundle's tables that neither the template nor the schema of "
+                f"{action} has: {', '.join(lost[:MAX_NAMED])}{more}; are they meant?"
+            )
         return found
+
+    def _named_and_not_there(self, action: str) -> list[str]:
+        """The unknown fields of an action, each with its table and what is meant; the misspelled
+        come first."""
+        found = self.unknown_fields(action)
+        known = sorted(found.items(), key=lambda item: item[1][1] is None)
+        return [
+            f"{table}.{key}" + (f" ({MEANT} {near}?)" if near else "")
+            for key, (table, near) in known
+        ]
 
     def _unread_of(self, action: str) -> list[str]:
         """The keys that act nowhere, without those of other actions."""
@@ -188,18 +213,19 @@ class Bundle:
     def misspelled(self, action: str) -> list[str]:
         """The keys of an action that act nowhere and are near ones that act, a few, each with
         it."""
-        return [key for key in self._unread_of(action) if MEANT in key][:3]
+        found = [*self._unread_of(action), *self._named_and_not_there(action)]
+        return [key for key in found if MEANT in key][:3]
 
     def _new_fields(self, action: str, unused: Collection[str]) -> list[str]:
         """The keys of defaults that add a field to a section whose fields are listed.
 
-        The ``defaults`` of ``mode: args`` are the options themselves.
+        The ``defaults`` of ``mode: args`` are the options themselves: the misspelled are named.
         """
         path = self.template_path(action)
         entry = self.action(action)
         given = [f"key_defaults.{key}" for key in self.key_defaults if key not in unused]
-        if entry.get("mode") != "args":
-            given += [f"actions.{action}.defaults.{key}" for key in _action_defaults(entry)]
+        own = _action_defaults(entry)
+        given += [f"actions.{action}.defaults.{key}" for key in own]
         if not given or not _is_file(path):
             return []
         changed = path.stat()
@@ -207,7 +233,16 @@ class Bundle:
         known: Collection[str] = ()
         with contextlib.suppress(MaeError):
             known = field_nodes(self.schema(action))
-        return [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        new = [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        if entry.get("mode") != "args":
+            return new
+        fields = [*flatten(listed), *known]
+        near = {one: misspelled(one.split("defaults.", 1)[1], fields, own) for one in new}
+        return [
+            f"{one} ({MEANT} {near[one]}?)" if near[one] else one
+            for one in new
+            if near[one] or one.startswith("key_defaults.")
+        ]
 
     @functools.cached_property
     def unread(self) -> list[str]:
@@ -234,13 +269,27 @@ class Bundle:
             words = {word: key for word, key in words.items() if not has_field(key)}
         yield from (f"{word}: {key} (no action has this field)" for word, key in words.items())
 
+    def _tables(self, action: str) -> dict[str, Collection[str]]:
+        """The fields that the tables of an action name, by the key of the table."""
+        entry = self._entry(action)
+        tables: dict[str, Any] = {
+            f"spec_params.{action}": self.spec_params.get(action) or {},
+            f"data_sources.{action}": self.data_rows(action),
+        }
+        for name in ("inputs", "outputs"):
+            own = entry.get(name)
+            tables[f"actions.{action}.{name}"] = own if isinstance(own, (Mapping, list)) else ()
+        return {name: dict.fromkeys(map(str, table)) for name, table in tables.items()}
+
     def _fields(self, action: str) -> Callable[[str], bool]:
         """Whether an action may have a field: any, where the bundle's files name none."""
-        entry = self._entry(action)
-        own = (entry.get("inputs"), entry.get("outputs"))
-        tables = [one for one in own if isinstance(one, (Mapping, list))]
-        tables += [self.spec_params.get(action) or {}, self.data_rows(action)]
-        named = {str(one) for table in tables for one in table}
+        named = {one for table in self._tables(action).values() for one in table}
+        has_place, _ = self._places(action)
+        return lambda key: key in named or has_place(key)
+
+    def _places(self, action: str) -> tuple[Callable[[str], bool], list[str]]:
+        """Whether the template or the schema of an action may have a field, and those that they
+        list: any, where neither lists one."""
         nodes: Mapping[str, Mapping[str, Any]] = {}
         documents: list[Mapping[str, Any]] = []
         with contextlib.suppress(MaeError):
@@ -250,8 +299,8 @@ class Bundle:
             nodes = field_nodes(schema)
             documents.append(schema.get("default") or {})
 
-        def has_field(key: str) -> bool:
-            if not (nodes or any(documents)) or key in named or key in nodes:
+        def has_place(key: str) -> bool:
+            if not (nodes or any(documents)) or key in nodes:
                 return True
             section = key.rpartition(".")[0]
             return any(
@@ -259,7 +308,39 @@ class Bundle:
                 for one in documents
             )
 
-        return has_field
+        return has_place, [*nodes, *(key for one in documents for key in flatten(one))]
+
+    def unknown_fields(self, action: str) -> dict[str, tuple[str, str | None]]:
+        """Field → the table that names it, and the field that is meant or None, of the fields that
+        neither the template nor the schema of an action has. Those of a command are meant; so is
+        every one where the runner reads no spec.
+        """
+        entry = self._entry(action)
+        if entry.get("mode") == "passthrough":
+            return {}
+        words = re.findall(r"\{([\w.\[\]]+)\}", str(entry.get("command") or ""))
+        flags = entry.get("flags") if isinstance(entry.get("flags"), list) else []
+        words += [one.lstrip("-") for one in flags or () if isinstance(one, str)]
+        has_place, listed = self._places(action)
+        tables = {**self._tables(action), "": {self.shorthand.get(one, one) for one in words}}
+        # Of an item of a list, the list is what is there.
+        found = unknown(tables, listed, lambda key: has_place(key) or has_place(key.split("[")[0]))
+        return {key: one for key, one in found.items() if one[0]}
+
+    def misspelled_fields(self, action: str) -> dict[str, MaeError]:
+        """Field → its error, of the fields of the tables of an action that are misspelled: what
+        goes there would be lost."""
+        return {
+            key: SpecError(
+                "the bundle names a field that neither its template nor its schema has",
+                field=f"{table}.{key}",
+                got=key,
+                expected="a field of the action: what is given for it would be lost",
+                hint=f"{MEANT} {near}? mend the bundle, or give {near}=VALUE",
+            )
+            for key, (table, near) in self.unknown_fields(action).items()
+            if near is not None
+        }
 
     def action(self, name: str) -> dict[str, Any]:
         """The entry of an action.
@@ -484,7 +565,16 @@ class Bundle:
             changed = path.stat()
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
+        known: Collection[str] = ()
+        args = _options(self.action(action).get("args"))
+        same = {key.lstrip("-") for key, value in args.items() if key.lstrip("-") == value}
+        with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
+            if same:
+                known = field_nodes(json.loads(self.schema_path(action).read_text("utf-8")))
         for key, value in defaults.items():
+            # The option that is named after its field has that field's value.
+            if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+                continue
             _put_default(found, key, value, f"actions.{action}.defaults")
         for key, value in self.key_defaults.items():
             if _has_place(found, key):

@@ -18,7 +18,7 @@ from typing import Any
 
 from mae_skill.bundle import MAX_NAMED, Bundle, option_names
 from mae_skill.conditions import acts
-from mae_skill.dialect import misread
+from mae_skill.dialect import misread, misspelled
 from mae_skill.dotted import (
     MISSING,
     expand_shorthand,
@@ -573,8 +573,10 @@ def _words_of_options(
     theirs alone; and a notice of those whose value names no field either.
     """
     entry, nodes = bundle.action(action), field_nodes(schema)
-    if entry.get("mode") != "args" or not nodes:
+    if entry.get("mode") != "args":
         return set(), []
+    if not nodes:
+        return set(), _misspelled_values(entry, spec)
     own = [key for one in option_names(entry.get("args")) if (key := one.lstrip("-")) not in nodes]
     sections = {part for one in nodes for part in _leading(one)}
     words = {part for one in own for part in _leading(one) if part not in sections}
@@ -589,6 +591,21 @@ def _words_of_options(
     )
     notice = f"options in args that are no field of the schema of {action}: {shown}"
     return words, [notice] if left else []
+
+
+def _misspelled_values(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+    """A notice of the options whose text is a field of the spec but for its spelling, where no
+    schema says what the fields are."""
+    options = [one.lstrip("-") for one in option_names(entry.get("args"))]
+    fields = [key for key in flatten(spec) if key not in options]
+    texts = {key: text for key in options if isinstance(text := get_dotted(spec, key), str)}
+    said = [
+        f"{key}: {text} (did you mean {near}?)"
+        for key, text in texts.items()
+        for name in [text, *re.findall(r"\{([\w.]+)\}", text)]
+        if name not in fields and (near := misspelled(name, fields, ()))
+    ]
+    return [f"options in args that name no field: {', '.join(said[:MAX_NAMED])}"] if said else []
 
 
 def _inside(field: Any, keys: Collection[str]) -> bool:

@@ -312,3 +312,50 @@ def test_the_next_actions_are_those_that_take_what_the_job_left(
     (job.folder / "go").mkdir(exist_ok=True)
     (job.folder / "go" / names[kind]).touch()
     assert [step.action for step in answers.after(job)] == follows
+
+
+def test_the_placeholders_in_the_values_of_options_are_filled(made: Made) -> None:
+    args = {
+        "--out": "{results_dir}",
+        "--log": "{results_dir}/{train.lr}.txt",
+        "--lr": "{train.lr}",
+        "--form": "{epoch:02d}-{loss}",
+        "--short": "{rate}",
+        "--id": "{job_id}",
+    }
+    entry = {"command": "tool", "mode": "args", "args": args}
+    short = {"rate": "train.lr"}
+    skill = made({"go": entry}, {"go": {"train": {"lr": 0.5}}}, spec_shorthand_keys=short)
+    plan = skill.plan("go")
+    given = plan.launch["command"][1:]
+    found = dict(zip(given[::2], given[1::2], strict=True))
+    assert found == {
+        "--out": plan.job_dir,
+        "--log": f"{plan.job_dir}/0.5.txt",
+        "--lr": "0.5",
+        "--form": "{epoch:02d}-{loss}",
+        "--short": "0.5",
+        "--id": plan.job_id,
+    }
+
+
+def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
+    skill = made({"go": entry}, {"go": {"note": "hello"}})
+    assert words(skill) == ["--note", "hello", "--word", "word"]
+    assert words(skill, spec_overrides={"note": "other"}) == ["--note", "other", "--word", "word"]
+
+
+@pytest.mark.parametrize("text", ["train.lrr", "{train.lrr}", "{results_dir}/{train.lrr}"])
+def test_an_option_whose_text_is_a_misspelled_field_is_named(made: Made, text: str) -> None:
+    entry = {"command": "tool", "mode": "args", "args": {"--lr": text}}
+    plan = made({"go": entry}, {"go": {"train": {"lr": 0.5, "l2": 1}}}).plan("go")
+    assert any("(did you mean train.lr?)" in one for one in plan.notices)
+
+
+def test_a_default_of_a_misspelled_field_is_named_beside_options(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "defaults": {"train.ratte": 3, "train.new": 1}}
+    plan = made({"go": entry}, {"go": {"train": {"rate": 1}}}).plan("go")
+    (said,) = [one for one in plan.notices if "defaults of fields" in one]
+    assert "defaults.train.ratte (did you mean train.rate?)" in said
+    assert "train.new" not in said

@@ -18,7 +18,7 @@ from mae_sdk.job import Job, RemoteJob
 from mae_sdk.jobs import metric_file
 from mae_sdk.jobs.failure import analyze
 from mae_sdk.jobs.root import Root
-from mae_sdk.jobs.status import counted
+from mae_sdk.jobs.status import counted, lines_of, marks, reported_failure
 from mae_sdk.storage import transfer
 from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
@@ -33,6 +33,10 @@ FORMS = {
     "not a number": ('{"cost": 0.5, "other": NaN, "far": Infinity}', NOT_FINITE),
     "lines, not a number": ('{"cost": 1}\n{"cost": 0.5, "other": NaN, "far": 1e999}', NOT_FINITE),
     "a list": ('[{"epoch": 0, "cost": 1}, {"epoch": 1, "cost": 0.5}]', {"cost": 0.5}),
+    "tabs": ("step\tcost\n10\t1.0\n20\t0.5\n", {"cost": 0.5}),
+    "semicolons": ("step;cost\n10;1.0\n20;0.5\n", {"cost": 0.5}),
+    "spaces after commas": ("epoch, cost\n0, 1.0\n1, 0.5\n", {"cost": 0.5}),
+    "a mark before it": ('\ufeff{"cost": 0.5}', {"cost": 0.5}),
     "a table": ("step,cost,note\n10,1.0,a\n20,0.5,b\n", {"cost": 0.5}),
 }
 
@@ -43,6 +47,24 @@ def test_a_metric_file_is_read_in_its_form(tmp_path: Path, form: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "m.json").write_text(text)
     assert metric_file.lines(tmp_path, "m.json", ["cost"])[-1]["kpi"] == expected
+
+
+def test_a_metric_file_in_utf_16_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"cost": 0.5}', encoding="utf-16")
+    assert metric_file.lines(tmp_path, "m.json")[0]["kpi"] == {"cost": 0.5}
+
+
+def test_an_epoch_in_a_text_is_one(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"epoch": "3", "cost": 0.5}\n')
+    (line,) = metric_file.lines(tmp_path, "m.jsonl")
+    assert (line["epoch"], line["kpi"]) == (3, {"cost": 0.5})
+
+
+def test_a_metric_file_that_leads_out_of_the_job_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "else.json").write_text('{"cost": 0.5}')
+    (tmp_path / "job" / "m.json").symlink_to(tmp_path / "else.json")
+    assert metric_file.lines(tmp_path / "job", "m.json") == []
 
 
 def test_epochs_and_steps_of_a_metric_file_are_those_of_its_records(tmp_path: Path) -> None:
@@ -67,6 +89,8 @@ def test_of_several_files_of_one_name_the_path_says_which(tmp_path: Path) -> Non
         ('{"loss": 1, "deep": {"x": 2}}', "m.json has loss, deep.x"),
         ("no table", "m.json cannot be read: expected JSON, JSON lines or CSV"),
         ("{}", "m.json has no numbers"),
+        ("", "m.json cannot be read (it is empty): expected JSON, JSON lines or CSV"),
+        ('{"cost": 0.5', "m.json cannot be read (its JSON is broken): expected"),
     ],
 )
 def test_a_metric_that_is_not_found_is_said_with_what_is_there(
@@ -75,6 +99,48 @@ def test_a_metric_that_is_not_found_is_said_with_what_is_there(
     if text is not None:
         (tmp_path / "m.json").write_text(text)
     assert said in metric_file.looked(tmp_path, "m.json")
+
+
+FAILED = {
+    "a line": '{"status": "RUNNING"}\n{"status": "FAILURE", "message": "no number"}\n',
+    "another word": '{"status": "FAILED", "message": "no number"}\n',
+    "a small word": '{"status": "failure", "message": "no number"}',
+    "an error": '{"status": "ERROR", "message": "no number"}',
+    "a document": json.dumps({"status": "FAILURE", "message": "no number", "kpi": {}}, indent=2),
+    "a list": json.dumps([{"status": "RUNNING"}, {"status": "FAILED", "message": "no number"}]),
+    "a list over lines": json.dumps([{"status": "FAIL", "message": "no number"}], indent=1),
+}
+
+
+@pytest.mark.parametrize("name", ["status.json", "train/status.json"])
+@pytest.mark.parametrize("form", FAILED)
+def test_a_failure_is_read_in_every_form_of_a_status_file(
+    tmp_path: Path, form: str, name: str
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / name).write_text('{"status": "FAILURE", "message": "of the attempt before"}\n')
+    before = marks(tmp_path)
+    assert reported_failure(tmp_path, before) is None
+
+    with (tmp_path / name).open("a") as file:
+        file.write(FAILED[form])
+    assert reported_failure(tmp_path, before) == "no number"
+    (tmp_path / name).write_text(FAILED[form])  # written anew
+    assert reported_failure(tmp_path, before) == "no number"
+    assert lines_of(tmp_path)[-1]["message"] == "no number"
+
+
+def test_a_run_that_ends_well_is_no_failure(tmp_path: Path) -> None:
+    text = '{"status": "ERROR"}\n{"status": "RUNNING", "message": "FAILURE"}\n'
+    (tmp_path / "status.json").write_text(text)
+    assert reported_failure(tmp_path, {}) is None
+
+
+def test_a_status_file_without_a_record_is_a_warning(tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "t1", "train")
+    (folder / "train" / "status.json").write_text("status: FAILURE\n")
+    (said,) = Job(folder).figures()["warnings"]
+    assert said.startswith("train/status.json has no record that can be read")
 
 
 RUNNER = r"""
@@ -196,6 +262,28 @@ def test_a_job_that_did_not_report_its_metric_has_a_warning(
         assert "warnings" not in figures
     else:
         assert said in figures["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"accuracy": NaN}', "of accuracy null alone, as which NaN and infinity are read"),
+        ('{"accuracy": null, "loss": 1}', "it reported loss, and of accuracy null alone"),
+        ('{"accuracy": 1e999}', "of accuracy null alone"),
+        ('{"accuracy": 0.5', "it reported no metric; m.json cannot be read (its JSON is broken)"),
+        ("", "m.json cannot be read (it is empty)"),
+        ('{"accuracy": 0.5}\n{"accuracy": NaN}', None),
+    ],
+)
+def test_a_metric_without_a_number_was_not_reported(
+    tmp_path: Path, text: str, said: str | None
+) -> None:
+    best = {"metric": "accuracy", "direction": "maximize"}
+    launch = {"command": ["true"], "best": best, "metric_file": "m.json"}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "m.json").write_text(text)
+    warnings = Job(folder).figures().get("warnings", [])
+    assert (not warnings) if said is None else (said in warnings[0])
 
 
 def test_a_runner_that_writes_before_head_is_explained(tmp_path: Path) -> None:

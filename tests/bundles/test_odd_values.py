@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mae_sdk import Skill
+from mae_sdk.launch import record_of
 from mae_sdk.plan.score import score
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.reader import dump_yaml
@@ -118,6 +119,11 @@ def test_a_value_of_another_kind_at_the_top_is_refused_by_its_key(made: Made, ke
         ({}, None, {"automl_keys": {"epochs": "a.b"}}, "automl_keys.epochs: a.b (no action has"),
         ({}, None, {"inherit": {"go": ["a.b"]}}, "inherit.go[0]: a.b (no action has this"),
         ({"execution": SCRIPT}, None, {}, "actions.go.command (execution goes before it)"),
+        ({"execution": SCRIPT, "shell": True}, None, {}, "go.shell (execution goes before it)"),
+        ({}, {"path_from_format": {"*": "b.csv"}}, {}, "path_from_format (path goes before it)"),
+        ({}, {"mapping": {"a": {"path": "a.csv"}}}, {}, "data.x.path (mapping goes before it)"),
+        ({}, None, {"name": 7}, "name (not text)"),
+        ({}, None, {"name": ["a"]}, "name (not text)"),
         ({"metric": "loss"}, None, {}, "actions.go.metric (it acts beside metric_direction)"),
         ({"metric_direction": "min"}, None, {}, "metric_direction (it acts beside metric)"),
         ({"defaults": [{"name": "go.gpus", "bogus": 1}]}, None, {}, "defaults.go.gpus.bogus"),
@@ -622,3 +628,159 @@ def test_a_value_of_another_kind_than_the_bundles_own_is_said_where_no_schema_ju
     )
     said = [one for one in plan.notices if "own spec has" in one]
     assert said == ["go.gpus is given text, and the bundle's own spec has a number there"]
+
+
+LISTED = {
+    "train": {"pretrained_path": None, "resume_path": None, "weight1": None},
+    "dataset": {"labels": None},
+    "results_dir": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "said"),
+    [
+        ({}, {"spec_params": {"train.pretraned_path": "ptm"}}, "(did you mean train.pretrained_"),
+        ({}, {"spec_params": {"trian.resume_path": "resume_model"}}, "mean train.resume_path?)"),
+        ({"outputs": {"results_dirx": {}}}, {}, "outputs.results_dirx (did you mean results_dir?)"),
+        (
+            {"inputs": {"dataset.lables": {"type": "file", "optional": True}}},
+            {},
+            "inputs.dataset.lables (did you mean dataset.labels?)",
+        ),
+        ({}, {"spec_params": {"train.other": "ptm"}}, "has: spec_params.go.train.other; are they"),
+        ({}, {"spec_params": {"train.weight2": "ptm"}}, "has: spec_params.go.train.weight2; are"),
+        (
+            {},
+            {"data_sources": {"dataset.labels": {"source": "train_datsets", "optional": True}}},
+            "source: train_datsets (did you mean train_datasets?)",
+        ),
+    ],
+)
+def test_a_field_of_a_table_that_is_not_there_is_named(
+    made: Made, entry: Any, more: Any, said: str
+) -> None:
+    tables = {name: {"go": rows} for name, rows in more.items()}
+    skill = made(entry, template=LISTED, **{"spec_params": {"go": {"a": "key"}}, **tables})
+    assert said in " ".join(skill.bundle.notices("go"))
+    assert said in " ".join([*score(skill.bundle)["actions"]["go"]["notices"]])
+
+
+def test_fields_that_are_there_or_that_two_tables_name_are_not_named(made: Made) -> None:
+    fields = {"train.pretrained_path": "ptm", "go.new": "parent_model", "train.x": "ptm"}
+    entry = {"inputs": {"go.new": {"type": "file"}}, "command": "tool {train.x} {config_path}"}
+    skill = made(entry, template=LISTED, spec_params={"go": fields})
+    assert not [one for one in skill.bundle.notices("go") if "neither" in one]
+
+
+def test_what_is_given_for_a_misspelled_field_is_refused(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("weights")
+    skill = made(template=LISTED, spec_params={"go": {"train.pretraned_path": "ptm"}})
+    assert skill.plan("go").action == "go"
+    with pytest.raises(SpecError, match="would be lost") as caught:
+        skill.plan("go", ptm=str(tmp_path / "w.pth"))
+    assert caught.value.field == "spec_params.go.train.pretraned_path"
+    assert "did you mean train.pretrained_path?" in str(caught.value.hint)
+
+
+def test_data_for_a_misspelled_row_is_refused(made: Made, tmp_path: Path) -> None:
+    row = {"source": "train_datasets", "path": "a.csv"}
+    skill = made(template=LISTED, data_sources={"go": {"dataset.labelz": row}})
+    with pytest.raises(SpecError, match="would be lost") as caught:
+        skill.plan("go", train_datasets=str(tmp_path / "data"))
+    assert caught.value.field == "data_sources.go.dataset.labelz"
+
+
+def test_a_job_whose_field_to_resume_from_is_misspelled_is_not_said_to_resume(made: Made) -> None:
+    rows = {"train.resume_pth": "resume_model"}
+    skill = made(template=LISTED, spec_params={"go": rows})
+    assert record_of(skill.bundle, skill.plan("go"))["resume_keys"] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("outputdir", "output_dir"),
+        ("output-dir", "output_dir"),
+        ("Output_Dir", "output_dir"),
+        ("ouput_dir", "output_dir"),
+        ("create_ONNX_file", "create_onnx_file"),
+        ("create__onnx_file", "create_onnx_file"),
+        ("create_onx_file", "create_onnx_file"),
+        ("parentmodel", "parent_model"),
+        ("resume_modle", "resume_model"),
+    ],
+)
+def test_a_misspelled_function_is_refused_with_the_one_that_was_meant(
+    made: Made, word: str, near: str
+) -> None:
+    skill = made(
+        {"outputs": {"results_dir": {}}}, None, LISTED, spec_params={"go": {"results_dir": word}}
+    )
+    with pytest.raises(SpecError, match="misspelled inference function") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_params.go.results_dir"
+    assert f"did you mean {near}?" in str(caught.value.hint)
+    assert score(skill.bundle)["works"] == 0
+
+
+@pytest.mark.parametrize("word", ["MonoDataset", "cosine", "outputs", "a/outputdir", "model.onnx"])
+def test_a_constant_that_is_like_no_function_is_one(made: Made, word: str) -> None:
+    skill = made(template=LISTED, spec_params={"go": {"train.resume_path": word}})
+    assert skill.plan("go").spec["train"]["resume_path"] == word
+
+
+def test_a_constant_that_is_written_as_one_is_never_a_function(made: Made) -> None:
+    rows = {"train.resume_path": "assign_const_value,outputdir"}
+    skill = made(template=LISTED, spec_params={"go": rows})
+    assert skill.plan("go").spec["train"]["resume_path"] == "outputdir"
+
+
+@pytest.mark.parametrize("how", ["{}", "assign_const_value,{}"])
+def test_a_constant_leads_no_output_out_of_the_jobs_folder(
+    made: Made, tmp_path: Path, how: str
+) -> None:
+    away = tmp_path / "OUT"
+    outputs = {"results_dir": {"type": "folder"}, "go.file": {"type": "file"}}
+    rows = {"results_dir": how.format(away / "x"), "go.file": how.format(away / "m.onnx")}
+    template = {"results_dir": "", "go": {"file": ""}}
+    plan = made({"outputs": outputs}, template=template, spec_params={"go": rows}).plan("go")
+    assert plan.spec["results_dir"] == plan.job_dir
+    assert plan.spec["go"]["file"] == f"{plan.job_dir}/go/m.onnx"
+    said = [one for one in plan.notices if "a job writes into its own folder" in one]
+    assert len(said) == 2
+    assert str(away / "x") in said[0]
+
+
+def test_a_constant_of_an_output_may_refer_to_the_jobs_folder(made: Made) -> None:
+    rows = {"results_dir": "output_dir", "go.file": "${results_dir}/m.onnx"}
+    template = {"results_dir": "", "go": {"file": ""}}
+    skill = made({"outputs": ["go.file"]}, template=template, spec_params={"go": rows})
+    plan = skill.plan("go")
+    assert plan.spec["go"]["file"] == f"{plan.job_dir}/m.onnx"
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_folder_that_stands_for_a_missing_archive_is_said(
+    made: Made, tmp_path: Path, optional: bool
+) -> None:
+    row = {"path": "images.tar.gz", "runtime": "extracted_folder", "optional": optional}
+    skill, data = made(row=row), tmp_path / "data"
+    plan = skill.plan("go", train_datasets=str(data))
+    assert plan.spec["data"]["x"] == str(data)
+    said = f"data.x: there is no images.tar.gz in {data}; the folder itself is taken"
+    assert any(said in one for one in plan.notices)
+
+    (data / "images").mkdir()
+    (data / "images" / "a.png").write_text("a")
+    plan = skill.plan("go", train_datasets=str(data))
+    assert plan.spec["data"]["x"] == str(data / "images")
+    assert not any("itself is taken" in one for one in plan.notices)
+
+
+@pytest.mark.parametrize("cwd", ["..", "../..", "/tmp"])
+def test_a_script_that_would_work_outside_its_bundle_is_refused(made: Made, cwd: str) -> None:
+    skill = made({"execution": {**SCRIPT, "cwd": cwd}})
+    with pytest.raises(SpecError, match="outside the bundle's folder") as caught:
+        skill.plan("go")
+    assert caught.value.field == "actions.go.execution.cwd"

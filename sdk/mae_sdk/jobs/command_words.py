@@ -86,7 +86,14 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
     }
     plain_only(words, fields)
     filled = [_of_fields(word, spec, words) for word in words["command"]]
-    options = _options(words, flatten(spec)) if "flags" in words else []
+    options: list[str] = []
+    if "flags" in words:
+        fields_of_options = flatten(spec)
+        for option, text in words.get("texts", {}).items():
+            # Another text is a person's, or a trial's: its braces are its own.
+            if isinstance(held := fields_of_options.get(option), str) and PLACE.search(held):
+                fields_of_options[option] = _of_known_fields(text, spec, words)
+        options = _options(words, fields_of_options)
     if OPTIONS in words.get("plain", {}):
         for one in options:
             _require_plain(words, OPTIONS, one)
@@ -125,7 +132,9 @@ def reads(words: Words) -> frozenset[str] | None:
     if "{config_path}" in text or "{job_dir}" in text or words.get("options") == {}:
         return None
     options = {*(words.get("options") or ()), *words.get("flags", ())}
-    return frozenset({*named(words), *options, *words.get("names", {}).values()})
+    texts = PLACE.findall(" ".join(words.get("texts", {}).values()))
+    of_texts = {words["keys"].get(name, name) for name in texts}
+    return frozenset({*named(words), *options, *words.get("names", {}).values(), *of_texts})
 
 
 def named(words: Words) -> set[str]:
@@ -186,3 +195,14 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         )
 
     return PLACE.sub(value, word)
+
+
+def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str:
+    """A text with the fields that it names filled in; what names none stays as it is."""
+
+    def value(match: re.Match[str]) -> str:
+        found = get_dotted(spec, words["keys"].get(match[1], match[1]))
+        is_given = isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN)
+        return str(found) if is_given and match[1] not in PLACES else match[0]
+
+    return PLACE.sub(value, text)

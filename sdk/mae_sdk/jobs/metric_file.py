@@ -1,12 +1,14 @@
 """The file in which a runner leaves its metrics (``metric_file`` of its entry), as status lines.
 
-It may be one JSON document, a list of records, JSON lines, one record each, or CSV with a head. A
+It may be one JSON document, a list of records, JSON lines, one record each, or CSV with a head
+(commas, semicolons or tabs), in UTF-8 or, with a mark of its byte order, UTF-16. A
 record's ``epoch`` and ``step`` place it; its other numbers are metrics, nested ones by dotted
 names. A metric that stands nested is found by its last word too, where only one number has it.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mae_sdk.files import read_small
+from mae_sdk.files import read_small_bytes
 from mae_sdk.jobs.status import RUNNING, finite, is_count, numbers
 
 MAX_BYTES = 1 << 28
@@ -27,8 +29,14 @@ _NOT_ITS_OWN = frozenset({"automl", "inputs", "ptm"})
 
 
 def paths(job_dir: Path, name: str) -> list[Path]:
-    """The files of a job that are this one: those of its path, else all of its name."""
-    there = [path for path in job_dir.glob(f"**/{PurePosixPath(name).name}") if path.is_file()]
+    """The files of a job that are this one: those of its path, else all of its name. A link that
+    leads out of the job's folder is none of its files."""
+    top = job_dir.resolve()
+    there = [
+        path
+        for path in job_dir.glob(f"**/{PurePosixPath(name).name}")
+        if path.is_file() and path.resolve().is_relative_to(top)
+    ]
     names = matching([path.relative_to(job_dir).as_posix() for path in there], name)
     return [job_dir / one for one in names]
 
@@ -56,7 +64,7 @@ def lines(job_dir: Path, name: str, metrics: Iterable[str] = ()) -> list[dict[st
     wanted, found = list(metrics), []
     for path in paths(job_dir, name):
         with contextlib.suppress(OSError):
-            found += parsed(read_small(path, MAX_BYTES), wanted)
+            found += parsed(_decoded(read_small_bytes(path, MAX_BYTES)), wanted)
     return found
 
 
@@ -77,14 +85,26 @@ def looked(job_dir: Path, name: str) -> str:
     for path in there:
         shown = path.relative_to(job_dir)
         try:
-            records = list(_records(read_small(path, MAX_BYTES)))
-        except (OSError, ValueError):
-            said.append(f"{shown} cannot be read: expected JSON, JSON lines or CSV")
+            records = list(_records(_decoded(read_small_bytes(path, MAX_BYTES))))
+        except (OSError, ValueError) as error:
+            reason = f" ({error})" if isinstance(error, _UnreadError) else ""
+            said.append(f"{shown} cannot be read{reason}: expected JSON, JSON lines or CSV")
             continue
         names = list(dict.fromkeys(key for one in records for key in _line(one, [])["kpi"]))
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         said.append(f"{shown} has {', '.join(names[:MAX_NAMED]) or 'no numbers'}{more}")
     return "; ".join(said)
+
+
+class _UnreadError(ValueError):
+    """A file is none of the forms; its text says why."""
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 where its mark says so."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def _records(text: str) -> Iterator[Mapping[str, Any]]:
@@ -93,11 +113,16 @@ def _records(text: str) -> Iterator[Mapping[str, Any]]:
     Raises:
         ValueError: it is none of the forms.
     """
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise _UnreadError("it is empty")
     try:
         document = _json(text)
     except ValueError:
         document = list(_json_lines(text))
         if not document:
+            if text.lstrip().startswith(("{", "[")):
+                raise _UnreadError("its JSON is broken") from None
             document = _table(text)
     for one in document if isinstance(document, list) else [document]:
         if isinstance(one, Mapping):
@@ -125,18 +150,28 @@ def _json_lines(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _table(text: str) -> list[Mapping[str, Any]]:
-    rows = list(csv.DictReader(io.StringIO(text)))
+    head = text.lstrip("\r\n").partition("\n")[0]
+    mark = max(",;\t", key=head.count)  # the first of them, where the head has one column
+    reader = csv.DictReader(io.StringIO(text), delimiter=mark, skipinitialspace=True)
+    try:
+        rows = [{str(key).strip(): row[key] for key in row if key is not None} for row in reader]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
     if not rows or not any(numbers(row) for row in rows):
         raise ValueError("no table")
     return [{**row, **{key: _count(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]
 
 
 def _count(cell: Any) -> int | None:
+    """The number of an epoch or step in a text, as a cell of a table holds it."""
     return int(cell) if isinstance(cell, str) and cell.strip().isdecimal() else None
 
 
 def _line(record: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"status": RUNNING}
+    places = ("epoch", "max_epoch", "max_step", *_STEPS)
+    counts = {key: one for key in places if (one := _count(record.get(key))) is not None}
+    record = {**record, **counts}
     if is_count(record.get("epoch")):
         found["epoch"] = record["epoch"]
     step = next((record[key] for key in _STEPS if is_count(record.get(key))), None)

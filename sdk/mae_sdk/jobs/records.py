@@ -108,7 +108,8 @@ class Words(TypedDict, total=False):
     ``command``: the words, with placeholders. ``keys``: short word → field. ``where``: the action's
     entry, for errors. ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is
     written, option → the field whose value it has, and the options without a value. ``plain``:
-    placeholders that may have only plain values, with the reason.
+    placeholders that may have only plain values, with the reason. ``texts``: option → its text, in
+    which the bundle names fields.
     """
 
     command: list[str]
@@ -118,6 +119,7 @@ class Words(TypedDict, total=False):
     names: dict[str, str]
     flags: dict[str, str]
     plain: dict[str, str]
+    texts: dict[str, str]
 
 
 class _LaunchFields(TypedDict):

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,9 @@ from mae_sdk.jobs.secrets import known, redact, redact_tree
 _MAX_BYTES = 1 << 30
 
 STARTED, RUNNING, SUCCESS, FAILURE, SKIPPED = "STARTED", "RUNNING", "SUCCESS", "FAILURE", "SKIPPED"
+
+_FAILED = frozenset({FAILURE, "FAILED", "FAIL", "ERROR"})
+"""What runners of other makes call a failure, in any case."""
 
 
 def finite(value: Any) -> Any:
@@ -121,8 +125,15 @@ class StatusWriter:
             os.close(descriptor)
 
 
+def is_failure(line: Mapping[str, Any]) -> bool:
+    """Whether a status line says that the run failed."""
+    return str(line.get("status")).strip().upper() in _FAILED
+
+
 def parse_status(text: str) -> list[dict[str, Any]]:
-    """The whole lines of a status file; torn ones are left out."""
+    """The records of a status file, oldest first: of whole lines, or, where none is one, of
+    documents and lists over several lines. Torn ones are left out.
+    """
     lines = []
     for raw in text.splitlines():
         try:
@@ -131,7 +142,29 @@ def parse_status(text: str) -> list[dict[str, Any]]:
             continue
         if isinstance(line, dict):
             lines.append(line)
-    return lines
+    # Of a document over several lines, no line but an inner one is a record: it has no status.
+    if any("status" in line for line in lines) or not text.strip():
+        return lines
+    return _documents(text) or lines
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The records of JSON documents, and of lists of records, one after another."""
+    found: list[dict[str, Any]] = []
+    reader, end = json.JSONDecoder(), 0
+    for start in re.finditer(r"^\ufeff?\s*(?=[\[{])", text, re.MULTILINE):
+        at = start.end()
+        if at < end:  # inside the document before
+            continue
+        try:
+            document, end = reader.raw_decode(text, at)
+        except ValueError:
+            continue
+        except RecursionError:  # every further bracket would be as deep
+            break
+        listed = document if isinstance(document, list) else [document]
+        found += [finite(one) for one in listed if isinstance(one, dict)]
+    return found
 
 
 def read_status(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -209,21 +242,54 @@ def numbers(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def reported_failure(job_dir: Path, since: dict[str, int]) -> str | None:
-    """The message of a runner that ended its own status file with FAILURE; None without one.
+Mark = tuple[int, int]
+"""The size of a status file and the time of its last change."""
+
+
+def marks(job_dir: Path) -> dict[str, Mark]:
+    """The status files of a job as they are now, for `reported_failure`."""
+    found: dict[str, Mark] = {}
+    for path in status_files(job_dir):
+        with contextlib.suppress(OSError):
+            there = path.stat()
+            found[str(path)] = (there.st_size, there.st_mtime_ns)
+    return found
+
+
+def reported_failure(job_dir: Path, since: Mapping[str, Mark]) -> str | None:
+    """The message of a runner that ended a status file with a failure; None without one.
 
     Args:
-        since: file → its size before the run: what is older does not count.
+        since: `marks` before the run: what is older does not count.
     """
-    for path in status_files(job_dir)[1:]:
+    for path in status_files(job_dir):
         try:
+            there = path.stat()
             text = read_small(path, _MAX_BYTES)
         except OSError:
             continue
-        lines = parse_status(text.encode()[since.get(str(path), 0) :].decode(errors="replace"))
-        if lines and lines[-1].get("status") == FAILURE:
-            return str(lines[-1].get("message") or "the runner reported FAILURE")
+        size, changed = since.get(str(path), (0, 0))
+        if (there.st_size, there.st_mtime_ns) == (size, changed):
+            continue
+        # A runner that keeps one document writes it anew: what was added to it is no record.
+        lines = parse_status(text.encode()[size:].decode(errors="replace")) or parse_status(text)
+        if lines and is_failure(lines[-1]):
+            word = str(lines[-1]["status"]).strip()
+            return str(lines[-1].get("message") or f"the runner reported {word}")
     return None
+
+
+def unreadable(names: Iterable[str], read: Callable[[str], str]) -> list[str]:
+    """A sentence for each status file of a job that says something and has no record.
+
+    Args:
+        names: the files of the job, as paths below its folder.
+    """
+    return [
+        f"{name} has no record that can be read: expected JSON lines, each with a status"
+        for name in sorted(names)
+        if is_status_file(name) and (text := read(name)).strip() and not parse_status(text)
+    ]
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> dict[str, Any]:

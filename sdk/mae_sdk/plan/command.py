@@ -31,7 +31,7 @@ from mae_skill.bundle import Bundle, option_names
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 
-from mae_sdk.jobs.command_words import OPTIONS, PLACE, named, of_spec, plain_only, reads
+from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
 from mae_sdk.jobs.records import Words
 from mae_sdk.plan.code_places import unsafe_word
 from mae_sdk.plan.shell_script import positional
@@ -304,6 +304,13 @@ def _script(
             "the bundle has no such script", field=f"{where}.execution.script", got=named
         )
     cwd = (bundle.root / str(execution.get("cwd") or ".")).resolve()
+    if not cwd.is_relative_to(bundle.root.resolve()):
+        raise SpecError(
+            "the working folder is outside the bundle's folder",
+            field=f"{where}.execution.cwd",
+            got=execution.get("cwd"),
+            expected="a folder of the bundle",
+        )
     if not cwd.is_dir():
         raise SpecError(
             "the bundle has no such folder",
@@ -337,7 +344,8 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
 
     Where its ``args`` are options, these, its ``flags`` and the fields of its ``defaults``,
     ``inputs`` and ``outputs`` are all that there are; else every field of the spec is one. Where
-    the value of one in ``args`` names another field of the action, it has that field's.
+    the value of one in ``args`` names another field of the action, it has that field's; the
+    placeholders of fields in such a text are filled in, and those of no field stay.
     """
     entry = bundle.action(action)
     options = {one.lstrip("-"): one for one in _names(option_names(entry.get("args")))}
@@ -347,11 +355,22 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
         known |= set(field_nodes(bundle.schema(action)))
     texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
     names = {key: name for key, name in texts.items() if name != key and name in known}
+    keys = bundle.shorthand
+    own = "results_dir" in keys or get_dotted(spec, "results_dir") not in (None, "")
+    filled: dict[str, str] = {}
+    for key, text in texts.items() if PLACE.search(str(texts)) else ():
+        whole = PLACE.fullmatch(text)
+        field = keys.get(whole[1], whole[1]) if whole else ""
+        if field in known and field != key and field not in PLACES:
+            names[key] = field
+        elif any(keys.get(one, one) in (*known, "results_dir") for one in PLACE.findall(text)):
+            filled[key] = text if own else text.replace("{results_dir}", "{job_dir}")
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
         more = option_names(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
-    return {"options": options, "names": names, "flags": flags}
+    made: Words = {"options": options, "names": names, "flags": flags}
+    return made | {"texts": filled} if filled else made
 
 
 def _names(value: Any) -> list[str]:

@@ -23,7 +23,10 @@ assign_const_value       its constant: ``assign_const_value,30``, ``{function: â
 
 Any other word, number or list is a constant of the bundle. A word such as ``guess_model``, which
 is none of these and no option of the field, is taken for a function that is not known. It is
-refused, but only where the action needs it: where nothing else gives the field a value.
+refused, but only where the action needs it: where nothing else gives the field a value. A word that
+is a function but for its spelling (``outputdir``, ``create_ONNX_file``) is always refused.
+
+What a constant says of an output is not used: a job writes into its own folder.
 
 A field that ends in a word with "engine" takes an engine, one with "onnx" an ONNX file, any other
 a checkpoint; a checkpoint field takes an ONNX file too where the action has an engine field beside
@@ -41,10 +44,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_skill.bundle import Bundle
+from mae_skill.dialect import is_slip
 from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import accepted_types
-from mae_skill.placeholders import NOT_GIVEN
+from mae_skill.placeholders import NOT_GIVEN, has_reference
 from mae_skill.weights import config
 
 from mae_sdk import files
@@ -99,6 +103,9 @@ _CREATED = (
     (re.compile(r"create_(\w+_plot)(_\w+)?"), "{0}.png"),
     (re.compile(r"output_dir_(\w+)()"), "{0}"),
 )
+_USUAL = ("create_onnx_file", "create_engine_file", "create_pth_file", "create_json_file")
+"""Words of `_CREATED` that a misspelled one is compared with."""
+
 _SUFFIXES = {"weights_tlt": "tlt", "trt": "engine"}
 _LIKE_A_FUNCTION = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|framework")
 
@@ -164,6 +171,9 @@ def apply(
         NotFoundError, CheckpointError: the model that was asked for is not there, or damaged.
     """
     rows = {name: _parse(name, row) for name, row in spec_params.items()}
+    for name, parsed in rows.items():
+        if name not in context.given:
+            _refuse_misspelled(name, parsed, context)
     parse_policy(context.checkpoint)
     models = {
         name
@@ -312,6 +322,30 @@ def results_fields(
             value = value / action
         found.append(InferredField(name, "output", str(value), "written by this job"))
     return found
+
+
+def kept_inside(
+    action: str, spec_params: Mapping[str, Any], outputs: Any, context: InferenceContext
+) -> tuple[dict[str, Any], list[InferredField]]:
+    """The mappings without the constants that would lead an output elsewhere, and the files among
+    these in the job's folder; what is not used is said. A reference stays.
+    """
+    rows, found = dict(spec_params), []
+    for key, row in outputs.items() if isinstance(outputs, Mapping) else ():
+        name = str(key)
+        function, constant = _parse(name, rows[name]) if name in rows else ("", None)
+        is_constant = function in (CONSTANT, "assign_const_value") and isinstance(constant, str)
+        if not is_constant or has_reference(constant) or name in context.given:
+            continue
+        if meant(constant) is not None:  # refused as what it is
+            continue
+        del rows[name]
+        said = "a job writes into its own folder"
+        context.notices.append(f"spec_params.{action}.{name}: {constant} is not used: {said}")
+        if is_output_file(name, row) and (last := PurePosixPath(constant).name):
+            value = str(Path(context.results_dir) / action / last)
+            found.append(InferredField(name, "output", value, "written by this job"))
+    return rows, found
 
 
 def is_output_file(name: str, row: Any) -> bool:
@@ -498,6 +532,43 @@ def _value(
     if function in OF_PTM and context.parent is not None and context.parent.kind == CHECKPOINT:
         return _from_parent(name, function, context, engine_beside)
     return None, ""
+
+
+def _refuse_misspelled(name: str, row: tuple[str, Any], context: InferenceContext) -> None:
+    """Refuse a word that is an inference function but for its spelling.
+
+    Raises:
+        SpecError: it is one.
+    """
+    function, word = row
+    if function not in (CONSTANT, UNKNOWN) or not isinstance(word, str):
+        return
+    near = meant(word)
+    if near is None or word in (context.fields.get(name, {}).get("enum") or ()):
+        return
+    raise SpecError(
+        "a misspelled inference function would be taken for the value itself",
+        field=f"spec_params.{context.action}.{name}",
+        got=word,
+        expected=f"the word of an inference function, such as {near}, or a constant",
+        hint=f"did you mean {near}? A constant is written as assign_const_value,{word}",
+    )
+
+
+def meant(word: str) -> str | None:
+    """The inference function that a word means, which is none itself; None where it is like none.
+
+    A word in capitals, with other marks between its parts or none, or with a letter or two wrong.
+    """
+    if not re.fullmatch(r"[A-Za-z][\w-]*", word):
+        return None
+    plain = re.sub(r"[\W_]+", "_", word.lower())
+    if plain != word and _created(plain) is not None:
+        return plain
+    known = [one for one in (*FUNCTIONS, *_SAME, *_FILES, *_USUAL) if "_" in one]
+    joined = plain.replace("_", "")
+    same = (one for one in known if one.replace("_", "") == joined)
+    return next(same, None) or next((one for one in known if is_slip(plain, one)), None)
 
 
 def _refuse_if_needed(name: str, function: str, context: InferenceContext) -> None:

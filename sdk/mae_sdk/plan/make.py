@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ from mae_sdk.plan.machine import Machine, count_of, describe, exchange, notice_o
 from mae_sdk.plan.plan import ParentRef, Plan, is_counted
 from mae_sdk.plan.recommend import AUTO, recommend, seconds_of
 from mae_sdk.plan.request import Request
-from mae_sdk.plan.sources import locate, no_match
+from mae_sdk.plan.sources import locate, no_match, taken_whole
 from mae_sdk.run.platform import Resources, platform
 from mae_sdk.storage import urls
 
@@ -402,6 +402,18 @@ def locate_data(draft: Draft) -> None:
                 values[key] = STATED
     layers.data = nested(values)
     layers.given |= set(values)
+    layers.notices += taken_whole(rows, sources, values)
+    _refuse_lost(draft, values)
+
+
+def _refuse_lost(draft: Draft, fields: Iterable[str]) -> None:
+    """Refuse what was given for misspelled fields of the bundle: its runner would not find it.
+
+    Raises:
+        SpecError: there is any.
+    """
+    wrong = draft.bundle.misspelled_fields(draft.action)
+    raise_all([wrong[key] for key in fields if key in wrong], draft.action)
 
 
 def take_over_settings(draft: Draft) -> None:
@@ -447,14 +459,14 @@ def infer_fields(draft: Draft) -> None:
     own = draft.layers.template or draft.layers.schema.get("default") or {}
     wrong = inferred_fields.misplaced(draft.action, draft.bundle, own, context.fields)
     raise_all(wrong, draft.action)
-    draft.inferred = inferred_fields.apply(draft.action, draft.spec_params, context)
     entry = draft.bundle.action(draft.action)
-    draft.inferred += inferred_fields.results_fields(
-        draft.action,
-        None if entry.get("mode") == "passthrough" else entry.get("outputs"),
-        context,
-        {item.field for item in draft.inferred},
-    )
+    outputs = None if entry.get("mode") == "passthrough" else entry.get("outputs")
+    rows, files = inferred_fields.kept_inside(draft.action, draft.spec_params, outputs, context)
+    draft.inferred = [*inferred_fields.apply(draft.action, rows, context), *files]
+    models = (*inferred_fields.OF_PARENT, *inferred_fields.OF_PTM)
+    _refuse_lost(draft, [item.field for item in draft.inferred if item.function in models])
+    filled = {item.field for item in draft.inferred}
+    draft.inferred += inferred_fields.results_fields(draft.action, outputs, context, filled)
     if request.ptm:
         settled = draft.layers.given | set(flatten(draft.layers.parent))
         fields = field_nodes(draft.layers.schema)

@@ -391,6 +391,36 @@ def _carried_at(base: str, path: str, alone: bool) -> str | None:
     return base if urls.is_archive(path) and _holds_something(base) else None
 
 
+def taken_whole(
+    rows: Mapping[str, Any], sources: Mapping[str, SourceArg], values: Mapping[str, Any]
+) -> list[str]:
+    """A notice of each field that got the folder of its source, since the archive that the bundle
+    names is not in it.
+
+    Args:
+        values: what `locate` found.
+    """
+    said = []
+    for key, value in values.items():
+        row = rows.get(key)
+        path = row.get("path") if isinstance(row, Mapping) and not is_images(row) else None
+        names = [one for one in (path if isinstance(path, list) else [path]) if one]
+        if not names or not all(isinstance(one, str) and urls.is_archive(one) for one in names):
+            continue
+        given = sources.get(str(row["source"])) if isinstance(row, Mapping) else None
+        places: set[str] = set()
+        for one in _uris(given) if given is not None else ():
+            with contextlib.suppress(MaeError):  # `locate` has its error
+                places.add(_checked(one, key))
+        for one in value if isinstance(value, list) else [value]:
+            if one in places and not urls.is_archive(str(one)):
+                said.append(
+                    f"{key}: there is no {' or '.join(names)} in {urls.redact(one)}; the folder "
+                    "itself is taken, as what is in the archive"
+                )
+    return said
+
+
 def carried(
     key: str, row: Mapping[str, Any], value: Any, problems: list[MaeError]
 ) -> dict[str, Any]:

@@ -38,7 +38,14 @@ from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyze, failure
 from mae_sdk.jobs.records import Failure, JobRecord, Launch
 from mae_sdk.jobs.secrets import redact_tree, secret_values
-from mae_sdk.jobs.status import StatusWriter, read_status, reported_failure, status_files
+from mae_sdk.jobs.status import (
+    SUCCESS,
+    StatusWriter,
+    is_failure,
+    marks,
+    read_status,
+    reported_failure,
+)
 from mae_sdk.run import report_process, warm
 from mae_sdk.run.devices import THREADS, CoreShare
 from mae_sdk.run.output import clean_output
@@ -191,7 +198,7 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
     secrets = secret_values(environment, record.get("env_names") or ())
     _mark(job_dir, number)
     log_start = _clear(job_dir, record["launch"])
-    before = {str(path): _size(path) for path in status_files(job_dir)}
+    before = marks(job_dir)
     _beat(job_dir)
 
     outcome: Outcome | None = None
@@ -218,13 +225,6 @@ def _attempt(job_dir: Path, record: JobRecord) -> str:
             outcome = outcome._replace(exit_code=1)
             problem = failure("runner", said)
     return _finish(job_dir, record, outcome, problem, secrets, sync, log_start)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _mark(job_dir: Path, number: int) -> None:
@@ -530,7 +530,7 @@ def _close_status(job_dir: Path, state: str, reason: str, problem: Failure | Non
     if state in (records.COMPLETE, records.PREEMPTED):
         return
     lines = read_status(job_dir / "status.json")
-    if not lines or lines[-1].get("status") not in ("FAILURE", "SUCCESS"):
+    if not lines or not (is_failure(lines[-1]) or lines[-1].get("status") == SUCCESS):
         error = None if problem is None else dict(problem)
         StatusWriter(job_dir / "status.json").failure(reason or state, error=error)
 

@@ -2,6 +2,7 @@
 read.
 """
 
+from mae_skill.dialect.fields import is_slip, misspelled, unknown
 from mae_skill.dialect.keys import MEANT, unread_info, unread_schema
 from mae_skill.dialect.kinds import is_nested, misread
 from mae_skill.dialect.schema import is_foreign, normalize
@@ -10,8 +11,11 @@ __all__ = [
     "MEANT",
     "is_foreign",
     "is_nested",
+    "is_slip",
     "misread",
+    "misspelled",
     "normalize",
+    "unknown",
     "unread_info",
     "unread_schema",
 ]

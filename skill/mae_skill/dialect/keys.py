@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mae_skill.dialect.fields import is_slip
 from mae_skill.dialect.kinds import PATHS, is_nested, passed_over
 
 MEANT = "did you mean"
@@ -20,6 +21,9 @@ RUNTIMES = {"extracted_folder", "indexed_archive"}
 DATA_KINDS = {"images", "file", "folder", "archive"}
 FILE_TYPES = {"file", "folder", "local_glob"}
 """The words of ``runtime``, ``data_kind`` and ``type`` that mean something."""
+
+SOURCES = ("train_datasets", "eval_dataset", "inference_dataset")
+"""The sources with options of their own; a bundle may name others."""
 
 PEOPLE = {
     "name",
@@ -179,8 +183,9 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         yield from _strange(entry, ACTION, where)
         if entry.get("flags") and entry.get("mode") != "args":
             yield f"{where}flags (of mode: args)"
-        if entry.get("execution") and entry.get("command"):
-            yield f"{where}command (execution goes before it)"
+        for name in ("command", "shell") if entry.get("execution") else ():
+            if entry.get(name):
+                yield f"{where}{name} (execution goes before it)"
         for one, other in (("metric", "metric_direction"), ("metric_direction", "metric")):
             if entry.get(one) and not entry.get(other):
                 yield f"{where}{one} (it acts beside {other})"
@@ -200,8 +205,13 @@ def _info_keys(info: Mapping[str, Any]) -> Iterator[str]:
         for key, row in _sections(rows):
             where = f"data_sources.{action}.{key}."
             yield from _strange(row, ROW | PATHS, where)
+            yield from _passed_by(row, where)
             yield from _odd(row, "runtime", RUNTIMES, where)
             yield from _odd(row, "data_kind", DATA_KINDS, where)
+            word = row.get("source")
+            near = [one for one in SOURCES if isinstance(word, str) and is_slip(word, one)]
+            if near:
+                yield f"{where}source: {word} ({MEANT} {near[0]}?)"
             yield from _mapped(row.get("mapping"), f"{where}mapping.")
 
 
@@ -211,7 +221,14 @@ def _mapped(table: Any, where: str) -> Iterator[str]:
             yield from _mapped(row, f"{where}{name}.")
         else:
             yield from _strange(row, MAPPED | PATHS, f"{where}{name}.")
+            yield from _passed_by(row, f"{where}{name}.")
             yield from _odd(row, "runtime", RUNTIMES, f"{where}{name}.")
+
+
+def _passed_by(row: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The ways to find the files of a row that another one in it goes before."""
+    ways = [one for one in ("mapping", "value", "path", *sorted(PATHS)) if row.get(one) is not None]
+    yield from (f"{where}{one} ({ways[0]} goes before it)" for one in ways[1:])
 
 
 def _odd(row: Mapping[str, Any], name: str, known: set[str], where: str) -> Iterator[str]:

@@ -89,6 +89,7 @@ TOP: dict[str, _Kind] = {
 TOP_NOTED = {
     "container_image": TEXT,
     "data_format": TEXT,
+    "name": TEXT,
     "required_credentials": TEXTS,
     "spec_shorthand_keys": TEXT_TABLE,
 }
