@@ -452,6 +452,46 @@ def test_a_fine_tuning_with_other_pictures_than_its_weights_had_is_said(tmp_path
     assert any("[0.1, 0.1, 0.1] here" in one and "0.485" in one for one in said)
 
 
+def test_images_and_masks_are_no_classes_of_an_evaluation(tmp_path: Path) -> None:
+    root, names = tmp_path / "jobs", ["ants", "bees"]
+    source = classes(tmp_path / "train", *names)
+    trained(root, "t1", learned_from(source), num_classes=2, classes=names)
+    with pytest.raises(DataError, match="annotations") as caught:
+        evaluate(root, "t1", masked(tmp_path / "scenes", [0, 1]))
+    assert caught.value.field == "dataset.val_data_sources"
+    assert "2 classes of the validation images are not among" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([(1, 1)] * 4, "every picture has each of the labels"),
+        ([(0, 0)] * 4, "no picture has each of the labels"),
+        ([(1, 0)] * 4, "either every or no picture"),
+        ([(1, 0), (0, 1), (1, 1), (0, 0)], ""),
+    ],
+)
+def test_labels_that_every_picture_has_or_none_teach_nothing(
+    rows: list[tuple[int, int]], says: str, tmp_path: Path
+) -> None:
+    lines = ["filename,red,blue"]
+    for number, row in enumerate(rows):
+        picture(tmp_path / "images" / f"{number}.png")
+        lines.append(f"{number}.png,{row[0]},{row[1]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    settings = {
+        **FINETUNE,
+        "model.multi_label": True,
+        "dataset.labels.train": str(tmp_path / "labels.csv"),
+    }
+    if not says:
+        plan(tmp_path / "images", **settings)
+        return
+    with pytest.raises(DataError, match=says) as caught:
+        plan(tmp_path / "images", **settings)
+    assert caught.value.field == "dataset.labels.train"
+
+
 def test_a_job_that_ended_for_several_values_names_them(tmp_path: Path) -> None:
     job_folder(tmp_path, "e1", "evaluate", state="ERROR")
     problems = [

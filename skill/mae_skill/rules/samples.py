@@ -635,11 +635,21 @@ def multi_label(case: Case) -> None:
             f"every picture of the table has one label: {MULTI}=false learns one class for each "
             "better, by a softmax",
         )
-    absent = [name for name, count in (found.get("class_counts") or {}).items() if not count]
+    of_classes, images = found.get("class_counts") or {}, found.get("images")
+    if of_classes and all(count in (0, images) for count in of_classes.values()):
+        has = "every" if all(of_classes.values()) else "either every or no"
+        case.error(
+            "dataset.labels.train",
+            f"{has if any(of_classes.values()) else 'no'} picture has each of the labels "
+            f"({first_of(list(of_classes))}): there is nothing to learn",
+            "a label that some pictures have and others have not",
+            kind=DataError,
+        )
+        return
+    absent = [name for name, count in of_classes.items() if not count]
     if absent:
         case.warn(TRAIN, f"no picture has the label {first_of(absent)}: it is not learned")
-    images = found.get("images")
-    if every := [name for name, n in (found.get("class_counts") or {}).items() if n == images]:
+    if every := [name for name, count in of_classes.items() if count == images]:
         case.warn(
             TRAIN, f"every picture has the label {first_of(every)}: there is nothing to tell apart"
         )
@@ -763,7 +773,7 @@ def validation_classes(case: Case) -> None:
     if not against or segments(case) or not _classifies(case, found):
         return
     unknown = against["unknown"]
-    if unknown and not no_classes(found):
+    if unknown and (case.action != "train" or not no_classes(found)):  # said of training data
         listed = ", ".join(f"{name} ({count})" for name, count in list(unknown.items())[:FEW])
         case.error(
             VAL,
