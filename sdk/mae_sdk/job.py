@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import numbers
 import os
 import shutil
 import time
@@ -405,7 +406,9 @@ class Job:
             JobFailedError, JobCanceledError, PreemptedError: it did not end COMPLETE.
             StorageError: still running after `timeout` seconds, or its machine has been out of
                 sight for minutes.
+            UsageError: `timeout` is no number.
         """
+        _require_number("timeout", timeout, numbers.Real)
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = 0.005
         while True:
@@ -501,7 +504,11 @@ class Job:
 
         Args:
             tail: only the last lines.
+
+        Raises:
+            UsageError: `tail` is no whole number.
         """
+        _require_number("tail", tail, numbers.Integral)
         text = self._whole_log()
         if tail is None:
             return text
@@ -1441,3 +1448,13 @@ def _complete_record(root: Root, job_id: str) -> JobRecord:
         expected="a job that is COMPLETE",
         hint=hint,
     )
+
+
+def _require_number(name: str, value: Any, kind: type) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        raise UsageError(
+            "not a number",
+            field=name,
+            got=value,
+            expected="a whole number" if kind is numbers.Integral else "seconds: a number",
+        )

@@ -80,7 +80,7 @@ class Skill:
                 make.measure(self.bundle, plan)
         return plan
 
-    def create_job(self, action: str | Plan | None = None, **options: Any) -> Job:
+    def create_job(self, action: str | Plan | None = None, *more: Any, **options: Any) -> Job:
         """Launch what `plan` would show, or exactly a plan that was made.
 
         Data behind a URL is fetched into the cache and counted first, so that a class count that
@@ -89,12 +89,12 @@ class Skill:
         `UserWarning` names the fields that differ, and `Job.notices` does.
 
         Raises:
-            UsageError: no action is named. Else as `plan`.
+            UsageError: no action is named, or more than one word without a name. Else as `plan`.
         """
-        if action is None:
-            from mae_sdk.jobs.other_sdk import unnamed_action
+        if action is None or more:
+            from mae_sdk.jobs.other_sdk import unnamed_action, unnamed_options
 
-            raise unnamed_action(options)
+            raise unnamed_options(more, options) if more else unnamed_action(options)
         job = self._created(action, options)
         for notice in job.notices:
             warnings.warn(notice, stacklevel=2)
@@ -143,6 +143,7 @@ class Skill:
         *,
         all: bool = False,
         state: str | None = None,
+        **unknown: Any,
     ) -> list[Job]:
         """Every job of a results root, newest first; AutoML trials only with `all`.
 
@@ -150,8 +151,17 @@ class Skill:
             state: only jobs in this state: ``RUNNING``, ``COMPLETE`` …
 
         Raises:
-            UsageError: there is no such state.
+            UsageError: there is no such state, or no such option.
         """
+        if unknown:
+            name = next(iter(unknown))
+            raise UsageError(
+                "no such option",
+                field=name,
+                got=unknown[name],
+                expected="results_root, all, state",
+                hint="did you mean state=?" if name in ("status", "states") else None,
+            )
         from mae_sdk.job import list_jobs, observe_jobs
         from mae_sdk.jobs import records
         from mae_sdk.jobs.root import Root
@@ -159,7 +169,7 @@ class Skill:
         listed = list_jobs(Root(results_root), trials=all)
         if state is None:
             return listed
-        wanted = state.upper()
+        wanted = str(state).upper()
         known = (records.PENDING, records.RUNNING, *sorted(records.TERMINAL), records.UNKNOWN)
         if wanted not in known:
             raise UsageError("no such state", field="state", got=state, expected=", ".join(known))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mae_sdk import Skill
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
 from mae_sdk.jobs.failure import analyze
@@ -184,3 +185,22 @@ def test_an_unknown_policy_word_is_refused() -> None:
     ]
     with pytest.raises(UsageError):
         policy_word("maybe")
+
+
+def test_a_wrong_argument_of_the_sdk_is_an_error_of_ours(tmp_path: Path) -> None:
+    skill = Skill()
+    with pytest.raises(UsageError, match="only the action is given without a name") as caught:
+        skill.create_job("img:1", "python x", gpu_count=2)
+    assert caught.value.got == ["python x"]
+    assert "train.num_gpus" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="no such option") as caught:
+        skill.jobs(tmp_path, status="RUNNING")
+    assert (caught.value.field, caught.value.hint) == ("status", "did you mean state=?")
+
+    job = Job(write(tmp_path, "true"))
+    with pytest.raises(UsageError, match="not a number") as caught:
+        job.logs(tail="x")  # type: ignore[arg-type]
+    assert caught.value.field == "tail"
+    with pytest.raises(UsageError, match="not a number") as caught:
+        job.wait("x")  # type: ignore[arg-type]
+    assert caught.value.field == "timeout"

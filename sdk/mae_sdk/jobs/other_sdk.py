@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from mae_skill.errors import UsageError
 
@@ -223,10 +224,26 @@ def _of_job(name: str) -> str | None:
 
 def unnamed_action(options: Iterable[str]) -> UsageError:
     """The error of a job that is asked for in the other SDK's words, without an action."""
-    said = [f"{name}: {OPTIONS[name]}" for name in sorted(options) if name in OPTIONS]
     return UsageError(
         "no action is named",
         field="action",
         expected="create_job(ACTION, …), such as create_job('train', train_datasets=URI)",
-        hint="; ".join(said) or None,
+        hint=_said(options),
     )
+
+
+def unnamed_options(more: Sequence[Any], options: Iterable[str]) -> UsageError:
+    """The error of a job that is asked for with more than its action without a name, as the other
+    SDK's ``create_job(IMAGE, COMMAND)``."""
+    return UsageError(
+        "only the action is given without a name",
+        field="create_job",
+        got=list(more),
+        expected="create_job(ACTION, NAME=VALUE, …), such as create_job('train', spec=FILE)",
+        hint=_said([*options, "image", "command"]),
+    )
+
+
+def _said(options: Iterable[str]) -> str | None:
+    said = [f"{name}: {OPTIONS[name]}" for name in sorted(options) if name in OPTIONS]
+    return "; ".join(said) or None
