@@ -161,7 +161,8 @@ def unchanged(
 ) -> dict[str, list[str]]:
     """Those of ``metrics`` that no searched field changes → how the names of those begin that
     would. Metrics of which the bundle does not state it for this spec may change by any."""
-    keys, changed_by = list(searched), {}
+    keys = list(searched)
+    changed_by: dict[str, list[str]] = {}
     for entry in schema.get("automl_metrics") or ():
         if holds(entry.get("when"), spec):
             changed_by.setdefault(str(entry["metric"]), list(entry.get("changed_by") or ()))

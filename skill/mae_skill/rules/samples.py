@@ -67,13 +67,18 @@ def unreadable(case: Case) -> None:
         if channels and channels["count"] == bad:
             _several_channels(case, key, found, channels)
             continue
+        hint = _settings(found)
+        named = set(re.findall(r"dataset\.[\w.]+", hint or ""))
+        if hint and len(named) == 1:
+            case.error(named.pop(), f"{key}: {text}", "a value that reads them", hint, DataError)
+            continue
         case.errors.append(
             DataError(
                 f"{key}: {text}",
                 field=LIMIT,
                 got=round(bad / read, 6),
                 expected=f"at most {limit:g} of the images",
-                hint=_settings(found)
+                hint=hint
                 or f"fix or remove these files (mae inspect SOURCE lists them), or raise {LIMIT}",
             )
         )
