@@ -60,6 +60,19 @@ def test_an_epoch_in_a_text_is_one(tmp_path: Path) -> None:
     assert (line["epoch"], line["kpi"]) == (3, {"cost": 0.5})
 
 
+def test_an_epoch_in_a_text_of_a_status_line_is_one(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    text = '{"status": "RUNNING", "epoch": "0", "max_epoch": "4", "kpi": {"cost": 0.5}}'
+    (tmp_path / "train" / "status.json").write_text(text)
+    (line,) = lines_of(tmp_path)
+    assert counted(line) == (1, 4, "epoch")
+
+
+def test_a_job_that_left_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MaeError, match="left no checkpoint and no other model"):
+        Job(job_folder(tmp_path, "t1", "train")).best_checkpoint()
+
+
 def test_a_metric_file_that_leads_out_of_the_job_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "else.json").write_text('{"cost": 0.5}')
