@@ -299,6 +299,21 @@ def test_a_metric_without_a_number_was_not_reported(
     assert (not warnings) if said is None else (said in warnings[0])
 
 
+@pytest.mark.parametrize("code", [2, 3, 4, 7, 8])
+def test_the_exit_codes_of_a_runner_of_another_make_are_its_own(tmp_path: Path, code: int) -> None:
+    (tmp_path / "log.txt").write_text("it was not to be\n")
+    assert analyze(tmp_path, code, is_own=False)["category"] == "runner"
+    assert analyze(tmp_path, code)["category"] != "runner"
+    assert analyze(tmp_path, 127, is_own=False)["category"] == "dependency"
+
+
+def test_the_hint_of_a_runner_of_another_make_names_no_field_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("CUDA out of memory\n")
+    assert "accum_grad_batches" in analyze(tmp_path, 1)["hint"]
+    found = analyze(tmp_path, 1, is_own=False)
+    assert (found["category"], "accum_grad" in found["hint"]) == ("out_of_memory", False)
+
+
 def test_a_runner_that_writes_before_head_is_explained(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("FileNotFoundError: x\n")
     found = analyze(tmp_path, 141)
