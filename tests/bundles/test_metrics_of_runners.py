@@ -60,6 +60,19 @@ def test_an_epoch_in_a_text_is_one(tmp_path: Path) -> None:
     assert (line["epoch"], line["kpi"]) == (3, {"cost": 0.5})
 
 
+def test_an_epoch_in_a_text_of_a_status_line_is_one(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    text = '{"status": "RUNNING", "epoch": "0", "max_epoch": "4", "kpi": {"cost": 0.5}}'
+    (tmp_path / "train" / "status.json").write_text(text)
+    (line,) = lines_of(tmp_path)
+    assert counted(line) == (1, 4, "epoch")
+
+
+def test_a_job_that_left_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(MaeError, match="left no checkpoint and no other model"):
+        Job(job_folder(tmp_path, "t1", "train")).best_checkpoint()
+
+
 def test_a_metric_file_that_leads_out_of_the_job_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "else.json").write_text('{"cost": 0.5}')
@@ -284,6 +297,21 @@ def test_a_metric_without_a_number_was_not_reported(
     (folder / "m.json").write_text(text)
     warnings = Job(folder).figures().get("warnings", [])
     assert (not warnings) if said is None else (said in warnings[0])
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 7, 8])
+def test_the_exit_codes_of_a_runner_of_another_make_are_its_own(tmp_path: Path, code: int) -> None:
+    (tmp_path / "log.txt").write_text("it was not to be\n")
+    assert analyze(tmp_path, code, is_own=False)["category"] == "runner"
+    assert analyze(tmp_path, code)["category"] != "runner"
+    assert analyze(tmp_path, 127, is_own=False)["category"] == "dependency"
+
+
+def test_the_hint_of_a_runner_of_another_make_names_no_field_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("CUDA out of memory\n")
+    assert "accum_grad_batches" in analyze(tmp_path, 1)["hint"]
+    found = analyze(tmp_path, 1, is_own=False)
+    assert (found["category"], "accum_grad" in found["hint"]) == ("out_of_memory", False)
 
 
 def test_a_runner_that_writes_before_head_is_explained(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ _HINTS = {
     "checkpoint": "choose another checkpoint with --checkpoint, or another file with --ptm",
     "runner": "see the log",
 }
+_HINTS_ELSEWHERE = {
+    "out_of_memory": "a smaller batch, or less of the model or the data at a time, in the words of "
+    "its bundle; `mae explain` lists its fields",
+    "numeric": "a lower learning rate, clipped gradients or another precision, in the words of its "
+    "bundle",
+}
+"""Of runners of other makes, which may have no such fields."""
+
+_NOT_FOUND = 127
+"""What every shell says of a command that is not there; a runner's other codes are its own."""
+
 _BROKEN_PIPE = 128 + 13
 """What a shell says of a command that SIGPIPE ended; with `pipefail` the pipeline says it too."""
 
@@ -116,7 +127,12 @@ def failure(
 
 
 def analyze(
-    job_dir: Path, exit_code: int, *, rank: int | None = None, log_start: int = 0
+    job_dir: Path,
+    exit_code: int,
+    *,
+    rank: int | None = None,
+    log_start: int = 0,
+    is_own: bool = True,
 ) -> Failure:
     """Explain an exit code from the error that the runner left, else from the log.
 
@@ -125,7 +141,18 @@ def analyze(
         exit_code: of the rank that failed first; negative for a signal, as in `subprocess`.
         rank: which one it was.
         log_start: where in the log the attempt begins, in bytes; earlier attempts explain nothing.
+        is_own: whether the runner has our exit codes; those of another make are its own.
     """
+    found = _analyzed(job_dir, exit_code, rank, log_start, is_own)
+    category = found["category"]
+    if not is_own and found["error"] is None and found["hint"] == _HINTS[category]:
+        found["hint"] = _HINTS_ELSEWHERE.get(category, found["hint"])
+    return found
+
+
+def _analyzed(
+    job_dir: Path, exit_code: int, rank: int | None, log_start: int, is_own: bool
+) -> Failure:
     who = "the runner" if not rank else f"rank {rank} of the runner"
     try:
         error = read_json(job_dir / "error.json")
@@ -170,7 +197,9 @@ def analyze(
     message = f"{who} ended with exit code {exit_code}"
     if last:
         message += f": {last.strip()[:300]}"
-    return failure(_OF_EXIT.get(exit_code, "runner"), message, lines=lines)
+    is_known = is_own or exit_code == _NOT_FOUND
+    category = _OF_EXIT.get(exit_code, "runner") if is_known else "runner"
+    return failure(category, message, lines=lines)
 
 
 def explain_loss(job_dir: Path, problem: Failure) -> Failure:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_sdk.files import read_small_bytes
-from mae_sdk.jobs.status import RUNNING, finite, is_count, numbers
+from mae_sdk.jobs.status import RUNNING, count_of, finite, is_count, numbers
 
 MAX_BYTES = 1 << 28
 MAX_NAMED = 8
@@ -159,18 +159,13 @@ def _table(text: str) -> list[Mapping[str, Any]]:
         raise ValueError(str(error)) from None
     if not rows or not any(numbers(row) for row in rows):
         raise ValueError("no table")
-    return [{**row, **{key: _count(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]
-
-
-def _count(cell: Any) -> int | None:
-    """The number of an epoch or step in a text, as a cell of a table holds it."""
-    return int(cell) if isinstance(cell, str) and cell.strip().isdecimal() else None
+    return [{**row, **{key: count_of(row.get(key)) for key in ("epoch", *_STEPS)}} for row in rows]
 
 
 def _line(record: Mapping[str, Any], metrics: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"status": RUNNING}
     places = ("epoch", "max_epoch", "max_step", *_STEPS)
-    counts = {key: one for key in places if (one := _count(record.get(key))) is not None}
+    counts = {key: one for key in places if (one := count_of(record.get(key))) is not None}
     record = {**record, **counts}
     if is_count(record.get("epoch")):
         found["epoch"] = record["epoch"]

@@ -109,6 +109,14 @@ class ParentInfo:
             described = str(PurePosixPath(name).with_name("config.json"))
             return self._artifact([name, *([described] if described in self.files else [])], reason)
 
+        if self.kind == "none":
+            raise NotFoundError(
+                f"job {self.id} did {self.action} and left no checkpoint and no other model",
+                field="parent_job_id",
+                got=sorted(self._own())[:12],
+                expected="a job that left a checkpoint, an ONNX file or an engine",
+                hint=f"mae jobs logs {self.id} says what it did",
+            )
         inside = [name for name in self._own() if artifact_kind(name) == self.kind]
         outside = [path for path in self.elsewhere if artifact_kind(path.name) == self.kind]
         if len(inside) + len(outside) != 1:

@@ -30,6 +30,9 @@ _FAILED = frozenset({FAILURE, "FAILED", "FAIL", "ERROR"})
 """What runners of other makes call a failure, in any case."""
 
 
+_COUNTS = ("epoch", "step", "max_epoch", "max_step")
+
+
 def finite(value: Any) -> Any:
     """`value` as JSON types: a number that is not finite becomes None, an unknown type its text."""
     if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
@@ -58,6 +61,12 @@ def is_number(value: Any) -> TypeGuard[float]:
 def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value is the number of an epoch or step."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def count_of(text: Any) -> int | None:
+    """The number of an epoch or step in a text, as some runners write it."""
+    is_number = isinstance(text, str) and len(text) < 20 and text.strip().isdecimal()
+    return int(text) if is_number else None
 
 
 def counted(line: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
@@ -222,7 +231,10 @@ def together(own: list[dict[str, Any]], nested: list[dict[str, Any]]) -> list[di
 
 
 def _as_ours(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``."""
+    """A line of TAO's: its curves (``graphical``) are metrics beside its ``kpi``. An epoch or step
+    that is text is its number."""
+    counts = {key: one for key in _COUNTS if (one := count_of(line.get(key))) is not None}
+    line = {**line, **counts}
     found = {**numbers(line.get("graphical")), **numbers(line.get("kpi"))}
     return {**line, "kpi": found} if found else line
 

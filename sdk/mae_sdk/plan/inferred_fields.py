@@ -334,8 +334,9 @@ def kept_inside(
     for key, row in outputs.items() if isinstance(outputs, Mapping) else ():
         name = str(key)
         function, constant = _parse(name, rows[name]) if name in rows else ("", None)
-        is_constant = function in (CONSTANT, "assign_const_value") and isinstance(constant, str)
-        if not is_constant or has_reference(constant) or name in context.given:
+        if function not in (CONSTANT, "assign_const_value") or not isinstance(constant, str):
+            continue
+        if has_reference(constant) or name in context.given:
             continue
         if meant(constant) is not None:  # refused as what it is
             continue

@@ -508,7 +508,13 @@ def _verdict(
     if problem is None and ended_well:
         problem = failure("runner", f"the runner ended without an error but wrote no {result}")
     elif problem is None and outcome is not None:
-        problem = analyze(job_dir, outcome.exit_code, rank=outcome.rank, log_start=log_start)
+        problem = analyze(
+            job_dir,
+            outcome.exit_code,
+            rank=outcome.rank,
+            log_start=log_start,
+            is_own=bool(result),  # a runner of another make leaves no such file
+        )
     problem = redact_tree(problem, secrets)
     return records.ERROR, str((problem or {}).get("message", "")), problem
 
