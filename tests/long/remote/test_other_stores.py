@@ -170,13 +170,13 @@ def test_a_training_reads_there_writes_there_and_its_child_goes_on(
         data = ("--train-datasets", f"{place}/loose", "--eval-dataset", f"{place}/a.tar")
         job = mae("run", "train", *data, *root, *SMALL)
     assert job["state"] == "COMPLETE"
-    kept = transfer.list_files(f"{place}/results/{job['id']}")
+    kept = transfer.list_files(f"{place}/results/{job['job_id']}")
     assert {"job.json", "spec.yaml", "train/checkpoints.json"} <= set(kept)
     with environment({"MAE_SCRATCH": str(tmp_path / "two")}):
-        told = ("--parent", job["id"], "--eval-dataset", f"{place}/b.tar.gz")
+        told = ("--parent", job["job_id"], "--eval-dataset", f"{place}/b.tar.gz")
         child = mae("run", "evaluate", *told, *root[:2], "--wait")
         assert child["state"] == "COMPLETE"
-        seen = Skill().job(child["id"], results_root=f"{place}/results")
+        seen = Skill().job(child["job_id"], results_root=f"{place}/results")
         assert 0 <= seen.metrics()["ACC_all"] <= 1
 
 
