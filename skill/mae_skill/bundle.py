@@ -570,7 +570,7 @@ class Bundle:
         same = {key.lstrip("-") for key, value in args.items() if key.lstrip("-") == value}
         with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
             if same:
-                known = field_nodes(json.loads(self.schema_path(action).read_text("utf-8")))
+                known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
             if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):

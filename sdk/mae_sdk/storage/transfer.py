@@ -142,11 +142,21 @@ def _need_bucket(fs: Any, path: str, url: str, error: FileNotFoundError | None =
         raise no_bucket(url)
 
 
+_TIMES = (
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+    "modify",
+    "modificationTime",
+    "created",
+)
+"""What file systems of fsspec call the time of the last change."""
+
+
 def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
     """`info`, from what the other file systems of fsspec say of a file, each in its own words."""
-    times = ("LastModified", "last_modified", "mtime", "updated", "modify", "modificationTime")
-    times += ("created",)
-    stamps = (objects.seconds(entry.get(name)) for name in times)
+    stamps = (objects.seconds(entry.get(name)) for name in _TIMES)
     etag = next((entry[name] for name in ("ETag", "etag", "sha", "blob_id") if entry.get(name)), "")
     size = entry.get("size")
     return {
@@ -160,8 +170,8 @@ def _described(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _md5(entry: Mapping[str, Any]) -> str:
     """The MD5 sum that Google's or Azure's store keeps of an object, in base 64; else nothing."""
-    settings = entry.get("content_settings")
-    found = settings.get("content_md5") if hasattr(settings, "get") else None
+    get = getattr(entry.get("content_settings"), "get", None)
+    found = get("content_md5") if callable(get) else None
     if found:
         return base64.b64encode(bytes(found)).decode()
     return str(entry.get("md5Hash") or "")
