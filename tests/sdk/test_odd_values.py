@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from mae_sdk import Skill
 from mae_sdk.storage import urls
-from mae_skill.errors import MaeError
+from mae_skill.dotted import flatten
+from mae_skill.errors import MaeError, StorageError, UsageError
 from mae_skill.texts import url_problem
+
+from tests.support.images import write_flat
 
 
 def refused(root: Path, **options: Any) -> MaeError:
@@ -96,3 +99,35 @@ def test_an_environment_of_other_types_is_planned_or_refused_by_field(
     except MaeError as error:
         assert error.exit_code in (2, 3)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_datasets": "x" * 300},
+        {"eval_dataset": "x" * 300},
+        {"ptm": "a/" * 2500},
+        {"results_root": "x" * 300},
+        {"spec_overrides": {"train.resume_training_checkpoint_path": "x" * 300}},
+        {"spec_overrides": {"train": {"teacher": {"checkpoint": "x" * 300}}}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_name_that_no_file_can_have_is_an_error_of_its_field(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    write_flat(tmp_path / "data")
+    asked = {"train_datasets": str(tmp_path / "data"), "automl_policy": "off", **options}
+
+    with pytest.raises(UsageError, match="no file can be there: file name too long") as caught:
+        Skill().plan("train", **asked)
+
+    name, value = next(iter(options.items()))
+    assert caught.value.field == (next(iter(flatten(value))) if name == "spec_overrides" else name)
+
+
+def test_a_results_root_that_is_a_link_in_a_circle_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+
+    with pytest.raises(StorageError, match="cannot be listed"):
+        list(Skill().jobs(results_root=tmp_path / "loop"))

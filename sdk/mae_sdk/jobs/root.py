@@ -47,7 +47,9 @@ class Root:
         urls.check_writable(text, "results_root")
         self.remote = urls.is_remote(text)
         # Its credentials are kept aside: the URL goes into records and is shown.
-        text = urls.seal(text.rstrip("/")) if self.remote else str(urls.local_path(text).resolve())
+        text = (
+            urls.seal(text.rstrip("/")) if self.remote else os.path.realpath(urls.local_path(text))
+        )
         self.url = text
         self._held: dict[str, tuple[str | None, bool]] = {}
 

@@ -161,6 +161,8 @@ def make_plan(bundle: Bundle, request: Request, *, remote: bool = False) -> Plan
     except MaeError as error:
         _name_misspelled(bundle, request.action, error)
         raise
+    except OSError as error:
+        raise request.unusable_path(error) from error
     if request.recipe == AUTO and request.budget is not None:
         if _epochs_key(draft) in draft.layers.given and not draft.decision.automl:
             plan.notices.append(f"budget={request.budget} is not used: the epochs are given")
