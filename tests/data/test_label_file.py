@@ -82,6 +82,22 @@ def test_a_row_of_no_known_split_is_named_and_a_column_twice_is_refused(tmp_path
         labeled(images, table(tmp_path / "b.csv", "path,label,label", *lines))
 
 
+def test_rows_of_one_picture_that_say_different_labels_are_refused(tmp_path: Path) -> None:
+    images, rows = flat(tmp_path / "flat")
+    first = rows[0][0]
+    lines = [f"{path},1,0" for path, _ in rows]
+    alike = table(tmp_path / "alike.csv", "path,ant,bee", *lines, f"{first},1,0")
+    assert len(labeled(images, alike, several=True)) == len(rows)
+
+    odd = table(tmp_path / "odd.csv", "path,ant,bee", *lines, f"{first},0,0")
+    with pytest.raises(DataError, match="two rows of a picture say different labels") as caught:
+        labeled(images, odd, several=True)
+    assert caught.value.got == f"{first}: ant, and none"
+
+    long = table(tmp_path / "long.csv", "path,label", f"{first},ant", f"{first},bee")
+    assert labeled(images, long, several=True).classes == ["ant", "bee"]
+
+
 def test_a_split_takes_its_rows_and_what_does_not_match_is_counted_and_named(
     tmp_path: Path,
 ) -> None:

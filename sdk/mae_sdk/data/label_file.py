@@ -111,6 +111,12 @@ class LabeledSource(Source):
             place = index.find(path)
             if place is None:
                 lost.add(path)
+            elif several and read.classes and found.setdefault(place, labels) != labels:
+                raise DataError(
+                    "two rows of a picture say different labels",
+                    got=f"{path}: {_listed(found[place])}, and {_listed(labels)}",
+                    expected=f"one row for each picture in {where}, or rows that are alike",
+                )
             elif several:
                 found[place] = tuple(dict.fromkeys((*found.get(place, ()), *labels)))
             elif not labels:
@@ -304,6 +310,10 @@ class _Index:
 
 
 SEVERAL = "pictures of several classes: model.multi_label=true"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "none"
 
 
 @dataclass
