@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
@@ -156,6 +157,10 @@ def _problems(error: Any, schema: Mapping[str, Any]) -> Iterator[MaeError]:
             cutoff=0.5,
         )
         hint = f"did you mean {near[0]}?" if near else None
+    kinds = node.get("type")
+    is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
+    if error.validator == "type" and is_text and isinstance(error.instance, (bool, int, float)):
+        hint = f"in quotes it is a text: {json.dumps(json.dumps(error.instance))}"
     if hint is None and isinstance(node.get("description"), str):
         hint = f"{node['description']} (mae explain {key})" if key and "[" not in key else None
     expected = describe(node)

@@ -214,3 +214,16 @@ def test_an_override_that_is_no_key_and_value_is_a_usage_error(text: str) -> Non
     with pytest.raises(MaeError, match="key=value") as caught:
         parse_override(text)
     assert (caught.value.code, caught.value.exit_code) == ("usage", 2)
+
+
+@pytest.mark.parametrize(("value", "text"), [(2, '"2"'), (True, '"true"'), (2.5, '"2.5"')])
+def test_a_number_in_the_place_of_a_text_is_told_the_quotes(value: Any, text: str) -> None:
+    bundle = Bundle.load()
+    spec = bundle.template("train")
+    set_dotted(spec, "dataset.classes", ["a", value])
+
+    (problem,) = check_schema(spec, bundle.schema("train"))
+    assert (problem.field, problem.hint) == (
+        "dataset.classes[1]",
+        f"in quotes it is a text: {text}",
+    )
