@@ -597,6 +597,22 @@ def test_images_of_both_training_and_validation_are_named(packed: bool, tmp_path
         val = make_tarball(val, tmp_path / "v.tar.gz")
     said = warnings(plan(train, val, **FINETUNE))
     assert "1 of the 7 images" in said and "a/0.png" in said and "a/leak.png" in said
+    assert "flatter" in said
+
+
+def test_training_images_that_validation_has_in_another_class_are_a_contradiction(
+    tmp_path: Path,
+) -> None:
+    train = classes(tmp_path / "train", "a", "b")
+    val = classes(tmp_path / "val", "a", "b")
+    shutil.copy(train / "a" / "0.png", val / "b" / "moved.png")
+    shutil.copy(train / "a" / "1.png", val / "a" / "leak.png")
+
+    said = warnings(plan(train, val, **FINETUNE))
+
+    assert "2 of the 8 images" in said and "1 of them with another class there" in said
+    assert "b/moved.png" in said and "flatter" not in said
+    assert "flatter" in warnings(plan(train, val, **SMALL)), "no class is learned there"
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -525,11 +525,13 @@ def shared_images(
     Returns:
         ``{"count", "pairs", "compared"}``: a few pairs of names, and how many images of `other`
         were compared, all of them or an evenly spaced sample; ``with`` and ``of``: how many images
-        of `one` of the same sizes, where not all of these were read.
+        of `one` of the same sizes, where not all of these were read; ``apart``: count and first
+        pair of those that are of one class here and of another there.
     """
     import numpy as np
 
     found: list[list[str]] = []
+    apart: dict[str, Any] = {}
     count = 0
     theirs = np.asarray(spread(len(other), sample), dtype=np.int64)
     keys, wanted = one.keys, other.keys[theirs]
@@ -550,10 +552,23 @@ def shared_images(
         twin = place.get(int(other.keys[i]) if exact else _hash(other, i))
         if twin is not None:
             count += 1
+            pair = [one.path(twin), other.path(i)]
             if len(found) < FEW:
-                found.append([one.path(twin), other.path(i)])
-    some = {"with": len(mine), "of": every} if len(mine) < every else {}
+                found.append(pair)
+            if _class_at(one, twin) != _class_at(other, i):
+                apart = {"count": apart.get("count", 0) + 1, "pair": apart.get("pair", pair)}
+    some: dict[str, Any] = {"with": len(mine), "of": every} if len(mine) < every else {}
+    if apart:
+        some["apart"] = apart
     return {"count": count, "pairs": found, "compared": len(theirs), **some}
+
+
+def _class_at(source: Source | Pairs, index: int) -> str | None:
+    """The class of an image that has just one."""
+    labels = getattr(source, "labels", None)
+    if labels is None or getattr(source, "several", False) or labels[index] < 0:
+        return None
+    return str(source.classes[labels[index]])
 
 
 def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:

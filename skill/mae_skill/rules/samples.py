@@ -905,11 +905,14 @@ def shared(case: Case) -> None:
         case.warnings.append(Notice(VAL, note, note=True))
     if twins and twins["count"]:
         pairs = ", ".join(" = ".join(pair) for pair in twins["pairs"][:2])
-        case.warn(
-            VAL,
-            f"{twins['count']} of the {twins['compared']} images that were compared are training "
-            f"images too, so that the scores flatter: {pairs}",
-        )
+        same = f"{twins['count']} of the {twins['compared']} images that were compared are training"
+        apart = twins.get("apart") or {}
+        if apart and _classifies(case, found):
+            pair = " = ".join(apart["pair"])
+            text = f"{same} images too, {apart['count']} of them with another class there: {pair}"
+            case.warn(VAL, f"{text}; one of the two is wrong, and no score can be trusted")
+        else:
+            case.warn(VAL, f"{same} images too, so that the scores flatter: {pairs}")
 
 
 def taught(case: Case) -> None:
