@@ -381,6 +381,23 @@ def test_a_quote_that_nothing_closes_is_named_by_its_line(
         by_table(tmp_path, "t.csv", text)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("t.jsonl", '[{"path": "0.png", "label": "ant"}]\n', "an object of JSON on each line"),
+        ("t.csv", 'path,"label\n0.png,ant\n', "a line of column names, and a row for each picture"),
+        ("t.csv", "path,color\n0.png,red\n", "a column label or class or target or label_name"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_an_error_of_its_field(
+    name: str, text: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        by_table(tmp_path, name, text)
+    assert caught.value.field == "dataset.labels.train"
+    assert str(caught.value.expected).startswith(expected[:20])
+
+
 def test_commas_at_the_end_of_lines_hold_nothing(tmp_path: Path) -> None:
     assert by_table(tmp_path, "t.csv", rows("path,label", "{i}.png,ant{c},,"))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, MaeError
 from mae_skill.spelling import spelled
 
 from mae_sdk.data.labels import unknown_classes, wrapper_of
@@ -58,9 +58,17 @@ class LabelTable(NamedTuple):
 
 
 def labeled(source: Source, table: LabelTable, *, keep: bool = False) -> LabeledSource:
-    """Pictures with the classes of a table that has a file; see `LabeledSource`."""
-    assert table.file is not None
-    return LabeledSource(source, table.file, table.split, table.several, table.columns, keep=keep)
+    """Pictures with the classes of a table that has a file; see `LabeledSource`.
+
+    What is wrong with the table is an error of its field.
+    """
+    file, split, several, columns = table
+    assert file is not None
+    try:
+        return LabeledSource(source, file, split, several, columns, keep=keep)
+    except MaeError as error:
+        error.field = error.field or f"dataset.labels.{split}"
+        raise
 
 
 class LabeledSource(Source):

@@ -45,9 +45,17 @@ def read_rows(file: str, where: str) -> Rows:
         if suffix in (".jsonl", ".ndjson"):
             return _json_lines(text)
         return _separated(text, "\t" if suffix == ".tsv" else ",")
-    except (ValueError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(
             f"{where} cannot be read: {error}", got=where, expected="a table in UTF-8"
+        ) from error
+    except (ValueError, csv.Error) as error:
+        lines = "an object of JSON on each line"
+        kinds = {".jsonl": lines, ".ndjson": lines, ".parquet": "a Parquet file"}
+        raise DataError(
+            f"{where} cannot be read: {error}",
+            got=where,
+            expected=kinds.get(suffix, "a line of column names, and a row for each picture"),
         ) from error
 
 
