@@ -189,7 +189,7 @@ def test_a_damaged_record_hides_no_other_job_and_is_named(
 def test_no_attempt_is_proposed_that_would_meet_the_same_data_or_spec(
     root: Path, capsys: pytest.CaptureFixture[str], code: int, again: str
 ) -> None:
-    job = start(root, f"exit {code}")
+    job = start(root, f"exit {code}", "train/result.json")
     wait_until(lambda: job.state == "ERROR")
     _, out, err = call(capsys, "status", "job", "--results-root", str(root))
     assert f"mae jobs {again} job" in out and err == ""

@@ -106,5 +106,5 @@ def test_evaluation_with_another_patch_than_the_models_is_refused(tmp_path: Path
     given = {"model.patch_size": Origin(OriginKind.OVERRIDE)}
     with pytest.raises(SpecError) as caught:
         export.run(made, make_context("export", tmp_path, given))
-    (problem,) = caught.value.problems
+    problem = caught.value
     assert (problem.field, problem.got, problem.expected) == ("model.patch_size", 8, "4")

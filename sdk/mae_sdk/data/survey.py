@@ -568,7 +568,7 @@ def _class_at(source: Source | Pairs, index: int) -> str | None:
     labels = getattr(source, "labels", None)
     if labels is None or getattr(source, "several", False) or labels[index] < 0:
         return None
-    return str(source.classes[labels[index]])
+    return str(getattr(source, "classes", ())[labels[index]])
 
 
 def repeated_images(source: Source | Pairs, sample: int = SAMPLE) -> dict[str, Any]:

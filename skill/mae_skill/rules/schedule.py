@@ -109,6 +109,9 @@ def wild(case: Case) -> None:
     rate, key = peak_rate(case), "train.optim.lr"
     if rate is None or rate < BOLD:
         return
+    decay = float(case("train.optim.weight_decay", 0.0))
+    if decay > 1 and rate * decay > GROW:  # which `shrinking` tells of: no such run ends COMPLETE
+        return
     scaled = "" if rate == float(case(key)) else " (after lr_scaling)"
     text = (
         f"each step at the peak rate of {rate:.2g}{scaled} moves every weight by about that much, "
