@@ -144,14 +144,18 @@ def test_a_fixed_mask_makes_validation_repeatable_while_training_masks_change(
         tmp_path / "job",
         train__num_epochs=3,
         dataset__val_data_sources=str(data),
-        train__optim__lr=2e-8,
+        train__optim__lr=1e-7,
+        train__optim__warmup_epochs=0,
+        train__optim__lr_scheduler="MultiStep",
+        train__optim__milestones=[1],
+        train__optim__gamma=1e-3,
     )
     assert train(made) == 0
     validation, training = (
         values(tmp_path / "job", "val_loss"),
         values(tmp_path / "job", "train_loss"),
     )
-    assert validation[0] == pytest.approx(validation[2], rel=1e-5)
+    assert validation[0] == pytest.approx(validation[2], rel=1e-6)
     assert abs(training[0] - training[2]) > 1e-4
 
 
