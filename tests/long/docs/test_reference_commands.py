@@ -7,14 +7,17 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.docs import ROOT, fences
+from tests.support.hub import serve
 from tests.support.images import make_tarball, write_imagefolder
 
 ARCH = [
@@ -37,9 +40,9 @@ PAGES = [
 
 
 class Place:
-    """A folder with the documented layout of data, a results root, and a fine-tuned job."""
+    """A folder with the documented layout of data, a results root, and jobs to go on from."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, hub: str) -> None:
         self.root = root
         for name, count, start in (("train", 6, 0), ("eval", 3, 6)):
             folder = write_imagefolder(
@@ -47,19 +50,42 @@ class Place:
             )
             for split in {"train": ["train"], "eval": ["val", "test"]}[name]:
                 make_tarball(folder, root / "data" / name / f"images_{split}.tar.gz")
+        for number in range(16):
+            shard = root / "pictures" / f"shard-{number}"
+            write_imagefolder(shard, classes=10, per_class=1, size=32, start=9 + number)
+            make_tarball(shard, root / "shards" / f"train-{number:03}.tar")
+        self.write_tables()
         self.environment = {
             **os.environ,
             "MAE_RESULTS_ROOT": str(root / "results"),
             "MAE_CACHE_DIR": str(root / "cache"),
+            "HF_ENDPOINT": hub,
+            "HF_TOKEN": "hf_documented",
         }
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{self.environment['PATH']}"
-        train = f"mae run train --train-datasets {root}/data/train --eval-dataset {root}/data/eval --automl-policy off --wait"
-        self.trained = self.run(
-            [*train.split(), "train.stage=finetune", "model.num_classes=10", *ARCH, *QUICK]
-        )["job_id"]
+        train = [
+            *("mae", "run", "train", "--automl-policy", "off", "--wait", *ARCH, *QUICK),
+            *("--train-datasets", f"{root}/data/train", "--eval-dataset", f"{root}/data/eval"),
+        ]
+        self.pretrained = self.run(train)["job_id"]
+        labels = ["train.stage=finetune", "model.num_classes=10"]
+        self.trained = self.run([*train, *labels])["job_id"]
         self.exported = self.run(["mae", "run", "export", "--parent", self.trained, "--wait"])[
             "job_id"
         ]
+
+    def write_tables(self) -> None:
+        """Pictures in one flat folder, with a table of a label each, and one of two of fourteen."""
+        images = self.root / "data" / "images"
+        images.mkdir()
+        one, several = ["path,label"], ["path,labels"]
+        for number, picture in enumerate(sorted((self.root / "pictures" / "train").rglob("*.png"))):
+            name = f"{number:02}.png"
+            shutil.copyfile(picture, images / name)
+            one.append(f"{name},{picture.parent.name}")
+            several.append(f"{name},sign-{number % 14}|sign-{(number + 5) % 14}")
+        (self.root / "labels.csv").write_text("\n".join(one))
+        (self.root / "data" / "labels.csv").write_text("\n".join(several))
 
     def run(self, words: list[str]) -> Any:
         done = subprocess.run(
@@ -77,8 +103,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("documented"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with serve() as hub:
+        yield Place(tmp_path_factory.mktemp("documented"), hub.url)
 
 
 @pytest.mark.timeout(1800)
@@ -88,17 +115,21 @@ def test_the_commands_of_a_page_run_as_printed(place: Place, page: str) -> None:
     lines = [line for line in text.splitlines() if line.startswith("mae ")]
     assert lines
     job = place.trained
+    parent = place.pretrained if page == "train" else place.trained
     for line in lines:
         if "gen_trt_engine" in line:
             continue  # needs a builder for engines; tests/long/rtx runs it
-        line = line.replace("s3://bucket/data/", f"{place.root}/data/")
+        line = line.replace("s3://bucket/", f"{place.root}/")
+        line = re.sub(r"(?<![\w/])/data/", f"{place.root}/data/", line)
         words = shlex.split(line, comments=True)
         values = {
             "TRAIN": f"{place.root}/data/train/images_train.tar.gz",
             "VAL": f"{place.root}/data/eval/images_val.tar.gz",
             "TRAIN_JOB": place.trained,
             "EXPORT_JOB": place.exported,
-            "JOB": job,
+            "PRETRAIN_JOB": place.pretrained,
+            "JOB": parent if "--parent" in words else job,
+            "IMAGES": f"{place.root}/data/images",
             "URI": f"{place.root}/data/eval",
         }
         words = [values.get(word, word) for word in words]
