@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,12 @@ def test_the_end_of_a_run_says_the_best_beside_the_last(
 
 def test_tensorboard_and_csv_hold_the_same_numbers(data: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import (
+        CRC_INIT,
+        crc_finalize,
+        crc_update,
+        u32,
+    )
 
     assert train(spec(data, tmp_path / "job")) == 0
     events = EventAccumulator(str(tmp_path / "job/train/tensorboard"))
@@ -198,6 +205,13 @@ def test_tensorboard_and_csv_hold_the_same_numbers(data: Path, tmp_path: Path) -
     for event in events.Scalars("train_loss_step"):
         assert event.value == pytest.approx(float(curve(tmp_path / "job")[event.step]), rel=1e-6)
     assert events.Tags()["images"] == ["reconstruction", "neighbors"]
+
+    file = next((tmp_path / "job/train/tensorboard").iterdir()).read_bytes()
+    length = struct.unpack("<Q", file[:8])[0]
+    for part, stored in ((file[:8], file[8:12]), (file[12:][:length], file[12:][length:])):
+        computed = crc_finalize(crc_update(CRC_INIT, part))  # as TensorBoard has it, by hand
+        masked = u32((computed >> 15 | u32(computed << 17)) + 0xA282EAD8)
+        assert struct.unpack("<I", stored[:4])[0] == masked
 
 
 def test_an_encrypted_run_resumes_with_its_key_only(

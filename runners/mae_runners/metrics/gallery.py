@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,10 @@ class Gallery:
 
 def png(pixels: Pixels) -> bytes:
     """A PNG file of a picture, packed quickly: some tenths larger than by Pillow's default, in a
-    fifth of its time."""
+    fifth of its time. Of what a model predicts, runs are all that can be packed: looking for more
+    took another third, and gave larger files."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return stream.getvalue()
 
 
