@@ -52,6 +52,7 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import (
+    in_order,
     is_number,
     is_status_file,
     lines_of,
@@ -363,7 +364,7 @@ class Job:
         if name := launch.get("metric_file"):
             best = launch.get("best") or {}
             found += self._metric_lines(name, [*filter(None, [best.get("metric")])])
-        return found
+        return in_order(found)
 
     def _launch(self) -> Launch:
         return records.read_record(self.folder)["launch"]
@@ -529,8 +530,9 @@ class Job:
     def figures(self) -> dict[str, Any]:
         """The last and the best value of every metric; of an AutoML job its best trial too.
 
-        ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
-        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
+        ``last`` and ``best``: metric → value, epoch (from 0), step, both null where no record
+        places the value; ``best_checkpoint``: the best one that is kept; ``study``: see
+        `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
         metric → ``images, standard_error``; ``images``: field of a source → how many it has, and
         how many of them were trained on or held out; ``left_out``: field of a source → reason → how
         many files of it were not used, and the first of them; ``warnings`` of the run. What is not
