@@ -502,20 +502,28 @@ def best(
     for row in rows["jobs"]:
         if row["best"] is not None:
             groups.setdefault((row["action"], row["stage"], row["metric"]), []).append(row)
+    places = {job.id: job for job in listed}
+    without = [
+        row["id"]
+        for row in rows["jobs"]
+        if row["best"] is None and places[row["id"]].record.get("kind") == "automl"
+    ]
+    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+    said = f"no trial of {', '.join(without[:5])}{more} has succeeded"
     if not groups:
         raise errors.NotFoundError(
             "no job has a figure to judge it by",
             field="metric",
             got=only.metric,
-            hint="mae jobs list",
+            hint="mae jobs list" + (f"; {said}" if without else ""),
         )
 
-    places = {job.id: job for job in listed}
-    found, notices = [], []
+    found: list[Document] = []
+    notices = [f"{said}: left out"] if without and not only.metric else []
     contracts = _Contracts(places)
     for (action, stage, metric), group in groups.items():
-        members, said = _of_one_direction(group, contracts, direction)
-        notices += said
+        members, left_out = _of_one_direction(group, contracts, direction)
+        notices += left_out
         shown = [
             {**row, "of": len(members), "judged_on": _judged_on(bundle, row, places)}
             for row in members[: limit if only.metric else 1]

@@ -125,6 +125,29 @@ def test_jobs_that_state_both_directions_are_not_ranked_together(
     assert [row["id"] for row in answer["best"]] == ["one"]
 
 
+@pytest.mark.parametrize("state", ["FAIL", "PRUNED"])
+def test_a_study_without_a_best_trial_says_so_in_every_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    folder = write_study(tmp_path, "s1", 100, [None, None])
+    table = (folder / "automl" / "trials.csv").read_text().replace("PRUNED", state)
+    (folder / "automl" / "trials.csv").write_text(table)
+    (folder / "automl" / "best.json").unlink()
+    where = ("--results-root", str(tmp_path))
+    said = f"No trial has succeeded (2 {state.lower()}): there is no best one."
+    for words in (("status", "s1"), ("metrics", "s1")):
+        assert said in call(capsys, *words, *where)[1]
+        assert json.loads(call(capsys, *words, "--json", *where)[1])["study"]["verdict"] == said
+    assert said in Path(Job(folder).report().path).read_text()
+
+    code, out, err = call(capsys, "best", *where)
+    assert code == 4 and "no trial of s1 has succeeded" in out + err
+    judged(tmp_path, "one", 0.5)
+    answer = json.loads(call(capsys, "best", "--json", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["one"]
+    assert answer["notices"] == ["no trial of s1 has succeeded: left out"]
+
+
 def test_a_prune_removes_nothing_until_it_is_told_to_and_keeps_parents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,7 +218,7 @@ def study(
             "params": {key: one[key] for key in parameters if one.get(key) is not None},
         }
     found |= _gap(found, images.get(str(metric)))
-    if "best" in found:
+    if "best" in found or counts:
         found["verdict"] = verdict(found)
     if importance:
         found["importance_note"] = importance
@@ -254,7 +254,10 @@ def verdict(study: Mapping[str, Any]) -> str:
     metric, images = study.get("metric"), study.get("images")
     top, first = best.get("value"), given.get("value")
     if not is_number(top):
-        return "No trial has succeeded yet."
+        counts = dict(mapping(study.get("trials")))
+        counts.pop("of", None)
+        ended = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"No trial has succeeded{f' ({ended})' if ended else ''}: there is no best one."
     if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
         return "The study had one trial, the spec as given: nothing was searched."
     if best.get("trial") == 0:
