@@ -467,7 +467,12 @@ def _judged_by(job: Job, metric: str | None) -> tuple[str | None, float | None, 
 
 
 def best(
-    bundle: Bundle, listed: Sequence[Job], *, limit: int, only: JobFilter | None = None
+    bundle: Bundle,
+    listed: Sequence[Job],
+    *,
+    limit: int,
+    only: JobFilter | None = None,
+    direction: str | None = None,
 ) -> Document:
     """The best jobs by what they are judged by: ``best`` and ``notices``.
 
@@ -475,39 +480,52 @@ def best(
     data. With a metric in `only` the `limit` best by it; without one the best of every action,
     stage and metric.
 
+    Args:
+        direction: ``maximize`` or ``minimize``: of the metric in `only`, for the jobs that do not
+            know it themselves.
+
     Raises:
-        UsageError: the direction of the metric is not known.
+        UsageError: the direction of the metric is not known, or is another one; or a direction is
+            given without a metric.
         NotFoundError: no job reports a figure, or none that is asked for.
     """
     only = only or JobFilter()
+    if direction and not only.metric:
+        raise errors.UsageError(
+            "a direction is that of one metric",
+            field="direction",
+            got=direction,
+            expected="its metric beside it: --metric NAME",
+        )
     rows = jobs(listed, limit=len(listed), only=replace(only, sort="created", reverse=False))
     groups: dict[tuple[Any, ...], list[Document]] = {}
     for row in rows["jobs"]:
         if row["best"] is not None:
             groups.setdefault((row["action"], row["stage"], row["metric"]), []).append(row)
+    places = {job.id: job for job in listed}
+    without = [
+        row["id"]
+        for row in rows["jobs"]
+        if row["best"] is None and places[row["id"]].record.get("kind") == "automl"
+    ]
+    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+    said = f"no trial of {', '.join(without[:5])}{more} has succeeded"
     if not groups:
         raise errors.NotFoundError(
             "no job has a figure to judge it by",
             field="metric",
             got=only.metric,
-            hint="mae jobs list",
+            hint="mae jobs list" + (f"; {said}" if without else ""),
         )
 
-    places = {job.id: job for job in listed}
-    found, notices = [], []
-    for (action, stage, metric), members in groups.items():
-        direction = _direction(bundle, metric, members)
-        if direction is None:
-            notices.append(f"whether more {metric} is better is not known: those jobs are left out")
-            continue
-        members.sort(key=lambda row: row["best"], reverse=direction == "maximize")
+    found: list[Document] = []
+    notices = [f"{said}: left out"] if without and not only.metric else []
+    contracts = _Contracts(places)
+    for (action, stage, metric), group in groups.items():
+        members, left_out = _of_one_direction(group, contracts, direction)
+        notices += left_out
         shown = [
-            {
-                **row,
-                "direction": direction,
-                "of": len(members),
-                "judged_on": _judged_on(bundle, row, places),
-            }
+            {**row, "of": len(members), "judged_on": _judged_on(bundle, row, places)}
             for row in members[: limit if only.metric else 1]
         ]
         found += shown
@@ -519,24 +537,109 @@ def best(
                 "their metrics do not compare: evaluate them on one"
             )
     if not found:
+        metrics = sorted({str(key[2]) for key in groups})
         raise errors.UsageError(
-            "the direction of this metric is not known",
-            field="metric",
-            got=only.metric or ", ".join(sorted({str(key[2]) for key in groups})),
-            hint="mae jobs list --metric NAME --sort best",
+            "the jobs themselves state the other direction of this metric"
+            if direction
+            else "the direction of this metric is not known",
+            field="direction",
+            got=direction or only.metric or ", ".join(metrics),
+            expected="minimize or maximize",
+            hint=None if direction else how_to_direct(metrics[0]),
         )
     return {"best": found, "notices": notices}
 
 
-def _direction(bundle: Bundle, metric: str, members: Sequence[Document]) -> str | None:
-    """``maximize`` or ``minimize``: as the jobs say, else as the bundle's metric contract does."""
-    for row in members:
+def how_to_direct(metric: str) -> str:
+    """How a person says whether more of a metric is better."""
+    return (
+        f"mae jobs best --metric {metric} --direction minimize|maximize; a bundle says it for its "
+        "jobs: metric and metric_direction of the action's entry"
+    )
+
+
+class _Contracts:
+    """What the bundles of jobs say of the directions of their metrics."""
+
+    def __init__(self, places: Mapping[str, Job]) -> None:
+        self.places = places
+        self.known: dict[str, dict[str, str]] = {}
+
+    def bundle_of(self, row: Document) -> str:
+        """The folder of a job's bundle; empty for the bundled skill."""
+        return str(self.places[row["id"]].record.get("skill_dir") or "")
+
+    def direction(self, row: Document) -> str | None:
+        """The direction of a job's metric: as the job says, else as its bundle does."""
         if row["direction"]:
             return str(row["direction"])
-    for entry in bundle.schema("train").get("automl_metrics") or ():
-        if entry["metric"] == metric:
-            return str(entry["direction"])
-    return None
+        name = self.bundle_of(row)
+        if name not in self.known:
+            self.known[name] = self._read(name)
+        return self.known[name].get(row["metric"])
+
+    def _read(self, name: str) -> dict[str, str]:
+        from mae_skill.bundle import Bundle
+
+        try:
+            contract = Bundle.load(name or None).schema("train").get("automl_metrics")
+        except (MaeError, OSError):  # it was moved, or has no such action
+            return {}
+        entries = [one for one in contract or () if isinstance(one, Mapping)]
+        found = {str(one.get("metric")): str(one.get("direction")) for one in reversed(entries)}
+        return {name: word for name, word in found.items() if word in ("minimize", "maximize")}
+
+
+def _of_one_direction(
+    group: Sequence[Document], contracts: _Contracts, given: str | None
+) -> tuple[list[Document], list[str]]:
+    """The jobs of one metric that can be compared, the best first, each with its ``direction``;
+    and what is to be said of the others.
+
+    A job that does not say whether more is better is taken where another of its bundle does.
+    """
+    stated = {row["id"]: contracts.direction(row) for row in group}
+    words = {word for word in stated.values() if word}
+    chosen = given or (next(iter(words)) if len(words) == 1 else None)
+    metric, hint = group[0]["metric"], how_to_direct(group[0]["metric"])
+    if chosen is None and words:
+        return [], [f"jobs state both directions of {metric} and are left out: {hint}"]
+
+    of_bundles = {contracts.bundle_of(row) for row in group if stated[row["id"]]}
+    members = [
+        {**row, "direction": chosen, "best": _best_value(contracts.places[row["id"]], row, chosen)}
+        for row in group
+        if chosen
+        and (stated[row["id"]] or chosen) == chosen
+        and (given or stated[row["id"]] or contracts.bundle_of(row) in of_bundles)
+    ]
+    members.sort(key=lambda row: row["best"], reverse=chosen == "maximize")
+    left = len(group) - len(members)
+    said = []
+    if left and given:
+        said.append(f"the other direction of {metric} is that of {left} jobs: they are left out")
+    elif left:
+        said.append(
+            f"whether more {metric} is better is not known of {left} jobs, which are left out: "
+            f"{hint}"
+        )
+    return members, said
+
+
+def _best_value(job: Job, row: Document, direction: str | None) -> float:
+    """The best value of a job's metric; of one that does not know the direction, over all of its
+    epochs, since its row holds the newest."""
+    from mae_sdk.jobs.status import is_number
+
+    newest = float(row["best"])
+    if row["direction"]:
+        return newest
+    try:
+        values = [one.get(row["metric"]) for one in job.history()]
+    except MaeError:
+        return newest
+    pick = max if direction == "maximize" else min
+    return pick((float(one) for one in values if is_number(one)), default=newest)
 
 
 def _judged_on(bundle: Bundle, row: Document, places: Mapping[str, Job]) -> str | None:

@@ -38,6 +38,7 @@ from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs import metrics as job_metrics
 from mae_sdk.jobs.checkpoint_names import made_by_runner, newest_in, results_of
 from mae_sdk.jobs.checkpoints import INDEX_NAME, CheckpointIndex, read_index
+from mae_sdk.jobs.config_file import SPEC
 from mae_sdk.jobs.failure import explain_loss, failure
 from mae_sdk.jobs.moved import former_folder, moved
 from mae_sdk.jobs.outputs import BEST_NAME, ParentInfo, best_child, fetch, outputs_of
@@ -52,6 +53,7 @@ from mae_sdk.jobs.records import (
 )
 from mae_sdk.jobs.root import Root, check_id
 from mae_sdk.jobs.status import (
+    in_order,
     is_number,
     is_status_file,
     lines_of,
@@ -363,7 +365,7 @@ class Job:
         if name := launch.get("metric_file"):
             best = launch.get("best") or {}
             found += self._metric_lines(name, [*filter(None, [best.get("metric")])])
-        return found
+        return in_order(found)
 
     def _launch(self) -> Launch:
         return records.read_record(self.folder)["launch"]
@@ -529,8 +531,9 @@ class Job:
     def figures(self) -> dict[str, Any]:
         """The last and the best value of every metric; of an AutoML job its best trial too.
 
-        ``last`` and ``best``: metric → value, epoch (from 0), step; ``best_checkpoint``: the best
-        one that is kept; ``study``: see `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
+        ``last`` and ``best``: metric → value, epoch (from 0), step, both null where no record
+        places the value; ``best_checkpoint``: the best one that is kept; ``study``: see
+        `mae_sdk.jobs.metrics.study`; ``noise`` of an evaluation:
         metric → ``images, standard_error``; ``images``: field of a source → how many it has, and
         how many of them were trained on or held out; ``left_out``: field of a source → reason → how
         many files of it were not used, and the first of them; ``warnings`` of the run. What is not
@@ -895,6 +898,7 @@ class Job:
 
         from mae_sdk.jobs.resume import prepare
 
+        self._know_places(record)
         try:
             checkpoint = prepare(self.folder)
         except MaeError as error:
@@ -914,6 +918,19 @@ class Job:
             )
         submit(self.folder, env)
         return self
+
+    def _know_places(self, record: JobRecord) -> None:
+        """Bring what an earlier version recorded up to what is checked of a command's words."""
+        study = self.folder / "automl" / "study.json"
+        trials = self._document("automl/study.json").get("launch") or {}
+        if all("plain" in (one.get("words") or {"plain"}) for one in (record["launch"], trials)):
+            return
+        # Commands are made above jobs on the floor plan.
+        know = importlib.import_module("mae_sdk.plan.command").know_places
+        about = (record["action"], record.get("skill_dir"), self.folder / SPEC)
+        records.update_record(self.folder, lambda record: know(record["launch"], *about))
+        if know(trials, *about):
+            files.write_json(study, {**files.read_json(study), "launch": trials})
 
     def _require_settings(self, record: JobRecord, env: Mapping[str, str]) -> None:
         """Refuse to resume without the settings that the job was started with.

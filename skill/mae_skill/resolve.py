@@ -532,7 +532,13 @@ def judge(
     problems = list(problems)
     known_fields = {problem.field for problem in problems}
     missing = _not_given(bundle, action, found.absent, schema)
-    missing = [item for item in missing if item.field not in known_fields]
+    # What a refused source would have filled is told with the source.
+    refused = {key for key, row in bundle.data_rows(action).items() if _of(row, known_fields)}
+    missing = [
+        item
+        for item in missing
+        if item.field not in known_fields and not _inside(item.field, refused)
+    ]
     absent = {str(problem.field) for problem in missing}
     shaped = [*missing, *(problem for problem in shaped if problem.field not in absent)]
     unsettled = shaped or any(has_reference(problem.got) for problem in problems)
@@ -653,6 +659,11 @@ def _missing_data(
         and (not get_dotted(spec, str(key)) or any(_inside(one, {key}) for one in found.absent))
         and not reported & {str(key), row.get("source")}
     ]
+
+
+def _of(row: Any, sources: Collection[Any]) -> bool:
+    """Whether a row of data is filled from one of these sources."""
+    return isinstance(row, Mapping) and row.get("source") in sources
 
 
 def source_option(name: Any) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 
 import optuna
 import pytest
-from mae_sdk import Skill
+from mae_sdk import Skill, answers
 from mae_sdk.automl.objectives import STEP, course, spread
 from mae_sdk.automl.options import parse
 from mae_sdk.automl.pruner import OF_ALL, UNIT, describe, make_pruner
-from mae_sdk.cli.common import place_of, progress_of
+from mae_sdk.cli.common import figure_lines, place_of, progress_of, status_text
 from mae_sdk.job import Job, RemoteJob
 from mae_sdk.jobs import metric_file
 from mae_sdk.jobs.failure import analyze
@@ -24,6 +24,7 @@ from mae_skill.errors import MaeError
 from mae_skill.reader import dump_yaml
 
 from tests.support.folders import job_folder
+from tests.support.reports import write_job
 
 NOT_FINITE = {"cost": 0.5, "other": None, "far": None}
 FORMS = {
@@ -66,6 +67,53 @@ def test_an_epoch_in_a_text_of_a_status_line_is_one(tmp_path: Path) -> None:
     (tmp_path / "train" / "status.json").write_text(text)
     (line,) = lines_of(tmp_path)
     assert counted(line) == (1, 4, "epoch")
+
+
+def observed(root: Path, lines: list[dict[str, Any]], records: list[dict[str, Any]]) -> Job:
+    stated = {"metric": "cost", "direction": "minimize"}
+    launch = {"command": ["run"], "metric_file": "m.jsonl", "best": stated}
+    folder = write_job(root, "train-1", launch=launch)
+    (folder / "train" / "status.json").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return Job(folder)
+
+
+def test_records_out_of_order_are_read_by_epoch_and_step_in_every_answer(tmp_path: Path) -> None:
+    lines = [
+        {"status": "RUNNING", "epoch": 2, "kpi": {"loss": 0.2}},
+        {"status": "RUNNING", "epoch": 0, "kpi": {"loss": 0.9}},
+    ]
+    records = [{"epoch": 1, "step": step, "cost": step / 10} for step in (8, 6, 7)]
+    job = observed(tmp_path, lines, records)
+    assert job.status()["progress"]["epoch"] == 2
+    assert job.metrics() == {"loss": 0.2, "cost": 0.8}
+    last = job.figures()["last"]
+    assert (last["loss"]["value"], last["loss"]["epoch"]) == (0.2, 2)
+    assert (last["cost"]["value"], last["cost"]["step"]) == (0.8, 8)
+
+
+def test_a_runner_that_starts_anew_is_not_put_back_before_its_former_run(tmp_path: Path) -> None:
+    lines = [
+        {"status": "STARTED"},
+        *({"status": "RUNNING", "epoch": at, "kpi": {"loss": 1 - at / 10}} for at in range(4)),
+        {"status": "STARTED"},
+        {"status": "RUNNING", "epoch": 0, "kpi": {"loss": 0.95}},
+    ]
+    job = observed(tmp_path, lines, [])
+    assert job.status()["progress"]["epoch"] == 0
+    assert job.metrics()["loss"] == job.figures()["last"]["loss"]["value"] == 0.95
+
+
+def test_a_value_that_no_record_places_is_a_last_one(tmp_path: Path) -> None:
+    job = observed(
+        tmp_path, [{"status": "RUNNING", "epoch": 0, "kpi": {"loss": 0.9}}], [{"cost": 3}]
+    )
+    figures = job.figures()
+    assert figures["last"]["cost"] == {"value": 3, "epoch": None, "step": None}
+    assert figures["best"]["cost"]["value"] == 3
+    text = "\n".join(figure_lines(answers.metrics(job)))
+    assert "cost  3" in text and "loss" in text
+    assert "cost 3 (whole run)" in status_text(answers.status(job))
 
 
 def test_a_job_that_left_no_checkpoint_says_so(tmp_path: Path) -> None:

@@ -245,6 +245,65 @@ def test_several_sources_for_a_field_of_one_path_are_refused(made: Made, tmp_pat
     assert skill.plan("go", train_datasets=[data]).spec["data"]["x"] == f"{data}/a.csv"
 
 
+@pytest.mark.parametrize("word", ["", "???"])
+def test_several_sources_for_fields_of_one_path_are_told_once(
+    made: Made, tmp_path: Path, word: str
+) -> None:
+    row = {"source": "train_datasets", "path": "a.csv"}
+    skill = made(
+        template={"data": {"x": word, "y": word}, "go": {"gpus": 1}},
+        data_sources={"go": {"data.x": row, "data.y": row}},
+    )
+    with pytest.raises(UsageError, match=r": data\.x and data\.y take one path each") as caught:
+        skill.plan("go", train_datasets=[str(tmp_path / "data")] * 2)
+    assert caught.value.field == "train_datasets"
+
+
+BOTH = {"outputs": {"data.x": {"type": "folder"}}}
+
+
+@pytest.mark.parametrize("gives", ["source", "override", "nothing"])
+def test_a_folder_of_results_that_is_read_too_is_the_bundles_fault(
+    made: Made, tmp_path: Path, gives: str
+) -> None:
+    skill = made(BOTH, row={})
+    data = str(tmp_path / "data")
+    options: dict[str, Any] = {"source": {"train_datasets": data}}.get(gives, {})
+    if gives == "override":
+        options = {"spec_overrides": {"data.x": data}}
+    with pytest.raises(SpecError, match=r"something to read \(data_sources\.go\)") as caught:
+        skill.plan("go", **options)
+    assert caught.value.field == "actions.go.outputs.data.x"
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_an_input_that_is_a_folder_of_results_may_stay_open_and_is_not_given(
+    made: Made, tmp_path: Path
+) -> None:
+    skill = made({**BOTH, "inputs": {"data.x": {"type": "folder"}}})
+    assert score(skill.bundle)["works"] == 1
+    plan = skill.plan("go")
+    assert plan.spec["data"]["x"] == f"{plan.job_dir}/go"
+    with pytest.raises(SpecError, match=r"something to read \(actions\.go\.inputs\)"):
+        skill.plan("go", spec_overrides={"data.x": str(tmp_path / "data")})
+
+
+def test_a_folder_of_results_among_the_inputs_is_the_jobs(made: Made, tmp_path: Path) -> None:
+    files = {"results_dir": {"type": "folder"}}
+    skill = made({"inputs": files, "outputs": files}, template={"results_dir": "", "go": {"a": 1}})
+    plan = skill.plan("go", spec_overrides={"results_dir": str(tmp_path)})
+    assert plan.spec["results_dir"] == plan.job_dir
+    assert "results_dir of the spec is not used: a job writes into its own folder" in plan.notices
+
+
+def test_a_file_that_is_read_and_written_is_the_persons(made: Made, tmp_path: Path) -> None:
+    skill = made({"outputs": {"data.x": {"type": "file"}}}, row={})
+    plan = skill.plan("go", train_datasets=str(tmp_path / "data"))
+    assert plan.spec["data"]["x"] == str(tmp_path / "data" / "a.csv")
+    with pytest.raises(DataError, match="go needs data"):
+        skill.plan("go")
+
+
 @pytest.mark.parametrize(
     ("row", "template"), [({"list": True}, None), ({}, {"data": {"x": []}})], ids=["row", "spec"]
 )

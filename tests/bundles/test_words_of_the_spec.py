@@ -16,11 +16,12 @@ from mae_sdk import Skill, answers
 from mae_sdk.automl.objectives import EPOCH, STEP, course
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoint_names import Judged, choose_by_name
+from mae_sdk.jobs.config_file import write_spec
 from mae_sdk.jobs.metrics import lines
 from mae_sdk.jobs.resume import prepare
 from mae_sdk.plan.score import score
 from mae_skill.errors import MaeError, SpecError
-from mae_skill.reader import dump_yaml
+from mae_skill.reader import dump_yaml, read_spec
 
 RUNNER = r"""
 import argparse, json, os
@@ -173,6 +174,37 @@ def test_a_command_without_a_place_for_the_checkpoint_says_that_it_starts_anew(
     assert "no place for train.resume: model_step_000030.pth is there" in job.logs()
     with pytest.raises(MaeError):
         job.wait(30)
+
+
+@pytest.mark.parametrize("bundle", ["there", "another", "gone"])
+@pytest.mark.parametrize("command", ["tool {note}", "perl -e {note}"])
+def test_the_places_of_a_command_that_an_earlier_version_recorded_are_looked_up_anew(
+    made: Made, tmp_path: Path, bundle: str, command: str
+) -> None:
+    command = command.replace("note", "data.audio")  # of perl, it is code
+    skill = made(args=None, mode="config", command=f"{command} {{train.resume}}", metric=None)
+    job = skill.create_job(planned(skill, tmp_path, spec_overrides={"train.resume": "x"}))
+    with pytest.raises(MaeError):
+        job.wait(30)
+    (job.folder / "train").mkdir(exist_ok=True)
+    (job.folder / "train" / "model_step_000010.pth").write_text("10")
+    spec = read_spec(job.folder / "spec.yaml")
+    write_spec(job.folder, {**spec, "data": {"audio": "a; b"}})
+    records.update_record(job.folder, lambda record: record["launch"]["words"].pop("plain"))
+    info = tmp_path / "bundle" / "references" / "skill_info.yaml"
+    if bundle == "another":
+        info.write_text(info.read_text().replace("tool", "other").replace("perl -e", "ruby -e"))
+    if bundle == "gone":
+        info.unlink()
+
+    if bundle == "there" and command.startswith("tool"):
+        job.resume()
+        return
+    with pytest.raises(MaeError, match="could be read as code") as caught:
+        job.resume()
+    if bundle != "there":
+        assert "an earlier version recorded the job" in str(caught.value)
+    assert job.state == "ERROR"
 
 
 @pytest.mark.parametrize(

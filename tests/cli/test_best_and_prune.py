@@ -14,6 +14,7 @@ from mae_sdk.cli.main import main
 from mae_sdk.cli.plan_run import ended_text
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
+from mae_sdk.jobs.status import StatusWriter
 from rich.console import Console
 
 from tests.support.jobs import start, wait_until
@@ -65,6 +66,86 @@ def test_where_nothing_can_be_judged_the_answer_says_so(
     write_job(tmp_path, "other", "evaluate", result={"kpis": {"smoothness": 0.5}})
     code, _, err = call(capsys, "best", "--results-root", str(tmp_path))
     assert code == 2 and "direction" in err and "smoothness" in err
+
+
+def of_a_bundle(root: Path, name: str, losses: tuple[float, ...], **more: Any) -> Path:
+    folder = write_job(root, name, skill_dir=str(root.parent / "bundle"), **more)
+    status = StatusWriter(folder / "status.json")
+    for epoch, loss in enumerate(losses):
+        status.running(f"epoch {epoch}", epoch=epoch, kpi={"val_loss": loss})
+    return folder
+
+
+def test_the_direction_of_a_metric_of_another_bundle_is_asked_for_and_not_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    of_a_bundle(root, "one", (0.5, 0.2, 0.9))
+    of_a_bundle(root, "two", (0.7, 0.4, 0.3))
+    where = ("--metric", "val_loss", "--json", "--results-root", str(root))
+    code, out, err = call(capsys, "best", *where)
+    assert code == 2 and "direction of this metric is not known" in err + out
+    assert "--direction minimize|maximize" in err + out and "metric_direction" in err + out
+    found = json.loads(call(capsys, "best", "--direction", "minimize", *where)[1])["best"]
+    assert [(row["id"], row["best"]) for row in found] == [("one", 0.2), ("two", 0.3)]
+    found = json.loads(call(capsys, "best", "--direction", "maximize", *where)[1])["best"]
+    assert [(row["id"], row["best"]) for row in found] == [("one", 0.9), ("two", 0.7)]
+    assert found[0]["direction"] == "maximize"
+    code, out, err = call(capsys, "best", "--direction", "maximize", "--results-root", str(root))
+    assert code == 2 and "--metric NAME" in err
+
+
+def test_a_job_of_another_bundle_is_not_ranked_by_our_direction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    write_job(root, "ours", epochs=2)
+    of_a_bundle(root, "theirs", (0.1,))
+    where = ("--metric", "val_loss", "--json", "--results-root", str(root))
+    answer = json.loads(call(capsys, "best", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["ours"]
+    assert "not known of 1 jobs, which are left out" in answer["notices"][0]
+    answer = json.loads(call(capsys, "best", "--direction", "minimize", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["theirs", "ours"]
+    answer = json.loads(call(capsys, "best", "--direction", "maximize", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["theirs"]
+    assert "the other direction of val_loss is that of 1 jobs" in answer["notices"][0]
+
+
+def test_jobs_that_state_both_directions_are_not_ranked_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    for name, direction in (("one", "minimize"), ("two", "maximize")):
+        best = {"metric": "val_loss", "direction": direction}
+        of_a_bundle(root, name, (0.5,), launch={"command": ["run"], "best": best})
+    where = ("--metric", "val_loss", "--json", "--results-root", str(root))
+    assert call(capsys, "best", *where)[0] == 2
+    answer = json.loads(call(capsys, "best", "--direction", "minimize", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["one"]
+
+
+@pytest.mark.parametrize("state", ["FAIL", "PRUNED"])
+def test_a_study_without_a_best_trial_says_so_in_every_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    folder = write_study(tmp_path, "s1", 100, [None, None])
+    table = (folder / "automl" / "trials.csv").read_text().replace("PRUNED", state)
+    (folder / "automl" / "trials.csv").write_text(table)
+    (folder / "automl" / "best.json").unlink()
+    where = ("--results-root", str(tmp_path))
+    said = f"No trial has succeeded (2 {state.lower()}): there is no best one."
+    for words in (("status", "s1"), ("metrics", "s1")):
+        assert said in call(capsys, *words, *where)[1]
+        assert json.loads(call(capsys, *words, "--json", *where)[1])["study"]["verdict"] == said
+    assert said in Path(Job(folder).report().path).read_text()
+
+    code, out, err = call(capsys, "best", *where)
+    assert code == 4 and "no trial of s1 has succeeded" in out + err
+    judged(tmp_path, "one", 0.5)
+    answer = json.loads(call(capsys, "best", "--json", *where)[1])
+    assert [row["id"] for row in answer["best"]] == ["one"]
+    assert answer["notices"] == ["no trial of s1 has succeeded: left out"]
 
 
 def test_a_prune_removes_nothing_until_it_is_told_to_and_keeps_parents(

@@ -167,6 +167,25 @@ def test_cancel_reaches_a_process_that_left_the_group(tmp_path: Path) -> None:
     wait_until(lambda: not is_alive(identity))
 
 
+@pytest.mark.parametrize("left", ["setsid sh -c", "sh -c"])
+def test_what_a_command_leaves_running_is_ended_and_said(tmp_path: Path, left: str) -> None:
+    script = "trap 'echo told > told; exit' TERM; echo $$ > pid; while :; do sleep 0.05; done"
+    command = f'{left} "$SCRIPT" & while [ ! -s pid ]; do sleep 0.02; done'
+    job = start(tmp_path, command, cwd=str(tmp_path), env={"SCRIPT": script}).wait(30)
+    pid = int((tmp_path / "pid").read_text())
+    assert not is_alive(identify(pid))
+    assert (tmp_path / "told").read_text() == "told\n"
+    assert "ended what the command had left running" in job.logs() and str(pid) in job.logs()
+
+
+def test_what_ignores_a_stop_is_killed_and_a_clean_end_says_nothing(tmp_path: Path) -> None:
+    script = "trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done"
+    command = 'setsid sh -c "$SCRIPT" & while [ ! -s pid ]; do sleep 0.02; done'
+    start(tmp_path, command, cwd=str(tmp_path), env={"SCRIPT": script}).wait(30)
+    assert not is_alive(identify(int((tmp_path / "pid").read_text())))
+    assert "left running" not in start(tmp_path, "echo ok", name="clean").wait(20).logs()
+
+
 def test_a_secret_in_the_environment_never_reaches_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,10 @@ def status_text(document: dict[str, Any]) -> str:
 
 def place_of(figure: Mapping[str, Any]) -> str:
     """Where a figure is from: ``epoch 3``, or the step of a runner that counts by steps."""
+    from mae_sdk.jobs.metrics import is_placed
+
+    if not is_placed(figure):
+        return "whole run"
     unit = "step" if figure.get("epoch") is None else "epoch"
     return f"{unit} {figure.get(unit)}"
 
@@ -382,9 +386,9 @@ def one_or_several(given: Sequence[str]) -> str | list[str] | None:
 
 def figure_lines(document: Mapping[str, Any]) -> list[str]:
     """The figures of a job as lines, then the metrics that no epoch has reported."""
-    from mae_sdk.jobs.metrics import lines
+    from mae_sdk.jobs.metrics import is_placed, lines
 
-    by_epoch = {*document.get("last", {})}
+    by_epoch = {name for name, now in document.get("last", {}).items() if is_placed(now)}
     metrics = document.get("metrics") or {}
     rest = {name: value for name, value in metrics.items() if name not in by_epoch}
     warned = [f"data: {text}" for text in document.get("data_warnings", [])]

@@ -306,6 +306,11 @@ def _size(row: answers.Document) -> str:
 
 @jobs.command()
 @click.option("--metric", help="The best by this metric, not one for every metric.")
+@click.option(
+    "--direction",
+    type=click.Choice(("minimize", "maximize"), case_sensitive=False),
+    help="With --metric: which is better, for jobs that do not know it.",
+)
 @click.option("--action", help="Only jobs of this action.")
 @click.option("--stage", help="Only jobs whose model is of this stage: pretrain, finetune.")
 @click.option("--arch", help="Only jobs of this architecture.")
@@ -321,6 +326,7 @@ def _size(row: answers.Document) -> str:
 @json_option
 def best(
     metric: str | None,
+    direction: str | None,
     action: str | None,
     stage: str | None,
     arch: str | None,
@@ -335,7 +341,8 @@ def best(
     skill = Skill()
     only = answers.JobFilter(None, action, stage, arch, metric)
     listed = skill.jobs(results_root=results_root, all=everything)
-    document = answers.best(skill.bundle, listed, limit=limit, only=only)
+    direction = direction and direction.lower()
+    document = answers.best(skill.bundle, listed, limit=limit, only=only, direction=direction)
     heads = ("id", "action", "stage", "arch", "metric", "best", "of", "judged_on")
     rows = [
         [{**row, "best": f"{row['best']:.4g}"}[name] for name in heads] for row in document["best"]

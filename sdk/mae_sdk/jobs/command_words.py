@@ -33,6 +33,11 @@ UNPLAIN = re.compile(r"[^\w./:=,@%+-]")
 OPTIONS = "*"
 """In `Words.plain`: the options of ``mode: args``."""
 
+_UNKNOWN = (
+    "in a place that is not known: an earlier version recorded the job, and its bundle is gone or "
+    "has another command now"
+)
+
 _OPTION = re.compile(r"-(?![\d.])")
 """How a word begins that a parser of options takes for one; a negative number is none."""
 
@@ -81,9 +86,8 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
     Raises:
         SpecError: one names a field that is not given.
     """
-    fields = {
-        name: get_dotted(spec, words["keys"].get(name, name)) for name in words.get("plain", ())
-    }
+    plain = plain_places(words)
+    fields = {name: get_dotted(spec, words["keys"].get(name, name)) for name in plain}
     plain_only(words, fields)
     filled = [_of_fields(word, spec, words) for word in words["command"]]
     options: list[str] = []
@@ -94,10 +98,19 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
             if isinstance(held := fields_of_options.get(option), str) and PLACE.search(held):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
         options = _options(words, fields_of_options)
-    if OPTIONS in words.get("plain", {}):
-        for one in options:
-            _require_plain(words, OPTIONS, one)
+    for one in options if OPTIONS in plain else ():
+        _require_plain(words, OPTIONS, one)
     return filled + options
+
+
+def plain_places(words: Words) -> Mapping[str, str]:
+    """The placeholders that may have only plain values, with the reason. Where a job was recorded
+    before these were, all of them: where they stand in a script is no longer seen.
+    """
+    if "plain" in words:
+        return words["plain"]
+    names = PLACE.findall(" ".join(words["command"]))
+    return dict.fromkeys([*names, *([OPTIONS] if "flags" in words else [])], _UNKNOWN)
 
 
 def plain_only(words: Words, values: Mapping[str, Any]) -> None:
@@ -106,7 +119,7 @@ def plain_only(words: Words, values: Mapping[str, Any]) -> None:
     Raises:
         SpecError: one has other characters than those of a plain name, number or path.
     """
-    for name in words.get("plain", ()):
+    for name in plain_places(words):
         if isinstance(value := values.get(name), (str, int, float)) and value != NOT_GIVEN:
             _require_plain(words, name, value)
 
@@ -117,7 +130,7 @@ def _require_plain(words: Words, name: str, value: Any) -> None:
     options = name == OPTIONS
     shown = "options" if options else f"{{{name}}}"
     raise SpecError(
-        f"the value could be read as code: the command has {shown} {words['plain'][name]}",
+        f"the value could be read as code: the command has {shown} {plain_places(words)[name]}",
         field=f"{words['where']}.command" if options else words["keys"].get(name, name),
         got=value,
         expected="only letters, digits and _ . / : = , @ % + - there",

@@ -17,7 +17,7 @@ from mae_skill.errors import MaeError
 from mae_sdk.jobs.checkpoint_names import CHECKPOINT, Judged, artifact_kind
 from mae_sdk.jobs.checkpoints import choose
 from mae_sdk.jobs.intervals import difference, images_needed
-from mae_sdk.jobs.status import is_number
+from mae_sdk.jobs.status import is_number, metrics_of
 
 Figures = dict[str, Any]
 
@@ -46,19 +46,20 @@ def last_and_best(
     lines: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Figures, Figures]:
     """The last and the best value of every metric that an epoch reports, or a step where no epoch
-    does.
+    does; else the newest one, which is of the whole run.
 
     Args:
-        lines: of ``status.json``.
+        lines: of ``status.json``, in order.
         about: as `described` gives it.
 
     Returns:
-        Metric → ``value, epoch, step``, twice. The best also holds ``direction`` and, for a share
-        of images, ``images`` and ``standard_error``; metrics without a known direction have none.
-        The first of equals is the best; values that are not finite never are.
+        Metric → ``value, epoch, step``, twice; of the whole run both are None. The best also holds
+        ``direction`` and, for a share of images, ``images`` and ``standard_error``; metrics without
+        a known direction have none. The first of equals is the best; values that are not finite
+        never are.
     """
-    reported = {**by_step(lines), **by_epoch(lines)}
-    last = {name: epochs[max(epochs)] for name, epochs in reported.items()}
+    reported = {**_of_run(lines), **by_step(lines), **by_epoch(lines)}
+    last = {name: places[next(reversed(places))] for name, places in reported.items()}
     best: Figures = {}
     for name, epochs in reported.items():
         direction = about.get(name, {}).get("direction")
@@ -69,6 +70,15 @@ def last_and_best(
             known = noise(top["value"], about[name].get("images"))
             best[name] = {**top, "direction": direction, **known}
     return last, best
+
+
+def _of_run(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]]:
+    """Metric → 0 → the newest value, whatever it is of."""
+    kpis = metrics_of([line for line in lines if isinstance(line, dict)])
+    return {
+        str(name): {0: {"value": value, "epoch": None, "step": None}}
+        for name, value in kpis.items()
+    }
 
 
 def by_epoch(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Figures]]:
@@ -92,7 +102,9 @@ def _by(unit: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Fi
             continue
         for name, value in kpi.items():
             place = {"value": value, "epoch": line.get("epoch"), "step": line.get("step")}
-            reported.setdefault(str(name), {})[number] = place
+            places = reported.setdefault(str(name), {})
+            places.pop(number, None)  # the newest comes last
+            places[number] = place
     return reported
 
 
@@ -206,7 +218,7 @@ def study(
             "params": {key: one[key] for key in parameters if one.get(key) is not None},
         }
     found |= _gap(found, images.get(str(metric)))
-    if "best" in found:
+    if "best" in found or counts:
         found["verdict"] = verdict(found)
     if importance:
         found["importance_note"] = importance
@@ -242,7 +254,10 @@ def verdict(study: Mapping[str, Any]) -> str:
     metric, images = study.get("metric"), study.get("images")
     top, first = best.get("value"), given.get("value")
     if not is_number(top):
-        return "No trial has succeeded yet."
+        counts = dict(mapping(study.get("trials")))
+        counts.pop("of", None)
+        ended = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"No trial has succeeded{f' ({ended})' if ended else ''}: there is no best one."
     if best.get("trial") == 0 and mapping(study.get("trials")).get("of") == 1:
         return "The study had one trial, the spec as given: nothing was searched."
     if best.get("trial") == 0:
@@ -317,7 +332,8 @@ def _images_line(key: str, known: Mapping[str, int]) -> str:
 def lines(found: Mapping[str, Any]) -> list[str]:
     """The figures of `Job.figures` as lines for people: the study first, then every metric."""
     shown = study_lines(found["study"]) if "study" in found else []
-    last, best = found.get("last", {}), found.get("best", {})
+    last = {name: now for name, now in found.get("last", {}).items() if is_placed(now)}
+    best = found.get("best", {})
     units = ("epoch", "step")
     unit = next((u for u in units if any(now.get(u) is not None for now in last.values())), "epoch")
     rows = [["METRIC", "LAST", unit.upper(), "BEST", "EPOCH", "STEP", ""]]
@@ -352,6 +368,11 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             shown.append(f"left out of {key}: {about['count']} {reason} ({names}{more})")
     shown += [f"warning: {warning}" for warning in found.get("warnings", ())]
     return shown
+
+
+def is_placed(figure: Mapping[str, Any]) -> bool:
+    """Whether a figure is of an epoch or a step, not of the whole run."""
+    return figure.get("epoch") is not None or figure.get("step") is not None
 
 
 def study_lines(found: Mapping[str, Any]) -> list[str]:

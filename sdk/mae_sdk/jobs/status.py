@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
@@ -228,6 +229,39 @@ def together(own: list[dict[str, Any]], nested: list[dict[str, Any]]) -> list[di
         return own
     end = own[-1:] if own and own[-1].get("status") == FAILURE else []
     return [*own[: len(own) - len(end)], *map(_as_ours, nested), *end]
+
+
+def in_order(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of each attempt by epoch, and those of one epoch by step: a runner of several
+    processes may write them in another order. What names neither stays where it is.
+    """
+    starts = [
+        at
+        for at, line in enumerate(lines)
+        if "attempt" in line or str(line.get("status")).upper() == STARTED
+    ]
+    edges = [0, *starts, len(lines)]
+    parts = (lines[start:end] for start, end in pairwise(edges))
+    return [line for part in parts for line in _by_place(part)]
+
+
+def _by_place(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with_epoch = [at for at, line in enumerate(lines) if is_count(line.get("epoch"))]
+    _sort_at(lines, with_epoch, "epoch")
+    of_epochs: dict[Any, list[int]] = {}
+    for at, line in enumerate(lines):
+        if is_count(line.get("step")):
+            of_epochs.setdefault(line.get("epoch"), []).append(at)
+    for places in of_epochs.values():
+        _sort_at(lines, places, "step")
+    return lines
+
+
+def _sort_at(lines: list[dict[str, Any]], places: list[int], unit: str) -> None:
+    """Sort the lines of these places among themselves."""
+    ordered = sorted((lines[at] for at in places), key=lambda line: int(line[unit]))
+    for at, line in zip(places, ordered, strict=True):
+        lines[at] = line
 
 
 def _as_ours(line: dict[str, Any]) -> dict[str, Any]:

@@ -420,7 +420,13 @@ def _best(skill: Skill, arguments: Arguments) -> answers.Document:
     names = ("action", "stage", "arch", "metric")
     only = answers.JobFilter(**{name: arguments[name] for name in names if name in arguments})
     listed = skill.jobs(results_root=arguments.get("results_root"), all=arguments.get("all", False))
-    document = answers.best(skill.bundle, listed, limit=arguments.get("limit", 5), only=only)
+    document = answers.best(
+        skill.bundle,
+        listed,
+        limit=arguments.get("limit", 5),
+        only=only,
+        direction=arguments.get("direction"),
+    )
     first = document["best"][0]["id"]
     return {**document, "next": [f"metrics job_id={first}", f"report job_id={first}"]}
 
@@ -739,6 +745,11 @@ def _choosing() -> list[ToolSpec]:
             {
                 **_ROOT,
                 **{name: _JOB_FILTER[name] for name in ("action", "stage", "arch", "metric")},
+                "direction": {
+                    "type": "string",
+                    "enum": ["minimize", "maximize"],
+                    "description": "With metric: which is better, for jobs that do not know it.",
+                },
                 "all": {"type": "boolean", "description": "AutoML trials too."},
                 "limit": {"type": "integer", "minimum": 1, "maximum": MAX_JOBS, "default": 5},
             },

@@ -30,9 +30,10 @@ from typing import Any
 from mae_skill.bundle import Bundle, option_names
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
+from mae_skill.reader import read_spec
 
 from mae_sdk.jobs.command_words import OPTIONS, PLACE, PLACES, named, of_spec, plain_only, reads
-from mae_sdk.jobs.records import Words
+from mae_sdk.jobs.records import Launch, Words
 from mae_sdk.plan.code_places import unsafe_word
 from mae_sdk.plan.shell_script import positional
 
@@ -81,6 +82,27 @@ def command_of(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Command:
     filled = of_spec(made, spec)
     follows = "flags" in made or filled != made["command"]
     return Command(tuple(filled), cwd, config, made, made if follows else None)
+
+
+def know_places(launch: Launch, action: str, skill_dir: str | None, spec: Path) -> bool:
+    """Look up in its bundle where the placeholders of a job stand that was recorded before that
+    was; whether the launch was changed. Not where the bundle is gone, or has another command now.
+
+    Args:
+        skill_dir: the bundle; None: the bundled skill.
+        spec: the file of the job's spec.
+    """
+    words = launch.get("words")
+    if words is None or "plain" in words:
+        return False
+    try:
+        made, _, _ = _made(Bundle.load(skill_dir), action, read_spec(spec))
+    except (MaeError, OSError):
+        return False
+    if made["command"] != words["command"]:
+        return False
+    words["plain"] = made["plain"]
+    return True
 
 
 def fields_told(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> frozenset[str] | None:
@@ -133,10 +155,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
         plain[OPTIONS] = reason
 
     bundle_dir = str(bundle.root.resolve())
-    made: Words = {"command": words, "keys": bundle.shorthand, "where": where}
-    if plain:
-        made["plain"] = plain
-        plain_only(made, {"bundle_dir": bundle_dir})
+    made: Words = {"command": words, "keys": bundle.shorthand, "where": where, "plain": plain}
+    plain_only(made, {"bundle_dir": bundle_dir})
     words = [word.replace("{bundle_dir}", bundle_dir) for word in words]
     if get_dotted(spec, "results_dir") in (None, "") and "results_dir" not in bundle.shorthand:
         words = [word.replace("{results_dir}", "{job_dir}") for word in words]

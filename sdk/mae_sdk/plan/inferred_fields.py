@@ -49,6 +49,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.merge import accepted_types
 from mae_skill.placeholders import NOT_GIVEN, has_reference
+from mae_skill.resolve import optional_fields
 from mae_skill.weights import config
 
 from mae_sdk import files
@@ -263,6 +264,64 @@ def misplaced(
                 field=where,
                 got=dict(here) if is_section else here,
                 expected="the key of a field that holds a path",
+            )
+        )
+    return found
+
+
+def own_folders(
+    action: str, bundle: Bundle, spec_params: Mapping[str, Any] | None = None
+) -> set[str]:
+    """The fields of an action that hold a folder of its job's results, whatever is given."""
+    rows = (bundle.spec_params.get(action) or {}) if spec_params is None else spec_params
+    entry = bundle.action(action)
+    outputs = entry.get("outputs") if entry.get("mode") != "passthrough" else None
+    folders = (
+        str(key)
+        for key, row in (outputs.items() if isinstance(outputs, Mapping) else ())
+        if not is_output_file(str(key), row)
+    )
+    return {*folders, *(key for key, function in rows.items() if function == "output_dir")}
+
+
+def read_and_written(
+    action: str, bundle: Bundle, folders: Collection[str], given: Collection[str]
+) -> list[MaeError]:
+    """The fields that hold a folder of results and are read as well: the job's own folder would
+    stand where the data should.
+
+    An input that nobody gives may be such a folder, and data that the action can do without. A
+    file that is read and written is the person's.
+
+    Args:
+        folders: the fields that hold a folder of this job's results.
+        given: the fields that a person or a source gives.
+    """
+    spared = optional_fields(bundle, action)
+    rows = bundle.data_rows(action).items()
+    data = {key: row for key, row in rows if isinstance(row, Mapping) and row.get("source")}
+    entry = bundle.action(action)
+    inputs, outputs = (
+        table if isinstance(table := entry.get(name), Mapping) else {}
+        for name in ("inputs", "outputs")
+    )
+    of_results = ("results_dir", "output_dir")
+    read_too = {*data, *(key for key in inputs if key.rsplit(".", 1)[-1] not in of_results)}
+    found: list[MaeError] = []
+    for key in sorted(folders):
+        is_needed = key in data and key not in spared and not data[key].get("when")
+        if not is_needed and not (key in given and key in read_too):
+            continue
+        table = f"actions.{action}.outputs" if key in outputs else f"spec_params.{action}"
+        read = f"data_sources.{action}" if key in data else f"actions.{action}.inputs"
+        found.append(
+            SpecError(
+                "the bundle has this field as a folder of results and as something to read "
+                f"({read}): the job's own folder would stand in the place of what is read",
+                field=f"{table}.{key}",
+                got=key,
+                expected="one field for what is read and another for what is written",
+                hint="mend the bundle: take the field out of one of the two tables",
             )
         )
     return found

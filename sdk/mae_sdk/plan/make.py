@@ -19,7 +19,16 @@ from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
 from mae_skill.merge import accepted_types
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.resolve import Layers, Resolution, entry_point, judge, nested, raise_all, resolve
+from mae_skill.resolve import (
+    Layers,
+    Resolution,
+    entry_point,
+    judge,
+    nested,
+    optional_fields,
+    raise_all,
+    resolve,
+)
 from mae_skill.rules import Facts, Notice
 
 from mae_sdk.automl import setup
@@ -428,16 +437,12 @@ def take_over_settings(draft: Draft) -> None:
 
 def keep_own_folder(draft: Draft) -> None:
     """A folder in the spec is dropped: the job's results belong into the job's folder."""
-    outputs = draft.bundle.action(draft.action).get("outputs")
-    draft.owned = {key for key, function in draft.spec_params.items() if function == "output_dir"}
-    draft.owned |= {
-        str(key)
-        for key, row in (outputs.items() if isinstance(outputs, Mapping) else ())
-        if not inferred_fields.is_output_file(str(key), row)
-    }
+    bundle, action, given = draft.bundle, draft.action, draft.layers.given
+    draft.owned = inferred_fields.own_folders(action, bundle, draft.spec_params)
+    raise_all(inferred_fields.read_and_written(action, bundle, draft.owned, given), action)
     draft.layers.notices += [
         f"{key} of the spec is not used: a job writes into its own folder"
-        for key in sorted(draft.owned & draft.layers.given)
+        for key in sorted(draft.owned & given)
     ]
 
 
@@ -467,7 +472,9 @@ def infer_fields(draft: Draft) -> None:
     draft.inferred = [*inferred_fields.apply(draft.action, rows, context), *files]
     models = (*inferred_fields.OF_PARENT, *inferred_fields.OF_PTM)
     _refuse_lost(draft, [item.field for item in draft.inferred if item.function in models])
-    filled = {item.field for item in draft.inferred}
+    # Data that nobody gives is missing, though its file is an output too.
+    data = set(draft.bundle.data_rows(draft.action)) - optional_fields(draft.bundle, draft.action)
+    filled = {item.field for item in draft.inferred} | (data - draft.owned)
     draft.inferred += inferred_fields.results_fields(draft.action, outputs, context, filled)
     if request.ptm:
         settled = draft.layers.given | set(flatten(draft.layers.parent))
@@ -581,7 +588,7 @@ def plan_of(draft: Draft) -> Plan:
     )
     if draft.resources.here:
         errors, warnings = input_files.missing(
-            bundle, draft.action, found.spec, found.provenance, layers.given
+            bundle, draft.action, found.spec, found.provenance, layers.given - draft.owned
         )
         known = {one.field for one in found.errors}
         found.errors += [one for one in errors if one.field not in known]

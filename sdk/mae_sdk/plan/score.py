@@ -87,6 +87,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         filled = _filled(bundle, action, layers.schema, problems)
         nodes = field_nodes(layers.schema)
         problems += inferred_fields.misplaced(action, bundle, spec, nodes)
+        folders = inferred_fields.own_folders(action, bundle)
+        problems += inferred_fields.read_and_written(action, bundle, folders, ())
         found = resolve(bundle, action, layers)
         for one in found.errors:
             key = str(one.field)

@@ -74,6 +74,7 @@ def locate(
     rows = {key: row for key, row in rows.items() if row.get("source")}
     values: dict[str, Any] = {}
     errors = _not_read(action, sources, {str(row["source"]) for row in rows.values()})
+    alone_of: dict[str, list[str]] = {}
     for key, row in rows.items():
         name = str(row.get("source"))
         source = sources.get(name)
@@ -106,9 +107,10 @@ def locate(
             found = _over_pattern(found, pattern)
         several = several or (many and takes_list(key))
         if len(uris) > 1 and not several:
-            errors.append(_one_alone(key, name, uris))
+            alone_of.setdefault(name, []).append(key)
         elif found:
             values[key] = found if several else found[0]
+    errors += [_one_alone(keys, name, _uris(sources[name])) for name, keys in alone_of.items()]
     return values, errors
 
 
@@ -133,13 +135,16 @@ def _type_of(inputs: Any, key: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _one_alone(key: str, name: str, uris: Sequence[str]) -> UsageError:
+def _one_alone(keys: Sequence[str], name: str, uris: Sequence[str]) -> UsageError:
+    several = len(keys) > 1
+    rows, they = ("rows", "they are lists") if several else ("row", "it is a list")
     return UsageError(
-        f"{key} takes one path",
+        f"{' and '.join(keys)} {'take one path each' if several else 'takes one path'}",
         field=name,
         got=[urls.redact(uri) for uri in uris],
-        expected="one source: neither the bundle's row nor its schema says that it is a list",
-        hint=f"one folder that holds it all, or {key}=[PATH, PATH] where its runner reads a list",
+        expected=f"one source: neither the bundle's {rows} nor its schema says that {they}",
+        hint="one folder that holds it all, or "
+        f"{' '.join(f'{key}=[PATH, PATH]' for key in keys)} where its runner reads a list",
     )
 
 

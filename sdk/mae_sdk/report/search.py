@@ -64,9 +64,9 @@ def sections(facts: Facts) -> list[Section]:
 def winner(facts: Facts, study: Mapping[str, Any]) -> Section | None:
     """The fields in which the best trial differs from the spec as given."""
     best, given = mapping(study.get("best")), mapping(study.get("trial_0"))
-    if not is_number(best.get("value")):
-        return None
     title, said = "Best against the spec as given", Text(verdict(study))
+    if not is_number(best.get("value")):
+        return Section(title, [said]) if "verdict" in study else None
     metric = str(study.get("metric"))
     if best.get("trial") == 0:
         rows = [[key, number(value)] for key, value in mapping(given.get("params")).items()]
@@ -195,7 +195,9 @@ def importance(facts: Facts, metric: str) -> list[Block]:
     if not known:
         note = mapping(facts.figures.get("study")).get("importance_note")
         return [
-            Text(str(note or "no importance of parameters yet: the study has not ended"), "note")
+            Text(
+                str(note or "no importance of parameters: no study with a best trial ended"), "note"
+            )
         ]
     known.sort(key=lambda pair: -pair[1])
     rows = [[name, Bar(min(max(share, 0.0), 1.0), percent(share))] for name, share in known]

@@ -6,6 +6,7 @@ process on another host, after a reboot, or in another container.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -129,6 +130,40 @@ def kill_leftovers(job_dir: Path) -> list[int]:
     while time.monotonic() < deadline and any(_runs(pid) for pid in killed):
         time.sleep(0.01)
     return killed
+
+
+def end_strays(job_dir: Path, group: int, grace: float = 5.0) -> list[int]:
+    """End what a command left running when it ended: SIGTERM, then SIGKILL after `grace` seconds.
+
+    Args:
+        group: the process group of the command; what left it is found as by `kill_leftovers`.
+
+    Returns:
+        The pids that were ended.
+    """
+    found = [
+        pid
+        for pid in {*_members(group), *_processes_with("MAE_JOB_DIR", str(job_dir))}
+        if _runs(pid)
+    ]
+    deadline = time.monotonic() + grace
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in found:
+            if _runs(pid):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
+        while time.monotonic() < deadline and any(_runs(pid) for pid in found):
+            time.sleep(0.02)
+        deadline = time.monotonic() + 2.0
+    return sorted(found)
+
+
+def _members(group: int) -> Iterator[int]:
+    """The processes of a group."""
+    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
+        fields = _stat_fields(int(entry.name)) if entry.name.isdigit() else None
+        if fields is not None and fields[2] == str(group):
+            yield int(entry.name)
 
 
 def _runs(pid: int) -> bool:

@@ -325,6 +325,7 @@ def start_and_watch(
     tick: Callable[[], bool] | None = None,
     tick_seconds: float = 0.5,
     started: Callable[[int], None] | None = None,
+    ended: Callable[[int], None] | None = None,
     stop: list[int] | None = None,
     ranked: bool = True,
 ) -> Outcome:
@@ -338,6 +339,8 @@ def start_and_watch(
         grace: seconds between SIGTERM and SIGKILL.
         tick: called about every `tick_seconds`; True asks for a stop.
         started: called with the process group's id once all ranks run.
+        ended: called with the group's id once all ranks have ended well, before what is left of
+            the group is killed.
         stop: the signals that ask for a stop are appended here.
         ranked: tell each process its rank. A runner that starts its own workers must not be told:
             it would take itself for one of them.
@@ -388,6 +391,8 @@ def start_and_watch(
             if started:
                 started(group)
             outcome = _watch(ranks, group, first_rank, sink, wake, stop, grace, tick, tick_seconds)
+            if ended and outcome.exit_code == 0 and not outcome.stopped:
+                ended(group)
         finally:
             _kill_group(group, signal.SIGKILL)
             for process in ranks:

@@ -28,6 +28,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ from mae_sdk.run import report_process, warm
 from mae_sdk.run.devices import THREADS, CoreShare
 from mae_sdk.run.output import clean_output
 from mae_sdk.run.platform import DEFAULT, platform_of
-from mae_sdk.run.process import identify, is_alive, kill_leftovers
+from mae_sdk.run.process import end_strays, identify, is_alive, kill_leftovers
 from mae_sdk.run.process_group import PREEMPTED_EXIT, Outcome, start_and_watch
 
 if TYPE_CHECKING:
@@ -371,6 +372,7 @@ def _run(
         command = warm.client_command(command)
     elif record.get("platform", DEFAULT) != DEFAULT:
         command, processes = platform_of(record).wrap(command, record, environment)
+    is_own = bool(launch.get("result")) or record.get("kind") == "automl"
     return start_and_watch(
         command,
         processes,
@@ -380,8 +382,19 @@ def _run(
         secrets=secrets,
         grace=float(launch.get("grace_seconds") or 30.0),
         tick=_Tick(job_dir, is_unwanted),
+        # A runner of ours waits for what it starts.
+        ended=None if is_own else partial(_end_strays, job_dir),
         ranked=not launch.get("spawns"),
     )
+
+
+def _end_strays(job_dir: Path, group: int) -> None:
+    """End what the command left running, and say so: the job's files are read as they are now."""
+    if pids := end_strays(job_dir, group):
+        with contextlib.suppress(OSError), (job_dir / "log.txt").open("a") as log:
+            log.write(
+                f"--- ended what the command had left running: {', '.join(map(str, pids))} ---\n"
+            )
 
 
 def _beat(job_dir: Path) -> None:
