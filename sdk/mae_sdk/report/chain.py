@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mae_sdk.job import Job
+from mae_sdk.jobs import records
 from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, search
 from mae_sdk.report.blocks import Card, Link, Section, Table
 from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
@@ -69,6 +70,7 @@ def summary(line: list[Facts]) -> Table:
     for facts in line:
         result, data = first_screen.result(facts), first_screen.data(facts)
         measure = result.title.removeprefix("Result: ").removeprefix("Result")
+        measure = "" if facts.state == records.ERROR else measure
         rows.append(
             [
                 Link(first_screen.heading(facts), f"#{facts.id}"),
