@@ -165,3 +165,15 @@ def test_a_notebook_shows_job_study_plan_and_report_in_frames(root: Path) -> Non
         assert frame["sandbox"] == "" and outer.all("script") == []
         inner = Page(frame["srcdoc"])
         assert inner.all("script") == [] and inner.outside == [] and inner.all("section")
+
+    counts = {"train": 12, "val": 5}
+    sources = {f"dataset.{name}_data_sources": {"images": n} for name, n in counts.items()}
+    (frame,) = Page(plan_html({**plan, "stage": "finetune", "sources": sources})).all("iframe")
+    text = Page(frame["srcdoc"]).text
+    for words in (
+        "Plan: fine-tuning",
+        "Data 12 images training: 12",
+        "validation: 5",
+        "Warning x:",
+    ):
+        assert words in text, words

@@ -74,14 +74,14 @@ def summary(line: list[Facts]) -> Table:
         rows.append(
             [
                 Link(first_screen.heading(facts), f"#{facts.id}"),
-                facts.state,
-                data.figure,
                 f"{measure} {result.figure}".strip(),
                 (result.lines or [""])[0],
+                data.figure,
+                facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),
             ]
         )
-    head = ["job", "state", "data", "result", "how sure", "ran"]
+    head = ["job", "result", "how sure", "data", "state", "ran"]
     return Table(head, rows, "The chain in short", (5,))
 
 

@@ -24,7 +24,7 @@ _WORDS = {
     ("export", ""): "Export",
     ("gen_trt_engine", ""): "Engine",
 }
-_SOURCES = {
+SOURCES = {
     "train_data_sources": "training",
     "val_data_sources": "validation",
     "test_data_sources": "test",
@@ -42,10 +42,15 @@ MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
 
 
+def word(action: str, stage: str = "") -> str:
+    """An action, and of training its stage, in a word."""
+    return _WORDS.get((action, stage if action == "train" else "")) or action.capitalize()
+
+
 def heading(facts: Facts) -> str:
     """What was run, in a few words."""
     stage = facts.stage or "" if facts.action == "train" else ""
-    name = _WORDS.get((facts.action, stage)) or facts.action.capitalize()
+    name = word(facts.action, stage)
     name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
@@ -286,7 +291,7 @@ def data(facts: Facts) -> Card:
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
-        lines.append(f"{_SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
+        lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
         trained += images if isinstance(images, int) and last == "train_data_sources" else 0
     derived = facts.derived
@@ -318,7 +323,7 @@ def left_out(facts: Facts) -> Card | None:
             total += int(count) if is_number(count) else 0
             alarming |= reason not in ("hidden", "other")
             where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
-            lines.append(f"{_SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
+            lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
     if not lines:
         read = any(isinstance(seen.get("images"), int) for seen in facts.sources.values())
         return Card("Left out", "nothing", ["every file of the sources was used"]) if read else None
