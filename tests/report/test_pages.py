@@ -110,22 +110,28 @@ def test_an_engine_says_what_it_is_and_that_its_graph_was_judged_not_itself(tmp_
         "thresholds": {"min_cosine": 0.999, "max_abs": 0.01},
     }
     found = {"kpis": {"engine_mb": 2.452404}, "engine": engine, "parity": parity}
-    text = page_of(
-        write_job(tmp_path, "engine-3", "gen_trt_engine", parent="export-2", result=found)
-    ).text
+    onnx = tmp_path / "export-2/export/model.onnx"
+    onnx.write_bytes(b"12345")
+    spec = {"gen_trt_engine": {"onnx_file": str(onnx)}}
+    folder = write_job(
+        tmp_path, "engine-3", "gen_trt_engine", parent="export-2", spec=spec, result=found
+    )
+    text = page_of(folder).text
     for words in (
         "2.5 MB engine",
         "fp16 · TensorRT for RTX 1.7",
         "compute capability 8.6, 12.0, batches of 1 to 8",
         "0.99999993",
-        "the engine itself has not run",
+        "the build does not run the engine",
+        "export/model.onnx, which it was built from 5 B",
         "The graph that the engine was built from, in ONNX Runtime",
         "≥ 0.999",
         "torch, fp32",
         "onnx, fp32",
-        "batch any",
+        'profile {"minimum": 1, "maximum": 8}',
     ):
         assert words in text, words
+    assert "batch any" not in text
     assert "teacher" not in text  # another model: the parent of the one that was exported
     assert "(onnx, fp32)" in page_of(tmp_path / "evaluate-2").text
 
@@ -246,6 +252,12 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
     assert "40 images cannot tell the two apart" in few.text
     many = page_of(write_study(tmp_path, "train-many", 4000, [0.70, 0.80, None]))
     assert "the data can tell them apart" in many.text
+    assert "Result: ACC_all" in many.text
+    record = records.read_record(tmp_path / "train-many")
+    goes_on = facts_of(Job(tmp_path / "train-many"), record, records.RUNNING)
+    card = search.headline(goes_on)
+    assert card.title == "So far: ACC_all"
+    assert card.lines[-1] == "trials: 2 complete, 1 pruned; of 3"
     given = page_of(write_study(tmp_path, "train-given", 40, [0.70, 0.60]))
     assert "No trial is better than the spec as given" in given.text
     for words in ("History", "Learning curves", "Parallel coordinates", "All trials", "importance"):
@@ -262,6 +274,18 @@ def test_the_best_so_far_is_drawn_as_stairs_and_trials_are_counted_in_whole_numb
     assert " 0 1 2 3 trial" in page.text
     for words in ("trial 2: the best", "trial 0: the spec as given"):
         assert words in page.text
+
+
+def test_of_several_metrics_the_first_screen_names_the_front(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "train-1", 40, [0.70, 0.80, 0.75])
+    study, best = (folder / f"automl/{name}.json" for name in ("study", "best"))
+    told = json.loads(study.read_text())
+    told["objectives"].append({"metric": "latency_ms", "direction": "minimize"})
+    study.write_text(json.dumps(told))
+    best.write_text(json.dumps({**json.loads(best.read_text()), "pareto": [1, 2]}))
+    text = page_of(folder).text
+    assert "the best by ACC_all; the Pareto front of ACC_all and latency_ms: 2 trials" in text
+    assert "pruned" not in text  # none was
 
 
 def test_of_many_trials_the_learning_curves_of_the_best_are_drawn(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def summary(line: list[Facts]) -> Table:
     rows: list[list[Any]] = []
     for facts in line:
         result, data = first_screen.result(facts), first_screen.data(facts)
-        measure = result.title.removeprefix("Result: ").removeprefix("Result")
+        measure = result.title.removeprefix("So far: ")
+        measure = measure.removeprefix("Result: ").removeprefix("Result")
         measure = "" if facts.state == records.ERROR else measure
         rows.append(
             [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from mae_sdk.jobs.metrics import mapping
@@ -10,8 +12,6 @@ from mae_sdk.report.blocks import Block, Code, Section, Table, Text
 from mae_sdk.report.facts import Facts, base, evaluations, facts_of, parents, shown
 from mae_sdk.report.judged import speed_rows
 from mae_sdk.report.markup import number, percent, size
-
-_HIDDEN = ("classes",)
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -66,11 +66,16 @@ def parity(facts: Facts) -> Section | None:
 def files(facts: Facts) -> Section | None:
     """The files that were written, with their sizes."""
     rows = []
-    for path in facts.job.files():
-        try:
-            rows.append([path.name, size(path.stat().st_size)])
-        except OSError:
-            continue
+    made_of = facts.setting("gen_trt_engine.onnx_file")
+    named = [(path, path.name) for path in facts.job.files()]
+    named += (
+        [(Path(made_of), f"{base(made_of)}, which it was built from")]
+        if isinstance(made_of, str)
+        else []
+    )
+    for path, name in named:
+        with contextlib.suppress(OSError, ValueError):
+            rows.append([name, size(path.stat().st_size)])
     if not rows:
         return None
     return Section("Files", [Table(["file", "size"], rows, "", (1,))])
@@ -114,10 +119,12 @@ def _made_of(facts: Facts) -> set[str]:
 def description(facts: Facts) -> Section | None:
     """What the file says of itself."""
     about = mapping(facts.result.get("meta")) or mapping(facts.result.get("engine"))
+    # Of an engine the profile says which batches; what the ONNX file took says nothing more.
+    hidden = ("classes", "batch") if "profile" in about else ("classes",)
     rows = [
         [key, "any" if key == "batch" and value == -1 else shown(value)]
         for key, value in about.items()
-        if value not in (None, [], {}, "") and key not in _HIDDEN
+        if value not in (None, [], {}, "") and key not in hidden
     ]
     classes = about.get("classes")
     if isinstance(classes, list) and classes:

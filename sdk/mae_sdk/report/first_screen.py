@@ -260,7 +260,7 @@ def _built(facts: Facts) -> Card:
             f"its graph against fp32: lowest cosine {number(parity.get('cosine_min'), 8)} on "
             f"{parity.get('images_from') or 'images'}"
         )
-    lines.append("the engine itself has not run: an evaluation on its GPU shows what it answers")
+    lines.append("the build does not run the engine: an evaluation on its GPU shows how it answers")
     return Card("Result", f"{_megabytes(facts.kpis.get('engine_mb'))} engine", lines)
 
 

@@ -27,9 +27,9 @@ def headline(facts: Facts) -> Card:
     """Best against trial 0 for the first screen."""
     study = mapping(facts.figures.get("study"))
     best, metric = mapping(study.get("best")), str(study.get("metric"))
+    trials = mapping(study.get("trials"))
+    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "of")
     if not is_number(best.get("value")):
-        trials = mapping(study.get("trials"))
-        counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "of")
         return Card("So far", "no trial has succeeded", [counts or "none has ended"])
     images = study.get("images")
     value = best["value"]
@@ -41,7 +41,15 @@ def headline(facts: Facts) -> Card:
     else:
         shown = number(value)
     lines.append(f"trial {best.get('trial')}: {best.get('child')}")
-    return Card(f"Result: {metric}", shown, lines)
+    objectives = as_list(facts.document("automl/study.json").get("objectives"))
+    names = [str(mapping(one).get("metric")) for one in objectives]
+    front = as_list(facts.document("automl/best.json").get("pareto"))
+    if len(names) > 1 and front:
+        count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+        lines.append(f"the best by {metric}; the Pareto front of {' and '.join(names)}: {count}")
+    if facts.is_running:
+        lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
+    return Card(f"{'So far' if facts.is_running else 'Result'}: {metric}", shown, lines)
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -154,6 +162,7 @@ def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure
         Dot(trial, value, places.get(state, 2), f"trial {trial}: {number(value)}, {state.lower()}")
         for trial, value, state in known
     ]
+    groups = groups[: 1 + max(dot.group or 0 for dot in dots)]
     drawing = charts.scatter(
         dots, groups, f"{metric} of every trial", x="trial", height=260, line=best, color=0
     )
