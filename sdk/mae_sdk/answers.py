@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mae_skill import errors
 from mae_skill.errors import MaeError, NotFoundError, StorageError
-from mae_skill.spelling import valid_text
+from mae_skill.spelling import source_option, valid_text
 
 if TYPE_CHECKING:
     from mae_skill.bundle import Bundle
@@ -127,8 +127,6 @@ class Step:
 
 def command_of(step: Step, root: str = "", *, verb: str = "run") -> str:
     """The command that launches a next job; what is to be filled in stands in capitals."""
-    from mae_skill.resolve import source_option
-
     words = [f"mae {verb} {step.action}"]
     words += [f"--parent {step.parent}"] if step.parent else []
     words += [source_option(name) for name in step.sources]
@@ -357,19 +355,30 @@ class JobFilter:
         return [*known, *(row for row in rows if row[self.sort] is None)]
 
 
-def jobs(listed: Sequence[Job], *, limit: int, only: JobFilter | None = None) -> Document:
+Known = dict[tuple[str, str | None], tuple[Any, Document | None]]
+"""Job id and metric → record and row of a job that has ended, which stay as they are."""
+
+
+def jobs(
+    listed: Sequence[Job],
+    *,
+    limit: int,
+    only: JobFilter | None = None,
+    known: Known | None = None,
+) -> Document:
     """The first `limit` of the jobs of a root: ``jobs, total``, and ``unreadable`` where some are.
 
     Args:
         listed: newest first.
         only: a filter and an order. Without them no more jobs are read than are shown.
+        known: what an earlier call has read of ended jobs; it is used, and filled.
     """
     from mae_sdk.job import observe_jobs
 
     only = only or JobFilter()
     read = listed if only.reads_all else listed[:limit]
     observed = list(zip(read, observe_jobs(read), strict=True))
-    rows = [row for row in _concurrently(observed, only.metric) if row]
+    rows = [row for row in _concurrently(observed, only.metric, known) if row]
 
     unreadable = [row["id"] for row in rows if row["state"] is None]
     readable = [row for row in rows if row["state"] is not None and only.keeps(row)]
@@ -379,17 +388,33 @@ def jobs(listed: Sequence[Job], *, limit: int, only: JobFilter | None = None) ->
 
 
 def _concurrently(
-    observed: Sequence[tuple[Job, tuple[JobRecord, str] | None]], metric: str | None
+    observed: Sequence[tuple[Job, tuple[JobRecord, str] | None]],
+    metric: str | None,
+    known: Known | None = None,
 ) -> list[Document | None]:
     """`_row` of each; those behind a URL are read several at a time."""
     from mae_sdk.job import RemoteJob
 
     if not any(isinstance(job, RemoteJob) for job, _ in observed):
-        return [_row(job, seen, metric) for job, seen in observed]
+        return [_row_of(job, seen, metric, known) for job, seen in observed]
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda pair: _row(pair[0], pair[1], metric), observed))
+        return list(pool.map(lambda pair: _row_of(pair[0], pair[1], metric, known), observed))
+
+
+def _row_of(
+    job: Job, seen: tuple[JobRecord, str] | None, metric: str | None, known: Known | None
+) -> Document | None:
+    """`_row`, or that of an earlier call."""
+    from mae_sdk.jobs.records import is_terminal
+
+    if known is None or seen is None or not is_terminal(seen[1]):
+        return _row(job, seen, metric)
+    held = known.get((job.id, metric))
+    if held is None or held[0] != seen[0]:
+        held = known[(job.id, metric)] = seen[0], _row(job, seen, metric)
+    return held[1]
 
 
 def _row(

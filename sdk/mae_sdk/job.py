@@ -7,6 +7,7 @@ elsewhere: it is read where it is, and brought here only to be resumed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import numbers
 import os
@@ -15,7 +16,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -214,10 +215,16 @@ def spec_of(job: Job) -> dict[str, Any]:
     Raises:
         MaeError: it cannot be read.
     """
+    found = _parsed_spec(job._text("spec.yaml"))
+    return copy.deepcopy(found) if isinstance(found, dict) else {}
+
+
+@lru_cache(maxsize=64)
+def _parsed_spec(text: str) -> Any:
+    """A report asks for a spec, and its parents' specs, many times."""
     from mae_skill.reader import parse_yaml
 
-    found = parse_yaml(job._text("spec.yaml"), "spec.yaml")
-    return found if isinstance(found, dict) else {}
+    return parse_yaml(text, "spec.yaml")
 
 
 def setting(job: Job, key: str) -> Any:

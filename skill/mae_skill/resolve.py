@@ -42,6 +42,7 @@ from mae_skill.placeholders import (
 from mae_skill.recipes import recipe_spec
 from mae_skill.rules.base import Facts
 from mae_skill.schema_check import UNKNOWN, check_schema, describe, did_you_mean
+from mae_skill.spelling import source_option
 from mae_skill.texts import no_url
 
 FUNCTIONS = "mae_skill.bundle_functions"
@@ -664,13 +665,6 @@ def _missing_data(
 def _of(row: Any, sources: Collection[Any]) -> bool:
     """Whether a row of data is filled from one of these sources."""
     return isinstance(row, Mapping) and row.get("source") in sources
-
-
-def source_option(name: Any) -> str:
-    """The option of the command line that gives a source."""
-    if name in ("train_datasets", "eval_dataset", "inference_dataset"):
-        return f"--{name.replace('_', '-')} URI"
-    return f"--source {name}=URI"
 
 
 def _inputs(info: Mapping[str, Any], action: str) -> dict[str, Any]:

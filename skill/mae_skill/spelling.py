@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import TextIO
+from typing import Any, TextIO
 
 # C0 and C1 with DEL, invisible and direction marks, line separators, lone surrogates, annotation
 # marks, the byte order mark.
@@ -101,3 +101,10 @@ def _encode(error: UnicodeError) -> tuple[str, int]:
 
 
 _ANY = re.compile(".", re.DOTALL)
+
+
+def source_option(name: Any) -> str:
+    """The option of the command line that gives a source."""
+    if name in ("train_datasets", "eval_dataset", "inference_dataset"):
+        return f"--{name.replace('_', '-')} URI"
+    return f"--source {name}=URI"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mae_sdk import files
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import records
@@ -103,9 +104,35 @@ def test_two_jobs_are_compared_by_spec_result_and_curves(server: Server) -> None
     assert "told apart" in judged and "+0.4" in judged
     status, headers, _ = get(server, f"/open/{server.token}")
     cookie = headers["Set-Cookie"].split(";")[0]
+    _, _, text = get(server, "/compare?a=train-1", Cookie=cookie)
+    assert "Choose a job as A and another one as B" in text
     for path in ("/job/none", "/compare", "/job/..%2f..%2fetc", "/nothing", "//x"):
         status, _, text = get(server, path, Cookie=cookie)
         assert status in (404, 200) and "root:" not in text
+
+
+def test_of_a_study_the_best_trial_is_compared(server: Server, root: Path) -> None:
+    study = write_study(root, "train-9", 40, [0.7, 0.75])
+    (root / "train-9.t001/spec.yaml").write_text("train: {optim: {lr: 0.7}}\n")
+    page = seen(server, f"/compare?a=train-1&b={study.name}")
+    assert "train.optim.lr 0.1 0.7" in page.text and "train-9.t001" in page.text
+
+
+def test_ended_jobs_are_read_once_and_again_when_their_record_changes(
+    server: Server, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    figures = Job.figures
+    monkeypatch.setattr(Job, "figures", lambda job: (read.append(job.id), figures(job))[1])
+    assert "train-1" in seen(server, "/").text and len(read) == 5
+    seen(server, "/")
+    assert len(read) == 5
+    record = records.read_record(root / "train-1")
+    records.new_attempt(record)
+    records.advance(record, records.ERROR)
+    files.write_json(root / "train-1" / records.RECORD_NAME, record)
+    seen(server, "/")
+    assert read[5:] == ["train-1"]
 
 
 def test_the_command_lists_the_same_columns(root: Path) -> None:
@@ -138,3 +165,15 @@ def test_a_notebook_shows_job_study_plan_and_report_in_frames(root: Path) -> Non
         assert frame["sandbox"] == "" and outer.all("script") == []
         inner = Page(frame["srcdoc"])
         assert inner.all("script") == [] and inner.outside == [] and inner.all("section")
+
+    counts = {"train": 12, "val": 5}
+    sources = {f"dataset.{name}_data_sources": {"images": n} for name, n in counts.items()}
+    (frame,) = Page(plan_html({**plan, "stage": "finetune", "sources": sources})).all("iframe")
+    text = Page(frame["srcdoc"]).text
+    for words in (
+        "Plan: fine-tuning",
+        "Data 12 images training: 12",
+        "validation: 5",
+        "Warning x:",
+    ):
+        assert words in text, words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 from mae_sdk.cli.main import cli
 from mae_sdk.job import Job
 from mae_sdk.jobs import intervals, records
-from mae_sdk.report import charts
+from mae_sdk.report import charts, search
+from mae_sdk.report.facts import facts_of
 from mae_sdk.report.make import Ending, refresh
 from mae_skill.errors import JobFailedError
 
@@ -45,11 +47,93 @@ def test_the_first_screen_says_what_on_what_how_good_how_sure_and_what_next(tmp_
         "200 images, 4 classes (d/heldout)",
         "90.0 %",
         "95 %: 85.1 % to 93.4 % (Wilson, 200 images)",
-        "2 unreadable in val_data_sources: b …",
+        "validation: 2 unreadable (b …)",
         "train.optim.lr: high",
         "mae run export --parent train-0",
     ):
         assert words in text, words
+
+
+def test_other_figures_are_those_of_the_best_epoch_not_of_the_last(tmp_path: Path) -> None:
+    folder = write_job(tmp_path, "train-1", spec=SPEC, epochs=3, result={"kpis": {}})
+    index = {
+        "best": {"metric": "ACC_all", "direction": "maximize"},
+        "metrics": {"ACC_all": {"direction": "maximize", "images": 40}},
+        "checkpoints": [],
+    }
+    (folder / "train/checkpoints.json").write_text(json.dumps(index))
+    text = page_of(folder).text
+    assert "Result: ACC_all 75.0 %" in text and "at epoch 0" in text
+    assert "val_loss 1.2" in text[: text.index("Curves")]
+
+
+def test_what_no_source_gave_is_not_told_as_complete_nor_what_is_read_as_left_out(
+    tmp_path: Path,
+) -> None:
+    exported = page_of(write_job(tmp_path, "export-1", "export", spec=SPEC, result={"kpis": {}}))
+    assert "Left out" not in exported.text
+    reasons = {
+        "other": {"count": 1, "files": ["d/classes.txt"]},
+        "twins": {"count": 4, "files": ["d/a.png"]},
+    }
+    seen = {"uri": "/d", "images": 8, "class_counts": {"0": 3, "1": 5}, "left_out": reasons}
+    folder = write_job(tmp_path, "train-1", spec=SPEC, data={"dataset.train_data_sources": seen})
+    page = page_of(folder)
+    assert "Left out 1 file training: 1 not pictures (d/classes.txt)" in page.text
+    assert "twins" not in page.text and "1: 5, 0: 3" in page.text
+    assert not any("warning" in a.get("class", "") for a in page.all("section"))
+
+
+def test_an_engine_says_what_it_is_and_that_its_graph_was_judged_not_itself(tmp_path: Path) -> None:
+    speed = {"device": "cpu", "batches": {"1": {"median_ms": 3.5, "p95_ms": 4, "images_per_s": 9}}}
+    write_job(tmp_path, "train-0", spec=SPEC, result={"kpis": {}})
+    write_job(tmp_path, "train-1", spec=SPEC, parent="train-0", result={"kpis": {}})
+    write_job(tmp_path, "export-2", "export", parent="train-1", result={"kpis": {}})
+    for number, (parent, kind) in enumerate(
+        (("train-0", "teacher"), ("train-1", "torch"), ("export-2", "onnx"))
+    ):
+        folder = write_job(tmp_path, f"evaluate-{number}", "evaluate", parent=parent, result=SHARES)
+        judged = {"speed": speed, "model": {"kind": kind, "precision": "fp32"}}
+        (folder / "evaluate/metrics.json").write_text(json.dumps(judged))
+    engine = {
+        "precision": "fp16",
+        "backend": "tensorrt_rtx",
+        "library_version": "1.7",
+        "targets": ["8.6", "12.0"],
+        "profile": {"minimum": 1, "maximum": 8},
+        "batch": -1,
+    }
+    parity = {
+        "passed": True,
+        "cosine_min": 0.99999993,
+        "images_from": "16 images",
+        "thresholds": {"min_cosine": 0.999, "max_abs": 0.01},
+    }
+    found = {"kpis": {"engine_mb": 2.452404}, "engine": engine, "parity": parity}
+    onnx = tmp_path / "export-2/export/model.onnx"
+    onnx.write_bytes(b"12345")
+    spec = {"gen_trt_engine": {"onnx_file": str(onnx)}}
+    folder = write_job(
+        tmp_path, "engine-3", "gen_trt_engine", parent="export-2", spec=spec, result=found
+    )
+    text = page_of(folder).text
+    for words in (
+        "2.5 MB engine",
+        "fp16 · TensorRT for RTX 1.7",
+        "compute capability 8.6, 12.0, batches of 1 to 8",
+        "0.99999993",
+        "the build does not run the engine",
+        "export/model.onnx, which it was built from 5 B",
+        "The graph that the engine was built from, in ONNX Runtime",
+        "≥ 0.999",
+        "torch, fp32",
+        "onnx, fp32",
+        'profile {"minimum": 1, "maximum": 8}',
+    ):
+        assert words in text, words
+    assert "batch any" not in text
+    assert "teacher" not in text  # another model: the parent of the one that was exported
+    assert "(onnx, fp32)" in page_of(tmp_path / "evaluate-2").text
 
 
 def test_a_page_loads_nothing_from_elsewhere_and_holds_no_script(tmp_path: Path) -> None:
@@ -107,6 +191,7 @@ def test_a_failed_job_shows_why_and_the_end_of_its_log(tmp_path: Path) -> None:
     text = page_of(folder).text
     for words in ("the loss became nan", "lower the rate", "the last line", "mae jobs resume"):
         assert words in text
+    assert "then run it again" in text  # no checkpoint is there to go on from
 
 
 def test_a_running_job_has_a_page_that_renews_itself_until_it_ends(tmp_path: Path) -> None:
@@ -167,10 +252,62 @@ def test_a_study_says_in_words_whether_the_data_can_tell_best_and_given_apart(
     assert "40 images cannot tell the two apart" in few.text
     many = page_of(write_study(tmp_path, "train-many", 4000, [0.70, 0.80, None]))
     assert "the data can tell them apart" in many.text
+    assert "Result: ACC_all" in many.text
+    record = records.read_record(tmp_path / "train-many")
+    goes_on = facts_of(Job(tmp_path / "train-many"), record, records.RUNNING)
+    card = search.headline(goes_on)
+    assert card.title == "So far: ACC_all"
+    assert card.lines[-1] == "trials: 2 complete, 1 pruned; of 3"
     given = page_of(write_study(tmp_path, "train-given", 40, [0.70, 0.60]))
     assert "No trial is better than the spec as given" in given.text
     for words in ("History", "Learning curves", "Parallel coordinates", "All trials", "importance"):
         assert words in many.text
+
+
+def test_the_best_so_far_is_drawn_as_stairs_and_trials_are_counted_in_whole_numbers(
+    tmp_path: Path,
+) -> None:
+    page = page_of(write_study(tmp_path, "train-few", 40, [0.70, 0.60, 0.80, None]))
+    stairs = next(a["points"] for a in page.all("polyline") if a["class"] == "line s0 dashed")
+    corners = [tuple(map(float, pair.split(","))) for pair in stairs.split()]
+    assert all(a[0] == b[0] or a[1] == b[1] for a, b in itertools.pairwise(corners))
+    assert " 0 1 2 3 trial" in page.text
+    for words in ("trial 2: the best", "trial 0: the spec as given"):
+        assert words in page.text
+
+
+def test_of_several_metrics_the_first_screen_names_the_front(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "train-1", 40, [0.70, 0.80, 0.75])
+    study, best = (folder / f"automl/{name}.json" for name in ("study", "best"))
+    told = json.loads(study.read_text())
+    told["objectives"].append({"metric": "latency_ms", "direction": "minimize"})
+    study.write_text(json.dumps(told))
+    best.write_text(json.dumps({**json.loads(best.read_text()), "pareto": [1, 2]}))
+    text = page_of(folder).text
+    assert "the best by ACC_all; the Pareto front of ACC_all and latency_ms: 2 trials" in text
+    assert "pruned" not in text  # none was
+
+
+def test_of_many_trials_the_learning_curves_of_the_best_are_drawn(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, "train-many", 40, [0.5] * (search.MAX_CURVES + 9))
+    study = json.loads((folder / "automl/study.json").read_text())
+    rows = [
+        {"trial": trial, "state": "COMPLETE", "child": f"train-many.t{trial:03d}"}
+        for trial in range(search.MAX_CURVES + 9)
+    ]
+    worse = tmp_path / "train-many.t005/status.json"
+    worse.write_text(worse.read_text().replace('"train_loss": 0.5', '"train_loss": 77.5'))
+    assert study["objectives"]
+    figure = search._learning_curves(facts_of(Job(folder)), rows, "train_loss", up=False)
+    assert figure is not None and "77.5" not in figure.drawing
+
+
+def test_curves_that_lie_on_each_other_are_one_with_both_names() -> None:
+    points = [(0, 0.1), (1, 0.3)]
+    moved = [(x, y + 1e-12) for x, y in points]
+    series = [charts.Series("ACC_all", points), charts.Series("balanced_accuracy", moved, 2)]
+    drawing = str(charts.lines([*series, charts.Series("auroc", [(0, 0.5)])], charts.Options("Q")))
+    assert "ACC_all = balanced_accuracy" in drawing and drawing.count("<polyline") == 2
 
 
 def test_the_command_writes_the_page_where_it_is_told(tmp_path: Path) -> None:

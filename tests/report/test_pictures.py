@@ -128,7 +128,7 @@ def test_the_surest_mistakes_and_the_closest_calls_are_shown(tmp_path: Path) -> 
     notable.show(gallery, Source(4), [HOSTILE, "dog"])
     gallery.save()
     page = read_page(Job(folder).report().path)
-    assert f"{HOSTILE} 100 % is dog (0 %)" in page.text and page.all("script") == []
+    assert f"{HOSTILE} (100 %) is dog (0 %)" in page.text and page.all("script") == []
     assert "Least certain images" in page.text
 
 

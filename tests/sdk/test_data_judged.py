@@ -36,6 +36,7 @@ from tests.support.data_sets import (
 from tests.support.folders import add_checkpoints, job_folder
 from tests.support.images import make_tarball
 from tests.support.s3 import S3Server, environment
+from tests.support.scenes import write_digit_scenes
 
 LIMIT = "dataset.max_corrupt_fraction"
 
@@ -323,6 +324,14 @@ def test_an_evaluation_of_a_segmenter_on_its_training_images_is_said(tmp_path: P
     assert "3 of the 3 images" in warnings(evaluate(root, "s1", source, **settings))
     other = masked(tmp_path / "new", [0, 1])
     assert "trained the model on" not in warnings(evaluate(root, "s1", other, **settings))
+
+    # One folder with both splits, in ADE20K's layout: each job takes its own.
+    both = write_digit_scenes(tmp_path / "ade", 3, 2, 32)
+    spec = learned_from(both, segmentation={"class_list": str(both / "classes.txt")})
+    spec["model"] |= {"task": "segmentation", "num_classes": 11}
+    trained(root, "s2", spec, num_classes=11, task="segmentation")
+    settings["dataset.segmentation.class_list"] = str(both / "classes.txt")
+    assert "trained the model on" not in warnings(evaluate(root, "s2", both, **settings))
 
 
 SAID = {

@@ -37,19 +37,20 @@ CONTRAST = """
     return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
   };
   const behind = (node) => {
+    const layers = [];
     for (; node; node = node.parentElement) {
       const [r, g, b, a = 1] = parse(getComputedStyle(node).backgroundColor);
-      if (a === 1) return [r, g, b];
-      if (a > 0) return null;
+      if (a > 0) layers.push([r, g, b, a]);
+      if (a === 1) break;
     }
-    return [255, 255, 255];
+    return layers.reverse().reduce(
+      (seen, one) => seen.map((v, i) => v * (1 - one[3]) + one[i] * one[3]), [255, 255, 255]);
   };
   const found = [];
   for (const node of document.querySelectorAll("body *")) {
     const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     if (!own || !node.checkVisibility()) continue;
     const style = getComputedStyle(node), back = behind(node);
-    if (!back) continue;
     const front = parse(node.closest("svg") ? style.fill : style.color);
     const [high, low] = [light(front), light(back)].sort((a, b) => b - a);
     const ratio = (high + 0.05) / (low + 0.05);

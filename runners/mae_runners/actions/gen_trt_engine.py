@@ -302,4 +302,4 @@ def check_graph(
     )
     if not report.passed:
         raise parity.parity_error(report, meta, field="gen_trt_engine.parity")
-    return report.to_dict()
+    return {**report.to_dict(), "thresholds": vars(thresholds)}

@@ -338,7 +338,8 @@ def show_answers(
             rows.append([tile_of_item(item["image"])])
             lines = lines_of(one, classes)
             if kind == "uncertain":
-                lines.append(f"{classes[one.second]} {100 * (one.confidence - one.margin):.0f} %")
+                second = 100 * (one.confidence - one.margin)
+                lines.append(f"then {classes[one.second]} ({second:.0f} %)")
             about.append({"name": str(dataset.source.members[one.place]), "lines": lines})
         gallery.add(kind, rows, about, note=note)
     gallery.save()
@@ -363,7 +364,7 @@ def show_labels(
             continue
         rows.append([tile_of_item(item["image"])])
         taken = [place for place, cut in enumerate(cuts) if scores[row, place] >= cut]
-        lines = [f"{classes[place]} {100 * float(shares[row, place]):.0f} %" for place in taken]
+        lines = [f"{classes[place]} ({100 * float(shares[row, place]):.0f} %)" for place in taken]
         name = str(images.dataset.source.members[indices[row]])
         about.append({"name": name, "lines": lines[:4] or ["no label"]})
     gallery = Gallery(folder)

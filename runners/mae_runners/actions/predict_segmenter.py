@@ -175,7 +175,7 @@ def show_overlays(
         with Image.open(folder / "overlays" / f"{names[row.index]}.png") as opened:
             tiles.append([fitted(np.asarray(opened.convert("RGB")), SIDE)])
         top = np.argsort(row.shares)[::-1][:2]
-        lines = [f"{classes[i]} {100 * row.shares[i]:.0f} %" for i in top if row.shares[i]]
+        lines = [f"{classes[i]} ({100 * row.shares[i]:.0f} %)" for i in top if row.shares[i]]
         about.append({"name": str(dataset.source.members[row.index]), "lines": lines})
     gallery = Gallery(folder)
     note = f"{len(tiles)} of {len(rows)} overlays; the largest classes by their share of pixels."

@@ -144,7 +144,8 @@ def _common_size(tiles: Sequence[Pixels]) -> tuple[int, int]:
 
 
 def _fitted(tile: Pixels, size: tuple[int, int]) -> Pixels:
-    """The tile itself where it has the size; else scaled into it, on white."""
+    """The tile itself where it has the size; else scaled into it, on gray, which
+    stands out neither on a light page nor on a dark one."""
     if tile.shape[:2] == size:
         return tile
     height, width = tile.shape[:2]
@@ -155,7 +156,7 @@ def _fitted(tile: Pixels, size: tuple[int, int]) -> Pixels:
     )
     way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     small = np.asarray(Image.fromarray(tile).resize(inner, way))
-    canvas = np.full((*size, 3), 255, np.uint8)
+    canvas = np.full((*size, 3), 128, np.uint8)
     top, left = (size[0] - inner[1]) // 2, (size[1] - inner[0]) // 2
     canvas[top : top + inner[1], left : left + inner[0]] = small
     return canvas

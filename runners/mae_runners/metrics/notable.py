@@ -108,10 +108,10 @@ class Notable:
 
 def lines_of(one: Answer, classes: Sequence[str]) -> list[str]:
     """An answer in words: what was said, and what is true or was second."""
-    said = f"{classes[one.chosen]} {100 * one.confidence:.0f} %"
+    said = f"{classes[one.chosen]} ({100 * one.confidence:.0f} %)"
     if one.label < 0:
         return [said]
     if one.chosen == one.label:
         second = one.confidence - one.margin
-        return [said, f"right; then {classes[one.second]} {100 * second:.0f} %"]
+        return [said, f"right; then {classes[one.second]} ({100 * second:.0f} %)"]
     return [said, f"is {classes[one.label]} ({100 * one.of_label:.0f} %)"]

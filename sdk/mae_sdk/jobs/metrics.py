@@ -301,7 +301,7 @@ def left_out(data: Mapping[str, Any], result: Mapping[str, Any]) -> Figures:
     for key, seen in {**dict.fromkeys(of_run), **data}.items():
         reasons = mapping(mapping(seen).get("left_out"))
         for reason, about in [*reasons.items(), *mapping(of_run.get(key)).items()]:
-            if mapping(about).get("count"):
+            if mapping(about).get("count") and reason != "twins":  # which are read, each time
                 found.setdefault(key, {})[reason] = dict(about)
     return found
 

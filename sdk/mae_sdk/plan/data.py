@@ -342,6 +342,21 @@ def look_at_all(
     return found
 
 
+def _trained_on(names: list[str], source: Opened) -> Source | Pairs:
+    """The images of a training: of a segmenter those of its split alone, where the layout has
+    splits, for a folder may hold the images to evaluate on too.
+
+    Raises:
+        MaeError: they cannot be opened.
+    """
+    from mae_sdk.data.pairs import Pairs, open_pairs
+
+    if isinstance(source, Pairs):
+        with contextlib.suppress(MaeError):  # its masks may be elsewhere
+            return open_pairs(names, role="train", required=False)
+    return open_source(names[0] if len(names) == 1 else names)
+
+
 def _beside_taught(
     taught: Taught, source: Opened, reading: Reading, *, remote: bool
 ) -> dict[str, Any]:
@@ -356,7 +371,7 @@ def _beside_taught(
         return {}
     found: dict[str, Any] = {}
     with contextlib.suppress(MaeError, OSError):
-        theirs = open_source(names[0] if len(names) == 1 else names)
+        theirs = _trained_on(names, source)
         twins = shared_images(theirs, source)
         if twins["count"]:
             found["taught"] = {**twins, "job": taught.job, "held_out": taught.held_out}

@@ -19,7 +19,7 @@ from typing import Any
 from mae_skill.dialect import is_nested
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.resolve import source_option
+from mae_skill.spelling import source_option
 
 from mae_sdk.data.fetch import is_archive
 from mae_sdk.data.patterns import expand, is_pattern

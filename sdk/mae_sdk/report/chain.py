@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mae_sdk.job import Job
+from mae_sdk.jobs import records
 from mae_sdk.report import curves, deployed, first_screen, gallery, judged, page, search
 from mae_sdk.report.blocks import Card, Link, Section, Table
 from mae_sdk.report.facts import Facts, evaluations, facts_of, parents
@@ -68,18 +69,20 @@ def summary(line: list[Facts]) -> Table:
     rows: list[list[Any]] = []
     for facts in line:
         result, data = first_screen.result(facts), first_screen.data(facts)
-        measure = result.title.removeprefix("Result: ").removeprefix("Result")
+        measure = result.title.removeprefix("So far: ")
+        measure = measure.removeprefix("Result: ").removeprefix("Result")
+        measure = "" if facts.state == records.ERROR else measure
         rows.append(
             [
                 Link(first_screen.heading(facts), f"#{facts.id}"),
-                facts.state,
-                data.figure,
                 f"{measure} {result.figure}".strip(),
                 (result.lines or [""])[0],
+                data.figure,
+                facts.state,
                 "–" if facts.seconds is None else seconds(facts.seconds),
             ]
         )
-    head = ["job", "state", "data", "result", "how sure", "ran"]
+    head = ["job", "result", "how sure", "data", "state", "ran"]
     return Table(head, rows, "The chain in short", (5,))
 
 

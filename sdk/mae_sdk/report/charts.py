@@ -96,12 +96,13 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
         drawn = [
             Series(**{**vars(one), "points": [p for p in one.points if p[1] > 0]}) for one in drawn
         ]
-    drawn = [one for one in drawn if one.points]
+    drawn = _told_apart([one for one in drawn if one.points])
     if not drawn:
         return None
 
     frame = _frame(drawn, options)
-    parts = _axes(frame, options)
+    whole = all(float(x).is_integer() for one in drawn for x, _ in one.points)
+    parts = _axes(frame, options, whole)
     for marker in options.markers:
         if frame.x0 <= marker.x <= frame.x1:
             parts += _marker(frame, marker)
@@ -114,6 +115,25 @@ def lines(series: Sequence[Series], options: Options) -> Markup | None:
     )
     svg = _svg(f"{options.title}: {said}", options.width, options.height, *parts)
     return element("div", svg, legend, class_="chart")
+
+
+def _told_apart(series: Sequence[Series]) -> list[Series]:
+    """Curves that lie on each other as one with both names: the upper one would hide the others."""
+    kept: list[Series] = []
+    for one in series:
+        twin = next((other for other in kept if _coincide(other.points, one.points)), None)
+        if twin is None or not (one.label and twin.label) or one.faint or twin.faint:
+            kept.append(one)
+        else:
+            twin.label += f" = {one.label}"
+    return kept
+
+
+def _coincide(one: Sequence[Point], other: Sequence[Point]) -> bool:
+    return len(one) == len(other) and all(
+        a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=1e-6, abs_tol=1e-9)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def finite(points: Sequence[Point]) -> list[Point]:
@@ -184,14 +204,14 @@ def _decades(low: float, high: float) -> list[float]:
     return [10.0**power for power in range(first, last + 1, stride)]
 
 
-def _axes(frame: Frame, options: Options) -> list[Markup]:
+def _axes(frame: Frame, options: Options, whole: bool = False) -> list[Markup]:
+    """Lines, ticks and the name of the x axis; `whole`: x counts, so no tick is a fraction."""
     parts = []
     values = _decades(frame.y0, frame.y1) if frame.log else ticks(frame.y0, frame.y1, 4)
     for value in values:
         y = frame.y(value)
         parts.append(element("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
         parts.append(_text(number(value, 3), frame.left - 7, y + 3.5, anchor="end"))
-    whole = all(float(x).is_integer() for x in (frame.x0, frame.x1))
     for value in ticks(frame.x0, frame.x1, 6):
         if whole and not float(value).is_integer():
             continue
@@ -290,11 +310,13 @@ def scatter(
     width: int = 540,
     height: int = 380,
     line: Sequence[Point] = (),
+    color: int = 1,
 ) -> Markup | None:
     """Points; beyond `COLORS` groups, shapes tell them apart too.
 
     Args:
         line: a polyline through some of them, as a Pareto front.
+        color: of that line.
     """
     dots = [dot for dot in dots if _is_number(dot.x) and _is_number(dot.y)]
     if not dots:
@@ -306,12 +328,13 @@ def scatter(
     margin = (52, 12, width - 14, height - 34) if axes else (6, 6, width - 6, height - 6)
     frame = Frame(*margin, ends[0], ends[1], ends[2], ends[3])
 
-    parts = _axes(frame, Options(title, x=x)) if axes else []
+    whole = all(float(dot.x).is_integer() for dot in dots)
+    parts = _axes(frame, Options(title, x=x), whole) if axes else []
     if axes and y:
         parts.append(_text(y, frame.left, frame.top - 2))
     if line:
         path = " ".join(f"{frame.x(px):.1f},{frame.y(py):.1f}" for px, py in line)
-        parts.append(element("polyline", points=path, class_="line s1 dashed"))
+        parts.append(element("polyline", points=path, class_=f"line s{color} dashed"))
     parts += [_dot(frame, dot) for dot in dots]
     said = f"{title}: {len(dots)} points" + (f" in {len(groups)} groups" if groups else "")
     svg = _svg(said, width, height, *parts)
@@ -417,7 +440,7 @@ def parallel(
     rows = range(len(goodness))
     if len(columns) < 2 or len(rows) < 2:
         return None
-    width, height, top, bottom = max(540, 118 * len(columns)), 270, 34, 236
+    width, height, top, bottom = max(540, 118 * len(columns)), 284, 50, 250
     gap = (width - 130) / max(len(columns) - 1, 1)
     places: list[list[float | None]] = []
     parts: list[Markup] = []
@@ -447,7 +470,10 @@ def parallel(
             )
         )
     svg = _svg(f"{title}: {len(rows)} trials over {len(columns)} columns", width, height, *parts)
-    return element("div", svg, class_="chart wide")
+    # On a narrow screen it is scrolled, not shrunk until nothing can be read.
+    return element(
+        "div", svg, class_="chart wide scroll", tabindex=0, role="region", aria_label=title
+    )
 
 
 def _heights(
@@ -467,7 +493,7 @@ def _heights(
             return [None if h is None else (top + bottom) / 2 for h in heights], [
                 (number(low, 3), (top + bottom) / 2)
             ]
-        return heights, [(number(low, 3), bottom + 10), (number(high, 3), top)]
+        return heights, [(number(low, 3), bottom + 10), (number(high, 3), top - 10)]
     words = sorted({str(value) for value in known})
     step = (bottom - top) / max(len(words) - 1, 1)
     where = {word: bottom - step * i for i, word in enumerate(words)}

@@ -6,19 +6,21 @@ from typing import Any
 
 from mae_skill.diff import diff_specs
 
+from mae_sdk.job import beside
 from mae_sdk.jobs.intervals import difference
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report import charts, first_screen, page
 from mae_sdk.report.blocks import Block, Figure, Figures, Section, Table, Text
 from mae_sdk.report.charts import Options, Series
-from mae_sdk.report.facts import Facts, shown
+from mae_sdk.report.facts import Facts, facts_of, shown
 from mae_sdk.report.markup import number
 
 
 def render_compare(first: Facts, second: Facts) -> str:
-    """The page of two jobs."""
-    sections = [results(first, second), spec(first, second), curves(first, second)]
+    """The page of two jobs. Of a study, spec and curves are those of its best trial."""
+    models = [_best_trial(facts) for facts in (first, second)]
+    sections = [results(first, second), spec(*models), curves(*models)]
     return page.fill(
         "compare.html.j2",
         f"{first.id} and {second.id}",
@@ -33,6 +35,13 @@ def render_compare(first: Facts, second: Facts) -> str:
         ],
         sections=[one for one in sections if one is not None],
     )
+
+
+def _best_trial(facts: Facts) -> Facts:
+    """The best trial of a study; of anything else, or where it is not there, the job itself."""
+    best = mapping(mapping(facts.figures.get("study")).get("best"))
+    child = beside(facts.job, str(best["child"])) if best.get("child") else None
+    return facts if child is None else facts_of(child)
 
 
 def results(first: Facts, second: Facts) -> Section:
@@ -87,7 +96,8 @@ def spec(first: Facts, second: Facts) -> Section:
     if not rows:
         return Section("Specs", [Text("The two specs are equal.", "note")])
     head = ["field", first.id, second.id]
-    return Section("Specs", [Table(head, rows, f"{len(rows)} fields differ")])
+    differ = "1 field differs" if len(rows) == 1 else f"{len(rows)} fields differ"
+    return Section("Specs", [Table(head, rows, differ)])
 
 
 def curves(first: Facts, second: Facts) -> Section | None:

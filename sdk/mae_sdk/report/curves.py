@@ -39,7 +39,8 @@ def curves(facts: Facts) -> Section | None:
 
 def _axis(facts: Facts) -> str:
     """What the curves are drawn over: steps, or the epochs of a runner that names no steps."""
-    return "step" if any(is_count(line.get("step")) for line in facts.marks) else "epoch"
+    named = any(is_count(line.get("step")) for line in facts.marks)
+    return "step" if named or not facts.marks else "epoch"
 
 
 def _step_of(facts: Facts) -> dict[int, float]:

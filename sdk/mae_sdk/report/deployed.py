@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
 from mae_sdk.report.blocks import Block, Code, Section, Table, Text
-from mae_sdk.report.facts import Facts, base, evaluations, facts_of, shown
+from mae_sdk.report.facts import Facts, base, evaluations, facts_of, parents, shown
 from mae_sdk.report.judged import speed_rows
 from mae_sdk.report.markup import number, percent, size
-
-_HIDDEN = ("classes",)
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -50,24 +50,32 @@ def parity(facts: Facts) -> Section | None:
         )
     names = report.get("names")
     worst = report.get("worst_image")
-    blocks: list[Block] = [Table(["figure", "measured", "bound"], rows, "Parity", (1, 2))]
+    caption = "What was measured beside what is allowed"
+    blocks: list[Block] = [Table(["figure", "measured", "bound"], rows, caption, (1, 2))]
     if isinstance(names, list) and isinstance(worst, int) and 0 <= worst < len(names):
         blocks.append(Text(f"The image that differs most: {base(names[worst])}.", "note"))
     if report.get("calibration"):
         blocks.append(Text(f"Calibrated on {report['calibration']}.", "note"))
     verdict = "passed" if report.get("passed") else "not passed"
-    lead = f"Compared with the model on {report.get('images_from') or 'images'}: {verdict}."
+    what = "The graph that the engine was built from, in ONNX Runtime, compared with its fp32 form"
+    what = what if facts.action == "gen_trt_engine" else "Compared with the model"
+    lead = f"{what} on {report.get('images_from') or 'images'}: {verdict}."
     return Section("Parity", blocks, lead)
 
 
 def files(facts: Facts) -> Section | None:
     """The files that were written, with their sizes."""
     rows = []
-    for path in facts.job.files():
-        try:
-            rows.append([path.name, size(path.stat().st_size)])
-        except OSError:
-            continue
+    made_of = facts.setting("gen_trt_engine.onnx_file")
+    named = [(path, path.name) for path in facts.job.files()]
+    named += (
+        [(Path(made_of), f"{base(made_of)}, which it was built from")]
+        if isinstance(made_of, str)
+        else []
+    )
+    for path, name in named:
+        with contextlib.suppress(OSError, ValueError):
+            rows.append([name, size(path.stat().st_size)])
     if not rows:
         return None
     return Section("Files", [Table(["file", "size"], rows, "", (1,))])
@@ -76,11 +84,11 @@ def files(facts: Facts) -> Section | None:
 def speeds(facts: Facts) -> Section | None:
     """Latency by runtime and batch, as evaluations of what was made, and of the model that it was
     made of, have measured it."""
-    wanted = {facts.id, facts.record.get("parent"), facts.record.get("parent_automl")}
+    wanted = _made_of(facts)
     rows: list[list[Any]] = []
     for job in evaluations(facts.job):
         other = facts_of(job, job.record, "")
-        if {other.record.get("parent"), other.record.get("parent_automl")} & wanted - {None}:
+        if {other.record.get("parent"), other.record.get("parent_automl")} & wanted:
             measured = mapping(other.judged.get("speed"))
             model = mapping(other.judged.get("model"))
             of = f"{model.get('kind')}, {model.get('precision')}"
@@ -88,20 +96,35 @@ def speeds(facts: Facts) -> Section | None:
             rows += [[of, place, *row] for row in speed_rows(measured)]
     if not rows:
         command = f"mae run evaluate --parent {facts.id} --eval-dataset URI"
-        lead = "Not measured yet: an evaluation does it."
-        return Section("Speed", [Code(command)], lead)
+        lead = "Not measured yet: an evaluation does it, and then mae report shows it here."
+        return Section("Speed", [Code(f"{command}\nmae report {facts.id}")], lead)
     head = ["runtime", "device", "batch", "median", "95th percentile", "images per second"]
-    table = Table(head, [row[:6] for row in rows], "From the evaluations", (2, 3, 4, 5))
-    return Section("Speed", [table])
+    table = Table(head, [row[:6] for row in rows], "As evaluations measured it", (2, 3, 4, 5))
+    later = Text(f"With evaluations that end later: mae report {facts.id}", "note")
+    return Section("Speed", [table, later])
+
+
+def _made_of(facts: Facts) -> set[str]:
+    """The job itself and those that it came from, up to the one that trained the model."""
+    found: set[str] = set()
+    for job in reversed(parents(facts.job)):
+        record = job.record
+        found.add(job.id)
+        if record["action"] not in ("export", "gen_trt_engine"):
+            break
+        found |= {str(record[key]) for key in ("parent", "parent_automl") if record.get(key)}
+    return found
 
 
 def description(facts: Facts) -> Section | None:
     """What the file says of itself."""
     about = mapping(facts.result.get("meta")) or mapping(facts.result.get("engine"))
+    # Of an engine the profile says which batches; what the ONNX file took says nothing more.
+    hidden = ("classes", "batch") if "profile" in about else ("classes",)
     rows = [
-        [key, shown(value)]
+        [key, "any" if key == "batch" and value == -1 else shown(value)]
         for key, value in about.items()
-        if value not in (None, [], {}, "") and key not in _HIDDEN
+        if value not in (None, [], {}, "") and key not in hidden
     ]
     classes = about.get("classes")
     if isinstance(classes, list) and classes:

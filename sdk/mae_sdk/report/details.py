@@ -31,7 +31,8 @@ def changed(facts: Facts) -> Section | None:
     if not rows:
         return None
     head = ["field", "value", "template", "comes from"]
-    table = Table(head, rows, f"{len(rows)} fields differ from the template")
+    differ = "1 field differs" if len(rows) == 1 else f"{len(rows)} fields differ"
+    table = Table(head, rows, f"{differ} from the template")
     return Section("Changed fields", [table])
 
 
@@ -52,13 +53,14 @@ def data(facts: Facts) -> Section | None:
         counts = {str(n): c for n, c in mapping(seen.get("class_counts")).items()}
         ordered = sorted(counts.items(), key=lambda pair: -pair[1] if pair[1] else 0)
         ends = ordered if len(ordered) <= 6 else [*ordered[:3], ("…", ""), *ordered[-2:]]
-        spread = ", ".join(f"{name} {count}".strip() for name, count in ends)
+        spread = ", ".join(f"{name}: {count}" if name != "…" else name for name, count in ends)
         uri = shown(seen.get("uri"))
-        rows.append([key, number(seen.get("images")), number(seen.get("classes")), spread, uri])
+        classes = number(seen.get("classes") or None)
+        rows.append([key, number(seen.get("images")), classes, spread, uri])
     blocks: list[Block] = []
     if rows:
         head = ["field", "images", "classes", "images of classes", "where"]
-        blocks.append(Table(head, rows, "Data", (1, 2)))
+        blocks.append(Table(head, rows, "What was counted in each source", (1, 2)))
     left: list[list[Any]] = []
     for key, reasons in facts.left_out.items():
         for reason, about in mapping(reasons).items():
@@ -85,7 +87,7 @@ def environment(facts: Facts) -> Section:
         rows.append(["settings given", ", ".join(record["env_names"])])
     rows.append(["command", shlex.join(record["launch"]["command"])])
     rows.append(["digest of the spec", str(record.get("spec_digest") or "")[:16]])
-    blocks: list[Block] = [Table(["", ""], rows, "Environment")]
+    blocks: list[Block] = [Table(["what", "value"], rows, "Versions and settings")]
     spans = [
         [n, state, began, "–" if span is None else seconds(span)]
         for n, state, began, span in facts.spans

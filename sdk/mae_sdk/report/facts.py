@@ -19,7 +19,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 
 from mae_sdk.files import parse_json
-from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by
+from mae_sdk.job import Job, RemoteJob, beside, content_of, lines_said_by, spec_of
 from mae_sdk.jobs import records
 from mae_sdk.jobs.checkpoints import INDEX_NAME
 from mae_sdk.jobs.metrics import described, mapping
@@ -87,10 +87,8 @@ class Facts:
 
     @cached_property
     def spec(self) -> Mapping[str, Any]:
-        from mae_skill.reader import parse_yaml
-
         try:
-            return mapping(parse_yaml(self.text("spec.yaml") or "{}", "spec.yaml"))
+            return spec_of(self.job)
         except MaeError:
             return {}
 

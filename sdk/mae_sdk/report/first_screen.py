@@ -24,19 +24,49 @@ _WORDS = {
     ("export", ""): "Export",
     ("gen_trt_engine", ""): "Engine",
 }
+SOURCES = {
+    "train_data_sources": "training",
+    "val_data_sources": "validation",
+    "test_data_sources": "test",
+    "probe_train_data_sources": "probe bank",
+    "probe_val_data_sources": "probe queries",
+}
+_REASONS = {
+    "other": "not pictures",
+    "pictures": "pictures of a kind that is not read",
+    "dangling": "links to nothing",
+    "loops": "linked folders that hold themselves",
+    "locked": "folders that may not be read",
+}
 MAX_LINES = 8
 """Warnings that the first screen shows; the rest is counted."""
+
+
+def word(action: str, stage: str = "") -> str:
+    """An action, and of training its stage, in a word."""
+    return _WORDS.get((action, stage if action == "train" else "")) or action.capitalize()
 
 
 def heading(facts: Facts) -> str:
     """What was run, in a few words."""
     stage = facts.stage or "" if facts.action == "train" else ""
-    name = _WORDS.get((facts.action, stage)) or facts.action.capitalize()
+    name = word(facts.action, stage)
+    name += _of_artifact(facts)
     if facts.is_study:
         name = f"Search for {name.lower()}" if stage else "Search"
     if facts.record.get("kind") == "trial":
         name = f"Trial {facts.record.get('trial')}: {name.lower()}"
     return " · ".join(part for part in (name, facts.arch) if part)
+
+
+def _of_artifact(facts: Facts) -> str:
+    """Of what is not the trained model itself but made of it: ``of ONNX``, ``of an engine``."""
+    if facts.action not in ("evaluate", "inference"):
+        return ""
+    if facts.setting(f"{facts.action}.trt_engine"):
+        return " of an engine"
+    model = str(facts.setting(f"{facts.action}.checkpoint") or "")
+    return " of ONNX" if model.lower().endswith(".onnx") else ""
 
 
 def cards(facts: Facts) -> list[Card]:
@@ -105,13 +135,13 @@ def _progress(facts: Facts) -> Card:
 
 def measured(facts: Facts) -> Card:
     """The metric that the job is judged by, with its interval."""
-    name, value, images, where = _main(facts)
+    name, value, images, where, epoch = _main(facts)
     if name is None:
         return Card("Result", "finished", [], tone="")
     lines = [uncertainty(facts, name, value, images)]
     if where:
         lines.append(where)
-    others = _others(facts, name)
+    others = _others(facts, name, epoch)
     if others:
         lines.append(" · ".join(others))
     is_share = images is not None or name.startswith(("ACC", "knn", "linear", "mIoU", "mAcc"))
@@ -131,8 +161,8 @@ def uncertainty(facts: Facts, name: str, value: Any, images: int | None) -> str:
     return "no interval: it is no share of images; repeat with other seeds to see the spread"
 
 
-def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
-    """Metric, value, images that it is a share of, and when it was reached."""
+def _main(facts: Facts) -> tuple[str | None, Any, int | None, str, Any]:
+    """Metric, value, images that it is a share of, when it was reached in words, and the epoch."""
     if facts.action == "train":
         best, kept = (
             mapping(facts.figures.get("best")),
@@ -142,7 +172,7 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
         if name is None:
             name = next(iter(best), None)
         if name is None:
-            return None, None, None, ""
+            return None, None, None, "", None
         top = mapping(best.get(name)) or kept
         images = top.get("images")
         where = f"the best of all epochs, at epoch {top.get('epoch')}"
@@ -150,17 +180,22 @@ def _main(facts: Facts) -> tuple[str | None, Any, int | None, str]:
             where = f"the best of all steps, at step {top.get('step')}"
         if isinstance(images, int):
             where += "; it was chosen on these images: on others expect less"
-        return str(name), top.get("value"), images if isinstance(images, int) else None, where
+        images = images if isinstance(images, int) else None
+        return str(name), top.get("value"), images, where, top.get(facts.unit)
     shares = mapping(facts.result.get("shares"))
     for name in ("ACC_all", "mAP", "mIoU", "linear_acc", "knn_acc", "reconstruction_loss"):
         if is_number(facts.kpis.get(name)):
             images = shares.get(name)
-            return name, facts.kpis[name], images if isinstance(images, int) else None, ""
+            images = images if isinstance(images, int) else None
+            return name, facts.kpis[name], images, "", None
     name = next((n for n, v in facts.kpis.items() if is_number(v)), None)
-    return name, facts.kpis.get(name or ""), None, ""
+    return name, facts.kpis.get(name or ""), None, "", None
 
 
-def _others(facts: Facts, main: str) -> list[str]:
+def _others(facts: Facts, main: str, epoch: Any = None) -> list[str]:
+    """Other metrics, of the same epoch or step where there is one."""
+    line = next((line for line in facts.marks if line[facts.unit] == epoch), None)
+    kpis = facts.kpis if line is None else mapping(line.get("kpi"))
     shown = (
         "ACC_top5",
         "balanced_accuracy",
@@ -179,7 +214,7 @@ def _others(facts: Facts, main: str) -> list[str]:
     )
     found = []
     for name in shown:
-        value = facts.kpis.get(name)
+        value = kpis.get(name)
         if name != main and is_number(value):
             plain = "loss" in name or name in ("auroc", "ece", "rankme")
             found.append(f"{name} {number(value) if plain else percent(value)}")
@@ -191,11 +226,11 @@ def _exported(facts: Facts) -> Card:
     passed = parity.get("passed")
     meta = mapping(facts.result.get("meta"))
     words = "same answers as the model" if passed else "written"
-    cosine, largest = number(parity.get("cosine_min"), 7), number(parity.get("max_abs"), 3)
+    cosine, largest = number(parity.get("cosine_min"), 8), number(parity.get("max_abs"), 3)
     lines = [
         f"lowest cosine {cosine}, largest difference {largest}",
         f"on {parity.get('images_from') or 'images'}",
-        f"{meta.get('precision')} · {number(facts.kpis.get('size_mb'))} MB",
+        f"{meta.get('precision')} · {_megabytes(facts.kpis.get('size_mb'))}",
     ]
     agreement = parity.get("top1_agreement")
     images = parity.get("images")
@@ -210,15 +245,27 @@ def _exported(facts: Facts) -> Card:
 
 def _built(facts: Facts) -> Card:
     engine = mapping(facts.result.get("engine"))
-    targets = engine.get("targets")
-    lines = [f"for {', '.join(map(str, targets))}"] if isinstance(targets, list) else []
+    library = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+    backend = str(engine.get("backend") or "")
+    made_by = f"{library.get(backend, backend)} {engine.get('library_version') or ''}"
+    lines = [" · ".join(word for word in (str(engine.get("precision") or ""), made_by) if word)]
+    targets, profile = engine.get("targets"), mapping(engine.get("profile"))
+    if isinstance(targets, list):
+        ends = dict.fromkeys(str(profile[end]) for end in ("minimum", "maximum") if end in profile)
+        batches = f", batches of {' to '.join(ends)}" if ends else ""
+        lines.append(f"for compute capability {', '.join(map(str, targets))}{batches}")
     parity = mapping(facts.result.get("parity"))
     if parity:
         lines.append(
-            f"its graph against fp32: lowest cosine {number(parity.get('cosine_min'), 6)} on "
+            f"its graph against fp32: lowest cosine {number(parity.get('cosine_min'), 8)} on "
             f"{parity.get('images_from') or 'images'}"
         )
-    return Card("Result", f"{number(facts.kpis.get('engine_mb'))} MB engine", lines)
+    lines.append("the build does not run the engine: an evaluation on its GPU shows how it answers")
+    return Card("Result", f"{_megabytes(facts.kpis.get('engine_mb'))} engine", lines)
+
+
+def _megabytes(value: Any) -> str:
+    return size(1e6 * value) if is_number(value) else "–"
 
 
 def _predicted(facts: Facts) -> Card:
@@ -236,14 +283,7 @@ def _predicted(facts: Facts) -> Card:
 
 def data(facts: Facts) -> Card:
     """What it read: counts and places."""
-    names = {
-        "train_data_sources": "training",
-        "val_data_sources": "validation",
-        "test_data_sources": "test",
-        "probe_train_data_sources": "probe bank",
-        "probe_val_data_sources": "probe queries",
-    }
-    lines, total = [], 0
+    lines, total, trained = [], 0, 0
     for key, seen in facts.sources.items():
         last = key.rsplit(".", 1)[-1]
         images, classes = seen.get("images"), seen.get("classes")
@@ -251,23 +291,29 @@ def data(facts: Facts) -> Card:
         counts += [f"{classes} classes"] if isinstance(classes, int) and classes > 1 else []
         uris = seen.get("uri")
         place = ", ".join(base(one) for one in (uris if isinstance(uris, list) else [uris]) if one)
-        lines.append(f"{names.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
+        lines.append(f"{SOURCES.get(last, last)}: {', '.join(counts)} ({place or 'unnamed'})")
         total += images if isinstance(images, int) else 0
+        trained += images if isinstance(images, int) and last == "train_data_sources" else 0
     derived = facts.derived
     if is_number(derived.get("images")) and facts.action == "train":
         total = int(derived["images"])
+    elif facts.action == "train" and trained:
+        total = trained
     model = facts.setting("export.checkpoint") or facts.setting("gen_trt_engine.onnx_file")
     if not lines and model:
-        return Card("Model", base(model), [f"from {facts.record.get('parent') or 'a file'}"])
+        place = f"from {facts.record.get('parent') or 'a file'}"
+        return Card("Model", facts.arch or "", [base(model), place])
     if facts.record.get("parent"):
-        lines.append(f"model from {facts.record['parent']}")
+        kind = mapping(facts.judged.get("model"))
+        what = f" ({kind.get('kind')}, {kind.get('precision')})" if kind.get("kind") else ""
+        lines.append(f"model from {facts.record['parent']}{what}")
     shown = f"{total:,} images" if total else "no data was counted"
     return Card("Data", shown, lines)
 
 
 def left_out(facts: Facts) -> Card | None:
-    """Files that were not used, by reason."""
-    lines, total = [], 0
+    """Files that were not used, by reason; None where no source was read."""
+    lines, total, alarming = [], 0, False
     for key, reasons in facts.left_out.items():
         for reason, about in mapping(reasons).items():
             count = mapping(about).get("count")
@@ -275,11 +321,14 @@ def left_out(facts: Facts) -> Card | None:
             files = [base(one) for one in named][:3] if isinstance(named, list) else []
             more = " …" if is_number(count) and count > len(files) else ""
             total += int(count) if is_number(count) else 0
-            where = key.rsplit(".", 1)[-1]
-            lines.append(f"{count} {reason} in {where}: {', '.join(files)}{more}")
+            alarming |= reason not in ("hidden", "other")
+            where, last = _REASONS.get(reason, reason), key.rsplit(".", 1)[-1]
+            lines.append(f"{SOURCES.get(last, last)}: {count} {where} ({', '.join(files)}{more})")
     if not lines:
-        return Card("Left out", "nothing", ["every file of the sources was used"])
-    return Card("Left out", f"{total:,} files", lines[:MAX_LINES], tone="warning")
+        read = any(isinstance(seen.get("images"), int) for seen in facts.sources.values())
+        return Card("Left out", "nothing", ["every file of the sources was used"]) if read else None
+    shown = f"{total:,} file{'s' if total != 1 else ''}"
+    return Card("Left out", shown, lines[:MAX_LINES], tone="warning" if alarming else "")
 
 
 def warnings(facts: Facts) -> Card | None:
@@ -298,7 +347,8 @@ def next_step(facts: Facts) -> Card:
     """The command that is likely next."""
     job = shlex.quote(facts.id)
     if facts.state == records.ERROR:
-        lines = ["read the log and fix the cause; then go on from the newest checkpoint"]
+        then = "go on from the newest checkpoint" if _sizes(facts) else "run it again"
+        lines = [f"read the log and fix the cause; then {then}"]
         return Card("Next", "", lines, f"mae jobs logs {job}\nmae jobs resume {job}")
     if facts.state == records.CANCELED:
         return Card("Next", "", ["go on from the newest checkpoint"], f"mae jobs resume {job}")
@@ -326,7 +376,7 @@ def chips(facts: Facts) -> Mapping[str, str]:
     parameters = facts.derived.get("parameters")
     if is_number(parameters):
         found["parameters"] = f"{parameters / 1e6:.1f} M"
-    found["files"] = size(sum(_sizes(facts))) if _sizes(facts) else ""
+    found["checkpoints"] = size(sum(_sizes(facts))) if _sizes(facts) else ""
     return {name: text for name, text in found.items() if text}
 
 

@@ -103,8 +103,8 @@ def sections(facts: Facts, budget: int = BUDGET) -> list[Section]:
         progress(gallery),
         overlays(gallery),
         listed(gallery, "mistakes", "Most confident mistakes"),
-        listed(gallery, "uncertain", "Least certain images"),
         listed(gallery, "answers", "Answers"),
+        listed(gallery, "uncertain", "Least certain images"),
         neighbors(gallery),
         attention(gallery),
         embedding(gallery),
@@ -182,7 +182,10 @@ def overlays(gallery: Gallery) -> Section | None:
             if title:
                 blocks.append(Text(f"{title}, by their own mIoU:"))
             blocks.append(board)
-    return Section("Masks", [*blocks, *legend(gallery)]) if blocks else None
+    if not blocks:
+        return None
+    unlabeled = Text("Black pixels of the truth are not labeled, and do not count.", "note")
+    return Section("Masks", [*blocks, *legend(gallery), unlabeled])
 
 
 def legend(gallery: Gallery) -> list[Block]:

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from mae_skill.errors import MaeError
+from mae_skill.errors import MaeError, UsageError
 from markupsafe import Markup
 
 from mae_sdk import answers
@@ -41,6 +41,7 @@ class Site:
 
     def __init__(self, root: Root) -> None:
         self.root = root
+        self._known: answers.Known = {}
 
     def answer(self, path: str, query: dict[str, str]) -> str:
         """The page at a path.
@@ -52,7 +53,9 @@ class Site:
         if not parts:
             return self.jobs(query)
         if parts == ["compare"]:
-            chosen = [self._job(query.get(name, "")) for name in ("a", "b")]
+            if not (query.get("a") and query.get("b")):
+                raise UsageError("Choose a job as A and another one as B to compare them.")
+            chosen = [self._job(query[name]) for name in ("a", "b")]
             return render_compare(*(facts_of(job) for job in chosen))
         job = self._job(parts[1] if len(parts) > 1 and parts[0] == "job" else "")
         if parts[2:] == ["chain"]:
@@ -73,7 +76,7 @@ class Site:
             given.pop("sort", None)
         only = answers.JobFilter(**given, reverse=query.get("reverse") == "yes")
         listed = list_jobs(self.root, trials=trials)
-        document = answers.jobs(listed, limit=300, only=only)
+        document = answers.jobs(listed, limit=300, only=only, known=self._known)
         rows = document["jobs"]
         heads = []
         for name in answers.JOB_COLUMNS:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mae_sdk.job import Job
 from mae_sdk.jobs.metrics import mapping
 from mae_sdk.jobs.status import is_number
-from mae_sdk.report import page
+from mae_sdk.report import first_screen, page
 from mae_sdk.report.blocks import Block, Card, Section, Table
 from mae_sdk.report.facts import base, facts_of, shown
 from mae_sdk.report.markup import number, seconds
@@ -43,12 +43,13 @@ def plan_html(plan: Mapping[str, Any]) -> str:
     action, stage = str(plan.get("action")), str(plan.get("stage") or "")
     cards = [_doing(plan), _reading(plan), _costing(plan)]
     if said := plan.get("warnings"):
-        cards.append(Card(f"{len(said)} warnings", "", _said(said), tone="warning", listed=True))
+        title = "Warning" if len(said) == 1 else f"{len(said)} warnings"
+        cards.append(Card(title, "", _said(said), tone="warning", listed=True))
     html = page.fill(
         "report.html.j2",
         f"Plan of {action}",
         above=str(plan.get("job_id")),
-        heading=f"Plan: {stage or action}",
+        heading=f"Plan: {first_screen.word(action, stage).lower()}",
         state="PLAN",
         below="Nothing was started.",
         chain=[],
@@ -64,18 +65,23 @@ def _doing(plan: Mapping[str, Any]) -> Card:
     lines = [f"AutoML {'on' if policy.get('enabled') else 'off'}: {policy.get('reason')}"]
     if mapping(plan.get("parent")).get("id"):
         lines.append(f"model from {mapping(plan['parent'])['id']}")
-    lines.append(f"platform {plan.get('platform')}, {plan.get('processes')} processes")
-    return Card("What", str(plan.get("stage") or plan.get("action")), lines)
+    count = plan.get("processes")
+    processes = "1 process" if count == 1 else f"{count} processes"
+    lines.append(f"platform {plan.get('platform')}, {processes}")
+    shown = first_screen.word(str(plan.get("action")), str(plan.get("stage") or ""))
+    return Card("What", shown, lines)
 
 
 def _reading(plan: Mapping[str, Any]) -> Card:
-    lines, total = [], 0
+    lines, total, trained = [], 0, False
     for key, seen in mapping(plan.get("sources")).items():
-        images = mapping(seen).get("images")
-        total += images if isinstance(images, int) else 0
+        images, last = mapping(seen).get("images"), key.rsplit(".", 1)[-1]
+        trained |= last == "train_data_sources"
+        if isinstance(images, int) and (last == "train_data_sources" or not trained):
+            total += images
         uri = mapping(seen).get("uri")
         place = base(uri[0] if isinstance(uri, list) and uri else uri)
-        lines.append(f"{key.rsplit('.', 1)[-1]}: {number(images)} images ({place})")
+        lines.append(f"{first_screen.SOURCES.get(last, last)}: {number(images)} images ({place})")
     return Card("Data", f"{total:,} images" if total else "not counted", lines)
 
 

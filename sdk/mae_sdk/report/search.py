@@ -27,9 +27,9 @@ def headline(facts: Facts) -> Card:
     """Best against trial 0 for the first screen."""
     study = mapping(facts.figures.get("study"))
     best, metric = mapping(study.get("best")), str(study.get("metric"))
+    trials = mapping(study.get("trials"))
+    counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "of")
     if not is_number(best.get("value")):
-        trials = mapping(study.get("trials"))
-        counts = ", ".join(f"{n} {state}" for state, n in trials.items() if state != "of")
         return Card("So far", "no trial has succeeded", [counts or "none has ended"])
     images = study.get("images")
     value = best["value"]
@@ -41,7 +41,15 @@ def headline(facts: Facts) -> Card:
     else:
         shown = number(value)
     lines.append(f"trial {best.get('trial')}: {best.get('child')}")
-    return Card(f"Result: {metric}", shown, lines)
+    objectives = as_list(facts.document("automl/study.json").get("objectives"))
+    names = [str(mapping(one).get("metric")) for one in objectives]
+    front = as_list(facts.document("automl/best.json").get("pareto"))
+    if len(names) > 1 and front:
+        count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+        lines.append(f"the best by {metric}; the Pareto front of {' and '.join(names)}: {count}")
+    if facts.is_running:
+        lines.append(f"trials: {counts}; of {trials.get('of', '?')}")
+    return Card(f"{'So far' if facts.is_running else 'Result'}: {metric}", shown, lines)
 
 
 def sections(facts: Facts) -> list[Section]:
@@ -115,7 +123,7 @@ def history(
     """How the study went: history, learning curves, importance, parallel coordinates, front."""
     metric = str(objectives[0].get("metric"))
     up = objectives[0].get("direction") == "maximize"
-    figures = [_history(rows, metric, up), _learning_curves(facts, rows, metric)]
+    figures = [_history(rows, metric, up), _learning_curves(facts, rows, metric, up)]
     blocks: list[Block] = [Figures([one for one in figures if one is not None])]
     blocks += importance(facts, metric)
     drawing = _parallel(rows, parameters, metric, up)
@@ -139,11 +147,14 @@ def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure
     known = _values(rows, metric)
     if not known:
         return None
-    best: list[tuple[float, float]] = []
+    best: list[tuple[float, float]] = []  # as stairs: it holds until a better one is there
     for trial, value, state in known:
+        top = value if not best else (max if up else min)(best[-1][1], value)
         if state == "COMPLETE":
-            top = value if not best else (max if up else min)(best[-1][1], value)
+            best += [(trial, best[-1][1])] if best else []
             best.append((trial, top))
+    if best:
+        best.append((known[-1][0], best[-1][1]))
     places = {"COMPLETE": 0, "PRUNED": 1}
     groups = ["complete", "pruned"]
     groups += ["other"] if any(state not in places for *_, state in known) else []
@@ -151,17 +162,22 @@ def _history(rows: Sequence[Mapping[str, Any]], metric: str, up: bool) -> Figure
         Dot(trial, value, places.get(state, 2), f"trial {trial}: {number(value)}, {state.lower()}")
         for trial, value, state in known
     ]
+    groups = groups[: 1 + max(dot.group or 0 for dot in dots)]
     drawing = charts.scatter(
-        dots, groups, f"{metric} of every trial", x="trial", height=260, line=best
+        dots, groups, f"{metric} of every trial", x="trial", height=260, line=best, color=0
     )
     if drawing is None:
         return None
     return Figure("History", drawing, f"{metric} of every trial; the line is the best so far")
 
 
-def _learning_curves(facts: Facts, rows: Sequence[Mapping[str, Any]], metric: str) -> Figure | None:
-    """The metric of each trial over its epochs or steps; a pruned one is dashed where it ended."""
+def _learning_curves(
+    facts: Facts, rows: Sequence[Mapping[str, Any]], metric: str, up: bool
+) -> Figure | None:
+    """The metric of each trial over its epochs or steps; a pruned one is dashed where it ended.
+    The best one and trial 0 have colors of their own."""
     series, unit = [], "epoch"
+    best = mapping(mapping(facts.figures.get("study")).get("best")).get("trial")
     for row in rows[:200]:
         child = beside(facts.job, str(row.get("child")))
         if child is None:
@@ -170,12 +186,15 @@ def _learning_curves(facts: Facts, rows: Sequence[Mapping[str, Any]], metric: st
         points = trial.curve_of(metric)
         if points:
             unit = trial.unit
-            pruned = str(row.get("state")) == "PRUNED"
-            series.append((points[-1][1], Series("", points, 1 if pruned else 0, dashed=pruned)))
-    series.sort(key=lambda pair: pair[0])
-    drawn = [one for _, one in series[-MAX_CURVES:]]
+            pruned, number_of = str(row.get("state")) == "PRUNED", row.get("trial")
+            color = 2 if number_of == best else 3 if number_of == 0 else 1 if pruned else 0
+            words = {2: f"trial {best}: the best", 3: "trial 0: the spec as given"}
+            curve = Series(words.get(color, ""), points, color, dashed=pruned)
+            series.append((color in words, points[-1][1] if up else -points[-1][1], curve))
+    series.sort(key=lambda one: one[:2])
+    drawn = [curve for *_, curve in series[-MAX_CURVES:]]
     if drawn:  # the legend, once for each kind
-        for color, word in ((0, "complete"), (1, "pruned")):
+        for color, word in ((0, "complete"), (1, "pruned")):  # of the others
             first = next((one for one in drawn if one.color == color), None)
             if first is not None:
                 first.label = word

@@ -76,7 +76,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Job]]:
         run("probe", "evaluate", parent_job_id=pretrain.id, eval_dataset=str(other))
         run("inference", "inference", parent_job_id=finetune.id, inference_dataset=str(other))
         run("export", "export", parent_job_id=finetune.id)
-        broken = {**tuned, "train.optim.lr": 1e4, "train.num_epochs": 50}
+        # Rate times weight decay multiplies the weights until they overflow.
+        broken = {**tuned, "train.optim.lr": 1e4, "train.optim.weight_decay": 1e4}
         with pytest.raises(JobFailedError):
             run("failed", "train", **tuning, automl_policy="off", spec_overrides=broken)
         yield made
