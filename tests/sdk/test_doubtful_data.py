@@ -798,7 +798,7 @@ def described(root: Path, kind: str) -> tuple[str, Path]:
         write_own_checkpoint(root / "model.pth", stage="finetune", classes=["ant", "bee"])
         return "checkpoint", root / "model.pth"
     if kind == "engine":
-        (root / "model.engine").write_bytes(b"")
+        (root / "model.engine").write_bytes(b"ftrt\0")
         (root / "model.engine.json").write_text(json.dumps({"arch": SMALL["arch"], **about}))
         return "trt_engine", root / "model.engine"
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])

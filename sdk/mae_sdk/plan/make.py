@@ -24,7 +24,7 @@ from mae_skill.rules import Facts, Notice
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
-from mae_sdk.automl.study import require_variable
+from mae_sdk.automl.study import check_storage
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.records import StudyRecord
@@ -264,7 +264,7 @@ def decide_automl(draft: Draft) -> None:
 
     Raises:
         UsageError, DependencyError: a search was asked for by name and cannot be; AutoML options
-            without a search; Optuna or a variable is missing.
+            without a search; Optuna is missing, or a storage cannot hold the study.
     """
     request, action = draft.request, draft.action
     draft.decision = decide(
@@ -276,7 +276,8 @@ def decide_automl(draft: Draft) -> None:
     )
     if draft.decision.automl:
         require_optuna()
-        require_variable(request.automl.get("storage"), {**os.environ, **request.env})
+        environment = {**os.environ, **request.env}
+        check_storage(request.automl.get("storage"), environment, here=draft.resources.here)
     elif request.automl and not is_searched(draft.bundle, action):
         raise UsageError(
             f"{action} is never searched",

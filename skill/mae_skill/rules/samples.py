@@ -865,6 +865,18 @@ def few(case: Case) -> None:
         )
 
 
+def neighbors(case: Case) -> None:
+    """Each image has as many other images as neighbors are asked for."""
+    key = "inference.neighbors"
+    nearest = case(key) or 0
+    if case.facts.judged and nearest >= case.facts.judged:
+        case.error(
+            key,
+            "there are not so many other images",
+            f"at most {case.facts.judged - 1}, of {case.facts.judged} images; 0 = none",
+        )
+
+
 def named_twice(case: Case) -> None:
     """Each source of images that judge a model is named once."""
     named = case(VAL)
@@ -1057,6 +1069,7 @@ RULES = [
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
     Rule(few, ("train",)),
+    Rule(neighbors, ("inference",)),
     Rule(named_twice, ("train", "evaluate")),
     Rule(shared, ("train",)),
     Rule(taught, ("evaluate",)),
