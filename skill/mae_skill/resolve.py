@@ -133,7 +133,7 @@ def layers_of(
     """The layers that a person writes.
 
     Args:
-        spec: nested sections; dotted keys at the top are sections too.
+        spec: nested sections; dotted keys are sections too.
         overrides: dotted or shorthand key → value.
 
     Raises:
@@ -160,6 +160,7 @@ def layers_of(
     layers.spec_file = nested(spec or {})
 
     shorthand = bundle.shorthand
+    refuse_twice(overrides or {})
     asked = flatten(overrides or {})
     words = {shorthand[word] for word in asked if word in shorthand} - asked.keys()
     for key, value in expand_shorthand(asked, shorthand).items():
@@ -184,10 +185,38 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: a part of a dotted key is a value, not a section.
     """
+    refuse_twice(values)
     document: dict[str, Any] = {}
     for key, value in values.items():
         _put(document, str(key), copy.deepcopy(value))
     return document
+
+
+def refuse_twice(values: Mapping[str, Any]) -> None:
+    """Refuse a field with two values, by its dotted key and in its section, at whatever depth.
+
+    Raises:
+        UsageError: there is one.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+
+    def walk(section: Mapping[str, Any], key: str, written: str) -> None:
+        for name, value in section.items():
+            full, spelled = f"{key}{name}", f"{written}{name}"
+            if isinstance(value, Mapping) and value:
+                walk(value, f"{full}.", f"{spelled}: ")
+                continue
+            first, other = seen.setdefault(full, (spelled, value))
+            if first != spelled and other != value:
+                raise UsageError(
+                    f"{full} is given twice",
+                    field=full,
+                    got={first: other, spelled: value},
+                    expected="one value, by its dotted key or in its section",
+                    hint="leave one of the two out",
+                )
+
+    walk(values, "", "")
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:
