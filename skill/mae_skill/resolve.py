@@ -25,6 +25,7 @@ from mae_skill.dotted import (
     field_nodes,
     flatten,
     get_dotted,
+    refuse_twice,
     set_dotted,
 )
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
@@ -190,33 +191,6 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         _put(document, str(key), copy.deepcopy(value))
     return document
-
-
-def refuse_twice(values: Mapping[str, Any]) -> None:
-    """Refuse a field with two values, by its dotted key and in its section, at whatever depth.
-
-    Raises:
-        UsageError: there is one.
-    """
-    seen: dict[str, tuple[str, Any]] = {}
-
-    def walk(section: Mapping[str, Any], key: str, written: str) -> None:
-        for name, value in section.items():
-            full, spelled = f"{key}{name}", f"{written}{name}"
-            if isinstance(value, Mapping) and value:
-                walk(value, f"{full}.", f"{spelled}: ")
-                continue
-            first, other = seen.setdefault(full, (spelled, value))
-            if first != spelled and other != value:
-                raise UsageError(
-                    f"{full} is given twice",
-                    field=full,
-                    got={first: other, spelled: value},
-                    expected="one value, by its dotted key or in its section",
-                    hint="leave one of the two out",
-                )
-
-    walk(values, "", "")
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:

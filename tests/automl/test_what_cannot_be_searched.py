@@ -285,6 +285,15 @@ def test_an_empty_list_and_a_choice_that_cannot_run_are_named(data: str) -> None
     )
 
 
+def test_a_choice_that_another_field_rules_out_is_named_with_that_field(data: str) -> None:
+    """A patch that was chosen for a ViT stays, and Hiera takes none such."""
+    archs = {"range.model.arch": ["vit_tiny_patch16", "hiera_tiny_224"]}
+    spec = {**FINETUNE, "model.patch_size": 8, "dataset.augmentation.input_size": 64}
+    notes = " ".join(plan(data, spec, **archs).study["space"]["notes"])
+    assert "hiera_tiny_224 takes no such patch); it is left out: model.patch_size stays 8" in notes
+    assert "model.arch is not searched, though it is asked for: one choice is left" in notes
+
+
 def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:
     assert "are compared by 3 validation images, of which one is 33%" in str(
         [str(one) for one in plan(data).warnings]

@@ -240,6 +240,18 @@ def test_explain_tells_a_field_its_neighbors_an_alias_and_near_names() -> None:
     assert "did you mean" in str(caught.value.hint)
 
 
+def test_explain_says_of_every_field_whether_a_search_takes_it() -> None:
+    others = {*BUNDLE.actions} - {"train"}
+
+    def searched(key: str) -> str:
+        return str(explain(SCHEMA, key, others)["automl"]["searched"])
+
+    assert searched("train.optim.lr") == "by default"
+    assert searched("train.precision") == "where it is named: parameters= or ranges="
+    assert searched("train.seed") == "never: the schema disables it"
+    assert searched("evaluate.batch_size") == "never: another action reads it"
+
+
 @pytest.mark.parametrize(
     "spec",
     [

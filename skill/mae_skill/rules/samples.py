@@ -313,6 +313,7 @@ def small(case: Case) -> None:
 
 _LEFT = {
     "pictures": "pictures in formats, or under names, that are not read",
+    "archives": "archives, which nothing unpacks inside a source: each is a source of its own",
     "dangling": "links that lead nowhere",
     "loops": "linked folders that hold themselves",
     "locked": "system folders that may not be read",
@@ -611,7 +612,12 @@ def counts(found: Seen, limit: int = 10) -> str:
 
 
 def _one_folder(found: Seen) -> str:
-    wrapper = found.get("wrapper")
+    wrapper, named = found.get("wrapper"), found.get("uri")
+    if isinstance(named, list) and len(named) > 1:
+        return (
+            "the name of a source is no class: sort the images into a folder for each class, in "
+            "one source or inside each; images without labels serve pretraining"
+        )
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them are in the one folder {wrapper}, which was taken for a wrapper"
