@@ -626,8 +626,7 @@ def plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     take_nodes(draft, plan)
     estimate(bundle, plan)
-    if needs := _beyond_memory(plan, plan.spec, plan.estimates):
-        plan.warnings.append(Notice("dataset.batch_size", f"{needs}; {LESS_MEMORY}"))
+    plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
@@ -765,6 +764,18 @@ LESS_MEMORY = (
     "a smaller batch with train.accum_grad_batches, a smaller input_size or architecture, or "
     "train.gradient_checkpointing=true takes less"
 )
+
+
+def _too_large_for_memory(plan: Plan) -> list[Notice]:
+    """A warning where the run is estimated to take more than the machine's memory."""
+    needs = _beyond_memory(plan, plan.spec, plan.estimates)
+    if needs is None:
+        return []
+    own = get_dotted(plan.spec, f"{plan.action}.batch_size")  # of an action that trains nothing
+    field = f"{plan.action}.batch_size" if own and own > 0 else "dataset.batch_size"
+    return [
+        Notice(field, f"{needs}; {LESS_MEMORY if own is None else 'a smaller batch takes less'}")
+    ]
 
 
 def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:
