@@ -787,7 +787,7 @@ def explain(bundle: Bundle, key: str, action: str) -> Document:
     """What the schema of `action` says of a field or of a section."""
     from mae_skill.explain import explain as explain_field
 
-    return explain_field(bundle.schema(action), key)
+    return explain_field(bundle.schema(action), key, {*bundle.actions} - {action})
 
 
 def diff(first: Mapping[str, Any], second: Mapping[str, Any]) -> Document:

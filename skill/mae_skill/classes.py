@@ -14,6 +14,8 @@ from typing import Any
 from mae_skill.errors import DataError
 
 FIELD = "dataset.segmentation.class_list"
+CLASS_LISTS = "a text file with one name per line, a YAML list, or a list of names"
+"""What the field may hold."""
 
 
 def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> list[str]:
@@ -33,7 +35,7 @@ def class_names(class_list: str | Sequence[str] | None, num_classes: int) -> lis
             "there is no class list",
             field=FIELD,
             got=class_list,
-            expected="a text or YAML file, or a list of names",
+            expected=CLASS_LISTS,
         )
     if len(names) != num_classes:
         raise DataError(
@@ -59,8 +61,12 @@ def read_class_list(class_list: str | Sequence[str]) -> list[str] | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise DataError(
-            f"cannot read the class list: {error}", field=FIELD, got=class_list
+            f"cannot read the class list: {why}",
+            field=FIELD,
+            got=class_list,
+            expected=CLASS_LISTS,
         ) from error
     if path.suffix.lower() in (".yaml", ".yml", ".json"):
         return _judged(_listed(text, class_list), class_list)

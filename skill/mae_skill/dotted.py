@@ -45,6 +45,33 @@ def expand_shorthand(overrides: Mapping[str, Any], shorthand: Mapping[str, str])
     return found
 
 
+def refuse_twice(values: Mapping[str, Any]) -> None:
+    """Refuse a field with two values, by its dotted key and in its section, at whatever depth.
+
+    Raises:
+        UsageError: there is one.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+
+    def walk(section: Mapping[str, Any], key: str, written: str) -> None:
+        for name, value in section.items():
+            full, spelled = f"{key}{name}", f"{written}{name}"
+            if isinstance(value, Mapping) and value:
+                walk(value, f"{full}.", f"{spelled}: ")
+                continue
+            first, other = seen.setdefault(full, (spelled, value))
+            if first != spelled and other != value:
+                raise UsageError(
+                    f"{full} is given twice",
+                    field=full,
+                    got={first: other, spelled: value},
+                    expected="one value, by its dotted key or in its section",
+                    hint="leave one of the two out",
+                )
+
+    walk(values, "", "")
+
+
 def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys; empty sections are left out."""
     found: dict[str, Any] = {}

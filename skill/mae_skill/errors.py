@@ -23,6 +23,7 @@ Codes are stable: agents may match on them.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -253,8 +254,22 @@ def internal_error(error: Exception, hint: str) -> dict[str, Any]:
     }
 
 
+def shortened(value: int) -> int | str:
+    """A whole number of many digits as its first ones and their count, which Python itself may
+    refuse to write out; others as they are."""
+    if value.bit_length() <= 128:
+        return value
+    digits = int((value.bit_length() - 1) * math.log10(2)) + 1
+    digits += abs(value) >= 10**digits
+    sign = "-" if value < 0 else ""
+    return f"{sign}{abs(value) // 10 ** (digits - 6)}… ({digits} digits)"
+
+
 def _without_secrets(value: Any) -> Any:
-    """A copy in which no field that looks secret, and no user of a URL, is shown."""
+    """A copy in which no field that looks secret, and no user of a URL, is shown, and no number of
+    many digits."""
+    if isinstance(value, int):
+        return shortened(value)
     if isinstance(value, str):
         return _USERINFO.sub(REDACTED, value) if "://" in value else value
     if isinstance(value, Mapping):

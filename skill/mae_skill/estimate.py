@@ -58,9 +58,10 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         Of a train run ``parameters`` (learned ones: encoder, decoder or head, total),
         ``mask_units``, ``memory_mb`` (weights, optimizer, activations, total) with ``basis``,
         ``disk_mb`` of the checkpoints that stay (each, number, total) and ``forward_gflops`` per
-        image. Where the device is known, ``seconds_per_step`` of a train run, and of it and of
-        other actions ``seconds`` beside the steps of the whole run: ``start, validation,
-        checkpoints, rest``; with ``seconds_basis``. ``exchange_mb`` of several processes. ``notes``
+        image. Of evaluate and inference the least ``memory_mb`` (weights, pictures, total). Where
+        the device is known, ``seconds_per_step`` of a train run, and of it and of other actions
+        ``seconds`` beside the steps of the whole run: ``start, validation, checkpoints, rest``;
+        with ``seconds_basis``. ``exchange_mb`` of several processes. ``notes``
         for people.
 
     Memory is weights and gradients and AdamW's two moments (Muon's one) in fp32, and activations by
@@ -73,7 +74,8 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         return {}
     operations = forward_operations(arch, spec)
     if action != "train":
-        return _seconds(action, arch, spec, operations, facts)
+        held = {} if action == "export" else _held(action, arch, spec, facts)
+        return {**held, **_seconds(action, arch, spec, operations, facts)}
 
     size = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
     encoder = encoder_parameters(arch, spec) - untrained_encoder_parameters(arch, spec)
@@ -89,6 +91,27 @@ def estimate(action: str, spec: Mapping[str, Any], facts: Facts | None = None) -
         "forward_gflops": round(operations / 1e9, 4),
         **_seconds(action, arch, spec, operations, facts, encoder + rest, disk["checkpoint"]),
     }
+
+
+def _held(action: str, arch: Arch, spec: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """``memory_mb`` that a run without training takes at the least, and its ``basis``."""
+    mega = 4 / 2**20  # bytes of a value in fp32
+    own = int(get_dotted(spec, f"{action}.batch_size") or -1)
+    batch = own if own > 0 else int(get_dotted(spec, "dataset.batch_size") or 1)
+    batch = min(batch, facts.judged or batch)
+    height, width = hw(get_dotted(spec, "dataset.augmentation.input_size", 224))
+    channels = int(get_dotted(spec, "dataset.channels") or 3)
+    weights = encoder_parameters(arch, spec) * mega
+    pictures = batch * channels * height * width * mega
+    found = {
+        "weights": round(weights, 1),
+        "pictures": round(pictures, 1),
+        "total": round(weights + pictures, 1),
+    }
+    if (processes := facts.processes or 1) > 1:
+        found["all_processes"] = round(processes * found["total"], 1)
+    basis = "per process, at the least: the encoder's weights and a batch of pictures in fp32"
+    return {"memory_mb": found, "basis": basis}
 
 
 def _memory(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mae_skill.dotted import field_nodes, get_dotted
@@ -11,8 +11,25 @@ from mae_skill.errors import UsageError
 from mae_skill.schema_check import describe
 
 
-def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+def never_searched(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -> str | None:
+    """Why no search may vary a field: ``disabled`` by the schema, ``elsewhere``, where another
+    action alone reads it; None for a field that may be named for a search.
+
+    Args:
+        others: sections of the spec that belong to other actions.
+    """
+    if key.partition(".")[0] in others:
+        return "elsewhere"
+    disabled = key in (schema.get("automl_disabled_parameters") or ())
+    node = field_nodes(schema).get(key) or {}
+    return "disabled" if disabled or node.get("automl_enabled") is False else None
+
+
+def explain(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -> dict[str, Any]:
     """Everything the schema says of a field (or the fields of a section).
+
+    Args:
+        others: sections of the spec that belong to other actions.
 
     Returns ``key, type, accepted, default, unit, description, acts_when, neighbours, automl`` for a
     field; ``key, description, fields`` for a section. An alias is followed and named.
@@ -29,6 +46,7 @@ def explain(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
             target = matches[0]
     if target in fields:
         found = _field(target, fields[target], fields)
+        found["automl"] = _automl(schema, target, fields[target], others)
         if alias:
             found["alias"] = f"{key} is read as {alias}"
         return found
@@ -61,11 +79,6 @@ def _field(
     key: str, node: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     conditions = node.get("applies_when") or {}
-    automl = {
-        name: node[name]
-        for name in ("search", "option_weights", "math_cond", "depends_on", "parent_param")
-        if name in node
-    }
     neighbors = dict.fromkeys(node.get("related") or (), "named by this field")
     neighbors |= dict.fromkeys(conditions, "decides whether this field acts")
     neighbors |= {
@@ -87,5 +100,21 @@ def _field(
         "unit": node.get("unit"),
         "acts_when": dict(conditions) or "always",
         "neighbours": neighbors,
-        "automl": {"enabled": True, **automl} if node.get("automl_enabled") else {"enabled": False},
+    }
+
+
+def _automl(
+    schema: Mapping[str, Any], key: str, node: Mapping[str, Any], others: Collection[str]
+) -> dict[str, Any]:
+    """Whether a search may vary the field, when it does, and how."""
+    why = never_searched(schema, key, others)
+    if why is not None:
+        reasons = {"disabled": "the schema disables it", "elsewhere": "another action reads it"}
+        return {"enabled": False, "searched": f"never: {reasons[why]}"}
+    named = key not in (schema.get("automl_default_parameters") or ())
+    names = ("search", "option_weights", "math_cond", "depends_on", "parent_param")
+    return {
+        "enabled": True,
+        "searched": "where it is named: parameters= or ranges=" if named else "by default",
+        **{name: node[name] for name in names if name in node},
     }

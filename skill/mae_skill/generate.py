@@ -289,11 +289,19 @@ def _architecture(arch: Arch, schema: Mapping[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+_AUTOML_COLUMN = (
+    "AutoML: the range, or the options, that a search draws from. A field without (–) is searched "
+    "where `parameters` or `ranges` name it, or never: `mae explain KEY` says."
+)
+
+
 def parameter_table(action: str, schema: Mapping[str, Any]) -> str:
     """The page of an action's parameters: key, default, what is accepted, meaning, when it acts,
     how AutoML searches it.
     """
     lines = [f"# Parameters of {action}", "", f"<!-- {_NOTE} -->", ""]
+    if action == "train":
+        lines += [_AUTOML_COLUMN, ""]
     sections: dict[str, list[str]] = {}
     for key, node in field_nodes(schema).items():
         if key.split(".")[0] not in schema["default"]:

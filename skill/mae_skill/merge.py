@@ -181,9 +181,13 @@ def _merge_into(
             continue
         bad = _non_finite(value)
         if bad is not None:
+            is_whole = isinstance(bad, int)
             problems.append(
                 SpecError(
-                    "a number must be finite", field=key, got=repr(bad), expected="a finite number"
+                    "too large a number" if is_whole else "a number must be finite",
+                    field=key,
+                    got=bad if is_whole else repr(bad),
+                    expected="a finite number" + (", below 1.8e308" if is_whole else ""),
                 )
             )
             continue
@@ -301,12 +305,12 @@ def _is_section(schema: Mapping[str, Any]) -> bool:
     return bool(schema.get("properties"))
 
 
-def _non_finite(value: Any) -> float | None:
+def _non_finite(value: Any) -> float | int | None:
     """The first number in ``value`` that no float can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return value
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        return math.inf if value > 0 else -math.inf
+        return value
     for item in (
         value
         if isinstance(value, (list, tuple))

@@ -25,6 +25,7 @@ from mae_skill.dotted import (
     field_nodes,
     flatten,
     get_dotted,
+    refuse_twice,
     set_dotted,
 )
 from mae_skill.errors import DataError, MaeError, NotFoundError, SpecError, UsageError
@@ -134,7 +135,7 @@ def layers_of(
     """The layers that a person writes.
 
     Args:
-        spec: nested sections; dotted keys at the top are sections too.
+        spec: nested sections; dotted keys are sections too.
         overrides: dotted or shorthand key → value.
 
     Raises:
@@ -161,6 +162,7 @@ def layers_of(
     layers.spec_file = nested(spec or {})
 
     shorthand = bundle.shorthand
+    refuse_twice(overrides or {})
     asked = flatten(overrides or {})
     words = {shorthand[word] for word in asked if word in shorthand} - asked.keys()
     for key, value in expand_shorthand(asked, shorthand).items():
@@ -185,6 +187,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: a part of a dotted key is a value, not a section.
     """
+    refuse_twice(values)
     document: dict[str, Any] = {}
     for key, value in values.items():
         _put(document, str(key), copy.deepcopy(value))

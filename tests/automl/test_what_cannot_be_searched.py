@@ -16,7 +16,7 @@ from mae_sdk.automl.options import parse
 from mae_sdk.jobs.metrics import verdict
 from mae_skill.bundle import Bundle
 from mae_skill.dotted import set_dotted
-from mae_skill.errors import SpecError
+from mae_skill.errors import DependencyError, SpecError, UsageError
 
 from tests.support.images import write_imagefolder
 
@@ -74,6 +74,45 @@ def test_a_metric_that_no_trial_reports_is_refused_with_those_that_they_do(
 @pytest.mark.parametrize("metric", ["val_loss", "f1_macro", "auroc", "seconds"])
 def test_a_metric_of_the_run_is_searched_by_its_name_alone(data: str, metric: str) -> None:
     assert plan(data, metric=metric).study["objectives"][0]["metric"] == metric
+
+
+@pytest.mark.parametrize(
+    ("storage", "why"),
+    [
+        ("foo://u:hidden@host", "no database of this kind is known"),
+        ("postgres://u:hidden@host/db", "postgresql:// is its name here"),
+        ("env:STUDY", "no database of this kind is known"),
+        ("sqlite:/study.db", "no database of this kind is known"),
+        ("sqlite://", "in memory"),
+        ("sqlite+aiosqlite:///study.db", "an asynchronous driver"),
+        ("mssql+pymssql://u:hidden@host/db", "the driver of this database is not installed"),
+        ("{folder}", "this is a folder"),
+        ("{folder}/picture.png", "no journal of a study"),
+    ],
+)
+def test_a_storage_that_can_keep_no_study_is_refused_with_those_that_can(
+    data: str, storage: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    storage = storage.format(folder=tmp_path)
+    with pytest.raises((UsageError, DependencyError)) as caught:
+        Skill().plan(
+            "train",
+            train_datasets=data,
+            spec_overrides=FINETUNE,
+            automl_policy="on",
+            automl={"storage": storage},
+            env={"STUDY": "s3://u:hidden@bucket/study"},
+        )
+    error = caught.value
+    assert error.field == "automl.storage" and "postgresql://USER@HOST/DB" in str(error.expected)
+    assert why in f"{error.message} | {error.hint}" and "hidden" not in str(error.to_dict())
+
+
+def test_a_storage_that_can_keep_a_study_is_planned(data: str, tmp_path: Path) -> None:
+    (tmp_path / "study.log").write_text('{"op_code": 0}\n')
+    for storage in (f"sqlite:///{tmp_path}/s.db", str(tmp_path / "study.log"), "new/study.log"):
+        assert plan(data, storage=storage).study["options"]["storage"] == storage
 
 
 def test_every_figure_of_a_validation_is_a_metric_of_such_runs_and_no_other_is() -> None:
@@ -244,6 +283,15 @@ def test_an_empty_list_and_a_choice_that_cannot_run_are_named(data: str) -> None
     assert "hiera_tiny_224 is refused: model.patch_size" in str(
         [(one.message, one.got) for one in caught.value.problems]
     )
+
+
+def test_a_choice_that_another_field_rules_out_is_named_with_that_field(data: str) -> None:
+    """A patch that was chosen for a ViT stays, and Hiera takes none such."""
+    archs = {"range.model.arch": ["vit_tiny_patch16", "hiera_tiny_224"]}
+    spec = {**FINETUNE, "model.patch_size": 8, "dataset.augmentation.input_size": 64}
+    notes = " ".join(plan(data, spec, **archs).study["space"]["notes"])
+    assert "hiera_tiny_224 takes no such patch); it is left out: model.patch_size stays 8" in notes
+    assert "model.arch is not searched, though it is asked for: one choice is left" in notes
 
 
 def test_trials_that_few_images_compare_are_warned_of(data: str, tmp_path: Path) -> None:

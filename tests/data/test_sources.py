@@ -266,7 +266,8 @@ def test_a_folder_that_holds_an_archive_and_no_image_says_which_to_name(tmp_path
     )
     with pytest.raises(DataError) as caught:
         open_source(str(tmp_path / "data"))
-    assert caught.value.hint == "it holds images_train.tar.gz: name the archive itself"
+    archive = tmp_path / "data" / "images_train.tar.gz"
+    assert caught.value.hint == f"name the archive itself: {archive}"
 
 
 def test_a_folder_that_goes_while_it_is_read_is_left_out_and_one_that_may_not_be_read_is_an_error(

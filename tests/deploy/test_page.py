@@ -32,7 +32,7 @@ def test_the_deploy_page_is_a_bundle_with_the_same_contract_as_the_whole_skill()
 
 
 def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "model.onnx").write_bytes(b"\x3a\0")
     overrides = {
         "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
         "gen_trt_engine.tensorrt.data_type": "FP16",
@@ -49,7 +49,7 @@ def test_an_engine_can_be_planned_from_the_deploy_page_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("case", [str.lower, str.upper])
 def test_a_precision_is_read_in_either_case(case: Callable[[str], str], tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "model.onnx").write_bytes(b"\x3a\0")
     overrides = {
         "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
         "gen_trt_engine.tensorrt.data_type": case("int8"),
@@ -76,7 +76,7 @@ def warnings(spec: dict[str, object], gpus: int, action: str = "gen_trt_engine")
 def test_a_plan_says_beforehand_which_library_or_gpu_an_engine_would_miss(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"")
+    (tmp_path / "model.onnx").write_bytes(b"\x3a\0")
     overrides = {
         "gen_trt_engine.onnx_file": str(tmp_path / "model.onnx"),
         "gen_trt_engine.backend": "tensorrt_rtx",

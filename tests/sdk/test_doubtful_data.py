@@ -18,7 +18,7 @@ from mae_sdk.data import open_source
 from mae_sdk.data.inspect import inspect_masks, inspect_source
 from mae_sdk.data.reading import Reading
 from mae_sdk.data.survey import measured, repeated_images, shared_images
-from mae_skill.errors import DataError, SpecError
+from mae_skill.errors import DataError, MaeError, SpecError
 from mae_skill.rules.seen import TRAIN
 from onnx import TensorProto, helper
 from PIL import Image
@@ -455,6 +455,50 @@ def test_masks_of_two_images_and_masks_of_none_are_named(tmp_path: Path) -> None
     assert len(inspect_masks(source)["verdict"]["warnings"]) >= 3
 
 
+@pytest.mark.parametrize("masks", ["nowhere", "text.txt", "empty", "no.zip"])
+def test_masks_that_cannot_be_read_are_an_error_of_their_field(masks: str, tmp_path: Path) -> None:
+    source = masked(tmp_path / "d", [0, 1])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("masks")
+    (tmp_path / "no.zip").write_bytes(b"PK")
+    field = "dataset.segmentation.train_mask_sources"
+    with pytest.raises(MaeError) as caught:
+        plan(source / "images", **{**FROM_ZERO, field: str(tmp_path / masks)})
+    assert caught.value.field == field
+
+
+def zipped_classes(root: Path) -> Path:
+    """``ant.zip`` and ``bee.zip``, with images and no folder inside."""
+    source = classes(root / "d", "ant", "bee")
+    for name in ("ant", "bee"):
+        shutil.make_archive(str(root / "zips" / name), "zip", source / name)
+    return root / "zips"
+
+
+def test_archives_that_are_named_like_classes_are_told_to_be_none(tmp_path: Path) -> None:
+    zips = zipped_classes(tmp_path)
+    for given in ({"train": zips}, {"train": None, "dataset.train_data_sources": str(zips)}):
+        with pytest.raises(DataError) as caught:
+            Skill().plan(
+                "train",
+                train_datasets=given.pop("train") and str(zips),
+                automl_policy="off",
+                spec_overrides={**FINETUNE, **given},
+            )
+        assert f"all of them: {zips}/*.zip" in str(caught.value.hint)
+        assert "Each is a source and none is a class" in str(caught.value.hint)
+    with pytest.raises(DataError, match="have no labels") as caught:
+        plan(sorted(zips.iterdir()), **FINETUNE)
+    assert "the name of a source is no class" in str(caught.value.hint)
+
+
+def test_an_archive_beside_class_folders_is_said_to_be_left_out(tmp_path: Path) -> None:
+    zips = zipped_classes(tmp_path)
+    (zips / "ant.zip").rename(tmp_path / "d" / "wasp.zip")
+    said_now = said(plan(tmp_path / "d", **FINETUNE))
+    assert "left out: 1 archives, which nothing unpacks" in said_now and "wasp.zip" in said_now
+
+
 def test_masks_of_which_nearly_nothing_counts_are_named(tmp_path: Path) -> None:
     source = masked(tmp_path / "d", [0, 1, *[255] * 400])
     assert "of the pixels of the masks count as no class; 255 is ignore_index" in said(
@@ -798,7 +842,7 @@ def described(root: Path, kind: str) -> tuple[str, Path]:
         write_own_checkpoint(root / "model.pth", stage="finetune", classes=["ant", "bee"])
         return "checkpoint", root / "model.pth"
     if kind == "engine":
-        (root / "model.engine").write_bytes(b"")
+        (root / "model.engine").write_bytes(b"ftrt\0")
         (root / "model.engine.json").write_text(json.dumps({"arch": SMALL["arch"], **about}))
         return "trt_engine", root / "model.engine"
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])
@@ -932,6 +976,24 @@ def test_a_link_that_leads_nowhere_reads_alike_in_folders_and_archives(
         (source / "bee" / f"more{number}.png").symlink_to(target)
     with pytest.raises(DataError, match="9 links lead nowhere, and 6 images are there"):
         plan(packed_with_links(source, kind), **{**FINETUNE, "stage": "pretrain"})
+
+
+def test_links_to_folders_are_followed_in_archives_as_in_folders(tmp_path: Path) -> None:
+    source = classes(tmp_path / "d", "ant", "bee")
+    (source / "wasp").symlink_to("bee")
+    (source / "ant" / "more").symlink_to("../bee")
+    (source / "ant" / "self").symlink_to("../ant")
+    (source / "bee" / "old").symlink_to("../../elsewhere")
+    found = []
+    for kind in ("folder", "d.tar", "d.zip"):
+        made = plan(packed_with_links(source, kind), **{**FINETUNE, "num_classes": 3})
+        found.append((made.sources[TRAIN]["class_counts"], said(made).replace(str(tmp_path), "")))
+    assert found[0][0] == {"ant": 6, "bee": 3, "wasp": 3}
+    assert "1 linked folders that hold themselves: ant/self/" in found[0][1]
+    assert found[1][0] == found[2][0] == found[0][0]
+    for _, text in found[1:]:
+        assert "1 linked folders that hold themselves: ant/self/" in text
+        assert "6 images are files that the source holds under another name too" in text
 
 
 @pytest.mark.parametrize("kind", ["folder", "d.tar", "d.zip"])

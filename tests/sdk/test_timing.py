@@ -15,6 +15,7 @@ from mae_skill.errors import MaeError
 from mae_skill.estimate import estimate
 from mae_skill.rules import Facts
 
+from tests.support.folders import write_own_checkpoint
 from tests.support.images import write_imagefolder
 from tests.support.toy_bundle.make import write_bundle
 
@@ -286,6 +287,32 @@ def test_an_evaluation_has_a_time_only_where_its_model_is_known(tmp_path: Path) 
     folder = write_imagefolder(tmp_path / "d", classes=2, per_class=2)
     with pytest.raises(MaeError):
         Skill().plan("evaluate", eval_dataset=str(folder))
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference"])
+def test_an_action_that_the_memory_of_the_machine_does_not_hold_is_warned_of(
+    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_imagefolder(tmp_path / "d", classes=2, per_class=4))
+    write_own_checkpoint(tmp_path / "m.pth")
+
+    def said(batch: int) -> list[str]:
+        made = Skill().plan(
+            action,
+            **{f"{'eval' if action == 'evaluate' else action}_dataset": folder},
+            spec_overrides={
+                f"{action}.checkpoint": str(tmp_path / "m.pth"),
+                f"{action}.batch_size": batch,
+                "model.arch": "vit_tiny_patch16",
+                "dataset.augmentation.input_size": 4096,
+            },
+        )
+        return [str(one) for one in made.warnings if "memory of this machine" in str(one)]
+
+    monkeypatch.setattr("mae_sdk.run.local.memory_mb", lambda: 1024)
+    assert said(2) == []
+    (warning,) = said(10**6)  # of which there are 8
+    assert warning.startswith(f"{action}.batch_size: the run is estimated to take 2 GiB")
 
 
 def test_nodes_divide_what_fsdp_shards_and_have_cores_of_their_own() -> None:

@@ -150,6 +150,23 @@ def test_a_refusal_does_not_say_that_all_matched(data: Path, tmp_path: Path) -> 
     assert "its 16 positions have no class token's among them" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("arch", "hint"),
+    [
+        ("vit_tiny_patch16", "set model.patch_size to the file's, 8, or to the model's own, 16"),
+        ("vit_small_patch16", "set model.arch to vit_tiny_patch16 and model.patch_size to 8"),
+    ],
+)
+def test_weights_of_other_patches_are_called_by_their_architecture(
+    arch: str, hint: str, data: Path, tmp_path: Path
+) -> None:
+    file = write_vit_tiny(tmp_path / "file.pth", patch_size=8, img_size=64)
+    with pytest.raises(CheckpointError) as caught:
+        plan(data, ptm=str(file), spec_overrides={"arch": arch})
+    assert caught.value.got == "vit_tiny_patch16 with patches of 8 pixels"
+    assert str(caught.value.hint).startswith(hint)
+
+
 def test_a_model_without_its_last_norm_has_no_setting_to_change(tmp_path: Path) -> None:
     file = write_vit_tiny(tmp_path / "file.pth", final_norm=False, global_pool="avg")
     with pytest.raises(CheckpointError, match="lacks a part") as caught:

@@ -13,6 +13,7 @@ from mae_skill.explain import explain
 from mae_skill.merge import merge
 from mae_skill.origin import OriginKind
 from mae_skill.reader import parse_override
+from mae_skill.resolve import layers_of
 
 BUNDLE = Bundle.load()
 SCHEMA = BUNDLE.schema("train")
@@ -237,3 +238,50 @@ def test_explain_tells_a_field_its_neighbors_an_alias_and_near_names() -> None:
     with pytest.raises(UsageError) as caught:
         explain(SCHEMA, "train.optim.learning_rat")
     assert "did you mean" in str(caught.value.hint)
+
+
+def test_explain_says_of_every_field_whether_a_search_takes_it() -> None:
+    others = {*BUNDLE.actions} - {"train"}
+
+    def searched(key: str) -> str:
+        return str(explain(SCHEMA, key, others)["automl"]["searched"])
+
+    assert searched("train.optim.lr") == "by default"
+    assert searched("train.precision") == "where it is named: parameters= or ranges="
+    assert searched("train.seed") == "never: the schema disables it"
+    assert searched("evaluate.batch_size") == "never: another action reads it"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"train": {"optim": {"lr": 1e-4}}, "train.optim.lr": 2e-4},
+        {"train": {"optim.lr": 1e-4, "optim": {"lr": 2e-4}}},
+        {"train.optim": {"lr": 1e-4}, "train": {"optim.lr": 2e-4}},
+    ],
+)
+def test_a_field_that_is_given_by_its_dotted_key_and_in_its_section_has_one_value(
+    spec: dict[str, Any],
+) -> None:
+    for given in ({"spec": spec}, {"overrides": spec}):
+        with pytest.raises(UsageError, match="is given twice") as caught:
+            layers_of(BUNDLE, "train", **given)
+        assert caught.value.field == "train.optim.lr"
+        assert sorted(caught.value.got.values()) == [1e-4, 2e-4] and len(caught.value.got) == 2
+    alike = {"train": {"optim": {"lr": 1e-4}}, "train.optim.lr": 1e-4}
+    assert "train.optim.lr" in layers_of(BUNDLE, "train", alike).given
+
+
+@pytest.mark.parametrize(("sign", "count"), [("", 401), ("-", 5001)])
+def test_a_number_of_many_digits_is_shown_by_its_first_and_their_count(
+    sign: str, count: int
+) -> None:
+    number = 10 ** (count - 1) * (-1 if sign else 1)
+    with pytest.raises(SpecError) as caught:
+        merge([(OriginKind.OVERRIDE, {"train": {"num_epochs": number}})], SCHEMA)
+    (problem,) = caught.value.problems
+    assert problem.to_dict()["got"] == f"{sign}100000… ({count} digits)"
+    twice = {"num_epochs": 3, "train.num_epochs": number}
+    with pytest.raises(UsageError) as both:
+        layers_of(BUNDLE, "train", overrides=twice)
+    assert "digits)" in str(both.value)

@@ -14,6 +14,8 @@ from mae_skill.recipes import RECIPES, Recipe
 from mae_skill.resolve import layers_of, resolve
 from mae_skill.rules import Facts, Notice
 
+from tests.support.folders import write_own_checkpoint
+
 BUNDLE = Bundle.load()
 BASE = {
     "dataset.train_data_sources": "/data/train",
@@ -626,6 +628,78 @@ def test_files_that_are_named_for_this_machine_must_be_there(tmp_path: Path) -> 
     assert "a URL is not read here" in error.message
 
 
+RESUMED = "train.resume_training_checkpoint_path"
+CALIBRATION = "gen_trt_engine.tensorrt.calibration.cal_cache_file"
+
+
+def file_of(folder: Path, kind: str) -> Path:
+    """A file, or a folder, of a kind."""
+    path = folder / kind
+    if kind == "folder":
+        (path / "train").mkdir(parents=True)
+        (path / "train/model_epoch_003.pth").touch()
+    elif kind in ("pretrain", "finetune"):
+        meta = {"arch": BASE["model.arch"], "stage": kind}
+        write_own_checkpoint(path, position={}, **meta)
+    elif kind == "no position":
+        write_own_checkpoint(path, stage="pretrain", arch=BASE["model.arch"])
+    else:
+        path.write_bytes({"picture": b"\x89PNG\r\n\x1a\n\0\0", "bytes": b"\xfe\0\xff"}[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "kind", "says"),
+    [
+        ("train", RESUMED, "picture", "a picture (PNG)"),
+        ("train", RESUMED, "folder", "the newest there is train/model_epoch_003.pth"),
+        ("train", RESUMED, "bytes", "a file of an unknown kind"),
+        ("train", RESUMED, "finetune", "expected finetune"),
+        ("train", RESUMED, "no position", "holds no training position"),
+        ("train", "dataset.segmentation.class_list", "folder", "there is no such file"),
+        ("train", "dataset.segmentation.class_list", "nothing", "there is no such file"),
+        ("train", "dataset.segmentation.class_list", "bytes", "it is no text in UTF-8"),
+        ("evaluate", "evaluate.checkpoint", "picture.onnx", "a picture (PNG)"),
+        ("inference", "inference.checkpoint", "picture.engine", "is no engine"),
+        ("evaluate", "evaluate.trt_engine", "folder", "is no engine"),
+        ("inference", "inference.trt_engine", "finetune", "weights of PyTorch"),
+        ("export", "export.checkpoint", "picture.onnx", "no model that can be exported"),
+        ("gen_trt_engine", "gen_trt_engine.onnx_file", "picture", "a picture (PNG)"),
+        ("gen_trt_engine", "gen_trt_engine.onnx_file", "folder", "this is a folder"),
+        ("gen_trt_engine", "gen_trt_engine.timing_cache", "picture", "it is a picture (PNG)"),
+        ("gen_trt_engine", CALIBRATION, "finetune", "it is weights of PyTorch"),
+    ],
+)
+def test_a_file_of_another_kind_than_its_field_wants_is_an_error_of_the_plan(
+    action: str, field: str, kind: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "nothing"
+    if kind != "nothing":
+        path = file_of(tmp_path, kind.partition(".")[0])
+        path = path.rename(path.with_name(kind))
+    base = (SEGMENT if "class_list" in field else BASE) if action == "train" else {}
+    errors, _ = run(action, {**base, field: str(path)}, local_files=True)
+    found = errors["train.stage" if kind == "finetune" and action == "train" else field]
+    text = f"{found.message}; got {found.got}; expected {found.expected}; {found.hint}"
+    assert says in text
+    elsewhere, _ = run(action, {**base, field: str(path)}, local_files=False)
+    assert field not in elsewhere or "UTF-8" in says  # a list that is here is read in any case
+
+
+@pytest.mark.parametrize(("asked", "fits"), [(0, True), (39, True), (40, False), (41, False)])
+def test_no_more_neighbors_are_listed_than_there_are_other_images(asked: int, fits: bool) -> None:
+    settings = {"inference.neighbors": asked, "inference.checkpoint": "/m.pth"}
+    errors, _ = run("inference", settings, judged=40)
+    assert ("inference.neighbors" not in errors) == fits
+    if not fits:
+        assert errors["inference.neighbors"].expected == "at most 39, of 40 images; 0 = none"
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_its_stage_and_architecture(tmp_path: Path) -> None:
+    settings = {**BASE, RESUMED: str(file_of(tmp_path, "pretrain"))}
+    assert run("train", settings, local_files=True)[0] == {}
+
+
 @pytest.mark.parametrize(
     ("action", "key", "place", "says"),
     [
@@ -829,6 +903,12 @@ def test_a_baseline_of_random_features_is_trained_by_who_says_that_there_are_no_
     ("base", "settings", "field", "said"),
     [
         (BASE, {"train.ema_decay": 0.95}, "train.ema_decay", "8% of the average"),
+        (
+            BASE,
+            {"dataset.augmentation.mean": [1, 1, 1], "dataset.augmentation.std": [0.001]},
+            "dataset.augmentation.std",
+            "becomes a value 1,000 from 0",
+        ),
         (BASE, {"train.optim.weight_decay": 100}, "train.optim.weight_decay", "0.02 of every"),
         (
             BASE,

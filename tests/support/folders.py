@@ -68,9 +68,12 @@ def add_checkpoints(
     return index
 
 
-def write_own_checkpoint(path: Path, epoch: int = 0, **meta: Any) -> None:
+def write_own_checkpoint(
+    path: Path, epoch: int = 0, *, position: dict[str, Any] | None = None, **meta: Any
+) -> None:
     """A file as ``torch.save`` writes a checkpoint of ours, without a tensor in it."""
     contents = {"mae": {"input_size": [64, 64], **meta}, "state_dict": {}, "epoch": epoch}
+    contents |= {} if position is None else {"position": position}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(contents, protocol=2))
 

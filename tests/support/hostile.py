@@ -255,11 +255,6 @@ CORPUS: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: tar(_GOOD, special("a/2.jpg", tarfile.LNKTYPE, "/etc/passwd")),
         "a/2.jpg",
     ),
-    "a link to a folder of images": (
-        "x.tar",
-        lambda: tar(_GOOD, special("b", tarfile.SYMTYPE, "a")),
-        "link to the folder 'a'",
-    ),
     "a pax header of many records": (
         "x.tar",
         lambda: _pax("a/1.jpg", {f"k{i}": "" for i in range(20_000)}),
@@ -287,6 +282,31 @@ READ: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
             _GOOD,
         ),
         ["a/1.jpg", "a/2.jpg", "b/3.jpg"],
+    ),
+    "a link to a folder": (
+        "x.tar",
+        lambda: tar(special("b", tarfile.SYMTYPE, "a"), _GOOD),
+        ["a/1.jpg", "b/1.jpg"],
+    ),
+    "links through linked folders": (
+        "x.tar",
+        lambda: tar(
+            _GOOD,
+            special("b", tarfile.SYMTYPE, "a"),
+            special("a/more", tarfile.SYMTYPE, "../c"),
+            special("c/2.jpg", tarfile.SYMTYPE, "../b/1.jpg"),
+        ),
+        ["a/1.jpg", "a/more/2.jpg", "b/1.jpg", "b/more/2.jpg", "c/2.jpg"],
+    ),
+    "folders linked into themselves": (
+        "x.tar",
+        lambda: tar(
+            ("c/a/1.jpg", PHOTO),
+            special("c/a/up", tarfile.SYMTYPE, "../a"),
+            special("b", tarfile.SYMTYPE, "c/a"),
+            special("out", tarfile.SYMTYPE, "../elsewhere"),
+        ),
+        ["b/1.jpg", "c/a/1.jpg"],
     ),
     "a dangling link": (
         "x.tar",

@@ -3,6 +3,8 @@ stay those of float32."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from mae_runners.models.masking import random_masking
 from mae_runners.training.fabric import MixedInputs
 
 from tests.support.models import SMALL, build, classifier_config, gradients, inputs, mae_config
+from tests.support.training import digits_folder, spec, train
 
 
 def passes(model: Any, stage: str, mixed: bool) -> tuple[float, dict[str, torch.Tensor]]:
@@ -92,3 +95,11 @@ def test_a_captured_graph_has_the_gradients_of_the_eager_model() -> None:
         assert torch.allclose(
             grad, exact[name], rtol=1e-3, atol=1e-5 * float(exact[name].abs().max()) + 1e-7
         ), name
+
+
+def test_half_precision_on_a_cpu_is_said_in_the_result(tmp_path: Path) -> None:
+    made = spec(digits_folder(tmp_path / "d"), tmp_path / "run", train__precision="fp16")
+    assert train(made) == 0
+    result = json.loads((tmp_path / "run/train/result.json").read_text())
+    said = "train.precision=fp16: fp16 is not for CPUs: bf16 is used"
+    assert said in result["warnings"]

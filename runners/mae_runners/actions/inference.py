@@ -73,6 +73,7 @@ def run(spec: ExperimentSpec, context: RunContext) -> dict[str, Any]:
         labels=table_of(spec.dataset, "test", several=several) if classifies else NO_TABLE,
     )
 
+    _enough(k, len(images))
     size = artifact.batch_size(spec.inference, spec)
     rows: list[tuple[int, Answer]] = []
     with connected(context) as ranks:
@@ -245,6 +246,17 @@ def parquet_missing() -> str:
     return ""
 
 
+def _enough(k: int, count: int) -> None:
+    """Raises `SpecError` where ``count`` images are too few to have ``k`` neighbors each."""
+    if k and k >= count:
+        raise SpecError(
+            "there are not so many other images",
+            field="inference.neighbors",
+            got=k,
+            expected=f"at most {count - 1}",
+        )
+
+
 def write_neighbors(
     pooled: Tensor,
     k: int,
@@ -260,13 +272,7 @@ def write_neighbors(
     Raises:
         SpecError: there are not so many other images.
     """
-    if k >= len(paths):
-        raise SpecError(
-            "there are not so many other images",
-            field="inference.neighbors",
-            got=k,
-            expected=f"at most {len(paths) - 1}",
-        )
+    _enough(k, len(paths))
     rows, cosines = nearest(pooled, k)
     header = ["path"]
     for place in range(1, k + 1):

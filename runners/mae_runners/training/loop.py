@@ -227,6 +227,8 @@ class TrainLoop:
         """Prints what follows from the spec, with its reason, and writes ``derived.json``."""
         train, ranks = self.train, self.context.world_size
         why_precision = precision_of(train, self.context.device)[1]
+        if not why_precision.startswith("precision "):  # it is not what was asked for
+            self.context.warn(f"train.precision={train.precision}: {why_precision}")
         derived = {
             "images": self.images,
             "steps_per_epoch": self.steps_per_epoch,

@@ -26,6 +26,7 @@ from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, NotFoundError, UsageError
 from mae_skill.spec import ExperimentSpec
 from mae_skill.spec.fields import free_between_attempts
+from mae_skill.weights.resumed import other_run
 
 from mae_runners.context import RunContext
 from mae_runners.models import checkpoint
@@ -121,13 +122,6 @@ def find(
     """
     if explicit:
         data = checkpoint.read(explicit, context.encryption_key)
-        if "position" not in data:
-            raise CheckpointError(
-                "this checkpoint holds no training position",
-                field="train.resume_training_checkpoint_path",
-                got=explicit,
-                hint="use train.pretrained_model_path to start a new run from its weights",
-            )
         _must_fit(data, spec, explicit, strict=False)
         context.log(f"resuming from {explicit}")
         return data
@@ -155,18 +149,8 @@ def find(
 
 
 def _must_fit(data: dict[str, Any], spec: dict[str, Any], name: str, *, strict: bool) -> None:
-    meta = data.get("mae", {})
-    for key, wanted in (("arch", spec["model"]["arch"]), ("stage", spec["train"]["stage"])):
-        if meta.get(key) != wanted:
-            field_name = "model.arch" if key == "arch" else "train.stage"
-            raise CheckpointError(
-                f"{name} was trained with another {key}",
-                field=field_name,
-                got=wanted,
-                expected=str(meta.get(key)),
-                hint="use another results_dir, or start from its weights with "
-                "train.pretrained_model_path",
-            )
+    if wrong := other_run(data, spec, name):
+        raise wrong
     changed = changed_fields(data.get("identity") or {}, identity(spec))
     if strict and data.get("identity") and changed:
         shown = [f"{key}: {then!r} → {now!r}" for key, (then, now) in changed.items()]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mae_skill.conditions import acts, holds
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
+from mae_skill.explain import never_searched
 from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk.automl.objectives import incomparable, objectives
@@ -388,7 +389,7 @@ class _Builder:
         self.spec, self.provenance = spec, provenance
         self.narrow = centered is not None
         self.fields = field_nodes(schema)
-        self.disabled = set(schema.get("automl_disabled_parameters") or ())
+        self.schema = schema
         metrics = [objective.metric for objective in objectives(schema, spec, options)]
         self.incomparable = incomparable(schema, metrics)
         self.ranges = dict(options.ranges)
@@ -420,7 +421,8 @@ class _Builder:
                     hint=self._similar(key),
                 ),
             )
-        elif (section := key.partition(".")[0]) in self.others:
+        elif (why := never_searched(self.schema, key, self.others)) == "elsewhere":
+            section = key.partition(".")[0]
             self._refuse(
                 name,
                 f"read by {section} alone",
@@ -431,7 +433,7 @@ class _Builder:
                     expected="a parameter of the action that is searched",
                 ),
             )
-        elif key in self.disabled or node.get("automl_enabled") is False:
+        elif why == "disabled":
             self._refuse(
                 name,
                 "disabled for AutoML by the schema",
@@ -518,14 +520,27 @@ class _Builder:
             self.notes += [
                 f"{parameter.name}={value} is refused ({_told(error)})"
                 + ("; it is left out" if parameter.choices else "; a trial there fails")
+                + self._fixed(parameter, error)
                 for value, error in wrong
             ]
             kept = _without(parameter, [value for value, _ in wrong])
             if kept is None:
                 refused = ", ".join(f"{value} is refused: {_told(error)}" for value, error in wrong)
-                self.left_out[parameter.name] = f"one choice is left that can run ({refused})"
+                reason = f"one choice is left that can run ({refused})"
+                self.left_out[parameter.name] = reason
+                if parameter.source == "user":
+                    self.notes.append(
+                        f"{parameter.name} is not searched, though it is asked for: {reason}"
+                    )
             else:
                 self.parameters.append(kept)
+
+    def _fixed(self, parameter: Parameter, error: MaeError) -> str:
+        """The field beside a refused value that is the same in every trial."""
+        key = str(error.field)
+        if key == parameter.key or key not in self.fields:
+            return ""
+        return f": {key} stays {get_dotted(self.spec, key)} in every trial"
 
     def _refuse(self, name: str, reason: str, problem: MaeError) -> None:
         if name in self.asked:

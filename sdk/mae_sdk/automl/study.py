@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from mae_sdk.automl.options import AutoMLOptions
 
 JOURNAL = "journal.log"
+STORAGES = (
+    "postgresql://USER@HOST/DB, another database that SQLAlchemy knows (mysql+pymysql://…, "
+    "sqlite:///PATH), env:NAME of a variable that holds such a URL, or the path of a journal file"
+)
+"""What a study can be kept in."""
 FAILED = "failed"
 """User attribute of a trial: why it failed.
 
@@ -66,13 +72,13 @@ def require_optuna() -> None:
         )
 
 
-def require_variable(storage: Any, environment: Mapping[str, str]) -> None:
+def require_variable(storage: str | None, environment: Mapping[str, str]) -> None:
     """Refuse a storage ``env:NAME`` whose variable the job would not find.
 
     Raises:
         UsageError: it is not set, or empty.
     """
-    name = storage.removeprefix("env:") if isinstance(storage, str) else ""
+    name = (storage or "").removeprefix("env:")
     if name != (storage or "") and not environment.get(name):
         raise UsageError(
             "the variable that holds the study's database is not set",
@@ -80,6 +86,96 @@ def require_variable(storage: Any, environment: Mapping[str, str]) -> None:
             got=name,
             hint=f"export it, or give the job --env {name}=URL",
         )
+
+
+def check_storage(storage: Any, environment: Mapping[str, str], *, here: bool) -> None:
+    """Refuse a storage that no study can be kept in.
+
+    Args:
+        storage: a URL of a database, ``env:NAME`` of one, a path, or None.
+        environment: the job's.
+        here: the study runs on this machine: its files and its packages are those of here.
+
+    Raises:
+        UsageError: its variable is not set; no such kind of database; a database in memory; a path
+            at which something else is.
+        DependencyError: the database's driver is not installed.
+    """
+    if not isinstance(storage, str) or not storage:
+        return  # a wrong type is an error of the options
+    require_variable(storage, environment)
+    if storage.startswith("env:"):
+        storage = environment[storage.removeprefix("env:")]
+    if re.match(r"[A-Za-z][\w+.-]+:/|://", storage):  # a drive of Windows has one letter
+        _check_database(storage, here=here)
+    elif here:
+        _check_journal(Path(storage))
+
+
+def _check_database(url: str, *, here: bool) -> None:
+    """`check_storage` of a URL; an error shows its scheme alone: the rest may hold a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    scheme = url.partition(":")[0]
+    wrong: dict[str, Any] = {
+        "field": "automl.storage",
+        "got": f"{scheme}://…",
+        "expected": STORAGES,
+    }
+    try:
+        parts = make_url(_with_driver(url))
+        dialect = parts.get_dialect()
+    except (SQLAlchemyError, ValueError):
+        hint = "postgresql:// is its name here" if scheme == "postgres" else None
+        raise UsageError("no database of this kind is known", **wrong, hint=hint) from None
+    except ImportError as error:
+        raise _no_driver(scheme, error) from None
+    if getattr(dialect, "is_async", False):
+        hint = f"{scheme.partition('+')[0]}://… has a driver that waits"
+        raise UsageError("an asynchronous driver keeps no study", **wrong, hint=hint)
+    in_memory = parts.database in (None, "", ":memory:")
+    if parts.get_backend_name() == "sqlite" and in_memory:
+        hint = "sqlite:///PATH is one in a file"
+        raise UsageError("a database in memory is lost with its process", **wrong, hint=hint)
+    if here:
+        try:
+            dialect.import_dbapi()
+        except ImportError as error:
+            raise _no_driver(scheme, error) from None
+
+
+def _no_driver(scheme: str, error: ImportError) -> DependencyError:
+    hint = (
+        f"install the driver {error.name}, or name another: {scheme.partition('+')[0]}+DRIVER://…"
+    )
+    return DependencyError(
+        "the driver of this database is not installed",
+        field="automl.storage",
+        got=f"{scheme}://…: {error}",
+        expected=STORAGES,
+        hint="pip install 'mae-skill[postgres]'" if scheme.startswith("postgresql") else hint,
+    )
+
+
+def _check_journal(path: Path) -> None:
+    """`check_storage` of a path: lines of JSON, or nothing yet."""
+    wrong: dict[str, Any] = {"field": "automl.storage", "got": str(path), "expected": STORAGES}
+    try:
+        if path.is_dir():
+            raise UsageError("this is a folder", **wrong, hint=f"{path}/{JOURNAL}")
+        with path.open("rb") as file:
+            start = file.read(1)
+    except OSError:
+        return  # it is made, or the study says why it cannot be
+    if start not in (b"", b"{"):
+        raise UsageError("this file is no journal of a study", **wrong, hint="name a new file")
+
+
+def _with_driver(url: str) -> str:
+    """The URL with the driver that the extra ``postgres`` installs."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg{separator}{rest}" if scheme == "postgresql" else url
 
 
 @contextlib.contextmanager
@@ -160,11 +256,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
     if storage and storage.startswith("env:"):
         storage = os.environ[storage.removeprefix("env:")]
     if storage and "://" in storage:
-        url = (
-            storage.replace("postgresql://", "postgresql+psycopg://", 1)
-            if storage.startswith("postgresql://")
-            else storage
-        )
+        url = _with_driver(storage)
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
@@ -175,13 +267,7 @@ def open_storage(automl_dir: Path, storage: str | None) -> optuna.storages.BaseS
                 time.sleep(pause)
             return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
         except ImportError as error:
-            hint = "pip install 'mae-skill[postgres]'"
-            raise DependencyError(
-                "the driver of this database is not installed",
-                field="automl.storage",
-                got=str(error),
-                hint=hint,
-            ) from None
+            raise _no_driver(storage.partition("://")[0], error) from None
         except SQLAlchemyError as error:
             first = str(error).splitlines()[0]
             raise StorageError(

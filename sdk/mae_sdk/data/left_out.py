@@ -9,6 +9,7 @@ from typing import Any
 from mae_skill.spelling import spelled
 
 from mae_sdk.data.names import is_image, is_set_aside, looks_like_picture, may_be_picture, suffix_of
+from mae_sdk.storage import urls
 
 FEW = 5
 """Names that are kept for each reason."""
@@ -41,8 +42,9 @@ class LeftOut:
     Attributes:
         hidden: hidden files and folders, and those of operating systems.
         other: files that are no pictures.
+        archives: archives among the images, which nothing unpacks.
         pictures: pictures in formats, or under names, that are not read.
-        suffixes: suffix → count, of ``other`` and ``pictures``.
+        suffixes: suffix → count, of ``other``, ``archives`` and ``pictures``.
         dangling: links to nothing.  loops: linked folders that hold themselves.
         locked: system folders that may not be read.
         twins: images that are the same file as another of the source; they are read, each time.
@@ -51,6 +53,7 @@ class LeftOut:
 
     hidden: Some = field(default_factory=Some)
     other: Some = field(default_factory=Some)
+    archives: Some = field(default_factory=Some)
     pictures: Some = field(default_factory=Some)
     suffixes: Counter[str] = field(default_factory=Counter)
     dangling: Some = field(default_factory=Some)
@@ -73,7 +76,8 @@ class LeftOut:
         if is_picture is None and head is not None and self._sniffed < MAX_SNIFFED:
             self._sniffed += 1
             is_picture = looks_like_picture(head())
-        (self.pictures if is_picture else self.other).add(name)
+        packed = self.archives if urls.is_archive(name) else self.other
+        (self.pictures if is_picture else packed).add(name)
         self.suffixes[suffix_of(name) or "no suffix"] += 1
         folder = name.rpartition("/")[0]
         self.folders[folder] = self.folders.get(folder, 0) + bool(is_picture)
@@ -88,7 +92,16 @@ class LeftOut:
 
     def to_dict(self) -> dict[str, Any]:
         """Reason → ``{"count", "files"}``, of the reasons that there are; ``suffixes`` beside."""
-        reasons = ("hidden", "other", "pictures", "dangling", "loops", "locked", "twins")
+        reasons = (
+            "hidden",
+            "other",
+            "archives",
+            "pictures",
+            "dangling",
+            "loops",
+            "locked",
+            "twins",
+        )
         found: dict[str, Any] = {
             name: some.to_dict() for name in reasons if (some := getattr(self, name)).count
         }

@@ -244,6 +244,10 @@ class Names(Sequence[str]):
         place = self._place(prefix)
         return place < len(self) and str(self[place]).startswith(prefix)
 
+    def below(self, folder: str) -> range:
+        """The places of the names, which are sorted, below a folder."""
+        return range(self._place(f"{folder}/"), self._place(f"{folder}0"))  # 0 comes after /
+
     def _place(self, name: str) -> int:
         return bisect.bisect_left(range(len(self)), encoded(name), key=lambda i: encoded(self[i]))
 
@@ -255,3 +259,17 @@ class Names(Sequence[str]):
         import numpy as np
 
         return (Names, (bytes(self._blob[:]), np.array(self._ends)))
+
+
+def name_archives(folder: str, archives: Sequence[str]) -> str:
+    """The hint for a folder of archives, none of which is read because it lies there."""
+    folder = folder.rstrip("/")
+    hint = f"name the archive itself: {folder}/{archives[0]}"
+    if len(archives) == 1:
+        return hint
+    ends = {name.partition(".")[2] for name in archives}
+    every = f"{folder}/*.{ends.pop()}" if len(ends) == 1 else "a list of them"
+    return (
+        f"{hint}; or all of them: {every}. Each is a source and none is a class: a classifier's "
+        "have a folder for each class inside"
+    )

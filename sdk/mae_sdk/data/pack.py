@@ -22,6 +22,7 @@ import mmap
 import os
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from mae_sdk import files
 from mae_sdk.data.decompress import crc32
 from mae_sdk.data.member import Member
 from mae_sdk.data.names import Names, encoded, is_image, is_set_aside, refused
+from mae_sdk.data.walk import MAX_VISITS
 from mae_sdk.files import share
 from mae_sdk.storage.urls import is_archive
 
@@ -64,8 +66,7 @@ def write_pack(
             copied.
 
     Raises:
-        DataError: an image that is there twice, a file that is also a folder, a link to a folder,
-            no file at all.
+        DataError: an image that is there twice, a file that is also a folder, no file at all.
         StorageError: the disk is full.
     """
     rows: list[Row] = []
@@ -108,13 +109,13 @@ def write_pack(
         rows.sort()
         _merge(folder, runs, rows, len(hashes))
         if links:
-            linked, dangling = _resolve(folder, links, source)
-            for name, *_ in linked:
+            followed = _Links(folder, links, source)
+            for name, *_ in followed.found:
                 hashes.append(_hash(name.decode("utf-8", "surrogateescape")))
                 folders.add(name.decode("utf-8", "surrogateescape").rpartition("/")[0])
-            rows = sorted(rows + linked)
+            rows = sorted(rows + followed.found)
             _merge(folder, runs, rows, len(hashes))
-            meta = {**meta, "dangling": dangling}
+            meta = {**meta, "dangling": followed.dangling, "loops": followed.loops}
         del rows
         for run in runs:
             run.unlink()
@@ -167,40 +168,74 @@ def _merge(folder: Path, runs: list[Path], rows: list[Row], count: int) -> None:
         _write_table(folder, merged, count)
 
 
-def _resolve(
-    folder: Path, links: list[tuple[str, str]], source: str
-) -> tuple[list[Row], list[str]]:
-    """Links as further names of the members they stand for, and those that stand for none.
+class _Links:
+    """Links inside an archive, as a folder on disk would have them: further names of files, and of
+    folders with all that is in these.
 
-    Raises:
-        DataError: a link stands for a folder with files in it, which would be lost.
+    Attributes:
+        found: a row for every further name of a file.
+        dangling: links that lead to nothing, or out.
+        loops: names of folders, with their ``/``, that hold themselves, or are reached by more than
+            `MAX_VISITS` paths.
     """
-    import numpy as np
 
-    table = np.load(folder / "table.npy")
-    names = Names((folder / "names.bin").read_bytes(), table["end"])
-    targets = dict(links)
-    found: list[Row] = []
-    dangling: list[str] = []
-    for name, target in links:
-        for _ in range(MAX_HOPS):
-            if target not in targets:
-                break
-            target = targets[target]
-        place = names.find(target) if target else None
+    def __init__(self, folder: Path, links: list[tuple[str, str]], source: str) -> None:
+        import numpy as np
+
+        self._table = np.load(folder / "table.npy")
+        self._names = Names((folder / "names.bin").read_bytes(), self._table["end"])
+        self._targets, self._source = dict(links), source
+        self._sorted = Names.of(sorted(self._targets, key=encoded))
+        self._visits: Counter[str] = Counter()
+        self.found: list[Row] = []
+        self.dangling: list[str] = []
+        self.loops: list[str] = []
+        for name, _ in links:
+            self._add(name, name, tuple(_ancestors(name.rpartition("/")[0])), 1)
+
+    def _add(self, name: str, link: str, above: tuple[str, ...], hops: int) -> None:
+        """What the link at ``link`` stands for, under ``name``.
+
+        Args:
+            above: the folders that hold it, by their own names.
+            hops: links to folders that lead here, this one among them.
+        """
+        real = self._followed(link)
+        place = self._names.find(real) if real else None
         if place is not None:
-            row = table[place]
-            found.append((encoded(name), int(row["offset"]), int(row["size"]), int(row["crc"])))
-        elif target and names.has_folder(target):
-            raise refused(
-                name,
-                f"is a link to the folder '{shown(target[:200])}'",
-                source,
-                "pack what the links point to: tar --dereference, or zip without --symlinks",
-            )
+            self._name(name, place)
+        elif not real or not (self._names.has_folder(real) or self._sorted.has_folder(real)):
+            self.dangling.append(name)
+        elif real in above or hops > MAX_HOPS or self._visits[real] >= MAX_VISITS - 1:
+            self.loops.append(f"{name}/")
         else:
-            dangling.append(name)
-    return found, dangling
+            self._visits[real] += 1
+            for place in self._names.below(real):
+                self._name(name + self._names[place][len(real) :], place)
+            for place in self._sorted.below(real):
+                inner = str(self._sorted[place])
+                holders = _ancestors(inner.rpartition("/")[0])
+                here = [one for one in holders if len(one) >= len(real)]
+                self._add(name + inner[len(real) :], inner, (*above, *here), hops + 1)
+
+    def _name(self, name: str, place: int) -> None:
+        if len(self.found) >= MAX_LINKS:
+            raise refused(name, f"is one of more than {MAX_LINKS} links", self._source)
+        row = self._table[place]
+        self.found.append((encoded(name), int(row["offset"]), int(row["size"]), int(row["crc"])))
+
+    def _followed(self, path: str) -> str:
+        """Where a path leads through links; empty: out of the archive, or in a circle."""
+        for _ in range(MAX_HOPS):
+            parts = path.split("/")
+            heads = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+            head = next((one for one in heads if one in self._targets), None)
+            if head is None:
+                return path
+            if not self._targets[head]:
+                return ""
+            path = self._targets[head] + path[len(head) :]
+        return ""
 
 
 def _write_run(path: Path, rows: list[Row]) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae_skill.errors import DataError
+from mae_skill.errors import DataError, MaeError
 from mae_skill.spelling import one_line, shown, spelled
 
 from mae_sdk.data.left_out import FEW, Some
@@ -178,10 +178,11 @@ def open_pairs(
         StorageError: a source could not be read.
     """
     places, beside = _listed(images), None if masks is None else _listed(masks)
+    field = f"dataset.segmentation.{role}_mask_sources"
     if beside is not None and len(beside) != len(places):
         raise DataError(
             f"{len(places)} image sources and {len(beside)} mask sources",
-            field=f"dataset.segmentation.{role}_mask_sources",
+            field=field,
             got=[urls.redact(one) for one in beside],
             expected="one mask source for each image source, in the same order",
         )
@@ -190,7 +191,11 @@ def open_pairs(
     for number, place in enumerate(places):
         source = open_source(place, cache_dir)
         if beside is not None:
-            found = open_source(beside[number], cache_dir)
+            try:
+                found = open_source(beside[number], cache_dir)
+            except MaeError as error:
+                error.field = field
+                raise
             images_there = _images(source, place, role)[0]
             parts.append(_paired(source, found, images_there, _stems(found.members), role))
         else:

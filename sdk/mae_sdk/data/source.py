@@ -31,7 +31,7 @@ from mae_sdk.data.labels import (
 )
 from mae_sdk.data.left_out import LeftOut, Some
 from mae_sdk.data.member import Limits
-from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image
+from mae_sdk.data.names import IMAGE_SUFFIXES, Names, encoded, is_image, name_archives
 from mae_sdk.data.patterns import Chosen, expand, is_pattern, nothing
 from mae_sdk.data.shards import Given, beside, read_classes
 from mae_sdk.data.tables import tables_of
@@ -380,6 +380,8 @@ class _Packed:
             left.add_file(name)
         for name in self._pack.index.get("dangling", ()):
             left.add_dangling(name)
+        for name in self._pack.index.get("loops", ()):
+            left.loops.add(name)
         for name in self._pack.index.get("empty", ()):
             left.folders.setdefault(original(name), 0)
         self._find_twins(left)
@@ -506,7 +508,7 @@ def _open_one(uri: str, cache_dir: Any, limits: Limits | None) -> list[_Part]:
             if local is not None and local.is_dir()
             else []
         )
-        hint = f"it holds {', '.join(inside[:3])}: name the archive itself" if inside else None
+        hint = name_archives(where, inside) if inside else None
         if not inside and (lost := part.left_out.dangling).count:
             hint = f"{lost.count} links lead nowhere: fetch what they point to: {lost.files[0]}"
         expected = f"files ending in {' '.join(IMAGE_SUFFIXES)}, in any case"

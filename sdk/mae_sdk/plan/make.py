@@ -33,7 +33,7 @@ from mae_skill.rules import Facts, Notice
 
 from mae_sdk.automl import setup
 from mae_sdk.automl.space import Judge
-from mae_sdk.automl.study import require_variable
+from mae_sdk.automl.study import check_storage
 from mae_sdk.job import parent_info
 from mae_sdk.jobs.outputs import ParentInfo
 from mae_sdk.jobs.records import StudyRecord
@@ -273,7 +273,7 @@ def decide_automl(draft: Draft) -> None:
 
     Raises:
         UsageError, DependencyError: a search was asked for by name and cannot be; AutoML options
-            without a search; Optuna or a variable is missing.
+            without a search; Optuna is missing, or a storage cannot hold the study.
     """
     request, action = draft.request, draft.action
     draft.decision = decide(
@@ -285,7 +285,8 @@ def decide_automl(draft: Draft) -> None:
     )
     if draft.decision.automl:
         require_optuna()
-        require_variable(request.automl.get("storage"), {**os.environ, **request.env})
+        environment = {**os.environ, **request.env}
+        check_storage(request.automl.get("storage"), environment, here=draft.resources.here)
     elif request.automl and not is_searched(draft.bundle, action):
         raise UsageError(
             f"{action} is never searched",
@@ -632,8 +633,7 @@ def plan_of(draft: Draft) -> Plan:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
     take_nodes(draft, plan)
     estimate(bundle, plan)
-    if needs := _beyond_memory(plan, plan.spec, plan.estimates):
-        plan.warnings.append(Notice("dataset.batch_size", f"{needs}; {LESS_MEMORY}"))
+    plan.warnings += _too_large_for_memory(plan)
     there = None if draft.request.on is None else Machine.of(draft.request.on)
     exchanged = {} if there is None else exchange(there, plan)
     if draft.decision.automl:
@@ -771,6 +771,18 @@ LESS_MEMORY = (
     "a smaller batch with train.accum_grad_batches, a smaller input_size or architecture, or "
     "train.gradient_checkpointing=true takes less"
 )
+
+
+def _too_large_for_memory(plan: Plan) -> list[Notice]:
+    """A warning where the run is estimated to take more than the machine's memory."""
+    needs = _beyond_memory(plan, plan.spec, plan.estimates)
+    if needs is None:
+        return []
+    own = get_dotted(plan.spec, f"{plan.action}.batch_size")  # of an action that trains nothing
+    field = f"{plan.action}.batch_size" if own and own > 0 else "dataset.batch_size"
+    return [
+        Notice(field, f"{needs}; {LESS_MEMORY if own is None else 'a smaller batch takes less'}")
+    ]
 
 
 def _beyond_memory(plan: Plan, spec: Mapping[str, Any], estimates: Mapping[str, Any]) -> str | None:

@@ -22,6 +22,7 @@ from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.spelling import source_option
 
 from mae_sdk.data.fetch import is_archive
+from mae_sdk.data.names import name_archives
 from mae_sdk.data.patterns import expand, is_pattern
 from mae_sdk.storage import transfer, urls
 from mae_sdk.storage.faults import as_data_error
@@ -617,7 +618,7 @@ def _other_archives(
         field=name,
         got=where,
         expected=f"a file {urls.redact(tried)} or a folder that is not empty, {urls.redact(base)}",
-        hint=f"name the archive itself: {urls.redact(urls.join(base, archives[0]))}",
+        hint=name_archives(urls.redact(base), archives),
     )
 
 

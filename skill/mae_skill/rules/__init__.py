@@ -12,6 +12,7 @@ from mae_skill.errors import MaeError
 from mae_skill.origin import Origin
 from mae_skill.rules import (
     agreement,
+    contents,
     data,
     devices,
     effect,
@@ -35,6 +36,7 @@ RULES: list[Rule] = [
     *samples.RULES,
     *schedule.RULES,
     *files.RULES,
+    *contents.RULES,
     *agreement.RULES,
     *engines.RULES,
     *tracking.RULES,

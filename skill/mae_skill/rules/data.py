@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mae_skill.archs import arch_of, hw
-from mae_skill.classes import read_class_list
-from mae_skill.errors import MaeError
+from mae_skill.classes import CLASS_LISTS, read_class_list
+from mae_skill.errors import DataError, MaeError
 from mae_skill.origin import OriginKind
 from mae_skill.rules import samples
 from mae_skill.rules.base import Case, Rule
@@ -20,6 +22,8 @@ SMALL_CROP = 0.05
 """Of a picture's area, what a random crop that trains should be able to see."""
 FLAT = 1e-3
 """Pictures whose values deviate by less, a quarter of a level of 8 bits, are of one shade."""
+FAR = 50.0
+"""Of a normalized pixel of black or white, above which pictures of any contrast are far out."""
 
 
 def crops(case: Case) -> None:
@@ -92,6 +96,7 @@ def units(case: Case) -> None:
         )
     key = "dataset.augmentation.std"
     if case.origin(key) is OriginKind.PARENT or min(case(key) or [1.0]) >= FLAT:
+        _far_out(case)
         return
     text = "makes a quarter of a level of 8 bits a whole deviation"
     if case.given(samples.RANGE) or case.given(samples.CHANNELS):  # a band may be as flat
@@ -103,6 +108,30 @@ def units(case: Case) -> None:
         f"values of at least {FLAT:g}, of pixels in 0 … 1",
         "mae inspect SOURCE prints those of the data",
     )
+
+
+def _far_out(case: Case) -> None:
+    """Pictures that are not as flat as their deviation says reach far beyond what a network is made
+    for: a pixel of 0 or of 1 would be tens of deviations from the mean."""
+    key = "dataset.augmentation.std"
+    means, deviations = (case(f"dataset.augmentation.{name}") or [] for name in ("mean", "std"))
+    if not means or not deviations or case.origin(key) is OriginKind.PARENT:
+        return
+    count = max(len(means), len(deviations))
+    both = zip(_spread(means, count), _spread(deviations, count), strict=True)
+    reach, mean, deviation = max((max(m, 1 - m) / std, m, std) for m, std in both)
+    if reach > FAR:
+        case.warn(
+            key,
+            f"with a mean of {mean:g} and a deviation of {deviation:g} black or white becomes a "
+            f"value {reach:,.0f} from 0, far from the 1 to 3 that networks are made for, unless "
+            "all pictures are as flat; mae inspect SOURCE prints mean and std of the data",
+        )
+
+
+def _spread(values: Sequence[float], count: int) -> Sequence[float]:
+    """One value for each of ``count`` channels."""
+    return list(values) * count if len(values) == 1 else list(values)[:count]
 
 
 def task(case: Case) -> None:
@@ -176,7 +205,7 @@ def pyramid(case: Case) -> None:
 
 
 def class_list(case: Case) -> None:
-    """A list of class names has one name per class."""
+    """A list of class names is there, and has one name per class."""
     listed, wanted = case(CLASS_LIST), case("model.num_classes")
     if not _segments(case) or not listed:
         return
@@ -185,7 +214,12 @@ def class_list(case: Case) -> None:
     except MaeError as error:
         case.errors.append(error)
         return
-    if names is not None and len(names) != wanted:
+    remote = isinstance(listed, str) and "://" in listed
+    if names is None and (remote or case.facts.local_files):
+        said = "a URL is not read here" if remote else "there is no such file"
+        hint = "fetch it first" if remote else f'names themselves are a list: {CLASS_LIST}=["…"]'
+        case.error(CLASS_LIST, said, CLASS_LISTS, hint, kind=DataError)
+    elif names is not None and len(names) != wanted:
         case.error(
             "model.num_classes",
             f"{CLASS_LIST} names {len(names)} classes",

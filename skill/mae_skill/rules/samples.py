@@ -313,6 +313,7 @@ def small(case: Case) -> None:
 
 _LEFT = {
     "pictures": "pictures in formats, or under names, that are not read",
+    "archives": "archives, which nothing unpacks inside a source: each is a source of its own",
     "dangling": "links that lead nowhere",
     "loops": "linked folders that hold themselves",
     "locked": "system folders that may not be read",
@@ -611,7 +612,12 @@ def counts(found: Seen, limit: int = 10) -> str:
 
 
 def _one_folder(found: Seen) -> str:
-    wrapper = found.get("wrapper")
+    wrapper, named = found.get("wrapper"), found.get("uri")
+    if isinstance(named, list) and len(named) > 1:
+        return (
+            "the name of a source is no class: sort the images into a folder for each class, in "
+            "one source or inside each; images without labels serve pretraining"
+        )
     if not wrapper:
         return "sort them into a folder for each class; images without labels serve pretraining"
     return f"all of them are in the one folder {wrapper}, which was taken for a wrapper"
@@ -865,6 +871,18 @@ def few(case: Case) -> None:
         )
 
 
+def neighbors(case: Case) -> None:
+    """Each image has as many other images as neighbors are asked for."""
+    key = "inference.neighbors"
+    nearest = case(key) or 0
+    if case.facts.judged and nearest >= case.facts.judged:
+        case.error(
+            key,
+            "there are not so many other images",
+            f"at most {case.facts.judged - 1}, of {case.facts.judged} images; 0 = none",
+        )
+
+
 def named_twice(case: Case) -> None:
     """Each source of images that judge a model is named once."""
     named = case(VAL)
@@ -1057,6 +1075,7 @@ RULES = [
     Rule(inferred_labels, ("inference",)),
     Rule(probes, ("train",)),
     Rule(few, ("train",)),
+    Rule(neighbors, ("inference",)),
     Rule(named_twice, ("train", "evaluate")),
     Rule(shared, ("train",)),
     Rule(taught, ("evaluate",)),

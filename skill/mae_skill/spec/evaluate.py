@@ -48,7 +48,7 @@ class EvaluateSpec(SpecModel):
     )
     trt_engine: Path = spec_field(None, "A TensorRT engine to evaluate instead of a checkpoint.")
     batch_size: int = spec_field(
-        -1, "Images a device takes at a time; -1: dataset.batch_size.", unit="images", ge=-1
+        -1, "Images a device takes at a time; -1 or 0: dataset.batch_size.", unit="images", ge=-1
     )
     num_gpus: int = spec_field(
         1, "Devices a node; the larger of this and the length of gpu_ids holds.", gt=0

@@ -108,7 +108,7 @@ class ExportSpec(SpecModel):
         related=["export.input_width"],
     )
     batch_size: int = spec_field(
-        -1, "Batch size of the file; -1 = dynamic.", ge=-1, unit="images", applies_when=_GRAPH
+        -1, "Batch size of the file; -1 or 0 = dynamic.", ge=-1, unit="images", applies_when=_GRAPH
     )
     features: Literal["pooled", "tokens"] = spec_field(
         "pooled",

@@ -37,7 +37,7 @@ class InferenceSpec(SpecModel):
     )
     trt_engine: Path = spec_field(None, "A TensorRT engine to run instead of a checkpoint.")
     batch_size: int = spec_field(
-        -1, "Images a device takes at a time; -1: dataset.batch_size.", unit="images", ge=-1
+        -1, "Images a device takes at a time; -1 or 0: dataset.batch_size.", unit="images", ge=-1
     )
     top_k: Positive = spec_field(
         5,

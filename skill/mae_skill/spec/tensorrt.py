@@ -83,7 +83,7 @@ class GenTrtEngineSpec(SpecModel):
     )
     gpu_id: Index = spec_field(0, "The GPU to build on.")
     batch_size: int = spec_field(
-        -1, "Batch size of the ONNX input; -1 = dynamic.", ge=-1, unit="images"
+        -1, "Batch size of the ONNX input; -1 or 0 = dynamic.", ge=-1, unit="images"
     )
     timing_cache: Path = spec_field(
         None, "File that keeps kernel timings between builds; tensorrt_rtx has none."

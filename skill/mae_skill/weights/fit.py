@@ -622,7 +622,9 @@ class _Fitter:
         arch = self.target.arch
         short = [self._short(name) for name in absent]
         raw = [self.found.raw[name] for name in self.unplaced]
-        guess = guess_arch({name: item.shape for name, item in self.found.entries.items()})
+        shapes = {name: item.shape for name, item in self.found.entries.items()}
+        guess = guess_arch(shapes)
+        alike = guess or guess_arch(shapes, any_patch=True)
         kin = guess is None or ARCHS[guess].family == self.target.family
         family = ARCHS[guess].family if guess else self.target.family
         marks = layouts.marks(raw, short if kin else (), family=family)
@@ -640,7 +642,10 @@ class _Fitter:
             faults.append((first or self.clashes[0]) + (f", and {more} more" if more else ""))
         if short:
             faults.append(f"without {_brief(short)} ({len(short)} entries)")
+        patch = self._other_patch()
         got = guess or "an architecture that is not ours"
+        if guess is None and alike is not None and patch:
+            got = f"{alike} with patches of {patch} pixels"
         if marks or looks:
             parts = [_sentence(marks)] if marks else []
             parts += [f"this looks like {looks}"] if looks else []
@@ -650,7 +655,7 @@ class _Fitter:
             field=self.field,
             got=got,
             expected=f"weights of {arch}: every entry of the backbone in its place",
-            hint=self._hint(guess if not (marks or looks) else None),
+            hint=self._hint(guess if not (marks or looks) else None, alike),
         )
 
     def _matched(self) -> list[str]:
@@ -658,16 +663,32 @@ class _Fitter:
         share = math.floor(1000 * self.result.share) / 1000
         return [f"{share:.1%} of the backbone matched"] if self.result.share < 1 else []
 
-    def _hint(self, guess: str | None) -> str:
+    def _other_patch(self) -> int | None:
+        """Pixels a side of the file's tokens, where its patch convolution is not the model's."""
+        for place in _PATCHES:
+            kernel = self.found.entries.get(self._short(place))
+            wanted = self.target.shapes.get(place)
+            if kernel and wanted and len(kernel.shape) == 4 and kernel.shape[-1] != wanted[-1]:
+                side = kernel.shape[-1]
+                return (side + 1) // 2 if self.target.family == "hiera" else side
+        return None
+
+    def _hint(self, guess: str | None, alike: str | None) -> str:
         if guess:
             return f"set model.arch to {guess}"
+        if alike and alike != self.target.arch and (patch := self._other_patch()):
+            return f"set model.arch to {alike} and model.patch_size to {patch}"
         for place in _PATCHES:
             kernel = self.found.entries.get(self._short(place))
             wanted = self.target.shapes.get(place)
             if kernel and wanted and len(kernel.shape) == 4 and kernel.shape[1] != wanted[1]:
                 return f"set dataset.channels to {kernel.shape[1]}, or choose weights of three"
             if kernel and wanted and _other_patch(kernel.shape, wanted):
-                return "set model.patch_size to the file's, or to the model's own to adapt the file"
+                own = self.target.row.patch
+                return (
+                    f"set model.patch_size to the file's, {self._other_patch()}, or to the "
+                    f"model's own, {own}, to adapt the file"
+                )
         return "choose weights of the same architecture"
 
 

@@ -18,12 +18,21 @@ from mae_skill.errors import CheckpointError, NotFoundError
 from mae_skill.weights.config import CONFIG
 from mae_skill.weights.pytorch_file import MAX_BYTES, Stub, damaged, is_old, read_old, read_zip
 
+TEXT = "text"
+"""What `kind_of` calls a file of characters."""
+
+_UNKNOWN = "a file of an unknown kind"
 _SEALED = (b"MAESEAL1", b"MAESEAL2")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 #: first bytes of files that are no weights → what they are
 _OTHERS = (
+    (b"\x89PNG", "a picture (PNG), not weights"),
+    (b"\xff\xd8\xff", "a picture (JPEG), not weights"),
+    (b"GIF8", "a picture (GIF), not weights"),
+    (b"II*\0", "a picture (TIFF), not weights"),
+    (b"MM\0*", "a picture (TIFF), not weights"),
     (b"version https://git-lfs", "a Git LFS pointer: the weights themselves were not downloaded"),
     (b"<", "a web page, not weights"),
     (b"\x89HDF", "an HDF5 file (Keras), not PyTorch's"),
@@ -127,9 +136,26 @@ def not_weights(path: Path) -> str | None:
             start[:500].decode()
         except UnicodeDecodeError as error:
             if error.start < 490:  # else a character lies across the end
-                return "a file of an unknown kind"
-        return "text, not weights"
-    return "a file of an unknown kind"
+                return _UNKNOWN
+        return f"{TEXT}, not weights"
+    return _UNKNOWN
+
+
+def is_pytorch(path: Path) -> bool:
+    """Whether a file's content is that of ``torch.save``."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" or is_old(path)
+
+
+def kind_of(path: Path) -> str | None:
+    """What a file is, where its content tells and it is no weights; None for others."""
+    if is_safetensors(path) or is_sealed(path):
+        return None
+    try:
+        found = not_weights(path)
+    except CheckpointError:
+        return "a damaged zip archive"
+    return None if found in (None, _UNKNOWN) else found.partition(", not ")[0].partition(";")[0]
 
 
 def _other_zip(path: Path) -> str | None:

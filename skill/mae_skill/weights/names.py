@@ -426,8 +426,12 @@ def _name_hieras_norm(result: Translation) -> None:
 # ---- whose widths --------------------------------------------------------------------------------
 
 
-def guess_arch(shapes: Mapping[str, Shape]) -> str | None:
-    """The architecture whose widths and depths ``shapes`` (in our names) have, or None."""
+def guess_arch(shapes: Mapping[str, Shape], *, any_patch: bool = False) -> str | None:
+    """The architecture whose widths and depths ``shapes`` (in our names) have, or None.
+
+    Args:
+        any_patch: whatever the size of its patches.
+    """
     for arch in ARCHS.values():
         if arch.family == "convnextv2":
             stem = shapes.get("stem.0.weight")
@@ -442,7 +446,7 @@ def guess_arch(shapes: Mapping[str, Shape]) -> str | None:
             embed is not None
             and embed[0] == arch.dims[0]
             and _count(shapes, r"blocks\.(\d+)\.") == sum(arch.depths)
-            and embed[-1] == (7 if arch.family == "hiera" else arch.patch)
+            and (any_patch or embed[-1] == (7 if arch.family == "hiera" else arch.patch))
         ):
             return arch.name
     return None
