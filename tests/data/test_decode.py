@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 from mae_sdk.data.decode import decode
-from mae_sdk.data.pictures import jpeg_shape
+from mae_sdk.data.pictures import jpeg_header, jpeg_shape
 from mae_sdk.data.reading import Reading
 from mae_skill.errors import DataError
 from PIL import Image
@@ -110,3 +110,13 @@ def test_the_jpeg_header_reader_knows_size_and_components() -> None:
     assert jpeg_shape(jpeg(0, 123, 45)) == (123, 45, 3)
     assert jpeg_shape(saved(PHOTO.convert("CMYK"), "JPEG", progressive=True)) == (97, 61, 4)
     assert jpeg_shape(saved(PHOTO, "PNG")) is None
+
+
+def test_one_pass_over_a_header_says_whether_metadata_may_turn_the_picture():
+    plain, app1 = jpeg(0, 123, 45), b"\xff\xe1\x00\x04ab"
+    frame = plain.index(b"\xff\xc0")
+    after = frame + 2 + int.from_bytes(plain[frame + 2 : frame + 4], "big")
+    assert jpeg_header(plain) == (123, 45, 3, False)
+    for at in (2, frame, after):
+        assert jpeg_header(plain[:at] + app1 + plain[at:]) == (123, 45, 3, True)
+    assert jpeg_header(plain[: after + 20]) == (123, 45, 3, True)  # not followed to the image

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mae_runners import load_model
 from mae_runners.actions import evaluate, export
 from mae_runners.data.transforms import EvalTransform
 from mae_runners.deploy.mmseg_format import to_detectron, to_mmseg
@@ -30,11 +31,14 @@ from tests.support.deploy import (
     make_context,
     make_model,
     make_spec,
+    of_bands,
     save_checkpoint,
     write_digits,
 )
 
 SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+MEAN = [0.4, 0.5, 0.6, 0.3, 0.45, 0.55]
+STD = [0.2, 0.3, 0.25, 0.15, 0.35, 0.28]
 # arch, stage, input size, more of the model
 TIMM = [
     ("vit_tiny_patch16", "finetune", [32, 48], {"patch_size": 8, "depth": 2}),
@@ -44,6 +48,12 @@ TIMM = [
     ("convnextv2_atto", "pretrain", 32, {"patch_size": 1}),
     ("hiera_tiny_224", "finetune", 32, {"patch_size": 2}),
     ("hiera_tiny_224", "pretrain", [32, 64], {}),
+    ("vit_tiny_patch16", "finetune", 32, {**SMALL, "channels": 1}),
+    ("vit_tiny_patch16", "pretrain", 32, {**SMALL, "channels": 6}),
+    ("convnextv2_atto", "finetune", 32, {"channels": 4}),
+    ("convnextv2_atto", "pretrain", 64, {"channels": 1}),
+    ("hiera_tiny_224", "finetune", 32, {"channels": 6}),
+    ("hiera_tiny_224", "pretrain", 64, {"channels": 4}),
 ]
 TRANSFORMERS = [
     ("vit_tiny_patch16", "finetune", 32, {**SMALL, "global_pool": False}),
@@ -52,6 +62,12 @@ TRANSFORMERS = [
     ("convnextv2_atto", "pretrain", 64, {}),
     ("hiera_tiny_224", "finetune", 32, {}),
     ("hiera_tiny_224", "pretrain", 32, {"patch_size": 2}),
+    ("vit_tiny_patch16", "finetune", 32, {**SMALL, "global_pool": False, "channels": 6}),
+    ("vit_tiny_patch16", "pretrain", 32, {**SMALL, "channels": 4}),
+    ("convnextv2_atto", "finetune", 32, {"channels": 1}),
+    ("convnextv2_atto", "pretrain", 64, {"channels": 6}),
+    ("hiera_tiny_224", "finetune", 32, {"channels": 4}),
+    ("hiera_tiny_224", "pretrain", 64, {"channels": 6}),
 ]
 
 
@@ -68,12 +84,16 @@ def exported(folder: Path, digits: Path, format: str, case, **more):
     """The model of a case, the folder that the export action makes of it, and the result."""
     arch, stage, size, shape = case
     folder.mkdir(exist_ok=True)
-    model = make_model(arch, stage, size, **shape)
-    file = save_checkpoint(model, folder / "model.pth", mean=[0.4, 0.5, 0.6], center_crop=0.9)
+    shape = dict(shape)
+    channels = shape.pop("channels", 3)
+    model = make_model(arch, stage, size, channels, **shape)
+    colors = {"mean": MEAN[:channels]} | ({"std": STD[:channels]} if channels != 3 else {})
+    file = save_checkpoint(model, folder / "model.pth", center_crop=0.9, **colors)
+    source = digits if channels == 3 else of_bands(digits, channels)
     spec = make_spec(
         export__checkpoint=str(file),
         export__format=format,
-        dataset__val_data_sources=str(digits),
+        dataset__val_data_sources=str(source),
         **more,
     )
     result = export.run(spec, make_context("export", folder))
@@ -97,7 +117,7 @@ def made(tmp_path_factory, digits):
 
 def pictures(model, count=3):
     torch.manual_seed(1)
-    return torch.randn(count, 3, *model.input_size)
+    return torch.randn(count, model.config.get("in_chans", 3), *model.input_size)
 
 
 def close(ours, theirs):
@@ -126,7 +146,7 @@ def test_timm_answers_from_the_folder_as_the_model_does(made, case):
             close(model.encode(images), theirs(images))
         else:  # what fine-tuning in this project would start from
             spec = make_spec(model__arch=case[0], model__num_classes=4)
-            tuned = build_classifier(spec.model, case[2])
+            tuned = build_classifier(spec.model, case[2], images.shape[1])
             load_pretrained(tuned, checkpoint)
             tuned.eval()
             close(tuned.encoder.forward_features(images), theirs.forward_features(images))
@@ -146,6 +166,89 @@ def test_timm_prepares_pictures_to_the_last_bit(made, size):
         assert (transform(Image.fromarray(pixels)) - prepared(pixels, size)).abs().max() < 1e-6
 
 
+GRAY = {"timm": TIMM[7], "transformers": TRANSFORMERS[8]}
+SIX = {"timm": TIMM[11], "transformers": TRANSFORMERS[6]}
+
+
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_gray_pictures_are_prepared_as_evaluation_does(tmp_path, made, format):
+    from mae_runners.deploy.transformers_format import preprocessor
+    from transformers import AutoImageProcessor
+
+    _, folder, *_ = made(format, GRAY[format])
+    assert "a gray" in (folder / "README.md").read_text()
+    folder = shutil.copytree(folder, tmp_path / format)
+    if format == "transformers":  # 40 pixels, of which it cuts what evaluation does
+        config = json.loads((folder / "config.json").read_text())
+        config["mae"]["center_crop"] = 0.8
+        saved = CheckpointMeta.from_dict(config["mae"], "config.json")
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(saved)))
+    ours = load_model(folder)
+    if format == "timm":
+        config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{folder}"))
+        prepare = timm.data.create_transform(**config, is_training=False)
+    else:
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+        def prepare(picture):
+            return processor(picture, return_tensors="pt")["pixel_values"][0]
+
+    for size in ((57, 83), (48, 48), (36, 54)):
+        pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        picture = Image.fromarray(pixels)
+        theirs = prepare(picture)
+        assert theirs.shape == (1, 32, 32)
+        assert (theirs - ours.preprocess(picture)[0]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("format", ["timm", "transformers"])
+def test_of_other_channels_the_card_says_what_prepares_pictures_and_it_does(made, format):
+    import transformers
+
+    _, folder, *_ = made(format, SIX[format])
+    card = (folder / "README.md").read_text()
+    assert "6 channels; resized" in card
+    assert "cannot prepare pictures of 6 channels" in card
+    assert 'load_model("FOLDER").preprocess(pictures)' in card
+    assert "transform = " not in card
+    assert "AutoImageProcessor" not in card
+
+    ours = load_model(folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 57, 83, 6), dtype=np.uint8)
+    images = ours.preprocess(list(pixels))
+    with torch.inference_mode():
+        if format == "timm":
+            logits = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images)
+        else:
+            kind = transformers.AutoModelForImageClassification
+            logits = kind.from_pretrained(folder).eval()(images).logits
+    answers = np.stack([answer.probabilities for answer in ours.predict(list(pixels))])
+    assert np.abs(logits.softmax(dim=1).numpy() - answers).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("format", "values", "words"),
+    [
+        ("timm", {"dataset.channels": 4}, "pictures of 4 channels"),
+        ("transformers", {"dataset.channels": 6}, "pictures of 6 channels"),
+        ("timm", {"dataset.value_range": [0, 4095]}, "another value range"),
+        ("timm", {"dataset.channels": 1}, None),
+        ("mmseg", {"dataset.channels": 4}, None),
+    ],
+    ids=str,
+)
+def test_the_plan_says_which_pictures_their_processors_cannot_prepare(format, values, words):
+    given = {"model.arch": "convnextv2_atto", "export.checkpoint": "m.pth", **values}
+    given |= {"train.stage": "finetune", "export.format": format}
+    origins = {key: Origin(OriginKind.PARENT) for key in given}
+    errors, warnings = check_rules("export", make_spec(**given).model_dump(), origins)
+    assert errors == []
+    said = [warning.message for warning in warnings if warning.field == "export.format"]
+    assert len(said) == (words is not None)
+    assert all(words in message for message in said)
+
+
 def prepared(pixels, size, crop=0.9):
     """What evaluation makes of a picture for `exported`'s models."""
     spec = make_spec(
@@ -156,11 +259,11 @@ def prepared(pixels, size, crop=0.9):
     return (image.permute(2, 0, 1) / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
-@pytest.mark.parametrize("case", [TIMM[0], TIMM[2], TIMM[3], TIMM[4], TIMM[5]], ids=names)
+@pytest.mark.parametrize("case", [TIMM[0], *TIMM[2:6], *TIMM[7:12]], ids=names)
 def test_a_timm_folder_comes_back_in_as_the_model_it_was(made, case):
     model, folder, *_ = made("timm", case)
     again, saved, _ = load_described(folder, None, make_spec(), "inference.checkpoint")
-    assert saved.mean == [0.4, 0.5, 0.6]
+    assert saved.mean == MEAN[: case[3].get("channels", 3)]
     assert saved.center_crop == 0.9
 
     fresh = build_from_config(model.config).eval()
@@ -463,11 +566,12 @@ OPENMMLAB = {
 }
 
 
-@pytest.mark.parametrize("case", [TIMM[0], TIMM[4]], ids=names)
+@pytest.mark.parametrize("case", [TIMM[0], TIMM[4], TIMM[9]], ids=names)
 def test_a_backbone_in_mmsegs_names_comes_back_in_as_it_was(made, case):
     model, folder, *_ = made("mmseg", case)
     again = build_from_config(model.config).eval()
     assert load_pretrained(again, folder / "backbone.pth").share == 1.0
+    assert ("in_channels=4" in (folder / "README.md").read_text()) == ("channels" in case[3])
     images = pictures(model)
     with torch.inference_mode():
         for ours, theirs in zip(

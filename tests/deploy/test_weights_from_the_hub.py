@@ -1,6 +1,7 @@
 """Weights of the model hub, and what folders of timm and transformers say of their models."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mae_sdk.jobs.outputs import fetch
 from mae_sdk.storage import hub
 from mae_skill.errors import CheckpointError, NotFoundError, StorageError, UsageError
 
-from tests.support.deploy import make_spec, write_digits
+from tests.support.deploy import make_spec, of_bands, write_digits
 from tests.support.hub import serve
 
 VIT = {
@@ -149,6 +150,17 @@ def test_pixels_reach_the_model_as_the_folders_own_processor_makes_them(said, tm
     known = normalization(tmp_path)
     ours = (pixels / 255 - np.array(known["mean"])) / np.array(known["std"])
     np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_mean_and_deviation_of_other_channels_are_taken_for_as_many(folder, tmp_path, digits):
+    weights = shutil.copytree(folder, tmp_path / "six")
+    values = {"image_mean": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "image_std": [0.2] * 6}
+    (weights / "preprocessor_config.json").write_text(json.dumps(values))
+
+    six = planned(tmp_path, of_bands(digits, 6), weights, **{"dataset.channels": 6})
+    assert six.spec["dataset"]["augmentation"]["mean"] == values["image_mean"]
+    default = planned(tmp_path, digits, weights).spec["dataset"]["augmentation"]
+    assert len(default["mean"]) == 3  # the stem is adapted, and the values of six say nothing
 
 
 def test_mean_and_deviation_come_from_the_folder_unless_somebody_says_others(

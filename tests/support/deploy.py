@@ -54,7 +54,9 @@ def make_context(
     )
 
 
-def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> Any:
+def make_model(
+    arch: str, stage: str, size: int | list[int], channels: int = 3, **model: Any
+) -> Any:
     """A model whose every part matters: heads (almost zero when new) and GRN (zero) get seeded
     values."""
     torch.manual_seed(0)
@@ -64,9 +66,9 @@ def make_model(arch: str, stage: str, size: int | list[int], **model: Any) -> An
         model__arch=arch, model__num_classes=len(CLASSES), train__stage=stage, **decoder, **small
     )
     built = (
-        build_classifier(spec.model, size)
+        build_classifier(spec.model, size, channels)
         if stage == "finetune"
-        else build_mae(spec.model, spec.train, size)
+        else build_mae(spec.model, spec.train, size, channels)
     )
     awaken(built)
     return built.eval()
@@ -114,6 +116,21 @@ def write_digits(root: Path, per_class: int, size: int = 64) -> Path:
             Image.fromarray(images[index]).resize((size, size), Image.Resampling.BICUBIC).convert(
                 "RGB"
             ).save(root / name / f"{number:03}.png")
+    return root
+
+
+def of_bands(digits: Path, channels: int) -> Path:
+    """The digits as arrays whose bands differ: each is turned otherwise."""
+    import numpy as np
+    from PIL import Image
+
+    root = digits.with_name(f"{digits.name}-{channels}")
+    for path in digits.glob("*/*.png"):
+        gray = np.asarray(Image.open(path).convert("L"))
+        bands = [np.rot90(gray, turns) // (1 + turns // 4) for turns in range(channels)]
+        target = root / path.parent.name / f"{path.stem}.npy"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.save(target, np.stack(bands, axis=-1))
     return root
 
 

@@ -17,7 +17,7 @@ from mae_sdk.storage import hub
 from mae_skill.errors import DependencyError, JobFailedError, SpecError
 from mae_skill.origin import is_explicit
 from mae_skill.spec import ExperimentSpec, ExportSpec
-from mae_skill.weights.hand_on import FOLDERS, why_not
+from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from torch import Tensor, nn
 
 from mae_runners.context import RunContext
@@ -201,6 +201,8 @@ def load(spec: ExperimentSpec, context: RunContext) -> tuple[nn.Module, Artifact
     height, width = saved.input_size
     meta.input_size = [section.input_height or height, section.input_width or width]
     check_format(section.format, {**saved.model, "input_size": meta.input_size})
+    if unprepared := cannot_prepare(section.format, meta.channels, meta.value_range):
+        context.warn(f"export.format: {unprepared}")
     if meta.input_size != list(saved.input_size):
         model = resize(saved, meta.input_size, section, context)
     return model, meta

@@ -16,6 +16,7 @@ from mae_skill.dotted import get_dotted
 from mae_skill.errors import MaeError
 from mae_skill.reader import parse_yaml
 from mae_skill.spelling import one_line
+from mae_skill.weights.hand_on import cannot_prepare
 
 from mae_runners.models.checkpoint import CheckpointMeta
 
@@ -74,7 +75,7 @@ Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} 
 
 ## Preprocessing
 
-{preparation(saved)}
+{preparation(format, saved)}
 
 {_classes(saved)}## Training
 
@@ -90,15 +91,21 @@ Architecture `{saved.arch}`, input {saved.input_size[0]}×{saved.input_size[1]} 
 """
 
 
-def preparation(saved: CheckpointMeta) -> str:
+def preparation(format: str, saved: CheckpointMeta) -> str:
     """How a picture becomes the model's input, in words."""
     height, width = saved.input_size
     shown = [math.floor(side / saved.center_crop) for side in (height, width)]
-    return (
-        f"RGB; resized (bicubic, antialiased) until it covers {shown[0]}×{shown[1]} pixels; the "
-        f"center {height}×{width} cut out; divided by 255; mean {_list(saved.mean)} subtracted, "
-        f"divided by {_list(saved.std)}."
+    bands = {1: "Gray", 3: "RGB"}.get(saved.channels, f"{saved.channels} channels")
+    if saved.value_range:
+        low, high = saved.value_range
+        bands += f"; stored values {low:g} … {high:g} brought to 0 … 255"
+    text = (
+        f"{bands}; resized (bicubic, antialiased) until it covers {shown[0]}×{shown[1]} pixels; "
+        f"the center {height}×{width} cut out; divided by 255; mean {_list(saved.mean)} "
+        f"subtracted, divided by {_list(saved.std)}."
     )
+    unprepared = cannot_prepare(format, saved.channels, saved.value_range)
+    return text + (f"\n\n{unprepared}." if unprepared else "")
 
 
 def _list(values: list[float]) -> str:

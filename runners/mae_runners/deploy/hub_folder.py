@@ -49,7 +49,7 @@ def write(section: ExportSpec, model: Backboned, meta: ArtifactMeta, folder: Pat
     )
     module = _format(section.format)
     module.write(model, saved, folder, section.license)
-    use, notes = module.words(model)
+    use, notes = module.words(model, saved)
     text = card(section.format, saved, Path(str(section.checkpoint)), use, notes, section.license)
     (folder / CARD).write_text(text, encoding="utf-8")
 

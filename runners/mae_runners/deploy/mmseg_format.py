@@ -129,7 +129,7 @@ def outputs(folder: Path, images: Tensor) -> Tensor:
     return found
 
 
-def words(model: Backboned) -> tuple[str, str]:
+def words(model: Backboned, saved: CheckpointMeta) -> tuple[str, str]:
     """How the file is used, and what its reader must know."""
     arch, encoder = model.shape, model.encoder
     if arch.family == "vit":
@@ -149,8 +149,9 @@ def words(model: Backboned) -> tuple[str, str]:
             "    gap_before_final_norm=False, out_indices=(0, 1, 2, 3),"
         )
         kind = "ConvNeXt"
+    bands = f"in_channels={saved.channels}, " if saved.channels != 3 else ""
     use = (
-        f'backbone = dict(\n    type="mmpretrain.{kind}",\n    {shape}\n    init_cfg=dict('
+        f'backbone = dict(\n    type="mmpretrain.{kind}",\n    {bands}{shape}\n    init_cfg=dict('
         f'type="Pretrained", checkpoint="FOLDER/{FILE}", prefix="backbone."),\n)\n'
     )
     notes = "The names are OpenMMLab's: `backbone.` is mmpretrain's."

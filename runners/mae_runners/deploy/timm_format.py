@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from mae_skill.archs import Arch, hiera_kernel
 from mae_skill.weights.config import DESCRIPTION
+from mae_skill.weights.hand_on import cannot_prepare
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,6 +32,11 @@ from mae_runners.models.checkpoint import CheckpointMeta
 from mae_runners.models.mae import MaskedAutoencoder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_FIRST_CONV = {
+    "vit": "patch_embed.proj",
+    "convnextv2": "stem.0",
+    "hiera": "patch_embed.proj",
+}
 
 
 def reference(model: Backboned) -> nn.Module:
@@ -95,7 +101,7 @@ def configuration(model: Backboned, saved: CheckpointMeta, license: str | None) 
     config["model_args"] = arguments(arch, model.config, pretrained, pool)
     config["pretrained_cfg"] = {
         "num_classes": classes,
-        "input_size": [3, *saved.input_size],
+        "input_size": [saved.channels, *saved.input_size],
         "fixed_input_size": arch.family != "convnextv2",
         "pool_size": None,
         "interpolation": "bicubic",
@@ -103,7 +109,8 @@ def configuration(model: Backboned, saved: CheckpointMeta, license: str | None) 
         "crop_mode": "center",
         "mean": list(saved.mean),
         "std": list(saved.std),
-        "first_conv": "stem.0" if arch.family == "convnextv2" else "patch_embed.proj",
+        # Older timm takes any stem that it adapts for one of three channels, or drops it.
+        "first_conv": None if saved.channels != 3 else _FIRST_CONV[arch.family],
         "classifier": "head" if arch.family == "vit" else "head.fc",
         **({"license": license} if license else {}),
     }
@@ -113,9 +120,11 @@ def configuration(model: Backboned, saved: CheckpointMeta, license: str | None) 
 
 def arguments(arch: Arch, config: Mapping[str, Any], pretrained: bool, pool: str) -> dict[str, Any]:
     """What timm's model of this name must be told to be this one."""
+    channels = {name: config[name] for name in ("in_chans",) if config.get(name, 3) != 3}
     if arch.family == "convnextv2":
-        return {"patch_size": arch.patch}
-    size = {"img_size": list(config["input_size"])}  # transformers' wrapper reads it here alone
+        return {"patch_size": arch.patch, **channels}
+    # transformers' wrapper reads the size here alone
+    size = {"img_size": list(config["input_size"]), **channels}
     if arch.family == "hiera":
         kernel = hiera_kernel(arch.patch)
         return {
@@ -149,14 +158,23 @@ def outputs(folder: Path, images: Tensor) -> Tensor:
         return features[:, getattr(model, "num_prefix_tokens", 0) :]
 
 
-def words(model: Backboned) -> tuple[str, str]:
+def words(model: Backboned, saved: CheckpointMeta) -> tuple[str, str]:
     """How the folder is used, and what its reader must know."""
-    use = (
-        'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
-        "config = timm.data.resolve_model_data_config(model)\n"
-        "transform = timm.data.create_transform(**config, is_training=False)\n"
-        "output = model(transform(picture)[None])  # picture: an RGB PIL image\n"
-    )
+    create = 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
+    if cannot_prepare("timm", saved.channels, saved.value_range):
+        use = (
+            f"import timm\nfrom mae_runners import load_model\n\n{create}"
+            'images = load_model("FOLDER").preprocess(pictures)  # paths or arrays [H, W, C]\n'
+            "output = model(images)\n"
+        )
+    else:
+        kind = "an RGB" if saved.channels == 3 else "a gray"
+        use = (
+            f"import timm\n\n{create}"
+            "config = timm.data.resolve_model_data_config(model)\n"
+            "transform = timm.data.create_transform(**config, is_training=False)\n"
+            f"output = model(transform(picture)[None])  # picture: {kind} PIL image\n"
+        )
     if not isinstance(model, MaskedAutoencoder):
         return use, "The output is one logit a class, in the order of `label_names`."
     notes = (

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from mae_skill.archs import hiera_kernel
 from mae_skill.weights.config import DESCRIPTION
+from mae_skill.weights.hand_on import cannot_prepare
 from mae_skill.weights.names import translate
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ _EPS = 1e-6  # of every norm here, but where weights came in with another
 
 def reference(model: Backboned) -> nn.Module:
     """The module whose outputs transformers' must equal: logits ``[B, classes]``; the predicted
-    patches ``[B, M, p·p·3]`` of an autoencoder under one mask; ConvNeXt V2's features
+    patches ``[B, M, p·p·C]`` of an autoencoder under one mask; ConvNeXt V2's features
     ``[B, N, D]``, of which transformers has no decoder."""
     if not isinstance(model, MaskedAutoencoder):
         return model.eval()
@@ -123,7 +124,9 @@ def _empty(model: Backboned, saved: CheckpointMeta) -> Any:
         prefix = "ViTMAE" if family == "vit" else prefix
         kind = "Model" if family == "convnextv2" else "ForPreTraining"
     eps = float(model.config.get("norm_eps") or _EPS)
-    config = getattr(transformers, f"{prefix}Config")(**shape, **labels, layer_norm_eps=eps)
+    config = getattr(transformers, f"{prefix}Config")(
+        **shape, **labels, layer_norm_eps=eps, num_channels=saved.channels
+    )
     return getattr(transformers, f"{prefix}{kind}")(config)
 
 
@@ -186,11 +189,12 @@ def _hiera(model: Backboned) -> dict[str, Any]:
 
 
 def preprocessor(saved: CheckpointMeta) -> dict[str, Any]:
-    """The ``preprocessor_config.json`` that prepares pictures as evaluation does."""
+    """The ``preprocessor_config.json`` that prepares pictures as evaluation does, but for those
+    that `cannot_prepare` names."""
     height, width = saved.input_size
     return {
         "image_processor_type": "BitImageProcessor",
-        "do_convert_rgb": True,
+        "do_convert_rgb": saved.channels == 3,
         "do_resize": True,
         "size": {"shortest_edge": math.floor(height / saved.center_crop)},
         "resample": 3,  # bicubic
@@ -250,19 +254,28 @@ def _units(config: Any) -> int:
     return int((config.image_size[0] // unit) * (config.image_size[1] // unit))
 
 
-def words(model: Backboned) -> tuple[str, str]:
+def words(model: Backboned, saved: CheckpointMeta) -> tuple[str, str]:
     """How the folder is used, and what its reader must know."""
     pretrained, family = isinstance(model, MaskedAutoencoder), model.shape.family
     kind, output = "AutoModelForImageClassification", "logits"
     if pretrained:
         kind = "AutoModel" if family == "convnextv2" else "AutoModelForPreTraining"
         output = "pooler_output" if family == "convnextv2" else "logits"
-    use = (
-        f"from transformers import AutoImageProcessor, {kind}\n\n"
-        f'model = {kind}.from_pretrained("FOLDER").eval()\n'
-        'processor = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")\n'
-        f'output = model(**processor(picture, return_tensors="pt")).{output}  # an RGB picture\n'
-    )
+    create = f'model = {kind}.from_pretrained("FOLDER").eval()\n'
+    if cannot_prepare("transformers", saved.channels, saved.value_range):
+        use = (
+            f"from mae_runners import load_model\nfrom transformers import {kind}\n\n{create}"
+            'images = load_model("FOLDER").preprocess(pictures)  # paths or arrays [H, W, C]\n'
+            f"output = model(images).{output}\n"
+        )
+    else:
+        colors = "an RGB" if saved.channels == 3 else "a gray"
+        use = (
+            f"from transformers import AutoImageProcessor, {kind}\n\n{create}"
+            'processor = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")\n'
+            'inputs = processor(picture, return_tensors="pt")'
+            f"  # {colors} picture\noutput = model(**inputs).{output}\n"
+        )
     if not pretrained:
         return use, "The output is one logit a class; `model.config.id2label` names them."
     if family == "convnextv2":

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mae_skill.errors import DataError
@@ -20,8 +21,9 @@ from mae_skill.errors import DataError
 from mae_sdk import files
 from mae_sdk.data.formats import Stored, read_stored
 from mae_sdk.data.pictures import (
-    check_jpeg,
-    jpeg_shape,
+    check_frame,
+    check_hole,
+    jpeg_header,
     open_picture,
     orientation,
     turned,
@@ -200,10 +202,11 @@ def as_shown(pixels: Any) -> Any:
 
 def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | None:
     """A JPEG of the common kinds; None: it is none, or OpenCV is not here or refuses it."""
-    shape = jpeg_shape(data)
-    if shape is None:
+    header = jpeg_header(data)
+    if header is None:
         return None
-    check_jpeg(data, name, reading.max_pixels, shape)
+    width, height, components, may_be_turned = header
+    check_frame(data, name, reading.max_pixels, header[:3])
     # Without an end marker OpenCV would return the part it got, the rest gray; Pillow raises.
     if not data.endswith(_END) and data.rfind(_END, max(0, len(data) - TAIL)) < 0:
         return None
@@ -211,13 +214,10 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
         import cv2
     except ImportError:
         return None
-    import numpy as np
-
-    encoded = np.frombuffer(data, np.uint8)
-    if shape[2] not in (1, 3):  # Pillow reads its pixels; libjpeg's complaints are the same
-        _imdecode(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8, name)
+    if components not in (1, 3):  # Pillow reads its pixels; libjpeg's complaints are the same
+        _imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8, name, components)
         return None
-    gray = shape[2] == 1 and reading.channels == 1
+    gray = components == 1 and reading.channels == 1
     color = None
     if reduce > 1:
         color = {
@@ -229,7 +229,7 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
     flags = cv2.IMREAD_COLOR_RGB if color is None else color
     if gray:
         flags = cv2.IMREAD_GRAYSCALE
-    pixels = _imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    pixels = _imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION, name, components)
     if pixels is None:
         return None
     if gray:
@@ -240,30 +240,32 @@ def _jpeg(data: bytes, name: str, reading: Reading, reduce: int) -> Stored | Non
     return Stored(
         pixels,
         "JPEG",
-        _JPEG_MODES[shape[2]],
+        _JPEG_MODES[components],
         8,
         (0.0, 255.0),
-        shape[0],
-        shape[1],
-        orientation(data, reading.max_pixels),
+        width,
+        height,
+        orientation(data, reading.max_pixels) if may_be_turned else 1,
         is_color=not gray,
     )
 
 
-def _imdecode(encoded: Any, flags: int, name: str) -> Any:
-    """`cv2.imdecode`; None where it cannot.
+def _imdecode(data: bytes, flags: int, name: str, components: int) -> Any:
+    """`cv2.imdecode` of a JPEG; None where it cannot.
 
     libjpeg fills what is missing or damaged with gray and only says so on standard error, which
     neither OpenCV nor Pillow passes on: it is listened to here.
 
     Raises:
-        DataError: libjpeg found the image data damaged.
+        DataError: libjpeg found the image data damaged, or they have a hole.
     """
     import cv2
+    import numpy as np
 
-    with _listening:
-        pixels = cv2.imdecode(encoded, flags)
-    for line in _listening.said.splitlines():
+    encoded = np.frombuffer(data, np.uint8)
+    pixels, said = _listening.during(lambda: cv2.imdecode(encoded, flags))
+    check_hole(data, name, components)  # after the decoder, which leaves the bytes in the cache
+    for line in said.splitlines():
         found = _COMPLAINT.match(line)
         # Bytes between a header's segments harm no pixel.
         if found and (found[1] is None or int(found[1], 16) in _IN_THE_IMAGE):
@@ -278,48 +280,44 @@ _IN_THE_IMAGE = frozenset([0xC4, *range(0xD0, 0xD8), 0xD9, 0xDA])
 
 
 class _Listening:
-    """Standard error of this process, into a file of its own for the time of one decoding.
-
-    Attributes:
-        said: what was written in that time, to this thread.
-    """
+    """Standard error of this process, into a file of its own for the time of one decoding."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process = self._file = -1
-        self._real = -1
-        self._local = threading.local()
+        self._file = self._real = -1
 
-    @property
-    def said(self) -> str:
-        return str(getattr(self._local, "said", ""))
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        try:
-            if self._process != os.getpid():  # a fork shares the file and its position
-                with tempfile.TemporaryFile() as made:
-                    self._file = os.dup(made.fileno())
-                self._process = os.getpid()
-            self._real = os.dup(2)
-            os.dup2(self._file, 2)
-        except OSError:  # no standard error, or no descriptor left
-            self._real = -1
-
-    def __exit__(self, *exc: object) -> None:
-        self._local.said = ""
+    def forked(self) -> None:
+        """In a child: it shares the parent's file, and its position, and whatever a thread of the
+        parent had in hand."""
         if self._real >= 0:
             os.dup2(self._real, 2)
-            # Only now, that no other thread adds to it.
-            self._local.said = self._heard()
             os.close(self._real)
-            self._real = -1
-        self._lock.release()
+        self._lock = threading.Lock()
+        self._file = self._real = -1
+
+    def during(self, call: Callable[[], Any]) -> tuple[Any, str]:
+        """What ``call`` returns, and libjpeg's complaints in the time that it took."""
+        with self._lock:
+            try:
+                if self._file < 0:
+                    with tempfile.TemporaryFile() as made:
+                        self._file = os.dup(made.fileno())
+                self._real = real = os.dup(2)
+                os.dup2(self._file, 2)
+            except OSError:  # no standard error, or no descriptor left
+                return call(), ""
+            try:
+                result = call()
+            finally:
+                os.dup2(real, 2)
+                # Only now, that no other thread adds to it.
+                said = self._heard() if os.lseek(self._file, 0, os.SEEK_CUR) else ""
+                self._real = -1
+                os.close(real)
+        return result, said
 
     def _heard(self) -> str:
         """What was written; all but libjpeg's complaints goes on to where it belongs."""
-        if not os.fstat(self._file).st_size:
-            return ""
         said = files.pread(self._file, 1 << 16, 0)
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
@@ -331,6 +329,8 @@ class _Listening:
 
 
 _listening = _Listening()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_listening.forked)
 
 
 def check_turns(

@@ -30,7 +30,17 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF", "DIB", "JPEG2000"
 """What Pillow may take a file for, whatever its name says: never a format that starts a program
 (PostScript) or follows references."""
 
-_SOF = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive: what libjpeg-turbo reads
+_FRAME, _METADATA, _IMAGE, _FILL, _ALONE, _OTHER = range(1, 7)
+"""Kinds of JPEG segments by their marker; 0 is one to step over."""
+
+_KINDS = bytearray(256)
+for _marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive: what libjpeg-turbo reads
+    _KINDS[_marker] = _FRAME
+for _marker in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xD9):
+    _KINDS[_marker] = _OTHER  # a frame of another kind, or the image ends
+for _marker in (0x01, *range(0xD0, 0xD8)):
+    _KINDS[_marker] = _ALONE
+_KINDS[0xE1], _KINDS[0xDA], _KINDS[0xFF] = _METADATA, _IMAGE, _FILL
 _DEFLATE = 1032  # the most that deflate expands
 _HOLE = bytes(64)
 _LARGE = 1 << 22
@@ -122,60 +132,85 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
     """``(width, height, components)`` as stored, from the frame header; ``None`` when this is not a
     JPEG of the common kinds."""
+    header = jpeg_header(data)
+    return None if header is None else header[:3]
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, int, bool] | None:
+    """`jpeg_shape`, and whether a segment of metadata (APP1: EXIF, XMP) stands before the image
+    data, or the segments cannot be followed so far."""
     if data[:2] != b"\xff\xd8":
         return None
     at, end = 2, len(data) - 9
-    while at < end:
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        # A fill byte, or a marker without a segment.
-        if marker == 0xFF or 0xD0 <= marker <= 0xD7 or marker == 0x01:
-            at += 1 if marker == 0xFF else 2
+    width = height = components = 0
+    has_frame = may_be_turned = False
+    while at < end and data[at] == 0xFF:
+        kind = _KINDS[data[at + 1]]
+        if kind == _FILL:
+            at += 1
             continue
-        if marker in _SOF:
-            return (
-                (data[at + 7] << 8) | data[at + 8],
-                (data[at + 5] << 8) | data[at + 6],
-                data[at + 9],
-            )
-        # The image ends or its data begins without a frame header, or the frame is of another kind.
-        if marker in (0xD9, 0xDA) or (0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+        if kind == _ALONE:
+            may_be_turned = True
+            at += 2
+            continue
+        if kind == _FRAME and not has_frame:
+            has_frame = True
+            height = (data[at + 5] << 8) | data[at + 6]
+            width = (data[at + 7] << 8) | data[at + 8]
+            components = data[at + 9]
+        elif kind == _METADATA:
+            may_be_turned = True
+        elif kind == _IMAGE:
+            return (width, height, components, may_be_turned) if has_frame else None
+        elif kind == _OTHER and not has_frame:
             return None
         at += 2 + ((data[at + 2] << 8) | data[at + 3])
-    return None
+    return (width, height, components, True) if has_frame else None
 
 
-def check_jpeg(
-    data: bytes,
-    name: str,
-    max_pixels: int = MAX_PIXELS,
-    shape: tuple[int, int, int] | None = None,
-) -> None:
+def check_jpeg(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
     """Refuse a JPEG that its header alone shows to be too large or cut, or that has a hole.
-
-    Every block of 8 × 8 pixels takes a bit at least, so a short file cannot hold many. A hole is a
-    run of zero bytes in the image data, as broken downloads leave it. In a baseline JPEG, zero bits
-    mean blocks that are over (a flat image may hold many) or, by other code tables, coefficients
-    without end, which no image has.
-
-    Args:
-        shape: what `jpeg_shape` says of it, where that is known.
 
     Raises:
         DataError: it is one of these; other files pass.
     """
-    shape = shape or jpeg_shape(data)
-    if shape is None:
-        return
+    shape = jpeg_shape(data)
+    if shape is not None:
+        check_frame(data, name, max_pixels, shape)
+        check_hole(data, name, shape[2])
+
+
+def check_frame(data: bytes, name: str, max_pixels: int, shape: tuple[int, int, int]) -> None:
+    """Refuse a JPEG that its header shows to be too large or cut: every block of 8 × 8 pixels takes
+    a bit at least, so a short file cannot hold many.
+
+    Args:
+        shape: what `jpeg_shape` says of it.
+
+    Raises:
+        DataError: it is one of these.
+    """
     check_size(shape[0], shape[1], name, max_pixels)
     if -(-shape[0] // 8) * -(-shape[1] // 8) > 8 * len(data):
         raise DataError(
             f"{name} is cut: {len(data)} bytes cannot hold {shape[0]} × {shape[1]} pixels", got=name
         )
+
+
+def check_hole(data: bytes, name: str, components: int) -> None:
+    """Refuse a JPEG with a hole: a run of zero bytes in the image data, as broken downloads leave
+    it. In a baseline JPEG, zero bits mean blocks that are over (a flat image may hold many) or, by
+    other code tables, coefficients without end, which no image has.
+
+    Args:
+        components: of the frame.
+
+    Raises:
+        DataError: it has one.
+    """
     at = data.find(_HOLE)
     if at >= 0:
-        start = _scan(data, shape[2])
+        start = _scan(data, components)
         at = data.find(_HOLE, start) if start else -1
         if at >= 0 and data.rfind(b"\xff\xd9", start, at) < 0:
             end = at
@@ -225,7 +260,8 @@ def _check_png(data: bytes, picture: Picture, name: str) -> None:
 
 def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
     """How a JPEG says that it is to be turned: 1 (as it is) … 8, as EXIF numbers them."""
-    if not _may_be_turned(data):
+    header = jpeg_header(data)
+    if header is not None and not header[3]:
         return 1  # most files: saves searching them, and opening them a second time
     if b"Exif\0\0" not in data[:_HEADER] and b"Orientation" not in data[:_HEADER]:
         return 1
@@ -234,20 +270,6 @@ def orientation(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
             return turned(picture)
     except DataError:
         return 1
-
-
-def _may_be_turned(data: bytes) -> bool:
-    """Whether a segment of metadata (APP1: EXIF, XMP) stands before the image data of a JPEG, or
-    its segments cannot be followed so far."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return False
-        if marker == 0xE1 or 0xD0 <= marker <= 0xD9 or marker == 0x01:
-            return True
-        at += 1 if marker == 0xFF else 2 + ((data[at + 2] << 8) | data[at + 3])
-    return True
 
 
 def shows_alpha(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> bool:

@@ -328,14 +328,18 @@ def read_and_written(
 
 
 def normalization(
-    found: list[InferredField], given: Collection[str], fields: Collection[str]
+    found: list[InferredField],
+    given: Collection[str],
+    fields: Collection[str],
+    channels: int | None,
 ) -> list[InferredField]:
     """Mean and deviation of the pictures that pretrained weights were trained on, where the folder
-    of the weights says them.
+    of the weights says them, for RGB or as many channels as the run's.
 
     Args:
         given: dotted keys that are settled already.
         fields: dotted keys that the schema has.
+        channels: of the run's pictures; None: RGB.
     """
     weights = next((item for item in found if item.function in OF_PTM), None)
     if weights is None:
@@ -346,7 +350,7 @@ def normalization(
             key, weights.function, list(values[word]), f"of the weights' {values['file']}"
         )
         for key, word in _PICTURES.items()
-        if word in values and key in fields and key not in given
+        if len(values.get(word, ())) in (3, channels) and key in fields and key not in given
     ]
 
 

@@ -480,7 +480,9 @@ def infer_fields(draft: Draft) -> None:
     if request.ptm:
         settled = draft.layers.given | set(flatten(draft.layers.parent))
         fields = field_nodes(draft.layers.schema)
-        draft.inferred += inferred_fields.normalization(draft.inferred, settled, fields)
+        draft.inferred += inferred_fields.normalization(
+            draft.inferred, settled, fields, draft.value_of("dataset.channels")
+        )
     draft.layers.inferred = nested({item.field: item.value for item in draft.inferred})
     if any(item.function in inferred_fields.OF_PARENT for item in draft.inferred):
         # One model a job: what the parent left fills one field, and the others stay empty.

@@ -17,7 +17,7 @@ from mae_skill.rules.base import Case, Notice, Rule
 from mae_skill.weights import header
 from mae_skill.weights.config import normalization, own_description, own_settings
 from mae_skill.weights.fit import Target, fit, lack_of
-from mae_skill.weights.hand_on import FOLDERS, why_not
+from mae_skill.weights.hand_on import FOLDERS, cannot_prepare, why_not
 from mae_skill.weights.parameters import target_of
 from mae_skill.weights.teacher import FIELD as TEACHER
 from mae_skill.weights.teacher import teacher_of
@@ -74,10 +74,13 @@ def format_holds_it(case: Case) -> None:
     size = case("dataset.augmentation.input_size")
     if not case.known("model.arch") or arch_of(case.spec) is None or size is None:
         return  # the model is known when its file is opened
+    channels = case("dataset.channels") or 3
+    if unprepared := cannot_prepare(chosen, channels, case("dataset.value_range")):
+        case.warn("export.format", unprepared)
     height, width = hw(size)
     model = {
         **(case("model") or {}),
-        "in_chans": case("dataset.channels") or 3,
+        "in_chans": channels,
         "input_size": [
             case("export.input_height") or height,
             case("export.input_width") or width,
@@ -219,9 +222,12 @@ def weights(case: Case) -> None:
     if own is not None:
         _other_pictures(case, own, file)
     pictures = normalization(file) if own is None else {}
+    channels = case("dataset.channels") or 3
     for word in ("mean", "std"):
         field = f"dataset.augmentation.{word}"
-        if word in pictures and list(case(field) or []) != list(pictures[word]):
+        if len(theirs := pictures.get(word, ())) not in (3, channels):
+            continue  # of a stem that is adapted to other channels
+        if per_channel(case(field) or [0.0], channels) != per_channel(theirs, channels):
             case.warn(
                 field,
                 f"{case(field)} here; the weights were trained with {pictures[word]} "

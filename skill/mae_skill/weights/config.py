@@ -69,9 +69,9 @@ def repeated(names: Sequence[str]) -> str:
 
 
 def normalization(path: Path) -> dict[str, Any]:
-    """``{"mean", "std", "file"}`` of the pictures that the model at ``path`` was trained on, where
-    its folder says them: in transformers' ``preprocessor_config.json``, or timm's or this project's
-    ``config.json``; else nothing.
+    """``{"mean", "std", "file"}`` of the pictures that the model at ``path`` was trained on, a
+    value a channel, where its folder says them: in transformers' ``preprocessor_config.json``, or
+    timm's or this project's ``config.json``; else nothing.
 
     Args:
         path: the folder, or the file of weights in it.
@@ -92,7 +92,7 @@ def normalization(path: Path) -> dict[str, Any]:
         }
         if found.get("do_normalize") is False:  # the model sees the pixels as they are
             values = {"mean": [0.0] * 3, "std": [1.0] * 3}
-        if all(_three(value) for value in values.values()):
+        if _per_channel(values["mean"], values["std"]):
             return {**_rescaled(found, values), "file": file}
     return {}
 
@@ -110,11 +110,13 @@ def _rescaled(found: Mapping[str, Any], values: dict[str, list[float]]) -> dict[
     return {name: [item / most for item in value] for name, value in values.items()}
 
 
-def _three(value: Any) -> bool:
-    return (
+def _per_channel(*lists: Any) -> bool:
+    """Whether each is a list of numbers, as long as the others."""
+    return all(
         isinstance(value, list)
-        and len(value) == 3
+        and 0 < len(value) == len(lists[0])
         and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+        for value in lists
     )
 
 

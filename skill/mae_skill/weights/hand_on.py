@@ -1,5 +1,5 @@
-"""What timm and transformers cannot hold of a model: told from its description alone, so the plan
-refuses what the runner would."""
+"""What timm and transformers cannot hold of a model, and which pictures they cannot prepare for it:
+told from its description alone, so the plan says what the runner would."""
 
 from __future__ import annotations
 
@@ -35,12 +35,6 @@ def why_not(format: str, model: Mapping[str, Any]) -> Refusal | None:
     """
     if format not in FOLDERS:
         return None
-    if (channels := int(model.get("in_chans", 3))) != 3:
-        return Refusal(
-            "dataset.channels",
-            f"its image processors prepare three channels, not {channels}",
-            "use export.format=onnx",
-        )
     pretrained = "mask_ratio" in model
     family = ARCHS[str(model["arch"])].family
     if format == "mmseg":
@@ -92,3 +86,25 @@ def why_not(format: str, model: Mapping[str, Any]) -> Refusal | None:
             "use export.format=timm or onnx, which leave the decoder out",
         )
     return None
+
+
+def cannot_prepare(format: str, channels: int, value_range: Any) -> str | None:
+    """What the image processors of ``format`` cannot do with a model's pictures, and what does it
+    in their place; None where they prepare them as evaluation does.
+
+    Args:
+        channels: of a picture.
+        value_range: ``dataset.value_range``, or what a checkpoint says of it; None: of bytes.
+    """
+    if format not in ("timm", "transformers"):
+        return None
+    if channels not in (1, 3):
+        what = f"pictures of {channels} channels"
+    elif value_range not in (None, "dtype"):
+        what = "pictures of another value range than 0 … 255"
+    else:
+        return None
+    return (
+        f"{format} holds the model, but its image processors cannot prepare {what}: "
+        "load_model(FOLDER).preprocess(pictures) makes its input"
+    )
