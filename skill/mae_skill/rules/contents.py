@@ -106,7 +106,7 @@ def kept(case: Case) -> None:
 
 
 def _other_kind(file: Path) -> str | None:
-    """What a file is, where it is of a known kind; so is no engine."""
+    """What a file is, where its kind is known; an engine is of none of these kinds."""
     if file.is_dir():
         return "a folder"
     if header.is_safetensors(file):
