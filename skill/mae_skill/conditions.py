@@ -5,10 +5,10 @@ A condition maps a dotted key to the value it needs, a list of values, or operat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from mae_skill.dotted import MISSING, get_dotted
+from mae_skill.dotted import MISSING, field_nodes, get_dotted
 
 
 def acts(
@@ -33,6 +33,20 @@ def acts(
 def holds(conditions: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> bool:
     """Whether every condition holds in ``spec``."""
     return acts(conditions, spec) is None
+
+
+def never_searched(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -> str | None:
+    """Why no search may vary a field: ``disabled`` by the schema, ``elsewhere``, where another
+    action alone reads it; None for a field that may be named for a search.
+
+    Args:
+        others: sections of the spec that belong to other actions.
+    """
+    if key.partition(".")[0] in others:
+        return "elsewhere"
+    disabled = key in (schema.get("automl_disabled_parameters") or ())
+    node = field_nodes(schema).get(key) or {}
+    return "disabled" if disabled or node.get("automl_enabled") is False else None
 
 
 def _meets(value: Any, need: Any) -> bool:

@@ -6,23 +6,10 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mae_skill.conditions import never_searched
 from mae_skill.dotted import field_nodes, get_dotted
 from mae_skill.errors import UsageError
 from mae_skill.schema_check import describe
-
-
-def never_searched(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -> str | None:
-    """Why no search may vary a field: ``disabled`` by the schema, ``elsewhere``, where another
-    action alone reads it; None for a field that may be named for a search.
-
-    Args:
-        others: sections of the spec that belong to other actions.
-    """
-    if key.partition(".")[0] in others:
-        return "elsewhere"
-    disabled = key in (schema.get("automl_disabled_parameters") or ())
-    node = field_nodes(schema).get(key) or {}
-    return "disabled" if disabled or node.get("automl_enabled") is False else None
 
 
 def explain(schema: Mapping[str, Any], key: str, others: Collection[str] = ()) -> dict[str, Any]:

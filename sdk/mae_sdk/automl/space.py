@@ -19,10 +19,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mae_skill.conditions import acts, holds
+from mae_skill.conditions import acts, holds, never_searched
 from mae_skill.dotted import MISSING, field_nodes, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, UsageError
-from mae_skill.explain import never_searched
 from mae_skill.origin import Origin, OriginKind
 
 from mae_sdk.automl.objectives import incomparable, objectives

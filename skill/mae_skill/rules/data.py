@@ -118,6 +118,8 @@ def _far_out(case: Case) -> None:
     if not means or not deviations or case.origin(key) is OriginKind.PARENT:
         return
     count = max(len(means), len(deviations))
+    if {len(means), len(deviations)} - {1, count}:
+        return  # they are not of one number of channels: that is an error by itself
     both = zip(_spread(means, count), _spread(deviations, count), strict=True)
     reach, mean, deviation = max((max(m, 1 - m) / std, m, std) for m, std in both)
     if reach > FAR:
@@ -131,7 +133,7 @@ def _far_out(case: Case) -> None:
 
 def _spread(values: Sequence[float], count: int) -> Sequence[float]:
     """One value for each of ``count`` channels."""
-    return list(values) * count if len(values) == 1 else list(values)[:count]
+    return list(values) * count if len(values) == 1 else values
 
 
 def task(case: Case) -> None:
