@@ -1122,8 +1122,7 @@ class RemoteJob(Job):
     def _metric_lines(self, name: str, metrics: list[str]) -> list[dict[str, Any]]:
         if self._here:
             return super()._metric_lines(name, metrics)
-        there = metric_file.matching(self._names(), name)
-        return [line for one in there for line in metric_file.parsed(self._text(one), metrics)]
+        return metric_file.lines_from(self._names(), self._bytes, name, metrics)
 
     def _status_lines(self) -> list[dict[str, Any]]:
         if self._here:

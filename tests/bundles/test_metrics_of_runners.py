@@ -17,6 +17,7 @@ from mae_sdk.cli.common import figure_lines, place_of, progress_of, status_text
 from mae_sdk.job import Job, RemoteJob
 from mae_sdk.jobs import metric_file
 from mae_sdk.jobs.failure import analyze
+from mae_sdk.jobs.outputs import outputs_of
 from mae_sdk.jobs.root import Root
 from mae_sdk.jobs.status import counted, lines_of, marks, reported_failure
 from mae_sdk.storage import transfer
@@ -376,6 +377,67 @@ def test_a_runner_that_counts_by_steps_is_shown_by_them(skill: Skill, tmp_path: 
     assert "100 of 100 steps done" in progress_of(job.status()["progress"])["progress"]
     text = job.report(tmp_path / "report.html").path.read_text()
     assert "score" in text
+
+
+@pytest.mark.parametrize("form", ["lines", "table", "status"])
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_a_child_takes_the_checkpoint_that_is_shown_as_the_best(
+    tmp_path: Path, form: str, unit: str
+) -> None:
+    values = {1: 1.5, 2: 0.5, 3: 1.5}
+    launch = {"command": ["true"], "best": {"metric": "nll", "direction": "minimize"}}
+    if form != "status":
+        launch["metric_file"] = "log.txt"
+    folder = job_folder(tmp_path, "train-1", "train", launch=launch)
+    for number in values:
+        (folder / "train" / f"model_{unit}_{number:03}.pth").write_bytes(b"x")
+    lines = [json.dumps({unit: number, "nll": value}) for number, value in values.items()]
+    if form == "lines":
+        (folder / "log.txt").write_text("\n".join(lines) + "\n")
+    elif form == "table":
+        rows = [f"{number},{value}" for number, value in values.items()]
+        (folder / "log.txt").write_text("\n".join([f"{unit},nll", *rows]))
+    else:
+        kpis = [{unit: number, "kpi": {"nll": value}} for number, value in values.items()]
+        (folder / "train" / "status.json").write_text("\n".join(map(json.dumps, kpis)))
+
+    shown = Job(folder).figures()["best_checkpoint"]["file"]
+    taken = outputs_of("train-1", tmp_path).model("best")
+    assert shown == f"train/model_{unit}_002.pth"
+    assert taken.path == folder / shown and "best nll" in taken.reason
+
+
+@pytest.mark.parametrize(
+    ("result", "is_model"),
+    [
+        *(("model.pkl", True), ("train/best.keras", True), ("model.json", True)),
+        *(("metrics.json", False), ("report.txt", False)),
+    ],
+)
+def test_the_result_of_a_bundle_is_the_model_where_it_is_one(
+    tmp_path: Path, result: str, is_model: bool
+) -> None:
+    launch = {"command": ["true"], "result": result}
+    folder = job_folder(tmp_path, "train-1", "train", launch=launch, skill_dir="/bundle")
+    (folder / result).write_bytes(b"x")
+    found = outputs_of("train-1", tmp_path)
+    if not is_model:
+        assert found.kind == "none"
+        return
+    assert found.kind == "checkpoint" and found.model("best").path == folder / result
+
+    ours = json.loads((folder / "job.json").read_text())
+    del ours["skill_dir"]
+    (folder / "job.json").write_text(json.dumps(ours))
+    assert outputs_of("train-1", tmp_path).kind == "none"
+
+
+def test_a_runner_that_counts_epochs_from_one_does_no_more_than_all() -> None:
+    last = {"epoch": 3, "max_epoch": 3, "kpi": {"a": 1}}
+    assert counted(last) == (3, 3, "epoch")
+    assert progress_of(last)["progress"] == "epoch 3 of 3"
+    assert progress_of({**last, "epoch": 2})["progress"].startswith("3 of 3 epochs done")
+    assert progress_of({"epoch": -5, "max_epoch": -1})["progress"] == "epoch -5 of -1"
 
 
 def test_what_a_line_says_is_done_is_counted_by_its_own_unit() -> None:

@@ -310,6 +310,12 @@ def test_curves_that_lie_on_each_other_are_one_with_both_names() -> None:
     assert "ACC_all = balanced_accuracy" in drawing and drawing.count("<polyline") == 2
 
 
+@pytest.mark.parametrize("step", [1.7642544e18, 1e20, 1e30])
+def test_a_single_step_as_large_as_a_time_stamp_is_drawn(step: float) -> None:
+    drawing = charts.lines([charts.Series("nll", [(step, 1.0)], dots=True)], charts.Options("Q"))
+    assert "nan" not in str(drawing) and "inf" not in str(drawing)
+
+
 def test_the_command_writes_the_page_where_it_is_told(tmp_path: Path) -> None:
     write_job(tmp_path, "train-1", spec=SPEC, result={"kpis": {}})
     out = tmp_path / "out.html"

@@ -279,7 +279,12 @@ def test_a_constant_keeps_its_type(root: Path) -> None:
         ({"a.b": "parent_model"}, {"parent": "a2"}, NotFoundError, "no successful trial"),
         ({"a.b": "parent_model"}, {"parent": "failed"}, UsageError, "ERROR"),
         ({"a.b": "parent_model"}, {"parent": "canceled"}, UsageError, "CANCELED"),
-        ({"a.b": "parent_model"}, {"parent": "empty"}, UsageError, "leaves no model"),
+        (
+            {"a.b": "parent_model"},
+            {"parent": "empty"},
+            UsageError,
+            "leaves no file",
+        ),
         ({"a.onnx_file": "parent_model"}, {"parent": "twice"}, NotFoundError, "more than one"),
     ],
 )

@@ -277,7 +277,9 @@ def progress_of(line: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(epoch, int):
         of = f" of {epochs}" if epochs else ""
         parts = parts if "kpi" not in line else []  # of an epoch's own line it is said here
-        parts.append(f"{epoch + 1}{of} epochs done (the last is epoch {epoch})")
+        from_one = isinstance(epochs, int) and epoch >= epochs  # as runners of other makes count
+        done = f"{epoch + 1}{of} epochs done (the last is epoch {epoch})"
+        parts.append(f"epoch {epoch}{of}" if from_one or epoch < 0 else done)
         if line.get("step") is not None:
             steps = f" of {line['max_step']}" if line.get("max_step") else ""
             parts.append(f"step {line['step']}{steps}")

@@ -26,6 +26,12 @@ _SUFFIXES = {
     ONNX: (".onnx",),
     CHECKPOINT: (".pth", ".pt", ".ckpt", ".safetensors", ".hdf5", ".tlt"),
 }
+_OTHER_MODELS = (
+    *(".pkl", ".pickle", ".joblib", ".bin", ".h5", ".keras", ".npz", ".tflite", ".pb"),
+    *(".ubj", ".cbm", ".gguf", ".mar", ".mlmodel", ".msgpack"),
+)
+"""Suffixes of models of other makes, which files that are none have too."""
+_CALLED_MODEL = re.compile(r"model|weights|booster|checkpoint", re.IGNORECASE)
 _FOREIGN_FOLDERS = frozenset({"inputs", "ptm", "automl", "__pycache__"})
 """Folders of a job whose model files are not its results."""
 
@@ -38,6 +44,15 @@ def artifact_kind(name: str) -> str | None:
     """``checkpoint``, ``onnx`` or ``engine`` by the suffix of a file name; else None."""
     suffix = PurePosixPath(name).suffix.lower()
     return next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
+def stated_model(result: str | None) -> str | None:
+    """The result that a bundle states, where it is a model: by its suffix, or because its name says
+    so, as that of ``model.json`` does and that of ``metrics.json`` does not.
+    """
+    path = PurePosixPath(result or "")
+    by_name = _CALLED_MODEL.search(path.stem) and path.suffix
+    return path.as_posix() if path.suffix.lower() in _OTHER_MODELS or by_name else None
 
 
 def results_of(names: Iterable[str], action: str) -> list[str]:

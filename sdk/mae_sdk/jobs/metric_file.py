@@ -13,7 +13,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,6 +66,14 @@ def lines(job_dir: Path, name: str, metrics: Iterable[str] = ()) -> list[dict[st
         with contextlib.suppress(OSError):
             found += parsed(_decoded(read_small_bytes(path, MAX_BYTES)), wanted)
     return found
+
+
+def lines_from(
+    names: Iterable[str], read: Callable[[str], bytes], name: str, metrics: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """As `lines`, of a job whose files have these names in its folder, wherever that is."""
+    wanted = list(metrics)
+    return [line for one in matching(names, name) for line in parsed(_decoded(read(one)), wanted)]
 
 
 def parsed(text: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from mae_skill.dotted import flatten
 from mae_skill.errors import CheckpointError, DataError, MaeError, NotFoundError
 
 from mae_sdk.files import parse_json
-from mae_sdk.jobs import records
+from mae_sdk.jobs import metric_file, records
 from mae_sdk.jobs.checkpoint_names import (
     CHECKPOINT,
     ENGINE,
@@ -24,6 +24,7 @@ from mae_sdk.jobs.checkpoint_names import (
     artifact_kind,
     choose_by_name,
     results_of,
+    stated_model,
 )
 from mae_sdk.jobs.checkpoints import (
     INDEX_NAME,
@@ -35,7 +36,7 @@ from mae_sdk.jobs.checkpoints import (
 )
 from mae_sdk.jobs.metrics import judged
 from mae_sdk.jobs.root import Root, check_id
-from mae_sdk.jobs.status import lines_from
+from mae_sdk.jobs.status import in_order, lines_from
 from mae_sdk.storage import urls
 
 BEST_NAME = "best.json"
@@ -72,6 +73,8 @@ class ParentInfo:
         elsewhere: artifacts that its result names outside its folder.
         skill, network_arch: of the bundle that it was made with; empty where that is not recorded.
         above: id of the job that it started from; empty where it started from none.
+        stated: the model that its bundle states as the result, of a kind that its name does not
+            tell; empty where it left another.
     """
 
     id: str
@@ -89,6 +92,7 @@ class ParentInfo:
     skill: str = ""
     network_arch: str = ""
     above: str = ""
+    stated: str = ""
 
     def model(self, policy: str) -> Artifact:
         """The model that the job left; `policy` chooses among checkpoints.
@@ -103,6 +107,8 @@ class ParentInfo:
             return self._artifact(
                 [name], "; ".join([choice.reason, *choice.notices]), choice.entry.get("sha256")
             )
+        if self.stated:
+            return self._artifact([self.stated], f"the result of its {self.action}")
         if self.kind == CHECKPOINT:
             name, reason = choose_by_name(self._own(), policy, self.id, self.judged)
             # A folder of the model hub: the file of weights and what describes it.
@@ -216,6 +222,11 @@ def outputs_of(
     kind = next((kind for kind in (ENGINE, ONNX, CHECKPOINT) if kind in kinds), "none")
     if index is not None:
         kind = CHECKPOINT
+    stated = stated_model(record["launch"].get("result")) if record.get("skill_dir") else None
+    if kind != "none" or stated not in files:
+        stated = None
+    elif stated is not None:
+        kind = CHECKPOINT
 
     spec = _spec(root, job_id, files)
     meta = _newest(index) if index else None
@@ -237,6 +248,7 @@ def outputs_of(
         str(record.get("skill") or ""),
         str(record.get("network_arch") or ""),
         str(record.get("parent") or ""),
+        stated or "",
     )
 
 
@@ -325,13 +337,17 @@ def _judged(
     if "best" not in record["launch"]:
         return None
 
-    def read(name: str) -> str:
+    def read(name: str) -> bytes:
         try:
-            return root.read(job_id, name).decode(errors="replace")
+            return root.read(job_id, name)
         except (NotFoundError, DataError):  # gone, or too large: then it says nothing
-            return ""
+            return b""
 
-    return judged(lines_from(files, read), record["launch"]["best"])
+    best = record["launch"]["best"]
+    lines = lines_from(files, lambda name: read(name).decode(errors="replace"))
+    if where := record["launch"].get("metric_file"):
+        lines += metric_file.lines_from(files, read, where, [str(best.get("metric"))])
+    return judged(in_order(lines), best)
 
 
 def _elsewhere(root: Root, job_id: str, action: str, files: Mapping[str, int]) -> tuple[Path, ...]:

@@ -76,8 +76,11 @@ def counted(line: Mapping[str, Any]) -> tuple[int | None, int | None, str]:
     epoch, step = line.get("epoch"), line.get("step")
     unit = "step" if is_count(step) and not is_count(epoch) else "epoch"
     total = line.get(f"max_{unit}")
+    total = total if is_count(total) and total else None
     done = epoch + 1 if is_count(epoch) else step if is_count(step) else None
-    return done, total if is_count(total) and total else None, unit
+    if done is not None and total and unit == "epoch":
+        done = min(done, total)  # a runner of another make may count from 1
+    return done, total, unit
 
 
 class StatusWriter:

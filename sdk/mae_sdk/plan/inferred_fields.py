@@ -542,7 +542,9 @@ def _wrong_kind(
         for kind in (CHECKPOINT, ONNX, ENGINE)
         if any(_accepts(name, kind, engine_beside) or name.endswith("folder") for name in waiting)
     ]
-    left = "leaves no model" if parent.kind == "none" else f"leaves a model of kind {parent.kind}"
+    left = f"leaves a model of kind {parent.kind}"
+    if parent.kind == "none":
+        left = "leaves no file that is known as a model, and its bundle states none as its result"
     return UsageError(
         f"{action} cannot start from a job that did {parent.action}: it {left}",
         field="parent_job_id",

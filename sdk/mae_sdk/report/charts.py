@@ -168,7 +168,8 @@ def _frame(drawn: Sequence[Series], options: Options) -> Frame:
     ys = [y for one in drawn for _, y in one.points]
     x0, x1 = min(xs), max(xs)
     if x0 == x1:
-        x0, x1 = x0 - 0.5, x1 + 0.5
+        margin = max(0.5, abs(x0) * 1e-6)  # half a step is lost in a time stamp
+        x0, x1 = x0 - margin, x1 + margin
     y0, y1 = min(ys), max(ys)
     # Single spikes of raw steps shall not flatten everything else.
     faint = sorted(y for one in drawn if one.faint for _, y in one.points)
