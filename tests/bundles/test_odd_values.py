@@ -296,6 +296,17 @@ def test_a_folder_of_results_among_the_inputs_is_the_jobs(made: Made, tmp_path: 
     assert "results_dir of the spec is not used: a job writes into its own folder" in plan.notices
 
 
+@pytest.mark.parametrize(("named", "kept"), [("${results_dir}/go", True), ("/elsewhere", False)])
+def test_the_folder_of_an_action_stays_where_it_is_inside_the_jobs(
+    made: Made, named: str, kept: bool
+) -> None:
+    template = {"results_dir": "???", "go": {"results_dir": named}}
+    skill = made(template=template, spec_params={"go": {"results_dir": "output_dir"}})
+    plan = skill.plan("go")
+    assert plan.spec["go"]["results_dir"] == (f"{plan.job_dir}/go" if kept else None)
+    assert ("go.results_dir of the spec is not used" in str(plan.notices)) == (not kept)
+
+
 def test_a_file_that_is_read_and_written_is_the_persons(made: Made, tmp_path: Path) -> None:
     skill = made({"outputs": {"data.x": {"type": "file"}}}, row={})
     plan = skill.plan("go", train_datasets=str(tmp_path / "data"))

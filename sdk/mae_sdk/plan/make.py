@@ -839,9 +839,14 @@ def settle(draft: Draft, found: Resolution) -> None:
         if found.provenance[key].kind is OriginKind.RECIPE:
             found.provenance[key] = Origin(OriginKind.RECIPE, rule)
 
-    # An action's own folder would put the results outside the job folder.
+    # An action's own folder would put the results outside the job folder. Upstream's specs have
+    # ${results_dir}/train, which is inside.
+    foreign = not draft.bundle.info.get("validator")
     for key in (f"{draft.action}.{name}" for name in draft.owned):
-        if key not in draft.owned and get_dotted(found.spec, key):
+        value = get_dotted(found.spec, key)
+        if foreign and isinstance(value, str) and Path(value).is_relative_to(draft.job_dir):
+            continue
+        if key not in draft.owned and value:
             found.notices.append(f"{key} of the spec is not used: a job writes into its own folder")
             set_dotted(found.spec, key, None)
 

@@ -30,7 +30,7 @@ FETCH = """
 import sys
 import isal.igzip, lzma, numpy, s3fs, zipfile, zstandard
 from benchmarks.data import PeakMemory
-from mae_sdk.data import cache, open_source, pack, ranges
+from mae_sdk.data import cache, fetch, open_source, pack
 with PeakMemory() as peak:
     source = open_source(sys.argv[1], cache_dir=sys.argv[2])
     size = len(source.read(len(source) // 2))
