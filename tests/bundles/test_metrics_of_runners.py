@@ -28,6 +28,7 @@ from tests.support.folders import job_folder
 from tests.support.reports import write_job
 
 NOT_FINITE = {"cost": 0.5, "other": None, "far": None}
+COST = {"cost": 0.5}
 FORMS = {
     "a document": ('{"cost": 0.5, "deep": {"other": 1}}', {"cost": 0.5, "deep.other": 1}),
     "nested": ('{"test": {"cost": 0.5}, "n": "7"}', {"test.cost": 0.5, "cost": 0.5, "n": 7.0}),
@@ -35,6 +36,10 @@ FORMS = {
     "not a number": ('{"cost": 0.5, "other": NaN, "far": Infinity}', NOT_FINITE),
     "lines, not a number": ('{"cost": 1}\n{"cost": 0.5, "other": NaN, "far": 1e999}', NOT_FINITE),
     "a list": ('[{"epoch": 0, "cost": 1}, {"epoch": 1, "cost": 0.5}]', {"cost": 0.5}),
+    "a history": ('{"history": [{"epoch": 0, "cost": 1}, {"epoch": 1, "cost": 0.5}]}', COST),
+    "columns": ('{"epoch": [0, 1], "cost": [1, 0.5]}', COST),
+    "columns of epochs": ('{"cost": [1, 0.5], "params": {"a": 1}}', COST),
+    "a figure beside a list": ('{"cost": 0.5, "of_classes": [1, 2]}', COST),
     "tabs": ("step\tcost\n10\t1.0\n20\t0.5\n", {"cost": 0.5}),
     "semicolons": ("step;cost\n10;1.0\n20;0.5\n", {"cost": 0.5}),
     "spaces after commas": ("epoch, cost\n0, 1.0\n1, 0.5\n", {"cost": 0.5}),

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mae_sdk.files import read_small_bytes
-from mae_sdk.jobs.status import RUNNING, count_of, finite, is_count, numbers
+from mae_sdk.jobs.status import RUNNING, count_of, finite, is_count, is_number, numbers
 
 MAX_BYTES = 1 << 28
 MAX_NAMED = 8
@@ -132,9 +132,32 @@ def _records(text: str) -> Iterator[Mapping[str, Any]]:
             if text.lstrip().startswith(("{", "[")):
                 raise _UnreadError("its JSON is broken") from None
             document = _table(text)
-    for one in document if isinstance(document, list) else [document]:
+    for one in _rows(document):
         if isinstance(one, Mapping):
             yield one
+
+
+def _rows(document: Any) -> list[Any]:
+    """The records of a document: those of a list, by itself or as the only list of a mapping, and
+    those of columns (Keras writes its history so)."""
+    if not isinstance(document, Mapping):
+        return document if isinstance(document, list) else [document]
+    lists = [value for value in document.values() if isinstance(value, list)]
+    if len(lists) == 1 and lists[0] and all(isinstance(one, Mapping) for one in lists[0]):
+        return lists[0]
+    of_numbers = {
+        key: value
+        for key, value in document.items()
+        if isinstance(value, list) and value and all(is_number(one) for one in value)
+    }
+    has_own = any(is_number(value) for value in document.values())
+    if has_own or len({len(value) for value in of_numbers.values()}) != 1:
+        return [document]
+    if not {"epoch", *_STEPS} & set(of_numbers):
+        of_numbers["epoch"] = list(range(len(next(iter(of_numbers.values())))))
+    return [
+        dict(zip(of_numbers, row, strict=True)) for row in zip(*of_numbers.values(), strict=True)
+    ]
 
 
 def _json(text: str) -> Any:
