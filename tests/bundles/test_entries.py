@@ -339,6 +339,25 @@ def test_the_placeholders_in_the_values_of_options_are_filled(made: Made) -> Non
     }
 
 
+def test_an_option_is_left_out_and_said_where_a_field_in_its_text_is_empty(made: Made) -> None:
+    args = {"--goal": "reg:{loss.kind}", "--all": "{loss}", "--rate": "x={lr}"}
+    template = {"loss": {"kind": ""}, "lr": 1}
+    skill = made({"go": {"command": "tool", "mode": "args", "args": args}}, {"go": template})
+    schema = {"properties": {"loss": {"properties": {"kind": {"type": "string"}}}, "lr": {}}}
+    folder = skill.bundle.root / "schemas"
+    folder.mkdir()
+    (folder / "go.schema.json").write_text(json.dumps(schema))
+    plan = Skill(skill.bundle.root).plan("go", automl_policy="off")
+    assert plan.launch["command"][1:] == ["--all", "{loss}", "--rate", "x=1"]
+    assert "--goal is left out: loss.kind has no value" in plan.notices
+    section = "--all: {loss} is a section and no field: it is handed on as it stands"
+    assert section in plan.notices
+
+    filled = Skill(skill.bundle.root).plan("go", spec_overrides={"loss.kind": "l2"})
+    assert filled.launch["command"][1:3] == ["--goal", "reg:l2"]
+    assert not any("did you mean the field" in one for one in filled.notices)
+
+
 def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
     skill = made({"go": entry}, {"go": {"note": "hello"}})

@@ -210,11 +210,17 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
     return PLACE.sub(value, word)
 
 
-def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str:
-    """A text with the fields that it names filled in; what names none stays as it is."""
+def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str | None:
+    """A text with the fields that it names filled in; what names none stays as it is. None where a
+    field has no value: an option without one is left out.
+    """
+    known = words.get("fields", ())
+    held = {name: get_dotted(spec, words["keys"].get(name, name)) for name in PLACE.findall(text)}
+    if any(name in known and held[name] in (None, "", NOT_GIVEN) for name in held):
+        return None
 
     def value(match: re.Match[str]) -> str:
-        found = get_dotted(spec, words["keys"].get(match[1], match[1]))
+        found = held[match[1]]
         is_given = isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN)
         return str(found) if is_given and match[1] not in PLACES else match[0]
 

@@ -109,7 +109,7 @@ class Words(TypedDict, total=False):
     entry, for errors. ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is
     written, option → the field whose value it has, and the options without a value. ``plain``:
     placeholders that may have only plain values, with the reason. ``texts``: option → its text, in
-    which the bundle names fields.
+    which the bundle names fields. ``fields``: the placeholders in these that are fields.
     """
 
     command: list[str]
@@ -120,6 +120,7 @@ class Words(TypedDict, total=False):
     flags: dict[str, str]
     plain: dict[str, str]
     texts: dict[str, str]
+    fields: list[str]
 
 
 class _LaunchFields(TypedDict):

@@ -365,7 +365,8 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     Where its ``args`` are options, these, its ``flags`` and the fields of its ``defaults``,
     ``inputs`` and ``outputs`` are all that there are; else every field of the spec is one. Where
     the value of one in ``args`` names another field of the action, it has that field's; the
-    placeholders of fields in such a text are filled in, and those of no field stay.
+    placeholders of fields in such a text are filled in, and those of no field stay; without a value
+    for one, the option is left out.
     """
     entry = bundle.action(action)
     options = {one.lstrip("-"): one for one in _names(option_names(entry.get("args")))}
@@ -390,7 +391,9 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
         more = option_names(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
     made: Words = {"options": options, "names": names, "flags": flags}
-    return made | {"texts": filled} if filled else made
+    named_there = PLACE.findall(" ".join(filled.values()))
+    listed = sorted({one for one in named_there if keys.get(one, one) in known})
+    return made | {"texts": filled, "fields": listed} if filled else made
 
 
 def _names(value: Any) -> list[str]:
