@@ -817,6 +817,11 @@ def option_names(args: Any) -> list[str]:
     return list(_options(args))
 
 
+def default_names(defaults: Any) -> list[str]:
+    """The same of an entry's ``defaults``, in which a section stands for its fields."""
+    return list(dict(_leaves(defaults)) if isinstance(defaults, Mapping) else _options(defaults))
+
+
 def _options(table: Any) -> dict[str, Any]:
     if isinstance(table, list):
         table = {one["name"]: one for one in table if isinstance(one, dict) and "name" in one}

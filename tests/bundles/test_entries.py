@@ -358,6 +358,12 @@ def test_an_option_is_left_out_and_said_where_a_field_in_its_text_is_empty(made:
     assert not any("did you mean the field" in one for one in filled.notices)
 
 
+def test_a_section_among_the_defaults_of_options_is_its_fields(made: Made) -> None:
+    args = {"--depth": "tree.depth"}
+    entry = {"command": "tool", "mode": "args", "args": args, "defaults": {"tree": {"depth": 3}}}
+    assert words(made({"go": entry})) == ["--depth", "3"]
+
+
 def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
     skill = made({"go": entry}, {"go": {"note": "hello"}})

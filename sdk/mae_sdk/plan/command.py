@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle, option_names
+from mae_skill.bundle import Bundle, default_names, option_names
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
@@ -388,7 +388,8 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
             filled[key] = text if own else text.replace("{results_dir}", "{job_dir}")
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
-        more = option_names(entry.get(table))
+        names_of = default_names if table == "defaults" else option_names
+        more = names_of(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
     made: Words = {"options": options, "names": names, "flags": flags}
     named_there = PLACE.findall(" ".join(filled.values()))
