@@ -234,6 +234,7 @@ class Bundle:
         with contextlib.suppress(MaeError):
             known = field_nodes(self.schema(action))
         new = [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        new += self._by_action(listed, unused)
         if entry.get("mode") != "args":
             return new
         fields = [*flatten(listed), *known]
@@ -243,6 +244,16 @@ class Bundle:
             for one in new
             if near[one] or one.startswith("key_defaults.")
         ]
+
+    def _by_action(self, listed: Mapping[str, Any], unused: Collection[str]) -> Iterator[str]:
+        """The ``key_defaults`` below an action's name that are meant for a field of a template:
+        the table is one for all actions."""
+        for key in self.key_defaults:
+            action, _, rest = key.partition(".")
+            is_field = rest and get_dotted(listed, rest, MISSING) is not MISSING
+            adds = get_dotted(listed, key, MISSING) is MISSING and key not in unused
+            if action in self.actions and is_field and adds:
+                yield f"key_defaults.{key} ({MEANT} {rest}?)"
 
     @functools.cached_property
     def unread(self) -> list[str]:

@@ -397,6 +397,12 @@ def test_key_defaults_do_not_replace_a_section_and_reach_into_it(made: Made) -> 
     assert score(skill.bundle)["works"] == 0
 
 
+def test_key_defaults_by_action_are_named(made: Made) -> None:
+    skill = made(template={"go": {"lr": 1}}, key_defaults={"go": {"go.lr": 2}})
+    notices = skill.plan("go").notices
+    assert any("go has: key_defaults.go.go.lr (did you mean go.lr?)" in one for one in notices)
+
+
 def test_key_defaults_of_a_section_set_its_fields_alone(made: Made) -> None:
     skill = made(template={"go": {"gpus": 1, "lr": 1}}, key_defaults={"go": {"lr": 2}})
     assert skill.plan("go").spec["go"] == {"gpus": 1, "lr": 2}
