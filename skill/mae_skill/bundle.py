@@ -577,14 +577,17 @@ class Bundle:
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
         known: Collection[str] = ()
-        args = _options(self.action(action).get("args"))
-        same = {key.lstrip("-") for key, value in args.items() if key.lstrip("-") == value}
+        args = words_of_args(self.action(action).get("args"))
+        same = {key for key, value in args.items() if key == value}
         with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
-            if same:
+            if args:
                 known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
             if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+                continue
+            # One that is named after a section has its value in its command alone.
+            if key in args and _is_section(key, found, known):
                 continue
             _put_default(found, key, value, f"actions.{action}.defaults")
         for key, value in self.key_defaults.items():
@@ -630,6 +633,13 @@ def _normal(
         _NORMAL[key] = normalize(schema, *documents)
     found, notes = _NORMAL[key]
     return found, list(notes)
+
+
+def _is_section(key: str, template: Mapping[str, Any], fields: Collection[str]) -> bool:
+    """Whether a template or the fields of a schema have a section of this name."""
+    return isinstance(get_dotted(template, key), Mapping) or any(
+        one.startswith(f"{key}.") for one in fields
+    )
 
 
 def _put_default(template: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -826,6 +836,17 @@ def _action_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
 def option_names(args: Any) -> list[str]:
     """The names of the options in an entry's ``args``, as they are written there."""
     return list(_options(args))
+
+
+def words_of_args(args: Any) -> dict[str, str]:
+    """Option, without its hyphens → its value, of the options in an entry's ``args`` whose value is
+    one word."""
+    rows = {key.lstrip("-"): value for key, value in _options(args).items()}
+    return {
+        key: str(one)
+        for key, one in rows.items()
+        if isinstance(one, (str, int, float)) and not isinstance(one, bool)
+    }
 
 
 def default_names(defaults: Any) -> list[str]:

@@ -364,6 +364,20 @@ def test_a_section_among_the_defaults_of_options_is_its_fields(made: Made) -> No
     assert words(made({"go": entry})) == ["--depth", "3"]
 
 
+def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
+    args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
+    entry = {"command": "tool", "mode": "args", "args": args}
+    template = {"data": {"train": "a", "test": "b"}, "go": {"lr": 1}, "more": {"x": 1}}
+    skill = made({"go": entry}, {"go": template})
+    given = words(skill)
+    assert dict(zip(given[::2], given[1::2], strict=True)) == {
+        "--data": "a",
+        "--go": "3",
+        "--more": "a/x",
+    }
+    assert {"c", "c/x"} <= {*words(skill, spec_overrides={"data.train": "c"})}
+
+
 def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
     skill = made({"go": entry}, {"go": {"note": "hello"}})

@@ -95,7 +95,9 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
         fields_of_options = flatten(spec)
         for option, text in words.get("texts", {}).items():
             # Another text is a person's, or a trial's: its braces are its own.
-            if isinstance(held := fields_of_options.get(option), str) and PLACE.search(held):
+            held = fields_of_options.get(option)
+            is_section = isinstance(get_dotted(spec, option), Mapping)
+            if is_section or (isinstance(held, str) and PLACE.search(held)):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
         options = _options(words, fields_of_options)
     for one in options if OPTIONS in plain else ():

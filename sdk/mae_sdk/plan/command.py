@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle, default_names, option_names
+from mae_skill.bundle import Bundle, default_names, option_names, words_of_args
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
@@ -375,6 +375,9 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     with contextlib.suppress(MaeError):
         known |= set(field_nodes(bundle.schema(action)))
     texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
+    words = words_of_args(entry.get("args"))
+    sections = {key for key in words if isinstance(get_dotted(spec, key), Mapping)}
+    texts |= {key: words[key] for key in sections}
     names = {key: name for key, name in texts.items() if name != key and name in known}
     keys = bundle.shorthand
     own = "results_dir" in keys or get_dotted(spec, "results_dir") not in (None, "")
@@ -386,6 +389,7 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
             names[key] = field
         elif any(keys.get(one, one) in (*known, "results_dir") for one in PLACE.findall(text)):
             filled[key] = text if own else text.replace("{results_dir}", "{job_dir}")
+    filled |= {key: words[key] for key in sections - names.keys() - filled.keys()}
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
         names_of = default_names if table == "defaults" else option_names
