@@ -378,6 +378,13 @@ def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
     assert {"c", "c/x"} <= {*words(skill, spec_overrides={"data.train": "c"})}
 
 
+@pytest.mark.parametrize("place", ["{results_dir}", "{job_dir}"])
+def test_a_result_is_named_by_the_placeholder_of_its_folder_too(made: Made, place: str) -> None:
+    entry = {"command": ["sh", "-c", "echo 1 > {job_dir}/out.json"], "result": f"{place}/out.json"}
+    job = made({"go": entry}).create_job("go").wait(30)
+    assert job.state == "COMPLETE"
+
+
 def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
     skill = made({"go": entry}, {"go": {"note": "hello"}})
