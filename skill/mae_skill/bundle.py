@@ -29,7 +29,7 @@ from mae_skill.dialect import (
 from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.reader import parse_value, read_spec
+from mae_skill.reader import parse_value, read_otherwise, read_spec
 
 INFO = "skill_info.yaml"
 
@@ -161,7 +161,7 @@ class Bundle:
 
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
-        found = [*self.notes.get(action, ()), *self._manifest[1]]
+        found = [*self.notes.get(action, ()), *self._manifest[1], *self._read_otherwise(action)]
         strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
@@ -194,6 +194,21 @@ class Bundle:
                 f"{action} has: {', '.join(lost[:MAX_NAMED])}{more}; are they meant?"
             )
         return found
+
+    def _read_otherwise(self, action: str) -> list[str]:
+        """A notice of the words of a foreign template that its runner may read otherwise."""
+        words: list[str] = []
+        with contextlib.suppress(MaeError, OSError):
+            words = read_otherwise(bundle_text(self.root, self.template_path(action)))
+        if not words or not self.is_foreign:
+            return []
+        more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+        said = (
+            f"words of the template of {action} that YAML 1.1 (PyYAML) reads otherwise: "
+            f"{', '.join(words[:MAX_NAMED])}{more}; YAML 1.2 is read here: write true, false or "
+            "the number, or quote a text"
+        )
+        return [said]
 
     def _named_and_not_there(self, action: str) -> list[str]:
         """The unknown fields of an action, each with its table and what is meant; the misspelled

@@ -397,6 +397,22 @@ def test_key_defaults_do_not_replace_a_section_and_reach_into_it(made: Made) -> 
     assert score(skill.bundle)["works"] == 0
 
 
+def test_words_of_a_template_that_yaml_1_1_reads_otherwise_are_named(made: Made) -> None:
+    text = "go:\n  amp: no\n  list: [1, off]\n  port: 010\n  big: 1_000\n  when: 1:30\n"
+    quiet = (
+        "  said: 'no'\n  plain: true\n  rate: 2e-4\n  zero: 0\n  word: none\n  day: 2020-01-02\n"
+    )
+    skill = made(template={"go": {"lr": 1}})
+    path = skill.bundle.root / "references" / "spec_template_go.yaml"
+    path.write_text(text + quiet)
+    (said,) = [one for one in skill.plan("go").notices if "YAML 1.1" in one]
+    words = "go.amp: no, go.list[1]: off, go.port: 010, go.big: 1_000, go.when: 1:30"
+    assert f"otherwise: {words}; YAML 1.2" in said
+
+    path.write_text("go:\n" + quiet)
+    assert not any("YAML 1.1" in one for one in skill.plan("go").notices)
+
+
 def test_key_defaults_by_action_are_named(made: Made) -> None:
     skill = made(template={"go": {"lr": 1}}, key_defaults={"go": {"go.lr": 2}})
     notices = skill.plan("go").notices
