@@ -791,9 +791,10 @@ def _drop_empty_rows(info: dict[str, Any]) -> list[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have names none."""
+    """Whether there is such a file, or a pipe or a device, which is an error where it is read; a
+    name that no file can have names none."""
     try:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -910,6 +911,13 @@ def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
     Raises:
         SpecError: it cannot be read, or is no mapping.
     """
+    if not path.is_file():  # the read of a pipe would wait for its writer
+        raise SpecError(
+            "a file of the bundle cannot be read: it is no regular file",
+            field=path.name,
+            got=str(path),
+            expected="a text file in UTF-8",
+        )
     try:
         return read_spec(path)
     except MaeError as error:

@@ -5,6 +5,7 @@ leaves open stays open.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,17 @@ def test_words_of_a_template_that_yaml_1_1_reads_otherwise_are_named(made: Made)
 
     path.write_text("go:\n" + quiet)
     assert not any("YAML 1.1" in one for one in skill.plan("go").notices)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_in_the_place_of_a_template_is_an_error_of_that_file(made: Made) -> None:
+    skill = made(template={"go": {"lr": 1}})
+    path = skill.bundle.root / "references" / "spec_template_go.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SpecError, match="it is no regular file") as caught:
+        skill.plan("go")
+    assert caught.value.field == path.name
 
 
 def test_key_defaults_by_action_are_named(made: Made) -> None:
