@@ -266,7 +266,8 @@ def _judge_constants(bundle: Bundle, action: str, layers: Layers) -> list[str]:
     wrong, odd = [], []
     for where, (key, value) in values.items():
         is_path = key in named or key.rpartition(".")[2].endswith(_PATHS)
-        texts = value if isinstance(value, list) and value else [value]
+        is_folder = key.rpartition(".")[2] in ("results_dir", "output_dir")
+        texts = value if isinstance(value, list) and value and not is_folder else [value]
         if is_path and not all(isinstance(one, str) for one in texts):
             expected = "a path, or the word of an inference function, such as output_dir"
             wrong.append(SpecError("not a path", field=where, got=value, expected=expected))

@@ -425,6 +425,15 @@ def test_a_pipe_in_the_place_of_a_template_is_an_error_of_that_file(made: Made) 
     assert caught.value.field == path.name
 
 
+def test_a_list_in_the_place_of_a_folder_of_results_is_refused_by_its_key(made: Made) -> None:
+    template = {"results_dir": "x", "go": {"results_dir": "${results_dir}/go"}}
+    skill = made(template=template, spec_params={"go": {"results_dir": ["output_dir"]}})
+    with pytest.raises(SpecError, match="not a path") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_params.go.results_dir"
+    assert score(skill.bundle)["works"] == 0
+
+
 def test_key_defaults_by_action_are_named(made: Made) -> None:
     skill = made(template={"go": {"lr": 1}}, key_defaults={"go": {"go.lr": 2}})
     notices = skill.plan("go").notices
