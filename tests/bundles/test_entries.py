@@ -364,6 +364,15 @@ def test_a_section_among_the_defaults_of_options_is_its_fields(made: Made) -> No
     assert words(made({"go": entry})) == ["--depth", "3"]
 
 
+def test_an_error_in_the_words_of_a_script_names_them(made: Made, tmp_path: Path) -> None:
+    execution = {"type": "python_script", "script": "run.py", "args": ["{train.lrr}"]}
+    skill = made({"go": {"execution": execution}}, {"go": {"train": {"lr": 1}}})
+    (skill.bundle.root / "run.py").write_text("")
+    with pytest.raises(SpecError, match="a field that is not given") as caught:
+        skill.plan("go")
+    assert caught.value.field == "actions.go.execution.args"
+
+
 def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
     args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
     entry = {"command": "tool", "mode": "args", "args": args}

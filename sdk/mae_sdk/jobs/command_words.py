@@ -133,12 +133,17 @@ def _require_plain(words: Words, name: str, value: Any) -> None:
     shown = "options" if options else f"{{{name}}}"
     raise SpecError(
         f"the value could be read as code: the command has {shown} {plain_places(words)[name]}",
-        field=f"{words['where']}.command" if options else words["keys"].get(name, name),
+        field=_line(words) if options else words["keys"].get(name, name),
         got=value,
         expected="only letters, digits and _ . / : = , @ % + - there",
-        hint=f"leave other characters out; or {words['where']}.command gives it as an argument of "
+        hint=f"leave other characters out; or {_line(words)} gives it as an argument of "
         "its own (--note {note}), or its program reads it from {config_path}",
     )
+
+
+def _line(words: Words) -> str:
+    """The key of the bundle that holds the words."""
+    return words.get("line", f"{words['where']}.command")
 
 
 def reads(words: Words) -> frozenset[str] | None:
@@ -203,7 +208,7 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(
             "the command names a field that is not given",
-            field=f"{words['where']}.command",
+            field=_line(words),
             got=match[0],
             expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
             hint=f"did you mean {{{near[0]}}}?" if near and near[0] != name else None,

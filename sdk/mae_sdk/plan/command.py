@@ -156,6 +156,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
 
     bundle_dir = str(bundle.root.resolve())
     made: Words = {"command": words, "keys": bundle.shorthand, "where": where, "plain": plain}
+    if execution is not None:
+        made["line"] = f"{where}.execution.args"
     plain_only(made, {"bundle_dir": bundle_dir})
     words = [word.replace("{bundle_dir}", bundle_dir) for word in words]
     if get_dotted(spec, "results_dir") in (None, "") and "results_dir" not in bundle.shorthand:
