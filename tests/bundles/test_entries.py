@@ -373,6 +373,14 @@ def test_an_error_in_the_words_of_a_script_names_them(made: Made, tmp_path: Path
     assert caught.value.field == "actions.go.execution.args"
 
 
+def test_flags_are_a_list_of_fields(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "flags": {"--loud": "train.loud"}}
+    with pytest.raises(SpecError) as caught:
+        made({"go": entry}, {"go": {"train": {"loud": True}}}).plan("go")
+    assert caught.value.field == "actions.go.flags"
+    assert caught.value.expected == "a list of fields, such as [train.verbose]"
+
+
 def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
     args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
     entry = {"command": "tool", "mode": "args", "args": args}
