@@ -763,9 +763,18 @@ def _empty_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> dict[
         key: row
         for key, row in _inputs(bundle.info, action).items()
         if not _is_optional(row)
-        and not _inside(key, others)
+        and not (_inside(key, others) and not _beyond(key, spec))
         and get_dotted(spec, key) in (None, "", [], [""], NOT_GIVEN)
     }
+
+
+def _beyond(key: str, spec: Mapping[str, Any]) -> bool:
+    """Whether a field is of an item behind the end of its list, which data have filled."""
+    name, _, rest = key.partition("[")
+    held = get_dotted(spec, name)
+    position = rest.partition("]")[0]
+    is_filled = isinstance(held, list) and bool(held) and not any(absent_items(held))
+    return is_filled and position.isdigit() and int(position) >= len(held)
 
 
 def _is_weights(function: Any) -> bool:

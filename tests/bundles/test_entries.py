@@ -381,6 +381,29 @@ def test_flags_are_a_list_of_fields(made: Made) -> None:
     assert caught.value.expected == "a list of fields, such as [train.verbose]"
 
 
+def test_a_mandatory_input_of_a_second_source_that_is_not_given_is_an_error(
+    made: Made, tmp_path: Path
+) -> None:
+    inputs = {"data.list[0].file": {"type": "file"}, "data.list[1].file": {"type": "file"}}
+    row = {
+        "source": "train_datasets",
+        "multiple_sources": True,
+        "mapping": {"file": {"path": "a.txt"}},
+    }
+    skill = made(
+        {"go": {"command": "tool {config_path}", "inputs": inputs}},
+        {"go": {"data": {"list": [{"file": "???"}]}}},
+        data_sources={"go": {"data.list": row}},
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("")
+    one = str(tmp_path / "in")
+    with pytest.raises(DataError, match="needs this input") as caught:
+        skill.plan("go", train_datasets=[one])
+    assert caught.value.field == "data.list[1].file"
+    assert skill.plan("go", train_datasets=[one, one]).spec["data"]["list"][1:]
+
+
 def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
     args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
     entry = {"command": "tool", "mode": "args", "args": args}
