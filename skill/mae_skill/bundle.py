@@ -29,7 +29,7 @@ from mae_skill.dialect import (
 from mae_skill.dotted import KEY, MISSING, field_nodes, flatten, get_dotted, set_dotted, split_index
 from mae_skill.errors import MaeError, NotFoundError, SpecError, UsageError
 from mae_skill.placeholders import NOT_GIVEN
-from mae_skill.reader import parse_value, read_spec
+from mae_skill.reader import parse_value, read_otherwise, read_spec
 
 INFO = "skill_info.yaml"
 
@@ -161,7 +161,7 @@ class Bundle:
 
     def notices(self, action: str) -> list[str]:
         """What of the bundle's files is not used for an action, each kind once."""
-        found = [*self.notes.get(action, ()), *self._manifest[1]]
+        found = [*self.notes.get(action, ()), *self._manifest[1], *self._read_otherwise(action)]
         strange = self._unread_of(action)
         with contextlib.suppress(MaeError):
             strange += [f"schema: {word}" for word in unread_schema(self.schema(action))]
@@ -194,6 +194,21 @@ class Bundle:
                 f"{action} has: {', '.join(lost[:MAX_NAMED])}{more}; are they meant?"
             )
         return found
+
+    def _read_otherwise(self, action: str) -> list[str]:
+        """A notice of the words of a foreign template that its runner may read otherwise."""
+        words: list[str] = []
+        with contextlib.suppress(MaeError, OSError):
+            words = read_otherwise(bundle_text(self.root, self.template_path(action)))
+        if not words or not self.is_foreign:
+            return []
+        more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+        said = (
+            f"words of the template of {action} that YAML 1.1 (PyYAML) reads otherwise: "
+            f"{', '.join(words[:MAX_NAMED])}{more}; YAML 1.2 is read here: write true, false or "
+            "the number, or quote a text"
+        )
+        return [said]
 
     def _named_and_not_there(self, action: str) -> list[str]:
         """The unknown fields of an action, each with its table and what is meant; the misspelled
@@ -234,6 +249,7 @@ class Bundle:
         with contextlib.suppress(MaeError):
             known = field_nodes(self.schema(action))
         new = [one for one in given if _is_new(one.split("defaults.", 1)[1], listed, known)]
+        new += self._by_action(listed, unused)
         if entry.get("mode") != "args":
             return new
         fields = [*flatten(listed), *known]
@@ -243,6 +259,16 @@ class Bundle:
             for one in new
             if near[one] or one.startswith("key_defaults.")
         ]
+
+    def _by_action(self, listed: Mapping[str, Any], unused: Collection[str]) -> Iterator[str]:
+        """The ``key_defaults`` below an action's name that are meant for a field of a template:
+        the table is one for all actions."""
+        for key in self.key_defaults:
+            action, _, rest = key.partition(".")
+            is_field = rest and get_dotted(listed, rest, MISSING) is not MISSING
+            adds = get_dotted(listed, key, MISSING) is MISSING and key not in unused
+            if action in self.actions and is_field and adds:
+                yield f"key_defaults.{key} ({MEANT} {rest}?)"
 
     @functools.cached_property
     def unread(self) -> list[str]:
@@ -566,14 +592,17 @@ class Bundle:
             found = copy.deepcopy(_read(path, changed.st_mtime_ns, changed.st_size))
             _require_plain_names(found, path.name)
         known: Collection[str] = ()
-        args = _options(self.action(action).get("args"))
-        same = {key.lstrip("-") for key, value in args.items() if key.lstrip("-") == value}
+        args = words_of_args(self.action(action).get("args"))
+        same = {key for key, value in args.items() if key == value}
         with contextlib.suppress(MaeError, OSError, ValueError, RecursionError, AttributeError):
-            if same:
+            if args:
                 known = field_nodes(json.loads(bundle_text(self.root, self.schema_path(action))))
         for key, value in defaults.items():
             # The option that is named after its field has that field's value.
             if key in same and (key in known or get_dotted(found, key, MISSING) is not MISSING):
+                continue
+            # One that is named after a section has its value in its command alone.
+            if key in args and _is_section(key, found, known):
                 continue
             _put_default(found, key, value, f"actions.{action}.defaults")
         for key, value in self.key_defaults.items():
@@ -619,6 +648,13 @@ def _normal(
         _NORMAL[key] = normalize(schema, *documents)
     found, notes = _NORMAL[key]
     return found, list(notes)
+
+
+def _is_section(key: str, template: Mapping[str, Any], fields: Collection[str]) -> bool:
+    """Whether a template or the fields of a schema have a section of this name."""
+    return isinstance(get_dotted(template, key), Mapping) or any(
+        one.startswith(f"{key}.") for one in fields
+    )
 
 
 def _put_default(template: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -755,9 +791,10 @@ def _drop_empty_rows(info: dict[str, Any]) -> list[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have names none."""
+    """Whether there is such a file, or a pipe or a device, which is an error where it is read; a
+    name that no file can have names none."""
     try:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -817,6 +854,22 @@ def option_names(args: Any) -> list[str]:
     return list(_options(args))
 
 
+def words_of_args(args: Any) -> dict[str, str]:
+    """Option, without its hyphens → its value, of the options in an entry's ``args`` whose value is
+    one word."""
+    rows = {key.lstrip("-"): value for key, value in _options(args).items()}
+    return {
+        key: str(one)
+        for key, one in rows.items()
+        if isinstance(one, (str, int, float)) and not isinstance(one, bool)
+    }
+
+
+def default_names(defaults: Any) -> list[str]:
+    """The same of an entry's ``defaults``, in which a section stands for its fields."""
+    return list(dict(_leaves(defaults)) if isinstance(defaults, Mapping) else _options(defaults))
+
+
 def _options(table: Any) -> dict[str, Any]:
     if isinstance(table, list):
         table = {one["name"]: one for one in table if isinstance(one, dict) and "name" in one}
@@ -858,6 +911,13 @@ def _read(path: Path, mtime_ns: int, size: int) -> dict[str, Any]:
     Raises:
         SpecError: it cannot be read, or is no mapping.
     """
+    if not path.is_file():  # the read of a pipe would wait for its writer
+        raise SpecError(
+            "a file of the bundle cannot be read: it is no regular file",
+            field=path.name,
+            got=str(path),
+            expected="a text file in UTF-8",
+        )
     try:
         return read_spec(path)
     except MaeError as error:

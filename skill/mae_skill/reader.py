@@ -310,6 +310,42 @@ def _parsed(text: str, source: str) -> Any:
         ) from error
 
 
+_OTHERWISE = re.compile(
+    r"(?:yes|no|on|off|[-+]?(?:0[0-7]+|0b[01]+|[0-9][0-9_]*_[0-9_.]*|[0-9]+(?::[0-5]?[0-9])+))",
+    re.IGNORECASE,
+)
+"""Plain words that are a boolean, or another number, by YAML 1.1."""
+
+_MAY_BE = re.compile(rf"(?:^|[\s:,\[-]){_OTHERWISE.pattern}(?=$|[\s,\]}}])", re.I | re.M)
+
+
+def read_otherwise(text: str) -> list[str]:
+    """The fields of a YAML document that a reader of YAML 1.1 (PyYAML, OmegaConf) takes for
+    something else, each with its word: ``train.amp: no``, ``port: 010``. None of what is no YAML.
+    """
+    if not _MAY_BE.search(text):
+        return []
+    try:
+        top = yaml.compose(text.removeprefix("\ufeff"), Loader=_Loader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return []
+    found: list[str] = []
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), top)]
+    seen: set[int] = set()
+    while waiting:
+        path, node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            waiting += [((*path, str(key.value)), item) for key, item in reversed(node.value)]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += reversed([((*path, at), item) for at, item in enumerate(node.value)])
+        elif node.style is None and _OTHERWISE.fullmatch(node.value):
+            found.append(f"{_dotted(path)}: {node.value}")
+    return found
+
+
 def _mended(problem: str, context: Any) -> str | None:
     if "'\\t'" in problem:
         return "indent with spaces: YAML has no tabs there"

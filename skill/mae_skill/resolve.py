@@ -266,7 +266,8 @@ def _judge_constants(bundle: Bundle, action: str, layers: Layers) -> list[str]:
     wrong, odd = [], []
     for where, (key, value) in values.items():
         is_path = key in named or key.rpartition(".")[2].endswith(_PATHS)
-        texts = value if isinstance(value, list) and value else [value]
+        is_folder = key.rpartition(".")[2] in ("results_dir", "output_dir")
+        texts = value if isinstance(value, list) and value and not is_folder else [value]
         if is_path and not all(isinstance(one, str) for one in texts):
             expected = "a path, or the word of an inference function, such as output_dir"
             wrong.append(SpecError("not a path", field=where, got=value, expected=expected))
@@ -585,12 +586,21 @@ def _words_of_options(
     entry, nodes = bundle.action(action), field_nodes(schema)
     if entry.get("mode") != "args":
         return set(), []
+    said = _unfilled_options(bundle, entry, spec, nodes)
     if not nodes:
-        return set(), _misspelled_values(entry, spec)
+        return set(), [*said, *_misspelled_values(entry, spec)]
     own = [key for one in option_names(entry.get("args")) if (key := one.lstrip("-")) not in nodes]
     sections = {part for one in nodes for part in _leading(one)}
     words = {part for one in own for part in _leading(one) if part not in sections}
-    left = [key for key in own if key in words and get_dotted(spec, key) not in (*nodes, None)]
+    fields = {*nodes, "results_dir", *bundle.shorthand}
+    left = [
+        key
+        for key in own
+        if key in words
+        and get_dotted(spec, key) not in (*nodes, None)
+        # A text whose placeholders are all fields is filled in.
+        and not (fields.issuperset(places := _PLACE.findall(str(get_dotted(spec, key)))) and places)
+    ]
     known = sorted(nodes)
     shown = ", ".join(
         f"{key}: {value} (did you mean the field {near[0]}?)"
@@ -600,7 +610,28 @@ def _words_of_options(
         for key in left[:MAX_NAMED]
     )
     notice = f"options in args that are no field of the schema of {action}: {shown}"
-    return words, [notice] if left else []
+    return words, [*said, notice] if left else said
+
+
+def _unfilled_options(
+    bundle: Bundle, entry: Mapping[str, Any], spec: Mapping[str, Any], fields: Collection[str]
+) -> list[str]:
+    """Notices of the options in ``args`` whose text has a placeholder that is not filled: of a
+    field without a value, or of a section.
+    """
+    known, found = {*fields, *flatten(spec)}, []
+    for option in option_names(entry.get("args")):
+        text = get_dotted(spec, option.lstrip("-"))
+        for name in _PLACE.findall(text) if isinstance(text, str) else ():
+            key = bundle.shorthand.get(name, name)
+            held = get_dotted(spec, key)
+            if isinstance(held, Mapping) and held:
+                found.append(
+                    f"{option}: {{{name}}} is a section and no field: it is handed on as it stands"
+                )
+            elif key in known and held in (None, "", NOT_GIVEN):
+                found.append(f"{option} is left out: {key} has no value")
+    return found[:MAX_NAMED]
 
 
 def _misspelled_values(entry: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
@@ -732,9 +763,18 @@ def _empty_inputs(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> dict[
         key: row
         for key, row in _inputs(bundle.info, action).items()
         if not _is_optional(row)
-        and not _inside(key, others)
+        and not (_inside(key, others) and not _beyond(key, spec))
         and get_dotted(spec, key) in (None, "", [], [""], NOT_GIVEN)
     }
+
+
+def _beyond(key: str, spec: Mapping[str, Any]) -> bool:
+    """Whether a field is of an item behind the end of its list, which data have filled."""
+    name, _, rest = key.partition("[")
+    held = get_dotted(spec, name)
+    position = rest.partition("]")[0]
+    is_filled = isinstance(held, list) and bool(held) and not any(absent_items(held))
+    return is_filled and position.isdigit() and int(position) >= len(held)
 
 
 def _is_weights(function: Any) -> bool:

@@ -339,6 +339,92 @@ def test_the_placeholders_in_the_values_of_options_are_filled(made: Made) -> Non
     }
 
 
+def test_an_option_is_left_out_and_said_where_a_field_in_its_text_is_empty(made: Made) -> None:
+    args = {"--goal": "reg:{loss.kind}", "--all": "{loss}", "--rate": "x={lr}"}
+    template = {"loss": {"kind": ""}, "lr": 1}
+    skill = made({"go": {"command": "tool", "mode": "args", "args": args}}, {"go": template})
+    schema = {"properties": {"loss": {"properties": {"kind": {"type": "string"}}}, "lr": {}}}
+    folder = skill.bundle.root / "schemas"
+    folder.mkdir()
+    (folder / "go.schema.json").write_text(json.dumps(schema))
+    plan = Skill(skill.bundle.root).plan("go", automl_policy="off")
+    assert plan.launch["command"][1:] == ["--all", "{loss}", "--rate", "x=1"]
+    assert "--goal is left out: loss.kind has no value" in plan.notices
+    section = "--all: {loss} is a section and no field: it is handed on as it stands"
+    assert section in plan.notices
+
+    filled = Skill(skill.bundle.root).plan("go", spec_overrides={"loss.kind": "l2"})
+    assert filled.launch["command"][1:3] == ["--goal", "reg:l2"]
+    assert not any("did you mean the field" in one for one in filled.notices)
+
+
+def test_a_section_among_the_defaults_of_options_is_its_fields(made: Made) -> None:
+    args = {"--depth": "tree.depth"}
+    entry = {"command": "tool", "mode": "args", "args": args, "defaults": {"tree": {"depth": 3}}}
+    assert words(made({"go": entry})) == ["--depth", "3"]
+
+
+def test_an_error_in_the_words_of_a_script_names_them(made: Made, tmp_path: Path) -> None:
+    execution = {"type": "python_script", "script": "run.py", "args": ["{train.lrr}"]}
+    skill = made({"go": {"execution": execution}}, {"go": {"train": {"lr": 1}}})
+    (skill.bundle.root / "run.py").write_text("")
+    with pytest.raises(SpecError, match="a field that is not given") as caught:
+        skill.plan("go")
+    assert caught.value.field == "actions.go.execution.args"
+
+
+def test_flags_are_a_list_of_fields(made: Made) -> None:
+    entry = {"command": "tool", "mode": "args", "flags": {"--loud": "train.loud"}}
+    with pytest.raises(SpecError) as caught:
+        made({"go": entry}, {"go": {"train": {"loud": True}}}).plan("go")
+    assert caught.value.field == "actions.go.flags"
+    assert caught.value.expected == "a list of fields, such as [train.verbose]"
+
+
+def test_a_mandatory_input_of_a_second_source_that_is_not_given_is_an_error(
+    made: Made, tmp_path: Path
+) -> None:
+    inputs = {"data.list[0].file": {"type": "file"}, "data.list[1].file": {"type": "file"}}
+    row = {
+        "source": "train_datasets",
+        "multiple_sources": True,
+        "mapping": {"file": {"path": "a.txt"}},
+    }
+    skill = made(
+        {"go": {"command": "tool {config_path}", "inputs": inputs}},
+        {"go": {"data": {"list": [{"file": "???"}]}}},
+        data_sources={"go": {"data.list": row}},
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("")
+    one = str(tmp_path / "in")
+    with pytest.raises(DataError, match="needs this input") as caught:
+        skill.plan("go", train_datasets=[one])
+    assert caught.value.field == "data.list[1].file"
+    assert skill.plan("go", train_datasets=[one, one]).spec["data"]["list"][1:]
+
+
+def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
+    args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
+    entry = {"command": "tool", "mode": "args", "args": args}
+    template = {"data": {"train": "a", "test": "b"}, "go": {"lr": 1}, "more": {"x": 1}}
+    skill = made({"go": entry}, {"go": template})
+    given = words(skill)
+    assert dict(zip(given[::2], given[1::2], strict=True)) == {
+        "--data": "a",
+        "--go": "3",
+        "--more": "a/x",
+    }
+    assert {"c", "c/x"} <= {*words(skill, spec_overrides={"data.train": "c"})}
+
+
+@pytest.mark.parametrize("place", ["{results_dir}", "{job_dir}"])
+def test_a_result_is_named_by_the_placeholder_of_its_folder_too(made: Made, place: str) -> None:
+    entry = {"command": ["sh", "-c", "echo 1 > {job_dir}/out.json"], "result": f"{place}/out.json"}
+    job = made({"go": entry}).create_job("go").wait(30)
+    assert job.state == "COMPLETE"
+
+
 def test_an_option_that_is_named_after_its_field_has_its_value(made: Made) -> None:
     entry = {"command": "tool", "mode": "args", "args": {"--note": "note", "--word": "word"}}
     skill = made({"go": entry}, {"go": {"note": "hello"}})

@@ -5,6 +5,7 @@ leaves open stays open.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -406,6 +407,48 @@ def test_key_defaults_do_not_replace_a_section_and_reach_into_it(made: Made) -> 
         skill.plan("go")
     assert caught.value.field == "key_defaults.go"
     assert score(skill.bundle)["works"] == 0
+
+
+def test_words_of_a_template_that_yaml_1_1_reads_otherwise_are_named(made: Made) -> None:
+    text = "go:\n  amp: no\n  list: [1, off]\n  port: 010\n  big: 1_000\n  when: 1:30\n"
+    quiet = (
+        "  said: 'no'\n  plain: true\n  rate: 2e-4\n  zero: 0\n  word: none\n  day: 2020-01-02\n"
+    )
+    skill = made(template={"go": {"lr": 1}})
+    path = skill.bundle.root / "references" / "spec_template_go.yaml"
+    path.write_text(text + quiet)
+    (said,) = [one for one in skill.plan("go").notices if "YAML 1.1" in one]
+    words = "go.amp: no, go.list[1]: off, go.port: 010, go.big: 1_000, go.when: 1:30"
+    assert f"otherwise: {words}; YAML 1.2" in said
+
+    path.write_text("go:\n" + quiet)
+    assert not any("YAML 1.1" in one for one in skill.plan("go").notices)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_in_the_place_of_a_template_is_an_error_of_that_file(made: Made) -> None:
+    skill = made(template={"go": {"lr": 1}})
+    path = skill.bundle.root / "references" / "spec_template_go.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SpecError, match="it is no regular file") as caught:
+        skill.plan("go")
+    assert caught.value.field == path.name
+
+
+def test_a_list_in_the_place_of_a_folder_of_results_is_refused_by_its_key(made: Made) -> None:
+    template = {"results_dir": "x", "go": {"results_dir": "${results_dir}/go"}}
+    skill = made(template=template, spec_params={"go": {"results_dir": ["output_dir"]}})
+    with pytest.raises(SpecError, match="not a path") as caught:
+        skill.plan("go")
+    assert caught.value.field == "spec_params.go.results_dir"
+    assert score(skill.bundle)["works"] == 0
+
+
+def test_key_defaults_by_action_are_named(made: Made) -> None:
+    skill = made(template={"go": {"lr": 1}}, key_defaults={"go": {"go.lr": 2}})
+    notices = skill.plan("go").notices
+    assert any("go has: key_defaults.go.go.lr (did you mean go.lr?)" in one for one in notices)
 
 
 def test_key_defaults_of_a_section_set_its_fields_alone(made: Made) -> None:

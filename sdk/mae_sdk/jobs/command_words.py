@@ -95,7 +95,9 @@ def of_spec(words: Words, spec: Mapping[str, Any]) -> list[str]:
         fields_of_options = flatten(spec)
         for option, text in words.get("texts", {}).items():
             # Another text is a person's, or a trial's: its braces are its own.
-            if isinstance(held := fields_of_options.get(option), str) and PLACE.search(held):
+            held = fields_of_options.get(option)
+            is_section = isinstance(get_dotted(spec, option), Mapping)
+            if is_section or (isinstance(held, str) and PLACE.search(held)):
                 fields_of_options[option] = _of_known_fields(text, spec, words)
         options = _options(words, fields_of_options)
     for one in options if OPTIONS in plain else ():
@@ -131,12 +133,17 @@ def _require_plain(words: Words, name: str, value: Any) -> None:
     shown = "options" if options else f"{{{name}}}"
     raise SpecError(
         f"the value could be read as code: the command has {shown} {plain_places(words)[name]}",
-        field=f"{words['where']}.command" if options else words["keys"].get(name, name),
+        field=_line(words) if options else words["keys"].get(name, name),
         got=value,
         expected="only letters, digits and _ . / : = , @ % + - there",
-        hint=f"leave other characters out; or {words['where']}.command gives it as an argument of "
+        hint=f"leave other characters out; or {_line(words)} gives it as an argument of "
         "its own (--note {note}), or its program reads it from {config_path}",
     )
+
+
+def _line(words: Words) -> str:
+    """The key of the bundle that holds the words."""
+    return words.get("line", f"{words['where']}.command")
 
 
 def reads(words: Words) -> frozenset[str] | None:
@@ -201,7 +208,7 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         raise SpecError(
             "the command names a field that is not given",
-            field=f"{words['where']}.command",
+            field=_line(words),
             got=match[0],
             expected=f"{name}=VALUE, or one of {', '.join(f'{{{one}}}' for one in PLACES[:5])}",
             hint=f"did you mean {{{near[0]}}}?" if near and near[0] != name else None,
@@ -210,11 +217,17 @@ def _of_fields(word: str, spec: Mapping[str, Any], words: Words) -> str:
     return PLACE.sub(value, word)
 
 
-def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str:
-    """A text with the fields that it names filled in; what names none stays as it is."""
+def _of_known_fields(text: str, spec: Mapping[str, Any], words: Words) -> str | None:
+    """A text with the fields that it names filled in; what names none stays as it is. None where a
+    field has no value: an option without one is left out.
+    """
+    known = words.get("fields", ())
+    held = {name: get_dotted(spec, words["keys"].get(name, name)) for name in PLACE.findall(text)}
+    if any(name in known and held[name] in (None, "", NOT_GIVEN) for name in held):
+        return None
 
     def value(match: re.Match[str]) -> str:
-        found = get_dotted(spec, words["keys"].get(match[1], match[1]))
+        found = held[match[1]]
         is_given = isinstance(found, (str, int, float)) and found not in ("", NOT_GIVEN)
         return str(found) if is_given and match[1] not in PLACES else match[0]
 

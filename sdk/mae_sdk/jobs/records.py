@@ -106,20 +106,23 @@ class Words(TypedDict, total=False):
     """The words of a command that follow the spec; see `mae_sdk.jobs.command_words`.
 
     ``command``: the words, with placeholders. ``keys``: short word → field. ``where``: the action's
-    entry, for errors. ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is
-    written, option → the field whose value it has, and the options without a value. ``plain``:
-    placeholders that may have only plain values, with the reason. ``texts``: option → its text, in
-    which the bundle names fields.
+    entry, for errors; ``line``: the key of the words, where it is not the entry's ``command``.
+    ``options``, ``names``, ``flags``: of ``mode: args``, option → how it is written, option → the
+    field whose value it has, and the options without a value. ``plain``: placeholders that may have
+    only plain values, with the reason. ``texts``: option → its text, in which the bundle names
+    fields. ``fields``: the placeholders in these that are fields.
     """
 
     command: list[str]
     keys: dict[str, str]
     where: str
+    line: str
     options: dict[str, str]
     names: dict[str, str]
     flags: dict[str, str]
     plain: dict[str, str]
     texts: dict[str, str]
+    fields: list[str]
 
 
 class _LaunchFields(TypedDict):

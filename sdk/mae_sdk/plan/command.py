@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mae_skill.bundle import Bundle, option_names
+from mae_skill.bundle import Bundle, default_names, option_names, words_of_args
 from mae_skill.dotted import field_nodes, flatten, get_dotted
 from mae_skill.errors import MaeError, SpecError
 from mae_skill.reader import read_spec
@@ -156,6 +156,8 @@ def _made(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> tuple[Words, 
 
     bundle_dir = str(bundle.root.resolve())
     made: Words = {"command": words, "keys": bundle.shorthand, "where": where, "plain": plain}
+    if execution is not None:
+        made["line"] = f"{where}.execution.args"
     plain_only(made, {"bundle_dir": bundle_dir})
     words = [word.replace("{bundle_dir}", bundle_dir) for word in words]
     if get_dotted(spec, "results_dir") in (None, "") and "results_dir" not in bundle.shorthand:
@@ -365,7 +367,8 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     Where its ``args`` are options, these, its ``flags`` and the fields of its ``defaults``,
     ``inputs`` and ``outputs`` are all that there are; else every field of the spec is one. Where
     the value of one in ``args`` names another field of the action, it has that field's; the
-    placeholders of fields in such a text are filled in, and those of no field stay.
+    placeholders of fields in such a text are filled in, and those of no field stay; without a value
+    for one, the option is left out.
     """
     entry = bundle.action(action)
     options = {one.lstrip("-"): one for one in _names(option_names(entry.get("args")))}
@@ -374,6 +377,9 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
     with contextlib.suppress(MaeError):
         known |= set(field_nodes(bundle.schema(action)))
     texts = {key: fields[key] for key in options if isinstance(fields.get(key), str)}
+    words = words_of_args(entry.get("args"))
+    sections = {key for key in words if isinstance(get_dotted(spec, key), Mapping)}
+    texts |= {key: words[key] for key in sections}
     names = {key: name for key, name in texts.items() if name != key and name in known}
     keys = bundle.shorthand
     own = "results_dir" in keys or get_dotted(spec, "results_dir") not in (None, "")
@@ -385,12 +391,16 @@ def _options(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> Words:
             names[key] = field
         elif any(keys.get(one, one) in (*known, "results_dir") for one in PLACE.findall(text)):
             filled[key] = text if own else text.replace("{results_dir}", "{job_dir}")
+    filled |= {key: words[key] for key in sections - names.keys() - filled.keys()}
     flags = {one.lstrip("-"): one for one in _names(entry.get("flags"))}
     for table in ("defaults", "inputs", "outputs") if options else ():
-        more = option_names(entry.get(table))
+        names_of = default_names if table == "defaults" else option_names
+        more = names_of(entry.get(table))
         options |= {key: flags.get(key, key) for key in more if key not in options}
     made: Words = {"options": options, "names": names, "flags": flags}
-    return made | {"texts": filled} if filled else made
+    named_there = PLACE.findall(" ".join(filled.values()))
+    listed = sorted({one for one in named_there if keys.get(one, one) in known})
+    return made | {"texts": filled, "fields": listed} if filled else made
 
 
 def _names(value: Any) -> list[str]:

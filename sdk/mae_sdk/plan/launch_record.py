@@ -210,13 +210,14 @@ def launch_record(
     if command.config.endswith(".toml"):
         require_toml()
         require_toml_values(spec)
-    for key in ("result", "metric_file"):
-        _require_inside(entry.get(key), f"actions.{action}.{key}")
+    result, metric_file = (
+        _below(entry.get(key), f"actions.{action}.{key}") for key in ("result", "metric_file")
+    )
     values = places(job_dir, command.config)
     plain_only(command.made, values)
     record: Launch = {
         "command": [fill(word, values) for word in command.words],
-        "result": entry.get("result"),
+        "result": result,
         "cwd": command.cwd or str(Path.cwd()),
         "grace_seconds": float(entry["grace_seconds"])
         if isinstance(entry.get("grace_seconds"), (int, float))
@@ -226,8 +227,8 @@ def launch_record(
         record["words"] = command.of_spec
     if command.config != SPEC:
         record["config"] = command.config
-    if isinstance(entry.get("metric_file"), str):
-        record["metric_file"] = entry["metric_file"]
+    if isinstance(metric_file, str):
+        record["metric_file"] = metric_file
     if (stated := stated_metric(bundle, action)) is not None:
         record["best"] = dict(zip(("metric", "direction"), stated, strict=True))
     if not entry.get("distributed"):
@@ -243,8 +244,14 @@ def launch_record(
     return record
 
 
-def _require_inside(name: Any, field: str) -> None:
-    """Refuse the name of a job's file that leads out of its folder."""
+def _below(name: Any, field: str) -> Any:
+    """The name of a job's file below its folder, which placeholders may lead to.
+
+    Raises:
+        SpecError: it leads out of that.
+    """
+    if isinstance(name, str):
+        name = name.removeprefix("{results_dir}/").removeprefix("{job_dir}/")
     path = PurePosixPath(str(name or ""))
     if path.is_absolute() or ".." in path.parts:
         raise SpecError(
@@ -253,6 +260,7 @@ def _require_inside(name: Any, field: str) -> None:
             got=name,
             expected="a path below the job's folder, such as metrics.json",
         )
+    return name
 
 
 def machine_notes(bundle: Bundle, action: str, launch: Launch, resources: Resources) -> list[Any]:

@@ -103,7 +103,7 @@ ACTION: dict[str, _Kind] = {
         TEXT,
     ),
     **dict.fromkeys(("automl_enabled", "distributed", "shell"), FLAG),
-    "flags": TEXTS,
+    "flags": _Kind("a list of fields, such as [train.verbose]", _are_texts),
     **dict.fromkeys(("inputs", "outputs"), FILES),
     "args": ARGS,
     "command": LINE,
