@@ -404,6 +404,17 @@ def test_a_mandatory_input_of_a_second_source_that_is_not_given_is_an_error(
     assert skill.plan("go", train_datasets=[one, one]).spec["data"]["list"][1:]
 
 
+def test_validate_says_a_notice_of_the_whole_bundle_once(made: Made) -> None:
+    entry = {"command": "tool {config_path}"}
+    skill = made({"go": entry, "stop": entry}, {"go": {"a": 1}, "stop": {"a": 1}}, odd_key=1)
+    (skill.bundle.root / "schemas").mkdir()
+    (skill.bundle.root / "schemas" / "manifest.json").write_text("{")
+    said = CliRunner().invoke(cli, ["skill", "validate", str(skill.bundle.root)]).output
+    assert "not read in skill_info: odd_key" in said
+    assert "lists them" not in said
+    assert said.count("manifest.json is not used") == 1
+
+
 def test_an_option_may_have_the_name_of_a_section(made: Made) -> None:
     args = {"--data": "data.train", "--go": 3, "--more": "{data.train}/x"}
     entry = {"command": "tool", "mode": "args", "args": args}

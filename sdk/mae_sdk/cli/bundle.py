@@ -90,9 +90,14 @@ MAX_SHOWN = 12
 """Lines of one kind that the score of a bundle shows as text."""
 
 
+LISTED = "`mae skill validate DIR` lists them"
+"""In a notice of a plan whose keys the score names itself."""
+
+
 def _score_text(document: dict[str, Any]) -> str:
     """The score of a bundle as a page."""
     lines = [f"{document['works']} of {document['of']} actions work: {document['bundle']}"]
+    told: set[str] = set()  # what is said of the whole bundle is said once
     for name, about in document["actions"].items():
         lines.append(f"{name}: {'works' if about['works'] else 'does not work'}")
         for error in about["problems"][:MAX_SHOWN]:
@@ -100,7 +105,9 @@ def _score_text(document: dict[str, Any]) -> str:
         if about["needs"]:
             lines.append(f"  needs {', '.join(about['needs'][:MAX_SHOWN])}")
         lines.append(f"  AutoML: {about['automl']}")
-        lines += [f"  note: {notice}" for notice in about["notices"][:MAX_SHOWN]]
+        new = [one for one in about["notices"] if one not in told and LISTED not in one]
+        told |= set(new)
+        lines += [f"  note: {notice}" for notice in new[:MAX_SHOWN]]
     for name, keys in document["unread"].items():
         more = f" and {len(keys) - MAX_SHOWN} more" if len(keys) > MAX_SHOWN else ""
         lines.append(f"not read in {name}: {', '.join(keys[:MAX_SHOWN])}{more}")
