@@ -7,21 +7,27 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mae_skill.bundle import Bundle
 from mae_skill.dialect import unread_schema
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
+from mae_skill.merge import accepted_types
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
-from mae_skill.resolve import layers_of, optional_fields, resolve
+from mae_skill.resolve import entry_point, layers_of, optional_fields, resolve
 
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
-from mae_sdk.plan.command import command_of, fields_named
+from mae_sdk.plan.command import fields_named, unknown_places
 from mae_sdk.plan.inferred_fields import InferenceContext
+from mae_sdk.plan.launch_record import device_key, prepared, shape
+from mae_sdk.run.platform import Resources
 
 MUST_BE_GIVEN = "must be given"
+GIVEN = "given"
+"""Stands for a value that is not known before a plan."""
 
 
 def score(bundle: Bundle) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             needs.add(f"--parent → {' or '.join(sorted(models))}")
     notices: list[str] = []
     spec: Mapping[str, Any] = {}
-    filled: set[str] = set()
+    filled: dict[str, Any] = {}
     for read in (bundle.schema, bundle.template):
         try:
             read(action)
@@ -95,7 +101,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
             if isinstance(one, OpenReferenceError):
                 needs.add(f"{one.target} → {key}")
-            elif given and key not in filled and key not in rows:
+            elif given and key not in filled:
                 needs.add(key)
             elif not given and not (key in filled and get_dotted(found.spec, key) is None):
                 problems.append(one)
@@ -106,46 +112,91 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     searched = "no"
     try:
         stated_metric(bundle, action)
-        _judge_command(bundle, action, spec, {*filled, *rows}, needs)
+        _judge_launch(bundle, action, spec, filled, needs, notices)
+        for name in ("validator", "estimator"):
+            if bundle.info.get(name):
+                entry_point(bundle.info[name])
         decision = decide(bundle, action)
         searched = decision.reason
     except MaeError as error:
         problems.append(error)
+    told = [error.to_dict() for error in problems]
     return {
         "works": not problems,
-        "problems": [error.to_dict() for error in problems],
+        "problems": [one for at, one in enumerate(told) if one not in told[:at]],
         "needs": sorted(needs),
         "automl": searched,
         "notices": list(dict.fromkeys(notices)),
     }
 
 
-def _judge_command(
-    bundle: Bundle, action: str, spec: Mapping[str, Any], filled: set[str], needs: set[str]
+def _judge_launch(
+    bundle: Bundle,
+    action: str,
+    spec: Mapping[str, Any],
+    filled: Mapping[str, Any],
+    needs: set[str],
+    notices: list[str],
 ) -> None:
-    """Judge a command as if the fields that it names were given; what must be joins `needs`.
+    """Judge what a plan records of a launch as if the fields that the command names, and those that
+    are `filled`, had their values; what must be given for it joins `needs`.
 
     Raises:
-        SpecError: as `command_of`.
+        MaeError: as `prepared` and `shape`: whatever is given, no plan gets beyond it.
     """
     whole = copy.deepcopy(dict(spec))
-    for key in fields_named(bundle, action, spec):
+    optional, wanted = optional_fields(bundle, action), set[str]()
+    for key, value in filled.items():
+        with contextlib.suppress(MaeError):
+            if value is not None:
+                set_dotted(whole, key, value)
+    for key in _nothing_but_words(bundle, action, fields_named(bundle, action, spec)):
+        if key in optional:  # the action can do without it, its command cannot
+            wanted.add(key)
         if get_dotted(whole, key) not in (None, "", NOT_GIVEN):
             continue
         with contextlib.suppress(MaeError):
-            set_dotted(whole, key, "given")
+            set_dotted(whole, key, GIVEN)
         function = (bundle.spec_params.get(action) or {}).get(key)
         if key not in filled or inferred_fields.function_of(function) == "resume_model":
-            needs.add(key)
-    command_of(bundle, action, whole)
+            wanted.add(key)
+    prepared(bundle, action, whole, Path("/job"))
+    needs |= wanted
+    counted = device_key(bundle.info, action, whole)
+    if counted is not None and get_dotted(whole, counted) in (GIVEN, NOT_GIVEN):
+        set_dotted(whole, counted, 1)
+    shape(bundle.info, action, whole, Resources())
+    strange = unknown_places(bundle, action, spec)
+    if strange:
+        notices.append(
+            "placeholders of the command that neither the template nor the schema of "
+            f"{action} knows: {', '.join(strange)}"
+        )
+
+
+def _nothing_but_words(bundle: Bundle, action: str, keys: list[str]) -> list[str]:
+    """Of fields that a command names, those that can hold a word: no lists, no sections."""
+    nodes: Mapping[str, Any] = {}
+    with contextlib.suppress(MaeError):
+        nodes = field_nodes(bundle.schema(action))
+    plain = {"string", "number", "integer", "boolean"}
+    return [
+        key
+        for key in keys
+        if not any(one.startswith(f"{key}.") for one in nodes)
+        and plain & set(accepted_types(nodes.get(key, {})) or plain)
+    ]
 
 
 def _filled(
     bundle: Bundle, action: str, schema: Mapping[str, Any], problems: list[MaeError]
-) -> set[str]:
-    """The fields that mappings and outputs fill; unknown functions are added to `problems`."""
+) -> dict[str, Any]:
+    """The fields that mappings, outputs and data fill, with a value of the kind that they get;
+    unknown functions are added to `problems`.
+    """
     rows = bundle.spec_params.get(action) or {}
-    outputs = bundle.action(action).get("outputs")
+    entry = bundle.action(action)
+    outputs = None if entry.get("mode") == "passthrough" else entry.get("outputs")
     try:
         template = bundle.template(action)
     except MaeError:
@@ -158,9 +209,15 @@ def _filled(
         value_of=lambda key: get_dotted(template, key),
         fields=field_nodes(schema),
     )
+    found: dict[str, Any] = {
+        key: [GIVEN] if isinstance(row, Mapping) and row.get("list") else GIVEN
+        for key, row in bundle.data_rows(action).items()
+    }
     for name, row in rows.items():
         try:
-            inferred_fields.apply(action, {name: row}, context)
+            made = inferred_fields.apply(action, {name: row}, context)
         except MaeError as error:
             problems.append(error)
-    return {*rows, *(outputs if isinstance(outputs, Mapping) else ())}
+        else:
+            found |= {item.field: item.value for item in made} or {name: None}
+    return found | dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), GIVEN)

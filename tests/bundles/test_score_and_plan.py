@@ -1,0 +1,155 @@
+"""What no plan of an action gets beyond, whatever is given, the score of its bundle counts as not
+working, with the plan's reason; and what a plan takes, the score does not refuse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mae_sdk import Skill
+from mae_sdk.cli.main import cli
+from mae_sdk.plan.score import score
+from mae_skill.errors import MaeError, SpecError
+from mae_skill.reader import dump_yaml
+
+Made = Callable[..., Skill]
+
+ENTRY = {"command": "tool -e {config_path}"}
+SECTION = {"properties": {"lr": {"type": "number"}}, "additionalProperties": False}
+CLOSED = {"type": "object", "properties": {"go": {"type": "object", **SECTION}}}
+LISTED = {"data.x": {"source": "train_datasets", "path": "a.csv", "list": True}}
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """A bundle of one action ``go``, whose entry, template and schema are given."""
+    monkeypatch.setenv("MAE_RESULTS_ROOT", str(tmp_path / "results"))
+
+    def write(entry: Any = None, template: Any = None, schema: Any = None, **more: Any) -> Skill:
+        folder = tmp_path / "bundle"
+        for name in ("references", "schemas"):
+            (folder / name).mkdir(parents=True)
+        info = {"name": "small", "actions": {"go": {**ENTRY, **(entry or {})}}, **more}
+        (folder / "references" / "skill_info.yaml").write_text(dump_yaml(info))
+        if template is not None:
+            text = dump_yaml(template)
+            (folder / "references" / "spec_template_go.yaml").write_text(text)
+        if schema is not None:
+            (folder / "schemas" / "go.schema.json").write_text(json.dumps(schema))
+        return Skill(folder)
+
+    return write
+
+
+def refused(skill: Skill, **options: Any) -> tuple[Any, str]:
+    with pytest.raises(MaeError) as caught:
+        skill.plan("go", automl_policy="off", **options)
+    error = caught.value
+    return error.field, error.message
+
+
+def problems(skill: Skill) -> list[tuple[Any, str]]:
+    found = score(skill.bundle)["actions"]["go"]["problems"]
+    return [(one["field"], one["message"]) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("entry", "template", "more"),
+    [
+        *(
+            ({key: name}, None, {})
+            for key in ("metric_file", "result")
+            for name in ("../../x.csv", "/etc/passwd", "{bundle_dir}/x.csv", "{job_dir}/../x")
+        ),
+        ({"command": "tool {bundel_dir}/run.py {config_path}"}, None, {}),
+        ({"command": "tool '{config_pth}'", "shell": True}, None, {}),
+        ({"args": ["--root", "{bundel_dir}"]}, None, {}),
+        ({"mode": "args", "args": {"--root": "{bundel_dir}/x"}}, None, {}),
+        (
+            {
+                "execution": {
+                    "type": "python_script",
+                    "script": "references/skill_info.yaml",
+                    "args": ["{jobdir}"],
+                }
+            },
+            None,
+            {},
+        ),
+        ({"config_format": "toml"}, {"a": [1, None]}, {}),
+        ({"config_format": "toml"}, {"a": {"b": [{"c": 2**70}]}}, {}),
+        ({}, {"go": {"num_gpus": "many"}}, {"gpu_spec_key": "go.num_gpus"}),
+        ({}, None, {"estimator": "os:system"}),
+        ({"command": "tool {go.tags}"}, {"go": {"tags": [1]}}, {}),
+    ],
+)
+def test_what_every_plan_refuses_does_not_work_for_the_same_reason(
+    made: Made, entry: Any, template: Any, more: Any
+) -> None:
+    skill = made(entry, template, **more)
+    assert problems(skill) == [refused(skill)]
+    ran = CliRunner().invoke(cli, ["skill", "validate", str(skill.bundle.root)])
+    assert (ran.exit_code, "go: does not work" in ran.output) == (2, True)
+
+
+def test_a_placeholder_that_a_closed_schema_has_not_is_no_field_that_can_be_given(
+    made: Made,
+) -> None:
+    skill = made({"command": "tool {go.rate}"}, {"go": {"lr": 1}}, CLOSED)
+    (problem,) = problems(skill)
+    assert problem[0] == "actions.go.command"
+    assert refused(skill) == problem
+    with pytest.raises(SpecError, match=r"unknown key|neither a place of the job nor a field"):
+        skill.plan("go", spec_overrides={"go.rate": 1})
+
+
+def test_a_list_of_data_cannot_stand_in_a_word_of_the_command(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    skill = made({"command": "tool {data.x}"}, {"data": {"x": []}}, data_sources={"go": LISTED})
+    assert problems(skill) == [refused(skill, train_datasets=str(tmp_path))]
+
+
+def test_a_field_that_only_the_command_knows_can_be_given_and_is_named(made: Made) -> None:
+    skill = made({"command": "tool {python} {go.speed} {config_path}"}, {"go": {"lr": 1}})
+    found = score(skill.bundle)["actions"]["go"]
+    assert (found["works"], found["needs"]) == (True, ["go.speed"])
+    assert any("neither the template nor the schema" in one for one in found["notices"])
+    plan = skill.plan("go", spec_overrides={"go.speed": 3})
+    assert plan.launch["command"][2] == "3"
+
+
+def test_the_folder_of_the_bundle_is_filled_into_options(made: Made) -> None:
+    skill = made({"mode": "args", "args": {"--root": "{bundle_dir}/x", "--job": "{job_dir}"}})
+    plan = skill.plan("go")
+    words = plan.launch["command"]
+    assert words[words.index("--root") + 1] == f"{skill.bundle.root}/x"
+    assert words[words.index("--job") + 1] == plan.job_dir
+
+
+def test_optional_data_that_a_command_names_is_needed(made: Made) -> None:
+    rows = {"go": {"data.x": {"source": "train_datasets", "path": "a.csv", "optional": True}}}
+    skill = made({"command": "tool {data.x}"}, {"data": {"x": None}}, data_sources=rows)
+    assert refused(skill)[0] == "actions.go.command"
+    assert score(skill.bundle)["actions"]["go"]["needs"] == ["data.x"]
+
+
+def test_a_file_of_results_may_be_named_by_the_folder_of_the_job(made: Made) -> None:
+    skill = made({"result": "{results_dir}/a/x.json", "metric_file": "{job_dir}/m.csv"})
+    assert problems(skill) == []
+    launch = skill.plan("go").launch
+    assert (launch["result"], launch["metric_file"]) == ("a/x.json", "m.csv")
+
+
+def test_a_null_in_a_list_that_data_replace_is_no_fault_of_a_toml_file(
+    made: Made, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    rows = {"data_sources": {"go": LISTED}}
+    skill = made({"config_format": "toml"}, {"data": {"x": [None]}}, **rows)
+    assert problems(skill) == []
+    skill.plan("go", train_datasets=str(tmp_path))
