@@ -153,3 +153,60 @@ def test_a_null_in_a_list_that_data_replace_is_no_fault_of_a_toml_file(
     skill = made({"config_format": "toml"}, {"data": {"x": [None]}}, **rows)
     assert problems(skill) == []
     skill.plan("go", train_datasets=str(tmp_path))
+
+
+def row(**more: Any) -> dict[str, Any]:
+    return {"source": "train_datasets", "path": "a.csv", **more}
+
+
+@pytest.mark.parametrize(
+    ("template", "tables"),
+    [
+        ({"list": [{"x": "???"}], "y": "${data.list[0].x}"}, ("data_sources", "data.list[0].x")),
+        ({"list": [{"x": "???"}], "y": "a/${data.list.0.x}"}, ("data_sources", "data.list[0].x")),
+        ({"list": ["???"], "y": "${data.list[0]}"}, ("data_sources", "data.list[0]")),
+        ({"list": [], "y": "${data.list[0].x}"}, ("data_sources", "data.list[0].x")),
+        ({"y": "${data.x}"}, ("data_sources", "data.x")),
+        ({"y": "${data.z}"}, ("spec_params", "data.z")),
+        ({"y": "${data.z_file}"}, ("outputs", "data.z_file")),
+    ],
+)
+def test_a_reference_to_what_is_filled_later_is_open_and_no_fault(
+    made: Made, tmp_path: Path, template: Any, tables: tuple[str, str]
+) -> None:
+    table, key = tables
+    (tmp_path / "a.csv").write_text("a")
+    of_data = table == "data_sources"
+    rows = {"go": {key: row() if of_data else "output_dir"}}
+    more = {} if table == "outputs" else {table: rows}
+    entry = {"outputs": {key: {"type": "file"}}} if table == "outputs" else {}
+    skill = made(entry, {"data": template}, **more)
+    found = score(skill.bundle)["actions"]["go"]
+    assert (found["problems"], found["works"]) == ([], True)
+    assert found["needs"] == ([f"train_datasets → {key}"] if of_data else [])
+    given = {"train_datasets": str(tmp_path)} if of_data else {}
+    assert "${" not in json.dumps(skill.plan("go", **given).spec)
+
+
+@pytest.mark.parametrize("written", ["${data.list[1].x}", "${data.list[0].z}", "${data.lst}"])
+def test_a_reference_to_what_nothing_fills_is_refused_by_both(made: Made, written: str) -> None:
+    tables = {"data_sources": {"go": {"data.list[0].x": row()}}}
+    skill = made({}, {"data": {"list": [{"x": "???"}], "y": written}}, **tables)
+    assert problems(skill) == [("data.y", "a reference names a field that is missing")]
+    with pytest.raises(SpecError) as caught:
+        skill.plan("go")
+    fields = {one.field: one.message for one in caught.value.problems}
+    assert fields["data.y"] == "a reference names a field that is missing"
+
+
+def test_data_in_a_list_that_nobody_gives_are_missing_and_no_pattern(made: Made) -> None:
+    tables = {"data_sources": {"go": {"data.list[0].x": row()}}}
+    skill = made({}, {"data": {"list": [{"x": "???"}]}}, **tables)
+    assert refused(skill) == ("data.list[0].x", "go needs data")
+
+
+def test_optional_data_in_a_list_stay_open_and_are_named(made: Made) -> None:
+    tables = {"data_sources": {"go": {"data.list[0].x": row(optional=True)}}}
+    plan = made({}, {"data": {"list": [{"x": "???"}]}}, **tables).plan("go")
+    assert plan.spec["data"]["list"] == [{"x": "???"}]
+    assert any("optional and in a list: data.list[0].x" in one for one in plan.notices)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             key = str(one.field)
             given = isinstance(one, DataError) or one.message.startswith(MUST_BE_GIVEN)
             if isinstance(one, OpenReferenceError):
-                needs.add(f"{one.target} → {key}")
+                if not _is_told(bundle, action, one.target, filled, optional):
+                    needs.add(f"{one.target} → {key}")
             elif given and key not in filled:
                 needs.add(key)
             elif not given and not (key in filled and get_dotted(found.spec, key) is None):
@@ -128,6 +129,24 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
         "automl": searched,
         "notices": list(dict.fromkeys(notices)),
     }
+
+
+def _is_told(
+    bundle: Bundle,
+    action: str,
+    target: str,
+    filled: Mapping[str, Any],
+    optional: Collection[str],
+) -> bool:
+    """Whether a field that a reference names has its value without more words: by a constant, an
+    output, or what the score asks for anyway, data and the model of a parent."""
+    models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
+    return any(
+        key not in optional
+        and (value is not None or key in models)
+        and (target == key or target.startswith((f"{key}.", f"{key}[")))
+        for key, value in filled.items()
+    )
 
 
 def _judge_launch(

@@ -489,7 +489,7 @@ def no_match(key: str, pattern: str) -> list[MaeError]:
 def paths_in(row: Mapping[str, Any], value: Any) -> list[str]:
     """The paths and URLs in the value of a data field; of mapped files those that have a path."""
     if isinstance(value, str):
-        return [value] if value else []
+        return [value] if value and value != NOT_GIVEN else []
     if isinstance(value, (list, tuple)):
         return [path for item in value for path in paths_in(row, item)]
     mapping = row.get("mapping")
