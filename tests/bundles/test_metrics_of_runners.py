@@ -445,6 +445,39 @@ def test_a_runner_that_counts_epochs_from_one_does_no_more_than_all() -> None:
     assert progress_of({"epoch": -5, "max_epoch": -1})["progress"] == "epoch -5 of -1"
 
 
+@pytest.mark.parametrize(
+    ("epochs", "done", "shown", "bar"),
+    [
+        ([1], None, "epoch 1 of 3", 1),
+        ([2], None, "epoch 2 of 3", 2),
+        ([1, 2], 2, "2 of 3 epochs done", 2),
+        ([1, 2, 3], 3, "3 of 3 epochs done", 3),
+        ([3], 3, "3 of 3 epochs done", 3),
+        ([0], 1, "1 of 3 epochs done (the last is epoch 0)", 1),
+        ([0, 1], 2, "2 of 3 epochs done (the last is epoch 1)", 2),
+        ([0, 2], 3, "3 of 3 epochs done (the last is epoch 2)", 3),
+    ],
+)
+def test_progress_of_another_runner_is_counted_as_its_lines_tell(
+    tmp_path: Path, epochs: list[int], done: int | None, shown: str, bar: int
+) -> None:
+    folder = job_folder(tmp_path, "train-1", "train", skill_dir="/bundle")
+    lines = [{"status": "RUNNING", "epoch": one, "max_epoch": 3} for one in epochs]
+    (folder / "train" / "status.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    line = Job(folder).status()["progress"]
+    assert line["epochs_done"] == done
+    assert progress_of(line)["progress"] == shown
+    assert counted(line) == (bar, 3, "epoch")
+
+
+def test_our_own_progress_is_counted_from_zero_after_a_resume_too(tmp_path: Path) -> None:
+    folder = job_folder(tmp_path, "train-1", "train")
+    lines = [{"status": "RUNNING", "epoch": one, "max_epoch": 5} for one in (1, 2)]
+    (folder / "status.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    line = Job(folder).status()["progress"]
+    assert progress_of(line)["progress"] == "3 of 5 epochs done (the last is epoch 2)"
+
+
 def test_what_a_line_says_is_done_is_counted_by_its_own_unit() -> None:
     assert counted({"step": 40, "max_step": 100}) == (40, 100, "step")
     assert counted({"epoch": 1, "step": 40, "max_epoch": 3}) == (2, 3, "epoch")
