@@ -411,6 +411,13 @@ class Job:
             return []
         return unreadable(self._names(), self._text)
 
+    def _no_numbers(self, record: ShownRecord) -> list[str]:
+        """A warning for each metric file of a job that is over with values that are not read."""
+        name = record["launch"].get("metric_file")
+        if not name or records.last_attempt(record)["state"] not in records.TERMINAL:
+            return []
+        return metric_file.unread(self._names(), self._bytes, name)
+
     def wait(self, timeout: float | None = None) -> Job:
         """Wait for the end.
 
@@ -577,6 +584,7 @@ class Job:
                 *(said if isinstance(said := result.get("warnings"), list) else []),
                 *self._unreported(record, lines),
                 *self._unreadable(record),
+                *self._no_numbers(record),
             ],
         }
         return {name: value for name, value in found.items() if value}

@@ -353,6 +353,34 @@ def test_a_metric_without_a_number_was_not_reported(
     assert (not warnings) if said is None else (said in warnings[0])
 
 
+@pytest.mark.parametrize(
+    ("text", "known", "said"),
+    [
+        ("epoch;loss;acc\n0;0,5;0,6\n", {}, "and are not read: loss '0,5', acc '0,6' (is"),
+        ("loss;acc\n0,5;0,6\n", {}, "its values are no numbers: loss '0,5', acc '0,6' (is"),
+        ("epoch;loss;acc\n0;0,5;90\n", {"acc": 90.0}, "and are not read: loss '0,5' (is the comma"),
+        ("epoch,loss,acc\n0,0,5,0,6\n", {}, "line 2 has more values than its head has names"),
+        ("loss\n0,5\n", {}, "line 2 has more values than its head has names"),
+        ("epoch,loss,acc\n0,0.5,95%\n", {"loss": 0.5}, "and are not read: acc '95%'"),
+        ('{"epoch": 0, "loss": "0,5", "acc": 1}', {"acc": 1}, "are not read: loss '0,5'"),
+        ("epoch,loss,note\n0,0.5,\n1,0.4,-,\n", {"loss": 0.4}, None),
+    ],
+)
+def test_a_value_that_looks_like_a_number_and_is_none_is_said(
+    tmp_path: Path, text: str, known: dict[str, float], said: str | None
+) -> None:
+    launch = {"command": ["true"], "metric_file": "m.csv"}
+    folder = job_folder(tmp_path, "t1", "train", launch=launch)
+    (folder / "m.csv").write_text(text)
+    job = Job(folder)
+    assert job.metrics() == known
+    warnings = job.figures().get("warnings", [])
+    assert (not warnings) if said is None else any(said in one for one in warnings)
+    if said is not None:
+        looked = metric_file.looked(folder, "m.csv")
+        assert "no numbers: " in looked or "more values than its head has names" in looked
+
+
 @pytest.mark.parametrize("code", [2, 3, 4, 7, 8])
 def test_the_exit_codes_of_a_runner_of_another_make_are_its_own(tmp_path: Path, code: int) -> None:
     (tmp_path / "log.txt").write_text("it was not to be\n")
