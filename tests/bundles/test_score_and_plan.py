@@ -210,3 +210,99 @@ def test_optional_data_in_a_list_stay_open_and_are_named(made: Made) -> None:
     plan = made({}, {"data": {"list": [{"x": "???"}]}}, **tables).plan("go")
     assert plan.spec["data"]["list"] == [{"x": "???"}]
     assert any("optional and in a list: data.list[0].x" in one for one in plan.notices)
+
+
+def schema(kind: Any, **more: Any) -> dict[str, Any]:
+    node = {"type": kind, **more}
+    return {"type": "object", "properties": {"go": {"properties": {"n": node}}}}
+
+
+ONLY_GO = {**schema("integer"), "additionalProperties": False}
+DATA = {"data_sources": {"go": {"go.n": row()}}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "template", "described", "more", "field"),
+    [
+        ({"outputs": {"go.n": {"type": "file"}}}, {"n": 1}, schema("integer"), {}, "go.n"),
+        ({"outputs": {"out.x": {"type": "file"}}}, {"n": 1}, ONLY_GO, {}, "out"),
+        ({}, {"n": 1}, schema("integer"), {"spec_params": {"go": {"go.n": "output_dir"}}}, "go.n"),
+        ({}, {"n": 1}, ONLY_GO, {"spec_params": {"go": {"a.b": "assign_const_value,3"}}}, "a"),
+        ({}, {"n": 1}, None, {"spec_params": {"go": {"go.n.x": "output_dir"}}}, "go.n"),
+        ({}, {"n": None}, schema("integer"), DATA, "go.n"),
+        ({}, {"n": 1}, ONLY_GO, {"data_sources": {"go": {"data.x": row()}}}, "data"),
+        ({}, {"n": 1}, None, {"data_sources": {"go": {"go.n.x": row()}}}, "go.n"),
+        ({}, {"n": []}, None, {"data_sources": {"go": {"go.n[3]": row()}}}, "go.n[3]"),
+        (
+            {},
+            {"n": ""},
+            schema("string"),
+            {"data_sources": {"go": {"go.n": row(list=True)}}},
+            "go.n",
+        ),
+        (
+            {},
+            {"n": ""},
+            schema("string"),
+            {"data_sources": {"go": {"go.n": {**row(), "mapping": {"a": {"path": "a.csv"}}}}}},
+            "go.n",
+        ),
+        (
+            {},
+            {"labels": None, "n": 1},
+            None,
+            {"data_sources": {"go": {"go.lables": row()}}},
+            "data_sources.go.go.lables",
+        ),
+    ],
+)
+def test_what_a_table_fills_must_fit_its_field(
+    made: Made, tmp_path: Path, entry: Any, template: Any, described: Any, more: Any, field: str
+) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    skill = made(entry, {"go": template}, described, **more)
+    given = {"train_datasets": str(tmp_path)} if "data_sources" in more else {}
+    with pytest.raises(MaeError) as caught:
+        skill.plan("go", automl_policy="off", **given)
+    plans = getattr(caught.value, "problems", None) or [caught.value]
+    assert [(one.field, one.message) for one in plans] == problems(skill)
+    assert [one.field for one in plans] == [field]
+
+
+def test_one_source_fills_a_field_that_holds_lists_alone(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    skill = made({}, {"go": {"n": None}}, schema("array"), **DATA)
+    assert problems(skill) == []
+    plan = skill.plan("go", automl_policy="off", train_datasets=str(tmp_path))
+    assert plan.spec["go"]["n"] == [str(tmp_path / "a.csv")]
+
+
+@pytest.mark.parametrize(
+    ("paths", "needs"),
+    [
+        ({"path": "{go.k}.csv"}, ["go.k → go.n", "train_datasets → go.n"]),
+        ({"path": "{go.has}.csv"}, ["train_datasets → go.n"]),
+        ({"path_from_format": {"coco": "a.csv"}}, ["go.n"]),
+        ({"path_from_format": {"*": "a.csv"}}, ["train_datasets → go.n"]),
+    ],
+)
+def test_the_score_names_what_the_path_of_data_needs(
+    made: Made, tmp_path: Path, paths: dict[str, Any], needs: list[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    rows = {"go": {"go.n": {"source": "train_datasets", **paths}}}
+    skill = made({}, {"go": {"n": None, "has": "a"}}, data_sources=rows)
+    assert score(skill.bundle)["actions"]["go"]["needs"] == needs
+    asked = {"go.k": "a"} if "go.k → go.n" in needs else {}
+    if "go.n" in needs:
+        asked, given = {"go.n": str(tmp_path / "a.csv")}, {}
+    else:
+        given = {"train_datasets": str(tmp_path)}
+    skill.plan("go", spec_overrides=asked, **given)
+
+
+def test_a_condition_of_data_that_is_no_mapping_is_an_error_of_its_row(made: Made) -> None:
+    rows = {"data_sources": {"go": {"go.n": row(when="x is 3")}}}
+    skill = made({}, {"go": {"n": None}}, **rows)
+    said = "not this kind of value in the bundle's skill_info.yaml"
+    assert problems(skill) == [refused(skill)] == [("data_sources.go.go.n.when", said)]

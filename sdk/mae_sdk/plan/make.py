@@ -16,7 +16,7 @@ from mae_skill.bundle import Bundle
 from mae_skill.conditions import acts
 from mae_skill.dotted import field_nodes, flatten, get_dotted, set_dotted
 from mae_skill.errors import MaeError, SpecError, StorageError, UsageError
-from mae_skill.merge import accepted_types
+from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.origin import Origin, OriginKind
 from mae_skill.placeholders import NOT_GIVEN
 from mae_skill.resolve import (
@@ -144,6 +144,10 @@ class Draft:
         """Whether a field may hold a list, by its schema, else by the value that it has so far."""
         types = accepted_types(field_nodes(self.layers.schema).get(key, {}))
         return "array" in types if types else isinstance(self.value_of(key), list)
+
+    def is_list(self, key: str) -> bool:
+        """Whether the schema says that a field holds a list and nothing else."""
+        return holds_lists(self.layers.schema, key)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -405,7 +409,7 @@ def locate_data(draft: Draft) -> None:
     settled = overridden | (layers.given - of_arguments)
 
     values, draft.problems = locate(
-        draft.action, info, sources, settled, draft.value_of, draft.takes_list
+        draft.action, info, sources, settled, draft.value_of, draft.takes_list, draft.is_list
     )
     if request.images is not None:
         for key, row in rows.items():

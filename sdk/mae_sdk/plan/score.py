@@ -14,9 +14,9 @@ from mae_skill.bundle import Bundle
 from mae_skill.dialect import unread_schema
 from mae_skill.dotted import field_nodes, get_dotted, set_dotted
 from mae_skill.errors import DataError, MaeError
-from mae_skill.merge import accepted_types
+from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
-from mae_skill.resolve import entry_point, layers_of, optional_fields, resolve
+from mae_skill.resolve import entry_point, layers_of, nested, optional_fields, resolve
 
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
@@ -65,16 +65,20 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     problems: list[MaeError] = []
     rows = bundle.data_rows(action)
     optional = optional_fields(bundle, action)
-    needs: set[str] = {
-        f"{row.get('source')} → {key}"
-        for key, row in rows.items()
-        if row.get("source") and key not in optional
-    }
+    needs: set[str] = set()
+    misspelled = bundle.misspelled_fields(action)
     for key, row in rows.items():
         try:
             sources.check_row(key, row)
         except MaeError as error:
             problems.append(error)
+        if not row.get("source") or key in optional:
+            continue
+        if key in misspelled:  # what a source gives for it is refused
+            problems.append(misspelled[key])
+        can_be, named = sources.asks_for(key, row, bundle.info.get("data_format"))
+        needs.add(f"{row['source']} → {key}" if can_be else key)
+        needs |= {f"{name} → {key}" for name in named if not _has(bundle, action, name)}
     with contextlib.suppress(MaeError):  # told below
         models = inferred_fields.model_fields(bundle.spec_params.get(action) or {}) - optional
         if models:
@@ -108,6 +112,7 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
                 problems.append(one)
         notices += found.notices
         spec = found.spec or spec
+        problems += _of_what_is_filled(bundle, action, filled, optional)
     except MaeError as error:
         problems += getattr(error, "problems", None) or [error]
     searched = "no"
@@ -131,6 +136,43 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
     }
 
 
+def _has(bundle: Bundle, action: str, key: str) -> bool:
+    """Whether an action's own spec has a value for a field, by its dotted or shorthand key."""
+    key = bundle.shorthand.get(key, key)
+    for read in (bundle.template, lambda name: bundle.schema(name).get("default") or {}):
+        with contextlib.suppress(MaeError):
+            return get_dotted(read(action), key) not in (None, "", NOT_GIVEN)
+    return False
+
+
+def _of_what_is_filled(
+    bundle: Bundle, action: str, filled: Mapping[str, Any], optional: Collection[str]
+) -> list[MaeError]:
+    """What a plan refuses of the values that mappings, outputs and data fill: their fields are of
+    another type, in no list, or unknown to a closed schema.
+
+    Raises:
+        SpecError: they cannot be merged with the bundle's own spec.
+    """
+    layers = layers_of(bundle, action)
+    rows = bundle.data_rows(action)
+    values = {key: one for key, one in filled.items() if one is not None and key not in optional}
+    layers.data = nested({key: one for key, one in values.items() if key in rows})
+    layers.inferred = nested({key: one for key, one in values.items() if key not in rows})
+    return [
+        one
+        for one in resolve(bundle, action, layers).errors
+        if not isinstance(one, (DataError, OpenReferenceError))
+        and not one.message.startswith(MUST_BE_GIVEN)
+        and any(_leads(str(one.field), key) or _leads(key, str(one.field)) for key in values)
+    ]
+
+
+def _leads(key: str, of: str) -> bool:
+    """Whether a key is another one, or leads into it."""
+    return key == of or key.startswith((f"{of}.", f"{of}["))
+
+
 def _is_told(
     bundle: Bundle,
     action: str,
@@ -142,9 +184,7 @@ def _is_told(
     output, or what the score asks for anyway, data and the model of a parent."""
     models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
     return any(
-        key not in optional
-        and (value is not None or key in models)
-        and (target == key or target.startswith((f"{key}.", f"{key}[")))
+        key not in optional and (value is not None or key in models) and _leads(target, key)
         for key, value in filled.items()
     )
 
@@ -229,8 +269,9 @@ def _filled(
         fields=field_nodes(schema),
     )
     found: dict[str, Any] = {
-        key: [GIVEN] if isinstance(row, Mapping) and row.get("list") else GIVEN
+        key: sources.stand_in(row, get_dotted(template, key), holds_lists(schema, key))
         for key, row in bundle.data_rows(action).items()
+        if isinstance(row, Mapping)
     }
     for name, row in rows.items():
         try:
@@ -239,4 +280,4 @@ def _filled(
             problems.append(error)
         else:
             found |= {item.field: item.value for item in made} or {name: None}
-    return found | dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), GIVEN)
+    return found | dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), "/job")
