@@ -440,15 +440,10 @@ def optional_fields(bundle: Bundle, action: str) -> set[str]:
 
 
 def _filled_by_tables(bundle: Bundle, action: str) -> set[str]:
-    """The fields that data, mappings and files of an action fill: a reference to one that has no
-    value yet is open."""
+    """The fields that data, mappings and files of an action fill, and those that its command
+    names: a reference to one that has no value yet is open."""
     outputs = bundle.action(action).get("outputs")
-    return {
-        *bundle.data_rows(action),
-        *_inputs(bundle.info, action),
-        *(bundle.spec_params.get(action) or {}),
-        *(outputs if isinstance(outputs, Mapping) else ()),
-    }
+    return {*_read_by(bundle, action), *(outputs if isinstance(outputs, Mapping) else ())}
 
 
 def _needed(bundle: Bundle, action: str, absent: set[str], optional: set[str]) -> set[str]:

@@ -306,3 +306,57 @@ def test_a_condition_of_data_that_is_no_mapping_is_an_error_of_its_row(made: Mad
     skill = made({}, {"go": {"n": None}}, **rows)
     said = "not this kind of value in the bundle's skill_info.yaml"
     assert problems(skill) == [refused(skill)] == [("data_sources.go.go.n.when", said)]
+
+
+def needs(skill: Skill) -> list[str]:
+    found: list[str] = score(skill.bundle)["actions"]["go"]["needs"]
+    return found
+
+
+def test_options_need_no_template(made: Made) -> None:
+    skill = made({"mode": "args", "command": "tool"})
+    assert problems(skill) == []
+    plan = skill.plan("go", spec_overrides={"lr": 1, "quiet": False})
+    assert plan.launch["command"][1:] == ["--lr", "1"]
+
+
+def test_what_only_an_option_of_the_caller_fills_is_needed_where_the_command_names_it(
+    made: Made, tmp_path: Path
+) -> None:
+    (tmp_path / "w.pth").write_text("weights")
+    skill = made({"command": "tool {go.weights}"}, spec_params={"go": {"go.weights": "ptm"}})
+    assert refused(skill)[0] == "actions.go.command"
+    assert needs(skill) == ["go.weights"]
+    skill.plan("go", ptm=str(tmp_path / "w.pth"))
+
+
+def test_a_reference_to_a_field_that_the_command_names_is_open(made: Made) -> None:
+    skill = made({"command": "tool {go.a} {config_path}"}, {"data": {"b": "${go.a}"}})
+    assert problems(skill) == []
+    assert skill.plan("go", spec_overrides={"go.a": 3}).spec["data"]["b"] == 3
+
+
+def test_data_that_no_source_fills_are_needed_by_their_key(made: Made, tmp_path: Path) -> None:
+    rows = {"go": {"go.n": {"path": "a.csv"}, "go.m": {"value": 3}}}
+    skill = made({}, {"go": {"n": None, "m": None}}, data_sources=rows)
+    assert needs(skill) == ["go.n"]
+    assert refused(skill) == ("go.n", "go needs data")
+    (tmp_path / "a.csv").write_text("a")
+    skill.plan("go", spec_overrides={"go.n": str(tmp_path / "a.csv")})
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "given"),
+    [
+        ({"inputs": {"go.model": {"type": "file"}}}, {}, "go.model"),
+        ({"command": "tool {m}"}, {"spec_shorthand_keys": {"m": "go.model"}}, "m"),
+    ],
+)
+def test_what_must_be_given_and_a_closed_schema_has_not_does_not_work(
+    made: Made, tmp_path: Path, entry: Any, more: Any, given: str
+) -> None:
+    (tmp_path / "m").write_text("model")
+    skill = made(entry, {"go": {"lr": 1}}, CLOSED, **more)
+    assert len(problems(skill)) == 1
+    with pytest.raises(SpecError):
+        skill.plan("go", automl_policy="off", spec_overrides={given: str(tmp_path / "m")})

@@ -100,7 +100,7 @@ def unknown_places(bundle: Bundle, action: str, spec: Mapping[str, Any]) -> list
 
 def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
     entry = bundle.action(action)
-    known = {*PLACES, "results_dir", *bundle.shorthand}
+    known = {*PLACES, "results_dir"}
     known |= {*(bundle.spec_params.get(action) or {}), *bundle.data_rows(action)}
     for name in ("inputs", "outputs"):
         known |= set(option_names(entry.get(name)))
@@ -112,7 +112,10 @@ def _unknown(bundle: Bundle, action: str, made: Words) -> list[str]:
         known |= set(schema.get("x_aliases") or {})
     texts = words_of_args(entry.get("args")).values() if entry.get("mode") == "args" else ()
     found = PLACE.findall(" ".join([*made["command"], *texts]))
-    return [name for name in dict.fromkeys(found) if name.partition("[")[0] not in known]
+    keys = bundle.shorthand
+    return [
+        name for name in dict.fromkeys(found) if keys.get(name, name).partition("[")[0] not in known
+    ]
 
 
 def _fields_of_template(template: Mapping[str, Any]) -> list[str]:
@@ -146,7 +149,7 @@ def _refuse_unknown(bundle: Bundle, action: str, made: Words) -> None:
     for name in _unknown(bundle, action, made):
         near = next((one for one in (*PLACES, "results_dir") if is_slip(name, one)), None)
         asked: dict[str, Any] = {}
-        set_dotted(asked, name, "given")
+        set_dotted(asked, bundle.shorthand.get(name, name), "given")
         inside = any(f"{{{name}}}" in word for word in made["command"])
         if near is None and not (inside and _is_refused(asked, schema)):
             continue

@@ -719,7 +719,7 @@ def _turned_off(draft: Draft, plan: Plan, told: frozenset[str] | None) -> list[s
     entry = draft.bundle.action(plan.action)
     if entry.get("mode") != "args":
         return []
-    default = draft.bundle.template(plan.action)
+    default = draft.layers.template or draft.layers.schema.get("default") or {}
     written = {*fields_named(draft.bundle, plan.action, plan.spec)}
     written |= {str(one).lstrip("-") for one in entry.get("flags") or ()}
     return [

@@ -17,6 +17,7 @@ from mae_skill.errors import DataError, MaeError
 from mae_skill.merge import accepted_types, holds_lists
 from mae_skill.placeholders import NOT_GIVEN, OpenReferenceError
 from mae_skill.resolve import entry_point, layers_of, nested, optional_fields, resolve
+from mae_skill.schema_check import UNKNOWN, check_schema
 
 from mae_sdk.plan import inferred_fields, sources
 from mae_sdk.plan.automl_policy import decide, stated_metric
@@ -72,7 +73,10 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
             sources.check_row(key, row)
         except MaeError as error:
             problems.append(error)
-        if not row.get("source") or key in optional:
+        if key in optional or not isinstance(row, Mapping):
+            continue
+        if not row.get("source"):  # it is filled by its key alone
+            needs |= {key} if row.get("path") or row.get("mapping") else set()
             continue
         if key in misspelled:  # what a source gives for it is refused
             problems.append(misspelled[key])
@@ -110,9 +114,12 @@ def of_action(bundle: Bundle, action: str) -> dict[str, Any]:
                 needs.add(key)
             elif not given and not (key in filled and get_dotted(found.spec, key) is None):
                 problems.append(one)
+            elif not given and not _is_told(bundle, action, key, filled, optional):
+                needs.add(key)
         notices += found.notices
         spec = found.spec or spec
         problems += _of_what_is_filled(bundle, action, filled, optional)
+        problems += _unknown_to(layers.schema, [key for key in needs if "→" not in key])
     except MaeError as error:
         problems += getattr(error, "problems", None) or [error]
     searched = "no"
@@ -141,7 +148,8 @@ def _has(bundle: Bundle, action: str, key: str) -> bool:
     key = bundle.shorthand.get(key, key)
     for read in (bundle.template, lambda name: bundle.schema(name).get("default") or {}):
         with contextlib.suppress(MaeError):
-            return get_dotted(read(action), key) not in (None, "", NOT_GIVEN)
+            value = get_dotted(read(action), key)
+            return isinstance(value, (str, int, float)) and value not in ("", NOT_GIVEN)
     return False
 
 
@@ -168,6 +176,16 @@ def _of_what_is_filled(
     ]
 
 
+def _unknown_to(schema: Mapping[str, Any], keys: Collection[str]) -> list[MaeError]:
+    """The errors of fields that must be given, and that a closed schema has not."""
+    asked: dict[str, Any] = {}
+    for key in keys:
+        with contextlib.suppress(MaeError):
+            set_dotted(asked, key.partition("[")[0], GIVEN)
+    found = check_schema(asked, schema) if schema and asked else []
+    return [one for one in found if one.message == UNKNOWN]
+
+
 def _leads(key: str, of: str) -> bool:
     """Whether a key is another one, or leads into it."""
     return key == of or key.startswith((f"{of}.", f"{of}["))
@@ -180,8 +198,8 @@ def _is_told(
     filled: Mapping[str, Any],
     optional: Collection[str],
 ) -> bool:
-    """Whether a field that a reference names has its value without more words: by a constant, an
-    output, or what the score asks for anyway, data and the model of a parent."""
+    """Whether a field has its value without more words: by a constant, an output, or what the
+    score asks for anyway, data and the model of a parent."""
     models = inferred_fields.model_fields(bundle.spec_params.get(action) or {})
     return any(
         key not in optional and (value is not None or key in models) and _leads(target, key)
@@ -207,7 +225,7 @@ def _judge_launch(
     optional, wanted = optional_fields(bundle, action), set[str]()
     for key, value in filled.items():
         with contextlib.suppress(MaeError):
-            if value is not None:
+            if value is not None and key not in optional:
                 set_dotted(whole, key, value)
     for key in _nothing_but_words(bundle, action, fields_named(bundle, action, spec)):
         if key in optional:  # the action can do without it, its command cannot
@@ -216,8 +234,7 @@ def _judge_launch(
             continue
         with contextlib.suppress(MaeError):
             set_dotted(whole, key, GIVEN)
-        function = (bundle.spec_params.get(action) or {}).get(key)
-        if key not in filled or inferred_fields.function_of(function) == "resume_model":
+        if not _is_told(bundle, action, key, filled, optional):
             wanted.add(key)
     prepared(bundle, action, whole, Path("/job"))
     needs |= wanted
@@ -271,13 +288,16 @@ def _filled(
     found: dict[str, Any] = {
         key: sources.stand_in(row, get_dotted(template, key), holds_lists(schema, key))
         for key, row in bundle.data_rows(action).items()
-        if isinstance(row, Mapping)
+        if isinstance(row, Mapping) and row.get("source")
     }
+    found |= dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), "/job")
     for name, row in rows.items():
         try:
             made = inferred_fields.apply(action, {name: row}, context)
         except MaeError as error:
             problems.append(error)
         else:
-            found |= {item.field: item.value for item in made} or {name: None}
-    return found | dict.fromkeys(map(str, outputs if isinstance(outputs, Mapping) else ()), "/job")
+            # What a constant says of an output is not used, where it is text.
+            kept = [item for item in made if name not in found or not isinstance(item.value, str)]
+            found |= {item.field: item.value for item in kept} or {name: found.get(name)}
+    return found
