@@ -360,3 +360,21 @@ def test_what_must_be_given_and_a_closed_schema_has_not_does_not_work(
     assert len(problems(skill)) == 1
     with pytest.raises(SpecError):
         skill.plan("go", automl_policy="off", spec_overrides={given: str(tmp_path / "m")})
+
+
+@pytest.mark.parametrize(
+    ("entry", "more", "is_said"),
+    [
+        ({}, {}, True),
+        ({"inputs": {"results_dir": {"type": "folder"}}}, {}, False),
+        ({"outputs": {"results_dir": {"type": "folder"}}}, {}, False),
+        ({}, {"spec_params": {"go": {"results_dir": "output_dir"}}}, False),
+    ],
+)
+def test_a_folder_of_results_outside_the_job_is_said(
+    made: Made, tmp_path: Path, entry: Any, more: Any, is_said: bool
+) -> None:
+    skill = made(entry, {"results_dir": str(tmp_path)}, **more)
+    said = [one for one in skill.plan("go").notices if one.startswith("outside the job")]
+    assert bool(said) == is_said
+    assert not said or f"results_dir={tmp_path};" in said[0]

@@ -634,7 +634,7 @@ def plan_of(draft: Draft) -> Plan:
         stage=_stage(bundle.info, found.spec),
         secrets=draft.secrets,
     )
-    plan.notices += not_told(draft, plan)
+    plan.notices += [*not_told(draft, plan), *results_elsewhere(draft, plan)]
     plan.warnings += machine_notes(bundle, plan.action, plan.launch, plan.resources)
     if draft.resources.here:
         plan.warnings += _empty_patterns(bundle, plan.action, plan.spec)
@@ -704,6 +704,31 @@ def not_told(draft: Draft, plan: Plan) -> list[str]:
             "left out, and its runner uses its own default"
         )
     return found
+
+
+def results_elsewhere(draft: Draft, plan: Plan) -> list[str]:
+    """A notice of the folders of results in a spec of another bundle that are outside the job's,
+    since no table of the bundle says that they are its outputs."""
+    bundle, action = draft.bundle, plan.action
+    if bundle.info.get("validator"):
+        return []
+    inputs = bundle.action(action).get("inputs")
+    read = {*bundle.data_rows(action), *(inputs if isinstance(inputs, Mapping) else ())}
+    found = [
+        f"{key}={value}"
+        for name in ("results_dir", "output_dir")
+        for key in (name, f"{action}.{name}")
+        if isinstance(value := get_dotted(plan.spec, key), str)
+        and key not in read
+        and value not in ("", NOT_GIVEN)
+        and not Path(value).is_relative_to(draft.job_dir)
+    ]
+    said = (
+        "outside the job's folder, where progress, metrics and models are not looked for: "
+        f"{', '.join(found)}; {found[0].partition('=')[0] if found else ''}=output_dir in the "
+        f"bundle's spec_params.{action}, or an output of the action, keeps it inside"
+    )
+    return [said] if found else []
 
 
 def _unseen(draft: Draft, plan: Plan) -> list[str]:

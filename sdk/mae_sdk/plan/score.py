@@ -172,7 +172,10 @@ def _of_what_is_filled(
         for one in resolve(bundle, action, layers).errors
         if not isinstance(one, (DataError, OpenReferenceError))
         and not one.message.startswith(MUST_BE_GIVEN)
-        and any(_leads(str(one.field), key) or _leads(key, str(one.field)) for key in values)
+        and (
+            one.message.startswith("a reference inside text")
+            or any(_leads(str(one.field), key) or _leads(key, str(one.field)) for key in values)
+        )
     ]
 
 
